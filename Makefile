@@ -1,0 +1,42 @@
+# Everything a person or the CI does here. `make` lists it.
+
+CARGO ?= cargo
+export CARGO
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check load audit release install
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: install ## Start everything on this machine, with private Redis and PostgreSQL (ARGS="..." for `paystream dev`)
+	$(CARGO) run --locked -- dev $(ARGS)
+
+test: install ## Run every test, against servers that the tests start themselves
+	$(CARGO) test --locked
+
+check: ## Format, lints, documentation, rooms and drift, licences and advisories
+	@./scripts/install.sh --check-tools
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	$(CARGO) test --locked --test it -- drift:: rooms::
+	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
+	@if $(CARGO) deny fetch db 2>/dev/null; then \
+		$(CARGO) deny --locked check --disable-fetch --hide-inclusion-graph advisories; \
+	else \
+		echo "check: advisories NOT checked, the database on github.com is not reachable from here"; \
+	fi
+
+load: install ## Send payments to a running paystream and measure (ARGS="--rate 2000 --duration 60s")
+	$(CARGO) run --locked -- load $(ARGS)
+
+audit: install ## Recompute every account of a running paystream (ARGS="--json")
+	$(CARGO) run --locked -- audit $(ARGS)
+
+release: install ## Build the optimised binary, target/release/paystream
+	$(CARGO) build --locked --release
+
+# Silent and instant when nothing is missing.
+install:
+	@./scripts/install.sh

@@ -1,0 +1,165 @@
+#!/bin/sh
+# Installs what this machine lacks: redis-server, PostgreSQL's server programs
+# and a C compiler; with --check-tools also what `make check` needs.
+#
+# Silent when nothing is missing. paystream starts private servers of its own,
+# so what is installed here is never started as a service: neither used by us
+# nor in anybody's way on ports 6379 and 5432.
+set -eu
+
+# The newest that is known to build with the compiler in rust-toolchain.toml.
+CARGO_DENY=0.20.2
+
+say() { printf '%s\n' "install: $*" >&2; }
+die() { say "$*"; exit 1; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+has_redis() { has redis-server || [ -x /opt/homebrew/bin/redis-server ]; }
+has_compiler() { has cc || has gcc || has clang; }
+has_postgres() {
+    has initdb && return 0
+    for initdb in /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb \
+        /usr/libexec/postgresql*/initdb /opt/homebrew/opt/postgresql*/bin/initdb \
+        /usr/local/opt/postgresql*/bin/initdb; do
+        [ -x "$initdb" ] && return 0
+    done
+    return 1
+}
+
+# What is missing, by our own names for it.
+missing() {
+    has_redis || printf 'redis '
+    has_postgres || printf 'postgres '
+    has_compiler || printf 'compiler '
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+needs_root() {
+    [ "$(id -u)" -eq 0 ] || has sudo ||
+        die "installing needs root, and there is no sudo: run scripts/install.sh as root once"
+}
+
+# packages <redis> <postgres> <compiler>: this system's names of what is missing.
+packages() {
+    for one in $lacking; do
+        case $one in
+            redis) printf '%s ' "$1" ;;
+            postgres) printf '%s ' "$2" ;;
+            compiler) printf '%s ' "$3" ;;
+        esac
+    done
+}
+
+# Debian starts a service as soon as it is installed, unless this file says no.
+POLICY=/usr/sbin/policy-rc.d
+quiet_services() {
+    [ -e $POLICY ] && return 0
+    trap 'as_root rm -f $POLICY' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
+    as_root chmod +x $POLICY
+}
+
+# Nor shall it start with the machine. Only what we have just installed.
+disable_services() {
+    [ -d /run/systemd/system ] || return 0
+    for one in $lacking; do
+        case $one in
+            redis) as_root systemctl disable --quiet redis-server || true ;;
+            postgres) as_root systemctl disable --quiet postgresql || true ;;
+        esac
+    done
+}
+
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
+}
+
+apt_update() {
+    say "fetching the package lists, then installing"
+    as_root apt-get update -qq >/dev/null
+}
+
+install_with_apt() {
+    needs_root
+    wanted=$(packages redis-server postgresql 'gcc libc6-dev')
+    say "installing with apt-get: $wanted"
+    quiet_services
+    # shellcheck disable=SC2086 # a list of words
+    if ! apt-cache show $wanted >/dev/null 2>&1; then
+        apt_update
+        apt_install $wanted
+    elif ! apt_install $wanted; then
+        # The lists are there, but older than the packages.
+        apt_update
+        apt_install $wanted
+    fi
+    disable_services
+}
+
+# install_with <command> <redis> <postgres> <compiler>
+install_with() {
+    needs_root
+    command=$1
+    shift
+    wanted=$(packages "$@")
+    say "installing: $command $wanted"
+    # shellcheck disable=SC2086 # lists of words
+    as_root $command $wanted >&2
+}
+
+install_with_brew() {
+    has_compiler || die "there is no C compiler: run 'xcode-select --install'"
+    wanted=$(packages redis postgresql@17 '')
+    say "installing: brew install $wanted"
+    # shellcheck disable=SC2086 # a list of words; brew refuses to run as root
+    brew install $wanted >&2
+}
+
+install_missing() {
+    if has apt-get; then
+        install_with_apt
+    elif has brew; then
+        install_with_brew
+    elif has dnf; then
+        install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc
+    elif has apk; then
+        install_with 'apk add' redis 'postgresql postgresql-client' 'gcc musl-dev'
+    elif has pacman; then
+        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc
+    else
+        die "this system's package manager is unknown here; please install Redis" \
+            "(redis-server), PostgreSQL (initdb, postgres) and a C compiler yourself"
+    fi
+}
+
+install_check_tools() {
+    "$cargo" deny --version >/dev/null 2>&1 && return 0
+    say "installing cargo-deny $CARGO_DENY for 'make check'; this takes some minutes, once"
+    "$cargo" install --locked --quiet "cargo-deny@$CARGO_DENY" >&2
+}
+
+case ${1:-} in
+    '' | --check-tools) ;;
+    *) die "unknown argument '$1'; the only one is --check-tools" ;;
+esac
+
+cargo=${CARGO:-cargo}
+has "$cargo" || die "cargo is missing: install Rust as https://rustup.rs says, then run this again"
+
+lacking=$(missing)
+if [ -n "$lacking" ]; then
+    install_missing
+    lacking=$(missing)
+    [ -z "$lacking" ] || die "still missing after the installation: $lacking"
+fi
+[ "${1:-}" = '' ] || install_check_tools

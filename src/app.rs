@@ -1,0 +1,298 @@
+//! The composition root: checks what must be safe, connects, hands each room
+//! its capabilities, runs, and drains.
+
+use std::{path::PathBuf, sync::Arc, time::Duration, time::Instant};
+
+use anyhow::{Context, bail};
+use backon::{ExponentialBuilder, Retryable};
+use clap::{Args, ValueEnum};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    clock,
+    config::{ServeConfig, StoreConfig},
+    dev,
+    health::Board,
+    http::{self, Gateway},
+    ledger::{Ledger, Topology},
+    ops,
+    stream::{AppendLimits, Streams},
+    worker::{self, Worker},
+};
+
+/// How long a start waits for Redis and PostgreSQL.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Gateway and worker in one process.
+    All,
+    /// Takes payments over HTTP.
+    Gateway,
+    /// Settles payments in the ledger.
+    Worker,
+}
+
+/// Settings of a development run.
+#[derive(Args, Clone, Debug)]
+pub struct DevArgs {
+    /// Where the private Redis and PostgreSQL keep their data.
+    #[arg(long, env = "PAYSTREAM_DEV_DIRECTORY", default_value = ".paystream")]
+    pub directory: PathBuf,
+    /// Customers to seed, GIG00001 being the first.
+    #[arg(long, env = "PAYSTREAM_DEV_CUSTOMERS", default_value_t = 500)]
+    pub customers: u32,
+    #[command(flatten)]
+    pub(crate) config: ServeConfig,
+}
+
+/// Runs everything on this machine, with private servers, until interrupted.
+///
+/// # Errors
+/// When a server does not start, or serving fails.
+pub async fn dev(args: DevArgs) -> anyhow::Result<()> {
+    let mut config = args.config.check()?;
+    // Servers that happen to be configured are not private.
+    (config.store.redis_url, config.store.ledger.database_url) = (None, None);
+    let servers = dev::Servers::start(&args.directory).await?;
+    let addresses = servers.addresses();
+    config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
+    let served = async {
+        ops::migrate::run(&config.store).await?;
+        ops::seed::seed(&config.store, args.customers).await?;
+        let listener = bind(&config).await?;
+        greet(&config, &servers);
+        until_interrupted(|stop| serve_on(Role::All, config, Some(listener), stop)).await
+    };
+    let served = served.await;
+    servers.stop().await?;
+    served
+}
+
+/// Serves in `role` until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something is unsafe or missing at the start, or a task ends by itself.
+pub async fn serve(role: Role, config: ServeConfig) -> anyhow::Result<()> {
+    let config = config.check()?;
+    let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
+    until_interrupted(|stop| serve_on(role, config, listener, stop)).await
+}
+
+/// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
+///
+/// # Errors
+/// As [`serve`], or when the stop takes longer than its grace.
+pub async fn serve_on(
+    role: Role,
+    config: ServeConfig,
+    listener: Option<TcpListener>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(stores) = stop.run_until_cancelled(open_stores(&config.store)).await else {
+        return Ok(());
+    };
+    let (streams, ledger) = stores?;
+    let mut tasks = JoinSet::new();
+    let lanes = config.worker.lanes;
+    let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
+    let works = role != Role::Gateway;
+    if works {
+        let worker = worker(&config, &streams, &ledger, &board);
+        tasks.spawn(worker::run(worker, stop.clone()));
+    }
+    if let Some(listener) = listener {
+        let board = works.then_some(board);
+        let gateway = gateway(&config, &streams, &ledger, board).await?;
+        tasks.spawn(http::serve(gateway, listener, stop.clone()));
+    } else if let Some(address) = config.worker.health_bind {
+        tasks.spawn(http::serve_health(board, address, stop.clone()));
+    }
+    let ended = tokio::select! {
+        // Tasks that were told to stop may have ended by now.
+        biased;
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => match ended.context("a task failed")? {
+            Ok(()) => Err(anyhow::anyhow!("a task ended before it was told to stop")),
+            Err(error) => Err(error),
+        },
+    };
+    info!("stopping");
+    stop.cancel();
+    drain(tasks, config.shutdown_grace).await?;
+    ended
+}
+
+/// Connects, and refuses what must not be trusted with payments.
+async fn open_stores(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger)> {
+    let ledger =
+        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let streams = Streams::new(store.redis_url()?, &store.key_prefix, store.partitions)
+        .context("PAYSTREAM_REDIS_URL is not one")?;
+    let found = patiently("Redis", || streams.unsafe_settings(), crate::stream::Error::is_outage);
+    let found = found.await?;
+    if let Some(reason) = found.evicts {
+        bail!("this Redis is not safe for payments: {reason}");
+    }
+    match found.loses {
+        Some(reason) if store.allow_unsafe_redis => warn!(reason, "an unsafe Redis is allowed"),
+        Some(reason) => bail!(
+            "this Redis is not safe for payments: {reason}, or start with --allow-unsafe-redis and \
+             accept that loss"
+        ),
+        None => {}
+    }
+    let schema = ledger.schema();
+    patiently("PostgreSQL", || schema.check(), crate::ledger::Error::is_outage).await?;
+    let topology = Topology { partitions: store.partitions, key_prefix: store.key_prefix.clone() };
+    if !schema.check_topology(&topology).await? {
+        bail!("the streams have not been created: run `paystream migrate`");
+    }
+    Ok((streams, ledger))
+}
+
+/// Asks again while something is away, for as long as a start may wait.
+async fn patiently<T, E, F, A>(what: &str, ask: F, is_outage: fn(&E) -> bool) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+    F: FnMut() -> A,
+    A: Future<Output = Result<T, E>>,
+{
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_total_delay(Some(START_PATIENCE))
+        .without_max_times();
+    let notify = |error: &E, _| warn!("waiting for {what}: {error}");
+    let asking = ask.retry(pauses).when(is_outage).notify(notify);
+    asking.await.with_context(|| format!("could not start with this {what}"))
+}
+
+async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
+    let address = config.gateway.bind;
+    TcpListener::bind(address).await.with_context(|| {
+        format!("could not listen on {address}; set PAYSTREAM_BIND to another address")
+    })
+}
+
+fn worker(config: &ServeConfig, streams: &Streams, ledger: &Ledger, board: &Arc<Board>) -> Worker {
+    let host = || gethostname::gethostname().to_string_lossy().into_owned();
+    Worker {
+        id: config.worker.worker_id.clone().unwrap_or_else(host),
+        incarnation: Uuid::now_v7().to_string(),
+        config: config.worker.clone(),
+        streams: streams.clone(),
+        ledger: ledger.clone(),
+        board: Arc::clone(board),
+        clock: clock::system,
+    }
+}
+
+async fn gateway(
+    config: &ServeConfig,
+    streams: &Streams,
+    ledger: &Ledger,
+    board: Option<Arc<Board>>,
+) -> anyhow::Result<Gateway> {
+    let settings = &config.gateway;
+    let limits = AppendLimits {
+        backlog_max: settings.backlog_max,
+        dedupe_window: settings.dedupe_window,
+        deadline: settings.append_deadline,
+    };
+    Ok(Gateway {
+        producer: streams.producer(limits).await.context("could not reach Redis")?,
+        finder: streams.finder(settings.dedupe_window).await.context("could not reach Redis")?,
+        reader: ledger.reader(settings.query_connections),
+        registrar: ledger.registrar(config.store.partitions),
+        balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
+        upkeep: streams.upkeep().await.context("could not reach Redis")?,
+        board,
+        config: settings.clone(),
+        clock: clock::system,
+    })
+}
+
+/// Runs until it has ended by itself, or has been stopped by SIGTERM or SIGINT.
+/// A second signal does not wait for the end.
+async fn until_interrupted<F, R>(run: F) -> anyhow::Result<()>
+where
+    F: FnOnce(CancellationToken) -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let stop = CancellationToken::new();
+    let stopping = async {
+        interrupted().await?;
+        stop.cancel();
+        interrupted().await?;
+        bail!("stopped at once by a second signal")
+    };
+    tokio::select! {
+        ended = run(stop.clone()) => ended,
+        ended = stopping => ended,
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("could not watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not watch for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Waits until every task has ended, for as long as a stop may take.
+async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, grace: Duration) -> anyhow::Result<()> {
+    let ending = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a task failed")??;
+        }
+        anyhow::Ok(())
+    };
+    timeout(grace, ending).await.with_context(|| {
+        format!(
+            "the stop took longer than PAYSTREAM_SHUTDOWN_GRACE ({grace:?}); what was accepted is \
+             safe in the stream"
+        )
+    })?
+}
+
+/// Tells a newcomer what to do next.
+#[expect(clippy::print_stdout, reason = "what a newcomer starts for")]
+fn greet(config: &ServeConfig, servers: &dev::Servers) {
+    let bind = config.gateway.bind;
+    println!(
+        r#"
+paystream is running on http://{bind}
+
+  Pay:     curl -X POST http://{bind}/api/v1/payments \
+             -H 'Content-Type: application/json' \
+             -d '{{"customer_id":"GIG00001","payment_status":"COMPLETE","transaction_amount":"10000","transaction_date":"2025-11-07 14:54:16","transaction_reference":"VPAY25110713542114478761522000"}}'
+  Look:    curl http://{bind}/api/v1/customers/GIG00001/balance
+  Docs:    http://{bind}/docs
+  Load:    make load
+  Audit:   make audit
+
+  Redis:      {}  (data in {})
+  PostgreSQL: {}  (data in {})
+
+Ctrl-C stops everything; the next start finds the data again.
+"#,
+        servers.addresses().redis_url,
+        servers.redis.data_directory().display(),
+        servers.addresses().database_url,
+        servers.postgres.data_directory().display(),
+    );
+}

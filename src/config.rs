@@ -1,0 +1,292 @@
+//! Every setting: its meaning, its unit, its default, and the checks across
+//! settings. The doc lines are the help text, and the help text is the
+//! documentation.
+//!
+//! Never reads the environment by itself (clap does) and never connects.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use chrono_tz::Tz;
+use clap::{Args, ValueEnum};
+use humantime::parse_duration;
+use secrecy::{ExposeSecret, SecretString};
+
+/// Where the stream and the ledger are, and how the stream is cut.
+#[derive(Args, Clone, Debug)]
+pub struct StoreConfig {
+    /// Redis, as redis:// or rediss:// URL. Without it, the private Redis of a
+    /// `paystream dev` that runs in this directory.
+    #[arg(long, env = "PAYSTREAM_REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<SecretString>,
+    /// Where the ledger is.
+    #[command(flatten)]
+    pub ledger: LedgerConfig,
+    /// First part of every Redis key. Stored with the topology.
+    #[arg(long, env = "PAYSTREAM_KEY_PREFIX", default_value = "paystream")]
+    pub key_prefix: String,
+    /// Number of partitions, 1 to 1024. Fixed when the topology is created; a
+    /// process configured otherwise refuses to start.
+    #[arg(long, env = "PAYSTREAM_PARTITIONS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub partitions: u16,
+    /// Start although Redis does not keep its data safe (AOF off, or not synced
+    /// at every write). Costs promise 1: payments answered with 202 can be lost
+    /// when Redis or its machine stops.
+    #[arg(long, env = "PAYSTREAM_ALLOW_UNSAFE_REDIS")]
+    pub allow_unsafe_redis: bool,
+}
+
+/// Where the ledger is.
+#[derive(Args, Clone, Debug)]
+pub struct LedgerConfig {
+    /// PostgreSQL, as postgres:// URL. Without it, the private PostgreSQL of a
+    /// `paystream dev` that runs in this directory.
+    #[arg(long, env = "PAYSTREAM_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+}
+
+/// Settings of the gateway, which takes payments over HTTP.
+#[derive(Args, Clone, Debug)]
+pub struct GatewayConfig {
+    /// Address the gateway listens on. Anything but loopback needs a token.
+    #[arg(long, env = "PAYSTREAM_BIND", default_value = "127.0.0.1:8081")]
+    pub bind: SocketAddr,
+    /// Bearer token that guards every endpoint but the health ones.
+    #[arg(long, env = "PAYSTREAM_API_TOKEN", hide_env_values = true)]
+    pub api_token: Option<SecretString>,
+    /// File that holds the bearer token, instead of --api-token.
+    #[arg(long, env = "PAYSTREAM_API_TOKEN_FILE", conflicts_with = "api_token")]
+    pub api_token_file: Option<PathBuf>,
+    /// Time zone of transaction dates that carry no offset.
+    #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
+    pub time_zone: Tz,
+    /// Entries one partition's stream may hold before the gateway answers 503.
+    #[arg(long, env = "PAYSTREAM_BACKLOG_MAX", default_value_t = 200_000)]
+    pub backlog_max: u32,
+    /// How long the stream remembers a reference, to answer a repetition at
+    /// once. Later repetitions are accepted and have no effect in the ledger.
+    #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
+    pub dedupe_window: Duration,
+    /// How long a request waits for an append, retries included, before 503.
+    #[arg(long, env = "PAYSTREAM_APPEND_DEADLINE", default_value = "5s", value_parser = parse_duration)]
+    pub append_deadline: Duration,
+    /// Requests that may be under way at once; one more is answered 503.
+    #[arg(long, env = "PAYSTREAM_REQUESTS_MAX", default_value_t = 10_000)]
+    pub requests_max: usize,
+    /// How long a request may take as a whole, apart from `Prefer: wait`.
+    #[arg(long, env = "PAYSTREAM_REQUEST_TIMEOUT", default_value = "15s", value_parser = parse_duration)]
+    pub request_timeout: Duration,
+    /// Connections to PostgreSQL for queries.
+    #[arg(long, env = "PAYSTREAM_QUERY_CONNECTIONS", default_value_t = 10)]
+    pub query_connections: u32,
+    /// How long a balance stays in the cache.
+    #[arg(long, env = "PAYSTREAM_BALANCE_TTL", default_value = "10m", value_parser = parse_duration)]
+    pub balance_ttl: Duration,
+}
+
+/// Settings of the worker, which settles payments in the ledger.
+#[derive(Args, Clone, Debug)]
+pub struct WorkerConfig {
+    /// This worker's name, unique and the same after a restart. Default: the
+    /// host's name.
+    #[arg(long, env = "PAYSTREAM_WORKER_ID")]
+    pub worker_id: Option<String>,
+    /// Lanes: each settles its share of the partitions with connections of its
+    /// own, one batch at a time.
+    #[arg(long, env = "PAYSTREAM_LANES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub lanes: u16,
+    /// Payments in one batch, shared by the partitions that have some; at least
+    /// one of each.
+    #[arg(long, env = "PAYSTREAM_BATCH_MAX", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch_max: u32,
+    /// How long one batch's transaction may take before it is given up.
+    #[arg(long, env = "PAYSTREAM_BATCH_DEADLINE", default_value = "4s", value_parser = parse_duration)]
+    pub batch_deadline: Duration,
+    /// How long a silent worker keeps its partitions. At least twice the batch
+    /// deadline.
+    #[arg(long, env = "PAYSTREAM_LEASE", default_value = "10s", value_parser = parse_duration)]
+    pub lease: Duration,
+    /// How often settled entries are trimmed from the streams.
+    #[arg(long, env = "PAYSTREAM_TRIM_INTERVAL", default_value = "2s", value_parser = parse_duration)]
+    pub trim_interval: Duration,
+    /// How long settled entries stay in the streams before they are trimmed.
+    #[arg(long, env = "PAYSTREAM_RETENTION", default_value = "5s", value_parser = parse_duration)]
+    pub retention: Duration,
+    /// Progress a worker with waiting entries must make within, to be live.
+    #[arg(long, env = "PAYSTREAM_STALL_LIMIT", default_value = "30s", value_parser = parse_duration)]
+    pub stall_limit: Duration,
+    /// Address for the health endpoints of a worker without a gateway.
+    #[arg(long, env = "PAYSTREAM_HEALTH_BIND")]
+    pub health_bind: Option<SocketAddr>,
+}
+
+/// What a serving process needs.
+#[derive(Args, Clone, Debug)]
+pub struct ServeConfig {
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    pub store: StoreConfig,
+    /// Settings of the gateway.
+    #[command(flatten)]
+    pub gateway: GatewayConfig,
+    /// Settings of the worker.
+    #[command(flatten)]
+    pub worker: WorkerConfig,
+    /// How long a stop may take: requests under way and batches are finished.
+    #[arg(long, env = "PAYSTREAM_SHUTDOWN_GRACE", default_value = "25s", value_parser = parse_duration)]
+    pub shutdown_grace: Duration,
+}
+
+/// How the process speaks of itself.
+#[derive(Args, Clone, Debug)]
+pub struct TelemetryConfig {
+    /// What is logged: a level, or directives such as `info,paystream=debug`.
+    #[arg(long, env = "PAYSTREAM_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// How it is written.
+    #[arg(long, env = "PAYSTREAM_LOG_FORMAT", value_enum, default_value_t, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl StoreConfig {
+    /// Uses these addresses if none is set: one store of ours and one of
+    /// somebody else's do not belong together.
+    #[must_use]
+    pub fn or(mut self, addresses: Option<(String, String)>) -> Self {
+        if self.redis_url.is_some() || self.ledger.database_url.is_some() {
+            return self;
+        }
+        let (redis_url, database_url) = addresses.unzip();
+        self.redis_url = redis_url.map(SecretString::from);
+        self.ledger = self.ledger.or(database_url);
+        self
+    }
+
+    /// The Redis URL.
+    ///
+    /// # Errors
+    /// When none is set.
+    pub fn redis_url(&self) -> anyhow::Result<&str> {
+        let url = self.redis_url.as_ref().context(
+            "no Redis: set PAYSTREAM_REDIS_URL, or run this where `paystream dev` is running",
+        )?;
+        Ok(url.expose_secret())
+    }
+}
+
+impl LedgerConfig {
+    /// Uses this address where none is set.
+    #[must_use]
+    pub fn or(mut self, database_url: Option<String>) -> Self {
+        self.database_url = self.database_url.or(database_url.map(SecretString::from));
+        self
+    }
+
+    /// The PostgreSQL URL.
+    ///
+    /// # Errors
+    /// When none is set.
+    pub fn database_url(&self) -> anyhow::Result<&str> {
+        let url = self.database_url.as_ref().context(
+            "no PostgreSQL: set PAYSTREAM_DATABASE_URL, or run this where `paystream dev` is running",
+        )?;
+        Ok(url.expose_secret())
+    }
+}
+
+impl ServeConfig {
+    /// Refuses settings that are each fine and together unsafe, and reads the
+    /// token's file.
+    ///
+    /// # Errors
+    /// A sentence that says which settings and why.
+    pub fn check(mut self) -> anyhow::Result<Self> {
+        self.gateway.read_token_file()?;
+        self.gateway.check()?;
+        self.worker.check()?;
+        ensure!(
+            !self.store.key_prefix.is_empty()
+                && self.store.key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
+            "PAYSTREAM_KEY_PREFIX must have letters, digits and hyphens only"
+        );
+        Ok(self)
+    }
+}
+
+impl GatewayConfig {
+    fn read_token_file(&mut self) -> anyhow::Result<()> {
+        let Some(path) = &self.api_token_file else { return Ok(()) };
+        let token = std::fs::read_to_string(path).with_context(|| {
+            format!("could not read PAYSTREAM_API_TOKEN_FILE {}", path.display())
+        })?;
+        self.api_token = Some(token.trim().into());
+        Ok(())
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        match &self.api_token {
+            None if !self.bind.ip().is_loopback() => bail!(
+                "PAYSTREAM_BIND {} is reachable from outside, but no token guards it: set \
+                 PAYSTREAM_API_TOKEN or PAYSTREAM_API_TOKEN_FILE, or bind to 127.0.0.1",
+                self.bind
+            ),
+            Some(token) if token.expose_secret().len() < 16 => {
+                bail!("PAYSTREAM_API_TOKEN must have at least 16 characters")
+            }
+            _ => {}
+        }
+        ensure!(
+            self.append_deadline < self.request_timeout,
+            "PAYSTREAM_APPEND_DEADLINE ({:?}) must be shorter than PAYSTREAM_REQUEST_TIMEOUT \
+             ({:?}), or a request ends before its append does",
+            self.append_deadline,
+            self.request_timeout
+        );
+        ensure!(
+            self.dedupe_window >= 2 * self.append_deadline,
+            "PAYSTREAM_DEDUPE_WINDOW ({:?}) must be at least twice PAYSTREAM_APPEND_DEADLINE \
+             ({:?}), or a retried append is not recognised",
+            self.dedupe_window,
+            self.append_deadline
+        );
+        ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
+        ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");
+        ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
+        Ok(())
+    }
+}
+
+impl WorkerConfig {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.lease >= 2 * self.batch_deadline,
+            "PAYSTREAM_LEASE ({:?}) must be at least twice PAYSTREAM_BATCH_DEADLINE ({:?}), or a \
+             working worker loses its partitions in the middle of a batch",
+            self.lease,
+            self.batch_deadline
+        );
+        ensure!(
+            self.batch_deadline >= Duration::from_millis(100),
+            "PAYSTREAM_BATCH_DEADLINE ({:?}) must be at least 100ms",
+            self.batch_deadline
+        );
+        ensure!(
+            self.trim_interval >= Duration::from_millis(100),
+            "PAYSTREAM_TRIM_INTERVAL ({:?}) must be at least 100ms",
+            self.trim_interval
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! Which account a server runs as: ours, or an ordinary one when we are root.
+//!
+//! PostgreSQL refuses to run as root. Never asks for more rights than it has,
+//! and never changes the rights of a directory that was there before.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+/// Tried in this order; the first is made by PostgreSQL's packages.
+const ORDINARY: [&str; 2] = ["postgres", "nobody"];
+
+/// An account that is not root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl Account {
+    /// The account to run PostgreSQL as; `None` means our own.
+    pub(super) async fn ordinary() -> Result<Option<Account>> {
+        if id("-u", None).await? != Some(0) {
+            return Ok(None);
+        }
+        for name in ORDINARY {
+            if let (Some(uid), Some(gid)) =
+                (id("-u", Some(name)).await?, id("-g", Some(name)).await?)
+            {
+                return Ok(Some(Account { uid, gid }));
+            }
+        }
+        bail!(
+            "PostgreSQL does not run as root, and this machine has neither the account \
+             `postgres` nor `nobody`: start paystream as an ordinary user"
+        )
+    }
+
+    /// The account that a file belongs to, unless that is root.
+    pub(super) fn owner_of(path: &Path) -> Option<Account> {
+        let file = std::fs::symlink_metadata(path).ok()?;
+        (file.uid() != 0).then_some(Account { uid: file.uid(), gid: file.gid() })
+    }
+
+    /// Whether this account can walk down to `directory`.
+    pub(super) async fn reaches(self, directory: &Path) -> Result<bool> {
+        Command::new("sh")
+            .args(["-c", r#"cd "$0""#])
+            .arg(directory)
+            .current_dir("/")
+            .uid(self.uid)
+            .gid(self.gid)
+            .output()
+            .await
+            .map(|output| output.status.success())
+            .context("could not change to the account that runs PostgreSQL")
+    }
+
+    /// Gives `path` to this account.
+    pub(super) fn own(self, path: &Path) -> Result<()> {
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
+            .with_context(|| format!("could not give {} to another account", path.display()))
+    }
+}
+
+/// What `id -u name` prints; `None` when there is no such account.
+async fn id(what: &str, name: Option<&str>) -> Result<Option<u32>> {
+    let output =
+        Command::new("id").arg(what).args(name).output().await.context("could not run `id`")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse().ok())
+}

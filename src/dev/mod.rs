@@ -1,0 +1,145 @@
+//! Starts a private Redis and a private PostgreSQL as child processes.
+//!
+//! `paystream dev` and the integration tests run on them, so neither needs a
+//! service, a container or a configured machine. Everything lives in one
+//! directory; a later start finds the data again.
+//!
+//! What holds, by construction:
+//! - A server never outlives the program that started it, not even under
+//!   `kill -9`: a guardian holds a pipe from us and stops the server when the
+//!   pipe closes.
+//! - One directory has one user at a time: a lock file refuses the second.
+//! - A Redis answer is on disk (`appendfsync always`), a commit is too
+//!   (`synchronous_commit`, `fsync`): `kill -9` loses nothing acknowledged.
+//!
+//! This room never speaks SQL, knows no key or table of ours, touches no server
+//! that it did not start itself, and is not for production: PostgreSQL trusts
+//! every connection from this machine.
+
+mod port;
+mod place;
+mod account;
+mod ps;
+mod guardian;
+mod probe;
+mod server;
+mod redis_server;
+mod cluster;
+mod postgres_server;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+pub use postgres_server::PostgresServer;
+pub use redis_server::RedisServer;
+
+/// The database that every private PostgreSQL has.
+pub const DATABASE: &str = "paystream";
+
+const ADDRESSES_FILE: &str = "addresses.json";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Both private servers of one directory.
+///
+/// Dropping this stops them too, but does not wait for it; [`Servers::stop`]
+/// does.
+#[derive(Debug)]
+pub struct Servers {
+    /// The stream.
+    pub redis: RedisServer,
+    /// The ledger's server.
+    pub postgres: PostgresServer,
+}
+
+/// Where the running servers of a directory are found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// `redis://127.0.0.1:port/`
+    pub redis_url: String,
+    /// `postgres://paystream@127.0.0.1:port/paystream`
+    pub database_url: String,
+}
+
+impl Servers {
+    /// Starts both servers in `directory`, which is made if it is missing.
+    ///
+    /// Returns when both answer. Refuses when another live program uses the
+    /// directory; waits for servers of an earlier run that are still stopping.
+    pub async fn start(directory: &Path) -> Result<Servers> {
+        let (redis, postgres) =
+            tokio::try_join!(RedisServer::start(directory), PostgresServer::start(directory))?;
+        let servers = Servers { redis, postgres };
+        servers.addresses().write(directory)?;
+        Ok(servers)
+    }
+
+    /// Where the servers are.
+    pub fn addresses(&self) -> Addresses {
+        Addresses { redis_url: self.redis.url(), database_url: self.postgres.url(DATABASE) }
+    }
+
+    /// Stops both servers cleanly and waits until they have ended.
+    pub async fn stop(mut self) -> Result<()> {
+        let (redis, postgres) = tokio::join!(self.redis.stop(), self.postgres.stop());
+        let file = self.redis.directory().join(ADDRESSES_FILE);
+        fs::remove_file(&file).with_context(|| format!("could not remove {}", file.display()))?;
+        redis.and(postgres)
+    }
+}
+
+impl Addresses {
+    fn write(&self, directory: &Path) -> Result<()> {
+        let file = directory.join(ADDRESSES_FILE);
+        let fresh = directory.join("addresses.json.new");
+        fs::write(&fresh, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&fresh, &file))
+            .with_context(|| format!("could not write {}", file.display()))
+    }
+}
+
+/// Where the servers of `directory` are, if both accept connections now.
+///
+/// Lets an operator's command in another terminal find the private servers. A
+/// file left behind by a crash is not believed.
+pub fn running_addresses(directory: &Path) -> Option<Addresses> {
+    let text = fs::read(directory.join(ADDRESSES_FILE)).ok()?;
+    let addresses: Addresses = serde_json::from_slice(&text).ok()?;
+    let both = accepts(&addresses.redis_url) && accepts(&addresses.database_url);
+    both.then_some(addresses)
+}
+
+/// Removes what the servers of `directory` kept, wherever it is.
+///
+/// Everything in it is lost. Refuses while a live program uses the directory.
+pub async fn remove(directory: &Path) -> Result<()> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    redis_server::remove(directory).await?;
+    postgres_server::remove(directory).await?;
+    let file = directory.join(ADDRESSES_FILE);
+    if file.exists() {
+        fs::remove_file(&file).with_context(|| format!("could not remove {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn accepts(url: &str) -> bool {
+    authority(url)
+        .and_then(|address| address.parse::<SocketAddr>().ok())
+        .is_some_and(|address| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok())
+}
+
+/// `127.0.0.1:20001` of `postgres://paystream@127.0.0.1:20001/paystream`.
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let host = rest.split('/').next()?;
+    host.rsplit('@').next()
+}

@@ -1,0 +1,175 @@
+//! One server's own folder: its lock, its log, its port and process id of last time.
+//!
+//! Never starts or stops anything, and never takes a lock that a living
+//! program holds.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::sleep;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::port::Port;
+
+/// A log longer than this is set aside at the next start.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const LOG_LINES_SHOWN: usize = 15;
+
+const LOCK_ATTEMPTS: usize = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// A server's folder, locked while this value lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    directory: PathBuf,
+    folder: PathBuf,
+    lock: File,
+}
+
+impl Place {
+    /// Makes `directory/server` if it is missing, and locks it.
+    pub(super) async fn take(directory: &Path, server: &str) -> Result<Place> {
+        let folder = directory.join(server);
+        let (directory, folder) = fs::create_dir_all(&folder)
+            .and_then(|()| Ok((fs::canonicalize(directory)?, fs::canonicalize(&folder)?)))
+            .with_context(|| format!("could not make the directory {}", folder.display()))?;
+        let lock = lock(&directory, &folder).await?;
+        Ok(Place { directory, folder, lock })
+    }
+
+    /// The directory that both servers share.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// This server's own folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A short name for the folder, the same in every run.
+    pub(super) fn hash(&self) -> String {
+        format!("{:016x}", xxh3_64(self.folder.as_os_str().as_encoded_bytes()))
+    }
+
+    /// A free port, kept from the other servers of ours: that of last time if
+    /// it can be had.
+    pub(super) fn choose_port(&self) -> Result<Port> {
+        Port::choose(self.last_port(), xxh3_64(self.folder.as_os_str().as_encoded_bytes()))
+    }
+
+    /// The port that [`Place::remember`] was last told.
+    pub(super) fn last_port(&self) -> Option<u16> {
+        fs::read_to_string(self.folder.join("port")).ok()?.trim().parse().ok()
+    }
+
+    /// The process id that [`Place::remember`] was last told.
+    pub(super) fn last_pid(&self) -> Option<u32> {
+        fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()
+    }
+
+    /// Keeps port and process id for the next start.
+    pub(super) fn remember(&self, port: u16, pid: u32) -> Result<()> {
+        fs::write(self.folder.join("port"), format!("{port}\n"))
+            .and_then(|()| fs::write(self.folder.join("pid"), format!("{pid}\n")))
+            .with_context(|| format!("could not write to {}", self.folder.display()))
+    }
+
+    /// Removes the folder and gives up its lock.
+    pub(super) fn remove(self) -> Result<()> {
+        fs::remove_dir_all(&self.folder)
+            .with_context(|| format!("could not remove {}", self.folder.display()))
+    }
+
+    /// Opens the server's log for another run.
+    pub(super) fn open_log(&self) -> Result<Log> {
+        let path = self.folder.join("log");
+        if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES_MAX) {
+            fs::rename(&path, self.folder.join("log.old"))?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("could not open {}", path.display()))?;
+        let start = file.metadata()?.len();
+        Ok(Log { path, file, start })
+    }
+}
+
+impl Drop for Place {
+    /// Unlocks rather than only closes: a child that another thread starts at
+    /// this moment has the file open too, and would keep the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!("could not unlock {}: {error}", self.folder.display());
+        }
+    }
+}
+
+/// A server's log, of which we remember where this run began.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) path: PathBuf,
+    file: File,
+    start: u64,
+}
+
+impl Log {
+    /// Another handle to write to, for a child.
+    pub(super) fn writer(&self) -> Result<File> {
+        self.file.try_clone().context("could not share the log")
+    }
+
+    /// The last lines of this run.
+    pub(super) fn last_lines(&self) -> String {
+        let mut bytes = Vec::new();
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.start))?;
+            file.read_to_end(&mut bytes)
+        });
+        if read.is_err() || bytes.is_empty() {
+            return String::from("(its log is empty)");
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+}
+
+/// Tries for a moment: a child that a killed program was just starting holds
+/// the program's files until it becomes another program.
+async fn lock(directory: &Path, folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("could not open {}", path.display()))?;
+    let mut attempts = 0;
+    while let Err(error) = file.try_lock() {
+        if let TryLockError::Error(error) = error {
+            return Err(error).with_context(|| format!("could not lock {}", path.display()));
+        }
+        if attempts == LOCK_ATTEMPTS {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder)?;
+            bail!(
+                "{} is in use by another paystream (process {}): stop that one, \
+                 or choose another directory",
+                directory.display(),
+                holder.trim()
+            );
+        }
+        attempts += 1;
+        sleep(LOCK_PAUSE).await;
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}

@@ -1,0 +1,81 @@
+//! A customer's account and what one payment does to it.
+
+use rust_decimal::Decimal;
+
+use super::{Amount, CustomerId, LEDGER_MAX, Outcome};
+
+/// What was financed for a customer and what has been paid of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Whose account it is.
+    pub customer: CustomerId,
+    /// What was financed; never changes.
+    pub asset_value: Decimal,
+    /// The sum of all applied parts; at most `asset_value`.
+    pub total_paid: Decimal,
+    /// The sum of all excess parts: paid beyond the asset's value.
+    pub credit: Decimal,
+    /// Applied payments.
+    pub payment_count: i64,
+    /// Rows of the statement; rises by one with each.
+    pub version: i64,
+}
+
+/// How an account stands after one row of its statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What is left to pay.
+    pub balance: Decimal,
+    /// The row's number in the statement.
+    pub version: i64,
+}
+
+/// Why an account refuses money. A refusal is an outcome and is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The credit would be larger than the ledger's columns hold.
+    CreditLimit,
+}
+
+impl Refusal {
+    /// Stable, as it is stored.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::CreditLimit => "credit_limit",
+        }
+    }
+}
+
+impl Account {
+    /// What is left to pay.
+    #[must_use]
+    pub fn outstanding(&self) -> Decimal {
+        self.asset_value - self.total_paid
+    }
+
+    /// Applies money that arrived: first to what is outstanding, the rest to
+    /// the credit.
+    pub fn apply(&mut self, amount: Amount) -> Outcome {
+        let applied = amount.get().min(self.outstanding());
+        let excess = amount.get() - applied;
+        if self.credit + excess > LEDGER_MAX {
+            return Outcome::Rejected { refusal: Refusal::CreditLimit, after: self.next_row() };
+        }
+        self.total_paid += applied;
+        self.credit += excess;
+        self.payment_count += 1;
+        assert!(self.total_paid <= self.asset_value, "an account is never paid beyond its value");
+        Outcome::Applied { applied, excess, after: self.next_row() }
+    }
+
+    /// Notes a payment that moves no money.
+    pub fn record(&mut self) -> Outcome {
+        Outcome::Recorded { after: Some(self.next_row()) }
+    }
+
+    fn next_row(&mut self) -> Standing {
+        self.version += 1;
+        Standing { balance: self.outstanding(), version: self.version }
+    }
+}

@@ -1,0 +1,155 @@
+//! The decision about each delivery, in stream order, over running balances.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+
+use super::{
+    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId,
+};
+
+/// A payment as it came out of its partition's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The partition it came from.
+    pub partition: u16,
+    /// Its contiguous number in that partition.
+    pub sequence: i64,
+    /// Its entry id in the stream.
+    pub stream_id: StreamId,
+    /// When the gateway took it.
+    pub received_at: DateTime<Utc>,
+    /// What was reported.
+    pub payment: Payment,
+    /// [`Payment::digest`] of it.
+    pub digest: Digest,
+}
+
+/// What becomes of a delivery. Each accepted payment ends in exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Moved money: `applied` to the balance, `excess` to the credit.
+    Applied {
+        /// Paid of what was outstanding.
+        applied: Decimal,
+        /// Paid beyond it.
+        excess: Decimal,
+        /// The account afterwards.
+        after: Standing,
+    },
+    /// A notice that moves no money; without an account it stands alone.
+    Recorded {
+        /// The account afterwards, if the customer has one.
+        after: Option<Standing>,
+    },
+    /// Refused by a rule of the account.
+    Rejected {
+        /// Which rule.
+        refusal: Refusal,
+        /// The account afterwards.
+        after: Standing,
+    },
+    /// Money for a customer we do not know; held.
+    Suspense,
+    /// The reference stands for another content; no effect.
+    Conflict,
+    /// The reference was sent again under another sequence; no effect.
+    Duplicate,
+    /// This very entry is in the ledger already; no effect.
+    Redelivered,
+}
+
+/// A reference that the ledger knows already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The content it stands for.
+    pub digest: Digest,
+    /// Where it came from first.
+    pub partition: u16,
+    /// Its sequence there.
+    pub sequence: i64,
+}
+
+/// A delivery and what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision<'a> {
+    /// What was delivered.
+    pub delivery: &'a Delivery,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// An account and the version it had when the book was opened.
+#[derive(Clone, Debug)]
+struct Opened {
+    account: Account,
+    version: i64,
+}
+
+/// All that the ledger knows and a batch may touch: accounts, and references
+/// already used. Decides delivery by delivery and keeps both up to date.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    accounts: HashMap<CustomerId, Opened>,
+    known: HashMap<(Reference, PaymentStatus), Known>,
+}
+
+impl Book {
+    /// Opens the book at what the ledger holds.
+    #[must_use]
+    pub fn new(
+        accounts: impl IntoIterator<Item = Account>,
+        known: impl IntoIterator<Item = ((Reference, PaymentStatus), Known)>,
+    ) -> Self {
+        let accounts = accounts.into_iter().map(|account| {
+            (account.customer.clone(), Opened { version: account.version, account })
+        });
+        Self { accounts: accounts.collect(), known: known.into_iter().collect() }
+    }
+
+    /// Decides one delivery. The order of calls is the order of effects.
+    pub fn decide(&mut self, delivery: &Delivery) -> Outcome {
+        let Delivery { payment, digest, .. } = delivery;
+        let key = (payment.reference.clone(), payment.status);
+        if let Some(known) = self.known.get(&key) {
+            return known.meet(delivery);
+        }
+        let outcome = match (self.accounts.get_mut(&payment.customer), payment.status) {
+            (Some(open), PaymentStatus::Complete) => open.account.apply(payment.amount),
+            (Some(open), PaymentStatus::Pending | PaymentStatus::Failed) => open.account.record(),
+            (None, PaymentStatus::Complete) => Outcome::Suspense,
+            (None, PaymentStatus::Pending | PaymentStatus::Failed) => {
+                Outcome::Recorded { after: None }
+            }
+        };
+        let Delivery { partition, sequence, .. } = *delivery;
+        self.known.insert(key, Known { digest: *digest, partition, sequence });
+        outcome
+    }
+
+    /// The accounts that were touched, as they stand now, each with the version
+    /// it had when the book was opened.
+    pub fn touched(&self) -> impl Iterator<Item = (&Account, i64)> {
+        let touched = self.accounts.values().filter(|open| open.account.version != open.version);
+        touched.map(|open| (&open.account, open.version))
+    }
+
+    /// The account of `customer` as it stands now.
+    #[must_use]
+    pub fn account(&self, customer: &CustomerId) -> Option<&Account> {
+        self.accounts.get(customer).map(|open| &open.account)
+    }
+}
+
+impl Known {
+    fn meet(&self, delivery: &Delivery) -> Outcome {
+        if self.digest != delivery.digest {
+            Outcome::Conflict
+        } else if (self.partition, self.sequence) == (delivery.partition, delivery.sequence) {
+            Outcome::Redelivered
+        } else {
+            Outcome::Duplicate
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What a payment is and what may happen to it: money, payments, accounts, and
+//! the one decision the ledger makes about each delivery.
+//!
+//! Pure: no IO, no clock, no async, no wire format. Everything here is a value
+//! in, a value out, so that the rules are tested without a server.
+
+mod money;
+mod payment;
+mod partition;
+mod account;
+mod book;
+#[cfg(test)]
+mod tests;
+
+pub use account::{Account, Refusal, Standing};
+pub use book::{Book, Decision, Delivery, Known, Outcome};
+pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
+pub use partition::{HASH_VERSION, StreamId, partition_of};
+pub use payment::{CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, parse_date};

@@ -1,0 +1,206 @@
+//! A payment and its parts. Each part is parsed once, at the door; holding one
+//! means that it is valid.
+
+use chrono::{DateTime, NaiveDateTime, TimeZone, Utc};
+use chrono_tz::Tz;
+use rust_decimal::Decimal;
+use sha2::{Digest as _, Sha256};
+
+use super::{Amount, two_places};
+
+/// Why a value was refused: a stable code and a sentence that completes
+/// "this field …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Stable, for programs: `too_many_decimals`.
+    pub code: &'static str,
+    /// For people: "must have at most two decimal places".
+    pub reason: &'static str,
+}
+
+impl Invalid {
+    pub(crate) const fn new(code: &'static str, reason: &'static str) -> Self {
+        Self { code, reason }
+    }
+}
+
+/// The bank's name for a payment: 1 to 128 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference(String);
+
+impl Reference {
+    /// Longest reference, in characters.
+    pub const LENGTH_MAX: usize = 128;
+
+    /// # Errors
+    /// When it is empty, too long, or has anything but visible ASCII.
+    pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
+        let text = text.into();
+        if text.is_empty() {
+            return Err(Invalid::new("empty", "must not be empty"));
+        }
+        if text.len() > Self::LENGTH_MAX {
+            return Err(Invalid::new("too_long", "must have at most 128 characters"));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Invalid::new(
+                "bad_character",
+                "must have visible ASCII characters only, and no spaces",
+            ));
+        }
+        Ok(Self(text))
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whose account a payment is for: 1 to 64 of `[A-Za-z0-9_-]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CustomerId(String);
+
+impl CustomerId {
+    /// Longest customer id, in characters.
+    pub const LENGTH_MAX: usize = 64;
+
+    /// # Errors
+    /// When it is empty, too long, or has another character.
+    pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
+        let text = text.into();
+        if text.is_empty() {
+            return Err(Invalid::new("empty", "must not be empty"));
+        }
+        if text.len() > Self::LENGTH_MAX {
+            return Err(Invalid::new("too_long", "must have at most 64 characters"));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+            return Err(Invalid::new(
+                "bad_character",
+                "must have letters, digits, underscores and hyphens only",
+            ));
+        }
+        Ok(Self(text))
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What the bank says of the payment. Only `COMPLETE` moves money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PaymentStatus {
+    /// The money arrived.
+    Complete,
+    /// The money is on its way.
+    Pending,
+    /// The money will not come.
+    Failed,
+}
+
+impl PaymentStatus {
+    /// # Errors
+    /// When it is none of `COMPLETE`, `PENDING`, `FAILED`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "COMPLETE" => Ok(Self::Complete),
+            "PENDING" => Ok(Self::Pending),
+            "FAILED" => Ok(Self::Failed),
+            _ => Err(Invalid::new("unknown_status", "must be COMPLETE, PENDING or FAILED")),
+        }
+    }
+
+    /// As it is written everywhere.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "COMPLETE",
+            Self::Pending => "PENDING",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// One payment as a bank or an app reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payment {
+    /// The bank's name for it.
+    pub reference: Reference,
+    /// Whose account it is for.
+    pub customer: CustomerId,
+    /// What the bank says of it.
+    pub status: PaymentStatus,
+    /// How much.
+    pub amount: Amount,
+    /// When the bank says that it happened, to the microsecond.
+    pub date: DateTime<Utc>,
+}
+
+impl Payment {
+    /// Stands for the content: two payments with the same reference and the
+    /// same digest are one payment sent twice, however the amount or the date
+    /// was written.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.customer.as_str(), self.status.as_str(), self.amount.get(), self.date)
+    }
+}
+
+/// The first 16 bytes of a SHA-256 over a payment's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 16]);
+
+impl Digest {
+    /// Of a payment's content as it is stored. Never changes: a payment that is
+    /// sent again is recognised by it.
+    #[must_use]
+    pub fn of(customer: &str, status: &str, amount: Decimal, date: DateTime<Utc>) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(customer);
+        hasher.update([0]);
+        hasher.update(status);
+        hasher.update([0]);
+        hasher.update(two_places(amount).mantissa().to_be_bytes());
+        hasher.update(date.timestamp_micros().to_be_bytes());
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hasher.finalize()[..16]);
+        Self(digest)
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// Reads `YYYY-MM-DD HH:MM:SS` in `zone`, or RFC 3339.
+///
+/// # Errors
+/// When it is neither, or when the clocks of `zone` skipped that hour.
+pub fn parse_date(text: &str, zone: Tz) -> Result<DateTime<Utc>, Invalid> {
+    const REASON: Invalid = Invalid::new(
+        "bad_date",
+        "must be a date such as 2025-11-07 14:54:16, or RFC 3339 such as 2025-11-07T14:54:16+01:00",
+    );
+    const SHAPE: &[u8] = b"0000-00-00 00:00:00";
+    let digit_or_same = |(byte, shape): (u8, &u8)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        _ => byte == *shape,
+    };
+    let instant = if text.len() == SHAPE.len() && text.bytes().zip(SHAPE).all(digit_or_same) {
+        let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S");
+        let local = local.map_err(|_| REASON)?;
+        // An hour that the clocks repeat is read as its first occurrence.
+        zone.from_local_datetime(&local).earliest().ok_or(REASON)?.to_utc()
+    } else {
+        DateTime::parse_from_rfc3339(text).map_err(|_| REASON)?.to_utc()
+    };
+    // To the microsecond, as the ledger keeps it; a leap second is the next one.
+    DateTime::from_timestamp_micros(instant.timestamp_micros()).ok_or(REASON)
+}

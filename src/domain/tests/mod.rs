@@ -1,0 +1,330 @@
+//! Tests of the values: money, names, dates, digests, partitions. One line a
+//! case. The book has its own model in `book`. Never needs a server.
+
+mod book;
+mod model;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::{Africa::Lagos, Europe::Berlin, Tz};
+use rust_decimal::Decimal;
+
+use super::{
+    AMOUNT_MAX, Amount, CustomerId, LEDGER_MAX, Payment, PaymentStatus, Reference, StreamId,
+    parse_date, partition_of, two_places,
+};
+
+#[test]
+fn amounts_are_plain_decimals_with_two_places() {
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let amount = Amount::parse(text).unwrap();
+        assert_eq!(amount.to_string(), expected, "{text:?}");
+        assert_eq!(amount.get().scale(), 2, "{text:?}");
+        assert_eq!(Amount::checked(expected.parse().unwrap()), Ok(amount), "{text:?}");
+    }
+    check("10000", "10000.00");
+    check("10000.5", "10000.50");
+    check("10000.50", "10000.50");
+    check("0.01", "0.01");
+    check("0.1", "0.10");
+    check("10000000000", "10000000000.00");
+    check("10000000000.0", "10000000000.00");
+    check("10000000000.00", "10000000000.00");
+    check("9999999999.99", "9999999999.99");
+    check("007", "7.00");
+    check("0000000000000000000000000000007.5", "7.50");
+}
+
+#[test]
+fn other_amounts_are_refused_with_their_reason() {
+    #[track_caller]
+    fn check(text: &str, code: &str) {
+        match Amount::parse(text) {
+            Ok(amount) => panic!("{text:?} was read as {amount}"),
+            Err(invalid) => assert_eq!(invalid.code, code, "{text:?}: {}", invalid.reason),
+        }
+    }
+    check("", "empty");
+    check("1e3", "exponent");
+    check("1E3", "exponent");
+    check("1.5e+3", "exponent");
+    check("1e-3", "exponent");
+    check("-1e3", "exponent");
+    check("10000abc", "not_a_decimal");
+    check("NaN", "not_a_decimal");
+    check("inf", "not_a_decimal");
+    check("0x10", "not_a_decimal");
+    check("-5", "negative");
+    check("-0", "negative");
+    check("-0.01", "negative");
+    check("--5", "not_a_decimal");
+    check("0", "not_positive");
+    check("0.0", "not_positive");
+    check("0.00", "not_positive");
+    check("1.005", "too_many_decimals");
+    check("1.000", "too_many_decimals");
+    check("0.001", "too_many_decimals");
+    check(".5", "not_a_decimal");
+    check("5.", "not_a_decimal");
+    check(".", "not_a_decimal");
+    check("1.2.3", "not_a_decimal");
+    check(" 5", "not_a_decimal");
+    check("5 ", "not_a_decimal");
+    check("5\n", "not_a_decimal");
+    check("5\0", "not_a_decimal");
+    check("+5", "not_a_decimal");
+    check("1,000", "not_a_decimal");
+    check("1_000", "not_a_decimal");
+    check("10000000000.01", "too_large");
+    check("10000000001", "too_large");
+    check("99999999999", "too_large");
+    check("100000000000", "too_large");
+    check(&"9".repeat(40), "too_large");
+    check(&"1".repeat(1_000_000), "too_large");
+    check("\u{0661}\u{0660}", "not_a_decimal");
+    check("\u{ff15}", "not_a_decimal");
+    check("5\u{00a0}", "not_a_decimal");
+}
+
+/// Whoever sends the amount chooses its length; reading it must not need more
+/// stack for more of it.
+#[test]
+fn long_nonsense_is_refused_like_short_nonsense() {
+    #[track_caller]
+    fn check(pattern: &str) {
+        let text = pattern.repeat(2_000_000);
+        assert_eq!(Amount::parse(&text).map_err(|invalid| invalid.code), Err("not_a_decimal"));
+    }
+    check("-");
+    check("1e");
+    check("-1e");
+    check(".");
+}
+
+#[test]
+fn amounts_of_the_ledger_are_checked_as_well() {
+    #[track_caller]
+    fn check(text: &str, expected: Result<&str, &str>) {
+        let amount = Amount::checked(text.parse().unwrap());
+        let shown = amount.map(|amount| amount.to_string()).map_err(|invalid| invalid.code);
+        assert_eq!(shown.as_deref().map_err(|code| *code), expected, "{text}");
+    }
+    check("5", Ok("5.00"));
+    check("5.1000", Ok("5.10"));
+    check("5.001", Err("too_many_decimals"));
+    check("0", Err("not_positive"));
+    check("-1", Err("negative"));
+    check("10000000000.00", Ok("10000000000.00"));
+    check("10000000000.01", Err("too_large"));
+}
+
+#[test]
+fn limits_are_what_they_say() {
+    assert_eq!(AMOUNT_MAX, "10000000000.00".parse().unwrap());
+    assert_eq!(AMOUNT_MAX.to_string(), "10000000000.00");
+    assert_eq!(LEDGER_MAX, "9999999999999999.99".parse().unwrap());
+    assert_eq!(LEDGER_MAX.to_string(), "9999999999999999.99");
+    assert_eq!(two_places(Decimal::from(7)).to_string(), "7.00");
+}
+
+#[test]
+fn references_are_visible_ascii() {
+    #[track_caller]
+    fn check(text: &str, expected: Result<(), &str>) {
+        let parsed = Reference::parse(text);
+        if let Ok(reference) = &parsed {
+            assert_eq!(reference.as_str(), text);
+        }
+        assert_eq!(parsed.map(drop).map_err(|invalid| invalid.code), expected, "{text:?}");
+    }
+    check("VPAY25110713542114478761522000", Ok(()));
+    check("!", Ok(()));
+    check("~", Ok(()));
+    check("a{b}/c:d%20", Ok(()));
+    check(&"r".repeat(128), Ok(()));
+    check(&"r".repeat(129), Err("too_long"));
+    check("", Err("empty"));
+    check("a b", Err("bad_character"));
+    check(" a", Err("bad_character"));
+    check("a\t", Err("bad_character"));
+    check("a\u{7f}", Err("bad_character"));
+    check("a\0", Err("bad_character"));
+    check("caf\u{e9}", Err("bad_character"));
+}
+
+#[test]
+fn customer_ids_are_letters_digits_hyphens_underscores() {
+    #[track_caller]
+    fn check(text: &str, accepted: bool) {
+        assert_eq!(CustomerId::parse(text).is_ok(), accepted, "{text:?}");
+    }
+    check("GIG00001", true);
+    check("a-b_C9", true);
+    check(&"c".repeat(64), true);
+    check(&"c".repeat(65), false);
+    check("", false);
+    check("GIG 1", false);
+    check("GIG.1", false);
+    check("GIG{1}", false);
+    check("GIG\u{661}", false);
+    assert_eq!(CustomerId::parse("").unwrap_err().code, "empty");
+    assert_eq!(CustomerId::parse("c".repeat(65)).unwrap_err().code, "too_long");
+}
+
+#[test]
+fn statuses_are_read_as_they_are_written() {
+    for status in [PaymentStatus::Complete, PaymentStatus::Pending, PaymentStatus::Failed] {
+        assert_eq!(PaymentStatus::parse(status.as_str()), Ok(status));
+    }
+    for other in ["", "complete", "Complete", "COMPLETE ", "COMPLETED", "REVERSED"] {
+        assert_eq!(PaymentStatus::parse(other).unwrap_err().code, "unknown_status", "{other:?}");
+    }
+}
+
+#[test]
+fn dates_are_read_in_their_zone() {
+    #[track_caller]
+    fn check(text: &str, zone: Tz, expected: &str) {
+        let expected: DateTime<Utc> = expected.parse().unwrap();
+        assert_eq!(parse_date(text, zone), Ok(expected), "{text:?}");
+    }
+    check("2025-11-07 14:54:16", Lagos, "2025-11-07T13:54:16Z");
+    check("2025-11-07 14:54:16", Tz::UTC, "2025-11-07T14:54:16Z");
+    check("2025-01-01 00:30:00", Lagos, "2024-12-31T23:30:00Z");
+    check("2024-02-29 12:00:00", Lagos, "2024-02-29T11:00:00Z");
+    check("2025-11-07T14:54:16+01:00", Berlin, "2025-11-07T13:54:16Z");
+    check("2025-11-07T13:54:16Z", Lagos, "2025-11-07T13:54:16Z");
+    check("2025-11-07T09:24:16-04:30", Lagos, "2025-11-07T13:54:16Z");
+    // To the microsecond: what is finer is cut off, not rounded.
+    check("2025-11-07T13:54:16.123456789Z", Lagos, "2025-11-07T13:54:16.123456Z");
+    check("2025-11-07T13:54:16.9999999Z", Lagos, "2025-11-07T13:54:16.999999Z");
+    // A leap second is the second after it.
+    check("2016-12-31 23:59:60", Tz::UTC, "2017-01-01T00:00:00Z");
+    check("2016-12-31T23:59:60Z", Lagos, "2017-01-01T00:00:00Z");
+    // An hour that the clocks repeat is its first occurrence.
+    check("2025-10-26 02:30:00", Berlin, "2025-10-26T00:30:00Z");
+}
+
+#[test]
+fn other_dates_are_refused() {
+    #[track_caller]
+    fn check(text: &str, zone: Tz) {
+        match parse_date(text, zone) {
+            Ok(date) => panic!("{text:?} was read as {date}"),
+            Err(invalid) => assert_eq!(invalid.code, "bad_date", "{text:?}"),
+        }
+    }
+    check("", Lagos);
+    check("yesterday", Lagos);
+    check("2025-11-07", Lagos);
+    check("2025-11-07 14:54", Lagos);
+    check("2025-1-7 1:2:3", Lagos);
+    check("2025-1-7 14:54:160", Lagos);
+    check("2025-11-07 1:02:003", Lagos);
+    check(" 2025-11-07 1:02:03", Lagos);
+    check("2025-11-07  4:54:16", Lagos);
+    check("2025-11-07\t14:54:16", Lagos);
+    check("+2025-11-7 14:54:16", Lagos);
+    check("2025-02-30 10:00:00", Lagos);
+    check("2025-02-29 10:00:00", Lagos);
+    check("2025-13-01 10:00:00", Lagos);
+    check("2025-11-07 24:00:00", Lagos);
+    check("2025-11-07 14:60:00", Lagos);
+    check("2025-11-07 14:54:61", Lagos);
+    check("2025-11-07 14-54-16", Lagos);
+    check("07-11-2025 14:54:16", Lagos);
+    check("2025-11-07T14:54:16", Lagos);
+    check("2025-11-07T14:54:16+01", Lagos);
+    check("2025-02-30T10:00:00Z", Lagos);
+    check("2025-11-07 14:54:1\u{661}", Lagos);
+    check("1762523656", Lagos);
+    // The clocks skipped this hour.
+    check("2025-03-30 02:30:00", Berlin);
+}
+
+fn payment(customer: &str, status: &str, amount: &str, date: &str) -> Payment {
+    Payment {
+        reference: Reference::parse("VPAY25110713542114478761522000").unwrap(),
+        customer: CustomerId::parse(customer).unwrap(),
+        status: PaymentStatus::parse(status).unwrap(),
+        amount: Amount::parse(amount).unwrap(),
+        date: parse_date(date, Lagos).unwrap(),
+    }
+}
+
+#[test]
+fn digest_is_of_the_content_however_it_is_written() {
+    let first = payment("GIG00001", "COMPLETE", "10000.50", "2025-11-07 14:54:16");
+    #[track_caller]
+    fn same(first: &Payment, other: &Payment) {
+        assert_eq!(first.digest(), other.digest(), "{first:?} {other:?}");
+    }
+    #[track_caller]
+    fn different(first: &Payment, other: &Payment) {
+        assert_ne!(first.digest(), other.digest(), "{first:?} {other:?}");
+    }
+    let with = |customer, status, amount, date| payment(customer, status, amount, date);
+    same(&first, &with("GIG00001", "COMPLETE", "10000.5", "2025-11-07 14:54:16"));
+    same(&first, &with("GIG00001", "COMPLETE", "0010000.50", "2025-11-07T13:54:16Z"));
+    same(&first, &with("GIG00001", "COMPLETE", "10000.50", "2025-11-07T14:54:16+01:00"));
+    same(&first, &with("GIG00001", "COMPLETE", "10000.50", "2025-11-07T13:54:16.0000009Z"));
+    different(&first, &with("GIG00002", "COMPLETE", "10000.50", "2025-11-07 14:54:16"));
+    different(&first, &with("GIG00001", "PENDING", "10000.50", "2025-11-07 14:54:16"));
+    different(&first, &with("GIG00001", "COMPLETE", "10000.51", "2025-11-07 14:54:16"));
+    different(&first, &with("GIG00001", "COMPLETE", "1000050", "2025-11-07 14:54:16"));
+    different(&first, &with("GIG00001", "COMPLETE", "10000.50", "2025-11-07 14:54:17"));
+    different(&first, &with("GIG00001", "COMPLETE", "10000.50", "2025-11-07T13:54:16.000001Z"));
+    // It is stored: another rule would make every resent payment a conflict.
+    assert_eq!(first.digest().to_string(), "370795178fb9afae42b07f829dd95ca5");
+}
+
+#[test]
+fn stream_ids_are_ordered_as_pairs() {
+    #[track_caller]
+    fn check(lower: &str, higher: &str) {
+        let (low, high): (StreamId, StreamId) = (lower.parse().unwrap(), higher.parse().unwrap());
+        assert!(low < high, "{lower} {higher}");
+        assert_eq!((low.to_string(), high.to_string()), (lower.to_owned(), higher.to_owned()));
+    }
+    check("9-9", "10-0");
+    check("1-9", "1-10");
+    check("999-0", "1762523656000-0");
+    check("0-0", "0-1");
+    check("0-18446744073709551615", "1-0");
+    check("18446744073709551614-0", "18446744073709551615-18446744073709551615");
+    assert_eq!("5".parse(), Ok(StreamId { milliseconds: 5, number: 0 }));
+    assert_eq!(StreamId::default().to_string(), "0-0");
+    for nonsense in ["", "-", "1-", "-1", "a-1", "1-b", "1-2-3", "1 -2", "18446744073709551616-0"] {
+        assert!(nonsense.parse::<StreamId>().is_err(), "{nonsense:?}");
+    }
+}
+
+/// A customer whose partition changes loses the order of its payments: these
+/// values may never change.
+#[test]
+fn customers_keep_their_partition() {
+    #[track_caller]
+    fn check(customer: &str, of_32: u16, of_1024: u16) {
+        let customer = CustomerId::parse(customer).unwrap();
+        let found = (partition_of(&customer, 32), partition_of(&customer, 1024));
+        assert_eq!(found, (of_32, of_1024), "{customer:?}");
+        assert_eq!(partition_of(&customer, 1), 0);
+    }
+    check("GIG00001", 13, 685);
+    check("GIG00002", 12, 12);
+    check("GIG00500", 6, 646);
+    check("a", 31, 543);
+    check("customer_with-a-rather-long-name", 24, 536);
+    check("0123456789012345678901234567890123456789012345678901234567890123", 30, 158);
+}
+
+#[test]
+fn customers_spread_over_partitions() {
+    let mut customers = [0_u32; 32];
+    for number in 1..=32_000 {
+        let customer = CustomerId::parse(format!("GIG{number:05}")).unwrap();
+        customers[usize::from(partition_of(&customer, 32))] += 1;
+    }
+    // 1,000 are expected in each, with a standard deviation of about 31.
+    assert!(customers.iter().all(|count| (850..1150).contains(count)), "{customers:?}");
+}

@@ -1,0 +1,92 @@
+//! The board on which a worker writes how it fares and from which the health
+//! endpoints read. Knows neither of them.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// What one lane of a worker is doing.
+#[derive(Clone, Debug)]
+struct Lane {
+    /// When it last settled something, or saw that nothing waits.
+    progress: Instant,
+    /// What it waits for, if something it needs is away.
+    waits_for: Option<String>,
+}
+
+/// How the lanes of this process fare.
+#[derive(Debug)]
+pub struct Board {
+    lanes: Mutex<Vec<Lane>>,
+    stall_limit: Duration,
+}
+
+/// How the worker fares as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerHealth {
+    /// Every lane settles, or has nothing to settle.
+    Working,
+    /// A lane waits for something that is away; a restart would not help.
+    Waiting(String),
+    /// A lane has entries waiting and has not moved for this long.
+    Stalled(Duration),
+}
+
+impl Board {
+    /// A board for so many lanes, all of which have just moved.
+    #[must_use]
+    pub fn new(lanes: u16, stall_limit: Duration, now: Instant) -> Self {
+        let lane = Lane { progress: now, waits_for: None };
+        Self { lanes: Mutex::new(vec![lane; usize::from(lanes)]), stall_limit }
+    }
+
+    /// The lane settled something, or saw that nothing waits.
+    pub fn moved(&self, lane: u16, now: Instant) {
+        self.write(lane, Lane { progress: now, waits_for: None });
+    }
+
+    /// The lane cannot work until something comes back.
+    pub fn waits(&self, lane: u16, now: Instant, reason: String) {
+        self.write(lane, Lane { progress: now, waits_for: Some(reason) });
+    }
+
+    /// How the worker fares.
+    #[must_use]
+    pub fn read(&self, now: Instant) -> WorkerHealth {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let still = lanes.iter().map(|lane| now.saturating_duration_since(lane.progress)).max();
+        if let Some(still) = still.filter(|still| *still > self.stall_limit) {
+            return WorkerHealth::Stalled(still);
+        }
+        let waiting = lanes.iter().find_map(|lane| lane.waits_for.clone());
+        waiting.map_or(WorkerHealth::Working, WorkerHealth::Waiting)
+    }
+
+    fn write(&self, lane: u16, state: Lane) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get_mut(usize::from(lane)) {
+            *lane = state;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_stands_still_is_stalled_and_one_that_waits_is_not() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(31);
+        let board = Board::new(2, Duration::from_secs(30), start);
+        assert_eq!(board.read(start), WorkerHealth::Working);
+        assert_eq!(board.read(later), WorkerHealth::Stalled(Duration::from_secs(31)));
+        board.moved(0, later);
+        assert_eq!(board.read(later), WorkerHealth::Stalled(Duration::from_secs(31)));
+        board.waits(1, later, "postgresql is away".to_owned());
+        assert_eq!(board.read(later), WorkerHealth::Waiting("postgresql is away".to_owned()));
+        board.moved(1, later);
+        assert_eq!(board.read(later), WorkerHealth::Working);
+    }
+}

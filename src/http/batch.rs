@@ -1,0 +1,179 @@
+//! Accepts many payments at once: each item by itself, in order.
+
+use axum::{Json, extract::State, http::HeaderMap};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{
+    App, intake,
+    intake::{Body, MediaType},
+    payments::{self, PaymentBody},
+    problem::{Code, FieldError, Problem, ProblemDocument},
+};
+use crate::stream::{self, Appended, Arrival};
+
+/// Items in one batch.
+const ITEMS_MAX: usize = 10_000;
+
+/// What became of a batch.
+#[derive(Default, Serialize, ToSchema)]
+pub(super) struct BatchView {
+    /// Items that are on disk now.
+    accepted: usize,
+    /// Items that were taken before.
+    replayed: usize,
+    /// Items that were not taken.
+    refused: usize,
+    /// One for each item, in order.
+    results: Vec<ItemView>,
+}
+
+/// What became of one item.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ItemView {
+    /// Place in the batch, from 0.
+    index: usize,
+    /// `accepted`, `replayed` or `refused`.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction_reference: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<String>,
+    /// Why it was refused: the code that a single payment would be answered
+    /// with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+}
+
+/// Take many payments
+///
+/// A JSON array, or one JSON object a line (`application/x-ndjson`); at most
+/// 10,000 items and 4 MiB. Each item is taken or refused by itself.
+#[utoipa::path(
+    post,
+    path = "/api/v1/payments/batch",
+    tag = "payments",
+    request_body(content(
+        (Vec<PaymentBody> = "application/json"),
+        (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 200, description = "One result for each item", body = BatchView),
+        (status = 400, description = "The body is not a JSON array", body = ProblemDocument),
+        (status = 413, description = "Too many items, or too large", body = ProblemDocument),
+        (status = 415, description = "The body has the wrong type", body = ProblemDocument),
+        (status = 503, description = "None could be taken now; sending all again is safe", body = ProblemDocument),
+    )
+)]
+pub(super) async fn accept_batch(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<BatchView>, Problem> {
+    let items = split(&body)?;
+    let received_at = (app.gateway.clock)();
+    let traceparent = payments::traceparent(&headers);
+    let mut arrivals = Vec::with_capacity(items.len());
+    let mut results: Vec<Result<(), Problem>> = Vec::with_capacity(items.len());
+    for item in items {
+        let payment = intake::payment(item, app.gateway.config.time_zone);
+        results.push(payment.map(|payment| {
+            arrivals.push(Arrival { payment, received_at, traceparent: traceparent.clone() });
+        }));
+    }
+    let mut appended = app.gateway.producer.append_all(&arrivals).await;
+    let all_away = appended.iter().all(is_outage);
+    if all_away && let Some(Err(error)) = appended.pop() {
+        return Err(error.into());
+    }
+    let mut appended = arrivals.into_iter().zip(appended);
+    let mut view = BatchView::default();
+    for (index, read) in results.into_iter().enumerate() {
+        let item = match read {
+            Err(problem) => ItemView::refused(index, None, &problem),
+            Ok(()) => match appended.next() {
+                Some((arrival, result)) => ItemView::appended(index, &arrival, result),
+                None => break,
+            },
+        };
+        match item.status {
+            "accepted" => view.accepted += 1,
+            "replayed" => view.replayed += 1,
+            _ => view.refused += 1,
+        }
+        view.results.push(item);
+    }
+    Ok(Json(view))
+}
+
+impl ItemView {
+    fn appended(index: usize, arrival: &Arrival, result: Result<Appended, stream::Error>) -> Self {
+        let reference = arrival.payment.reference.as_str().to_owned();
+        let (status, place) = match result {
+            Ok(Appended::Accepted(place)) => ("accepted", place),
+            Ok(Appended::Duplicate(place)) => ("replayed", place),
+            Ok(Appended::Conflict(place)) => {
+                return Self::refused(index, Some(reference), &payments::conflict(place.stream_id));
+            }
+            Err(error) => return Self::refused(index, Some(reference), &error.into()),
+        };
+        Self {
+            index,
+            status,
+            transaction_reference: Some(reference),
+            partition: Some(place.partition),
+            sequence: Some(place.sequence),
+            stream_id: Some(place.stream_id.to_string()),
+            code: None,
+            detail: None,
+            errors: Vec::new(),
+        }
+    }
+
+    fn refused(index: usize, reference: Option<String>, problem: &Problem) -> Self {
+        Self {
+            index,
+            status: "refused",
+            transaction_reference: reference,
+            partition: None,
+            sequence: None,
+            stream_id: None,
+            code: Some(problem.code().as_str()),
+            detail: Some(problem.detail().to_owned()),
+            errors: problem.errors().to_vec(),
+        }
+    }
+}
+
+/// The items of a batch as they stand in its text.
+fn split(body: &Body) -> Result<Vec<&[u8]>, Problem> {
+    let items: Vec<&[u8]> = match body.media_type {
+        MediaType::Json => {
+            let items: Vec<&RawValue> = intake::parse(&body.bytes, Code::MalformedJson)?;
+            items.into_iter().map(|item| item.get().as_bytes()).collect()
+        }
+        MediaType::JsonLines => {
+            let lines = body.bytes.split(|byte| *byte == b'\n');
+            lines.filter(|line| !line.trim_ascii().is_empty()).collect()
+        }
+    };
+    if items.len() > ITEMS_MAX {
+        let detail =
+            format!("{} items were sent, at most {ITEMS_MAX} are taken; none was", items.len());
+        return Err(Problem::new(Code::BatchTooLarge, detail));
+    }
+    Ok(items)
+}
+
+fn is_outage(result: &Result<Appended, stream::Error>) -> bool {
+    result.as_ref().is_err_and(stream::Error::is_outage)
+}

@@ -1,0 +1,298 @@
+//! Customers: their accounts, balances and statements.
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tracing::debug;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{
+    App, intake,
+    intake::{Body, Segment},
+    problem::{Code, FieldError, Problem, ProblemDocument},
+    views::{AccountView, BalanceView, PaymentView, customer_path, money},
+};
+use crate::{
+    domain::{CustomerId, Invalid},
+    ledger::{AccountRow, NewAccount},
+    stream::Lookup,
+};
+
+/// Largest page.
+const PAGE_MAX: i64 = 1_000;
+
+/// Which page of customers.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// 1 to 1,000; default 20.
+    limit: Option<i64>,
+    /// How many to skip; default 0.
+    offset: Option<i64>,
+}
+
+/// A page of customers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CustomersView {
+    customers: Vec<AccountView>,
+    /// How many there are in all.
+    total: i64,
+    limit: i64,
+    offset: i64,
+}
+
+/// List customers
+#[utoipa::path(
+    get,
+    path = "/api/v1/customers",
+    tag = "customers",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page, by customer id", body = CustomersView),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<CustomersView>, Problem> {
+    let Query(query) = query.map_err(bad_query)?;
+    let limit = page_size(query.limit)?;
+    let offset = query.offset.unwrap_or(0);
+    if offset < 0 {
+        return Err(Problem::new(Code::InvalidQuery, "offset must not be negative"));
+    }
+    let (rows, total) = app.gateway.reader.accounts(limit, offset).await?;
+    let customers = rows.into_iter().map(AccountView::from).collect();
+    Ok(Json(CustomersView { customers, total, limit, offset }))
+}
+
+/// A customer to be opened.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; intake reads it field by field")]
+pub(super) struct CustomerBody {
+    /// 1 to 64 of `[A-Za-z0-9_-]`.
+    #[schema(example = "GIG00501")]
+    customer_id: String,
+    /// A plain decimal above 0 with at most two places, as string or number.
+    #[schema(example = "1000000.00")]
+    asset_value: String,
+    /// 1 to 5,200.
+    #[schema(example = 50)]
+    term_weeks: i32,
+}
+
+#[derive(Deserialize)]
+struct CustomerFields<'a> {
+    #[serde(borrow)]
+    customer_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    asset_value: Option<&'a RawValue>,
+    #[serde(borrow)]
+    term_weeks: Option<&'a RawValue>,
+}
+
+/// Open a customer's account
+///
+/// Payments that waited in suspense for this customer are applied at once, in
+/// the order they came. Opening the same account again is harmless.
+#[utoipa::path(
+    post,
+    path = "/api/v1/customers",
+    tag = "customers",
+    request_body = CustomerBody,
+    responses(
+        (status = 201, description = "Opened", body = AccountView,
+         headers(("Location", description = "The account"))),
+        (status = 200, description = "It exists with these terms", body = AccountView),
+        (status = 409, description = "It exists with other terms", body = ProblemDocument),
+        (status = 422, description = "The customer is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(super) async fn open(State(app): State<App>, body: Body) -> Result<Response, Problem> {
+    let (customer, asset_value, term_weeks) = read_customer(&body)?;
+    let account = NewAccount::new(customer.clone(), asset_value, term_weeks)
+        .ok_or_else(|| Problem::new(Code::InvalidCustomer, "the account's terms are not valid"))?;
+    let opening = app.gateway.registrar.open(&[account]).await?;
+    let row = account_of(&app, &customer).await?;
+    if row.asset_value != asset_value || row.term_weeks != term_weeks {
+        let detail = format!(
+            "it has an asset value of {} over {} weeks; nothing was changed",
+            money(row.asset_value),
+            row.term_weeks
+        );
+        return Err(Problem::new(Code::CustomerExists, detail));
+    }
+    let status = if opening.opened == 1 { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = (status, Json(AccountView::from(row))).into_response();
+    if let Ok(location) = HeaderValue::from_str(&customer_path(customer.as_str())) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn read_customer(body: &Body) -> Result<(CustomerId, rust_decimal::Decimal, i32), Problem> {
+    let fields: CustomerFields<'_> = intake::parse(&body.bytes, Code::InvalidCustomer)?;
+    let mut errors: Vec<FieldError> = Vec::new();
+    let customer = intake::take(&mut errors, "customer_id", fields.customer_id, |raw| {
+        CustomerId::parse(intake::string(raw)?)
+    });
+    let value = intake::take(&mut errors, "asset_value", fields.asset_value, intake::amount);
+    let weeks = intake::take(&mut errors, "term_weeks", fields.term_weeks, |raw| {
+        let weeks = raw.get().parse().ok().filter(|weeks| (1..=5_200).contains(weeks));
+        weeks.ok_or(Invalid { code: "out_of_range", reason: "must be a number from 1 to 5200" })
+    });
+    match (customer, value, weeks) {
+        (Some(customer), Some(value), Some(weeks)) => Ok((customer, value.get(), weeks)),
+        _ => Err(Problem::invalid(Code::InvalidCustomer, errors)),
+    }
+}
+
+/// Show a customer's account
+#[utoipa::path(
+    get,
+    path = "/api/v1/customers/{customer_id}",
+    tag = "customers",
+    params(("customer_id" = String, Path, description = "Whose")),
+    responses(
+        (status = 200, description = "The account", body = AccountView),
+        (status = 404, description = "No customer has this id", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(super) async fn show(
+    State(app): State<App>,
+    Segment(customer): Segment,
+) -> Result<Json<AccountView>, Problem> {
+    let row = account_of(&app, &parse_id(customer)?).await?;
+    Ok(Json(row.into()))
+}
+
+/// Show a customer's balance
+///
+/// Includes every payment that was reported applied before this was asked.
+#[utoipa::path(
+    get,
+    path = "/api/v1/customers/{customer_id}/balance",
+    tag = "customers",
+    params(("customer_id" = String, Path, description = "Whose")),
+    responses(
+        (status = 200, description = "The balance", body = BalanceView),
+        (status = 404, description = "No customer has this id", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(super) async fn balance(
+    State(app): State<App>,
+    Segment(customer): Segment,
+) -> Result<Response, Problem> {
+    let customer = parse_id(customer)?;
+    let balances = &app.gateway.balances;
+    // The cache may be cold or away; the ledger knows the balance.
+    let lookup =
+        balances.get(&customer, Uuid::now_v7().to_string()).await.unwrap_or_else(|error| {
+            debug!(%error, "the balance cache is away");
+            Lookup::Pass
+        });
+    let lease = match lookup {
+        Lookup::Hit(json) => return Ok(json_text(json)),
+        Lookup::Lease(lease) => Some(lease),
+        Lookup::Pass => None,
+    };
+    let view = BalanceView::from(account_of(&app, &customer).await?);
+    let json = serde_json::to_string(&view)
+        .map_err(|_| Problem::new(Code::Internal, "the balance could not be written"))?;
+    if let Some(lease) = lease
+        && let Err(error) = balances.fill(&customer, &lease, &json).await
+    {
+        debug!(%error, "the balance cache is away");
+    }
+    Ok(json_text(json))
+}
+
+/// Which part of a statement.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StatementQuery {
+    /// 1 to 1,000; default 20.
+    limit: Option<i64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<i64>,
+}
+
+/// A part of a customer's statement.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StatementView {
+    customer_id: String,
+    /// Newest first, each with the balance after it.
+    payments: Vec<PaymentView>,
+    /// Where the next page starts; none after the last.
+    next_cursor: Option<i64>,
+}
+
+/// Show a customer's statement
+#[utoipa::path(
+    get,
+    path = "/api/v1/customers/{customer_id}/payments",
+    tag = "customers",
+    params(("customer_id" = String, Path, description = "Whose"), StatementQuery),
+    responses(
+        (status = 200, description = "A page, newest first", body = StatementView),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 404, description = "No customer has this id", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(super) async fn statement(
+    State(app): State<App>,
+    Segment(customer): Segment,
+    query: Result<Query<StatementQuery>, QueryRejection>,
+) -> Result<Json<StatementView>, Problem> {
+    let customer = parse_id(customer)?;
+    let Query(query) = query.map_err(bad_query)?;
+    let limit = page_size(query.limit)?;
+    let before = query.cursor.unwrap_or(i64::MAX);
+    account_of(&app, &customer).await?;
+    let rows = app.gateway.reader.statement(&customer, before, limit).await?;
+    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
+    let payments: Vec<PaymentView> = rows.into_iter().map(PaymentView::from).collect();
+    let next_cursor = payments.last().and_then(|last| last.account_version);
+    let next_cursor = next_cursor.filter(|version| full && *version > 1);
+    Ok(Json(StatementView { customer_id: customer.as_str().to_owned(), payments, next_cursor }))
+}
+
+async fn account_of(app: &App, customer: &CustomerId) -> Result<AccountRow, Problem> {
+    app.gateway.reader.account(customer).await?.ok_or_else(not_found)
+}
+
+fn parse_id(text: String) -> Result<CustomerId, Problem> {
+    CustomerId::parse(text).map_err(|_| not_found())
+}
+
+fn not_found() -> Problem {
+    Problem::new(Code::CustomerNotFound, "open the account with POST /api/v1/customers")
+}
+
+fn page_size(limit: Option<i64>) -> Result<i64, Problem> {
+    let limit = limit.unwrap_or(20);
+    if (1..=PAGE_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::new(Code::InvalidQuery, format!("limit must be from 1 to {PAGE_MAX}")))
+}
+
+fn bad_query(rejection: QueryRejection) -> Problem {
+    Problem::new(Code::InvalidQuery, rejection.body_text())
+}
+
+fn json_text(json: String) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+}

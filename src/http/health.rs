@@ -1,0 +1,182 @@
+//! Truthful health: what answers, what does not, and whether the process makes
+//! progress.
+
+use std::time::{Duration, Instant};
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+use super::App;
+use crate::health::{Board, WorkerHealth};
+
+/// How long a dependency has to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How the process fares.
+#[derive(Serialize, ToSchema)]
+pub(super) struct HealthView {
+    /// `ok`, `degraded` (payments are taken, something is away) or `down`.
+    status: &'static str,
+    dependencies: DependenciesView,
+    /// The worker of this process; none in a gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<DependencyView>,
+}
+
+/// What the process needs.
+#[derive(Serialize, ToSchema)]
+struct DependenciesView {
+    redis: DependencyView,
+    postgresql: DependencyView,
+}
+
+/// How something fares.
+#[derive(Serialize, ToSchema)]
+struct DependencyView {
+    /// `up` or `down`; of a worker `working`, `waiting` or `stalled`.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// A yes or no in words.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AnswerView {
+    /// `live`, `ready`, or why not.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// How does it fare?
+#[utoipa::path(
+    get,
+    path = "/api/v1/health",
+    tag = "health",
+    security(()),
+    responses(
+        (status = 200, description = "Payments are taken", body = HealthView),
+        (status = 503, description = "Payments are not taken", body = HealthView),
+    )
+)]
+pub(super) async fn health(State(app): State<App>) -> Response {
+    let (redis, postgresql) = tokio::join!(redis(&app), postgresql(&app));
+    let worker = app.gateway.board.as_deref().map(worker_view);
+    let stalled = worker.as_ref().is_some_and(|worker| worker.status == "stalled");
+    let (code, status) = if redis.status == "down" || app.stop.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "down")
+    } else if postgresql.status == "down" || stalled {
+        (StatusCode::OK, "degraded")
+    } else {
+        (StatusCode::OK, "ok")
+    };
+    let dependencies = DependenciesView { redis, postgresql };
+    (code, Json(HealthView { status, dependencies, worker })).into_response()
+}
+
+/// Does it make progress?
+///
+/// 503 means that a restart may help: entries wait and the worker does not
+/// move, although nothing it needs is away.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "health",
+    security(()),
+    responses(
+        (status = 200, description = "Yes", body = AnswerView),
+        (status = 503, description = "No", body = AnswerView),
+    )
+)]
+pub(super) async fn live(State(app): State<App>) -> Response {
+    live_answer(app.gateway.board.as_deref())
+}
+
+/// Should it get requests?
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    security(()),
+    responses(
+        (status = 200, description = "Yes", body = AnswerView),
+        (status = 503, description = "No: it is stopping, or Redis is away", body = AnswerView),
+    )
+)]
+pub(super) async fn ready(State(app): State<App>) -> Response {
+    if app.stop.is_cancelled() {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None);
+    }
+    let redis = redis(&app).await;
+    match redis.status {
+        "up" => answer(StatusCode::OK, "ready", None),
+        _ => answer(StatusCode::SERVICE_UNAVAILABLE, "redis_down", redis.detail),
+    }
+}
+
+/// Whether the worker behind this board makes progress.
+pub(super) fn live_answer(board: Option<&Board>) -> Response {
+    match board.map(|board| board.read(Instant::now())) {
+        Some(WorkerHealth::Stalled(still)) => {
+            let detail = format!("a lane has not moved for {} s", still.as_secs());
+            answer(StatusCode::SERVICE_UNAVAILABLE, "stalled", Some(detail))
+        }
+        Some(WorkerHealth::Waiting(reason)) => answer(StatusCode::OK, "live", Some(reason)),
+        Some(WorkerHealth::Working) | None => answer(StatusCode::OK, "live", None),
+    }
+}
+
+/// Whether a worker without a gateway is at work.
+pub(super) fn worker_ready(board: &Board, stop: &CancellationToken) -> Response {
+    if stop.is_cancelled() {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None);
+    }
+    match board.read(Instant::now()) {
+        WorkerHealth::Waiting(reason) => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, "waiting", Some(reason))
+        }
+        WorkerHealth::Working | WorkerHealth::Stalled(_) => answer(StatusCode::OK, "ready", None),
+    }
+}
+
+fn answer(code: StatusCode, status: &'static str, detail: Option<String>) -> Response {
+    (code, Json(AnswerView { status, detail })).into_response()
+}
+
+fn worker_view(board: &Board) -> DependencyView {
+    match board.read(Instant::now()) {
+        WorkerHealth::Working => DependencyView { status: "working", detail: None },
+        WorkerHealth::Waiting(reason) => DependencyView { status: "waiting", detail: Some(reason) },
+        WorkerHealth::Stalled(still) => DependencyView {
+            status: "stalled",
+            detail: Some(format!("a lane has not moved for {} s", still.as_secs())),
+        },
+    }
+}
+
+async fn redis(app: &App) -> DependencyView {
+    dependency(timeout(ANSWER_TIMEOUT, app.gateway.producer.ping()).await)
+}
+
+async fn postgresql(app: &App) -> DependencyView {
+    dependency(timeout(ANSWER_TIMEOUT, app.gateway.reader.ping()).await)
+}
+
+fn dependency<E: std::fmt::Display>(
+    result: Result<Result<(), E>, tokio::time::error::Elapsed>,
+) -> DependencyView {
+    let detail = match result {
+        Ok(Ok(())) => return DependencyView { status: "up", detail: None },
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("it did not answer within {} s", ANSWER_TIMEOUT.as_secs()),
+    };
+    DependencyView { status: "down", detail: Some(detail) }
+}

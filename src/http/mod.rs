@@ -1,0 +1,178 @@
+//! Accept: a request becomes a payment and is appended. Also the queries, the
+//! operators' API, health, and the description of all of it.
+//!
+//! The only room with axum. Never posts to the ledger, never takes from the
+//! stream, and never knows the worker: what a payment became is asked of the
+//! ledger, not told by whoever settled it.
+
+mod problem;
+mod guard;
+mod intake;
+mod views;
+mod payments;
+mod batch;
+mod lookup;
+mod customers;
+mod admin;
+mod health;
+mod rate;
+mod serve;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    middleware,
+    routing::get,
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+use intake::Segment;
+pub use problem::CODES;
+pub use serve::{serve, serve_health};
+
+use crate::{
+    clock::Clock,
+    config::GatewayConfig,
+    health::Board,
+    ledger::{Reader, Registrar},
+    stream::{Balances, Finder, Producer, Upkeep},
+};
+
+/// Largest body of a request,
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// and of one that carries many payments.
+const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Requests that may wait for an outcome at once; one more is answered 202.
+const WAITERS_MAX: usize = 512;
+
+/// What the gateway works with.
+pub struct Gateway {
+    /// Appends payments.
+    pub producer: Producer,
+    /// Finds them in the streams.
+    pub finder: Finder,
+    /// Answers what became of them.
+    pub reader: Reader,
+    /// Opens accounts.
+    pub registrar: Registrar,
+    /// Remembers balances.
+    pub balances: Balances,
+    /// Tells how deep the streams are.
+    pub upkeep: Upkeep,
+    /// How the worker of this process fares, if it has one.
+    pub board: Option<Arc<Board>>,
+    /// Its settings.
+    pub config: GatewayConfig,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// The gateway as its handlers see it.
+struct Shared {
+    gateway: Gateway,
+    /// Cancelled when the process is stopping.
+    stop: CancellationToken,
+    requests: Semaphore,
+    waiters: Semaphore,
+    rate: rate::Rate,
+}
+
+type App = Arc<Shared>;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "paystream",
+        description = "Takes customers' payments and keeps their accounts. A payment answered with \
+                       202 is on disk; it is applied exactly once, in its customer's order."
+    ),
+    modifiers(&BearerToken)
+)]
+struct Description;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
+        openapi.security = Some(vec![utoipa::openapi::SecurityRequirement::new::<
+            _,
+            [&str; 0],
+            &str,
+        >("token", [])]);
+    }
+}
+
+/// Every route, and its description.
+fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
+    let bulk = OpenApiRouter::new()
+        .routes(routes!(batch::accept_batch))
+        .routes(routes!(lookup::look_up))
+        .layer(DefaultBodyLimit::max(BULK_BYTES_MAX));
+    OpenApiRouter::with_openapi(Description::openapi())
+        // Payments.
+        .routes(routes!(payments::accept))
+        .routes(routes!(lookup::find))
+        // Customers.
+        .routes(routes!(customers::list, customers::open))
+        .routes(routes!(customers::show))
+        .routes(routes!(customers::balance))
+        .routes(routes!(customers::statement))
+        // Operators.
+        .routes(routes!(admin::seed_customers))
+        .routes(routes!(admin::stats))
+        // Health.
+        .routes(routes!(health::health))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(bulk)
+        .split_for_parts()
+}
+
+/// The description of the API, as `/openapi.json` serves it.
+#[must_use]
+pub fn description() -> utoipa::openapi::OpenApi {
+    routes().1
+}
+
+/// The whole application.
+fn router(shared: App) -> Router {
+    let (routes, description) = routes();
+    // A payment may be named like a path beside it.
+    let find = |name: &'static str| {
+        get(move |app: State<App>| lookup::find(app, Segment(name.to_owned())))
+    };
+    routes
+        .route("/api/v1/payments/batch", find("batch"))
+        .route("/api/v1/payments/lookup", find("lookup"))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        // One stack: each layer of a router of its own would cost a request a
+        // box and a clone of everything below it.
+        .layer(
+            ServiceBuilder::new()
+                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(middleware::from_fn(problem::render))
+                .layer(CatchPanicLayer::custom(problem::panicked))
+                .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::guard)),
+        )
+        .with_state(shared)
+}

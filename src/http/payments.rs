@@ -1,0 +1,194 @@
+//! Accepts one payment: reads it, appends it, and, if the client prefers,
+//! waits for what becomes of it.
+
+use std::time::Duration;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::{Instant, sleep};
+use utoipa::ToSchema;
+
+use super::{
+    App, guard, intake,
+    intake::{Body, MediaType},
+    problem::{Code, Problem, ProblemDocument},
+    views::{AcceptedView, PaymentView, StatusView, payment_path},
+};
+use crate::{
+    domain::Payment,
+    stream::{Appended, Arrival, Place},
+};
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// Pauses between looks at the ledger while a client waits: from this,
+const LOOK_MIN: Duration = Duration::from_millis(10);
+/// growing up to this.
+const LOOK_MAX: Duration = Duration::from_millis(250);
+
+/// A payment as a bank or an app reports it. Unknown fields are ignored.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; intake reads it field by field")]
+pub(super) struct PaymentBody {
+    /// 1 to 64 of `[A-Za-z0-9_-]`.
+    #[schema(example = "GIG00001")]
+    customer_id: String,
+    /// COMPLETE moves money; PENDING and FAILED are noted.
+    #[schema(example = "COMPLETE")]
+    payment_status: String,
+    /// A plain decimal above 0 with at most two places, as string or number.
+    #[schema(example = "10000")]
+    transaction_amount: String,
+    /// In the configured zone, or RFC 3339.
+    #[schema(example = "2025-11-07 14:54:16")]
+    transaction_date: String,
+    /// 1 to 128 visible ASCII characters; the same for every retry.
+    #[schema(example = "VPAY25110713542114478761522000")]
+    transaction_reference: String,
+}
+
+/// Take a payment
+///
+/// 202 means that it is on disk. The same reference with the same content is
+/// the same payment: 200, with the same body. With `Prefer: wait=N` (at most 30
+/// seconds) the answer is what became of it, if that is known in time.
+#[utoipa::path(
+    post,
+    path = "/api/v1/payments",
+    tag = "payments",
+    request_body(content = PaymentBody, content_type = "application/json"),
+    params(
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait N seconds for the outcome"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context"),
+    ),
+    responses(
+        (status = 202, description = "On disk", body = AcceptedView,
+         headers(("Location", description = "Where to see what became of it"))),
+        (status = 200, description = "Taken before (`Idempotent-Replayed: true`), or the outcome that was waited for", body = PaymentView),
+        (status = 400, description = "The body is not JSON", body = ProblemDocument),
+        (status = 409, description = "The reference stands for another payment", body = ProblemDocument),
+        (status = 413, description = "The body is too large", body = ProblemDocument),
+        (status = 415, description = "The body has the wrong type", body = ProblemDocument),
+        (status = 422, description = "The payment is not valid; `errors` says why", body = ProblemDocument),
+        (status = 503, description = "Not now; try again after `Retry-After`", body = ProblemDocument),
+    )
+)]
+pub(super) async fn accept(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    if body.media_type != MediaType::Json {
+        let detail = "send application/json here, and many payments to /api/v1/payments/batch";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    let arrival = Arrival {
+        payment: intake::payment(&body.bytes, app.gateway.config.time_zone)?,
+        received_at: (app.gateway.clock)(),
+        traceparent: traceparent(&headers),
+    };
+    let payment = &arrival.payment;
+    let (place, replayed) = match app.gateway.producer.append(&arrival).await? {
+        Appended::Accepted(place) => (place, false),
+        Appended::Duplicate(place) => (place, true),
+        Appended::Conflict(place) => return Err(conflict(place.stream_id)),
+    };
+    let wait = guard::wanted_wait(&headers);
+    if !wait.is_zero()
+        && let Some(outcome) = wait_for(&app, payment, place, wait).await?
+    {
+        let mut response = (StatusCode::OK, axum::Json(outcome)).into_response();
+        let applied = format!("wait={}", wait.as_secs());
+        if let Ok(applied) = HeaderValue::from_str(&applied) {
+            response.headers_mut().insert(APPLIED, applied);
+        }
+        return Ok(mark(response, payment, replayed));
+    }
+    let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let view = AcceptedView::new(payment.reference.as_str(), payment.customer.as_str(), place);
+    Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
+}
+
+fn mark(mut response: Response, payment: &Payment, replayed: bool) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_str(&payment_path(payment.reference.as_str())) {
+        headers.insert(header::LOCATION, location);
+    }
+    if replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+pub(super) fn conflict(first: impl std::fmt::Display) -> Problem {
+    let detail = format!(
+        "another payment was taken under this reference (stream id {first}); use a new reference \
+         for a new payment"
+    );
+    Problem::new(Code::ReferenceConflict, detail)
+}
+
+/// The trace context that came with the request, if it is well formed.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let lengths = value.split('-').map(str::len);
+    let hex = value.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    (hex && lengths.eq([2, 32, 16, 2])).then(|| value.to_owned())
+}
+
+/// Looks until the ledger has the payment, or until the wait is over.
+async fn wait_for(
+    app: &App,
+    payment: &Payment,
+    place: Place,
+    wait: Duration,
+) -> Result<Option<PaymentView>, Problem> {
+    // When too many wait already, this one does not.
+    let Ok(_waiter) = app.waiters.try_acquire() else { return Ok(None) };
+    let end = Instant::now() + wait;
+    let looks = ExponentialBuilder::default().with_min_delay(LOOK_MIN).with_max_delay(LOOK_MAX);
+    for pause in looks.with_factor(1.5).without_max_times().build() {
+        // While the ledger is away the outcome is simply not known yet.
+        if let Ok(Some(found)) = outcome(app, payment, place).await {
+            return found.map(Some);
+        }
+        if Instant::now() + pause >= end || app.stop.is_cancelled() {
+            break;
+        }
+        sleep(pause).await;
+    }
+    Ok(None)
+}
+
+type Found = Result<PaymentView, Problem>;
+
+/// What the ledger made of the payment, if it has come so far.
+async fn outcome(
+    app: &App,
+    payment: &Payment,
+    place: Place,
+) -> Result<Option<Found>, crate::ledger::Error> {
+    let reader = &app.gateway.reader;
+    let rows = reader.payments(std::slice::from_ref(&payment.reference)).await?;
+    let ours = |view: &PaymentView| view.payment_status.as_deref() == Some(payment.status.as_str());
+    let stream_id = place.stream_id.to_string();
+    let mut views = rows.into_iter().map(PaymentView::from);
+    let buried = |view: &PaymentView| {
+        view.status == StatusView::DeadLettered && view.stream_id.as_deref() == Some(&stream_id)
+    };
+    let Some(view) = views.find(|view| ours(view) || buried(view)) else { return Ok(None) };
+    if view.stream_id.as_deref() == Some(&stream_id) {
+        return Ok(Some(Ok(view)));
+    }
+    // The ledger knew the reference from before: the same payment, or another.
+    let conflicts = reader.conflicts(&payment.reference).await?;
+    if conflicts.iter().any(|row| row.stream_id == stream_id) {
+        return Ok(Some(Err(conflict(view.stream_id.unwrap_or_default()))));
+    }
+    let settled = reader.is_duplicate(i32::from(place.partition), place.sequence).await?;
+    Ok(settled.then_some(Ok(view)))
+}

@@ -1,0 +1,263 @@
+//! What a client sees when something is not as it should be: RFC 9457 problem
+//! documents with a stable `code`. The only file that names a status code of a
+//! failure. Causes go to the log and never to the client.
+
+use std::any::Any;
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tracing::{error, warn};
+use utoipa::ToSchema;
+
+use crate::{domain::Invalid, ledger, stream};
+
+/// What went wrong with one field.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct FieldError {
+    /// JSON pointer to the field.
+    #[schema(example = "/transaction_amount")]
+    pub(super) pointer: String,
+    /// Stable, for programs.
+    #[schema(example = "too_many_decimals")]
+    pub(super) code: &'static str,
+    /// For people.
+    #[schema(example = "must have at most two decimal places")]
+    pub(super) detail: &'static str,
+}
+
+impl FieldError {
+    pub(super) fn new(field: &str, invalid: Invalid) -> Self {
+        Self { pointer: format!("/{field}"), code: invalid.code, detail: invalid.reason }
+    }
+}
+
+/// A problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProblemDocument<'a> {
+    /// Identifies the kind of problem.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind in words.
+    title: &'a str,
+    /// The status of the response.
+    status: u16,
+    /// Stable, for programs.
+    code: &'a str,
+    /// What happened and what to do.
+    detail: &'a str,
+    /// The fields that are wrong.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+    /// Names this request in our logs.
+    request_id: Option<&'a str>,
+}
+
+/// A failed request, before it is rendered.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    code: Code,
+    detail: String,
+    errors: Vec<FieldError>,
+}
+
+macro_rules! codes {
+    ($($name:ident $text:literal $status:ident $title:literal,)*) => {
+        /// Every kind of problem.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Code { $(#[doc = $title] $name,)* }
+
+        /// Every `code` a client can see, with its status and its title.
+        pub const CODES: &[(&str, u16, &str)] =
+            &[$(($text, StatusCode::$status.as_u16(), $title),)*];
+
+        impl Code {
+            pub(super) fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    MalformedJson "malformed_json" BAD_REQUEST "The body is not JSON",
+    InvalidQuery "invalid_query" BAD_REQUEST "The query is not as it should be",
+    Unauthorized "unauthorized" UNAUTHORIZED "A valid bearer token is needed",
+    RouteNotFound "route_not_found" NOT_FOUND "There is nothing at this path",
+    PaymentNotFound "payment_not_found" NOT_FOUND "No payment has this reference",
+    CustomerNotFound "customer_not_found" NOT_FOUND "No customer has this id",
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This path does not take this method",
+    ReferenceConflict "reference_conflict" CONFLICT "The reference stands for another payment",
+    CustomerExists "customer_exists" CONFLICT "The customer exists with other terms",
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
+    BatchTooLarge "batch_too_large" PAYLOAD_TOO_LARGE "The batch has too many items",
+    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong type",
+    InvalidPayment "invalid_payment" UNPROCESSABLE_ENTITY "The payment is not valid",
+    InvalidCustomer "invalid_customer" UNPROCESSABLE_ENTITY "The customer is not valid",
+    InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is not valid",
+    Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
+    BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
+    StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Payments cannot be taken now",
+    StreamStateLost "stream_state_lost" SERVICE_UNAVAILABLE "Payments cannot be taken now",
+    LedgerUnavailable "ledger_unavailable" SERVICE_UNAVAILABLE "The ledger cannot be asked now",
+    GatewayBusy "gateway_busy" SERVICE_UNAVAILABLE "Too many requests are under way",
+    RequestTimeout "request_timeout" SERVICE_UNAVAILABLE "The request took too long",
+}
+
+/// Seconds after which a client may try again what was unavailable.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+impl Problem {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), errors: Vec::new() }
+    }
+
+    pub(super) fn invalid(code: Code, errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => format!("{} {}", one.pointer.trim_start_matches('/'), one.detail),
+            many => format!("{} fields are not valid; see errors", many.len()),
+        };
+        Self { code, detail: detail.trim_start().to_owned(), errors }
+    }
+
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(super) fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+
+    fn document(&self, request_id: Option<&str>) -> Response {
+        let status = self.code.status();
+        let document = ProblemDocument {
+            kind: format!("urn:paystream:problem:{}", self.code.as_str()),
+            title: self.code.title(),
+            status: status.as_u16(),
+            code: self.code.as_str(),
+            detail: &self.detail,
+            errors: &self.errors,
+            request_id,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        (status, headers, body).into_response()
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Without its document; [`render`] writes that, knowing the request.
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<stream::Error> for Problem {
+    fn from(error: stream::Error) -> Self {
+        match error {
+            stream::Error::BacklogFull(partition) => Self::new(
+                Code::BacklogFull,
+                format!(
+                    "partition {partition} holds as many payments as it may; nothing was taken, \
+                     send it again later"
+                ),
+            ),
+            stream::Error::MemoryFull(_) => Self::new(
+                Code::BacklogFull,
+                "the stream's memory is full; nothing was taken, send it again later",
+            ),
+            stream::Error::StateLost(what) => {
+                error!(what, "state is lost in Redis; payments of this partition are refused");
+                Self::new(
+                    Code::StreamStateLost,
+                    "this customer's payments cannot be taken until an operator has looked; \
+                     nothing was taken",
+                )
+            }
+            error @ (stream::Error::Outage(_) | stream::Error::Deadline(_)) => {
+                warn!(cause = cause(&error), "{error}");
+                Self::new(
+                    Code::StreamUnavailable,
+                    "it is not known whether the payment was taken; sending it again is safe",
+                )
+            }
+            error @ (stream::Error::Fenced(_)
+            | stream::Error::Unexpected(_)
+            | stream::Error::Shape(_)) => internal(&error),
+        }
+    }
+}
+
+impl From<ledger::Error> for Problem {
+    fn from(error: ledger::Error) -> Self {
+        if error.is_outage() {
+            warn!(cause = cause(&error), "{error}");
+            return Self::new(
+                Code::LedgerUnavailable,
+                "payments are still taken; what became of them can be asked again later",
+            );
+        }
+        internal(&error)
+    }
+}
+
+fn internal(error: &dyn std::error::Error) -> Problem {
+    error!(cause = cause(error), "a request failed: {error}");
+    Problem::new(Code::Internal, "it has been logged under this request id")
+}
+
+fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Writes the document of a problem that a handler answered with.
+pub(super) async fn render(request: Request, next: Next) -> Response {
+    let request_id = request.headers().get("x-request-id").cloned();
+    let mut response = next.run(request).await;
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    problem.document(request_id.as_ref().and_then(|id| id.to_str().ok()))
+}
+
+/// Nothing is at this path.
+pub(super) async fn no_route() -> Problem {
+    Problem::new(Code::RouteNotFound, "see /docs for what there is")
+}
+
+/// Something is at this path, but not for this method.
+pub(super) async fn no_method() -> Problem {
+    Problem::new(Code::MethodNotAllowed, "see /docs for what there is")
+}
+
+/// A handler panicked; a bug, and only this request's.
+pub(super) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+    error!(message, "a request panicked");
+    Problem::new(Code::Internal, "it has been logged under this request id").into_response()
+}

@@ -1,0 +1,123 @@
+//! Listens and serves until told to stop; requests under way are finished.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use axum::{Router, routing::get};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{App, Gateway, Shared, WAITERS_MAX, health, rate, router};
+use crate::health::Board;
+
+/// How long a client may take to send its headers, or to send nothing.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after a connection could not be taken, for instance for want of file
+/// descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the gateway on `listener` until `stop`.
+///
+/// # Errors
+/// When the listener has no address.
+pub async fn serve(
+    gateway: Gateway,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let shared = Arc::new(Shared {
+        requests: Semaphore::new(gateway.config.requests_max),
+        waiters: Semaphore::new(WAITERS_MAX),
+        rate: rate::Rate::default(),
+        stop: stop.clone(),
+        gateway,
+    });
+    let sampling = stop.run_until_cancelled(sample(Arc::clone(&shared)));
+    let (served, _) = tokio::join!(listen(router(shared), listener, &stop), sampling);
+    served
+}
+
+/// Serves the health endpoints of a worker that has no gateway.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve_health(
+    board: Arc<Board>,
+    address: SocketAddr,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("could not listen on PAYSTREAM_HEALTH_BIND {address}"))?;
+    let live = Arc::clone(&board);
+    let stopping = stop.clone();
+    let router = Router::new()
+        .route("/livez", get(async move || health::live_answer(Some(&live))))
+        .route("/readyz", get(async move || health::worker_ready(&board, &stopping)));
+    listen(router, listener, &stop).await
+}
+
+async fn listen(
+    router: Router,
+    listener: TcpListener,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr().context("the listener has no address")?;
+    info!(%address, "listening");
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        while connections.try_join_next().is_some() {}
+        let stream: TcpStream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "could not take a connection");
+                time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small and wait for nothing.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "could not set TCP_NODELAY");
+        }
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    // Idle connections are closed, requests under way are answered.
+    graceful.shutdown().await;
+    info!(%address, "stopped listening");
+    Ok(())
+}
+
+async fn sample(app: App) {
+    let mut interval = time::interval(rate::SAMPLE_EVERY);
+    loop {
+        interval.tick().await;
+        if let Ok(settled) = app.gateway.reader.settled().await {
+            app.rate.sample(Instant::now(), settled);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What clients see of payments and accounts: JSON shapes, and money as a
+//! string with two decimals everywhere.
+
+use chrono::{DateTime, Utc};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    domain::two_places,
+    ledger::{AccountRow, ConflictRow, PaymentRow, PaymentState},
+    stream::{Place, Seen},
+};
+
+/// Characters that stay as they are in a path segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Money as it is shown: `"10000.00"`.
+pub(super) fn money(value: Decimal) -> String {
+    two_places(value).to_string()
+}
+
+/// Where a payment's own page is.
+pub(super) fn payment_path(reference: &str) -> String {
+    format!("/api/v1/payments/{}", utf8_percent_encode(reference, SEGMENT))
+}
+
+/// Where a customer's own page is.
+pub(super) fn customer_path(customer: &str) -> String {
+    format!("/api/v1/customers/{customer}")
+}
+
+/// Where to look next.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Links {
+    /// What became of the payment.
+    #[serde(rename = "self")]
+    payment: String,
+    /// The customer's balance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance: Option<String>,
+}
+
+impl Links {
+    pub(super) fn new(reference: &str, customer: Option<&str>) -> Self {
+        let balance = customer.map(|customer| format!("{}/balance", customer_path(customer)));
+        Self { payment: payment_path(reference), balance }
+    }
+}
+
+/// A payment that is on disk in its partition's stream.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AcceptedView {
+    #[schema(example = "VPAY25110713542114478761522000")]
+    transaction_reference: String,
+    /// Always `accepted`.
+    status: &'static str,
+    partition: u16,
+    /// Contiguous number in its partition.
+    sequence: i64,
+    #[schema(example = "1762523656123-0")]
+    stream_id: String,
+    links: Links,
+}
+
+impl AcceptedView {
+    pub(super) fn new(reference: &str, customer: &str, place: Place) -> Self {
+        Self {
+            transaction_reference: reference.to_owned(),
+            status: "accepted",
+            partition: place.partition,
+            sequence: place.sequence,
+            stream_id: place.stream_id.to_string(),
+            links: Links::new(reference, Some(customer)),
+        }
+    }
+}
+
+/// Where a payment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StatusView {
+    /// On disk in the stream, not yet in the ledger.
+    Accepted,
+    /// It moved money.
+    Applied,
+    /// It was noted and moved no money.
+    Recorded,
+    /// Held, because no customer has its id.
+    Suspense,
+    /// Refused by a rule of the account.
+    Rejected,
+    /// Could not be settled; an operator will look.
+    DeadLettered,
+    /// Neither the stream nor the ledger knows it.
+    Unknown,
+}
+
+/// A payment, from stream to ledger.
+#[derive(Clone, Serialize, ToSchema)]
+pub(super) struct PaymentView {
+    pub(super) transaction_reference: String,
+    pub(super) status: StatusView,
+    /// What the bank said: COMPLETE, PENDING or FAILED.
+    pub(super) payment_status: Option<String>,
+    /// Why it was rejected or could not be settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+    pub(super) customer_id: Option<String>,
+    #[schema(example = "10000.00")]
+    pub(super) transaction_amount: Option<String>,
+    /// Paid of what was outstanding.
+    pub(super) applied_amount: Option<String>,
+    /// Paid beyond it, to the credit.
+    pub(super) excess_amount: Option<String>,
+    /// What was left to pay afterwards.
+    pub(super) balance_after: Option<String>,
+    /// Its place in the customer's statement.
+    pub(super) account_version: Option<i64>,
+    pub(super) partition: Option<u16>,
+    pub(super) sequence: Option<i64>,
+    pub(super) stream_id: Option<String>,
+    pub(super) transaction_date: Option<DateTime<Utc>>,
+    pub(super) received_at: Option<DateTime<Utc>>,
+    pub(super) processed_at: Option<DateTime<Utc>>,
+    /// How long it has been waiting, while it is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) age_seconds: Option<i64>,
+}
+
+impl From<PaymentRow> for PaymentView {
+    fn from(row: PaymentRow) -> Self {
+        Self {
+            transaction_reference: row.transaction_reference,
+            status: match row.state {
+                PaymentState::Applied => StatusView::Applied,
+                PaymentState::Recorded => StatusView::Recorded,
+                PaymentState::Rejected => StatusView::Rejected,
+                PaymentState::Suspense => StatusView::Suspense,
+                PaymentState::DeadLettered => StatusView::DeadLettered,
+            },
+            payment_status: row.payment_status,
+            reason: row.reason,
+            customer_id: row.customer_id,
+            transaction_amount: row.amount.map(money),
+            applied_amount: row.applied_amount.map(money),
+            excess_amount: row.excess_amount.map(money),
+            balance_after: row.balance_after.map(money),
+            account_version: row.account_version,
+            partition: u16::try_from(row.partition).ok(),
+            sequence: row.sequence,
+            stream_id: Some(row.stream_id),
+            transaction_date: row.transaction_date,
+            received_at: row.received_at,
+            processed_at: Some(row.processed_at),
+            age_seconds: None,
+        }
+    }
+}
+
+impl PaymentView {
+    /// A payment that waits in the stream, as of `now`.
+    pub(super) fn waiting(reference: &str, seen: Seen, now: DateTime<Utc>) -> Self {
+        let Seen { status, place, delivery } = seen;
+        let received_at = delivery.as_ref().map(|delivery| delivery.received_at);
+        let payment = delivery.map(|delivery| delivery.payment);
+        Self {
+            status: StatusView::Accepted,
+            payment_status: Some(status.as_str().to_owned()),
+            customer_id: payment.as_ref().map(|p| p.customer.as_str().to_owned()),
+            transaction_amount: payment.as_ref().map(|p| money(p.amount.get())),
+            partition: Some(place.partition),
+            sequence: Some(place.sequence),
+            stream_id: Some(place.stream_id.to_string()),
+            transaction_date: payment.as_ref().map(|p| p.date),
+            received_at,
+            age_seconds: received_at.map(|at| now.signed_duration_since(at).num_seconds().max(0)),
+            ..Self::unknown(reference)
+        }
+    }
+
+    /// A payment that nobody knows.
+    pub(super) fn unknown(reference: &str) -> Self {
+        Self {
+            transaction_reference: reference.to_owned(),
+            status: StatusView::Unknown,
+            payment_status: None,
+            reason: None,
+            customer_id: None,
+            transaction_amount: None,
+            applied_amount: None,
+            excess_amount: None,
+            balance_after: None,
+            account_version: None,
+            partition: None,
+            sequence: None,
+            stream_id: None,
+            transaction_date: None,
+            received_at: None,
+            processed_at: None,
+            age_seconds: None,
+        }
+    }
+}
+
+/// A payment that came under a used reference with other content.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ConflictView {
+    customer_id: String,
+    payment_status: String,
+    transaction_amount: String,
+    stream_id: String,
+    received_at: DateTime<Utc>,
+    /// `open` or `resolved`.
+    state: String,
+}
+
+impl From<ConflictRow> for ConflictView {
+    fn from(row: ConflictRow) -> Self {
+        Self {
+            customer_id: row.customer_id,
+            payment_status: row.payment_status,
+            transaction_amount: money(row.amount),
+            stream_id: row.stream_id,
+            received_at: row.received_at,
+            state: row.state,
+        }
+    }
+}
+
+/// A customer's account.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AccountView {
+    #[schema(example = "GIG00001")]
+    customer_id: String,
+    #[schema(example = "1000000.00")]
+    asset_value: String,
+    term_weeks: i32,
+    total_paid: String,
+    outstanding_balance: String,
+    /// Paid beyond the asset's value.
+    credit: String,
+    payment_count: i64,
+    /// Rows of the statement.
+    version: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    as_of: DateTime<Utc>,
+}
+
+impl From<AccountRow> for AccountView {
+    fn from(row: AccountRow) -> Self {
+        Self {
+            customer_id: row.customer_id,
+            asset_value: money(row.asset_value),
+            term_weeks: row.term_weeks,
+            total_paid: money(row.total_paid),
+            outstanding_balance: money(row.outstanding_balance),
+            credit: money(row.credit),
+            payment_count: row.payment_count,
+            version: row.version,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            as_of: row.as_of,
+        }
+    }
+}
+
+/// A customer's balance.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BalanceView {
+    #[schema(example = "GIG00001")]
+    customer_id: String,
+    #[schema(example = "1000000.00")]
+    asset_value: String,
+    total_paid: String,
+    outstanding_balance: String,
+    /// Paid beyond the asset's value.
+    credit: String,
+    /// Rows of the statement that this balance includes.
+    version: i64,
+    /// When the ledger said so.
+    as_of: DateTime<Utc>,
+}
+
+impl From<AccountRow> for BalanceView {
+    fn from(row: AccountRow) -> Self {
+        Self {
+            customer_id: row.customer_id,
+            asset_value: money(row.asset_value),
+            total_paid: money(row.total_paid),
+            outstanding_balance: money(row.outstanding_balance),
+            credit: money(row.credit),
+            version: row.version,
+            as_of: row.as_of,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Recomputes accounts from their statements, one after the other. Pure: rows
+//! in, findings out; keeps one customer at a time.
+
+use rust_decimal::Decimal;
+
+use super::findings::{Check, Findings};
+use crate::domain::two_places;
+
+const OF_ACCOUNTS: [Check; 6] = [
+    Check::AccountSum,
+    Check::AccountCredit,
+    Check::AccountCount,
+    Check::AccountVersion,
+    Check::AccountOverpaid,
+    Check::AccountMissing,
+];
+const OF_ROWS: [Check; 6] = [
+    Check::VersionGap,
+    Check::BalanceAfter,
+    Check::AmountParts,
+    Check::ContentChanged,
+    Check::OrderBroken,
+    Check::PartitionMixed,
+];
+
+/// What an account says of itself.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) asset_value: Decimal,
+    pub(super) total_paid: Decimal,
+    pub(super) credit: Decimal,
+    pub(super) payment_count: i64,
+    pub(super) version: i64,
+}
+
+/// A row of a statement.
+#[derive(Clone, Debug)]
+pub(super) struct Posted {
+    pub(super) version: i64,
+    pub(super) applied_outcome: bool,
+    /// Whether the stored digest is that of the stored content.
+    pub(super) digest_holds: bool,
+    pub(super) balance_after: Option<Decimal>,
+    pub(super) applied: Decimal,
+    pub(super) excess: Decimal,
+    pub(super) amount: Decimal,
+    pub(super) partition: i32,
+    pub(super) sequence: i64,
+}
+
+/// One customer's statement as far as it has been read.
+#[derive(Debug)]
+struct Statement {
+    customer: String,
+    /// Missing when there is no account.
+    claim: Option<Claim>,
+    applied: Decimal,
+    excess: Decimal,
+    count: i64,
+    version: i64,
+    /// What is left after the last row; unknown at first without an account.
+    balance: Option<Decimal>,
+    last: Option<(i32, i64)>,
+}
+
+/// Takes accounts, each followed by its statement in the order of versions.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    current: Option<Statement>,
+    accounts: u64,
+    payments: u64,
+}
+
+impl Accounts {
+    /// Takes an account; its statement follows.
+    pub(super) fn open(&mut self, customer: &str, claim: Claim, findings: &mut Findings) {
+        self.turn_to(customer, Some(claim), findings);
+        self.accounts += 1;
+    }
+
+    /// Takes the next row of a statement.
+    pub(super) fn post(&mut self, customer: &str, posted: &Posted, findings: &mut Findings) {
+        self.payments += 1;
+        match &mut self.current {
+            Some(statement) if statement.customer == customer => statement.post(posted, findings),
+            _ => self.turn_to(customer, None, findings).post(posted, findings),
+        }
+    }
+
+    /// How many accounts and rows there were.
+    pub(super) fn conclude(mut self, findings: &mut Findings) -> (u64, u64) {
+        if let Some(statement) = self.current.take() {
+            statement.conclude(findings);
+        }
+        OF_ACCOUNTS.into_iter().for_each(|check| findings.looked_at(check, self.accounts));
+        OF_ROWS.into_iter().for_each(|check| findings.looked_at(check, self.payments));
+        (self.accounts, self.payments)
+    }
+
+    fn turn_to(
+        &mut self,
+        customer: &str,
+        claim: Option<Claim>,
+        findings: &mut Findings,
+    ) -> &mut Statement {
+        if let Some(statement) = self.current.take() {
+            statement.conclude(findings);
+        }
+        self.current.insert(Statement {
+            customer: customer.to_owned(),
+            balance: claim.as_ref().map(|claim| claim.asset_value),
+            claim,
+            applied: two_places(Decimal::ZERO),
+            excess: two_places(Decimal::ZERO),
+            count: 0,
+            version: 0,
+            last: None,
+        })
+    }
+}
+
+impl Statement {
+    /// Each row is compared with the row before it, so that one wrong row is
+    /// one finding and not one for every row after it.
+    fn post(&mut self, posted: &Posted, findings: &mut Findings) {
+        let subject = || format!("{} version {}", self.customer, posted.version);
+        if posted.version != self.version + 1 {
+            let detail = format!("follows version {}", self.version);
+            findings.add(Check::VersionGap, subject(), detail);
+        }
+        let balance = self.balance.map(|balance| balance - posted.applied);
+        if posted.balance_after.is_none() || (balance.is_some() && balance != posted.balance_after)
+        {
+            let detail = format!(
+                "balance_after is {}, should be {}",
+                shown(posted.balance_after),
+                shown(balance)
+            );
+            findings.add(Check::BalanceAfter, subject(), detail);
+        }
+        let whole = if posted.applied_outcome { posted.amount } else { Decimal::ZERO };
+        if posted.applied + posted.excess != whole
+            || posted.applied < Decimal::ZERO
+            || posted.excess < Decimal::ZERO
+        {
+            let detail = format!(
+                "applied {} and excess {}, should be {whole} together",
+                posted.applied, posted.excess
+            );
+            findings.add(Check::AmountParts, subject(), detail);
+        }
+        if !posted.digest_holds {
+            let detail = "its amount, status, date, customer or digest was changed";
+            findings.add(Check::ContentChanged, subject(), detail);
+        }
+        if let Some((partition, sequence)) = self.last {
+            if partition != posted.partition {
+                let detail =
+                    format!("is of partition {}, the row before of {partition}", posted.partition);
+                findings.add(Check::PartitionMixed, subject(), detail);
+            } else if sequence >= posted.sequence {
+                let detail = format!("has sequence {}, the row before {sequence}", posted.sequence);
+                findings.add(Check::OrderBroken, subject(), detail);
+            }
+        }
+        self.applied += posted.applied;
+        self.excess += posted.excess;
+        self.count += i64::from(posted.applied_outcome);
+        self.version = posted.version;
+        self.balance = posted.balance_after.or(balance);
+        self.last = Some((posted.partition, posted.sequence));
+    }
+
+    fn conclude(self, findings: &mut Findings) {
+        let subject = &self.customer;
+        let Some(claim) = self.claim else {
+            let detail = format!("has a statement up to version {} and no account", self.version);
+            return findings.add(Check::AccountMissing, subject, detail);
+        };
+        let paid = (claim.total_paid, self.applied);
+        findings.expect(Check::AccountSum, subject, paid, "total_paid is");
+        findings.expect(Check::AccountCredit, subject, (claim.credit, self.excess), "credit is");
+        let count = (claim.payment_count, self.count);
+        findings.expect(Check::AccountCount, subject, count, "payment_count is");
+        let version = (claim.version, self.version);
+        findings.expect(Check::AccountVersion, subject, version, "version is");
+        if claim.total_paid > claim.asset_value {
+            let detail =
+                format!("total_paid is {}, asset_value {}", claim.total_paid, claim.asset_value);
+            findings.add(Check::AccountOverpaid, subject, detail);
+        }
+    }
+}
+
+fn shown(balance: Option<Decimal>) -> String {
+    balance.map_or_else(|| "missing".to_owned(), |balance| balance.to_string())
+}

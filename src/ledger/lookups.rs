@@ -1,0 +1,72 @@
+//! What a batch looks up before it is decided: accounts, and references that
+//! are used already. Changes nothing, locks nothing; the fence rows are held.
+
+use sqlx::{PgConnection, Row};
+
+use super::Error;
+use crate::domain::{Account, CustomerId, Digest, Known, PaymentStatus, Reference};
+
+pub(super) async fn read_accounts(
+    connection: &mut PgConnection,
+    customers: Vec<&str>,
+) -> Result<Vec<Account>, Error> {
+    let rows = sqlx::query(
+        "select customer_id, asset_value, total_paid, credit, payment_count, version
+         from customer_accounts where customer_id = any($1)",
+    )
+    .bind(customers)
+    .fetch_all(connection)
+    .await?;
+    let account = |row: sqlx::postgres::PgRow| {
+        Ok(Account {
+            customer: customer(row.try_get(0)?)?,
+            asset_value: row.try_get(1)?,
+            total_paid: row.try_get(2)?,
+            credit: row.try_get(3)?,
+            payment_count: row.try_get(4)?,
+            version: row.try_get(5)?,
+        })
+    };
+    rows.into_iter().map(account).collect()
+}
+
+/// References among these that are used already.
+pub(super) async fn read_known(
+    connection: &mut PgConnection,
+    references: Vec<&str>,
+) -> Result<Vec<((Reference, PaymentStatus), Known)>, Error> {
+    let rows = sqlx::query(
+        "select transaction_reference, payment_status, payload_digest, partition, sequence
+         from processed_transactions where transaction_reference = any($1)
+         union all
+         select transaction_reference, 'COMPLETE', payload_digest, partition, sequence
+         from suspense where transaction_reference = any($1)",
+    )
+    .bind(references)
+    .fetch_all(connection)
+    .await?;
+    let known = |row: sqlx::postgres::PgRow| {
+        let reference: String = row.try_get(0)?;
+        let partition: i32 = row.try_get(3)?;
+        let known = Known {
+            digest: digest(row.try_get(2)?)?,
+            partition: u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?,
+            sequence: row.try_get(4)?,
+        };
+        let reference = Reference::parse(reference).map_err(|_| Error::Corrupt("reference"))?;
+        Ok(((reference, status(row.try_get(1)?)?), known))
+    };
+    rows.into_iter().map(known).collect()
+}
+
+pub(super) fn customer(text: String) -> Result<CustomerId, Error> {
+    CustomerId::parse(text).map_err(|_| Error::Corrupt("customer id"))
+}
+
+pub(super) fn status(text: &str) -> Result<PaymentStatus, Error> {
+    PaymentStatus::parse(text).map_err(|_| Error::Corrupt("payment status"))
+}
+
+pub(super) fn digest(bytes: &[u8]) -> Result<Digest, Error> {
+    Ok(Digest(bytes.try_into().map_err(|_| Error::Corrupt("digest"))?))
+}

@@ -1,0 +1,109 @@
+//! The ledger: post and read. The only room that knows SQL.
+//!
+//! PostgreSQL is the judge: who owns a partition, how far it has come, which
+//! references are used, and every balance. A batch is one transaction that
+//! locks the fence rows of its partitions first; whoever else changes an
+//! account locks the same rows, so accounts need no locks of their own. Each
+//! account carries a version all the same, and an update that does not find
+//! the version it read rolls everything back.
+//!
+//! Never decides what becomes of a payment (that is the domain's), never
+//! retries, and never knows the stream or HTTP.
+
+mod error;
+mod schema;
+mod ownership;
+mod lookups;
+mod rows;
+mod writer;
+mod reader;
+mod registrar;
+mod audit;
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
+pub use error::Error;
+pub use ownership::{Grant, Ownership};
+pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader, Totals};
+pub use registrar::{NewAccount, Opening, Registrar};
+pub use schema::{Schema, Topology};
+pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
+
+/// How long to wait for a free connection, or for a new one.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a query may run for a reader or an operator.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything but the audit looks things up by key. The planner, asked while a
+/// table is still small, would remember to read all of it.
+const BY_KEY: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+
+/// Where the ledger is; hands out what may be done with it.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    options: PgConnectOptions,
+}
+
+impl Ledger {
+    /// Reads the URL; does not connect.
+    ///
+    /// # Errors
+    /// When the URL is not one.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let options = PgConnectOptions::from_str(url)?.application_name("paystream");
+        Ok(Self { options })
+    }
+
+    /// Migrations and the topology.
+    #[must_use]
+    pub fn schema(&self) -> Schema {
+        Schema::new(self.pool(2, Duration::from_secs(600)))
+    }
+
+    /// What reads.
+    #[must_use]
+    pub fn reader(&self, connections: u32) -> Reader {
+        Reader::new(self.pool(connections, QUERY_TIMEOUT))
+    }
+
+    /// What opens accounts.
+    #[must_use]
+    pub fn registrar(&self, partitions: u16) -> Registrar {
+        Registrar::new(self.pool(2, Duration::from_secs(60)), partitions)
+    }
+
+    /// What posts, for the worker of this name.
+    #[must_use]
+    pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
+        Writer::new(self.options.clone(), worker, batch_deadline)
+    }
+
+    /// Who owns what, for the worker of this name.
+    #[must_use]
+    pub fn ownership(&self, worker: &str, lease: Duration) -> Ownership {
+        Ownership::new(self.pool(2, QUERY_TIMEOUT), worker, lease)
+    }
+
+    /// What recomputes the ledger and reports drift.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        Audit::new(&self.options)
+    }
+
+    /// A pool that connects when first used.
+    fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
+        let timeout = statement_timeout.as_millis().to_string();
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(
+                self.options.clone().options([("statement_timeout", timeout)]).options(BY_KEY),
+            )
+    }
+}

@@ -1,0 +1,339 @@
+//! Answers questions. Never changes anything.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::{FromRow, PgPool};
+
+use super::Error;
+use crate::domain::{CustomerId, Reference};
+
+/// Where a payment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum PaymentState {
+    /// It moved money.
+    Applied,
+    /// It was noted and moved no money.
+    Recorded,
+    /// A rule of the account refused it.
+    Rejected,
+    /// It is held for a customer we do not know.
+    Suspense,
+    /// It could not be settled.
+    DeadLettered,
+}
+
+/// A payment that the ledger has. What a dead letter could not be read of is
+/// missing.
+#[derive(Clone, Debug, FromRow)]
+pub struct PaymentRow {
+    /// The bank's name for it.
+    pub transaction_reference: String,
+    /// What the bank said of it.
+    pub payment_status: Option<String>,
+    /// Where it ended.
+    pub state: PaymentState,
+    /// Why it was rejected or could not be settled.
+    pub reason: Option<String>,
+    /// Whose it is.
+    pub customer_id: Option<String>,
+    /// How much.
+    pub amount: Option<Decimal>,
+    /// Paid of what was outstanding.
+    pub applied_amount: Option<Decimal>,
+    /// Paid beyond it.
+    pub excess_amount: Option<Decimal>,
+    /// What was left to pay afterwards.
+    pub balance_after: Option<Decimal>,
+    /// The account's version afterwards: its place in the statement.
+    pub account_version: Option<i64>,
+    /// Its customer's partition.
+    pub partition: i32,
+    /// Its number there.
+    pub sequence: Option<i64>,
+    /// Its entry id there.
+    pub stream_id: String,
+    /// When the bank says that it happened.
+    pub transaction_date: Option<DateTime<Utc>>,
+    /// When the gateway took it.
+    pub received_at: Option<DateTime<Utc>>,
+    /// When the ledger took it.
+    pub processed_at: DateTime<Utc>,
+}
+
+/// A payment that came under a used reference with other content.
+#[derive(Clone, Debug, FromRow)]
+pub struct ConflictRow {
+    /// Whose it would have been.
+    pub customer_id: String,
+    /// What the bank said of it.
+    pub payment_status: String,
+    /// How much it would have been.
+    pub amount: Decimal,
+    /// Its entry id.
+    pub stream_id: String,
+    /// When the gateway took it.
+    pub received_at: DateTime<Utc>,
+    /// Whether somebody has dealt with it: `open` or `resolved`.
+    pub state: String,
+}
+
+/// A customer's account.
+#[derive(Clone, Debug, FromRow)]
+pub struct AccountRow {
+    /// Whose.
+    pub customer_id: String,
+    /// What was financed.
+    pub asset_value: Decimal,
+    /// Over how many weeks it is to be paid.
+    pub term_weeks: i32,
+    /// What has been paid of it.
+    pub total_paid: Decimal,
+    /// What has been paid beyond it.
+    pub credit: Decimal,
+    /// What is left.
+    pub outstanding_balance: Decimal,
+    /// Applied payments.
+    pub payment_count: i64,
+    /// Rows of the statement.
+    pub version: i64,
+    /// When it was opened.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When this was read.
+    pub as_of: DateTime<Utc>,
+}
+
+/// Sums over everything.
+#[derive(Clone, Debug, FromRow)]
+pub struct Totals {
+    /// Payments that moved money,
+    pub applied: i64,
+    /// were noted,
+    pub recorded: i64,
+    /// were refused by an account,
+    pub rejected: i64,
+    /// are held in suspense,
+    pub suspense: i64,
+    /// came under a used reference with other content,
+    pub conflicts: i64,
+    /// came again after the stream had forgotten them,
+    pub duplicates: i64,
+    /// could not be settled.
+    pub dead_letters: i64,
+    /// The whole amount of applied payments.
+    pub amount: Decimal,
+    /// Accounts.
+    pub customers: i64,
+    /// Accounts with nothing left to pay.
+    pub customers_completed: i64,
+}
+
+/// How far the ledger has come with a partition, and under whom.
+#[derive(Clone, Debug, FromRow)]
+pub struct CursorRow {
+    /// Which.
+    pub partition: i32,
+    /// Who owns it, if anybody.
+    pub owner: Option<String>,
+    /// Under which epoch.
+    pub epoch: i64,
+    /// The highest sequence the ledger has.
+    pub last_sequence: i64,
+}
+
+/// The half of the ledger that the gateway is handed.
+#[derive(Clone)]
+pub struct Reader {
+    pool: PgPool,
+}
+
+/// Selects [`AccountRow`]s.
+const ACCOUNT: &str = "select customer_id, asset_value, term_weeks, total_paid, credit, \
+     outstanding_balance, payment_count, version, created_at, updated_at, \
+     clock_timestamp() as as_of from customer_accounts";
+
+/// Selects [`PaymentRow`]s that reached an account.
+const PAYMENT: &str = "select transaction_reference, payment_status, outcome as state, reason, \
+     customer_id, amount, applied_amount, excess_amount, balance_after, account_version, \
+     partition, sequence, stream_id, transaction_date, received_at, processed_at \
+     from processed_transactions";
+
+impl Reader {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Whether PostgreSQL answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("select 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Everything the ledger has under these references; a reference may have
+    /// several, one for each status it was sent with.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn payments(&self, references: &[Reference]) -> Result<Vec<PaymentRow>, Error> {
+        let references: Vec<&str> = references.iter().map(Reference::as_str).collect();
+        let sql = sql(
+            PAYMENT,
+            " where transaction_reference = any($1)
+             union all
+             select transaction_reference, 'COMPLETE', 'suspense', null, customer_id, amount, null,
+                 null, null, null, partition, sequence, stream_id, transaction_date, received_at,
+                 held_at
+             from suspense
+             where transaction_reference = any($1) and state in ('held', 'refund_marked')
+             union all
+             select transaction_reference, null, 'dead_lettered', reason,
+                 null, null, null, null, null, null, partition, sequence, stream_id, null, null,
+                 dead_at
+             from dead_letters where transaction_reference = any($1) and state = 'dead'
+             order by processed_at",
+        );
+        let rows =
+            sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(references).fetch_all(&self.pool).await?;
+        Ok(rows)
+    }
+
+    /// What came under `reference` with other content.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn conflicts(&self, reference: &Reference) -> Result<Vec<ConflictRow>, Error> {
+        let rows = sqlx::query_as(
+            "select customer_id, payment_status, amount, stream_id, received_at, state
+             from conflicts where transaction_reference = $1 order by detected_at limit 100",
+        )
+        .bind(reference.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Whether this entry was a repetition of a payment the ledger had.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn is_duplicate(&self, partition: i32, sequence: i64) -> Result<bool, Error> {
+        let found = sqlx::query_scalar(
+            "select exists (select 1 from duplicates where partition = $1 and sequence = $2)",
+        )
+        .bind(partition)
+        .bind(sequence)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(found)
+    }
+
+    /// One account.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn account(&self, customer: &CustomerId) -> Result<Option<AccountRow>, Error> {
+        let sql = sql(ACCOUNT, " where customer_id = $1");
+        let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(customer.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row)
+    }
+
+    /// A page of accounts by customer id, and how many there are.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn accounts(&self, limit: i64, offset: i64) -> Result<(Vec<AccountRow>, i64), Error> {
+        let sql = sql(ACCOUNT, " order by customer_id limit $1 offset $2");
+        let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(limit)
+            .bind(offset)
+            .fetch_all(&self.pool)
+            .await?;
+        let total = sqlx::query_scalar("select count(*) from customer_accounts")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok((rows, total))
+    }
+
+    /// A page of a customer's statement, newest first, below version `before`.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn statement(
+        &self,
+        customer: &CustomerId,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<PaymentRow>, Error> {
+        let sql = sql(
+            PAYMENT,
+            " where customer_id = $1 and account_version < $2
+             order by account_version desc limit $3",
+        );
+        let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(customer.as_str())
+            .bind(before)
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows)
+    }
+
+    /// Sums over everything.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn totals(&self) -> Result<Totals, Error> {
+        let row = sqlx::query_as(
+            "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
+                 sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,
+                 sum(conflicts)::bigint as conflicts, sum(duplicates)::bigint as duplicates,
+                 sum(dead_letters)::bigint as dead_letters, sum(amount) as amount,
+                 (select count(*) from customer_accounts) as customers,
+                 (select count(*) from customer_accounts
+                  where outstanding_balance = 0) as customers_completed
+             from partition_totals",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(row)
+    }
+
+    /// How many payments the ledger has settled; cheap enough to ask often.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn settled(&self) -> Result<i64, Error> {
+        let sum = sqlx::query_scalar(
+            "select coalesce(sum(applied + recorded + rejected + suspense), 0)::bigint
+             from partition_totals",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(sum)
+    }
+
+    /// How far the ledger has come with every partition.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
+        let rows = sqlx::query_as(
+            "select partition, owner, epoch, last_sequence from partition_owners order by partition",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+}
+
+fn sql(head: &str, tail: &str) -> String {
+    [head, tail].concat()
+}

@@ -1,0 +1,208 @@
+//! Posts batches, each in one fenced transaction.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgConnectOptions};
+
+use super::{
+    BY_KEY, Error, lookups,
+    rows::{self, Cursors, Epochs, Tallies},
+};
+use crate::domain::{Book, Decision, Delivery, StreamId};
+
+/// A partition and the epoch under which this worker may write for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Which.
+    pub partition: u16,
+    /// Under which epoch.
+    pub epoch: i64,
+}
+
+/// An entry that becomes a dead letter.
+#[derive(Clone, Debug)]
+pub struct Burial {
+    /// Where it was.
+    pub partition: u16,
+    /// Its entry id.
+    pub stream_id: StreamId,
+    /// Its sequence, if known.
+    pub sequence: Option<i64>,
+    /// Its reference, if known.
+    pub reference: Option<String>,
+    /// Stable class of the reason.
+    pub code: &'static str,
+    /// The reason as a sentence.
+    pub reason: String,
+    /// Its fields.
+    pub fields: Vec<(String, String)>,
+    /// How often settling it was attempted.
+    pub attempts: i32,
+}
+
+/// The half of the ledger that a worker is handed; connects lanes.
+#[derive(Clone)]
+pub struct Writer {
+    options: PgConnectOptions,
+    worker: String,
+}
+
+impl Writer {
+    pub(super) fn new(options: PgConnectOptions, worker: &str, batch_deadline: Duration) -> Self {
+        let deadline = batch_deadline.as_millis();
+        let options = options.application_name(&format!("paystream {worker}")).options([
+            // A frozen worker must not hold its fence rows.
+            ("statement_timeout", deadline.to_string()),
+            ("lock_timeout", deadline.to_string()),
+            ("idle_in_transaction_session_timeout", deadline.to_string()),
+        ]);
+        let options = options.options(BY_KEY);
+        Self { options, worker: worker.to_owned() }
+    }
+
+    /// Connects one lane.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn lane(&self) -> Result<LaneWriter, Error> {
+        let connection = PgConnection::connect_with(&self.options).await?;
+        Ok(LaneWriter { connection, worker: self.worker.clone() })
+    }
+}
+
+/// One lane's connection to the ledger.
+pub struct LaneWriter {
+    connection: PgConnection,
+    worker: String,
+}
+
+impl LaneWriter {
+    /// Opens a batch: checks and locks its fence rows, and reads all that the
+    /// deliveries may touch.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when a partition has another owner or epoch.
+    pub async fn open(
+        &mut self,
+        fences: &[Fence],
+        deliveries: &[Delivery],
+    ) -> Result<Batch<'_>, Error> {
+        let mut transaction = self.connection.begin().await?;
+        lock_fences(&mut transaction, &self.worker, fences).await?;
+        let mut customers: Vec<_> =
+            deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
+        customers.sort_unstable();
+        customers.dedup();
+        let references = deliveries.iter().map(|d| d.payment.reference.as_str()).collect();
+        let accounts = lookups::read_accounts(&mut transaction, customers).await?;
+        let known = lookups::read_known(&mut transaction, references).await?;
+        let epochs = fences.iter().map(|fence| (fence.partition, fence.epoch)).collect();
+        Ok(Batch { transaction, book: Book::new(accounts, known), epochs })
+    }
+}
+
+/// An open transaction, and the book to decide by. Dropped, it rolls back.
+pub struct Batch<'a> {
+    transaction: Transaction<'a, Postgres>,
+    /// What the ledger knows; decide with it, in stream order.
+    pub book: Book,
+    epochs: Epochs,
+}
+
+impl Batch<'_> {
+    /// Writes decisions, dead letters and cursors.
+    ///
+    /// # Errors
+    /// [`Error::Raced`] when something moved meanwhile: decide again. Nothing
+    /// is visible before [`Batch::commit`].
+    pub async fn post(
+        &mut self,
+        decisions: &[Decision<'_>],
+        burials: &[Burial],
+    ) -> Result<(), Error> {
+        let mut tallies = Tallies::new();
+        let Self { transaction, book, epochs } = self;
+        rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
+        rows::update_accounts(transaction, book).await?;
+        for burial in burials {
+            let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
+            if insert_dead_letter(transaction, burial, epoch).await? {
+                tallies.entry(burial.partition).or_default().dead_letters += 1;
+            }
+        }
+        rows::advance(transaction, &tallies, &cursors(decisions, burials)).await
+    }
+
+    /// Makes the batch durable.
+    ///
+    /// # Errors
+    /// After an outage here it is not known whether the batch is in the
+    /// ledger; opening it again tells.
+    pub async fn commit(self) -> Result<(), Error> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+async fn lock_fences(
+    connection: &mut PgConnection,
+    worker: &str,
+    fences: &[Fence],
+) -> Result<(), Error> {
+    let partitions: Vec<i32> = fences.iter().map(|fence| i32::from(fence.partition)).collect();
+    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
+    let locked = sqlx::query(
+        "select 1 from partition_owners
+         where owner = $1
+           and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
+         order by partition for update",
+    )
+    .bind(worker)
+    .bind(partitions)
+    .bind(epochs)
+    .fetch_all(connection)
+    .await?;
+    if locked.len() == fences.len() { Ok(()) } else { Err(Error::Fenced) }
+}
+
+/// False when a redelivery put it there before.
+async fn insert_dead_letter(
+    connection: &mut PgConnection,
+    burial: &Burial,
+    epoch: i64,
+) -> Result<bool, Error> {
+    let entry: Map<String, Value> =
+        burial.fields.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    // PostgreSQL's jsonb has no NUL character.
+    let entry = Value::Object(entry).to_string().replace("\\u0000", "\\ufffd");
+    let inserted = sqlx::query(
+        "insert into dead_letters (partition, stream_id, sequence, transaction_reference, code,
+             reason, entry, attempts, epoch)
+         values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9) on conflict do nothing returning id",
+    )
+    .bind(i32::from(burial.partition))
+    .bind(burial.stream_id.to_string())
+    .bind(burial.sequence)
+    .bind(burial.reference.as_deref())
+    .bind(burial.code)
+    .bind(burial.reason.replace('\0', "\u{fffd}"))
+    .bind(entry)
+    .bind(burial.attempts)
+    .bind(epoch)
+    .fetch_optional(connection)
+    .await?;
+    Ok(inserted.is_some_and(|row| row.try_get::<i64, _>(0).is_ok()))
+}
+
+/// How far the batch brings each of its partitions.
+fn cursors(decisions: &[Decision<'_>], burials: &[Burial]) -> Cursors {
+    let mut highest = Cursors::new();
+    let decided = decisions.iter().map(|decision| decision.delivery);
+    let decided = decided.map(|d| (d.partition, d.sequence, d.stream_id));
+    let buried = burials.iter().filter_map(|b| Some((b.partition, b.sequence?, b.stream_id)));
+    for (partition, sequence, id) in decided.chain(buried) {
+        let cursor = highest.entry(partition).or_default();
+        *cursor = (*cursor).max((sequence, id));
+    }
+    highest
+}

@@ -1,0 +1,21 @@
+//! paystream: payments over HTTP, through Redis Streams, into a ledger.
+//!
+//! A payment walks one way: it is **accepted** over HTTP, **appended** to the
+//! stream of its customer's partition, **taken** by the worker that owns the
+//! partition, **settled** and **posted** to the ledger exactly once and in
+//! order, and **acknowledged**. The rooms in that order, and then what stands
+//! around them:
+
+pub mod domain;
+pub mod http;
+pub mod stream;
+pub mod worker;
+pub mod ledger;
+
+pub mod config;
+pub mod clock;
+pub mod health;
+pub mod telemetry;
+pub mod dev;
+pub mod ops;
+pub mod app;

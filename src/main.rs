@@ -1,0 +1,94 @@
+//! The `paystream` binary: every role and every operator's command.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use paystream::{
+    app::{self, DevArgs, Role},
+    config::{ServeConfig, TelemetryConfig},
+    dev, ops, telemetry,
+};
+
+/// Requests and batches allocate much and briefly; the system's allocator stood
+/// out in the profile.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Takes customers' payments over HTTP, keeps them in Redis Streams, and posts
+/// each exactly once and in order to a PostgreSQL ledger.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    telemetry: TelemetryConfig,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine, with a private Redis and PostgreSQL
+    Dev(Box<DevArgs>),
+    /// Serve until SIGTERM
+    Serve {
+        /// What this process does
+        #[arg(value_enum, default_value = "all")]
+        role: Role,
+        #[command(flatten)]
+        config: Box<ServeConfig>,
+    },
+    /// Bring the database to this release's schema and create the streams
+    Migrate(ops::migrate::MigrateArgs),
+    /// Open accounts GIG00001, GIG00002, …
+    Seed(ops::seed::SeedArgs),
+    /// Send payments at a fixed rate and see what becomes of each
+    Load(Box<ops::load::LoadArgs>),
+    /// Recompute every account and account for every sequence
+    Audit(ops::audit::AuditArgs),
+    /// Ask a health endpoint; exits 0 when the answer is 200
+    Probe(ops::probe::ProbeArgs),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("paystream: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    telemetry::init(&cli.telemetry)?;
+    // Commands find the servers of a `paystream dev` that runs here.
+    let running = || dev::running_addresses(".paystream".as_ref());
+    let both = || running().map(|addresses| (addresses.redis_url, addresses.database_url));
+    match cli.command {
+        Command::Dev(args) => app::dev(*args).await?,
+        Command::Serve { role, mut config } => {
+            config.store = config.store.or(both());
+            app::serve(role, *config).await?;
+        }
+        Command::Migrate(args) => ops::migrate::run(&args.store.or(both())).await?,
+        Command::Seed(mut args) => {
+            args.store = args.store.or(both());
+            ops::seed::run(&args).await?;
+        }
+        Command::Load(args) => return ops::load::run(*args).await,
+        Command::Audit(mut args) => {
+            args.ledger = args.ledger.or(running().map(|addresses| addresses.database_url));
+            return ops::audit::run(args).await;
+        }
+        Command::Probe(args) => return ops::probe::run(&args).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}

@@ -1,0 +1,42 @@
+//! `paystream migrate`: brings the schema to this release's, creates the
+//! topology, and, once in a topology's life, the streams.
+
+use anyhow::Context;
+use clap::Args;
+use tracing::info;
+
+use crate::{
+    config::StoreConfig,
+    ledger::{Ledger, Topology},
+    stream::Streams,
+};
+
+/// What migrating needs.
+#[derive(Args, Clone, Debug)]
+pub struct MigrateArgs {
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    pub store: StoreConfig,
+}
+
+/// Migrates; running it again changes nothing.
+///
+/// # Errors
+/// When a store cannot be reached, or the topology differs from the settings.
+pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
+    let ledger =
+        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let schema = ledger.schema();
+    schema.migrate().await.context("could not migrate the database")?;
+    let topology = Topology { partitions: store.partitions, key_prefix: store.key_prefix.clone() };
+    let provisioned = schema.establish(&topology).await.context("could not set up the topology")?;
+    if !provisioned {
+        let streams = Streams::new(store.redis_url()?, &store.key_prefix, store.partitions)
+            .context("PAYSTREAM_REDIS_URL is not one")?;
+        streams.provision().await.context("could not create the streams")?;
+        schema.set_provisioned().await.context("could not note that the streams exist")?;
+        info!(partitions = store.partitions, "streams created");
+    }
+    info!("the database is up to date");
+    Ok(())
+}

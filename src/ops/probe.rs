@@ -1,0 +1,59 @@
+//! `paystream probe`: asks a health endpoint, for containers that hold nothing
+//! but this program.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+/// How long the endpoint has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to ask.
+#[derive(Args, Clone, Debug)]
+pub struct ProbeArgs {
+    /// Host and port.
+    #[arg(default_value = "127.0.0.1:8081")]
+    pub address: String,
+    /// Path of the endpoint.
+    #[arg(long, default_value = "/livez")]
+    pub path: String,
+}
+
+/// Prints what the endpoint says.
+///
+/// # Errors
+/// When it cannot be asked.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub async fn run(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
+    ensure!(args.path.starts_with('/'), "--path must begin with a slash");
+    let (status, body) = timeout(PATIENCE, ask(args))
+        .await
+        .with_context(|| format!("{} did not answer within {PATIENCE:?}", args.address))??;
+    println!("{status} {body}");
+    Ok(if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn ask(args: &ProbeArgs) -> anyhow::Result<(StatusCode, String)> {
+    let stream = TcpStream::connect(&args.address)
+        .await
+        .with_context(|| format!("could not reach {}", args.address))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(&args.path)
+        .header(header::HOST, &args.address)
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .context("the address is not one")?;
+    let asking = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
+    };
+    let (answer, _) = tokio::join!(asking, connection);
+    let (status, body) = answer?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}

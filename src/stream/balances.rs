@@ -1,0 +1,98 @@
+//! The cache of balances, for readers.
+//!
+//! A reader that misses is handed a lease, reads the ledger, and fills the
+//! cache only if its lease still stands. A batch removes value and lease before
+//! it commits and keeps leases from being handed out until it has ended, so a
+//! cached balance is never older than a payment that was reported applied, and
+//! a slow reader never puts an old balance back. Losing the cache loses
+//! nothing.
+
+use std::time::Duration;
+
+use redis::{Value, aio::ConnectionManager};
+use tokio::time::timeout;
+
+use super::{
+    Error, Keys, Streams, replies,
+    scripts::{self, Lua},
+};
+use crate::domain::CustomerId;
+
+/// How long a reader may take from its lease to its fill.
+const LEASE: Duration = Duration::from_secs(5);
+/// How long the cache has to answer; the ledger is asked after that.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What the cache has for a customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// A balance, as it was filled.
+    Hit(String),
+    /// Nothing; read the ledger, and fill with this lease.
+    Lease(String),
+    /// Nothing now; read the ledger and leave the cache alone.
+    Pass,
+}
+
+/// Reads and fills cached balances.
+#[derive(Clone)]
+pub struct Balances {
+    connection: ConnectionManager,
+    keys: Keys,
+    time_to_live: Duration,
+    get: Lua,
+    fill: Lua,
+}
+
+impl Balances {
+    pub(super) async fn connect(streams: &Streams, time_to_live: Duration) -> Result<Self, Error> {
+        Ok(Self {
+            connection: streams.connect_shared().await?,
+            keys: streams.keys.clone(),
+            time_to_live,
+            get: Lua::new(include_str!("lua/balance_get.lua")),
+            fill: Lua::new(include_str!("lua/balance_fill.lua")),
+        })
+    }
+
+    /// Looks a customer up; `token` names the lease if one is handed out, and
+    /// is unique.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached; the ledger knows the balance.
+    pub async fn get(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
+        let looking = timeout(PATIENCE, self.look_up(customer, token));
+        looking.await.unwrap_or(Err(Error::Deadline(PATIENCE)))
+    }
+
+    /// Fills the cache with a JSON object, if the lease still stands.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached; nothing is lost by it.
+    pub async fn fill(&self, customer: &CustomerId, lease: &str, json: &str) -> Result<(), Error> {
+        let mut command = self.fill.on(&[self.keys.balance(customer)]);
+        command.arg(lease).arg(json).arg(self.time_to_live.as_millis().to_string());
+        let mut connection = self.connection.clone();
+        let filling = timeout(PATIENCE, command.exec_async(&mut connection));
+        Ok(filling.await.map_err(|_| Error::Deadline(PATIENCE))??)
+    }
+
+    async fn look_up(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
+        let partition = self.keys.partition_of(customer);
+        let keys = [self.keys.balance(customer), self.keys.settling(partition)];
+        let mut command = self.get.on(&keys);
+        command.arg(&token).arg(LEASE.as_millis().to_string());
+        let mut connection = self.connection.clone();
+        let mut reply = command.query_async::<Value>(&mut connection).await;
+        if reply.as_ref().is_err_and(scripts::is_unknown) {
+            self.get.load(&mut connection).await?;
+            self.fill.load(&mut connection).await?;
+            reply = command.query_async(&mut connection).await;
+        }
+        let reply = reply?;
+        if let Value::Int(granted) = reply {
+            return Ok(if granted == 1 { Lookup::Lease(token) } else { Lookup::Pass });
+        }
+        Ok(Lookup::Hit(replies::text(&reply, "a balance")?.to_owned()))
+    }
+}

@@ -1,0 +1,326 @@
+//! Takes entries for one lane of a worker and acknowledges them.
+//!
+//! Waiting is `XREAD BLOCK`, which has no side effect; taking is a fenced,
+//! non-blocking script. A blocked `XREADGROUP` could outlive its owner and take
+//! an entry from the next one. After any doubt about what was taken, the caller
+//! reclaims everything pending before it takes anything new.
+
+use std::time::Duration;
+
+use redis::{Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+
+use super::{
+    Error, GROUP, Keys, Position, RESPONSE_TIMEOUT, Streams, Unreadable, replies, scripts::Lua,
+    wire,
+};
+use crate::domain::{CustomerId, Delivery, StreamId};
+
+/// Notices that a partition's dead stream keeps, about.
+const DEAD_NOTICES_MAX: u32 = 10_000;
+/// Longest time a batch may hold back the balance cache if its worker dies.
+const SETTLING_MAX: Duration = Duration::from_secs(60);
+
+/// A partition that this worker owns, as the ledger granted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Which.
+    pub partition: u16,
+    /// Under which epoch.
+    pub epoch: i64,
+}
+
+/// An entry that was taken.
+#[derive(Clone, Debug)]
+pub enum Taken {
+    /// A payment.
+    Delivery(Delivery),
+    /// Something that is not a payment we understand.
+    Unreadable(Unreadable),
+    /// An entry that was pending and has been deleted from the stream.
+    Deleted(u16, StreamId),
+}
+
+/// What one partition gave.
+#[derive(Debug)]
+pub struct TakenFrom {
+    /// Its entries in stream order.
+    pub taken: Vec<Taken>,
+    /// The last id that was looked at; where the next page starts.
+    pub last_id: Option<StreamId>,
+}
+
+/// One lane's half of the stream. Its connections are plain ones: a silent
+/// reconnect would let a worker that slept go on without asking who owns what.
+pub struct Consumer {
+    reader: MultiplexedConnection,
+    waiter: MultiplexedConnection,
+    keys: Keys,
+    worker: String,
+    scripts: Scripts,
+}
+
+struct Scripts {
+    mirror: Lua,
+    take: Lua,
+    reclaim: Lua,
+    forget_consumers: Lua,
+    bury: Lua,
+    settling_begin: Lua,
+    settling_end: Lua,
+}
+
+impl Consumer {
+    pub(super) async fn connect(streams: &Streams, worker: &str) -> Result<Self, Error> {
+        let scripts = Scripts {
+            mirror: Lua::new(include_str!("lua/mirror.lua")),
+            take: Lua::new(include_str!("lua/take.lua")),
+            reclaim: Lua::new(include_str!("lua/reclaim.lua")),
+            forget_consumers: Lua::new(include_str!("lua/forget_consumers.lua")),
+            bury: Lua::new(include_str!("lua/bury.lua")),
+            settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
+            settling_end: Lua::new(include_str!("lua/settling_end.lua")),
+        };
+        let mut reader = streams.connect(&format!("take:{worker}")).await?;
+        // A blocked read answers up to twice its time late.
+        let waiter = streams.connect_with(&format!("wait:{worker}"), 2 * RESPONSE_TIMEOUT).await?;
+        for script in scripts.all() {
+            script.load(&mut reader).await?;
+        }
+        let keys = streams.keys.clone();
+        Ok(Self { reader, waiter, keys, worker: worker.to_owned(), scripts })
+    }
+
+    /// Tells Redis who owns `claims`, so that takes by anyone else are refused.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when a newer epoch is known.
+    pub async fn mirror(&mut self, claims: &[Claim]) -> Result<(), Error> {
+        let mut pipeline = Pipeline::with_capacity(claims.len());
+        for claim in claims {
+            let mut command = self.scripts.mirror.on(&[self.keys.owner(claim.partition)]);
+            command.arg(&self.worker).arg(claim.epoch);
+            pipeline.add_command(command);
+        }
+        Ok(pipeline.exec_async(&mut self.reader).await?)
+    }
+
+    /// Says which of the partitions have an entry after the id beside them;
+    /// waits until one has, at most `block`.
+    ///
+    /// # Errors
+    /// [`Error::StateLost`] when a stream is gone.
+    pub async fn wait(
+        &mut self,
+        after: &[(u16, StreamId)],
+        block: Option<Duration>,
+    ) -> Result<Vec<u16>, Error> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1);
+        if let Some(block) = block {
+            // BLOCK 0 would mean for ever.
+            command.arg("BLOCK").arg(block.as_millis().max(1).to_string());
+        }
+        command.arg("STREAMS");
+        for (partition, _) in after {
+            command.arg(self.keys.stream(*partition));
+        }
+        for (_, id) in after {
+            command.arg(id.to_string());
+        }
+        let streams = replies::streams(command.query_async(&mut self.waiter).await?)?;
+        let has_some = |partition: &u16| {
+            let stream = self.keys.stream(*partition);
+            streams.iter().any(|(name, _)| *name == stream)
+        };
+        Ok(after.iter().map(|(partition, _)| *partition).filter(has_some).collect())
+    }
+
+    /// Takes up to so many new entries from each claimed partition.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when one is not ours any more. After any error,
+    /// entries may have been handed to us that we did not see: reclaim.
+    pub async fn take(&mut self, counts: &[(Claim, u32)]) -> Result<Vec<TakenFrom>, Error> {
+        let mut pipeline = Pipeline::with_capacity(counts.len());
+        for (claim, count) in counts {
+            let keys = [self.keys.stream(claim.partition), self.keys.owner(claim.partition)];
+            let mut command = self.scripts.take.on(&keys);
+            command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
+            pipeline.add_command(command);
+        }
+        let replies: Vec<Value> = pipeline.query_async(&mut self.reader).await?;
+        let read = |((claim, _), reply): (&(Claim, u32), Value)| {
+            let streams = replies::streams(reply)?;
+            let entries = streams.into_iter().next().map_or(Value::Nil, |(_, entries)| entries);
+            self.read(claim.partition, entries)
+        };
+        counts.iter().zip(replies).map(read).collect()
+    }
+
+    /// Claims a page of what was handed to anyone and not acknowledged, in
+    /// stream order, starting after `after`.
+    ///
+    /// # Errors
+    /// As [`Consumer::take`].
+    pub async fn reclaim(
+        &mut self,
+        claim: Claim,
+        after: Option<StreamId>,
+        count: u32,
+    ) -> Result<TakenFrom, Error> {
+        let keys = [self.keys.stream(claim.partition), self.keys.owner(claim.partition)];
+        let mut command = self.scripts.reclaim.on(&keys);
+        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
+        command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
+        let reply: Value = command.query_async(&mut self.reader).await?;
+        let mut pair = replies::array(reply, "reclaim")?.into_iter();
+        let (Some(ids), Some(entries)) = (pair.next(), pair.next()) else {
+            return Err(Error::Shape("reclaim"));
+        };
+        let mut page = self.read(claim.partition, entries)?;
+        let pending: Vec<StreamId> = replies::array(ids, "reclaim")?
+            .iter()
+            .map(|id| replies::parsed(id, "reclaim"))
+            .collect::<Result<_, _>>()?;
+        page.last_id = pending.last().copied();
+        // XCLAIM drops deleted entries from the pending list without a word.
+        let gone =
+            pending.into_iter().filter(|id| !page.taken.iter().any(|taken| taken.id() == *id));
+        let gone: Vec<_> = gone.map(|id| Taken::Deleted(claim.partition, id)).collect();
+        page.taken.extend(gone);
+        page.taken.sort_by_key(Taken::id);
+        Ok(page)
+    }
+
+    /// Before a batch commits: balances it changes are forgotten, and not
+    /// cached again until [`Consumer::conclude`].
+    ///
+    /// # Errors
+    /// When Redis cannot be told; the batch must then not commit.
+    pub async fn announce(
+        &self,
+        claims: &[Claim],
+        customers: impl Iterator<Item = &CustomerId>,
+    ) -> Result<(), Error> {
+        let mut keys: Vec<(Claim, Vec<String>)> =
+            claims.iter().map(|c| (*c, vec![self.keys.settling(c.partition)])).collect();
+        for customer in customers {
+            let partition = self.keys.partition_of(customer);
+            if let Some((_, keys)) = keys.iter_mut().find(|(claim, _)| claim.partition == partition)
+            {
+                keys.push(self.keys.balance(customer));
+            }
+        }
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for (claim, keys) in keys {
+            let mut command = self.scripts.settling_begin.on(&keys);
+            command.arg(self.token(claim)).arg(SETTLING_MAX.as_millis().to_string());
+            pipeline.add_command(command);
+        }
+        Ok(pipeline.exec_async(&mut self.reader.clone()).await?)
+    }
+
+    /// After a batch has committed: acknowledges its entries, and lets balances
+    /// be cached again.
+    ///
+    /// # Errors
+    /// When Redis cannot be told; the entries stay pending and are reclaimed.
+    pub async fn conclude(&mut self, settled: &[(Claim, Vec<StreamId>)]) -> Result<(), Error> {
+        let mut pipeline = Pipeline::with_capacity(2 * settled.len());
+        for (claim, ids) in settled {
+            if !ids.is_empty() {
+                let ack = pipeline.cmd("XACK").arg(self.keys.stream(claim.partition)).arg(GROUP);
+                for id in ids {
+                    ack.arg(id.to_string());
+                }
+            }
+            let keys = [self.keys.settling(claim.partition)];
+            let mut command = self.scripts.settling_end.on(&keys);
+            command.arg(self.token(*claim));
+            pipeline.add_command(command);
+        }
+        Ok(pipeline.exec_async(&mut self.reader).await?)
+    }
+
+    /// Acknowledges an entry that the ledger keeps as a dead letter, and puts a
+    /// notice of it on the partition's dead stream, once.
+    ///
+    /// # Errors
+    /// When Redis cannot be told; the entry stays pending and is reclaimed.
+    pub async fn bury(&mut self, entry: &Unreadable, code: &str) -> Result<(), Error> {
+        let keys = [self.keys.stream(entry.partition), self.keys.dead(entry.partition)];
+        let mut command = self.scripts.bury.on(&keys);
+        command.arg(GROUP).arg(entry.stream_id.to_string()).arg(code).arg(&entry.reason);
+        Ok(command.arg(DEAD_NOTICES_MAX).exec_async(&mut self.reader).await?)
+    }
+
+    /// Removes consumers of former owners that hold nothing.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn forget_others(&mut self, claim: Claim) -> Result<(), Error> {
+        let mut command = self.scripts.forget_consumers.on(&[self.keys.stream(claim.partition)]);
+        Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
+    }
+
+    /// Where our group stands on each claimed partition.
+    ///
+    /// # Errors
+    /// [`Error::StateLost`] when a stream or its group is gone.
+    pub async fn positions(&mut self, claims: &[Claim]) -> Result<Vec<Position>, Error> {
+        let mut pipeline = Pipeline::with_capacity(claims.len());
+        for claim in claims {
+            pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(claim.partition));
+        }
+        pipeline.ignore_errors();
+        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
+        let read = |(claim, reply): (&Claim, RedisResult<Value>)| {
+            super::upkeep::our_group(&self.keys, claim.partition, reply)
+        };
+        claims.iter().zip(replies).map(read).collect()
+    }
+
+    fn read(&self, partition: u16, entries: Value) -> Result<TakenFrom, Error> {
+        let entries = replies::entries(entries)?;
+        let last_id = entries.last().map(|(id, _)| *id);
+        let taken = entries
+            .into_iter()
+            .map(|(id, fields)| {
+                let Some(fields) = fields else { return Taken::Deleted(partition, id) };
+                match wire::decode(&self.keys, partition, id, fields) {
+                    Ok(delivery) => Taken::Delivery(delivery),
+                    Err(unreadable) => Taken::Unreadable(unreadable),
+                }
+            })
+            .collect();
+        Ok(TakenFrom { taken, last_id })
+    }
+
+    fn token(&self, claim: Claim) -> String {
+        format!("{}.{}", self.worker, claim.epoch)
+    }
+}
+
+impl Taken {
+    fn id(&self) -> StreamId {
+        match self {
+            Self::Delivery(delivery) => delivery.stream_id,
+            Self::Unreadable(unreadable) => unreadable.stream_id,
+            Self::Deleted(_, id) => *id,
+        }
+    }
+}
+
+impl Scripts {
+    fn all(&self) -> [&Lua; 7] {
+        [
+            &self.mirror,
+            &self.take,
+            &self.reclaim,
+            &self.forget_consumers,
+            &self.bury,
+            &self.settling_begin,
+            &self.settling_end,
+        ]
+    }
+}

@@ -1,0 +1,71 @@
+//! What can go wrong between us and Redis, classified where it arises. Never
+//! decides what to do about it.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// A failure of the stream.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The partition holds as many entries as it may.
+    #[error("the backlog of partition {0} is full")]
+    BacklogFull(u16),
+    /// A stream or its group is gone although the topology says it exists.
+    #[error("state is lost in Redis: {0}")]
+    StateLost(String),
+    /// A newer owner has taken the partition.
+    #[error("partition ownership is over: {0}")]
+    Fenced(String),
+    /// Redis is at maxmemory.
+    #[error("redis has no memory left for writes")]
+    MemoryFull(#[source] RedisError),
+    /// Redis cannot be reached or cannot answer yet; it may be able to later.
+    #[error("redis is not available")]
+    Outage(#[source] RedisError),
+    /// Redis was not available until the deadline.
+    #[error("redis was not available for {0:?}")]
+    Deadline(std::time::Duration),
+    /// Redis refused, or answered what we do not understand.
+    #[error("redis answered unexpectedly")]
+    Unexpected(#[source] RedisError),
+    /// Redis answered in a shape that we do not understand.
+    #[error("redis answered {0} in an unexpected shape")]
+    Shape(&'static str),
+}
+
+impl Error {
+    /// Whether waiting may help.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Outage(_) | Self::Deadline(_))
+    }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        let detail = || error.detail().unwrap_or_default().to_owned();
+        match error.code() {
+            Some("FENCED") => return Self::Fenced(detail()),
+            Some("NOSTREAM" | "NOGROUP" | "UNBLOCKED" | "TRIMGUARD") => {
+                return Self::StateLost(detail());
+            }
+            Some("OOM") => return Self::MemoryFull(error),
+            // MISCONF: the last write to disk failed. BUSY: a long script runs.
+            // NOSCRIPT: whoever connects again also loads the scripts again.
+            Some(
+                "NOSCRIPT" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN"
+                | "READONLY",
+            ) => {
+                return Self::Outage(error);
+            }
+            _ => {}
+        }
+        let unavailable = error.is_io_error()
+            || error.is_timeout()
+            || error.is_connection_dropped()
+            || matches!(
+                error.kind(),
+                ErrorKind::Server(ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown)
+            );
+        if unavailable { Self::Outage(error) } else { Self::Unexpected(error) }
+    }
+}

@@ -1,0 +1,161 @@
+//! Finds payments that are in the stream and not yet in the ledger. Never
+//! changes anything.
+//!
+//! A reference is remembered for its window; what waits for longer is looked
+//! for in the streams themselves.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use redis::{Pipeline, RedisResult, Value, aio::ConnectionManager};
+
+use super::{Error, GROUP, Keys, Place, Streams, replies, upkeep, wire};
+use crate::domain::{Delivery, PaymentStatus, Reference, StreamId};
+
+/// Entries read at once while looking through what waits.
+const PAGE: u32 = 1_000;
+/// How far the clocks of gateways and Redis may be apart.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+
+/// What a reference was sent as.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// With this status,
+    pub status: PaymentStatus,
+    /// here.
+    pub place: Place,
+    /// The entry, unless it was trimmed.
+    pub delivery: Option<Delivery>,
+}
+
+/// Looks payments up in the streams.
+#[derive(Clone)]
+pub struct Finder {
+    connection: ConnectionManager,
+    keys: Keys,
+    dedupe_window: Duration,
+}
+
+impl Finder {
+    pub(super) async fn connect(streams: &Streams, dedupe_window: Duration) -> Result<Self, Error> {
+        let connection = streams.connect_shared().await?;
+        Ok(Self { connection, keys: streams.keys.clone(), dedupe_window })
+    }
+
+    /// What is remembered of `reference`, in the order it came.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached or answers in an unknown shape.
+    pub async fn recent(&self, reference: &Reference) -> Result<Vec<Seen>, Error> {
+        let mut connection = self.connection.clone();
+        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            pipeline.cmd("GET").arg(self.keys.reference(partition, reference));
+        }
+        let lines: Vec<Option<String>> = pipeline.query_async(&mut connection).await?;
+        let mut seen = Vec::new();
+        for (partition, lines) in (0..self.keys.partitions).zip(lines) {
+            for line in lines.iter().flat_map(|lines| lines.lines()) {
+                let (status, place) = read_line(line, partition)?;
+                let id = place.stream_id.to_string();
+                let entry = self.range(partition, &id, &id).await?.into_iter().next();
+                seen.push(Seen {
+                    status,
+                    place,
+                    delivery: entry.and_then(|(_, delivery)| delivery),
+                });
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Looks for `reference` among what has waited for longer than references
+    /// are remembered, as of `now`.
+    ///
+    /// # Errors
+    /// As [`Finder::recent`].
+    pub async fn long_waiting(
+        &self,
+        reference: &Reference,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Seen>, Error> {
+        let age = self.dedupe_window.saturating_sub(CLOCKS_APART_MAX);
+        let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
+        let end = u64::try_from((now - age).timestamp_millis()).unwrap_or(0);
+        for (partition, mut start) in self.oldest_waiting().await? {
+            // An id and the end of the millisecond that is `end`.
+            while start.milliseconds <= end {
+                let page = self.range(partition, &start.to_string(), &end.to_string()).await?;
+                let Some((last, _)) = page.last() else { break };
+                start = StreamId { milliseconds: last.milliseconds, number: last.number + 1 };
+                let deliveries = page.into_iter().filter_map(|(_, delivery)| delivery);
+                let found = deliveries.into_iter().find(|d| d.payment.reference == *reference);
+                if let Some(delivery) = found {
+                    let Delivery { sequence, stream_id, .. } = delivery;
+                    let place = Place { partition, sequence, stream_id };
+                    let status = delivery.payment.status;
+                    return Ok(Some(Seen { status, place, delivery: Some(delivery) }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first entry of each partition that is not settled, or would not be
+    /// if it existed.
+    async fn oldest_waiting(&self) -> Result<Vec<(u16, StreamId)>, Error> {
+        let mut pipeline = Pipeline::with_capacity(2 * usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            let stream = self.keys.stream(partition);
+            pipeline.cmd("XINFO").arg("GROUPS").arg(&stream);
+            pipeline.cmd("XPENDING").arg(&stream).arg(GROUP);
+        }
+        pipeline.ignore_errors();
+        let replies: Vec<RedisResult<Value>> =
+            pipeline.query_async(&mut self.connection.clone()).await?;
+        let mut replies = replies.into_iter();
+        let mut oldest = Vec::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            let (Some(groups), Some(pending)) = (replies.next(), replies.next()) else {
+                return Err(Error::Shape("XPENDING"));
+            };
+            let position = upkeep::our_group(&self.keys, partition, groups)?;
+            let pending = replies::array(pending?, "XPENDING")?;
+            let first = match pending.get(1) {
+                Some(Value::Nil) | None => position.last_id,
+                Some(id) => replies::parsed(id, "XPENDING")?,
+            };
+            oldest.push((partition, first));
+        }
+        Ok(oldest)
+    }
+
+    async fn range(
+        &self,
+        partition: u16,
+        start: &str,
+        end: &str,
+    ) -> Result<Vec<(StreamId, Option<Delivery>)>, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream(partition)).arg(start).arg(end).arg("COUNT").arg(PAGE);
+        let reply = command.query_async(&mut self.connection.clone()).await?;
+        let entries = replies::entries(reply)?.into_iter();
+        let read = |(id, fields): (StreamId, Option<wire::Fields>)| {
+            (id, fields.and_then(|f| wire::decode(&self.keys, partition, id, f).ok()))
+        };
+        Ok(entries.map(read).collect())
+    }
+}
+
+/// One line of a ref key: `status digest sequence stream-id`.
+fn read_line(line: &str, partition: u16) -> Result<(PaymentStatus, Place), Error> {
+    const SHAPE: Error = Error::Shape("a ref key");
+    let cells: Vec<&str> = line.split(' ').collect();
+    let [status, _digest, sequence, id] = cells.as_slice() else { return Err(SHAPE) };
+    let place = Place {
+        partition,
+        sequence: sequence.parse().map_err(|_| SHAPE)?,
+        stream_id: id.parse().map_err(|_| SHAPE)?,
+    };
+    Ok((PaymentStatus::parse(status).map_err(|_| SHAPE)?, place))
+}

@@ -1,0 +1,8 @@
+-- Fills the cache if the lease that was handed out still stands. A batch that
+-- began since has removed it, so an old balance is never put back.
+--
+-- KEYS  balance
+-- ARGV  lease token, value, time to live in ms
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1

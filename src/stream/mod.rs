@@ -1,0 +1,182 @@
+//! The stream: append, take, ack. The only room that knows Redis.
+//!
+//! # Redis Streams in brief
+//!
+//! A stream is an append-only list of entries with rising ids. A consumer
+//! group remembers how far it has read, and for each entry it handed out
+//! whether that entry was acknowledged; what was handed out and not
+//! acknowledged is *pending* and is never handed out again by itself.
+//!
+//! # Keys
+//!
+//! For partition 7, under the default prefix:
+//!
+//! | key | holds |
+//! |---|---|
+//! | `paystream:{p07}:stream` | the payments, in order |
+//! | `paystream:{p07}:seq` | the last sequence that was given out |
+//! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
+//! | `paystream:{p07}:dead` | notices of entries that became dead letters |
+//! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
+//! | `paystream:{p07}:settling` | exists while a batch is being settled |
+//! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it |
+//!
+//! Never decides what an entry means, never retries by itself (but for an
+//! append, within its deadline), and never knows the ledger or HTTP.
+
+mod keys;
+mod error;
+mod replies;
+mod scripts;
+mod wire;
+mod producer;
+mod finder;
+mod consumer;
+mod balances;
+mod upkeep;
+
+use std::time::Duration;
+
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
+
+pub use balances::{Balances, Lookup};
+pub use consumer::{Claim, Consumer, Taken, TakenFrom};
+pub use error::Error;
+pub use finder::{Finder, Seen};
+pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
+pub use upkeep::{Depth, Position, Upkeep};
+pub use wire::Unreadable;
+
+pub(crate) use keys::GROUP;
+use keys::Keys;
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for a reply. On purpose longer than a slow sync to disk,
+/// and never the client's default, which is shorter than a blocking read.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the streams are; hands out what may be done with them.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    client: Client,
+    keys: Keys,
+}
+
+impl Streams {
+    /// Reads the URL; does not connect.
+    ///
+    /// # Errors
+    /// When the URL is not one.
+    pub fn new(url: &str, key_prefix: &str, partitions: u16) -> Result<Self, Error> {
+        let info = url.into_connection_info()?;
+        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        let client = Client::open(info.set_tcp_settings(tcp))?;
+        Ok(Self { client, keys: Keys::new(key_prefix, partitions) })
+    }
+
+    /// Says why this Redis must not be trusted with payments, if so.
+    ///
+    /// # Errors
+    /// [`Error::Outage`] while Redis cannot be asked.
+    pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
+        let mut connection = self.connect("check").await?;
+        upkeep::unsafe_settings(&mut connection).await
+    }
+
+    /// Creates every stream with its group at id 0. Only for a topology whose
+    /// streams have never existed.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached or refuses.
+    pub async fn provision(&self) -> Result<(), Error> {
+        let mut connection = self.connect("provision").await?;
+        upkeep::provision(&self.keys, &mut connection).await
+    }
+
+    /// What appends.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn producer(&self, limits: AppendLimits) -> Result<Producer, Error> {
+        Producer::connect(self, limits).await
+    }
+
+    /// What finds payments in the streams.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn finder(&self, dedupe_window: Duration) -> Result<Finder, Error> {
+        Finder::connect(self, dedupe_window).await
+    }
+
+    /// What takes and acknowledges, under the name of `worker`.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn consumer(&self, worker: &str) -> Result<Consumer, Error> {
+        Consumer::connect(self, worker).await
+    }
+
+    /// The cache of balances, for readers.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn balances(&self, time_to_live: Duration) -> Result<Balances, Error> {
+        Balances::connect(self, time_to_live).await
+    }
+
+    /// Depths, trimming and health.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn upkeep(&self) -> Result<Upkeep, Error> {
+        Upkeep::connect(self).await
+    }
+
+    /// A plain connection of its own: it never reconnects behind the back of
+    /// its user.
+    async fn connect(&self, name: &str) -> Result<MultiplexedConnection, Error> {
+        self.connect_with(name, RESPONSE_TIMEOUT).await
+    }
+
+    async fn connect_with(
+        &self,
+        name: &str,
+        response_timeout: Duration,
+    ) -> Result<MultiplexedConnection, Error> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let () = redis::cmd("CLIENT")
+            .arg("SETNAME")
+            .arg(format!("{}:{name}", self.keys.prefix()))
+            .query_async(&mut connection)
+            .await?;
+        Ok(connection)
+    }
+
+    /// A shared connection that comes back by itself. Commands that were under
+    /// way when it broke fail; none is sent twice.
+    async fn connect_shared(&self) -> Result<redis::aio::ConnectionManager, Error> {
+        let config = redis::aio::ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
+            .set_number_of_retries(1)
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(200));
+        Ok(self.client.get_connection_manager_with_config(config).await?)
+    }
+}
+
+/// Why a Redis must not be trusted with payments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unsafe {
+    /// Settings under which entries are evicted; nothing allows them.
+    pub evicts: Option<String>,
+    /// Settings under which a crash loses what was answered with 202;
+    /// `--allow-unsafe-redis` allows them.
+    pub loses: Option<String>,
+}

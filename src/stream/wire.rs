@@ -1,0 +1,223 @@
+//! How a payment is written in a stream entry, and read back.
+//!
+//! Entries outlive the program that wrote them, so each carries a version and
+//! old versions stay readable. Other consumer groups read the same entries:
+//! fields are plain text, the payment is JSON. Never decides what happens to
+//! an entry that cannot be read; it only says why.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use super::keys::Keys;
+use crate::domain::{
+    Amount, CustomerId, Delivery, Payment, PaymentStatus, Reference, StreamId, parse_date,
+};
+
+/// The version that is written today.
+pub(super) const VERSION: &str = "1";
+
+/// The payment as JSON in the field `payment` of a version 1 entry.
+#[derive(Serialize, Deserialize)]
+struct PaymentV1<'a> {
+    /// Visible ASCII: a quote or a backslash is escaped in JSON.
+    #[serde(borrow)]
+    transaction_reference: Cow<'a, str>,
+    customer_id: &'a str,
+    payment_status: &'a str,
+    transaction_amount: &'a str,
+    transaction_date: &'a str,
+}
+
+/// One entry's fields as Redis gave them.
+pub(super) type Fields = Vec<(String, Vec<u8>)>;
+
+/// An entry that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where it was.
+    pub partition: u16,
+    /// Its entry id.
+    pub stream_id: StreamId,
+    /// Its sequence, if that much could be read.
+    pub sequence: Option<i64>,
+    /// Its reference, if that much could be read.
+    pub reference: Option<String>,
+    /// What is wrong with it, as a sentence.
+    pub reason: String,
+    /// Its fields, as text where they are text.
+    pub fields: Vec<(String, String)>,
+}
+
+pub(super) fn encode(payment: &Payment) -> String {
+    let v1 = PaymentV1 {
+        transaction_reference: payment.reference.as_str().into(),
+        customer_id: payment.customer.as_str(),
+        payment_status: payment.status.as_str(),
+        transaction_amount: &payment.amount.to_string(),
+        transaction_date: &payment.date.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+    };
+    serde_json::to_string(&v1).unwrap_or_else(|_| unreachable!("strings always become JSON"))
+}
+
+pub(super) fn decode(
+    keys: &Keys,
+    partition: u16,
+    stream_id: StreamId,
+    fields: Fields,
+) -> Result<Delivery, Unreadable> {
+    let sequence = field(&fields, "seq").and_then(|text| text.parse().ok());
+    let read = || -> Result<Delivery, String> {
+        match field(&fields, "v") {
+            Some(VERSION) => {}
+            Some(other) => return Err(format!("version {other} is not known to this release")),
+            None => return Err("it has no version".to_owned()),
+        }
+        let sequence =
+            sequence.filter(|s| *s > 0).ok_or("its sequence is missing or not a number")?;
+        let payment = decode_payment(field(&fields, "payment").ok_or("it has no payment")?)?;
+        let received_at = field(&fields, "received_at").and_then(|text| text.parse().ok());
+        let received_at = received_at
+            .and_then(DateTime::<Utc>::from_timestamp_millis)
+            .ok_or("its time of receipt is missing or not a number")?;
+        if keys.partition_of(&payment.customer) != partition {
+            return Err(format!("its customer does not belong to partition {partition}"));
+        }
+        let digest = payment.digest();
+        Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest })
+    };
+    read().map_err(|reason| Unreadable {
+        partition,
+        stream_id,
+        sequence,
+        reference: field(&fields, "payment").and_then(reference_in),
+        reason,
+        fields: fields
+            .into_iter()
+            .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
+            .collect(),
+    })
+}
+
+fn decode_payment(json: &str) -> Result<Payment, String> {
+    // Strings without escapes are borrowed; only a reference can have some.
+    let v1: PaymentV1<'_> = serde_json::from_str(json)
+        .map_err(|error| format!("its payment is not as it should be: {error}"))?;
+    let bad =
+        |name: &str, invalid: crate::domain::Invalid| format!("its {name} {}", invalid.reason);
+    Ok(Payment {
+        reference: Reference::parse(v1.transaction_reference)
+            .map_err(|invalid| bad("transaction_reference", invalid))?,
+        customer: CustomerId::parse(v1.customer_id)
+            .map_err(|invalid| bad("customer_id", invalid))?,
+        status: PaymentStatus::parse(v1.payment_status)
+            .map_err(|invalid| bad("payment_status", invalid))?,
+        amount: Amount::parse(v1.transaction_amount)
+            .map_err(|invalid| bad("transaction_amount", invalid))?,
+        date: parse_date(v1.transaction_date, Tz::UTC)
+            .map_err(|invalid| bad("transaction_date", invalid))?,
+    })
+}
+
+/// The reference in a payment that is otherwise unreadable.
+fn reference_in(json: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(json).ok()?;
+    let reference = Reference::parse(value.get("transaction_reference")?.as_str()?).ok()?;
+    Some(reference.as_str().to_owned())
+}
+
+fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+    let (_, value) = fields.iter().find(|(field, _)| field == name)?;
+    std::str::from_utf8(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One line per entry that some release has written, as field, value, ….
+    const FIXTURES: &str = include_str!("fixtures/entries.tsv");
+
+    fn keys() -> Keys {
+        Keys::new("paystream", 1)
+    }
+
+    fn fields(line: &str) -> Fields {
+        let cells: Vec<&str> = line.split('\t').collect();
+        cells
+            .chunks_exact(2)
+            .map(|pair| (pair[0].to_owned(), pair[1].as_bytes().to_vec()))
+            .collect()
+    }
+
+    fn decode_line(line: &str) -> Result<Delivery, Unreadable> {
+        decode(&keys(), 0, StreamId { milliseconds: 5, number: 1 }, fields(line))
+    }
+
+    #[test]
+    fn entries_of_every_release_decode() {
+        let lines: Vec<_> = FIXTURES.lines().collect();
+        assert!(!lines.is_empty());
+        for line in lines {
+            let delivery = decode_line(line).expect(line);
+            assert_eq!(delivery.payment.reference.as_str(), "VPAY25110713542114478761522000");
+            assert_eq!(delivery.payment.customer.as_str(), "GIG00001");
+            assert_eq!(delivery.payment.status, PaymentStatus::Complete);
+            assert_eq!(delivery.payment.amount.to_string(), "10000.00");
+            assert_eq!(delivery.payment.date.to_rfc3339(), "2025-11-07T13:54:16+00:00");
+            assert_eq!(delivery.sequence, 7);
+            assert_eq!(delivery.received_at.timestamp_millis(), 1_762_523_656_123);
+            assert_eq!(delivery.digest.to_string(), "80342a94ccadab743d541d6ef4bd18d1");
+        }
+    }
+
+    #[test]
+    fn what_is_written_today_is_in_the_fixtures() {
+        let delivery = decode_line(FIXTURES.lines().next_back().unwrap()).unwrap();
+        let last = FIXTURES.lines().next_back().unwrap();
+        assert!(last.contains(&encode(&delivery.payment)), "add a fixture for the new format");
+    }
+
+    #[test]
+    fn a_reference_may_have_any_visible_character() {
+        let line = FIXTURES.lines().next_back().unwrap();
+        let mut delivery = decode_line(line).unwrap();
+        let all: String = (b'!'..=b'~').map(char::from).collect();
+        delivery.payment.reference = Reference::parse(all).unwrap();
+        assert_eq!(decode_payment(&encode(&delivery.payment)).unwrap(), delivery.payment);
+    }
+
+    #[track_caller]
+    fn check_unreadable(line: &str, reason: &str) {
+        let unreadable = decode_line(line).expect_err(line);
+        assert!(unreadable.reason.contains(reason), "{}", unreadable.reason);
+    }
+
+    #[test]
+    fn an_unreadable_entry_says_why() {
+        let good = FIXTURES.lines().next_back().unwrap();
+        check_unreadable(&good.replacen("v\t1", "v\t99", 1), "version 99");
+        check_unreadable(&good.replace("seq\t7", "seq\tx"), "sequence");
+        check_unreadable(
+            &good.replace("10000.00", "-1"),
+            "transaction_amount must not be negative",
+        );
+        check_unreadable(&good.replace("GIG00001", "GIG 00001"), "customer_id");
+        check_unreadable(&good.replace("{", "["), "payment is not as it should be");
+        check_unreadable("hello\tworld", "no version");
+    }
+
+    #[test]
+    fn an_entry_in_the_wrong_partition_is_unreadable() {
+        let fields = fields(FIXTURES.lines().next_back().unwrap());
+        let keys = Keys::new("paystream", 32);
+        let customer = CustomerId::parse("GIG00001").unwrap();
+        let wrong = (keys.partition_of(&customer) + 1) % 32;
+        let unreadable = decode(&keys, wrong, StreamId::default(), fields).unwrap_err();
+        assert!(unreadable.reason.contains("does not belong"), "{}", unreadable.reason);
+        assert_eq!(unreadable.reference.as_deref(), Some("VPAY25110713542114478761522000"));
+        assert_eq!(unreadable.sequence, Some(7));
+    }
+}

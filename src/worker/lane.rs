@@ -1,0 +1,276 @@
+//! One lane: waits, takes, settles and acknowledges for its partitions, one
+//! batch at a time.
+//!
+//! The loop is dumb: it steps, and starts over from what is pending whenever a
+//! step fails. Nothing is remembered about a batch that failed; what was taken
+//! is pending in Redis and is claimed again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    WAIT, Worker, now,
+    settle::{self, Error, Link},
+};
+use crate::{
+    config::WorkerConfig,
+    domain::StreamId,
+    health::Board,
+    ledger::{Grant, Writer},
+    stream::{Claim, Streams, TakenFrom},
+};
+
+/// What a lane tells the ownership loop.
+#[derive(Debug)]
+pub(super) enum LaneEvent {
+    /// This lane was fenced and has dropped its partitions.
+    Lost(u16),
+}
+
+/// What a step did.
+enum Step {
+    /// Settled so many entries.
+    Settled(usize),
+    /// Found nothing to do, and saw that nothing waits.
+    Idle,
+    /// Found nothing to do although something waits.
+    Stuck,
+}
+
+/// How far a lane has come with a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Claims what is pending, after this id; nothing new until that is done.
+    Reclaiming(Option<StreamId>),
+    /// Takes what is new. `full`: the last take was cut off by its bound.
+    Taking { last_id: StreamId, full: bool },
+}
+
+struct Held {
+    claim: Claim,
+    phase: Phase,
+}
+
+/// A lane and its connections.
+pub(super) struct Lane {
+    number: u16,
+    worker: String,
+    config: WorkerConfig,
+    streams: Streams,
+    writer: Writer,
+    board: Arc<Board>,
+    dealt: mpsc::UnboundedReceiver<Vec<Grant>>,
+    events: mpsc::Sender<LaneEvent>,
+    held: BTreeMap<u16, Held>,
+    link: Option<Link>,
+}
+
+impl Lane {
+    pub(super) fn new(
+        number: u16,
+        worker: &Worker,
+        dealt: mpsc::UnboundedReceiver<Vec<Grant>>,
+        events: mpsc::Sender<LaneEvent>,
+    ) -> Self {
+        Self {
+            number,
+            worker: worker.id.clone(),
+            config: worker.config.clone(),
+            streams: worker.streams.clone(),
+            writer: worker.ledger.writer(&worker.id, worker.config.batch_deadline),
+            board: Arc::clone(&worker.board),
+            dealt,
+            events,
+            held: BTreeMap::new(),
+            link: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut pauses = pauses();
+        while !stop.is_cancelled() {
+            if self.held.is_empty() {
+                self.board.moved(self.number, now());
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = tokio::time::sleep(WAIT) => continue,
+                    Some(grants) = self.dealt.recv() => self.adopt(grants),
+                }
+            }
+            while let Ok(grants) = self.dealt.try_recv() {
+                self.adopt(grants);
+            }
+            match self.step().await {
+                Ok(Step::Stuck) => {}
+                Ok(Step::Idle) => self.board.moved(self.number, now()),
+                Ok(Step::Settled(entries)) => {
+                    debug!(lane = self.number, entries, "settled");
+                    self.board.moved(self.number, now());
+                    pauses = self::pauses();
+                }
+                Err(error) => {
+                    self.recover(error);
+                    let pause = pauses.next().unwrap_or(PAUSE_MAX);
+                    stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                }
+            }
+        }
+    }
+
+    /// Takes partitions over: whatever anyone left pending comes first.
+    fn adopt(&mut self, grants: Vec<Grant>) {
+        for Grant { partition, epoch, .. } in grants {
+            let claim = Claim { partition, epoch };
+            self.held.insert(partition, Held { claim, phase: Phase::Reclaiming(None) });
+        }
+        // The next step connects, and so mirrors every claim.
+        self.link = None;
+    }
+
+    /// One batch, or one look around.
+    async fn step(&mut self) -> Result<Step, Error> {
+        if self.link.is_none() {
+            self.link = Some(self.connect().await?);
+        }
+        let reclaiming = self.held.values().find_map(|held| match held.phase {
+            Phase::Reclaiming(after) => Some((held.claim, after)),
+            Phase::Taking { .. } => None,
+        });
+        match reclaiming {
+            Some((claim, after)) => self.reclaim(claim, after).await,
+            None => self.take().await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, Error> {
+        // The ledger first: while it is away nothing is taken.
+        let writer = self.writer.lane().await?;
+        let mut consumer = self.streams.consumer(&self.worker).await?;
+        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
+        consumer.mirror(&claims).await?;
+        Ok(Link { consumer, writer, batch_deadline: self.config.batch_deadline })
+    }
+
+    /// Settles a page of what is pending, or finds that nothing is.
+    async fn reclaim(&mut self, claim: Claim, after: Option<StreamId>) -> Result<Step, Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        let page = link.consumer.reclaim(claim, after, self.config.batch_max).await?;
+        if let Some(last_id) = page.last_id {
+            let entries = page.taken.len();
+            info!(partition = claim.partition, entries, "reclaimed pending entries");
+            settle::settle(link, vec![(claim, page)]).await?;
+            self.enter(claim.partition, Phase::Reclaiming(Some(last_id)));
+            return Ok(Step::Settled(entries));
+        }
+        link.consumer.forget_others(claim).await?;
+        let position = link.consumer.positions(&[claim]).await?;
+        let last_id = position.first().map(|position| position.last_id).unwrap_or_default();
+        self.enter(claim.partition, Phase::Taking { last_id, full: false });
+        Ok(Step::Settled(0))
+    }
+
+    /// Settles a batch of what is new, or finds that nothing is.
+    async fn take(&mut self) -> Result<Step, Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        let after: Vec<(u16, StreamId)> = self
+            .held
+            .values()
+            .filter_map(|held| match held.phase {
+                Phase::Taking { last_id, .. } => Some((held.claim.partition, last_id)),
+                Phase::Reclaiming(_) => None,
+            })
+            .collect();
+        let busy = self.held.values().any(|h| matches!(h.phase, Phase::Taking { full: true, .. }));
+        let ready = link.consumer.wait(&after, (!busy).then_some(WAIT)).await?;
+        if ready.is_empty() {
+            return self.look_around().await;
+        }
+        let share = self.config.batch_max / u32::try_from(ready.len()).unwrap_or(1);
+        let share = share.max(1);
+        let counts: Vec<(Claim, u32)> =
+            ready.iter().filter_map(|p| Some((self.held.get(p)?.claim, share))).collect();
+        let taken = link.consumer.take(&counts).await?;
+        if taken.iter().all(|from| from.taken.is_empty()) {
+            // Entries are there, but not for us: someone moved the group on.
+            return self.look_around().await;
+        }
+        let batch: Vec<(Claim, TakenFrom)> =
+            counts.into_iter().map(|(claim, _)| claim).zip(taken).collect();
+        let moved: Vec<(u16, Option<StreamId>, bool)> = batch
+            .iter()
+            .map(|(claim, from)| {
+                let full = u32::try_from(from.taken.len()).is_ok_and(|taken| taken >= share);
+                (claim.partition, from.last_id, full)
+            })
+            .collect();
+        let entries = batch.iter().map(|(_, from)| from.taken.len()).sum();
+        settle::settle(link, batch).await?;
+        for (partition, last_id, full) in moved {
+            if let Some(last_id) = last_id {
+                self.enter(partition, Phase::Taking { last_id, full });
+            }
+        }
+        Ok(Step::Settled(entries))
+    }
+
+    /// Nothing new came. Compares with where the group really stands: someone
+    /// may have moved it back, or left entries pending.
+    async fn look_around(&mut self) -> Result<Step, Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
+        let positions = link.consumer.positions(&claims).await?;
+        let mut empty = true;
+        for (claim, position) in claims.iter().zip(positions) {
+            empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
+            let phase = if position.pending > 0 {
+                Phase::Reclaiming(None)
+            } else {
+                Phase::Taking { last_id: position.last_id, full: false }
+            };
+            self.enter(claim.partition, phase);
+        }
+        Ok(if empty { Step::Idle } else { Step::Stuck })
+    }
+
+    /// Starts over: new connections, and everything pending first. A fenced
+    /// lane drops its partitions and lets the ownership loop acquire again.
+    fn recover(&mut self, error: Error) {
+        self.link = None;
+        if error.is_fenced() {
+            warn!(lane = self.number, %error, "fenced; dropping the lane's partitions");
+            self.held.clear();
+            // The loop outlives its lanes; if it has ended, so do we.
+            let _ = self.events.try_send(LaneEvent::Lost(self.number));
+            return;
+        }
+        for held in self.held.values_mut() {
+            held.phase = Phase::Reclaiming(None);
+        }
+        if error.is_outage() {
+            warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
+            self.board.waits(self.number, now(), error.to_string());
+        } else {
+            error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
+        }
+    }
+
+    fn enter(&mut self, partition: u16, phase: Phase) {
+        if let Some(held) = self.held.get_mut(&partition) {
+            held.phase = phase;
+        }
+    }
+}
+
+/// Pauses after failures: from this,
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// doubling up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+fn pauses() -> impl Iterator<Item = Duration> + Send {
+    let builder = ExponentialBuilder::default().with_min_delay(PAUSE_MIN).with_max_delay(PAUSE_MAX);
+    builder.with_jitter().without_max_times().build()
+}

@@ -1,0 +1,323 @@
+//! Proves that the documents say what the program does: every setting with its
+//! default, every command, endpoint, problem code and bound that is documented
+//! exists, and the reverse. Asks the real binary, its API description and the
+//! sources.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use crate::process::{paystream, run};
+
+const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "RUNBOOK.md"];
+/// Files that set settings; some of them may not be there.
+const USERS_OF_SETTINGS: [&str; 6] =
+    ["compose.yaml", ".env.example", "Dockerfile", "Makefile", ".ci/run", "scripts/install.sh"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// What stands between backticks, outside of blocks of code.
+fn quoted(document: &str) -> Vec<&str> {
+    let mut quoted = Vec::new();
+    for (number, block) in document.split("```").enumerate() {
+        if number % 2 == 0 {
+            quoted.extend(block.split('`').skip(1).step_by(2));
+        }
+    }
+    quoted
+}
+
+/// The cells of every row of the tables under a heading.
+fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
+    let section = document.split(&format!("\n## {heading}\n")).nth(1);
+    let section = section.unwrap_or_else(|| panic!("there is no heading {heading}"));
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `") || line.starts_with("| "));
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+    };
+    rows.map(cells).collect()
+}
+
+/// Every name that begins so, in a text.
+fn names<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    text.match_indices(prefix)
+        .map(|(at, _)| {
+            let rest = &text[at..];
+            rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())].trim_end_matches('_')
+        })
+        .collect()
+}
+
+async fn help(arguments: &[&str]) -> String {
+    let mut command = paystream();
+    command.args(arguments).arg("--help");
+    let ended = run(command).await;
+    assert!(ended.status.success(), "{ended:?}");
+    ended.stdout
+}
+
+/// Every command of the binary.
+async fn commands() -> Vec<String> {
+    let help = help(&[]).await;
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let name = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+    let commands: Vec<String> = list
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(name)
+        .filter(|name| name != "help")
+        .collect();
+    assert!(commands.len() >= 6, "{help}");
+    commands
+}
+
+/// Every option of every command: its name, and its setting and default.
+struct Options {
+    names: BTreeSet<String>,
+    settings: BTreeMap<String, String>,
+}
+
+async fn options() -> Options {
+    let mut options = Options { names: BTreeSet::new(), settings: BTreeMap::new() };
+    for command in commands().await {
+        let text = help(&[&command]).await;
+        let mut blocks: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let indented = line.len() - line.trim_start().len();
+            if indented <= 6 && line.trim_start().starts_with('-') {
+                blocks.push(String::new());
+            }
+            if let Some(block) = blocks.last_mut() {
+                block.push_str(line.trim());
+                block.push(' ');
+            }
+        }
+        for block in blocks {
+            let name = block.split(' ').find(|word| word.starts_with("--")).unwrap();
+            options.names.insert(name.trim_end_matches(',').to_owned());
+            let between = |start: &str| {
+                let rest = block.split(start).nth(1)?;
+                Some(rest.split(']').next().unwrap().trim().to_owned())
+            };
+            if let Some(setting) = between("[env: ") {
+                let setting = setting.split('=').next().unwrap().to_owned();
+                options.settings.insert(setting, between("[default: ").unwrap_or_default());
+            }
+        }
+    }
+    assert!(options.settings.len() > 30, "settings are found");
+    options
+}
+
+#[tokio::test]
+async fn every_setting_is_documented_with_its_default() {
+    let architecture = read("ARCHITECTURE.md");
+    let documented: BTreeMap<String, String> = table(&architecture, "Settings")
+        .into_iter()
+        .filter(|row| row[0].starts_with("`PAYSTREAM_"))
+        .map(|row| (row[0].replace('`', ""), row[1].replace('`', "")))
+        .collect();
+    let settings = options().await.settings;
+    for (name, default) in &settings {
+        assert_eq!(documented.get(name), Some(default), "{name} in ARCHITECTURE.md");
+    }
+    for name in documented.keys() {
+        assert!(settings.contains_key(name), "{name} in ARCHITECTURE.md is no setting");
+    }
+}
+
+#[tokio::test]
+async fn every_setting_that_is_named_exists() {
+    let settings = options().await.settings;
+    let mut seen = 0;
+    for file in DOCUMENTS.iter().chain(&USERS_OF_SETTINGS) {
+        if !root().join(file).exists() {
+            assert!(!DOCUMENTS.contains(file), "{file} is missing");
+            continue;
+        }
+        for name in names(&read(file), "PAYSTREAM_") {
+            assert!(settings.contains_key(name), "{name} in {file} is no setting");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30);
+    // And in what the program itself says.
+    for file in sources("src/") {
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        for name in names(&text, "PAYSTREAM_").into_iter().filter(|name| *name != "PAYSTREAM") {
+            let known = settings.contains_key(name) || name.starts_with("PAYSTREAM_TEST_");
+            assert!(known, "{name} in {file} is no setting");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_command_and_option_that_is_named_exists() {
+    let (commands, options) = (commands().await, options().await);
+    let mut named = BTreeSet::new();
+    for document in DOCUMENTS {
+        let text = read(document);
+        for text in quoted(&text) {
+            for part in text.split("paystream ").skip(1) {
+                let name = part.split_whitespace().next().unwrap_or_default();
+                if name.starts_with('<') || name.starts_with('-') {
+                    continue;
+                }
+                assert!(commands.iter().any(|one| one == name), "`{text}` in {document}");
+                named.insert(name.to_owned());
+            }
+            let ours = text.starts_with("--") || text.starts_with("paystream ");
+            for word in text.split_whitespace().filter(|word| ours && word.starts_with("--")) {
+                let option = word.split('=').next().unwrap();
+                let known = options.names.contains(option) || option == "--help";
+                assert!(known, "`{text}` in {document}: {option}");
+            }
+        }
+    }
+    assert!(named.len() >= 3, "{named:?}");
+}
+
+#[test]
+fn every_endpoint_that_is_named_exists() {
+    let description = serde_json::to_value(paystream::http::description()).unwrap();
+    let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
+    let fits = |path: &str, known: &str| {
+        let (mut given, mut wanted) = (path.split('/'), known.split('/'));
+        loop {
+            match (given.next(), wanted.next()) {
+                (None, None) => return true,
+                (Some(_), Some(part)) if part.starts_with('{') => {}
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
+    };
+    let mut seen = 0;
+    for document in DOCUMENTS {
+        let text = read(document);
+        for (at, _) in text.match_indices("/api/v1/") {
+            let rest = &text[at..];
+            let stop = |c: char| c.is_whitespace() || "`'\",;)?|".contains(c);
+            let path = rest[..rest.find(stop).unwrap_or(rest.len())].trim_end_matches(['.', ':']);
+            assert!(paths.iter().any(|known| fits(path, known)), "{path} in {document}");
+            let before = text[..at].trim_end().rsplit([' ', '`']).next().unwrap_or_default();
+            if ["GET", "POST", "PUT", "DELETE", "PATCH"].contains(&before) {
+                let known = paths.iter().find(|known| fits(path, known)).unwrap();
+                let methods = &description["paths"][known.as_str()];
+                assert!(
+                    methods.get(before.to_lowercase()).is_some(),
+                    "{before} {path} in {document}"
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3);
+}
+
+#[test]
+fn every_problem_code_is_documented_with_its_status() {
+    let documented: BTreeMap<String, String> = table(&read("RUNBOOK.md"), "Problem codes")
+        .into_iter()
+        .filter(|row| row[0].starts_with('`'))
+        .map(|row| (row[0].replace('`', ""), row[1].clone()))
+        .collect();
+    let known: BTreeMap<String, String> = paystream::http::CODES
+        .iter()
+        .map(|(code, status, _)| ((*code).to_owned(), status.to_string()))
+        .collect();
+    assert_eq!(documented, known);
+    // And in the prose: `503 some_code`, or a status followed by a code.
+    for document in DOCUMENTS {
+        let text = read(document);
+        for (status, rest) in text.match_indices(" `").filter_map(|(at, _)| {
+            let status = text[..at].rsplit([' ', '\n', '|']).next()?;
+            let code = text[at + 2..].split('`').next()?;
+            let is_code = code.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            (status.len() == 3 && status.parse::<u16>().is_ok() && is_code)
+                .then_some((status, code))
+        }) {
+            let wanted = known.get(rest).map(String::as_str);
+            assert_eq!(wanted, Some(status), "{status} `{rest}` in {document}");
+        }
+    }
+}
+
+/// Names of the files below a folder, from the root.
+fn sources(folder: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.trim_end_matches('/').to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+            if entry.path().is_dir() {
+                folders.push(name);
+            } else if name.ends_with(".rs") || name.ends_with(".lua") {
+                files.push(name);
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn every_bound_is_in_the_table_of_limits() {
+    let architecture = read("ARCHITECTURE.md");
+    let limits = table(&architecture, "Limits");
+    let places: BTreeSet<&str> = limits.iter().flat_map(|row| quoted(&row[2])).collect();
+    let bound = |line: &str| {
+        let name = line.trim_start_matches("pub ").trim_start_matches("pub(super) ");
+        let name = name.strip_prefix("const ")?.split(':').next()?;
+        let bounds = ["_MAX", "TIMEOUT", "PATIENCE", "DEADLINE"];
+        (bounds.iter().any(|end| name.ends_with(end)) || ["WAIT", "LEASE"].contains(&name))
+            .then_some(name.to_owned())
+    };
+    let mut seen = 0;
+    for file in sources("src/") {
+        let serving = ["http/", "stream/", "worker/", "ledger/", "app.rs"];
+        let short = file.strip_prefix("src/").unwrap();
+        if !serving.iter().any(|place| short.starts_with(place)) {
+            continue;
+        }
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        for name in text.lines().filter_map(bound) {
+            assert!(places.contains(short), "{name} of {short} is not in the table of limits");
+            seen += 1;
+        }
+    }
+    assert!(seen > 15);
+}
+
+#[test]
+fn every_file_that_is_named_exists() {
+    let architecture = read("ARCHITECTURE.md");
+    let files = sources("src/");
+    for heading in ["Limits", "Failures"] {
+        for row in table(&architecture, heading) {
+            for place in row.iter().flat_map(|cell| quoted(cell)) {
+                if place.ends_with(".rs") || place.ends_with(".lua") {
+                    let found = files.iter().any(|file| file.ends_with(&format!("/{place}")));
+                    assert!(found, "`{place}` under {heading} is no file");
+                }
+            }
+        }
+    }
+    for document in DOCUMENTS {
+        let text = read(document);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let inside = !target.is_empty() && !target.contains("://");
+            assert!(!inside || root().join(target).exists(), "{target} in {document}");
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Proves what holds when things break: processes and servers are killed at
+//! full load, Redis goes away, settings are unsafe. Every payment that was
+//! answered with 202 is applied once, at the place its answer named; order is
+//! kept; the service recovers by itself; what is unsafe does not start.
+
+use std::process::Stdio;
+
+use paystream::dev::{PostgresServer, RedisServer};
+use serde_json::json;
+use sqlx::Connection;
+
+use crate::{
+    harness::{Harness, Stores, empty_directory, eventually, payment},
+    load::{CUSTOMERS, Load, Loaded, assert_applied},
+    process::{Ended, Process, paystream, run, serve},
+};
+
+/// Payments that a load accepts before something happens to it.
+const WARM: usize = 1_000;
+
+async fn own_redis(name: &str) -> RedisServer {
+    let directory = empty_directory(name).await;
+    RedisServer::start(&directory).await.expect("Redis starts")
+}
+
+async fn seed(process: &Process) {
+    process.api.seed(CUSTOMERS).await;
+}
+
+/// Nothing waits, nothing is lost, nothing came twice.
+async fn verify(stores: &Stores, process: &Process, loads: &[Loaded]) {
+    process.api.until_settled().await;
+    stores.audit().await;
+    for load in loads {
+        assert_applied(stores, &load.accepted).await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_killed_at_full_load_three_times_loses_nothing() {
+    let stores = Stores::new().await;
+    let mut process = Process::serve("all", &stores, &[]).await;
+    seed(&process).await;
+    let mut loads = Vec::new();
+    for round in 0..3 {
+        let mut load = Load::start(&process.api, &format!("round{round}"));
+        load.reached(WARM).await;
+        process.kill().await;
+        loads.push(load.finish().await);
+        assert!(loads[round].broken > 0, "it was killed under load");
+        process = Process::serve("all", &stores, &[]).await;
+    }
+    verify(&stores, &process, &loads).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_apart_from_its_gateway_loses_nothing() {
+    let stores = Stores::new().await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    seed(&gateway).await;
+    let mut load = Load::start(&gateway.api, "w");
+    for round in 1..=3 {
+        let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_BATCH_MAX", "50")];
+        let worker = Process::serve("worker", &stores, &settings).await;
+        load.reached(round * WARM).await;
+        worker.kill().await;
+    }
+    let loads = [load.finish().await];
+    assert_eq!(loads[0].broken, 0, "the gateway lives on");
+    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let worker = Process::serve("worker", &stores, &settings).await;
+    verify(&stores, &gateway, &loads).await;
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn redis_killed_at_full_load_loses_nothing() {
+    let mut redis = own_redis("redis-killed").await;
+    let mut stores = Stores::on(&redis.url(), None).await;
+    let mut process = Process::serve("all", &stores, &[]).await;
+    seed(&process).await;
+    let mut load = Load::start(&process.api, "r");
+    for round in 1..=2 {
+        load.reached(round * WARM).await;
+        redis.kill().await.unwrap();
+        redis.restart().await.unwrap();
+    }
+    let before = load.accepted();
+    load.reached(before + WARM).await;
+    let loads = [load.finish().await];
+    process.must_live();
+    assert_eq!(loads[0].broken, 0, "the gateway answers all the while");
+    // The connection of the test itself did not survive.
+    stores.connect_again().await;
+    verify(&stores, &process, &loads).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn postgresql_killed_at_full_load_loses_nothing() {
+    let directory = empty_directory("postgres-killed").await;
+    let mut postgres = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
+    let url = postgres.url(paystream::dev::DATABASE);
+    let stores = Stores::on_postgres(url).await;
+    let mut process = Process::serve("all", &stores, &[]).await;
+    seed(&process).await;
+    let mut load = Load::start(&process.api, "p");
+    for round in 1..=2 {
+        load.reached(round * WARM).await;
+        postgres.kill().await.unwrap();
+        // Payments are taken all the while.
+        load.reached(round * WARM + WARM / 2).await;
+        postgres.restart().await.unwrap();
+    }
+    let loads = [load.finish().await];
+    process.must_live();
+    assert_eq!((loads[0].broken, loads[0].refused), (0, 0), "every payment was taken");
+    verify(&stores, &process, &loads).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_under_load_finishes_what_it_took_and_exits_with_0() {
+    let stores = Stores::new().await;
+    let process = Process::serve("all", &stores, &[("PAYSTREAM_SHUTDOWN_GRACE", "25s")]).await;
+    seed(&process).await;
+    let mut load = Load::start(&process.api, "t");
+    load.reached(WARM).await;
+    process.stop().await;
+    let loads = [load.finish().await];
+    // Nothing is left in its hands.
+    let mut pending = 0;
+    for key in stores.keys("*:stream").await {
+        let mut command = redis::cmd("XPENDING");
+        let reply: (i64, redis::Value, redis::Value, redis::Value) =
+            command.arg(key).arg("ledger").query_async(&mut stores.redis.clone()).await.unwrap();
+        pending += reply.0;
+    }
+    assert_eq!(pending, 0);
+    let owned = "select count(*) from partition_owners where owner is not null";
+    assert_eq!(stores.count(owned).await, 0, "its partitions are given back");
+    let process = Process::serve("all", &stores, &[]).await;
+    verify(&stores, &process, &loads).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
+    let mut redis = own_redis("redis-away").await;
+    let stores = Stores::on(&redis.url(), None).await;
+    let mut h = Harness::gateway_on(stores, &["--append-deadline", "300ms"]).await;
+    h.start_worker();
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("before", "ADA", "1").await;
+    h.settled().await;
+    redis.stop().await.unwrap();
+    for n in 0..3 {
+        let reply = h.api.post_payment(&payment(&format!("away{n}"), "ADA", "1")).await;
+        reply.is_problem(503, "stream_unavailable");
+        assert!(reply.header("retry-after").parse::<u32>().is_ok_and(|after| after > 0));
+    }
+    let batch = h.api.post("/api/v1/payments/batch", &json!([payment("away0", "ADA", "1")])).await;
+    batch.is_problem(503, "stream_unavailable");
+    assert_eq!(h.api.get("/readyz").await.status, 503);
+    let health = h.api.get("/api/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("down")));
+    assert_eq!(h.api.get("/livez").await.status, 200, "a restart would not help");
+    // What the ledger knows is still told.
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
+    assert_eq!(h.api.payment("before").await["status"], "applied");
+
+    redis.restart().await.unwrap();
+    h.api.until_ready().await;
+    for n in 0..3 {
+        let reply = h.api.post_payment(&payment(&format!("away{n}"), "ADA", "1")).await;
+        assert!(matches!(reply.status, 200 | 202), "{}", reply.text);
+    }
+    h.stores.connect_again().await;
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn cut_connections_to_redis_heal_by_themselves() {
+    let redis = own_redis("redis-cut").await;
+    let stores = Stores::on(&redis.url(), None).await;
+    let mut process = Process::serve("all", &stores, &[]).await;
+    seed(&process).await;
+    let mut load = Load::start(&process.api, "c");
+    for round in 1..=10 {
+        load.reached(round * 200).await;
+        let mut command = redis::cmd("CLIENT");
+        command.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        command.exec_async(&mut stores.redis.clone()).await.unwrap();
+    }
+    let loads = [load.finish().await];
+    process.must_live();
+    assert_eq!((loads[0].broken, loads[0].refused), (0, 0), "nobody noticed");
+    verify(&stores, &process, &loads).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
+    let directory = empty_directory("postgres-away").await;
+    let mut postgres = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
+    let stores = Stores::on_postgres(postgres.url(paystream::dev::DATABASE)).await;
+    let mut h = Harness::gateway_on(stores, &[]).await;
+    h.start_worker();
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("before", "ADA", "1").await;
+    h.settled().await;
+    postgres.stop().await.unwrap();
+    h.api.pay("during", "ADA", "2").await;
+    h.api.get("/api/v1/customers/ADA").await.is_problem(503, "ledger_unavailable");
+    let health = h.api.get("/api/v1/health").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")));
+    assert_eq!(h.api.get("/readyz").await.status, 200);
+    postgres.restart().await.unwrap();
+    eventually("the ledger answers again", async || {
+        let reply = h.api.get("/api/v1/payments/during").await;
+        (reply.json()["status"] == "applied").then_some(())
+    })
+    .await;
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_nothing_and_is_drained() {
+    let redis = own_redis("redis-full").await;
+    let stores = Stores::on(&redis.url(), None).await;
+    let mut h = Harness::gateway_on(stores, &[]).await;
+    h.api.open_account("ADA", "1000").await;
+    for number in 0..20 {
+        h.api.pay(&format!("full{number}"), "ADA", "1").await;
+    }
+    let mut connection = h.stores.redis.clone();
+    let mut limit = async |bytes: u32| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory").arg(bytes);
+        set.exec_async(&mut connection).await.unwrap();
+    };
+    limit(1).await;
+    h.api
+        .post("/api/v1/payments", &payment("more", "ADA", "1"))
+        .await
+        .is_problem(503, "backlog_full");
+    h.start_worker();
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
+    limit(0).await;
+    h.api.pay("more", "ADA", "1").await;
+    h.settled().await;
+    h.stop().await;
+}
+
+#[track_caller]
+fn assert_refused(ended: &Ended, sentences: &[&str]) {
+    assert!(ended.status.code().is_some_and(|code| code != 0), "{ended:?}");
+    for sentence in sentences {
+        assert!(ended.stderr.contains(sentence), "{sentence}\n{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unsafe_redis_is_refused() {
+    let redis = own_redis("redis-unsafe").await;
+    let stores = Stores::on(&redis.url(), None).await;
+    let set = async |name: &str, value: &str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg(name).arg(value);
+        command.exec_async(&mut stores.redis.clone()).await.unwrap();
+    };
+    for (name, unsafe_value, safe_value) in [
+        ("maxmemory-policy", "allkeys-lru", "noeviction"),
+        ("maxmemory-policy", "volatile-ttl", "noeviction"),
+        ("appendfsync", "everysec", "always"),
+        ("appendfsync", "no", "always"),
+        ("appendonly", "no", "yes"),
+    ] {
+        set(name, unsafe_value).await;
+        for role in ["all", "gateway", "worker"] {
+            let ended = run(serve(role, &stores, &[])).await;
+            let found = format!("{name} is {unsafe_value}");
+            assert_refused(&ended, &["this Redis is not safe for payments", &found]);
+        }
+        let allowed = [("PAYSTREAM_ALLOW_UNSAFE_REDIS", "true")];
+        if name == "maxmemory-policy" {
+            let ended = run(serve("all", &stores, &allowed)).await;
+            assert_refused(&ended, &["this Redis is not safe for payments"]);
+        } else {
+            let process = Process::serve("all", &stores, &allowed).await;
+            assert!(process.log().contains("an unsafe Redis is allowed"), "{}", process.log());
+            process.stop().await;
+        }
+        set(name, safe_value).await;
+    }
+    let process = Process::serve("all", &stores, &[]).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn settings_that_do_not_fit_are_refused() {
+    let stores = Stores::new().await;
+    for (settings, sentences) in [
+        (
+            vec![("PAYSTREAM_PARTITIONS", "9")],
+            vec!["the topology was created with 8", "Set PAYSTREAM_PARTITIONS=8"],
+        ),
+        (
+            vec![("PAYSTREAM_KEY_PREFIX", "other")],
+            vec!["PAYSTREAM_KEY_PREFIX is other", "set PAYSTREAM_KEY_PREFIX="],
+        ),
+        (vec![("PAYSTREAM_BIND", "0.0.0.0:0")], vec!["no token guards it"]),
+        (vec![("PAYSTREAM_BIND", "[::]:0")], vec!["no token guards it"]),
+        (vec![("PAYSTREAM_API_TOKEN", "short")], vec!["at least 16 characters"]),
+        (
+            vec![("PAYSTREAM_API_TOKEN_FILE", "/no/such/file")],
+            vec!["could not read PAYSTREAM_API_TOKEN_FILE"],
+        ),
+        (
+            vec![("PAYSTREAM_LEASE", "7s"), ("PAYSTREAM_BATCH_DEADLINE", "4s")],
+            vec!["PAYSTREAM_LEASE (7s) must be at least twice PAYSTREAM_BATCH_DEADLINE (4s)"],
+        ),
+        (
+            vec![("PAYSTREAM_APPEND_DEADLINE", "15s")],
+            vec!["must be shorter than PAYSTREAM_REQUEST_TIMEOUT"],
+        ),
+        (
+            vec![("PAYSTREAM_DEDUPE_WINDOW", "9s")],
+            vec!["must be at least twice PAYSTREAM_APPEND_DEADLINE"],
+        ),
+        (vec![("PAYSTREAM_BACKLOG_MAX", "0")], vec!["PAYSTREAM_BACKLOG_MAX must be at least 1"]),
+        (vec![("PAYSTREAM_PARTITIONS", "0")], vec!["0 is not in 1..=1024"]),
+        (vec![("PAYSTREAM_TIME_ZONE", "Mars/Olympus")], vec!["Mars/Olympus"]),
+        (vec![("PAYSTREAM_REDIS_URL", "http://x")], vec!["PAYSTREAM_REDIS_URL is not one"]),
+    ] {
+        assert_refused(&run(serve("all", &stores, &settings)).await, &sentences);
+    }
+    let guarded = [("PAYSTREAM_BIND", "0.0.0.0:0"), ("PAYSTREAM_API_TOKEN", "0123456789abcdef")];
+    let mut command = serve("gateway", &stores, &guarded);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "a token allows a public bind");
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_schema_of_another_release_is_refused() {
+    let stores = Stores::new().await;
+    let execute = async |sql: &'static str| {
+        sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    };
+    execute("create table kept as select * from _sqlx_migrations order by version desc limit 1")
+        .await;
+    execute("delete from _sqlx_migrations where version = (select version from kept)").await;
+    let ended = run(serve("all", &stores, &[])).await;
+    assert_refused(&ended, &["older than this release", "paystream migrate"]);
+    execute("insert into _sqlx_migrations select * from kept").await;
+    execute("update kept set version = version + 1000").await;
+    execute("insert into _sqlx_migrations select * from kept").await;
+    let ended = run(serve("all", &stores, &[])).await;
+    assert_refused(&ended, &["newer than this release"]);
+    execute("delete from _sqlx_migrations where version > 1000").await;
+
+    // No topology, streams that were never created, and no schema at all.
+    execute("update topology set provisioned_at = null").await;
+    let ended = run(serve("all", &stores, &[])).await;
+    assert_refused(&ended, &["the streams have not been created", "paystream migrate"]);
+    execute("delete from topology").await;
+    let ended = run(serve("all", &stores, &[])).await;
+    assert_refused(&ended, &["the topology has not been created", "paystream migrate"]);
+    execute("drop table _sqlx_migrations").await;
+    let ended = run(serve("all", &stores, &[])).await;
+    assert_refused(&ended, &["older than this release", "paystream migrate"]);
+}
+
+#[tokio::test]
+async fn lost_streams_are_refused_and_never_created_again_in_silence() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("before", "ADA", "1").await;
+    h.settled().await;
+    h.stores.delete_keys("*").await;
+    h.api.post_payment(&payment("after", "ADA", "1")).await.is_problem(503, "stream_state_lost");
+    // Migrating again does not paper over it.
+    let mut command = paystream();
+    command.arg("migrate");
+    for (name, value) in [
+        ("PAYSTREAM_REDIS_URL", h.stores.redis_url.as_str()),
+        ("PAYSTREAM_DATABASE_URL", &h.stores.database_url),
+        ("PAYSTREAM_KEY_PREFIX", &h.stores.key_prefix),
+        ("PAYSTREAM_PARTITIONS", "8"),
+    ] {
+        command.env(name, value);
+    }
+    let ended = run(command).await;
+    assert!(ended.status.success(), "{ended:?}");
+    h.api.post_payment(&payment("after", "ADA", "1")).await.is_problem(503, "stream_state_lost");
+    assert_eq!(h.api.payment("before").await["status"], "applied");
+}
+
+#[tokio::test]
+async fn the_statement_of_an_account_cannot_be_rewritten() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("r", "ADA", "1").await;
+    h.settled().await;
+    let mut connection = sqlx::PgConnection::connect(&h.stores.database_url).await.unwrap();
+    for sql in [
+        "update processed_transactions set amount = 2",
+        "delete from processed_transactions",
+        "truncate processed_transactions",
+        "update customer_accounts set total_paid = 1001",
+        "update customer_accounts set credit = -1",
+    ] {
+        let refused = sqlx::query(sql).execute(&mut connection).await.unwrap_err();
+        assert!(refused.as_database_error().is_some(), "{sql}: {refused}");
+    }
+    h.stores.audit().await;
+    h.stop().await;
+}

@@ -1,0 +1,545 @@
+//! What every test stands on: a real Redis and a real PostgreSQL, started once
+//! for all tests of this process, a database and a key prefix for each test,
+//! and the gateway and the worker in process. Proves nothing by itself.
+//!
+//! The only file that waits by asking again, in [`eventually`].
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use clap::Parser;
+use paystream::{
+    app::{self, Role},
+    config::ServeConfig,
+    dev::{self, Servers},
+    ledger::Ledger,
+    ops,
+};
+use redis::aio::MultiplexedConnection;
+use reqwest::{Method, RequestBuilder, header::HeaderMap};
+use serde_json::{Value, json};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tokio::{
+    net::TcpListener,
+    sync::{OnceCell, Semaphore, SemaphorePermit},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long something that must happen may take. Generous: it bounds a failure,
+/// it measures nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Partitions of a test's topology.
+pub const PARTITIONS: u16 = 8;
+/// Directories of servers to try, when test runs overlap.
+const DIRECTORIES: usize = 8;
+
+/// Asks until there is an answer, and fails when there is none in time.
+pub async fn eventually<T, F, A>(what: &str, mut ask: F) -> T
+where
+    F: FnMut() -> A,
+    A: Future<Output = Option<T>>,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+        sleep(PAUSE).await;
+    }
+}
+
+/// Waits for what must end, and fails when it does not in time.
+pub async fn in_time<T>(what: &str, ending: impl Future<Output = T>) -> T {
+    let ended = timeout(PATIENCE, ending).await;
+    ended.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain: {what}"))
+}
+
+/// A directory for servers, empty, that no other run uses.
+pub async fn empty_directory(name: &str) -> PathBuf {
+    for number in 0..DIRECTORIES {
+        let directory =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("servers-{name}-{number}"));
+        if dev::remove(&directory).await.is_ok() {
+            return directory;
+        }
+    }
+    panic!("{DIRECTORIES} other test runs are using their servers");
+}
+
+/// The servers that tests share. A static is never dropped; the servers end
+/// with the process.
+async fn shared() -> &'static Servers {
+    static SERVERS: OnceCell<Servers> = OnceCell::const_new();
+    SERVERS
+        .get_or_init(|| async {
+            let directory = empty_directory("shared").await;
+            Servers::start(&directory).await.expect("Redis and PostgreSQL start")
+        })
+        .await
+}
+
+/// Bounds the tests that use stores at once, whatever the machine: their
+/// connections must fit the shared PostgreSQL.
+static PLACES: Semaphore = Semaphore::const_new(8);
+
+/// Where one test keeps its payments: its own database and its own keys.
+pub struct Stores {
+    pub redis_url: String,
+    pub database_url: String,
+    pub key_prefix: String,
+    pub pool: PgPool,
+    pub redis: MultiplexedConnection,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Stores {
+    /// Both on the shared servers.
+    pub async fn new() -> Self {
+        let servers = shared().await;
+        Self::on(&servers.redis.url(), None).await
+    }
+
+    /// On the shared Redis, and on this database, which is empty.
+    pub async fn on_postgres(database_url: String) -> Self {
+        let redis_url = shared().await.redis.url();
+        Self::on(&redis_url, Some(database_url)).await
+    }
+
+    /// After Redis was away, connects the test itself again.
+    pub async fn connect_again(&mut self) {
+        let client = redis::Client::open(self.redis_url.as_str()).unwrap();
+        self.redis = client.get_multiplexed_async_connection().await.unwrap();
+    }
+
+    /// On this Redis, and on the shared PostgreSQL unless another is given.
+    pub async fn on(redis_url: &str, database_url: Option<String>) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let place = PLACES.acquire().await.unwrap();
+        let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let database_url = match database_url {
+            Some(url) => url,
+            None => {
+                let postgres = &shared().await.postgres;
+                let pool = pool(&postgres.url(dev::DATABASE));
+                let create = sqlx::AssertSqlSafe(format!("create database {name}"));
+                sqlx::query(create).execute(&pool).await.unwrap();
+                pool.close().await;
+                postgres.url(&name)
+            }
+        };
+        let client = redis::Client::open(redis_url).unwrap();
+        let stores = Self {
+            redis_url: redis_url.to_owned(),
+            pool: pool(&database_url),
+            database_url,
+            key_prefix: name,
+            redis: client.get_multiplexed_async_connection().await.unwrap(),
+            _place: place,
+        };
+        ops::migrate::run(&stores.config(&[]).store).await.expect("migrates");
+        stores
+    }
+
+    /// A process's settings on these stores, with short intervals.
+    pub fn config(&self, more: &[&str]) -> ServeConfig {
+        #[derive(Parser)]
+        struct Arguments {
+            #[command(flatten)]
+            config: ServeConfig,
+        }
+        let partitions = PARTITIONS.to_string();
+        let fixed = [
+            "paystream",
+            "--redis-url",
+            &self.redis_url,
+            "--database-url",
+            &self.database_url,
+            "--key-prefix",
+            &self.key_prefix,
+            "--partitions",
+            &partitions,
+            "--worker-id=tester",
+            "--query-connections=4",
+            "--trim-interval=200ms",
+        ];
+        // What is said later counts.
+        let arguments = Arguments::try_parse_from(fixed.iter().chain(more));
+        arguments.expect("settings").config.check().expect("settings that fit")
+    }
+
+    /// The key of a partition.
+    pub fn key(&self, partition: u64, name: &str) -> String {
+        format!("{}:{{p{partition:02}}}:{name}", self.key_prefix)
+    }
+
+    /// Keys of this test that match a pattern after the prefix.
+    pub async fn keys(&self, pattern: &str) -> Vec<String> {
+        let pattern = format!("{}:{pattern}", self.key_prefix);
+        redis::cmd("KEYS").arg(pattern).query_async(&mut self.redis.clone()).await.unwrap()
+    }
+
+    /// Removes keys that match a pattern after the prefix; says how many.
+    pub async fn delete_keys(&self, pattern: &str) -> usize {
+        let keys = self.keys(pattern).await;
+        if !keys.is_empty() {
+            redis::cmd("DEL").arg(&keys).exec_async(&mut self.redis.clone()).await.unwrap();
+        }
+        keys.len()
+    }
+
+    /// One number out of the ledger.
+    pub async fn count(&self, sql: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// The ledger against itself and against the stream; fails on any drift.
+    /// Asks in SQL of its own, and then as `paystream audit` does.
+    pub async fn audit(&self) {
+        for (what, sql) in AUDIT {
+            let drift: Vec<String> =
+                sqlx::query_scalar(sqlx::AssertSqlSafe(*sql)).fetch_all(&self.pool).await.unwrap();
+            assert!(drift.is_empty(), "{what}: {drift:?}");
+        }
+        let report = Ledger::new(&self.database_url).unwrap().audit().run(|_| ()).await.unwrap();
+        assert!(report.drift_count == 0, "{:?}", report.drifts);
+        for partition in 0..u64::from(PARTITIONS) {
+            let key = self.key(partition, "seq");
+            let given: Option<i64> =
+                redis::cmd("GET").arg(&key).query_async(&mut self.redis.clone()).await.unwrap();
+            let sql =
+                format!("select last_sequence from partition_owners where partition = {partition}");
+            assert_eq!(given.unwrap_or(0), self.count(&sql).await, "{key} and the cursor");
+        }
+    }
+}
+
+/// Each selects what is wrong, as text.
+const AUDIT: &[(&str, &str)] = &[
+    (
+        "accounts that differ from their statement",
+        "select a.customer_id from customer_accounts a left join (
+             select customer_id, sum(applied_amount) as paid, sum(excess_amount) as credit,
+                 count(*) filter (where outcome = 'applied') as payments, count(*) as rows,
+                 min(account_version) as first, max(account_version) as last
+             from processed_transactions where account_version is not null group by customer_id
+         ) s using (customer_id)
+         where (a.total_paid, a.credit, a.payment_count, a.version, a.version)
+             <> (coalesce(s.paid, 0), coalesce(s.credit, 0), coalesce(s.payments, 0),
+                 coalesce(s.rows, 0), coalesce(s.last, 0))
+             or s.first <> 1",
+    ),
+    (
+        "rows whose balance does not follow from the row before",
+        "select transaction_reference from (
+             select transaction_reference, balance_after, asset_value - sum(applied_amount) over
+                 (partition by customer_id order by account_version) as wanted
+             from processed_transactions join customer_accounts using (customer_id)
+             where account_version is not null
+         ) s where balance_after <> wanted",
+    ),
+    (
+        "customers whose payments were applied in another order than they came",
+        "select distinct customer_id from (
+             select customer_id, sequence, lag(sequence) over
+                 (partition by customer_id order by account_version) as before
+             from processed_transactions where account_version is not null
+         ) s where sequence <= before",
+    ),
+    (
+        "sequences that ended in no state, or in two",
+        "with ended as (
+             select partition, sequence from processed_transactions
+             union all select partition, sequence from suspense
+                 where state in ('held', 'refund_marked')
+             union all select partition, sequence from conflicts
+             union all select partition, sequence from duplicates
+             union all select partition, sequence from dead_letters
+         )
+         select format('partition %s sequence %s: %s times', p.partition, n, count(e.sequence))
+         from partition_owners p cross join lateral generate_series(1, p.last_sequence) n
+         left join ended e on e.partition = p.partition and e.sequence = n
+         group by p.partition, n having count(e.sequence) <> 1
+         union all
+         select format('partition %s sequence %s: beyond the cursor', partition, sequence)
+         from ended join partition_owners using (partition) where sequence > last_sequence",
+    ),
+    (
+        "totals that differ from the rows",
+        "select format('partition %s', t.partition) from partition_totals t
+         where (applied, recorded, rejected, suspense, conflicts, duplicates, dead_letters, amount)
+             <> (select count(*) filter (where outcome = 'applied'),
+                    count(*) filter (where outcome = 'recorded'),
+                    count(*) filter (where outcome = 'rejected'),
+                    (select count(*) from suspense s where s.partition = t.partition
+                         and state in ('held', 'refund_marked')),
+                    (select count(*) from conflicts c where c.partition = t.partition),
+                    (select count(*) from duplicates d where d.partition = t.partition),
+                    (select count(*) from dead_letters d where d.partition = t.partition),
+                    coalesce(sum(amount) filter (where outcome = 'applied'), 0)
+                from processed_transactions p where p.partition = t.partition)",
+    ),
+];
+
+fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(2).connect_lazy(url).unwrap()
+}
+
+/// The gateway and the worker in process, on stores of their own.
+pub struct Harness {
+    pub stores: Stores,
+    pub api: Api,
+    settings: Vec<String>,
+    gateway: Serving,
+    worker: Option<Serving>,
+}
+
+/// One role in process. Dropped, it ends at once, as if killed.
+struct Serving {
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Serving {
+    fn start(role: Role, config: ServeConfig, listener: Option<TcpListener>) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(app::serve_on(role, config, listener, stop.clone()));
+        Self { stop, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        self.tasks.join_next().await.unwrap().unwrap().expect("ends well");
+    }
+}
+
+impl Harness {
+    /// Gateway and worker.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Gateway and worker with other settings.
+    pub async fn with(settings: &[&str]) -> Self {
+        let mut harness = Self::gateway(settings).await;
+        harness.start_worker();
+        harness
+    }
+
+    /// The gateway only; payments wait until [`Harness::start_worker`].
+    pub async fn gateway(settings: &[&str]) -> Self {
+        Self::gateway_on(Stores::new().await, settings).await
+    }
+
+    /// The gateway only, on these stores.
+    pub async fn gateway_on(stores: Stores, settings: &[&str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
+        let gateway = Serving::start(Role::Gateway, stores.config(settings), Some(listener));
+        let settings = settings.iter().map(ToString::to_string).collect();
+        let harness = Self { stores, api, settings, gateway, worker: None };
+        harness.api.until_ready().await;
+        harness
+    }
+
+    /// Starts the worker.
+    pub fn start_worker(&mut self) {
+        assert!(self.worker.is_none());
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        self.worker = Some(Serving::start(Role::Worker, self.stores.config(&settings), None));
+    }
+
+    /// Stops the worker cleanly.
+    pub async fn stop_worker(&mut self) {
+        self.worker.take().expect("a worker").stop().await;
+    }
+
+    /// Drops the worker where it stands, as a crash would.
+    pub fn crash_worker(&mut self) {
+        drop(self.worker.take().expect("a worker"));
+    }
+
+    /// Waits until everything accepted is settled, and audits.
+    pub async fn settled(&self) {
+        self.api.until_settled().await;
+        self.stores.audit().await;
+    }
+
+    /// Stops everything cleanly; a task that failed fails the test.
+    pub async fn stop(self) -> Stores {
+        if let Some(worker) = self.worker {
+            worker.stop().await;
+        }
+        self.gateway.stop().await;
+        self.stores
+    }
+}
+
+/// What the gateway answered.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Reply {
+    /// The body, or null if it is not JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
+
+    /// A header's text, or nothing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Fails unless this is the whole problem document of `code`.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str) -> Value {
+        let body = self.json();
+        assert_eq!((self.status, &body["code"]), (status, &json!(code)), "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(body["type"], format!("urn:paystream:problem:{code}"));
+        assert_eq!(body["status"], status);
+        assert!(body["title"].as_str().is_some_and(|title| !title.is_empty()), "{}", self.text);
+        assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{}", self.text);
+        assert_eq!(body["request_id"], self.header("x-request-id"), "{}", self.text);
+        assert_eq!(self.headers.contains_key("retry-after"), status == 503, "{}", self.text);
+        body
+    }
+}
+
+/// A client of a gateway, in the words of the domain.
+#[derive(Clone)]
+pub struct Api {
+    pub url: String,
+    client: reqwest::Client,
+}
+
+impl Api {
+    pub fn new(url: String) -> Self {
+        Self { url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+        send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Posts a payment, whatever comes of it.
+    pub async fn post_payment(&self, payment: &Value) -> Reply {
+        self.post("/api/v1/payments", payment).await
+    }
+
+    /// Posts a payment that waits for its outcome.
+    pub async fn pay_and_wait(&self, payment: &Value) -> Reply {
+        let request = self.request(Method::POST, "/api/v1/payments").json(payment);
+        send(request.header("prefer", "wait=30")).await
+    }
+
+    /// Pays; it must be accepted as new.
+    pub async fn pay(&self, reference: &str, customer: &str, amount: &str) -> Value {
+        let reply = self.post_payment(&payment(reference, customer, amount)).await;
+        assert_eq!(reply.status, 202, "{}", reply.text);
+        reply.json()
+    }
+
+    pub async fn open_account(&self, customer: &str, asset_value: &str) {
+        let body = json!({"customer_id": customer, "asset_value": asset_value, "term_weeks": 50});
+        let reply = self.post("/api/v1/customers", &body).await;
+        assert_eq!(reply.status, 201, "{}", reply.text);
+    }
+
+    /// Opens the first seeded accounts.
+    pub async fn seed(&self, count: u32) {
+        let reply = self.post("/api/v1/admin/seed-customers", &json!({"count": count})).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+
+    pub async fn balance(&self, customer: &str) -> Value {
+        let reply = self.get(&format!("/api/v1/customers/{customer}/balance")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.json()
+    }
+
+    /// Where a payment is.
+    pub async fn payment(&self, reference: &str) -> Value {
+        let reply = self.get(&format!("/api/v1/payments/{reference}")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.json()
+    }
+
+    pub async fn stats(&self) -> Value {
+        let reply = self.get("/api/v1/admin/stats").await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.json()
+    }
+
+    pub async fn until_ready(&self) {
+        eventually("the gateway is ready", async || {
+            let answer = self.request(Method::GET, "/readyz").send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until every partition says that nothing waits in it.
+    pub async fn until_settled(&self) {
+        eventually("everything accepted is settled", async || {
+            let reply = self.get("/api/v1/admin/stats").await;
+            let body = reply.json();
+            let partitions = body["partitions"].as_array()?;
+            let empty = |one: &Value| one["lag"] == 0 && one["pending"] == 0;
+            (partitions.len() == usize::from(PARTITIONS) && partitions.iter().all(empty))
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+/// Sends a request that must be answered.
+pub async fn send(request: RequestBuilder) -> Reply {
+    let answer = request.send().await.expect("an answer");
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    Reply { status, headers, text: answer.text().await.expect("a whole answer") }
+}
+
+/// A COMPLETE payment, as a bank reports it.
+pub fn payment(reference: &str, customer: &str, amount: &str) -> Value {
+    json!({
+        "customer_id": customer,
+        "payment_status": "COMPLETE",
+        "transaction_amount": amount,
+        "transaction_date": "2025-11-07 14:54:16",
+        "transaction_reference": reference,
+    })
+}
+
+/// The same with some fields changed; a null removes its field.
+pub fn but(mut payment: Value, changes: Value) -> Value {
+    for (name, value) in changes.as_object().unwrap() {
+        let fields = payment.as_object_mut().unwrap();
+        if value.is_null() {
+            fields.remove(name);
+        } else {
+            fields.insert(name.clone(), value.clone());
+        }
+    }
+    payment
+}

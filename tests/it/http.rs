@@ -1,0 +1,826 @@
+//! Proves the HTTP contract: for each endpoint the statuses, headers, bodies
+//! and problem documents; bounds on bodies; the token; the description of it
+//! all.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Api, Harness, PARTITIONS, Reply, Stores, but, eventually, in_time, payment, send,
+};
+
+const PAYMENTS: &str = "/api/v1/payments";
+const BATCH: &str = "/api/v1/payments/batch";
+const CUSTOMERS: &str = "/api/v1/customers";
+const SEED: &str = "/api/v1/admin/seed-customers";
+
+async fn post_text(api: &Api, path: &str, media_type: &str, text: impl Into<String>) -> Reply {
+    let request = api.request(Method::POST, path).header("content-type", media_type);
+    send(request.body(text.into())).await
+}
+
+#[tokio::test]
+async fn an_accepted_payment_says_where_it_is_and_a_replay_says_the_same() {
+    let h = Harness::gateway(&[]).await;
+    let sent = payment("VPAY25110713542114478761522000", "GIG00001", "10000");
+    let first = h.api.post_payment(&sent).await;
+    assert_eq!(first.status, 202, "{}", first.text);
+    let body = first.json();
+    let (partition, id) =
+        (body["partition"].as_u64().unwrap(), body["stream_id"].as_str().unwrap());
+    assert!(partition < u64::from(PARTITIONS));
+    let self_link = "/api/v1/payments/VPAY25110713542114478761522000";
+    let wanted = json!({
+        "transaction_reference": "VPAY25110713542114478761522000",
+        "status": "accepted",
+        "partition": partition,
+        "sequence": 1,
+        "stream_id": id,
+        "links": {"self": self_link, "balance": "/api/v1/customers/GIG00001/balance"},
+    });
+    assert_eq!(body, wanted);
+    assert_eq!(first.header("location"), self_link);
+    assert_eq!(first.header("idempotent-replayed"), "");
+
+    // The same content, written differently.
+    for same in [
+        sent.clone(),
+        but(sent.clone(), json!({"transaction_amount": 10000})),
+        but(sent.clone(), json!({"transaction_amount": "010000.00"})),
+        but(sent.clone(), json!({"transaction_date": "2025-11-07T13:54:16Z"})),
+        but(sent.clone(), json!({"bank_code": "058", "nested": {"customer_id": "X"}})),
+    ] {
+        let again = h.api.post_payment(&same).await;
+        assert_eq!((again.status, again.json()), (200, wanted.clone()), "{same}");
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(again.header("location"), self_link);
+    }
+    // Other content.
+    for other in [
+        but(sent.clone(), json!({"transaction_amount": "10000.01"})),
+        but(sent.clone(), json!({"transaction_date": "2025-11-07 14:54:17"})),
+    ] {
+        let problem = h.api.post_payment(&other).await.is_problem(409, "reference_conflict");
+        assert!(problem["detail"].as_str().unwrap().contains(id), "{problem}");
+    }
+    // What the stream holds is asked of the stream; there is no worker here.
+    let found = h.api.payment("VPAY25110713542114478761522000").await;
+    assert_eq!(found["status"], "accepted");
+    assert_eq!(found["customer_id"], "GIG00001");
+    assert_eq!(found["transaction_amount"], "10000.00");
+    assert_eq!(found["transaction_date"], "2025-11-07T13:54:16Z");
+    assert_eq!((&found["sequence"], &found["stream_id"]), (&json!(1), &json!(id)));
+    assert!(found["age_seconds"].as_i64().is_some_and(|age| age >= 0), "{found}");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named_with_its_reason() {
+    let h = Harness::gateway(&[]).await;
+    let good = payment("r", "ADA", "1");
+    let cases: &[(&str, Value, &str)] = &[
+        ("transaction_amount", json!("1e3"), "exponent"),
+        ("transaction_amount", json!(1e3_f64), "too_many_decimals_or_ok"),
+        ("transaction_amount", json!("10000abc"), "not_a_decimal"),
+        ("transaction_amount", json!("NaN"), "not_a_decimal"),
+        ("transaction_amount", json!("Infinity"), "not_a_decimal"),
+        ("transaction_amount", json!("-5"), "negative"),
+        ("transaction_amount", json!(-5), "negative"),
+        ("transaction_amount", json!("0"), "not_positive"),
+        ("transaction_amount", json!("0.00"), "not_positive"),
+        ("transaction_amount", json!("1.005"), "too_many_decimals"),
+        ("transaction_amount", json!(1.005), "too_many_decimals"),
+        ("transaction_amount", json!("10000000000.01"), "too_large"),
+        ("transaction_amount", json!("99999999999999999999999999"), "too_large"),
+        ("transaction_amount", json!(""), "empty"),
+        ("transaction_amount", json!(" 1"), "not_a_decimal"),
+        ("transaction_amount", json!("1,000"), "not_a_decimal"),
+        ("transaction_amount", json!(true), "wrong_type"),
+        ("transaction_amount", json!(null), "missing"),
+        ("transaction_amount", json!(["1"]), "wrong_type"),
+        ("customer_id", json!(""), "empty"),
+        ("customer_id", json!("A".repeat(65)), "too_long"),
+        ("customer_id", json!("a b"), "bad_character"),
+        ("customer_id", json!("É"), "bad_character"),
+        ("customer_id", json!(7), "wrong_type"),
+        ("transaction_reference", json!(""), "empty"),
+        ("transaction_reference", json!("r".repeat(129)), "too_long"),
+        ("transaction_reference", json!("a b"), "bad_character"),
+        ("transaction_reference", json!("a\u{0}"), "bad_character"),
+        ("payment_status", json!("complete"), "unknown_status"),
+        ("payment_status", json!("REVERSED"), "unknown_status"),
+        ("transaction_date", json!("2025-02-30 00:00:00"), "bad_date"),
+        ("transaction_date", json!("2025-11-07"), "bad_date"),
+        ("transaction_date", json!("yesterday"), "bad_date"),
+        ("transaction_date", json!(1_762_523_656), "wrong_type"),
+    ];
+    for (field, value, code) in cases.iter().filter(|case| case.2 != "too_many_decimals_or_ok") {
+        let mut sent = good.clone();
+        sent[*field] = value.clone();
+        let problem = h.api.post_payment(&sent).await.is_problem(422, "invalid_payment");
+        let [error] = problem["errors"].as_array().unwrap().as_slice() else {
+            panic!("{field} {value}: {problem}")
+        };
+        // A null stands in the text, so it is there and of the wrong type.
+        let code = if value.is_null() { error["code"].as_str().unwrap() } else { code };
+        assert_eq!(error["pointer"], format!("/{field}"), "{value}");
+        assert_eq!(error["code"], code, "{field} {value}: {problem}");
+        assert!(["missing", "wrong_type"].contains(&code) || !value.is_null());
+        assert!(
+            error["detail"].as_str().is_some_and(|detail| detail.starts_with("must ")
+                || detail.starts_with("is ")
+                || detail.starts_with("has ")),
+            "{problem}"
+        );
+    }
+    // An exponent as a number, which no JSON library of ours would write.
+    let text = good.to_string().replace("\"1\"", "1e3");
+    let problem = post_text(&h.api, PAYMENTS, "application/json", text).await;
+    assert_eq!(problem.is_problem(422, "invalid_payment")["errors"][0]["code"], "exponent");
+    // All at once.
+    let problem = h.api.post_payment(&json!({"transaction_amount": "x"})).await;
+    let problem = problem.is_problem(422, "invalid_payment");
+    let pointers: Vec<&Value> =
+        problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    let wanted = [
+        "customer_id",
+        "payment_status",
+        "transaction_amount",
+        "transaction_date",
+        "transaction_reference",
+    ];
+    assert_eq!(pointers, wanted.map(|name| format!("/{name}")).iter().collect::<Vec<_>>());
+    // None of it was taken.
+    h.api.get("/api/v1/payments/r").await.is_problem(404, "payment_not_found");
+    assert_eq!(h.stores.delete_keys("*:seq").await, 0);
+
+    // The edges of what is valid.
+    for (number, edge) in [
+        json!({"transaction_amount": "0.01"}),
+        json!({"transaction_amount": "10000000000"}),
+        json!({"transaction_amount": "10000000000.00"}),
+        json!({"transaction_amount": 12.5}),
+        json!({"customer_id": "A".repeat(64)}),
+        json!({"customer_id": "_-"}),
+        json!({"payment_status": "FAILED"}),
+        json!({"transaction_date": "2024-02-29 23:59:59"}),
+        json!({"transaction_date": "2025-11-07T14:54:16.123456+05:30"}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let sent = but(payment(&format!("edge{number}"), "ADA", "1"), edge);
+        let reply = h.api.post_payment(&sent).await;
+        assert_eq!(reply.status, 202, "{sent} {}", reply.text);
+    }
+    let longest = payment(&"r".repeat(128), "ADA", "1");
+    assert_eq!(h.api.post_payment(&longest).await.status, 202);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_of_the_wrong_kind_or_size_are_refused() {
+    let h = Harness::gateway(&[]).await;
+    let json_type = "application/json";
+    for (path, media_type, text, status, code) in [
+        (PAYMENTS, json_type, "{".to_owned(), 400, "malformed_json"),
+        (PAYMENTS, json_type, String::new(), 400, "malformed_json"),
+        (PAYMENTS, json_type, "{} {}".to_owned(), 400, "malformed_json"),
+        (PAYMENTS, json_type, "[]".to_owned(), 422, "invalid_payment"),
+        (PAYMENTS, json_type, "7".to_owned(), 422, "invalid_payment"),
+        (PAYMENTS, "text/plain", "{}".to_owned(), 415, "unsupported_media_type"),
+        (PAYMENTS, "application/x-ndjson", "{}".to_owned(), 415, "unsupported_media_type"),
+        (PAYMENTS, json_type, " ".repeat(16 * 1024 + 1), 413, "body_too_large"),
+        (PAYMENTS, json_type, " ".repeat(16 * 1024), 400, "malformed_json"),
+        (BATCH, json_type, "{}".to_owned(), 400, "malformed_json"),
+        (BATCH, "application/xml", "[]".to_owned(), 415, "unsupported_media_type"),
+        (BATCH, json_type, " ".repeat(4 * 1024 * 1024 + 1), 413, "body_too_large"),
+        (BATCH, json_type, " ".repeat(4 * 1024 * 1024), 400, "malformed_json"),
+        (BATCH, json_type, format!("[{}1]", "1,".repeat(10_000)), 413, "batch_too_large"),
+        (BATCH, "application/x-ndjson", "1\n".repeat(10_001), 413, "batch_too_large"),
+        (CUSTOMERS, json_type, "nope".to_owned(), 400, "malformed_json"),
+        (CUSTOMERS, json_type, " ".repeat(16 * 1024 + 1), 413, "body_too_large"),
+        (CUSTOMERS, "text/plain", "{}".to_owned(), 415, "unsupported_media_type"),
+        (SEED, json_type, "{}".to_owned(), 422, "invalid_request"),
+        (SEED, json_type, r#"{"count": 0}"#.to_owned(), 422, "invalid_request"),
+        (SEED, json_type, r#"{"count": 200001}"#.to_owned(), 422, "invalid_request"),
+        (SEED, json_type, r#"{"count": -1}"#.to_owned(), 422, "invalid_request"),
+    ] {
+        let size = text.len();
+        let reply = post_text(&h.api, path, media_type, text).await;
+        println!("{path} {media_type} {size} bytes");
+        reply.is_problem(status, code);
+    }
+    let untyped = h.api.request(Method::POST, PAYMENTS).body("{}");
+    send(untyped).await.is_problem(415, "unsupported_media_type");
+    let charset = payment("charset", "ADA", "1").to_string();
+    let reply = post_text(&h.api, PAYMENTS, "Application/JSON; charset=utf-8", charset).await;
+    assert_eq!(reply.status, 202, "{}", reply.text);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn paths_and_methods_that_do_not_exist_are_problems_too() {
+    let h = Harness::gateway(&[]).await;
+    for path in ["/", "/api", "/api/v1/payment", "/api/v1/customers/ADA/other", "/nope?x=1"] {
+        h.api.get(path).await.is_problem(404, "route_not_found");
+    }
+    for (method, path) in [
+        (Method::GET, PAYMENTS),
+        (Method::PUT, PAYMENTS),
+        (Method::DELETE, "/api/v1/payments/x"),
+        (Method::PATCH, CUSTOMERS),
+        (Method::GET, SEED),
+        (Method::POST, "/api/v1/admin/stats"),
+        (Method::POST, "/livez"),
+    ] {
+        let reply = send(h.api.request(method.clone(), path)).await;
+        reply.is_problem(405, "method_not_allowed");
+        assert!(!reply.header("allow").is_empty(), "{method} {path} names what is allowed");
+    }
+    for path in [
+        "/api/v1/customers/NOBODY",
+        "/api/v1/customers/NOBODY/balance",
+        "/api/v1/customers/NOBODY/payments",
+        "/api/v1/customers/a%20b",
+    ] {
+        h.api.get(path).await.is_problem(404, "customer_not_found");
+    }
+    for path in ["/api/v1/payments/never", "/api/v1/payments/a%20b", "/api/v1/payments/%FF"] {
+        let reply = h.api.get(path).await;
+        assert!(matches!(reply.status, 400 | 404), "{path} {}", reply.text);
+        assert_eq!(
+            reply.header("content-type"),
+            "application/problem+json",
+            "{path} {}",
+            reply.text
+        );
+    }
+    for query in ["limit=0", "limit=1001", "limit=-1", "limit=x", "offset=-1", "offset=x"] {
+        h.api.get(&format!("{CUSTOMERS}?{query}")).await.is_problem(400, "invalid_query");
+    }
+    h.api.open_account("ADA", "10").await;
+    for query in ["limit=0", "limit=1001", "cursor=x"] {
+        let path = format!("{CUSTOMERS}/ADA/payments?{query}");
+        h.api.get(&path).await.is_problem(400, "invalid_query");
+    }
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn every_request_has_an_id_that_comes_back() {
+    let h = Harness::gateway(&[]).await;
+    let mut seen = std::collections::HashSet::new();
+    for path in ["/livez", "/nope", "/api/v1/health", "/api/v1/payments/x"] {
+        let made = h.api.get(path).await.header("x-request-id").to_owned();
+        assert!(made.len() >= 32 && seen.insert(made.clone()), "{path} {made}");
+        let given = h.api.request(Method::GET, path).header("x-request-id", "from-the-client-7");
+        assert_eq!(send(given).await.header("x-request-id"), "from-the-client-7");
+    }
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_token_only_health_is_open() {
+    let token = "correct-horse-battery";
+    let h = Harness::gateway(&["--api-token", token]).await;
+    for path in ["/livez", "/readyz", "/api/v1/health"] {
+        assert_eq!(h.api.get(path).await.status, 200, "{path}");
+    }
+    let closed = [
+        (Method::POST, PAYMENTS),
+        (Method::POST, BATCH),
+        (Method::GET, "/api/v1/payments/x"),
+        (Method::GET, CUSTOMERS),
+        (Method::GET, "/api/v1/admin/stats"),
+        (Method::GET, "/openapi.json"),
+        (Method::GET, "/docs/"),
+        (Method::GET, "/no/such/path"),
+        (Method::GET, "/livez/"),
+    ];
+    for (method, path) in closed {
+        for wrong in [
+            None,
+            Some("Bearer wrong"),
+            Some("Bearer "),
+            Some("Basic Y29ycmVjdA=="),
+            Some("correct-horse-battery"),
+            Some("Bearer correct-horse-batterx"),
+        ] {
+            let mut request = h.api.request(method.clone(), path);
+            if let Some(wrong) = wrong {
+                request = request.header("authorization", wrong);
+            }
+            let reply = send(request).await;
+            reply.is_problem(401, "unauthorized");
+            assert_eq!(reply.header("www-authenticate"), "Bearer");
+        }
+    }
+    let request = h.api.request(Method::POST, PAYMENTS).json(&payment("r", "ADA", "1"));
+    assert_eq!(send(request.bearer_auth(token)).await.status, 202);
+    let request =
+        h.api.request(Method::GET, CUSTOMERS).header("authorization", format!("bearer {token}"));
+    assert_eq!(send(request).await.status, 200, "the scheme's case does not matter");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_item_in_order() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("before", "ADA", "1").await;
+    let items = [
+        payment("a", "ADA", "10"),
+        payment("a", "ADA", "10"),
+        payment("a", "ADA", "11"),
+        json!({"customer_id": "ADA"}),
+        json!("not a payment"),
+        payment("before", "ADA", "1"),
+        payment("b", "NOBODY", "5"),
+        but(payment("c", "ADA", "7"), json!({"transaction_amount": "7.001"})),
+        payment("d", "ADA", "3"),
+    ];
+    let wanted = [
+        "accepted", "replayed", "refused", "refused", "refused", "replayed", "accepted", "refused",
+        "accepted",
+    ];
+    let codes = [
+        None,
+        None,
+        Some("reference_conflict"),
+        Some("invalid_payment"),
+        Some("invalid_payment"),
+        None,
+        None,
+        Some("invalid_payment"),
+        None,
+    ];
+    let check = |reply: &Reply, wanted: &[&str]| {
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let body = reply.json();
+        let results = body["results"].as_array().unwrap();
+        assert_eq!(results.len(), wanted.len());
+        for (index, result) in results.iter().enumerate() {
+            assert_eq!(result["index"], index);
+            assert_eq!(result["status"], wanted[index], "{result}");
+            assert_eq!(result["code"].as_str(), codes[index], "{result}");
+            assert_eq!(result["stream_id"].is_string(), codes[index].is_none(), "{result}");
+        }
+        for status in ["accepted", "replayed", "refused"] {
+            let count = wanted.iter().filter(|one| **one == status).count();
+            assert_eq!(body[status], count, "{status}");
+        }
+        assert_eq!(results[7]["errors"][0]["pointer"], "/transaction_amount");
+        assert_eq!(results[0]["stream_id"], results[1]["stream_id"]);
+    };
+    check(&h.api.post(BATCH, &json!(items)).await, &wanted);
+    // The same as lines, with lines that say nothing: all of it is known.
+    let lines: Vec<String> = items.iter().map(ToString::to_string).collect();
+    let text = format!("\n{}\r\n\n", lines.join("\r\n"));
+    let reply = post_text(&h.api, BATCH, "application/x-ndjson", text).await;
+    check(&reply, &wanted.map(|one| if one == "accepted" { "replayed" } else { one }));
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "14.00");
+    assert_eq!(h.api.payment("b").await["status"], "suspense");
+
+    let empty = h.api.post(BATCH, &json!([])).await;
+    assert_eq!(empty.json(), json!({"accepted": 0, "replayed": 0, "refused": 0, "results": []}));
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_payments_fit_one_batch() {
+    let h = Harness::start().await;
+    h.api.seed(100).await;
+    let lines: Vec<String> = (0..10_000)
+        .map(|n| payment(&format!("n{n}"), &format!("GIG{:05}", n % 100 + 1), "1.01").to_string())
+        .collect();
+    let reply = post_text(&h.api, BATCH, "application/x-ndjson", lines.join("\n")).await;
+    let body = reply.json();
+    assert_eq!((reply.status, &body["accepted"]), (200, &json!(10_000)));
+    h.settled().await;
+    let totals = &h.api.stats().await["totals"];
+    assert_eq!((&totals["applied"], &totals["amount"]), (&json!(10_000), &json!("10100.00")));
+    let wanted: Vec<String> = (0..10_000).map(|n| format!("n{n}")).chain(["nix".into()]).collect();
+    let path = "/api/v1/payments/lookup";
+    let too_many = h.api.post(path, &json!({"transaction_references": wanted})).await;
+    too_many.is_problem(413, "batch_too_large");
+    let found = h.api.post(path, &json!({"transaction_references": wanted[1..]})).await.json();
+    let found = found["payments"].as_array().unwrap();
+    assert_eq!(found.len(), 10_000);
+    assert!(
+        found.iter().zip(&wanted[1..]).all(|(one, name)| one["transaction_reference"] == *name)
+    );
+    assert!(found[..9_999].iter().all(|one| one["status"] == "applied"));
+    assert_eq!(found[9_999]["status"], "unknown");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_prefers_to_wait_is_told_the_outcome() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "100.00").await;
+    let applied = h.api.pay_and_wait(&payment("w1", "ADA", "120")).await;
+    assert_eq!(applied.status, 200, "{}", applied.text);
+    assert_eq!(applied.header("preference-applied"), "wait=30");
+    assert_eq!(applied.header("location"), "/api/v1/payments/w1");
+    let body = applied.json();
+    assert_eq!(body["status"], "applied");
+    assert_eq!(
+        (&body["applied_amount"], &body["excess_amount"], &body["balance_after"]),
+        (&json!("100.00"), &json!("20.00"), &json!("0.00"))
+    );
+    assert_eq!(body["account_version"], 1);
+
+    let pending = but(payment("w2", "ADA", "5"), json!({"payment_status": "PENDING"}));
+    assert_eq!(h.api.pay_and_wait(&pending).await.json()["status"], "recorded");
+    let nobody = h.api.pay_and_wait(&payment("w3", "NOBODY", "5")).await;
+    assert_eq!((nobody.status, &nobody.json()["status"]), (200, &json!("suspense")));
+
+    // The same reference for another customer meets only in the ledger, as
+    // their partitions differ.
+    let place = h.api.payment("w1").await;
+    let other = (0..)
+        .map(|n| format!("OTHER{n}"))
+        .find(|name| paystream_partition(name) != place["partition"].as_u64().unwrap());
+    let clash = h.api.pay_and_wait(&payment("w1", &other.unwrap(), "120")).await;
+    clash.is_problem(409, "reference_conflict");
+    let conflicts = h.api.payment("w1").await["conflicts"].clone();
+    assert_eq!(conflicts[0]["state"], "open", "{conflicts}");
+
+    // A replay may wait too.
+    let replay = h.api.pay_and_wait(&payment("w1", "ADA", "120")).await;
+    assert_eq!((replay.status, replay.header("idempotent-replayed")), (200, "true"));
+    assert_eq!(replay.json()["status"], "applied");
+    h.settled().await;
+
+    for odd in ["wait=0", "wait=x", "respond-async", "wait=-1", ""] {
+        let request = h.api.request(Method::POST, PAYMENTS).header("prefer", odd);
+        let sent = payment(&format!("odd-{odd}"), "ADA", "1");
+        assert_eq!(send(request.json(&sent)).await.status, 202, "{odd}");
+    }
+    h.stop().await;
+}
+
+fn paystream_partition(customer: &str) -> u64 {
+    let customer = paystream::domain::CustomerId::parse(customer).unwrap();
+    paystream::domain::partition_of(&customer, PARTITIONS).into()
+}
+
+#[tokio::test]
+async fn a_wait_that_is_over_is_answered_with_202() {
+    let h = Harness::gateway(&[]).await;
+    let request = h.api.request(Method::POST, PAYMENTS).header("prefer", "respond-async, wait=1");
+    let reply = send(request.json(&payment("slow", "ADA", "1"))).await;
+    assert_eq!((reply.status, &reply.json()["status"]), (202, &json!("accepted")));
+    assert_eq!(reply.header("preference-applied"), "");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_statement_is_paged_newest_first_with_a_running_balance() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "100.00").await;
+    for n in 1..=7 {
+        h.api.pay(&format!("s{n}"), "ADA", &format!("{n}.00")).await;
+    }
+    let failed = but(payment("s8", "ADA", "50"), json!({"payment_status": "FAILED"}));
+    assert_eq!(h.api.post_payment(&failed).await.status, 202);
+    h.settled().await;
+    let mut rows = Vec::new();
+    let mut path = format!("{CUSTOMERS}/ADA/payments?limit=3");
+    let mut pages = 0;
+    loop {
+        let page = h.api.get(&path).await.json();
+        pages += 1;
+        assert_eq!(page["customer_id"], "ADA");
+        rows.extend(page["payments"].as_array().unwrap().clone());
+        let Some(cursor) = page["next_cursor"].as_i64() else { break };
+        path = format!("{CUSTOMERS}/ADA/payments?limit=3&cursor={cursor}");
+    }
+    assert_eq!(pages, 3);
+    let seen: Vec<(&str, &str, &str)> = rows
+        .iter()
+        .map(|row| {
+            let text = |name: &str| row[name].as_str().unwrap();
+            (text("transaction_reference"), text("status"), text("balance_after"))
+        })
+        .collect();
+    let wanted = [
+        ("s8", "recorded", "72.00"),
+        ("s7", "applied", "72.00"),
+        ("s6", "applied", "79.00"),
+        ("s5", "applied", "85.00"),
+        ("s4", "applied", "90.00"),
+        ("s3", "applied", "94.00"),
+        ("s2", "applied", "97.00"),
+        ("s1", "applied", "99.00"),
+    ];
+    assert_eq!(seen, wanted);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn customers_are_opened_once_listed_in_order_and_seeded_again_without_harm() {
+    let h = Harness::gateway(&[]).await;
+    let terms = json!({"customer_id": "ADA", "asset_value": "250.50", "term_weeks": 10});
+    let opened = h.api.post(CUSTOMERS, &terms).await;
+    assert_eq!((opened.status, opened.header("location")), (201, "/api/v1/customers/ADA"));
+    let body = opened.json();
+    for (field, wanted) in [
+        ("asset_value", "250.50"),
+        ("total_paid", "0.00"),
+        ("outstanding_balance", "250.50"),
+        ("credit", "0.00"),
+    ] {
+        assert_eq!(body[field], wanted, "{field}");
+    }
+    assert_eq!(h.api.get("/api/v1/customers/ADA").await.json()["term_weeks"], 10);
+    assert_eq!(h.api.post(CUSTOMERS, &terms).await.status, 200);
+    let other = but(terms, json!({"term_weeks": 11}));
+    h.api.post(CUSTOMERS, &other).await.is_problem(409, "customer_exists");
+    for (field, value) in [
+        ("customer_id", json!("a b")),
+        ("asset_value", json!("0")),
+        ("asset_value", json!("-1")),
+        ("asset_value", json!("x")),
+        ("term_weeks", json!(0)),
+        ("term_weeks", json!(5201)),
+        ("term_weeks", json!("10")),
+        ("term_weeks", json!(1.5)),
+    ] {
+        let mut wrong = json!({"customer_id": "BOB", "asset_value": "1", "term_weeks": 1});
+        wrong[field] = value.clone();
+        let problem = h.api.post(CUSTOMERS, &wrong).await.is_problem(422, "invalid_customer");
+        assert_eq!(problem["errors"][0]["pointer"], format!("/{field}"), "{value}");
+    }
+
+    let seeded = h.api.post(SEED, &json!({"count": 25})).await.json();
+    assert_eq!(seeded, json!({"requested": 25, "created": 25, "existing": 0, "released": 0}));
+    let seeded = h.api.post(SEED, &json!({"count": 30})).await.json();
+    assert_eq!(seeded, json!({"requested": 30, "created": 5, "existing": 25, "released": 0}));
+    let page = h.api.get(&format!("{CUSTOMERS}?limit=4&offset=1")).await.json();
+    assert_eq!(
+        (&page["total"], &page["limit"], &page["offset"]),
+        (&json!(31), &json!(4), &json!(1))
+    );
+    let names: Vec<&Value> =
+        page["customers"].as_array().unwrap().iter().map(|one| &one["customer_id"]).collect();
+    assert_eq!(names, ["GIG00001", "GIG00002", "GIG00003", "GIG00004"]);
+    assert_eq!(page["customers"][0]["asset_value"], "1000000.00");
+    assert_eq!(page["customers"][0]["term_weeks"], 50);
+    let rest = h.api.get(&format!("{CUSTOMERS}?offset=31")).await.json();
+    assert_eq!(rest["customers"], json!([]));
+    assert_eq!(rest["limit"], 20);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn references_may_have_any_visible_character() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    let all: String = (b'!'..=b'~').map(char::from).collect();
+    for reference in ["a/b", "a%2Fb", "a?b=c", "a#b", "100%", "\"quoted\\", "a+b", "{x}", &all] {
+        let reply = h.api.pay_and_wait(&payment(reference, "ADA", "1")).await;
+        assert_eq!(reply.status, 200, "{reference} {}", reply.text);
+        let location = reply.header("location").to_owned();
+        let found = h.api.get(&location).await;
+        assert_eq!(found.status, 200, "{reference} at {location}");
+        let body = found.json();
+        assert_eq!(body["transaction_reference"], reference);
+        assert_eq!(
+            (&body["status"], &body["links"]["self"]),
+            (&json!("applied"), &json!(location))
+        );
+        let again = h.api.post_payment(&payment(reference, "ADA", "1")).await;
+        assert_eq!(again.header("idempotent-replayed"), "true", "{reference}");
+    }
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn references_that_look_like_other_paths_are_found_too() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    for reference in ["batch", "lookup", "...", "balance", "%62atch"] {
+        let reply = h.api.pay_and_wait(&payment(reference, "ADA", "1")).await;
+        assert_eq!(reply.status, 200, "{reference} {}", reply.text);
+        let found = h.api.get(reply.header("location")).await;
+        assert_eq!(found.status, 200, "{reference} at {}", reply.header("location"));
+        assert_eq!(found.json()["transaction_reference"], reference);
+    }
+    // Clients take these two out of a path before they send it.
+    for reference in [".", ".."] {
+        h.api.pay(reference, "ADA", "1").await;
+    }
+    h.settled().await;
+    let wanted = json!({"transaction_references": [".", ".."]});
+    let found = h.api.post("/api/v1/payments/lookup", &wanted).await.json();
+    assert!(found["payments"].as_array().unwrap().iter().all(|one| one["status"] == "applied"));
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_trace_context_travels_with_the_entry() {
+    let h = Harness::gateway(&[]).await;
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (reference, sent, kept) in
+        [("t1", Some(context), Some(context)), ("t2", None, None), ("t3", Some("nonsense"), None)]
+    {
+        let mut request =
+            h.api.request(Method::POST, PAYMENTS).json(&payment(reference, "ADA", "1"));
+        if let Some(sent) = sent {
+            request = request.header("traceparent", sent);
+        }
+        let place = send(request).await.json();
+        let fields = entry(&h.stores, &place).await;
+        assert_eq!(fields.get("traceparent").map(String::as_str), kept, "{fields:?}");
+        assert_eq!(fields["v"], "1");
+        assert_eq!(fields["seq"], place["sequence"].to_string());
+    }
+    h.stop().await;
+}
+
+async fn entry(stores: &Stores, place: &Value) -> std::collections::HashMap<String, String> {
+    let key = stores.key(place["partition"].as_u64().unwrap(), "stream");
+    let id = place["stream_id"].as_str().unwrap();
+    let entries: Vec<(String, std::collections::HashMap<String, String>)> = redis::cmd("XRANGE")
+        .arg(key)
+        .arg(id)
+        .arg(id)
+        .query_async(&mut stores.redis.clone())
+        .await
+        .unwrap();
+    entries.into_iter().next().unwrap().1
+}
+
+#[tokio::test]
+async fn stats_and_health_tell_the_truth() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "10").await;
+    h.api.open_account("BOB", "10").await;
+    h.api.pay("p1", "ADA", "10").await;
+    h.api.pay("p2", "BOB", "5").await;
+    h.api.pay("p3", "NOBODY", "7").await;
+    let failed = but(payment("p4", "BOB", "50"), json!({"payment_status": "FAILED"}));
+    h.api.post_payment(&failed).await;
+    h.settled().await;
+    let stats = h.api.stats().await;
+    let totals = json!({
+        "payments": 4, "applied": 2, "recorded": 1, "rejected": 0, "suspense": 1,
+        "dead_lettered": 0, "conflicts": 0, "duplicates": 0, "amount": "15.00",
+        "average_amount": "7.50",
+    });
+    assert_eq!(stats["totals"], totals);
+    assert_eq!(stats["customers"], json!({"total": 2, "completed": 1, "completion_rate": 0.5}));
+    assert_eq!(stats["backlog"], json!({"lag": 0, "pending": 0}));
+    assert!(stats["settled_per_second"].is_number());
+    let partitions = stats["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), usize::from(PARTITIONS));
+    let sequences: i64 = partitions.iter().map(|one| one["last_sequence"].as_i64().unwrap()).sum();
+    assert_eq!(sequences, 4);
+    assert!(partitions.iter().all(|one| one["owner"] == "tester" && one["epoch"] == 1), "{stats}");
+    let health = h.api.get("/api/v1/health").await.json();
+    let up = json!({"redis": {"status": "up"}, "postgresql": {"status": "up"}});
+    assert_eq!((&health["status"], &health["dependencies"]), (&json!("ok"), &up));
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_backlog_is_answered_with_503_and_drains() {
+    let mut h = Harness::gateway(&["--backlog-max", "3", "--retention", "0s"]).await;
+    h.api.open_account("ADA", "1000").await;
+    for n in 0..3 {
+        h.api.pay(&format!("full{n}"), "ADA", "1").await;
+    }
+    h.api.post_payment(&payment("over", "ADA", "1")).await.is_problem(503, "backlog_full");
+    let replay = h.api.post_payment(&payment("full1", "ADA", "1")).await;
+    assert_eq!(replay.status, 200, "a replay needs no place: {}", replay.text);
+    let batch = h.api.post(BATCH, &json!([payment("over", "ADA", "1")])).await.json();
+    assert_eq!(batch["results"][0]["code"], "backlog_full", "{batch}");
+    h.start_worker();
+    eventually("there is room again", async || {
+        let reply = h.api.post_payment(&payment("over", "ADA", "1")).await;
+        (reply.status == 202).then_some(())
+    })
+    .await;
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn too_many_requests_at_once_are_refused_and_health_is_not() {
+    let h = Harness::gateway(&["--requests-max", "1"]).await;
+    let waiting = h.api.request(Method::POST, PAYMENTS).header("prefer", "wait=30");
+    let waiting = waiting.json(&payment("waits", "ADA", "1"));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(send(waiting));
+    eventually("it is appended", async || (!h.stores.keys("*:seq").await.is_empty()).then_some(()))
+        .await;
+    h.api.get("/api/v1/payments/waits").await.is_problem(503, "gateway_busy");
+    assert_eq!(h.api.get("/livez").await.status, 200);
+    assert_eq!(h.api.get("/readyz").await.status, 200);
+    // A stop ends the wait, and the answer still comes.
+    h.stop().await;
+    let answered = in_time("it is answered", tasks.join_next()).await.unwrap().unwrap();
+    assert_eq!(answered.status, 202, "{}", answered.text);
+}
+
+#[tokio::test]
+async fn the_description_is_whole() {
+    let h = Harness::gateway(&[]).await;
+    let document = h.api.get("/openapi.json").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    assert_eq!(document, serde_json::to_value(paystream::http::description()).unwrap());
+    let described: Vec<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().keys();
+            methods.map(|method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let wanted = [
+        ("POST", "/api/v1/payments"),
+        ("POST", "/api/v1/payments/batch"),
+        ("POST", "/api/v1/payments/lookup"),
+        ("GET", "/api/v1/payments/{reference}"),
+        ("GET", "/api/v1/customers"),
+        ("POST", "/api/v1/customers"),
+        ("GET", "/api/v1/customers/{customer_id}"),
+        ("GET", "/api/v1/customers/{customer_id}/balance"),
+        ("GET", "/api/v1/customers/{customer_id}/payments"),
+        ("POST", "/api/v1/admin/seed-customers"),
+        ("GET", "/api/v1/admin/stats"),
+        ("GET", "/api/v1/health"),
+        ("GET", "/livez"),
+        ("GET", "/readyz"),
+    ];
+    for (method, path) in wanted {
+        assert!(described.contains(&(method.to_owned(), path.to_owned())), "{method} {path}");
+    }
+    // What is described exists: neither nothing there, nor another method.
+    for (method, path) in &described {
+        let path = path.replace(['{', '}'], "x");
+        let reply = send(h.api.request(method.parse().unwrap(), &path)).await;
+        let code = reply.json()["code"].as_str().unwrap_or_default().to_owned();
+        assert!(
+            !["route_not_found", "method_not_allowed"].contains(&code.as_str()),
+            "{method} {path}"
+        );
+    }
+    // What exists is described: every handler's own path is in its attribute,
+    // and every `routes!` and `.route(` of the router names a described handler.
+    let mut ids = std::collections::HashSet::new();
+    for operation in document["paths"].as_object().unwrap().values() {
+        for (method, operation) in operation.as_object().unwrap() {
+            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{method}");
+            assert!(operation["responses"].as_object().is_some_and(|some| !some.is_empty()));
+            assert!(operation["summary"].is_string(), "{operation}");
+        }
+    }
+    check_references(&document, &document);
+    h.stop().await;
+}
+
+fn check_references(document: &Value, value: &Value) {
+    if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+        let pointer = reference.strip_prefix('#').expect("references stay in the document");
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+    for field in value.as_object().into_iter().flat_map(serde_json::Map::values) {
+        check_references(document, field);
+    }
+    for item in value.as_array().into_iter().flatten() {
+        check_references(document, item);
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_the_description_needs_no_other_host() {
+    let h = Harness::gateway(&[]).await;
+    let page = h.api.get("/docs/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-type").starts_with("text/html"));
+    let mut loaded = 0;
+    for part in page.text.split(['"', '\'']) {
+        assert!(
+            !part.starts_with("http:") && !part.starts_with("https:") && !part.starts_with("//"),
+            "{part}"
+        );
+        if part.ends_with(".js") || part.ends_with(".css") {
+            let path = format!("/docs/{}", part.trim_start_matches("./"));
+            let asset = h.api.get(&path).await;
+            assert_eq!(asset.status, 200, "{path}");
+            loaded += 1;
+        }
+    }
+    assert!(loaded >= 3, "{}", page.text);
+    let setup = h.api.get("/docs/swagger-initializer.js").await.text;
+    assert!(setup.contains("/openapi.json"), "{setup}");
+    assert!(!setup.contains("petstore") && !setup.contains("https://"), "{setup}");
+    h.stop().await;
+}

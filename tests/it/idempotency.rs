@@ -1,0 +1,286 @@
+//! Proves that a reference moves money at most once, however often it is sent,
+//! redelivered or replayed, and that other content under it has no effect and
+//! is kept.
+
+use std::collections::HashSet;
+
+use paystream::domain::{CustomerId, partition_of};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::harness::{Harness, PARTITIONS, but, eventually, payment};
+
+const BATCH: &str = "/api/v1/payments/batch";
+
+#[tokio::test]
+async fn sixty_identical_posts_at_once_are_one_payment() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    let mut posts = JoinSet::new();
+    for _ in 0..60 {
+        let api = h.api.clone();
+        posts.spawn(async move { api.post_payment(&payment("same", "ADA", "10")).await });
+    }
+    let (mut accepted, mut replayed, mut places) = (0, 0, HashSet::new());
+    while let Some(reply) = posts.join_next().await {
+        let reply = reply.unwrap();
+        match (reply.status, reply.header("idempotent-replayed")) {
+            (202, "") => accepted += 1,
+            (200, "true") => replayed += 1,
+            other => panic!("{other:?} {}", reply.text),
+        }
+        places.insert(reply.text);
+    }
+    assert_eq!((accepted, replayed), (1, 59));
+    assert_eq!(places.len(), 1, "every answer names the same place");
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
+    assert_eq!(h.api.stats().await["totals"]["payments"], 1);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_repetition_that_the_stream_has_forgotten_is_found_by_the_ledger() {
+    let mut h = Harness::gateway(&["--batch-max", "4"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let forget = async || assert_ne!(h.stores.delete_keys("*:ref:*").await, 0);
+    // Three entries of the same payment in one batch of the worker, and more in
+    // the next one.
+    for _ in 0..3 {
+        h.api.pay("r", "ADA", "10").await;
+        forget().await;
+    }
+    for n in 0..6 {
+        h.api.pay(&format!("other{n}"), "ADA", "1").await;
+    }
+    h.api.pay("r", "ADA", "10").await;
+    forget().await;
+    h.start_worker();
+    h.settled().await;
+    // And one after everything is settled, which waits for its outcome.
+    let forget = h.stores.delete_keys("*:ref:*").await;
+    assert_eq!(forget, 0, "the last was forgotten before");
+    let late = h.api.pay_and_wait(&payment("r", "ADA", "10")).await;
+    assert_eq!((late.status, &late.json()["status"]), (200, &json!("applied")), "{}", late.text);
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "16.00");
+    let totals = &h.api.stats().await["totals"];
+    assert_eq!((&totals["applied"], &totals["duplicates"]), (&json!(7), &json!(4)));
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn repetitions_of_notices_and_of_suspense_have_no_effect_either() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    let notice = but(payment("n", "ADA", "10"), json!({"payment_status": "PENDING"}));
+    for _ in 0..3 {
+        assert_eq!(h.api.post_payment(&notice).await.status, 202);
+        h.api.pay("held", "NOBODY", "5").await;
+        h.stores.delete_keys("*:ref:*").await;
+    }
+    h.settled().await;
+    let totals = &h.api.stats().await["totals"];
+    let counts = ["recorded", "suspense", "duplicates", "conflicts"].map(|name| &totals[name]);
+    assert_eq!(counts, [1, 1, 4, 0]);
+    // Sent again once the money has left suspense.
+    h.api.open_account("NOBODY", "100").await;
+    h.api.pay("held", "NOBODY", "5").await;
+    h.settled().await;
+    assert_eq!(h.api.balance("NOBODY").await["total_paid"], "5.00");
+    assert_eq!(h.api.stats().await["totals"]["duplicates"], 5);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    let elsewhere = elsewhere("ADA");
+    h.api.open_account(&elsewhere, "1000").await;
+    h.api.pay("r", "ADA", "10").await;
+    h.settled().await;
+    // Another customer in another partition, then, forgotten by the stream,
+    // another amount, another date; each twice.
+    let others = [
+        payment("r", &elsewhere, "10"),
+        payment("r", "ADA", "11"),
+        but(payment("r", "ADA", "10"), json!({"transaction_date": "2025-11-07 14:54:17"})),
+    ];
+    for other in others.iter().chain(&others) {
+        h.stores.delete_keys("*:ref:*").await;
+        let reply = h.api.pay_and_wait(other).await;
+        reply.is_problem(409, "reference_conflict");
+    }
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
+    assert_eq!(h.api.balance(&elsewhere).await["version"], 0);
+    let conflicts = h.api.payment("r").await["conflicts"].clone();
+    let seen: Vec<(&Value, &Value)> = conflicts
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (&one["customer_id"], &one["transaction_amount"]))
+        .collect();
+    let (ada, other) = (json!("ADA"), json!(elsewhere));
+    let (ten, eleven) = (json!("10.00"), json!("11.00"));
+    let once = [(&other, &ten), (&ada, &eleven), (&ada, &ten)];
+    assert_eq!(seen, [once, once].concat());
+    assert_eq!(h.api.stats().await["totals"]["conflicts"], 6);
+    h.stop().await;
+}
+
+/// A customer of another partition than this one's.
+fn elsewhere(customer: &str) -> String {
+    let partition = |name: &str| partition_of(&CustomerId::parse(name).unwrap(), PARTITIONS);
+    let mut names = (0..).map(|n| format!("OTHER{n}"));
+    names.find(|name| partition(name) != partition(customer)).unwrap()
+}
+
+#[tokio::test]
+async fn one_reference_for_two_customers_at_once_pays_one_of_them() {
+    let h = Harness::with(&["--batch-max", "10"]).await;
+    let elsewhere = elsewhere("ADA");
+    h.api.open_account("ADA", "1000").await;
+    h.api.open_account(&elsewhere, "1000").await;
+    // Lanes settle both partitions at once and meet at the key.
+    let items = |customer: &str| {
+        json!((0..200).map(|n| payment(&format!("r{n}"), customer, "1")).collect::<Vec<_>>())
+    };
+    let (ada, other) = (items("ADA"), items(&elsewhere));
+    let (ada, other) = tokio::join!(h.api.post(BATCH, &ada), h.api.post(BATCH, &other));
+    assert_eq!((&ada.json()["accepted"], &other.json()["accepted"]), (&json!(200), &json!(200)));
+    h.settled().await;
+    let totals = &h.api.stats().await["totals"];
+    assert_eq!((&totals["applied"], &totals["conflicts"]), (&json!(200), &json!(200)));
+    assert_eq!(totals["amount"], "200.00");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn reading_the_whole_stream_again_changes_nothing() {
+    let h = Harness::with(&["--retention", "1h", "--batch-max", "50"]).await;
+    h.api.seed(30).await;
+    let items: Vec<Value> = (0..600)
+        .map(|n| {
+            // Some for nobody, some notices, some repeated.
+            let customer = format!("GIG{:05}", n % 33 + 1);
+            let status = if n % 10 == 0 { "PENDING" } else { "COMPLETE" };
+            let sent = payment(&format!("r{}", n % 550), &customer, &format!("{}.50", n % 550 + 1));
+            but(sent, json!({"payment_status": status}))
+        })
+        .collect();
+    let reply = h.api.post(BATCH, &json!(items)).await;
+    assert_eq!(reply.status, 200);
+    h.settled().await;
+    let state = async || {
+        let mut state = Vec::new();
+        for sql in [
+            "select coalesce(string_agg(a::text, E'\\n' order by customer_id), '')
+             from customer_accounts a",
+            "select string_agg(p::text, E'\\n' order by transaction_reference, payment_status)
+             from processed_transactions p",
+            "select string_agg(s::text, E'\\n' order by transaction_reference) from suspense s",
+            "select coalesce(string_agg(d::text, E'\\n' order by partition, sequence), '')
+             from duplicates d",
+            "select string_agg(t::text, E'\\n' order by partition) from partition_totals t",
+            "select string_agg(concat(partition, last_sequence, last_stream_id), E'\\n'
+                 order by partition) from partition_owners",
+        ] {
+            let text: String = sqlx::query_scalar(sql).fetch_one(&h.stores.pool).await.unwrap();
+            state.push(text);
+        }
+        state
+    };
+    let before = state().await;
+    assert!(before[1].lines().count() > 400 && !before[2].is_empty());
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XGROUP");
+        command.arg("SETID").arg(h.stores.key(partition, "stream")).arg("ledger").arg(0);
+        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    }
+    eventually("the worker has read everything again", async || {
+        let stats = h.api.stats().await;
+        let partitions = stats["partitions"].as_array().unwrap();
+        // All in the stream was delivered and acknowledged; Redis counts it.
+        let settled = |one: &Value| one["pending"] == 0 && one["lag"] == 0;
+        (partitions.iter().all(settled) && delivered(&h).await == last_entries(&h).await)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(state().await, before);
+    h.settled().await;
+    h.stop().await;
+}
+
+/// The group's position in each partition.
+async fn delivered(h: &Harness) -> Vec<String> {
+    let mut positions = Vec::new();
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XINFO");
+        command.arg("GROUPS").arg(h.stores.key(partition, "stream"));
+        let groups: Vec<std::collections::HashMap<String, redis::Value>> =
+            command.query_async(&mut h.stores.redis.clone()).await.unwrap();
+        let id = groups[0]["last-delivered-id"].clone();
+        positions.push(redis::from_redis_value(id).unwrap());
+    }
+    positions
+}
+
+/// The last entry of each partition.
+async fn last_entries(h: &Harness) -> Vec<String> {
+    let mut last = Vec::new();
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(h.stores.key(partition, "stream")).arg("+").arg("-").arg("COUNT").arg(1);
+        let entries: Vec<(String, redis::Value)> =
+            command.query_async(&mut h.stores.redis.clone()).await.unwrap();
+        last.push(entries.first().map_or_else(|| "0-0".to_owned(), |entry| entry.0.clone()));
+    }
+    last
+}
+
+#[tokio::test]
+async fn what_a_crashed_worker_left_pending_is_settled_once() {
+    let mut h = Harness::gateway(&["--batch-max", "7"]).await;
+    h.api.seed(5).await;
+    for round in 0..10 {
+        let items: Vec<Value> = (0..60)
+            .map(|n| payment(&format!("{round}-{n}"), &format!("GIG{:05}", n % 5 + 1), "1"))
+            .collect();
+        h.api.post(BATCH, &json!(items)).await;
+        h.start_worker();
+        // Crashed wherever it stands once it has settled something new.
+        eventually("the worker is at work", async || {
+            let done = h.stores.count("select count(*) from processed_transactions").await;
+            (done > round * 60).then_some(())
+        })
+        .await;
+        h.crash_worker();
+    }
+    h.start_worker();
+    h.settled().await;
+    assert_eq!(h.api.stats().await["totals"]["applied"], 600);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn the_largest_batch_that_may_be_set_can_be_reclaimed() {
+    let mut h = Harness::gateway(&["--batch-max", "10000", "--lanes", "1"]).await;
+    h.api.open_account("ADA", "1000000").await;
+    let items: Vec<Value> = (0..9_000).map(|n| payment(&format!("r{n}"), "ADA", "1")).collect();
+    for half in items.chunks(4_500) {
+        let reply = h.api.post(BATCH, &json!(half)).await;
+        assert_eq!(reply.json()["accepted"], 4_500);
+    }
+    // Somebody took all of it and vanished.
+    let partition = partition_of(&CustomerId::parse("ADA").unwrap(), PARTITIONS);
+    let mut command = redis::cmd("XREADGROUP");
+    command.arg(&["GROUP", "ledger", "vanished", "COUNT", "9000", "STREAMS"]);
+    command.arg(h.stores.key(partition.into(), "stream")).arg(">");
+    command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.start_worker();
+    h.settled().await;
+    assert_eq!(h.api.stats().await["totals"]["applied"], 9_000);
+    h.stop().await;
+}

@@ -1,0 +1,186 @@
+//! A small client that pays at full speed and remembers every payment that was
+//! accepted, so that a test can ask for each of them after a fault. Proves
+//! nothing by itself.
+
+use std::{collections::HashMap, sync::Arc};
+
+use reqwest::Method;
+use serde_json::Value;
+use sqlx::Row;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Api, Stores, in_time, payment};
+
+/// Payments that may be under way at once.
+const CONNECTIONS: usize = 16;
+/// Customers that pay, seeded ones.
+pub const CUSTOMERS: u32 = 40;
+
+/// A payment that was answered with 202, or with 200 as a replay.
+#[derive(Debug)]
+pub struct Accepted {
+    reference: String,
+    customer: String,
+    amount: String,
+    partition: i64,
+    sequence: i64,
+    stream_id: String,
+}
+
+/// A running load.
+pub struct Load {
+    tasks: JoinSet<Payer>,
+    accepted: watch::Receiver<usize>,
+    stop: CancellationToken,
+}
+
+/// What one connection came to.
+#[derive(Default)]
+struct Payer {
+    accepted: Vec<Accepted>,
+    /// Answers with 503.
+    refused: usize,
+    /// Connections that broke.
+    broken: usize,
+}
+
+/// What a load came to.
+#[derive(Default)]
+pub struct Loaded {
+    pub accepted: Vec<Accepted>,
+    /// Answers with 503.
+    pub refused: usize,
+    /// Connections that broke.
+    pub broken: usize,
+}
+
+impl Load {
+    /// Starts paying; `label` makes the references unique. A connection that
+    /// breaks ends its payer, a 503 is sent again.
+    pub fn start(api: &Api, label: &str) -> Self {
+        let stop = CancellationToken::new();
+        let (tell, accepted) = watch::channel(0);
+        let tell = Arc::new(tell);
+        let mut tasks = JoinSet::new();
+        for number in 0..CONNECTIONS {
+            let (api, label, tell, stop) =
+                (api.clone(), label.to_owned(), Arc::clone(&tell), stop.clone());
+            tasks.spawn(async move { Payer::run(&api, &label, number, &tell, &stop).await });
+        }
+        Self { tasks, accepted, stop }
+    }
+
+    /// Waits until so many payments are accepted.
+    pub async fn reached(&mut self, count: usize) {
+        let reached = self.accepted.wait_for(|accepted| *accepted >= count);
+        in_time("payments are accepted", reached).await.expect("payers go on");
+    }
+
+    /// How many payments are accepted by now.
+    pub fn accepted(&self) -> usize {
+        *self.accepted.borrow()
+    }
+
+    /// Lets every payer finish what it has under way.
+    pub async fn finish(mut self) -> Loaded {
+        self.stop.cancel();
+        let mut loaded = Loaded::default();
+        while let Some(payer) = self.tasks.join_next().await {
+            let payer = payer.expect("payers do not fail");
+            loaded.accepted.extend(payer.accepted);
+            loaded.refused += payer.refused;
+            loaded.broken += payer.broken;
+        }
+        loaded
+    }
+}
+
+impl Payer {
+    async fn run(
+        api: &Api,
+        label: &str,
+        number: usize,
+        tell: &watch::Sender<usize>,
+        stop: &CancellationToken,
+    ) -> Self {
+        let mut payer = Self::default();
+        for count in 0_usize.. {
+            let reference = format!("{label}-{number}-{count}");
+            let customer = format!("GIG{:05}", (count * 7 + number) % CUSTOMERS as usize + 1);
+            let amount = format!("{}.{:02}", count % 900 + 1, number);
+            let body = payment(&reference, &customer, &amount);
+            // The same payment again until it is known to be taken.
+            loop {
+                let request = api.request(Method::POST, "/api/v1/payments").json(&body);
+                let Ok(answer) = request.send().await else {
+                    payer.broken += 1;
+                    return payer;
+                };
+                let status = answer.status().as_u16();
+                let retry = answer.headers().contains_key("retry-after");
+                let Ok(text) = answer.text().await else {
+                    payer.broken += 1;
+                    return payer;
+                };
+                if status == 503 {
+                    assert!(retry, "a 503 says when to come back: {text}");
+                    payer.refused += 1;
+                    if stop.is_cancelled() {
+                        return payer;
+                    }
+                    continue;
+                }
+                assert!(status == 202 || status == 200, "{status} {text}");
+                let taken: Value = serde_json::from_str(&text).unwrap();
+                payer.accepted.push(Accepted {
+                    reference,
+                    customer,
+                    amount,
+                    partition: taken["partition"].as_i64().unwrap(),
+                    sequence: taken["sequence"].as_i64().unwrap(),
+                    stream_id: taken["stream_id"].as_str().unwrap().to_owned(),
+                });
+                tell.send_modify(|accepted| *accepted += 1);
+                break;
+            }
+            if stop.is_cancelled() {
+                break;
+            }
+        }
+        payer
+    }
+}
+
+/// Fails unless the ledger has applied each of these payments once, as it was
+/// sent, at the place that its 202 named.
+pub async fn assert_applied(stores: &Stores, accepted: &[Accepted]) {
+    let rows = sqlx::query(
+        "select transaction_reference, customer_id, amount::text, partition::bigint, sequence,
+             stream_id, outcome from processed_transactions",
+    )
+    .fetch_all(&stores.pool)
+    .await
+    .unwrap();
+    let mut ledger: HashMap<String, Vec<String>> = HashMap::new();
+    for row in &rows {
+        let seen = format!(
+            "{} {} {}/{} {} {}",
+            row.get::<String, _>(1),
+            row.get::<String, _>(2),
+            row.get::<i64, _>(3),
+            row.get::<i64, _>(4),
+            row.get::<String, _>(5),
+            row.get::<String, _>(6),
+        );
+        ledger.entry(row.get(0)).or_default().push(seen);
+    }
+    for one in accepted {
+        let wanted = format!(
+            "{} {} {}/{} {} applied",
+            one.customer, one.amount, one.partition, one.sequence, one.stream_id
+        );
+        let found = ledger.get(&one.reference).map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(found, [wanted], "{} was accepted", one.reference);
+    }
+}

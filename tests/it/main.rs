@@ -1,0 +1,23 @@
+//! The promises, tried on real servers. One binary; each file says at its top
+//! what it proves.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails, and says where"
+)]
+#![allow(clippy::print_stdout, reason = "a seed is printed, so that a failure can be repeated")]
+#![allow(clippy::too_many_lines, reason = "a table of cases is one function")]
+#![allow(unreachable_pub, reason = "everything here is one crate that nobody names")]
+
+mod harness;
+mod load;
+mod process;
+
+mod audit;
+mod drift;
+mod faults;
+mod flow;
+mod http;
+mod idempotency;
+mod rooms;

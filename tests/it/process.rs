@@ -1,0 +1,123 @@
+//! The real binary as a process: started, stopped and killed as an operator or
+//! a machine would. Proves nothing by itself.
+
+use std::{
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::harness::{Api, PARTITIONS, Stores, in_time};
+
+/// A running `paystream serve`. Dropped, it is killed.
+pub struct Process {
+    child: Child,
+    pub api: Api,
+    log: Arc<Mutex<String>>,
+    reader: JoinSet<()>,
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The binary, without any setting of whoever runs the tests.
+pub fn paystream() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_paystream"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAYSTREAM_")) {
+        command.env_remove(name);
+    }
+    command.env("PAYSTREAM_LOG_FORMAT", "json").kill_on_drop(true);
+    command.current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null());
+    command
+}
+
+/// `paystream serve` with its settings in the environment.
+pub fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Command {
+    let mut command = paystream();
+    command
+        .args(["serve", role])
+        .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
+        .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
+        .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix)
+        .env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string())
+        .env("PAYSTREAM_WORKER_ID", "tester")
+        .env("PAYSTREAM_BIND", "127.0.0.1:0")
+        .envs(settings.iter().copied());
+    command
+}
+
+/// Runs a command to its end.
+pub async fn run(mut command: Command) -> Ended {
+    let output = in_time("the command ends", command.output()).await.expect("starts");
+    Ended {
+        status: output.status,
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Process {
+    /// Starts serving and waits until it is ready.
+    pub async fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Self {
+        let mut command = serve(role, stores, settings);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (tell, mut address) = watch::channel(None);
+        let mut reader = JoinSet::new();
+        let kept = Arc::clone(&log);
+        reader.spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.lock().unwrap().push_str(&format!("{line}\n"));
+                let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                if event["message"] == "listening" {
+                    tell.send_replace(event["address"].as_str().map(str::to_owned));
+                }
+            }
+        });
+        let heard = in_time("it listens", address.wait_for(Option::is_some)).await;
+        let heard = heard.map(|address| address.clone());
+        let Ok(Some(address)) = heard else {
+            panic!("it ended before it listened:\n{}", log.lock().unwrap());
+        };
+        let process = Self { child, api: Api::new(format!("http://{address}")), log, reader };
+        process.api.until_ready().await;
+        process
+    }
+
+    /// `kill -9`; returns when it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it ran until now");
+    }
+
+    /// SIGTERM; returns when it has ended, with exit status 0.
+    pub async fn stop(mut self) {
+        let pid = self.child.id().expect("it ran until now").to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        let status = in_time("it stops", self.child.wait()).await.unwrap();
+        while self.reader.join_next().await.is_some() {}
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+    }
+
+    /// Fails if it has ended.
+    pub fn must_live(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended by itself:\n{}", self.log());
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+}
