@@ -37,16 +37,9 @@ enum Command {
         #[command(flatten)]
         config: Box<ServeConfig>,
     },
-    /// Bring the database to this release's schema and create the streams
-    Migrate(ops::migrate::MigrateArgs),
-    /// Open accounts GIG00001, GIG00002, …
-    Seed(ops::seed::SeedArgs),
-    /// Send payments at a fixed rate and see what becomes of each
-    Load(Box<ops::load::LoadArgs>),
-    /// Recompute every account and account for every sequence
-    Audit(ops::audit::AuditArgs),
-    /// Ask a health endpoint; exits 0 when the answer is 200
-    Probe(ops::probe::ProbeArgs),
+    /// Operators' commands
+    #[command(flatten)]
+    Operate(ops::Command),
 }
 
 #[tokio::main]
@@ -64,25 +57,17 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(&cli.telemetry)?;
     // Commands find the servers of a `paystream dev` that runs here.
-    let running = || dev::running_addresses(".paystream".as_ref());
-    let both = || running().map(|addresses| (addresses.redis_url, addresses.database_url));
+    let running = || {
+        let addresses = dev::running_addresses(".paystream".as_ref())?;
+        Some((addresses.redis_url, addresses.database_url))
+    };
     match cli.command {
         Command::Dev(args) => app::dev(*args).await?,
         Command::Serve { role, mut config } => {
-            config.store = config.store.or(both());
+            config.store = config.store.or(running());
             app::serve(role, *config).await?;
         }
-        Command::Migrate(args) => ops::migrate::run(&args.store.or(both())).await?,
-        Command::Seed(mut args) => {
-            args.store = args.store.or(both());
-            ops::seed::run(&args).await?;
-        }
-        Command::Load(args) => return ops::load::run(*args).await,
-        Command::Audit(mut args) => {
-            args.ledger = args.ledger.or(running().map(|addresses| addresses.database_url));
-            return ops::audit::run(args).await;
-        }
-        Command::Probe(args) => return ops::probe::run(&args).await,
+        Command::Operate(command) => return command.run(running).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,3 +5,48 @@ pub mod load;
 pub mod migrate;
 pub mod probe;
 pub mod seed;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+/// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
+pub type Running = Option<(String, String)>;
+
+/// What an operator can do, beside running the service.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring the database to this release's schema and create the streams
+    Migrate(migrate::MigrateArgs),
+    /// Open accounts GIG00001, GIG00002, …
+    Seed(seed::SeedArgs),
+    /// Send payments at a fixed rate and see what becomes of each
+    Load(Box<load::LoadArgs>),
+    /// Recompute every account and account for every sequence
+    Audit(audit::AuditArgs),
+    /// Ask a health endpoint; exits 0 when the answer is 200
+    Probe(probe::ProbeArgs),
+}
+
+impl Command {
+    /// Runs the command on the configured stores, or on those of `running`.
+    ///
+    /// # Errors
+    /// A sentence that says what failed and what to do.
+    pub async fn run(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Migrate(args) => migrate::run(&args.store.or(running())).await?,
+            Self::Seed(mut args) => {
+                args.store = args.store.or(running());
+                seed::run(&args).await?;
+            }
+            Self::Load(args) => return load::run(*args).await,
+            Self::Audit(mut args) => {
+                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
+                return audit::run(args).await;
+            }
+            Self::Probe(args) => return probe::run(&args).await,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
