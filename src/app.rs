@@ -22,6 +22,7 @@ use crate::{
     dev,
     health::Board,
     http::{self, Gateway},
+    identity::Identity,
     ledger::{Ledger, Topology},
     ops,
     stream::{AppendLimits, Streams},
@@ -106,8 +107,14 @@ pub async fn serve_on(
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let works = role != Role::Gateway;
+    // Its name stays taken for as long as it works.
+    let mut identity = None;
     if works {
-        let worker = worker(&config, &streams, &ledger, &board);
+        let id = match &config.worker.worker_id {
+            Some(id) => id,
+            None => &identity.insert(Identity::take(config.store.ledger.database_url()?)?).name,
+        };
+        let worker = worker(&config, id, &streams, &ledger, &board);
         tasks.spawn(worker::run(worker, stop.clone()));
     }
     if let Some(listener) = listener {
@@ -184,10 +191,15 @@ async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn worker(config: &ServeConfig, streams: &Streams, ledger: &Ledger, board: &Arc<Board>) -> Worker {
-    let host = || gethostname::gethostname().to_string_lossy().into_owned();
+fn worker(
+    config: &ServeConfig,
+    id: &str,
+    streams: &Streams,
+    ledger: &Ledger,
+    board: &Arc<Board>,
+) -> Worker {
     Worker {
-        id: config.worker.worker_id.clone().unwrap_or_else(host),
+        id: id.to_owned(),
         incarnation: Uuid::now_v7().to_string(),
         config: config.worker.clone(),
         streams: streams.clone(),

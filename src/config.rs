@@ -87,8 +87,9 @@ pub struct GatewayConfig {
 /// Settings of the worker, which settles payments in the ledger.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerConfig {
-    /// This worker's name, unique and the same after a restart. Default: the
-    /// host's name.
+    /// This worker's name, unique and the same after a restart. Without it, the
+    /// host's name and the first ordinal that no other worker of this machine
+    /// has.
     #[arg(long, env = "PAYSTREAM_WORKER_ID")]
     pub worker_id: Option<String>,
     /// Lanes: each settles its share of the partitions with connections of its
@@ -270,6 +271,14 @@ impl GatewayConfig {
 
 impl WorkerConfig {
     fn check(&self) -> anyhow::Result<()> {
+        let fits = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+        if let Some(id) = &self.worker_id {
+            ensure!(
+                (1..=64).contains(&id.len()) && id.bytes().all(fits),
+                "PAYSTREAM_WORKER_ID must have 1 to 64 letters, digits, dots, hyphens and \
+                 underscores"
+            );
+        }
         ensure!(
             self.lease >= 2 * self.batch_deadline,
             "PAYSTREAM_LEASE ({:?}) must be at least twice PAYSTREAM_BATCH_DEADLINE ({:?}), or a \

@@ -14,6 +14,7 @@ pub mod ledger;
 
 pub mod config;
 pub mod clock;
+pub mod identity;
 pub mod health;
 pub mod telemetry;
 pub mod dev;

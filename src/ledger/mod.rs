@@ -29,7 +29,7 @@ use sqlx::{
 
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
 pub use error::Error;
-pub use ownership::{Grant, Ownership};
+pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader, Totals};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use schema::{Schema, Topology};
@@ -86,8 +86,9 @@ impl Ledger {
 
     /// Who owns what, for the worker of this name.
     #[must_use]
-    pub fn ownership(&self, worker: &str, lease: Duration) -> Ownership {
-        Ownership::new(self.pool(2, QUERY_TIMEOUT), worker, lease)
+    pub fn ownership(&self, worker: &str, incarnation: &str, lease: Duration) -> Ownership {
+        let pool = self.pool(2, Ownership::patience(lease));
+        Ownership::new(pool, worker, incarnation, lease)
     }
 
     /// What recomputes the ledger and reports drift.

@@ -1,38 +1,81 @@
 //! Workers, their heartbeats, and who owns which partition under which epoch.
-//! Every time here is PostgreSQL's.
+//! Every time here is PostgreSQL's. Never decides who should own what.
 
 use std::time::Duration;
 
 use sqlx::{PgPool, Row, postgres::PgRow};
+use tokio::time::timeout;
 
 use super::Error;
-use crate::domain::StreamId;
 
 /// A partition that was acquired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Which.
     pub partition: u16,
     /// Under which epoch; higher than any before.
     pub epoch: i64,
-    /// The ledger's cursor: the highest sequence it has,
+    /// The ledger's cursor: the highest sequence it has.
     pub last_sequence: i64,
-    /// and the entry that had it.
-    pub last_stream_id: StreamId,
+    /// Whose it was, if its owner had not released it.
+    pub previous: Option<String>,
+    /// How long it had not moved: since its release, if it was released.
+    pub since_moved: Duration,
 }
 
-/// One worker's dealings with the registry of owners.
+/// A worker that beats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveWorker {
+    /// Its name.
+    pub worker: String,
+    /// It serves on until others have asked for what it owns.
+    pub leaving: bool,
+}
+
+/// A partition as the registry lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Which.
+    pub partition: u16,
+    /// Who owns it, alive or not.
+    pub owner: Option<String>,
+    /// Under which epoch.
+    pub epoch: i64,
+    /// Who has asked its owner to hand it over.
+    pub draining_to: Option<String>,
+}
+
+/// The registry at one moment.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// Workers that beat, by name.
+    pub workers: Vec<LiveWorker>,
+    /// All partitions in order.
+    pub seats: Vec<Seat>,
+}
+
+/// One worker's dealings with the registry of owners. No call takes longer
+/// than [`Ownership::patience`].
 #[derive(Clone)]
 pub struct Ownership {
     pool: PgPool,
     worker: String,
+    incarnation: String,
     lease_milliseconds: i64,
+    patience: Duration,
 }
 
 impl Ownership {
-    pub(super) fn new(pool: PgPool, worker: &str, lease: Duration) -> Self {
+    pub(super) fn new(pool: PgPool, worker: &str, incarnation: &str, lease: Duration) -> Self {
         let lease_milliseconds = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-        Self { pool, worker: worker.to_owned(), lease_milliseconds }
+        let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
+        Self { pool, worker, incarnation, lease_milliseconds, patience: Self::patience(lease) }
+    }
+
+    /// How long one call may take, so that the next beat is in time.
+    #[must_use]
+    pub fn patience(lease: Duration) -> Duration {
+        lease / 4
     }
 
     /// Registers the worker under a new incarnation. An older process of the
@@ -40,16 +83,13 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn join(&self, incarnation: &str) -> Result<(), Error> {
-        sqlx::query(
+    pub async fn join(&self) -> Result<(), Error> {
+        let join = sqlx::query(
             "insert into workers (worker_id, incarnation) values ($1, $2::uuid)
              on conflict (worker_id) do update set incarnation = excluded.incarnation,
-                 started_at = clock_timestamp(), beat_at = clock_timestamp()",
-        )
-        .bind(&self.worker)
-        .bind(incarnation)
-        .execute(&self.pool)
-        .await?;
+                 leaving = false, started_at = clock_timestamp(), beat_at = clock_timestamp()",
+        );
+        self.in_time(join.bind(&self.worker).bind(&self.incarnation).execute(&self.pool)).await?;
         Ok(())
     }
 
@@ -57,78 +97,153 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn beat(&self, incarnation: &str) -> Result<bool, Error> {
-        let beaten = sqlx::query(
-            "update workers set beat_at = clock_timestamp()
+    pub async fn beat(&self, leaving: bool) -> Result<bool, Error> {
+        let beat = sqlx::query(
+            "update workers set beat_at = clock_timestamp(), leaving = $3
              where worker_id = $1 and incarnation = $2::uuid",
-        )
-        .bind(&self.worker)
-        .bind(incarnation)
-        .execute(&self.pool)
-        .await?;
-        Ok(beaten.rows_affected() == 1)
+        );
+        let beat = beat.bind(&self.worker).bind(&self.incarnation).bind(leaving);
+        Ok(self.in_time(beat.execute(&self.pool)).await?.rows_affected() == 1)
     }
 
-    /// Acquires every partition that nobody owns, whose owner is silent beyond
-    /// its lease, or that is listed as ours under another epoch than in `held`.
+    /// Who lives and who owns what, at one moment.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn acquire(&self, held: &[(u16, i64)]) -> Result<Vec<Grant>, Error> {
-        let partitions: Vec<i32> =
-            held.iter().map(|(partition, _)| i32::from(*partition)).collect();
-        let epochs: Vec<i64> = held.iter().map(|(_, epoch)| *epoch).collect();
-        let rows = sqlx::query(
-            "update partition_owners p
+    pub async fn look(&self) -> Result<Outlook, Error> {
+        // One statement is one snapshot.
+        let look = sqlx::query(
+            "select null::int as partition, worker_id as name, null::bigint as epoch,
+                 null::text as draining_to, leaving
+             from workers where beat_at > clock_timestamp() - $1 * interval '1 millisecond'
+             union all
+             select partition, owner, epoch, draining_to, null from partition_owners
+             order by partition, name",
+        );
+        let rows = self.in_time(look.bind(self.lease_milliseconds).fetch_all(&self.pool)).await?;
+        let mut outlook = Outlook { workers: Vec::new(), seats: Vec::new() };
+        for row in rows {
+            match row.try_get::<Option<i32>, _>("partition")? {
+                Some(partition) => outlook.seats.push(seat(&row, partition)?),
+                None => outlook.workers.push(LiveWorker {
+                    worker: row.try_get("name")?,
+                    leaving: row.try_get("leaving")?,
+                }),
+            }
+        }
+        Ok(outlook)
+    }
+
+    /// Asks the living owners of these partitions to hand them over to us.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn request(&self, partitions: &[u16]) -> Result<(), Error> {
+        // A row that is busy with a batch or a move is asked for next time.
+        let request = sqlx::query(
+            "update partition_owners set draining_to = $1 where partition in (
+                 select partition from partition_owners
+                 where partition = any($2) and owner <> $1 and draining_to is distinct from $1
+                 order by partition for update skip locked)",
+        );
+        let request = request.bind(&self.worker).bind(numbers(partitions));
+        self.in_time(request.execute(&self.pool)).await?;
+        Ok(())
+    }
+
+    /// Acquires those of these partitions that nobody owns, whose owner is
+    /// silent beyond its lease, or that are ours by name. Rows that someone
+    /// holds locked are left for the next time.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn acquire(&self, partitions: &[u16]) -> Result<Vec<Grant>, Error> {
+        let acquire = sqlx::query(
+            "with free as (
+                 select partition, owner, moved_at from partition_owners p
+                 where partition = any($2) and (owner is null or owner = $1 or not exists (
+                     select 1 from workers w where w.worker_id = p.owner
+                     and w.beat_at > clock_timestamp() - $3 * interval '1 millisecond'))
+                 order by partition for update skip locked)
+             update partition_owners p
              set owner = $1, epoch = epoch + 1, draining_to = null, moved_at = clock_timestamp()
-             where (p.partition, p.epoch) not in
-                   (select * from unnest($2::int[], $3::bigint[]))
-               and (p.owner is null or p.owner = $1 or not exists (
-                   select 1 from workers w where w.worker_id = p.owner
-                   and w.beat_at > clock_timestamp() - $4 * interval '1 millisecond'))
-             returning partition, epoch, last_sequence, last_stream_id",
-        )
-        .bind(&self.worker)
-        .bind(partitions)
-        .bind(epochs)
-        .bind(self.lease_milliseconds)
-        .fetch_all(&self.pool)
-        .await?;
+             from free where p.partition = free.partition
+             returning p.partition, p.epoch, p.last_sequence, free.owner as previous,
+                 (extract(epoch from clock_timestamp() - free.moved_at) * 1000)::bigint as moved",
+        );
+        let acquire =
+            acquire.bind(&self.worker).bind(numbers(partitions)).bind(self.lease_milliseconds);
+        let rows = self.in_time(acquire.fetch_all(&self.pool)).await?;
         rows.iter().map(grant).collect()
+    }
+
+    /// Gives partitions back that we hold under these epochs.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn release(&self, held: &[(u16, i64)]) -> Result<(), Error> {
+        let (partitions, epochs): (Vec<u16>, Vec<i64>) = held.iter().copied().unzip();
+        let release = sqlx::query(
+            "update partition_owners set owner = null, moved_at = clock_timestamp()
+             where owner = $1 and (partition, epoch) in
+                 (select * from unnest($2::int[], $3::bigint[]))",
+        );
+        let release = release.bind(&self.worker).bind(numbers(&partitions)).bind(epochs);
+        self.in_time(release.execute(&self.pool)).await?;
+        Ok(())
     }
 
     /// Gives all partitions back and leaves the registry.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached; the lease then runs out by itself.
-    pub async fn leave(&self, incarnation: &str) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
-        let left =
-            sqlx::query("delete from workers where worker_id = $1 and incarnation = $2::uuid")
-                .bind(&self.worker)
-                .bind(incarnation)
-                .execute(&mut *transaction)
-                .await?;
-        if left.rows_affected() == 1 {
-            sqlx::query(
-                "update partition_owners set owner = null, moved_at = clock_timestamp()
-                 where owner = $1",
-            )
-            .bind(&self.worker)
-            .execute(&mut *transaction)
-            .await?;
-        }
-        Ok(transaction.commit().await?)
+    pub async fn leave(&self) -> Result<(), Error> {
+        let leave = sqlx::query(
+            "with gone as (
+                 delete from workers where worker_id = $1 and incarnation = $2::uuid
+                 returning worker_id)
+             update partition_owners set owner = null, moved_at = clock_timestamp()
+             where owner in (select worker_id from gone)",
+        );
+        let leave = leave.bind(&self.worker).bind(&self.incarnation);
+        self.in_time(leave.execute(&self.pool)).await?;
+        Ok(())
+    }
+
+    async fn in_time<T>(
+        &self,
+        query: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Error> {
+        // PostgreSQL may be gone without a word; the pool then connects anew.
+        let ended = timeout(self.patience, query).await;
+        Ok(ended.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
 }
 
+fn numbers(partitions: &[u16]) -> Vec<i32> {
+    partitions.iter().map(|partition| i32::from(*partition)).collect()
+}
+
+fn seat(row: &PgRow, partition: i32) -> Result<Seat, Error> {
+    Ok(Seat {
+        partition: number(partition)?,
+        owner: row.try_get("name")?,
+        epoch: row.try_get("epoch")?,
+        draining_to: row.try_get("draining_to")?,
+    })
+}
+
 fn grant(row: &PgRow) -> Result<Grant, Error> {
-    let partition: i32 = row.try_get("partition")?;
-    let id: String = row.try_get("last_stream_id")?;
+    let moved: i64 = row.try_get("moved")?;
     Ok(Grant {
-        partition: u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?,
+        partition: number(row.try_get("partition")?)?,
         epoch: row.try_get("epoch")?,
         last_sequence: row.try_get("last_sequence")?,
-        last_stream_id: id.parse().map_err(|_| Error::Corrupt("stream id"))?,
+        previous: row.try_get("previous")?,
+        since_moved: Duration::from_millis(u64::try_from(moved).unwrap_or(0)),
     })
+}
+
+fn number(partition: i32) -> Result<u16, Error> {
+    u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))
 }

@@ -56,6 +56,7 @@ pub struct Consumer {
     waiter: MultiplexedConnection,
     keys: Keys,
     worker: String,
+    incarnation: String,
     scripts: Scripts,
 }
 
@@ -70,7 +71,11 @@ struct Scripts {
 }
 
 impl Consumer {
-    pub(super) async fn connect(streams: &Streams, worker: &str) -> Result<Self, Error> {
+    pub(super) async fn connect(
+        streams: &Streams,
+        worker: &str,
+        incarnation: &str,
+    ) -> Result<Self, Error> {
         let scripts = Scripts {
             mirror: Lua::new(include_str!("lua/mirror.lua")),
             take: Lua::new(include_str!("lua/take.lua")),
@@ -80,14 +85,16 @@ impl Consumer {
             settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
         };
-        let mut reader = streams.connect(&format!("take:{worker}")).await?;
+        let name = format!("worker:{worker}:{incarnation}");
+        let mut reader = streams.connect(&name).await?;
         // A blocked read answers up to twice its time late.
-        let waiter = streams.connect_with(&format!("wait:{worker}"), 2 * RESPONSE_TIMEOUT).await?;
+        let waiter = streams.connect_with(&name, 2 * RESPONSE_TIMEOUT).await?;
         for script in scripts.all() {
             script.load(&mut reader).await?;
         }
         let keys = streams.keys.clone();
-        Ok(Self { reader, waiter, keys, worker: worker.to_owned(), scripts })
+        let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
+        Ok(Self { reader, waiter, keys, worker, incarnation, scripts })
     }
 
     /// Tells Redis who owns `claims`, so that takes by anyone else are refused.
@@ -102,6 +109,33 @@ impl Consumer {
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
+    }
+
+    /// Closes the connections of a former owner, so that nothing it had under
+    /// way arrives late. Those of this very process stay.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn cut_off(&mut self, worker: &str) -> Result<(), Error> {
+        let mut list = redis::cmd("CLIENT");
+        list.arg(&["LIST", "TYPE", "normal"]);
+        let clients: String = match list.query_async(&mut self.reader).await {
+            Ok(clients) => clients,
+            // Not every user may; the fences hold without it.
+            Err(error) if error.code() == Some("NOPERM") => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let theirs = format!("{}:worker:{worker}:", self.keys.prefix());
+        let ours = format!("{}:worker:{}:{}", self.keys.prefix(), self.worker, self.incarnation);
+        for client in clients.lines() {
+            let field = |name| client.split(' ').find_map(|field| field.strip_prefix(name));
+            let name = field("name=").unwrap_or_default();
+            if let Some(id) = field("id=").filter(|_| name.starts_with(&theirs) && name != ours) {
+                let mut kill = redis::cmd("CLIENT");
+                kill.arg(&["KILL", "ID", id]).exec_async(&mut self.reader).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Says which of the partitions have an entry after the id beside them;

@@ -110,12 +110,13 @@ impl Streams {
         Finder::connect(self, dedupe_window).await
     }
 
-    /// What takes and acknowledges, under the name of `worker`.
+    /// What takes and acknowledges, under the name of `worker`, for this
+    /// incarnation of it.
     ///
     /// # Errors
     /// When Redis cannot be reached.
-    pub async fn consumer(&self, worker: &str) -> Result<Consumer, Error> {
-        Consumer::connect(self, worker).await
+    pub async fn consumer(&self, worker: &str, incarnation: &str) -> Result<Consumer, Error> {
+        Consumer::connect(self, worker, incarnation).await
     }
 
     /// The cache of balances, for readers.

@@ -3,32 +3,63 @@
 //!
 //! The loop is dumb: it steps, and starts over from what is pending whenever a
 //! step fails. Nothing is remembered about a batch that failed; what was taken
-//! is pending in Redis and is claimed again.
+//! is pending in Redis and is claimed again. Orders of the ownership loop are
+//! followed between two batches, never within one.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    WAIT, Worker, now,
+    Worker,
+    lease::Lease,
+    now,
     settle::{self, Error, Link},
 };
 use crate::{
     config::WorkerConfig,
     domain::StreamId,
     health::Board,
-    ledger::{Grant, Writer},
+    ledger::Writer,
     stream::{Claim, Streams, TakenFrom},
 };
+
+/// How long a lane waits for an entry before it looks around.
+const WAIT: Duration = Duration::from_millis(250);
+
+/// A partition that was acquired for a lane.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) partition: u16,
+    pub(super) epoch: i64,
+    /// Whose it was, if its owner had not released it.
+    pub(super) previous: Option<String>,
+}
+
+/// What the ownership loop tells a lane.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Serve this one too.
+    Adopt(Claimed),
+    /// Drop this one.
+    Release(u16),
+}
 
 /// What a lane tells the ownership loop.
 #[derive(Debug)]
 pub(super) enum LaneEvent {
     /// This lane was fenced and has dropped its partitions.
     Lost(u16),
+    /// This lane has dropped this partition, as it was told to, under this
+    /// epoch; nothing of it is under way.
+    Released(u16, i64),
 }
 
 /// What a step did.
@@ -44,6 +75,8 @@ enum Step {
 /// How far a lane has come with a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Tells Redis whose it is now; nothing of it may be touched before.
+    Arriving,
     /// Claims what is pending, after this id; nothing new until that is done.
     Reclaiming(Option<StreamId>),
     /// Takes what is new. `full`: the last take was cut off by its bound.
@@ -53,18 +86,23 @@ enum Phase {
 struct Held {
     claim: Claim,
     phase: Phase,
+    /// Whose connections are to be cut off, on arrival.
+    previous: Option<String>,
 }
 
 /// A lane and its connections.
 pub(super) struct Lane {
     number: u16,
     worker: String,
+    incarnation: String,
     config: WorkerConfig,
     streams: Streams,
     writer: Writer,
     board: Arc<Board>,
-    dealt: mpsc::UnboundedReceiver<Vec<Grant>>,
-    events: mpsc::Sender<LaneEvent>,
+    lease: Lease,
+    // Both bounded by use: one message a move of a partition.
+    orders: mpsc::UnboundedReceiver<Order>,
+    events: mpsc::UnboundedSender<LaneEvent>,
     held: BTreeMap<u16, Held>,
     link: Option<Link>,
 }
@@ -73,17 +111,20 @@ impl Lane {
     pub(super) fn new(
         number: u16,
         worker: &Worker,
-        dealt: mpsc::UnboundedReceiver<Vec<Grant>>,
-        events: mpsc::Sender<LaneEvent>,
+        lease: Lease,
+        orders: mpsc::UnboundedReceiver<Order>,
+        events: mpsc::UnboundedSender<LaneEvent>,
     ) -> Self {
         Self {
             number,
             worker: worker.id.clone(),
+            incarnation: worker.incarnation.clone(),
             config: worker.config.clone(),
             streams: worker.streams.clone(),
             writer: worker.ledger.writer(&worker.id, worker.config.batch_deadline),
             board: Arc::clone(&worker.board),
-            dealt,
+            lease,
+            orders,
             events,
             held: BTreeMap::new(),
             link: None,
@@ -94,15 +135,15 @@ impl Lane {
         let mut pauses = pauses();
         while !stop.is_cancelled() {
             if self.held.is_empty() {
-                self.board.moved(self.number, now());
+                self.say_idle();
                 tokio::select! {
                     () = stop.cancelled() => break,
                     () = tokio::time::sleep(WAIT) => continue,
-                    Some(grants) = self.dealt.recv() => self.adopt(grants),
+                    Some(order) = self.orders.recv() => self.obey(order),
                 }
             }
-            while let Ok(grants) = self.dealt.try_recv() {
-                self.adopt(grants);
+            while let Ok(order) = self.orders.try_recv() {
+                self.obey(order);
             }
             match self.step().await {
                 Ok(Step::Stuck) => {}
@@ -121,24 +162,38 @@ impl Lane {
         }
     }
 
-    /// Takes partitions over: whatever anyone left pending comes first.
-    fn adopt(&mut self, grants: Vec<Grant>) {
-        for Grant { partition, epoch, .. } in grants {
-            let claim = Claim { partition, epoch };
-            self.held.insert(partition, Held { claim, phase: Phase::Reclaiming(None) });
+    /// Follows an order, between two batches.
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Adopt(Claimed { partition, epoch, previous }) => {
+                let claim = Claim { partition, epoch };
+                self.held.insert(partition, Held { claim, phase: Phase::Arriving, previous });
+            }
+            Order::Release(partition) => {
+                if let Some(Held { claim, .. }) = self.held.remove(&partition) {
+                    self.tell(LaneEvent::Released(partition, claim.epoch));
+                }
+            }
         }
-        // The next step connects, and so mirrors every claim.
-        self.link = None;
     }
 
     /// One batch, or one look around.
     async fn step(&mut self) -> Result<Step, Error> {
+        if self.held.is_empty() {
+            return Ok(Step::Idle);
+        }
+        if !self.lease.holds(Instant::now()) {
+            return Err(Error::LeaseOver);
+        }
         if self.link.is_none() {
             self.link = Some(self.connect().await?);
         }
+        if self.held.values().any(|held| held.phase == Phase::Arriving) {
+            self.arrive().await?;
+        }
         let reclaiming = self.held.values().find_map(|held| match held.phase {
             Phase::Reclaiming(after) => Some((held.claim, after)),
-            Phase::Taking { .. } => None,
+            Phase::Arriving | Phase::Taking { .. } => None,
         });
         match reclaiming {
             Some((claim, after)) => self.reclaim(claim, after).await,
@@ -149,10 +204,30 @@ impl Lane {
     async fn connect(&self) -> Result<Link, Error> {
         // The ledger first: while it is away nothing is taken.
         let writer = self.writer.lane().await?;
-        let mut consumer = self.streams.consumer(&self.worker).await?;
+        let mut consumer = self.streams.consumer(&self.worker, &self.incarnation).await?;
         let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
         consumer.mirror(&claims).await?;
         Ok(Link { consumer, writer, batch_deadline: self.config.batch_deadline })
+    }
+
+    /// Takes partitions over: Redis is told, what their former owners still have
+    /// under way is cut off, and whatever anyone left pending comes first.
+    async fn arrive(&mut self) -> Result<(), Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        let arriving = self.held.values_mut().filter(|held| held.phase == Phase::Arriving);
+        let mut arriving: Vec<&mut Held> = arriving.collect();
+        let claims: Vec<Claim> = arriving.iter().map(|held| held.claim).collect();
+        link.consumer.mirror(&claims).await?;
+        let previous: BTreeSet<&str> =
+            arriving.iter().filter_map(|held| held.previous.as_deref()).collect();
+        for worker in previous {
+            link.consumer.cut_off(worker).await?;
+        }
+        for held in &mut arriving {
+            held.previous = None;
+            held.phase = Phase::Reclaiming(None);
+        }
+        Ok(())
     }
 
     /// Settles a page of what is pending, or finds that nothing is.
@@ -181,7 +256,7 @@ impl Lane {
             .values()
             .filter_map(|held| match held.phase {
                 Phase::Taking { last_id, .. } => Some((held.claim.partition, last_id)),
-                Phase::Reclaiming(_) => None,
+                Phase::Arriving | Phase::Reclaiming(_) => None,
             })
             .collect();
         let busy = self.held.values().any(|h| matches!(h.phase, Phase::Taking { full: true, .. }));
@@ -243,11 +318,10 @@ impl Lane {
         if error.is_fenced() {
             warn!(lane = self.number, %error, "fenced; dropping the lane's partitions");
             self.held.clear();
-            // The loop outlives its lanes; if it has ended, so do we.
-            let _ = self.events.try_send(LaneEvent::Lost(self.number));
+            self.tell(LaneEvent::Lost(self.number));
             return;
         }
-        for held in self.held.values_mut() {
+        for held in self.held.values_mut().filter(|held| held.phase != Phase::Arriving) {
             held.phase = Phase::Reclaiming(None);
         }
         if error.is_outage() {
@@ -256,6 +330,21 @@ impl Lane {
         } else {
             error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
         }
+    }
+
+    /// Nothing is ours. Without a lease that is no rest but an outage.
+    fn say_idle(&self) {
+        if self.lease.holds(Instant::now()) {
+            self.board.moved(self.number, now());
+        } else {
+            let reason = "postgresql has recorded no beat of this worker for a while";
+            self.board.waits(self.number, now(), reason.to_owned());
+        }
+    }
+
+    fn tell(&self, event: LaneEvent) {
+        // The ownership loop outlives its lanes; if it has ended, so do we.
+        let _ = self.events.send(event);
     }
 
     fn enter(&mut self, partition: u16, phase: Phase) {

@@ -1,17 +1,17 @@
 //! The worker: takes what its partitions hold and settles it in the ledger.
 //!
-//! This file is the ownership loop: it keeps the worker registered, acquires
-//! partitions and deals them to the lanes. Each lane settles its share on its
-//! own. Never knows HTTP, SQL or Redis commands.
+//! The ownership loop (`owner.rs`) keeps the worker registered, acquires the
+//! partitions that are its share (`assignment.rs`), deals them to the lanes and
+//! hands them over. Each lane settles what it was dealt on its own. Never knows
+//! HTTP, SQL or Redis commands.
 
+mod assignment;
 mod lane;
+mod lease;
+mod owner;
 mod settle;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use tokio::{sync::mpsc, task::JoinSet, time};
@@ -22,15 +22,11 @@ use crate::{
     clock::Clock,
     config::WorkerConfig,
     health::Board,
-    ledger::{Grant, Ledger, Ownership},
+    ledger::Ledger,
     stream::{Streams, Upkeep},
 };
-use lane::{Lane, LaneEvent};
-
-/// Beats within one lease.
-const BEATS_PER_LEASE: u32 = 5;
-/// How long a lane waits for an entry before it looks around.
-const WAIT: Duration = Duration::from_millis(250);
+use lane::Lane;
+use owner::Owner;
 
 /// What a worker works with.
 pub struct Worker {
@@ -50,116 +46,42 @@ pub struct Worker {
     pub clock: Clock,
 }
 
-/// The ownership loop's own state.
-struct Owner {
-    ownership: Ownership,
-    joined: bool,
-    held: BTreeMap<u16, Grant>,
-    lanes: Vec<mpsc::UnboundedSender<Vec<Grant>>>,
-}
-
-/// Works until `stop`, then gives everything back.
+/// Works until `stop`, then hands everything over.
 ///
 /// # Errors
-/// When another process takes the worker's name, or a lane ends by itself.
+/// When another process takes the worker's name, or a task ends by itself.
 pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> {
-    let ownership = worker.ledger.ownership(&worker.id, worker.config.lease);
-    let (events, mut lane_events) = mpsc::channel(64);
+    // Lanes go on while partitions are handed over.
+    let stop_lanes = CancellationToken::new();
+    let _stop_lanes_at_the_end = stop_lanes.clone().drop_guard();
+    let (keeper, lease) = lease::lease(worker.config.lease);
+    let (events, lane_events) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
-    let mut owner = Owner { ownership, joined: false, held: BTreeMap::new(), lanes: Vec::new() };
+    let mut lanes = Vec::new();
     for number in 0..worker.config.lanes {
-        // Bounded by use: one message an ownership change.
-        let (deal, dealt) = mpsc::unbounded_channel();
-        owner.lanes.push(deal);
-        let lane = Lane::new(number, &worker, dealt, events.clone());
-        tasks.spawn(lane.run(stop.clone()));
+        let (orders, lane_orders) = mpsc::unbounded_channel();
+        lanes.push(orders);
+        let lane = Lane::new(number, &worker, lease.clone(), lane_orders, events.clone());
+        tasks.spawn(lane.run(stop_lanes.clone()));
     }
-    drop(events);
     let upkeep = worker.streams.upkeep().await.context("could not reach Redis")?;
-    tasks.spawn(trim(upkeep, worker.config.clone(), worker.clock, stop.clone()));
+    tasks.spawn(trim(upkeep, worker.config.clone(), worker.clock, stop_lanes.clone()));
 
-    let mut beat = time::interval(worker.config.lease / BEATS_PER_LEASE);
-    beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            _ = beat.tick() => owner.renew(&worker).await?,
-            Some(LaneEvent::Lost(lane)) = lane_events.recv() => owner.forget(lane),
-            Some(ended) = tasks.join_next() => {
-                ended.context("a task of the worker failed")?;
-                if !stop.is_cancelled() {
-                    bail!("a task of the worker ended before it was told to stop");
-                }
-            }
+    let mut owner = Owner::new(&worker, keeper, lanes);
+    tokio::select! {
+        owned = owner.run(lane_events, stop) => owned?,
+        Some(ended) = tasks.join_next() => {
+            ended.context("a task of the worker failed")?;
+            bail!("a task of the worker ended before it was told to stop");
         }
     }
+    stop_lanes.cancel();
     while let Some(ended) = tasks.join_next().await {
         ended.context("a task of the worker failed")?;
     }
-    if let Err(error) = owner.ownership.leave(&worker.incarnation).await {
-        warn!(%error, "could not give the partitions back; their lease will run out");
-    }
+    owner.leave().await;
     info!(worker = worker.id, "worker left");
     Ok(())
-}
-
-impl Owner {
-    /// Joins or beats, and acquires what is free. Outages are waited out.
-    async fn renew(&mut self, worker: &Worker) -> anyhow::Result<()> {
-        if !self.joined {
-            if let Err(error) = self.ownership.join(&worker.incarnation).await {
-                warn!(%error, "could not join the workers; trying again");
-                return Ok(());
-            }
-            info!(worker = worker.id, "worker joined");
-            self.joined = true;
-        }
-        match self.ownership.beat(&worker.incarnation).await {
-            Ok(true) => {}
-            Ok(false) => bail!(
-                "another process runs as worker {0}: give each its own PAYSTREAM_WORKER_ID; this \
-                 older one stops",
-                worker.id
-            ),
-            Err(error) => {
-                warn!(%error, "could not beat; trying again");
-                return Ok(());
-            }
-        }
-        let held: Vec<(u16, i64)> = self.held.values().map(|g| (g.partition, g.epoch)).collect();
-        match self.ownership.acquire(&held).await {
-            Ok(grants) if grants.is_empty() => {}
-            Ok(grants) => self.deal(grants),
-            Err(error) => warn!(%error, "could not acquire partitions; trying again"),
-        }
-        Ok(())
-    }
-
-    /// Deals new partitions to the lanes, each always to the same one.
-    fn deal(&mut self, grants: Vec<Grant>) {
-        info!(partitions = grants.len(), "partitions acquired");
-        let mut hands = vec![Vec::new(); self.lanes.len()];
-        for grant in grants {
-            self.held.insert(grant.partition, grant);
-            let lane = self.lane_of(grant.partition);
-            hands[lane].push(grant);
-        }
-        for (lane, hand) in self.lanes.iter().zip(hands).filter(|(_, hand)| !hand.is_empty()) {
-            // A lane that has ended is noticed by the loop.
-            let _ = lane.send(hand);
-        }
-    }
-
-    /// A lane found itself fenced and has dropped its partitions; those that
-    /// are still ours are acquired again under a new epoch.
-    fn forget(&mut self, lane: u16) {
-        let lanes = self.lanes.len();
-        self.held.retain(|partition, _| usize::from(*partition) % lanes != usize::from(lane));
-    }
-
-    fn lane_of(&self, partition: u16) -> usize {
-        usize::from(partition) % self.lanes.len()
-    }
 }
 
 /// Trims what has been settled, at intervals.

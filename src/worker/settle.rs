@@ -35,13 +35,20 @@ pub(super) enum Error {
     Deadline(Duration),
     #[error("other transactions were faster {RACES_MAX} times")]
     Contended,
+    #[error("this worker's lease has run out")]
+    LeaseOver,
     #[error("the lane is not connected")]
     NotConnected,
 }
 
 impl Error {
     pub(super) fn is_fenced(&self) -> bool {
-        matches!(self, Self::Stream(stream::Error::Fenced(_)) | Self::Ledger(ledger::Error::Fenced))
+        matches!(
+            self,
+            Self::Stream(stream::Error::Fenced(_))
+                | Self::Ledger(ledger::Error::Fenced)
+                | Self::LeaseOver
+        )
     }
 
     pub(super) fn is_outage(&self) -> bool {
@@ -49,7 +56,7 @@ impl Error {
             Self::Stream(error) => error.is_outage(),
             Self::Ledger(error) => error.is_outage(),
             Self::Deadline(_) | Self::Contended => true,
-            Self::NotConnected => false,
+            Self::LeaseOver | Self::NotConnected => false,
         }
     }
 

@@ -13,6 +13,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
     ("health", &[]),
+    ("identity", &[]),
     ("dev", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
@@ -28,6 +29,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "telemetry",
             "clock",
             "health",
+            "identity",
             "dev",
             "stream",
             "ledger",
@@ -67,7 +69,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("comfy_table", &["src/ops/"]),
     ("hdrhistogram", &["src/ops/"]),
     ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/ops/"]),
-    ("gethostname", &["src/app.rs"]),
+    ("gethostname", &["src/identity.rs"]),
 ];
 
 /// Longest file, in lines.

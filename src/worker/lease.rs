@@ -1,0 +1,59 @@
+//! How long this worker may trust that its partitions are its own, by its own
+//! monotonic clock. Never asks anyone: a worker that is cut off, or slept, must
+//! find out by itself.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
+
+/// A worker stops by itself this much of a lease after its last beat was sent,
+/// so well before anyone else may take its partitions.
+const TRUSTED: (u32, u32) = (7, 10);
+
+/// Renews the lease.
+pub(super) struct Keeper {
+    lease: Duration,
+    end: watch::Sender<Instant>,
+}
+
+/// Says whether the lease still holds.
+#[derive(Clone)]
+pub(super) struct Lease {
+    end: watch::Receiver<Instant>,
+}
+
+/// A lease that has not begun.
+pub(super) fn lease(lease: Duration) -> (Keeper, Lease) {
+    let (end, reader) = watch::channel(Instant::now());
+    (Keeper { lease, end }, Lease { end: reader })
+}
+
+impl Keeper {
+    /// A beat that was sent at `sent` has been recorded.
+    pub(super) fn renew(&self, sent: Instant) {
+        let (part, whole) = TRUSTED;
+        self.end.send_replace(sent + self.lease * part / whole);
+    }
+}
+
+impl Lease {
+    /// Whether nobody else can own our partitions at `now`.
+    pub(super) fn holds(&self, now: Instant) -> bool {
+        now < *self.end.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_counts_from_when_the_beat_was_sent() {
+        let (keeper, lease) = lease(Duration::from_secs(10));
+        let sent = Instant::now();
+        assert!(!lease.holds(sent + Duration::from_millis(1)), "it has not begun");
+        keeper.renew(sent);
+        assert!(lease.holds(sent + Duration::from_millis(6_999)));
+        assert!(!lease.holds(sent + Duration::from_secs(7)));
+    }
+}

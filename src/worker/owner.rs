@@ -1,0 +1,387 @@
+//! The ownership loop: beats, looks at who lives, acquires this worker's share
+//! of the partitions, and hands over what belongs to others.
+//!
+//! A partition moves from a live owner only when both agree: the wanted owner
+//! asks for it, and the owner's own look says the same. Then its lane drops it
+//! between two batches, and only then is it released. Never settles anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::bail;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Worker,
+    assignment::assign,
+    lane::{Claimed, LaneEvent, Order},
+    lease::Keeper,
+};
+use crate::ledger::{Grant, Outlook, Ownership};
+
+/// Beats within one lease.
+const BEATS_PER_LEASE: u32 = 5;
+/// How often the registry is looked at,
+const LOOK: Duration = Duration::from_millis(500);
+/// and while a partition is on its way.
+const LOOK_CLOSELY: Duration = Duration::from_millis(50);
+/// Messages of lanes that are heard at once.
+const EVENTS_MAX: usize = 256;
+/// How long a leaving worker serves on until others ask for its partitions.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
+
+/// A partition of ours, and the lane that serves it.
+struct Held {
+    epoch: i64,
+    lane: usize,
+    /// Its lane was told to drop it.
+    leaving: bool,
+}
+
+/// The loop's own state.
+pub(super) struct Owner {
+    worker: String,
+    ownership: Ownership,
+    keeper: Keeper,
+    beat_interval: Duration,
+    joined: bool,
+    /// Since when this worker has wanted to leave.
+    leaving: Option<Instant>,
+    held: BTreeMap<u16, Held>,
+    lanes: Vec<mpsc::UnboundedSender<Order>>,
+    /// Who lived at the last look. Nothing moves on a single look: a worker
+    /// that misses a beat, or restarts, would move partitions twice.
+    lived: Vec<String>,
+    /// A partition is on its way to us.
+    expecting: bool,
+}
+
+impl Owner {
+    pub(super) fn new(
+        worker: &Worker,
+        keeper: Keeper,
+        lanes: Vec<mpsc::UnboundedSender<Order>>,
+    ) -> Self {
+        let lease = worker.config.lease;
+        Self {
+            worker: worker.id.clone(),
+            ownership: worker.ledger.ownership(&worker.id, &worker.incarnation, lease),
+            keeper,
+            beat_interval: lease / BEATS_PER_LEASE,
+            joined: false,
+            leaving: None,
+            held: BTreeMap::new(),
+            lanes,
+            lived: Vec::new(),
+            expecting: false,
+        }
+    }
+
+    /// Owns until `stop`, and then until everything is handed over.
+    ///
+    /// # Errors
+    /// When another process takes the worker's name.
+    pub(super) async fn run(
+        &mut self,
+        mut events: mpsc::UnboundedReceiver<LaneEvent>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut beats = interval(self.beat_interval);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_look = Instant::now();
+        let mut heard = Vec::new();
+        while !self.has_left() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if self.leaving.is_none() => {
+                    self.leaving = Some(Instant::now());
+                    self.beat().await?;
+                    next_look = Instant::now();
+                }
+                _ = beats.tick() => self.beat().await?,
+                _ = events.recv_many(&mut heard, EVENTS_MAX), if !events.is_closed() => {
+                    self.hear(heard.drain(..)).await;
+                }
+                () = sleep_until(next_look) => {
+                    self.look().await;
+                    let closely = self.expecting || self.leaving.is_some();
+                    next_look = Instant::now() + if closely { LOOK_CLOSELY } else { LOOK };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what is left and leaves the registry.
+    pub(super) async fn leave(&self) {
+        if let Err(error) = self.ownership.leave().await {
+            warn!(%error, "could not give the partitions back; their lease will run out");
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaving.is_some_and(|since| {
+            !self.joined || self.held.is_empty() || since.elapsed() > LEAVE_PATIENCE
+        })
+    }
+
+    /// Joins or beats. Outages are waited out.
+    async fn beat(&mut self) -> anyhow::Result<()> {
+        let sent = Instant::now();
+        if !self.joined {
+            if let Err(error) = self.ownership.join().await {
+                warn!(%error, "could not join the workers; trying again");
+                return Ok(());
+            }
+            info!(worker = self.worker, "worker joined");
+            self.joined = true;
+            self.keeper.renew(sent);
+            return Ok(());
+        }
+        match self.ownership.beat(self.leaving.is_some()).await {
+            Ok(true) => self.keeper.renew(sent),
+            Ok(false) => bail!(
+                "another process runs as worker {0}: give each its own PAYSTREAM_WORKER_ID; this \
+                 older one stops",
+                self.worker
+            ),
+            Err(error) => warn!(%error, "could not beat; trying again"),
+        }
+        Ok(())
+    }
+
+    /// Looks at the registry and moves what has to move. Outages are waited out.
+    async fn look(&mut self) {
+        if !self.joined {
+            return;
+        }
+        let moved = match self.ownership.look().await {
+            Ok(outlook) => self.follow(&outlook).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = moved {
+            self.expecting = false;
+            warn!(%error, "could not move partitions; trying again");
+        }
+    }
+
+    async fn follow(&mut self, outlook: &Outlook) -> Result<(), crate::ledger::Error> {
+        let staying = outlook.workers.iter().filter(|worker| !worker.leaving);
+        let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
+        // A worker that is alone has nobody to wait for.
+        let alone = staying == [self.worker.as_str()];
+        if self.lived != staying && !alone {
+            self.lived = staying.into_iter().map(str::to_owned).collect();
+            return Ok(());
+        }
+        let moves = Moves::plan(&self.worker, &staying, outlook, |seat, epoch| {
+            self.held.get(&seat).is_some_and(|held| held.epoch == epoch)
+        });
+        self.expecting = !moves.request.is_empty() || !moves.acquire.is_empty();
+        if !moves.acquire.is_empty() {
+            let grants = self.ownership.acquire(&moves.acquire).await?;
+            self.deal(grants);
+        }
+        if !moves.request.is_empty() {
+            self.ownership.request(&moves.request).await?;
+        }
+        if !moves.abandon.is_empty() {
+            self.ownership.release(&moves.abandon).await?;
+        }
+        self.order_releases(&moves.hand_over);
+        self.order_releases(&self.taken_from_us(outlook));
+        Ok(())
+    }
+
+    /// Deals new partitions to the lanes that have the fewest.
+    fn deal(&mut self, grants: Vec<Grant>) {
+        for grant in grants {
+            let Grant { partition, epoch, previous, since_moved, .. } = grant;
+            let idle_ms = since_moved.as_millis();
+            info!(partition, epoch, previous = previous.as_deref(), idle_ms, "partition acquired");
+            let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
+            let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
+            self.held.insert(partition, Held { epoch, lane, leaving: false });
+            self.send(lane, Order::Adopt(Claimed { partition, epoch, previous }));
+        }
+    }
+
+    /// What a lane of ours serves though the registry has moved on.
+    fn taken_from_us(&self, outlook: &Outlook) -> BTreeSet<u16> {
+        let seats = outlook.seats.iter().filter(|seat| {
+            let held = self.held.get(&seat.partition);
+            // An acquisition of ours may be younger than the look.
+            held.is_some_and(|held| held.epoch < seat.epoch)
+        });
+        seats.map(|seat| seat.partition).collect()
+    }
+
+    /// Tells lanes to drop partitions at their next batch edge.
+    fn order_releases(&mut self, partitions: &BTreeSet<u16>) {
+        for partition in partitions {
+            let Some(held) = self.held.get_mut(partition).filter(|held| !held.leaving) else {
+                continue;
+            };
+            held.leaving = true;
+            let lane = held.lane;
+            self.send(lane, Order::Release(*partition));
+        }
+    }
+
+    fn send(&self, lane: usize, order: Order) {
+        // A lane that has ended is noticed by whoever runs us.
+        let _ = self.lanes.get(lane).map(|lane| lane.send(order));
+    }
+
+    async fn hear(&mut self, events: impl Iterator<Item = LaneEvent>) {
+        let mut released = Vec::new();
+        for event in events {
+            match event {
+                // A lane found itself fenced, or without a lease. What is still
+                // ours by name is acquired again, under a new epoch.
+                LaneEvent::Lost(lane) => {
+                    self.held.retain(|_, held| held.lane != usize::from(lane));
+                    self.expecting = true;
+                }
+                // If it has been acquired again meanwhile, the epoch differs.
+                LaneEvent::Released(partition, epoch) => {
+                    if self.held.get(&partition).is_some_and(|held| held.epoch == epoch) {
+                        self.held.remove(&partition);
+                        released.push((partition, epoch));
+                    }
+                }
+            }
+        }
+        if released.is_empty() {
+            return;
+        }
+        match self.ownership.release(&released).await {
+            Ok(()) => info!(partitions = ?released, "partitions handed over"),
+            // The next look finds them listed as ours and served by no lane.
+            Err(error) => warn!(%error, "could not release partitions; trying again"),
+        }
+    }
+}
+
+/// What a look says has to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Moves {
+    /// Ours to take now.
+    acquire: Vec<u16>,
+    /// Ours to ask a live owner for.
+    request: Vec<u16>,
+    /// Listed as ours, served by no lane, and wanted by another.
+    abandon: Vec<(u16, i64)>,
+    /// Asked for by a worker who should have it.
+    hand_over: BTreeSet<u16>,
+}
+
+impl Moves {
+    /// What `me` has to do. `serves` says whether a lane of ours serves a
+    /// partition under an epoch.
+    fn plan(
+        me: &str,
+        staying: &[&str],
+        outlook: &Outlook,
+        serves: impl Fn(u16, i64) -> bool,
+    ) -> Self {
+        let lives = |owner: &&str| outlook.workers.iter().any(|live| live.worker == *owner);
+        let owners: Vec<Option<&str>> =
+            outlook.seats.iter().map(|seat| seat.owner.as_deref().filter(lives)).collect();
+        let wanted = assign(staying, &owners);
+        let mut moves = Self::default();
+        for ((seat, owner), wanted) in outlook.seats.iter().zip(owners).zip(wanted) {
+            let served = owner == Some(me) && serves(seat.partition, seat.epoch);
+            match (wanted == Some(me), owner == Some(me)) {
+                (true, true) if served => {}
+                (true, true) => moves.acquire.push(seat.partition),
+                (true, false) if owner.is_none() => moves.acquire.push(seat.partition),
+                (true, false) => moves.request.push(seat.partition),
+                (false, true) if !served => moves.abandon.push((seat.partition, seat.epoch)),
+                (false, true) if wanted.is_none() || seat.draining_to.as_deref() == wanted => {
+                    moves.hand_over.insert(seat.partition);
+                }
+                (false, _) => {}
+            }
+        }
+        moves
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{LiveWorker, Seat};
+
+    fn outlook(workers: &[(&str, bool)], seats: &[(Option<&str>, Option<&str>)]) -> Outlook {
+        let live = |(worker, leaving): &(&str, bool)| LiveWorker {
+            worker: (*worker).to_owned(),
+            leaving: *leaving,
+        };
+        let seat = |(partition, (owner, draining_to)): (u16, &(Option<&str>, Option<&str>))| Seat {
+            partition,
+            owner: owner.map(str::to_owned),
+            epoch: 7,
+            draining_to: draining_to.map(str::to_owned),
+        };
+        Outlook {
+            workers: workers.iter().map(live).collect(),
+            seats: (0..).zip(seats).map(seat).collect(),
+        }
+    }
+
+    #[test]
+    fn what_nobody_living_owns_is_acquired() {
+        let seen =
+            outlook(&[("a", false)], &[(None, None), (Some("dead"), None), (Some("a"), None)]);
+        let moves =
+            Moves::plan("a", &["a"], &seen, |partition, epoch| (partition, epoch) == (2, 7));
+        assert_eq!(moves, Moves { acquire: vec![0, 1], ..Moves::default() });
+        // Ours by name, but no lane serves it: an earlier process had it.
+        let moves = Moves::plan("a", &["a"], &seen, |_, _| false);
+        assert_eq!(moves, Moves { acquire: vec![0, 1, 2], ..Moves::default() });
+    }
+
+    #[test]
+    fn a_living_owner_is_asked_and_hands_over_what_it_is_asked_for() {
+        let workers = [("a", false), ("b", false)];
+        let seen = outlook(&workers, &[(Some("a"), None), (Some("a"), None)]);
+        let asked = Moves::plan("b", &["a", "b"], &seen, |_, _| false);
+        assert_eq!((asked.request.len(), asked.acquire.len()), (1, 0));
+        let kept = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
+        assert_eq!(kept, Moves::default(), "not before it is asked");
+        let wanted = asked.request[0];
+        let mut seats = [(Some("a"), None), (Some("a"), None)];
+        seats[usize::from(wanted)].1 = Some("b");
+        seats[usize::from(1 - wanted)].1 = Some("b");
+        let seen = outlook(&workers, &seats);
+        let given = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
+        assert_eq!(given.hand_over, BTreeSet::from([wanted]), "and nothing it should keep");
+    }
+
+    #[test]
+    fn a_leaving_worker_serves_until_asked_and_the_last_one_just_goes() {
+        let seats = [(Some("a"), None), (Some("a"), Some("b"))];
+        let seen = outlook(&[("a", true), ("b", false)], &seats);
+        let moves = Moves::plan("a", &["b"], &seen, |_, _| true);
+        assert_eq!(moves, Moves { hand_over: BTreeSet::from([1]), ..Moves::default() });
+        let seen = outlook(&[("a", true)], &seats);
+        let moves = Moves::plan("a", &[], &seen, |_, _| true);
+        assert_eq!(moves, Moves { hand_over: BTreeSet::from([0, 1]), ..Moves::default() });
+    }
+
+    #[test]
+    fn what_no_lane_serves_is_not_kept_from_others() {
+        let workers = [("a", false), ("b", false)];
+        let seen = outlook(&workers, &[(Some("a"), None), (Some("a"), None)]);
+        let moves = Moves::plan("a", &["a", "b"], &seen, |_, _| false);
+        assert_eq!((moves.acquire.len(), moves.abandon.len()), (1, 1));
+    }
+}
