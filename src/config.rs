@@ -103,6 +103,14 @@ pub struct WorkerConfig {
     /// How long one batch's transaction may take before it is given up.
     #[arg(long, env = "PAYSTREAM_BATCH_DEADLINE", default_value = "4s", value_parser = parse_duration)]
     pub batch_deadline: Duration,
+    /// Attempts at settling an entry before it becomes a dead letter. Outages
+    /// are no attempts.
+    #[arg(long, env = "PAYSTREAM_ATTEMPTS_MAX", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts_max: u32,
+    /// When a payment becomes a dead letter after its attempts, park what its
+    /// customer sends after it, until `paystream parked release`.
+    #[arg(long, env = "PAYSTREAM_PARK_CUSTOMER")]
+    pub park_customer: bool,
     /// How long a silent worker keeps its partitions. At least twice the batch
     /// deadline.
     #[arg(long, env = "PAYSTREAM_LEASE", default_value = "10s", value_parser = parse_duration)]

@@ -19,6 +19,8 @@ pub struct Account {
     pub payment_count: i64,
     /// Rows of the statement; rises by one with each.
     pub version: i64,
+    /// A payment of it became a dead letter, and what comes after it waits.
+    pub parked: bool,
 }
 
 /// How an account stands after one row of its statement.

@@ -52,6 +52,8 @@ pub enum Outcome {
     },
     /// Money for a customer we do not know; held.
     Suspense,
+    /// Waits behind a dead letter of its customer, in its order.
+    Parked,
     /// The reference stands for another content; no effect.
     Conflict,
     /// The reference was sent again under another sequence; no effect.
@@ -116,6 +118,7 @@ impl Book {
             return known.meet(delivery);
         }
         let outcome = match (self.accounts.get_mut(&payment.customer), payment.status) {
+            (Some(open), _) if open.account.parked => Outcome::Parked,
             (Some(open), PaymentStatus::Complete) => open.account.apply(payment.amount),
             (Some(open), PaymentStatus::Pending | PaymentStatus::Failed) => open.account.record(),
             (None, PaymentStatus::Complete) => Outcome::Suspense,

@@ -97,6 +97,8 @@ struct TotalsView {
     rejected: i64,
     suspense: i64,
     dead_lettered: i64,
+    /// Waits behind dead letters of its customers.
+    parked: i64,
     /// Came under a used reference with other content.
     conflicts: i64,
     /// Came again after the stream had forgotten them.
@@ -182,6 +184,7 @@ impl TotalsView {
             rejected: totals.rejected,
             suspense: totals.suspense,
             dead_lettered: totals.dead_letters,
+            parked: totals.parked,
             conflicts: totals.conflicts,
             duplicates: totals.duplicates,
             amount: money(totals.amount),

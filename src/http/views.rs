@@ -93,6 +93,8 @@ pub(super) enum StatusView {
     Rejected,
     /// Could not be settled; an operator will look.
     DeadLettered,
+    /// Waits behind a dead letter of its customer, in its order.
+    Parked,
     /// Neither the stream nor the ledger knows it.
     Unknown,
 }
@@ -139,6 +141,7 @@ impl From<PaymentRow> for PaymentView {
                 PaymentState::Rejected => StatusView::Rejected,
                 PaymentState::Suspense => StatusView::Suspense,
                 PaymentState::DeadLettered => StatusView::DeadLettered,
+                PaymentState::Parked => StatusView::Parked,
             },
             payment_status: row.payment_status,
             reason: row.reason,

@@ -14,6 +14,9 @@ pub enum Error {
     /// PostgreSQL cannot be reached or cannot answer now; it may later.
     #[error("postgresql is not available")]
     Outage(#[source] sqlx::Error),
+    /// PostgreSQL refused a value: nothing but these very values is wrong.
+    #[error("postgresql refused a value")]
+    Refused(#[source] sqlx::Error),
     /// PostgreSQL refused, or answered what we do not understand.
     #[error("postgresql answered unexpectedly")]
     Unexpected(#[source] sqlx::Error),
@@ -46,6 +49,11 @@ impl From<sqlx::Error> for Error {
             ) => return Self::Outage(error),
             Some(code) if ["08", "53", "58"].iter().any(|class| code.starts_with(class)) => {
                 return Self::Outage(error);
+            }
+            // Data exceptions, integrity, check options, raised by a rule of the
+            // database, too large.
+            Some(code) if ["22", "23", "44", "P0", "54"].iter().any(|c| code.starts_with(c)) => {
+                return Self::Refused(error);
             }
             Some(_) => return Self::Unexpected(error),
             None => {}

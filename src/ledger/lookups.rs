@@ -11,7 +11,8 @@ pub(super) async fn read_accounts(
     customers: Vec<&str>,
 ) -> Result<Vec<Account>, Error> {
     let rows = sqlx::query(
-        "select customer_id, asset_value, total_paid, credit, payment_count, version
+        "select customer_id, asset_value, total_paid, credit, payment_count, version,
+             parked_at is not null
          from customer_accounts where customer_id = any($1)",
     )
     .bind(customers)
@@ -25,6 +26,7 @@ pub(super) async fn read_accounts(
             credit: row.try_get(3)?,
             payment_count: row.try_get(4)?,
             version: row.try_get(5)?,
+            parked: row.try_get(6)?,
         })
     };
     rows.into_iter().map(account).collect()
@@ -40,7 +42,10 @@ pub(super) async fn read_known(
          from processed_transactions where transaction_reference = any($1)
          union all
          select transaction_reference, 'COMPLETE', payload_digest, partition, sequence
-         from suspense where transaction_reference = any($1)",
+         from suspense where transaction_reference = any($1)
+         union all
+         select transaction_reference, payment_status, payload_digest, partition, sequence
+         from parked where transaction_reference = any($1) and state = 'held'",
     )
     .bind(references)
     .fetch_all(connection)

@@ -14,8 +14,11 @@ mod error;
 mod schema;
 mod ownership;
 mod lookups;
+mod held;
 mod rows;
 mod writer;
+mod trials;
+mod parking;
 mod reader;
 mod registrar;
 mod audit;
@@ -30,9 +33,11 @@ use sqlx::{
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
 pub use error::Error;
 pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
+pub use parking::{ParkedCustomer, Parking};
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader, Totals};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use schema::{Schema, Topology};
+pub use trials::Trial;
 pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
 
 /// How long to wait for a free connection, or for a new one.
@@ -76,6 +81,12 @@ impl Ledger {
     #[must_use]
     pub fn registrar(&self, partitions: u16) -> Registrar {
         Registrar::new(self.pool(2, Duration::from_secs(60)), partitions)
+    }
+
+    /// What lets parked payments go on.
+    #[must_use]
+    pub fn parking(&self, partitions: u16) -> Parking {
+        Parking::new(self.pool(2, Duration::from_secs(60)), partitions)
     }
 
     /// What posts, for the worker of this name.

@@ -21,6 +21,8 @@ pub enum PaymentState {
     Suspense,
     /// It could not be settled.
     DeadLettered,
+    /// It waits behind a dead letter of its customer.
+    Parked,
 }
 
 /// A payment that the ledger has. What a dead letter could not be read of is
@@ -120,8 +122,10 @@ pub struct Totals {
     pub conflicts: i64,
     /// came again after the stream had forgotten them,
     pub duplicates: i64,
-    /// could not be settled.
+    /// could not be settled,
     pub dead_letters: i64,
+    /// wait behind those.
+    pub parked: i64,
     /// The whole amount of applied payments.
     pub amount: Decimal,
     /// Accounts.
@@ -190,6 +194,11 @@ impl Reader {
                  held_at
              from suspense
              where transaction_reference = any($1) and state in ('held', 'refund_marked')
+             union all
+             select transaction_reference, payment_status, 'parked', null, customer_id, amount, null,
+                 null, null, null, partition, sequence, stream_id, transaction_date, received_at,
+                 parked_at
+             from parked where transaction_reference = any($1) and state = 'held'
              union all
              select transaction_reference, null, 'dead_lettered', reason,
                  null, null, null, null, null, null, partition, sequence, stream_id, null, null,
@@ -295,7 +304,8 @@ impl Reader {
             "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
                  sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,
                  sum(conflicts)::bigint as conflicts, sum(duplicates)::bigint as duplicates,
-                 sum(dead_letters)::bigint as dead_letters, sum(amount) as amount,
+                 sum(dead_letters)::bigint as dead_letters, sum(parked)::bigint as parked,
+                 sum(amount) as amount,
                  (select count(*) from customer_accounts) as customers,
                  (select count(*) from customer_accounts
                   where outstanding_balance = 0) as customers_completed

@@ -8,16 +8,13 @@
 use std::collections::BTreeSet;
 
 use rust_decimal::Decimal;
-use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
-    Error, lookups,
+    Error, held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
-use crate::domain::{
-    Amount, Book, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, Payment, PaymentStatus,
-    Reference, partition_of,
-};
+use crate::domain::{Book, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, partition_of};
 
 /// Accounts opened in one transaction.
 const CHUNK: usize = 5_000;
@@ -106,26 +103,12 @@ impl Registrar {
         let mut transaction = self.pool.begin().await?;
         let partitions: BTreeSet<u16> =
             accounts.iter().map(|a| partition_of(&a.customer, self.partitions)).collect();
-        let epochs = lock_partitions(&mut transaction, &partitions).await?;
+        let epochs = held::lock_partitions(&mut transaction, &partitions).await?;
         let opened = insert_accounts(&mut transaction, accounts).await?;
         let released = release(&mut transaction, &opened, &epochs).await?;
         transaction.commit().await?;
         Ok(Opening { opened: u64::try_from(opened.len()).unwrap_or(u64::MAX), released })
     }
-}
-
-async fn lock_partitions(
-    connection: &mut PgConnection,
-    partitions: &BTreeSet<u16>,
-) -> Result<Epochs, Error> {
-    let rows = sqlx::query(
-        "select partition, epoch from partition_owners where partition = any($1)
-         order by partition for update",
-    )
-    .bind(partitions.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| Ok((partition(row.try_get(0)?)?, row.try_get(1)?))).collect()
 }
 
 async fn insert_accounts(
@@ -153,7 +136,7 @@ async fn release(
 ) -> Result<u64, Error> {
     let rows = sqlx::query(
         "select transaction_reference, customer_id, amount, partition, sequence, stream_id,
-             transaction_date, received_at, payload_digest
+             transaction_date, received_at, payload_digest, 'COMPLETE'
          from suspense where state = 'held' and customer_id = any($1)
          order by partition, sequence for update",
     )
@@ -163,7 +146,7 @@ async fn release(
     if rows.is_empty() {
         return Ok(0);
     }
-    let deliveries: Vec<Delivery> = rows.iter().map(delivery).collect::<Result<_, _>>()?;
+    let deliveries: Vec<Delivery> = rows.iter().map(held::delivery).collect::<Result<_, _>>()?;
     let customers = opened.iter().map(String::as_str).collect();
     let mut book = Book::new(lookups::read_accounts(connection, customers).await?, []);
     let used = used_references(connection, &deliveries).await?;
@@ -217,29 +200,4 @@ async fn resolve(
     .execute(connection)
     .await?;
     rows::expect_rows(resolved.rows_affected(), decisions.len())
-}
-
-fn delivery(row: &PgRow) -> Result<Delivery, Error> {
-    let reference: String = row.try_get(0)?;
-    let stream_id: String = row.try_get(5)?;
-    let amount = Amount::checked(row.try_get(2)?).map_err(|_| Error::Corrupt("amount"))?;
-    let payment = Payment {
-        reference: Reference::parse(reference).map_err(|_| Error::Corrupt("reference"))?,
-        customer: lookups::customer(row.try_get(1)?)?,
-        status: PaymentStatus::Complete,
-        amount,
-        date: row.try_get(6)?,
-    };
-    Ok(Delivery {
-        partition: partition(row.try_get(3)?)?,
-        sequence: row.try_get(4)?,
-        stream_id: stream_id.parse().map_err(|_| Error::Corrupt("stream id"))?,
-        received_at: row.try_get(7)?,
-        digest: lookups::digest(row.try_get(8)?)?,
-        payment,
-    })
-}
-
-fn partition(number: i32) -> Result<u16, Error> {
-    u16::try_from(number).map_err(|_| Error::Corrupt("partition"))
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
-use super::Error;
+use super::{Error, parking};
 use crate::domain::{Book, Decision, Delivery, Outcome, Standing, StreamId};
 
 /// A fence row as the batch found it: the epoch under which rows are written.
@@ -23,6 +23,7 @@ pub(super) struct Tally {
     pub(super) conflicts: i64,
     pub(super) duplicates: i64,
     pub(super) dead_letters: i64,
+    pub(super) parked: i64,
     pub(super) amount: Decimal,
 }
 
@@ -130,6 +131,7 @@ pub(super) async fn insert_decisions(
 ) -> Result<(), Error> {
     let mut columns = Columns::default();
     let (mut held, mut conflicting, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
+    let mut parked = Vec::new();
     for Decision { delivery, outcome } in decisions {
         let epoch = epochs.get(&delivery.partition).copied().ok_or(Error::Fenced)?;
         let tally = tallies.entry(delivery.partition).or_default();
@@ -157,6 +159,10 @@ pub(super) async fn insert_decisions(
                 held.push((delivery, epoch));
                 tally.suspense += 1;
             }
+            Outcome::Parked => {
+                parked.push((delivery, epoch));
+                tally.parked += 1;
+            }
             Outcome::Conflict => conflicting.push((delivery, epoch)),
             Outcome::Duplicate => repeated.push((delivery, epoch)),
             Outcome::Redelivered => {}
@@ -166,6 +172,9 @@ pub(super) async fn insert_decisions(
     // The rare ones go one by one.
     for (delivery, epoch) in held {
         insert_suspense(connection, delivery, epoch).await?;
+    }
+    for (delivery, epoch) in parked {
+        parking::insert(connection, delivery, epoch).await?;
     }
     for (delivery, epoch) in conflicting {
         if insert_conflict(connection, delivery, epoch).await? {
@@ -307,17 +316,18 @@ pub(super) async fn advance(
     sqlx::query(
         "with moved as (
              update partition_owners p set last_sequence = c.sequence, last_stream_id = c.stream_id
-             from unnest($10::int[], $11::bigint[], $12::text[]) as c (partition, sequence, stream_id)
+             from unnest($11::int[], $12::bigint[], $13::text[]) as c (partition, sequence, stream_id)
              where p.partition = c.partition and p.last_sequence < c.sequence)
          update partition_totals t
          set applied = t.applied + u.applied, recorded = t.recorded + u.recorded,
              rejected = t.rejected + u.rejected, suspense = t.suspense + u.suspense,
              conflicts = t.conflicts + u.conflicts, duplicates = t.duplicates + u.duplicates,
-             dead_letters = t.dead_letters + u.dead_letters, amount = t.amount + u.amount
+             dead_letters = t.dead_letters + u.dead_letters, parked = t.parked + u.parked,
+             amount = t.amount + u.amount
          from unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-                     $6::bigint[], $7::bigint[], $8::bigint[], $9::numeric[])
+                     $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::numeric[])
               as u (partition, applied, recorded, rejected, suspense, conflicts, duplicates,
-                    dead_letters, amount)
+                    dead_letters, parked, amount)
          where t.partition = u.partition",
     )
     .bind(tallies.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
@@ -328,6 +338,7 @@ pub(super) async fn advance(
     .bind(column(|tally| tally.conflicts))
     .bind(column(|tally| tally.duplicates))
     .bind(column(|tally| tally.dead_letters))
+    .bind(column(|tally| tally.parked))
     .bind(tallies.values().map(|tally| tally.amount).collect::<Vec<_>>())
     .bind(cursors.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
     .bind(cursors.values().map(|(sequence, _)| *sequence).collect::<Vec<_>>())

@@ -1,15 +1,22 @@
 //! Posts batches, each in one fenced transaction.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgConnectOptions};
+use sqlx::{
+    Connection, PgConnection, Postgres, Row, Transaction,
+    postgres::{PgConnectOptions, PgRow},
+};
 
 use super::{
     BY_KEY, Error, lookups,
     rows::{self, Cursors, Epochs, Tallies},
+    trials,
 };
-use crate::domain::{Book, Decision, Delivery, StreamId};
+use crate::domain::{Book, CustomerId, Decision, Delivery, StreamId};
 
 /// A partition and the epoch under which this worker may write for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +45,9 @@ pub struct Burial {
     /// Its fields.
     pub fields: Vec<(String, String)>,
     /// How often settling it was attempted.
-    pub attempts: i32,
+    pub attempts: u32,
+    /// Whose later payments wait from now on.
+    pub parks: Option<CustomerId>,
 }
 
 /// The half of the ledger that a worker is handed; connects lanes.
@@ -73,8 +82,8 @@ impl Writer {
 
 /// One lane's connection to the ledger.
 pub struct LaneWriter {
-    connection: PgConnection,
-    worker: String,
+    pub(super) connection: PgConnection,
+    pub(super) worker: String,
 }
 
 impl LaneWriter {
@@ -89,7 +98,7 @@ impl LaneWriter {
         deliveries: &[Delivery],
     ) -> Result<Batch<'_>, Error> {
         let mut transaction = self.connection.begin().await?;
-        lock_fences(&mut transaction, &self.worker, fences).await?;
+        let cursors = lock_fences(&mut transaction, &self.worker, fences).await?;
         let mut customers: Vec<_> =
             deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
         customers.sort_unstable();
@@ -98,7 +107,16 @@ impl LaneWriter {
         let accounts = lookups::read_accounts(&mut transaction, customers).await?;
         let known = lookups::read_known(&mut transaction, references).await?;
         let epochs = fences.iter().map(|fence| (fence.partition, fence.epoch)).collect();
-        Ok(Batch { transaction, book: Book::new(accounts, known), epochs })
+        // What is behind the cursor comes again; it may be buried by now.
+        let again = |d: &&Delivery| cursors.get(&d.partition).is_some_and(|c| d.sequence <= *c);
+        let again: Vec<_> =
+            deliveries.iter().filter(again).map(|d| (d.partition, d.stream_id)).collect();
+        let buried = match again.is_empty() {
+            true => Vec::new(),
+            false => trials::read_buried(&mut transaction, &again).await?,
+        };
+        let buried = buried.into_iter().collect();
+        Ok(Batch { transaction, book: Book::new(accounts, known), buried, epochs })
     }
 }
 
@@ -107,6 +125,8 @@ pub struct Batch<'a> {
     transaction: Transaction<'a, Postgres>,
     /// What the ledger knows; decide with it, in stream order.
     pub book: Book,
+    /// Deliveries that are dead letters already.
+    pub buried: HashSet<(u16, StreamId)>,
     epochs: Epochs,
 }
 
@@ -122,13 +142,16 @@ impl Batch<'_> {
         burials: &[Burial],
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs } = self;
+        let Self { transaction, book, epochs, .. } = self;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
             let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
             if insert_dead_letter(transaction, burial, epoch).await? {
                 tallies.entry(burial.partition).or_default().dead_letters += 1;
+            }
+            if let Some(customer) = &burial.parks {
+                park(transaction, customer).await?;
             }
         }
         rows::advance(transaction, &tallies, &cursors(decisions, burials)).await
@@ -144,15 +167,16 @@ impl Batch<'_> {
     }
 }
 
+/// Locks the fence rows of a batch; says how far each partition has come.
 async fn lock_fences(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],
-) -> Result<(), Error> {
+) -> Result<BTreeMap<u16, i64>, Error> {
     let partitions: Vec<i32> = fences.iter().map(|fence| i32::from(fence.partition)).collect();
     let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
     let locked = sqlx::query(
-        "select 1 from partition_owners
+        "select partition, last_sequence from partition_owners
          where owner = $1
            and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
          order by partition for update",
@@ -162,7 +186,15 @@ async fn lock_fences(
     .bind(epochs)
     .fetch_all(connection)
     .await?;
-    if locked.len() == fences.len() { Ok(()) } else { Err(Error::Fenced) }
+    if locked.len() != fences.len() {
+        return Err(Error::Fenced);
+    }
+    let cursor = |row: &PgRow| {
+        let partition: i32 = row.try_get(0)?;
+        let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+        Ok((partition, row.try_get(1)?))
+    };
+    locked.iter().map(cursor).collect()
 }
 
 /// False when a redelivery put it there before.
@@ -187,11 +219,23 @@ async fn insert_dead_letter(
     .bind(burial.code)
     .bind(burial.reason.replace('\0', "\u{fffd}"))
     .bind(entry)
-    .bind(burial.attempts)
+    .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
     .bind(epoch)
     .fetch_optional(connection)
     .await?;
     Ok(inserted.is_some_and(|row| row.try_get::<i64, _>(0).is_ok()))
+}
+
+/// The customer's later deliveries are parked until somebody releases them.
+async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<(), Error> {
+    sqlx::query(
+        "update customer_accounts set parked_at = clock_timestamp()
+         where customer_id = $1 and parked_at is null",
+    )
+    .bind(customer.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// How far the batch brings each of its partitions.

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod load;
 pub mod migrate;
+pub mod parked;
 pub mod probe;
 pub mod seed;
 
@@ -24,6 +25,8 @@ pub enum Command {
     Load(Box<load::LoadArgs>),
     /// Recompute every account and account for every sequence
     Audit(audit::AuditArgs),
+    /// Payments that wait behind a dead letter of their customer
+    Parked(parked::ParkedArgs),
     /// Ask a health endpoint; exits 0 when the answer is 200
     Probe(probe::ProbeArgs),
 }
@@ -44,6 +47,10 @@ impl Command {
             Self::Audit(mut args) => {
                 args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
                 return audit::run(args).await;
+            }
+            Self::Parked(mut args) => {
+                args.store = args.store.or(running());
+                return parked::run(args).await;
             }
             Self::Probe(args) => return probe::run(&args).await,
         }

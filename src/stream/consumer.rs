@@ -41,7 +41,7 @@ pub enum Taken {
 }
 
 /// What one partition gave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TakenFrom {
     /// Its entries in stream order.
     pub taken: Vec<Taken>,
@@ -281,10 +281,16 @@ impl Consumer {
     ///
     /// # Errors
     /// When Redis cannot be told; the entry stays pending and is reclaimed.
-    pub async fn bury(&mut self, entry: &Unreadable, code: &str) -> Result<(), Error> {
-        let keys = [self.keys.stream(entry.partition), self.keys.dead(entry.partition)];
+    pub async fn bury(
+        &mut self,
+        partition: u16,
+        id: StreamId,
+        code: &str,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let keys = [self.keys.stream(partition), self.keys.dead(partition)];
         let mut command = self.scripts.bury.on(&keys);
-        command.arg(GROUP).arg(entry.stream_id.to_string()).arg(code).arg(&entry.reason);
+        command.arg(GROUP).arg(id.to_string()).arg(code).arg(reason);
         Ok(command.arg(DEAD_NOTICES_MAX).exec_async(&mut self.reader).await?)
     }
 
@@ -336,7 +342,9 @@ impl Consumer {
 }
 
 impl Taken {
-    fn id(&self) -> StreamId {
+    /// Its entry id.
+    #[must_use]
+    pub fn id(&self) -> StreamId {
         match self {
             Self::Delivery(delivery) => delivery.stream_id,
             Self::Unreadable(unreadable) => unreadable.stream_id,

@@ -45,7 +45,7 @@ pub use error::Error;
 pub use finder::{Finder, Seen};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use upkeep::{Depth, Position, Upkeep};
-pub use wire::Unreadable;
+pub use wire::{Unreadable, fields_of};
 
 pub(crate) use keys::GROUP;
 use keys::Keys;

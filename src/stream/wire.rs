@@ -62,6 +62,18 @@ pub(super) fn encode(payment: &Payment) -> String {
     serde_json::to_string(&v1).unwrap_or_else(|_| unreachable!("strings always become JSON"))
 }
 
+/// A delivery as its entry has it, but for the trace context.
+#[must_use]
+pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
+    let fields = [
+        ("v", VERSION.to_owned()),
+        ("seq", delivery.sequence.to_string()),
+        ("payment", encode(&delivery.payment)),
+        ("received_at", delivery.received_at.timestamp_millis().to_string()),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
 pub(super) fn decode(
     keys: &Keys,
     partition: u16,

@@ -22,12 +22,13 @@ use super::{
     lease::Lease,
     now,
     settle::{self, Error, Link},
+    trial::{self, Rules, Tried},
 };
 use crate::{
     config::WorkerConfig,
     domain::StreamId,
     health::Board,
-    ledger::Writer,
+    ledger::{Fence, Trial, Writer},
     stream::{Claim, Streams, TakenFrom},
 };
 
@@ -88,6 +89,20 @@ struct Held {
     phase: Phase,
     /// Whose connections are to be cut off, on arrival.
     previous: Option<String>,
+    /// What failed before, or may have ended a worker: tried one by one.
+    suspects: Option<Trial>,
+    /// Not to be touched before this: its first entry has just failed.
+    retry_at: Option<Instant>,
+}
+
+impl Held {
+    fn new(claim: Claim, previous: Option<String>) -> Self {
+        Self { claim, phase: Phase::Arriving, previous, suspects: None, retry_at: None }
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|at| now < at)
+    }
 }
 
 /// A lane and its connections.
@@ -105,6 +120,8 @@ pub(super) struct Lane {
     events: mpsc::UnboundedSender<LaneEvent>,
     held: BTreeMap<u16, Held>,
     link: Option<Link>,
+    /// Payments in one batch now: fewer after a batch that took too long.
+    batch: u32,
 }
 
 impl Lane {
@@ -128,6 +145,7 @@ impl Lane {
             events,
             held: BTreeMap::new(),
             link: None,
+            batch: worker.config.batch_max,
         }
     }
 
@@ -151,6 +169,7 @@ impl Lane {
                 Ok(Step::Settled(entries)) => {
                     debug!(lane = self.number, entries, "settled");
                     self.board.moved(self.number, now());
+                    self.batch = (2 * self.batch).min(self.config.batch_max);
                     pauses = self::pauses();
                 }
                 Err(error) => {
@@ -167,7 +186,7 @@ impl Lane {
         match order {
             Order::Adopt(Claimed { partition, epoch, previous }) => {
                 let claim = Claim { partition, epoch };
-                self.held.insert(partition, Held { claim, phase: Phase::Arriving, previous });
+                self.held.insert(partition, Held::new(claim, previous));
             }
             Order::Release(partition) => {
                 if let Some(Held { claim, .. }) = self.held.remove(&partition) {
@@ -191,11 +210,15 @@ impl Lane {
         if self.held.values().any(|held| held.phase == Phase::Arriving) {
             self.arrive().await?;
         }
-        let reclaiming = self.held.values().find_map(|held| match held.phase {
-            Phase::Reclaiming(after) => Some((held.claim, after)),
+        let now = Instant::now();
+        let awake = self.held.values().filter(|held| !held.rests(now));
+        let reclaiming = awake.filter_map(|held| match held.phase {
+            Phase::Reclaiming(after) => Some((held.suspects.is_some(), held.claim, after)),
             Phase::Arriving | Phase::Taking { .. } => None,
         });
-        match reclaiming {
+        // What may end this worker comes last.
+        let next = reclaiming.min_by_key(|(suspected, claim, _)| (*suspected, claim.partition));
+        match next.map(|(_, claim, after)| (claim, after)) {
             Some((claim, after)) => self.reclaim(claim, after).await,
             None => self.take().await,
         }
@@ -225,6 +248,7 @@ impl Lane {
         }
         for held in &mut arriving {
             held.previous = None;
+            held.suspects = link.writer.trial(held.claim.partition).await?;
             held.phase = Phase::Reclaiming(None);
         }
         Ok(())
@@ -233,14 +257,30 @@ impl Lane {
     /// Settles a page of what is pending, or finds that nothing is.
     async fn reclaim(&mut self, claim: Claim, after: Option<StreamId>) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        let page = link.consumer.reclaim(claim, after, self.config.batch_max).await?;
+        let Some(held) = self.held.get_mut(&claim.partition) else { return Ok(Step::Idle) };
+        let count = if held.suspects.is_some() { 1 } else { self.batch };
+        let page = link.consumer.reclaim(claim, after, count).await?;
         if let Some(last_id) = page.last_id {
             let entries = page.taken.len();
             info!(partition = claim.partition, entries, "reclaimed pending entries");
-            settle::settle(link, vec![(claim, page)]).await?;
-            self.enter(claim.partition, Phase::Reclaiming(Some(last_id)));
+            let WorkerConfig { attempts_max, park_customer, .. } = self.config;
+            let rules = Rules { attempts_max, park_customer };
+            match trial::attempt(link, claim, page, held.suspects.as_ref(), rules).await? {
+                Tried::Done(left) => {
+                    (held.suspects, held.retry_at) = (left, None);
+                    held.phase = Phase::Reclaiming(Some(last_id));
+                }
+                Tried::Failed(trial, settled_to) => {
+                    let pause = ATTEMPT_PAUSE * 2_u32.saturating_pow(trial.attempts - 1);
+                    held.retry_at = Some(Instant::now() + pause.min(PAUSE_MAX));
+                    held.suspects = Some(trial);
+                    held.phase = Phase::Reclaiming(settled_to.or(after));
+                }
+            }
             return Ok(Step::Settled(entries));
         }
+        held.suspects = None;
+        link.writer.end_trial(Fence { partition: claim.partition, epoch: claim.epoch }).await?;
         link.consumer.forget_others(claim).await?;
         let position = link.consumer.positions(&[claim]).await?;
         let last_id = position.first().map(|position| position.last_id).unwrap_or_default();
@@ -260,11 +300,19 @@ impl Lane {
             })
             .collect();
         let busy = self.held.values().any(|h| matches!(h.phase, Phase::Taking { full: true, .. }));
-        let ready = link.consumer.wait(&after, (!busy).then_some(WAIT)).await?;
+        // No longer than until an entry that failed is to be tried again.
+        let now = Instant::now();
+        let retries = self.held.values().filter_map(|held| held.retry_at);
+        let wait = retries.map(|at| at - now).min().map_or(WAIT, |until| until.min(WAIT));
+        if after.is_empty() {
+            tokio::time::sleep(wait).await;
+            return Ok(Step::Stuck);
+        }
+        let ready = link.consumer.wait(&after, (!busy).then_some(wait)).await?;
         if ready.is_empty() {
             return self.look_around().await;
         }
-        let share = self.config.batch_max / u32::try_from(ready.len()).unwrap_or(1);
+        let share = self.batch / u32::try_from(ready.len()).unwrap_or(1);
         let share = share.max(1);
         let counts: Vec<(Claim, u32)> =
             ready.iter().filter_map(|p| Some((self.held.get(p)?.claim, share))).collect();
@@ -296,9 +344,10 @@ impl Lane {
     /// may have moved it back, or left entries pending.
     async fn look_around(&mut self) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
+        let settled = self.held.values().filter(|held| held.retry_at.is_none());
+        let claims: Vec<Claim> = settled.map(|held| held.claim).collect();
         let positions = link.consumer.positions(&claims).await?;
-        let mut empty = true;
+        let mut empty = claims.len() == self.held.len();
         for (claim, position) in claims.iter().zip(positions) {
             empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
             let phase = if position.pending > 0 {
@@ -314,6 +363,16 @@ impl Lane {
     /// Starts over: new connections, and everything pending first. A fenced
     /// lane drops its partitions and lets the ownership loop acquire again.
     fn recover(&mut self, error: Error) {
+        if error.is_of_an_entry() {
+            // What can be settled is, page by page; the rest is narrowed down.
+            let error = error.sentence();
+            warn!(lane = self.number, error, "a batch failed; looking for the entry");
+            self.reclaim_all();
+            return;
+        }
+        if matches!(error, Error::Deadline(_)) {
+            self.batch = (self.batch / 2).max(1);
+        }
         self.link = None;
         if error.is_fenced() {
             warn!(lane = self.number, %error, "fenced; dropping the lane's partitions");
@@ -321,14 +380,19 @@ impl Lane {
             self.tell(LaneEvent::Lost(self.number));
             return;
         }
-        for held in self.held.values_mut().filter(|held| held.phase != Phase::Arriving) {
-            held.phase = Phase::Reclaiming(None);
-        }
+        self.reclaim_all();
         if error.is_outage() {
             warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
             self.board.waits(self.number, now(), error.to_string());
         } else {
             error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
+        }
+    }
+
+    /// Everything pending first, on every partition that has arrived.
+    fn reclaim_all(&mut self) {
+        for held in self.held.values_mut().filter(|held| held.phase != Phase::Arriving) {
+            held.phase = Phase::Reclaiming(None);
         }
     }
 
@@ -354,6 +418,9 @@ impl Lane {
     }
 }
 
+/// Pause after the first attempt at an entry; doubling after each, up to
+/// [`PAUSE_MAX`].
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pauses after failures: from this,
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// doubling up to this.

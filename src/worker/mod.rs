@@ -10,6 +10,7 @@ mod lane;
 mod lease;
 mod owner;
 mod settle;
+mod trial;
 
 use std::{sync::Arc, time::Instant};
 

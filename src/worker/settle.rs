@@ -1,15 +1,19 @@
 //! Settles one batch: decides about each delivery, posts the decisions in one
 //! fenced transaction, and acknowledges. The only decider.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::{
-    domain::{Decision, Delivery, StreamId},
+    domain::{Book, Decision, Delivery, Outcome, StreamId},
     ledger::{self, Burial, Fence, LaneWriter},
-    stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable},
+    stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable, fields_of},
 };
 
 /// How often a batch is decided again because another transaction was faster.
@@ -35,6 +39,8 @@ pub(super) enum Error {
     Deadline(Duration),
     #[error("other transactions were faster {RACES_MAX} times")]
     Contended,
+    #[error("deciding panicked: {0}")]
+    Panicked(String),
     #[error("this worker's lease has run out")]
     LeaseOver,
     #[error("the lane is not connected")]
@@ -56,13 +62,30 @@ impl Error {
             Self::Stream(error) => error.is_outage(),
             Self::Ledger(error) => error.is_outage(),
             Self::Deadline(_) | Self::Contended => true,
-            Self::LeaseOver | Self::NotConnected => false,
+            Self::Panicked(_) | Self::LeaseOver | Self::NotConnected => false,
         }
+    }
+
+    /// Whether it is the doing of an entry in the batch, so that others may be
+    /// settled without it. Whatever could fail for every entry is not.
+    pub(super) fn is_of_an_entry(&self) -> bool {
+        matches!(
+            self,
+            Self::Panicked(_) | Self::Ledger(ledger::Error::Refused(_) | ledger::Error::Corrupt(_))
+        )
     }
 
     /// The error below, for the log.
     pub(super) fn cause(&self) -> String {
         std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// All of it in one line.
+    pub(super) fn sentence(&self) -> String {
+        match self.cause() {
+            cause if cause.is_empty() => self.to_string(),
+            cause => format!("{self}: {cause}"),
+        }
     }
 }
 
@@ -99,7 +122,7 @@ pub(super) async fn settle(link: &mut Link, taken: Vec<(Claim, TakenFrom)>) -> R
             reason = entry.reason,
             "an entry could not be read and is a dead letter now"
         );
-        link.consumer.bury(entry, UNREADABLE).await?;
+        link.consumer.bury(entry.partition, entry.stream_id, UNREADABLE, &entry.reason).await?;
     }
     Ok(link.consumer.conclude(&settled).await?)
 }
@@ -138,8 +161,7 @@ async fn post(
     unreadable: &[Unreadable],
 ) -> Result<(), Error> {
     let mut batch = link.writer.open(fences, deliveries).await?;
-    let decide = |delivery| Decision { delivery, outcome: batch.book.decide(delivery) };
-    let decisions: Vec<Decision<'_>> = deliveries.iter().map(decide).collect();
+    let decisions = decide(&mut batch.book, &batch.buried, deliveries)?;
     let burials: Vec<Burial> = unreadable.iter().map(burial).collect();
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
     tokio::try_join!(
@@ -147,6 +169,72 @@ async fn post(
         async { link.consumer.announce(claims, customers).await.map_err(Error::from) },
     )?;
     Ok(batch.commit().await?)
+}
+
+/// Decides delivery by delivery, in stream order. A bug that shows in one of
+/// them is an error of this batch, not the end of the worker.
+fn decide<'a>(
+    book: &mut Book,
+    buried: &HashSet<(u16, StreamId)>,
+    deliveries: &'a [Delivery],
+) -> Result<Vec<Decision<'a>>, Error> {
+    let decide = |delivery: &'a Delivery| Decision {
+        delivery,
+        outcome: match buried.contains(&(delivery.partition, delivery.stream_id)) {
+            true => Outcome::Redelivered,
+            false => book.decide(delivery),
+        },
+    };
+    unpanicked(|| deliveries.iter().map(decide).collect())
+}
+
+fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
+    // The book is dropped with the batch when it panics.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Error::Panicked(text.unwrap_or_default())
+    })
+}
+
+/// Why an entry is given up.
+pub(super) struct GivenUp {
+    pub(super) code: &'static str,
+    pub(super) reason: String,
+    pub(super) attempts: u32,
+    /// What its customer sends after it is to wait.
+    pub(super) parks: bool,
+}
+
+/// Makes an entry a dead letter: first the ledger's row, then one script that
+/// acknowledges it and tells the dead stream.
+pub(super) async fn give_up(
+    link: &mut Link,
+    claim: Claim,
+    delivery: &Delivery,
+    given_up: &GivenUp,
+) -> Result<(), Error> {
+    let GivenUp { code, reason, attempts, parks } = given_up;
+    let burial = Burial {
+        partition: claim.partition,
+        stream_id: delivery.stream_id,
+        sequence: Some(delivery.sequence),
+        reference: Some(delivery.payment.reference.as_str().to_owned()),
+        code,
+        reason: reason.clone(),
+        fields: fields_of(delivery),
+        attempts: *attempts,
+        parks: parks.then(|| delivery.payment.customer.clone()),
+    };
+    let fence = Fence { partition: claim.partition, epoch: claim.epoch };
+    let burying = async {
+        let mut batch = link.writer.open(&[fence], &[]).await?;
+        batch.post(&[], &[burial]).await?;
+        batch.commit().await
+    };
+    let deadline = link.batch_deadline;
+    timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
+    Ok(link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?)
 }
 
 fn burial(entry: &Unreadable) -> Burial {
@@ -159,5 +247,31 @@ fn burial(entry: &Unreadable) -> Burial {
         reason: entry.reason.clone(),
         fields: entry.fields.clone(),
         attempts: 1,
+        parks: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_that_shows_in_a_decision_is_the_batchs_error() {
+        assert_eq!(unpanicked(|| 7).unwrap(), 7);
+        let error = unpanicked(|| panic!("on entry {}", 3)).unwrap_err();
+        assert_eq!(error.sentence(), "deciding panicked: on entry 3");
+        assert!(error.is_of_an_entry() && !error.is_outage() && !error.is_fenced());
+    }
+
+    #[test]
+    fn what_could_fail_for_every_entry_is_no_entrys_doing() {
+        for error in [
+            Error::Deadline(Duration::from_secs(1)),
+            Error::Contended,
+            Error::Ledger(ledger::Error::Fenced),
+            Error::Ledger(ledger::Error::Schema("old".to_owned())),
+        ] {
+            assert!(!error.is_of_an_entry(), "{error}");
+        }
     }
 }

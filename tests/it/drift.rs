@@ -66,19 +66,33 @@ async fn help(arguments: &[&str]) -> String {
     ended.stdout
 }
 
+/// The commands that a help text lists, if any.
+fn listed(help: &str) -> Vec<String> {
+    let Some(list) = help.split("Commands:\n").nth(1) else { return Vec::new() };
+    let lines = list.split("\n\n").next().unwrap().lines();
+    let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = names.map(|line| line.split_whitespace().next().unwrap().to_owned());
+    names.filter(|name| name != "help").collect()
+}
+
 /// Every command of the binary.
 async fn commands() -> Vec<String> {
-    let help = help(&[]).await;
-    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let name = |line: &str| line.split_whitespace().next().unwrap().to_owned();
-    let commands: Vec<String> = list
-        .lines()
-        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
-        .map(name)
-        .filter(|name| name != "help")
-        .collect();
-    assert!(commands.len() >= 6, "{help}");
+    let commands = listed(&help(&[]).await);
+    assert!(commands.len() >= 6, "{commands:?}");
     commands
+}
+
+/// The help of every command and of the commands below it.
+async fn helps() -> Vec<String> {
+    let mut helps = Vec::new();
+    for command in commands().await {
+        let text = help(&[&command]).await;
+        for below in listed(&text) {
+            helps.push(help(&[&command, &below]).await);
+        }
+        helps.push(text);
+    }
+    helps
 }
 
 /// Every option of every command: its name, and its setting and default.
@@ -89,8 +103,7 @@ struct Options {
 
 async fn options() -> Options {
     let mut options = Options { names: BTreeSet::new(), settings: BTreeMap::new() };
-    for command in commands().await {
-        let text = help(&[&command]).await;
+    for text in helps().await {
         let mut blocks: Vec<String> = Vec::new();
         for line in text.lines() {
             let indented = line.len() - line.trim_start().len();

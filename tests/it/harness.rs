@@ -262,6 +262,7 @@ const AUDIT: &[(&str, &str)] = &[
              union all select partition, sequence from conflicts
              union all select partition, sequence from duplicates
              union all select partition, sequence from dead_letters
+             union all select partition, sequence from parked where state = 'held'
          )
          select format('partition %s sequence %s: %s times', p.partition, n, count(e.sequence))
          from partition_owners p cross join lateral generate_series(1, p.last_sequence) n
@@ -274,7 +275,8 @@ const AUDIT: &[(&str, &str)] = &[
     (
         "totals that differ from the rows",
         "select format('partition %s', t.partition) from partition_totals t
-         where (applied, recorded, rejected, suspense, conflicts, duplicates, dead_letters, amount)
+         where (applied, recorded, rejected, suspense, conflicts, duplicates, dead_letters, parked,
+             amount)
              <> (select count(*) filter (where outcome = 'applied'),
                     count(*) filter (where outcome = 'recorded'),
                     count(*) filter (where outcome = 'rejected'),
@@ -283,6 +285,8 @@ const AUDIT: &[(&str, &str)] = &[
                     (select count(*) from conflicts c where c.partition = t.partition),
                     (select count(*) from duplicates d where d.partition = t.partition),
                     (select count(*) from dead_letters d where d.partition = t.partition),
+                    (select count(*) from parked k where k.partition = t.partition
+                         and state = 'held'),
                     coalesce(sum(amount) filter (where outcome = 'applied'), 0)
                 from processed_transactions p where p.partition = t.partition)",
     ),

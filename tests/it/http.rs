@@ -669,7 +669,7 @@ async fn stats_and_health_tell_the_truth() {
     let stats = h.api.stats().await;
     let totals = json!({
         "payments": 4, "applied": 2, "recorded": 1, "rejected": 0, "suspense": 1,
-        "dead_lettered": 0, "conflicts": 0, "duplicates": 0, "amount": "15.00",
+        "dead_lettered": 0, "parked": 0, "conflicts": 0, "duplicates": 0, "amount": "15.00",
         "average_amount": "7.50",
     });
     assert_eq!(stats["totals"], totals);

@@ -20,4 +20,5 @@ mod faults;
 mod flow;
 mod http;
 mod idempotency;
+mod poison;
 mod rooms;

@@ -136,6 +136,7 @@ fn fate(outcome: Outcome) -> Fate {
             Fate::Rejected { left: hundredths(after.balance), version: after.version }
         }
         Outcome::Suspense => Fate::Suspense,
+        Outcome::Parked => unreachable!("no account of the model is parked"),
         Outcome::Conflict => Fate::Conflict,
         Outcome::Duplicate => Fate::Duplicate,
         Outcome::Redelivered => Fate::Redelivered,
@@ -158,6 +159,7 @@ impl Store {
             credit: Decimal::from_i128_with_scale(plain.credit, 2),
             payment_count: 0,
             version: 0,
+            parked: false,
         };
         let accounts = plain_accounts().into_iter().map(account);
         Self { accounts: accounts.map(|a| (a.customer.clone(), a)).collect(), ..Self::default() }
@@ -321,6 +323,7 @@ fn a_credit_is_filled_to_the_last_hundredth_and_no_further() {
         credit: "9999999999999998.99".parse().unwrap(),
         payment_count: 0,
         version: 0,
+        parked: false,
     };
     let applied = Fate::Applied { applied: 0, excess: 100, left: 0, version: 1 };
     assert_eq!(fate(account.apply(Amount::parse("1.00").unwrap())), applied);
@@ -328,4 +331,31 @@ fn a_credit_is_filled_to_the_last_hundredth_and_no_further() {
     assert_eq!(fate(account.apply(Amount::parse("0.01").unwrap())), rejected);
     assert_eq!(account.credit.to_string(), "9999999999999999.99");
     assert_eq!((account.payment_count, account.version), (1, 2));
+}
+
+#[test]
+fn what_comes_for_a_parked_account_waits_and_is_still_recognised() {
+    let store = Store::seeded();
+    let mut accounts: Vec<Account> = store.accounts.into_values().collect();
+    accounts[0].parked = true;
+    let delivery = |sequence: i64, customer: &Account| {
+        let payment = Payment {
+            reference: Reference::parse(format!("r{sequence}")).unwrap(),
+            customer: customer.customer.clone(),
+            status: PaymentStatus::Complete,
+            amount: Amount::parse("1.00").unwrap(),
+            date: DateTime::UNIX_EPOCH,
+        };
+        let digest = payment.digest();
+        let (partition, stream_id, received_at) = (0, StreamId::default(), DateTime::UNIX_EPOCH);
+        Delivery { partition, sequence, stream_id, received_at, payment, digest }
+    };
+    let (waits, passes) = (delivery(1, &accounts[0]), delivery(2, &accounts[1]));
+    let mut book = Book::new(accounts, []);
+    assert_eq!(book.decide(&waits), Outcome::Parked);
+    assert!(matches!(book.decide(&passes), Outcome::Applied { .. }));
+    let again = Delivery { sequence: 3, ..waits.clone() };
+    assert_eq!(book.decide(&again), Outcome::Duplicate);
+    assert_eq!(book.decide(&waits), Outcome::Redelivered);
+    assert_eq!(book.touched().count(), 1, "nothing moved on the parked account");
 }

@@ -15,6 +15,7 @@ pub(super) enum Kind {
     Recorded,
     Rejected,
     Suspense,
+    Parked,
     Conflict,
     Duplicate,
     Dead,
@@ -29,6 +30,7 @@ impl Kind {
             "recorded" => Self::Recorded,
             "rejected" => Self::Rejected,
             "suspense" => Self::Suspense,
+            "parked" => Self::Parked,
             "conflict" => Self::Conflict,
             "duplicate" => Self::Duplicate,
             "dead" => Self::Dead,
@@ -43,6 +45,7 @@ impl Kind {
             Self::Recorded => "recorded",
             Self::Rejected => "rejected",
             Self::Suspense => "suspense",
+            Self::Parked => "parked",
             Self::Conflict => "conflict",
             Self::Duplicate => "duplicate",
             Self::Dead => "dead",
@@ -72,6 +75,7 @@ pub(super) struct Sums {
     pub(super) conflicts: i64,
     pub(super) duplicates: i64,
     pub(super) dead_letters: i64,
+    pub(super) parked: i64,
     pub(super) amount: Decimal,
 }
 
@@ -83,7 +87,12 @@ impl Sums {
 
     /// Rows in all tables.
     pub(super) fn rows(&self) -> i64 {
-        self.posted() + self.suspense + self.conflicts + self.duplicates + self.dead_letters
+        self.posted()
+            + self.suspense
+            + self.conflicts
+            + self.duplicates
+            + self.dead_letters
+            + self.parked
     }
 
     fn count(&mut self, place: &Place) {
@@ -92,6 +101,7 @@ impl Sums {
             Kind::Recorded => &mut self.recorded,
             Kind::Rejected => &mut self.rejected,
             Kind::Suspense => &mut self.suspense,
+            Kind::Parked => &mut self.parked,
             Kind::Conflict => &mut self.conflicts,
             Kind::Duplicate => &mut self.duplicates,
             Kind::Dead | Kind::Redriven => &mut self.dead_letters,
@@ -109,6 +119,7 @@ impl Sums {
             ("conflicts", self.conflicts, counted.conflicts),
             ("duplicates", self.duplicates, counted.duplicates),
             ("dead_letters", self.dead_letters, counted.dead_letters),
+            ("parked", self.parked, counted.parked),
         ];
         let rows = rows.into_iter().filter(|(_, kept, counted)| kept != counted);
         let amount = (self.amount != counted.amount)

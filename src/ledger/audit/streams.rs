@@ -80,7 +80,8 @@ pub(super) async fn owed(connection: &mut PgConnection) -> Result<BTreeMap<i32, 
     let rows = sqlx::query(
         "select o.partition, o.last_sequence, coalesce(applied, 0), coalesce(recorded, 0),
              coalesce(rejected, 0), coalesce(suspense, 0), coalesce(conflicts, 0),
-             coalesce(duplicates, 0), coalesce(dead_letters, 0), coalesce(amount, 0)
+             coalesce(duplicates, 0), coalesce(dead_letters, 0), coalesce(parked, 0),
+             coalesce(amount, 0)
          from partition_owners o left join partition_totals t using (partition)",
     )
     .fetch_all(&mut *connection)
@@ -95,7 +96,8 @@ pub(super) async fn owed(connection: &mut PgConnection) -> Result<BTreeMap<i32, 
             conflicts: row.try_get(6)?,
             duplicates: row.try_get(7)?,
             dead_letters: row.try_get(8)?,
-            amount: row.try_get(9)?,
+            parked: row.try_get(9)?,
+            amount: row.try_get(10)?,
         };
         let partition = Owed { last_sequence: row.try_get(1)?, sums, unread: Vec::new() };
         owed.insert(row.try_get(0)?, partition);
@@ -135,6 +137,9 @@ pub(super) async fn entries<F: FnMut(Progress)>(
          union all
          select partition, sequence, 'suspense', null, case when partition = any($1) then stream_id end
          from suspense where state in ('held', 'refund_marked')
+         union all
+         select partition, sequence, 'parked', null, case when partition = any($1) then stream_id end
+         from parked where state = 'held'
          union all
          select partition, sequence, 'conflict', null, case when partition = any($1) then stream_id end
          from conflicts

@@ -1,0 +1,52 @@
+//! Deliveries that wait in the ledger itself, in suspense or parked, and the
+//! fences of those who let them go on. Decides nothing.
+
+use std::collections::BTreeSet;
+
+use sqlx::{PgConnection, Row, postgres::PgRow};
+
+use super::{Error, lookups, rows::Epochs};
+use crate::domain::{Amount, Delivery, Payment, Reference};
+
+/// Locks the fence rows of these partitions, as a batch does; says under which
+/// epoch each stands.
+pub(super) async fn lock_partitions(
+    connection: &mut PgConnection,
+    partitions: &BTreeSet<u16>,
+) -> Result<Epochs, Error> {
+    let rows = sqlx::query(
+        "select partition, epoch from partition_owners where partition = any($1)
+         order by partition for update",
+    )
+    .bind(partitions.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((partition(row.try_get(0)?)?, row.try_get(1)?))).collect()
+}
+
+/// One held delivery: reference, customer, amount, partition, sequence, stream
+/// id, date, time of receipt, digest, status.
+pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
+    let reference: String = row.try_get(0)?;
+    let stream_id: String = row.try_get(5)?;
+    let amount = Amount::checked(row.try_get(2)?).map_err(|_| Error::Corrupt("amount"))?;
+    let payment = Payment {
+        reference: Reference::parse(reference).map_err(|_| Error::Corrupt("reference"))?,
+        customer: lookups::customer(row.try_get(1)?)?,
+        status: lookups::status(row.try_get(9)?)?,
+        amount,
+        date: row.try_get(6)?,
+    };
+    Ok(Delivery {
+        partition: partition(row.try_get(3)?)?,
+        sequence: row.try_get(4)?,
+        stream_id: stream_id.parse().map_err(|_| Error::Corrupt("stream id"))?,
+        received_at: row.try_get(7)?,
+        digest: lookups::digest(row.try_get(8)?)?,
+        payment,
+    })
+}
+
+pub(super) fn partition(number: i32) -> Result<u16, Error> {
+    u16::try_from(number).map_err(|_| Error::Corrupt("partition"))
+}

@@ -1,0 +1,206 @@
+//! Deliveries that wait behind a dead letter of their customer, and their
+//! release, in order and in one transaction. Never parks by itself: that is
+//! decided with the batch.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::{FromRow, PgConnection, PgPool};
+
+use super::{
+    Error, held, lookups,
+    rows::{self, Cursors, Epochs, Tallies},
+};
+use crate::domain::{Book, CustomerId, Decision, Delivery, partition_of};
+
+/// Customers listed at once.
+const LIST_MAX: i64 = 1_000;
+/// How often a release is decided again because another transaction was faster.
+const RACES_MAX: usize = 5;
+
+/// A customer whose payments wait.
+#[derive(Clone, Debug, FromRow)]
+pub struct ParkedCustomer {
+    /// Whose.
+    pub customer_id: String,
+    /// Since when.
+    pub parked_at: DateTime<Utc>,
+    /// Payments that wait.
+    pub payments: i64,
+    /// What they come to, all statuses together.
+    pub amount: Decimal,
+}
+
+/// The part of the ledger that lets parked payments go on.
+pub struct Parking {
+    pool: PgPool,
+    partitions: u16,
+}
+
+impl Parking {
+    pub(super) fn new(pool: PgPool, partitions: u16) -> Self {
+        Self { pool, partitions }
+    }
+
+    /// Customers whose payments wait, the longest first; at most 1,000.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn list(&self) -> Result<Vec<ParkedCustomer>, Error> {
+        let rows = sqlx::query_as(
+            "select a.customer_id, a.parked_at, count(p.sequence) as payments,
+                 coalesce(sum(p.amount), 0) as amount
+             from customer_accounts a
+             left join parked p on p.customer_id = a.customer_id and p.state = 'held'
+             where a.parked_at is not null
+             group by a.customer_id order by a.parked_at, a.customer_id limit $1",
+        )
+        .bind(LIST_MAX)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Lets the customer's payments go on: those that wait are settled now, in
+    /// their order, and those that come are not parked any more. Says how many
+    /// waited; nothing when the customer is not parked.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached; nothing has changed then.
+    pub async fn release(
+        &self,
+        customer: &CustomerId,
+        actor: &str,
+        reason: &str,
+    ) -> Result<Option<u64>, Error> {
+        for _ in 1..RACES_MAX {
+            match self.release_once(customer, actor, reason).await {
+                Err(Error::Raced) => {}
+                result => return result,
+            }
+        }
+        self.release_once(customer, actor, reason).await
+    }
+
+    async fn release_once(
+        &self,
+        customer: &CustomerId,
+        actor: &str,
+        reason: &str,
+    ) -> Result<Option<u64>, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let connection = &mut *transaction;
+        // The partition whose batches park for this customer, and those in which
+        // its payments were taken: others after the topology was resized.
+        let mut partitions = held_in(connection, customer).await?;
+        partitions.insert(partition_of(customer, self.partitions));
+        let epochs = held::lock_partitions(connection, &partitions).await?;
+        let unparked = sqlx::query(
+            "update customer_accounts set parked_at = null
+             where customer_id = $1 and parked_at is not null",
+        )
+        .bind(customer.as_str())
+        .execute(&mut *connection)
+        .await?;
+        if unparked.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let deliveries = take_held(connection, customer).await?;
+        settle(connection, customer, &deliveries, &epochs).await?;
+        let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
+        sqlx::query(
+            "insert into audit_log (actor, action, subject, reason, after)
+             values ($1, 'parked_released', $2, $3, jsonb_build_object('payments', $4::bigint))",
+        )
+        .bind(actor)
+        .bind(customer.as_str())
+        .bind(reason)
+        .bind(i64::try_from(count).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
+        transaction.commit().await?;
+        Ok(Some(count))
+    }
+}
+
+async fn held_in(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+) -> Result<BTreeSet<u16>, Error> {
+    let numbers: Vec<i32> = sqlx::query_scalar(
+        "select distinct partition from parked where customer_id = $1 and state = 'held'",
+    )
+    .bind(customer.as_str())
+    .fetch_all(connection)
+    .await?;
+    numbers.into_iter().map(held::partition).collect()
+}
+
+/// Takes the customer's deliveries out of the parking, in stream order.
+async fn take_held(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+) -> Result<Vec<Delivery>, Error> {
+    let rows = sqlx::query(
+        "with released as (
+             update parked set state = 'released', released_at = clock_timestamp()
+             where customer_id = $1 and state = 'held' returning *)
+         select transaction_reference, customer_id, amount, partition, sequence, stream_id,
+             transaction_date, received_at, payload_digest, payment_status
+         from released order by sequence",
+    )
+    .bind(customer.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(held::delivery).collect()
+}
+
+async fn settle(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+    deliveries: &[Delivery],
+    epochs: &Epochs,
+) -> Result<(), Error> {
+    let references = deliveries.iter().map(|d| d.payment.reference.as_str()).collect();
+    let accounts = lookups::read_accounts(connection, vec![customer.as_str()]).await?;
+    let known = lookups::read_known(connection, references).await?;
+    let mut book = Book::new(accounts, known);
+    let mut tallies = Tallies::new();
+    let mut decisions = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        tallies.entry(delivery.partition).or_default().parked -= 1;
+        decisions.push(Decision { delivery, outcome: book.decide(delivery) });
+    }
+    rows::insert_decisions(connection, &decisions, epochs, &mut tallies).await?;
+    rows::update_accounts(connection, &book).await?;
+    rows::advance(connection, &tallies, &Cursors::new()).await
+}
+
+/// Parks one delivery, within its batch.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    delivery: &Delivery,
+    epoch: i64,
+) -> Result<(), Error> {
+    let payment = &delivery.payment;
+    sqlx::query(
+        "insert into parked (partition, sequence, transaction_reference, payment_status,
+             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(i32::from(delivery.partition))
+    .bind(delivery.sequence)
+    .bind(payment.reference.as_str())
+    .bind(payment.status.as_str())
+    .bind(payment.customer.as_str())
+    .bind(payment.amount.get())
+    .bind(delivery.stream_id.to_string())
+    .bind(epoch)
+    .bind(payment.date)
+    .bind(delivery.received_at)
+    .bind(delivery.digest.0.as_slice())
+    .execute(connection)
+    .await?;
+    Ok(())
+}

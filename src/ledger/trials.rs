@@ -1,0 +1,119 @@
+//! What is being tried on a partition beside the ordinary, kept so that an
+//! attempt which ends its worker is counted too. One row for each partition:
+//! nothing after the entries that are tried is touched before them.
+
+use sqlx::{PgConnection, Row};
+
+use super::{Error, Fence, LaneWriter};
+use crate::domain::StreamId;
+
+/// Entries of one partition that are tried, or failed before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// From this entry
+    pub first: StreamId,
+    /// to this one.
+    pub last: StreamId,
+    /// Attempts so far, at least 1; the one under way is counted.
+    pub attempts: u32,
+    /// What the last one ended with. Nothing: it is under way, or its worker
+    /// died of it.
+    pub error: Option<String>,
+}
+
+impl Trial {
+    /// Whether the entry is among those that are tried.
+    #[must_use]
+    pub fn covers(&self, id: StreamId) -> bool {
+        (self.first..=self.last).contains(&id)
+    }
+}
+
+impl LaneWriter {
+    /// What was being tried on a partition when its last owner left it.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn trial(&mut self, partition: u16) -> Result<Option<Trial>, Error> {
+        let row = sqlx::query(
+            "select first_stream_id, last_stream_id, attempts, error from partition_trials
+             where partition = $1",
+        )
+        .bind(i32::from(partition))
+        .fetch_optional(&mut self.connection)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let id = |name: &str| -> Result<StreamId, Error> {
+            row.try_get::<&str, _>(name)?.parse().map_err(|_| Error::Corrupt("stream id"))
+        };
+        Ok(Some(Trial {
+            first: id("first_stream_id")?,
+            last: id("last_stream_id")?,
+            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(u32::MAX),
+            error: row.try_get("error")?,
+        }))
+    }
+
+    /// Notes what is about to be tried, or what an attempt ended with.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_trial(&mut self, fence: Fence, trial: &Trial) -> Result<(), Error> {
+        let noted = sqlx::query(
+            "insert into partition_trials (partition, first_stream_id, last_stream_id, attempts,
+                 error, worker, epoch)
+             select partition, $4, $5, $6, $7, owner, epoch from partition_owners
+             where partition = $1 and owner = $2 and epoch = $3
+             on conflict (partition) do update set first_stream_id = excluded.first_stream_id,
+                 last_stream_id = excluded.last_stream_id, attempts = excluded.attempts,
+                 error = excluded.error, worker = excluded.worker, epoch = excluded.epoch,
+                 tried_at = excluded.tried_at",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .bind(trial.first.to_string())
+        .bind(trial.last.to_string())
+        .bind(i32::try_from(trial.attempts).unwrap_or(i32::MAX))
+        .bind(trial.error.as_deref())
+        .execute(&mut self.connection)
+        .await?;
+        if noted.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
+    }
+
+    /// Nothing is tried on the partition any more.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn end_trial(&mut self, fence: Fence) -> Result<(), Error> {
+        // A newer owner's trial is not ours to end.
+        sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")
+            .bind(i32::from(fence.partition))
+            .bind(fence.epoch)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+}
+
+/// Which of these entries are dead letters already.
+pub(super) async fn read_buried(
+    connection: &mut PgConnection,
+    entries: &[(u16, StreamId)],
+) -> Result<Vec<(u16, StreamId)>, Error> {
+    let rows = sqlx::query(
+        "select partition, stream_id from dead_letters where state <> 'redriven'
+             and (partition, stream_id) in (select * from unnest($1::int[], $2::text[]))",
+    )
+    .bind(entries.iter().map(|(partition, _)| i32::from(*partition)).collect::<Vec<_>>())
+    .bind(entries.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let entry = |row: sqlx::postgres::PgRow| {
+        let partition: i32 = row.try_get(0)?;
+        let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+        let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
+        Ok((partition, id))
+    };
+    rows.into_iter().map(entry).collect()
+}

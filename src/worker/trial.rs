@@ -1,0 +1,180 @@
+//! Attempts at entries that came back: after a crash, a takeover, or a failure.
+//!
+//! A page that came back is noted before it is tried, so that a worker which
+//! dies of it has counted the attempt. If a page fails, it is halved until the
+//! entry that cannot be settled stands alone; if a worker died of it, its
+//! entries are tried one by one. An entry that has used up its attempts becomes
+//! a dead letter. Nothing behind an entry is settled before it, whatever
+//! becomes of it. Outages are no attempts: the count is written absolutely, so
+//! a try that ended in one is simply noted again.
+
+use tracing::{error, warn};
+
+use super::settle::{self, Error, GivenUp, Link};
+use crate::{
+    domain::{Delivery, StreamId},
+    ledger::{Fence, Trial},
+    stream::{Claim, Taken, TakenFrom},
+};
+
+/// Class of entries that could not be settled.
+const FAILED: &str = "settle_failed";
+/// Class of entries whose workers died while they were settled.
+const DIED: &str = "worker_died";
+
+/// When to give up, and what then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) attempts_max: u32,
+    pub(super) park_customer: bool,
+}
+
+/// What came of a try.
+pub(super) enum Tried {
+    /// The page is settled, or buried. What is left under suspicion.
+    Done(Option<Trial>),
+    /// This entry failed and is to be tried again; what came before it in the
+    /// page is settled up to the id.
+    Failed(Trial, Option<StreamId>),
+}
+
+/// Tries a page of entries that came back, which are not empty.
+pub(super) async fn attempt(
+    link: &mut Link,
+    claim: Claim,
+    page: TakenFrom,
+    suspects: Option<&Trial>,
+    rules: Rules,
+) -> Result<Tried, Error> {
+    let (Some(first), Some(last)) = (page.taken.first(), page.taken.last()) else {
+        return Ok(Tried::Done(None));
+    };
+    match suspects.filter(|trial| trial.covers(first.id())) {
+        Some(trial) => alone(link, claim, page, trial, rules).await,
+        None => {
+            let trial = Trial { first: first.id(), last: last.id(), attempts: 1, error: None };
+            link.writer.note_trial(fence(claim), &trial).await?;
+            together(link, claim, page.taken, rules).await
+        }
+    }
+}
+
+/// Settles the page, halving whatever fails.
+async fn together(
+    link: &mut Link,
+    claim: Claim,
+    page: Vec<Taken>,
+    rules: Rules,
+) -> Result<Tried, Error> {
+    let mut settled_to = None;
+    let mut pieces = vec![page];
+    while let Some(mut piece) = pieces.pop() {
+        let last_id = piece.last().map(Taken::id);
+        let batch = TakenFrom { taken: piece.clone(), last_id };
+        match settle::settle(link, vec![(claim, batch)]).await {
+            Ok(()) => settled_to = last_id.or(settled_to),
+            Err(error) if error.is_of_an_entry() && piece.len() > 1 => {
+                let behind = piece.split_off(piece.len() / 2);
+                pieces.extend([behind, piece]);
+            }
+            Err(error) if error.is_of_an_entry() => {
+                let tried = failed(link, claim, &piece, 1, &error, rules).await?;
+                let Tried::Failed(trial, _) = tried else {
+                    settled_to = last_id;
+                    continue;
+                };
+                return Ok(Tried::Failed(trial, settled_to));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Tried::Done(None))
+}
+
+/// Settles one entry that failed before, or of which a worker may have died.
+async fn alone(
+    link: &mut Link,
+    claim: Claim,
+    page: TakenFrom,
+    trial: &Trial,
+    rules: Rules,
+) -> Result<Tried, Error> {
+    let Some(id) = page.taken.first().map(Taken::id) else { return Ok(Tried::Done(None)) };
+    let left = || (id < trial.last).then(|| trial.clone());
+    if trial.attempts >= rules.attempts_max {
+        give_up(link, claim, &page.taken, trial, rules).await?;
+        return Ok(Tried::Done(left()));
+    }
+    let attempts = trial.attempts + 1;
+    let this = Trial { first: id, last: id, attempts, error: None };
+    link.writer.note_trial(fence(claim), &this).await?;
+    let entry = page.taken.clone();
+    match settle::settle(link, vec![(claim, page)]).await {
+        Ok(()) => Ok(Tried::Done(left())),
+        Err(error) if error.is_of_an_entry() => {
+            failed(link, claim, &entry, attempts, &error, rules).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Notes a failure of one entry, or gives the entry up.
+async fn failed(
+    link: &mut Link,
+    claim: Claim,
+    entry: &[Taken],
+    attempts: u32,
+    error: &Error,
+    rules: Rules,
+) -> Result<Tried, Error> {
+    let id = entry.first().map(Taken::id).unwrap_or_default();
+    let trial = Trial { first: id, last: id, attempts, error: Some(error.sentence()) };
+    link.writer.note_trial(fence(claim), &trial).await?;
+    let Rules { attempts_max, .. } = rules;
+    warn!(partition = claim.partition, stream_id = %id, attempts, attempts_max,
+        error = error.sentence(), "an entry could not be settled");
+    if attempts < attempts_max {
+        return Ok(Tried::Failed(trial, None));
+    }
+    give_up(link, claim, entry, &trial, rules).await?;
+    Ok(Tried::Done(None))
+}
+
+async fn give_up(
+    link: &mut Link,
+    claim: Claim,
+    entry: &[Taken],
+    trial: &Trial,
+    rules: Rules,
+) -> Result<(), Error> {
+    let Some(Taken::Delivery(delivery)) = entry.first() else {
+        // What cannot be read, or is gone, has nothing that could fail.
+        let batch = TakenFrom { taken: entry.to_vec(), last_id: None };
+        return settle::settle(link, vec![(claim, batch)]).await;
+    };
+    let Trial { attempts, error, .. } = trial;
+    let (code, reason) = match error {
+        Some(error) => (FAILED, error.clone()),
+        None => (DIED, format!("the worker ended while settling it, {attempts} times")),
+    };
+    tell(claim, delivery, *attempts, &reason);
+    let parks = rules.park_customer;
+    let given_up = GivenUp { code, reason, attempts: *attempts, parks };
+    settle::give_up(link, claim, delivery, &given_up).await
+}
+
+fn tell(claim: Claim, delivery: &Delivery, attempts: u32, reason: &str) {
+    error!(
+        partition = claim.partition,
+        stream_id = %delivery.stream_id,
+        reference = delivery.payment.reference.as_str(),
+        customer = delivery.payment.customer.as_str(),
+        attempts,
+        reason,
+        "an entry used up its attempts and is a dead letter now"
+    );
+}
+
+fn fence(claim: Claim) -> Fence {
+    Fence { partition: claim.partition, epoch: claim.epoch }
+}

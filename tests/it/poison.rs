@@ -1,0 +1,286 @@
+//! Proves what becomes of an entry that cannot be settled: it is found in its
+//! batch wherever it stands, tried as often as configured, also when it ends
+//! its worker, and buried once with its reason; everything else is applied, in
+//! order, and what its customer sends after it waits if that is wanted.
+
+use std::{collections::BTreeSet, sync::Mutex};
+
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+
+use crate::{
+    harness::{Harness, PARTITIONS, Stores, eventually, payment},
+    process::{Process, paystream, run},
+};
+
+/// A rule of the database that refuses what is named POISON.
+async fn refuse_poison(stores: &Stores) {
+    for sql in [
+        "create function refuse_poison() returns trigger language plpgsql as $$
+         begin
+             if new.transaction_reference like 'POISON%' then
+                 raise exception 'no payment is called %', new.transaction_reference;
+             end if;
+             return new;
+         end $$",
+        "create trigger refuse_poison before insert on processed_transactions
+         for each row execute function refuse_poison()",
+    ] {
+        sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    }
+}
+
+async fn allow_poison(stores: &Stores) {
+    let sql = "drop trigger refuse_poison on processed_transactions";
+    sqlx::query(sql).execute(&stores.pool).await.unwrap();
+}
+
+/// Notices on all dead streams.
+async fn notices(stores: &Stores) -> i64 {
+    let mut notices = 0;
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XLEN");
+        command.arg(stores.key(partition, "dead"));
+        notices += command.query_async::<i64>(&mut stores.redis.clone()).await.unwrap();
+    }
+    notices
+}
+
+/// Applies `count` payments of one customer but those at `poisons`.
+async fn bury_among(count: usize, poisons: &[usize], attempts: &str) {
+    let mut h = Harness::gateway(&["--attempts-max", attempts]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100000").await;
+    h.api.open_account("BOB", "100000").await;
+    let name = |n: usize| match poisons.contains(&n) {
+        true => format!("POISON{n}"),
+        false => format!("sound{n}"),
+    };
+    for n in 0..count {
+        h.api.pay(&name(n), "ADA", "1").await;
+        h.api.pay(&format!("bob{n}"), "BOB", "1").await;
+    }
+    h.start_worker();
+    h.settled().await;
+    let check = async |what: &str| {
+        for n in 0..count {
+            let found = h.api.payment(&name(n)).await;
+            let wanted = if poisons.contains(&n) { "dead_lettered" } else { "applied" };
+            assert_eq!(found["status"], wanted, "{what}: {found}");
+            if poisons.contains(&n) {
+                let reason = found["reason"].as_str().unwrap();
+                assert!(reason.contains(&format!("no payment is called POISON{n}")), "{reason}");
+            }
+        }
+        let sound = format!("{}.00", count - poisons.len());
+        assert_eq!(h.api.balance("ADA").await["total_paid"], sound, "{what}");
+        assert_eq!(h.api.balance("BOB").await["total_paid"], format!("{count}.00"), "{what}");
+        let letters = format!(
+            "select count(*) from dead_letters where code = 'settle_failed' and attempts = {attempts}"
+        );
+        let buried = i64::try_from(poisons.len()).unwrap();
+        assert_eq!(h.stores.count(&letters).await, buried, "{what}");
+        assert_eq!(h.stores.count("select count(*) from dead_letters").await, buried, "{what}");
+        assert_eq!(notices(&h.stores).await, buried, "{what}: told once each");
+    };
+    check("at first").await;
+    assert_eq!(h.stores.count("select count(*) from partition_trials").await, 0);
+
+    // A dead letter stays one, although nothing stands in its way any more.
+    allow_poison(&h.stores).await;
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XGROUP");
+        command.arg("SETID").arg(h.stores.key(partition, "stream")).arg("ledger").arg(0);
+        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    }
+    h.settled().await;
+    check("read again from the start").await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn poison_first_in_its_batch_is_buried_alone() {
+    bury_among(20, &[0], "5").await;
+}
+
+#[tokio::test]
+async fn poison_in_the_middle_is_buried_alone() {
+    bury_among(21, &[10], "3").await;
+}
+
+#[tokio::test]
+async fn poison_last_in_its_batch_is_buried_alone() {
+    bury_among(20, &[19], "1").await;
+}
+
+#[tokio::test]
+async fn many_poisons_are_buried_each_once() {
+    bury_among(16, &[0, 1, 7, 8, 15], "2").await;
+}
+
+/// Transactions of this database that wait for the lock of [`DEADLY`].
+const WAITING: &str = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+     and database = (select oid from pg_database where datname = current_database())";
+/// Whoever inserts this reference waits for an advisory lock.
+const DEADLY: [&str; 2] = [
+    "create function wait_for_the_end() returns trigger language plpgsql as $$
+     begin
+         if new.transaction_reference = 'DEADLY' then
+             perform pg_advisory_xact_lock(7);
+         end if;
+         return new;
+     end $$",
+    "create trigger wait_for_the_end before insert on processed_transactions
+     for each row execute function wait_for_the_end()",
+];
+
+#[tokio::test]
+async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
+    let h = Harness::gateway(&[]).await;
+    for sql in DEADLY {
+        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
+    }
+    let mut lock = PgConnection::connect(&h.stores.database_url).await.unwrap();
+    sqlx::query("select pg_advisory_lock(7)").execute(&mut lock).await.unwrap();
+    h.api.open_account("ADA", "1000").await;
+    for name in ["before", "DEADLY", "after"] {
+        h.api.pay(name, "ADA", "1").await;
+    }
+    let settings = [
+        ("PAYSTREAM_ATTEMPTS_MAX", "3"),
+        ("PAYSTREAM_BATCH_DEADLINE", "500ms"),
+        ("PAYSTREAM_LEASE", "1s"),
+        ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
+    ];
+    let buried = "select count(*) from dead_letters";
+    let mut deaths = 0;
+    let worker = loop {
+        let worker = Process::serve("worker", &h.stores, &settings).await;
+        let dies = eventually("it tries the entry, or gives it up", async || {
+            let waits = h.stores.count(WAITING).await > 0;
+            (waits || h.stores.count(buried).await > 0).then_some(waits)
+        })
+        .await;
+        if !dies {
+            break worker;
+        }
+        worker.kill().await;
+        deaths += 1;
+        assert!(deaths <= 4, "it must be given up by now");
+        eventually("its transaction is gone", async || {
+            (h.stores.count(WAITING).await == 0).then_some(())
+        })
+        .await;
+    };
+    // The first death cannot be told from an outage; the next three count.
+    assert_eq!(deaths, 4);
+    h.settled().await;
+    for (name, status) in [("before", "applied"), ("DEADLY", "dead_lettered"), ("after", "applied")]
+    {
+        assert_eq!(h.api.payment(name).await["status"], status);
+    }
+    let counted = "select count(*) from dead_letters where code = 'worker_died' and attempts = 3";
+    assert_eq!(h.stores.count(counted).await, 1);
+    assert_eq!(notices(&h.stores).await, 1);
+    worker.stop().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_ends_in_an_outage_is_none() {
+    let mut h = Harness::gateway(&["--attempts-max=2", "--batch-deadline=100ms"]).await;
+    for sql in DEADLY {
+        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
+    }
+    let mut lock = PgConnection::connect(&h.stores.database_url).await.unwrap();
+    sqlx::query("select pg_advisory_lock(7)").execute(&mut lock).await.unwrap();
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("DEADLY", "ADA", "1").await;
+    h.start_worker();
+    // Each try has another transaction; it ends when the batch's time is over.
+    let waits = "select distinct pid from pg_locks where locktype = 'advisory' and not granted
+         and database = (select oid from pg_database where datname = current_database())";
+    let tries = Mutex::new(BTreeSet::new());
+    eventually("it is tried more often than attempts are allowed", async || {
+        let pids: Vec<i32> = sqlx::query_scalar(waits).fetch_all(&h.stores.pool).await.unwrap();
+        let mut tries = tries.lock().unwrap();
+        tries.extend(pids);
+        (tries.len() > 4).then_some(())
+    })
+    .await;
+    assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
+    lock.close().await.unwrap();
+    h.settled().await;
+    assert_eq!(h.api.payment("DEADLY").await["status"], "applied");
+    h.stop().await;
+}
+
+async fn parked(stores: &Stores, arguments: &[&str]) -> crate::process::Ended {
+    let mut command = paystream();
+    command.arg("parked").args(arguments);
+    command.env("PAYSTREAM_DATABASE_URL", &stores.database_url);
+    command.env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string());
+    run(command).await
+}
+
+#[tokio::test]
+async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order() {
+    let mut h = Harness::gateway(&["--park-customer", "--attempts-max=2"]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.open_account("BOB", "100").await;
+    for (name, customer, amount) in [
+        ("a1", "ADA", "1"),
+        ("POISON", "ADA", "2"),
+        ("a2", "ADA", "60"),
+        ("b1", "BOB", "5"),
+        ("a3", "ADA", "50"),
+    ] {
+        h.api.pay(name, customer, amount).await;
+    }
+    h.start_worker();
+    h.settled().await;
+    h.api.pay("a4", "ADA", "4").await;
+    h.settled().await;
+    for (name, status) in [
+        ("a1", "applied"),
+        ("POISON", "dead_lettered"),
+        ("a2", "parked"),
+        ("b1", "applied"),
+        ("a3", "parked"),
+        ("a4", "parked"),
+    ] {
+        assert_eq!(h.api.payment(name).await["status"], status, "{name}");
+    }
+    assert_eq!(h.api.stats().await["totals"]["parked"], 3);
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
+    // Sent again after the stream has forgotten it: still one payment.
+    h.stores.delete_keys("*:ref:*").await;
+    assert_eq!(h.api.post_payment(&payment("a2", "ADA", "60")).await.status, 202);
+    h.settled().await;
+
+    let list = parked(&h.stores, &["list", "--json"]).await;
+    let list: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+    assert_eq!((&list[0]["customer_id"], &list[0]["payments"]), (&json!("ADA"), &json!(3)));
+    assert_eq!(list[0]["amount"], "114.00");
+    let released = parked(&h.stores, &["release", "ADA", "--reason", "the rule is gone"]).await;
+    assert!(released.status.success(), "{released:?}");
+    assert_eq!(released.stdout, "3 payments of ADA released\n");
+    for (version, name, after) in [(2, "a2", "39.00"), (3, "a3", "0.00"), (4, "a4", "0.00")] {
+        let found = h.api.payment(name).await;
+        assert_eq!(found["status"], "applied", "{found}");
+        assert_eq!(
+            (&found["account_version"], &found["balance_after"]),
+            (&json!(version), &json!(after))
+        );
+    }
+    let again = parked(&h.stores, &["release", "ADA", "--reason", "twice"]).await;
+    assert_eq!((again.status.code(), &*again.stdout), (Some(1), "ADA is not parked\n"));
+    let logged = "select count(*) from audit_log where action = 'parked_released'
+         and reason = 'the rule is gone'";
+    assert_eq!(h.stores.count(logged).await, 1);
+    h.api.pay("a5", "ADA", "1").await;
+    h.settled().await;
+    assert_eq!(h.api.payment("a5").await["status"], "applied");
+    h.stop().await;
+}
