@@ -89,6 +89,13 @@ const DAMAGE: &[(&str, &str, &str)] = &[
         "update partition_owners set last_sequence = last_sequence - 1 where partition = 0",
     ),
     (
+        "sequence_lost",
+        "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
+             lost_last, detail)
+         values (0, 1000, 1003, 'state_lost', 1001, 1002, 'the stream went back')",
+        "delete from sequence_jumps",
+    ),
+    (
         "sequence_twice",
         "insert into duplicates (partition, sequence, transaction_reference, payment_status,
              stream_id, epoch, received_at)

@@ -66,12 +66,19 @@ struct Statement {
 /// Takes accounts, each followed by its statement in the order of versions.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
+    /// The first sequences after each resize.
+    resizes: Vec<i64>,
     current: Option<Statement>,
     accounts: u64,
     payments: u64,
 }
 
 impl Accounts {
+    /// Sequences from each of `resizes` on are of partitions cut anew.
+    pub(super) fn new(resizes: Vec<i64>) -> Self {
+        Self { resizes, ..Self::default() }
+    }
+
     /// Takes an account; its statement follows.
     pub(super) fn open(&mut self, customer: &str, claim: Claim, findings: &mut Findings) {
         self.turn_to(customer, Some(claim), findings);
@@ -81,9 +88,12 @@ impl Accounts {
     /// Takes the next row of a statement.
     pub(super) fn post(&mut self, customer: &str, posted: &Posted, findings: &mut Findings) {
         self.payments += 1;
-        match &mut self.current {
-            Some(statement) if statement.customer == customer => statement.post(posted, findings),
-            _ => self.turn_to(customer, None, findings).post(posted, findings),
+        match &self.current {
+            Some(statement) if statement.customer == customer => {}
+            _ => self.turn_to(customer, None, findings),
+        }
+        if let Some(statement) = &mut self.current {
+            statement.post(posted, &self.resizes, findings);
         }
     }
 
@@ -97,16 +107,11 @@ impl Accounts {
         (self.accounts, self.payments)
     }
 
-    fn turn_to(
-        &mut self,
-        customer: &str,
-        claim: Option<Claim>,
-        findings: &mut Findings,
-    ) -> &mut Statement {
+    fn turn_to(&mut self, customer: &str, claim: Option<Claim>, findings: &mut Findings) {
         if let Some(statement) = self.current.take() {
             statement.conclude(findings);
         }
-        self.current.insert(Statement {
+        self.current = Some(Statement {
             customer: customer.to_owned(),
             balance: claim.as_ref().map(|claim| claim.asset_value),
             claim,
@@ -115,14 +120,14 @@ impl Accounts {
             count: 0,
             version: 0,
             last: None,
-        })
+        });
     }
 }
 
 impl Statement {
     /// Each row is compared with the row before it, so that one wrong row is
     /// one finding and not one for every row after it.
-    fn post(&mut self, posted: &Posted, findings: &mut Findings) {
+    fn post(&mut self, posted: &Posted, resizes: &[i64], findings: &mut Findings) {
         let subject = || format!("{} version {}", self.customer, posted.version);
         if posted.version != self.version + 1 {
             let detail = format!("follows version {}", self.version);
@@ -154,7 +159,10 @@ impl Statement {
             findings.add(Check::ContentChanged, subject(), detail);
         }
         if let Some((partition, sequence)) = self.last {
-            if partition != posted.partition {
+            // A resize moves customers, and sequences rise across it.
+            let moved =
+                resizes.iter().any(|first| (sequence + 1..=posted.sequence).contains(first));
+            if partition != posted.partition && !moved {
                 let detail =
                     format!("is of partition {}, the row before of {partition}", posted.partition);
                 findings.add(Check::PartitionMixed, subject(), detail);

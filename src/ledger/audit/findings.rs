@@ -33,6 +33,8 @@ pub enum Check {
     PartitionMixed,
     /// Each sequence up to the cursor has an outcome.
     SequenceGap,
+    /// No accepted payment was lost, as far as an operator has not accepted it.
+    SequenceLost,
     /// No sequence has two outcomes.
     SequenceTwice,
     /// No sequence is beyond its partition's cursor.
@@ -47,7 +49,7 @@ pub enum Check {
 
 impl Check {
     /// In the order in which they are shown.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AccountSum,
         Self::AccountCredit,
         Self::AccountCount,
@@ -61,6 +63,7 @@ impl Check {
         Self::OrderBroken,
         Self::PartitionMixed,
         Self::SequenceGap,
+        Self::SequenceLost,
         Self::SequenceTwice,
         Self::SequenceBeyond,
         Self::OutcomeTwice,
@@ -85,6 +88,7 @@ impl Check {
             Self::OrderBroken => "order_broken",
             Self::PartitionMixed => "partition_mixed",
             Self::SequenceGap => "sequence_gap",
+            Self::SequenceLost => "sequence_lost",
             Self::SequenceTwice => "sequence_twice",
             Self::SequenceBeyond => "sequence_beyond",
             Self::OutcomeTwice => "outcome_twice",

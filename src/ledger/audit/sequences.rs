@@ -1,5 +1,5 @@
 //! Accounts for every sequence of every partition: each up to the cursor has
-//! one outcome. Pure: places in, findings out; keeps one partition at a time.
+//! one outcome, or belongs to a jump that is recorded. Pure: places in, findings out; keeps one partition at a time.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -137,6 +137,25 @@ pub(super) struct Owed {
     pub(super) sums: Sums,
     /// Where entries stood that could not be read so far as their sequence.
     pub(super) unread: Vec<StreamId>,
+    /// Where its sequences do not follow on each other, in order.
+    pub(super) jumps: Vec<Jump>,
+}
+
+/// Sequences after the one and before the other belong to no settled entry.
+#[derive(Clone, Debug)]
+pub(super) struct Jump {
+    pub(super) after: i64,
+    pub(super) resumes_at: i64,
+    /// What was lost and how, while nobody has accepted it.
+    pub(super) open: Option<Loss>,
+}
+
+/// Accepted payments that are gone.
+#[derive(Clone, Debug)]
+pub(super) struct Loss {
+    /// The first and the last, where they are known.
+    pub(super) sequences: Option<(i64, i64)>,
+    pub(super) detail: String,
 }
 
 /// The partition that is being read.
@@ -254,25 +273,58 @@ impl Current {
         findings: &mut Findings,
     ) {
         let unread = &self.owed.unread;
+        let missing = self.unexplained(missing);
         let end = before.map_or(unread.len(), |before| unread.partition_point(|id| *id < before));
         let stood = end.saturating_sub(unread.partition_point(|id| *id <= after));
-        let (first, last) = missing.into_inner();
-        if i64::try_from(stood).is_ok_and(|stood| stood > last - first) {
+        let count: i64 = missing.iter().map(|(first, last)| last - first + 1).sum();
+        if i64::try_from(stood).is_ok_and(|stood| stood >= count) {
             return;
         }
-        let (subject, detail) = if first == last {
-            (format!("partition {} sequence {first}", self.partition), "has no outcome".to_owned())
+        for (first, last) in missing {
+            let detail = match last - first + 1 {
+                1 => "has no outcome".to_owned(),
+                many => format!("{many} sequences have no outcome"),
+            };
+            findings.add(Check::SequenceGap, self.named(first, last), detail);
+        }
+    }
+
+    /// What no jump covers of a range, as ranges in order.
+    fn unexplained(&self, missing: RangeInclusive<i64>) -> Vec<(i64, i64)> {
+        let (mut first, last) = missing.into_inner();
+        let mut ranges = Vec::new();
+        for jump in &self.owed.jumps {
+            if jump.after >= first {
+                ranges.push((first, last.min(jump.after)));
+            }
+            first = first.max(jump.resumes_at);
+        }
+        ranges.push((first, last));
+        ranges.retain(|(first, last)| first <= last);
+        ranges
+    }
+
+    fn named(&self, first: i64, last: i64) -> String {
+        if first == last {
+            format!("partition {} sequence {first}", self.partition)
         } else {
-            let subject = format!("partition {} sequences {first} to {last}", self.partition);
-            (subject, format!("{} sequences have no outcome", last - first + 1))
-        };
-        findings.add(Check::SequenceGap, subject, detail);
+            format!("partition {} sequences {first} to {last}", self.partition)
+        }
     }
 
     fn conclude(mut self, findings: &mut Findings) {
         let (last, _, last_id) = self.last;
         if last < self.owed.last_sequence {
             self.gap(last + 1..=self.owed.last_sequence, (last_id, None), findings);
+        }
+        for jump in &self.owed.jumps {
+            findings.looked_at(Check::SequenceLost, 1);
+            let Some(loss) = &jump.open else { continue };
+            let subject = match loss.sequences {
+                Some((first, last)) => self.named(first, last),
+                None => format!("partition {} after sequence {}", self.partition, jump.after),
+            };
+            findings.add(Check::SequenceLost, subject, &loss.detail);
         }
         let subject = format!("partition {}", self.partition);
         if self.beyond > 0 {

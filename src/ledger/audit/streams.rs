@@ -12,7 +12,7 @@ use super::{
     Error, Pace, Progress,
     accounts::{Accounts, Claim, Posted},
     findings::{Check, Findings},
-    sequences::{Kind, Owed, Place, Sequences, Sums},
+    sequences::{Jump, Kind, Loss, Owed, Place, Sequences, Sums},
 };
 use crate::domain::{Digest, StreamId};
 
@@ -22,7 +22,10 @@ pub(super) async fn statements<F: FnMut(Progress)>(
     findings: &mut Findings,
     pace: &mut Pace<F>,
 ) -> Result<(u64, u64), Error> {
-    let mut accounts = Accounts::default();
+    let resizes = sqlx::query_scalar(
+        "select distinct resumes_at from sequence_jumps where reason = 'resize' order by 1",
+    );
+    let mut accounts = Accounts::new(resizes.fetch_all(&mut *connection).await?);
     let mut rows = sqlx::query(
         "select customer_id, '-9223372036854775808'::bigint as version, null as outcome, asset_value as balance,
              total_paid as applied, credit as excess, null as amount, 0 as partition,
@@ -99,8 +102,17 @@ pub(super) async fn owed(connection: &mut PgConnection) -> Result<BTreeMap<i32, 
             parked: row.try_get(9)?,
             amount: row.try_get(10)?,
         };
-        let partition = Owed { last_sequence: row.try_get(1)?, sums, unread: Vec::new() };
+        let partition = Owed { last_sequence: row.try_get(1)?, sums, ..Owed::default() };
         owed.insert(row.try_get(0)?, partition);
+    }
+    let jumps = sqlx::query(
+        "select partition, after_sequence, resumes_at, reason <> 'resize' and state = 'open',
+             lost_first, lost_last, detail
+         from sequence_jumps order by partition, after_sequence",
+    );
+    for row in jumps.fetch_all(&mut *connection).await? {
+        let jump = jump(&row)?;
+        owed.entry(row.try_get(0)?).or_default().jumps.push(jump);
     }
     // Entries that could not be read so far have taken a sequence that nobody
     // knows; where they stood tells which.
@@ -113,6 +125,14 @@ pub(super) async fn owed(connection: &mut PgConnection) -> Result<BTreeMap<i32, 
         owed.entry(row.try_get(0)?).or_default().unread.push(id);
     }
     Ok(owed)
+}
+
+fn jump(row: &PgRow) -> Result<Jump, Error> {
+    let lost: (Option<i64>, Option<i64>) = (row.try_get(4)?, row.try_get(5)?);
+    let loss = Loss { sequences: lost.0.zip(lost.1), detail: row.try_get(6)? };
+    let open: bool = row.try_get(3)?;
+    let open = open.then_some(loss);
+    Ok(Jump { after: row.try_get(1)?, resumes_at: row.try_get(2)?, open })
 }
 
 /// Every entry that has a sequence, in the order of the streams.

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use super::{
     accounts::{Accounts, Claim, Posted},
     findings::{Check, Drift, Findings},
-    sequences::{Kind, Owed, Place, Sequences, Sums},
+    sequences::{Jump, Kind, Loss, Owed, Place, Sequences, Sums},
 };
 use crate::domain::StreamId;
 
@@ -50,9 +50,18 @@ fn statement() -> Vec<Posted> {
 
 #[track_caller]
 fn check_account(change: impl FnOnce(&mut Claim, &mut Vec<Posted>), expected: &[(&str, &str)]) {
+    check_resized_account(&[], change, expected);
+}
+
+#[track_caller]
+fn check_resized_account(
+    resizes: &[i64],
+    change: impl FnOnce(&mut Claim, &mut Vec<Posted>),
+    expected: &[(&str, &str)],
+) {
     let (mut claim, mut statement) = (claim(), statement());
     change(&mut claim, &mut statement);
-    let (mut accounts, mut findings) = (Accounts::default(), Findings::default());
+    let (mut accounts, mut findings) = (Accounts::new(resizes.to_vec()), Findings::default());
     accounts.open(
         "GIG00000",
         Claim {
@@ -124,6 +133,23 @@ fn accounts_are_recomputed() {
     );
 }
 
+/// A resize moves customers to other partitions, where sequences go on higher.
+#[test]
+fn a_customer_changes_partition_only_across_a_resize() {
+    let moved = |_: &mut Claim, rows: &mut Vec<Posted>| rows[2].partition = 8;
+    let mixed = [("partition_mixed", "GIG00001 version 3")];
+    check_resized_account(&[5, 30], moved, &[]);
+    check_resized_account(&[21], moved, &[]);
+    check_resized_account(&[20], moved, &mixed);
+    check_resized_account(&[31], moved, &mixed);
+    check_resized_account(&[25], |_, rows| (rows[2].partition, rows[2].sequence) = (8, 15), &mixed);
+    check_resized_account(
+        &[25],
+        |_, rows| rows[2].sequence = 20,
+        &[("order_broken", "GIG00001 version 3")],
+    );
+}
+
 #[test]
 fn a_statement_without_an_account_is_found() {
     let (mut accounts, mut findings) = (Accounts::default(), Findings::default());
@@ -160,7 +186,7 @@ fn check_places(change: impl FnOnce(&mut Owed, &mut Vec<Place>), expected: &[(&s
         amount: money("3.00"),
         ..Sums::default()
     };
-    let mut owed = Owed { last_sequence: 5, sums, unread: Vec::new() };
+    let mut owed = Owed { last_sequence: 5, sums, ..Owed::default() };
     let mut places: Vec<_> =
         kinds.into_iter().zip(1..).map(|(kind, sequence)| place(sequence, kind)).collect();
     change(&mut owed, &mut places);
@@ -222,6 +248,53 @@ fn sequences_are_accounted_for() {
             ("sequence_gap", "partition 7 sequences 1 to 5"),
             ("totals", "partition 7"),
         ],
+    );
+}
+
+fn jump(after: i64, resumes_at: i64, lost: Option<Option<(i64, i64)>>) -> Jump {
+    let open = lost.map(|sequences| Loss { sequences, detail: "the stream went back".to_owned() });
+    Jump { after, resumes_at, open }
+}
+
+/// A jump explains the sequences inside it and no others; what was lost with it
+/// is drift until somebody accepts it.
+#[test]
+fn jumps_explain_what_is_missing_and_say_what_is_lost() {
+    let resumed = |jumps: Vec<Jump>| {
+        move |owed: &mut Owed, places: &mut Vec<Place>| {
+            places[3].sequence = 11;
+            places[4].sequence = 12;
+            owed.last_sequence = 12;
+            owed.jumps = jumps;
+        }
+    };
+    let gap = |subject| [("sequence_gap", subject)];
+    check_places(resumed(vec![]), &gap("partition 7 sequences 4 to 10"));
+    check_places(resumed(vec![jump(3, 11, None)]), &[]);
+    check_places(resumed(vec![jump(3, 7, None), jump(6, 11, None)]), &[]);
+    check_places(resumed(vec![jump(4, 11, None)]), &gap("partition 7 sequence 4"));
+    check_places(resumed(vec![jump(3, 9, None)]), &gap("partition 7 sequences 9 to 10"));
+    check_places(
+        resumed(vec![jump(4, 6, None), jump(7, 9, None)]),
+        &[
+            ("sequence_gap", "partition 7 sequence 4"),
+            ("sequence_gap", "partition 7 sequences 6 to 7"),
+            ("sequence_gap", "partition 7 sequences 9 to 10"),
+        ],
+    );
+    check_places(
+        resumed(vec![jump(3, 11, Some(Some((4, 9))))]),
+        &[("sequence_lost", "partition 7 sequences 4 to 9")],
+    );
+    check_places(
+        resumed(vec![jump(3, 11, Some(None))]),
+        &[("sequence_lost", "partition 7 after sequence 3")],
+    );
+    // At the end, and where nothing was ever settled.
+    check_places(|owed, _| (owed.last_sequence, owed.jumps) = (9, vec![jump(5, 10, None)]), &[]);
+    check_places(
+        |owed, _| (owed.last_sequence, owed.jumps) = (9, vec![jump(5, 9, None)]),
+        &gap("partition 7 sequence 9"),
     );
 }
 
