@@ -216,15 +216,21 @@ async fn gateway(
     board: Option<Arc<Board>>,
 ) -> anyhow::Result<Gateway> {
     let settings = &config.gateway;
+    let reader = ledger.reader(settings.query_connections);
     let limits = AppendLimits {
         backlog_max: settings.backlog_max,
         dedupe_window: settings.dedupe_window,
         deadline: settings.append_deadline,
     };
+    let producer = streams.producer(limits).await.context("could not reach Redis")?;
+    // A Redis that counts on from below has lost something.
+    for row in reader.cursors().await? {
+        producer.expect(u16::try_from(row.partition)?, row.head_sequence);
+    }
     Ok(Gateway {
-        producer: streams.producer(limits).await.context("could not reach Redis")?,
+        producer,
         finder: streams.finder(settings.dedupe_window).await.context("could not reach Redis")?,
-        reader: ledger.reader(settings.query_connections),
+        reader,
         registrar: ledger.registrar(config.store.partitions),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,

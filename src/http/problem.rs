@@ -196,8 +196,8 @@ impl From<stream::Error> for Problem {
                 error!(what, "state is lost in Redis; payments of this partition are refused");
                 Self::new(
                     Code::StreamStateLost,
-                    "this customer's payments cannot be taken until an operator has looked; \
-                     nothing was taken",
+                    "Redis has lost state of this customer's partition; nothing was taken. It can \
+                     be sent again when the partition has been brought back",
                 )
             }
             error @ (stream::Error::Outage(_) | stream::Error::Deadline(_)) => {

@@ -18,6 +18,7 @@ mod held;
 mod rows;
 mod writer;
 mod trials;
+mod losses;
 mod parking;
 mod reader;
 mod registrar;
@@ -32,6 +33,7 @@ use sqlx::{
 
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
 pub use error::Error;
+pub use losses::{LossRow, Losses, Resumption};
 pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
 pub use parking::{ParkedCustomer, Parking};
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader, Totals};
@@ -81,6 +83,12 @@ impl Ledger {
     #[must_use]
     pub fn registrar(&self, partitions: u16) -> Registrar {
         Registrar::new(self.pool(2, Duration::from_secs(60)), partitions)
+    }
+
+    /// What tells of sequences that were lost.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        Losses::new(self.pool(2, QUERY_TIMEOUT))
     }
 
     /// What lets parked payments go on.

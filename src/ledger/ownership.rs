@@ -15,8 +15,8 @@ pub struct Grant {
     pub partition: u16,
     /// Under which epoch; higher than any before.
     pub epoch: i64,
-    /// The ledger's cursor: the highest sequence it has.
-    pub last_sequence: i64,
+    /// The highest sequence that is known to have been given out.
+    pub sequence: i64,
     /// Whose it was, if its owner had not released it.
     pub previous: Option<String>,
     /// How long it had not moved: since its release, if it was released.
@@ -168,8 +168,9 @@ impl Ownership {
              update partition_owners p
              set owner = $1, epoch = epoch + 1, draining_to = null, moved_at = clock_timestamp()
              from free where p.partition = free.partition
-             returning p.partition, p.epoch, p.last_sequence, free.owner as previous,
-                 (extract(epoch from clock_timestamp() - free.moved_at) * 1000)::bigint as moved",
+             returning p.partition, p.epoch, free.owner as previous,
+                 (extract(epoch from clock_timestamp() - free.moved_at) * 1000)::bigint as moved,
+                 greatest(p.last_sequence, p.head_sequence) as sequence",
         );
         let acquire =
             acquire.bind(&self.worker).bind(numbers(partitions)).bind(self.lease_milliseconds);
@@ -238,7 +239,7 @@ fn grant(row: &PgRow) -> Result<Grant, Error> {
     Ok(Grant {
         partition: number(row.try_get("partition")?)?,
         epoch: row.try_get("epoch")?,
-        last_sequence: row.try_get("last_sequence")?,
+        sequence: row.try_get("sequence")?,
         previous: row.try_get("previous")?,
         since_moved: Duration::from_millis(u64::try_from(moved).unwrap_or(0)),
     })

@@ -145,6 +145,8 @@ pub struct CursorRow {
     pub epoch: i64,
     /// The highest sequence the ledger has.
     pub last_sequence: i64,
+    /// The highest sequence that is known to have been given out.
+    pub head_sequence: i64,
 }
 
 /// The half of the ledger that the gateway is handed.
@@ -167,15 +169,6 @@ const PAYMENT: &str = "select transaction_reference, payment_status, outcome as 
 impl Reader {
     pub(super) fn new(pool: PgPool) -> Self {
         Self { pool }
-    }
-
-    /// Whether PostgreSQL answers.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query("select 1").execute(&self.pool).await?;
-        Ok(())
     }
 
     /// Everything the ledger has under these references; a reference may have
@@ -316,6 +309,17 @@ impl Reader {
         Ok(row)
     }
 
+    /// How many losses of Redis nobody has dealt with.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn open_losses(&self) -> Result<i64, Error> {
+        let count = sqlx::query_scalar("select count(*) from sequence_jumps where state = 'open'")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(count)
+    }
+
     /// How many payments the ledger has settled; cheap enough to ask often.
     ///
     /// # Errors
@@ -336,7 +340,9 @@ impl Reader {
     /// When PostgreSQL cannot be reached.
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
         let rows = sqlx::query_as(
-            "select partition, owner, epoch, last_sequence from partition_owners order by partition",
+            "select partition, owner, epoch, last_sequence,
+                 greatest(last_sequence, head_sequence) as head_sequence
+             from partition_owners order by partition",
         )
         .fetch_all(&self.pool)
         .await?;

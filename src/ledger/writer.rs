@@ -1,9 +1,6 @@
 //! Posts batches, each in one fenced transaction.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use serde_json::{Map, Value};
 use sqlx::{
@@ -13,6 +10,7 @@ use sqlx::{
 
 use super::{
     BY_KEY, Error, lookups,
+    losses::{self, Settled, Stands},
     rows::{self, Cursors, Epochs, Tallies},
     trials,
 };
@@ -98,7 +96,7 @@ impl LaneWriter {
         deliveries: &[Delivery],
     ) -> Result<Batch<'_>, Error> {
         let mut transaction = self.connection.begin().await?;
-        let cursors = lock_fences(&mut transaction, &self.worker, fences).await?;
+        let stands = lock_fences(&mut transaction, &self.worker, fences).await?;
         let mut customers: Vec<_> =
             deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
         customers.sort_unstable();
@@ -108,7 +106,7 @@ impl LaneWriter {
         let known = lookups::read_known(&mut transaction, references).await?;
         let epochs = fences.iter().map(|fence| (fence.partition, fence.epoch)).collect();
         // What is behind the cursor comes again; it may be buried by now.
-        let again = |d: &&Delivery| cursors.get(&d.partition).is_some_and(|c| d.sequence <= *c);
+        let again = |d: &&Delivery| stands.get(&d.partition).is_some_and(|s| d.sequence <= s.0);
         let again: Vec<_> =
             deliveries.iter().filter(again).map(|d| (d.partition, d.stream_id)).collect();
         let buried = match again.is_empty() {
@@ -116,7 +114,7 @@ impl LaneWriter {
             false => trials::read_buried(&mut transaction, &again).await?,
         };
         let buried = buried.into_iter().collect();
-        Ok(Batch { transaction, book: Book::new(accounts, known), buried, epochs })
+        Ok(Batch { transaction, book: Book::new(accounts, known), buried, epochs, stands })
     }
 }
 
@@ -128,6 +126,7 @@ pub struct Batch<'a> {
     /// Deliveries that are dead letters already.
     pub buried: HashSet<(u16, StreamId)>,
     epochs: Epochs,
+    stands: Stands,
 }
 
 impl Batch<'_> {
@@ -142,7 +141,7 @@ impl Batch<'_> {
         burials: &[Burial],
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, .. } = self;
+        let Self { transaction, book, epochs, stands, .. } = self;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
@@ -154,7 +153,9 @@ impl Batch<'_> {
                 park(transaction, customer).await?;
             }
         }
-        rows::advance(transaction, &tallies, &cursors(decisions, burials)).await
+        let settled = settled(decisions, burials);
+        losses::note_gaps(transaction, stands, &settled).await?;
+        rows::advance(transaction, &tallies, &cursors(&settled)).await
     }
 
     /// Makes the batch durable.
@@ -172,11 +173,11 @@ async fn lock_fences(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],
-) -> Result<BTreeMap<u16, i64>, Error> {
+) -> Result<Stands, Error> {
     let partitions: Vec<i32> = fences.iter().map(|fence| i32::from(fence.partition)).collect();
     let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
     let locked = sqlx::query(
-        "select partition, last_sequence from partition_owners
+        "select partition, last_sequence, last_stream_id from partition_owners
          where owner = $1
            and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
          order by partition for update",
@@ -189,12 +190,13 @@ async fn lock_fences(
     if locked.len() != fences.len() {
         return Err(Error::Fenced);
     }
-    let cursor = |row: &PgRow| {
+    let stand = |row: &PgRow| {
         let partition: i32 = row.try_get(0)?;
         let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
-        Ok((partition, row.try_get(1)?))
+        let id = row.try_get::<&str, _>(2)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
+        Ok((partition, (row.try_get(1)?, id)))
     };
-    locked.iter().map(cursor).collect()
+    locked.iter().map(stand).collect()
 }
 
 /// False when a redelivery put it there before.
@@ -238,15 +240,22 @@ async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<()
     Ok(())
 }
 
-/// How far the batch brings each of its partitions.
-fn cursors(decisions: &[Decision<'_>], burials: &[Burial]) -> Cursors {
-    let mut highest = Cursors::new();
+/// What the batch brings of each partition, in stream order.
+fn settled(decisions: &[Decision<'_>], burials: &[Burial]) -> Vec<Settled> {
     let decided = decisions.iter().map(|decision| decision.delivery);
-    let decided = decided.map(|d| (d.partition, d.sequence, d.stream_id));
-    let buried = burials.iter().filter_map(|b| Some((b.partition, b.sequence?, b.stream_id)));
-    for (partition, sequence, id) in decided.chain(buried) {
-        let cursor = highest.entry(partition).or_default();
-        *cursor = (*cursor).max((sequence, id));
+    let decided = decided.map(|d| (d.partition, d.stream_id, d.sequence));
+    let buried = burials.iter().filter_map(|b| Some((b.partition, b.stream_id, b.sequence?)));
+    let mut settled: Vec<Settled> = decided.chain(buried).collect();
+    settled.sort_unstable();
+    settled
+}
+
+/// How far the batch brings each of its partitions.
+fn cursors(settled: &[Settled]) -> Cursors {
+    let mut highest = Cursors::new();
+    for (partition, id, sequence) in settled {
+        let cursor = highest.entry(*partition).or_default();
+        *cursor = (*cursor).max((*sequence, *id));
     }
     highest
 }

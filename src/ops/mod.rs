@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod load;
+pub mod losses;
 pub mod migrate;
 pub mod parked;
 pub mod probe;
@@ -9,10 +10,21 @@ pub mod seed;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
+
+/// Who changes something, and why: for the audit log.
+#[derive(Args, Clone, Debug)]
+pub struct Signature {
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub reason: String,
+    /// Who, for the audit log.
+    #[arg(long, env = "PAYSTREAM_ACTOR", default_value = "operator")]
+    pub actor: String,
+}
 
 /// What an operator can do, beside running the service.
 #[derive(Subcommand)]
@@ -25,6 +37,8 @@ pub enum Command {
     Load(Box<load::LoadArgs>),
     /// Recompute every account and account for every sequence
     Audit(audit::AuditArgs),
+    /// Sequences that Redis has lost
+    Losses(losses::LossesArgs),
     /// Payments that wait behind a dead letter of their customer
     Parked(parked::ParkedArgs),
     /// Ask a health endpoint; exits 0 when the answer is 200
@@ -47,6 +61,10 @@ impl Command {
             Self::Audit(mut args) => {
                 args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
                 return audit::run(args).await;
+            }
+            Self::Losses(mut args) => {
+                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
+                return losses::run(args).await;
             }
             Self::Parked(mut args) => {
                 args.store = args.store.or(running());

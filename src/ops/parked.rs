@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
+use super::Signature;
 use crate::{
     config::StoreConfig,
     domain::{CustomerId, two_places},
@@ -38,12 +39,9 @@ pub enum Action {
     Release {
         /// Whose payments.
         customer: String,
-        /// Why, for the audit log.
-        #[arg(long)]
-        reason: String,
-        /// Who, for the audit log.
-        #[arg(long, env = "PAYSTREAM_ACTOR", default_value = "operator")]
-        actor: String,
+        /// Who and why.
+        #[command(flatten)]
+        signature: Signature,
     },
 }
 
@@ -62,7 +60,7 @@ pub async fn run(args: ParkedArgs) -> anyhow::Result<ExitCode> {
             let text = if json { document(&customers) } else { page(&customers) };
             (text, ExitCode::SUCCESS)
         }
-        Action::Release { customer, reason, actor } => {
+        Action::Release { customer, signature: Signature { reason, actor } } => {
             let id = CustomerId::parse(&*customer)
                 .map_err(|invalid| anyhow!("the customer id {customer} {}", invalid.reason))?;
             match parking.release(&id, &actor, &reason).await.context("could not release")? {

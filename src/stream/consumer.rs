@@ -7,11 +7,10 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, Position, RESPONSE_TIMEOUT, Streams, Unreadable, replies, scripts::Lua,
-    wire,
+    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, replies, scripts::Lua, wire,
 };
 use crate::domain::{CustomerId, Delivery, StreamId};
 
@@ -52,15 +51,15 @@ pub struct TakenFrom {
 /// One lane's half of the stream. Its connections are plain ones: a silent
 /// reconnect would let a worker that slept go on without asking who owns what.
 pub struct Consumer {
-    reader: MultiplexedConnection,
+    pub(super) reader: MultiplexedConnection,
     waiter: MultiplexedConnection,
-    keys: Keys,
-    worker: String,
+    pub(super) keys: Keys,
+    pub(super) worker: String,
     incarnation: String,
-    scripts: Scripts,
+    pub(super) scripts: Scripts,
 }
 
-struct Scripts {
+pub(super) struct Scripts {
     mirror: Lua,
     take: Lua,
     reclaim: Lua,
@@ -68,6 +67,8 @@ struct Scripts {
     bury: Lua,
     settling_begin: Lua,
     settling_end: Lua,
+    pub(super) close: Lua,
+    pub(super) reopen: Lua,
 }
 
 impl Consumer {
@@ -84,6 +85,8 @@ impl Consumer {
             bury: Lua::new(include_str!("lua/bury.lua")),
             settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
+            close: Lua::new(include_str!("lua/close.lua")),
+            reopen: Lua::new(include_str!("lua/reopen.lua")),
         };
         let name = format!("worker:{worker}:{incarnation}");
         let mut reader = streams.connect(&name).await?;
@@ -303,23 +306,6 @@ impl Consumer {
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
     }
 
-    /// Where our group stands on each claimed partition.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream or its group is gone.
-    pub async fn positions(&mut self, claims: &[Claim]) -> Result<Vec<Position>, Error> {
-        let mut pipeline = Pipeline::with_capacity(claims.len());
-        for claim in claims {
-            pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(claim.partition));
-        }
-        pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
-        let read = |(claim, reply): (&Claim, RedisResult<Value>)| {
-            super::upkeep::our_group(&self.keys, claim.partition, reply)
-        };
-        claims.iter().zip(replies).map(read).collect()
-    }
-
     fn read(&self, partition: u16, entries: Value) -> Result<TakenFrom, Error> {
         let entries = replies::entries(entries)?;
         let last_id = entries.last().map(|(id, _)| *id);
@@ -354,7 +340,7 @@ impl Taken {
 }
 
 impl Scripts {
-    fn all(&self) -> [&Lua; 7] {
+    fn all(&self) -> [&Lua; 9] {
         [
             &self.mirror,
             &self.take,
@@ -363,6 +349,8 @@ impl Scripts {
             &self.bury,
             &self.settling_begin,
             &self.settling_end,
+            &self.close,
+            &self.reopen,
         ]
     }
 }

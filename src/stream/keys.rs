@@ -37,6 +37,11 @@ impl Keys {
         self.of(partition, "seq")
     }
 
+    /// Ranges of sequences whose entries are lost.
+    pub(super) fn lost(&self, partition: u16) -> String {
+        self.of(partition, "lost")
+    }
+
     /// The mirror of owner and epoch; the ledger holds the truth.
     pub(super) fn owner(&self, partition: u16) -> String {
         self.of(partition, "owner")

@@ -14,7 +14,8 @@
 //! | key | holds |
 //! |---|---|
 //! | `paystream:{p07}:stream` | the payments, in order |
-//! | `paystream:{p07}:seq` | the last sequence that was given out |
+//! | `paystream:{p07}:seq` | the last sequence that was given out; no number while the partition is closed |
+//! | `paystream:{p07}:lost` | sequences whose entries Redis has lost |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
@@ -32,6 +33,7 @@ mod wire;
 mod producer;
 mod finder;
 mod consumer;
+mod standing;
 mod balances;
 mod upkeep;
 
@@ -44,6 +46,7 @@ pub use consumer::{Claim, Consumer, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Seen};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
+pub use standing::{Remains, Standing};
 pub use upkeep::{Depth, Position, Upkeep};
 pub use wire::{Unreadable, fields_of};
 

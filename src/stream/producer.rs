@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -89,6 +89,9 @@ pub struct Producer {
     connections: Arc<[ConnectionManager]>,
     /// Appends under way.
     under_way: Arc<AtomicUsize>,
+    /// For each partition the highest sequence that is known to have been given
+    /// out. A stream that counts on from below has gone back in time.
+    given_out: Arc<[AtomicI64]>,
     keys: Keys,
     limits: AppendLimits,
     append: Lua,
@@ -103,10 +106,18 @@ impl Producer {
         Ok(Self {
             connections: connections.into(),
             under_way: Arc::default(),
+            given_out: (0..streams.keys.partitions).map(|_| AtomicI64::new(0)).collect(),
             keys: streams.keys.clone(),
             limits,
             append: Lua::new(include_str!("lua/append.lua")),
         })
+    }
+
+    /// Says that a sequence of a partition has been given out, by whomever.
+    pub fn expect(&self, partition: u16, sequence: i64) {
+        if let Some(highest) = self.given_out.get(usize::from(partition)) {
+            highest.fetch_max(sequence, Ordering::Relaxed);
+        }
     }
 
     /// Appends one payment; it is on disk when this returns.
@@ -125,7 +136,7 @@ impl Producer {
                 self.append.load(&mut connection).await?;
                 reply = command.query_async(&mut connection).await;
             }
-            doubt.settle(read_appended(reply, partition))
+            doubt.settle(self.note(read_appended(reply, partition)))
         };
         self.insist(attempt).await
     }
@@ -200,7 +211,7 @@ impl Producer {
             }
             let results = replies.into_iter().zip(chunk).map(|(reply, arrival)| {
                 let partition = self.keys.partition_of(&arrival.payment.customer);
-                match doubt.settle(read_appended(reply, partition)) {
+                match doubt.settle(self.note(read_appended(reply, partition))) {
                     // One that found no Redis sends the whole chunk again.
                     Err(error) if error.is_outage() => Err(error),
                     result => Ok(result),
@@ -234,6 +245,14 @@ impl Producer {
         timeout(deadline, insisting).await.unwrap_or(Err(Error::Deadline(deadline)))
     }
 
+    /// Remembers how far the stream is known to have come.
+    fn note(&self, result: Result<Appended, Error>) -> Result<Appended, Error> {
+        if let Ok(Appended::Accepted(place)) = &result {
+            self.expect(place.partition, place.sequence);
+        }
+        result
+    }
+
     fn command(&self, arrival: &Arrival) -> Cmd {
         let Arrival { payment, received_at, traceparent } = arrival;
         let partition = self.keys.partition_of(&payment.customer);
@@ -241,7 +260,9 @@ impl Producer {
             self.keys.stream(partition),
             self.keys.sequence(partition),
             self.keys.reference(partition, &payment.reference),
+            self.keys.lost(partition),
         ];
+        let given_out = self.given_out[usize::from(partition)].load(Ordering::Relaxed);
         let mut command = self.append.on(&keys);
         command
             .arg(self.limits.backlog_max)
@@ -250,7 +271,8 @@ impl Producer {
             .arg(payment.digest().to_string())
             .arg(wire::VERSION)
             .arg(wire::encode(payment))
-            .arg(received_at.timestamp_millis());
+            .arg(received_at.timestamp_millis())
+            .arg(given_out);
         if let Some(traceparent) = traceparent {
             command.arg(traceparent);
         }

@@ -19,8 +19,9 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Worker,
+    held::{Claimed, Held, Phase},
     lease::Lease,
-    now,
+    now, recovery,
     settle::{self, Error, Link},
     trial::{self, Rules, Tried},
 };
@@ -28,21 +29,15 @@ use crate::{
     config::WorkerConfig,
     domain::StreamId,
     health::Board,
-    ledger::{Fence, Trial, Writer},
-    stream::{Claim, Streams, TakenFrom},
+    ledger::{Fence, Writer},
+    stream::{self, Claim, Streams, TakenFrom},
 };
 
 /// How long a lane waits for an entry before it looks around.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// A partition that was acquired for a lane.
-#[derive(Debug)]
-pub(super) struct Claimed {
-    pub(super) partition: u16,
-    pub(super) epoch: i64,
-    /// Whose it was, if its owner had not released it.
-    pub(super) previous: Option<String>,
-}
+/// How often a lane sees where its partitions stand in Redis, however busy.
+const INSPECT_EVERY: Duration = Duration::from_secs(2);
 
 /// What the ownership loop tells a lane.
 #[derive(Debug)]
@@ -73,38 +68,6 @@ enum Step {
     Stuck,
 }
 
-/// How far a lane has come with a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Tells Redis whose it is now; nothing of it may be touched before.
-    Arriving,
-    /// Claims what is pending, after this id; nothing new until that is done.
-    Reclaiming(Option<StreamId>),
-    /// Takes what is new. `full`: the last take was cut off by its bound.
-    Taking { last_id: StreamId, full: bool },
-}
-
-struct Held {
-    claim: Claim,
-    phase: Phase,
-    /// Whose connections are to be cut off, on arrival.
-    previous: Option<String>,
-    /// What failed before, or may have ended a worker: tried one by one.
-    suspects: Option<Trial>,
-    /// Not to be touched before this: its first entry has just failed.
-    retry_at: Option<Instant>,
-}
-
-impl Held {
-    fn new(claim: Claim, previous: Option<String>) -> Self {
-        Self { claim, phase: Phase::Arriving, previous, suspects: None, retry_at: None }
-    }
-
-    fn rests(&self, now: Instant) -> bool {
-        self.retry_at.is_some_and(|at| now < at)
-    }
-}
-
 /// A lane and its connections.
 pub(super) struct Lane {
     number: u16,
@@ -120,6 +83,8 @@ pub(super) struct Lane {
     events: mpsc::UnboundedSender<LaneEvent>,
     held: BTreeMap<u16, Held>,
     link: Option<Link>,
+    /// When it was last seen where the partitions stand in Redis.
+    looked_at: Option<Instant>,
     /// Payments in one batch now: fewer after a batch that took too long.
     batch: u32,
 }
@@ -145,6 +110,7 @@ impl Lane {
             events,
             held: BTreeMap::new(),
             link: None,
+            looked_at: None,
             batch: worker.config.batch_max,
         }
     }
@@ -184,9 +150,8 @@ impl Lane {
     /// Follows an order, between two batches.
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Adopt(Claimed { partition, epoch, previous }) => {
-                let claim = Claim { partition, epoch };
-                self.held.insert(partition, Held::new(claim, previous));
+            Order::Adopt(claimed) => {
+                self.held.insert(claimed.partition, Held::new(claimed));
             }
             Order::Release(partition) => {
                 if let Some(Held { claim, .. }) = self.held.remove(&partition) {
@@ -206,10 +171,12 @@ impl Lane {
         }
         if self.link.is_none() {
             self.link = Some(self.connect().await?);
+            self.looked_at = None;
         }
         if self.held.values().any(|held| held.phase == Phase::Arriving) {
             self.arrive().await?;
         }
+        self.inspect_in_turn().await?;
         let now = Instant::now();
         let awake = self.held.values().filter(|held| !held.rests(now));
         let reclaiming = awake.filter_map(|held| match held.phase {
@@ -251,6 +218,7 @@ impl Lane {
             held.suspects = link.writer.trial(held.claim.partition).await?;
             held.phase = Phase::Reclaiming(None);
         }
+        self.looked_at = None;
         Ok(())
     }
 
@@ -282,9 +250,10 @@ impl Lane {
         held.suspects = None;
         link.writer.end_trial(Fence { partition: claim.partition, epoch: claim.epoch }).await?;
         link.consumer.forget_others(claim).await?;
-        let position = link.consumer.positions(&[claim]).await?;
-        let last_id = position.first().map(|position| position.last_id).unwrap_or_default();
+        // Where the group stands is seen by the next look around.
+        let last_id = after.unwrap_or_default();
         self.enter(claim.partition, Phase::Taking { last_id, full: false });
+        self.looked_at = None;
         Ok(Step::Settled(0))
     }
 
@@ -340,24 +309,67 @@ impl Lane {
         Ok(Step::Settled(entries))
     }
 
-    /// Nothing new came. Compares with where the group really stands: someone
-    /// may have moved it back, or left entries pending.
+    /// Nothing new came. Someone may have moved a group back, or left entries
+    /// pending.
     async fn look_around(&mut self) -> Result<Step, Error> {
-        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        let settled = self.held.values().filter(|held| held.retry_at.is_none());
-        let claims: Vec<Claim> = settled.map(|held| held.claim).collect();
-        let positions = link.consumer.positions(&claims).await?;
-        let mut empty = claims.len() == self.held.len();
-        for (claim, position) in claims.iter().zip(positions) {
-            empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
-            let phase = if position.pending > 0 {
-                Phase::Reclaiming(None)
-            } else {
-                Phase::Taking { last_id: position.last_id, full: false }
-            };
-            self.enter(claim.partition, phase);
-        }
+        let empty = self.inspect().await?;
         Ok(if empty { Step::Idle } else { Step::Stuck })
+    }
+
+    /// Compares with where the partitions really stand in Redis, and brings back
+    /// what is lost there. Says whether nothing waits.
+    async fn inspect(&mut self) -> Result<bool, Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
+        let standings = link.consumer.standings(&claims).await?;
+        let mut empty = true;
+        for (claim, standing) in claims.iter().zip(standings) {
+            let Some(held) = self.held.get_mut(&claim.partition) else { continue };
+            if let Some(finding) = recovery::finding(&standing, held.sequence) {
+                let seen = (&standing, held.sequence);
+                held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
+                held.phase = Phase::Reclaiming(None);
+            }
+            held.sequence = held.sequence.max(standing.sequence.unwrap_or(0));
+            let Some(position) = standing.position else { continue };
+            empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
+            if let Phase::Taking { full, .. } = held.phase {
+                held.phase = match position.pending {
+                    0 => {
+                        let full = full && position.lag.is_some_and(|lag| lag > 0);
+                        Phase::Taking { last_id: position.last_id, full }
+                    }
+                    _ => Phase::Reclaiming(None),
+                };
+            }
+        }
+        Ok(empty)
+    }
+
+    /// Inspects from time to time, however busy it is, and tells the ledger how
+    /// far the streams have come: a later owner compares with that.
+    async fn inspect_in_turn(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if self.looked_at.is_some_and(|at| now < at + INSPECT_EVERY) {
+            return Ok(());
+        }
+        self.inspect().await?;
+        self.looked_at = Some(now);
+        let ahead = self.held.values().filter(|held| held.noted < held.sequence);
+        let heads: Vec<(Fence, i64)> = ahead
+            .map(|Held { claim: Claim { partition, epoch }, sequence, .. }| {
+                (Fence { partition: *partition, epoch: *epoch }, *sequence)
+            })
+            .collect();
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        link.writer.note_heads(&heads).await?;
+        for held in self.held.values_mut() {
+            held.noted = held.sequence;
+        }
+        Ok(())
     }
 
     /// Starts over: new connections, and everything pending first. A fenced
@@ -367,6 +379,12 @@ impl Lane {
             // What can be settled is, page by page; the rest is narrowed down.
             let error = error.sentence();
             warn!(lane = self.number, error, "a batch failed; looking for the entry");
+            self.reclaim_all();
+            return;
+        }
+        if matches!(error, Error::Stream(stream::Error::StateLost(_))) {
+            warn!(lane = self.number, %error, "looking at what is left");
+            self.looked_at = None;
             self.reclaim_all();
             return;
         }

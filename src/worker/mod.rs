@@ -6,9 +6,11 @@
 //! HTTP, SQL or Redis commands.
 
 mod assignment;
+mod held;
 mod lane;
 mod lease;
 mod owner;
+mod recovery;
 mod settle;
 mod trial;
 

@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use super::{
     Worker,
     assignment::assign,
-    lane::{Claimed, LaneEvent, Order},
+    held::Claimed,
+    lane::{LaneEvent, Order},
     lease::Keeper,
 };
 use crate::ledger::{Grant, Outlook, Ownership};
@@ -203,13 +204,13 @@ impl Owner {
     /// Deals new partitions to the lanes that have the fewest.
     fn deal(&mut self, grants: Vec<Grant>) {
         for grant in grants {
-            let Grant { partition, epoch, previous, since_moved, .. } = grant;
+            let Grant { partition, epoch, sequence, previous, since_moved } = grant;
             let idle_ms = since_moved.as_millis();
             info!(partition, epoch, previous = previous.as_deref(), idle_ms, "partition acquired");
             let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
             let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
             self.held.insert(partition, Held { epoch, lane, leaving: false });
-            self.send(lane, Order::Adopt(Claimed { partition, epoch, previous }));
+            self.send(lane, Order::Adopt(Claimed { partition, epoch, sequence, previous }));
         }
     }
 

@@ -380,10 +380,12 @@ async fn a_schema_of_another_release_is_refused() {
 
 #[tokio::test]
 async fn lost_streams_are_refused_and_never_created_again_in_silence() {
-    let h = Harness::start().await;
+    let mut h = Harness::start().await;
     h.api.open_account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
+    // A worker would bring them back, and say so.
+    h.stop_worker().await;
     h.stores.delete_keys("*").await;
     h.api.post_payment(&payment("after", "ADA", "1")).await.is_problem(503, "stream_state_lost");
     // Migrating again does not paper over it.

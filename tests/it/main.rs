@@ -20,5 +20,6 @@ mod faults;
 mod flow;
 mod http;
 mod idempotency;
+mod losses;
 mod poison;
 mod rooms;

@@ -1,15 +1,25 @@
 -- Appends one payment to its partition's stream, once.
 --
--- KEYS  stream, seq, ref of the payment's reference
+-- KEYS  stream, seq, ref of the payment's reference, lost
 -- ARGV  backlog limit, dedupe window in ms, status, digest, entry version,
---       payment, received at in ms, [traceparent]
+--       payment, received at in ms, highest sequence that the caller knows to
+--       have been given out, [traceparent]
 -- Answers "appended|duplicate|conflict sequence stream-id", or the errors
--- BACKPRESSURE and NOSTREAM. The ref key holds one line for each status
+-- BACKPRESSURE, NOSTREAM, and CLOSED with the counter that is not a number, or
+-- was found to have gone back and is made none. The ref key holds one line for each status
 -- that the reference was sent with: "status digest sequence stream-id".
+local function is_lost(sequence)
+  for first, last in string.gmatch(redis.call('GET', KEYS[4]) or '', '(%d+) (%d+)\n') do
+    if tonumber(first) <= sequence and sequence <= tonumber(last) then return true end
+  end
+  return false
+end
 local seen = redis.call('GET', KEYS[3])
 if seen then
   for status, digest, sequence, id in string.gmatch(seen, '(%S+) (%S+) (%S+) (%S+)\n') do
-    if status == ARGV[3] then
+    if status == ARGV[3] and is_lost(tonumber(sequence)) then
+      seen = string.gsub(seen, status .. ' [^\n]*\n', '')
+    elseif status == ARGV[3] then
       return (digest == ARGV[4] and 'duplicate ' or 'conflict ') .. sequence .. ' ' .. id
     end
   end
@@ -21,11 +31,20 @@ end
 if length == 0 and redis.call('EXISTS', KEYS[1]) == 0 then
   return redis.error_reply('NOSTREAM ' .. KEYS[1] .. ' is missing')
 end
-local sequence = redis.call('INCR', KEYS[2])
+local sequence = redis.pcall('INCR', KEYS[2])
+if type(sequence) == 'table' then
+  if not string.find(sequence.err, 'not an integer', 1, true) then return sequence end
+  return redis.error_reply('CLOSED ' .. KEYS[1] .. ' ' .. redis.call('GET', KEYS[2]))
+end
+if sequence <= tonumber(ARGV[8]) then
+  local counter = 'lost:' .. ARGV[8]
+  redis.call('SET', KEYS[2], counter)
+  return redis.error_reply('CLOSED ' .. KEYS[1] .. ' ' .. counter)
+end
 local id
-if ARGV[8] then
+if ARGV[9] then
   id = redis.call('XADD', KEYS[1], '*', 'v', ARGV[5], 'seq', sequence, 'payment', ARGV[6],
-    'received_at', ARGV[7], 'traceparent', ARGV[8])
+    'received_at', ARGV[7], 'traceparent', ARGV[9])
 else
   id = redis.call('XADD', KEYS[1], '*', 'v', ARGV[5], 'seq', sequence, 'payment', ARGV[6],
     'received_at', ARGV[7])

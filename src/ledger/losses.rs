@@ -1,0 +1,273 @@
+//! Sequences that belong to no settled entry, and why: what Redis has lost, and
+//! what was taken out of a stream. Written by the partition's owner, reviewed
+//! by an operator. Never removes a finding.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
+
+use super::{Error, Fence, LaneWriter};
+use crate::domain::StreamId;
+
+/// How far sequences jump after a loss, so that none is given out twice even
+/// if more was given out than anybody knows.
+const JUMP: i64 = 1_000_000;
+/// Losses listed at once.
+const LIST_MAX: i64 = 1_000;
+
+/// Where a partition goes on after its state was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumption {
+    /// The first sequence to give out.
+    pub resumes_at: i64,
+    /// Sequences that were given out and never settled, first and last, as far
+    /// as is known.
+    pub lost: Option<(i64, i64)>,
+    /// The entry that the ledger's cursor stands at.
+    pub cursor: StreamId,
+}
+
+/// A finding: sequences that were not settled.
+#[derive(Clone, Debug, FromRow)]
+pub struct LossRow {
+    /// In which partition.
+    pub partition: i32,
+    /// The last sequence before the jump.
+    pub after_sequence: i64,
+    /// The first one behind it.
+    pub resumes_at: i64,
+    /// `state_lost` or `entries_missing`.
+    pub reason: String,
+    /// Sequences that are known to have been given out: from here
+    pub lost_first: Option<i64>,
+    /// to here.
+    pub lost_last: Option<i64>,
+    /// What happened, as a sentence.
+    pub detail: String,
+    /// `open`, or `accepted` when somebody has dealt with it.
+    pub state: String,
+    /// When it was found.
+    pub detected_at: DateTime<Utc>,
+}
+
+impl LaneWriter {
+    /// Notes that a partition's state in Redis is lost, and decides where its
+    /// sequences go on. Noting it again, before anything was given out since,
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_loss(
+        &mut self,
+        fence: Fence,
+        counted: i64,
+        last_in_stream: i64,
+        detail: &str,
+    ) -> Result<Resumption, Error> {
+        let mut transaction = self.connection.begin().await?;
+        let row = sqlx::query(
+            "select o.last_sequence, o.last_stream_id, o.head_sequence, j.resumes_at, j.lost_first,
+                 j.lost_last
+             from partition_owners o left join sequence_jumps j on j.partition = o.partition
+                 and j.reason = 'state_lost' and j.resumes_at = o.head_sequence + 1
+             where o.partition = $1 and o.owner = $2 and o.epoch = $3 for update of o",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let row = row.ok_or(Error::Fenced)?;
+        let (settled, head): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
+        let cursor = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
+        let noted: Option<i64> = row.try_get(3)?;
+        if let Some(resumes_at) = noted.filter(|resumes_at| counted < *resumes_at) {
+            let lost = Option::zip(row.try_get(4)?, row.try_get(5)?);
+            return Ok(Resumption { resumes_at, lost, cursor });
+        }
+        let after = settled.max(last_in_stream);
+        let top = after.max(head).max(counted);
+        let lost = (top > after).then_some((after + 1, top));
+        let resumes_at = top + JUMP;
+        sqlx::query(
+            "with headed as (
+                 update partition_owners set head_sequence = $3 - 1 where partition = $1)
+             insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
+                 lost_last, detail) values ($1, $2, $3, 'state_lost', $4, $5, $6)
+             on conflict (partition, after_sequence) do update
+             set resumes_at = excluded.resumes_at, state = 'open', reason = excluded.reason,
+                 lost_first = coalesce(sequence_jumps.lost_first, excluded.lost_first),
+                 lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
+                 detail = sequence_jumps.detail || '; then ' || excluded.detail",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(after)
+        .bind(resumes_at)
+        .bind(lost.map(|(first, _)| first))
+        .bind(lost.map(|(_, last)| last))
+        .bind(detail)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(Resumption { resumes_at, lost, cursor })
+    }
+
+    /// The entry that the ledger's cursor of a partition stands at.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn cursor(&mut self, fence: Fence) -> Result<StreamId, Error> {
+        let id: Option<String> = sqlx::query_scalar(
+            "select last_stream_id from partition_owners
+             where partition = $1 and owner = $2 and epoch = $3",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .fetch_optional(&mut self.connection)
+        .await?;
+        id.ok_or(Error::Fenced)?.parse().map_err(|_| Error::Corrupt("stream id"))
+    }
+
+    /// Notes how far streams are known to have come.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn note_heads(&mut self, heads: &[(Fence, i64)]) -> Result<(), Error> {
+        sqlx::query(
+            "update partition_owners o set head_sequence = u.head
+             from unnest($2::int[], $3::bigint[], $4::bigint[]) as u (partition, epoch, head)
+             where o.partition = u.partition and o.owner = $1 and o.epoch = u.epoch
+                 and o.head_sequence < u.head",
+        )
+        .bind(&self.worker)
+        .bind(heads.iter().map(|(fence, _)| i32::from(fence.partition)).collect::<Vec<_>>())
+        .bind(heads.iter().map(|(fence, _)| fence.epoch).collect::<Vec<_>>())
+        .bind(heads.iter().map(|(_, head)| *head).collect::<Vec<_>>())
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Where each partition of a batch stands: last sequence and its entry.
+pub(super) type Stands = BTreeMap<u16, (i64, StreamId)>;
+
+/// An entry of a batch that has a sequence: partition, id, sequence.
+pub(super) type Settled = (u16, StreamId, i64);
+
+/// Notes sequences that are missing between what the ledger has and a batch,
+/// or within the batch, which is in stream order.
+pub(super) async fn note_gaps(
+    connection: &mut PgConnection,
+    stands: &Stands,
+    settled: &[Settled],
+) -> Result<(), Error> {
+    let mut stands = stands.clone();
+    for (partition, id, sequence) in settled {
+        let Some(stand) = stands.get_mut(partition) else { continue };
+        let (last, last_id) = *stand;
+        if *sequence <= last {
+            continue;
+        }
+        *stand = (*sequence, *id);
+        if *sequence > last + 1 {
+            let missing = (last + 1, sequence - 1);
+            note_gap(connection, *partition, missing, (last_id, *id)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn note_gap(
+    connection: &mut PgConnection,
+    partition: u16,
+    (first, last): (i64, i64),
+    (after, before): (StreamId, StreamId),
+) -> Result<(), Error> {
+    // Entries whose sequence could not be read have taken one each.
+    let unread: Vec<String> = sqlx::query_scalar(
+        "select stream_id from dead_letters where partition = $1 and sequence is null",
+    )
+    .bind(i32::from(partition))
+    .fetch_all(&mut *connection)
+    .await?;
+    let stood = unread.iter().filter_map(|id| id.parse::<StreamId>().ok());
+    let stood = stood.filter(|id| after < *id && *id < before).count();
+    if i64::try_from(stood).is_ok_and(|stood| stood > last - first) {
+        return Ok(());
+    }
+    // A jump that is known already is no finding.
+    sqlx::query(
+        "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
+             lost_last, detail)
+         values ($1, $2 - 1, $3 + 1, 'entries_missing', $2, $3,
+             'the stream had no entries with these sequences')
+         on conflict do nothing",
+    )
+    .bind(i32::from(partition))
+    .bind(first)
+    .bind(last)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The part of the ledger that tells what was lost.
+#[derive(Clone)]
+pub struct Losses {
+    pool: PgPool,
+}
+
+impl Losses {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Losses, the latest first; at most 1,000. `open`: only those nobody has
+    /// dealt with.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn list(&self, open: bool) -> Result<Vec<LossRow>, Error> {
+        let rows = sqlx::query_as(
+            "select partition, after_sequence, resumes_at, reason, lost_first, lost_last, detail,
+                 state, detected_at
+             from sequence_jumps where reason <> 'resize' and (state = 'open' or not $1)
+             order by detected_at desc, partition limit $2",
+        )
+        .bind(open)
+        .bind(LIST_MAX)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
+    }
+
+    /// Notes that somebody has dealt with all open losses of a partition, or of
+    /// every one. Says how many there were.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached; nothing has changed then.
+    pub async fn accept(
+        &self,
+        partition: Option<u16>,
+        actor: &str,
+        reason: &str,
+    ) -> Result<u64, Error> {
+        let accepted = sqlx::query(
+            "with accepted as (
+                 update sequence_jumps set state = 'accepted'
+                 where state = 'open' and partition = coalesce($1, partition) returning *)
+             insert into audit_log (actor, action, subject, reason, before)
+             select $2, 'loss_accepted', format('partition %s', partition), $3, to_jsonb(accepted)
+             from accepted",
+        )
+        .bind(partition.map(i32::from))
+        .bind(actor)
+        .bind(reason)
+        .execute(&self.pool)
+        .await?;
+        Ok(accepted.rows_affected())
+    }
+}

@@ -1,0 +1,24 @@
+-- Opens a partition again whose state was lost: its stream and our group exist
+-- from the ledger's cursor on, and sequences go on behind all that were ever
+-- given out.
+--
+-- KEYS  stream, owner, seq, lost
+-- ARGV  group, worker, epoch, the ledger's cursor, 1 if ids must be raised to
+--       it, sequence to go on behind, [first and last sequence that are lost]
+local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
+if mirror[1] ~= ARGV[2] or mirror[2] ~= ARGV[3] then
+  return redis.error_reply('FENCED ' .. ARGV[2] .. ' does not own ' .. KEYS[1])
+end
+local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[4], 'MKSTREAM')
+if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
+  return redis.error_reply(created.err)
+end
+if ARGV[5] == '1' then redis.call('XSETID', KEYS[1], ARGV[4]) end
+if ARGV[7] then
+  local line = ARGV[7] .. ' ' .. ARGV[8] .. '\n'
+  local known = redis.call('GET', KEYS[4]) or ''
+  if not string.find(known, line, 1, true) then redis.call('APPEND', KEYS[4], line) end
+end
+local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resize:') or ''
+redis.call('SET', KEYS[3], gate .. ARGV[6])
+return 1

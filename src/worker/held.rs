@@ -1,0 +1,57 @@
+//! A partition in the hands of a lane: how far the lane has come with it, and
+//! what is known against its entries. Does nothing by itself.
+
+use tokio::time::Instant;
+
+use crate::{domain::StreamId, ledger::Trial, stream::Claim};
+
+/// A partition that was acquired for a lane.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) partition: u16,
+    pub(super) epoch: i64,
+    /// The highest sequence that is known to have been given out.
+    pub(super) sequence: i64,
+    /// Whose it was, if its owner had not released it.
+    pub(super) previous: Option<String>,
+}
+
+/// How far a lane has come with a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Tells Redis whose it is now; nothing of it may be touched before.
+    Arriving,
+    /// Claims what is pending, after this id; nothing new until that is done.
+    Reclaiming(Option<StreamId>),
+    /// Takes what is new. `full`: the last take was cut off by its bound.
+    Taking { last_id: StreamId, full: bool },
+}
+
+/// A partition that a lane serves.
+pub(super) struct Held {
+    pub(super) claim: Claim,
+    pub(super) phase: Phase,
+    /// Whose connections are to be cut off, on arrival.
+    pub(super) previous: Option<String>,
+    /// The highest sequence that is known to have been given out: a stream that
+    /// has counted less has gone back.
+    pub(super) sequence: i64,
+    /// As much of that as the ledger knows.
+    pub(super) noted: i64,
+    /// What failed before, or may have ended a worker: tried one by one.
+    pub(super) suspects: Option<Trial>,
+    /// Not to be touched before this: its first entry has just failed.
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl Held {
+    pub(super) fn new(claimed: Claimed) -> Self {
+        let Claimed { partition, epoch, sequence, previous } = claimed;
+        let (claim, phase) = (Claim { partition, epoch }, Phase::Arriving);
+        Self { claim, phase, previous, sequence, noted: sequence, suspects: None, retry_at: None }
+    }
+
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|at| now < at)
+    }
+}

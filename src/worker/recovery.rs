@@ -1,0 +1,85 @@
+//! What is done when Redis has lost a partition's state: its stream or group is
+//! gone, or it counts on from below what was given out (a replica that lacked
+//! the tail, an old backup, a flush).
+//!
+//! Closed first, so that nothing is accepted under a sequence that was used;
+//! then the finding is put on record; then opened behind everything that was
+//! ever given out, from the ledger's cursor on and never from the end of what
+//! is there. Each step can be repeated. Never says that nothing was lost.
+
+use tracing::error;
+
+use super::settle::{Error, Link};
+use crate::{
+    domain::StreamId,
+    ledger::Fence,
+    stream::{Claim, Standing},
+};
+
+/// Why the state of a partition is lost, if it is. `known` is the highest
+/// sequence that is known to have been given out.
+pub(super) fn finding(standing: &Standing, known: i64) -> Option<String> {
+    if standing.position.is_none() {
+        return Some("its stream or our group was gone".to_owned());
+    }
+    match standing.sequence {
+        None => Some("a gateway found that its counter had gone back".to_owned()),
+        Some(sequence) if sequence < known => {
+            Some(format!("its counter stood at {sequence} though {known} had been given out"))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Brings the partition back into service; says the last sequence that counts
+/// as given out from now on.
+pub(super) async fn recover(
+    link: &mut Link,
+    claim: Claim,
+    (standing, known): (&Standing, i64),
+    finding: &str,
+) -> Result<i64, Error> {
+    let Claim { partition, epoch } = claim;
+    let remains = link.consumer.close(claim).await?;
+    let fence = Fence { partition, epoch };
+    let counts_on = standing.sequence.is_some_and(|sequence| sequence >= known);
+    if counts_on && remains.last_id > StreamId::default() {
+        // The entries are all there; only how far we had read them is gone.
+        let cursor = link.writer.cursor(fence).await?;
+        link.consumer.reopen(claim, remains, cursor, remains.counted, None).await?;
+        error!(partition, %cursor, "our group was gone; created again at the ledger's cursor");
+        return Ok(remains.counted);
+    }
+    let resumption =
+        link.writer.note_loss(fence, remains.counted, remains.last_sequence, finding).await?;
+    let sequence = resumption.resumes_at - 1;
+    link.consumer.reopen(claim, remains, resumption.cursor, sequence, resumption.lost).await?;
+    let (lost_first, lost_last) = resumption.lost.unzip();
+    error!(
+        partition,
+        finding,
+        lost_first,
+        lost_last,
+        resumes_at = resumption.resumes_at,
+        "state was lost in Redis; the partition goes on behind it. See `paystream losses list`"
+    );
+    Ok(sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::Position;
+
+    #[test]
+    fn a_partition_is_lost_when_it_is_gone_or_has_gone_back() {
+        let position = Some(Position { last_id: Default::default(), lag: None, pending: 0 });
+        let standing = |position, sequence| Standing { position, sequence };
+        assert_eq!(finding(&standing(position, Some(7)), 7), None);
+        assert_eq!(finding(&standing(position, Some(8)), 7), None);
+        for lost in [standing(None, Some(7)), standing(position, Some(6)), standing(position, None)]
+        {
+            assert!(finding(&lost, 7).is_some(), "{lost:?}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Proves what happens when Redis loses what it was given: it is detected, said
+//! aloud and listed; nothing is accepted under a sequence that was used; the
+//! partition goes on behind the ledger's cursor; what is sent again is taken
+//! again; and what was settled stays settled.
+
+use redis::Value;
+use serde_json::json;
+
+use crate::{
+    harness::{Harness, Stores, but, eventually, payment},
+    process::{Ended, Process, paystream, run},
+};
+
+async fn command(stores: &Stores, arguments: &[&str]) -> Ended {
+    let mut command = paystream();
+    command.args(arguments).env("PAYSTREAM_DATABASE_URL", &stores.database_url);
+    run(command).await
+}
+
+/// The open losses: where they are, and first and last lost sequence.
+async fn losses(stores: &Stores) -> Vec<(i64, String, Option<i64>, Option<i64>)> {
+    let ended = command(stores, &["losses", "list", "--json"]).await;
+    let rows: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(ended.status.code(), Some(i32::from(!rows.is_empty())), "{ended:?}");
+    let number = |row: &serde_json::Value, name: &str| row[name].as_i64();
+    let row = |row: &serde_json::Value| {
+        let reason = row["reason"].as_str().unwrap().to_owned();
+        let partition = number(row, "partition").unwrap();
+        (partition, reason, number(row, "lost_first"), number(row, "lost_last"))
+    };
+    rows.iter().map(row).collect()
+}
+
+/// Deals with all losses; then health and audit are content.
+async fn accept_losses(h: &Harness) {
+    let health = h.api.get("/api/v1/health").await.json();
+    assert_eq!(health["status"], "degraded", "{health}");
+    let audit = command(&h.stores, &["audit", "--json"]).await;
+    assert_eq!(audit.status.code(), Some(1), "{audit:?}");
+    let accepted = command(&h.stores, &["losses", "accept", "--reason", "clients asked"]).await;
+    assert!(accepted.status.success(), "{accepted:?}");
+    assert_eq!(losses(&h.stores).await, []);
+    let health = h.api.get("/api/v1/health").await.json();
+    assert_eq!((&health["status"], &health["open_losses"]), (&json!("ok"), &json!(0)));
+    let audit = command(&h.stores, &["audit"]).await;
+    assert!(audit.status.success(), "{audit:?}");
+    let logged = "select count(*) from audit_log where action = 'loss_accepted'";
+    assert!(h.stores.count(logged).await > 0);
+}
+
+/// The value of a key, to be put back later.
+async fn dump(stores: &Stores, key: &str) -> Option<Vec<u8>> {
+    redis::cmd("DUMP").arg(key).query_async(&mut stores.redis.clone()).await.unwrap()
+}
+
+async fn restore(stores: &Stores, key: &str, value: Option<Vec<u8>>) {
+    let mut redis = stores.redis.clone();
+    match value {
+        None => redis::cmd("DEL").arg(key).exec_async(&mut redis).await.unwrap(),
+        Some(value) => {
+            let mut restore = redis::cmd("RESTORE");
+            restore.arg(key).arg(0).arg(value).arg("REPLACE").exec_async(&mut redis).await.unwrap();
+        }
+    }
+}
+
+async fn partition_of(h: &Harness, reference: &str) -> u64 {
+    h.api.payment(reference).await["partition"].as_u64().unwrap()
+}
+
+/// Pays until it is taken: a partition that was lost is closed until its owner
+/// has brought it back.
+async fn pay_when_open(h: &Harness, reference: &str) -> serde_json::Value {
+    let body = payment(reference, "ADA", "1");
+    eventually("the partition is open again", async || {
+        let reply = h.api.post_payment(&body).await;
+        if reply.status == 503 {
+            reply.is_problem(503, "stream_state_lost");
+            return None;
+        }
+        assert_eq!(reply.status, 202, "{}", reply.text);
+        Some(reply.json())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
+    let mut h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "1000").await;
+    for n in 1..=3 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    let partition = partition_of(&h, "r1").await;
+    h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
+    h.api.post_payment(&payment("r4", "ADA", "1")).await.is_problem(503, "stream_state_lost");
+    h.start_worker();
+    let taken = pay_when_open(&h, "r4").await;
+    assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
+    let partition = i64::try_from(partition).unwrap();
+    assert_eq!(losses(&h.stores).await, [(partition, "state_lost".into(), Some(1), Some(3))]);
+    // Redis remembers the references, and that their entries are lost.
+    for n in 1..=3 {
+        let body = payment(&format!("r{n}"), "ADA", "1");
+        assert_eq!(h.api.post_payment(&body).await.status, 202, "r{n} is not a repetition");
+        assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
+    }
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    accept_losses(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
+    let mut h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "1000").await;
+    h.start_worker();
+    h.api.pay("r1", "ADA", "1").await;
+    h.settled().await;
+    for round in 2..5 {
+        let stream = h.stores.key(partition_of(&h, "r1").await, "stream");
+        let mut destroy = redis::cmd("XGROUP");
+        destroy.arg("DESTROY").arg(stream).arg("ledger");
+        destroy.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.api.pay(&format!("r{round}"), "ADA", "1").await;
+        eventually("it is applied all the same", async || {
+            let found = h.api.payment(&format!("r{round}")).await;
+            (found["status"] == "applied").then_some(())
+        })
+        .await;
+    }
+    h.settled().await;
+    assert_eq!(losses(&h.stores).await, [], "no entry was lost");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_flushed_redis_is_brought_back_and_said_aloud() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("before", "ADA", "1").await;
+    h.settled().await;
+    h.stores.delete_keys("*").await;
+    pay_when_open(&h, "after").await;
+    eventually("all partitions are back", async || {
+        (losses(&h.stores).await.len() == 8).then_some(())
+    })
+    .await;
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00");
+    assert_eq!(h.api.post_payment(&payment("before", "ADA", "1")).await.status, 202);
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00", "it was settled before");
+    accept_losses(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
+    let mut h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "1000").await;
+    for n in 1..=3 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    let partition = partition_of(&h, "r1").await;
+    let keys = ["stream", "seq", "ref:r4", "ref:r5"];
+    let keys = keys.map(|name| h.stores.key(partition, name));
+    let mut backup = Vec::new();
+    for key in &keys {
+        backup.push(dump(&h.stores, key).await);
+    }
+    h.api.pay("r4", "ADA", "1").await;
+    h.api.pay("r5", "ADA", "1").await;
+    for (key, value) in keys.iter().zip(backup) {
+        restore(&h.stores, key, value).await;
+    }
+    // This gateway gave out 5 sequences; the stream counts on from 3.
+    for _ in 0..2 {
+        h.api.post_payment(&payment("r6", "ADA", "1")).await.is_problem(503, "stream_state_lost");
+    }
+    let batch = json!([payment("r7", "ADA", "1")]);
+    let batch = h.api.post("/api/v1/payments/batch", &batch).await;
+    assert!(batch.status == 503 || batch.json()["accepted"] == 0, "{}", batch.text);
+    h.start_worker();
+    pay_when_open(&h, "r6").await;
+    h.api.until_settled().await;
+    let number = i64::try_from(partition).unwrap();
+    assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), Some(4), Some(5))]);
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    for name in ["r4", "r5"] {
+        assert_eq!(h.api.post_payment(&payment(name, "ADA", "1")).await.status, 202);
+    }
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
+    accept_losses(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
+    let mut h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("r1", "ADA", "1").await;
+    h.settled().await;
+    let partition = partition_of(&h, "r1").await;
+    let keys = ["stream", "seq"].map(|name| h.stores.key(partition, name));
+    let backup = (dump(&h.stores, &keys[0]).await, dump(&h.stores, &keys[1]).await);
+    for n in 2..=9 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    h.stop_worker().await;
+    restore(&h.stores, &keys[0], backup.0).await;
+    restore(&h.stores, &keys[1], backup.1).await;
+    // One that was started afterwards knows it from the ledger.
+    let gateway = Process::serve("gateway", &h.stores, &[]).await;
+    let reply = gateway.api.post_payment(&payment("new", "ADA", "1")).await;
+    reply.is_problem(503, "stream_state_lost");
+    gateway.stop().await;
+    h.start_worker();
+    pay_when_open(&h, "new").await;
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
+    let number = i64::try_from(partition).unwrap();
+    assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), None, None)]);
+    accept_losses(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn entries_taken_out_of_a_stream_are_listed() {
+    let mut h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "1000").await;
+    let mut ids = Vec::new();
+    for n in 1..=6 {
+        let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
+        ids.push(taken["stream_id"].as_str().unwrap().to_owned());
+    }
+    let notice = but(payment("r7", "ADA", "1"), json!({"payment_status": "PENDING"}));
+    h.api.post_payment(&notice).await;
+    let partition = partition_of(&h, "r1").await;
+    let stream = h.stores.key(partition, "stream");
+    for id in [&ids[1], &ids[3], &ids[4]] {
+        let mut delete = redis::cmd("XDEL");
+        delete.arg(&stream).arg(id);
+        let deleted: Value = delete.query_async(&mut h.stores.redis.clone()).await.unwrap();
+        assert_eq!(deleted, Value::Int(1));
+    }
+    h.start_worker();
+    h.api.until_settled().await;
+    let number = i64::try_from(partition).unwrap();
+    let mut found = losses(&h.stores).await;
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            (number, "entries_missing".into(), Some(2), Some(2)),
+            (number, "entries_missing".into(), Some(4), Some(5)),
+        ]
+    );
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
+    accept_losses(&h).await;
+    h.stop().await;
+}
