@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    circuit::{self, Circuit},
     clock,
     config::{ServeConfig, StoreConfig},
     dev,
@@ -104,6 +105,7 @@ pub async fn serve_on(
     };
     let (streams, ledger) = stores?;
     let mut tasks = JoinSet::new();
+    let circuits = keep_circuits(&mut tasks, &streams, &ledger, &stop).await?;
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let works = role != Role::Gateway;
@@ -114,12 +116,12 @@ pub async fn serve_on(
             Some(id) => id,
             None => &identity.insert(Identity::take(config.store.ledger.database_url()?)?).name,
         };
-        let worker = worker(&config, id, &streams, &ledger, &board);
+        let worker = worker(&config, id, (&streams, &ledger), &circuits, &board);
         tasks.spawn(worker::run(worker, stop.clone()));
     }
     if let Some(listener) = listener {
         let board = works.then_some(board);
-        let gateway = gateway(&config, &streams, &ledger, board).await?;
+        let gateway = gateway(&config, (&streams, &ledger), &circuits, board).await?;
         tasks.spawn(http::serve(gateway, listener, stop.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
@@ -191,11 +193,40 @@ async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// The circuits of Redis and PostgreSQL, in this order.
+type Circuits = (Arc<Circuit>, Arc<Circuit>);
+
+/// Closed circuits, and the tasks that close them again when they open.
+async fn keep_circuits(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    streams: &Streams,
+    ledger: &Ledger,
+    stop: &CancellationToken,
+) -> anyhow::Result<Circuits> {
+    let redis = Arc::new(Circuit::new(circuit::REDIS));
+    let postgresql = Arc::new(Circuit::new(circuit::POSTGRESQL));
+    let upkeep = streams.upkeep().await.context("could not reach Redis")?;
+    let reader = ledger.reader(1);
+    let (kept, ended) = (Arc::clone(&redis), stop.clone());
+    tasks.spawn(async move {
+        let probe = async || upkeep.ping().await.is_ok();
+        ended.run_until_cancelled(kept.keep(probe)).await;
+        Ok(())
+    });
+    let (kept, ended) = (Arc::clone(&postgresql), stop.clone());
+    tasks.spawn(async move {
+        let probe = async || reader.open_losses().await.is_ok();
+        ended.run_until_cancelled(kept.keep(probe)).await;
+        Ok(())
+    });
+    Ok((redis, postgresql))
+}
+
 fn worker(
     config: &ServeConfig,
     id: &str,
-    streams: &Streams,
-    ledger: &Ledger,
+    (streams, ledger): (&Streams, &Ledger),
+    (redis, postgresql): &Circuits,
     board: &Arc<Board>,
 ) -> Worker {
     Worker {
@@ -204,6 +235,8 @@ fn worker(
         config: config.worker.clone(),
         streams: streams.clone(),
         ledger: ledger.clone(),
+        redis: Arc::clone(redis),
+        postgresql: Arc::clone(postgresql),
         board: Arc::clone(board),
         clock: clock::system,
     }
@@ -211,8 +244,8 @@ fn worker(
 
 async fn gateway(
     config: &ServeConfig,
-    streams: &Streams,
-    ledger: &Ledger,
+    (streams, ledger): (&Streams, &Ledger),
+    (redis, postgresql): &Circuits,
     board: Option<Arc<Board>>,
 ) -> anyhow::Result<Gateway> {
     let settings = &config.gateway;
@@ -234,6 +267,8 @@ async fn gateway(
         registrar: ledger.registrar(config.store.partitions),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
+        redis: Arc::clone(redis),
+        postgresql: Arc::clone(postgresql),
         board,
         config: settings.clone(),
         clock: clock::system,

@@ -16,6 +16,7 @@ pub mod config;
 pub mod clock;
 pub mod identity;
 pub mod health;
+pub mod circuit;
 pub mod telemetry;
 pub mod dev;
 pub mod ops;

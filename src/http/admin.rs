@@ -66,7 +66,7 @@ pub(super) async fn seed_customers(
         return Err(Problem::invalid(Code::InvalidRequest, errors));
     }
     let accounts: Vec<NewAccount> = (1..=count).map(NewAccount::seeded).collect();
-    let opening = app.gateway.registrar.open(&accounts).await?;
+    let opening = app.ask(app.gateway.registrar.open(&accounts)).await?;
     Ok(Json(SeedView {
         requested: count,
         created: opening.opened,
@@ -153,8 +153,10 @@ struct PartitionView {
 )]
 pub(super) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
     let gateway = &app.gateway;
-    let (totals, cursors) = tokio::try_join!(gateway.reader.totals(), gateway.reader.cursors())?;
-    let depths = gateway.upkeep.depths().await?;
+    let (totals, cursors) = app
+        .ask(async { tokio::try_join!(gateway.reader.totals(), gateway.reader.cursors()) })
+        .await?;
+    let depths = app.call(gateway.upkeep.depths()).await?;
     let payments = totals.applied + totals.recorded + totals.rejected + totals.suspense;
     let thousandths = app.rate.thousandths_per_second(Instant::now(), payments);
     let completion_rate = ratio(totals.customers_completed, totals.customers);

@@ -90,11 +90,15 @@ pub(super) async fn accept_batch(
             arrivals.push(Arrival { payment, received_at, traceparent: traceparent.clone() });
         }));
     }
-    let mut appended = app.gateway.producer.append_all(&arrivals).await;
-    let all_away = appended.iter().all(is_outage);
-    if all_away && let Some(Err(error)) = appended.pop() {
-        return Err(error.into());
-    }
+    let appending = async {
+        let mut appended = app.gateway.producer.append_all(&arrivals).await;
+        let all_away = appended.iter().all(is_outage);
+        match appended.pop_if(|_| all_away) {
+            Some(Err(error)) => Err(error),
+            _ => Ok(appended),
+        }
+    };
+    let appended = app.call(appending).await?;
     let mut appended = arrivals.into_iter().zip(appended);
     let mut view = BatchView::default();
     for (index, read) in results.into_iter().enumerate() {

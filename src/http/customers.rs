@@ -69,7 +69,7 @@ pub(super) async fn list(
     if offset < 0 {
         return Err(Problem::new(Code::InvalidQuery, "offset must not be negative"));
     }
-    let (rows, total) = app.gateway.reader.accounts(limit, offset).await?;
+    let (rows, total) = app.ask(app.gateway.reader.accounts(limit, offset)).await?;
     let customers = rows.into_iter().map(AccountView::from).collect();
     Ok(Json(CustomersView { customers, total, limit, offset }))
 }
@@ -121,7 +121,7 @@ pub(super) async fn open(State(app): State<App>, body: Body) -> Result<Response,
     let (customer, asset_value, term_weeks) = read_customer(&body)?;
     let account = NewAccount::new(customer.clone(), asset_value, term_weeks)
         .ok_or_else(|| Problem::new(Code::InvalidCustomer, "the account's terms are not valid"))?;
-    let opening = app.gateway.registrar.open(&[account]).await?;
+    let opening = app.ask(app.gateway.registrar.open(&[account])).await?;
     let row = account_of(&app, &customer).await?;
     if row.asset_value != asset_value || row.term_weeks != term_weeks {
         let detail = format!(
@@ -261,7 +261,7 @@ pub(super) async fn statement(
     let limit = page_size(query.limit)?;
     let before = query.cursor.unwrap_or(i64::MAX);
     account_of(&app, &customer).await?;
-    let rows = app.gateway.reader.statement(&customer, before, limit).await?;
+    let rows = app.ask(app.gateway.reader.statement(&customer, before, limit)).await?;
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
     let payments: Vec<PaymentView> = rows.into_iter().map(PaymentView::from).collect();
     let next_cursor = payments.last().and_then(|last| last.account_version);
@@ -270,7 +270,7 @@ pub(super) async fn statement(
 }
 
 async fn account_of(app: &App, customer: &CustomerId) -> Result<AccountRow, Problem> {
-    app.gateway.reader.account(customer).await?.ok_or_else(not_found)
+    app.ask(app.gateway.reader.account(customer)).await?.ok_or_else(not_found)
 }
 
 fn parse_id(text: String) -> Result<CustomerId, Problem> {

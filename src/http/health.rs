@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::App;
-use crate::health::{Board, WorkerHealth};
+use crate::{
+    circuit::Circuit,
+    health::{Board, WorkerHealth},
+};
 
 /// How long a dependency has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +51,15 @@ struct DependencyView {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// `closed`, or `open`: calls are refused at once until a probe succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    circuit: Option<&'static str>,
+}
+
+impl DependencyView {
+    fn new(status: &'static str, detail: Option<String>) -> Self {
+        Self { status, detail, circuit: None }
+    }
 }
 
 /// A yes or no in words.
@@ -71,7 +83,9 @@ pub(super) struct AnswerView {
     )
 )]
 pub(super) async fn health(State(app): State<App>) -> Response {
-    let (redis, (postgresql, open_losses)) = tokio::join!(redis(&app), postgresql(&app));
+    let (mut redis, (mut postgresql, open_losses)) = tokio::join!(redis(&app), postgresql(&app));
+    redis.circuit = circuit_word(&app.gateway.redis);
+    postgresql.circuit = circuit_word(&app.gateway.postgresql);
     let worker = app.gateway.board.as_deref().map(worker_view);
     let stalled = worker.as_ref().is_some_and(|worker| worker.status == "stalled");
     let (code, status) = if redis.status == "down" || app.stop.is_cancelled() {
@@ -118,6 +132,9 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     if app.stop.is_cancelled() {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None);
     }
+    if let Err(open) = app.gateway.redis.check(Instant::now().into()) {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, "redis_down", Some(open.to_string()));
+    }
     let redis = redis(&app).await;
     match redis.status {
         "up" => answer(StatusCode::OK, "ready", None),
@@ -150,18 +167,22 @@ pub(super) fn worker_ready(board: &Board, stop: &CancellationToken) -> Response 
     }
 }
 
+fn circuit_word(circuit: &Circuit) -> Option<&'static str> {
+    Some(if circuit.check(Instant::now().into()).is_ok() { "closed" } else { "open" })
+}
+
 fn answer(code: StatusCode, status: &'static str, detail: Option<String>) -> Response {
     (code, Json(AnswerView { status, detail })).into_response()
 }
 
 fn worker_view(board: &Board) -> DependencyView {
     match board.read(Instant::now()) {
-        WorkerHealth::Working => DependencyView { status: "working", detail: None },
-        WorkerHealth::Waiting(reason) => DependencyView { status: "waiting", detail: Some(reason) },
-        WorkerHealth::Stalled(still) => DependencyView {
-            status: "stalled",
-            detail: Some(format!("a lane has not moved for {} s", still.as_secs())),
-        },
+        WorkerHealth::Working => DependencyView::new("working", None),
+        WorkerHealth::Waiting(reason) => DependencyView::new("waiting", Some(reason)),
+        WorkerHealth::Stalled(still) => {
+            let detail = format!("a lane has not moved for {} s", still.as_secs());
+            DependencyView::new("stalled", Some(detail))
+        }
     }
 }
 
@@ -178,9 +199,9 @@ fn dependency<T, E: std::fmt::Display>(
     result: Result<Result<T, E>, tokio::time::error::Elapsed>,
 ) -> (DependencyView, Option<T>) {
     let detail = match result {
-        Ok(Ok(answer)) => return (DependencyView { status: "up", detail: None }, Some(answer)),
+        Ok(Ok(answer)) => return (DependencyView::new("up", None), Some(answer)),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("it did not answer within {} s", ANSWER_TIMEOUT.as_secs()),
     };
-    (DependencyView { status: "down", detail: Some(detail) }, None)
+    (DependencyView::new("down", Some(detail)), None)
 }

@@ -54,11 +54,11 @@ pub(super) async fn find(
         || Problem::new(Code::PaymentNotFound, "it was never taken, or not under this reference");
     let reference = Reference::parse(reference).map_err(|_| not_found())?;
     let reader = &app.gateway.reader;
-    let rows = reader.payments(std::slice::from_ref(&reference)).await?;
+    let rows = app.ask(reader.payments(std::slice::from_ref(&reference))).await?;
     let mut views: Vec<PaymentView> = rows.into_iter().map(PaymentView::from).collect();
     if !views.iter().any(is_complete) {
         // The stream may hold what the ledger does not have yet.
-        for seen in app.gateway.finder.recent(&reference).await? {
+        for seen in app.call(app.gateway.finder.recent(&reference)).await? {
             let known = |view: &PaymentView| {
                 view.payment_status.as_deref() == Some(seen.status.as_str())
                     || view.status == StatusView::DeadLettered
@@ -72,13 +72,13 @@ pub(super) async fn find(
     if views.is_empty() {
         // It may have waited for longer than references are remembered.
         let now = (app.gateway.clock)();
-        let seen = app.gateway.finder.long_waiting(&reference, now).await?;
+        let seen = app.call(app.gateway.finder.long_waiting(&reference, now)).await?;
         views.extend(seen.map(|seen| PaymentView::waiting(reference.as_str(), seen, now)));
     }
     // The one that moves money, else the latest.
     let main = views.iter().position(is_complete).or(views.len().checked_sub(1));
     let payment = views.remove(main.ok_or_else(not_found)?);
-    let conflicts = reader.conflicts(&reference).await?;
+    let conflicts = app.ask(reader.conflicts(&reference)).await?;
     let links = Links::new(reference.as_str(), payment.customer_id.as_deref());
     let conflicts = conflicts.into_iter().map(ConflictView::from).collect();
     Ok(Json(PaymentDetail { payment, notices: views, conflicts, links }))
@@ -133,7 +133,7 @@ pub(super) async fn look_up(
     let wanted: Vec<Reference> =
         wanted.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
     let mut found: HashMap<String, PaymentView> = HashMap::with_capacity(wanted.len());
-    for row in app.gateway.reader.payments(&wanted).await? {
+    for row in app.ask(app.gateway.reader.payments(&wanted)).await? {
         let view = PaymentView::from(row);
         let known = found.get(&view.transaction_reference);
         if !known.is_some_and(is_complete) {
@@ -153,7 +153,7 @@ pub(super) async fn look_up(
 
 /// A payment that the ledger does not have.
 async fn waiting(app: &App, reference: &Reference) -> Result<PaymentView, Problem> {
-    let seen = app.gateway.finder.recent(reference).await?.into_iter().next_back();
+    let seen = app.call(app.gateway.finder.recent(reference)).await?.into_iter().next_back();
     Ok(seen.map_or_else(
         || PaymentView::unknown(reference.as_str()),
         |seen| PaymentView::waiting(reference.as_str(), seen, (app.gateway.clock)()),

@@ -26,7 +26,7 @@ use axum::{
     middleware,
     routing::get,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::{
@@ -42,14 +42,16 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use intake::Segment;
 pub use problem::CODES;
+use problem::Problem;
 pub use serve::{serve, serve_health};
 
 use crate::{
+    circuit::Circuit,
     clock::Clock,
     config::GatewayConfig,
     health::Board,
-    ledger::{Reader, Registrar},
-    stream::{Balances, Finder, Producer, Upkeep},
+    ledger::{self, Reader, Registrar},
+    stream::{self, Balances, Finder, Producer, Upkeep},
 };
 
 /// Largest body of a request,
@@ -73,6 +75,10 @@ pub struct Gateway {
     pub balances: Balances,
     /// Tells how deep the streams are.
     pub upkeep: Upkeep,
+    /// Refuses calls while Redis is known to be away,
+    pub redis: Arc<Circuit>,
+    /// and while PostgreSQL is.
+    pub postgresql: Arc<Circuit>,
     /// How the worker of this process fares, if it has one.
     pub board: Option<Arc<Board>>,
     /// Its settings.
@@ -92,6 +98,38 @@ struct Shared {
 }
 
 type App = Arc<Shared>;
+
+impl Shared {
+    /// Asks the ledger, unless it is known to be away.
+    async fn ask<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ledger::Error>>,
+    ) -> Result<T, Problem> {
+        let circuit = &self.gateway.postgresql;
+        circuit.check(Instant::now())?;
+        let asked = asking.await;
+        match asked.as_ref().is_err_and(ledger::Error::is_outage) {
+            true => circuit.failed(Instant::now()),
+            false => circuit.succeeded(),
+        }
+        Ok(asked?)
+    }
+
+    /// Calls the stream, unless it is known to be away.
+    async fn call<T>(
+        &self,
+        calling: impl Future<Output = Result<T, stream::Error>>,
+    ) -> Result<T, Problem> {
+        let circuit = &self.gateway.redis;
+        circuit.check(Instant::now())?;
+        let called = calling.await;
+        match called.as_ref().is_err_and(stream::Error::is_outage) {
+            true => circuit.failed(Instant::now()),
+            false => circuit.succeeded(),
+        }
+        Ok(called?)
+    }
+}
 
 #[derive(OpenApi)]
 #[openapi(

@@ -92,7 +92,7 @@ pub(super) async fn accept(
         traceparent: traceparent(&headers),
     };
     let payment = &arrival.payment;
-    let (place, replayed) = match app.gateway.producer.append(&arrival).await? {
+    let (place, replayed) = match app.call(app.gateway.producer.append(&arrival)).await? {
         Appended::Accepted(place) => (place, false),
         Appended::Duplicate(place) => (place, true),
         Appended::Conflict(place) => return Err(conflict(place.stream_id)),
@@ -167,13 +167,9 @@ async fn wait_for(
 type Found = Result<PaymentView, Problem>;
 
 /// What the ledger made of the payment, if it has come so far.
-async fn outcome(
-    app: &App,
-    payment: &Payment,
-    place: Place,
-) -> Result<Option<Found>, crate::ledger::Error> {
+async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Found>, Problem> {
     let reader = &app.gateway.reader;
-    let rows = reader.payments(std::slice::from_ref(&payment.reference)).await?;
+    let rows = app.ask(reader.payments(std::slice::from_ref(&payment.reference))).await?;
     let ours = |view: &PaymentView| view.payment_status.as_deref() == Some(payment.status.as_str());
     let stream_id = place.stream_id.to_string();
     let mut views = rows.into_iter().map(PaymentView::from);
@@ -185,10 +181,10 @@ async fn outcome(
         return Ok(Some(Ok(view)));
     }
     // The ledger knew the reference from before: the same payment, or another.
-    let conflicts = reader.conflicts(&payment.reference).await?;
+    let conflicts = app.ask(reader.conflicts(&payment.reference)).await?;
     if conflicts.iter().any(|row| row.stream_id == stream_id) {
         return Ok(Some(Err(conflict(view.stream_id.unwrap_or_default()))));
     }
-    let settled = reader.is_duplicate(i32::from(place.partition), place.sequence).await?;
+    let settled = app.ask(reader.is_duplicate(i32::from(place.partition), place.sequence)).await?;
     Ok(settled.then_some(Ok(view)))
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
-use crate::{domain::Invalid, ledger, stream};
+use crate::{circuit, domain::Invalid, ledger, stream};
 
 /// What went wrong with one field.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -211,6 +211,16 @@ impl From<stream::Error> for Problem {
             | stream::Error::Unexpected(_)
             | stream::Error::Shape(_)) => internal(&error),
         }
+    }
+}
+
+impl From<circuit::Open> for Problem {
+    fn from(open: circuit::Open) -> Self {
+        let code = match open.dependency {
+            circuit::REDIS => Code::StreamUnavailable,
+            _ => Code::LedgerUnavailable,
+        };
+        Self::new(code, open.to_string())
     }
 }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    circuit::Circuit,
     clock::Clock,
     config::WorkerConfig,
     health::Board,
@@ -43,6 +44,10 @@ pub struct Worker {
     pub streams: Streams,
     /// Where they go.
     pub ledger: Ledger,
+    /// Holds calls back while Redis is known to be away,
+    pub redis: Arc<Circuit>,
+    /// and while PostgreSQL is.
+    pub postgresql: Arc<Circuit>,
     /// Where it says how it fares.
     pub board: Arc<Board>,
     /// Tells the time.

@@ -156,7 +156,7 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     redis.stop().await.unwrap();
-    for n in 0..3 {
+    for n in 0..6 {
         let reply = h.api.post_payment(&payment(&format!("away{n}"), "ADA", "1")).await;
         reply.is_problem(503, "stream_unavailable");
         assert!(reply.header("retry-after").parse::<u32>().is_ok_and(|after| after > 0));
@@ -166,20 +166,23 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     assert_eq!(h.api.get("/readyz").await.status, 503);
     let health = h.api.get("/api/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &json!("down")));
+    let circuit = &health.json()["dependencies"]["redis"]["circuit"];
+    assert_eq!(circuit, "open", "nobody waits any more: {}", health.text);
     assert_eq!(h.api.get("/livez").await.status, 200, "a restart would not help");
     // What the ledger knows is still told.
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     assert_eq!(h.api.payment("before").await["status"], "applied");
 
     redis.restart().await.unwrap();
+    // Ready means that the circuit is closed, too.
     h.api.until_ready().await;
-    for n in 0..3 {
+    for n in 0..6 {
         let reply = h.api.post_payment(&payment(&format!("away{n}"), "ADA", "1")).await;
         assert!(matches!(reply.status, 200 | 202), "{}", reply.text);
     }
     h.stores.connect_again().await;
     h.settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
     h.stop().await;
 }
 

@@ -682,7 +682,8 @@ async fn stats_and_health_tell_the_truth() {
     assert_eq!(sequences, 4);
     assert!(partitions.iter().all(|one| one["owner"] == "tester" && one["epoch"] == 1), "{stats}");
     let health = h.api.get("/api/v1/health").await.json();
-    let up = json!({"redis": {"status": "up"}, "postgresql": {"status": "up"}});
+    let up = json!({"status": "up", "circuit": "closed"});
+    let up = json!({"redis": up, "postgresql": up});
     assert_eq!((&health["status"], &health["dependencies"]), (&json!("ok"), &up));
     h.stop().await;
 }

@@ -6,6 +6,8 @@
 //! is pending in Redis and is claimed again. Orders of the ownership loop are
 //! followed between two batches, never within one.
 
+mod inspect;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -21,11 +23,12 @@ use super::{
     Worker,
     held::{Claimed, Held, Phase},
     lease::Lease,
-    now, recovery,
+    now,
     settle::{self, Error, Link},
     trial::{self, Rules, Tried},
 };
 use crate::{
+    circuit::Circuit,
     config::WorkerConfig,
     domain::StreamId,
     health::Board,
@@ -35,9 +38,6 @@ use crate::{
 
 /// How long a lane waits for an entry before it looks around.
 const WAIT: Duration = Duration::from_millis(250);
-
-/// How often a lane sees where its partitions stand in Redis, however busy.
-const INSPECT_EVERY: Duration = Duration::from_secs(2);
 
 /// What the ownership loop tells a lane.
 #[derive(Debug)]
@@ -77,6 +77,8 @@ pub(super) struct Lane {
     streams: Streams,
     writer: Writer,
     board: Arc<Board>,
+    redis: Arc<Circuit>,
+    postgresql: Arc<Circuit>,
     lease: Lease,
     // Both bounded by use: one message a move of a partition.
     orders: mpsc::UnboundedReceiver<Order>,
@@ -105,6 +107,8 @@ impl Lane {
             streams: worker.streams.clone(),
             writer: worker.ledger.writer(&worker.id, worker.config.batch_deadline),
             board: Arc::clone(&worker.board),
+            redis: Arc::clone(&worker.redis),
+            postgresql: Arc::clone(&worker.postgresql),
             lease,
             orders,
             events,
@@ -129,7 +133,12 @@ impl Lane {
             while let Ok(order) = self.orders.try_recv() {
                 self.obey(order);
             }
-            match self.step().await {
+            if self.circuit_is_open().await {
+                continue;
+            }
+            let step = self.step().await;
+            self.note_outage(&step);
+            match step {
                 Ok(Step::Stuck) => {}
                 Ok(Step::Idle) => self.board.moved(self.number, now()),
                 Ok(Step::Settled(entries)) => {
@@ -309,69 +318,6 @@ impl Lane {
         Ok(Step::Settled(entries))
     }
 
-    /// Nothing new came. Someone may have moved a group back, or left entries
-    /// pending.
-    async fn look_around(&mut self) -> Result<Step, Error> {
-        let empty = self.inspect().await?;
-        Ok(if empty { Step::Idle } else { Step::Stuck })
-    }
-
-    /// Compares with where the partitions really stand in Redis, and brings back
-    /// what is lost there. Says whether nothing waits.
-    async fn inspect(&mut self) -> Result<bool, Error> {
-        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
-        let standings = link.consumer.standings(&claims).await?;
-        let mut empty = true;
-        for (claim, standing) in claims.iter().zip(standings) {
-            let Some(held) = self.held.get_mut(&claim.partition) else { continue };
-            if let Some(finding) = recovery::finding(&standing, held.sequence) {
-                let seen = (&standing, held.sequence);
-                held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
-                held.phase = Phase::Reclaiming(None);
-            }
-            held.sequence = held.sequence.max(standing.sequence.unwrap_or(0));
-            let Some(position) = standing.position else { continue };
-            empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
-            if let Phase::Taking { full, .. } = held.phase {
-                held.phase = match position.pending {
-                    0 => {
-                        let full = full && position.lag.is_some_and(|lag| lag > 0);
-                        Phase::Taking { last_id: position.last_id, full }
-                    }
-                    _ => Phase::Reclaiming(None),
-                };
-            }
-        }
-        Ok(empty)
-    }
-
-    /// Inspects from time to time, however busy it is, and tells the ledger how
-    /// far the streams have come: a later owner compares with that.
-    async fn inspect_in_turn(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        if self.looked_at.is_some_and(|at| now < at + INSPECT_EVERY) {
-            return Ok(());
-        }
-        self.inspect().await?;
-        self.looked_at = Some(now);
-        let ahead = self.held.values().filter(|held| held.noted < held.sequence);
-        let heads: Vec<(Fence, i64)> = ahead
-            .map(|Held { claim: Claim { partition, epoch }, sequence, .. }| {
-                (Fence { partition: *partition, epoch: *epoch }, *sequence)
-            })
-            .collect();
-        if heads.is_empty() {
-            return Ok(());
-        }
-        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        link.writer.note_heads(&heads).await?;
-        for held in self.held.values_mut() {
-            held.noted = held.sequence;
-        }
-        Ok(())
-    }
-
     /// Starts over: new connections, and everything pending first. A fenced
     /// lane drops its partitions and lets the ownership loop acquire again.
     fn recover(&mut self, error: Error) {
@@ -411,6 +357,32 @@ impl Lane {
     fn reclaim_all(&mut self) {
         for held in self.held.values_mut().filter(|held| held.phase != Phase::Arriving) {
             held.phase = Phase::Reclaiming(None);
+        }
+    }
+
+    /// Waits a while if something is known to be away.
+    async fn circuit_is_open(&self) -> bool {
+        for circuit in [&self.redis, &self.postgresql] {
+            if let Err(open) = circuit.check(Instant::now()) {
+                self.board.waits(self.number, now(), open.to_string());
+                let _closed_or_not = tokio::time::timeout(WAIT, circuit.closed()).await;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn note_outage(&self, step: &Result<Step, Error>) {
+        match step {
+            Err(Error::Stream(error)) if error.is_outage() => self.redis.failed(Instant::now()),
+            Err(Error::Ledger(error)) if error.is_outage() => {
+                self.postgresql.failed(Instant::now());
+            }
+            Ok(Step::Settled(_) | Step::Idle) => {
+                self.redis.succeeded();
+                self.postgresql.succeeded();
+            }
+            Ok(Step::Stuck) | Err(_) => {}
         }
     }
 

@@ -1,0 +1,86 @@
+//! How a lane sees where its partitions really stand in Redis: someone may have
+//! moved a group back, left entries pending, or lost what was there. Never takes
+//! or settles an entry.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Lane, Step};
+use crate::{
+    ledger::Fence,
+    stream::Claim,
+    worker::{
+        held::{Held, Phase},
+        recovery,
+        settle::Error,
+    },
+};
+
+/// How often a lane sees where its partitions stand in Redis, however busy.
+const INSPECT_EVERY: Duration = Duration::from_secs(2);
+
+impl Lane {
+    /// Nothing new came. Someone may have moved a group back, or left entries
+    /// pending.
+    pub(super) async fn look_around(&mut self) -> Result<Step, Error> {
+        let empty = self.inspect().await?;
+        Ok(if empty { Step::Idle } else { Step::Stuck })
+    }
+
+    /// Compares with where the partitions really stand in Redis, and brings back
+    /// what is lost there. Says whether nothing waits.
+    async fn inspect(&mut self) -> Result<bool, Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
+        let standings = link.consumer.standings(&claims).await?;
+        let mut empty = true;
+        for (claim, standing) in claims.iter().zip(standings) {
+            let Some(held) = self.held.get_mut(&claim.partition) else { continue };
+            if let Some(finding) = recovery::finding(&standing, held.sequence) {
+                let seen = (&standing, held.sequence);
+                held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
+                held.phase = Phase::Reclaiming(None);
+            }
+            held.sequence = held.sequence.max(standing.sequence.unwrap_or(0));
+            let Some(position) = standing.position else { continue };
+            empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
+            if let Phase::Taking { full, .. } = held.phase {
+                held.phase = match position.pending {
+                    0 => {
+                        let full = full && position.lag.is_some_and(|lag| lag > 0);
+                        Phase::Taking { last_id: position.last_id, full }
+                    }
+                    _ => Phase::Reclaiming(None),
+                };
+            }
+        }
+        Ok(empty)
+    }
+
+    /// Inspects from time to time, however busy it is, and tells the ledger how
+    /// far the streams have come: a later owner compares with that.
+    pub(super) async fn inspect_in_turn(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if self.looked_at.is_some_and(|at| now < at + INSPECT_EVERY) {
+            return Ok(());
+        }
+        self.inspect().await?;
+        self.looked_at = Some(now);
+        let ahead = self.held.values().filter(|held| held.noted < held.sequence);
+        let heads: Vec<(Fence, i64)> = ahead
+            .map(|Held { claim: Claim { partition, epoch }, sequence, .. }| {
+                (Fence { partition: *partition, epoch: *epoch }, *sequence)
+            })
+            .collect();
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        link.writer.note_heads(&heads).await?;
+        for held in self.held.values_mut() {
+            held.noted = held.sequence;
+        }
+        Ok(())
+    }
+}
