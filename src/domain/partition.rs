@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::CustomerId;
@@ -25,6 +26,15 @@ pub struct StreamId {
     pub milliseconds: u64,
     /// Number of the entry within that millisecond.
     pub number: u64,
+}
+
+impl StreamId {
+    /// Whole seconds since the entry was appended, as far as the clocks agree.
+    #[must_use]
+    pub fn age_seconds(&self, now: DateTime<Utc>) -> u64 {
+        let now = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+        now.saturating_sub(self.milliseconds) / 1000
+    }
 }
 
 impl std::fmt::Display for StreamId {

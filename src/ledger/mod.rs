@@ -22,6 +22,7 @@ mod losses;
 mod parking;
 mod reader;
 mod registrar;
+mod groups;
 mod audit;
 
 use std::{str::FromStr, time::Duration};
@@ -33,6 +34,7 @@ use sqlx::{
 
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
 pub use error::Error;
+pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption};
 pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
 pub use parking::{ParkedCustomer, Parking};
@@ -108,6 +110,18 @@ impl Ledger {
     pub fn ownership(&self, worker: &str, incarnation: &str, lease: Duration) -> Ownership {
         let pool = self.pool(2, Ownership::patience(lease));
         Ownership::new(pool, worker, incarnation, lease)
+    }
+
+    /// What lists the consumer groups that trimming waits for.
+    #[must_use]
+    pub fn groups(&self) -> Groups {
+        Groups::new(self.pool(1, QUERY_TIMEOUT))
+    }
+
+    /// What registers and retires them.
+    #[must_use]
+    pub fn group_registrar(&self) -> GroupRegistrar {
+        GroupRegistrar::new(self.pool(1, QUERY_TIMEOUT))
     }
 
     /// What recomputes the ledger and reports drift.

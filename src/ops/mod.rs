@@ -1,12 +1,15 @@
 //! Operators' commands, one file each. Never called by a room.
 
 pub mod audit;
+pub mod groups;
 pub mod load;
 pub mod losses;
 pub mod migrate;
 pub mod parked;
 pub mod probe;
 pub mod seed;
+
+mod stores;
 
 use std::process::ExitCode;
 
@@ -41,6 +44,9 @@ pub enum Command {
     Losses(losses::LossesArgs),
     /// Payments that wait behind a dead letter of their customer
     Parked(parked::ParkedArgs),
+    /// List, register and retire other consumer groups on the streams
+    #[command(subcommand)]
+    Groups(groups::GroupsCommand),
     /// Ask a health endpoint; exits 0 when the answer is 200
     Probe(probe::ProbeArgs),
 }
@@ -70,6 +76,7 @@ impl Command {
                 args.store = args.store.or(running());
                 return parked::run(args).await;
             }
+            Self::Groups(command) => return command.run(running()).await,
             Self::Probe(args) => return probe::run(&args).await,
         }
         Ok(ExitCode::SUCCESS)

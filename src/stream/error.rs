@@ -45,7 +45,7 @@ impl From<RedisError> for Error {
         let detail = || error.detail().unwrap_or_default().to_owned();
         match error.code() {
             Some("FENCED") => return Self::Fenced(detail()),
-            Some("NOSTREAM" | "NOGROUP" | "UNBLOCKED" | "TRIMGUARD" | "CLOSED") => {
+            Some("NOSTREAM" | "NOGROUP" | "UNBLOCKED" | "CLOSED") => {
                 return Self::StateLost(detail());
             }
             Some("OOM") => return Self::MemoryFull(error),

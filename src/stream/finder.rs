@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use redis::{Pipeline, RedisResult, Value, aio::ConnectionManager};
+use redis::{Pipeline, aio::ConnectionManager};
 
-use super::{Error, GROUP, Keys, Place, Streams, replies, upkeep, wire};
+use super::{Error, Keys, Place, Streams, replies, standing, wire};
 use crate::domain::{Delivery, PaymentStatus, Reference, StreamId};
 
 /// Entries read at once while looking through what waits.
@@ -82,7 +82,8 @@ impl Finder {
         let age = self.dedupe_window.saturating_sub(CLOCKS_APART_MAX);
         let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
         let end = u64::try_from((now - age).timestamp_millis()).unwrap_or(0);
-        for (partition, mut start) in self.oldest_waiting().await? {
+        for standing in standing::ours(&self.keys, &mut self.connection.clone()).await? {
+            let (partition, mut start) = (standing.partition, standing.floor);
             // An id and the end of the millisecond that is `end`.
             while start.milliseconds <= end {
                 let page = self.range(partition, &start.to_string(), &end.to_string()).await?;
@@ -99,35 +100,6 @@ impl Finder {
             }
         }
         Ok(None)
-    }
-
-    /// The first entry of each partition that is not settled, or would not be
-    /// if it existed.
-    async fn oldest_waiting(&self) -> Result<Vec<(u16, StreamId)>, Error> {
-        let mut pipeline = Pipeline::with_capacity(2 * usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            let stream = self.keys.stream(partition);
-            pipeline.cmd("XINFO").arg("GROUPS").arg(&stream);
-            pipeline.cmd("XPENDING").arg(&stream).arg(GROUP);
-        }
-        pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> =
-            pipeline.query_async(&mut self.connection.clone()).await?;
-        let mut replies = replies.into_iter();
-        let mut oldest = Vec::with_capacity(usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            let (Some(groups), Some(pending)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("XPENDING"));
-            };
-            let position = upkeep::our_group(&self.keys, partition, groups)?;
-            let pending = replies::array(pending?, "XPENDING")?;
-            let first = match pending.get(1) {
-                Some(Value::Nil) | None => position.last_id,
-                Some(id) => replies::parsed(id, "XPENDING")?,
-            };
-            oldest.push((partition, first));
-        }
-        Ok(oldest)
     }
 
     async fn range(

@@ -33,9 +33,11 @@ mod wire;
 mod producer;
 mod finder;
 mod consumer;
-mod standing;
+mod state;
 mod balances;
 mod upkeep;
+mod standing;
+mod other_groups;
 
 use std::time::Duration;
 
@@ -45,9 +47,11 @@ pub use balances::{Balances, Lookup};
 pub use consumer::{Claim, Consumer, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Seen};
+pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
-pub use standing::{Remains, Standing};
-pub use upkeep::{Depth, Position, Upkeep};
+pub use standing::Standing;
+pub use state::{PartitionState, Remains};
+pub use upkeep::{Depth, Position, Trim, Upkeep};
 pub use wire::{Unreadable, fields_of};
 
 pub(crate) use keys::GROUP;
@@ -136,6 +140,14 @@ impl Streams {
     /// When Redis cannot be reached.
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         Upkeep::connect(self).await
+    }
+
+    /// What creates and removes other groups than ours.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn other_groups(&self) -> Result<OtherGroups, Error> {
+        OtherGroups::connect(self).await
     }
 
     /// A plain connection of its own: it never reconnects behind the back of

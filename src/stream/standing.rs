@@ -1,127 +1,109 @@
-//! Where a partition stands in Redis, and how it is closed and opened again
-//! when its state is lost. Never decides that it is lost: the ledger knows how
-//! far the partition has come.
+//! Where groups stand on the streams: how much waits for each, and since when.
+//! Never changes anything.
 
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 
-use super::{Claim, Consumer, Error, GROUP, Position, replies, upkeep};
+use super::{Error, GROUP, Keys, Position, replies, upkeep};
 use crate::domain::StreamId;
 
-/// Where a partition stands in Redis.
+/// Where one group stands on one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Where our group stands; nothing when it, or the stream, is gone.
-    pub position: Option<Position>,
-    /// The last sequence that was given out; nothing when its state was found
-    /// to be lost.
-    pub sequence: Option<i64>,
+    /// Which partition,
+    pub partition: u16,
+    /// and which group.
+    pub group: String,
+    /// Entries the group has not been handed yet; unknown after damage.
+    pub lag: Option<i64>,
+    /// Entries handed out and not acknowledged.
+    pub pending: i64,
+    /// The first entry it has not acknowledged.
+    pub oldest_waiting: Option<StreamId>,
+    /// Everything before this is acknowledged: the first pending entry, or the
+    /// last that was handed out.
+    pub floor: StreamId,
 }
 
-/// What is left of a partition whose state is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remains {
-    /// The last sequence that its counter says was given out.
-    pub counted: i64,
-    /// The sequence of the stream's last entry, 0 without one.
-    pub last_sequence: i64,
-    /// The last id that the stream gave out, 0-0 without a stream.
-    pub last_id: StreamId,
-    /// Whether our group exists.
-    pub has_group: bool,
+/// Our group on every partition.
+///
+/// # Errors
+/// [`Error::StateLost`] when a stream or our group is gone.
+pub(super) async fn ours(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<Standing>, Error> {
+    let mut positions = Vec::with_capacity(usize::from(keys.partitions));
+    for (partition, reply) in (0..).zip(infos(keys, connection).await?) {
+        positions.push((partition, GROUP.to_owned(), upkeep::our_group(keys, partition, reply)?));
+    }
+    standings(keys, connection, positions).await
 }
 
-impl Consumer {
-    /// Where each claimed partition stands.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
-    pub async fn standings(&mut self, claims: &[Claim]) -> Result<Vec<Standing>, Error> {
-        let mut pipeline = Pipeline::with_capacity(2 * claims.len());
-        for claim in claims {
-            pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(claim.partition));
-            pipeline.cmd("GET").arg(self.keys.sequence(claim.partition));
-        }
-        pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
+/// Every group on every partition.
+///
+/// # Errors
+/// [`Error::StateLost`] when a stream is gone.
+pub(super) async fn all(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<Standing>, Error> {
+    let mut positions = Vec::new();
+    for (partition, reply) in (0..).zip(infos(keys, connection).await?) {
+        let groups = upkeep::groups(keys, partition, reply)?.into_iter();
+        positions.extend(groups.map(|(group, position)| (partition, group, position)));
+    }
+    standings(keys, connection, positions).await
+}
+
+async fn infos(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<RedisResult<Value>>, Error> {
+    let mut pipeline = Pipeline::with_capacity(usize::from(keys.partitions));
+    for partition in 0..keys.partitions {
+        pipeline.cmd("XINFO").arg("GROUPS").arg(keys.stream(partition));
+    }
+    pipeline.ignore_errors();
+    Ok(pipeline.query_async(connection).await?)
+}
+
+/// Looks up what waits first in each position. An entry that was acknowledged
+/// since the position was read may still be named.
+async fn standings(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+    positions: Vec<(u16, String, Position)>,
+) -> Result<Vec<Standing>, Error> {
+    let mut pipeline = Pipeline::with_capacity(2 * positions.len());
+    for (partition, group, position) in &positions {
+        let stream = keys.stream(*partition);
+        pipeline.cmd("XPENDING").arg(&stream).arg(group);
+        let after = format!("({}", position.last_id);
+        pipeline.cmd("XRANGE").arg(&stream).arg(after).arg("+").arg("COUNT").arg(1);
+    }
+    let replies: Vec<(Value, Value)> = if positions.is_empty() {
+        Vec::new()
+    } else {
+        let replies: Vec<Value> = pipeline.query_async(connection).await?;
         let mut replies = replies.into_iter();
-        let mut standings = Vec::with_capacity(claims.len());
-        for claim in claims {
-            let (Some(groups), Some(counter)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("XINFO GROUPS"));
-            };
-            let position = match upkeep::our_group(&self.keys, claim.partition, groups) {
-                Err(Error::StateLost(_)) => None,
-                position => Some(position?),
-            };
-            standings.push(Standing { position, sequence: counted(&counter?)? });
-        }
-        Ok(standings)
-    }
-
-    /// Closes a partition whose state is lost: nothing is appended to it until
-    /// [`Consumer::reopen`]. Says what is left of it.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
-    pub async fn close(&mut self, claim: Claim) -> Result<Remains, Error> {
-        const WHAT: &str = "close";
-        let keys = [
-            self.keys.stream(claim.partition),
-            self.keys.owner(claim.partition),
-            self.keys.sequence(claim.partition),
-        ];
-        let mut command = self.scripts.close.on(&keys);
-        command.arg(&self.worker).arg(claim.epoch);
-        let reply: Value = command.query_async(&mut self.reader).await?;
-        let reply = replies::array(reply, WHAT)?;
-        let [counted, last_sequence, last_id, has_group] = reply.as_slice() else {
-            return Err(Error::Shape(WHAT));
+        std::iter::from_fn(|| Some((replies.next()?, replies.next()?))).collect()
+    };
+    let standing = |((partition, group, position), (pending, next)): (_, (Value, Value))| {
+        let Position { last_id, lag, pending: count } = position;
+        let pending = replies::array(pending, "XPENDING")?;
+        let first_pending: Option<StreamId> = match pending.get(1) {
+            Some(Value::Nil) | None => None,
+            Some(id) => Some(replies::parsed(id, "XPENDING")?),
         };
-        Ok(Remains {
-            counted: replies::parsed(counted, WHAT)?,
-            last_sequence: replies::parsed(last_sequence, WHAT)?,
-            last_id: replies::parsed(last_id, WHAT)?,
-            has_group: replies::integer(has_group, WHAT)? == 1,
+        let next = replies::entries(next)?.into_iter().next().map(|(id, _)| id);
+        Ok(Standing {
+            partition,
+            group,
+            lag,
+            pending: count,
+            oldest_waiting: first_pending.or(next),
+            floor: first_pending.unwrap_or(last_id),
         })
-    }
-
-    /// Opens the partition again: a stream and a group that are missing are
-    /// created behind the ledger's cursor, and sequences go on after
-    /// `sequence`. References of `lost` sequences are forgotten.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
-    pub async fn reopen(
-        &mut self,
-        claim: Claim,
-        remains: Remains,
-        cursor: StreamId,
-        sequence: i64,
-        lost: Option<(i64, i64)>,
-    ) -> Result<(), Error> {
-        let keys = [
-            self.keys.stream(claim.partition),
-            self.keys.owner(claim.partition),
-            self.keys.sequence(claim.partition),
-            self.keys.lost(claim.partition),
-        ];
-        let mut command = self.scripts.reopen.on(&keys);
-        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(cursor.to_string());
-        command.arg(i32::from(remains.last_id < cursor)).arg(sequence);
-        if let Some((first, last)) = lost {
-            command.arg(first).arg(last);
-        }
-        Ok(command.exec_async(&mut self.reader).await?)
-    }
-}
-
-/// A counter: a number, or one behind the reason for which it is closed. One
-/// that is closed because it is lost counts nothing.
-fn counted(reply: &Value) -> Result<Option<i64>, Error> {
-    if *reply == Value::Nil {
-        return Ok(Some(0));
-    }
-    let text = replies::text(reply, "a counter")?;
-    let (reason, number) = text.split_once(':').unwrap_or(("", text));
-    Ok(number.parse().ok().filter(|_| reason != "lost"))
+    };
+    positions.into_iter().zip(replies).map(standing).collect()
 }

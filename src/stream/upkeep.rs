@@ -1,5 +1,5 @@
 //! What keeps the streams in order: provisioning, safety checks, depths,
-//! trimming. Never removes an entry that a group has not settled.
+//! trimming. Never removes an entry that a group has not acknowledged.
 
 use chrono::{DateTime, Utc};
 use redis::{
@@ -7,7 +7,7 @@ use redis::{
     aio::{ConnectionLike, ConnectionManager},
 };
 
-use super::{Error, GROUP, Keys, Streams, Unsafe, replies, scripts::Lua};
+use super::{Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts::Lua, standing};
 use crate::domain::StreamId;
 
 /// How much is in one partition.
@@ -21,9 +21,11 @@ pub struct Depth {
     pub lag: Option<i64>,
     /// Entries handed out and not acknowledged.
     pub pending: i64,
+    /// The first entry that our group has not acknowledged.
+    pub oldest_waiting: Option<StreamId>,
 }
 
-/// Where our group stands on one partition.
+/// Where a group stands on one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The last entry that was handed out.
@@ -32,6 +34,19 @@ pub struct Position {
     pub lag: Option<i64>,
     /// Entries handed out and not acknowledged.
     pub pending: i64,
+}
+
+/// What came of trimming one stream.
+#[derive(Debug)]
+pub struct Trim {
+    /// Whose.
+    pub partition: u16,
+    /// Entries that went.
+    pub removed: i64,
+    /// Registered groups that are missing on it: then nothing went.
+    pub missing: Vec<String>,
+    /// Groups that are on it without being registered. They are waited for.
+    pub unregistered: Vec<String>,
 }
 
 /// Depths, trimming and health, over one shared connection.
@@ -62,49 +77,58 @@ impl Upkeep {
     /// # Errors
     /// [`Error::StateLost`] when a stream or its group is gone.
     pub async fn depths(&self) -> Result<Vec<Depth>, Error> {
-        let mut pipeline = Pipeline::with_capacity(2 * usize::from(self.keys.partitions));
+        let mut connection = self.connection.clone();
+        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
-            let stream = self.keys.stream(partition);
-            pipeline.cmd("XLEN").arg(&stream).cmd("XINFO").arg("GROUPS").arg(&stream);
+            pipeline.cmd("XLEN").arg(self.keys.stream(partition));
         }
-        pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> =
-            pipeline.query_async(&mut self.connection.clone()).await?;
-        let mut replies = replies.into_iter();
-        let mut depths = Vec::with_capacity(usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            let (Some(length), Some(groups)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("XINFO GROUPS"));
-            };
-            let length = replies::integer(&length?, "XLEN")?;
-            let Position { lag, pending, .. } = our_group(&self.keys, partition, groups)?;
-            depths.push(Depth { partition, length, lag, pending });
-        }
-        Ok(depths)
+        let lengths: Vec<i64> = pipeline.query_async(&mut connection).await?;
+        let standings = standing::ours(&self.keys, &mut connection).await?;
+        let depth = |(length, standing): (i64, Standing)| Depth {
+            partition: standing.partition,
+            length,
+            lag: standing.lag,
+            pending: standing.pending,
+            oldest_waiting: standing.oldest_waiting,
+        };
+        Ok(lengths.into_iter().zip(standings).map(depth).collect())
     }
 
-    /// Trims what every group has settled and is older than `before`, in all
-    /// partitions; says how many entries went.
+    /// Where every group stands on every partition, ours and others'.
     ///
     /// # Errors
-    /// [`Error::StateLost`] when our group is missing from a stream, which is
-    /// then left alone.
-    pub async fn trim_all(&self, before: DateTime<Utc>) -> Result<i64, Error> {
+    /// [`Error::StateLost`] when a stream is gone.
+    pub async fn standings(&self) -> Result<Vec<Standing>, Error> {
+        standing::all(&self.keys, &mut self.connection.clone()).await
+    }
+
+    /// Trims from every stream what each of its groups has acknowledged and is
+    /// older than `before`. A stream on which one of `groups` is missing is
+    /// left alone, and what fails on one stream stops no other.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn trim_all(
+        &self,
+        before: DateTime<Utc>,
+        groups: &[String],
+    ) -> Result<Vec<Result<Trim, Error>>, Error> {
         let mut connection = self.connection.clone();
         self.trim.load(&mut connection).await?;
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             let mut command = self.trim.on(&[self.keys.stream(partition)]);
-            command.arg(format!("{}-0", before.timestamp_millis().max(0))).arg(GROUP);
-            pipeline.add_command(command);
+            command.arg(format!("{}-0", before.timestamp_millis().max(0)));
+            pipeline.add_command(command.arg(GROUP).arg(groups).clone());
         }
         pipeline.ignore_errors();
-        let replies: Vec<RedisResult<i64>> = pipeline.query_async(&mut connection).await?;
-        let mut trimmed = 0;
-        for reply in replies {
-            trimmed += reply?;
-        }
-        Ok(trimmed)
+        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
+        let trim = |(partition, reply): (u16, RedisResult<Value>)| {
+            let (removed, missing, unregistered) =
+                redis::from_redis_value(reply?).map_err(|_| Error::Shape("trim"))?;
+            Ok(Trim { partition, removed, missing, unregistered })
+        };
+        Ok((0..self.keys.partitions).zip(replies).map(trim).collect())
     }
 }
 
@@ -114,27 +138,40 @@ pub(super) fn our_group(
     partition: u16,
     reply: RedisResult<Value>,
 ) -> Result<Position, Error> {
+    let ours = groups(keys, partition, reply)?.into_iter().find(|(name, _)| name == GROUP);
+    let missing = || {
+        let stream = keys.stream(partition);
+        Error::StateLost(format!("group {GROUP} is missing on {stream}"))
+    };
+    Ok(ours.ok_or_else(missing)?.1)
+}
+
+/// Every group out of an `XINFO GROUPS` reply.
+pub(super) fn groups(
+    keys: &Keys,
+    partition: u16,
+    reply: RedisResult<Value>,
+) -> Result<Vec<(String, Position)>, Error> {
     const WHAT: &str = "XINFO GROUPS";
-    let stream = keys.stream(partition);
     let groups = match reply {
         // A stream that does not exist is a plain ERR here.
         Err(error) if error.code() == Some("ERR") => {
+            let stream = keys.stream(partition);
             return Err(Error::StateLost(format!("stream {stream} is missing")));
         }
         reply => replies::array(reply?, WHAT)?,
     };
-    for group in groups {
+    let read = |group: Value| {
         let group = replies::array(group, WHAT)?;
         let field = |name| replies::pick(&group, name).ok_or(Error::Shape(WHAT));
-        if replies::text(field("name")?, WHAT)? == GROUP {
-            return Ok(Position {
-                last_id: replies::parsed(field("last-delivered-id")?, WHAT)?,
-                lag: field("lag").ok().and_then(|lag| replies::integer(lag, WHAT).ok()),
-                pending: replies::integer(field("pending")?, WHAT)?,
-            });
-        }
-    }
-    Err(Error::StateLost(format!("group {GROUP} is missing on {stream}")))
+        let position = Position {
+            last_id: replies::parsed(field("last-delivered-id")?, WHAT)?,
+            lag: field("lag").ok().and_then(|lag| replies::integer(lag, WHAT).ok()),
+            pending: replies::integer(field("pending")?, WHAT)?,
+        };
+        Ok((replies::text(field("name")?, WHAT)?.to_owned(), position))
+    };
+    groups.into_iter().map(read).collect()
 }
 
 pub(super) async fn provision(

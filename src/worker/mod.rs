@@ -13,24 +13,22 @@ mod owner;
 mod recovery;
 mod settle;
 mod trial;
+mod trim;
 
 use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
-use tokio::{sync::mpsc, task::JoinSet, time};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
-    circuit::Circuit,
-    clock::Clock,
-    config::WorkerConfig,
-    health::Board,
-    ledger::Ledger,
-    stream::{Streams, Upkeep},
+    circuit::Circuit, clock::Clock, config::WorkerConfig, health::Board, ledger::Ledger,
+    stream::Streams,
 };
 use lane::Lane;
 use owner::Owner;
+use trim::Trimmer;
 
 /// What a worker works with.
 pub struct Worker {
@@ -72,8 +70,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
         let lane = Lane::new(number, &worker, lease.clone(), lane_orders, events.clone());
         tasks.spawn(lane.run(stop_lanes.clone()));
     }
-    let upkeep = worker.streams.upkeep().await.context("could not reach Redis")?;
-    tasks.spawn(trim(upkeep, worker.config.clone(), worker.clock, stop_lanes.clone()));
+    tasks.spawn(Trimmer::connect(&worker).await?.run(stop_lanes.clone()));
 
     let mut owner = Owner::new(&worker, keeper, lanes);
     tokio::select! {
@@ -90,18 +87,6 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
     owner.leave().await;
     info!(worker = worker.id, "worker left");
     Ok(())
-}
-
-/// Trims what has been settled, at intervals.
-async fn trim(upkeep: Upkeep, config: WorkerConfig, clock: Clock, stop: CancellationToken) {
-    let mut interval = time::interval(config.trim_interval);
-    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let retention = chrono::Duration::from_std(config.retention).unwrap_or(chrono::Duration::MAX);
-    while stop.run_until_cancelled(interval.tick()).await.is_some() {
-        if let Err(error) = upkeep.trim_all(clock() - retention).await {
-            warn!(%error, "could not trim the streams; trying again");
-        }
-    }
 }
 
 /// Monotonic time, for the board.

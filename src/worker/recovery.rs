@@ -13,16 +13,16 @@ use super::settle::{Error, Link};
 use crate::{
     domain::StreamId,
     ledger::Fence,
-    stream::{Claim, Standing},
+    stream::{Claim, PartitionState},
 };
 
 /// Why the state of a partition is lost, if it is. `known` is the highest
 /// sequence that is known to have been given out.
-pub(super) fn finding(standing: &Standing, known: i64) -> Option<String> {
-    if standing.position.is_none() {
+pub(super) fn finding(state: &PartitionState, known: i64) -> Option<String> {
+    if state.position.is_none() {
         return Some("its stream or our group was gone".to_owned());
     }
-    match standing.sequence {
+    match state.sequence {
         None => Some("a gateway found that its counter had gone back".to_owned()),
         Some(sequence) if sequence < known => {
             Some(format!("its counter stood at {sequence} though {known} had been given out"))
@@ -36,13 +36,13 @@ pub(super) fn finding(standing: &Standing, known: i64) -> Option<String> {
 pub(super) async fn recover(
     link: &mut Link,
     claim: Claim,
-    (standing, known): (&Standing, i64),
+    (state, known): (&PartitionState, i64),
     finding: &str,
 ) -> Result<i64, Error> {
     let Claim { partition, epoch } = claim;
     let remains = link.consumer.close(claim).await?;
     let fence = Fence { partition, epoch };
-    let counts_on = standing.sequence.is_some_and(|sequence| sequence >= known);
+    let counts_on = state.sequence.is_some_and(|sequence| sequence >= known);
     if counts_on && remains.last_id > StreamId::default() {
         // The entries are all there; only how far we had read them is gone.
         let cursor = link.writer.cursor(fence).await?;
@@ -74,11 +74,10 @@ mod tests {
     #[test]
     fn a_partition_is_lost_when_it_is_gone_or_has_gone_back() {
         let position = Some(Position { last_id: Default::default(), lag: None, pending: 0 });
-        let standing = |position, sequence| Standing { position, sequence };
-        assert_eq!(finding(&standing(position, Some(7)), 7), None);
-        assert_eq!(finding(&standing(position, Some(8)), 7), None);
-        for lost in [standing(None, Some(7)), standing(position, Some(6)), standing(position, None)]
-        {
+        let state = |position, sequence| PartitionState { position, sequence };
+        assert_eq!(finding(&state(position, Some(7)), 7), None);
+        assert_eq!(finding(&state(position, Some(8)), 7), None);
+        for lost in [state(None, Some(7)), state(position, Some(6)), state(position, None)] {
             assert!(finding(&lost, 7).is_some(), "{lost:?}");
         }
     }

@@ -18,6 +18,7 @@ mod audit;
 mod drift;
 mod faults;
 mod flow;
+mod groups;
 mod http;
 mod idempotency;
 mod losses;

@@ -48,8 +48,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 /// The halves of the stream and the ledger, and who may never hold them.
 const NEVER: &[(&str, &[&str])] = &[
-    ("http", &["Consumer", "Writer", "LaneWriter", "Ownership"]),
-    ("worker", &["Producer", "Reader", "Registrar", "Balances"]),
+    ("http", &["Consumer", "Writer", "LaneWriter", "Ownership", "OtherGroups", "GroupRegistrar"]),
+    ("worker", &["Producer", "Reader", "Registrar", "Balances", "OtherGroups", "GroupRegistrar"]),
 ];
 
 /// An outside crate, and the only places that may name it.

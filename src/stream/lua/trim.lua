@@ -1,7 +1,14 @@
--- Removes what every group has settled, and nothing else.
+-- Removes what every group has acknowledged, and nothing else.
 --
 -- KEYS  stream
 -- ARGV  id before which entries may go at most, the groups that must exist
+-- Answers how many entries went, the groups that must exist and do not (then
+-- nothing goes: they could not have acknowledged anything), and the groups that
+-- exist and need not (they are waited for all the same).
+--
+-- The list of groups that must exist may be a moment old. A group registered
+-- meanwhile either is on the stream, and is seen here, or is created on what
+-- this leaves: then nothing has been promised to it yet.
 local function before(a, b)
   local am, as = string.match(a, '(%d+)-(%d+)')
   local bm, bs = string.match(b, '(%d+)-(%d+)')
@@ -9,19 +16,24 @@ local function before(a, b)
   if am ~= bm then return am < bm end
   return as < bs
 end
-local seen, floor = {}, ARGV[1]
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return redis.error_reply('NOSTREAM stream ' .. KEYS[1] .. ' is missing')
+end
+local wanted, seen, missing, unregistered, floor = {}, {}, {}, {}, ARGV[1]
+for i = 2, #ARGV do wanted[ARGV[i]] = true end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local fields = {}
   for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-  seen[fields['name']] = true
-  local id = fields['last-delivered-id']
-  local pending = redis.call('XPENDING', KEYS[1], fields['name'])
+  local name, id = fields['name'], fields['last-delivered-id']
+  seen[name] = true
+  if not wanted[name] then table.insert(unregistered, name) end
+  local pending = redis.call('XPENDING', KEYS[1], name)
   if pending[1] > 0 then id = pending[2] end
   if before(id, floor) then floor = id end
 end
 for i = 2, #ARGV do
-  if not seen[ARGV[i]] then
-    return redis.error_reply('TRIMGUARD group ' .. ARGV[i] .. ' is missing on ' .. KEYS[1])
-  end
+  if not seen[ARGV[i]] then table.insert(missing, ARGV[i]) end
 end
-return redis.call('XTRIM', KEYS[1], 'MINID', '=', floor)
+local removed = 0
+if #missing == 0 then removed = redis.call('XTRIM', KEYS[1], 'MINID', '=', floor) end
+return { removed, missing, unregistered }

@@ -33,17 +33,17 @@ impl Lane {
     async fn inspect(&mut self) -> Result<bool, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
-        let standings = link.consumer.standings(&claims).await?;
+        let states = link.consumer.states(&claims).await?;
         let mut empty = true;
-        for (claim, standing) in claims.iter().zip(standings) {
+        for (claim, state) in claims.iter().zip(states) {
             let Some(held) = self.held.get_mut(&claim.partition) else { continue };
-            if let Some(finding) = recovery::finding(&standing, held.sequence) {
-                let seen = (&standing, held.sequence);
+            if let Some(finding) = recovery::finding(&state, held.sequence) {
+                let seen = (&state, held.sequence);
                 held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
                 held.phase = Phase::Reclaiming(None);
             }
-            held.sequence = held.sequence.max(standing.sequence.unwrap_or(0));
-            let Some(position) = standing.position else { continue };
+            held.sequence = held.sequence.max(state.sequence.unwrap_or(0));
+            let Some(position) = state.position else { continue };
             empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
             if let Phase::Taking { full, .. } = held.phase {
                 held.phase = match position.pending {

@@ -1,0 +1,111 @@
+//! The registry of other consumer groups on our streams, and what is noted of
+//! its changes. Never knows whether a group exists in Redis.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgPool};
+use tokio::time::timeout;
+
+use super::{Error, QUERY_TIMEOUT};
+
+/// A registered group.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct GroupRow {
+    /// Its name in Redis.
+    pub name: String,
+    /// Where it began on each stream: `start` or `now`.
+    pub starts_from: String,
+    /// Whose it is and what for.
+    pub note: String,
+    /// Since when trimming waits for it.
+    pub registered_at: DateTime<Utc>,
+}
+
+/// Reads the registry.
+#[derive(Clone)]
+pub struct Groups {
+    pool: PgPool,
+}
+
+/// Changes the registry.
+#[derive(Clone)]
+pub struct GroupRegistrar {
+    pool: PgPool,
+}
+
+impl Groups {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// The registered groups, by name; ours is not among them.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn registered(&self) -> Result<Vec<GroupRow>, Error> {
+        let rows = sqlx::query_as(
+            "select name, starts_from, note, registered_at from consumer_groups order by name",
+        );
+        // PostgreSQL may be gone without a word; the pool then connects anew.
+        let rows = timeout(QUERY_TIMEOUT, rows.fetch_all(&self.pool)).await;
+        Ok(rows.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    }
+}
+
+impl GroupRegistrar {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Registers a group and notes who did it, in one step. One that is
+    /// registered stays as it is.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn register(
+        &self,
+        name: &str,
+        starts_from: &str,
+        note: &str,
+        actor: &str,
+    ) -> Result<(), Error> {
+        let register = sqlx::query(
+            "with before as (select to_jsonb(g) as it from consumer_groups g where name = $1),
+             added as (
+                 insert into consumer_groups as g (name, starts_from, note) values ($1, $2, $3)
+                 on conflict do nothing returning to_jsonb(g) as it)
+             insert into audit_log (actor, action, subject, reason, before, after)
+             select $4, 'register_group', $1, $3, (select it from before),
+                 (select it from added union all select it from before)",
+        );
+        let register = register.bind(name).bind(starts_from).bind(note).bind(actor);
+        register.execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Removes a group from the registry and notes who did it, and how many
+    /// entries it had `unread` and `unacknowledged`, in one step. A group that
+    /// is not registered is noted as well: it is about to be removed from Redis.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn retire(
+        &self,
+        name: &str,
+        note: Option<&str>,
+        actor: &str,
+        unread: Option<i64>,
+        unacknowledged: i64,
+    ) -> Result<(), Error> {
+        let retire = sqlx::query(
+            "with gone as (
+                 delete from consumer_groups g where name = $1 returning to_jsonb(g) as it)
+             insert into audit_log (actor, action, subject, reason, before)
+             select $3, 'retire_group', $1, $2, jsonb_build_object(
+                 'registered', (select it from gone), 'unread', $4::bigint,
+                 'unacknowledged', $5::bigint)",
+        );
+        let retire = retire.bind(name).bind(note).bind(actor).bind(unread).bind(unacknowledged);
+        retire.execute(&self.pool).await?;
+        Ok(())
+    }
+}

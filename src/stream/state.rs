@@ -1,0 +1,127 @@
+//! Where a partition stands in Redis, and how it is closed and opened again
+//! when its state is lost. Never decides that it is lost: the ledger knows how
+//! far the partition has come.
+
+use redis::{Pipeline, RedisResult, Value};
+
+use super::{Claim, Consumer, Error, GROUP, Position, replies, upkeep};
+use crate::domain::StreamId;
+
+/// Where a partition stands in Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// Where our group stands; nothing when it, or the stream, is gone.
+    pub position: Option<Position>,
+    /// The last sequence that was given out; nothing when its state was found
+    /// to be lost.
+    pub sequence: Option<i64>,
+}
+
+/// What is left of a partition whose state is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// The last sequence that its counter says was given out.
+    pub counted: i64,
+    /// The sequence of the stream's last entry, 0 without one.
+    pub last_sequence: i64,
+    /// The last id that the stream gave out, 0-0 without a stream.
+    pub last_id: StreamId,
+    /// Whether our group exists.
+    pub has_group: bool,
+}
+
+impl Consumer {
+    /// Where each claimed partition stands.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn states(&mut self, claims: &[Claim]) -> Result<Vec<PartitionState>, Error> {
+        let mut pipeline = Pipeline::with_capacity(2 * claims.len());
+        for claim in claims {
+            pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(claim.partition));
+            pipeline.cmd("GET").arg(self.keys.sequence(claim.partition));
+        }
+        pipeline.ignore_errors();
+        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
+        let mut replies = replies.into_iter();
+        let mut states = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let (Some(groups), Some(counter)) = (replies.next(), replies.next()) else {
+                return Err(Error::Shape("XINFO GROUPS"));
+            };
+            let position = match upkeep::our_group(&self.keys, claim.partition, groups) {
+                Err(Error::StateLost(_)) => None,
+                position => Some(position?),
+            };
+            states.push(PartitionState { position, sequence: counted(&counter?)? });
+        }
+        Ok(states)
+    }
+
+    /// Closes a partition whose state is lost: nothing is appended to it until
+    /// [`Consumer::reopen`]. Says what is left of it.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when it is not ours any more.
+    pub async fn close(&mut self, claim: Claim) -> Result<Remains, Error> {
+        const WHAT: &str = "close";
+        let keys = [
+            self.keys.stream(claim.partition),
+            self.keys.owner(claim.partition),
+            self.keys.sequence(claim.partition),
+        ];
+        let mut command = self.scripts.close.on(&keys);
+        command.arg(&self.worker).arg(claim.epoch);
+        let reply: Value = command.query_async(&mut self.reader).await?;
+        let reply = replies::array(reply, WHAT)?;
+        let [counted, last_sequence, last_id, has_group] = reply.as_slice() else {
+            return Err(Error::Shape(WHAT));
+        };
+        Ok(Remains {
+            counted: replies::parsed(counted, WHAT)?,
+            last_sequence: replies::parsed(last_sequence, WHAT)?,
+            last_id: replies::parsed(last_id, WHAT)?,
+            has_group: replies::integer(has_group, WHAT)? == 1,
+        })
+    }
+
+    /// Opens the partition again: a stream and a group that are missing are
+    /// created behind the ledger's cursor, and sequences go on after
+    /// `sequence`. References of `lost` sequences are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when it is not ours any more.
+    pub async fn reopen(
+        &mut self,
+        claim: Claim,
+        remains: Remains,
+        cursor: StreamId,
+        sequence: i64,
+        lost: Option<(i64, i64)>,
+    ) -> Result<(), Error> {
+        let keys = [
+            self.keys.stream(claim.partition),
+            self.keys.owner(claim.partition),
+            self.keys.sequence(claim.partition),
+            self.keys.lost(claim.partition),
+        ];
+        let mut command = self.scripts.reopen.on(&keys);
+        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(cursor.to_string());
+        command.arg(i32::from(remains.last_id < cursor)).arg(sequence);
+        if let Some((first, last)) = lost {
+            command.arg(first).arg(last);
+        }
+        Ok(command.exec_async(&mut self.reader).await?)
+    }
+}
+
+/// A counter: a number, or one behind the reason for which it is closed. One
+/// that is closed because it is lost counts nothing.
+fn counted(reply: &Value) -> Result<Option<i64>, Error> {
+    if *reply == Value::Nil {
+        return Ok(Some(0));
+    }
+    let text = replies::text(reply, "a counter")?;
+    let (reason, number) = text.split_once(':').unwrap_or(("", text));
+    Ok(number.parse().ok().filter(|_| reason != "lost"))
+}

@@ -1,0 +1,193 @@
+//! Trims what every group has acknowledged, at intervals, and says aloud what
+//! holds trimming up. Never trims while the registry of groups cannot be read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Worker;
+use crate::{
+    clock::Clock,
+    ledger::Groups,
+    stream::{GROUP, Trim, Upkeep},
+};
+
+/// Partitions that a sentence names.
+const NAMED: usize = 8;
+
+/// The loop's own state.
+pub(super) struct Trimmer {
+    upkeep: Upkeep,
+    groups: Groups,
+    interval: Duration,
+    retention: chrono::Duration,
+    clock: Clock,
+    said: Said,
+}
+
+impl Trimmer {
+    pub(super) async fn connect(worker: &Worker) -> anyhow::Result<Self> {
+        let retention = chrono::Duration::from_std(worker.config.retention);
+        Ok(Self {
+            upkeep: worker.streams.upkeep().await.context("could not reach Redis")?,
+            groups: worker.ledger.groups(),
+            interval: worker.config.trim_interval,
+            retention: retention.unwrap_or(chrono::Duration::MAX),
+            clock: worker.clock,
+            said: Said::default(),
+        })
+    }
+
+    /// Trims until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut interval = interval(self.interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(interval.tick()).await.is_some() {
+            let obstacles = match self.round().await {
+                Ok(trims) => obstacles(trims),
+                Err(error) => {
+                    BTreeSet::from([format!("nothing is trimmed, trying again: {error:#}")])
+                }
+            };
+            let (new, over) = self.said.change(obstacles);
+            for obstacle in new {
+                warn!("{obstacle}");
+            }
+            for obstacle in over {
+                info!(obstacle, "trimming is no longer held up");
+            }
+        }
+    }
+
+    async fn round(&self) -> anyhow::Result<Vec<Result<Trim, crate::stream::Error>>> {
+        let registered =
+            self.groups.registered().await.context("could not read the registry of groups")?;
+        let groups: Vec<String> = registered.into_iter().map(|group| group.name).collect();
+        let before = (self.clock)() - self.retention;
+        self.upkeep.trim_all(before, &groups).await.context("could not reach the streams")
+    }
+}
+
+/// What has been said, so that it is said once.
+#[derive(Default)]
+struct Said {
+    seen: BTreeSet<String>,
+    said: BTreeSet<String>,
+}
+
+impl Said {
+    /// What is to be said now, and what is over. An obstacle is said when two
+    /// rounds have met it: a group that is just being registered or retired
+    /// looks like one for a moment.
+    fn change(&mut self, obstacles: BTreeSet<String>) -> (Vec<String>, Vec<String>) {
+        let over = self.said.difference(&obstacles).cloned().collect();
+        self.said.retain(|obstacle| obstacles.contains(obstacle));
+        let new: Vec<String> = self
+            .seen
+            .intersection(&obstacles)
+            .filter(|one| !self.said.contains(*one))
+            .cloned()
+            .collect();
+        self.said.extend(new.iter().cloned());
+        self.seen = obstacles;
+        (new, over)
+    }
+}
+
+/// A sentence for each thing that holds trimming up, with what to do.
+fn obstacles(trims: Vec<Result<Trim, crate::stream::Error>>) -> BTreeSet<String> {
+    let mut missing: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+    let mut unregistered: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+    let mut failed = Vec::new();
+    for trim in trims {
+        match trim {
+            Ok(trim) => {
+                for group in trim.missing {
+                    missing.entry(group).or_default().push(trim.partition);
+                }
+                for group in trim.unregistered {
+                    unregistered.entry(group).or_default().push(trim.partition);
+                }
+            }
+            Err(error) => failed.push(error),
+        }
+    }
+    let mut obstacles = BTreeSet::new();
+    for (group, partitions) in &missing {
+        let on = named(partitions);
+        obstacles.insert(if group == GROUP {
+            format!(
+                "our group {GROUP} is missing on {on}: state is lost in Redis, nothing is trimmed \
+                 there"
+            )
+        } else {
+            format!(
+                "group {group} is registered and missing on {on}: nothing is trimmed there. Create \
+                 it again with `paystream groups register {group} --note …`, or retire it with \
+                 `paystream groups retire {group}`"
+            )
+        });
+    }
+    for (group, partitions) in &unregistered {
+        let on = named(partitions);
+        obstacles.insert(format!(
+            "group {group} is not registered and exists on {on}: trimming waits for it all the \
+             same. Register it with `paystream groups register {group} --note …`, or remove it \
+             with `paystream groups retire {group}`"
+        ));
+    }
+    if let Some(first) = failed.first() {
+        let count = failed.len();
+        obstacles.insert(format!("{count} streams could not be trimmed, one of them: {first}"));
+    }
+    obstacles
+}
+
+fn named(partitions: &[u16]) -> String {
+    let first: Vec<String> = partitions.iter().take(NAMED).map(u16::to_string).collect();
+    let more = partitions.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("partitions {}{more}", first.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Said, Trim, obstacles};
+
+    #[test]
+    fn an_obstacle_is_said_once_and_its_end_too() {
+        let mut said = Said::default();
+        let a = || BTreeSet::from(["a".to_owned()]);
+        assert_eq!(said.change(a()), (vec![], vec![]), "it may be over in a moment");
+        assert_eq!(said.change(a()), (vec!["a".to_owned()], vec![]));
+        assert_eq!(said.change(a()), (vec![], vec![]));
+        assert_eq!(said.change(BTreeSet::new()), (vec![], vec!["a".to_owned()]));
+        assert_eq!(said.change(a()), (vec![], vec![]));
+        assert_eq!(said.change(BTreeSet::new()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_sentence_names_the_group_and_its_first_partitions() {
+        let trim = |partition| {
+            let (missing, unregistered) = (vec!["notify".to_owned()], Vec::new());
+            Ok(Trim { partition, removed: 0, missing, unregistered })
+        };
+        let sentences = obstacles((0..10).map(trim).collect());
+        let sentence = sentences.first().unwrap();
+        assert!(
+            sentence.starts_with(
+                "group notify is registered and missing on partitions 0, 1, 2, 3, 4, 5, 6, 7 and \
+                 2 more: nothing is trimmed there. "
+            ),
+            "{sentence}"
+        );
+    }
+}
