@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Instant};
 
 use axum::{Json, extract::State};
+use chrono::{DateTime, Utc};
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -130,7 +131,13 @@ struct BacklogView {
 struct PartitionView {
     partition: u16,
     owner: Option<String>,
+    /// How long the owner has been silent; it beats five times within its lease.
+    owner_silent_seconds: Option<i64>,
     epoch: i64,
+    /// When it last changed hands.
+    moved_at: Option<DateTime<Utc>>,
+    /// The worker that has asked the owner to hand it over.
+    draining_to: Option<String>,
     /// The highest sequence the ledger has.
     last_sequence: i64,
     /// Entries in the stream, settled ones included until they are trimmed.
@@ -139,6 +146,8 @@ struct PartitionView {
     lag: Option<i64>,
     /// Entries taken and not acknowledged.
     pending: i64,
+    /// How long the first entry that is not settled has waited.
+    oldest_waiting_seconds: Option<u64>,
 }
 
 /// Show everything at a glance
@@ -200,14 +209,20 @@ fn partitions(cursors: &[CursorRow], depths: &[Depth]) -> Vec<PartitionView> {
         cursors.iter().map(|row| (row.partition, row)).collect();
     let view = |depth: &Depth| {
         let cursor = cursors.get(&i32::from(depth.partition));
+        let silence = cursor.and_then(|cursor| cursor.owner_silence());
+        let oldest = depth.oldest_waiting.zip(cursor);
         PartitionView {
             partition: depth.partition,
             owner: cursor.and_then(|cursor| cursor.owner.clone()),
+            owner_silent_seconds: silence.map(|silence| silence.num_seconds()),
             epoch: cursor.map_or(0, |cursor| cursor.epoch),
+            moved_at: cursor.map(|cursor| cursor.moved_at),
+            draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
             last_sequence: cursor.map_or(0, |cursor| cursor.last_sequence),
             depth: depth.length,
             lag: depth.lag,
             pending: depth.pending,
+            oldest_waiting_seconds: oldest.map(|(id, cursor)| id.age_seconds(cursor.as_of)),
         }
     };
     depths.iter().map(view).collect()

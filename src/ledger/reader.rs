@@ -1,6 +1,6 @@
 //! Answers questions. Never changes anything.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use sqlx::{FromRow, PgPool};
 
@@ -147,6 +147,28 @@ pub struct CursorRow {
     pub last_sequence: i64,
     /// The highest sequence that is known to have been given out.
     pub head_sequence: i64,
+    /// Who has asked the owner to hand it over.
+    pub draining_to: Option<String>,
+    /// When it last changed hands.
+    pub moved_at: DateTime<Utc>,
+    /// When its owner last said that it lives; nothing once it has left.
+    pub owner_beat_at: Option<DateTime<Utc>>,
+    /// When this was read, by the same clock.
+    pub as_of: DateTime<Utc>,
+}
+
+impl CursorRow {
+    /// Whole seconds since it last changed hands.
+    #[must_use]
+    pub fn moved_seconds(&self) -> i64 {
+        (self.as_of - self.moved_at).num_seconds()
+    }
+
+    /// How long its owner has been silent.
+    #[must_use]
+    pub fn owner_silence(&self) -> Option<TimeDelta> {
+        Some(self.as_of - self.owner_beat_at?)
+    }
 }
 
 /// The half of the ledger that the gateway is handed.
@@ -341,8 +363,9 @@ impl Reader {
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
         let rows = sqlx::query_as(
             "select partition, owner, epoch, last_sequence,
-                 greatest(last_sequence, head_sequence) as head_sequence
-             from partition_owners order by partition",
+                 greatest(last_sequence, head_sequence) as head_sequence, draining_to, moved_at,
+                 beat_at as owner_beat_at, clock_timestamp() as as_of
+             from partition_owners left join workers on worker_id = owner order by partition",
         )
         .fetch_all(&self.pool)
         .await?;

@@ -24,7 +24,7 @@ use clap::{
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use super::{Running, stores};
+use super::{Actor, Running, stores};
 use crate::{
     clock,
     config::StoreConfig,
@@ -103,25 +103,6 @@ pub struct RetireArgs {
     /// Print one JSON document instead of a sentence.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Who makes a change.
-#[derive(Args, Clone, Debug)]
-pub struct Actor {
-    /// Who makes the change, for the audit log. Without it, the user that runs
-    /// this.
-    #[arg(long)]
-    pub actor: Option<String>,
-}
-
-impl Actor {
-    fn name(self) -> anyhow::Result<String> {
-        let user = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-        self.actor
-            .or_else(user)
-            .filter(|name| !name.is_empty())
-            .context("it is not known who makes this change: say so with --actor")
-    }
 }
 
 fn starts() -> impl TypedValueParser<Value = StartsFrom> {

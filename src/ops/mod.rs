@@ -6,6 +6,7 @@ pub mod load;
 pub mod losses;
 pub mod migrate;
 pub mod parked;
+pub mod partitions;
 pub mod probe;
 pub mod seed;
 
@@ -13,10 +14,30 @@ mod stores;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
+
+/// Who makes a change.
+#[derive(Args, Clone, Debug)]
+pub struct Actor {
+    /// Who makes the change, for the audit log. Without it, the user that runs
+    /// this.
+    #[arg(long, env = "PAYSTREAM_ACTOR")]
+    pub actor: Option<String>,
+}
+
+impl Actor {
+    pub(crate) fn name(self) -> anyhow::Result<String> {
+        let user = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+        self.actor
+            .or_else(user)
+            .filter(|name| !name.is_empty())
+            .context("it is not known who makes this change: say so with --actor")
+    }
+}
 
 /// Who changes something, and why: for the audit log.
 #[derive(Args, Clone, Debug)]
@@ -25,8 +46,8 @@ pub struct Signature {
     #[arg(long)]
     pub reason: String,
     /// Who, for the audit log.
-    #[arg(long, env = "PAYSTREAM_ACTOR", default_value = "operator")]
-    pub actor: String,
+    #[command(flatten)]
+    pub actor: Actor,
 }
 
 /// What an operator can do, beside running the service.
@@ -44,6 +65,9 @@ pub enum Command {
     Losses(losses::LossesArgs),
     /// Payments that wait behind a dead letter of their customer
     Parked(parked::ParkedArgs),
+    /// Show who owns each partition, what waits in it, and how fast it is
+    /// settled; exits 1 when one has no living owner
+    Partitions(Box<partitions::PartitionsArgs>),
     /// List, register and retire other consumer groups on the streams
     #[command(subcommand)]
     Groups(groups::GroupsCommand),
@@ -75,6 +99,10 @@ impl Command {
             Self::Parked(mut args) => {
                 args.store = args.store.or(running());
                 return parked::run(args).await;
+            }
+            Self::Partitions(mut args) => {
+                args.store = args.store.or(running());
+                return partitions::run(*args).await;
             }
             Self::Groups(command) => return command.run(running()).await,
             Self::Probe(args) => return probe::run(&args).await,

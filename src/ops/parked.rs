@@ -63,7 +63,11 @@ pub async fn run(args: ParkedArgs) -> anyhow::Result<ExitCode> {
         Action::Release { customer, signature: Signature { reason, actor } } => {
             let id = CustomerId::parse(&*customer)
                 .map_err(|invalid| anyhow!("the customer id {customer} {}", invalid.reason))?;
-            match parking.release(&id, &actor, &reason).await.context("could not release")? {
+            match parking
+                .release(&id, &actor.name()?, &reason)
+                .await
+                .context("could not release")?
+            {
                 Some(count) => {
                     (format!("{count} payments of {customer} released\n"), ExitCode::SUCCESS)
                 }

@@ -38,7 +38,9 @@ async fn accept_losses(h: &Harness) {
     assert_eq!(health["status"], "degraded", "{health}");
     let audit = command(&h.stores, &["audit", "--json"]).await;
     assert_eq!(audit.status.code(), Some(1), "{audit:?}");
-    let accepted = command(&h.stores, &["losses", "accept", "--reason", "clients asked"]).await;
+    let accepted =
+        command(&h.stores, &["losses", "accept", "--reason", "clients asked", "--actor", "tester"])
+            .await;
     assert!(accepted.status.success(), "{accepted:?}");
     assert_eq!(losses(&h.stores).await, []);
     let health = h.api.get("/api/v1/health").await.json();

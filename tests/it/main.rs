@@ -23,4 +23,5 @@ mod http;
 mod idempotency;
 mod losses;
 mod poison;
+mod partitions;
 mod rooms;

@@ -217,7 +217,7 @@ async fn an_attempt_that_ends_in_an_outage_is_none() {
 
 async fn parked(stores: &Stores, arguments: &[&str]) -> crate::process::Ended {
     let mut command = paystream();
-    command.arg("parked").args(arguments);
+    command.arg("parked").args(arguments).env("PAYSTREAM_ACTOR", "tester");
     command.env("PAYSTREAM_DATABASE_URL", &stores.database_url);
     command.env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string());
     run(command).await
