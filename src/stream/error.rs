@@ -1,7 +1,7 @@
 //! What can go wrong between us and Redis, classified where it arises. Never
 //! decides what to do about it.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
 /// A failure of the stream.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +42,11 @@ impl Error {
 
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
-        let detail = || error.detail().unwrap_or_default().to_owned();
-        match error.code() {
+        // The error of a pipeline has no code; the first of its commands' has.
+        let answered = error.clone().into_server_errors();
+        let first = answered.as_deref().and_then(<[_]>::first).map(|(_, error)| error);
+        let detail = || first.and_then(ServerError::details).unwrap_or_default().to_owned();
+        match first.map(ServerError::code) {
             Some("FENCED") => return Self::Fenced(detail()),
             Some("NOSTREAM" | "NOGROUP" | "UNBLOCKED" | "CLOSED") => {
                 return Self::StateLost(detail());
