@@ -108,8 +108,8 @@ impl Ledger {
     /// Who owns what, for the worker of this name.
     #[must_use]
     pub fn ownership(&self, worker: &str, incarnation: &str, lease: Duration) -> Ownership {
-        let pool = self.pool(2, Ownership::patience(lease));
-        Ownership::new(pool, worker, incarnation, lease)
+        let options = self.by_key(Ownership::patience(lease));
+        Ownership::new(options, worker, incarnation, lease)
     }
 
     /// What lists the consumer groups that trimming waits for.
@@ -132,12 +132,14 @@ impl Ledger {
 
     /// A pool that connects when first used.
     fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
-        let timeout = statement_timeout.as_millis().to_string();
         PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(
-                self.options.clone().options([("statement_timeout", timeout)]).options(BY_KEY),
-            )
+            .connect_lazy_with(self.by_key(statement_timeout))
+    }
+
+    fn by_key(&self, statement_timeout: Duration) -> PgConnectOptions {
+        let timeout = statement_timeout.as_millis().to_string();
+        self.options.clone().options([("statement_timeout", timeout)]).options(BY_KEY)
     }
 }

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{
+    Connection, PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
+    query::Query,
+};
 use tokio::time::timeout;
 
 use super::Error;
@@ -56,9 +60,11 @@ pub struct Outlook {
 
 /// One worker's dealings with the registry of owners. No call takes longer
 /// than [`Ownership::patience`].
-#[derive(Clone)]
 pub struct Ownership {
-    pool: PgPool,
+    options: PgConnectOptions,
+    /// Dropped after any failure. A pool would keep a connection on which
+    /// PostgreSQL has fallen silent, and wait for it.
+    connection: Option<PgConnection>,
     worker: String,
     incarnation: String,
     lease_milliseconds: i64,
@@ -66,10 +72,20 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    pub(super) fn new(pool: PgPool, worker: &str, incarnation: &str, lease: Duration) -> Self {
-        let lease_milliseconds = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-        let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
-        Self { pool, worker, incarnation, lease_milliseconds, patience: Self::patience(lease) }
+    pub(super) fn new(
+        options: PgConnectOptions,
+        worker: &str,
+        incarnation: &str,
+        lease: Duration,
+    ) -> Self {
+        Self {
+            options,
+            connection: None,
+            worker: worker.to_owned(),
+            incarnation: incarnation.to_owned(),
+            lease_milliseconds: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+            patience: Self::patience(lease),
+        }
     }
 
     /// How long one call may take, so that the next beat is in time.
@@ -83,13 +99,14 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn join(&self) -> Result<(), Error> {
+    pub async fn join(&mut self) -> Result<(), Error> {
         let join = sqlx::query(
             "insert into workers (worker_id, incarnation) values ($1, $2::uuid)
              on conflict (worker_id) do update set incarnation = excluded.incarnation,
                  leaving = false, started_at = clock_timestamp(), beat_at = clock_timestamp()",
         );
-        self.in_time(join.bind(&self.worker).bind(&self.incarnation).execute(&self.pool)).await?;
+        let join = join.bind(self.worker.clone()).bind(self.incarnation.clone());
+        self.execute(join).await?;
         Ok(())
     }
 
@@ -97,20 +114,20 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn beat(&self, leaving: bool) -> Result<bool, Error> {
+    pub async fn beat(&mut self, leaving: bool) -> Result<bool, Error> {
         let beat = sqlx::query(
             "update workers set beat_at = clock_timestamp(), leaving = $3
              where worker_id = $1 and incarnation = $2::uuid",
         );
-        let beat = beat.bind(&self.worker).bind(&self.incarnation).bind(leaving);
-        Ok(self.in_time(beat.execute(&self.pool)).await?.rows_affected() == 1)
+        let beat = beat.bind(self.worker.clone()).bind(self.incarnation.clone()).bind(leaving);
+        Ok(self.execute(beat).await? == 1)
     }
 
     /// Who lives and who owns what, at one moment.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn look(&self) -> Result<Outlook, Error> {
+    pub async fn look(&mut self) -> Result<Outlook, Error> {
         // One statement is one snapshot.
         let look = sqlx::query(
             "select null::int as partition, worker_id as name, null::bigint as epoch,
@@ -120,7 +137,7 @@ impl Ownership {
              select partition, owner, epoch, draining_to, null from partition_owners
              order by partition, name",
         );
-        let rows = self.in_time(look.bind(self.lease_milliseconds).fetch_all(&self.pool)).await?;
+        let rows = self.fetch(look.bind(self.lease_milliseconds)).await?;
         let mut outlook = Outlook { workers: Vec::new(), seats: Vec::new() };
         for row in rows {
             match row.try_get::<Option<i32>, _>("partition")? {
@@ -138,7 +155,7 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn request(&self, partitions: &[u16]) -> Result<(), Error> {
+    pub async fn request(&mut self, partitions: &[u16]) -> Result<(), Error> {
         // A row that is busy with a batch or a move is asked for next time.
         let request = sqlx::query(
             "update partition_owners set draining_to = $1 where partition in (
@@ -146,8 +163,7 @@ impl Ownership {
                  where partition = any($2) and owner <> $1 and draining_to is distinct from $1
                  order by partition for update skip locked)",
         );
-        let request = request.bind(&self.worker).bind(numbers(partitions));
-        self.in_time(request.execute(&self.pool)).await?;
+        self.execute(request.bind(self.worker.clone()).bind(numbers(partitions))).await?;
         Ok(())
     }
 
@@ -157,7 +173,7 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn acquire(&self, partitions: &[u16]) -> Result<Vec<Grant>, Error> {
+    pub async fn acquire(&mut self, partitions: &[u16]) -> Result<Vec<Grant>, Error> {
         let acquire = sqlx::query(
             "with free as (
                  select partition, owner, moved_at from partition_owners p
@@ -172,9 +188,8 @@ impl Ownership {
                  (extract(epoch from clock_timestamp() - free.moved_at) * 1000)::bigint as moved,
                  greatest(p.last_sequence, p.head_sequence) as sequence",
         );
-        let acquire =
-            acquire.bind(&self.worker).bind(numbers(partitions)).bind(self.lease_milliseconds);
-        let rows = self.in_time(acquire.fetch_all(&self.pool)).await?;
+        let acquire = acquire.bind(self.worker.clone()).bind(numbers(partitions));
+        let rows = self.fetch(acquire.bind(self.lease_milliseconds)).await?;
         rows.iter().map(grant).collect()
     }
 
@@ -182,15 +197,15 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn release(&self, held: &[(u16, i64)]) -> Result<(), Error> {
+    pub async fn release(&mut self, held: &[(u16, i64)]) -> Result<(), Error> {
         let (partitions, epochs): (Vec<u16>, Vec<i64>) = held.iter().copied().unzip();
         let release = sqlx::query(
             "update partition_owners set owner = null, moved_at = clock_timestamp()
              where owner = $1 and (partition, epoch) in
                  (select * from unnest($2::int[], $3::bigint[]))",
         );
-        let release = release.bind(&self.worker).bind(numbers(&partitions)).bind(epochs);
-        self.in_time(release.execute(&self.pool)).await?;
+        let release = release.bind(self.worker.clone()).bind(numbers(&partitions)).bind(epochs);
+        self.execute(release).await?;
         Ok(())
     }
 
@@ -198,7 +213,7 @@ impl Ownership {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached; the lease then runs out by itself.
-    pub async fn leave(&self) -> Result<(), Error> {
+    pub async fn leave(&mut self) -> Result<(), Error> {
         let leave = sqlx::query(
             "with gone as (
                  delete from workers where worker_id = $1 and incarnation = $2::uuid
@@ -206,20 +221,44 @@ impl Ownership {
              update partition_owners set owner = null, moved_at = clock_timestamp()
              where owner in (select worker_id from gone)",
         );
-        let leave = leave.bind(&self.worker).bind(&self.incarnation);
-        self.in_time(leave.execute(&self.pool)).await?;
+        self.execute(leave.bind(self.worker.clone()).bind(self.incarnation.clone())).await?;
         Ok(())
     }
 
+    /// Says how many rows it touched.
+    async fn execute(&mut self, query: Question) -> Result<u64, Error> {
+        self.in_time(async |connection| query.execute(connection).await)
+            .await
+            .map(|done| done.rows_affected())
+    }
+
+    async fn fetch(&mut self, query: Question) -> Result<Vec<PgRow>, Error> {
+        self.in_time(async |connection| query.fetch_all(connection).await).await
+    }
+
     async fn in_time<T>(
-        &self,
-        query: impl Future<Output = Result<T, sqlx::Error>>,
+        &mut self,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Error> {
-        // PostgreSQL may be gone without a word; the pool then connects anew.
-        let ended = timeout(self.patience, query).await;
-        Ok(ended.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        // Only a connection whose last answer came is used again.
+        let kept = self.connection.take();
+        let asking = async {
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => PgConnection::connect_with(&self.options).await?,
+            };
+            let answer = ask(&mut connection).await?;
+            Ok((answer, connection))
+        };
+        let ended = timeout(self.patience, asking).await;
+        let (answer, connection) = ended.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        self.connection = Some(connection);
+        Ok(answer)
     }
 }
+
+/// A statement with what it is about.
+type Question = Query<'static, Postgres, PgArguments>;
 
 fn numbers(partitions: &[u16]) -> Vec<i32> {
     partitions.iter().map(|partition| i32::from(*partition)).collect()

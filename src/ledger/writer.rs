@@ -7,9 +7,10 @@ use sqlx::{
     Connection, PgConnection, Postgres, Row, Transaction,
     postgres::{PgConnectOptions, PgRow},
 };
+use tokio::time::timeout;
 
 use super::{
-    BY_KEY, Error, lookups,
+    ACQUIRE_TIMEOUT, BY_KEY, Error, lookups,
     losses::{self, Settled, Stands},
     rows::{self, Cursors, Epochs, Tallies},
     trials,
@@ -73,7 +74,8 @@ impl Writer {
     /// # Errors
     /// When PostgreSQL cannot be reached.
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
-        let connection = PgConnection::connect_with(&self.options).await?;
+        let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
+        let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         Ok(LaneWriter { connection, worker: self.worker.clone() })
     }
 }
