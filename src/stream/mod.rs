@@ -78,6 +78,10 @@ impl Streams {
     pub fn new(url: &str, key_prefix: &str, partitions: u16) -> Result<Self, Error> {
         let info = url.into_connection_info()?;
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        // A shared connection comes back only after it has broken, and one whose
+        // other end is gone without a word breaks only by this.
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
         let client = Client::open(info.set_tcp_settings(tcp))?;
         Ok(Self { client, keys: Keys::new(key_prefix, partitions) })
     }
@@ -89,6 +93,15 @@ impl Streams {
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
         let mut connection = self.connect("check").await?;
         upkeep::unsafe_settings(&mut connection).await
+    }
+
+    /// Whether Redis takes a new connection and answers on it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn reach(&self) -> Result<(), Error> {
+        // Naming the connection is a question that is answered.
+        self.connect("reach").await.map(drop)
     }
 
     /// Creates every stream with its group at id 0. Only for a topology whose

@@ -11,6 +11,7 @@ mod lane;
 mod lease;
 mod owner;
 mod recovery;
+mod reach;
 mod settle;
 mod trial;
 mod trim;
@@ -72,7 +73,11 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
     }
     tasks.spawn(Trimmer::connect(&worker).await?.run(stop_lanes.clone()));
 
-    let mut owner = Owner::new(&worker, keeper, lanes);
+    let (misses, reach) = reach::reach();
+    let beat_interval = owner::beat_interval(worker.config.lease);
+    tasks.spawn(reach::ask(worker.streams.clone(), beat_interval, misses, stop_lanes.clone()));
+
+    let mut owner = Owner::new(&worker, keeper, reach, lanes);
     tokio::select! {
         owned = owner.run(lane_events, stop) => owned?,
         Some(ended) = tasks.join_next() => {

@@ -24,6 +24,7 @@ use super::{
     held::Claimed,
     lane::{LaneEvent, Order},
     lease::Keeper,
+    reach::Reach,
 };
 use crate::ledger::{Grant, Outlook, Ownership};
 
@@ -38,6 +39,11 @@ const EVENTS_MAX: usize = 256;
 /// How long a leaving worker serves on until others ask for its partitions.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
 
+/// How often a worker beats.
+pub(super) fn beat_interval(lease: Duration) -> Duration {
+    lease / BEATS_PER_LEASE
+}
+
 /// A partition of ours, and the lane that serves it.
 struct Held {
     epoch: i64,
@@ -51,6 +57,7 @@ pub(super) struct Owner {
     worker: String,
     ownership: Ownership,
     keeper: Keeper,
+    reach: Reach,
     beat_interval: Duration,
     joined: bool,
     /// Since when this worker has wanted to leave.
@@ -68,6 +75,7 @@ impl Owner {
     pub(super) fn new(
         worker: &Worker,
         keeper: Keeper,
+        reach: Reach,
         lanes: Vec<mpsc::UnboundedSender<Order>>,
     ) -> Self {
         let lease = worker.config.lease;
@@ -75,7 +83,8 @@ impl Owner {
             worker: worker.id.clone(),
             ownership: worker.ledger.ownership(&worker.id, &worker.incarnation, lease),
             keeper,
-            beat_interval: lease / BEATS_PER_LEASE,
+            reach,
+            beat_interval: beat_interval(lease),
             joined: false,
             leaving: None,
             held: BTreeMap::new(),
@@ -121,7 +130,7 @@ impl Owner {
     }
 
     /// Gives back what is left and leaves the registry.
-    pub(super) async fn leave(&self) {
+    pub(super) async fn leave(&mut self) {
         if let Err(error) = self.ownership.leave().await {
             warn!(%error, "could not give the partitions back; their lease will run out");
         }
@@ -146,7 +155,8 @@ impl Owner {
             self.keeper.renew(sent);
             return Ok(());
         }
-        match self.ownership.beat(self.leaving.is_some()).await {
+        // One that does not reach Redis hands over as one that leaves.
+        match self.ownership.beat(self.leaving.is_some() || self.reach.is_lost()).await {
             Ok(true) => self.keeper.renew(sent),
             Ok(false) => bail!(
                 "another process runs as worker {0}: give each its own PAYSTREAM_WORKER_ID; this \
@@ -182,9 +192,19 @@ impl Owner {
             self.lived = staying.into_iter().map(str::to_owned).collect();
             return Ok(());
         }
-        let moves = Moves::plan(&self.worker, &staying, outlook, |seat, epoch| {
+        if staying.is_empty() && self.leaving.is_none() {
+            // Nobody reaches Redis: nobody would serve them better.
+            self.expecting = false;
+            return Ok(());
+        }
+        let mut moves = Moves::plan(&self.worker, &staying, outlook, |seat, epoch| {
             self.held.get(&seat).is_some_and(|held| held.epoch == epoch)
         });
+        if !self.reach.is_sure() {
+            // Whoever may be out of reach itself takes nothing on.
+            moves.acquire.clear();
+            moves.request.clear();
+        }
         self.expecting = !moves.request.is_empty() || !moves.acquire.is_empty();
         if !moves.acquire.is_empty() {
             let grants = self.ownership.acquire(&moves.acquire).await?;
@@ -205,7 +225,7 @@ impl Owner {
     fn deal(&mut self, grants: Vec<Grant>) {
         for grant in grants {
             let Grant { partition, epoch, sequence, previous, since_moved } = grant;
-            let idle_ms = since_moved.as_millis();
+            let idle_ms = u64::try_from(since_moved.as_millis()).unwrap_or(u64::MAX);
             info!(partition, epoch, previous = previous.as_deref(), idle_ms, "partition acquired");
             let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
             let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
