@@ -13,6 +13,7 @@
 mod harness;
 mod load;
 mod process;
+mod proxy;
 
 mod audit;
 mod drift;
@@ -24,4 +25,6 @@ mod idempotency;
 mod losses;
 mod poison;
 mod partitions;
+mod network;
+mod ownership;
 mod rooms;

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -13,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::{Api, PARTITIONS, Stores, in_time};
+use crate::harness::{Api, PARTITIONS, Stores, eventually, in_time};
 
 /// A running `paystream serve`. Dropped, it is killed.
 pub struct Process {
@@ -80,7 +81,7 @@ impl Process {
         reader.spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 kept.lock().unwrap().push_str(&format!("{line}\n"));
-                let event: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+                let event: Value = serde_json::from_str(&line).unwrap_or_default();
                 if event["message"] == "listening" {
                     tell.send_replace(event["address"].as_str().map(str::to_owned));
                 }
@@ -103,17 +104,42 @@ impl Process {
 
     /// SIGTERM; returns when it has ended, with exit status 0.
     pub async fn stop(mut self) {
+        self.signal("TERM").await;
+        let status = self.ended().await;
+        assert_eq!(status, Some(0), "{}", self.log());
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub async fn signal(&self, name: &str) {
         let pid = self.child.id().expect("it ran until now").to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        let status = in_time("it stops", self.child.wait()).await.unwrap();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await;
+        assert!(sent.unwrap().success(), "kill -{name}");
+    }
+
+    /// Waits until it ends by itself; says with which status.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let status = in_time("it ends by itself", self.child.wait()).await.unwrap();
         while self.reader.join_next().await.is_some() {}
-        assert_eq!(status.code(), Some(0), "{}", self.log());
+        status.code()
     }
 
     /// Fails if it has ended.
     pub fn must_live(&mut self) {
         let ended = self.child.try_wait().unwrap();
         assert!(ended.is_none(), "it ended by itself:\n{}", self.log());
+    }
+
+    /// The events it logged with this message.
+    pub fn events(&self, message: &str) -> Vec<Value> {
+        let events = self.log();
+        let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|event| event["message"] == message).collect()
+    }
+
+    /// Waits until it has logged something that holds this text.
+    pub async fn until_logged(&self, text: &str) {
+        let logged = async || self.log().contains(text).then_some(());
+        eventually(&format!("it logs: {text}"), logged).await;
     }
 
     /// What it logged.

@@ -1,0 +1,165 @@
+//! Proves what holds when the network fails between a process and its stores:
+//! cut, half-open, or replies lost. Whoever cannot serve its partitions gives
+//! them up, takes its share again when the way is open, and nothing is lost or
+//! doubled.
+
+use paystream::dev::RedisServer;
+
+use crate::{
+    harness::{Stores, empty_directory, eventually, payment},
+    load::Load,
+    ownership::{SHORT, gateway, lock, owners, until_spread, verify, worker},
+    process::Process,
+    proxy::{Proxy, Way},
+};
+
+/// Payments that a load accepts before something happens, and after it.
+const WARM: usize = 500;
+
+/// A worker beside another loses its way to Redis or PostgreSQL, and finds it
+/// again.
+async fn lose(store: &str, way: Way) {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    let url = if store == "PAYSTREAM_REDIS_URL" { &stores.redis_url } else { &stores.database_url };
+    let proxy = Proxy::before(url).await;
+    let mut lonely =
+        worker(&stores, "lonely", &[&SHORT[..], &[(store, &proxy.url)]].concat()).await;
+    let other = worker(&stores, "other", &SHORT).await;
+    until_spread(&stores, &["lonely", "other"]).await;
+    let mut load = Load::start(&gateway.api, "lose");
+    load.reached(WARM).await;
+    proxy.set(way);
+    until_spread(&stores, &["other"]).await;
+    load.reached(load.accepted() + WARM).await;
+    proxy.set(Way::Open);
+    until_spread(&stores, &["lonely", "other"]).await;
+    load.reached(load.accepted() + WARM).await;
+    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    lonely.must_live();
+    tokio::join!(lonely.stop(), other.stop());
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_cut_off_from_the_ledger_gives_its_partitions_up() {
+    lose("PAYSTREAM_DATABASE_URL", Way::Cut).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_ledger_falls_dumb_gives_its_partitions_up() {
+    lose("PAYSTREAM_DATABASE_URL", Way::Dumb).await;
+}
+
+#[tokio::test]
+async fn a_worker_cut_off_from_redis_gives_its_partitions_up() {
+    lose("PAYSTREAM_REDIS_URL", Way::Cut).await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_redis_falls_dumb_gives_its_partitions_up() {
+    lose("PAYSTREAM_REDIS_URL", Way::Dumb).await;
+}
+
+#[tokio::test]
+async fn when_all_workers_lose_redis_nothing_moves() {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    let settings = [&SHORT[..], &[("PAYSTREAM_REDIS_URL", &proxy.url)]].concat();
+    let a = worker(&stores, "a", &settings).await;
+    let b = worker(&stores, "b", &settings).await;
+    until_spread(&stores, &["a", "b"]).await;
+    let mut load = Load::start(&gateway.api, "all");
+    load.reached(WARM).await;
+    let before = owners(&stores).await;
+    proxy.set(Way::Cut);
+    for worker in [&a, &b] {
+        worker.until_logged("redis does not answer").await;
+    }
+    // Both have said so in the registry.
+    eventually("both are known to reach nothing", async || {
+        let sql = "select count(*) from workers where leaving";
+        (stores.count(sql).await == 2).then_some(())
+    })
+    .await;
+    proxy.set(Way::Open);
+    for worker in [&a, &b] {
+        worker.until_logged("redis answers again").await;
+    }
+    load.reached(load.accepted() + WARM).await;
+    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    assert_eq!(owners(&stores).await, before);
+    tokio::join!(a.stop(), b.stop());
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn commits_whose_replies_are_lost_have_one_effect() {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    let mut proxy = Proxy::before(&stores.database_url).await;
+    let worker = worker(&stores, "a", &[("PAYSTREAM_DATABASE_URL", &proxy.url)]).await;
+    let mut load = Load::start(&gateway.api, "commit");
+    load.reached(WARM).await;
+    proxy.set(Way::LosesReplyTo("COMMIT"));
+    proxy.has_lost(3).await;
+    proxy.set(Way::Open);
+    load.reached(load.accepted() + WARM).await;
+    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    worker.until_logged("reclaimed pending entries").await;
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_append_whose_reply_is_lost_has_one_effect_and_is_accepted_once() {
+    let stores = Stores::new().await;
+    let mut proxy = Proxy::before(&stores.redis_url).await;
+    let process = Process::serve("all", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+    process.api.open_account("ADA", "1000").await;
+    proxy.set(Way::LosesReplyTo("lost-reply"));
+    let paying = process.api.pay("lost-reply", "ADA", "5");
+    let losing = async {
+        proxy.has_lost(1).await;
+        proxy.set(Way::Open);
+    };
+    let (taken, ()) = tokio::join!(paying, losing);
+    assert_eq!(taken["sequence"], 1);
+    verify(&stores, &process.api, &[]).await;
+    assert_eq!(process.api.balance("ADA").await["total_paid"], "5.00");
+    assert_eq!(stores.count("select sum(last_sequence)::bigint from partition_owners").await, 1);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn workers_share_and_drain_a_full_redis() {
+    let directory = empty_directory("redis-full-shared").await;
+    let redis = RedisServer::start(&directory).await.expect("Redis starts");
+    let stores = Stores::on(&redis.url(), None).await;
+    let gateway = gateway(&stores).await;
+    let mut load = Load::start(&gateway.api, "full");
+    load.reached(WARM).await;
+    let loads = [load.finish().await];
+    let limit = async |bytes: u32| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory").arg(bytes);
+        set.exec_async(&mut stores.redis.clone()).await.unwrap();
+    };
+    limit(1).await;
+    let more = payment("more", "GIG00001", "1");
+    gateway.api.post_payment(&more).await.is_problem(503, "backlog_full");
+    // Nothing is settled before both are there.
+    let held = lock(&stores, "processed_transactions", "exclusive").await;
+    let a = worker(&stores, "a", &SHORT).await;
+    until_spread(&stores, &["a"]).await;
+    let b = worker(&stores, "b", &SHORT).await;
+    until_spread(&stores, &["a", "b"]).await;
+    drop(held);
+    verify(&stores, &gateway.api, &loads).await;
+    limit(0).await;
+    gateway.api.pay("more", "GIG00001", "1").await;
+    verify(&stores, &gateway.api, &loads).await;
+    tokio::join!(a.stop(), b.stop());
+    gateway.stop().await;
+}
