@@ -10,7 +10,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
-    time::timeout,
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,12 +24,14 @@ use crate::{
     health::Board,
     http::{self, Gateway},
     identity::Identity,
-    ledger::{Ledger, Topology},
+    ledger::{Ledger, Schema, Topology},
     ops,
     stream::{AppendLimits, Streams},
     worker::{self, Worker},
 };
 
+/// Between two looks at whether the topology is still the one served.
+const LOOK_AT_TOPOLOGY: Duration = Duration::from_secs(1);
 /// How long a start waits for Redis and PostgreSQL.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -91,6 +93,7 @@ pub async fn serve(role: Role, config: ServeConfig) -> anyhow::Result<()> {
 }
 
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
+/// When the number of partitions is changed, serves the new topology.
 ///
 /// # Errors
 /// As [`serve`], or when the stop takes longer than its grace.
@@ -100,12 +103,30 @@ pub async fn serve_on(
     listener: Option<TcpListener>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let listener = listener.map(TcpListener::into_std).transpose()?;
+    while !stop.is_cancelled() {
+        // Connections wait at the listener while the stores are opened anew.
+        let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
+        let listener = listener.map(TcpListener::from_std).transpose()?;
+        serve_topology(role, &config, listener, &stop).await?;
+    }
+    Ok(())
+}
+
+/// Serves the topology as it is until `stop`, or until it is another.
+async fn serve_topology(
+    role: Role,
+    config: &ServeConfig,
+    listener: Option<TcpListener>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let Some(stores) = stop.run_until_cancelled(open_stores(&config.store)).await else {
         return Ok(());
     };
-    let (streams, ledger) = stores?;
+    let stop = stop.child_token();
+    let stores = stores?;
     let mut tasks = JoinSet::new();
-    let circuits = keep_circuits(&mut tasks, &streams, &ledger, &stop).await?;
+    let circuits = keep_circuits(&mut tasks, &stores, &stop).await?;
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let works = role != Role::Gateway;
@@ -116,20 +137,25 @@ pub async fn serve_on(
             Some(id) => id,
             None => &identity.insert(Identity::take(config.store.ledger.database_url()?)?).name,
         };
-        let worker = worker(&config, id, (&streams, &ledger), &circuits, &board);
+        let worker = worker(config, id, &stores, &circuits, &board);
         tasks.spawn(worker::run(worker, stop.clone()));
     }
     if let Some(listener) = listener {
         let board = works.then_some(board);
-        let gateway = gateway(&config, (&streams, &ledger), &circuits, board).await?;
+        let gateway = gateway(config, &stores, &circuits, board).await?;
         tasks.spawn(http::serve(gateway, listener, stop.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }
+    let schema = stores.ledger.schema();
     let ended = tokio::select! {
         // Tasks that were told to stop may have ended by now.
         biased;
         () = stop.cancelled() => Ok(()),
+        () = another_topology(&schema, stores.topology.generation) => {
+            warn!("the number of partitions was changed; serving the new topology");
+            Ok(())
+        }
         Some(ended) = tasks.join_next() => match ended.context("a task failed")? {
             Ok(()) => Err(anyhow::anyhow!("a task ended before it was told to stop")),
             Err(error) => Err(error),
@@ -141,13 +167,36 @@ pub async fn serve_on(
     ended
 }
 
+/// Returns once the topology is of another generation. Outages are waited out.
+async fn another_topology(schema: &Schema, generation: i32) {
+    let mut looks = interval(LOOK_AT_TOPOLOGY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if schema.generation().await.is_ok_and(|now| now != generation) {
+            return;
+        }
+    }
+}
+
+/// Where payments go, and how the stream is cut.
+struct Stores {
+    streams: Streams,
+    ledger: Ledger,
+    topology: Topology,
+}
+
 /// Connects, and refuses what must not be trusted with payments.
-async fn open_stores(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger)> {
+async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
     let ledger =
         Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
-    let streams = Streams::new(store.redis_url()?, &store.key_prefix, store.partitions)
-        .context("PAYSTREAM_REDIS_URL is not one")?;
-    let found = patiently("Redis", || streams.unsafe_settings(), crate::stream::Error::is_outage);
+    // What Redis is allowed to be does not depend on the topology.
+    let streams = |partitions, generation| {
+        Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
+            .context("PAYSTREAM_REDIS_URL is not one")
+    };
+    let any = streams(1, 1)?;
+    let found = patiently("Redis", || any.unsafe_settings(), crate::stream::Error::is_outage);
     let found = found.await?;
     if let Some(reason) = found.evicts {
         bail!("this Redis is not safe for payments: {reason}");
@@ -162,11 +211,12 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger)> {
     }
     let schema = ledger.schema();
     patiently("PostgreSQL", || schema.check(), crate::ledger::Error::is_outage).await?;
-    let topology = Topology { partitions: store.partitions, key_prefix: store.key_prefix.clone() };
-    if !schema.check_topology(&topology).await? {
+    let topology = schema.topology(store.partitions, &store.key_prefix).await?;
+    if !topology.provisioned {
         bail!("the streams have not been created: run `paystream migrate`");
     }
-    Ok((streams, ledger))
+    let streams = streams(topology.partitions, topology.generation)?;
+    Ok(Stores { streams, ledger, topology })
 }
 
 /// Asks again while something is away, for as long as a start may wait.
@@ -199,14 +249,13 @@ type Circuits = (Arc<Circuit>, Arc<Circuit>);
 /// Closed circuits, and the tasks that close them again when they open.
 async fn keep_circuits(
     tasks: &mut JoinSet<anyhow::Result<()>>,
-    streams: &Streams,
-    ledger: &Ledger,
+    stores: &Stores,
     stop: &CancellationToken,
 ) -> anyhow::Result<Circuits> {
     let redis = Arc::new(Circuit::new(circuit::REDIS));
     let postgresql = Arc::new(Circuit::new(circuit::POSTGRESQL));
-    let upkeep = streams.upkeep().await.context("could not reach Redis")?;
-    let reader = ledger.reader(1);
+    let upkeep = stores.streams.upkeep().await.context("could not reach Redis")?;
+    let reader = stores.ledger.reader(1);
     let (kept, ended) = (Arc::clone(&redis), stop.clone());
     tasks.spawn(async move {
         let probe = async || upkeep.ping().await.is_ok();
@@ -225,7 +274,7 @@ async fn keep_circuits(
 fn worker(
     config: &ServeConfig,
     id: &str,
-    (streams, ledger): (&Streams, &Ledger),
+    stores: &Stores,
     (redis, postgresql): &Circuits,
     board: &Arc<Board>,
 ) -> Worker {
@@ -233,8 +282,9 @@ fn worker(
         id: id.to_owned(),
         incarnation: Uuid::now_v7().to_string(),
         config: config.worker.clone(),
-        streams: streams.clone(),
-        ledger: ledger.clone(),
+        generation: stores.topology.generation,
+        streams: stores.streams.clone(),
+        ledger: stores.ledger.clone(),
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board: Arc::clone(board),
@@ -244,10 +294,11 @@ fn worker(
 
 async fn gateway(
     config: &ServeConfig,
-    (streams, ledger): (&Streams, &Ledger),
+    stores: &Stores,
     (redis, postgresql): &Circuits,
     board: Option<Arc<Board>>,
 ) -> anyhow::Result<Gateway> {
+    let Stores { streams, ledger, topology } = stores;
     let settings = &config.gateway;
     let reader = ledger.reader(settings.query_connections);
     let limits = AppendLimits {
@@ -264,7 +315,7 @@ async fn gateway(
         producer,
         finder: streams.finder(settings.dedupe_window).await.context("could not reach Redis")?,
         reader,
-        registrar: ledger.registrar(config.store.partitions),
+        registrar: ledger.registrar(topology),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
         redis: Arc::clone(redis),

@@ -25,10 +25,11 @@ pub struct StoreConfig {
     /// First part of every Redis key. Stored with the topology.
     #[arg(long, env = "PAYSTREAM_KEY_PREFIX", default_value = "paystream")]
     pub key_prefix: String,
-    /// Number of partitions, 1 to 1024. Fixed when the topology is created; a
-    /// process configured otherwise refuses to start.
-    #[arg(long, env = "PAYSTREAM_PARTITIONS", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub partitions: u16,
+    /// Number of partitions, 1 to 1024. Without it, the number of the topology,
+    /// which is created with 32. A process configured otherwise than the
+    /// topology refuses to start; `paystream topology resize` changes it.
+    #[arg(long, env = "PAYSTREAM_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub partitions: Option<u16>,
     /// Start although Redis does not keep its data safe (AOF off, or not synced
     /// at every write). Costs promise 1: payments answered with 202 can be lost
     /// when Redis or its machine stops.

@@ -111,6 +111,7 @@ codes! {
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
     BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
     StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Payments cannot be taken now",
+    TopologyResizing "topology_resizing" SERVICE_UNAVAILABLE "Payments cannot be taken now",
     StreamStateLost "stream_state_lost" SERVICE_UNAVAILABLE "Payments cannot be taken now",
     LedgerUnavailable "ledger_unavailable" SERVICE_UNAVAILABLE "The ledger cannot be asked now",
     GatewayBusy "gateway_busy" SERVICE_UNAVAILABLE "Too many requests are under way",
@@ -143,6 +144,13 @@ impl Problem {
 
     pub(super) fn errors(&self) -> &[FieldError] {
         &self.errors
+    }
+
+    fn resizing() -> Self {
+        Self::new(
+            Code::TopologyResizing,
+            "the number of partitions is being changed; nothing was taken, send it again later",
+        )
     }
 
     fn document(&self, request_id: Option<&str>) -> Response {
@@ -192,6 +200,7 @@ impl From<stream::Error> for Problem {
                 Code::BacklogFull,
                 "the stream's memory is full; nothing was taken, send it again later",
             ),
+            stream::Error::Resizing => Self::resizing(),
             stream::Error::StateLost(what) => {
                 error!(what, "state is lost in Redis; payments of this partition are refused");
                 Self::new(
@@ -208,6 +217,7 @@ impl From<stream::Error> for Problem {
                 )
             }
             error @ (stream::Error::Fenced(_)
+            | stream::Error::Gate(_)
             | stream::Error::Unexpected(_)
             | stream::Error::Shape(_)) => internal(&error),
         }
@@ -226,6 +236,9 @@ impl From<circuit::Open> for Problem {
 
 impl From<ledger::Error> for Problem {
     fn from(error: ledger::Error) -> Self {
+        if matches!(error, ledger::Error::Resized) {
+            return Self::resizing();
+        }
         if error.is_outage() {
             warn!(cause = cause(&error), "{error}");
             return Self::new(

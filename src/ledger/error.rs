@@ -11,6 +11,10 @@ pub enum Error {
     /// nothing was changed, and deciding again will see it.
     #[error("another transaction was faster")]
     Raced,
+    /// The number of partitions was changed since the process started; nothing
+    /// was changed.
+    #[error("the number of partitions has changed since this process started")]
+    Resized,
     /// PostgreSQL cannot be reached or cannot answer now; it may later.
     #[error("postgresql is not available")]
     Outage(#[source] sqlx::Error),

@@ -8,20 +8,41 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use super::{Error, lookups, rows::Epochs};
 use crate::domain::{Amount, Delivery, Payment, Reference};
 
-/// Locks the fence rows of these partitions, as a batch does; says under which
+/// Locks the fence rows of these partitions, as a batch does, and of those in
+/// which payments of the customers wait since before a resize; says under which
 /// epoch each stands.
+///
+/// # Errors
+/// [`Error::Resized`] when one of `partitions` is not of this generation.
 pub(super) async fn lock_partitions(
     connection: &mut PgConnection,
     partitions: &BTreeSet<u16>,
+    customers: &[&str],
+    generation: i32,
 ) -> Result<Epochs, Error> {
     let rows = sqlx::query(
-        "select partition, epoch from partition_owners where partition = any($1)
+        "select partition, epoch, generation from partition_owners
+         where partition = any($1)
+             or partition in
+                 (select partition from suspense where customer_id = any($2) and state = 'held')
+             or partition in
+                 (select partition from parked where customer_id = any($2) and state = 'held')
          order by partition for update",
     )
     .bind(partitions.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
+    .bind(customers)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Ok((partition(row.try_get(0)?)?, row.try_get(1)?))).collect()
+    let mut epochs = Epochs::new();
+    for row in &rows {
+        let partition = partition(row.try_get(0)?)?;
+        epochs.insert(partition, row.try_get(1)?);
+        // Under another topology somebody else settles what these customers pay.
+        if partitions.contains(&partition) && row.try_get::<i32, _>(2)? != generation {
+            return Err(Error::Resized);
+        }
+    }
+    Ok(epochs)
 }
 
 /// One held delivery: reference, customer, amount, partition, sequence, stream

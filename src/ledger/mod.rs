@@ -12,6 +12,7 @@
 
 mod error;
 mod schema;
+mod resize;
 mod ownership;
 mod lookups;
 mod held;
@@ -40,6 +41,7 @@ pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
 pub use parking::{ParkedCustomer, Parking};
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader, Totals};
 pub use registrar::{NewAccount, Opening, Registrar};
+pub use resize::{PastTopology, Resize};
 pub use schema::{Schema, Topology};
 pub use trials::Trial;
 pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
@@ -81,10 +83,19 @@ impl Ledger {
         Reader::new(self.pool(connections, QUERY_TIMEOUT))
     }
 
-    /// What opens accounts.
+    /// What changes the number of partitions; nothing while another process
+    /// does.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn resize(&self) -> Result<Option<Resize>, Error> {
+        Resize::connect(&self.options).await
+    }
+
+    /// What opens accounts, under this topology.
     #[must_use]
-    pub fn registrar(&self, partitions: u16) -> Registrar {
-        Registrar::new(self.pool(2, Duration::from_secs(60)), partitions)
+    pub fn registrar(&self, topology: &Topology) -> Registrar {
+        Registrar::new(self.pool(2, Duration::from_secs(60)), topology.clone())
     }
 
     /// What tells of sequences that were lost.
@@ -95,8 +106,8 @@ impl Ledger {
 
     /// What lets parked payments go on.
     #[must_use]
-    pub fn parking(&self, partitions: u16) -> Parking {
-        Parking::new(self.pool(2, Duration::from_secs(60)), partitions)
+    pub fn parking(&self, topology: &Topology) -> Parking {
+        Parking::new(self.pool(2, Duration::from_secs(60)), topology.clone())
     }
 
     /// What posts, for the worker of this name.
@@ -105,11 +116,18 @@ impl Ledger {
         Writer::new(self.options.clone(), worker, batch_deadline)
     }
 
-    /// Who owns what, for the worker of this name.
+    /// Who owns what of this generation of the topology, for the worker of this
+    /// name.
     #[must_use]
-    pub fn ownership(&self, worker: &str, incarnation: &str, lease: Duration) -> Ownership {
+    pub fn ownership(
+        &self,
+        worker: &str,
+        incarnation: &str,
+        lease: Duration,
+        generation: i32,
+    ) -> Ownership {
         let options = self.by_key(Ownership::patience(lease));
-        Ownership::new(options, worker, incarnation, lease)
+        Ownership::new(options, worker, incarnation, lease, generation)
     }
 
     /// What lists the consumer groups that trimming waits for.

@@ -69,6 +69,8 @@ pub struct Ownership {
     incarnation: String,
     lease_milliseconds: i64,
     patience: Duration,
+    /// Partitions of another generation are not there for this worker.
+    generation: i32,
 }
 
 impl Ownership {
@@ -77,6 +79,7 @@ impl Ownership {
         worker: &str,
         incarnation: &str,
         lease: Duration,
+        generation: i32,
     ) -> Self {
         Self {
             options,
@@ -85,6 +88,7 @@ impl Ownership {
             incarnation: incarnation.to_owned(),
             lease_milliseconds: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
             patience: Self::patience(lease),
+            generation,
         }
     }
 
@@ -135,9 +139,11 @@ impl Ownership {
              from workers where beat_at > clock_timestamp() - $1 * interval '1 millisecond'
              union all
              select partition, owner, epoch, draining_to, null from partition_owners
+             where generation = $2
              order by partition, name",
         );
-        let rows = self.fetch(look.bind(self.lease_milliseconds)).await?;
+        let look = look.bind(self.lease_milliseconds).bind(self.generation);
+        let rows = self.fetch(look).await?;
         let mut outlook = Outlook { workers: Vec::new(), seats: Vec::new() };
         for row in rows {
             match row.try_get::<Option<i32>, _>("partition")? {
@@ -177,7 +183,7 @@ impl Ownership {
         let acquire = sqlx::query(
             "with free as (
                  select partition, owner, moved_at from partition_owners p
-                 where partition = any($2) and (owner is null or owner = $1 or not exists (
+                 where partition = any($2) and generation = $4 and (owner is null or owner = $1 or not exists (
                      select 1 from workers w where w.worker_id = p.owner
                      and w.beat_at > clock_timestamp() - $3 * interval '1 millisecond'))
                  order by partition for update skip locked)
@@ -189,7 +195,8 @@ impl Ownership {
                  greatest(p.last_sequence, p.head_sequence) as sequence",
         );
         let acquire = acquire.bind(self.worker.clone()).bind(numbers(partitions));
-        let rows = self.fetch(acquire.bind(self.lease_milliseconds)).await?;
+        let acquire = acquire.bind(self.lease_milliseconds).bind(self.generation);
+        let rows = self.fetch(acquire).await?;
         rows.iter().map(grant).collect()
     }
 

@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::{
-    Error, held, lookups,
+    Error, Topology, held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{Book, CustomerId, Decision, Delivery, partition_of};
@@ -35,12 +35,12 @@ pub struct ParkedCustomer {
 /// The part of the ledger that lets parked payments go on.
 pub struct Parking {
     pool: PgPool,
-    partitions: u16,
+    topology: Topology,
 }
 
 impl Parking {
-    pub(super) fn new(pool: PgPool, partitions: u16) -> Self {
-        Self { pool, partitions }
+    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
+        Self { pool, topology }
     }
 
     /// Customers whose payments wait, the longest first; at most 1,000.
@@ -93,9 +93,9 @@ impl Parking {
         let connection = &mut *transaction;
         // The partition whose batches park for this customer, and those in which
         // its payments were taken: others after the topology was resized.
-        let mut partitions = held_in(connection, customer).await?;
-        partitions.insert(partition_of(customer, self.partitions));
-        let epochs = held::lock_partitions(connection, &partitions).await?;
+        let home = BTreeSet::from([partition_of(customer, self.topology.partitions)]);
+        let (customers, generation) = ([customer.as_str()], self.topology.generation);
+        let epochs = held::lock_partitions(connection, &home, &customers, generation).await?;
         let unparked = sqlx::query(
             "update customer_accounts set parked_at = null
              where customer_id = $1 and parked_at is not null",
@@ -122,19 +122,6 @@ impl Parking {
         transaction.commit().await?;
         Ok(Some(count))
     }
-}
-
-async fn held_in(
-    connection: &mut PgConnection,
-    customer: &CustomerId,
-) -> Result<BTreeSet<u16>, Error> {
-    let numbers: Vec<i32> = sqlx::query_scalar(
-        "select distinct partition from parked where customer_id = $1 and state = 'held'",
-    )
-    .bind(customer.as_str())
-    .fetch_all(connection)
-    .await?;
-    numbers.into_iter().map(held::partition).collect()
 }
 
 /// Takes the customer's deliveries out of the parking, in stream order.

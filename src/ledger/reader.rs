@@ -365,7 +365,8 @@ impl Reader {
             "select partition, owner, epoch, last_sequence,
                  greatest(last_sequence, head_sequence) as head_sequence, draining_to, moved_at,
                  beat_at as owner_beat_at, clock_timestamp() as as_of
-             from partition_owners left join workers on worker_id = owner order by partition",
+             from partition_owners left join workers on worker_id = owner
+             where generation = (select generation from topology) order by partition",
         )
         .fetch_all(&self.pool)
         .await?;

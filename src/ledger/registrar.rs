@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
-    Error, held, lookups,
+    Error, Topology, held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{Book, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, partition_of};
@@ -64,12 +64,12 @@ pub struct Opening {
 #[derive(Clone)]
 pub struct Registrar {
     pool: PgPool,
-    partitions: u16,
+    topology: Topology,
 }
 
 impl Registrar {
-    pub(super) fn new(pool: PgPool, partitions: u16) -> Self {
-        Self { pool, partitions }
+    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
+        Self { pool, topology }
     }
 
     /// Opens those of the accounts that do not exist yet.
@@ -102,8 +102,11 @@ impl Registrar {
     async fn open_chunk(&self, accounts: &[NewAccount]) -> Result<Opening, Error> {
         let mut transaction = self.pool.begin().await?;
         let partitions: BTreeSet<u16> =
-            accounts.iter().map(|a| partition_of(&a.customer, self.partitions)).collect();
-        let epochs = held::lock_partitions(&mut transaction, &partitions).await?;
+            accounts.iter().map(|a| partition_of(&a.customer, self.topology.partitions)).collect();
+        let customers: Vec<&str> = accounts.iter().map(|a| a.customer.as_str()).collect();
+        let generation = self.topology.generation;
+        let epochs =
+            held::lock_partitions(&mut transaction, &partitions, &customers, generation).await?;
         let opened = insert_accounts(&mut transaction, accounts).await?;
         let released = release(&mut transaction, &opened, &epochs).await?;
         transaction.commit().await?;
@@ -138,7 +141,7 @@ async fn release(
         "select transaction_reference, customer_id, amount, partition, sequence, stream_id,
              transaction_date, received_at, payload_digest, 'COMPLETE'
          from suspense where state = 'held' and customer_id = any($1)
-         order by partition, sequence for update",
+         order by sequence, partition for update",
     )
     .bind(opened)
     .fetch_all(&mut *connection)

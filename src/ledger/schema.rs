@@ -7,13 +7,20 @@ use crate::domain::HASH_VERSION;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// How the stream is cut, as it was created.
+/// Partitions of a topology for which no number was given.
+const PARTITIONS: u16 = 32;
+
+/// How the stream is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
+    /// Counts the times it was cut, from 1.
+    pub generation: i32,
     /// Number of partitions.
     pub partitions: u16,
-    /// First part of every Redis key.
-    pub key_prefix: String,
+    /// Whether the streams in Redis have ever been created.
+    pub provisioned: bool,
+    /// The number it is being changed to.
+    pub resizing_to: Option<u16>,
 }
 
 /// The schema of one database.
@@ -61,46 +68,61 @@ impl Schema {
         }
     }
 
-    /// Creates the topology if there is none, and says whether the streams in
-    /// Redis have ever been created.
+    /// Creates the topology if there is none: with this number of partitions, or
+    /// with [`PARTITIONS`].
     ///
     /// # Errors
-    /// [`Error::Schema`] when it exists and differs from `wanted`.
-    pub async fn establish(&self, wanted: &Topology) -> Result<bool, Error> {
+    /// [`Error::Schema`] when it exists and differs from what is wanted.
+    pub async fn establish(
+        &self,
+        partitions: Option<u16>,
+        key_prefix: &str,
+    ) -> Result<Topology, Error> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
             "insert into topology (partitions, hash_version, key_prefix) values ($1, $2, $3)
              on conflict do nothing",
         )
-        .bind(i32::from(wanted.partitions))
+        .bind(i32::from(partitions.unwrap_or(PARTITIONS)))
         .bind(HASH_VERSION)
-        .bind(&wanted.key_prefix)
+        .bind(key_prefix)
         .execute(&mut *transaction)
         .await?;
+        // A topology that differs is refused before this commits.
+        let topology = Self::read(&mut transaction, partitions, key_prefix).await?;
         for table in [
             "insert into partition_owners (partition)
              select generate_series(0, $1 - 1) on conflict do nothing",
             "insert into partition_totals (partition)
              select generate_series(0, $1 - 1) on conflict do nothing",
         ] {
-            // A topology that differs is refused below, before this commits.
-            sqlx::query(table)
-                .bind(i32::from(wanted.partitions))
-                .execute(&mut *transaction)
-                .await?;
+            let partitions = i32::from(topology.partitions);
+            sqlx::query(table).bind(partitions).execute(&mut *transaction).await?;
         }
-        let provisioned = Self::compare(&mut transaction, wanted).await?;
         transaction.commit().await?;
-        Ok(provisioned)
+        Ok(topology)
     }
 
-    /// Says whether the streams in Redis have ever been created.
+    /// The topology, which must have this number of partitions, if one is given.
     ///
     /// # Errors
-    /// [`Error::Schema`] when the topology is missing or differs from `wanted`.
-    pub async fn check_topology(&self, wanted: &Topology) -> Result<bool, Error> {
+    /// [`Error::Schema`] when it is missing or differs from what is wanted.
+    pub async fn topology(
+        &self,
+        partitions: Option<u16>,
+        key_prefix: &str,
+    ) -> Result<Topology, Error> {
         let mut connection = self.pool.acquire().await?;
-        Self::compare(&mut connection, wanted).await
+        Self::read(&mut connection, partitions, key_prefix).await
+    }
+
+    /// The generation of the topology as it is now.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn generation(&self) -> Result<i32, Error> {
+        let generation = sqlx::query_scalar("select generation from topology");
+        Ok(generation.fetch_one(&self.pool).await?)
     }
 
     /// Remembers that the streams in Redis exist from now on.
@@ -114,12 +136,15 @@ impl Schema {
         Ok(())
     }
 
-    async fn compare(
+    async fn read(
         connection: &mut sqlx::PgConnection,
-        wanted: &Topology,
-    ) -> Result<bool, Error> {
+        wanted: Option<u16>,
+        key_prefix: &str,
+    ) -> Result<Topology, Error> {
         let row = sqlx::query(
-            "select partitions, hash_version, key_prefix, provisioned_at is not null from topology",
+            "select partitions, hash_version, key_prefix, provisioned_at is not null, generation,
+                 resizing_to
+             from topology",
         )
         .fetch_optional(connection)
         .await?;
@@ -128,14 +153,14 @@ impl Schema {
                 "the topology has not been created: run `paystream migrate`".to_owned(),
             ));
         };
-        let partitions: i32 = row.try_get(0)?;
+        let partitions = count(row.try_get(0)?)?;
         let hash_version: i16 = row.try_get(1)?;
-        let key_prefix: String = row.try_get(2)?;
-        if partitions != i32::from(wanted.partitions) {
+        let stored_prefix: String = row.try_get(2)?;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != partitions) {
             return Err(Error::Schema(format!(
-                "PAYSTREAM_PARTITIONS is {}, but the topology was created with {partitions}: another \
-                 count would change the order of payments. Set PAYSTREAM_PARTITIONS={partitions}",
-                wanted.partitions
+                "PAYSTREAM_PARTITIONS is {wanted}, but the topology has {partitions}: another count \
+                 would change the order of payments. Set PAYSTREAM_PARTITIONS={partitions} or \
+                 nothing, or change the topology with `paystream topology resize`"
             )));
         }
         if hash_version != HASH_VERSION {
@@ -144,13 +169,21 @@ impl Schema {
                  the release that created it"
             )));
         }
-        if key_prefix != wanted.key_prefix {
+        if stored_prefix != key_prefix {
             return Err(Error::Schema(format!(
-                "PAYSTREAM_KEY_PREFIX is {}, but the topology was created with {key_prefix}: set \
-                 PAYSTREAM_KEY_PREFIX={key_prefix}",
-                wanted.key_prefix
+                "PAYSTREAM_KEY_PREFIX is {key_prefix}, but the topology was created with \
+                 {stored_prefix}: set PAYSTREAM_KEY_PREFIX={stored_prefix}"
             )));
         }
-        Ok(row.try_get(3)?)
+        Ok(Topology {
+            generation: row.try_get(4)?,
+            partitions,
+            provisioned: row.try_get(3)?,
+            resizing_to: row.try_get::<Option<i32>, _>(5)?.map(count).transpose()?,
+        })
     }
+}
+
+pub(super) fn count(partitions: i32) -> Result<u16, Error> {
+    u16::try_from(partitions).map_err(|_| Error::Corrupt("number of partitions"))
 }

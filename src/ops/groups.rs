@@ -29,7 +29,7 @@ use crate::{
     clock,
     config::StoreConfig,
     domain::StreamId,
-    ledger::{GroupRow, Ledger},
+    ledger::{GroupRow, Ledger, Topology},
     stream::{GROUP, OtherGroups, Standing, StartsFrom},
 };
 
@@ -146,21 +146,21 @@ impl GroupsCommand {
 }
 
 /// What may be changed, and how it stands.
-async fn look(store: &StoreConfig) -> anyhow::Result<(OtherGroups, Ledger, Vec<Group>)> {
-    let (streams, ledger) = stores::open(store).await?;
+async fn look(store: &StoreConfig) -> anyhow::Result<(OtherGroups, Ledger, Vec<Group>, u16)> {
+    let (streams, ledger, Topology { partitions, .. }) = stores::open(store).await?;
     let registered = ledger.groups().registered().await.context("could not read the registry")?;
     let upkeep = streams.upkeep().await.context("could not reach Redis")?;
     let standings = upkeep.standings().await.context("could not read the streams")?;
     let others = streams.other_groups().await.context("could not reach Redis")?;
-    Ok((others, ledger, groups(registered, standings, store.partitions)))
+    Ok((others, ledger, groups(registered, standings, partitions), partitions))
 }
 
 async fn list(args: &ListArgs) -> anyhow::Result<(String, ExitCode)> {
-    let (_, _, groups) = look(&args.store).await?;
+    let (_, _, groups, partitions) = look(&args.store).await?;
     let now = clock::system();
     let text = if args.json {
         let groups: Vec<Value> = groups.iter().map(|group| group.document(now)).collect();
-        format!("{:#}", json!({ "partitions": args.store.partitions, "groups": groups }))
+        format!("{:#}", json!({ "partitions": partitions, "groups": groups }))
     } else {
         table(&groups, now).to_string()
     };
@@ -171,7 +171,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<(String, ExitCode)> {
 async fn register(args: RegisterArgs) -> anyhow::Result<(String, ExitCode)> {
     let RegisterArgs { store, name, from, note, actor, json } = args;
     let actor = actor.name()?;
-    let (others, ledger, groups) = look(&store).await?;
+    let (others, ledger, groups, partitions) = look(&store).await?;
     let known = groups.into_iter().find(|group| group.name == name);
     let already = known.as_ref().is_some_and(|group| group.row.is_some());
     let complete = known.is_some_and(|group| group.missing.is_empty());
@@ -185,7 +185,6 @@ async fn register(args: RegisterArgs) -> anyhow::Result<(String, ExitCode)> {
              run this again",
         )?;
     }
-    let partitions = store.partitions;
     let text = if json {
         let document = json!({
             "group": name, "already_registered": already, "created_on": created,
@@ -207,7 +206,7 @@ async fn register(args: RegisterArgs) -> anyhow::Result<(String, ExitCode)> {
 async fn retire(args: RetireArgs) -> anyhow::Result<(String, ExitCode)> {
     let RetireArgs { store, name, yes, note, actor, json } = args;
     let actor = actor.name()?;
-    let (others, ledger, groups) = look(&store).await?;
+    let (others, ledger, groups, _) = look(&store).await?;
     let Some(group) = groups.into_iter().find(|group| group.name == name) else {
         let text = format!("{name} is neither registered nor on a stream; nothing to do");
         let document = json!({ "group": name, "retired": false, "registered": false });

@@ -5,11 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use tracing::info;
 
-use crate::{
-    config::StoreConfig,
-    ledger::{Ledger, Topology},
-    stream::Streams,
-};
+use crate::{config::StoreConfig, ledger::Ledger, stream::Streams};
 
 /// What migrating needs.
 #[derive(Args, Clone, Debug)]
@@ -28,14 +24,15 @@ pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
         Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
     let schema = ledger.schema();
     schema.migrate().await.context("could not migrate the database")?;
-    let topology = Topology { partitions: store.partitions, key_prefix: store.key_prefix.clone() };
-    let provisioned = schema.establish(&topology).await.context("could not set up the topology")?;
-    if !provisioned {
-        let streams = Streams::new(store.redis_url()?, &store.key_prefix, store.partitions)
+    let topology = schema.establish(store.partitions, &store.key_prefix).await;
+    let topology = topology.context("could not set up the topology")?;
+    if !topology.provisioned {
+        let (partitions, generation) = (topology.partitions, topology.generation);
+        let streams = Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
             .context("PAYSTREAM_REDIS_URL is not one")?;
         streams.provision().await.context("could not create the streams")?;
         schema.set_provisioned().await.context("could not note that the streams exist")?;
-        info!(partitions = store.partitions, "streams created");
+        info!(partitions, "streams created");
     }
     info!("the database is up to date");
     Ok(())

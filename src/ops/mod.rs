@@ -9,6 +9,7 @@ pub mod parked;
 pub mod partitions;
 pub mod probe;
 pub mod seed;
+pub mod topology;
 
 mod stores;
 
@@ -71,6 +72,8 @@ pub enum Command {
     /// List, register and retire other consumer groups on the streams
     #[command(subcommand)]
     Groups(groups::GroupsCommand),
+    /// Show the topology, or change its number of partitions
+    Topology(topology::TopologyArgs),
     /// Ask a health endpoint; exits 0 when the answer is 200
     Probe(probe::ProbeArgs),
 }
@@ -105,6 +108,7 @@ impl Command {
                 return partitions::run(*args).await;
             }
             Self::Groups(command) => return command.run(running()).await,
+            Self::Topology(args) => topology::run(args, running()).await?,
             Self::Probe(args) => return probe::run(&args).await,
         }
         Ok(ExitCode::SUCCESS)

@@ -8,11 +8,11 @@ use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
-use super::Signature;
+use super::{Signature, stores};
 use crate::{
     config::StoreConfig,
     domain::{CustomerId, two_places},
-    ledger::{Ledger, ParkedCustomer},
+    ledger::ParkedCustomer,
 };
 
 /// What `paystream parked` is told.
@@ -50,10 +50,8 @@ pub enum Action {
 /// # Errors
 /// When the ledger cannot be reached, or the customer id is not one.
 pub async fn run(args: ParkedArgs) -> anyhow::Result<ExitCode> {
-    let ledger = Ledger::new(args.store.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not one")?;
-    ledger.schema().check().await.context("could not use the ledger")?;
-    let parking = ledger.parking(args.store.partitions);
+    let (ledger, topology) = stores::open_ledger(&args.store).await?;
+    let parking = ledger.parking(&topology);
     let (text, code) = match args.action {
         Action::List { json } => {
             let customers = parking.list().await.context("could not list parked payments")?;

@@ -55,7 +55,7 @@ pub struct PartitionsArgs {
 /// When a store cannot be reached; `--watch` waits for it after the first look.
 pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     ensure!(args.interval >= Duration::from_millis(100), "--interval must be at least 100ms");
-    let (streams, ledger) = stores::open(&args.store).await?;
+    let (streams, ledger, _) = stores::open(&args.store).await?;
     let upkeep = streams.upkeep().await.context("could not reach Redis")?;
     let stores = Stores { upkeep, reader: ledger.reader(1), lease: args.lease };
     let before = stores.look().await?;

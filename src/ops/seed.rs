@@ -1,7 +1,7 @@
 //! `paystream seed`: opens accounts GIG00001, GIG00002, … Never changes one
 //! that exists.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -60,12 +60,8 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 pub async fn seed(store: &StoreConfig, count: u32) -> anyhow::Result<Opening> {
     let ledger =
         Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
-    let registrar = ledger.registrar(store.partitions);
-    ensure!(
-        ledger.reader(1).cursors().await.context("could not read the topology")?.len()
-            == usize::from(store.partitions),
-        "PAYSTREAM_PARTITIONS is not the topology's; run `paystream migrate` to see which it is"
-    );
+    let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;
+    let registrar = ledger.registrar(&topology.context("could not seed")?);
     let style =
         ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} customers, {eta} left");
     let bar = ProgressBar::new(u64::from(count)).with_style(style.context("progress style")?);

@@ -12,6 +12,12 @@ pub enum Error {
     /// A stream or its group is gone although the topology says it exists.
     #[error("state is lost in Redis: {0}")]
     StateLost(String),
+    /// The number of partitions is being changed; meanwhile nothing is taken.
+    #[error("the partitions are closed while their number is changed")]
+    Resizing,
+    /// A partition's gate is not as it must be for this step.
+    #[error("the partitions' gates are not as they should be: {0}")]
+    Gate(String),
     /// A newer owner has taken the partition.
     #[error("partition ownership is over: {0}")]
     Fenced(String),
@@ -48,6 +54,8 @@ impl From<RedisError> for Error {
         let detail = || first.and_then(ServerError::details).unwrap_or_default().to_owned();
         match first.map(ServerError::code) {
             Some("FENCED") => return Self::Fenced(detail()),
+            Some("GATE") => return Self::Gate(detail()),
+            Some("CLOSED") if detail().starts_with("resize") => return Self::Resizing,
             Some("NOSTREAM" | "NOGROUP" | "UNBLOCKED" | "CLOSED") => {
                 return Self::StateLost(detail());
             }

@@ -8,7 +8,8 @@ use crate::domain::{CustomerId, Reference, partition_of};
 /// Our consumer group on every stream.
 pub(crate) const GROUP: &str = "ledger";
 
-/// Names keys under one prefix for a fixed number of partitions.
+/// Names keys under one prefix for one topology. From the second generation on
+/// they carry it, so that a process of an earlier topology cannot reach them.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
@@ -17,8 +18,12 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(prefix: &str, partitions: u16) -> Self {
-        let head = |partition| format!("{prefix}:{{p{partition:02}}}:");
+    pub(super) fn new(prefix: &str, partitions: u16, generation: i32) -> Self {
+        let generation = match generation {
+            ..=1 => String::new(),
+            later => format!("g{later}"),
+        };
+        let head = |partition| format!("{prefix}:{{{generation}p{partition:02}}}:");
         let heads = (0..partitions).map(head).collect();
         Self { prefix: prefix.to_owned(), heads, partitions }
     }
@@ -32,7 +37,7 @@ impl Keys {
         self.of(partition, "stream")
     }
 
-    /// The last sequence that was given out.
+    /// The last sequence that was given out, behind a word while it is closed.
     pub(super) fn sequence(&self, partition: u16) -> String {
         self.of(partition, "seq")
     }
@@ -78,5 +83,16 @@ impl Keys {
     /// What the keys of a partition begin with.
     fn head(&self, partition: u16) -> &str {
         &self.heads[usize::from(partition)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Keys;
+
+    #[test]
+    fn each_generation_has_keys_of_its_own() {
+        assert_eq!(Keys::new("paystream", 8, 1).stream(7), "paystream:{p07}:stream");
+        assert_eq!(Keys::new("paystream", 8, 2).stream(7), "paystream:{g2p07}:stream");
     }
 }

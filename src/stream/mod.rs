@@ -14,13 +14,16 @@
 //! | key | holds |
 //! |---|---|
 //! | `paystream:{p07}:stream` | the payments, in order |
-//! | `paystream:{p07}:seq` | the last sequence that was given out; no number while the partition is closed |
+//! | `paystream:{p07}:seq` | the last sequence that was given out; `resize:` before it while closed, `resized:` for good, `lost:` until its owner has brought it back |
 //! | `paystream:{p07}:lost` | sequences whose entries Redis has lost |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
 //! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it |
+//!
+//! After a change of the number of partitions they begin with `paystream:{g2p07}`
+//! and so on.
 //!
 //! Never decides what an entry means, never retries by itself (but for an
 //! append, within its deadline), and never knows the ledger or HTTP.
@@ -38,6 +41,7 @@ mod balances;
 mod upkeep;
 mod standing;
 mod other_groups;
+mod gates;
 
 use std::time::Duration;
 
@@ -47,6 +51,7 @@ pub use balances::{Balances, Lookup};
 pub use consumer::{Claim, Consumer, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Seen};
+pub use gates::Gates;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;
@@ -71,11 +76,17 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Reads the URL; does not connect.
+    /// The streams of one generation of the topology. Reads the URL; does not
+    /// connect.
     ///
     /// # Errors
     /// When the URL is not one.
-    pub fn new(url: &str, key_prefix: &str, partitions: u16) -> Result<Self, Error> {
+    pub fn new(
+        url: &str,
+        key_prefix: &str,
+        partitions: u16,
+        generation: i32,
+    ) -> Result<Self, Error> {
         let info = url.into_connection_info()?;
         let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
         // A shared connection comes back only after it has broken, and one whose
@@ -83,7 +94,7 @@ impl Streams {
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
         let client = Client::open(info.set_tcp_settings(tcp))?;
-        Ok(Self { client, keys: Keys::new(key_prefix, partitions) })
+        Ok(Self { client, keys: Keys::new(key_prefix, partitions, generation) })
     }
 
     /// Says why this Redis must not be trusted with payments, if so.
@@ -111,7 +122,15 @@ impl Streams {
     /// When Redis cannot be reached or refuses.
     pub async fn provision(&self) -> Result<(), Error> {
         let mut connection = self.connect("provision").await?;
-        upkeep::provision(&self.keys, &mut connection).await
+        upkeep::create_groups(&self.keys, GROUP, &mut connection).await
+    }
+
+    /// What closes streams, begins and removes them.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn gates(&self) -> Result<Gates, Error> {
+        Gates::connect(self).await
     }
 
     /// What appends.

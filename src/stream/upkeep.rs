@@ -174,13 +174,15 @@ pub(super) fn groups(
     groups.into_iter().map(read).collect()
 }
 
-pub(super) async fn provision(
+/// Creates every stream that is missing, with this group at id 0.
+pub(super) async fn create_groups(
     keys: &Keys,
+    group: &str,
     connection: &mut impl ConnectionLike,
 ) -> Result<(), Error> {
     for partition in 0..keys.partitions {
         let mut create = redis::cmd("XGROUP");
-        create.arg("CREATE").arg(keys.stream(partition)).arg(GROUP).arg(0).arg("MKSTREAM");
+        create.arg("CREATE").arg(keys.stream(partition)).arg(group).arg(0).arg("MKSTREAM");
         match create.exec_async(connection).await {
             // An earlier attempt came this far.
             Err(error) if error.code() == Some("BUSYGROUP") => {}

@@ -153,7 +153,7 @@ mod tests {
     const FIXTURES: &str = include_str!("fixtures/entries.tsv");
 
     fn keys() -> Keys {
-        Keys::new("paystream", 1)
+        Keys::new("paystream", 1, 1)
     }
 
     fn fields(line: &str) -> Fields {
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn an_entry_in_the_wrong_partition_is_unreadable() {
         let fields = fields(FIXTURES.lines().next_back().unwrap());
-        let keys = Keys::new("paystream", 32);
+        let keys = Keys::new("paystream", 32, 1);
         let customer = CustomerId::parse("GIG00001").unwrap();
         let wrong = (keys.partition_of(&customer) + 1) % 32;
         let unreadable = decode(&keys, wrong, StreamId::default(), fields).unwrap_err();

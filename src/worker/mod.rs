@@ -39,6 +39,8 @@ pub struct Worker {
     pub incarnation: String,
     /// Its settings.
     pub config: WorkerConfig,
+    /// Of which generation of the topology its partitions are.
+    pub generation: i32,
     /// Where payments come from.
     pub streams: Streams,
     /// Where they go.

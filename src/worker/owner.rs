@@ -81,7 +81,12 @@ impl Owner {
         let lease = worker.config.lease;
         Self {
             worker: worker.id.clone(),
-            ownership: worker.ledger.ownership(&worker.id, &worker.incarnation, lease),
+            ownership: worker.ledger.ownership(
+                &worker.id,
+                &worker.incarnation,
+                lease,
+                worker.generation,
+            ),
             keeper,
             reach,
             beat_interval: beat_interval(lease),
@@ -236,12 +241,13 @@ impl Owner {
 
     /// What a lane of ours serves though the registry has moved on.
     fn taken_from_us(&self, outlook: &Outlook) -> BTreeSet<u16> {
-        let seats = outlook.seats.iter().filter(|seat| {
-            let held = self.held.get(&seat.partition);
-            // An acquisition of ours may be younger than the look.
-            held.is_some_and(|held| held.epoch < seat.epoch)
-        });
-        seats.map(|seat| seat.partition).collect()
+        // An acquisition of ours may be younger than the look. After a change of
+        // the topology the registry does not list what is ours at all.
+        let is_ours = |partition: u16, held: &Held| {
+            outlook.seats.iter().any(|s| s.partition == partition && s.epoch <= held.epoch)
+        };
+        let taken = self.held.iter().filter(|(partition, held)| !is_ours(**partition, held));
+        taken.map(|(partition, _)| *partition).collect()
     }
 
     /// Tells lanes to drop partitions at their next batch edge.

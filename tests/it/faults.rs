@@ -312,7 +312,7 @@ async fn settings_that_do_not_fit_are_refused() {
     for (settings, sentences) in [
         (
             vec![("PAYSTREAM_PARTITIONS", "9")],
-            vec!["the topology was created with 8", "Set PAYSTREAM_PARTITIONS=8"],
+            vec!["the topology has 8", "Set PAYSTREAM_PARTITIONS=8"],
         ),
         (
             vec![("PAYSTREAM_KEY_PREFIX", "other")],

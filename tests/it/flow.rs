@@ -229,7 +229,7 @@ async fn readers_at_full_speed_never_see_a_balance_go_back() {
 }
 
 async fn cache(stores: &Stores) -> (Streams, Balances, CustomerId) {
-    let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS).unwrap();
+    let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     let balances = streams.balances(Duration::from_secs(60)).await.unwrap();
     (streams, balances, CustomerId::parse("ADA").unwrap())
 }

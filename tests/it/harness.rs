@@ -177,7 +177,13 @@ impl Stores {
 
     /// The key of a partition.
     pub fn key(&self, partition: u64, name: &str) -> String {
-        format!("{}:{{p{partition:02}}}:{name}", self.key_prefix)
+        self.key_of(1, partition, name)
+    }
+
+    /// The key of a partition in a generation of the topology.
+    pub fn key_of(&self, generation: i64, partition: u64, name: &str) -> String {
+        let generation = if generation == 1 { String::new() } else { format!("g{generation}") };
+        format!("{}:{{{generation}p{partition:02}}}:{name}", self.key_prefix)
     }
 
     /// Keys of this test that match a pattern after the prefix.
@@ -210,8 +216,10 @@ impl Stores {
         }
         let report = Ledger::new(&self.database_url).unwrap().audit().run(|_| ()).await.unwrap();
         assert!(report.drift_count == 0, "{:?}", report.drifts);
-        for partition in 0..u64::from(PARTITIONS) {
-            let key = self.key(partition, "seq");
+        let partitions = self.count("select partitions::bigint from topology").await;
+        let generation = self.count("select generation::bigint from topology").await;
+        for partition in 0..u64::try_from(partitions).unwrap() {
+            let key = self.key_of(generation, partition, "seq");
             let given: Option<i64> =
                 redis::cmd("GET").arg(&key).query_async(&mut self.redis.clone()).await.unwrap();
             let sql =
@@ -267,6 +275,8 @@ const AUDIT: &[(&str, &str)] = &[
          select format('partition %s sequence %s: %s times', p.partition, n, count(e.sequence))
          from partition_owners p cross join lateral generate_series(1, p.last_sequence) n
          left join ended e on e.partition = p.partition and e.sequence = n
+         where not exists (select 1 from sequence_jumps j where j.partition = p.partition
+             and n > j.after_sequence and n < j.resumes_at)
          group by p.partition, n having count(e.sequence) <> 1
          union all
          select format('partition %s sequence %s: beyond the cursor', partition, sequence)
@@ -510,8 +520,7 @@ impl Api {
             let body = reply.json();
             let partitions = body["partitions"].as_array()?;
             let empty = |one: &Value| one["lag"] == 0 && one["pending"] == 0;
-            (partitions.len() == usize::from(PARTITIONS) && partitions.iter().all(empty))
-                .then_some(())
+            (!partitions.is_empty() && partitions.iter().all(empty)).then_some(())
         })
         .await;
     }

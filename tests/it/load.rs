@@ -59,6 +59,16 @@ impl Load {
     /// Starts paying; `label` makes the references unique. A connection that
     /// breaks ends its payer, a 503 is sent again.
     pub fn start(api: &Api, label: &str) -> Self {
+        Self::start_with(api, label, false)
+    }
+
+    /// The same over connections that the gateway may let go of between two
+    /// requests: only one that cannot be made ends its payer.
+    pub fn start_anew(api: &Api, label: &str) -> Self {
+        Self::start_with(api, label, true)
+    }
+
+    fn start_with(api: &Api, label: &str, anew: bool) -> Self {
         let stop = CancellationToken::new();
         let (tell, accepted) = watch::channel(0);
         let tell = Arc::new(tell);
@@ -66,7 +76,8 @@ impl Load {
         for number in 0..CONNECTIONS {
             let (api, label, tell, stop) =
                 (api.clone(), label.to_owned(), Arc::clone(&tell), stop.clone());
-            tasks.spawn(async move { Payer::run(&api, &label, number, &tell, &stop).await });
+            tasks
+                .spawn(async move { Payer::run(&api, &label, (number, anew), &tell, &stop).await });
         }
         Self { tasks, accepted, stop }
     }
@@ -100,7 +111,7 @@ impl Payer {
     async fn run(
         api: &Api,
         label: &str,
-        number: usize,
+        (number, anew): (usize, bool),
         tell: &watch::Sender<usize>,
         stop: &CancellationToken,
     ) -> Self {
@@ -113,9 +124,13 @@ impl Payer {
             // The same payment again until it is known to be taken.
             loop {
                 let request = api.request(Method::POST, "/api/v1/payments").json(&body);
-                let Ok(answer) = request.send().await else {
-                    payer.broken += 1;
-                    return payer;
+                let answer = match request.send().await {
+                    Ok(answer) => answer,
+                    Err(error) if anew && !error.is_connect() => continue,
+                    Err(_) => {
+                        payer.broken += 1;
+                        return payer;
+                    }
                 };
                 let status = answer.status().as_u16();
                 let retry = answer.headers().contains_key("retry-after");

@@ -27,4 +27,5 @@ mod poison;
 mod partitions;
 mod network;
 mod ownership;
+mod resize;
 mod rooms;

@@ -289,7 +289,7 @@ async fn refuses_the_sleeper(stores: &Stores) {
     let mut lane = writer.writer("sleeper", config.worker.batch_deadline).lane().await.unwrap();
     let refused = lane.open(&[Fence { partition: 0, epoch }], &[]).await.err();
     assert!(matches!(refused, Some(ledger::Error::Fenced)), "{refused:?}");
-    let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS).unwrap();
+    let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     let claim = Claim { partition: 0, epoch };
     eventually("redis refuses it", async || {
         // The new owner cuts off connections of this name.

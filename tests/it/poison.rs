@@ -219,7 +219,7 @@ async fn parked(stores: &Stores, arguments: &[&str]) -> crate::process::Ended {
     let mut command = paystream();
     command.arg("parked").args(arguments).env("PAYSTREAM_ACTOR", "tester");
     command.env("PAYSTREAM_DATABASE_URL", &stores.database_url);
-    command.env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string());
+    command.env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix);
     run(command).await
 }
 

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::{Api, PARTITIONS, Stores, eventually, in_time};
+use crate::harness::{Api, Stores, eventually, in_time};
 
 /// A running `paystream serve`. Dropped, it is killed.
 pub struct Process {
@@ -45,16 +45,22 @@ pub fn paystream() -> Command {
 
 /// `paystream serve` with its settings in the environment.
 pub fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Command {
-    let mut command = paystream();
+    let mut command = operate(stores, &["serve", role]);
     command
-        .args(["serve", role])
-        .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
-        .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
-        .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix)
-        .env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string())
         .env("PAYSTREAM_WORKER_ID", "tester")
         .env("PAYSTREAM_BIND", "127.0.0.1:0")
         .envs(settings.iter().copied());
+    command
+}
+
+/// An operator's command on these stores, with its settings in the environment.
+pub fn operate(stores: &Stores, arguments: &[&str]) -> Command {
+    let mut command = paystream();
+    command
+        .args(arguments)
+        .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
+        .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
+        .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix);
     command
 }
 

@@ -5,8 +5,9 @@
 --       payment, received at in ms, highest sequence that the caller knows to
 --       have been given out, [traceparent]
 -- Answers "appended|duplicate|conflict sequence stream-id", or the errors
--- BACKPRESSURE, NOSTREAM, and CLOSED with the counter that is not a number, or
--- was found to have gone back and is made none. The ref key holds one line for each status
+-- BACKPRESSURE, NOSTREAM, and CLOSED with what seq holds in place of a number
+-- while the partition takes nothing new. A counter that has gone back is made
+-- such. The ref key holds one line for each status
 -- that the reference was sent with: "status digest sequence stream-id".
 local function is_lost(sequence)
   for first, last in string.gmatch(redis.call('GET', KEYS[4]) or '', '(%d+) (%d+)\n') do
@@ -29,17 +30,20 @@ if length >= tonumber(ARGV[1]) then
   return redis.error_reply('BACKPRESSURE ' .. KEYS[1] .. ' is full')
 end
 if length == 0 and redis.call('EXISTS', KEYS[1]) == 0 then
+  local gate = redis.call('GET', KEYS[2])
+  if gate and not tonumber(gate) then return redis.error_reply('CLOSED ' .. gate) end
   return redis.error_reply('NOSTREAM ' .. KEYS[1] .. ' is missing')
 end
 local sequence = redis.pcall('INCR', KEYS[2])
 if type(sequence) == 'table' then
-  if not string.find(sequence.err, 'not an integer', 1, true) then return sequence end
-  return redis.error_reply('CLOSED ' .. KEYS[1] .. ' ' .. redis.call('GET', KEYS[2]))
+  local gate = redis.call('GET', KEYS[2])
+  if gate and not tonumber(gate) then return redis.error_reply('CLOSED ' .. gate) end
+  return sequence
 end
 if sequence <= tonumber(ARGV[8]) then
-  local counter = 'lost:' .. ARGV[8]
-  redis.call('SET', KEYS[2], counter)
-  return redis.error_reply('CLOSED ' .. KEYS[1] .. ' ' .. counter)
+  local gate = 'lost:' .. ARGV[8]
+  redis.call('SET', KEYS[2], gate)
+  return redis.error_reply('CLOSED ' .. gate)
 end
 local id
 if ARGV[9] then

@@ -12,7 +12,7 @@ if mirror[1] ~= ARGV[1] or mirror[2] ~= ARGV[2] then
 end
 local gate, counted = string.match(redis.call('GET', KEYS[3]) or '', '^(%a*):?(%d+)$')
 counted = counted or '0'
-if gate ~= 'resize' then
+if gate ~= 'resize' and gate ~= 'resized' then
   redis.call('DEL', KEYS[3])
   redis.call('SET', KEYS[3], 'lost:' .. counted)
 end

@@ -1,0 +1,219 @@
+//! What a change of the number of partitions writes: the wish, the switch, and
+//! what has become of earlier topologies. Never touches a payment.
+
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+
+use super::{Error, schema::count};
+
+/// Names the lock that lets one process at a time change the topology.
+const LOCK: i64 = 0x7061_7973_7472;
+/// A worker that has not beaten for so long is not counted on.
+const SILENT_SECONDS: i32 = 30;
+
+/// A topology that was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastTopology {
+    /// Which.
+    pub generation: i32,
+    /// Its number of partitions.
+    pub partitions: u16,
+    /// Whether its streams are removed.
+    pub removed: bool,
+}
+
+/// The right to change the number of partitions, held by one process at a time
+/// and for as long as its connection lives.
+pub struct Resize {
+    connection: PgConnection,
+}
+
+impl Resize {
+    /// Nothing while another process has the right.
+    pub(super) async fn connect(options: &PgConnectOptions) -> Result<Option<Self>, Error> {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)");
+        let locked: bool = locked.bind(LOCK).fetch_one(&mut connection).await?;
+        Ok(locked.then_some(Self { connection }))
+    }
+
+    /// Writes down what is wanted; says false when something else is under way.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn wish(&mut self, partitions: u16) -> Result<bool, Error> {
+        let wish = sqlx::query(
+            "update topology set resizing_to = $1,
+                 resize_started_at = coalesce(resize_started_at, clock_timestamp())
+             where resizing_to is null or resizing_to = $1",
+        );
+        let wish = wish.bind(i32::from(partitions)).execute(&mut self.connection).await?;
+        Ok(wish.rows_affected() == 1)
+    }
+
+    /// Forgets the wish.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn forget(&mut self) -> Result<(), Error> {
+        sqlx::query("update topology set resizing_to = null, resize_started_at = null")
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Whether a worker lives.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn has_workers(&mut self) -> Result<bool, Error> {
+        let live = sqlx::query_scalar(
+            "select exists (select 1 from workers
+             where beat_at > clock_timestamp() - $1 * interval '1 second')",
+        );
+        Ok(live.bind(SILENT_SECONDS).fetch_one(&mut self.connection).await?)
+    }
+
+    /// Partitions whose drained stream has given out more sequences than the
+    /// ledger knows of, as (partition, given, known). Entries that could not be
+    /// read count as known: nobody can tell their sequence. So do those that a
+    /// loss has jumped over.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn missing(&mut self, given: &[i64]) -> Result<Vec<(i32, i64, i64)>, Error> {
+        let missing = sqlx::query_as(
+            "select partition, given, last_sequence
+             from unnest($1::bigint[]) with ordinality as closed (given, number)
+             join partition_owners on partition = number - 1
+             where given > greatest(last_sequence, (select max(resumes_at) - 1 from sequence_jumps j
+                 where j.partition = partition_owners.partition and after_sequence = last_sequence))
+                 + (select count(*) from dead_letters d
+                 where d.partition = partition_owners.partition and d.sequence is null)
+             order by partition",
+        );
+        Ok(missing.bind(given).fetch_all(&mut self.connection).await?)
+    }
+
+    /// The highest sequence of any partition, past ones included.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn highest_sequence(&mut self) -> Result<i64, Error> {
+        let highest = sqlx::query_scalar(
+            "select coalesce(max(greatest(last_sequence, head_sequence)), 0) from partition_owners",
+        );
+        Ok(highest.fetch_one(&mut self.connection).await?)
+    }
+
+    /// Switches from `generation` to the next, whose sequences begin after
+    /// `sequence`, in one transaction. Every epoch rises, so that no batch of
+    /// an earlier owner commits after it.
+    ///
+    /// # Errors
+    /// [`Error::Resized`] when the topology is not the one, or not on its way
+    /// to this number; nothing is changed then.
+    pub async fn switch(
+        &mut self,
+        generation: i32,
+        partitions: u16,
+        sequence: i64,
+    ) -> Result<(), Error> {
+        let mut transaction = self.connection.begin().await?;
+        // The fence rows come first, as everywhere.
+        sqlx::query("select 1 from partition_owners order by partition for update")
+            .execute(&mut *transaction)
+            .await?;
+        let switched = sqlx::query(
+            "with past as (
+                 insert into past_topologies (generation, partitions)
+                 select generation, partitions from topology
+                 where generation = $1 and resizing_to = $2 returning partitions),
+             logged as (
+                 insert into audit_log (actor, action, subject, before, after)
+                 select session_user, 'topology_resize', 'topology', to_jsonb(partitions),
+                     to_jsonb($2) from past)
+             update topology set generation = $1 + 1, partitions = $2, resizing_to = null,
+                 resize_started_at = null
+             where generation = $1 and resizing_to = $2
+                 and not exists (select 1 from partition_owners where last_sequence > $3)",
+        );
+        let switched = switched.bind(generation).bind(i32::from(partitions)).bind(sequence);
+        if switched.execute(&mut *transaction).await?.rows_affected() != 1 {
+            return Err(Error::Resized);
+        }
+        for table in [
+            "insert into partition_owners (partition)
+             select generate_series(0, $1 - 1) on conflict do nothing",
+            "insert into partition_totals (partition)
+             select generate_series(0, $1 - 1) on conflict do nothing",
+        ] {
+            sqlx::query(table).bind(i32::from(partitions)).execute(&mut *transaction).await?;
+        }
+        // Where nothing was settled since an earlier jump, that one grows.
+        sqlx::query(
+            "insert into sequence_jumps
+                 (partition, after_sequence, resumes_at, reason, detail, state)
+             select partition, last_sequence, $2 + 1, 'resize',
+                 'the number of partitions was changed to ' || $1, 'accepted'
+             from partition_owners where partition < $1
+             on conflict (partition, after_sequence) do update
+                 set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at)",
+        )
+        .bind(i32::from(partitions))
+        .bind(sequence)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query(
+            // Part of none, until a later topology has it again.
+            "update partition_owners set owner = null, epoch = epoch + 1, draining_to = null,
+                 moved_at = clock_timestamp(), generation = 0",
+        )
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query(
+            "update partition_owners set generation = $1, last_sequence = $2, head_sequence = $2,
+                 last_stream_id = '0-0'
+             where partition < $3",
+        )
+        .bind(generation + 1)
+        .bind(sequence)
+        .bind(i32::from(partitions))
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Earlier topologies, the latest first.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn past(&mut self) -> Result<Vec<PastTopology>, Error> {
+        let rows = sqlx::query(
+            "select generation, partitions, removed_at is not null from past_topologies
+             order by generation desc",
+        );
+        let rows = rows.fetch_all(&mut self.connection).await?;
+        let read = |row: &sqlx::postgres::PgRow| {
+            Ok(PastTopology {
+                generation: row.try_get(0)?,
+                partitions: count(row.try_get(1)?)?,
+                removed: row.try_get(2)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Remembers that the streams of an earlier topology are removed.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn set_removed(&mut self, generation: i32) -> Result<(), Error> {
+        sqlx::query(
+            "update past_topologies set removed_at = clock_timestamp() where generation = $1",
+        )
+        .bind(generation)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+}

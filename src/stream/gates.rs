@@ -1,0 +1,111 @@
+//! What a change of the number of partitions does to the streams: closes them
+//! to appends, begins new ones, and removes old ones. Never decides whether it
+//! is time to, and never removes what a group has not settled.
+
+use std::collections::BTreeSet;
+
+use redis::{RedisResult, Value, aio::MultiplexedConnection};
+
+use super::{Error, GROUP, Keys, Streams, replies, scripts::Lua, upkeep};
+
+/// The gates of one topology's partitions.
+pub struct Gates {
+    connection: MultiplexedConnection,
+    keys: Keys,
+}
+
+impl Gates {
+    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
+        Ok(Self { connection: streams.connect("resize").await?, keys: streams.keys.clone() })
+    }
+
+    /// Closes every partition to appends; says the last sequence of each.
+    ///
+    /// # Errors
+    /// [`Error::Gate`] when a partition is closed for another reason.
+    pub async fn close(&mut self) -> Result<Vec<i64>, Error> {
+        self.move_all("close").await
+    }
+
+    /// Opens every partition again.
+    ///
+    /// # Errors
+    /// [`Error::Gate`] when the partitions are closed for good.
+    pub async fn open(&mut self) -> Result<(), Error> {
+        self.move_all("open").await.map(|_| ())
+    }
+
+    /// Closes every partition for good. From the first on, nothing opens them.
+    ///
+    /// # Errors
+    /// [`Error::Gate`] when one was opened meanwhile.
+    pub async fn seal(&mut self) -> Result<(), Error> {
+        self.move_all("seal").await.map(|_| ())
+    }
+
+    /// In the order of partitions, so that whoever opens meets the first that
+    /// is sealed before it has opened any.
+    async fn move_all(&mut self, step: &str) -> Result<Vec<i64>, Error> {
+        let gate = Lua::new(include_str!("lua/gate.lua"));
+        gate.load(&mut self.connection).await?;
+        let mut sequences = Vec::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            let mut command = gate.on(&[self.keys.sequence(partition)]);
+            let reply: Value = command.arg(step).query_async(&mut self.connection).await?;
+            sequences.push(replies::integer(&reply, "gate")?);
+        }
+        Ok(sequences)
+    }
+
+    /// Every consumer group of these streams.
+    ///
+    /// # Errors
+    /// [`Error::StateLost`] when a stream is missing.
+    pub async fn groups(&mut self) -> Result<BTreeSet<String>, Error> {
+        let mut names = BTreeSet::new();
+        for partition in 0..self.keys.partitions {
+            let mut command = redis::cmd("XINFO");
+            command.arg("GROUPS").arg(self.keys.stream(partition));
+            let reply: RedisResult<Value> = command.query_async(&mut self.connection).await;
+            let groups = upkeep::groups(&self.keys, partition, reply)?;
+            names.extend(groups.into_iter().map(|(name, _)| name));
+        }
+        Ok(names)
+    }
+
+    /// Creates the streams with these groups, and lets their sequences begin
+    /// after `sequence`. Does nothing that is done already.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached or refuses.
+    pub async fn begin(&mut self, sequence: i64, groups: &BTreeSet<String>) -> Result<(), Error> {
+        let ours = GROUP.to_owned();
+        for group in groups.iter().chain([&ours]) {
+            upkeep::create_groups(&self.keys, group, &mut self.connection).await?;
+        }
+        let begin = Lua::new(include_str!("lua/begin.lua"));
+        begin.load(&mut self.connection).await?;
+        for partition in 0..self.keys.partitions {
+            let mut command = begin.on(&[self.keys.sequence(partition)]);
+            let () = command.arg(sequence).query_async(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the streams that every group has settled; says which groups have
+    /// not. The gates stay closed.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn remove(&mut self) -> Result<BTreeSet<String>, Error> {
+        let remove = Lua::new(include_str!("lua/remove.lua"));
+        remove.load(&mut self.connection).await?;
+        let mut waiting = BTreeSet::new();
+        for partition in 0..self.keys.partitions {
+            let keys = [self.keys.stream(partition), self.keys.owner(partition)];
+            let names: Vec<String> = remove.on(&keys).query_async(&mut self.connection).await?;
+            waiting.extend(names);
+        }
+        Ok(waiting)
+    }
+}

@@ -1,0 +1,354 @@
+//! Proves that the number of partitions can be changed under load, and that the
+//! change can be interrupted anywhere, given up, and run again: every payment
+//! that was answered with 202 is applied once and in order, and nothing of the
+//! earlier topology can write afterwards.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use paystream::{
+    clock,
+    domain::{Amount, CustomerId, Payment, PaymentStatus, Reference},
+    ledger::{self, Ledger, NewAccount},
+    stream::{AppendLimits, Appended, Arrival, Error, Streams},
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Api, Harness, PARTITIONS, Stores, eventually, payment},
+    load::{CUSTOMERS, Load, assert_applied},
+    process::{Process, operate, run},
+};
+
+/// Payments that a load accepts before something happens to it.
+const WARM: usize = 500;
+
+fn resize<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    ["topology", "resize"].into_iter().chain(more.iter().copied()).collect()
+}
+
+/// Runs a command that must succeed; what it said.
+async fn succeed(stores: &Stores, arguments: &[&str]) -> String {
+    let ended = run(operate(stores, arguments)).await;
+    assert!(ended.status.success(), "{arguments:?}: {}", ended.stderr);
+    ended.stdout
+}
+
+/// Runs a command that must be refused; the sentence it was refused with.
+async fn refused(stores: &Stores, arguments: &[&str]) -> String {
+    let ended = run(operate(stores, arguments)).await;
+    assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {}", ended.stdout);
+    ended.stderr
+}
+
+async fn shown(stores: &Stores) -> Value {
+    serde_json::from_str(&succeed(stores, &["topology", "show", "--json"]).await).unwrap()
+}
+
+/// What the sequence key of a partition of the first topology holds.
+async fn gate(stores: &Stores, partition: u64) -> String {
+    value(stores, &stores.key(partition, "seq")).await
+}
+
+async fn value(stores: &Stores, key: &str) -> String {
+    let value: Option<String> =
+        redis::cmd("GET").arg(key).query_async(&mut stores.redis.clone()).await.unwrap();
+    value.unwrap_or_default()
+}
+
+/// Waits until the processes serve so many partitions.
+async fn served(process: &Process, partitions: usize) {
+    eventually("the new topology is served", async || {
+        // The gateway may let go of the connection just now.
+        let answer = process.api.request(Method::GET, "/api/v1/admin/stats").send().await.ok()?;
+        let stats: Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
+        let seats = stats["partitions"].as_array()?;
+        (seats.len() == partitions && seats.iter().all(|seat| seat["owner"] == "tester"))
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_topology_grows_and_shrinks_under_load() {
+    let stores = Stores::new().await;
+    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    let worker = Process::serve("worker", &stores, &worker).await;
+    gateway.api.seed(CUSTOMERS).await;
+    // Held from before the changes, and applied after them, in order.
+    gateway.api.pay("early", "LATE", "1").await;
+    let mut load = Load::start_anew(&gateway.api, "l");
+    for partitions in [32, 3] {
+        load.reached(load.accepted() + WARM).await;
+        succeed(&stores, &resize(&["--partitions", &partitions.to_string()])).await;
+        served(&gateway, partitions).await;
+        load.reached(load.accepted() + WARM).await;
+    }
+    let load = load.finish().await;
+    assert_eq!(load.broken, 0, "somebody listens all the while");
+    gateway.api.pay("later", "LATE", "2").await;
+    gateway.api.until_settled().await;
+    gateway.api.open_account("LATE", "100").await;
+    gateway.api.pay("last", "LATE", "3").await;
+    gateway.api.until_settled().await;
+    stores.audit().await;
+    assert_applied(&stores, &load.accepted).await;
+    assert_eq!(gateway.api.balance("LATE").await["total_paid"], "6.00");
+    assert_eq!(
+        shown(&stores).await,
+        json!({"partitions": 3, "generation": 3, "key_prefix": stores.key_prefix,
+            "resizing_to": null})
+    );
+    let streams = stores.keys("*:stream").await;
+    assert_eq!(streams.len(), 3, "those of earlier topologies are removed: {streams:?}");
+    let unserved = "select count(*) from partition_owners where partition >= 3 and owner is null";
+    assert_eq!(stores.count(unserved).await, 29);
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on() {
+    let mut h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("before", "ADA", "1").await;
+    let to_16 = resize(&["--partitions", "16", "--drain-timeout", "1h"]);
+    assert!(refused(&h.stores, &to_16).await.contains("no worker lives"));
+    assert!(!gate(&h.stores, 0).await.contains("resize"));
+    // A worker that lives and settles nothing.
+    h.stores
+        .count(
+            "with w as (insert into workers (worker_id, incarnation) values
+        ('idle', gen_random_uuid()) returning 1) select count(*) from w",
+        )
+        .await;
+    let mut running = operate(&h.stores, &to_16).spawn().unwrap();
+    eventually("the partitions are closed", async || {
+        gate(&h.stores, 7).await.starts_with("resize:").then_some(())
+    })
+    .await;
+    let reply = h.api.post_payment(&payment("meanwhile", "ADA", "1")).await;
+    reply.is_problem(503, "topology_resizing");
+    assert!(reply.header("retry-after").parse::<u32>().is_ok_and(|after| after > 0));
+    let replayed = h.api.post_payment(&payment("before", "ADA", "1")).await;
+    assert_eq!(replayed.status, 200, "what is remembered is answered");
+    assert_eq!(h.api.payment("before").await["status"], "accepted");
+    // One at a time, and one number at a time.
+    assert!(refused(&h.stores, &to_16).await.contains("is running"));
+    running.kill().await.unwrap();
+    let other = eventually("its connection ends", async || {
+        let said = refused(&h.stores, &resize(&["--partitions", "4"])).await;
+        (!said.contains("is running")).then_some(said)
+    })
+    .await;
+    assert!(other.contains("16 partitions is under way"), "{other}");
+    assert_eq!(shown(&h.stores).await["resizing_to"], 16);
+    // Given up.
+    succeed(&h.stores, &resize(&["--abort"])).await;
+    h.api.pay("meanwhile", "ADA", "2").await;
+    assert_eq!(shown(&h.stores).await["resizing_to"], Value::Null);
+    // Nobody settles: it gives up by itself.
+    let hasty = refused(&h.stores, &resize(&["--partitions", "16", "--drain-timeout", "0s"])).await;
+    assert!(hasty.contains("given up"), "{hasty}");
+    h.api.pay("after", "ADA", "3").await;
+    assert!(refused(&h.stores, &resize(&["--abort"])).await.contains("no change"));
+    sqlx::query("delete from workers").execute(&h.stores.pool).await.unwrap();
+    h.start_worker();
+    h.settled().await;
+    h.stop().await;
+}
+
+/// Puts the stores where a command that was killed after some step leaves them.
+async fn leave_at(stores: &Stores, api: &Api, step: u16, generation: i32, (from, to): (u16, u16)) {
+    let gates = async |partitions, generation| {
+        let streams =
+            Streams::new(&stores.redis_url, &stores.key_prefix, partitions, generation).unwrap();
+        streams.gates().await.unwrap()
+    };
+    let ledger = Ledger::new(&stores.database_url).unwrap();
+    let mut resize = ledger.resize().await.unwrap().expect("nobody else resizes");
+    assert!(resize.wish(to).await.unwrap());
+    match step {
+        // Only the wish is written down.
+        0 => {}
+        // Half of the partitions are closed.
+        1 => _ = gates(from / 2, generation).await.close().await.unwrap(),
+        // Some streams of an attempt that was given up are there.
+        2 => {
+            _ = gates(from, generation).await.close().await.unwrap();
+            let begun = gates(to / 2, generation + 1).await.begin(1, &BTreeSet::new()).await;
+            begun.unwrap();
+        }
+        // Half, or all, are closed for good.
+        _ => {
+            _ = gates(from, generation).await.close().await.unwrap();
+            api.until_settled().await;
+            let sealed = if step == 3 { from / 2 } else { from };
+            gates(sealed, generation).await.seal().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_interrupted_at_any_step_goes_on_when_it_is_run_again() {
+    let stores = Stores::new().await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.seed(CUSTOMERS).await;
+    let mut load = Load::start_anew(&process.api, "k");
+    let mut from = PARTITIONS;
+    for step in 0..5 {
+        let to = if from == PARTITIONS { 32 } else { PARTITIONS };
+        load.reached(load.accepted() + WARM).await;
+        leave_at(&stores, &process.api, step, i32::from(step) + 1, (from, to)).await;
+        if step >= 3 {
+            let said = refused(&stores, &resize(&["--abort"])).await;
+            assert!(said.contains("cannot be given up any more"), "{said}");
+        }
+        finish(&stores, to).await;
+        served(&process, usize::from(to)).await;
+        from = to;
+    }
+    load.reached(load.accepted() + WARM).await;
+    let load = load.finish().await;
+    process.api.until_settled().await;
+    stores.audit().await;
+    assert_applied(&stores, &load.accepted).await;
+    process.stop().await;
+}
+
+/// Runs it until it is done; a connection that was just killed may hold the
+/// right for a moment.
+async fn finish(stores: &Stores, partitions: u16) {
+    let partitions = partitions.to_string();
+    let arguments = resize(&["--partitions", &partitions]);
+    eventually("it is run again to its end", || async {
+        let ended = run(operate(stores, &arguments)).await;
+        let busy = ended.stderr.contains("is running");
+        assert!(ended.status.success() || busy, "{}", ended.stderr);
+        ended.status.success().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_killed_wherever_it_is_goes_on_when_it_is_run_again() {
+    let stores = Stores::new().await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.seed(CUSTOMERS).await;
+    let mut load = Load::start_anew(&process.api, "x");
+    let mut to = 32;
+    // Each is the first sign of a step.
+    for sign in ["wish", "closed", "begun", "sealed", "switched"] {
+        load.reached(load.accepted() + WARM).await;
+        let generation = stores.count("select generation::bigint from topology").await;
+        let count = to.to_string();
+        let mut running = operate(&stores, &resize(&["--partitions", &count])).spawn().unwrap();
+        eventually("it has come so far, or to its end", || {
+            let ended = running.try_wait().unwrap().is_some();
+            let stores = &stores;
+            async move {
+                let key = stores.key_of(generation, 0, "seq");
+                let come = match sign {
+                    "wish" => shown(stores).await["resizing_to"] == to,
+                    "closed" => value(stores, &key).await.starts_with("resize"),
+                    "begun" => {
+                        !value(stores, &stores.key_of(generation + 1, 0, "seq")).await.is_empty()
+                    }
+                    "sealed" => value(stores, &key).await.starts_with("resized"),
+                    _ => shown(stores).await["generation"] == generation + 1,
+                };
+                (ended || come).then_some(())
+            }
+        })
+        .await;
+        // It may have ended just now.
+        _ = running.kill().await;
+        finish(&stores, to).await;
+        served(&process, usize::from(to)).await;
+        to = if to == 32 { PARTITIONS } else { 32 };
+    }
+    let load = load.finish().await;
+    process.api.until_settled().await;
+    stores.audit().await;
+    assert_applied(&stores, &load.accepted).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_streams() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XGROUP");
+        command.arg("CREATE").arg(h.stores.key(partition, "stream")).arg("fraud").arg("0");
+        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    }
+    h.api.pay("before", "ADA", "1").await;
+    h.settled().await;
+    let ledger = Ledger::new(&h.stores.database_url).unwrap();
+    let schema = ledger.schema();
+    let old = schema.topology(None, &h.stores.key_prefix).await.unwrap();
+    let registrar = ledger.registrar(&old);
+    let lease = Duration::from_secs(10);
+    let mut ownership = ledger.ownership("old", "0197f000-0000-7000-8000-000000000000", lease, 1);
+    ownership.join().await.unwrap();
+    let streams = Streams::new(&h.stores.redis_url, &h.stores.key_prefix, PARTITIONS, 1).unwrap();
+    let producer = streams.producer(limits()).await.unwrap();
+    let all: Vec<u16> = (0..PARTITIONS).collect();
+
+    // The harness's processes have the old number in their settings and end.
+    let stores = h.stores;
+    let said = succeed(&stores, &resize(&["--partitions", "16"])).await;
+    assert!(said.contains("PAYSTREAM_PARTITIONS=8 need the new number"), "{said}");
+    assert!(said.contains("fraud"), "the other group has not read its entry: {said}");
+    for name in ["again", "before"] {
+        let appended = producer.append(&arrival(name)).await;
+        match name {
+            "before" => assert!(matches!(appended, Ok(Appended::Duplicate(_))), "{appended:?}"),
+            _ => assert!(matches!(appended, Err(Error::Resizing)), "{appended:?}"),
+        }
+    }
+    assert_eq!(ownership.acquire(&all).await.unwrap(), []);
+    assert_eq!(ownership.look().await.unwrap().seats, []);
+    let opened = registrar.open(&[NewAccount::seeded(7)]).await;
+    assert!(matches!(opened, Err(ledger::Error::Resized)), "{opened:?}");
+    let groups = "fraud";
+    let stream = stores.key_of(2, 15, "stream");
+    let mut command = redis::cmd("XGROUP");
+    command.arg("CREATE").arg(stream).arg(groups).arg("0");
+    let there = command.exec_async(&mut stores.redis.clone()).await.unwrap_err();
+    assert_eq!(there.code(), Some("BUSYGROUP"), "the other group goes on in the new streams");
+
+    // Once the other group has read and acknowledged, they go.
+    let left = stores.keys("{p*}:stream").await;
+    assert_eq!(left.len(), 1, "only what it has not read: {left:?}");
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(groups).arg("reader").arg("NOACK").arg("STREAMS").arg(&left).arg(">");
+    read.exec_async(&mut stores.redis.clone()).await.unwrap();
+    succeed(&stores, &resize(&["--partitions", "16"])).await;
+    assert_eq!(stores.keys("{p*}:stream").await.len(), 0);
+    let appended = producer.append(&arrival("again")).await;
+    assert!(matches!(appended, Err(Error::Resizing)), "without its stream too: {appended:?}");
+    stores.audit().await;
+}
+
+fn limits() -> AppendLimits {
+    AppendLimits {
+        backlog_max: 100,
+        dedupe_window: Duration::from_secs(60),
+        deadline: Duration::from_secs(5),
+    }
+}
+
+/// What the gateway makes of a payment of 1 by ADA.
+fn arrival(reference: &str) -> Arrival {
+    let payment = Payment {
+        reference: Reference::parse(reference).unwrap(),
+        customer: CustomerId::parse("ADA").unwrap(),
+        status: PaymentStatus::Complete,
+        amount: Amount::parse("1").unwrap(),
+        date: "2025-11-07T13:54:16Z".parse().unwrap(),
+    };
+    Arrival { payment, received_at: clock::system(), traceparent: None }
+}
