@@ -69,7 +69,7 @@ impl Schema {
     }
 
     /// Creates the topology if there is none: with this number of partitions, or
-    /// with [`PARTITIONS`].
+    /// with `PARTITIONS`.
     ///
     /// # Errors
     /// [`Error::Schema`] when it exists and differs from what is wanted.

@@ -64,6 +64,11 @@ impl Writer {
             ("statement_timeout", deadline.to_string()),
             ("lock_timeout", deadline.to_string()),
             ("idle_in_transaction_session_timeout", deadline.to_string()),
+            // Nor one that is gone without a word: its session ends in 10 s.
+            ("tcp_keepalives_idle", "4".to_owned()),
+            ("tcp_keepalives_interval", "2".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
+            ("tcp_user_timeout", "10000".to_owned()),
         ]);
         let options = options.options(BY_KEY);
         Self { options, worker: worker.to_owned() }
