@@ -256,7 +256,7 @@ impl Lane {
             }
             return Ok(Step::Settled(entries));
         }
-        held.suspects = None;
+        (held.suspects, held.retry_at) = (None, None);
         link.writer.end_trial(Fence { partition: claim.partition, epoch: claim.epoch }).await?;
         link.consumer.forget_others(claim).await?;
         // Where the group stands is seen by the next look around.
