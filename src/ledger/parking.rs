@@ -170,24 +170,9 @@ pub(super) async fn insert(
     delivery: &Delivery,
     epoch: i64,
 ) -> Result<(), Error> {
-    let payment = &delivery.payment;
-    sqlx::query(
-        "insert into parked (partition, sequence, transaction_reference, payment_status,
+    let insert = "insert into parked (partition, sequence, transaction_reference, payment_status,
              customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-    )
-    .bind(i32::from(delivery.partition))
-    .bind(delivery.sequence)
-    .bind(payment.reference.as_str())
-    .bind(payment.status.as_str())
-    .bind(payment.customer.as_str())
-    .bind(payment.amount.get())
-    .bind(delivery.stream_id.to_string())
-    .bind(epoch)
-    .bind(payment.date)
-    .bind(delivery.received_at)
-    .bind(delivery.digest.0.as_slice())
-    .execute(connection)
-    .await?;
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    rows::insert_whole(connection, insert, delivery, epoch).await?;
     Ok(())
 }

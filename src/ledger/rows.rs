@@ -221,26 +221,36 @@ async fn insert_conflict(
     delivery: &Delivery,
     epoch: i64,
 ) -> Result<bool, Error> {
-    let payment = &delivery.payment;
-    let inserted = sqlx::query(
+    let insert =
         "insert into conflicts (partition, sequence, transaction_reference, payment_status,
              customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing",
-    )
-    .bind(i32::from(delivery.partition))
-    .bind(delivery.sequence)
-    .bind(payment.reference.as_str())
-    .bind(payment.status.as_str())
-    .bind(payment.customer.as_str())
-    .bind(payment.amount.get())
-    .bind(delivery.stream_id.to_string())
-    .bind(epoch)
-    .bind(payment.date)
-    .bind(delivery.received_at)
-    .bind(delivery.digest.0.as_slice())
-    .execute(connection)
-    .await?;
-    Ok(inserted.rows_affected() == 1)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing";
+    Ok(insert_whole(connection, insert, delivery, epoch).await? == 1)
+}
+
+/// Inserts all there is to know of a delivery; says how many rows that made.
+pub(super) async fn insert_whole(
+    connection: &mut PgConnection,
+    insert: &'static str,
+    delivery: &Delivery,
+    epoch: i64,
+) -> Result<u64, Error> {
+    let payment = &delivery.payment;
+    let inserted = sqlx::query(insert)
+        .bind(i32::from(delivery.partition))
+        .bind(delivery.sequence)
+        .bind(payment.reference.as_str())
+        .bind(payment.status.as_str())
+        .bind(payment.customer.as_str())
+        .bind(payment.amount.get())
+        .bind(delivery.stream_id.to_string())
+        .bind(epoch)
+        .bind(payment.date)
+        .bind(delivery.received_at)
+        .bind(delivery.digest.0.as_slice())
+        .execute(connection)
+        .await?;
+    Ok(inserted.rows_affected())
 }
 
 /// False when a redelivery put it there before.

@@ -26,8 +26,6 @@ pub struct Remains {
     pub last_sequence: i64,
     /// The last id that the stream gave out, 0-0 without a stream.
     pub last_id: StreamId,
-    /// Whether our group exists.
-    pub has_group: bool,
 }
 
 impl Consumer {
@@ -74,14 +72,13 @@ impl Consumer {
         command.arg(&self.worker).arg(claim.epoch);
         let reply: Value = command.query_async(&mut self.reader).await?;
         let reply = replies::array(reply, WHAT)?;
-        let [counted, last_sequence, last_id, has_group] = reply.as_slice() else {
+        let [counted, last_sequence, last_id] = reply.as_slice() else {
             return Err(Error::Shape(WHAT));
         };
         Ok(Remains {
             counted: replies::parsed(counted, WHAT)?,
             last_sequence: replies::parsed(last_sequence, WHAT)?,
             last_id: replies::parsed(last_id, WHAT)?,
-            has_group: replies::integer(has_group, WHAT)? == 1,
         })
     }
 

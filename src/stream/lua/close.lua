@@ -4,7 +4,7 @@
 -- KEYS  stream, owner, seq
 -- ARGV  worker, epoch
 -- Answers {highest sequence that was counted, sequence of the stream's last
--- entry, last id that was given out, group exists}. SET follows a DEL because
+-- entry, last id that was given out}. SET follows a DEL because
 -- that is allowed at maxmemory and makes it pass.
 local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if mirror[1] ~= ARGV[1] or mirror[2] ~= ARGV[2] then
@@ -16,7 +16,7 @@ if gate ~= 'resize' and gate ~= 'resized' then
   redis.call('DEL', KEYS[3])
   redis.call('SET', KEYS[3], 'lost:' .. counted)
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then return {counted, '0', '0-0', 0} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {counted, '0', '0-0'} end
 local last = '0'
 local entry = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if entry then
@@ -28,10 +28,4 @@ local info, last_id = redis.call('XINFO', 'STREAM', KEYS[1]), '0-0'
 for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then last_id = info[i + 1] end
 end
-local exists = 0
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  for i = 1, #group, 2 do
-    if group[i] == 'name' and group[i + 1] == 'ledger' then exists = 1 end
-  end
-end
-return {counted, last, last_id, exists}
+return {counted, last, last_id}
