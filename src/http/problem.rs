@@ -15,7 +15,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
-use crate::{circuit, domain::Invalid, ledger, stream};
+use crate::{circuit, control, domain::Invalid, ledger, stream};
 
 /// What went wrong with one field.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -99,15 +99,18 @@ codes! {
     RouteNotFound "route_not_found" NOT_FOUND "There is nothing at this path",
     PaymentNotFound "payment_not_found" NOT_FOUND "No payment has this reference",
     CustomerNotFound "customer_not_found" NOT_FOUND "No customer has this id",
+    CaseNotFound "case_not_found" NOT_FOUND "There is nothing of this name to act on",
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This path does not take this method",
     ReferenceConflict "reference_conflict" CONFLICT "The reference stands for another payment",
     CustomerExists "customer_exists" CONFLICT "The customer exists with other terms",
+    AlreadySettled "already_settled" CONFLICT "It has been dealt with",
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
     BatchTooLarge "batch_too_large" PAYLOAD_TOO_LARGE "The batch has too many items",
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong type",
     InvalidPayment "invalid_payment" UNPROCESSABLE_ENTITY "The payment is not valid",
     InvalidCustomer "invalid_customer" UNPROCESSABLE_ENTITY "The customer is not valid",
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is not valid",
+    NotPossible "not_possible" UNPROCESSABLE_ENTITY "It cannot be done as things are",
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
     BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
     StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Payments cannot be taken now",
@@ -221,6 +224,26 @@ impl From<stream::Error> for Problem {
             | stream::Error::Unexpected(_)
             | stream::Error::Shape(_)) => internal(&error),
         }
+    }
+}
+
+impl From<control::Error> for Problem {
+    fn from(error: control::Error) -> Self {
+        match error {
+            control::Error::Stream(error) => error.into(),
+            control::Error::Ledger(error) => error.into(),
+        }
+    }
+}
+
+impl From<control::Refusal> for Problem {
+    fn from(refusal: control::Refusal) -> Self {
+        let code = match &refusal {
+            control::Refusal::Missing(_) => Code::CaseNotFound,
+            control::Refusal::Settled(_) => Code::AlreadySettled,
+            control::Refusal::Impossible(_) => Code::NotPossible,
+        };
+        Self::new(code, refusal.sentence())
     }
 }
 

@@ -24,6 +24,7 @@ mod parking;
 mod reader;
 mod registrar;
 mod groups;
+mod desk;
 mod audit;
 
 use std::{str::FromStr, time::Duration};
@@ -34,6 +35,11 @@ use sqlx::{
 };
 
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
+pub use desk::{
+    Acted, Assigned, AttemptRow, AuditRow, DeadLetterFilter, DeadLetterRow, Desk, MoveRow,
+    OpenConflict, PAGE_MAX, Redriven, Refusal, Signature, StoredPayment, SuspenseRow, TrialRow,
+    Vitals, WorkerRow,
+};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption};
@@ -108,6 +114,12 @@ impl Ledger {
     #[must_use]
     pub fn parking(&self, topology: &Topology) -> Parking {
         Parking::new(self.pool(2, Duration::from_secs(60)), topology.clone())
+    }
+
+    /// What operators work with, under this topology.
+    #[must_use]
+    pub fn desk(&self, topology: &Topology, connections: u32) -> Desk {
+        Desk::new(self.pool(connections, QUERY_TIMEOUT), topology.clone())
     }
 
     /// What posts, for the worker of this name.

@@ -42,6 +42,7 @@ mod upkeep;
 mod standing;
 mod other_groups;
 mod gates;
+mod inspector;
 
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub use consumer::{Claim, Consumer, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Seen};
 pub use gates::Gates;
+pub use inspector::{Body, Inspector, Pending};
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;
@@ -172,6 +174,14 @@ impl Streams {
     /// When Redis cannot be reached.
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         Upkeep::connect(self).await
+    }
+
+    /// What looks at pending entries.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn inspector(&self) -> Result<Inspector, Error> {
+        Inspector::connect(self).await
     }
 
     /// What creates and removes other groups than ours.

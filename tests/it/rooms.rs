@@ -20,12 +20,26 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("stream", &["domain", "config", "telemetry"]),
     ("ledger", &["domain", "config", "telemetry"]),
-    ("http", &["domain", "config", "telemetry", "clock", "health", "circuit", "stream", "ledger"]),
+    ("control", &["domain", "config", "clock", "stream", "ledger"]),
+    (
+        "http",
+        &[
+            "domain",
+            "config",
+            "telemetry",
+            "clock",
+            "health",
+            "circuit",
+            "stream",
+            "ledger",
+            "control",
+        ],
+    ),
     (
         "worker",
         &["domain", "config", "telemetry", "clock", "health", "circuit", "stream", "ledger"],
     ),
-    ("ops", &["domain", "config", "telemetry", "clock", "stream", "ledger"]),
+    ("ops", &["domain", "config", "telemetry", "clock", "stream", "ledger", "control"]),
     (
         "app",
         &[
@@ -38,6 +52,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "dev",
             "stream",
             "ledger",
+            "control",
             "http",
             "worker",
             "ops",
@@ -59,7 +74,8 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("axum", &["src/http/"]),
     ("tower", &["src/http/"]),
     ("tower_http", &["src/http/"]),
-    ("utoipa", &["src/http/"]),
+    // What operators see has one shape, on the command line and in the API.
+    ("utoipa", &["src/http/", "src/control/"]),
     ("utoipa_axum", &["src/http/"]),
     ("utoipa_swagger_ui", &["src/http/"]),
     ("hyper", &["src/http/", "src/ops/load/", "src/ops/probe.rs"]),

@@ -1,0 +1,25 @@
+//! What can go wrong while an operator looks or acts. Refusals are no errors.
+
+use crate::{ledger, stream};
+
+/// A store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis did.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    /// PostgreSQL did.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+}
+
+impl Error {
+    /// Whether waiting may help.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_outage(),
+            Self::Ledger(error) => error.is_outage(),
+        }
+    }
+}

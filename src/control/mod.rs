@@ -1,0 +1,93 @@
+//! Control: what operators see of the running system and change in it. Stuck
+//! work with a verdict and what is safe to do, the life of one payment, dead
+//! letters, suspense, conflicts, owners, and what is wrong and why.
+//!
+//! The command line, the operators' API and the console all show what is here,
+//! in one shape. Never settles by itself what a worker will settle, never
+//! decides about money (that is the domain's), never trims.
+
+mod conflicts;
+mod dead_letters;
+mod doctor;
+mod error;
+mod finding;
+mod life;
+mod overview;
+mod pending;
+mod shapes;
+mod suspense;
+mod verdict;
+
+use tokio::sync::OnceCell;
+
+pub use conflicts::Conflict;
+pub use dead_letters::{DeadLetter, RedriveReport};
+pub use doctor::Checkup;
+pub use error::Error;
+pub use finding::{Finding, Severity};
+pub use life::{Life, Moment};
+pub use overview::Overview;
+pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
+pub use suspense::SuspensePayment;
+pub use verdict::{Action, Verdict};
+
+pub use crate::ledger::{Acted, Refusal, Signature};
+use crate::{
+    clock::Clock,
+    ledger::{Desk, Groups, Ledger, Losses, Parking, Reader, Topology},
+    stream::{Finder, Inspector, Streams, Upkeep},
+};
+
+/// Connections to PostgreSQL that operators share, so that they never take
+/// those of payments.
+const CONNECTIONS: u32 = 4;
+
+/// What operators can see and do.
+pub struct Control {
+    desk: Desk,
+    parking: Parking,
+    losses: Losses,
+    groups: Groups,
+    reader: Reader,
+    topology: Topology,
+    streams: Streams,
+    looks: OnceCell<Looks>,
+    clock: Clock,
+}
+
+/// What looks at Redis; connected when it is first needed, so that what only
+/// asks the ledger works without it.
+struct Looks {
+    inspector: Inspector,
+    finder: Finder,
+    upkeep: Upkeep,
+}
+
+impl Control {
+    /// Over these stores; does not connect yet.
+    #[must_use]
+    pub fn new(streams: &Streams, ledger: &Ledger, topology: &Topology, clock: Clock) -> Self {
+        Self {
+            desk: ledger.desk(topology, CONNECTIONS),
+            parking: ledger.parking(topology),
+            losses: ledger.losses(),
+            groups: ledger.groups(),
+            reader: ledger.reader(2),
+            topology: topology.clone(),
+            streams: streams.clone(),
+            looks: OnceCell::new(),
+            clock,
+        }
+    }
+
+    async fn looks(&self) -> Result<&Looks, Error> {
+        let connect = async || {
+            Ok(Looks {
+                inspector: self.streams.inspector().await?,
+                finder: self.streams.finder(std::time::Duration::ZERO).await?,
+                upkeep: self.streams.upkeep().await?,
+            })
+        };
+        self.looks.get_or_try_init(connect).await
+    }
+}

@@ -1,0 +1,60 @@
+//! Who acts, and why: what every change by hand must say. Never guesses.
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::problem::{Code, FieldError, Problem};
+use crate::{control::Signature, domain::Invalid};
+
+/// Longest name of an operator,
+const ACTOR_MAX: usize = 64;
+/// and longest reason, in characters.
+const REASON_MAX: usize = 500;
+
+/// Who a request is from: the name that its token stands for, if it stands for
+/// one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Operator(pub(super) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Operator {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
+}
+
+/// Who changes something, and why.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub(super) struct SignatureBody {
+    /// Who: needed where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    pub(super) actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the bank confirmed it, ticket 4711")]
+    pub(super) reason: String,
+}
+
+impl Operator {
+    /// The signature of a change.
+    pub(super) fn sign(&self, body: &SignatureBody) -> Result<Signature, Problem> {
+        let actor = self.0.as_deref().or(body.actor.as_deref()).unwrap_or_default().trim();
+        let reason = body.reason.trim();
+        let mut errors = Vec::new();
+        for (field, text, most) in [("actor", actor, ACTOR_MAX), ("reason", reason, REASON_MAX)] {
+            if text.is_empty() {
+                errors.push(FieldError::new(field, Invalid::new("empty", "must not be empty")));
+            } else if text.chars().count() > most {
+                errors.push(FieldError::new(field, Invalid::new("too_long", "is too long")));
+            } else if text.chars().any(char::is_control) {
+                let invalid = Invalid::new("bad_character", "must not have control characters");
+                errors.push(FieldError::new(field, invalid));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(Problem::invalid(Code::InvalidRequest, errors));
+        }
+        Ok(Signature { actor: actor.to_owned(), reason: reason.to_owned() })
+    }
+}

@@ -1,0 +1,75 @@
+//! What operators see of the ledger beside its payments, and what they change
+//! in it: dead letters, suspense, conflicts, owners, and the log of all such
+//! changes. Each change is one transaction that also notes who made it and why.
+//!
+//! A change that comes too late, or twice, is refused with a sentence and
+//! changes nothing. Never reaches Redis.
+
+mod audit_log;
+mod conflicts;
+mod dead_letters;
+mod history;
+mod suspense;
+mod vitals;
+mod workers;
+
+use sqlx::PgPool;
+
+pub use audit_log::AuditRow;
+pub use conflicts::OpenConflict;
+pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
+pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
+pub use suspense::{Assigned, SuspenseRow};
+pub use vitals::Vitals;
+pub use workers::WorkerRow;
+
+use super::{Error, Topology};
+
+/// Rows that one page may have.
+pub const PAGE_MAX: i64 = 500;
+
+/// The part of the ledger that operators work with.
+#[derive(Clone)]
+pub struct Desk {
+    pool: PgPool,
+    topology: Topology,
+}
+
+/// Who changes something, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why a change was not made. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What it is about does not exist.
+    Missing(String),
+    /// It was done before, or something else was.
+    Settled(String),
+    /// It cannot be done as things are.
+    Impossible(String),
+}
+
+impl Refusal {
+    /// The sentence for whoever wanted it.
+    #[must_use]
+    pub fn sentence(&self) -> &str {
+        match self {
+            Self::Missing(text) | Self::Settled(text) | Self::Impossible(text) => text,
+        }
+    }
+}
+
+/// What came of a change: it was made, or refused.
+pub type Acted<T> = Result<T, Refusal>;
+
+impl Desk {
+    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
+        Self { pool, topology }
+    }
+}
