@@ -61,3 +61,5 @@ alter table suspense add column trace_id bytea;
 alter table conflicts add column trace_id bytea;
 alter table parked add column trace_id bytea;
 alter table dead_letters add column trace_id bytea;
+
+create index duplicates_reference on duplicates (transaction_reference);

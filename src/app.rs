@@ -319,7 +319,7 @@ async fn gateway(
         registrar: ledger.registrar(topology),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
-        control: Control::new(streams, ledger, topology, clock::system),
+        control: Control::new(streams, ledger, topology, settings.dedupe_window, clock::system),
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board,

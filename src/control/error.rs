@@ -11,6 +11,9 @@ pub enum Error {
     /// PostgreSQL did.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    /// A page was asked for that does not exist.
+    #[error("{0} is no place to go on from: take what `next` says")]
+    Place(String),
 }
 
 impl Error {
@@ -20,6 +23,7 @@ impl Error {
         match self {
             Self::Stream(error) => error.is_outage(),
             Self::Ledger(error) => error.is_outage(),
+            Self::Place(_) => false,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! in one shape. Never settles by itself what a worker will settle, never
 //! decides about money (that is the domain's), never trims.
 
+mod background;
 mod conflicts;
 mod dead_letters;
 mod doctor;
@@ -17,6 +18,8 @@ mod pending;
 mod shapes;
 mod suspense;
 mod verdict;
+
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
@@ -53,6 +56,8 @@ pub struct Control {
     streams: Streams,
     looks: OnceCell<Looks>,
     clock: Clock,
+    /// How long gateways remember a reference in the stream.
+    dedupe_window: Duration,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only
@@ -66,7 +71,13 @@ struct Looks {
 impl Control {
     /// Over these stores; does not connect yet.
     #[must_use]
-    pub fn new(streams: &Streams, ledger: &Ledger, topology: &Topology, clock: Clock) -> Self {
+    pub fn new(
+        streams: &Streams,
+        ledger: &Ledger,
+        topology: &Topology,
+        dedupe_window: Duration,
+        clock: Clock,
+    ) -> Self {
         Self {
             desk: ledger.desk(topology, CONNECTIONS),
             parking: ledger.parking(topology),
@@ -77,6 +88,7 @@ impl Control {
             streams: streams.clone(),
             looks: OnceCell::new(),
             clock,
+            dedupe_window,
         }
     }
 
@@ -84,7 +96,7 @@ impl Control {
         let connect = async || {
             Ok(Looks {
                 inspector: self.streams.inspector().await?,
-                finder: self.streams.finder(std::time::Duration::ZERO).await?,
+                finder: self.streams.finder(self.dedupe_window).await?,
                 upkeep: self.streams.upkeep().await?,
             })
         };

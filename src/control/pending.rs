@@ -1,13 +1,25 @@
 //! Pending entries, page by page, joined with what the ledger knows of them, and
 //! a summary of all of them by age. Never claims an entry.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Control, Error, Verdict};
+use super::{
+    Control, Error, Verdict,
+    background::{self, Background},
+    shapes::money,
+    verdict::Situation,
+};
+use crate::{
+    domain::{Delivery, Reference, StreamId},
+    stream::{Body, Pending, PendingCount},
+};
 
 /// Which pending entries.
 #[derive(Clone, Debug, Default)]
@@ -108,26 +120,253 @@ pub struct ConsumerShare {
     pub entries: u64,
 }
 
+/// Below how many seconds of idleness each bucket ends; the last has no end.
+const BUCKETS: [u64; 6] = [1, 5, 10, 30, 60, 300];
+/// Pending entries that one page looks through at most,
+const LOOKED_THROUGH_MAX: usize = 20_000;
+/// and the summary.
+const SUMMED_MAX: u64 = 200_000;
+/// Entries that one page has at most.
+pub const ENTRIES_MAX: usize = 500;
+
+/// Where a page begins: behind this entry of this partition.
+type Place = (u16, Option<StreamId>);
+
 impl Control {
-    /// A page of pending entries, from where the last one's `next` says.
+    /// A page of pending entries, from where the last one's `next` says. It may
+    /// be short, or empty, and still have a `next`: it looks through no more than
+    /// 20,000 entries.
     ///
     /// # Errors
-    /// When Redis cannot be reached. Without the ledger, verdicts say so.
+    /// When Redis cannot be reached, or `from` is no place. Without the ledger,
+    /// verdicts say so.
     pub async fn pending(
         &self,
         filter: &PendingFilter,
         from: Option<&str>,
         limit: usize,
     ) -> Result<PendingPage, Error> {
-        let _ = (filter, from, limit, self.looks().await?, &self.clock, &self.topology);
-        todo!()
+        let limit = limit.clamp(1, ENTRIES_MAX);
+        let (pending, next) = match &filter.reference {
+            Some(reference) => (self.pending_of(reference, filter).await?, None),
+            None => self.page_of(filter, from, limit).await?,
+        };
+        let background = self.background().await?;
+        Ok(PendingPage {
+            entries: self.judged(pending, background.as_ref()).await?,
+            next: next.map(|(partition, id)| match id {
+                Some(id) => format!("{partition}/{id}"),
+                None => partition.to_string(),
+            }),
+            ledger_available: background.is_some(),
+            as_of: (self.clock)(),
+        })
     }
 
-    /// All pending entries at a glance.
+    /// The pending entries of one reference.
+    async fn pending_of(
+        &self,
+        reference: &str,
+        filter: &PendingFilter,
+    ) -> Result<Vec<Pending>, Error> {
+        let Ok(reference) = Reference::parse(reference) else { return Ok(Vec::new()) };
+        let mut pending = Vec::new();
+        for seen in self.seen(&reference).await? {
+            let inspector = &self.looks().await?.inspector;
+            let one = inspector.one(seen.place.partition, seen.place.stream_id).await?;
+            pending.extend(one.filter(|entry| filter.takes(entry)));
+        }
+        Ok(pending)
+    }
+
+    /// Entries from a place on, and where the next page begins.
+    async fn page_of(
+        &self,
+        filter: &PendingFilter,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Pending>, Option<Place>), Error> {
+        let inspector = &self.looks().await?.inspector;
+        let (first, mut after) = from.map_or(Ok((0, None)), place)?;
+        let counts = (0..).zip(inspector.counts().await?).skip(usize::from(first));
+        let counts = counts.filter(|(_, count)| count.pending > 0);
+        let counts = counts.filter(|(p, _)| filter.partition.is_none_or(|wanted| wanted == *p));
+        let (mut found, mut looked_through) = (Vec::new(), 0);
+        for (partition, _) in counts {
+            after = after.filter(|_| partition == first);
+            loop {
+                let consumer = filter.consumer.as_deref();
+                let page = inspector.pending(partition, after, consumer).await?;
+                let Some(last) = page.last().map(|entry| entry.id) else { break };
+                for entry in page {
+                    after = Some(entry.id);
+                    looked_through += 1;
+                    if filter.takes(&entry) {
+                        found.push(entry);
+                    }
+                    if found.len() == limit {
+                        return Ok((found, Some((partition, after))));
+                    }
+                }
+                if looked_through >= LOOKED_THROUGH_MAX {
+                    return Ok((found, Some((partition, Some(last)))));
+                }
+            }
+        }
+        Ok((found, None))
+    }
+
+    /// Entries with what they hold, what the ledger knows, and a verdict.
+    pub(super) async fn judged(
+        &self,
+        pending: Vec<Pending>,
+        background: Option<&Background>,
+    ) -> Result<Vec<PendingEntry>, Error> {
+        let places: Vec<_> = pending.iter().map(|entry| (entry.partition, entry.id)).collect();
+        let bodies = self.looks().await?.inspector.bodies(&places).await?;
+        let deliveries: Vec<Delivery> = bodies.iter().filter_map(delivery).cloned().collect();
+        let settled = match background {
+            Some(_) => {
+                self.desk.settled_among(&deliveries).await.or_else(background::unless_away)?
+            }
+            None => HashMap::new(),
+        };
+        let judged = pending.into_iter().zip(bodies).map(|(entry, body)| {
+            let settled = settled.get(&(entry.partition, entry.id)).map(String::as_str);
+            judged(entry, &body, background, settled)
+        });
+        Ok(judged.collect())
+    }
+
+    /// All pending entries at a glance. `on_progress` hears how many were looked
+    /// at, of how many.
     ///
     /// # Errors
     /// When Redis cannot be reached.
-    pub async fn pending_summary(&self) -> Result<PendingSummary, Error> {
-        todo!()
+    pub async fn pending_summary(
+        &self,
+        mut on_progress: impl FnMut(u64, u64),
+    ) -> Result<PendingSummary, Error> {
+        let looks = self.looks().await?;
+        let counts = looks.inspector.counts().await?;
+        let lag = looks.upkeep.depths().await?.iter().filter_map(|depth| depth.lag).sum::<i64>();
+        let pending: u64 = counts.iter().map(|count| count.pending).sum();
+        let mut ages = [0; BUCKETS.len() + 1];
+        let mut looked_at = 0;
+        for (partition, _) in (0..).zip(&counts).filter(|(_, count)| count.pending > 0) {
+            let mut after = None;
+            while looked_at < SUMMED_MAX {
+                let page = looks.inspector.pending(partition, after, None).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.id);
+                for entry in &page {
+                    let seconds = entry.idle.as_secs();
+                    ages[BUCKETS.partition_point(|below| *below <= seconds)] += 1;
+                    looked_at += 1;
+                }
+                on_progress(looked_at, pending.min(SUMMED_MAX));
+            }
+        }
+        let bucket = |(number, entries): (usize, u64)| AgeBucket {
+            below_seconds: BUCKETS.get(number).copied(),
+            entries,
+        };
+        Ok(PendingSummary {
+            pending,
+            lag: u64::try_from(lag).unwrap_or(0),
+            ages: ages.into_iter().enumerate().map(bucket).collect(),
+            consumers: shares(counts),
+            looked_at,
+            as_of: (self.clock)(),
+        })
     }
+}
+
+impl PendingFilter {
+    fn takes(&self, entry: &Pending) -> bool {
+        self.partition.is_none_or(|wanted| wanted == entry.partition)
+            && self.min_idle.is_none_or(|least| entry.idle >= least)
+            && self.consumer.as_ref().is_none_or(|wanted| *wanted == entry.consumer)
+    }
+}
+
+/// A place as `next` wrote it: `7/1762523656123-0`, or `7`.
+fn place(text: &str) -> Result<Place, Error> {
+    let bad = || Error::Place(text.to_owned());
+    let (partition, id) = match text.split_once('/') {
+        Some((partition, id)) => (partition, Some(id.parse().map_err(|_| bad())?)),
+        None => (text, None),
+    };
+    Ok((partition.parse().map_err(|_| bad())?, id))
+}
+
+fn delivery(body: &Body) -> Option<&Delivery> {
+    match body {
+        Body::Delivery(delivery, _) => Some(delivery),
+        Body::Unreadable(_) | Body::Deleted => None,
+    }
+}
+
+fn judged(
+    entry: Pending,
+    body: &Body,
+    background: Option<&Background>,
+    settled: Option<&str>,
+) -> PendingEntry {
+    let Pending { partition, id, consumer, idle, deliveries } = entry;
+    let unreadable = match body {
+        Body::Unreadable(unreadable) => Some(unreadable),
+        Body::Delivery(..) | Body::Deleted => None,
+    };
+    let known = background.map(|background| background.around(partition, settled));
+    let (owner, owner_alive) = match known.as_ref().map(|known| &known.owner) {
+        Some(Some(owner)) => (Some(owner.name.to_owned()), Some(owner.is_alive())),
+        Some(None) => (None, Some(false)),
+        None => (None, None),
+    };
+    let trial = known.as_ref().and_then(|known| known.trial);
+    let attempts = trial.filter(|trial| (trial.first..=trial.last).contains(&id));
+    let attempts = attempts.map_or(0, |trial| trial.attempts);
+    let situation = Situation {
+        partition,
+        id,
+        unreadable: unreadable.map(|unreadable| unreadable.reason.as_str()),
+        deleted: matches!(body, Body::Deleted),
+        consumer: &consumer,
+        idle,
+        ledger: known,
+    };
+    let verdict = situation.judge();
+    let delivery = delivery(body);
+    let payment = delivery.map(|delivery| &delivery.payment);
+    PendingEntry {
+        partition,
+        stream_id: id.to_string(),
+        sequence: delivery.map(|d| d.sequence).or(unreadable.and_then(|u| u.sequence)),
+        transaction_reference: payment
+            .map(|payment| payment.reference.as_str().to_owned())
+            .or_else(|| unreadable.and_then(|unreadable| unreadable.reference.clone())),
+        customer_id: payment.map(|payment| payment.customer.as_str().to_owned()),
+        transaction_amount: payment.map(|payment| money(payment.amount.get())),
+        received_at: delivery.map(|delivery| delivery.received_at),
+        owner,
+        owner_alive,
+        idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+        consumer,
+        deliveries,
+        attempts,
+        verdict,
+    }
+}
+
+/// What each consumer holds on all partitions, the most first.
+fn shares(counts: Vec<PendingCount>) -> Vec<ConsumerShare> {
+    let mut shares: BTreeMap<String, u64> = BTreeMap::new();
+    for (consumer, entries) in counts.into_iter().flat_map(|count| count.consumers) {
+        *shares.entry(consumer).or_default() += entries;
+    }
+    let share = |(consumer, entries)| ConsumerShare { consumer, entries };
+    let mut shares: Vec<_> = shares.into_iter().map(share).collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.entries));
+    shares
 }

@@ -11,7 +11,12 @@ pub(super) fn money(value: Decimal) -> String {
     two_places(value).to_string()
 }
 
-/// A time span in words, to the second: `1m 15s`.
+/// A time span in words, to the second, or to the millisecond below one: `1m
+/// 15s`, `200ms`.
 pub(super) fn span(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+    let rounded = match duration.as_secs() {
+        0 => Duration::from_millis(u64::from(duration.subsec_millis())),
+        seconds => Duration::from_secs(seconds),
+    };
+    humantime::format_duration(rounded).to_string()
 }

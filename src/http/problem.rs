@@ -232,6 +232,7 @@ impl From<control::Error> for Problem {
         match error {
             control::Error::Stream(error) => error.into(),
             control::Error::Ledger(error) => error.into(),
+            error @ control::Error::Place(_) => Self::new(Code::InvalidQuery, error.to_string()),
         }
     }
 }

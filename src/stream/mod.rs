@@ -53,7 +53,7 @@ pub use consumer::{Claim, Consumer, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Seen};
 pub use gates::Gates;
-pub use inspector::{Body, Inspector, Pending};
+pub use inspector::{Body, Inspector, Pending, PendingCount};
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;

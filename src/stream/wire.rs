@@ -113,6 +113,11 @@ pub(super) fn decode(
     })
 }
 
+/// The W3C trace context that came with an entry.
+pub(super) fn traceparent(fields: &Fields) -> Option<&str> {
+    field(fields, "traceparent")
+}
+
 fn decode_payment(json: &str) -> Result<Payment, String> {
     // Strings without escapes are borrowed; only a reference can have some.
     let v1: PaymentV1<'_> = serde_json::from_str(json)

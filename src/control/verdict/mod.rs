@@ -1,0 +1,299 @@
+//! Says of one pending entry why it is where it is, whether that is as it should
+//! be, and what is safe to do. Pure: what is known goes in, a verdict comes out.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::shapes::span;
+use crate::{domain::StreamId, ledger::TrialRow};
+
+/// A worker beats five times within its lease; silence for two beats is worth a
+/// word.
+const SILENT_BEATS: (u32, u32) = (2, 5);
+
+/// Why an entry is pending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Verdict {
+    /// Stable, for programs: `in_flight`, `waiting_for_ledger`, `owner_silent`,
+    /// `no_owner`, `changing_hands`, `committed`, `tried_again`, `poison`,
+    /// `behind_poison`, `unreadable`, `deleted`, `slow`.
+    pub code: &'static str,
+    /// For people.
+    pub sentence: String,
+    /// Whether it is more than work under way.
+    pub trouble: bool,
+    /// What is safe to do, the best first. Never empty.
+    pub actions: Vec<Action>,
+}
+
+/// Something safe to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Action {
+    /// Stable, for programs: `wait`, `release_partition`, `start_worker`,
+    /// `check_postgresql`, `redrive`, `discard`, `assign`, `open_account`.
+    pub code: &'static str,
+    /// What it does, as an imperative.
+    pub label: String,
+    /// The command that does it, if a command does.
+    pub command: Option<String>,
+    /// Why it can do no harm.
+    pub safe_because: &'static str,
+}
+
+/// All that is known of one pending entry.
+pub(super) struct Situation<'a> {
+    pub(super) partition: u16,
+    pub(super) id: StreamId,
+    /// Why it cannot be read, if it cannot.
+    pub(super) unreadable: Option<&'a str>,
+    pub(super) deleted: bool,
+    /// Whom it was handed to last,
+    pub(super) consumer: &'a str,
+    /// and how long ago.
+    pub(super) idle: Duration,
+    /// Nothing while the ledger cannot be asked.
+    pub(super) ledger: Option<InLedger<'a>>,
+}
+
+/// What the ledger knows around an entry.
+pub(super) struct InLedger<'a> {
+    /// What came of it already.
+    pub(super) settled: Option<&'a str>,
+    pub(super) owner: Option<Owner<'a>>,
+    /// How many other workers live.
+    pub(super) others_alive: usize,
+    /// What is being tried on its partition.
+    pub(super) trial: Option<&'a TrialRow>,
+}
+
+/// The owner of a partition.
+pub(super) struct Owner<'a> {
+    pub(super) name: &'a str,
+    pub(super) silence: Duration,
+    pub(super) lease: Duration,
+    pub(super) attempts_max: u32,
+}
+
+impl Owner<'_> {
+    pub(super) fn is_alive(&self) -> bool {
+        self.silence <= self.lease
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silence * SILENT_BEATS.1 > self.lease * SILENT_BEATS.0
+    }
+}
+
+impl Situation<'_> {
+    /// The verdict. What explains most is asked first.
+    pub(super) fn judge(&self) -> Verdict {
+        let partition = self.partition;
+        if self.deleted {
+            let sentence = "the entry was deleted from the stream before it was settled; its \
+                            sequence is reported by the audit";
+            return verdict("deleted", sentence, vec![self.release(), audit()]);
+        }
+        let Some(ledger) = &self.ledger else {
+            let sentence = "waiting for the ledger: PostgreSQL does not answer. The payment is \
+                            safe in the stream and is settled when PostgreSQL is back";
+            return verdict("waiting_for_ledger", sentence, vec![check_postgresql()]);
+        };
+        if let Some(state) = ledger.settled {
+            let sentence = format!(
+                "committed but not acknowledged: the ledger has it as {state}. It is acknowledged \
+                 without a second effect when the owner next looks through what is pending"
+            );
+            let calm = self.idle < Duration::from_secs(2);
+            return Verdict {
+                trouble: !calm,
+                ..verdict("committed", sentence, vec![wait(), self.release()])
+            };
+        }
+        let Some(owner) = &ledger.owner else {
+            let (then, action) = match ledger.others_alive {
+                0 => ("no worker lives", start_worker()),
+                _ => ("a living worker acquires it within a second", wait()),
+            };
+            let sentence = format!("nobody owns partition {partition}: {then}");
+            return verdict("no_owner", sentence, vec![action]);
+        };
+        if owner.is_silent() {
+            return self.silent(owner, ledger.others_alive);
+        }
+        if let Some(reason) = self.unreadable {
+            let sentence = format!(
+                "it cannot be read: {reason}. It becomes a dead letter when it is its turn"
+            );
+            return verdict("unreadable", sentence, vec![wait()]);
+        }
+        if let Some(trial) = ledger.trial {
+            if (trial.first..=trial.last).contains(&self.id) {
+                return Self::tried(trial, owner);
+            }
+            if trial.first < self.id {
+                let sentence = format!(
+                    "waits behind entry {}, which is being tried, attempt {} of {}: a partition \
+                     is settled in order",
+                    trial.first, trial.attempts, owner.attempts_max
+                );
+                return verdict("behind_poison", sentence, vec![wait()]);
+            }
+        }
+        self.held(owner)
+    }
+
+    /// The owner does not beat.
+    fn silent(&self, owner: &Owner<'_>, others_alive: usize) -> Verdict {
+        let Owner { name, silence, lease, .. } = owner;
+        let for_how_long = span(*silence);
+        let left = lease.saturating_sub(*silence);
+        let (then, actions) = match (others_alive, left.is_zero()) {
+            (0, true) => ("no other worker lives".to_owned(), vec![start_worker()]),
+            (0, false) => {
+                let then = format!(
+                    "no other worker lives to take it over when its lease ends in {}",
+                    span(left.max(Duration::from_secs(1)))
+                );
+                (then, vec![start_worker()])
+            }
+            (_, true) => ("taken over at any moment".to_owned(), vec![wait(), self.force()]),
+            (_, false) => {
+                let left = span(left.max(Duration::from_secs(1)));
+                (format!("taken over in {left}"), vec![wait(), self.force()])
+            }
+        };
+        let sentence = format!(
+            "owner {name} has not been heard of for {for_how_long} (dead, frozen or cut off); {then}"
+        );
+        verdict("owner_silent", sentence, actions)
+    }
+
+    fn tried(trial: &TrialRow, owner: &Owner<'_>) -> Verdict {
+        let of = format!("{} of {} attempts", trial.attempts, owner.attempts_max);
+        match &trial.error {
+            Some(error) => {
+                let sentence = format!(
+                    "poison, {of}: {error}. After the last it becomes a dead letter, and the \
+                     partition goes on"
+                );
+                verdict("poison", sentence, vec![wait(), once_dead()])
+            }
+            None if trial.attempts > 1 => {
+                let sentence = format!(
+                    "poison, {of}: the last one failed or ended its worker. It is being tried \
+                     alone; after the last attempt it becomes a dead letter"
+                );
+                verdict("poison", sentence, vec![wait(), once_dead()])
+            }
+            None => {
+                let sentence = format!("came back after a crash or a failure; being tried, {of}");
+                Verdict { trouble: false, ..verdict("tried_again", sentence, vec![wait()]) }
+            }
+        }
+    }
+
+    /// The owner lives and nothing is wrong with the entry.
+    fn held(&self, owner: &Owner<'_>) -> Verdict {
+        let Owner { name, lease, .. } = owner;
+        let (consumer, idle) = (self.consumer, span(self.idle));
+        let late = self.idle > *lease;
+        if consumer != *name {
+            let sentence = format!(
+                "{name} has taken partition {} over from {consumer} and settles first what that \
+                 one left, untouched for {idle}",
+                self.partition
+            );
+            let actions = if late { vec![self.release(), doctor()] } else { vec![wait()] };
+            return Verdict { trouble: late, ..verdict("changing_hands", sentence, actions) };
+        }
+        if late {
+            let sentence = format!(
+                "{name} lives and has had it for {idle}, longer than a batch may take: it waits \
+                 for PostgreSQL or Redis, or hangs"
+            );
+            return verdict("slow", sentence, vec![doctor(), self.release()]);
+        }
+        let sentence = format!("in flight: {name} has had it for {idle}");
+        Verdict { trouble: false, ..verdict("in_flight", sentence, vec![wait()]) }
+    }
+
+    fn release(&self) -> Action {
+        let partition = self.partition;
+        Action {
+            code: "release_partition",
+            label: format!("Make the owner hand partition {partition} over"),
+            command: Some(format!("paystream release --partition {partition} --reason …")),
+            safe_because: "the owner finishes its batch first, and whoever takes the partition \
+                           settles what is pending once, in order",
+        }
+    }
+
+    fn force(&self) -> Action {
+        let partition = self.partition;
+        Action {
+            code: "release_partition",
+            label: format!("Take partition {partition} from its silent owner now"),
+            command: Some(format!("paystream release --partition {partition} --force --reason …")),
+            safe_because: "the fence in PostgreSQL refuses whatever the old owner still commits",
+        }
+    }
+}
+
+/// A verdict that is trouble.
+fn verdict(code: &'static str, sentence: impl Into<String>, actions: Vec<Action>) -> Verdict {
+    Verdict { code, sentence: sentence.into(), trouble: true, actions }
+}
+
+fn action(
+    code: &'static str,
+    label: &str,
+    command: Option<&str>,
+    safe_because: &'static str,
+) -> Action {
+    let command = command.map(str::to_owned);
+    Action { code, label: label.to_owned(), command, safe_because }
+}
+
+fn wait() -> Action {
+    action("wait", "Wait", None, "it goes on by itself")
+}
+
+fn start_worker() -> Action {
+    action(
+        "start_worker",
+        "Start a worker",
+        Some("paystream serve worker"),
+        "a worker takes only what nobody living owns",
+    )
+}
+
+fn check_postgresql() -> Action {
+    action(
+        "check_postgresql",
+        "Bring PostgreSQL back",
+        Some("paystream doctor"),
+        "nothing has to be restarted or sent again",
+    )
+}
+
+fn doctor() -> Action {
+    action("doctor", "Look for the cause", Some("paystream doctor"), "it only looks")
+}
+
+fn audit() -> Action {
+    action("audit", "Account for every sequence", Some("paystream audit"), "it only looks")
+}
+
+fn once_dead() -> Action {
+    action(
+        "redrive",
+        "Mend the cause; once it is a dead letter, redrive or discard it",
+        Some("paystream dead-letters list"),
+        "a reference moves money once, however often it is tried",
+    )
+}
+
+#[cfg(test)]
+mod tests;
