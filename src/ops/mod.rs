@@ -12,6 +12,7 @@ pub mod seed;
 pub mod topology;
 
 mod stores;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -1,31 +1,25 @@
 //! `paystream partitions`: who owns each partition, what waits in it, since when,
 //! and how fast it is settled. Never changes anything.
 
-use std::{
-    collections::BTreeMap,
-    io::{IsTerminal, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use humantime::parse_duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{groups::seconds, stores};
+use super::{
+    groups::seconds,
+    stores,
+    watch::{WatchArgs, watch},
+};
 use crate::{
     config::StoreConfig,
     ledger::{CursorRow, Reader},
     stream::{Depth, Upkeep},
 };
-
-/// Goes to the top of a terminal, and clears what is left below the answer.
-const TOP: &str = "\x1b[H";
-const CLEAR_BELOW: &str = "\x1b[J";
-const CLEAR_LINE: &str = "\x1b[K\n";
 
 /// What looking at partitions needs.
 #[derive(Args, Clone, Debug)]
@@ -37,15 +31,10 @@ pub struct PartitionsArgs {
     /// deadline.
     #[arg(long, env = "PAYSTREAM_LEASE", default_value = "10s", value_parser = parse_duration)]
     pub lease: Duration,
-    /// Look again and again until Ctrl-C.
-    #[arg(long)]
-    pub watch: bool,
-    /// Pause between two looks; the rate is what was settled in it.
-    #[arg(long, default_value = "1s", value_parser = parse_duration)]
-    pub interval: Duration,
-    /// Print a JSON document instead of a table; with --watch, one a line.
-    #[arg(long)]
-    pub json: bool,
+    /// Once, or again and again; the rate is what was settled between two
+    /// looks.
+    #[command(flatten)]
+    pub watch: WatchArgs,
 }
 
 /// Shows the partitions, once or until Ctrl-C. Exits with 1 when, looked at
@@ -54,59 +43,25 @@ pub struct PartitionsArgs {
 /// # Errors
 /// When a store cannot be reached; `--watch` waits for it after the first look.
 pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
-    ensure!(args.interval >= Duration::from_millis(100), "--interval must be at least 100ms");
+    args.watch.check()?;
     let (streams, ledger, _) = stores::open(&args.store).await?;
     let upkeep = streams.upkeep().await.context("could not reach Redis")?;
     let stores = Stores { upkeep, reader: ledger.reader(1), lease: args.lease };
-    let before = stores.look().await?;
-    if args.watch {
-        let redraws = !args.json && std::io::stdout().is_terminal();
-        return tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.context("could not wait for Ctrl-C")?;
-                Ok(ExitCode::SUCCESS)
-            }
-            failed = watch(&stores, before, &args, redraws) => failed,
-        };
+    let mut before = stores.look().await?;
+    sleep(args.watch.interval).await;
+    if args.watch.watch {
+        return watch(&args.watch, async || {
+            let view = View::between(&before, stores.look().await?);
+            let text = if args.watch.json { view.document().to_string() } else { view.page() };
+            before = view.look;
+            Ok(text)
+        })
+        .await;
     }
-    sleep(args.interval).await;
     let view = View::between(&before, stores.look().await?);
-    let text = if args.json { format!("{:#}", view.document()) } else { view.page() };
+    let text = if args.watch.json { format!("{:#}", view.document()) } else { view.page() };
     writeln!(std::io::stdout(), "{text}").context("could not write the answer")?;
     Ok(if view.is_served() { ExitCode::SUCCESS } else { ExitCode::from(1) })
-}
-
-/// Looks again and again; ends only when nobody reads what it says.
-async fn watch(
-    stores: &Stores,
-    mut before: Look,
-    args: &PartitionsArgs,
-    redraws: bool,
-) -> anyhow::Result<ExitCode> {
-    loop {
-        sleep(args.interval).await;
-        let text = match stores.look().await {
-            Ok(look) => {
-                let view = View::between(&before, look);
-                let text = if args.json { view.document().to_string() } else { view.page() };
-                before = view.look;
-                text
-            }
-            // Stores come back; whoever watches wants to see when.
-            Err(error) if args.json => json!({ "error": format!("{error:#}") }).to_string(),
-            Err(error) => format!("{error:#}; looking again"),
-        };
-        let text = if redraws { redrawn(&text) } else { format!("{text}\n") };
-        let mut output = std::io::stdout();
-        output.write_all(text.as_bytes()).context("could not write the answer")?;
-        output.flush().context("could not write the answer")?;
-    }
-}
-
-/// Over what is on the terminal, line by line, so that nothing flickers.
-fn redrawn(text: &str) -> String {
-    let lines: String = text.lines().flat_map(|line| [line, CLEAR_LINE]).collect();
-    [TOP, &lines, CLEAR_BELOW].concat()
 }
 
 /// Where it is looked.
@@ -277,7 +232,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta, Utc};
     use tokio::time::Instant;
 
-    use super::{Look, Row, View, redrawn};
+    use super::{Look, Row, View};
     use crate::{domain::StreamId, ledger::CursorRow, stream::Depth};
 
     fn look(at: Instant, settled: i64, owner: Option<&str>) -> Look {
@@ -323,10 +278,5 @@ mod tests {
         assert!(page.contains("1 partitions, 1 without a living owner"), "{page}");
         let page = View::between(&look(at, 0, None), look(at, 0, None)).page();
         assert!(page.contains("NONE"), "{page}");
-    }
-
-    #[test]
-    fn a_redrawn_page_leaves_nothing_of_the_one_before() {
-        assert_eq!(redrawn("a\nb"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 }

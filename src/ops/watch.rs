@@ -1,0 +1,98 @@
+//! Looks again and again until Ctrl-C, and shows each look over the one before.
+//! Never ends because a store is away: it comes back, and whoever watches wants
+//! to see when.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use humantime::parse_duration;
+use serde_json::json;
+use tokio::time::sleep;
+
+/// Goes to the top of a terminal, and clears what is left below the answer.
+const TOP: &str = "\x1b[H";
+const CLEAR_BELOW: &str = "\x1b[J";
+const CLEAR_LINE: &str = "\x1b[K\n";
+/// Looks cost the stores something.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Whether to look once, or again and again.
+#[derive(Args, Clone, Debug)]
+pub struct WatchArgs {
+    /// Look again and again until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Pause between two looks.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub interval: Duration,
+    /// Print a JSON document instead of a table; with --watch, one a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl WatchArgs {
+    /// Refuses a pause that is none.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.interval >= INTERVAL_MIN, "--interval must be at least 100ms");
+        Ok(())
+    }
+}
+
+/// Shows what `look` says, at once and after every pause, until Ctrl-C: over
+/// the look before on a terminal, below it elsewhere. With `--json`, `look`
+/// says one line. What it fails with is shown in its place.
+///
+/// # Errors
+/// When nobody reads what it says.
+pub(super) async fn watch(
+    args: &WatchArgs,
+    look: impl AsyncFnMut() -> anyhow::Result<String>,
+) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("could not wait for Ctrl-C")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        failed = for_ever(args, look) => failed,
+    }
+}
+
+async fn for_ever(
+    args: &WatchArgs,
+    mut look: impl AsyncFnMut() -> anyhow::Result<String>,
+) -> anyhow::Result<ExitCode> {
+    let redraws = !args.json && std::io::stdout().is_terminal();
+    loop {
+        let text = match look().await {
+            Ok(text) => text,
+            Err(error) if args.json => json!({ "error": format!("{error:#}") }).to_string(),
+            Err(error) => format!("{error:#}; looking again"),
+        };
+        let text = if redraws { redrawn(&text) } else { format!("{}\n", text.trim_end()) };
+        let mut output = std::io::stdout();
+        output.write_all(text.as_bytes()).context("could not write the answer")?;
+        output.flush().context("could not write the answer")?;
+        sleep(args.interval).await;
+    }
+}
+
+/// Over what is on the terminal, line by line, so that nothing flickers.
+fn redrawn(text: &str) -> String {
+    let lines: String = text.lines().flat_map(|line| [line, CLEAR_LINE]).collect();
+    [TOP, &lines, CLEAR_BELOW].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redrawn;
+
+    #[test]
+    fn a_redrawn_page_leaves_nothing_of_the_one_before() {
+        assert_eq!(redrawn("a\nb"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+    }
+}
