@@ -217,6 +217,10 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
         bail!("the streams have not been created: run `paystream migrate`");
     }
     let streams = streams(topology.partitions, topology.generation)?;
+    // Only for looking while the ledger is away.
+    if let Err(error) = streams.note_topology(topology.generation).await {
+        warn!(%error, "could not note the topology in Redis");
+    }
     Ok(Stores { streams, ledger, topology })
 }
 

@@ -195,12 +195,8 @@ impl Waiting {
     }
 
     fn trace_id(&self) -> Option<String> {
-        match &self.body {
-            Some(Body::Delivery(_, Some(traceparent))) => {
-                traceparent.split('-').nth(1).map(str::to_owned)
-            }
-            _ => None,
-        }
+        let Some(Body::Delivery(_, traceparent)) = &self.body else { return None };
+        traceparent.as_deref()?.split('-').nth(1).map(str::to_owned)
     }
 
     fn moments(&self) -> Vec<Moment> {

@@ -30,7 +30,9 @@ pub use error::Error;
 pub use finding::{Finding, Severity};
 pub use life::{Life, Moment};
 pub use overview::Overview;
-pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
+pub use pending::{
+    ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
+};
 pub use suspense::SuspensePayment;
 pub use verdict::{Action, Verdict};
 

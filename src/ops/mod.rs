@@ -7,8 +7,10 @@ pub mod losses;
 pub mod migrate;
 pub mod parked;
 pub mod partitions;
+pub mod pending;
 pub mod probe;
 pub mod seed;
+pub mod show;
 pub mod topology;
 
 mod stores;
@@ -70,6 +72,11 @@ pub enum Command {
     /// Show who owns each partition, what waits in it, and how fast it is
     /// settled; exits 1 when one has no living owner
     Partitions(Box<partitions::PartitionsArgs>),
+    /// Entries that were taken and are not acknowledged, why, and what is safe to
+    /// do; exits 1 when one of them is more than work under way
+    Pending(Box<pending::PendingArgs>),
+    /// One payment's whole life; exits 1 when nobody knows it
+    Show(show::ShowArgs),
     /// List, register and retire other consumer groups on the streams
     #[command(subcommand)]
     Groups(groups::GroupsCommand),
@@ -107,6 +114,14 @@ impl Command {
             Self::Partitions(mut args) => {
                 args.store = args.store.or(running());
                 return partitions::run(*args).await;
+            }
+            Self::Pending(mut args) => {
+                args.store = args.store.or(running());
+                return pending::run(*args).await;
+            }
+            Self::Show(mut args) => {
+                args.store = args.store.or(running());
+                return show::run(args).await;
             }
             Self::Groups(command) => return command.run(running()).await,
             Self::Topology(args) => topology::run(args, running()).await?,

@@ -22,7 +22,8 @@
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
 //! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it |
 //!
-//! After a change of the number of partitions they begin with `paystream:{g2p07}`
+//! `paystream:topology` notes generation and number of partitions, for looking
+//! while the ledger is away. After a change of the number of partitions they begin with `paystream:{g2p07}`
 //! and so on.
 //!
 //! Never decides what an entry means, never retries by itself (but for an
@@ -43,6 +44,7 @@ mod standing;
 mod other_groups;
 mod gates;
 mod inspector;
+mod topology;
 
 use std::time::Duration;
 

@@ -1,0 +1,252 @@
+//! `paystream pending`: every entry that was taken and is not acknowledged, why,
+//! and what is safe to do about it. Never claims or acknowledges one.
+
+use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use humantime::{format_duration, parse_duration};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{
+    stores,
+    watch::{WatchArgs, watch},
+};
+use crate::{
+    clock,
+    config::StoreConfig,
+    control::{Control, PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary},
+};
+
+/// Width of the longest bar, in characters.
+const BAR: u64 = 30;
+
+/// What `paystream pending` is told.
+#[derive(Args, Clone, Debug)]
+pub struct PendingArgs {
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    pub store: StoreConfig,
+    /// Only those of this partition.
+    #[arg(long)]
+    pub partition: Option<u16>,
+    /// Only those that have not been touched for at least this long.
+    #[arg(long, value_parser = parse_duration)]
+    pub min_idle: Option<Duration>,
+    /// Only those that this consumer holds.
+    #[arg(long)]
+    pub consumer: Option<String>,
+    /// Only those of this reference.
+    #[arg(long)]
+    pub reference: Option<String>,
+    /// Entries to show. They are asked for in pages of 500 at most.
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+    /// Where to go on: what an earlier answer said.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// How long gateways remember a reference in the stream. What waits for
+    /// longer is looked for in the streams themselves.
+    #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
+    pub dedupe_window: Duration,
+    /// How to look.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Shows pending entries, once or until Ctrl-C. Exits with 1 when, looked at
+/// once, one of those shown is more than work under way.
+///
+/// # Errors
+/// When Redis cannot be reached. Without PostgreSQL, verdicts say so.
+pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
+    args.watch.check()?;
+    let (streams, ledger, topology) = stores::open_to_look(&args.store).await?;
+    let control = Control::new(&streams, &ledger, &topology, args.dedupe_window, clock::system);
+    if args.watch.watch {
+        let json = args.watch.json;
+        return watch(&args.watch, async || {
+            let look = Look::take(&control, &args, &ProgressBar::hidden()).await?;
+            Ok(if json { look.document().to_string() } else { look.page() })
+        })
+        .await;
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}");
+    bar.set_style(style.context("the bar's template")?);
+    let look = Look::take(&control, &args, &bar).await?;
+    bar.finish_and_clear();
+    let text =
+        if args.watch.json { format!("{:#}\n", look.document()) } else { look.page() + "\n" };
+    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
+    let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
+    Ok(ExitCode::from(u8::from(trouble)))
+}
+
+/// All that is shown.
+struct Look {
+    summary: PendingSummary,
+    page: PendingPage,
+}
+
+impl Look {
+    async fn take(
+        control: &Control,
+        args: &PendingArgs,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Self> {
+        let summary = control.pending_summary(|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        let summary = summary.await.context("could not read what is pending")?;
+        let filter = PendingFilter {
+            partition: args.partition,
+            min_idle: args.min_idle,
+            consumer: args.consumer.clone(),
+            reference: args.reference.clone(),
+        };
+        let (mut entries, mut from) = (Vec::new(), args.from.clone());
+        bar.set_length(summary.pending.min(u64::try_from(args.limit).unwrap_or(u64::MAX)));
+        loop {
+            let limit = (args.limit - entries.len()).min(PENDING_MAX);
+            let page = control.pending(&filter, from.as_deref(), limit);
+            let page = page.await.context("could not read what is pending")?;
+            entries.extend(page.entries);
+            bar.set_position(u64::try_from(entries.len()).unwrap_or(u64::MAX));
+            if page.next.is_none() || entries.len() >= args.limit {
+                return Ok(Self { summary, page: PendingPage { entries, ..page } });
+            }
+            from = page.next;
+        }
+    }
+
+    fn document(&self) -> Value {
+        let Self { summary, page } = self;
+        json!({
+            "summary": summary,
+            "entries": page.entries,
+            "next": page.next,
+            "ledger_available": page.ledger_available,
+            "as_of": page.as_of,
+        })
+    }
+
+    fn page(&self) -> String {
+        let mut parts = vec![self.glance()];
+        if !self.page.ledger_available {
+            parts.push("PostgreSQL does not answer: owners and outcomes are not known.".to_owned());
+        }
+        if self.page.entries.is_empty() {
+            parts.push(match self.summary.pending {
+                0 => "Nothing is pending.".to_owned(),
+                _ => "Nothing that is pending is as asked for.".to_owned(),
+            });
+            return parts.join("\n\n");
+        }
+        parts.push(table(&self.page.entries).to_string());
+        parts.extend(safe_actions(&self.page.entries));
+        if let Some(next) = &self.page.next {
+            parts.push(format!("There are more: go on with --from {next}"));
+        }
+        parts.join("\n\n")
+    }
+
+    /// How much, how old, and who has it.
+    fn glance(&self) -> String {
+        let PendingSummary { pending, lag, ages, consumers, looked_at, .. } = &self.summary;
+        let mut lines = vec![format!("{pending} pending; {lag} wait that nobody has taken")];
+        if *pending == 0 {
+            return lines.remove(0);
+        }
+        let most = ages.iter().map(|age| age.entries).max().unwrap_or(1).max(1);
+        let mut from = 0;
+        for age in ages {
+            let name = match age.below_seconds {
+                Some(below) => format!("{from}-{below} s"),
+                None => format!("over {from} s"),
+            };
+            let bar = usize::try_from((age.entries * BAR).div_ceil(most)).unwrap_or(0);
+            lines.push(format!("  idle {name:>10}  {:>7}  {}", age.entries, "#".repeat(bar)));
+            from = age.below_seconds.unwrap_or(from);
+        }
+        if looked_at < pending {
+            lines.push(format!("  (of the first {looked_at})"));
+        }
+        let shares = consumers.iter().map(|one| format!("{} {}", one.consumer, one.entries));
+        lines.push(format!("  held by: {}", shares.collect::<Vec<_>>().join(", ")));
+        lines.join("\n")
+    }
+}
+
+fn table(entries: &[PendingEntry]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([
+        "entry",
+        "sequence",
+        "reference",
+        "customer",
+        "amount",
+        "held by",
+        "owner",
+        "idle",
+        "taken",
+        "attempts",
+        "verdict",
+    ]);
+    for entry in entries {
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+        let owner = match (&entry.owner, entry.owner_alive) {
+            (Some(owner), Some(false)) => format!("{owner} (silent)"),
+            (Some(owner), _) => owner.clone(),
+            (None, Some(_)) => "NONE".to_owned(),
+            (None, None) => "unknown".to_owned(),
+        };
+        let colour = if entry.verdict.trouble { Color::Red } else { Color::Green };
+        table.add_row([
+            Cell::new(format!("{}/{}", entry.partition, entry.stream_id)),
+            Cell::new(entry.sequence.map_or("unknown".to_owned(), |sequence| sequence.to_string())),
+            Cell::new(known(&entry.transaction_reference)),
+            Cell::new(known(&entry.customer_id)),
+            Cell::new(known(&entry.transaction_amount)).set_alignment(CellAlignment::Right),
+            Cell::new(&entry.consumer),
+            Cell::new(owner),
+            Cell::new(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
+            Cell::new(entry.deliveries).set_alignment(CellAlignment::Right),
+            Cell::new(entry.attempts).set_alignment(CellAlignment::Right),
+            Cell::new(&entry.verdict.sentence).fg(colour),
+        ]);
+    }
+    table
+}
+
+fn idle(milliseconds: u64) -> String {
+    match milliseconds {
+        ..1_000 => format!("{milliseconds}ms"),
+        _ => format_duration(Duration::from_secs(milliseconds / 1_000)).to_string(),
+    }
+}
+
+/// What is safe to do about those that are in trouble, each once.
+fn safe_actions(entries: &[PendingEntry]) -> Option<String> {
+    let mut actions: BTreeMap<(&str, &str), (&str, &str)> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.verdict.trouble) {
+        for action in &entry.verdict.actions {
+            let command = action.command.as_deref().unwrap_or("nothing to run");
+            actions
+                .entry((entry.verdict.code, &action.label))
+                .or_insert((command, action.safe_because));
+        }
+    }
+    if actions.is_empty() {
+        return None;
+    }
+    let lines = actions.iter().map(|((code, label), (command, because))| {
+        format!("  {code}: {label} ({command}); safe, because {because}")
+    });
+    Some(format!("What is safe to do:\n{}", lines.collect::<Vec<_>>().join("\n")))
+}
