@@ -57,4 +57,17 @@ impl Control {
         let _ = self.desk.conflicts(all, reference, after, limit).await?;
         todo!()
     }
+
+    /// Notes that a conflict was dealt with.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked; nothing has changed then.
+    pub async fn resolve_conflict(
+        &self,
+        partition: u16,
+        sequence: i64,
+        signature: &super::Signature,
+    ) -> Result<super::Acted<()>, Error> {
+        Ok(self.desk.resolve_conflict(partition, sequence, signature).await?)
+    }
 }

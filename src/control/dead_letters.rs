@@ -104,4 +104,34 @@ impl Control {
     pub async fn discard(&self, id: i64, signature: &Signature) -> Result<Acted<()>, Error> {
         Ok(self.desk.discard(id, signature).await?)
     }
+
+    /// Redrives many, the oldest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked.
+    pub async fn redrive_all(
+        &self,
+        filter: &DeadLetterFilter,
+        signature: &Signature,
+        dry_run: bool,
+        on_progress: impl FnMut(u64, u64),
+    ) -> Result<Vec<RedriveReport>, Error> {
+        let _ = (filter, signature, dry_run, on_progress);
+        todo!()
+    }
+
+    /// Discards many, the oldest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked.
+    pub async fn discard_all(
+        &self,
+        filter: &DeadLetterFilter,
+        signature: &Signature,
+        dry_run: bool,
+        on_progress: impl FnMut(u64, u64),
+    ) -> Result<Vec<RedriveReport>, Error> {
+        let _ = (filter, signature, dry_run, on_progress);
+        todo!()
+    }
 }

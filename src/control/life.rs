@@ -5,10 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Control, Error, PendingEntry, background, shapes::money};
+use super::{AuditEntry, Control, Error, PendingEntry, background, shapes::money};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{AttemptRow, AuditRow, PAGE_MAX, StoredPayment},
+    ledger::{AttemptRow, PAGE_MAX, StoredPayment},
     stream::{Body, Place, Seen},
 };
 
@@ -83,7 +83,7 @@ impl Control {
             moments.extend(entry.moments());
         }
         if ledger_available {
-            let changes = self.desk.audit_log(Some(reference.as_str()), None, PAGE_MAX).await?;
+            let changes = self.audit_log(Some(reference.as_str()), None, PAGE_MAX).await?;
             moments.extend(changes.iter().map(changed));
         }
         // What has no time stays where its story has it.
@@ -262,8 +262,8 @@ fn settled(row: &StoredPayment) -> Moment {
     Moment { failed, ..moment(Some(row.at), &row.state, sentence_of(row)) }
 }
 
-fn changed(row: &AuditRow) -> Moment {
-    let AuditRow { at, actor, action, reason, .. } = row;
+fn changed(change: &AuditEntry) -> Moment {
+    let AuditEntry { at, actor, action, reason, .. } = change;
     let action = action.replace('_', " ");
     let why = reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
     moment(Some(*at), "changed", format!("{action} by {actor}{why}"))

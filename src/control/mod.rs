@@ -7,6 +7,7 @@
 //! decides about money (that is the domain's), never trims.
 
 mod background;
+mod changes;
 mod conflicts;
 mod dead_letters;
 mod doctor;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+pub use changes::{AuditEntry, ParkedCustomer};
 pub use conflicts::Conflict;
 pub use dead_letters::{DeadLetter, RedriveReport};
 pub use doctor::Checkup;
@@ -36,7 +38,7 @@ pub use pending::{
 pub use suspense::SuspensePayment;
 pub use verdict::{Action, Verdict};
 
-pub use crate::ledger::{Acted, Refusal, Signature};
+pub use crate::ledger::{Acted, DeadLetterFilter, Refusal, Signature};
 use crate::{
     clock::Clock,
     ledger::{Desk, Groups, Ledger, Losses, Parking, Reader, Topology},

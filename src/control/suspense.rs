@@ -46,4 +46,29 @@ impl Control {
         let _ = self.desk.suspense(all, customer, after, limit).await?;
         todo!()
     }
+
+    /// Applies a held payment to the account of `customer`, whose it is.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked; nothing has changed then.
+    pub async fn assign(
+        &self,
+        reference: &crate::domain::Reference,
+        customer: &crate::domain::CustomerId,
+        signature: &super::Signature,
+    ) -> Result<super::Acted<crate::ledger::Assigned>, Error> {
+        Ok(self.desk.assign(reference, customer, signature).await?)
+    }
+
+    /// Notes that a held payment is to be sent back.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked; nothing has changed then.
+    pub async fn mark_for_refund(
+        &self,
+        reference: &crate::domain::Reference,
+        signature: &super::Signature,
+    ) -> Result<super::Acted<()>, Error> {
+        Ok(self.desk.mark_for_refund(reference, signature).await?)
+    }
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::State,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     App, intake,
-    intake::{Body, Segment},
+    intake::{Body, Query, Segment},
     problem::{Code, FieldError, Problem, ProblemDocument},
     views::{AccountView, BalanceView, PaymentView, customer_path, money},
 };
@@ -61,9 +61,8 @@ pub(super) struct CustomersView {
 )]
 pub(super) async fn list(
     State(app): State<App>,
-    query: Result<Query<PageQuery>, QueryRejection>,
+    Query(query): Query<PageQuery>,
 ) -> Result<Json<CustomersView>, Problem> {
-    let Query(query) = query.map_err(bad_query)?;
     let limit = page_size(query.limit)?;
     let offset = query.offset.unwrap_or(0);
     if offset < 0 {
@@ -254,10 +253,9 @@ pub(super) struct StatementView {
 pub(super) async fn statement(
     State(app): State<App>,
     Segment(customer): Segment,
-    query: Result<Query<StatementQuery>, QueryRejection>,
+    Query(query): Query<StatementQuery>,
 ) -> Result<Json<StatementView>, Problem> {
     let customer = parse_id(customer)?;
-    let Query(query) = query.map_err(bad_query)?;
     let limit = page_size(query.limit)?;
     let before = query.cursor.unwrap_or(i64::MAX);
     account_of(&app, &customer).await?;
@@ -287,10 +285,6 @@ fn page_size(limit: Option<i64>) -> Result<i64, Problem> {
         return Ok(limit);
     }
     Err(Problem::new(Code::InvalidQuery, format!("limit must be from 1 to {PAGE_MAX}")))
-}
-
-fn bad_query(rejection: QueryRejection) -> Problem {
-    Problem::new(Code::InvalidQuery, rejection.body_text())
 }
 
 fn json_text(json: String) -> Response {

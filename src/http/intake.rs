@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use axum::{
     body::Bytes,
     extract::{
-        FromRequest, FromRequestParts, Path, Request,
-        rejection::{BytesRejection, FailedToBufferBody},
+        self, FromRequest, FromRequestParts, Path, Request,
+        rejection::{BytesRejection, FailedToBufferBody, QueryRejection},
     },
     http::{HeaderMap, header, request::Parts},
 };
@@ -73,6 +73,33 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
         let path = Path::from_request_parts(parts, state).await;
         let not_text = |_| Problem::new(Code::RouteNotFound, "the path is not UTF-8");
         path.map(|Path(name)| Self(name)).map_err(not_text)
+    }
+}
+
+/// The numbers in a path. What is none names nothing.
+pub(super) struct Numbers<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Numbers<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::from_request_parts(parts, state).await;
+        let no_number = |_| Problem::new(Code::CaseNotFound, "the path must have numbers here");
+        path.map(|Path(numbers)| Self(numbers)).map_err(no_number)
+    }
+}
+
+/// What a query asks for.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = extract::Query::from_request_parts(parts, state).await;
+        let bad =
+            |rejection: QueryRejection| Problem::new(Code::InvalidQuery, rejection.body_text());
+        query.map(|extract::Query(query)| Self(query)).map_err(bad)
     }
 }
 

@@ -185,8 +185,7 @@ fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(customers::balance))
         .routes(routes!(customers::statement))
         // Operators.
-        .routes(routes!(admin::seed_customers))
-        .routes(routes!(admin::stats))
+        .merge(admin::routes())
         // Health.
         .routes(routes!(health::health))
         .routes(routes!(health::live))

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
 
-use super::{Desk, Signature};
+use super::{Desk, PAGE_MAX, Signature};
 use crate::ledger::Error;
 
 /// A change that somebody made.
@@ -41,8 +41,13 @@ impl Desk {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<AuditRow>, Error> {
-        let _ = (subject, before, limit, &self.pool);
-        todo!()
+        let rows = sqlx::query_as(
+            "select id, at, actor, action, subject, reason, before, after from audit_log
+             where ($1 is null or subject = $1) and ($2 is null or id < $2)
+             order by id desc limit $3",
+        );
+        let rows = rows.bind(subject).bind(before).bind(limit.clamp(1, PAGE_MAX));
+        Ok(rows.fetch_all(&self.pool).await?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The operators' part of the API.
+//! Seeding customers, and everything at a glance.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -8,7 +8,7 @@ use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{
+use crate::http::{
     App, intake,
     problem::{Code, FieldError, Problem, ProblemDocument},
     views::money,
@@ -24,7 +24,7 @@ const SEED_MAX: u32 = 200_000;
 
 /// How many customers to seed.
 #[derive(Deserialize, ToSchema)]
-pub(super) struct SeedBody {
+pub(in crate::http) struct SeedBody {
     /// 1 to 200,000.
     #[schema(example = 500)]
     count: u32,
@@ -32,7 +32,7 @@ pub(super) struct SeedBody {
 
 /// What seeding did.
 #[derive(Serialize, ToSchema)]
-pub(super) struct SeedView {
+pub(in crate::http) struct SeedView {
     requested: u32,
     /// Customers that are new.
     created: u64,
@@ -57,7 +57,7 @@ pub(super) struct SeedView {
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(super) async fn seed_customers(
+pub(in crate::http) async fn seed_customers(
     State(app): State<App>,
     intake::Json(SeedBody { count }): intake::Json<SeedBody>,
 ) -> Result<Json<SeedView>, Problem> {
@@ -78,7 +78,7 @@ pub(super) async fn seed_customers(
 
 /// Everything at a glance.
 #[derive(Serialize, ToSchema)]
-pub(super) struct StatsView {
+pub(in crate::http) struct StatsView {
     totals: TotalsView,
     customers: CustomerTotalsView,
     /// Payments settled per second, over the last minute.
@@ -160,7 +160,7 @@ struct PartitionView {
         (status = 503, description = "A store cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(super) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
+pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
     let gateway = &app.gateway;
     let (totals, cursors) = app
         .ask(async { tokio::try_join!(gateway.reader.totals(), gateway.reader.cursors()) })

@@ -1,0 +1,295 @@
+//! Payments that wait for somebody's decision: suspense, conflicts, parked.
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{DoneView, done, is_full, page_size};
+use crate::{
+    control::{Conflict, ParkedCustomer, SuspensePayment},
+    domain::{CustomerId, Reference},
+    http::{
+        App,
+        intake::{self, Numbers, Query, Segment},
+        operator::{Operator, SignatureBody},
+        problem::{Code, FieldError, Problem, ProblemDocument},
+    },
+};
+
+/// Which payments in suspense.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct SuspenseQuery {
+    /// Those that were dealt with, too.
+    #[serde(default)]
+    all: bool,
+    /// Only those that were sent for this customer.
+    customer: Option<String>,
+    /// Where to go on: `next` of the page before.
+    after: Option<String>,
+    /// 1 to 500; default 50.
+    limit: Option<i64>,
+}
+
+/// A page of payments in suspense.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct SuspenseView {
+    /// The longest held first.
+    payments: Vec<SuspensePayment>,
+    /// Where the next page begins; nothing on the last.
+    next: Option<String>,
+}
+
+/// List payments in suspense
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/suspense",
+    tag = "operators",
+    params(SuspenseQuery),
+    responses(
+        (status = 200, description = "A page, the longest held first", body = SuspenseView),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn suspense(
+    State(app): State<App>,
+    Query(query): Query<SuspenseQuery>,
+) -> Result<Json<SuspenseView>, Problem> {
+    let limit = page_size(query.limit)?;
+    let SuspenseQuery { all, customer, after, .. } = query;
+    let control = &app.gateway.control;
+    let suspense = control.suspense(all, customer.as_deref(), after.as_deref(), limit);
+    let payments = app.operate(suspense).await?;
+    let next = payments.last().map(|payment| payment.transaction_reference.clone());
+    let next = next.filter(|_| is_full(&payments, limit));
+    Ok(Json(SuspenseView { payments, next }))
+}
+
+/// Whose a payment in suspense is.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct AssignBody {
+    #[serde(flatten)]
+    signature: SignatureBody,
+    /// The customer whose payment it is.
+    #[schema(example = "GIG00001")]
+    customer_id: String,
+}
+
+/// Assign a payment in suspense to its customer
+///
+/// Applies it to that account, once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/suspense/{reference}/assign",
+    tag = "operators",
+    params(("reference" = String, Path, description = "The payment's reference")),
+    request_body = AssignBody,
+    responses(
+        (status = 200, description = "It is applied", body = DoneView),
+        (status = 404, description = "It is not in suspense", body = ProblemDocument),
+        (status = 409, description = "It has been dealt with", body = ProblemDocument),
+        (status = 422, description = "No such customer, or not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn assign(
+    State(app): State<App>,
+    Segment(reference): Segment,
+    operator: Operator,
+    intake::Json(body): intake::Json<AssignBody>,
+) -> Result<Json<DoneView>, Problem> {
+    let signature = operator.sign(&body.signature)?;
+    let reference = in_suspense(reference)?;
+    let customer = CustomerId::parse(body.customer_id).map_err(|invalid| {
+        let errors = vec![FieldError::new("customer_id", invalid)];
+        Problem::invalid(Code::InvalidRequest, errors)
+    })?;
+    let control = &app.gateway.control;
+    let assigned = app.operate(control.assign(&reference, &customer, &signature)).await??;
+    let (reference, customer) = (reference.as_str(), customer.as_str());
+    Ok(done(format!("{reference} is {} to {customer}", assigned.outcome)))
+}
+
+/// Mark a payment in suspense for refund
+///
+/// It stays in suspense and is not applied any more.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/suspense/{reference}/refund-mark",
+    tag = "operators",
+    params(("reference" = String, Path, description = "The payment's reference")),
+    request_body = SignatureBody,
+    responses(
+        (status = 200, description = "It is marked", body = DoneView),
+        (status = 404, description = "It is not in suspense", body = ProblemDocument),
+        (status = 409, description = "It has been dealt with", body = ProblemDocument),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn mark_for_refund(
+    State(app): State<App>,
+    Segment(reference): Segment,
+    operator: Operator,
+    intake::Json(body): intake::Json<SignatureBody>,
+) -> Result<Json<DoneView>, Problem> {
+    let signature = operator.sign(&body)?;
+    let reference = in_suspense(reference)?;
+    let control = &app.gateway.control;
+    app.operate(control.mark_for_refund(&reference, &signature)).await??;
+    Ok(done(format!("{} is marked for refund", reference.as_str())))
+}
+
+/// What is no reference is not in suspense.
+fn in_suspense(reference: String) -> Result<Reference, Problem> {
+    Reference::parse(reference).map_err(|_| {
+        Problem::new(Code::CaseNotFound, "no payment of this reference is in suspense")
+    })
+}
+
+/// Which conflicts.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct ConflictsQuery {
+    /// Those that were dealt with, too.
+    #[serde(default)]
+    all: bool,
+    /// Only those of this reference.
+    reference: Option<String>,
+    /// Where to go on: `next` of the page before.
+    after: Option<String>,
+    /// 1 to 500; default 50.
+    limit: Option<i64>,
+}
+
+/// A page of conflicts.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct ConflictsView {
+    /// The longest open first.
+    conflicts: Vec<Conflict>,
+    /// Where the next page begins; nothing on the last.
+    next: Option<String>,
+}
+
+/// List conflicts
+///
+/// Payments that came under a used reference with other content, beside the one
+/// that has the reference.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/conflicts",
+    tag = "operators",
+    params(ConflictsQuery),
+    responses(
+        (status = 200, description = "A page, the longest open first", body = ConflictsView),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn conflicts(
+    State(app): State<App>,
+    Query(query): Query<ConflictsQuery>,
+) -> Result<Json<ConflictsView>, Problem> {
+    let limit = page_size(query.limit)?;
+    let place = |text: &str| -> Option<(i32, i64)> {
+        let (partition, sequence) = text.split_once('/')?;
+        Some((partition.parse().ok()?, sequence.parse().ok()?))
+    };
+    let after = match query.after.as_deref() {
+        Some(text) => Some(place(text).ok_or_else(|| {
+            Problem::new(Code::InvalidQuery, "after must be what `next` of a page says")
+        })?),
+        None => None,
+    };
+    let control = &app.gateway.control;
+    let conflicts = control.conflicts(query.all, query.reference.as_deref(), after, limit);
+    let conflicts = app.operate(conflicts).await?;
+    let next = conflicts.last().map(|last| format!("{}/{}", last.partition, last.sequence));
+    let next = next.filter(|_| is_full(&conflicts, limit));
+    Ok(Json(ConflictsView { conflicts, next }))
+}
+
+/// Resolve a conflict
+///
+/// Notes that it was dealt with. It never has an effect.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/conflicts/{partition}/{sequence}/resolve",
+    tag = "operators",
+    params(
+        ("partition" = u16, Path, description = "Where it came from"),
+        ("sequence" = i64, Path, description = "Its sequence there"),
+    ),
+    request_body = SignatureBody,
+    responses(
+        (status = 200, description = "It is resolved", body = DoneView),
+        (status = 404, description = "There is no such conflict", body = ProblemDocument),
+        (status = 409, description = "It has been dealt with", body = ProblemDocument),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn resolve_conflict(
+    State(app): State<App>,
+    Numbers((partition, sequence)): Numbers<(u16, i64)>,
+    operator: Operator,
+    intake::Json(body): intake::Json<SignatureBody>,
+) -> Result<Json<DoneView>, Problem> {
+    let signature = operator.sign(&body)?;
+    let control = &app.gateway.control;
+    app.operate(control.resolve_conflict(partition, sequence, &signature)).await??;
+    Ok(done(format!("the conflict {partition}/{sequence} is resolved")))
+}
+
+/// Customers whose payments wait.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct ParkedView {
+    /// The longest parked first; at most 1,000.
+    customers: Vec<ParkedCustomer>,
+}
+
+/// List parked customers
+///
+/// Those whose payments wait behind a dead letter.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/parked",
+    tag = "operators",
+    responses(
+        (status = 200, description = "The longest parked first", body = ParkedView),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<ParkedView>, Problem> {
+    Ok(Json(ParkedView { customers: app.operate(app.gateway.control.parked()).await? }))
+}
+
+/// Release a parked customer
+///
+/// Settles what waits, in its order, and parks no more.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/parked/{customer_id}/release",
+    tag = "operators",
+    params(("customer_id" = String, Path, description = "Whose payments")),
+    request_body = SignatureBody,
+    responses(
+        (status = 200, description = "They are settled", body = DoneView),
+        (status = 404, description = "No such customer is parked", body = ProblemDocument),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn release_parked(
+    State(app): State<App>,
+    Segment(customer): Segment,
+    operator: Operator,
+    intake::Json(body): intake::Json<SignatureBody>,
+) -> Result<Json<DoneView>, Problem> {
+    let signature = operator.sign(&body)?;
+    let customer = CustomerId::parse(customer)
+        .map_err(|_| Problem::new(Code::CaseNotFound, "no customer of this id is parked"))?;
+    let released = app.operate(app.gateway.control.release_parked(&customer, &signature)).await??;
+    Ok(done(format!("{released} payments of {} are released", customer.as_str())))
+}

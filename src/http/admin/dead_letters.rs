@@ -1,0 +1,279 @@
+//! Dead letters: found, sent on their way again, discarded; one or many.
+
+use axum::{Json, extract::State};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{DoneView, done, is_full, page_size};
+use crate::{
+    control::{DeadLetter, DeadLetterFilter, RedriveReport},
+    http::{
+        App,
+        intake::{self, Numbers, Query},
+        operator::{Operator, SignatureBody},
+        problem::{Code, Problem, ProblemDocument},
+    },
+};
+
+/// Which dead letters.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct ListQuery {
+    /// `dead`, `redriven`, `discarded` or `all`; default `dead`.
+    state: Option<String>,
+    /// Only those of this reference.
+    reference: Option<String>,
+    /// Only those of this class of reason.
+    code: Option<String>,
+    /// Only those of this customer.
+    customer: Option<String>,
+    /// Only those that died then or later.
+    since: Option<DateTime<Utc>>,
+    /// Only those that died before then.
+    until: Option<DateTime<Utc>>,
+    /// Only those older than this one: `next` of the page before.
+    before: Option<i64>,
+    /// 1 to 500; default 50.
+    limit: Option<i64>,
+}
+
+/// A page of dead letters.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct DeadLettersView {
+    /// The latest first.
+    dead_letters: Vec<DeadLetter>,
+    /// Where the next page begins; nothing on the last.
+    next: Option<i64>,
+}
+
+/// List dead letters
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/dead-letters",
+    tag = "operators",
+    params(ListQuery),
+    responses(
+        (status = 200, description = "A page, the latest first", body = DeadLettersView),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn list(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<DeadLettersView>, Problem> {
+    let limit = page_size(query.limit)?;
+    let filter = DeadLetterFilter {
+        state: state(query.state.as_deref())?,
+        reference: query.reference,
+        code: query.code,
+        customer: query.customer,
+        since: query.since,
+        until: query.until,
+    };
+    let control = &app.gateway.control;
+    let dead_letters = app.operate(control.dead_letters(&filter, query.before, limit)).await?;
+    let next = dead_letters.last().map(|letter| letter.id);
+    let next = next.filter(|_| is_full(&dead_letters, limit));
+    Ok(Json(DeadLettersView { dead_letters, next }))
+}
+
+fn state(name: Option<&str>) -> Result<Option<String>, Problem> {
+    match name.unwrap_or("dead") {
+        "all" => Ok(None),
+        name @ ("dead" | "redriven" | "discarded") => Ok(Some(name.to_owned())),
+        _ => {
+            let detail = "state must be dead, redriven, discarded or all";
+            Err(Problem::new(Code::InvalidQuery, detail))
+        }
+    }
+}
+
+/// Show a dead letter
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/dead-letters/{id}",
+    tag = "operators",
+    params(("id" = i64, Path, description = "Which")),
+    responses(
+        (status = 200, description = "All that is known of it", body = DeadLetter),
+        (status = 404, description = "There is no such dead letter", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn show(
+    State(app): State<App>,
+    Numbers(id): Numbers<i64>,
+) -> Result<Json<DeadLetter>, Problem> {
+    let found = app.operate(app.gateway.control.dead_letter(id)).await?;
+    let missing = || Problem::new(Code::CaseNotFound, format!("there is no dead letter {id}"));
+    found.map(Json).ok_or_else(missing)
+}
+
+/// How a dead letter is to be redriven.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct RedriveBody {
+    #[serde(flatten)]
+    signature: SignatureBody,
+    /// Only say what would come of it.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Redrive a dead letter
+///
+/// Settles it now, in one transaction. Doing it twice is refused.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dead-letters/{id}/redrive",
+    tag = "operators",
+    params(("id" = i64, Path, description = "Which")),
+    request_body = RedriveBody,
+    responses(
+        (status = 200, description = "It is settled, or would be", body = RedriveReport),
+        (status = 404, description = "There is no such dead letter", body = ProblemDocument),
+        (status = 409, description = "It has been dealt with", body = ProblemDocument),
+        (status = 422, description = "It cannot be settled still", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn redrive(
+    State(app): State<App>,
+    Numbers(id): Numbers<i64>,
+    operator: Operator,
+    intake::Json(body): intake::Json<RedriveBody>,
+) -> Result<Json<RedriveReport>, Problem> {
+    let signature = operator.sign(&body.signature)?;
+    let control = &app.gateway.control;
+    Ok(Json(app.operate(control.redrive(id, &signature, body.dry_run)).await??))
+}
+
+/// Discard a dead letter
+///
+/// Notes that it is not to be settled. It stays where it is and can be found.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dead-letters/{id}/discard",
+    tag = "operators",
+    params(("id" = i64, Path, description = "Which")),
+    request_body = SignatureBody,
+    responses(
+        (status = 200, description = "It is discarded", body = DoneView),
+        (status = 404, description = "There is no such dead letter", body = ProblemDocument),
+        (status = 409, description = "It has been dealt with", body = ProblemDocument),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn discard(
+    State(app): State<App>,
+    Numbers(id): Numbers<i64>,
+    operator: Operator,
+    intake::Json(body): intake::Json<SignatureBody>,
+) -> Result<Json<DoneView>, Problem> {
+    let signature = operator.sign(&body)?;
+    app.operate(app.gateway.control.discard(id, &signature)).await??;
+    Ok(done(format!("dead letter {id} is discarded")))
+}
+
+/// Many dead letters, and what is to become of them.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct ManyBody {
+    #[serde(flatten)]
+    signature: SignatureBody,
+    /// Those of this reference.
+    reference: Option<String>,
+    /// Those of this class of reason.
+    code: Option<String>,
+    /// Those of this customer.
+    customer: Option<String>,
+    /// Those that died then or later.
+    since: Option<DateTime<Utc>>,
+    /// Those that died before then.
+    until: Option<DateTime<Utc>>,
+    /// All there are: needed where nothing else narrows them down.
+    #[serde(default)]
+    all: bool,
+    /// Only say what would come of it.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl ManyBody {
+    fn filter(&self) -> Result<DeadLetterFilter, Problem> {
+        let Self { reference, code, customer, since, until, all, .. } = self;
+        let named = [reference, code, customer].into_iter().any(Option::is_some);
+        if !(named || since.is_some() || until.is_some() || *all) {
+            let detail = "name a reference, code, customer, since or until, or say \"all\": true";
+            return Err(Problem::new(Code::InvalidRequest, detail));
+        }
+        Ok(DeadLetterFilter {
+            state: Some("dead".to_owned()),
+            reference: reference.clone(),
+            code: code.clone(),
+            customer: customer.clone(),
+            since: *since,
+            until: *until,
+        })
+    }
+}
+
+/// What came of many dead letters.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct ManyView {
+    /// One for each, the oldest first; at most 1,000 at once.
+    reports: Vec<RedriveReport>,
+}
+
+/// Redrive many dead letters
+///
+/// The oldest first, each in a transaction of its own; at most 1,000 at once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dead-letters/redrive",
+    tag = "operators",
+    request_body = ManyBody,
+    responses(
+        (status = 200, description = "What came of each", body = ManyView),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn redrive_many(
+    State(app): State<App>,
+    operator: Operator,
+    intake::Json(body): intake::Json<ManyBody>,
+) -> Result<Json<ManyView>, Problem> {
+    let signature = operator.sign(&body.signature)?;
+    let filter = body.filter()?;
+    let control = &app.gateway.control;
+    let redriving = control.redrive_all(&filter, &signature, body.dry_run, |_, _| ());
+    Ok(Json(ManyView { reports: app.operate(redriving).await? }))
+}
+
+/// Discard many dead letters
+///
+/// Each in a transaction of its own; at most 1,000 at once.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/dead-letters/discard",
+    tag = "operators",
+    request_body = ManyBody,
+    responses(
+        (status = 200, description = "What came of each", body = ManyView),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn discard_many(
+    State(app): State<App>,
+    operator: Operator,
+    intake::Json(body): intake::Json<ManyBody>,
+) -> Result<Json<ManyView>, Problem> {
+    let signature = operator.sign(&body.signature)?;
+    let filter = body.filter()?;
+    let control = &app.gateway.control;
+    let discarding = control.discard_all(&filter, &signature, body.dry_run, |_, _| ());
+    Ok(Json(ManyView { reports: app.operate(discarding).await? }))
+}

@@ -1,0 +1,74 @@
+//! The operators' part of the API: what is stuck and why, and what mends it.
+//! Everything that changes something says who and why, and is noted. Never
+//! decides anything: that is the control room's.
+
+mod cases;
+mod dead_letters;
+mod stats;
+mod stuck;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    App,
+    problem::{Code, Problem},
+};
+
+/// Rows of a page when no number is asked for,
+const PAGE: i64 = 50;
+/// and at most.
+const PAGE_MAX: i64 = 500;
+
+/// The operators' routes.
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(stats::seed_customers))
+        .routes(routes!(stats::stats))
+        // What is stuck.
+        .routes(routes!(stuck::pending))
+        .routes(routes!(stuck::pending_summary))
+        .routes(routes!(stuck::life))
+        .routes(routes!(stuck::release_partition))
+        .routes(routes!(stuck::doctor))
+        .routes(routes!(stuck::audit_log))
+        // What needs somebody.
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(dead_letters::redrive_many))
+        .routes(routes!(dead_letters::discard_many))
+        .routes(routes!(cases::suspense))
+        .routes(routes!(cases::assign))
+        .routes(routes!(cases::mark_for_refund))
+        .routes(routes!(cases::conflicts))
+        .routes(routes!(cases::resolve_conflict))
+        .routes(routes!(cases::parked))
+        .routes(routes!(cases::release_parked))
+}
+
+/// A change was made.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DoneView {
+    /// What was done, as a sentence.
+    done: String,
+}
+
+fn done(sentence: impl Into<String>) -> axum::Json<DoneView> {
+    axum::Json(DoneView { done: sentence.into() })
+}
+
+fn page_size(limit: Option<i64>) -> Result<i64, Problem> {
+    let limit = limit.unwrap_or(PAGE);
+    if (1..=PAGE_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::new(Code::InvalidQuery, format!("limit must be from 1 to {PAGE_MAX}")))
+}
+
+/// Whether a page was filled, so that another may follow it.
+fn is_full<T>(rows: &[T], limit: i64) -> bool {
+    i64::try_from(rows.len()).is_ok_and(|rows| rows >= limit)
+}

@@ -1,0 +1,217 @@
+//! What is stuck, one payment's life, what is wrong, who changed what; and
+//! making an owner hand a partition over.
+
+use std::time::Duration;
+
+use axum::{Json, extract::State};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{DoneView, done, is_full, page_size};
+use crate::{
+    control::{AuditEntry, Checkup, Life, PendingFilter, PendingPage, PendingSummary},
+    domain::Reference,
+    http::{
+        App,
+        intake::{self, Numbers, Query, Segment},
+        operator::{Operator, SignatureBody},
+        problem::{Code, Problem, ProblemDocument},
+    },
+};
+
+/// Which pending entries.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct PendingQuery {
+    /// Only those of this partition.
+    partition: Option<u16>,
+    /// Only those that have not been touched for at least so many seconds.
+    min_idle_seconds: Option<u32>,
+    /// Only those that this consumer holds.
+    consumer: Option<String>,
+    /// Only those of this reference.
+    reference: Option<String>,
+    /// Where to go on: `next` of the page before.
+    from: Option<String>,
+    /// 1 to 500; default 50.
+    limit: Option<i64>,
+}
+
+/// List pending entries
+///
+/// Entries that were taken and are not acknowledged, each with why and what is
+/// safe to do. A page looks through 20,000 entries at most: it may be short and
+/// still have a `next`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/pending",
+    tag = "operators",
+    params(PendingQuery),
+    responses(
+        (status = 200, description = "A page, by partition and entry", body = PendingPage),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 503, description = "The stream cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn pending(
+    State(app): State<App>,
+    Query(query): Query<PendingQuery>,
+) -> Result<Json<PendingPage>, Problem> {
+    let limit = usize::try_from(page_size(query.limit)?).unwrap_or(usize::MAX);
+    let filter = PendingFilter {
+        partition: query.partition,
+        min_idle: query.min_idle_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        consumer: query.consumer,
+        reference: query.reference,
+    };
+    let control = &app.gateway.control;
+    Ok(Json(app.operate(control.pending(&filter, query.from.as_deref(), limit)).await?))
+}
+
+/// Summarise pending entries
+///
+/// How many there are, how old, and who holds them. Ages are those of the first
+/// 200,000.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/pending/summary",
+    tag = "operators",
+    responses(
+        (status = 200, description = "All pending entries at a glance", body = PendingSummary),
+        (status = 503, description = "The stream cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn pending_summary(
+    State(app): State<App>,
+) -> Result<Json<PendingSummary>, Problem> {
+    Ok(Json(app.operate(app.gateway.control.pending_summary(|_, _| ())).await?))
+}
+
+/// Show a payment's life
+///
+/// Received, appended, taken, tried, settled, and what was changed by hand.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/payments/{reference}",
+    tag = "operators",
+    params(("reference" = String, Path, description = "The payment's reference")),
+    responses(
+        (status = 200, description = "Its life, the oldest moment first", body = Life),
+        (status = 404, description = "No payment has this reference", body = ProblemDocument),
+        (status = 503, description = "The stores cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn life(
+    State(app): State<App>,
+    Segment(reference): Segment,
+) -> Result<Json<Life>, Problem> {
+    let not_found =
+        || Problem::new(Code::PaymentNotFound, "it was never taken, or not under this reference");
+    let reference = Reference::parse(reference).map_err(|_| not_found())?;
+    let life = app.operate(app.gateway.control.life(&reference)).await?;
+    life.map(Json).ok_or_else(not_found)
+}
+
+/// How a partition is to be handed over.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct ReleaseBody {
+    #[serde(flatten)]
+    signature: SignatureBody,
+    /// Do not wait for the owner: end its epoch at once. What it has under way
+    /// is refused by the ledger.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Make an owner hand a partition over
+///
+/// Its owner finishes the batch that is under way and releases the partition;
+/// whoever should have it acquires it under a new epoch and settles first what
+/// is pending.
+#[utoipa::path(
+    post,
+    path = "/api/v1/admin/partitions/{partition}/release",
+    tag = "operators",
+    params(("partition" = u16, Path, description = "Which")),
+    request_body = ReleaseBody,
+    responses(
+        (status = 200, description = "The owner was asked, or its epoch has ended", body = DoneView),
+        (status = 404, description = "There is no such partition", body = ProblemDocument),
+        (status = 409, description = "It was asked already, or has no owner", body = ProblemDocument),
+        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn release_partition(
+    State(app): State<App>,
+    Numbers(partition): Numbers<u16>,
+    operator: Operator,
+    intake::Json(body): intake::Json<ReleaseBody>,
+) -> Result<Json<DoneView>, Problem> {
+    let signature = operator.sign(&body.signature)?;
+    let control = &app.gateway.control;
+    let owner = app.operate(control.release_partition(partition, body.force, &signature)).await??;
+    Ok(done(match body.force {
+        true => format!("the epoch of {owner} on partition {partition} has ended"),
+        false => format!("{owner} was asked to hand partition {partition} over"),
+    }))
+}
+
+/// Look for what is wrong
+///
+/// Stores, settings, clocks, owners, groups, what waits and what needs somebody,
+/// each with what to do about it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/doctor",
+    tag = "operators",
+    responses((status = 200, description = "What was found, the worst first", body = Checkup))
+)]
+pub(in crate::http) async fn doctor(State(app): State<App>) -> Json<Checkup> {
+    Json(app.gateway.control.checkup().await)
+}
+
+/// Which changes.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(in crate::http) struct AuditQuery {
+    /// Only those of this subject: a reference, a customer, `partition 7`.
+    subject: Option<String>,
+    /// Only those older than this one: `next` of the page before.
+    before: Option<i64>,
+    /// 1 to 500; default 50.
+    limit: Option<i64>,
+}
+
+/// Changes that were made by hand.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct AuditView {
+    /// The latest first.
+    changes: Vec<AuditEntry>,
+    /// Where the next page begins; nothing on the last.
+    next: Option<i64>,
+}
+
+/// List changes that were made by hand
+#[utoipa::path(
+    get,
+    path = "/api/v1/admin/audit-log",
+    tag = "operators",
+    params(AuditQuery),
+    responses(
+        (status = 200, description = "Who changed what, when and why", body = AuditView),
+        (status = 400, description = "The query is not valid", body = ProblemDocument),
+        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+    )
+)]
+pub(in crate::http) async fn audit_log(
+    State(app): State<App>,
+    Query(query): Query<AuditQuery>,
+) -> Result<Json<AuditView>, Problem> {
+    let limit = page_size(query.limit)?;
+    let control = &app.gateway.control;
+    let log = control.audit_log(query.subject.as_deref(), query.before, limit);
+    let changes = app.operate(log).await?;
+    let next = changes.last().map(|change| change.id).filter(|_| is_full(&changes, limit));
+    Ok(Json(AuditView { changes, next }))
+}
