@@ -29,3 +29,4 @@ mod network;
 mod ownership;
 mod resize;
 mod rooms;
+mod stuck;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A rule of the database that refuses what is named POISON.
-async fn refuse_poison(stores: &Stores) {
+pub async fn refuse_poison(stores: &Stores) {
     for sql in [
         "create function refuse_poison() returns trigger language plpgsql as $$
          begin
@@ -30,7 +30,7 @@ async fn refuse_poison(stores: &Stores) {
     }
 }
 
-async fn allow_poison(stores: &Stores) {
+pub async fn allow_poison(stores: &Stores) {
     let sql = "drop trigger refuse_poison on processed_transactions";
     sqlx::query(sql).execute(&stores.pool).await.unwrap();
 }

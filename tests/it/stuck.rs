@@ -1,0 +1,304 @@
+//! Proves that an operator sees what is stuck and why, whatever stopped it: each
+//! kind of trouble has its verdict, looking harms nothing, and what was said to
+//! mend it does. Lists a hundred thousand pending entries in pages.
+
+use std::collections::HashSet;
+
+use paystream::dev::{self, PostgresServer};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Api, Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
+    ownership::{lock, until_spread, worker},
+    poison::{allow_poison, refuse_poison},
+    process::{Ended, Process, operate, run},
+};
+
+/// What `paystream pending` says, as data, and its exit status.
+async fn pending(stores: &Stores, arguments: &[&str]) -> (Value, Option<i32>) {
+    let Ended { status, stdout, stderr } =
+        run(operate(stores, &[&["pending", "--json"], arguments].concat())).await;
+    let said = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
+    (said, status.code())
+}
+
+/// What `paystream show` says of a reference.
+async fn show(stores: &Stores, reference: &str) -> Value {
+    let ended = run(operate(stores, &["show", reference, "--json"])).await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    serde_json::from_str(&ended.stdout).unwrap()
+}
+
+/// The moments of a life, by code.
+fn moments(life: &Value) -> Vec<&str> {
+    life["moments"].as_array().unwrap().iter().map(|m| m["code"].as_str().unwrap()).collect()
+}
+
+/// Waits until an entry has this verdict; answers with the entry.
+async fn until_judged(stores: &Stores, arguments: &[&str], code: &str) -> Value {
+    eventually(&format!("an entry is {code}"), async || {
+        let (said, _) = pending(stores, arguments).await;
+        let entries = said["entries"].as_array().unwrap();
+        entries.iter().find(|entry| entry["verdict"]["code"] == code).cloned()
+    })
+    .await
+}
+
+/// One payment for each of many customers.
+async fn pay_many(api: &Api, label: &str) {
+    for number in 1..=40 {
+        api.pay(&format!("{label}{number}"), &format!("GIG{number:05}"), "10").await;
+    }
+}
+
+/// Codes of the actions of an entry.
+fn actions(entry: &Value) -> Vec<&str> {
+    let actions = entry["verdict"]["actions"].as_array().unwrap();
+    actions.iter().map(|action| action["code"].as_str().unwrap()).collect()
+}
+
+/// Two workers that share the partitions; `ada` is in the middle of a batch that
+/// cannot end before the lock is dropped.
+async fn in_mid_batch(stores: &Stores) -> (Process, Process, Process, sqlx::PgConnection) {
+    let gateway = Process::serve("gateway", stores, &[]).await;
+    gateway.api.seed(40).await;
+    let ada = worker(stores, "ada", &[]).await;
+    let bob = worker(stores, "bob", &[]).await;
+    until_spread(stores, &["ada", "bob"]).await;
+    let held = lock(stores, "processed_transactions", "share").await;
+    pay_many(&gateway.api, "mid").await;
+    let entry = until_judged(stores, &["--consumer", "ada"], "in_flight").await;
+    assert_eq!((&entry["owner"], &entry["owner_alive"]), (&json!("ada"), &json!(true)));
+    assert_eq!(actions(&entry), ["wait"]);
+    (gateway, ada, bob, held)
+}
+
+#[tokio::test]
+async fn a_worker_killed_in_mid_batch_is_silent_until_it_is_taken_over() {
+    let stores = Stores::new().await;
+    let (gateway, ada, bob, held) = in_mid_batch(&stores).await;
+    ada.kill().await;
+    let entry = until_judged(&stores, &["--consumer", "ada"], "owner_silent").await;
+    let sentence = entry["verdict"]["sentence"].as_str().unwrap();
+    assert!(sentence.contains("owner ada") && sentence.contains("taken over"), "{sentence}");
+    assert_eq!(actions(&entry), ["wait", "release_partition"]);
+    // The life of a payment that waits for it says the same.
+    let reference = entry["transaction_reference"].as_str().unwrap();
+    let life = show(&stores, reference).await;
+    assert_eq!(life["state"], "accepted");
+    assert_eq!(moments(&life)[..3], ["received", "appended", "taken"]);
+    // The right thing to do was to wait.
+    drop(held);
+    gateway.api.until_settled().await;
+    let (said, code) = pending(&stores, &[]).await;
+    assert_eq!((&said["entries"], code), (&json!([]), Some(0)));
+    let life = show(&stores, reference).await;
+    assert_eq!(life["state"], "applied");
+    assert!(life["pending"].is_null());
+    stores.audit().await;
+    bob.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_worker_looks_dead_and_writes_nothing_when_it_wakes() {
+    let stores = Stores::new().await;
+    let (gateway, ada, bob, held) = in_mid_batch(&stores).await;
+    ada.signal("STOP").await;
+    let entry = until_judged(&stores, &["--consumer", "ada"], "owner_silent").await;
+    assert_eq!(entry["owner_alive"], true, "its lease still runs");
+    assert_eq!(actions(&entry), ["wait", "release_partition"]);
+    drop(held);
+    gateway.api.until_settled().await;
+    ada.signal("CONT").await;
+    until_spread(&stores, &["ada", "bob"]).await;
+    assert_eq!(pending(&stores, &[]).await.0["summary"]["pending"], 0);
+    stores.audit().await;
+    ada.stop().await;
+    bob.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn while_postgresql_is_stopped_everything_waits_for_the_ledger() {
+    let directory = empty_directory("postgres-stuck").await;
+    let mut postgres = PostgresServer::start(&directory).await.unwrap();
+    let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.seed(40).await;
+    let held = lock(&stores, "processed_transactions", "share").await;
+    pay_many(&process.api, "down").await;
+    until_judged(&stores, &[], "in_flight").await;
+    postgres.kill().await.unwrap();
+    drop(held);
+    let (said, code) = pending(&stores, &[]).await;
+    assert_eq!((&said["ledger_available"], code), (&json!(false), Some(1)));
+    let entries = said["entries"].as_array().unwrap();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        assert_eq!(entry["verdict"]["code"], "waiting_for_ledger", "{entry}");
+        assert_eq!(actions(entry), ["check_postgresql"]);
+        assert!(entry["owner"].is_null() && entry["owner_alive"].is_null(), "{entry}");
+        assert!(entry["transaction_reference"].as_str().unwrap().starts_with("down"));
+    }
+    // A payment that was taken meanwhile is found, too; nothing is made up.
+    process.api.pay("meanwhile", "GIG00001", "10").await;
+    let life = show(&stores, "meanwhile").await;
+    assert_eq!((&life["state"], &life["ledger_available"]), (&json!("accepted"), &json!(false)));
+    let reply = process.api.get("/api/v1/admin/pending").await;
+    assert_eq!((reply.status, &reply.json()["ledger_available"]), (200, &json!(false)));
+    // The right thing to do was to bring it back.
+    postgres.restart().await.unwrap();
+    process.api.until_settled().await;
+    stores.audit().await;
+    assert_eq!(show(&stores, "meanwhile").await["state"], "applied");
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn poison_is_found_with_what_waits_behind_it() {
+    let h = Harness::gateway(&[]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.pay("POISON", "ADA", "1").await;
+    h.api.pay("behind", "ADA", "2").await;
+    let settings = [("PAYSTREAM_ATTEMPTS_MAX", "100")];
+    let ada = worker(&h.stores, "ada", &settings).await;
+    let entry = until_judged(&h.stores, &["--reference", "POISON"], "poison").await;
+    let sentence = entry["verdict"]["sentence"].as_str().unwrap();
+    assert!(sentence.contains(" of 100 attempts"), "{sentence}");
+    assert!(entry["attempts"].as_u64().unwrap() >= 1);
+    assert_eq!(actions(&entry), ["wait", "redrive"]);
+    let entry = until_judged(&h.stores, &["--reference", "behind"], "behind_poison").await;
+    assert_eq!((&entry["sequence"], &entry["customer_id"]), (&json!(2), &json!("ADA")));
+    assert_eq!(entry["transaction_amount"], "2.00");
+    // Its life tells of each attempt, by whom, and what it ended with.
+    let life = eventually("two attempts have failed", async || {
+        let life = show(&h.stores, "POISON").await;
+        let failed = moments(&life).into_iter().filter(|code| *code == "attempt_failed").count();
+        (failed >= 2).then_some(life)
+    })
+    .await;
+    let failed = life["moments"].as_array().unwrap().iter();
+    let failed = failed.filter(|moment| moment["code"] == "attempt_failed");
+    for moment in failed {
+        let sentence = moment["sentence"].as_str().unwrap();
+        assert!(sentence.contains("by ada") && sentence.contains("no payment is called"));
+    }
+    // The right thing to do was to mend the cause.
+    allow_poison(&h.stores).await;
+    h.settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
+    let life = show(&h.stores, "POISON").await;
+    assert_eq!(life["state"], "applied");
+    assert!(moments(&life).contains(&"attempt_failed"), "what happened is not forgotten");
+    ada.stop().await;
+    h.stop().await;
+}
+
+/// Hands everything on every stream to a consumer that does nothing with it.
+async fn hand_to_ghost(stores: &Stores) {
+    for partition in 0..u64::from(PARTITIONS) {
+        let key = stores.key(partition, "stream");
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg(&["GROUP", "ledger", "ghost", "COUNT", "200000", "STREAMS", &key, ">"]);
+        let _: redis::Value = command.query_async(&mut stores.redis.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_committed_unreadable_or_deleted_is_told_apart() {
+    let mut h = Harness::with(&["--retention", "1h"]).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.pay("done", "ADA", "1").await;
+    h.settled().await;
+    h.stop_worker().await;
+    let (stores, redis) = (&h.stores, &mut h.stores.redis.clone());
+    // Committed, and its acknowledgement lost: it is handed out again.
+    let place = h.api.payment("done").await;
+    let stream = stores.key(place["partition"].as_u64().unwrap(), "stream");
+    redis::cmd("XGROUP").arg(&["SETID", &stream, "ledger", "0"]).exec_async(redis).await.unwrap();
+    redis::cmd("XADD").arg(&[&stream, "*", "hello", "world"]).exec_async(redis).await.unwrap();
+    let gone: String =
+        redis::cmd("XADD").arg(&[&stream, "*", "a", "b"]).query_async(redis).await.unwrap();
+    hand_to_ghost(stores).await;
+    redis::cmd("XDEL").arg(&[&stream, &gone]).exec_async(redis).await.unwrap();
+    // Nobody owns anything: the ledger's word on what is settled comes first.
+    let (said, code) = pending(stores, &[]).await;
+    assert_eq!(code, Some(1));
+    let entries = said["entries"].as_array().unwrap();
+    let codes: Vec<&str> =
+        entries.iter().map(|entry| entry["verdict"]["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["committed", "no_owner", "deleted"], "{said}");
+    assert_eq!(actions(&entries[1]), ["start_worker"]);
+    assert_eq!(said["summary"]["consumers"][0], json!({"consumer": "ghost", "entries": 3}));
+    // The right thing to do was to start a worker.
+    h.start_worker();
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
+    assert_eq!(pending(&h.stores, &[]).await.1, Some(0));
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_payment_of_an_unknown_customer_is_said_to_wait_for_its_account() {
+    let h = Harness::start().await;
+    h.api.pay("lost", "NOBODY", "7").await;
+    h.settled().await;
+    let life = show(&h.stores, "lost").await;
+    assert_eq!(life["state"], "suspense");
+    assert!(life["sentence"].as_str().unwrap().contains("no customer has the id NOBODY"));
+    h.api.open_account("NOBODY", "100").await;
+    let life = show(&h.stores, "lost").await;
+    assert_eq!((&life["state"], &life["customer_id"]), (&json!("applied"), &json!("NOBODY")));
+    let ended = run(operate(&h.stores, &["show", "never", "--json"])).await;
+    assert_eq!((ended.status.code(), ended.stdout.trim()), (Some(1), "null"));
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_pending_entries_are_listed_in_pages() {
+    const ENTRIES: usize = 100_000;
+    let mut h = Harness::gateway(&[]).await;
+    h.api.seed(40).await;
+    for batch in 0..ENTRIES / 1_000 {
+        let payments = (0..1_000).map(|number| {
+            let customer = format!("GIG{:05}", number % 40 + 1);
+            payment(&format!("many{batch}-{number}"), &customer, "1")
+        });
+        let body = json!({ "payments": payments.collect::<Vec<_>>() });
+        let reply = h.api.post("/api/v1/payments/batch", &body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+    hand_to_ghost(&h.stores).await;
+    let summary = h.api.get("/api/v1/admin/pending/summary").await.json();
+    assert_eq!((&summary["pending"], &summary["looked_at"]), (&json!(ENTRIES), &json!(ENTRIES)));
+    let ages = summary["ages"].as_array().unwrap().iter().map(|age| age["entries"].as_u64());
+    assert_eq!(ages.flatten().sum::<u64>(), 100_000);
+    let (mut seen, mut from, mut pages) = (HashSet::new(), String::new(), 0);
+    loop {
+        let path = format!("/api/v1/admin/pending?limit=500{from}");
+        let page = h.api.get(&path).await.json();
+        for entry in page["entries"].as_array().unwrap() {
+            seen.insert(entry["transaction_reference"].as_str().unwrap().to_owned());
+        }
+        pages += 1;
+        if pages % 50 == 0 {
+            h.api.pay(&format!("meanwhile{pages}"), "GIG00001", "1").await;
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        from = format!("&from={next}");
+    }
+    assert_eq!(seen.len(), ENTRIES, "each once, in {pages} pages");
+    // A filter that nothing passes looks through a bounded part at a time.
+    let page = h.api.get("/api/v1/admin/pending?min_idle_seconds=86400").await.json();
+    assert_eq!(page["entries"], json!([]));
+    assert!(page["next"].is_string(), "{page}");
+    let (said, code) = pending(&h.stores, &["--limit", "1200"]).await;
+    assert_eq!((said["entries"].as_array().unwrap().len(), code), (1_200, Some(1)));
+    let reply = h.api.get("/api/v1/admin/pending?from=nowhere").await;
+    reply.is_problem(400, "invalid_query");
+    h.start_worker();
+    h.settled().await;
+    h.stop().await;
+}
