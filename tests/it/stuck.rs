@@ -266,7 +266,7 @@ async fn a_hundred_thousand_pending_entries_are_listed_in_pages() {
             let customer = format!("GIG{:05}", number % 40 + 1);
             payment(&format!("many{batch}-{number}"), &customer, "1")
         });
-        let body = json!({ "payments": payments.collect::<Vec<_>>() });
+        let body = Value::Array(payments.collect());
         let reply = h.api.post("/api/v1/payments/batch", &body).await;
         assert_eq!(reply.status, 200, "{}", reply.text);
     }
