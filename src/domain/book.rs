@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::{
-    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId,
+    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId, TraceId,
 };
 
 /// A payment as it came out of its partition's stream.
@@ -22,8 +22,11 @@ pub struct Delivery {
     pub received_at: DateTime<Utc>,
     /// What was reported.
     pub payment: Payment,
-    /// [`Payment::digest`] of it.
+    /// [`Payment::digest`] of it as it was sent. One that was assigned to
+    /// another customer keeps it.
     pub digest: Digest,
+    /// The trace that brought it, if it came with one.
+    pub trace_id: Option<TraceId>,
 }
 
 /// What becomes of a delivery. Each accepted payment ends in exactly one.

@@ -9,8 +9,8 @@ use super::{Error, lookups, rows::Epochs};
 use crate::domain::{Amount, Delivery, Payment, Reference};
 
 /// Locks the fence rows of these partitions, as a batch does, and of those in
-/// which payments of the customers wait since before a resize; says under which
-/// epoch each stands.
+/// which payments of the customers wait since before a resize, and of the
+/// `others`, whatever topology they are of; says under which epoch each stands.
 ///
 /// # Errors
 /// [`Error::Resized`] when one of `partitions` is not of this generation.
@@ -19,10 +19,11 @@ pub(super) async fn lock_partitions(
     partitions: &BTreeSet<u16>,
     customers: &[&str],
     generation: i32,
+    others: &[u16],
 ) -> Result<Epochs, Error> {
     let rows = sqlx::query(
         "select partition, epoch, generation from partition_owners
-         where partition = any($1)
+         where partition = any($1) or partition = any($3)
              or partition in
                  (select partition from suspense where customer_id = any($2) and state = 'held')
              or partition in
@@ -31,6 +32,7 @@ pub(super) async fn lock_partitions(
     )
     .bind(partitions.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
     .bind(customers)
+    .bind(others.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     let mut epochs = Epochs::new();
@@ -46,7 +48,7 @@ pub(super) async fn lock_partitions(
 }
 
 /// One held delivery: reference, customer, amount, partition, sequence, stream
-/// id, date, time of receipt, digest, status.
+/// id, date, time of receipt, digest, status, trace.
 pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
     let reference: String = row.try_get(0)?;
     let stream_id: String = row.try_get(5)?;
@@ -64,6 +66,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         stream_id: stream_id.parse().map_err(|_| Error::Corrupt("stream id"))?,
         received_at: row.try_get(7)?,
         digest: lookups::digest(row.try_get(8)?)?,
+        trace_id: lookups::trace(row.try_get(10)?)?,
         payment,
     })
 }

@@ -4,7 +4,7 @@
 use sqlx::{PgConnection, Row};
 
 use super::Error;
-use crate::domain::{Account, CustomerId, Digest, Known, PaymentStatus, Reference};
+use crate::domain::{Account, CustomerId, Digest, Known, PaymentStatus, Reference, TraceId};
 
 pub(super) async fn read_accounts(
     connection: &mut PgConnection,
@@ -42,7 +42,7 @@ pub(super) async fn read_known(
          from processed_transactions where transaction_reference = any($1)
          union all
          select transaction_reference, 'COMPLETE', payload_digest, partition, sequence
-         from suspense where transaction_reference = any($1)
+         from suspense where transaction_reference = any($1) and state <> 'conflict'
          union all
          select transaction_reference, payment_status, payload_digest, partition, sequence
          from parked where transaction_reference = any($1) and state = 'held'",
@@ -70,6 +70,11 @@ pub(super) fn customer(text: String) -> Result<CustomerId, Error> {
 
 pub(super) fn status(text: &str) -> Result<PaymentStatus, Error> {
     PaymentStatus::parse(text).map_err(|_| Error::Corrupt("payment status"))
+}
+
+pub(super) fn trace(bytes: Option<&[u8]>) -> Result<Option<TraceId>, Error> {
+    let bytes = bytes.map(<[u8; 16]>::try_from).transpose();
+    Ok(bytes.map_err(|_| Error::Corrupt("trace id"))?.and_then(TraceId::new))
 }
 
 pub(super) fn digest(bytes: &[u8]) -> Result<Digest, Error> {

@@ -95,7 +95,7 @@ impl Parking {
         // its payments were taken: others after the topology was resized.
         let home = BTreeSet::from([partition_of(customer, self.topology.partitions)]);
         let (customers, generation) = ([customer.as_str()], self.topology.generation);
-        let epochs = held::lock_partitions(connection, &home, &customers, generation).await?;
+        let epochs = held::lock_partitions(connection, &home, &customers, generation, &[]).await?;
         let unparked = sqlx::query(
             "update customer_accounts set parked_at = null
              where customer_id = $1 and parked_at is not null",
@@ -134,7 +134,7 @@ async fn take_held(
              update parked set state = 'released', released_at = clock_timestamp()
              where customer_id = $1 and state = 'held' returning *)
          select transaction_reference, customer_id, amount, partition, sequence, stream_id,
-             transaction_date, received_at, payload_digest, payment_status
+             transaction_date, received_at, payload_digest, payment_status, trace_id
          from released order by sequence",
     )
     .bind(customer.as_str())
@@ -171,8 +171,9 @@ pub(super) async fn insert(
     epoch: i64,
 ) -> Result<(), Error> {
     let insert = "insert into parked (partition, sequence, transaction_reference, payment_status,
-             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
+             trace_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     rows::insert_whole(connection, insert, delivery, epoch).await?;
     Ok(())
 }

@@ -106,7 +106,7 @@ impl Registrar {
         let customers: Vec<&str> = accounts.iter().map(|a| a.customer.as_str()).collect();
         let generation = self.topology.generation;
         let epochs =
-            held::lock_partitions(&mut transaction, &partitions, &customers, generation).await?;
+            held::lock_partitions(&mut transaction, &partitions, &customers, generation, &[]).await?;
         let opened = insert_accounts(&mut transaction, accounts).await?;
         let released = release(&mut transaction, &opened, &epochs).await?;
         transaction.commit().await?;
@@ -139,7 +139,7 @@ async fn release(
 ) -> Result<u64, Error> {
     let rows = sqlx::query(
         "select transaction_reference, customer_id, amount, partition, sequence, stream_id,
-             transaction_date, received_at, payload_digest, 'COMPLETE'
+             transaction_date, received_at, payload_digest, 'COMPLETE', trace_id
          from suspense where state = 'held' and customer_id = any($1)
          order by sequence, partition for update",
     )

@@ -52,6 +52,7 @@ struct Columns<'a> {
     dates: Vec<DateTime<Utc>>,
     received: Vec<DateTime<Utc>>,
     digests: Vec<&'a [u8]>,
+    traces: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> Columns<'a> {
@@ -68,6 +69,7 @@ impl<'a> Columns<'a> {
         self.dates.push(payment.date);
         self.received.push(delivery.received_at);
         self.digests.push(&digest.0);
+        self.traces.push(trace(delivery));
     }
 
     fn push_outcome(
@@ -92,11 +94,11 @@ impl<'a> Columns<'a> {
             "insert into processed_transactions (transaction_reference, payment_status, customer_id,
                  amount, outcome, reason, applied_amount, excess_amount, balance_after,
                  account_version, partition, sequence, stream_id, epoch, transaction_date,
-                 received_at, payload_digest)
+                 received_at, payload_digest, trace_id)
              select * from unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[],
                  $6::text[], $7::numeric[], $8::numeric[], $9::numeric[], $10::bigint[],
                  $11::int[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
-                 $16::timestamptz[], $17::bytea[])",
+                 $16::timestamptz[], $17::bytea[], $18::bytea[])",
         )
         .bind(self.references)
         .bind(self.statuses)
@@ -115,6 +117,7 @@ impl<'a> Columns<'a> {
         .bind(self.dates)
         .bind(self.received)
         .bind(self.digests)
+        .bind(self.traces)
         .execute(connection)
         .await?;
         expect_rows(inserted.rows_affected(), rows)
@@ -197,8 +200,8 @@ async fn insert_suspense(
     let payment = &delivery.payment;
     sqlx::query(
         "insert into suspense (transaction_reference, customer_id, amount, partition, sequence,
-             stream_id, epoch, transaction_date, received_at, payload_digest)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             stream_id, epoch, transaction_date, received_at, payload_digest, trace_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(payment.reference.as_str())
     .bind(payment.customer.as_str())
@@ -210,6 +213,7 @@ async fn insert_suspense(
     .bind(payment.date)
     .bind(delivery.received_at)
     .bind(delivery.digest.0.as_slice())
+    .bind(trace(delivery))
     .execute(connection)
     .await?;
     Ok(())
@@ -223,8 +227,9 @@ async fn insert_conflict(
 ) -> Result<bool, Error> {
     let insert =
         "insert into conflicts (partition, sequence, transaction_reference, payment_status,
-             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing";
+             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
+             trace_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
     Ok(insert_whole(connection, insert, delivery, epoch).await? == 1)
 }
 
@@ -248,9 +253,14 @@ pub(super) async fn insert_whole(
         .bind(payment.date)
         .bind(delivery.received_at)
         .bind(delivery.digest.0.as_slice())
+        .bind(trace(delivery))
         .execute(connection)
         .await?;
     Ok(inserted.rows_affected())
+}
+
+fn trace(delivery: &Delivery) -> Option<&[u8]> {
+    delivery.trace_id.as_ref().map(|id| id.as_bytes().as_slice())
 }
 
 /// False when a redelivery put it there before.

@@ -15,7 +15,7 @@ use super::{
     rows::{self, Cursors, Epochs, Tallies},
     trials,
 };
-use crate::domain::{Book, CustomerId, Decision, Delivery, StreamId};
+use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, StreamId, TraceId};
 
 /// A partition and the epoch under which this worker may write for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,12 @@ pub struct Burial {
     pub sequence: Option<i64>,
     /// Its reference, if known.
     pub reference: Option<String>,
+    /// Its customer, if known.
+    pub customer: Option<CustomerId>,
+    /// Its amount, if known.
+    pub amount: Option<Amount>,
+    /// The trace that brought it, if it came with one.
+    pub trace_id: Option<TraceId>,
     /// Stable class of the reason.
     pub code: &'static str,
     /// The reason as a sentence.
@@ -218,8 +224,9 @@ async fn insert_dead_letter(
     let entry = Value::Object(entry).to_string().replace("\\u0000", "\\ufffd");
     let inserted = sqlx::query(
         "insert into dead_letters (partition, stream_id, sequence, transaction_reference, code,
-             reason, entry, attempts, epoch)
-         values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9) on conflict do nothing returning id",
+             reason, entry, attempts, epoch, customer_id, amount, trace_id)
+         values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11, $12)
+         on conflict do nothing returning id",
     )
     .bind(i32::from(burial.partition))
     .bind(burial.stream_id.to_string())
@@ -230,6 +237,9 @@ async fn insert_dead_letter(
     .bind(entry)
     .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
     .bind(epoch)
+    .bind(burial.customer.as_ref().map(CustomerId::as_str))
+    .bind(burial.amount.map(Amount::get))
+    .bind(burial.trace_id.as_ref().map(|id| id.as_bytes().as_slice()))
     .fetch_optional(connection)
     .await?;
     Ok(inserted.is_some_and(|row| row.try_get::<i64, _>(0).is_ok()))

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Keys;
 use crate::domain::{
-    Amount, CustomerId, Delivery, Payment, PaymentStatus, Reference, StreamId, parse_date,
+    Amount, CustomerId, Delivery, Payment, PaymentStatus, Reference, StreamId, TraceId, parse_date,
 };
 
 /// The version that is written today.
@@ -45,6 +45,12 @@ pub struct Unreadable {
     pub sequence: Option<i64>,
     /// Its reference, if that much could be read.
     pub reference: Option<String>,
+    /// Its customer, if that much could be read.
+    pub customer: Option<CustomerId>,
+    /// Its amount, if that much could be read.
+    pub amount: Option<Amount>,
+    /// The trace that brought it, if it came with one.
+    pub trace_id: Option<TraceId>,
     /// What is wrong with it, as a sentence.
     pub reason: String,
     /// Its fields, as text where they are text.
@@ -80,42 +86,86 @@ pub(super) fn decode(
     stream_id: StreamId,
     fields: Fields,
 ) -> Result<Delivery, Unreadable> {
-    let sequence = field(&fields, "seq").and_then(|text| text.parse().ok());
-    let read = || -> Result<Delivery, String> {
-        match field(&fields, "v") {
-            Some(VERSION) => {}
-            Some(other) => return Err(format!("version {other} is not known to this release")),
-            None => return Err("it has no version".to_owned()),
+    let of_this_partition = |delivery: Delivery| {
+        match keys.partition_of(&delivery.payment.customer) == partition {
+            true => Ok(delivery),
+            false => Err(format!("its customer does not belong to partition {partition}")),
         }
-        let sequence =
-            sequence.filter(|s| *s > 0).ok_or("its sequence is missing or not a number")?;
-        let payment = decode_payment(field(&fields, "payment").ok_or("it has no payment")?)?;
-        let received_at = field(&fields, "received_at").and_then(|text| text.parse().ok());
-        let received_at = received_at
-            .and_then(DateTime::<Utc>::from_timestamp_millis)
-            .ok_or("its time of receipt is missing or not a number")?;
-        if keys.partition_of(&payment.customer) != partition {
-            return Err(format!("its customer does not belong to partition {partition}"));
-        }
-        let digest = payment.digest();
-        Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest })
     };
-    read().map_err(|reason| Unreadable {
-        partition,
-        stream_id,
-        sequence,
-        reference: field(&fields, "payment").and_then(reference_in),
-        reason,
-        fields: fields
-            .into_iter()
-            .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
-            .collect(),
+    let delivery = read(partition, stream_id, |name| field(&fields, name));
+    delivery.and_then(of_this_partition).map_err(|reason| {
+        let Parts { reference, customer, amount } =
+            field(&fields, "payment").map(Parts::of).unwrap_or_default();
+        Unreadable {
+            partition,
+            stream_id,
+            sequence: field(&fields, "seq").and_then(|text| text.parse().ok()),
+            reference,
+            customer,
+            amount,
+            trace_id: field(&fields, "traceparent").and_then(trace_id),
+            reason,
+            fields: fields
+                .into_iter()
+                .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
+                .collect(),
+        }
     })
 }
 
-/// The W3C trace context that came with an entry.
-pub(super) fn traceparent(fields: &Fields) -> Option<&str> {
-    field(fields, "traceparent")
+/// Reads an entry that was kept beside the stream, whatever partition it was
+/// in: its customer may belong to another since the topology was changed.
+///
+/// # Errors
+/// What is wrong with it, as a sentence.
+pub fn read_fields(
+    partition: u16,
+    stream_id: StreamId,
+    fields: &[(String, String)],
+) -> Result<Delivery, String> {
+    let text = |name: &str| {
+        let (_, value) = fields.iter().find(|(field, _)| field == name)?;
+        Some(value.as_str())
+    };
+    read(partition, stream_id, text)
+}
+
+/// Reads an entry whose fields `text` finds by their names.
+fn read<'a>(
+    partition: u16,
+    stream_id: StreamId,
+    text: impl Fn(&str) -> Option<&'a str>,
+) -> Result<Delivery, String> {
+    match text("v") {
+        Some(VERSION) => {}
+        Some(other) => return Err(format!("version {other} is not known to this release")),
+        None => return Err("it has no version".to_owned()),
+    }
+    let sequence = text("seq").and_then(|text| text.parse().ok()).filter(|sequence| *sequence > 0);
+    let sequence = sequence.ok_or("its sequence is missing or not a number")?;
+    let payment = decode_payment(text("payment").ok_or("it has no payment")?)?;
+    let received_at = text("received_at").and_then(|text| text.parse().ok());
+    let received_at = received_at
+        .and_then(DateTime::<Utc>::from_timestamp_millis)
+        .ok_or("its time of receipt is missing or not a number")?;
+    let (digest, trace_id) = (payment.digest(), text("traceparent").and_then(trace_id));
+    Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest, trace_id })
+}
+
+/// The trace id of a W3C `traceparent`, `00-<trace id>-<parent id>-<flags>`.
+/// Nothing when it is not one: a payment does not fail by it.
+fn trace_id(traceparent: &str) -> Option<TraceId> {
+    let mut parts = traceparent.split('-');
+    let version = parts.next()?;
+    if version.len() != 2 || version == "ff" {
+        return None;
+    }
+    let hex = parts.next()?;
+    let digits = hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if hex.len() != 32 || !digits || parts.next()?.len() != 16 {
+        return None;
+    }
+    TraceId::new(u128::from_str_radix(hex, 16).ok()?.to_be_bytes())
 }
 
 fn decode_payment(json: &str) -> Result<Payment, String> {
@@ -138,11 +188,25 @@ fn decode_payment(json: &str) -> Result<Payment, String> {
     })
 }
 
-/// The reference in a payment that is otherwise unreadable.
-fn reference_in(json: &str) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_str(json).ok()?;
-    let reference = Reference::parse(value.get("transaction_reference")?.as_str()?).ok()?;
-    Some(reference.as_str().to_owned())
+/// What can be read of a payment that is otherwise unreadable.
+#[derive(Default)]
+struct Parts {
+    reference: Option<String>,
+    customer: Option<CustomerId>,
+    amount: Option<Amount>,
+}
+
+impl Parts {
+    fn of(json: &str) -> Self {
+        let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+        let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
+        let reference = text("transaction_reference").map(Reference::parse);
+        Self {
+            reference: reference.and_then(Result::ok).map(|found| found.as_str().to_owned()),
+            customer: text("customer_id").and_then(|text| CustomerId::parse(text).ok()),
+            amount: text("transaction_amount").and_then(|text| Amount::parse(text).ok()),
+        }
+    }
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
@@ -236,5 +300,27 @@ mod tests {
         assert!(unreadable.reason.contains("does not belong"), "{}", unreadable.reason);
         assert_eq!(unreadable.reference.as_deref(), Some("VPAY25110713542114478761522000"));
         assert_eq!(unreadable.sequence, Some(7));
+        assert_eq!(unreadable.customer, Some(customer));
+        assert_eq!(unreadable.amount.unwrap().to_string(), "10000.00");
+        assert_eq!(unreadable.trace_id.unwrap().to_string(), TRACE);
+        // Kept beside the stream it is read all the same.
+        let read = read_fields(wrong, StreamId::default(), &unreadable.fields).unwrap();
+        assert_eq!((read.sequence, read.partition), (7, wrong));
+        assert_eq!(read.payment.reference.as_str(), "VPAY25110713542114478761522000");
+    }
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn an_entry_tells_the_trace_that_brought_it() {
+        let traced = FIXTURES.lines().next_back().unwrap();
+        assert_eq!(decode_line(traced).unwrap().trace_id.unwrap().to_string(), TRACE);
+        let untraced = traced.split("\ttraceparent").next().unwrap();
+        assert_eq!(decode_line(untraced).unwrap().trace_id, None);
+        // One that is not as it should be is no reason to refuse a payment.
+        for bad in ["00", &"0".repeat(32), &TRACE.to_uppercase(), &TRACE[1..], "\u{e9}"] {
+            let line = traced.replace(TRACE, bad);
+            assert_eq!(decode_line(&line).unwrap().trace_id, None, "{bad}");
+        }
     }
 }
