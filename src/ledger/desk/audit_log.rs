@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, QueryBuilder};
 
 use super::{Desk, PAGE_MAX, Signature};
 use crate::ledger::Error;
@@ -41,13 +41,17 @@ impl Desk {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<AuditRow>, Error> {
-        let rows = sqlx::query_as(
-            "select id, at, actor, action, subject, reason, before, after from audit_log
-             where ($1 is null or subject = $1) and ($2 is null or id < $2)
-             order by id desc limit $3",
+        let mut query = QueryBuilder::new(
+            "select id, at, actor, action, subject, reason, before, after from audit_log where true",
         );
-        let rows = rows.bind(subject).bind(before).bind(limit.clamp(1, PAGE_MAX));
-        Ok(rows.fetch_all(&self.pool).await?)
+        if let Some(subject) = subject {
+            query.push(" and subject = ").push_bind(subject);
+        }
+        if let Some(before) = before {
+            query.push(" and id < ").push_bind(before);
+        }
+        query.push(" order by id desc limit ").push_bind(limit.min(PAGE_MAX));
+        Ok(query.build_query_as().fetch_all(&self.pool).await?)
     }
 }
 
@@ -78,4 +82,25 @@ pub(in crate::ledger) async fn note(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Who made such a change last, and when, as the end of a sentence: `by ada at
+/// 2025-11-07 14:54:16 UTC`. `after` is what the change had noted, in part.
+pub(super) async fn by_whom(
+    connection: &mut PgConnection,
+    subject: &str,
+    action: &str,
+    after: &Value,
+) -> Result<String, Error> {
+    let row: Option<(String, DateTime<Utc>)> = sqlx::query_as(
+        "select actor, at from audit_log
+         where subject = $1 and action = $2 and after @> $3 order by id desc limit 1",
+    )
+    .bind(subject)
+    .bind(action)
+    .bind(after)
+    .fetch_optional(connection)
+    .await?;
+    let row = row.map(|(actor, at)| format!("by {actor} at {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
+    Ok(row.unwrap_or_else(|| "before".to_owned()))
 }

@@ -3,10 +3,33 @@
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::FromRow;
+use serde_json::json;
+use sqlx::{FromRow, QueryBuilder};
 
-use super::{Acted, Desk, Signature};
+use super::{
+    Acted, Desk, PAGE_MAX, Refusal, Signature,
+    audit_log::{Change, by_whom, note},
+};
 use crate::ledger::Error;
+
+const RESOLVED: &str = "conflict_resolved";
+
+/// Selects [`OpenConflict`]s.
+const CONFLICT: &str = "select c.partition, c.sequence, c.transaction_reference, \
+     c.payment_status, c.customer_id, c.amount, c.transaction_date, c.state, c.detected_at, \
+     c.resolved_at, f.customer_id as first_customer_id, f.amount as first_amount, \
+     f.transaction_date as first_transaction_date \
+     from conflicts c left join lateral ( \
+         select customer_id, amount, transaction_date from processed_transactions p \
+         where p.transaction_reference = c.transaction_reference \
+             and p.payment_status = c.payment_status \
+         union all select customer_id, amount, transaction_date from suspense s \
+         where s.transaction_reference = c.transaction_reference \
+             and c.payment_status = 'COMPLETE' and s.state in ('held', 'refund_marked') \
+         union all select customer_id, amount, transaction_date from parked k \
+         where k.transaction_reference = c.transaction_reference \
+             and k.payment_status = c.payment_status and k.state = 'held' \
+         limit 1) f on true";
 
 /// A conflict beside the payment that has the reference.
 #[derive(Clone, Debug, FromRow)]
@@ -52,8 +75,21 @@ impl Desk {
         after: Option<(i32, i64)>,
         limit: i64,
     ) -> Result<Vec<OpenConflict>, Error> {
-        let _ = (all, reference, after, limit);
-        todo!()
+        let mut query = QueryBuilder::new(CONFLICT);
+        query.push(if all { " where true" } else { " where c.state = 'open'" });
+        if let Some(reference) = reference {
+            query.push(" and c.transaction_reference = ").push_bind(reference);
+        }
+        if let Some((partition, sequence)) = after {
+            query.push(
+                " and (c.detected_at, c.partition, c.sequence) >
+                     (select detected_at, partition, sequence from conflicts where partition = ",
+            );
+            query.push_bind(partition).push(" and sequence = ").push_bind(sequence).push(")");
+        }
+        query.push(" order by c.detected_at, c.partition, c.sequence limit ");
+        query.push_bind(limit.min(PAGE_MAX));
+        Ok(query.build_query_as().fetch_all(&self.pool).await?)
     }
 
     /// Notes that a conflict was dealt with.
@@ -66,7 +102,40 @@ impl Desk {
         sequence: i64,
         signature: &Signature,
     ) -> Result<Acted<()>, Error> {
-        let _ = (partition, sequence, signature);
-        todo!()
+        let mut transaction = self.pool.begin().await?;
+        let found: Option<(String, String)> = sqlx::query_as(
+            "select transaction_reference, state from conflicts
+             where partition = $1 and sequence = $2 for update",
+        )
+        .bind(i32::from(partition))
+        .bind(sequence)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let place = json!({ "partition": partition, "sequence": sequence });
+        let Some((reference, state)) = found else {
+            let text = format!("there is no conflict on partition {partition} at {sequence}");
+            return Ok(Err(Refusal::Missing(text)));
+        };
+        if state != "open" {
+            let by = by_whom(&mut transaction, &reference, RESOLVED, &place).await?;
+            let text = format!("the conflict about {reference} was resolved {by}");
+            return Ok(Err(Refusal::Settled(text)));
+        }
+        sqlx::query(
+            "update conflicts set state = 'resolved', resolved_at = clock_timestamp()
+             where partition = $1 and sequence = $2",
+        )
+        .bind(i32::from(partition))
+        .bind(sequence)
+        .execute(&mut *transaction)
+        .await?;
+        let stands = |state: &str| {
+            json!({ "partition": partition, "sequence": sequence, "state": state })
+        };
+        let (before, after) = (stands("open"), stands("resolved"));
+        let change = Change { action: RESOLVED, subject: &reference, before, after };
+        note(&mut transaction, signature, &change).await?;
+        transaction.commit().await?;
+        Ok(Ok(()))
     }
 }

@@ -9,6 +9,7 @@ mod audit_log;
 mod conflicts;
 mod dead_letters;
 mod history;
+mod settling;
 mod suspense;
 mod vitals;
 mod workers;
@@ -16,6 +17,7 @@ mod workers;
 use sqlx::PgPool;
 
 pub use audit_log::AuditRow;
+pub(super) use audit_log::{Change, note};
 pub use conflicts::OpenConflict;
 pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
@@ -23,10 +25,12 @@ pub use suspense::{Assigned, SuspenseRow};
 pub use vitals::Vitals;
 pub use workers::WorkerRow;
 
-use super::{Error, Topology};
+use super::Topology;
 
 /// Rows that one page may have.
 pub const PAGE_MAX: i64 = 500;
+/// How often a change is decided again because another transaction was faster.
+const RACES_MAX: usize = 5;
 
 /// The part of the ledger that operators work with.
 #[derive(Clone)]
