@@ -61,7 +61,7 @@ pub(super) async fn find(
         for seen in app.call(app.gateway.finder.recent(&reference)).await? {
             let known = |view: &PaymentView| {
                 view.payment_status.as_deref() == Some(seen.status.as_str())
-                    || view.status == StatusView::DeadLettered
+                    || matches!(view.status, StatusView::DeadLettered | StatusView::Discarded)
             };
             if !views.iter().any(known) {
                 let now = (app.gateway.clock)();

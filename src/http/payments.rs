@@ -174,7 +174,8 @@ async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Fo
     let stream_id = place.stream_id.to_string();
     let mut views = rows.into_iter().map(PaymentView::from);
     let buried = |view: &PaymentView| {
-        view.status == StatusView::DeadLettered && view.stream_id.as_deref() == Some(&stream_id)
+        matches!(view.status, StatusView::DeadLettered | StatusView::Discarded)
+            && view.stream_id.as_deref() == Some(&stream_id)
     };
     let Some(view) = views.find(|view| ours(view) || buried(view)) else { return Ok(None) };
     if view.stream_id.as_deref() == Some(&stream_id) {

@@ -93,6 +93,8 @@ pub(super) enum StatusView {
     Rejected,
     /// Could not be settled; an operator will look.
     DeadLettered,
+    /// Could not be settled, and an operator has given it up.
+    Discarded,
     /// Waits behind a dead letter of its customer, in its order.
     Parked,
     /// Neither the stream nor the ledger knows it.
@@ -141,6 +143,7 @@ impl From<PaymentRow> for PaymentView {
                 PaymentState::Rejected => StatusView::Rejected,
                 PaymentState::Suspense => StatusView::Suspense,
                 PaymentState::DeadLettered => StatusView::DeadLettered,
+                PaymentState::Discarded => StatusView::Discarded,
                 PaymentState::Parked => StatusView::Parked,
             },
             payment_status: row.payment_status,

@@ -259,8 +259,9 @@ impl Losses {
             "with accepted as (
                  update sequence_jumps set state = 'accepted'
                  where state = 'open' and partition = coalesce($1, partition) returning *)
-             insert into audit_log (actor, action, subject, reason, before)
-             select $2, 'loss_accepted', format('partition %s', partition), $3, to_jsonb(accepted)
+             insert into audit_log (actor, action, subject, reason, before, after)
+             select $2, 'loss_accepted', format('partition %s', partition), $3,
+                 to_jsonb(accepted) || '{\"state\": \"open\"}', to_jsonb(accepted)
              from accepted",
         )
         .bind(partition.map(i32::from))

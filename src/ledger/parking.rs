@@ -6,10 +6,13 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use serde_json::json;
 use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::{
-    Error, Topology, held, lookups,
+    Error, Signature, Topology,
+    desk::{Change, note},
+    held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{Book, CustomerId, Decision, Delivery, partition_of};
@@ -96,29 +99,27 @@ impl Parking {
         let home = BTreeSet::from([partition_of(customer, self.topology.partitions)]);
         let (customers, generation) = ([customer.as_str()], self.topology.generation);
         let epochs = held::lock_partitions(connection, &home, &customers, generation, &[]).await?;
-        let unparked = sqlx::query(
-            "update customer_accounts set parked_at = null
-             where customer_id = $1 and parked_at is not null",
+        let parked_at: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "with was as (select parked_at from customer_accounts
+                 where customer_id = $1 and parked_at is not null for update)
+             update customer_accounts set parked_at = null from was
+             where customer_id = $1 returning was.parked_at",
         )
         .bind(customer.as_str())
-        .execute(&mut *connection)
+        .fetch_optional(&mut *connection)
         .await?;
-        if unparked.rows_affected() == 0 {
-            return Ok(None);
-        }
+        let Some(parked_at) = parked_at else { return Ok(None) };
         let deliveries = take_held(connection, customer).await?;
         settle(connection, customer, &deliveries, &epochs).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
-        sqlx::query(
-            "insert into audit_log (actor, action, subject, reason, after)
-             values ($1, 'parked_released', $2, $3, jsonb_build_object('payments', $4::bigint))",
-        )
-        .bind(actor)
-        .bind(customer.as_str())
-        .bind(reason)
-        .bind(i64::try_from(count).unwrap_or(i64::MAX))
-        .execute(connection)
-        .await?;
+        let change = Change {
+            action: "parked_released",
+            subject: customer.as_str(),
+            before: json!({ "parked_at": parked_at, "payments": count }),
+            after: json!({ "parked_at": null, "payments": count }),
+        };
+        let signature = Signature { actor: actor.to_owned(), reason: reason.to_owned() };
+        note(connection, &signature, &change).await?;
         transaction.commit().await?;
         Ok(Some(count))
     }

@@ -21,6 +21,8 @@ pub enum PaymentState {
     Suspense,
     /// It could not be settled.
     DeadLettered,
+    /// It could not be settled, and an operator has given it up.
+    Discarded,
     /// It waits behind a dead letter of its customer.
     Parked,
 }
@@ -215,10 +217,11 @@ impl Reader {
                  parked_at
              from parked where transaction_reference = any($1) and state = 'held'
              union all
-             select transaction_reference, null, 'dead_lettered', reason,
-                 null, null, null, null, null, null, partition, sequence, stream_id, null, null,
-                 dead_at
-             from dead_letters where transaction_reference = any($1) and state = 'dead'
+             select transaction_reference, null,
+                 case state when 'dead' then 'dead_lettered' else 'discarded' end, reason,
+                 customer_id, amount, null, null, null, null, partition, sequence, stream_id, null,
+                 null, dead_at
+             from dead_letters where transaction_reference = any($1) and state <> 'redriven'
              order by processed_at",
         );
         let rows =

@@ -258,7 +258,11 @@ const AUDIT: &[(&str, &str)] = &[
         "select distinct customer_id from (
              select customer_id, sequence, lag(sequence) over
                  (partition by customer_id order by account_version) as before
-             from processed_transactions where account_version is not null
+             from processed_transactions p where account_version is not null
+                 and not exists (select 1 from dead_letters d where d.state = 'redriven'
+                     and d.partition = p.partition and d.sequence = p.sequence)
+                 and not exists (select 1 from suspense s where s.assigned_to = p.customer_id
+                     and s.transaction_reference = p.transaction_reference)
          ) s where sequence <= before",
     ),
     (
@@ -269,7 +273,7 @@ const AUDIT: &[(&str, &str)] = &[
                  where state in ('held', 'refund_marked')
              union all select partition, sequence from conflicts
              union all select partition, sequence from duplicates
-             union all select partition, sequence from dead_letters
+             union all select partition, sequence from dead_letters where state <> 'redriven'
              union all select partition, sequence from parked where state = 'held'
          )
          select format('partition %s sequence %s: %s times', p.partition, n, count(e.sequence))

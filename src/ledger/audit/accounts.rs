@@ -40,6 +40,8 @@ pub(super) struct Posted {
     pub(super) applied_outcome: bool,
     /// Whether the stored digest is that of the stored content.
     pub(super) digest_holds: bool,
+    /// An operator settled it later: it has no place in the stream's order.
+    pub(super) by_hand: bool,
     pub(super) balance_after: Option<Decimal>,
     pub(super) applied: Decimal,
     pub(super) excess: Decimal,
@@ -158,7 +160,7 @@ impl Statement {
             let detail = "its amount, status, date, customer or digest was changed";
             findings.add(Check::ContentChanged, subject(), detail);
         }
-        if let Some((partition, sequence)) = self.last {
+        if let Some((partition, sequence)) = self.last.filter(|_| !posted.by_hand) {
             // A resize moves customers, and sequences rise across it.
             let moved =
                 resizes.iter().any(|first| (sequence + 1..=posted.sequence).contains(first));
@@ -176,7 +178,9 @@ impl Statement {
         self.count += i64::from(posted.applied_outcome);
         self.version = posted.version;
         self.balance = posted.balance_after.or(balance);
-        self.last = Some((posted.partition, posted.sequence));
+        if !posted.by_hand {
+            self.last = Some((posted.partition, posted.sequence));
+        }
     }
 
     fn conclude(self, findings: &mut Findings) {

@@ -241,6 +241,7 @@ impl Current {
         if place.sequence == last {
             return self.take_again(place, kind, findings);
         }
+        self.conclude_place(findings);
         if place.sequence > last + 1 {
             self.gap(last + 1..=place.sequence - 1, (last_id, place.id), findings);
         }
@@ -263,6 +264,14 @@ impl Current {
         };
         let subject = format!("partition {} sequence {}", self.partition, place.sequence);
         findings.add(check, subject, format!("is {} and {}", kinds[0].name(), kinds[1].name()));
+    }
+
+    /// A dead letter that was sent on its way again must have ended somewhere.
+    fn conclude_place(&self, findings: &mut Findings) {
+        if let (sequence, Some(Kind::Redriven), _) = self.last {
+            let subject = self.named(sequence, sequence);
+            findings.add(Check::SequenceGap, subject, "was redriven and has no outcome");
+        }
     }
 
     /// Missing sequences, unless entries stood there that could not be read.
@@ -313,6 +322,7 @@ impl Current {
     }
 
     fn conclude(mut self, findings: &mut Findings) {
+        self.conclude_place(findings);
         let (last, _, last_id) = self.last;
         if last < self.owed.last_sequence {
             self.gap(last + 1..=self.owed.last_sequence, (last_id, None), findings);

@@ -30,13 +30,21 @@ pub(super) async fn statements<F: FnMut(Progress)>(
         "select customer_id, '-9223372036854775808'::bigint as version, null as outcome, asset_value as balance,
              total_paid as applied, credit as excess, null as amount, 0 as partition,
              payment_count as number, version as claimed, null as status, null::timestamptz as date,
-             null::bytea as digest
+             null::bytea as digest, null as sent_for, false as by_hand
          from customer_accounts
          union all
-         select customer_id, account_version, outcome, balance_after, applied_amount,
-             excess_amount, amount, partition, sequence, null,
-             payment_status, transaction_date, payload_digest
-         from processed_transactions where account_version is not null
+         select p.customer_id, account_version, outcome, balance_after, applied_amount,
+             excess_amount, p.amount, p.partition, p.sequence, null,
+             payment_status, p.transaction_date, p.payload_digest, s.customer_id,
+             s.customer_id is not null or d.id is not null
+         from processed_transactions p
+         left join suspense s on s.assigned_to = p.customer_id and s.state = 'applied'
+             and p.payment_status = 'COMPLETE'
+             and (s.transaction_reference, s.partition, s.sequence)
+                 = (p.transaction_reference, p.partition, p.sequence)
+         left join dead_letters d on d.state = 'redriven'
+             and (d.partition, d.stream_id) = (p.partition, p.stream_id)
+         where account_version is not null
          order by customer_id, version",
     )
     .fetch(connection);
@@ -65,8 +73,11 @@ fn posted(row: &PgRow, customer: &str, outcome: &str) -> Result<Posted, Error> {
     let amount: Decimal = row.try_get(6)?;
     let (status, date): (&str, DateTime<Utc>) = (row.try_get(10)?, row.try_get(11)?);
     let digest: &[u8] = row.try_get(12)?;
+    // Money that was assigned has the digest of what was sent.
+    let sent_for = row.try_get::<Option<&str>, _>(13)?.unwrap_or(customer);
     Ok(Posted {
-        digest_holds: Digest::of(customer, status, amount, date).0 == digest,
+        digest_holds: Digest::of(sent_for, status, amount, date).0 == digest,
+        by_hand: row.try_get(14)?,
         version: row.try_get(1)?,
         applied_outcome: outcome == "applied",
         balance_after: row.try_get(3)?,

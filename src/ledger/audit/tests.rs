@@ -31,6 +31,7 @@ fn row(version: i64, amount: &str, parts: (&str, &str), balance: &str) -> Posted
         version,
         applied_outcome: parts != ("0", "0"),
         digest_holds: true,
+        by_hand: false,
         balance_after: Some(money(balance)),
         applied: money(parts.0),
         excess: money(parts.1),
@@ -110,6 +111,15 @@ fn accounts_are_recomputed() {
     );
     check_account(|_, rows| rows[2].partition = 8, &[("partition_mixed", "GIG00001 version 3")]);
     check_account(|_, rows| rows[2].sequence = 20, &[("order_broken", "GIG00001 version 3")]);
+    // What an operator settled later stands beside the stream's order.
+    check_account(
+        |_, rows| (rows[1].partition, rows[1].sequence, rows[1].by_hand) = (8, 1, true),
+        &[],
+    );
+    check_account(
+        |_, rows| (rows[1].by_hand, rows[2].sequence) = (true, 10),
+        &[("order_broken", "GIG00001 version 3")],
+    );
     check_account(
         |_, rows| {
             _ = rows.remove(1);
@@ -234,6 +244,15 @@ fn sequences_are_accounted_for() {
             owed.sums.recorded = 2;
         },
         &[],
+    );
+    // One that was redriven must have ended somewhere.
+    check_places(
+        |_, places| places[4].kind = Kind::Redriven,
+        &[("sequence_gap", "partition 7 sequence 5")],
+    );
+    check_places(
+        |_, places| places[2].kind = Kind::Redriven,
+        &[("sequence_gap", "partition 7 sequence 3"), ("totals", "partition 7")],
     );
     check_places(
         |_, places| places.insert(0, place(0, Kind::Conflict)),
