@@ -1,11 +1,16 @@
-//! Dead letters as operators see them, and what they do with them, one or many.
+//! Dead letters as operators see them, and what they do with one of them. Many
+//! at once are in `bulk`.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, Action, Control, Error, Signature};
-use crate::ledger::DeadLetterFilter;
+use super::{Acted, Action, Control, Error, Refusal, Signature, shapes::money};
+use crate::{
+    domain::Delivery,
+    ledger::{DeadLetterFilter, DeadLetterRow, Redriven},
+    stream::read_fields,
+};
 
 /// A dead letter.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -70,8 +75,8 @@ impl Control {
         before: Option<i64>,
         limit: i64,
     ) -> Result<Vec<DeadLetter>, Error> {
-        let _ = (filter, before, limit);
-        todo!()
+        let rows = self.desk.dead_letters(filter, before, limit).await?;
+        Ok(rows.into_iter().map(DeadLetter::from).collect())
     }
 
     /// One dead letter.
@@ -79,8 +84,7 @@ impl Control {
     /// # Errors
     /// When the ledger cannot be asked.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, Error> {
-        let _ = id;
-        todo!()
+        Ok(self.desk.dead_letter(id).await?.map(DeadLetter::from))
     }
 
     /// Settles one dead letter now, or says what would come of it.
@@ -93,8 +97,33 @@ impl Control {
         signature: &Signature,
         dry_run: bool,
     ) -> Result<Acted<RedriveReport>, Error> {
-        let _ = (id, signature, dry_run);
-        todo!()
+        let row = match self.open_letter(id).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let delivery = match read(&row) {
+            Ok(delivery) => delivery,
+            Err(reason) => {
+                return Ok(Err(Refusal::Impossible(format!(
+                    "dead letter {id} cannot be read, {reason}: discard it and ask the bank to \
+                     send it again, or redrive it with a release that can read it"
+                ))));
+            }
+        };
+        let redriven = match self.desk.redrive(id, &delivery, signature, dry_run).await? {
+            Ok(redriven) => redriven,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if !dry_run && redriven.balance_after.is_some() {
+            self.forget_balance(&delivery.payment.customer).await;
+        }
+        Ok(Ok(RedriveReport {
+            id,
+            transaction_reference: Some(delivery.payment.reference.as_str().to_owned()),
+            redriven: true,
+            sentence: sentence(&delivery, &redriven, dry_run),
+            outcome: Some(redriven.outcome),
+        }))
     }
 
     /// Notes that a dead letter is not to be settled.
@@ -105,33 +134,106 @@ impl Control {
         Ok(self.desk.discard(id, signature).await?)
     }
 
-    /// Redrives many, the oldest first.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
-    pub async fn redrive_all(
-        &self,
-        filter: &DeadLetterFilter,
-        signature: &Signature,
-        dry_run: bool,
-        on_progress: impl FnMut(u64, u64),
-    ) -> Result<Vec<RedriveReport>, Error> {
-        let _ = (filter, signature, dry_run, on_progress);
-        todo!()
+    /// A dead letter that nobody has dealt with.
+    pub(super) async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetterRow>, Error> {
+        let Some(row) = self.desk.dead_letter(id).await? else {
+            return Ok(Err(Refusal::Missing(format!("there is no dead letter {id}"))));
+        };
+        if row.state == "dead" {
+            return Ok(Ok(row));
+        }
+        // Who has, and when.
+        let refusal = self.desk.dead_letter_refusal(id).await?;
+        Ok(refusal.map_or(Ok(row), Err))
     }
+}
 
-    /// Discards many, the oldest first.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
-    pub async fn discard_all(
-        &self,
-        filter: &DeadLetterFilter,
-        signature: &Signature,
-        dry_run: bool,
-        on_progress: impl FnMut(u64, u64),
-    ) -> Result<Vec<RedriveReport>, Error> {
-        let _ = (filter, signature, dry_run, on_progress);
-        todo!()
+/// What came of it, for whoever wanted it.
+fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
+    let customer = delivery.payment.customer.as_str();
+    let amount = money(delivery.payment.amount.get());
+    let balance = redriven.balance_after.map(money).unwrap_or_default();
+    let what = match redriven.outcome.as_str() {
+        "applied" => format!("{amount} applied to {customer}, {balance} left to pay"),
+        "recorded" => format!("recorded as {}, no money moved", delivery.payment.status.as_str()),
+        "rejected" => format!("rejected by the account of {customer}, no money moved"),
+        "suspense" => format!("held in suspense, because no customer has the id {customer}"),
+        "duplicate" => {
+            "a duplicate: the same payment came again meanwhile and has been settled".to_owned()
+        }
+        "conflict" => {
+            "a conflict: another payment came under its reference meanwhile; it moved no money"
+                .to_owned()
+        }
+        _ => "in the ledger already, nothing moved".to_owned(),
+    };
+    let would = if dry_run { "would be " } else { "" };
+    let parked = if redriven.parked {
+        format!(
+            "; later payments of {customer} still wait: `paystream parked release {customer}`"
+        )
+    } else {
+        String::new()
+    };
+    format!("{would}{what}{parked}")
+}
+
+/// Reads the entry that was buried.
+fn read(row: &DeadLetterRow) -> Result<Delivery, String> {
+    let partition = u16::try_from(row.partition).map_err(|_| "its partition cannot be")?;
+    let stream_id = row.stream_id.parse().map_err(|_| "its entry id cannot be")?;
+    let fields: Vec<(String, String)> = match row.entry.as_object() {
+        Some(fields) => fields
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect(),
+        None => Vec::new(),
+    };
+    read_fields(partition, stream_id, &fields)
+}
+
+impl From<DeadLetterRow> for DeadLetter {
+    fn from(row: DeadLetterRow) -> Self {
+        let actions = actions(&row);
+        Self {
+            id: row.id,
+            partition: u16::try_from(row.partition).unwrap_or_default(),
+            stream_id: row.stream_id,
+            sequence: row.sequence,
+            transaction_reference: row.transaction_reference,
+            customer_id: row.customer_id,
+            transaction_amount: row.amount.map(money),
+            code: row.code,
+            reason: row.reason,
+            attempts: u32::try_from(row.attempts).unwrap_or_default(),
+            state: row.state,
+            dead_at: row.dead_at,
+            resolved_at: row.resolved_at,
+            entry: row.entry,
+            actions,
+        }
+    }
+}
+
+fn actions(row: &DeadLetterRow) -> Vec<Action> {
+    let id = row.id;
+    if row.state != "dead" {
+        return Vec::new();
+    }
+    let redrive = Action {
+        code: "redrive",
+        label: "Settle it now".to_owned(),
+        command: Some(format!("paystream dead-letters redrive {id} --reason \"…\"")),
+        safe_because: "it is settled once, in one transaction, or stays dead",
+    };
+    let discard = Action {
+        code: "discard",
+        label: "Give it up, and ask the bank to send it again if money is missing".to_owned(),
+        command: Some(format!("paystream dead-letters discard {id} --reason \"…\"")),
+        safe_because: "nothing is removed, no money moves, and it is found as discarded",
+    };
+    match read(row) {
+        Ok(_) => vec![redrive, discard],
+        Err(_) => vec![discard],
     }
 }

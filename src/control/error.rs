@@ -17,6 +17,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// All of it in one line: what happened, and what made it so.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut sentence = self.to_string();
+        let mut below = std::error::Error::source(self);
+        while let Some(cause) = below {
+            sentence = format!("{sentence}: {cause}");
+            below = cause.source();
+        }
+        sentence
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {

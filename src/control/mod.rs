@@ -7,6 +7,7 @@
 //! decides about money (that is the domain's), never trims.
 
 mod background;
+mod bulk;
 mod changes;
 mod conflicts;
 mod dead_letters;
@@ -22,8 +23,10 @@ mod verdict;
 
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::timeout};
+use tracing::warn;
 
+pub use bulk::{BULK_MAX, DiscardReport, DiscardSummary, RedriveSummary};
 pub use changes::{AuditEntry, ParkedCustomer};
 pub use conflicts::Conflict;
 pub use dead_letters::{DeadLetter, RedriveReport};
@@ -35,19 +38,23 @@ pub use overview::Overview;
 pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
 };
-pub use suspense::SuspensePayment;
+pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 
 pub use crate::ledger::{Acted, DeadLetterFilter, Refusal, Signature};
 use crate::{
     clock::Clock,
+    domain::CustomerId,
     ledger::{Desk, Groups, Ledger, Losses, Parking, Reader, Topology},
-    stream::{Finder, Inspector, Streams, Upkeep},
+    stream::{Balances, Finder, Inspector, Streams, Upkeep},
 };
 
 /// Connections to PostgreSQL that operators share, so that they never take
 /// those of payments.
 const CONNECTIONS: u32 = 4;
+
+/// How long to wait for Redis to forget a balance.
+const FORGET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What operators can see and do.
 pub struct Control {
@@ -70,6 +77,7 @@ struct Looks {
     inspector: Inspector,
     finder: Finder,
     upkeep: Upkeep,
+    balances: Balances,
 }
 
 impl Control {
@@ -102,8 +110,23 @@ impl Control {
                 inspector: self.streams.inspector().await?,
                 finder: self.streams.finder(self.dedupe_window).await?,
                 upkeep: self.streams.upkeep().await?,
+                balances: self.streams.balances(Duration::ZERO).await?,
             })
         };
         self.looks.get_or_try_init(connect).await
+    }
+
+    /// What is cached of a customer's balance is not true any more. While Redis
+    /// cannot be told, a balance may be shown for as long as it is cached.
+    async fn forget_balance(&self, customer: &CustomerId) {
+        let forgetting = async { Ok(self.looks().await?.balances.forget(customer).await?) };
+        let forgotten: Result<(), Error> = match timeout(FORGET_PATIENCE, forgetting).await {
+            Ok(forgotten) => forgotten,
+            Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
+        };
+        if let Err(error) = forgotten {
+            let (customer, error) = (customer.as_str(), error.sentence());
+            warn!(customer, error, "a cached balance could not be forgotten; it may be shown");
+        }
     }
 }

@@ -77,6 +77,18 @@ impl Balances {
         Ok(filling.await.map_err(|_| Error::Deadline(PATIENCE))??)
     }
 
+    /// Removes what is cached of a customer, and whatever lease there is to
+    /// fill it. Asked for once a change is in the ledger, so that nobody fills
+    /// in what was read before.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached; the balance may be old until it expires.
+    pub async fn forget(&self, customer: &CustomerId) -> Result<(), Error> {
+        let mut command = redis::cmd("DEL");
+        command.arg(self.keys.balance(customer));
+        Ok(command.exec_async(&mut self.connection.clone()).await?)
+    }
+
     async fn look_up(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
         let partition = self.keys.partition_of(customer);
         let keys = [self.keys.balance(customer), self.keys.settling(partition)];

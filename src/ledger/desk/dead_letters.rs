@@ -163,6 +163,17 @@ impl Desk {
         Ok(query.build_query_as().fetch_optional(&self.pool).await?)
     }
 
+    /// Why a dead letter cannot be dealt with any more; nothing while it can.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn dead_letter_refusal(&self, id: i64) -> Result<Option<Refusal>, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let letter = lock_letter(&mut transaction, id).await?;
+        transaction.rollback().await?;
+        Ok(letter.err())
+    }
+
     /// Settles a dead letter now, read as `delivery`, in one transaction that
     /// also marks it. What cannot be settled stays dead. With `dry_run`, says
     /// what would come of it and changes nothing.
