@@ -189,14 +189,13 @@ struct Waiting {
 impl Waiting {
     fn delivery(&self) -> Option<&Delivery> {
         match &self.body {
-            Some(Body::Delivery(delivery, _)) => Some(delivery),
+            Some(Body::Delivery(delivery)) => Some(delivery),
             Some(Body::Unreadable(_) | Body::Deleted) | None => None,
         }
     }
 
     fn trace_id(&self) -> Option<String> {
-        let Some(Body::Delivery(_, traceparent)) = &self.body else { return None };
-        traceparent.as_deref()?.split('-').nth(1).map(str::to_owned)
+        self.delivery()?.trace_id.map(|trace_id| trace_id.to_string())
     }
 
     fn moments(&self) -> Vec<Moment> {

@@ -302,7 +302,7 @@ fn place(text: &str) -> Result<Place, Error> {
 
 fn delivery(body: &Body) -> Option<&Delivery> {
     match body {
-        Body::Delivery(delivery, _) => Some(delivery),
+        Body::Delivery(delivery) => Some(delivery),
         Body::Unreadable(_) | Body::Deleted => None,
     }
 }
@@ -316,7 +316,7 @@ fn judged(
     let Pending { partition, id, consumer, idle, deliveries } = entry;
     let unreadable = match body {
         Body::Unreadable(unreadable) => Some(unreadable),
-        Body::Delivery(..) | Body::Deleted => None,
+        Body::Delivery(_) | Body::Deleted => None,
     };
     let known = background.map(|background| background.around(partition, settled));
     let (owner, owner_alive) = match known.as_ref().map(|known| &known.owner) {

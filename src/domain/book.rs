@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::{
-    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId, TraceId,
+    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId,
+    TraceId,
 };
 
 /// A payment as it came out of its partition's stream.

@@ -16,4 +16,6 @@ pub use account::{Account, Refusal, Standing};
 pub use book::{Book, Decision, Delivery, Known, Outcome};
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use partition::{HASH_VERSION, StreamId, partition_of};
-pub use payment::{CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, TraceId, parse_date};
+pub use payment::{
+    CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, TraceId, parse_date,
+};

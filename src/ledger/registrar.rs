@@ -106,7 +106,8 @@ impl Registrar {
         let customers: Vec<&str> = accounts.iter().map(|a| a.customer.as_str()).collect();
         let generation = self.topology.generation;
         let epochs =
-            held::lock_partitions(&mut transaction, &partitions, &customers, generation, &[]).await?;
+            held::lock_partitions(&mut transaction, &partitions, &customers, generation, &[])
+                .await?;
         let opened = insert_accounts(&mut transaction, accounts).await?;
         let released = release(&mut transaction, &opened, &epochs).await?;
         transaction.commit().await?;

@@ -39,8 +39,8 @@ pub struct PendingCount {
 /// What an entry holds.
 #[derive(Clone, Debug)]
 pub enum Body {
-    /// A payment, and the trace context that came with it.
-    Delivery(Box<Delivery>, Option<String>),
+    /// A payment.
+    Delivery(Box<Delivery>),
     /// Something that is not a payment we understand.
     Unreadable(Unreadable),
     /// Nothing: it was deleted.
@@ -135,9 +135,9 @@ impl Inspector {
         let Some((_, Some(fields))) = replies::entries(reply)?.pop() else {
             return Ok(Body::Deleted);
         };
-        let trace = wire::traceparent(&fields).map(str::to_owned);
-        Ok(match wire::decode(&self.keys, partition, id, fields) {
-            Ok(delivery) => Body::Delivery(Box::new(delivery), trace),
+        let decoded = wire::decode(&self.keys, partition, id, fields);
+        Ok(match decoded {
+            Ok(delivery) => Body::Delivery(Box::new(delivery)),
             Err(unreadable) => Body::Unreadable(unreadable),
         })
     }

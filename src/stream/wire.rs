@@ -86,12 +86,11 @@ pub(super) fn decode(
     stream_id: StreamId,
     fields: Fields,
 ) -> Result<Delivery, Unreadable> {
-    let of_this_partition = |delivery: Delivery| {
-        match keys.partition_of(&delivery.payment.customer) == partition {
+    let of_this_partition =
+        |delivery: Delivery| match keys.partition_of(&delivery.payment.customer) == partition {
             true => Ok(delivery),
             false => Err(format!("its customer does not belong to partition {partition}")),
-        }
-    };
+        };
     let delivery = read(partition, stream_id, |name| field(&fields, name));
     delivery.and_then(of_this_partition).map_err(|reason| {
         let Parts { reference, customer, amount } =

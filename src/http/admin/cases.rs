@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{DoneView, done, is_full, page_size};
 use crate::{
-    control::{Conflict, ParkedCustomer, SuspensePayment},
+    control::{AssignReport, Conflict, ParkedCustomer, SuspensePayment},
     domain::{CustomerId, Reference},
     http::{
         App,
@@ -86,7 +86,7 @@ pub(in crate::http) struct AssignBody {
     params(("reference" = String, Path, description = "The payment's reference")),
     request_body = AssignBody,
     responses(
-        (status = 200, description = "It is applied", body = DoneView),
+        (status = 200, description = "It is applied", body = AssignReport),
         (status = 404, description = "It is not in suspense", body = ProblemDocument),
         (status = 409, description = "It has been dealt with", body = ProblemDocument),
         (status = 422, description = "No such customer, or not valid", body = ProblemDocument),
@@ -98,7 +98,7 @@ pub(in crate::http) async fn assign(
     Segment(reference): Segment,
     operator: Operator,
     intake::Json(body): intake::Json<AssignBody>,
-) -> Result<Json<DoneView>, Problem> {
+) -> Result<Json<AssignReport>, Problem> {
     let signature = operator.sign(&body.signature)?;
     let reference = in_suspense(reference)?;
     let customer = CustomerId::parse(body.customer_id).map_err(|invalid| {
@@ -106,9 +106,7 @@ pub(in crate::http) async fn assign(
         Problem::invalid(Code::InvalidRequest, errors)
     })?;
     let control = &app.gateway.control;
-    let assigned = app.operate(control.assign(&reference, &customer, &signature)).await??;
-    let (reference, customer) = (reference.as_str(), customer.as_str());
-    Ok(done(format!("{reference} is {} to {customer}", assigned.outcome)))
+    Ok(Json(app.operate(control.assign(&reference, &customer, &signature)).await??))
 }
 
 /// Mark a payment in suspense for refund

@@ -7,7 +7,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{DoneView, done, is_full, page_size};
 use crate::{
-    control::{DeadLetter, DeadLetterFilter, RedriveReport},
+    control::{
+        BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,
+    },
     http::{
         App,
         intake::{self, Numbers, Query},
@@ -219,13 +221,6 @@ impl ManyBody {
     }
 }
 
-/// What came of many dead letters.
-#[derive(Serialize, ToSchema)]
-pub(in crate::http) struct ManyView {
-    /// One for each, the oldest first; at most 1,000 at once.
-    reports: Vec<RedriveReport>,
-}
-
 /// Redrive many dead letters
 ///
 /// The oldest first, each in a transaction of its own; at most 1,000 at once.
@@ -235,7 +230,7 @@ pub(in crate::http) struct ManyView {
     tag = "operators",
     request_body = ManyBody,
     responses(
-        (status = 200, description = "What came of each", body = ManyView),
+        (status = 200, description = "What came of each", body = RedriveSummary),
         (status = 422, description = "The request is not valid", body = ProblemDocument),
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
@@ -244,12 +239,12 @@ pub(in crate::http) async fn redrive_many(
     State(app): State<App>,
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
-) -> Result<Json<ManyView>, Problem> {
+) -> Result<Json<RedriveSummary>, Problem> {
     let signature = operator.sign(&body.signature)?;
     let filter = body.filter()?;
     let control = &app.gateway.control;
-    let redriving = control.redrive_all(&filter, &signature, body.dry_run, |_, _| ());
-    Ok(Json(ManyView { reports: app.operate(redriving).await? }))
+    let redriving = control.redrive_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
+    Ok(Json(app.operate(redriving).await?))
 }
 
 /// Discard many dead letters
@@ -261,7 +256,7 @@ pub(in crate::http) async fn redrive_many(
     tag = "operators",
     request_body = ManyBody,
     responses(
-        (status = 200, description = "What came of each", body = ManyView),
+        (status = 200, description = "What came of each", body = DiscardSummary),
         (status = 422, description = "The request is not valid", body = ProblemDocument),
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
@@ -270,10 +265,10 @@ pub(in crate::http) async fn discard_many(
     State(app): State<App>,
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
-) -> Result<Json<ManyView>, Problem> {
+) -> Result<Json<DiscardSummary>, Problem> {
     let signature = operator.sign(&body.signature)?;
     let filter = body.filter()?;
     let control = &app.gateway.control;
-    let discarding = control.discard_all(&filter, &signature, body.dry_run, |_, _| ());
-    Ok(Json(ManyView { reports: app.operate(discarding).await? }))
+    let discarding = control.discard_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
+    Ok(Json(app.operate(discarding).await?))
 }

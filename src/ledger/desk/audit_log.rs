@@ -101,6 +101,7 @@ pub(super) async fn by_whom(
     .bind(after)
     .fetch_optional(connection)
     .await?;
-    let row = row.map(|(actor, at)| format!("by {actor} at {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
+    let row =
+        row.map(|(actor, at)| format!("by {actor} at {}", at.format("%Y-%m-%d %H:%M:%S UTC")));
     Ok(row.unwrap_or_else(|| "before".to_owned()))
 }

@@ -129,9 +129,8 @@ impl Desk {
         .bind(sequence)
         .execute(&mut *transaction)
         .await?;
-        let stands = |state: &str| {
-            json!({ "partition": partition, "sequence": sequence, "state": state })
-        };
+        let stands =
+            |state: &str| json!({ "partition": partition, "sequence": sequence, "state": state });
         let (before, after) = (stands("open"), stands("resolved"));
         let change = Change { action: RESOLVED, subject: &reference, before, after };
         note(&mut transaction, signature, &change).await?;

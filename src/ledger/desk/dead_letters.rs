@@ -222,7 +222,8 @@ impl Desk {
         let trace_id = delivery.trace_id.or(lookups::trace(letter.trace_id.as_deref())?);
         let delivery = Delivery { trace_id, ..delivery.clone() };
         let uses = settling::uses(connection, &delivery).await?;
-        let settled = settling::settle(connection, &delivery, uses, &epochs, Tallies::new()).await?;
+        let settled =
+            settling::settle(connection, &delivery, uses, &epochs, Tallies::new()).await?;
         let redriven = Redriven {
             outcome: settling::name(&settled.outcome).to_owned(),
             balance_after: settled.balance_after(),
@@ -332,16 +333,14 @@ async fn lock_letter(connection: &mut PgConnection, id: i64) -> Result<Acted<Loc
         "redriven" => REDRIVEN,
         _ => DISCARDED,
     };
-    let by = by_whom(connection, &letter.subject(id), action, &json!({ "dead_letter": id })).await?;
+    let by =
+        by_whom(connection, &letter.subject(id), action, &json!({ "dead_letter": id })).await?;
     let text = format!("dead letter {id} was {} {by}", letter.state);
     Ok(Err(Refusal::Settled(text)))
 }
 
 /// A failure that is this letter's own is a refusal; it stays as it is.
-fn stays_dead(
-    id: i64,
-    result: Result<Acted<Redriven>, Failure>,
-) -> Result<Acted<Redriven>, Error> {
+fn stays_dead(id: i64, result: Result<Acted<Redriven>, Failure>) -> Result<Acted<Redriven>, Error> {
     match result {
         Ok(acted) => Ok(acted),
         Err(failure) => {

@@ -89,9 +89,7 @@ pub(super) async fn lock(
     partition: u16,
     topology: &crate::ledger::Topology,
 ) -> Result<Epochs, Error> {
-    let home = |customer: &&CustomerId| {
-        crate::domain::partition_of(customer, topology.partitions)
-    };
+    let home = |customer: &&CustomerId| crate::domain::partition_of(customer, topology.partitions);
     let homes: BTreeSet<u16> = customers.iter().map(home).collect();
     let customers: Vec<&str> = customers.iter().map(|customer| customer.as_str()).collect();
     held::lock_partitions(connection, &homes, &customers, topology.generation, &[partition]).await

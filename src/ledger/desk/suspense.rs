@@ -142,7 +142,8 @@ impl Desk {
             // Its reference was used for another payment while it waited.
             Outcome::Conflict | Outcome::Duplicate => ("conflict", None),
             Outcome::Suspense => {
-                let text = format!("no customer has the id {}: open the account", customer.as_str());
+                let text =
+                    format!("no customer has the id {}: open the account", customer.as_str());
                 return Ok(Err(Refusal::Missing(text)));
             }
             Outcome::Rejected { refusal, .. } => {
