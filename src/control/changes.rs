@@ -60,20 +60,6 @@ impl Control {
         Ok(rows.into_iter().map(AuditEntry::from).collect())
     }
 
-    /// Asks the owner of a partition to hand it over, or ends its epoch at once.
-    /// Says whose it was.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
-    pub async fn release_partition(
-        &self,
-        partition: u16,
-        force: bool,
-        signature: &Signature,
-    ) -> Result<Acted<String>, Error> {
-        Ok(self.desk.release(partition, force, signature).await?)
-    }
-
     /// Customers whose payments wait behind a dead letter, the longest first.
     ///
     /// # Errors

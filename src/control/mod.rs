@@ -17,6 +17,7 @@ mod finding;
 mod life;
 mod overview;
 mod pending;
+mod release;
 mod shapes;
 mod suspense;
 mod verdict;
@@ -38,6 +39,7 @@ pub use overview::Overview;
 pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
 };
+pub use release::{Handover, Released};
 pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 

@@ -129,17 +129,18 @@ impl Ledger {
     }
 
     /// Who owns what of this generation of the topology, for the worker of this
-    /// name.
+    /// name, which gives an entry so many attempts.
     #[must_use]
     pub fn ownership(
         &self,
         worker: &str,
         incarnation: &str,
         lease: Duration,
+        attempts_max: u32,
         generation: i32,
     ) -> Ownership {
         let options = self.by_key(Ownership::patience(lease));
-        Ownership::new(options, worker, incarnation, lease, generation)
+        Ownership::new(options, worker, incarnation, lease, attempts_max, generation)
     }
 
     /// What lists the consumer groups that trimming waits for.

@@ -47,6 +47,8 @@ pub struct Seat {
     pub epoch: i64,
     /// Who has asked its owner to hand it over.
     pub draining_to: Option<String>,
+    /// An operator has asked its owner to hand it over, to whoever.
+    pub release_asked: bool,
 }
 
 /// The registry at one moment.
@@ -68,6 +70,8 @@ pub struct Ownership {
     worker: String,
     incarnation: String,
     lease_milliseconds: i64,
+    /// Told to whoever looks at the registry.
+    attempts_max: i32,
     patience: Duration,
     /// Partitions of another generation are not there for this worker.
     generation: i32,
@@ -79,6 +83,7 @@ impl Ownership {
         worker: &str,
         incarnation: &str,
         lease: Duration,
+        attempts_max: u32,
         generation: i32,
     ) -> Self {
         Self {
@@ -87,6 +92,7 @@ impl Ownership {
             worker: worker.to_owned(),
             incarnation: incarnation.to_owned(),
             lease_milliseconds: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+            attempts_max: i32::try_from(attempts_max).unwrap_or(i32::MAX),
             patience: Self::patience(lease),
             generation,
         }
@@ -105,11 +111,14 @@ impl Ownership {
     /// When PostgreSQL cannot be reached.
     pub async fn join(&mut self) -> Result<(), Error> {
         let join = sqlx::query(
-            "insert into workers (worker_id, incarnation) values ($1, $2::uuid)
+            "insert into workers (worker_id, incarnation, lease_ms, attempts_max)
+             values ($1, $2::uuid, $3, $4)
              on conflict (worker_id) do update set incarnation = excluded.incarnation,
-                 leaving = false, started_at = clock_timestamp(), beat_at = clock_timestamp()",
+                 leaving = false, started_at = clock_timestamp(), beat_at = clock_timestamp(),
+                 lease_ms = excluded.lease_ms, attempts_max = excluded.attempts_max",
         );
         let join = join.bind(self.worker.clone()).bind(self.incarnation.clone());
+        let join = join.bind(self.lease_milliseconds).bind(self.attempts_max);
         self.execute(join).await?;
         Ok(())
     }
@@ -135,10 +144,11 @@ impl Ownership {
         // One statement is one snapshot.
         let look = sqlx::query(
             "select null::int as partition, worker_id as name, null::bigint as epoch,
-                 null::text as draining_to, leaving
+                 null::text as draining_to, leaving, null::boolean as release_asked
              from workers where beat_at > clock_timestamp() - $1 * interval '1 millisecond'
              union all
-             select partition, owner, epoch, draining_to, null from partition_owners
+             select partition, owner, epoch, draining_to, null, release_asked_at is not null
+             from partition_owners
              where generation = $2
              order by partition, name",
         );
@@ -186,13 +196,19 @@ impl Ownership {
                  where partition = any($2) and generation = $4 and (owner is null or owner = $1 or not exists (
                      select 1 from workers w where w.worker_id = p.owner
                      and w.beat_at > clock_timestamp() - $3 * interval '1 millisecond'))
-                 order by partition for update skip locked)
-             update partition_owners p
-             set owner = $1, epoch = epoch + 1, draining_to = null, moved_at = clock_timestamp()
-             from free where p.partition = free.partition
-             returning p.partition, p.epoch, free.owner as previous,
-                 (extract(epoch from clock_timestamp() - free.moved_at) * 1000)::bigint as moved,
-                 greatest(p.last_sequence, p.head_sequence) as sequence",
+                 order by partition for update skip locked),
+             moved as (
+                 update partition_owners p
+                 set owner = $1, epoch = epoch + 1, draining_to = null, release_asked_at = null,
+                     moved_at = clock_timestamp()
+                 from free where p.partition = free.partition
+                 returning p.partition, p.epoch, free.owner as previous,
+                     (extract(epoch from clock_timestamp() - free.moved_at) * 1000)::bigint as moved,
+                     greatest(p.last_sequence, p.head_sequence) as sequence),
+             noted as (
+                 insert into partition_moves (partition, epoch, owner, previous)
+                 select partition, epoch, $1, previous from moved)
+             select * from moved",
         );
         let acquire = acquire.bind(self.worker.clone()).bind(numbers(partitions));
         let acquire = acquire.bind(self.lease_milliseconds).bind(self.generation);
@@ -207,7 +223,8 @@ impl Ownership {
     pub async fn release(&mut self, held: &[(u16, i64)]) -> Result<(), Error> {
         let (partitions, epochs): (Vec<u16>, Vec<i64>) = held.iter().copied().unzip();
         let release = sqlx::query(
-            "update partition_owners set owner = null, moved_at = clock_timestamp()
+            "update partition_owners
+             set owner = null, release_asked_at = null, moved_at = clock_timestamp()
              where owner = $1 and (partition, epoch) in
                  (select * from unnest($2::int[], $3::bigint[]))",
         );
@@ -225,7 +242,8 @@ impl Ownership {
             "with gone as (
                  delete from workers where worker_id = $1 and incarnation = $2::uuid
                  returning worker_id)
-             update partition_owners set owner = null, moved_at = clock_timestamp()
+             update partition_owners
+             set owner = null, release_asked_at = null, moved_at = clock_timestamp()
              where owner in (select worker_id from gone)",
         );
         self.execute(leave.bind(self.worker.clone()).bind(self.incarnation.clone())).await?;
@@ -277,6 +295,7 @@ fn seat(row: &PgRow, partition: i32) -> Result<Seat, Error> {
         owner: row.try_get("name")?,
         epoch: row.try_get("epoch")?,
         draining_to: row.try_get("draining_to")?,
+        release_asked: row.try_get("release_asked")?,
     })
 }
 

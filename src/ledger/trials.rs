@@ -1,11 +1,15 @@
 //! What is being tried on a partition beside the ordinary, kept so that an
 //! attempt which ends its worker is counted too. One row for each partition:
-//! nothing after the entries that are tried is touched before them.
+//! nothing after the entries that are tried is touched before them. Beside it,
+//! a history of attempts for whoever asks later what happened to an entry.
 
 use sqlx::{PgConnection, Row};
 
 use super::{Error, Fence, LaneWriter};
 use crate::domain::StreamId;
+
+/// Attempts of a partition among which one is looked for that was noted before.
+const RECENT: i64 = 50;
 
 /// Entries of one partition that are tried, or failed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,15 +63,31 @@ impl LaneWriter {
     /// # Errors
     /// [`Error::Fenced`] when the partition has another owner or epoch.
     pub async fn note_trial(&mut self, fence: Fence, trial: &Trial) -> Result<(), Error> {
-        let noted = sqlx::query(
-            "insert into partition_trials (partition, first_stream_id, last_stream_id, attempts,
-                 error, worker, epoch)
-             select partition, $4, $5, $6, $7, owner, epoch from partition_owners
-             where partition = $1 and owner = $2 and epoch = $3
-             on conflict (partition) do update set first_stream_id = excluded.first_stream_id,
-                 last_stream_id = excluded.last_stream_id, attempts = excluded.attempts,
-                 error = excluded.error, worker = excluded.worker, epoch = excluded.epoch,
-                 tried_at = excluded.tried_at",
+        let noted: i64 = sqlx::query_scalar(
+            // An outage is no attempt, so the same is noted again after it: the
+            // history has it already.
+            "with noted as (
+                 insert into partition_trials (partition, first_stream_id, last_stream_id, attempts,
+                     error, worker, epoch)
+                 select partition, $4, $5, $6, $7, owner, epoch from partition_owners
+                 where partition = $1 and owner = $2 and epoch = $3
+                 on conflict (partition) do update set first_stream_id = excluded.first_stream_id,
+                     last_stream_id = excluded.last_stream_id, attempts = excluded.attempts,
+                     error = excluded.error, worker = excluded.worker, epoch = excluded.epoch,
+                     tried_at = excluded.tried_at
+                 returning *),
+             last as (
+                 select attempt, error, epoch from (
+                     select * from attempts where partition = $1 order by id desc limit $8) recent
+                 where first_stream_id = $4 and last_stream_id = $5 order by id desc limit 1)
+             told as (
+                 insert into attempts (partition, first_stream_id, last_stream_id, attempt, error,
+                     worker, epoch)
+                 select partition, first_stream_id, last_stream_id, attempts, error, worker, epoch
+                 from noted where not exists (
+                     select 1 from last where last.attempt = noted.attempts
+                     and last.epoch = noted.epoch and last.error is not distinct from noted.error))
+             select count(*) from noted",
         )
         .bind(i32::from(fence.partition))
         .bind(&self.worker)
@@ -76,9 +96,10 @@ impl LaneWriter {
         .bind(trial.last.to_string())
         .bind(i32::try_from(trial.attempts).unwrap_or(i32::MAX))
         .bind(trial.error.as_deref())
-        .execute(&mut self.connection)
+        .bind(RECENT)
+        .fetch_one(&mut self.connection)
         .await?;
-        if noted.rows_affected() == 1 { Ok(()) } else { Err(Error::Fenced) }
+        if noted == 1 { Ok(()) } else { Err(Error::Fenced) }
     }
 
     /// Nothing is tried on the partition any more.

@@ -9,6 +9,7 @@ pub mod parked;
 pub mod partitions;
 pub mod pending;
 pub mod probe;
+pub mod release;
 pub mod seed;
 pub mod show;
 pub mod topology;
@@ -77,6 +78,9 @@ pub enum Command {
     Pending(Box<pending::PendingArgs>),
     /// One payment's whole life; exits 1 when nobody knows it
     Show(show::ShowArgs),
+    /// Make the owner of a partition hand it over; exits 1 when nobody has
+    /// acquired it in time
+    Release(release::ReleaseArgs),
     /// List, register and retire other consumer groups on the streams
     #[command(subcommand)]
     Groups(groups::GroupsCommand),
@@ -122,6 +126,10 @@ impl Command {
             Self::Show(mut args) => {
                 args.store = args.store.or(running());
                 return show::run(args).await;
+            }
+            Self::Release(mut args) => {
+                args.store = args.store.or(running());
+                return release::run(args).await;
             }
             Self::Groups(command) => return command.run(running()).await,
             Self::Topology(args) => topology::run(args, running()).await?,

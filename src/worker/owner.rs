@@ -85,6 +85,7 @@ impl Owner {
                 &worker.id,
                 &worker.incarnation,
                 lease,
+                worker.config.attempts_max,
                 worker.generation,
             ),
             keeper,
@@ -211,6 +212,8 @@ impl Owner {
             moves.request.clear();
         }
         self.expecting = !moves.request.is_empty() || !moves.acquire.is_empty();
+        // Before anything is acquired again: another lane may be given it.
+        self.order_releases(&self.taken_from_us(outlook));
         if !moves.acquire.is_empty() {
             let grants = self.ownership.acquire(&moves.acquire).await?;
             self.deal(grants);
@@ -222,7 +225,6 @@ impl Owner {
             self.ownership.release(&moves.abandon).await?;
         }
         self.order_releases(&moves.hand_over);
-        self.order_releases(&self.taken_from_us(outlook));
         Ok(())
     }
 
@@ -306,7 +308,7 @@ struct Moves {
     request: Vec<u16>,
     /// Listed as ours, served by no lane, and wanted by another.
     abandon: Vec<(u16, i64)>,
-    /// Asked for by a worker who should have it.
+    /// Asked for by a worker who should have it, or by an operator.
     hand_over: BTreeSet<u16>,
 }
 
@@ -327,6 +329,9 @@ impl Moves {
         for ((seat, owner), wanted) in outlook.seats.iter().zip(owners).zip(wanted) {
             let served = owner == Some(me) && serves(seat.partition, seat.epoch);
             match (wanted == Some(me), owner == Some(me)) {
+                (_, true) if served && seat.release_asked => {
+                    moves.hand_over.insert(seat.partition);
+                }
                 (true, true) if served => {}
                 (true, true) => moves.acquire.push(seat.partition),
                 (true, false) if owner.is_none() => moves.acquire.push(seat.partition),
@@ -357,6 +362,7 @@ mod tests {
             owner: owner.map(str::to_owned),
             epoch: 7,
             draining_to: draining_to.map(str::to_owned),
+            release_asked: false,
         };
         Outlook {
             workers: workers.iter().map(live).collect(),
@@ -391,6 +397,17 @@ mod tests {
         let seen = outlook(&workers, &seats);
         let given = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
         assert_eq!(given.hand_over, BTreeSet::from([wanted]), "and nothing it should keep");
+    }
+
+    #[test]
+    fn what_an_operator_asks_for_is_handed_over_by_its_owner_only() {
+        let workers = [("a", false), ("b", false)];
+        let mut seen = outlook(&workers, &[(Some("a"), None), (Some("b"), None)]);
+        seen.seats[0].release_asked = true;
+        let given = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
+        assert_eq!(given, Moves { hand_over: BTreeSet::from([0]), ..Moves::default() });
+        let kept = Moves::plan("b", &["a", "b"], &seen, |_, _| true);
+        assert_eq!(kept, Moves::default());
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod http;
 mod idempotency;
 mod losses;
 mod poison;
+mod release;
 mod partitions;
 mod network;
 mod ownership;

@@ -291,7 +291,8 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     let old = schema.topology(None, &h.stores.key_prefix).await.unwrap();
     let registrar = ledger.registrar(&old);
     let lease = Duration::from_secs(10);
-    let mut ownership = ledger.ownership("old", "0197f000-0000-7000-8000-000000000000", lease, 1);
+    let mut ownership =
+        ledger.ownership("old", "0197f000-0000-7000-8000-000000000000", lease, 5, 1);
     ownership.join().await.unwrap();
     let streams = Streams::new(&h.stores.redis_url, &h.stores.key_prefix, PARTITIONS, 1).unwrap();
     let producer = streams.producer(limits()).await.unwrap();

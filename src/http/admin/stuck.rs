@@ -150,7 +150,7 @@ pub(in crate::http) async fn release_partition(
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(&body.signature)?;
     let control = &app.gateway.control;
-    let owner = app.operate(control.release_partition(partition, body.force, &signature)).await??;
+    let owner = app.operate(control.release(partition, body.force, &signature)).await??.owner;
     Ok(done(match body.force {
         true => format!("the epoch of {owner} on partition {partition} has ended"),
         false => format!("{owner} was asked to hand partition {partition} over"),

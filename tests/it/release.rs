@@ -1,0 +1,193 @@
+//! Proves that an operator can make a worker hand a partition over, or take it
+//! away, under load, from a living worker and from a frozen one: nothing is
+//! lost, doubled or out of order, and a release at a bad moment changes nothing.
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Stores, eventually},
+    load::Load,
+    ownership::{gateway, owners, until_spread, verify, worker},
+    process::{Ended, operate, run},
+};
+
+/// Payments that a load accepts before something happens, and after it.
+const WARM: usize = 300;
+
+async fn release(stores: &Stores, arguments: &[&str]) -> Ended {
+    let fixed = ["release", "--reason", "a test", "--actor", "ada", "--json"];
+    run(operate(stores, &[&fixed, arguments].concat())).await
+}
+
+fn document(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"))
+}
+
+/// A partition of this worker.
+async fn partition_of(stores: &Stores, worker: &str) -> usize {
+    owners(stores).await.iter().position(|owner| owner == worker).unwrap()
+}
+
+/// What of the ledger a refusal must leave as it is.
+async fn unchanging(stores: &Stores) -> Vec<String> {
+    let sql = "select partition_owners::text from partition_owners
+         union all select count(*)::text from audit_log
+         union all select workers::text from workers order by 1";
+    sqlx::query_scalar(sql).fetch_all(&stores.pool).await.unwrap()
+}
+
+/// A worker in the registry that no process stands behind, and that owns
+/// partition 0 under epoch 5.
+async fn enlist(stores: &Stores, beat: &str, lease_ms: i64) {
+    for sql in [
+        format!(
+            "insert into workers (worker_id, incarnation, beat_at, lease_ms)
+             values ('ghost', gen_random_uuid(), {beat}, {lease_ms})"
+        ),
+        "update partition_owners set owner = 'ghost', epoch = 5 where partition = 0".to_owned(),
+    ] {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&stores.pool).await.unwrap();
+    }
+}
+
+/// Releases a partition of a living worker under load.
+async fn release_under_load(force: bool) {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    let (a, b) = tokio::join!(worker(&stores, "a", &[]), worker(&stores, "b", &[]));
+    until_spread(&stores, &["a", "b"]).await;
+    let mut load = Load::start(&gateway.api, "release");
+    for round in 1..=3 {
+        load.reached(round * WARM).await;
+        for name in ["a", "b"] {
+            let partition = partition_of(&stores, name).await;
+            let number = partition.to_string();
+            let mut arguments = vec!["--partition", &number];
+            arguments.extend(force.then_some("--force"));
+            let ended = release(&stores, &arguments).await;
+            assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+            let shown = document(&ended);
+            assert_eq!(shown["handed_over"], true, "{shown}");
+            assert_eq!(shown["previous_owner"], name, "{shown}");
+            assert!(shown["epoch"].as_i64() > shown["previous_epoch"].as_i64(), "{shown}");
+            let noted = format!(
+                "select count(*) from partition_moves where partition = {partition}
+                 and epoch = {} and owner = '{}' and previous is null",
+                shown["epoch"],
+                shown["owner"].as_str().unwrap()
+            );
+            assert_eq!(stores.count(&noted).await, 1, "{shown}");
+        }
+    }
+    until_spread(&stores, &["a", "b"]).await;
+    load.reached(load.accepted() + WARM).await;
+    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    let action = if force { "partition_taken_away" } else { "partition_release_asked" };
+    let audited = format!(
+        "select count(*) from audit_log where action = '{action}' and actor = 'ada'
+         and reason = 'a test' and before->>'owner' in ('a', 'b')
+         and (before->>'epoch')::bigint >= 1 and after is not null"
+    );
+    assert_eq!(stores.count(&audited).await, 6);
+    if !force {
+        for log in [a.log(), b.log()] {
+            assert!(!log.contains("fenced"), "{log}");
+        }
+    }
+    tokio::join!(a.stop(), b.stop());
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_living_owner_hands_over_at_its_next_batch_edge() {
+    release_under_load(false).await;
+}
+
+#[tokio::test]
+async fn a_partition_is_taken_from_a_living_owner_under_load() {
+    release_under_load(true).await;
+}
+
+#[tokio::test]
+async fn a_partition_is_taken_from_a_frozen_owner_before_its_lease_is_over() {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    let settings = [("PAYSTREAM_LEASE", "20s"), ("PAYSTREAM_BATCH_DEADLINE", "2s")];
+    let frozen = worker(&stores, "frozen", &settings).await;
+    let other = worker(&stores, "other", &settings).await;
+    until_spread(&stores, &["frozen", "other"]).await;
+    let mut load = Load::start(&gateway.api, "frozen");
+    load.reached(WARM).await;
+    frozen.signal("STOP").await;
+    eventually("it has missed two beats", async || {
+        let silent = "select count(*) from workers where worker_id = 'frozen'
+             and beat_at < clock_timestamp() - lease_ms * interval '0.4 milliseconds'";
+        (stores.count(silent).await == 1).then_some(())
+    })
+    .await;
+    let partition = partition_of(&stores, "frozen").await.to_string();
+    let ended = release(&stores, &["--partition", &partition, "--force"]).await;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(document(&ended)["owner"], "other", "{ended:?}");
+    let early = format!(
+        "select count(*) from partition_moves, workers where worker_id = 'frozen'
+         and partition = {partition} and epoch = {}
+         and acquired_at < beat_at + lease_ms * interval '1 millisecond'",
+        document(&ended)["epoch"]
+    );
+    assert_eq!(stores.count(&early).await, 1, "it was not the lease that ran out");
+    load.reached(load.accepted() + WARM).await;
+
+    // It wakes, and believes that it owns everything as before.
+    frozen.signal("CONT").await;
+    until_spread(&stores, &["frozen", "other"]).await;
+    load.reached(load.accepted() + WARM).await;
+    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    tokio::join!(frozen.stop(), other.stop());
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_follow_is_named_and_force_is_advised() {
+    let stores = Stores::new().await;
+    enlist(&stores, "clock_timestamp() + interval '1 minute'", 500).await;
+    let arguments = ["release", "--partition", "0", "--reason", "r", "--actor", "ada"];
+    let ended = run(operate(&stores, &arguments)).await;
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("ghost was asked for partition 0"), "{ended:?}");
+    assert!(ended.stdout.contains("--partition 0 --force"), "{ended:?}");
+    // Asking again changes nothing; taking it away does.
+    let before = unchanging(&stores).await;
+    let again = release(&stores, &["--partition", "0"]).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    let refused = document(&again)["refused"].as_str().unwrap().to_owned();
+    assert!(refused.contains("ghost was asked for partition 0"), "{refused}");
+    assert_eq!(unchanging(&stores).await, before);
+    let taken = release(&stores, &["--partition", "0", "--force"]).await;
+    assert_eq!(taken.status.code(), Some(1), "nobody is there to acquire it: {taken:?}");
+    let shown = document(&taken);
+    assert_eq!((&shown["owner"], &shown["epoch"]), (&Value::Null, &json!(6)), "{shown}");
+}
+
+#[tokio::test]
+async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
+    let stores = Stores::new().await;
+    let refused = async |arguments: &[&str], why: &str| {
+        let before = unchanging(&stores).await;
+        let ended = release(&stores, arguments).await;
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let said = document(&ended)["refused"].as_str().unwrap().to_owned();
+        assert!(said.contains(why), "{said}");
+        assert_eq!(unchanging(&stores).await, before, "{said}");
+    };
+    for force in [&[][..], &["--force"]] {
+        refused(&[&["--partition", "99"], force].concat(), "there is no partition 99").await;
+        refused(&[&["--partition", "0"], force].concat(), "nobody owns partition 0").await;
+    }
+    enlist(&stores, "clock_timestamp() - interval '1 hour'", 10_000).await;
+    refused(&["--partition", "0"], "has been silent for 3600 s, longer than its lease").await;
+    sqlx::query("update topology set resizing_to = 16").execute(&stores.pool).await.unwrap();
+    for force in [&[][..], &["--force"]] {
+        refused(&[&["--partition", "0"], force].concat(), "is being changed to 16").await;
+    }
+}
