@@ -323,7 +323,8 @@ async fn gateway(
         registrar: ledger.registrar(topology),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
-        control: Control::new(streams, ledger, topology, settings.dedupe_window, clock::system),
+        control: Control::new(streams, ledger, topology, clock::system)
+            .with_dedupe_window(settings.dedupe_window),
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board,

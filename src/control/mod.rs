@@ -58,6 +58,9 @@ const CONNECTIONS: u32 = 4;
 /// How long to wait for Redis to forget a balance.
 const FORGET_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long gateways remember a reference unless they are told otherwise.
+const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
+
 /// What operators can see and do.
 pub struct Control {
     desk: Desk,
@@ -85,13 +88,7 @@ struct Looks {
 impl Control {
     /// Over these stores; does not connect yet.
     #[must_use]
-    pub fn new(
-        streams: &Streams,
-        ledger: &Ledger,
-        topology: &Topology,
-        dedupe_window: Duration,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(streams: &Streams, ledger: &Ledger, topology: &Topology, clock: Clock) -> Self {
         Self {
             desk: ledger.desk(topology, CONNECTIONS),
             parking: ledger.parking(topology),
@@ -102,8 +99,14 @@ impl Control {
             streams: streams.clone(),
             looks: OnceCell::new(),
             clock,
-            dedupe_window,
+            dedupe_window: DEDUPE_WINDOW,
         }
+    }
+
+    /// The same, where gateways remember a reference for this long.
+    #[must_use]
+    pub fn with_dedupe_window(self, dedupe_window: Duration) -> Self {
+        Self { dedupe_window, ..self }
     }
 
     async fn looks(&self) -> Result<&Looks, Error> {

@@ -1,6 +1,8 @@
 //! Operators' commands, one file each. Never called by a room.
 
 pub mod audit;
+pub mod conflicts;
+pub mod dead_letters;
 pub mod groups;
 pub mod load;
 pub mod losses;
@@ -12,15 +14,21 @@ pub mod probe;
 pub mod release;
 pub mod seed;
 pub mod show;
+pub mod suspense;
 pub mod topology;
 
+mod mending;
 mod stores;
 mod watch;
+mod table;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::control;
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
@@ -55,6 +63,34 @@ pub struct Signature {
     pub actor: Actor,
 }
 
+impl Signature {
+    pub(crate) fn signed(self) -> anyhow::Result<control::Signature> {
+        let Self { reason, actor } = self;
+        ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
+        Ok(control::Signature { actor: actor.name()?, reason })
+    }
+}
+
+/// What came of a change, as text or as a JSON document, and how to exit: with 1
+/// when it was refused.
+fn answer<T>(
+    acted: control::Acted<T>,
+    json: bool,
+    done: impl FnOnce(&T) -> (Value, String),
+) -> (String, ExitCode) {
+    let (document, sentence, code) = match &acted {
+        Ok(report) => {
+            let (document, sentence) = done(report);
+            (document, sentence, ExitCode::SUCCESS)
+        }
+        Err(refusal) => {
+            let sentence = refusal.sentence().to_owned();
+            (json!({ "refused": sentence }), sentence, ExitCode::from(1))
+        }
+    };
+    (if json { format!("{document:#}\n") } else { format!("{sentence}\n") }, code)
+}
+
 /// What an operator can do, beside running the service.
 #[derive(Subcommand)]
 pub enum Command {
@@ -68,6 +104,12 @@ pub enum Command {
     Audit(audit::AuditArgs),
     /// Sequences that Redis has lost
     Losses(losses::LossesArgs),
+    /// Entries that could not be settled: see, redrive, discard
+    DeadLetters(Box<dead_letters::DeadLettersArgs>),
+    /// Money that arrived for customers we do not know
+    Suspense(Box<suspense::SuspenseArgs>),
+    /// Payments under a used reference with other content
+    Conflicts(Box<conflicts::ConflictsArgs>),
     /// Payments that wait behind a dead letter of their customer
     Parked(parked::ParkedArgs),
     /// Show who owns each partition, what waits in it, and how fast it is
@@ -110,6 +152,18 @@ impl Command {
             Self::Losses(mut args) => {
                 args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
                 return losses::run(args).await;
+            }
+            Self::DeadLetters(mut args) => {
+                args.store = args.store.or(running());
+                return dead_letters::run(*args).await;
+            }
+            Self::Suspense(mut args) => {
+                args.store = args.store.or(running());
+                return suspense::run(*args).await;
+            }
+            Self::Conflicts(mut args) => {
+                args.store = args.store.or(running());
+                return conflicts::run(*args).await;
             }
             Self::Parked(mut args) => {
                 args.store = args.store.or(running());

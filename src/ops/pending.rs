@@ -64,7 +64,8 @@ pub struct PendingArgs {
 pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
     let (streams, ledger, topology) = stores::open_to_look(&args.store).await?;
-    let control = Control::new(&streams, &ledger, &topology, args.dedupe_window, clock::system);
+    let control = Control::new(&streams, &ledger, &topology, clock::system)
+        .with_dedupe_window(args.dedupe_window);
     if args.watch.watch {
         let json = args.watch.json;
         return watch(&args.watch, async || {

@@ -46,7 +46,8 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let reference = Reference::parse(&*args.reference)
         .map_err(|invalid| anyhow!("the reference {}", invalid.reason))?;
     let (streams, ledger, topology) = stores::open_to_look(&args.store).await?;
-    let control = Control::new(&streams, &ledger, &topology, args.dedupe_window, clock::system);
+    let control = Control::new(&streams, &ledger, &topology, clock::system)
+        .with_dedupe_window(args.dedupe_window);
     let json = args.watch.json;
     let look = async || -> anyhow::Result<(String, bool)> {
         let life = control.life(&reference).await.context("could not look the payment up")?;

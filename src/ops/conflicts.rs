@@ -1,0 +1,150 @@
+//! `paystream conflicts`: payments that came under a used reference with other
+//! content. Lists them beside the payment that has the reference, and notes
+//! that they were dealt with. Never moves money.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use comfy_table::{Cell, CellAlignment};
+use serde_json::json;
+
+use super::{
+    Signature, stores,
+    table::{Tone, instant, known, table, toned},
+};
+use crate::{
+    clock,
+    config::StoreConfig,
+    control::{Conflict, Control},
+    ledger::PAGE_MAX,
+};
+
+/// What `paystream conflicts` is told.
+#[derive(Args, Clone, Debug)]
+pub struct ConflictsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ConflictsAction,
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    pub store: StoreConfig,
+}
+
+/// What can be done about conflicts.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConflictsAction {
+    /// Show them, the longest open first
+    List {
+        /// Show those that were dealt with, too.
+        #[arg(long)]
+        all: bool,
+        /// Those of this reference.
+        #[arg(long)]
+        reference: Option<String>,
+        /// How many to show.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Note that a conflict was dealt with
+    Resolve {
+        /// The partition it came from.
+        partition: u16,
+        /// Its sequence there.
+        sequence: i64,
+        /// Who and why.
+        #[command(flatten)]
+        signature: Signature,
+        /// Print one JSON document instead of a sentence.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Lists or resolves. Exits with 1 when the change was refused.
+///
+/// # Errors
+/// When the ledger cannot be reached.
+pub async fn run(args: ConflictsArgs) -> anyhow::Result<ExitCode> {
+    let (streams, ledger, topology) = stores::open(&args.store).await?;
+    let control = Control::new(&streams, &ledger, &topology, clock::system);
+    let (text, code) = match args.action {
+        ConflictsAction::List { all, reference, limit, json } => {
+            let rows = list(&control, all, reference.as_deref(), limit).await?;
+            let text = if json { format!("{:#}\n", json!(rows)) } else { page(&rows) };
+            (text, ExitCode::SUCCESS)
+        }
+        ConflictsAction::Resolve { partition, sequence, signature, json } => {
+            let acted = control.resolve_conflict(partition, sequence, &signature.signed()?).await;
+            let acted = acted.context("could not note it")?;
+            super::answer(acted, json, |()| {
+                let sentence =
+                    format!("the conflict on partition {partition} at {sequence} is resolved");
+                let document =
+                    json!({ "partition": partition, "sequence": sequence, "state": "resolved" });
+                (document, sentence)
+            })
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("could not write")?;
+    Ok(code)
+}
+
+async fn list(
+    control: &Control,
+    all: bool,
+    reference: Option<&str>,
+    limit: usize,
+) -> anyhow::Result<Vec<Conflict>> {
+    let mut rows: Vec<Conflict> = Vec::new();
+    while rows.len() < limit {
+        let after = rows.last().map(|row| (i32::from(row.partition), row.sequence));
+        let page = i64::try_from(limit - rows.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
+        let page = control.conflicts(all, reference, after, page).await;
+        let page = page.context("could not list conflicts")?;
+        if page.is_empty() {
+            break;
+        }
+        rows.extend(page);
+    }
+    Ok(rows)
+}
+
+fn page(rows: &[Conflict]) -> String {
+    if rows.is_empty() {
+        return "There are no such conflicts.\n".to_owned();
+    }
+    let mut table = table([
+        "partition",
+        "sequence",
+        "reference",
+        "status",
+        "customer",
+        "amount",
+        "first customer",
+        "first amount",
+        "found at",
+        "state",
+        "what differs",
+    ]);
+    for row in rows {
+        let tone = if row.state == "open" { Tone::Notice } else { Tone::Quiet };
+        table.add_row([
+            Cell::new(row.partition).set_alignment(CellAlignment::Right),
+            Cell::new(row.sequence).set_alignment(CellAlignment::Right),
+            Cell::new(&row.transaction_reference),
+            Cell::new(&row.payment_status),
+            Cell::new(&row.customer_id),
+            Cell::new(&row.transaction_amount).set_alignment(CellAlignment::Right),
+            known(row.first_customer_id.as_ref()),
+            known(row.first_amount.as_ref()).set_alignment(CellAlignment::Right),
+            Cell::new(instant(row.detected_at)),
+            toned(&row.state, tone),
+            Cell::new(&row.sentence),
+        ]);
+    }
+    format!("{table}\n")
+}
