@@ -79,7 +79,7 @@ impl LaneWriter {
              last as (
                  select attempt, error, epoch from (
                      select * from attempts where partition = $1 order by id desc limit $8) recent
-                 where first_stream_id = $4 and last_stream_id = $5 order by id desc limit 1)
+                 where first_stream_id = $4 and last_stream_id = $5 order by id desc limit 1),
              told as (
                  insert into attempts (partition, first_stream_id, last_stream_id, attempt, error,
                      worker, epoch)
