@@ -81,6 +81,11 @@ impl Control {
         let mut moments = self.moments_of(&stored).await?;
         for entry in &waiting {
             moments.extend(entry.moments());
+            if ledger_available && !entry.stored {
+                let Place { partition, stream_id, .. } = entry.place;
+                let attempts = self.desk.attempts(partition.into(), stream_id).await?;
+                moments.extend(attempts.iter().map(attempted));
+            }
         }
         if ledger_available {
             let changes = self.audit_log(Some(reference.as_str()), None, PAGE_MAX).await?;
