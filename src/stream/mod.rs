@@ -61,7 +61,7 @@ pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;
 pub use state::{PartitionState, Remains};
 pub use upkeep::{Depth, Position, Trim, Upkeep};
-pub use wire::{Unreadable, fields_of, read_fields};
+pub use wire::{Parts, Unreadable, fields_of, read_fields};
 
 pub(crate) use keys::GROUP;
 use keys::Keys;

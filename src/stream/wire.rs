@@ -45,16 +45,23 @@ pub struct Unreadable {
     pub sequence: Option<i64>,
     /// Its reference, if that much could be read.
     pub reference: Option<String>,
-    /// Its customer, if that much could be read.
-    pub customer: Option<CustomerId>,
-    /// Its amount, if that much could be read.
-    pub amount: Option<Amount>,
-    /// The trace that brought it, if it came with one.
-    pub trace_id: Option<TraceId>,
+    /// What else could be read.
+    pub parts: Box<Parts>,
     /// What is wrong with it, as a sentence.
     pub reason: String,
     /// Its fields, as text where they are text.
     pub fields: Vec<(String, String)>,
+}
+
+/// Parts of an entry that could not be read as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Its customer.
+    pub customer: Option<CustomerId>,
+    /// Its amount.
+    pub amount: Option<Amount>,
+    /// The trace that brought it.
+    pub trace_id: Option<TraceId>,
 }
 
 pub(super) fn encode(payment: &Payment) -> String {
@@ -93,16 +100,14 @@ pub(super) fn decode(
         };
     let delivery = read(partition, stream_id, |name| field(&fields, name));
     delivery.and_then(of_this_partition).map_err(|reason| {
-        let Parts { reference, customer, amount } =
-            field(&fields, "payment").map(Parts::of).unwrap_or_default();
+        let (reference, mut parts) = field(&fields, "payment").map(parts_of).unwrap_or_default();
+        parts.trace_id = field(&fields, "traceparent").and_then(trace_id);
         Unreadable {
             partition,
             stream_id,
             sequence: field(&fields, "seq").and_then(|text| text.parse().ok()),
             reference,
-            customer,
-            amount,
-            trace_id: field(&fields, "traceparent").and_then(trace_id),
+            parts: Box::new(parts),
             reason,
             fields: fields
                 .into_iter()
@@ -187,25 +192,18 @@ fn decode_payment(json: &str) -> Result<Payment, String> {
     })
 }
 
-/// What can be read of a payment that is otherwise unreadable.
-#[derive(Default)]
-struct Parts {
-    reference: Option<String>,
-    customer: Option<CustomerId>,
-    amount: Option<Amount>,
-}
-
-impl Parts {
-    fn of(json: &str) -> Self {
-        let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-        let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
-        let reference = text("transaction_reference").map(Reference::parse);
-        Self {
-            reference: reference.and_then(Result::ok).map(|found| found.as_str().to_owned()),
-            customer: text("customer_id").and_then(|text| CustomerId::parse(text).ok()),
-            amount: text("transaction_amount").and_then(|text| Amount::parse(text).ok()),
-        }
-    }
+/// The reference and what else can be read of a payment that is otherwise
+/// unreadable.
+fn parts_of(json: &str) -> (Option<String>, Parts) {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
+    let reference = text("transaction_reference").map(Reference::parse);
+    let parts = Parts {
+        customer: text("customer_id").and_then(|text| CustomerId::parse(text).ok()),
+        amount: text("transaction_amount").and_then(|text| Amount::parse(text).ok()),
+        trace_id: None,
+    };
+    (reference.and_then(Result::ok).map(|found| found.as_str().to_owned()), parts)
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
@@ -299,9 +297,10 @@ mod tests {
         assert!(unreadable.reason.contains("does not belong"), "{}", unreadable.reason);
         assert_eq!(unreadable.reference.as_deref(), Some("VPAY25110713542114478761522000"));
         assert_eq!(unreadable.sequence, Some(7));
-        assert_eq!(unreadable.customer, Some(customer));
-        assert_eq!(unreadable.amount.unwrap().to_string(), "10000.00");
-        assert_eq!(unreadable.trace_id.unwrap().to_string(), TRACE);
+        let parts = &unreadable.parts;
+        assert_eq!(parts.customer, Some(customer));
+        assert_eq!(parts.amount.unwrap().to_string(), "10000.00");
+        assert_eq!(parts.trace_id.unwrap().to_string(), TRACE);
         // Kept beside the stream it is read all the same.
         let read = read_fields(wrong, StreamId::default(), &unreadable.fields).unwrap();
         assert_eq!((read.sequence, read.partition), (7, wrong));

@@ -126,6 +126,11 @@ impl Desk {
         if let Err(refusal) = lock_held(connection, reference).await? {
             return Ok(Err(refusal));
         }
+        if lookups::read_accounts(connection, vec![customer.as_str()]).await?.is_empty() {
+            let customer = customer.as_str();
+            let text = format!("no customer has the id {customer}: open the account first");
+            return Ok(Err(Refusal::Missing(text)));
+        }
         let sent = read_held(connection, reference).await?;
         let payment = Payment { customer: customer.clone(), ..sent.payment.clone() };
         let delivery = Delivery { payment, ..sent };
@@ -141,17 +146,15 @@ impl Desk {
             Outcome::Applied { .. } => ("applied", Some(customer.as_str())),
             // Its reference was used for another payment while it waited.
             Outcome::Conflict | Outcome::Duplicate => ("conflict", None),
-            Outcome::Suspense => {
-                let text =
-                    format!("no customer has the id {}: open the account", customer.as_str());
-                return Ok(Err(Refusal::Missing(text)));
-            }
             Outcome::Rejected { refusal, .. } => {
                 let (customer, code) = (customer.as_str(), refusal.code());
                 let text = format!("the account of {customer} refuses it ({code}); it stays held");
                 return Ok(Err(Refusal::Impossible(text)));
             }
-            Outcome::Recorded { .. } | Outcome::Parked | Outcome::Redelivered => {
+            Outcome::Recorded { .. }
+            | Outcome::Suspense
+            | Outcome::Parked
+            | Outcome::Redelivered => {
                 return Err(Error::Corrupt("payment in suspense").into());
             }
         };
