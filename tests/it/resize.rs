@@ -23,12 +23,12 @@ use crate::{
 /// Payments that a load accepts before something happens to it.
 const WARM: usize = 500;
 
-fn resize<'a>(more: &[&'a str]) -> Vec<&'a str> {
+pub fn resize<'a>(more: &[&'a str]) -> Vec<&'a str> {
     ["topology", "resize"].into_iter().chain(more.iter().copied()).collect()
 }
 
 /// Runs a command that must succeed; what it said.
-async fn succeed(stores: &Stores, arguments: &[&str]) -> String {
+pub async fn succeed(stores: &Stores, arguments: &[&str]) -> String {
     let ended = run(operate(stores, arguments)).await;
     assert!(ended.status.success(), "{arguments:?}: {}", ended.stderr);
     ended.stdout
@@ -57,7 +57,7 @@ async fn value(stores: &Stores, key: &str) -> String {
 }
 
 /// Waits until the processes serve so many partitions.
-async fn served(process: &Process, partitions: usize) {
+pub async fn served(process: &Process, partitions: usize) {
     eventually("the new topology is served", async || {
         // The gateway may let go of the connection just now.
         let answer = process.api.request(Method::GET, "/api/v1/admin/stats").send().await.ok()?;

@@ -1,0 +1,287 @@
+//! Proves that money of an unknown customer is given to the right one, or marked
+//! for refund, once; that what was assigned is no conflict when it is sent
+//! again, and nothing but it may stand out of order; that conflicts are dealt
+//! with once; and that the trace of a payment goes wherever it goes.
+
+use futures_util::future::join_all;
+use paystream::{
+    control::Refusal,
+    domain::{CustomerId, Reference},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Harness, Stores, payment, send},
+    mending::{control, everything, logged, read_again, settled, signed},
+    poison::{allow_poison, refuse_poison},
+    process::{Ended, operate, run},
+};
+
+fn reference(text: &str) -> Reference {
+    Reference::parse(text).unwrap()
+}
+
+fn customer(text: &str) -> CustomerId {
+    CustomerId::parse(text).unwrap()
+}
+
+async fn operated(stores: &Stores, arguments: &[&str]) -> Ended {
+    let mut command = operate(stores, arguments);
+    command.env("PAYSTREAM_ACTOR", "ada");
+    run(command).await
+}
+
+/// ADA has paid 1 and 2; 30 came for ADAA, who does not exist, between them.
+async fn with_held_money() -> Harness {
+    let h = Harness::with(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.pay("a1", "ADA", "1").await;
+    h.api.pay("held", "ADAA", "30").await;
+    h.settled().await;
+    h.api.pay("a2", "ADA", "2").await;
+    h.settled().await;
+    assert_eq!(h.api.payment("held").await["status"], "suspense");
+    h
+}
+
+#[tokio::test]
+async fn held_money_is_assigned_once() {
+    let h = with_held_money().await;
+    let list = operated(&h.stores, &["suspense", "list", "--json"]).await;
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    assert_eq!((&list[0]["customer_id"], &list[0]["state"]), (&json!("ADAA"), &json!("held")));
+    let before = everything(&h.stores).await;
+    let assign = ["suspense", "assign", "held", "--reason", "a typo", "--customer"];
+    let unknown = operated(&h.stores, &[&assign[..], &["BOB"]].concat()).await;
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    assert!(unknown.stdout.contains("no customer has the id BOB"), "{unknown:?}");
+    let nothing = ["suspense", "assign", "nothing", "--reason", "a typo", "--customer", "ADA"];
+    let nothing = operated(&h.stores, &nothing).await;
+    assert_eq!(nothing.stdout, "no payment nothing is in suspense\n");
+    assert_eq!(everything(&h.stores).await, before);
+
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
+    let assigned = operated(&h.stores, &[&assign[..], &["ADA"]].concat()).await;
+    assert_eq!(assigned.stdout, "applied to ADA, 67.00 left to pay\n", "{assigned:?}");
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "33.00");
+    let found = h.api.payment("held").await;
+    assert_eq!((&found["status"], &found["customer_id"]), (&json!("applied"), &json!("ADA")));
+    assert_eq!(found["account_version"], 3, "{found}");
+    let (actor, subject, reason, before, after) = logged(&h.stores, "suspense_assigned").await;
+    assert_eq!((&*actor, &*subject, &*reason), ("ada", "held", "a typo"));
+    assert_eq!(before, json!({"state": "held", "customer_id": "ADAA"}));
+    assert_eq!(after, json!({"state": "applied", "assigned_to": "ADA", "balance_after": "67.00"}));
+    h.stores.audit().await;
+
+    let after = everything(&h.stores).await;
+    let again = operated(&h.stores, &[&assign[..], &["ADA"]].concat()).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert!(again.stdout.starts_with("held was assigned to ADA by ada at 2"), "{again:?}");
+    let refund = ["suspense", "refund-mark", "held", "--reason", "no"];
+    let refund = operated(&h.stores, &refund).await;
+    assert_eq!((refund.status.code(), &refund.stdout), (Some(1), &again.stdout));
+    assert_eq!(everything(&h.stores).await, after);
+    read_again(&h).await;
+
+    // The same again is a repetition, and the account finds nothing to apply.
+    h.stores.delete_keys("*:ref:*").await;
+    h.api.pay("held", "ADAA", "30").await;
+    h.settled().await;
+    assert_eq!(h.stores.count("select count(*) from conflicts").await, 0);
+    assert_eq!(h.stores.count("select count(*) from duplicates").await, 1);
+    h.api.open_account("ADAA", "100").await;
+    assert_eq!(h.api.balance("ADAA").await["total_paid"], "0.00");
+    h.api.pay("a3", "ADA", "1").await;
+    h.settled().await;
+
+    // Without the row that tells of it, it is out of place and not its content.
+    let forget = "update suspense set assigned_to = null";
+    sqlx::query(forget).execute(&h.stores.pool).await.unwrap();
+    let audit = operated(&h.stores, &["audit", "--json"]).await;
+    let audit: Value = serde_json::from_str(&audit.stdout).unwrap();
+    let drifts = audit["drifts"].as_array().unwrap();
+    let drifts: Vec<&str> = drifts.iter().map(|one| one["check"].as_str().unwrap()).collect();
+    assert!(drifts.contains(&"content_changed"), "{drifts:?}");
+    assert!(drifts.contains(&"partition_mixed") || drifts.contains(&"order_broken"), "{drifts:?}");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn money_marked_for_refund_is_never_applied() {
+    let h = with_held_money().await;
+    let refund = ["suspense", "refund-mark", "held", "--reason", "not ours"];
+    let marked = operated(&h.stores, &refund).await;
+    assert_eq!((marked.status.code(), &*marked.stdout), (Some(0), "held is marked for refund\n"));
+    let (actor, subject, reason, before, after) = logged(&h.stores, "suspense_refund_marked").await;
+    assert_eq!((&*actor, &*subject, &*reason), ("ada", "held", "not ours"));
+    assert_eq!((&before["state"], &after["state"]), (&json!("held"), &json!("refund_marked")));
+    let changed = everything(&h.stores).await;
+    let again = operated(&h.stores, &refund).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert!(again.stdout.starts_with("held was marked for refund by ada at 2"), "{again:?}");
+    let control = control(&h.stores).await;
+    let assign = control.assign(&reference("held"), &customer("ADA"), &signed("bob")).await;
+    assert_eq!(settled(assign.unwrap()), again.stdout.trim());
+    assert_eq!(everything(&h.stores).await, changed);
+    h.api.open_account("ADAA", "100").await;
+    assert_eq!(h.api.balance("ADAA").await["total_paid"], "0.00");
+    assert_eq!(h.api.payment("held").await["status"], "suspense");
+    let all = control.suspense(true, Some("ADAA"), None, 10).await.unwrap();
+    assert_eq!((&*all[0].state, all[0].actions.len()), ("refund_marked", 0));
+    assert!(control.suspense(false, None, None, 10).await.unwrap().is_empty());
+    h.stores.delete_keys("*:ref:*").await;
+    h.api.pay("held", "ADAA", "30").await;
+    h.settled().await;
+    assert_eq!(h.stores.count("select count(*) from duplicates").await, 1);
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn of_all_that_happens_to_held_money_at_once_one_counts() {
+    let h = with_held_money().await;
+    for name in ["BOB", "EVE"] {
+        h.api.open_account(name, "100").await;
+    }
+    let control = control(&h.stores).await;
+    let held = reference("held");
+    let whose: Vec<CustomerId> = ["ADA", "BOB", "EVE", "ADA", "BOB", "EVE"].map(customer).into();
+    let by = signed("ada");
+    let assigns = join_all(whose.iter().map(|whose| control.assign(&held, whose, &by)));
+    let refunds = join_all((0..2).map(|_| control.mark_for_refund(&held, &by)));
+    let opening = h.api.open_account("ADAA", "100");
+    let (assigns, refunds, ()) = tokio::join!(assigns, refunds, opening);
+    let assigned = assigns.into_iter().filter(|one| one.as_ref().unwrap().is_ok()).count();
+    let marked = refunds.into_iter().filter(|one| one.as_ref().unwrap().is_ok()).count();
+    let released = "select count(*) from suspense where state = 'applied' and assigned_to is null";
+    let released = usize::try_from(h.stores.count(released).await).unwrap();
+    assert_eq!(assigned + marked + released, 1);
+    let paid = "select coalesce(sum(total_paid), 0)::bigint from customer_accounts";
+    assert_eq!(h.stores.count(paid).await, if marked == 1 { 3 } else { 33 });
+    h.stores.audit().await;
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_parked_customer_is_assigned_money_all_the_same() {
+    let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1", "--retention=1h"]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.pay("POISON", "ADA", "1").await;
+    h.api.pay("a1", "ADA", "2").await;
+    h.api.pay("held", "ADAA", "30").await;
+    h.start_worker();
+    h.settled().await;
+    allow_poison(&h.stores).await;
+    let control = control(&h.stores).await;
+    let by = signed("ada");
+    let assigned =
+        control.assign(&reference("held"), &customer("ADA"), &by).await.unwrap().unwrap();
+    assert!(assigned.sentence.contains("`paystream parked release ADA`"), "{assigned:?}");
+    assert_eq!(h.api.payment("held").await["status"], "applied");
+    assert_eq!(h.api.payment("a1").await["status"], "parked");
+    h.stores.audit().await;
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
+    let h = Harness::with(&["--retention=1h"]).await;
+    for name in ["ADA", "BOB"] {
+        h.api.open_account(name, "100").await;
+    }
+    h.api.pay("r", "ADA", "1").await;
+    h.api.pay("g", "GHOST", "5").await;
+    h.settled().await;
+    h.stores.delete_keys("*:ref:*").await;
+    let place = h.api.pay("r", "BOB", "2").await;
+    h.api.pay("g", "GHOST", "6").await;
+    h.settled().await;
+    let list = operated(&h.stores, &["conflicts", "list", "--json"]).await;
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let of = |name: &str| {
+        let all = list.as_array().unwrap().iter();
+        all.into_iter().find(|one| one["transaction_reference"] == name).unwrap().clone()
+    };
+    assert_eq!(of("r")["sentence"], "customer BOB instead of ADA, amount 2.00 instead of 1.00");
+    assert_eq!(of("g")["first_amount"], "5.00", "one that is held has the reference, too");
+    let control = control(&h.stores).await;
+    let first = control.conflicts(false, None, None, 1).await.unwrap();
+    let after = Some((i32::from(first[0].partition), first[0].sequence));
+    assert_eq!(control.conflicts(false, None, after, 10).await.unwrap().len(), 1);
+
+    let (partition, sequence) = (place["partition"].to_string(), place["sequence"].to_string());
+    let resolve = ["conflicts", "resolve", &partition, &sequence, "--reason", "BOB pays again"];
+    let resolved = operated(&h.stores, &resolve).await;
+    assert_eq!(resolved.status.code(), Some(0), "{resolved:?}");
+    let (actor, subject, reason, before, after) = logged(&h.stores, "conflict_resolved").await;
+    assert_eq!((&*actor, &*subject, &*reason), ("ada", "r", "BOB pays again"));
+    assert_eq!((&before["state"], &after["state"]), (&json!("open"), &json!("resolved")));
+    let changed = everything(&h.stores).await;
+    let again = operated(&h.stores, &resolve).await;
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert!(again.stdout.starts_with("the conflict about r was resolved by ada at 2"), "{again:?}");
+    let nowhere = control.resolve_conflict(0, 999, &signed("ada")).await.unwrap().unwrap_err();
+    assert!(matches!(nowhere, Refusal::Missing(_)), "{nowhere:?}");
+    assert_eq!(everything(&h.stores).await, changed);
+    assert_eq!(control.conflicts(false, Some("r"), None, 10).await.unwrap().len(), 0);
+    assert_eq!(control.conflicts(true, Some("r"), None, 10).await.unwrap().len(), 1);
+    let changes = control.changes(Some("r"), None, 10).await.unwrap();
+    assert_eq!((changes.len(), &*changes[0].action), (1, "conflict_resolved"));
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn the_trace_of_a_payment_is_kept_wherever_it_ends() {
+    let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1"]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    let traced = async |name: &str, customer: &str, amount: &str, trace: u128| {
+        let request = h.api.request(reqwest::Method::POST, "/api/v1/payments");
+        let header = format!("00-{trace:032x}-00f067aa0ba902b7-01");
+        let request = request.json(&payment(name, customer, amount)).header("traceparent", header);
+        assert_eq!(send(request).await.status, 202);
+    };
+    traced("applied", "ADA", "1", 1).await;
+    traced("held", "GHOST", "2", 2).await;
+    h.stores.delete_keys("*:ref:*").await;
+    traced("applied", "ADA", "9", 3).await;
+    traced("POISON", "ADA", "4", 4).await;
+    traced("parked", "ADA", "5", 5).await;
+    h.api.pay("b1", "BOB", "5").await;
+    h.start_worker();
+    h.settled().await;
+    let kept = async |table: &str, name: &str| {
+        let sql = format!(
+            "select coalesce(encode(trace_id, 'hex'), '') from {table} where transaction_reference = $1"
+        );
+        let hex: String = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_one(&h.stores.pool)
+            .await
+            .unwrap();
+        hex.trim_start_matches('0').to_owned()
+    };
+    assert_eq!(kept("processed_transactions", "applied").await, "1");
+    assert_eq!(kept("suspense", "held").await, "2");
+    assert_eq!(kept("suspense", "b1").await, "", "it came without one");
+    assert_eq!(kept("conflicts", "applied").await, "3");
+    assert_eq!(kept("dead_letters", "POISON").await, "4");
+    assert_eq!(kept("parked", "parked").await, "5");
+    // And on, when they are settled later.
+    allow_poison(&h.stores).await;
+    let id = h.stores.count("select id from dead_letters").await;
+    let control = control(&h.stores).await;
+    control.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
+    let release = ["parked", "release", "ADA", "--reason", "it is settled"];
+    assert!(operated(&h.stores, &release).await.status.success());
+    h.api.open_account("GHOST", "10").await;
+    for (name, trace) in [("POISON", "4"), ("parked", "5"), ("held", "2")] {
+        assert_eq!(kept("processed_transactions", name).await, trace);
+    }
+    h.settled().await;
+    h.stop().await;
+}

@@ -1,0 +1,523 @@
+//! Proves that a dead letter can be settled later, or given up, by whoever and
+//! whenever: once, in one transaction, with whatever outcome is due by then.
+//! What fails again stays dead, what is done twice is refused, and reading the
+//! streams anew changes nothing.
+
+use futures_util::future::join_all;
+use paystream::{
+    clock,
+    control::{Acted, Control, RedriveReport, Refusal, Signature},
+    ledger::Ledger,
+    stream::Streams,
+};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+
+use crate::{
+    harness::{Harness, PARTITIONS, Stores, but, eventually, payment},
+    poison::{allow_poison, refuse_poison},
+    process::{Ended, Process, operate, run},
+    resize::{resize, served, succeed},
+};
+
+/// What an operator sees and does on these stores.
+pub async fn control(stores: &Stores) -> Control {
+    let ledger = Ledger::new(&stores.database_url).unwrap();
+    let topology = ledger.schema().topology(None, &stores.key_prefix).await.unwrap();
+    let streams = Streams::new(
+        &stores.redis_url,
+        &stores.key_prefix,
+        topology.partitions,
+        topology.generation,
+    );
+    Control::new(&streams.unwrap(), &ledger, &topology, clock::system)
+}
+
+pub fn signed(actor: &str) -> Signature {
+    Signature { actor: actor.to_owned(), reason: "the rule is gone".to_owned() }
+}
+
+/// Everything that operators can change, as text.
+pub async fn everything(stores: &Stores) -> Vec<String> {
+    let mut rows = Vec::new();
+    for table in [
+        "processed_transactions",
+        "customer_accounts",
+        "suspense",
+        "conflicts",
+        "duplicates",
+        "parked",
+        "dead_letters",
+        "partition_totals",
+        "audit_log",
+    ] {
+        let sql = format!("select '{table}' || to_jsonb(t)::text from {table} t order by 1");
+        let table: Vec<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&stores.pool).await.unwrap();
+        rows.extend(table);
+    }
+    rows
+}
+
+/// The streams are read anew from their start, and nothing may come of it.
+pub async fn read_again(h: &Harness) {
+    let before = everything(&h.stores).await;
+    for partition in 0..u64::from(PARTITIONS) {
+        let mut command = redis::cmd("XGROUP");
+        command.arg("SETID").arg(h.stores.key(partition, "stream")).arg("ledger").arg(0);
+        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    }
+    h.settled().await;
+    assert_eq!(everything(&h.stores).await, before, "read again from the start");
+}
+
+/// The last change of this kind: who, to what, why, before and after.
+pub async fn logged(stores: &Stores, action: &str) -> (String, String, String, Value, Value) {
+    let row = sqlx::query_as(
+        "select actor, subject, reason, before, after from audit_log where action = $1
+         order by id desc limit 1",
+    );
+    row.bind(action).fetch_one(&stores.pool).await.unwrap()
+}
+
+async fn id_of(stores: &Stores, reference: &str) -> i64 {
+    let row = sqlx::query_scalar("select id from dead_letters where transaction_reference = $1");
+    row.bind(reference).fetch_one(&stores.pool).await.unwrap()
+}
+
+/// What was refused, as something that was done before.
+#[track_caller]
+pub fn settled<T: std::fmt::Debug>(acted: Acted<T>) -> String {
+    match acted.unwrap_err() {
+        Refusal::Settled(sentence) => sentence,
+        other @ (Refusal::Missing(_) | Refusal::Impossible(_)) => panic!("{other:?}"),
+    }
+}
+
+/// A customer with one payment, a dead letter, and one payment more.
+async fn with_a_dead_letter(settings: &[&str]) -> (Harness, Control, i64) {
+    let settings = [&["--attempts-max=1", "--retention=1h"], settings].concat();
+    let mut h = Harness::gateway(&settings).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    for (reference, amount) in [("a1", "1"), ("POISON", "20"), ("a2", "3")] {
+        h.api.pay(reference, "ADA", amount).await;
+    }
+    h.start_worker();
+    h.settled().await;
+    assert_eq!(h.api.payment("POISON").await["status"], "dead_lettered");
+    let (control, id) = (control(&h.stores).await, id_of(&h.stores, "POISON").await);
+    (h, control, id)
+}
+
+async fn redrive(control: &Control, id: i64) -> Acted<RedriveReport> {
+    control.redrive(id, &signed("ada"), false).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_redriven_once() {
+    let (h, control, id) = with_a_dead_letter(&[]).await;
+    // It fails as before.
+    let before = everything(&h.stores).await;
+    for dry_run in [true, false] {
+        let refused = control.redrive(id, &signed("ada"), dry_run).await.unwrap().unwrap_err();
+        assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
+        assert!(refused.sentence().contains("no payment is called POISON"), "{refused:?}");
+        assert_eq!(everything(&h.stores).await, before);
+    }
+    allow_poison(&h.stores).await;
+    let would = control.redrive(id, &signed("ada"), true).await.unwrap().unwrap();
+    assert_eq!(would.sentence, "would be 20.00 applied to ADA, 76.00 left to pay");
+    assert_eq!(everything(&h.stores).await, before, "a dry run changes nothing");
+    // What is cached of its balance is not true afterwards.
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+
+    let done = redrive(&control, id).await.unwrap();
+    assert_eq!((done.redriven, done.outcome.as_deref()), (true, Some("applied")));
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "24.00");
+    let found = h.api.payment("POISON").await;
+    assert_eq!(found["status"], "applied", "{found}");
+    assert_eq!(
+        (&found["account_version"], &found["balance_after"], &found["sequence"]),
+        (&json!(3), &json!("76.00"), &json!(2))
+    );
+    let letter = control.dead_letter(id).await.unwrap().unwrap();
+    assert_eq!((&*letter.state, letter.actions.len()), ("redriven", 0));
+    assert!(letter.resolved_at.is_some());
+    assert_eq!(letter.customer_id.as_deref(), Some("ADA"));
+    assert_eq!(letter.transaction_amount.as_deref(), Some("20.00"));
+    h.stores.audit().await;
+
+    let after = everything(&h.stores).await;
+    let again = settled(redrive(&control, id).await);
+    assert!(again.starts_with(&format!("dead letter {id} was redriven by ada at 2")), "{again}");
+    let discard = settled(control.discard(id, &signed("bob")).await.unwrap());
+    assert_eq!(discard, again);
+    let missing = redrive(&control, id + 99).await.unwrap_err();
+    assert!(matches!(missing, Refusal::Missing(_)), "{missing:?}");
+    assert_eq!(everything(&h.stores).await, after);
+    let (actor, subject, reason, before, after) = logged(&h.stores, "dead_letter_redriven").await;
+    assert_eq!((&*actor, &*subject, &*reason), ("ada", "POISON", "the rule is gone"));
+    assert_eq!(before, json!({"dead_letter": id, "state": "dead"}));
+    assert_eq!(
+        after,
+        json!({"dead_letter": id, "state": "redriven", "outcome": "applied",
+            "balance_after": "76.00"})
+    );
+    assert_eq!(h.stores.count("select count(*) from audit_log").await, 1);
+    read_again(&h).await;
+    h.api.pay("a3", "ADA", "1").await;
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_operators_at_once_one_redrives() {
+    let (h, control, id) = with_a_dead_letter(&[]).await;
+    allow_poison(&h.stores).await;
+    let names: Vec<Signature> = (0..8).map(|n| signed(&format!("operator {n}"))).collect();
+    let mut discards = Vec::new();
+    let mut redrives = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        match n % 4 {
+            0 => discards.push(control.discard(id, name)),
+            _ => redrives.push(control.redrive(id, name, false)),
+        }
+    }
+    let (redrives, discards) = tokio::join!(join_all(redrives), join_all(discards));
+    let redrives: Vec<_> = redrives.into_iter().map(Result::unwrap).collect();
+    let discards: Vec<_> = discards.into_iter().map(Result::unwrap).collect();
+    let won = redrives.iter().filter(|one| one.is_ok()).count();
+    let won = won + discards.iter().filter(|one| one.is_ok()).count();
+    assert_eq!(won, 1, "{redrives:?} {discards:?}");
+    for refused in redrives.into_iter().filter(Result::is_err) {
+        assert!(settled(refused).contains("by operator"));
+    }
+    assert_eq!(h.stores.count("select count(*) from audit_log").await, 1);
+    let state = control.dead_letter(id).await.unwrap().unwrap().state;
+    let paid = if state == "redriven" { "24.00" } else { "4.00" };
+    assert_eq!(h.api.balance("ADA").await["total_paid"], paid, "{state}");
+    h.stores.audit().await;
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn every_outcome_of_a_redrive_is_accounted_for() {
+    let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
+    refuse_poison(&h.stores).await;
+    let held = "create trigger refuse_poison before insert on suspense
+         for each row execute function refuse_poison()";
+    sqlx::query(held).execute(&h.stores.pool).await.unwrap();
+    h.api.open_account("ADA", "100").await;
+    let pending = |name: &str, customer: &str| {
+        but(payment(name, customer, "5"), json!({"payment_status": "PENDING"}))
+    };
+    for sent in [
+        payment("POISON-applied", "ADA", "10"),
+        pending("POISON-recorded", "ADA"),
+        pending("POISON-alone", "GHOST"),
+        payment("POISON-held", "GHOST", "7"),
+        payment("POISON-again", "ADA", "11"),
+        payment("POISON-other", "ADA", "12"),
+    ] {
+        assert_eq!(h.api.post_payment(&sent).await.status, 202);
+    }
+    h.start_worker();
+    h.settled().await;
+    assert_eq!(h.stores.count("select count(*) from dead_letters").await, 6);
+    allow_poison(&h.stores).await;
+    sqlx::query("drop trigger refuse_poison on suspense").execute(&h.stores.pool).await.unwrap();
+    // The bank sends two of them again, one of them with another amount.
+    h.stores.delete_keys("*:ref:*").await;
+    h.api.pay("POISON-again", "ADA", "11").await;
+    h.api.pay("POISON-other", "ADA", "13").await;
+    h.settled().await;
+
+    let control = control(&h.stores).await;
+    for (name, outcome, says) in [
+        ("POISON-held", "suspense", "no customer has the id GHOST"),
+        ("POISON-other", "conflict", "another payment came under its reference"),
+        ("POISON-again", "duplicate", "came again meanwhile"),
+        ("POISON-alone", "recorded", "no money moved"),
+        ("POISON-recorded", "recorded", "no money moved"),
+        ("POISON-applied", "applied", "10.00 applied to ADA, 66.00 left to pay"),
+    ] {
+        let done = redrive(&control, id_of(&h.stores, name).await).await.unwrap();
+        assert_eq!(done.outcome.as_deref(), Some(outcome), "{done:?}");
+        assert!(done.sentence.contains(says), "{done:?}");
+        h.stores.audit().await;
+        read_again(&h).await;
+    }
+    for (name, status) in [
+        ("POISON-applied", "applied"),
+        ("POISON-recorded", "recorded"),
+        ("POISON-alone", "recorded"),
+        ("POISON-held", "suspense"),
+        ("POISON-again", "applied"),
+        ("POISON-other", "applied"),
+    ] {
+        assert_eq!(h.api.payment(name).await["status"], status, "{name}");
+    }
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "34.00");
+    h.api.open_account("GHOST", "100").await;
+    assert_eq!(h.api.balance("GHOST").await["total_paid"], "7.00");
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_parked_customers_dead_letter_is_settled_before_what_waits_for_it() {
+    let (h, control, id) = with_a_dead_letter(&["--park-customer"]).await;
+    allow_poison(&h.stores).await;
+    let done = redrive(&control, id).await.unwrap();
+    assert!(done.sentence.starts_with("20.00 applied to ADA, 79.00 left to pay"), "{done:?}");
+    assert!(done.sentence.contains("`paystream parked release ADA`"), "{done:?}");
+    h.api.pay("a3", "ADA", "4").await;
+    h.settled().await;
+    for name in ["a2", "a3"] {
+        assert_eq!(h.api.payment(name).await["status"], "parked", "{name}");
+    }
+    let release = ["parked", "release", "ADA", "--reason", "it is settled", "--actor", "ada"];
+    succeed(&h.stores, &release).await;
+    for (version, name) in [(1, "a1"), (2, "POISON"), (3, "a2"), (4, "a3")] {
+        assert_eq!(h.api.payment(name).await["account_version"], version, "{name}");
+    }
+    let (_, subject, _, before, after) = logged(&h.stores, "parked_released").await;
+    assert_eq!((&*subject, &before["payments"], &after["payments"]), ("ADA", &json!(2), &json!(2)));
+    assert!(before["parked_at"].is_string() && after["parked_at"].is_null());
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_discarded_dead_letter_stays_findable_and_is_never_settled() {
+    let (h, control, id) = with_a_dead_letter(&[]).await;
+    allow_poison(&h.stores).await;
+    control.discard(id, &signed("bob")).await.unwrap().unwrap();
+    let found = h.api.payment("POISON").await;
+    assert_eq!((&found["status"], &found["customer_id"]), (&json!("discarded"), &json!("ADA")));
+    let (actor, subject, reason, before, after) = logged(&h.stores, "dead_letter_discarded").await;
+    assert_eq!((&*actor, &*subject, &*reason), ("bob", "POISON", "the rule is gone"));
+    assert_eq!((&before["state"], &after["state"]), (&json!("dead"), &json!("discarded")));
+    let after = everything(&h.stores).await;
+    for acted in [
+        redrive(&control, id).await.map(drop),
+        control.redrive(id, &signed("ada"), true).await.unwrap().map(drop),
+        control.discard(id, &signed("ada")).await.unwrap(),
+    ] {
+        let sentence = settled(acted);
+        assert!(sentence.contains("was discarded by bob at 2"), "{sentence}");
+    }
+    assert_eq!(everything(&h.stores).await, after);
+    read_again(&h).await;
+    // The bank sends it again: now it counts.
+    h.stores.delete_keys("*:ref:*").await;
+    h.api.pay("POISON", "ADA", "20").await;
+    h.settled().await;
+    assert_eq!(h.api.payment("POISON").await["status"], "applied");
+    read_again(&h).await;
+    h.stop().await;
+}
+
+/// Transactions of this database that wait for an advisory lock.
+const WAITING: &str = "from pg_locks where locktype = 'advisory' and not granted
+     and database = (select oid from pg_database where datname = current_database())";
+
+#[tokio::test]
+async fn a_redrive_that_loses_postgresql_changes_nothing() {
+    let (h, control, id) = with_a_dead_letter(&[]).await;
+    for sql in [
+        "create or replace function refuse_poison() returns trigger language plpgsql as $$
+         begin
+             perform pg_advisory_xact_lock(9);
+             return new;
+         end $$",
+        // The money and its row are written by then.
+        "create constraint trigger at_the_end after insert on audit_log
+         for each row execute function refuse_poison()",
+        "drop trigger refuse_poison on processed_transactions",
+    ] {
+        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
+    }
+    let before = everything(&h.stores).await;
+    let mut lock = PgConnection::connect(&h.stores.database_url).await.unwrap();
+    sqlx::query("select pg_advisory_lock(9)").execute(&mut lock).await.unwrap();
+    let kill = async {
+        let kill = format!("select count(pg_terminate_backend(pid)) {WAITING}");
+        eventually("the redrive is under way", async || {
+            (h.stores.count(&kill).await > 0).then_some(())
+        })
+        .await;
+    };
+    let by = signed("ada");
+    let (ended, ()) = tokio::join!(control.redrive(id, &by, false), kill);
+    assert!(ended.unwrap_err().is_outage());
+    assert_eq!(everything(&h.stores).await, before);
+    lock.close().await.unwrap();
+    redrive(&control, id).await.unwrap();
+    h.stores.audit().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_discarded_or_waits_for_a_release_that_can() {
+    let mut h = Harness::gateway(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "100").await;
+    let partition = h.api.pay("a1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (sequence, name) in [("2", "late"), ("3", "never")] {
+        let sent = json!({"transaction_reference": name, "customer_id": "ADA",
+            "payment_status": "COMPLETE", "transaction_amount": "5.00",
+            "transaction_date": "2025-11-07T13:54:16Z"});
+        let mut command = redis::cmd("XADD");
+        command.arg(h.stores.key(partition, "stream")).arg("*").arg("v").arg("99");
+        command.arg("seq").arg(sequence).arg("payment").arg(sent.to_string());
+        command.arg("received_at").arg("1762523656123").arg("traceparent").arg(trace);
+        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        let mut command = redis::cmd("INCR");
+        command.arg(h.stores.key(partition, "seq"));
+        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    }
+    h.start_worker();
+    h.settled().await;
+    let (control, id) = (control(&h.stores).await, id_of(&h.stores, "late").await);
+    let letter = control.dead_letter(id).await.unwrap().unwrap();
+    assert_eq!((letter.customer_id.as_deref(), &*letter.code), (Some("ADA"), "entry_unreadable"));
+    assert_eq!(letter.transaction_amount.as_deref(), Some("5.00"));
+    assert_eq!(letter.actions.iter().map(|one| one.code).collect::<Vec<_>>(), ["discard"]);
+    let refused = redrive(&control, id).await.unwrap_err();
+    assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
+    assert!(refused.sentence().contains("version 99 is not known"), "{refused:?}");
+    assert!(refused.sentence().contains("a release that can read it"), "{refused:?}");
+    let never = id_of(&h.stores, "never").await;
+    control.discard(never, &signed("bob")).await.unwrap().unwrap();
+    read_again(&h).await;
+    // What a later release makes of it.
+    let readable = "update dead_letters set entry = jsonb_set(entry, '{v}', '\"1\"') where id = $1";
+    sqlx::query(readable).bind(id).execute(&h.stores.pool).await.unwrap();
+    redrive(&control, id).await.unwrap();
+    assert_eq!(h.api.payment("late").await["status"], "applied");
+    let traced = "select count(*) from processed_transactions
+         where encode(trace_id, 'hex') = '0af7651916cd43dd8448eb211c80319c'";
+    assert_eq!(h.stores.count(traced).await, 1);
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn dead_letters_of_an_earlier_topology_are_redriven() {
+    let stores = Stores::new().await;
+    refuse_poison(&stores).await;
+    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_ATTEMPTS_MAX", "1")];
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    let worker = Process::serve("worker", &stores, &settings).await;
+    let customers: Vec<String> = (0..8).map(|n| format!("CUSTOMER{n}")).collect();
+    for customer in &customers {
+        gateway.api.open_account(customer, "100").await;
+        gateway.api.pay(&format!("POISON-{customer}"), customer, "5").await;
+        gateway.api.pay(&format!("early-{customer}"), customer, "6").await;
+    }
+    gateway.api.until_settled().await;
+    succeed(&stores, &resize(&["--partitions", "3"])).await;
+    served(&gateway, 3).await;
+    for customer in &customers {
+        gateway.api.pay(&format!("later-{customer}"), customer, "7").await;
+    }
+    gateway.api.until_settled().await;
+    let gone = "select count(*) from dead_letters where partition >= 3";
+    assert!(stores.count(gone).await > 0, "some were in partitions that are no more");
+    allow_poison(&stores).await;
+    let control = control(&stores).await;
+    for customer in &customers {
+        let id = id_of(&stores, &format!("POISON-{customer}")).await;
+        let done = redrive(&control, id).await.unwrap();
+        assert_eq!(done.outcome.as_deref(), Some("applied"), "{done:?}");
+        assert_eq!(gateway.api.balance(customer).await["total_paid"], "18.00");
+    }
+    stores.audit().await;
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+async fn dead_letters(stores: &Stores, arguments: &[&str]) -> Ended {
+    let mut command = operate(stores, &[&["dead-letters"], arguments].concat());
+    command.env("PAYSTREAM_ACTOR", "ada");
+    run(command).await
+}
+
+#[tokio::test]
+async fn many_dead_letters_are_mended_in_their_order_from_the_command_line() {
+    let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
+    refuse_poison(&h.stores).await;
+    for customer in ["ADA", "BOB"] {
+        h.api.open_account(customer, "100").await;
+    }
+    for n in 0..5 {
+        h.api.pay(&format!("POISON-a{n}"), "ADA", "1").await;
+        h.api.pay(&format!("POISON-b{n}"), "BOB", "2").await;
+    }
+    h.api.pay("POISON-BAD", "ADA", "3").await;
+    h.start_worker();
+    h.settled().await;
+    let still = "create or replace function refuse_poison() returns trigger language plpgsql as $$
+         begin
+             if new.transaction_reference = 'POISON-BAD' then raise exception 'still bad'; end if;
+             return new;
+         end $$";
+    sqlx::query(still).execute(&h.stores.pool).await.unwrap();
+    let before = everything(&h.stores).await;
+
+    let list = dead_letters(&h.stores, &["list", "--customer", "BOB", "--limit=3", "--json"]).await;
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let listed: Vec<_> = list.as_array().unwrap().iter().collect();
+    assert_eq!(listed.len(), 3);
+    assert_eq!(listed[0]["transaction_reference"], "POISON-b4", "the latest first");
+    let page = dead_letters(&h.stores, &["list", "--since=1h", "--code", "settle_failed"]).await;
+    assert!(page.stdout.contains("POISON-a0") && page.stdout.contains("settle_failed"));
+    let none = dead_letters(&h.stores, &["list", "--until=1h"]).await;
+    assert_eq!((none.status.code(), none.stdout.contains("no such")), (Some(0), true));
+    let shown = dead_letters(&h.stores, &["show", "POISON-a0"]).await;
+    assert!(shown.stdout.contains("paystream dead-letters redrive"), "{}", shown.stdout);
+    assert_eq!(dead_letters(&h.stores, &["show", "nobody"]).await.status.code(), Some(1));
+
+    // Many are not changed unasked, and a dry run changes none.
+    let all = ["redrive", "--all", "--reason", "mended"];
+    let unasked = dead_letters(&h.stores, &all).await;
+    assert_eq!(unasked.status.code(), Some(1), "{unasked:?}");
+    assert!(unasked.stderr.contains("11 dead letters"), "{unasked:?}");
+    let dry = dead_letters(&h.stores, &[&all[..], &["--dry-run"]].concat()).await;
+    assert_eq!(dry.status.code(), Some(1), "{dry:?}");
+    assert!(dry.stdout.contains("10 would be redriven, 1 refused; nothing was changed"), "{dry:?}");
+    let empty = dead_letters(&h.stores, &["redrive", "--all", "--reason", " "]).await;
+    assert_eq!(empty.status.code(), Some(2), "{empty:?}");
+    assert_eq!(everything(&h.stores).await, before);
+
+    let some = [&all[..], &["--yes", "--json", "--max=4"]].concat();
+    let some = dead_letters(&h.stores, &some).await;
+    let some: Value = serde_json::from_str(&some.stdout).unwrap();
+    assert_eq!((&some["redriven"], &some["left"]), (&json!(4), &json!(7)), "{some}");
+    let rest = dead_letters(&h.stores, &[&all[..], &["--yes"]].concat()).await;
+    assert_eq!(rest.status.code(), Some(1), "{rest:?}");
+    assert!(rest.stdout.contains("6 redriven, 1 refused\n"), "{rest:?}");
+    assert!(rest.stdout.contains("still bad"), "{rest:?}");
+    for (customer, name) in [("ADA", "a"), ("BOB", "b")] {
+        for n in 0..5 {
+            let found = h.api.payment(&format!("POISON-{name}{n}")).await;
+            assert_eq!(found["account_version"], n + 1, "{customer}: {found}");
+        }
+    }
+    let bad = ["discard", "--reference", "POISON-BAD", "--reason", "the bank took it back"];
+    let given_up = dead_letters(&h.stores, &bad).await;
+    assert_eq!(given_up.status.code(), Some(0), "{given_up:?}");
+    assert!(given_up.stdout.contains("1 discarded, 0 refused\n"), "{given_up:?}");
+    assert_eq!(dead_letters(&h.stores, &bad).await.status.code(), Some(1), "none is left");
+    let id = id_of(&h.stores, "POISON-BAD").await.to_string();
+    let twice = dead_letters(&h.stores, &["redrive", &id, "--reason", "again"]).await;
+    assert_eq!(twice.status.code(), Some(1), "{twice:?}");
+    assert!(twice.stdout.contains("was discarded by ada"), "{twice:?}");
+    let shown = dead_letters(&h.stores, &["show", &id]).await;
+    assert!(shown.stdout.contains("by ada: the bank took it back"), "{}", shown.stdout);
+    read_again(&h).await;
+    h.stop().await;
+}
