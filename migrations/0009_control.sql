@@ -63,3 +63,5 @@ alter table parked add column trace_id bytea;
 alter table dead_letters add column trace_id bytea;
 
 create index duplicates_reference on duplicates (transaction_reference);
+-- Who is parked, without looking at every account.
+create index customer_accounts_parked on customer_accounts (parked_at) where parked_at is not null;

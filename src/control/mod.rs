@@ -31,9 +31,9 @@ pub use bulk::{BULK_MAX, DiscardReport, DiscardSummary, RedriveSummary};
 pub use changes::{AuditEntry, ParkedCustomer};
 pub use conflicts::Conflict;
 pub use dead_letters::{DeadLetter, RedriveReport};
-pub use doctor::Checkup;
+pub use doctor::{Checkup, examine};
 pub use error::Error;
-pub use finding::{Finding, Severity};
+pub use finding::{Finding, KINDS, Kind, Severity};
 pub use life::{Life, Moment};
 pub use overview::Overview;
 pub use pending::{
@@ -47,7 +47,7 @@ pub use crate::ledger::{Acted, DeadLetterFilter, Refusal, Signature};
 use crate::{
     clock::Clock,
     domain::CustomerId,
-    ledger::{Desk, Groups, Ledger, Losses, Parking, Reader, Topology},
+    ledger::{Desk, Groups, Ledger, Parking, Reader, Topology},
     stream::{Balances, Finder, Inspector, Streams, Upkeep},
 };
 
@@ -65,9 +65,9 @@ const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
 pub struct Control {
     desk: Desk,
     parking: Parking,
-    losses: Losses,
     groups: Groups,
     reader: Reader,
+    ledger: Ledger,
     topology: Topology,
     streams: Streams,
     looks: OnceCell<Looks>,
@@ -92,9 +92,9 @@ impl Control {
         Self {
             desk: ledger.desk(topology, CONNECTIONS),
             parking: ledger.parking(topology),
-            losses: ledger.losses(),
             groups: ledger.groups(),
             reader: ledger.reader(2),
+            ledger: ledger.clone(),
             topology: topology.clone(),
             streams: streams.clone(),
             looks: OnceCell::new(),

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod conflicts;
 pub mod dead_letters;
+pub mod doctor;
 pub mod groups;
 pub mod load;
 pub mod losses;
@@ -102,6 +103,9 @@ pub enum Command {
     Load(Box<load::LoadArgs>),
     /// Recompute every account and account for every sequence
     Audit(audit::AuditArgs),
+    /// Look at everything that can be wrong and say what to do; exits 1 when
+    /// something is a warning or worse
+    Doctor(Box<doctor::DoctorArgs>),
     /// Sequences that Redis has lost
     Losses(losses::LossesArgs),
     /// Entries that could not be settled: see, redrive, discard
@@ -148,6 +152,10 @@ impl Command {
             Self::Audit(mut args) => {
                 args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
                 return audit::run(args).await;
+            }
+            Self::Doctor(mut args) => {
+                args.config.store = args.config.store.or(running());
+                return doctor::run(*args).await;
             }
             Self::Losses(mut args) => {
                 args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));

@@ -45,6 +45,7 @@ mod other_groups;
 mod gates;
 mod inspector;
 mod topology;
+mod vitals;
 
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;
 pub use state::{PartitionState, Remains};
 pub use upkeep::{Depth, Position, Trim, Upkeep};
+pub use vitals::{Presence, RedisVitals};
 pub use wire::{Parts, Unreadable, fields_of, read_fields};
 
 pub(crate) use keys::GROUP;

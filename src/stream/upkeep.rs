@@ -224,7 +224,7 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
 }
 
 /// One setting; nothing when this user may not ask.
-async fn setting(
+pub(super) async fn setting(
     connection: &mut impl ConnectionLike,
     name: &str,
 ) -> Result<Option<String>, Error> {

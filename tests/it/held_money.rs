@@ -228,7 +228,7 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     assert_eq!(everything(&h.stores).await, changed);
     assert_eq!(control.conflicts(false, Some("r"), None, 10).await.unwrap().len(), 0);
     assert_eq!(control.conflicts(true, Some("r"), None, 10).await.unwrap().len(), 1);
-    let changes = control.changes(Some("r"), None, 10).await.unwrap();
+    let changes = control.audit_log(Some("r"), None, 10).await.unwrap();
     assert_eq!((changes.len(), &*changes[0].action), (1, "conflict_resolved"));
     read_again(&h).await;
     h.stop().await;

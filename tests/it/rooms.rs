@@ -91,6 +91,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["src/ops/"]),
     ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/ops/"]),
     ("gethostname", &["src/identity.rs"]),
+    ("rustix", &["src/control/doctor/"]),
 ];
 
 /// Longest file, in lines.

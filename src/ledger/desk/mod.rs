@@ -22,7 +22,7 @@ pub use conflicts::OpenConflict;
 pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use suspense::{Assigned, SuspenseRow};
-pub use vitals::Vitals;
+pub use vitals::{BlockedSession, OpenTransaction, Pile, RetriedEntry, Vitals, Work};
 pub use workers::WorkerRow;
 
 use super::Topology;

@@ -1,0 +1,103 @@
+//! Looks at everything with nothing but settings in hand: opens the stores as
+//! far as they let themselves be opened, and looks at what is left. Never fails.
+
+use super::{Checkup, Known, chain, judge_ledger, look_at_redis, postgresql_away, unusable};
+use crate::{
+    clock::Clock,
+    config::{ServeConfig, StoreConfig},
+    control::{
+        Control,
+        Severity::Critical,
+        finding::{self as kind, Finding},
+    },
+    ledger::{Error, Ledger, Topology},
+    stream::Streams,
+};
+
+/// Looks at the settings and at everything behind them.
+pub async fn examine(config: &ServeConfig, clock: Clock) -> Checkup {
+    let known = Known::of(config);
+    let mut findings = Vec::new();
+    findings.push(match config.clone().check() {
+        Ok(_) => kind::SETTINGS.good("settings", "fit together"),
+        Err(error) => refused(&error),
+    });
+    let ledger = open_ledger(&config.store).map_err(|error| findings.push(refused(&error))).ok();
+    // What Redis is does not depend on the topology.
+    let streams = open_streams(&config.store, 1, 1);
+    let streams = streams.map_err(|error| findings.push(refused(&error))).ok();
+    let topology = match &ledger {
+        Some(ledger) => topology(ledger, &config.store, &mut findings).await,
+        None => None,
+    };
+    if let (Some(ledger), Some(topology), Some(_)) = (&ledger, &topology, &streams) {
+        let Topology { partitions, generation, .. } = *topology;
+        if let Ok(streams) = open_streams(&config.store, partitions, generation) {
+            let control = Control::new(&streams, ledger, topology, clock);
+            findings.extend(control.look(known).await);
+            return Checkup::of(findings, clock());
+        }
+    }
+    if let Some(streams) = &streams {
+        findings.extend(look_at_redis(streams, known, clock).await.0);
+    }
+    if let Some(store) = &ledger {
+        let before = clock();
+        findings.extend(match store.vitals().await {
+            Ok(vitals) => judge_ledger(&vitals, (before, clock()), store.is_local()),
+            Err(error) => vec![postgresql_away(&error)],
+        });
+    }
+    Checkup::of(findings, clock())
+}
+
+fn refused(error: &anyhow::Error) -> Finding {
+    let advice = "no process starts with these settings: change what it names";
+    kind::SETTINGS.found(Critical, "settings", format!("{error:#}"), advice)
+}
+
+fn open_ledger(store: &StoreConfig) -> anyhow::Result<Ledger> {
+    Ledger::new(store.ledger.database_url()?)
+        .map_err(|error| anyhow::anyhow!("PAYSTREAM_DATABASE_URL is not one: {}", chain(&error)))
+}
+
+fn open_streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Result<Streams> {
+    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
+        .map_err(|error| anyhow::anyhow!("PAYSTREAM_REDIS_URL is not one: {}", chain(&error)))
+}
+
+/// The topology, if the ledger can be worked with; else tells why not.
+async fn topology(
+    ledger: &Ledger,
+    store: &StoreConfig,
+    findings: &mut Vec<Finding>,
+) -> Option<Topology> {
+    let schema = ledger.schema();
+    match schema.check().await {
+        Ok(()) => {}
+        // Whether it is there at all is told by its vitals.
+        Err(Error::Outage(_)) => return None,
+        Err(error) => {
+            findings.push(unusable(&error));
+            return None;
+        }
+    }
+    match schema.topology(store.partitions, &store.key_prefix).await {
+        Ok(topology) if topology.provisioned => Some(topology),
+        Ok(_) => {
+            findings.push(kind::PROVISIONED.found(
+                Critical,
+                "topology",
+                "the streams have not been created in Redis yet",
+                "`paystream migrate`",
+            ));
+            None
+        }
+        Err(Error::Schema(sentence)) => {
+            let advice = "no process starts so: set what it names";
+            findings.push(kind::TOPOLOGY.found(Critical, "topology", sentence, advice));
+            None
+        }
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,75 @@
+//! How findings write numbers. Never rounds money.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+/// Partitions that one sentence names.
+const NAMED_MAX: usize = 5;
+
+/// `partition 7`, `partitions 1, 2 and 5`, `partitions 0, 1, 2, 3, 4 and 27
+/// more`.
+pub(super) fn numbered(partitions: &[u16]) -> String {
+    let named: Vec<String> = partitions.iter().take(NAMED_MAX).map(u16::to_string).collect();
+    match (named.as_slice(), partitions.len().saturating_sub(NAMED_MAX)) {
+        ([one], _) => format!("partition {one}"),
+        ([before @ .., last], 0) => format!("partitions {} and {last}", before.join(", ")),
+        (all, more) => format!("partitions {} and {more} more", all.join(", ")),
+    }
+}
+
+/// How many percent of `most` are `used`, rounded down; of nothing, none.
+pub(super) fn percent(used: u64, most: u64) -> u64 {
+    let share = u128::from(used) * 100 / u128::from(most).max(1);
+    if most == 0 { 0 } else { u64::try_from(share).unwrap_or(u64::MAX) }
+}
+
+/// `1.5 GiB`, with one place.
+pub(super) fn bytes(count: u64) -> String {
+    let mut unit = 1_u64;
+    let mut name = "bytes";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if count < unit.saturating_mul(1024) {
+            break;
+        }
+        unit = unit.saturating_mul(1024);
+        name = larger;
+    }
+    if unit == 1 {
+        return format!("{count} bytes");
+    }
+    format!("{}.{} {name}", count / unit, count % unit * 10 / unit)
+}
+
+/// How long ago, never in the future, to the second.
+pub(super) fn since(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+    (now - then).to_std().unwrap_or_default()
+}
+
+/// `1 customer`, `2 customers`.
+pub(super) fn counted(count: i64, capped: bool, one: &str, many: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ if capped => format!("{count} {many} or more"),
+        _ => format!("{count} {many}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(numbered(&[7]), "partition 7");
+        assert_eq!(numbered(&[1, 5]), "partitions 1 and 5");
+        assert_eq!(numbered(&[0, 1, 2, 3, 4]), "partitions 0, 1, 2, 3 and 4");
+        assert_eq!(numbered(&[0, 1, 2, 3, 4, 9]), "partitions 0, 1, 2, 3, 4 and 1 more");
+        assert_eq!(bytes(1023), "1023 bytes");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(u64::MAX), "16777215.9 TiB");
+        assert_eq!((percent(1, 2), percent(1, 0), percent(u64::MAX, 1)), (50, 0, u64::MAX));
+        assert_eq!(counted(1, false, "customer", "customers"), "1 customer");
+        assert_eq!(counted(10_000, true, "customer", "customers"), "10000 customers or more");
+    }
+}
