@@ -29,6 +29,7 @@ mod poison;
 mod release;
 mod partitions;
 mod network;
+mod operators;
 mod ownership;
 mod resize;
 mod rooms;
