@@ -108,6 +108,7 @@ kinds! {
     DISK = "disk_low", Critical, "a-disk-is-filling-up";
 
     REDIS_AWAY = "redis_unreachable", Critical, "redis-is-away";
+    REDIS_ODD = "redis_unexpected", Critical, "a-server-answers-unexpectedly";
     REDIS_LOADING = "redis_loading", Critical, "redis-is-away";
     REDIS_SLOW = "redis_slow", Warning, "redis-or-postgresql-is-slow";
     REDIS_OLD = "redis_too_old", Warning, "a-server-is-too-old";
@@ -122,6 +123,7 @@ kinds! {
     GROUP_OURS = "group_missing", Critical, "streams-or-groups-are-missing";
 
     POSTGRESQL_AWAY = "postgresql_unreachable", Critical, "postgresql-is-away";
+    POSTGRESQL_ODD = "postgresql_unexpected", Critical, "a-server-answers-unexpectedly";
     POSTGRESQL_SLOW = "postgresql_slow", Warning, "redis-or-postgresql-is-slow";
     POSTGRESQL_OLD = "postgresql_too_old", Warning, "a-server-is-too-old";
     POSTGRESQL_LOSES = "postgresql_loses", Critical, "postgresql-is-not-safe";

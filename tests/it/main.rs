@@ -16,6 +16,7 @@ mod process;
 mod proxy;
 
 mod audit;
+mod doctor;
 mod drift;
 mod faults;
 mod flow;
@@ -34,3 +35,4 @@ mod ownership;
 mod resize;
 mod rooms;
 mod stuck;
+mod runbook;

@@ -9,7 +9,7 @@ mod groups;
 mod machine;
 mod owners;
 mod postgresql;
-mod redis;
+mod redis_vitals;
 mod words;
 mod work;
 
@@ -24,7 +24,7 @@ pub use examine::examine;
 
 use self::machine::Reading;
 use super::{
-    Control, Error, Finding, Severity,
+    Control, Error, Finding, Kind, Severity,
     Severity::Critical,
     finding::{self as kind},
 };
@@ -104,7 +104,7 @@ impl Control {
             }
         };
         if let Some((presence, _)) = &streams {
-            findings.extend(redis::streams(presence));
+            findings.extend(redis_vitals::streams(presence));
         }
         let now = (self.clock)();
         if let Some((presence, standings)) = &streams {
@@ -209,7 +209,7 @@ async fn look_at_redis(streams: &Streams, known: Known, clock: Clock) -> (Vec<Fi
     };
     let reading = Reading { there: vitals.now, before, after: clock() };
     let mut findings = vec![kind::REDIS_AWAY.good("redis", "is reached")];
-    findings.extend(redis::judge(&vitals, known.unsafe_redis_allowed));
+    findings.extend(redis_vitals::judge(&vitals, known.unsafe_redis_allowed));
     findings.push(machine::clock("redis", reading));
     findings.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
     (findings, !vitals.loading)
@@ -235,6 +235,9 @@ fn disk(subject: &str, directory: Option<&str>, is_local: bool) -> Finding {
 }
 
 fn redis_away(error: &Error) -> Finding {
+    if !error.is_outage() {
+        return unexpected(kind::REDIS_ODD, "redis", error);
+    }
     kind::REDIS_AWAY.found(
         Critical,
         "redis",
@@ -245,12 +248,26 @@ fn redis_away(error: &Error) -> Finding {
 }
 
 fn postgresql_away(error: &ledger::Error) -> Finding {
+    if !error.is_outage() {
+        return unexpected(kind::POSTGRESQL_ODD, "postgresql", error);
+    }
     kind::POSTGRESQL_AWAY.found(
         Critical,
         "postgresql",
         chain(error),
         "bring PostgreSQL back: payments are taken meanwhile and wait in the streams, and \
          everything goes on by itself",
+    )
+}
+
+/// It is there, and says no.
+fn unexpected(kind: Kind, subject: &str, error: &dyn std::error::Error) -> Finding {
+    kind.found(
+        Critical,
+        subject,
+        chain(error),
+        "see that the URL has the right user, password and database, and that this user may do \
+         what it needs",
     )
 }
 

@@ -75,6 +75,7 @@ fn unowned(cursors: &[CursorRow]) -> Finding {
 /// Workers that miss beats and still own something.
 fn silent(workers: &[WorkerRow]) -> Vec<Finding> {
     let mut findings = Vec::new();
+    // One that leaves and is slow about it is counted too.
     for worker in workers.iter().filter(|worker| worker.partitions > 0) {
         let silence = worker.silence();
         let lease = TimeDelta::milliseconds(worker.lease_ms);
@@ -88,9 +89,11 @@ fn silent(workers: &[WorkerRow]) -> Vec<Finding> {
             many => format!("its {many} partitions are"),
         };
         let left = (lease - silence).to_std().map(|left| left + Duration::from_secs(1));
+        let others = workers.iter().any(|it| it.is_alive() && it.worker_id != worker.worker_id);
         let (severity, what) = match left {
-            Ok(left) => (Warning, format!("{owns} taken over in {}", span(left))),
-            Err(_) => (Critical, format!("{owns} taken over as soon as a worker lives")),
+            Ok(left) if others => (Warning, format!("{owns} taken over in {}", span(left))),
+            Ok(_) => (Warning, format!("{owns} taken over as soon as another worker lives")),
+            Err(_) => (Critical, format!("{owns} taken over as soon as another worker lives")),
         };
         findings.push(kind::SILENT.found(
             severity,
@@ -188,7 +191,7 @@ pub(super) fn gone(workers: &[WorkerRow]) -> Option<Finding> {
             Notice,
             format!("worker {}", last.worker_id),
             format!(
-                "{} ended {} ago without saying so; others have its partitions",
+                "{} has not beaten for {} and did not say that it leaves; it owns nothing any more",
                 last.worker_id,
                 span(silence.to_std().unwrap_or_default())
             ),

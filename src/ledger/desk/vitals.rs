@@ -226,11 +226,11 @@ impl Desk {
         // The first attempt of a page that came back is nothing out of the
         // ordinary.
         let rows = sqlx::query_as(
-            "select t.partition, first_stream_id, last_stream_id, attempts,
-                 coalesce(w.attempts_max, 5) as attempts_max, error
+            "select t.partition, t.first_stream_id, t.last_stream_id, t.attempts,
+                 coalesce(w.attempts_max, 5) as attempts_max, t.error
              from partition_trials t join partition_owners p on p.partition = t.partition
              left join workers w on w.worker_id = p.owner
-             where error is not null or attempts > 1 order by t.partition limit $1",
+             where t.error is not null or t.attempts > 1 order by t.partition limit $1",
         );
         in_time(rows.bind(LIST_MAX).fetch_all(&self.pool)).await
     }

@@ -1,0 +1,349 @@
+//! Proves that `paystream doctor` names what is wrong with real parts that are
+//! stopped, killed, frozen or set wrongly, each with its heading of the RUNBOOK,
+//! and goes on when a store is away; and that the ledger keeps the history of
+//! attempts it tells of.
+
+use std::collections::BTreeSet;
+
+use paystream::{
+    control::KINDS,
+    dev::{PostgresServer, RedisServer},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Harness, Stores, empty_directory, eventually},
+    ownership::{gateway, lock, until_spread, worker},
+    poison::refuse_poison,
+    process::{operate, run},
+};
+
+/// What may be wrong with the machine that runs the tests.
+const OF_THE_MACHINE: [&str; 5] =
+    ["disk_low", "redis_memory_low", "redis_slow", "postgresql_slow", "postgresql_connections_low"];
+
+/// What the doctor says, and whether it is content.
+struct Said {
+    status: Option<i32>,
+    findings: Vec<Value>,
+}
+
+impl Said {
+    /// A finding that is not good, with its heading.
+    fn find(&self, code: &str) -> Option<&Value> {
+        let found =
+            self.findings.iter().find(|one| one["code"] == code && one["severity"] != "good")?;
+        let kind = KINDS.iter().find(|kind| kind.code == code).expect("a known code");
+        assert_eq!(found["runbook"], kind.runbook, "{found}");
+        assert!(found["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{found}");
+        assert!(found["sentence"].as_str().is_some_and(|it| !it.is_empty()), "{found}");
+        Some(found)
+    }
+
+    /// The same, which must be there, of this severity.
+    #[track_caller]
+    fn has(&self, code: &str, severity: &str) -> String {
+        let found = self.find(code).unwrap_or_else(|| panic!("no {code}: {:?}", self.findings));
+        assert_eq!(found["severity"], severity, "{found}");
+        let fails = ["warning", "critical"].contains(&severity);
+        assert!(!fails || self.status == Some(1), "{:?}", self.status);
+        found["sentence"].as_str().unwrap().to_owned()
+    }
+
+    /// Codes that are a warning or worse, but for those of the machine.
+    fn bad(&self) -> BTreeSet<&str> {
+        let bad = self
+            .findings
+            .iter()
+            .filter(|one| one["severity"] == "warning" || one["severity"] == "critical");
+        let codes = bad.map(|one| one["code"].as_str().unwrap());
+        codes.filter(|code| !OF_THE_MACHINE.contains(code)).collect()
+    }
+}
+
+async fn doctor_with(stores: &Stores, settings: &[(&str, &str)]) -> Said {
+    let mut command = operate(stores, &["doctor", "--json"]);
+    command.envs(settings.iter().copied());
+    let ended = run(command).await;
+    let shown: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+    let findings = shown["findings"].as_array().unwrap().clone();
+    let codes: BTreeSet<&str> = findings.iter().map(|one| one["code"].as_str().unwrap()).collect();
+    assert!(codes.iter().all(|code| KINDS.iter().any(|kind| kind.code == *code)), "{codes:?}");
+    Said { status: ended.status.code(), findings }
+}
+
+async fn doctor(stores: &Stores) -> Said {
+    doctor_with(stores, &[]).await
+}
+
+/// Asks the doctor until it finds this.
+async fn until_found(stores: &Stores, code: &str) -> Said {
+    eventually(&format!("the doctor finds {code}"), async || {
+        let said = doctor(stores).await;
+        said.find(code).is_some().then_some(said)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_healthy_system_is_told_to_be_well() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("one", "ADA", "1").await;
+    h.settled().await;
+    let said = eventually("nothing is wrong", async || {
+        let said = doctor(&h.stores).await;
+        said.bad().is_empty().then_some(said)
+    })
+    .await;
+    let machine = said.findings.iter().any(|one| {
+        OF_THE_MACHINE.contains(&one["code"].as_str().unwrap()) && one["severity"] != "good"
+    });
+    assert_eq!(said.status, Some(i32::from(machine)), "{:?}", said.findings);
+    // Both stores, and everything that lies in them, was looked at.
+    let good = |code| said.findings.iter().any(|one| one["code"] == code);
+    for code in ["redis_loses", "postgresql_loses", "schema_mismatch", "no_worker", "pending_old"] {
+        assert!(good(code), "{code}: {:?}", said.findings);
+    }
+    let page = run(operate(&h.stores, &["doctor"])).await;
+    assert!(page.stdout.contains("As it should be\n"), "{page:?}");
+    assert!(!page.stdout.contains('\x1b'), "colours without a terminal: {page:?}");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
+    let directory = empty_directory("doctor-postgres").await;
+    let mut postgres = PostgresServer::start(&directory).await.unwrap();
+    let stores = Stores::on_postgres(postgres.url(paystream::dev::DATABASE)).await;
+    postgres.stop().await.unwrap();
+    let said = doctor(&stores).await;
+    said.has("postgresql_unreachable", "critical");
+    assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable"]));
+    assert!(said.findings.iter().any(|one| one["code"] == "redis_loses"), "redis is looked at");
+}
+
+#[tokio::test]
+async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
+    let mut redis = RedisServer::start(&empty_directory("doctor-redis").await).await.unwrap();
+    let stores = Stores::on(&redis.url(), None).await;
+    redis.stop().await.unwrap();
+    let said = doctor(&stores).await;
+    said.has("redis_unreachable", "critical");
+    said.has("no_worker", "critical");
+    assert_eq!(said.bad(), BTreeSet::from(["redis_unreachable", "no_worker"]));
+}
+
+#[tokio::test]
+async fn a_redis_that_became_unsafe_is_found() {
+    let mut redis = RedisServer::start(&empty_directory("doctor-unsafe").await).await.unwrap();
+    let mut stores = Stores::on(&redis.url(), None).await;
+    let mut set = async |name: &str, value: &str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg(name).arg(value).exec_async(&mut stores.redis).await.unwrap();
+    };
+    set("appendfsync", "everysec").await;
+    set("maxmemory-policy", "allkeys-lru").await;
+    let said = doctor(&stores).await;
+    let sentence = said.has("redis_loses", "critical");
+    assert!(sentence.contains("appendfsync is everysec"), "{sentence}");
+    said.has("redis_evicts", "critical");
+    let allowed = doctor_with(&stores, &[("PAYSTREAM_ALLOW_UNSAFE_REDIS", "true")]).await;
+    allowed.has("redis_loses", "warning");
+    redis.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_worker_is_told_with_the_time_until_it_is_taken_over() {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    let (a, b) = tokio::join!(worker(&stores, "a", &[]), worker(&stores, "b", &[]));
+    until_spread(&stores, &["a", "b"]).await;
+    a.kill().await;
+    let sentence = until_found(&stores, "owner_silent").await.has("owner_silent", "warning");
+    assert!(sentence.contains("its 4 partitions are taken over in "), "{sentence}");
+    until_spread(&stores, &["b"]).await;
+    let sentence = doctor(&stores).await.has("owner_silent", "notice");
+    assert!(sentence.contains("a has not beaten for"), "{sentence}");
+    b.stop().await;
+    doctor(&stores).await.has("no_worker", "critical");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_worker_is_told_and_well_again_when_it_wakes() {
+    let stores = Stores::new().await;
+    let frozen = worker(&stores, "frozen", &[]).await;
+    let other = worker(&stores, "other", &[]).await;
+    until_spread(&stores, &["frozen", "other"]).await;
+    frozen.signal("STOP").await;
+    let said = until_found(&stores, "owner_silent").await;
+    let sentence = said.has("owner_silent", "warning");
+    assert!(sentence.starts_with("frozen has been silent for "), "{sentence}");
+    until_spread(&stores, &["other"]).await;
+    frozen.signal("CONT").await;
+    until_spread(&stores, &["frozen", "other"]).await;
+    eventually("it is well", async || doctor(&stores).await.bad().is_empty().then_some(())).await;
+    tokio::join!(frozen.stop(), other.stop());
+}
+
+#[tokio::test]
+async fn a_foreign_group_that_stopped_reading_is_told_with_what_it_keeps() {
+    let stores = Stores::new().await;
+    // An entry of long ago that ours has settled.
+    let stream = stores.key(3, "stream");
+    let mut redis = stores.redis.clone();
+    let mut add = redis::cmd("XADD");
+    add.arg(&stream).arg("1000-1").arg("v").arg("1").exec_async(&mut redis).await.unwrap();
+    let mut move_on = redis::cmd("XGROUP");
+    move_on.arg("SETID").arg(&stream).arg("ledger").arg("1000-1").arg("ENTRIESREAD").arg(1);
+    move_on.exec_async(&mut redis).await.unwrap();
+    let arguments = ["groups", "register", "notify", "--note", "tells customers", "--actor", "ada"];
+    let registered = run(operate(&stores, &arguments)).await;
+    assert!(registered.status.success(), "{registered:?}");
+    let sentence = doctor(&stores).await.has("group_pins_trimming", "warning");
+    assert!(sentence.contains("group notify"), "{sentence}");
+    assert!(sentence.contains("1 entries are kept for it alone, on partition 3"), "{sentence}");
+    let retire = ["groups", "retire", "notify", "--yes", "--actor", "ada"];
+    assert!(run(operate(&stores, &retire)).await.status.success());
+    assert!(doctor(&stores).await.find("group_pins_trimming").is_none());
+
+    // One that nobody registered, and one that is registered and not there.
+    let mut create = redis::cmd("XGROUP");
+    create.arg("CREATE").arg(&stream).arg("stranger").arg("$");
+    create.exec_async(&mut redis).await.unwrap();
+    let said = doctor(&stores).await;
+    let sentence = said.has("group_unregistered", "warning");
+    assert!(sentence.contains("group stranger is on partition 3"), "{sentence}");
+    sqlx::query(
+        "insert into consumer_groups (name, starts_from, note) values ('stranger', 'now', 'n')",
+    )
+    .execute(&stores.pool)
+    .await
+    .unwrap();
+    let sentence = doctor(&stores).await.has("group_incomplete", "warning");
+    assert!(sentence.contains("missing on partitions 0, 1, 2, 4, 5 and 2 more"), "{sentence}");
+}
+
+#[tokio::test]
+async fn a_payment_of_an_unknown_customer_is_noticed() {
+    let h = Harness::start().await;
+    h.api.pay("lost", "NOBODY", "12.50").await;
+    h.api.until_settled().await;
+    let sentence = until_found(&h.stores, "suspense_held").await.has("suspense_held", "notice");
+    let wanted = "1 payment held for customers nobody knows, 12.50 together; the oldest for";
+    assert!(sentence.starts_with(wanted), "{sentence}");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
+    let h = Harness::with(&["--attempts-max", "4"]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("POISON", "ADA", "1").await;
+    let said = until_found(&h.stores, "poison_on_trial").await;
+    let sentence = said.has("poison_on_trial", "warning");
+    assert!(sentence.contains(" of 4, ") && sentence.contains("no payment is called POISON"));
+    h.settled().await;
+    let said = doctor(&h.stores).await;
+    let sentence = said.has("dead_letters_open", "warning");
+    assert!(sentence.starts_with("1 dead letter is open"), "{sentence}");
+    assert!(said.find("poison_on_trial").is_none());
+
+    // Every attempt is kept, as it began and as it failed.
+    let attempts: Vec<(i32, bool)> = sqlx::query_as(
+        "select attempt, error is not null from attempts
+         where first_stream_id = (select stream_id from dead_letters) order by id",
+    )
+    .fetch_all(&h.stores.pool)
+    .await
+    .unwrap();
+    let wanted: Vec<(i32, bool)> = (1..=4).flat_map(|n| [(n, false), (n, true)]).collect();
+    assert_eq!(attempts, wanted);
+    let by = "select count(*) from attempts join partition_owners using (partition, epoch)
+         where worker = owner";
+    assert_eq!(h.stores.count(by).await, 8);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_lock_is_told_with_who_holds_it() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    let held = lock(&h.stores, "processed_transactions", "exclusive").await;
+    h.api.pay("waits", "ADA", "1").await;
+    let sentence = until_found(&h.stores, "postgresql_lock_wait").await;
+    let sentence = sentence.has("postgresql_lock_wait", "warning");
+    assert!(sentence.contains("paystream tester"), "{sentence}");
+    assert!(sentence.contains("(unnamed, idle in transaction)"), "{sentence}");
+    drop(held);
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_gone_is_found() {
+    let stores = Stores::new().await;
+    assert_eq!(stores.delete_keys("{p02}:stream").await, 1);
+    let mut destroy = redis::cmd("XGROUP");
+    destroy.arg("DESTROY").arg(stores.key(5, "stream")).arg("ledger");
+    destroy.exec_async(&mut stores.redis.clone()).await.unwrap();
+    let said = doctor(&stores).await;
+    assert!(said.has("stream_missing", "critical").contains("partition 2 "));
+    assert!(said.has("group_missing", "critical").ends_with("partition 5"));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_together_is_found() {
+    let stores = Stores::new().await;
+    let said = doctor_with(&stores, &[("PAYSTREAM_LEASE", "1s")]).await;
+    let sentence = said.has("settings_refused", "critical");
+    assert!(sentence.contains("must be at least twice PAYSTREAM_BATCH_DEADLINE"), "{sentence}");
+    let said = doctor_with(&stores, &[("PAYSTREAM_BIND", "0.0.0.0:80")]).await;
+    assert!(said.has("settings_refused", "critical").contains("no token guards it"));
+    let (_, server) = stores.database_url.split_once('@').unwrap();
+    let wrong = format!("postgres://stranger@{server}");
+    doctor_with(&stores, &[("PAYSTREAM_DATABASE_URL", &wrong)])
+        .await
+        .has("postgresql_unexpected", "critical");
+    let said = doctor_with(&stores, &[("PAYSTREAM_PARTITIONS", "16")]).await;
+    assert!(said.has("topology_mismatch", "critical").contains("the topology has 8"));
+    sqlx::query("update topology set provisioned_at = null").execute(&stores.pool).await.unwrap();
+    doctor(&stores).await.has("streams_not_created", "critical");
+    let latest = "delete from _sqlx_migrations where version = (select max(version) from
+         _sqlx_migrations)";
+    sqlx::query(latest).execute(&stores.pool).await.unwrap();
+    let sentence = doctor(&stores).await.has("schema_mismatch", "critical");
+    assert!(sentence.contains("older than this release"), "{sentence}");
+}
+
+#[tokio::test]
+async fn what_operators_began_and_nobody_followed_is_found() {
+    let stores = Stores::new().await;
+    for sql in [
+        "insert into workers (worker_id, incarnation, beat_at)
+         values ('ghost', gen_random_uuid(), clock_timestamp() + interval '1 minute')",
+        "update partition_owners set owner = 'ghost', epoch = 1, moved_at = now() - interval '1 h',
+         release_asked_at = case partition when 4 then now() - interval '1 minute' end",
+        "update topology set resizing_to = 16, resize_started_at = now() - interval '1 hour'",
+    ] {
+        sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    }
+    let said = doctor(&stores).await;
+    let sentence = said.has("release_ignored", "warning");
+    assert!(sentence.starts_with("ghost was asked for partition 4 1m "), "{sentence}");
+    assert!(said.has("resize_under_way", "warning").contains("changing to 16 for 1h"));
+    // And an owner that lives and does nothing while an entry waits.
+    let mut add = redis::cmd("XADD");
+    add.arg(stores.key(6, "stream")).arg("1000-1").arg("v").arg("1");
+    add.exec_async(&mut stores.redis.clone()).await.unwrap();
+    let said = doctor(&stores).await;
+    said.has("waiting_long", "critical");
+    let sentence = said.has("owner_stuck", "critical");
+    assert!(sentence.starts_with("ghost lives and settles nothing of partition 6"), "{sentence}");
+    assert_eq!(
+        said.find("release_ignored").map(|one| &one["subject"]),
+        Some(&json!("partition 4"))
+    );
+}
