@@ -88,10 +88,18 @@ fn page(checkup: &Checkup, colours: bool) -> String {
             paint(colour, name)
         ));
     }
-    page.push_str(&paint(GREEN, "As it should be"));
-    page.push('\n');
-    for (subject, sentences) in good(&checkup.findings) {
+    let good = good(&checkup.findings);
+    if !good.is_empty() {
+        page.push_str(&format!("{}\n", paint(GREEN, "As it should be")));
+    }
+    let (empty, told): (Vec<_>, Vec<_>) =
+        good.into_iter().partition(|(_, sentences)| sentences == &["none"]);
+    for (subject, sentences) in told {
         page.push_str(&format!("  {subject}: {}\n", sentences.join("; ")));
+    }
+    if !empty.is_empty() {
+        let subjects: Vec<&str> = empty.into_iter().map(|(subject, _)| subject).collect();
+        page.push_str(&format!("  nothing lies in: {}\n", subjects.join(", ")));
     }
     page.push_str(&format!("\n{}\n", summary(checkup)));
     page
@@ -137,13 +145,15 @@ mod tests {
         let findings = vec![
             finding(Severity::Critical, "redis", "Redis is away"),
             finding(Severity::Good, "postgresql", "is reached"),
+            finding(Severity::Good, "suspense", "none"),
             finding(Severity::Good, "postgresql", "takes writes"),
+            finding(Severity::Good, "conflicts", "none"),
         ];
         let checkup =
             Checkup { severity: Severity::Critical, findings, as_of: DateTime::UNIX_EPOCH };
         let wanted = "CRITICAL  Redis is away\n          do:  bring it back\n          \
              see: RUNBOOK.md#redis-is-away (redis_unreachable)\n\nAs it should be\n  postgresql: is \
-             reached; takes writes\n\n1 critical, 0 warnings, 0 notices, 2 as they should be; looked \
+             reached; takes writes\n  nothing lies in: conflicts, suspense\n\n1 critical, 0 warnings, 0 notices, 4 as they should be; looked \
              at 1970-01-01 00:00:00 UTC\n";
         assert_eq!(page(&checkup, false), wanted);
         let painted = page(&checkup, true);

@@ -144,7 +144,7 @@ impl Control {
 
     async fn look_at_ledger(&self) -> (Vec<Finding>, Option<Registry>) {
         let before = (self.clock)();
-        let vitals = self.desk.vitals().await;
+        let vitals = self.ledger.vitals().await;
         let mut findings = match &vitals {
             Ok(vitals) => judge_ledger(vitals, (before, (self.clock)()), self.ledger.is_local()),
             Err(error) => return (vec![postgresql_away(error)], None),
@@ -273,16 +273,14 @@ fn unexpected(kind: Kind, subject: &str, error: &dyn std::error::Error) -> Findi
 
 /// Why a PostgreSQL that answers cannot be worked with.
 fn unusable(error: &ledger::Error) -> Finding {
-    match error {
-        ledger::Error::Schema(sentence) => kind::SCHEMA.found(
-            Critical,
-            "postgresql",
-            sentence.clone(),
-            "`paystream migrate` of the release that is to run; a process whose schema does not \
-             fit refuses to start",
-        ),
-        _ => postgresql_away(error),
-    }
+    let ledger::Error::Schema(sentence) = error else { return postgresql_away(error) };
+    kind::SCHEMA.found(
+        Critical,
+        "postgresql",
+        sentence.clone(),
+        "`paystream migrate` of the release that is to run; a process whose schema does not fit \
+         refuses to start",
+    )
 }
 
 /// An error with what caused it.

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::{FromRow, PgPool, Row};
+use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::time::timeout;
 
 use super::Desk;
-use crate::ledger::{Error, Ledger, QUERY_TIMEOUT};
+use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT};
 
 /// How often the way there is measured; the quickest counts.
 const QUESTIONS: usize = 3;
@@ -142,12 +142,20 @@ pub struct Work {
 }
 
 impl Ledger {
-    /// Asks PostgreSQL how it is, whatever the schema.
+    /// Asks PostgreSQL how it is, whatever the schema, over a connection of its
+    /// own.
     ///
     /// # Errors
     /// When it cannot be reached.
     pub async fn vitals(&self) -> Result<Vitals, Error> {
-        read(&self.pool(1, QUERY_TIMEOUT)).await
+        // Not a pool: that would only say that it had no connection in time.
+        let options = self.by_key(QUERY_TIMEOUT);
+        let connecting = PgConnection::connect_with(&options);
+        let connected = timeout(ACQUIRE_TIMEOUT, connecting).await;
+        let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        let vitals = read(&mut connection).await?;
+        connection.close().await?;
+        Ok(vitals)
     }
 
     /// Whether PostgreSQL is on this machine, as far as its address tells.
@@ -159,14 +167,6 @@ impl Ledger {
 }
 
 impl Desk {
-    /// Asks PostgreSQL how it is.
-    ///
-    /// # Errors
-    /// When it cannot be reached.
-    pub async fn vitals(&self) -> Result<Vitals, Error> {
-        read(&self.pool).await
-    }
-
     /// What lies in the ledger for operators.
     ///
     /// # Errors
@@ -236,11 +236,11 @@ impl Desk {
     }
 }
 
-async fn read(pool: &PgPool) -> Result<Vitals, Error> {
+async fn read(connection: &mut PgConnection) -> Result<Vitals, Error> {
     let mut latency = Duration::MAX;
     for _ in 0..QUESTIONS {
         let asked = Instant::now();
-        in_time(sqlx::query("select 1").execute(pool)).await?;
+        in_time(sqlx::query("select 1").execute(&mut *connection)).await?;
         latency = latency.min(asked.elapsed());
     }
     let settings = sqlx::query(
@@ -260,7 +260,7 @@ async fn read(pool: &PgPool) -> Result<Vitals, Error> {
              (select setting from pg_settings where name = 'data_directory') as directory,
              clock_timestamp() as now",
     );
-    let row = in_time(settings.fetch_one(pool)).await?;
+    let row = in_time(settings.fetch_one(&mut *connection)).await?;
     let blocked = sqlx::query_as(
         "select pid, application_name as application,
              (extract(epoch from clock_timestamp() - query_start) * 1000)::bigint as waited_ms,
@@ -295,8 +295,8 @@ async fn read(pool: &PgPool) -> Result<Vitals, Error> {
         connections_max: row.try_get("connections_max")?,
         size: row.try_get("size")?,
         directory: row.try_get("directory")?,
-        blocked: in_time(blocked.bind(LIST_MAX).fetch_all(pool)).await?,
-        transactions: in_time(transactions.bind(LIST_MAX).fetch_all(pool)).await?,
+        blocked: in_time(blocked.bind(LIST_MAX).fetch_all(&mut *connection)).await?,
+        transactions: in_time(transactions.bind(LIST_MAX).fetch_all(connection)).await?,
     })
 }
 
