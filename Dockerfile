@@ -10,6 +10,7 @@ COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 RUN mkdir src && touch src/lib.rs \
     && cargo build --locked --profile "$PROFILE" --lib
 COPY migrations migrations
+COPY templates templates
 COPY src src
 # Cargo goes by times of change, and these files may be older than that layer.
 RUN touch src/lib.rs src/main.rs \

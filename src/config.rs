@@ -58,6 +58,18 @@ pub struct GatewayConfig {
     /// File that holds the bearer token, instead of --api-token.
     #[arg(long, env = "PAYSTREAM_API_TOKEN_FILE", conflicts_with = "api_token")]
     pub api_token_file: Option<PathBuf>,
+    /// Operators and their bearer tokens, as `ada=token,ben=token`. When there
+    /// are some, the console and `/api/v1/admin/` take these tokens only, and
+    /// what is changed is signed with the name.
+    #[arg(long, env = "PAYSTREAM_OPERATOR_TOKENS", hide_env_values = true)]
+    pub operator_tokens: Option<SecretString>,
+    /// File that holds them, one `ada=token` a line, instead of
+    /// --operator-tokens.
+    #[arg(long, env = "PAYSTREAM_OPERATOR_TOKENS_FILE", conflicts_with = "operator_tokens")]
+    pub operator_tokens_file: Option<PathBuf>,
+    /// The operators that either of them names.
+    #[arg(skip)]
+    pub operators: Vec<OperatorToken>,
     /// Time zone of transaction dates that carry no offset.
     #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
     pub time_zone: Tz,
@@ -83,6 +95,15 @@ pub struct GatewayConfig {
     /// How long a balance stays in the cache.
     #[arg(long, env = "PAYSTREAM_BALANCE_TTL", default_value = "10m", value_parser = parse_duration)]
     pub balance_ttl: Duration,
+}
+
+/// An operator's name, and the token that stands for it.
+#[derive(Clone, Debug)]
+pub struct OperatorToken {
+    /// What the audit log calls them.
+    pub name: String,
+    /// What they show.
+    pub token: SecretString,
 }
 
 /// Settings of the worker, which settles payments in the ledger.
@@ -224,6 +245,7 @@ impl ServeConfig {
     /// A sentence that says which settings and why.
     pub fn check(mut self) -> anyhow::Result<Self> {
         self.gateway.read_token_file()?;
+        self.gateway.read_operators()?;
         self.gateway.check()?;
         self.worker.check()?;
         ensure!(
@@ -242,6 +264,21 @@ impl GatewayConfig {
             format!("could not read PAYSTREAM_API_TOKEN_FILE {}", path.display())
         })?;
         self.api_token = Some(token.trim().into());
+        Ok(())
+    }
+
+    fn read_operators(&mut self) -> anyhow::Result<()> {
+        let from_file = self.operator_tokens_file.as_ref().map(|path| {
+            std::fs::read_to_string(path).with_context(|| {
+                format!("could not read PAYSTREAM_OPERATOR_TOKENS_FILE {}", path.display())
+            })
+        });
+        let text = match (from_file, &self.operator_tokens) {
+            (Some(text), _) => text?,
+            (None, Some(text)) => text.expose_secret().to_owned(),
+            (None, None) => return Ok(()),
+        };
+        self.operators = operators(&text, self.api_token.as_ref())?;
         Ok(())
     }
 
@@ -278,12 +315,47 @@ impl GatewayConfig {
     }
 }
 
+/// Reads operators, one a line or between commas. Says which one is wrong, and
+/// never what its token is.
+fn operators(text: &str, api_token: Option<&SecretString>) -> anyhow::Result<Vec<OperatorToken>> {
+    let mut operators: Vec<OperatorToken> = Vec::new();
+    let entries = text.lines().flat_map(|line| line.split(',')).map(str::trim);
+    for entry in entries.filter(|entry| !entry.is_empty() && !entry.starts_with('#')) {
+        let (name, token) = entry.split_once('=').map_or(("", ""), |(n, t)| (n.trim(), t.trim()));
+        let number = operators.len() + 1;
+        ensure!(
+            (1..=64).contains(&name.len()) && name.bytes().all(is_of_a_name),
+            "PAYSTREAM_OPERATOR_TOKENS: operator {number} must be written as name=token, with a \
+             name of 1 to 64 letters, digits, dots, hyphens and underscores"
+        );
+        ensure!(
+            token.len() >= 16,
+            "PAYSTREAM_OPERATOR_TOKENS: the token of {name} must have at least 16 characters"
+        );
+        let taken = operators.iter().map(|other| &other.token).chain(api_token);
+        ensure!(
+            taken.into_iter().all(|other| other.expose_secret() != token),
+            "PAYSTREAM_OPERATOR_TOKENS: the token of {name} stands for somebody else too"
+        );
+        ensure!(
+            operators.iter().all(|other| other.name != name),
+            "PAYSTREAM_OPERATOR_TOKENS: {name} is named twice"
+        );
+        operators.push(OperatorToken { name: name.to_owned(), token: token.into() });
+    }
+    ensure!(!operators.is_empty(), "PAYSTREAM_OPERATOR_TOKENS names nobody");
+    Ok(operators)
+}
+
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
 impl WorkerConfig {
     fn check(&self) -> anyhow::Result<()> {
-        let fits = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
         if let Some(id) = &self.worker_id {
             ensure!(
-                (1..=64).contains(&id.len()) && id.bytes().all(fits),
+                (1..=64).contains(&id.len()) && id.bytes().all(is_of_a_name),
                 "PAYSTREAM_WORKER_ID must have 1 to 64 letters, digits, dots, hyphens and \
                  underscores"
             );

@@ -35,7 +35,7 @@ pub use doctor::{Checkup, examine};
 pub use error::Error;
 pub use finding::{Finding, KINDS, Kind, Severity};
 pub use life::{Life, Moment};
-pub use overview::Overview;
+pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
 pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
 };

@@ -1,36 +1,43 @@
-//! What every request passes before its handler: the bearer token, the bound
-//! on requests under way, and the time limit. Health endpoints pass freely.
+//! What every request passes before its handler: the token, where a form comes
+//! from, the bound on requests under way, and the time limit. Health endpoints
+//! pass freely; live figures of the console have a bound of their own.
 
 use std::time::Duration;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::HeaderMap,
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use secrecy::ExposeSecret;
-use subtle::ConstantTimeEq;
 use tokio::time::timeout;
 
 use super::{
     App,
+    access::{self, Surface},
     problem::{Code, Problem},
 };
 
 /// Longest wait that `Prefer: wait=N` may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Paths that need no token and are never refused for load.
-const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
-
-pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    if OPEN_PATHS.contains(&request.uri().path()) {
+pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let surface = Surface::of(request.uri().path());
+    if surface == Surface::Open {
         return next.run(request).await;
     }
-    if !is_allowed(&app, request.headers()) {
+    let headers = request.headers();
+    let Some(operator) = access::admit(&app.gateway.config, surface, headers) else {
         let detail = "send the header Authorization: Bearer <token>";
         return Problem::new(Code::Unauthorized, detail).into_response();
+    };
+    if surface.is_console() && !access::is_of_our_pages(request.method(), headers) {
+        let detail = "nothing was changed; use the form on the console's own page";
+        return Problem::new(Code::CrossOrigin, detail).into_response();
+    }
+    request.extensions_mut().insert(operator);
+    if surface == Surface::Live {
+        return next.run(request).await;
     }
     let Ok(_under_way) = app.requests.try_acquire() else {
         let detail = "nothing was taken; send it again later";
@@ -51,14 +58,4 @@ pub(super) fn wanted_wait(headers: &HeaderMap) -> Duration {
         .filter_map(|preference| preference.trim().strip_prefix("wait="))
         .filter_map(|seconds| seconds.trim_matches('"').parse().ok());
     waits.next().map_or(Duration::ZERO, Duration::from_secs).min(WAIT_MAX)
-}
-
-fn is_allowed(app: &App, headers: &HeaderMap) -> bool {
-    let Some(token) = &app.gateway.config.api_token else { return true };
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-    });
-    given.is_some_and(|given| given.as_bytes().ct_eq(token.expose_secret().as_bytes()).into())
 }

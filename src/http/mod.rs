@@ -6,6 +6,7 @@
 //! ledger, not told by whoever settled it.
 
 mod problem;
+mod access;
 mod guard;
 mod intake;
 mod views;
@@ -15,6 +16,7 @@ mod lookup;
 mod customers;
 mod admin;
 mod operator;
+mod console;
 mod health;
 mod rate;
 mod serve;
@@ -99,6 +101,7 @@ struct Shared {
     requests: Semaphore,
     waiters: Semaphore,
     rate: rate::Rate,
+    live: console::Live,
 }
 
 type App = Arc<Shared>;
@@ -211,6 +214,7 @@ fn router(shared: App) -> Router {
     routes
         .route("/api/v1/payments/batch", find("batch"))
         .route("/api/v1/payments/lookup", find("lookup"))
+        .merge(console::routes())
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)

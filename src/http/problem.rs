@@ -9,12 +9,13 @@ use axum::{
     extract::Request,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
 };
 use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
+use super::console;
 use crate::{circuit, control, domain::Invalid, ledger, stream};
 
 /// What went wrong with one field.
@@ -85,7 +86,7 @@ macro_rules! codes {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
 
-            fn title(self) -> &'static str {
+            pub(super) fn title(self) -> &'static str {
                 match self { $(Self::$name => $title,)* }
             }
         }
@@ -96,6 +97,7 @@ codes! {
     MalformedJson "malformed_json" BAD_REQUEST "The body is not JSON",
     InvalidQuery "invalid_query" BAD_REQUEST "The query is not as it should be",
     Unauthorized "unauthorized" UNAUTHORIZED "A valid bearer token is needed",
+    CrossOrigin "cross_origin" FORBIDDEN "The request comes from another site",
     RouteNotFound "route_not_found" NOT_FOUND "There is nothing at this path",
     PaymentNotFound "payment_not_found" NOT_FOUND "No payment has this reference",
     CustomerNotFound "customer_not_found" NOT_FOUND "No customer has this id",
@@ -143,6 +145,19 @@ impl Problem {
 
     pub(super) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    pub(super) fn is_unauthorized(&self) -> bool {
+        self.code == Code::Unauthorized
+    }
+
+    /// This page under the status of this problem.
+    pub(super) fn with_page(&self, html: String) -> Response {
+        let mut response = (self.code.status(), Html(html)).into_response();
+        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
     }
 
     pub(super) fn errors(&self) -> &[FieldError] {
@@ -283,12 +298,23 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Writes the document of a problem that a handler answered with.
+/// Writes the document of a problem that a handler answered with; a page, where
+/// a person reads it.
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let request_id = request.headers().get("x-request-id").cloned();
+    let console = console::has(request.uri().path()).then(|| request.uri().clone());
     let mut response = next.run(request).await;
-    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
-    problem.document(request_id.as_ref().and_then(|id| id.to_str().ok()))
+    let problem = response.extensions_mut().remove::<Problem>();
+    let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
+    let Some(uri) = console else {
+        return problem.map_or(response, |problem| problem.document(request_id));
+    };
+    if let Some(problem) = problem {
+        let place = uri.path_and_query().map_or("/console", |place| place.as_str());
+        response = problem.with_page(console::problem_page(&problem, place, request_id));
+    }
+    console::dress(response.headers_mut());
+    response
 }
 
 /// Nothing is at this path.

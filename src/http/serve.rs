@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{App, Gateway, Shared, WAITERS_MAX, health, rate, router};
+use super::{App, Gateway, Shared, WAITERS_MAX, console, health, rate, router};
 use crate::health::Board;
 
 /// How long a client may take to send its headers, or to send nothing.
@@ -44,11 +44,14 @@ pub async fn serve(
         requests: Semaphore::new(gateway.config.requests_max),
         waiters: Semaphore::new(WAITERS_MAX),
         rate: rate::Rate::default(),
+        live: console::Live::default(),
         stop: stop.clone(),
         gateway,
     });
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&shared)));
-    let (served, _) = tokio::join!(listen(router(shared), listener, &stop), sampling);
+    let looking = stop.run_until_cancelled(shared.live.run(&shared.gateway.control));
+    let listening = listen(router(Arc::clone(&shared)), listener, &stop);
+    let (served, _, _) = tokio::join!(listening, sampling, looking);
     served
 }
 

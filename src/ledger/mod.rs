@@ -37,8 +37,8 @@ use sqlx::{
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
 pub use desk::{
     Acted, Assigned, AttemptRow, AuditRow, BlockedSession, DeadLetterFilter, DeadLetterRow, Desk,
-    MoveRow, OpenConflict, OpenTransaction, PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry,
-    Signature, StoredPayment, SuspenseRow, TrialRow, Vitals, Work, WorkerRow,
+    MoveRow, OpenCases, OpenConflict, OpenTransaction, PAGE_MAX, Pile, Redriven, Refusal,
+    RetriedEntry, Signature, StoredPayment, SuspenseRow, TrialRow, Vitals, Work, WorkerRow,
 };
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};

@@ -72,6 +72,26 @@ impl Upkeep {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
 
+    /// How many entries were ever appended, all partitions together. Falls when
+    /// a stream was lost and begun again.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached, or a stream is gone.
+    pub async fn appended(&self) -> Result<i64, Error> {
+        const WHAT: &str = "XINFO STREAM";
+        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            pipeline.cmd("XINFO").arg("STREAM").arg(self.keys.stream(partition));
+        }
+        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let appended = |reply: Value| {
+            let fields = replies::array(reply, WHAT)?;
+            let field = replies::pick(&fields, "entries-added").ok_or(Error::Shape(WHAT))?;
+            replies::integer(field, WHAT)
+        };
+        replies.into_iter().map(appended).sum()
+    }
+
     /// How much is in each partition, by our group.
     ///
     /// # Errors

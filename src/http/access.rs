@@ -1,0 +1,189 @@
+//! Who may do what: which paths are open, and whose token a request shows. The
+//! console takes a token in its cookie too, and its forms from its own pages
+//! only. Never logs a token, and compares them in constant time.
+
+use axum::http::{HeaderMap, Method, header};
+use percent_encoding::percent_decode_str;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::{console, operator::Operator};
+use crate::config::GatewayConfig;
+
+/// Paths that need no token and are never refused for load.
+const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
+/// Where operators work.
+const OPERATORS: [&str; 2] = ["/console", "/api/v1/admin"];
+/// Names of this machine for itself.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// What a path belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surface {
+    /// Health: for everybody.
+    Open,
+    /// Payments and customers.
+    Api,
+    /// The operators' API.
+    Admin,
+    /// The console, for whoever has signed in,
+    Console,
+    /// what it needs before that,
+    Doorstep,
+    /// and its live figures, which go on for as long as somebody looks.
+    Live,
+}
+
+impl Surface {
+    pub(super) fn of(path: &str) -> Self {
+        let [console, admin] = OPERATORS;
+        if OPEN_PATHS.contains(&path) {
+            Self::Open
+        } else if path == console::LIVE {
+            Self::Live
+        } else if path == console::SIGN_IN || path.starts_with(console::ASSETS) {
+            Self::Doorstep
+        } else if is_below(path, console) {
+            Self::Console
+        } else if is_below(path, admin) {
+            Self::Admin
+        } else {
+            Self::Api
+        }
+    }
+
+    /// Whether it is of the console.
+    pub(super) fn is_console(self) -> bool {
+        matches!(self, Self::Console | Self::Doorstep | Self::Live)
+    }
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Who the request is from; nothing when it may not pass.
+pub(super) fn admit(
+    config: &GatewayConfig,
+    surface: Surface,
+    headers: &HeaderMap,
+) -> Option<Operator> {
+    let token = match surface {
+        Surface::Open | Surface::Doorstep => return Some(Operator(None)),
+        Surface::Api | Surface::Admin => bearer(headers).map(str::to_owned),
+        Surface::Console | Surface::Live => bearer(headers).map(str::to_owned).or_else(|| {
+            let token = console::cookie(headers, console::TOKEN_COOKIE)?;
+            Some(percent_decode_str(token).decode_utf8().ok()?.into_owned())
+        }),
+    };
+    if surface != Surface::Api {
+        return operator(config, token.as_deref(), headers);
+    }
+    match &config.api_token {
+        None => Some(Operator(None)),
+        Some(wanted) => is_same(wanted, token.as_deref()?).then_some(Operator(None)),
+    }
+}
+
+/// Whose token this is.
+pub(super) fn operator(
+    config: &GatewayConfig,
+    token: Option<&str>,
+    headers: &HeaderMap,
+) -> Option<Operator> {
+    if !config.operators.is_empty() {
+        let token = token?;
+        // All of them are compared, whichever it is.
+        let found = config
+            .operators
+            .iter()
+            .fold(None, |found, one| if is_same(&one.token, token) { Some(one) } else { found });
+        return found.map(|one| Operator(Some(one.name.clone())));
+    }
+    match &config.api_token {
+        Some(wanted) => is_same(wanted, token?).then_some(Operator(None)),
+        // Nothing guards it but that it is on this machine; a page from
+        // elsewhere may have made its own name lead here.
+        None => is_of_this_machine(headers).then_some(Operator(None)),
+    }
+}
+
+/// Whether somebody must sign in to use the console.
+pub(super) fn asks_for_token(config: &GatewayConfig) -> bool {
+    !config.operators.is_empty() || config.api_token.is_some()
+}
+
+fn is_same(wanted: &SecretString, given: &str) -> bool {
+    given.as_bytes().ct_eq(wanted.expose_secret().as_bytes()).into()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = text(headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Whether the request was sent to a name of this machine.
+fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let host = text(headers, header::HOST.as_str()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    LOOPBACK.contains(&name)
+}
+
+/// Whether a form comes from a page of ours. Looking needs no proof.
+pub(super) fn is_of_our_pages(method: &Method, headers: &HeaderMap) -> bool {
+    if method == Method::GET || method == Method::HEAD {
+        return true;
+    }
+    if let Some(site) = text(headers, "sec-fetch-site") {
+        return site == "same-origin" || site == "none";
+    }
+    let origin = text(headers, header::ORIGIN.as_str());
+    let origin = origin.and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    origin.is_some() && origin == text(headers, header::HOST.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_is_of_one_surface() {
+        let surfaces = [
+            ("/livez", Surface::Open),
+            ("/console", Surface::Console),
+            ("/console/partitions", Surface::Console),
+            ("/consoles", Surface::Api),
+            ("/console/live", Surface::Live),
+            ("/console/sign-in", Surface::Doorstep),
+            ("/console/assets/x.css", Surface::Doorstep),
+            ("/api/v1/admin/stats", Surface::Admin),
+            ("/api/v1/administrators", Surface::Api),
+            ("/api/v1/payments", Surface::Api),
+        ];
+        for (path, surface) in surfaces {
+            assert_eq!(Surface::of(path), surface, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_its_own() {
+        for (host, ours) in [
+            ("127.0.0.1:8081", true),
+            ("localhost", true),
+            ("[::1]:8081", true),
+            ("example.org:8081", false),
+            ("localhost.example.org", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            assert_eq!(is_of_this_machine(&headers), ours, "{host}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Small charts, drawn as paths on the server. Knows no unit and no time zone;
+//! what is not known is a gap and never a zero.
+
+use std::time::Duration;
+
+/// How far back a chart reaches at most,
+pub(super) const REACH: Duration = Duration::from_secs(600);
+/// and at least, in seconds, also when less is known.
+const REACH_MIN: u64 = 60;
+/// Points farther apart than this are not joined.
+const GAP: u64 = 31;
+/// The drawing's size in its own units.
+const WIDTH: u64 = 600;
+const HEIGHT: i64 = 100;
+
+/// A line over what is known of the last ten minutes.
+pub(super) struct Chart {
+    /// The line,
+    pub(super) line: String,
+    /// and what is below it.
+    pub(super) area: String,
+    /// What it shows, for those who do not see it.
+    pub(super) label: String,
+}
+
+impl Chart {
+    /// Points are seconds ago, the oldest first, and a value.
+    pub(super) fn new(what: &str, points: &[(u64, Option<i64>)]) -> Self {
+        let most = points.iter().filter_map(|(_, value)| *value).max().unwrap_or(0).max(1);
+        let reach = reach(points);
+        let (mut line, mut area) = (String::new(), String::new());
+        let mut before: Option<u64> = None;
+        for (ago, value) in points {
+            let Some(value) = value else {
+                close(&mut area, before.take());
+                continue;
+            };
+            let x = reach.saturating_sub(*ago) * WIDTH / reach;
+            // The line keeps a little room above and below.
+            let y = HEIGHT - 4 - value.max(&0) * (HEIGHT - 8) / most;
+            if before.is_some_and(|then| x.saturating_sub(then) > GAP * WIDTH / reach) {
+                close(&mut area, before.take());
+            }
+            match before {
+                Some(_) => {
+                    line += &format!("L{x} {y}");
+                    area += &format!("L{x} {y}");
+                }
+                None => {
+                    line += &format!("M{x} {y}");
+                    area += &format!("M{x} {HEIGHT}L{x} {y}");
+                }
+            }
+            before = Some(x);
+        }
+        close(&mut area, before);
+        let known = points.iter().filter_map(|(_, value)| *value);
+        let label = match (known.clone().min(), known.max()) {
+            (Some(least), Some(most)) => format!(
+                "{what} over the last {}: lowest {}, highest {}",
+                super::words::span(reach),
+                super::words::number(least),
+                super::words::number(most)
+            ),
+            _ => format!("{what}: nothing is known yet"),
+        };
+        Self { line, area, label }
+    }
+}
+
+/// How far back, in seconds, a chart of these points reaches.
+pub(super) fn reach(points: &[(u64, Option<i64>)]) -> u64 {
+    let oldest = points.first().map_or(0, |(ago, _)| *ago);
+    oldest.clamp(REACH_MIN, REACH.as_secs())
+}
+
+fn close(area: &mut String, at: Option<u64>) {
+    if let Some(x) = at {
+        *area += &format!("L{x} {HEIGHT}Z");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Chart;
+
+    #[test]
+    fn what_is_not_known_is_a_gap() {
+        let points = [(60, Some(0)), (50, Some(10)), (40, None), (0, Some(5))];
+        let chart = Chart::new("applied", &points);
+        assert_eq!(chart.line, "M0 96L100 4M600 50");
+        assert_eq!(chart.area, "M0 100L0 96L100 4L100 100ZM600 100L600 50L600 100Z");
+        assert_eq!(chart.label, "applied over the last 1m: lowest 0, highest 10");
+    }
+
+    #[test]
+    fn without_points_it_says_so() {
+        assert!(Chart::new("lag", &[]).label.ends_with("nothing is known yet"));
+    }
+}

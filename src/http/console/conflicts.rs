@@ -1,0 +1,128 @@
+//! Conflicts: two payments under one reference, side by side.
+
+use askama::Template;
+use axum::{extract::Query, response::Response};
+use serde::Deserialize;
+
+use super::{
+    super::problem::Problem,
+    PAGE, given, page,
+    shell::{Shell, Visit},
+    stuck::Safe,
+    trouble, words,
+};
+use crate::control::Conflict;
+
+/// Which conflicts.
+#[derive(Deserialize)]
+pub(super) struct ConflictsQuery {
+    all: Option<String>,
+    reference: Option<String>,
+    /// `3-17`: behind the one of partition 3 with sequence 17.
+    after: Option<String>,
+}
+
+/// A line of the comparison: its name, the first payment's and the later one's,
+/// and whether they differ.
+struct Line {
+    name: &'static str,
+    first: String,
+    later: String,
+    differs: bool,
+}
+
+/// One of them.
+struct Pair {
+    reference: (String, String),
+    sentence: String,
+    state: String,
+    detected_at: String,
+    lines: Vec<Line>,
+    actions: Vec<Safe>,
+}
+
+#[derive(Template)]
+#[template(path = "console/conflicts.html")]
+struct ConflictsPage {
+    shell: Shell,
+    all: bool,
+    reference: String,
+    pairs: Vec<Pair>,
+    next: Option<String>,
+}
+
+/// Which conflict a text such as `3-17` names.
+pub(super) fn place(text: &str) -> Option<(u16, i64)> {
+    let (partition, sequence) = text.split_once('-')?;
+    Some((partition.parse().ok()?, sequence.parse().ok()?))
+}
+
+/// The list.
+pub(super) async fn list(
+    visit: Visit,
+    Query(query): Query<ConflictsQuery>,
+) -> Result<Response, Problem> {
+    let all = given(query.all.as_ref()).is_some();
+    let reference = given(query.reference.as_ref());
+    let after = given(query.after.as_ref()).and_then(place);
+    let after = after.map(|(partition, sequence)| (i32::from(partition), sequence));
+    let found = visit.control().conflicts(all, reference, after, PAGE).await.map_err(trouble)?;
+    let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
+    let reference = reference.unwrap_or_default().to_owned();
+    let next = found.last().filter(|_| full).map(|last| {
+        format!(
+            "/console/conflicts?all={}&reference={}&after={}-{}",
+            if all { "yes" } else { "" },
+            words::encoded(&reference),
+            last.partition,
+            last.sequence
+        )
+    });
+    page(&ConflictsPage {
+        shell: visit.shell("/console/conflicts", "Conflicts"),
+        all,
+        reference,
+        pairs: found.into_iter().map(Pair::new).collect(),
+        next,
+    })
+}
+
+impl Pair {
+    fn new(conflict: Conflict) -> Self {
+        let of = format!("{}-{}", conflict.partition, conflict.sequence);
+        let actions = conflict.actions.iter().map(|action| {
+            let here = action.code.starts_with("resolve");
+            Safe::new(action, here.then(|| words::act_path("resolve", &of)))
+        });
+        let line = |name, first: Option<String>, later: String| Line {
+            name,
+            differs: first.as_ref().is_some_and(|first| *first != later),
+            first: words::or_dash(first),
+            later,
+        };
+        let amount = |text: &str| words::money(text);
+        Self {
+            actions: actions.collect(),
+            lines: vec![
+                line("Customer", conflict.first_customer_id, conflict.customer_id),
+                line(
+                    "Amount",
+                    conflict.first_amount.as_deref().map(amount),
+                    amount(&conflict.transaction_amount),
+                ),
+                line(
+                    "Date of the bank",
+                    conflict.first_transaction_date.map(words::time),
+                    words::time(conflict.transaction_date),
+                ),
+            ],
+            reference: (
+                words::payment_path(&conflict.transaction_reference),
+                conflict.transaction_reference,
+            ),
+            sentence: conflict.sentence,
+            state: conflict.state,
+            detected_at: words::time(conflict.detected_at),
+        }
+    }
+}

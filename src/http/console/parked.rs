@@ -1,0 +1,52 @@
+//! Customers whose payments wait behind a dead letter.
+
+use askama::Template;
+use axum::response::Response;
+
+use super::{
+    super::problem::Problem,
+    page,
+    shell::{Shell, Visit},
+    trouble, words,
+};
+use crate::control::ParkedCustomer;
+
+/// One of them.
+struct Parked {
+    customer: (String, String),
+    parked_at: String,
+    payments: String,
+    amount: String,
+    release: String,
+    dead_letters: String,
+}
+
+#[derive(Template)]
+#[template(path = "console/parked.html")]
+struct ParkedPage {
+    shell: Shell,
+    customers: Vec<Parked>,
+}
+
+/// The list.
+pub(super) async fn list(visit: Visit) -> Result<Response, Problem> {
+    let found = visit.control().parked().await.map_err(trouble)?;
+    page(&ParkedPage {
+        shell: visit.shell("/console/parked", "Parked"),
+        customers: found.into_iter().map(Parked::new).collect(),
+    })
+}
+
+impl Parked {
+    fn new(row: ParkedCustomer) -> Self {
+        let customer = row.customer_id;
+        Self {
+            parked_at: words::time(row.parked_at),
+            payments: words::number(row.payments),
+            amount: words::money(&row.amount),
+            release: words::act_path("unpark", &customer),
+            dead_letters: format!("/console/dead-letters?customer={}", words::encoded(&customer)),
+            customer: (words::customer_path(&customer), customer),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Money of customers that nobody knows.
+
+use askama::Template;
+use axum::{extract::Query, response::Response};
+use serde::Deserialize;
+
+use super::{
+    super::problem::Problem,
+    PAGE, given, page,
+    shell::{Shell, Visit},
+    stuck::Safe,
+    trouble, words,
+};
+use crate::control::SuspensePayment;
+
+/// Which payments.
+#[derive(Deserialize)]
+pub(super) struct SuspenseQuery {
+    all: Option<String>,
+    customer: Option<String>,
+    after: Option<String>,
+}
+
+/// One of them.
+struct Held {
+    reference: (String, String),
+    customer: String,
+    amount: String,
+    state: String,
+    open: bool,
+    sentence: String,
+    date: String,
+    held_at: String,
+    actions: Vec<Safe>,
+}
+
+#[derive(Template)]
+#[template(path = "console/suspense.html")]
+struct SuspensePage {
+    shell: Shell,
+    all: bool,
+    customer: String,
+    payments: Vec<Held>,
+    next: Option<String>,
+}
+
+/// The list.
+pub(super) async fn list(
+    visit: Visit,
+    Query(query): Query<SuspenseQuery>,
+) -> Result<Response, Problem> {
+    let all = given(query.all.as_ref()).is_some();
+    let customer = given(query.customer.as_ref());
+    let after = given(query.after.as_ref());
+    let found = visit.control().suspense(all, customer, after, PAGE).await.map_err(trouble)?;
+    let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
+    let customer = customer.unwrap_or_default().to_owned();
+    let next = found.last().filter(|_| full).map(|last| {
+        format!(
+            "/console/suspense?all={}&customer={}&after={}",
+            if all { "yes" } else { "" },
+            words::encoded(&customer),
+            words::encoded(&last.transaction_reference)
+        )
+    });
+    page(&SuspensePage {
+        shell: visit.shell("/console/suspense", "Suspense"),
+        all,
+        customer,
+        payments: found.into_iter().map(Held::new).collect(),
+        next,
+    })
+}
+
+impl Held {
+    fn new(payment: SuspensePayment) -> Self {
+        let reference = payment.transaction_reference;
+        let actions = payment.actions.iter().map(|action| {
+            let kind = match action.code {
+                "assign" => Some("assign"),
+                "refund_mark" | "mark_for_refund" | "refund" => Some("refund"),
+                _ => None,
+            };
+            Safe::new(action, kind.map(|kind| words::act_path(kind, &reference)))
+        });
+        Self {
+            actions: actions.collect(),
+            reference: (words::payment_path(&reference), reference),
+            customer: payment.customer_id,
+            amount: words::money(&payment.transaction_amount),
+            open: payment.state == "held",
+            state: payment.state.replace('_', " "),
+            sentence: payment.sentence,
+            date: words::time(payment.transaction_date),
+            held_at: words::time(payment.held_at),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! How the console writes numbers, times and spans, and paths to its pages.
+//! What is not known is written as such and never as zero.
+
+use chrono::{DateTime, Utc};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Characters that stay as they are in a query.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// What is written where nothing is known.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// With groups of three digits: `1,234,567`.
+pub(super) fn number(value: impl Into<i128>) -> String {
+    let value: i128 = value.into();
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
+    if value < 0 {
+        text.push('−');
+    }
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number, or that it is not known.
+pub(super) fn known(value: Option<impl Into<i128>>) -> String {
+    value.map_or_else(|| UNKNOWN.to_owned(), number)
+}
+
+/// Money with groups of three digits; the text is of two decimals.
+pub(super) fn money(text: &str) -> String {
+    let (whole, cents) = text.split_once('.').unwrap_or((text, "00"));
+    whole.parse::<i128>().map_or_else(|_| text.to_owned(), |n| format!("{}.{cents}", number(n)))
+}
+
+/// To the second, in UTC, which the page says once.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// A time, or a dash where there is none.
+pub(super) fn time_or_dash(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(|| "–".to_owned(), time)
+}
+
+/// A text, or a dash where there is none.
+pub(super) fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "–".to_owned())
+}
+
+/// Seconds in the two largest units: `2h 5m`.
+pub(super) fn span(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let Some(at) = units.iter().position(|(size, _)| seconds >= *size) else {
+        return "0s".to_owned();
+    };
+    let (size, unit) = units[at];
+    let first = format!("{}{unit}", seconds / size);
+    let rest = seconds % size;
+    match units.get(at + 1) {
+        Some((next, name)) if rest >= *next => format!("{first} {}{name}", rest / next),
+        _ => first,
+    }
+}
+
+/// Milliseconds as a span; below a second as they are.
+pub(super) fn idle(milliseconds: u64) -> String {
+    if milliseconds < 1_000 { format!("{milliseconds}ms") } else { span(milliseconds / 1_000) }
+}
+
+/// Something as part of a query.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, QUERY).to_string()
+}
+
+/// The page that a payment's life is on.
+pub(super) fn payment_path(reference: &str) -> String {
+    format!("/console/payments?reference={}", encoded(reference))
+}
+
+/// The page that a customer's account is on.
+pub(super) fn customer_path(customer: &str) -> String {
+    format!("/console/customers/{}", encoded(customer))
+}
+
+/// The page that asks before something is done.
+pub(super) fn act_path(kind: &str, of: &str) -> String {
+    format!("/console/act/{kind}?of={}", encoded(of))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_unknown_is_said() {
+        assert_eq!(number(0), "0");
+        assert_eq!(number(1_234_567), "1,234,567");
+        assert_eq!(number(-12_345), "−12,345");
+        assert_eq!(known(None::<i64>), "unknown");
+        assert_eq!(money("1000000.00"), "1,000,000.00");
+    }
+
+    #[test]
+    fn a_span_has_two_units_at_most() {
+        let cases = [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m 1s"),
+            (3_600, "1h"),
+            (90_061, "1d 1h"),
+            (7_325, "2h 2m"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

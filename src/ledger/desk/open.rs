@@ -1,0 +1,36 @@
+//! How much waits for a decision of an operator: open cases of every kind.
+//! Cheap enough to ask every second; never changes anything.
+
+use sqlx::FromRow;
+
+use super::Desk;
+use crate::ledger::Error;
+
+/// Cases that somebody has to decide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct OpenCases {
+    /// Dead letters,
+    pub dead_letters: i64,
+    /// payments of unknown customers,
+    pub suspense: i64,
+    /// payments under a used reference,
+    pub conflicts: i64,
+    /// and customers whose payments are parked.
+    pub parked: i64,
+}
+
+impl Desk {
+    /// Counts what is open.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn open_cases(&self) -> Result<OpenCases, Error> {
+        let row = sqlx::query_as(
+            "select (select count(*) from dead_letters where state = 'dead') as dead_letters,
+                 (select count(*) from suspense where state = 'held') as suspense,
+                 (select count(*) from conflicts where state = 'open') as conflicts,
+                 (select count(*) from customer_accounts where parked_at is not null) as parked",
+        );
+        Ok(row.fetch_one(&self.pool).await?)
+    }
+}
