@@ -12,7 +12,8 @@ help: ## Show this list
 run: install ## Start everything on this machine, with private Redis and PostgreSQL (ARGS="..." for `paystream dev`)
 	$(CARGO) run --locked -- dev $(ARGS)
 
-test: install ## Run every test, against servers that the tests start themselves
+test: ## Run every test, against servers and a browser that the tests start themselves
+	@./scripts/install.sh --browser
 	$(CARGO) test --locked
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what this machine lacks: redis-server, PostgreSQL's server programs
-# and a C compiler; with --check-tools also what `make check` needs.
+# and a C compiler; with --check-tools also what `make check` needs, with
+# --browser also the chromium and chromedriver that the console is tested in.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
 # so what is installed here is never started as a service: neither used by us
@@ -15,6 +16,7 @@ die() { say "$*"; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 
 has_redis() { has redis-server || [ -x /opt/homebrew/bin/redis-server ]; }
+has_browser() { { has chromium || has chromium-browser || has google-chrome; } && has chromedriver; }
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
     has initdb && return 0
@@ -31,6 +33,7 @@ missing() {
     has_redis || printf 'redis '
     has_postgres || printf 'postgres '
     has_compiler || printf 'compiler '
+    [ -z "$wants_browser" ] || has_browser || printf 'browser '
 }
 
 as_root() {
@@ -46,13 +49,14 @@ needs_root() {
         die "installing needs root, and there is no sudo: run scripts/install.sh as root once"
 }
 
-# packages <redis> <postgres> <compiler>: this system's names of what is missing.
+# packages <redis> <postgres> <compiler> <browser>: this system's names of what is missing.
 packages() {
     for one in $lacking; do
         case $one in
             redis) printf '%s ' "$1" ;;
             postgres) printf '%s ' "$2" ;;
             compiler) printf '%s ' "$3" ;;
+            browser) printf '%s ' "$4" ;;
         esac
     done
 }
@@ -91,7 +95,7 @@ apt_update() {
 
 install_with_apt() {
     needs_root
-    wanted=$(packages redis-server postgresql 'gcc libc6-dev')
+    wanted=$(packages redis-server postgresql 'gcc libc6-dev' 'chromium chromium-driver')
     say "installing with apt-get: $wanted"
     quiet_services
     # shellcheck disable=SC2086 # a list of words
@@ -106,7 +110,7 @@ install_with_apt() {
     disable_services
 }
 
-# install_with <command> <redis> <postgres> <compiler>
+# install_with <command> <redis> <postgres> <compiler> <browser>
 install_with() {
     needs_root
     command=$1
@@ -119,7 +123,7 @@ install_with() {
 
 install_with_brew() {
     has_compiler || die "there is no C compiler: run 'xcode-select --install'"
-    wanted=$(packages redis postgresql@17 '')
+    wanted=$(packages redis postgresql@17 '' chromedriver)
     say "installing: brew install $wanted"
     # shellcheck disable=SC2086 # a list of words; brew refuses to run as root
     brew install $wanted >&2
@@ -131,14 +135,16 @@ install_missing() {
     elif has brew; then
         install_with_brew
     elif has dnf; then
-        install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc
+        install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc 'chromium chromedriver'
     elif has apk; then
-        install_with 'apk add' redis 'postgresql postgresql-client' 'gcc musl-dev'
+        install_with 'apk add' redis 'postgresql postgresql-client' 'gcc musl-dev' \
+            'chromium chromium-chromedriver'
     elif has pacman; then
-        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc
+        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc chromium
     else
         die "this system's package manager is unknown here; please install Redis" \
-            "(redis-server), PostgreSQL (initdb, postgres) and a C compiler yourself"
+            "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
+            "chromium with its chromedriver yourself"
     fi
 }
 
@@ -148,9 +154,11 @@ install_check_tools() {
     "$cargo" install --locked --quiet "cargo-deny@$CARGO_DENY" >&2
 }
 
+wants_browser=
 case ${1:-} in
     '' | --check-tools) ;;
-    *) die "unknown argument '$1'; the only one is --check-tools" ;;
+    --browser) wants_browser=yes ;;
+    *) die "unknown argument '$1'; there are --check-tools and --browser" ;;
 esac
 
 cargo=${CARGO:-cargo}
@@ -162,4 +170,4 @@ if [ -n "$lacking" ]; then
     lacking=$(missing)
     [ -z "$lacking" ] || die "still missing after the installation: $lacking"
 fi
-[ "${1:-}" = '' ] || install_check_tools
+[ "${1:-}" != --check-tools ] || install_check_tools

@@ -10,6 +10,7 @@
 #![allow(clippy::too_many_lines, reason = "a table of cases is one function")]
 #![allow(unreachable_pub, reason = "everything here is one crate that nobody names")]
 
+mod chromium;
 mod harness;
 mod load;
 mod process;
@@ -17,6 +18,8 @@ mod proxy;
 
 mod audit;
 mod doctor;
+mod browser;
+mod console;
 mod drift;
 mod faults;
 mod flow;

@@ -72,6 +72,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("sqlx", &["src/ledger/"]),
     ("redis", &["src/stream/"]),
     ("axum", &["src/http/"]),
+    ("askama", &["src/http/console/"]),
     ("tower", &["src/http/"]),
     ("tower_http", &["src/http/"]),
     // What operators see has one shape, on the command line and in the API.

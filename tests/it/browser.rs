@@ -1,0 +1,393 @@
+//! Proves, in a real browser, that an operator can see what is stuck, understand
+//! it and mend it in the console: live figures move, a rebalance shows, a poison
+//! entry is found, explained and redriven, a dead letter is discarded with a
+//! reason, and the console stays honest when a store is away. Keeps pictures in
+//! `target/console`.
+
+use std::collections::BTreeSet;
+
+use paystream::dev::{self, PostgresServer};
+
+use crate::{
+    chromium::Browser,
+    harness::{Api, Harness, Stores, empty_directory, eventually, payment},
+    ownership,
+    process::{Process, operate, run},
+};
+
+/// Every page that needs nothing in its path.
+const PAGES: [&str; 10] = [
+    "/console",
+    "/console/partitions",
+    "/console/stuck",
+    "/console/payments",
+    "/console/dead-letters",
+    "/console/suspense",
+    "/console/conflicts",
+    "/console/parked",
+    "/console/customers",
+    "/console/audit",
+];
+
+/// A rule of the database that refuses what is named POISON.
+async fn refuse_poison(stores: &Stores) {
+    for sql in [
+        "create function refuse_poison() returns trigger language plpgsql as $$
+         begin
+             if new.transaction_reference like 'POISON%' then
+                 raise exception 'the rule of the day refuses %', new.transaction_reference;
+             end if;
+             return new;
+         end $$",
+        "create trigger refuse_poison before insert on processed_transactions
+         for each row execute function refuse_poison()",
+    ] {
+        sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    }
+}
+
+async fn allow_poison(stores: &Stores) {
+    let sql = "drop trigger refuse_poison on processed_transactions";
+    sqlx::query(sql).execute(&stores.pool).await.unwrap();
+}
+
+/// The number that a card of the overview shows.
+async fn figure(browser: &Browser, name: &str) -> Option<i64> {
+    let script = format!(
+        "const card = [...document.querySelectorAll('.card')]
+             .find(card => card.querySelector('.name').textContent === '{name}');
+         return card ? card.querySelector('.value').textContent : ''"
+    );
+    let shown = browser.script(&script).await;
+    shown.as_str()?.replace(',', "").parse().ok()
+}
+
+#[tokio::test]
+async fn live_figures_move_while_payments_are_posted() {
+    let h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "100000").await;
+    let browser = Browser::open(&h.api.url).await;
+    browser.go("/console").await;
+    browser.reads("live").await;
+    eventually("the figure is there", async || figure(&browser, "Not taken yet").await).await;
+    for n in 0..25 {
+        h.api.pay(&format!("live{n}"), "ADA", "1").await;
+    }
+    eventually("what waits shows without a reload", async || {
+        (figure(&browser, "Not taken yet").await == Some(25)).then_some(())
+    })
+    .await;
+    browser.reads("no living owner").await;
+    // The rate is of the last seconds, so that something must come meanwhile.
+    let posted = std::cell::Cell::new(0);
+    eventually("the rate is above zero", async || {
+        for _ in 0..5 {
+            posted.set(posted.get() + 1);
+            h.api.pay(&format!("rate{}", posted.get()), "ADA", "1").await;
+        }
+        figure(&browser, "Accepted").await.filter(|rate| *rate > 0)
+    })
+    .await;
+    browser.close().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_rebalance_shows_without_a_reload() {
+    let mut h = Harness::gateway(&["--lease", "10s"]).await;
+    h.start_worker();
+    let browser = Browser::open(&h.api.url).await;
+    browser.go("/console/partitions").await;
+    browser.reads("Every partition has a living owner; 1 worker lives.").await;
+    browser.script("document.getElementById('main').dataset.mark = 'same document'").await;
+    let owners = async || -> BTreeSet<String> {
+        let script = "return [...document.querySelectorAll('tbody tr td:nth-child(2)')]
+            .map(cell => cell.textContent.trim())";
+        let cells = browser.script(script).await;
+        cells.as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(owners().await, BTreeSet::from(["tester".to_owned()]));
+    let second = ownership::worker(&h.stores, "second", &[]).await;
+    eventually("both own some", async || (owners().await.len() == 2).then_some(())).await;
+    browser.reads("2 workers live").await;
+    second.stop().await;
+    eventually("one owns all", async || (owners().await.len() == 1).then_some(())).await;
+    let mark = browser.script("return document.getElementById('main').dataset.mark").await;
+    assert_eq!(mark, "same document");
+    browser.close().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_poison_entry_is_found_explained_and_redriven() {
+    let mut h = Harness::gateway(&["--attempts-max", "10"]).await;
+    h.api.open_account("ADA", "100000").await;
+    refuse_poison(&h.stores).await;
+    h.api.pay("sound1", "ADA", "10").await;
+    h.api.pay("POISON1", "ADA", "250").await;
+    h.start_worker();
+    let browser = Browser::open(&h.api.url).await;
+    // Found while it is tried.
+    eventually("it is on the page of stuck work", async || {
+        browser.go("/console/stuck").await;
+        let text = browser.text().await;
+        (text.contains("POISON1") && text.contains("poison, ")).then_some(())
+    })
+    .await;
+    browser.picture("poison", 1280).await;
+    eventually("it is a dead letter", async || {
+        let found = h.api.payment("POISON1").await;
+        (found["status"] == "dead_lettered").then_some(())
+    })
+    .await;
+    browser.go("/console").await;
+    browser.follow("1 payment could not be settled and became a dead letter.").await;
+    browser.reads("the rule of the day refuses POISON1").await;
+    browser.find("tbody th a").await.click().await.unwrap();
+    browser.reads("The entry as it was").await;
+    browser.follow("Settle it now").await;
+    // The dry run says that the cause is still there.
+    browser.reads("Dry run: ").await;
+    browser.reads("Nothing would change.").await;
+    allow_poison(&h.stores).await;
+    browser.client.refresh().await.unwrap();
+    let foretold = browser.find("#foretold").await.text().await.unwrap();
+    assert!(!foretold.contains("Nothing would change"), "{foretold}");
+    browser.fill("#reason", "the rule was wrong, ticket 4711").await;
+    browser.fill("#actor", "ada").await;
+    browser.picture("redrive", 1280).await;
+    browser.press("Redrive it").await;
+    browser.reads("Redriven: the payment is settled").await;
+    browser.follow("POISON1").await;
+    browser.reads("the rule was wrong, ticket 4711").await;
+    browser.reads("was a dead letter and has been redriven").await;
+    browser.picture("payment", 1280).await;
+    let life = browser.text().await;
+    assert!(life.contains("applied to ADA"), "{life}");
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "260.00");
+    browser.close().await;
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_discarded_with_a_reason_by_keyboard_alone() {
+    let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
+    h.api.open_account("ADA", "100000").await;
+    refuse_poison(&h.stores).await;
+    h.api.pay("POISON7", "ADA", "250").await;
+    h.start_worker();
+    h.api.until_settled().await;
+    let browser = Browser::open(&h.api.url).await;
+    let number = h.stores.count("select id from dead_letters").await;
+    browser.go(&format!("/console/dead-letters/{number}")).await;
+    // From the top of the page, nothing but tabs and the return key.
+    let tab_to = async |wanted: &str| {
+        for _ in 0..40 {
+            browser.keys("\u{e004}").await;
+            let at = "const e = document.activeElement; return e.id || e.textContent.trim()";
+            let at = browser.script(at).await;
+            if at.as_str().unwrap().starts_with(wanted) {
+                return;
+            }
+        }
+        panic!("{wanted} cannot be reached by keyboard");
+    };
+    browser.keys("\u{e004}").await;
+    let first = browser.script("return document.activeElement.className").await;
+    assert_eq!(first, "skip", "the first stop skips to the content");
+    tab_to("Give it up").await;
+    let outline = "return getComputedStyle(document.activeElement).outlineStyle";
+    assert_eq!(browser.script(outline).await, "solid", "the focus can be seen");
+    browser.keys("\u{e007}").await;
+    browser.reads("Discard dead letter").await;
+    tab_to("reason").await;
+    browser.keys("the bank sends it again under another reference").await;
+    tab_to("actor").await;
+    browser.keys("ben").await;
+    browser.keys("\u{e007}").await;
+    browser.reads("Discarded: it will not be settled").await;
+    browser.go("/console/audit").await;
+    browser.reads("the bank sends it again under another reference").await;
+    let row = browser.find("tbody tr").await.text().await.unwrap();
+    assert!(row.contains("ben") && row.contains("discarded"), "{row}");
+    browser.close().await;
+    h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
+    let h = Harness::start().await;
+    let browser = Browser::open(&h.api.url).await;
+    for page in PAGES {
+        browser.go(page).await;
+        let text = browser.text().await;
+        assert!(text.len() > 200, "{page}: {text}");
+        let complaints = browser.complaints().await;
+        assert!(complaints.is_empty(), "{page}: {complaints:#?}");
+    }
+    browser.go("/console/stuck").await;
+    browser.reads("Nothing is stuck.").await;
+    browser.go("/console/payments?reference=NOBODY-1").await;
+    browser.reads("Nobody knows a payment with the reference NOBODY-1").await;
+    // The search field is a key away.
+    browser.keys("/").await;
+    assert_eq!(browser.script("return document.activeElement.id").await, "search");
+    // Nothing is cut off on a narrow screen.
+    browser.width(400, 800, 1).await;
+    for page in PAGES {
+        browser.go(page).await;
+        let wide = browser.script("return document.documentElement.scrollWidth").await;
+        assert!(wide.as_u64().unwrap() <= 400, "{page} is {wide} wide");
+    }
+    browser.close().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn the_console_is_honest_while_postgresql_is_away() {
+    let mut postgres =
+        PostgresServer::start(&empty_directory("postgres-browser").await).await.unwrap();
+    let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
+    let h = Harness::gateway_on(stores, &[]).await;
+    let browser = Browser::open(&h.api.url).await;
+    browser.go("/console").await;
+    browser.reads("no living owner").await;
+    postgres.kill().await.unwrap();
+    // Told live, on the page that was open.
+    browser.reads("PostgreSQL has not answered since").await;
+    assert_eq!(figure(&browser, "Dead letters").await, None);
+    let text = browser.text().await;
+    assert!(text.contains("unknown"), "{text}");
+    browser.picture("postgresql-away", 1280).await;
+    let complaints = browser.complaints().await;
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    for page in PAGES {
+        browser.go(page).await;
+        browser.reads("PostgreSQL").await;
+        let text = browser.text().await;
+        assert!(text.contains("Overview") && !text.contains("Something went wrong"), "{text}");
+    }
+    // A page that answers 503 is an error in the browser's log, and no surprise.
+    browser.complaints().await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn an_operator_signs_in_and_out() {
+    let settings = ["--operator-tokens", "ada=the-token-of-ada-01,ben=the-token-of-ben-02"];
+    let h = Harness::with(&settings).await;
+    let browser = Browser::open(&h.api.url).await;
+    browser.go("/console/audit").await;
+    browser.reads("Sign in").await;
+    browser.complaints().await;
+    browser.fill("#token", "the-token-of-ada-01").await;
+    browser.press("Sign in").await;
+    browser.reads("Nobody has changed anything by hand yet.").await;
+    browser.reads("signed in as ada").await;
+    browser.go("/console").await;
+    browser.reads("live").await;
+    browser.press("Sign out").await;
+    browser.reads("Sign in").await;
+    browser.go("/console").await;
+    browser.reads("Your token").await;
+    browser.complaints().await;
+    browser.close().await;
+    h.stop().await;
+}
+
+/// Posts payments of many customers in waves until the figures have a past.
+async fn waves(api: &Api) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));
+    for wave in 0_u32.. {
+        ticks.tick().await;
+        // Up and down between 5 and 105 payments.
+        let size = 5 + (wave % 40).abs_diff(20) * 5;
+        let payments: Vec<_> = (0..size)
+            .map(|n| {
+                let customer = format!("GIG{:05}", 1 + (wave * 37 + n * 11) % 200);
+                let amount = format!("{}.50", 1_000 + (n * 97) % 9_000);
+                payment(&format!("VPAY2511{wave:05}{n:04}"), &customer, &amount)
+            })
+            .collect();
+        let reply = api.post("/api/v1/payments/batch", &serde_json::Value::from(payments)).await;
+        assert!(reply.status < 300, "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn pictures_of_a_busy_service_are_kept() {
+    let stores = Stores::new().await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    gateway.api.seed(200).await;
+    let settings = [("PAYSTREAM_ATTEMPTS_MAX", "2"), ("PAYSTREAM_PARK_CUSTOMER", "true")];
+    let mut workers = Vec::new();
+    for name in ["lagos-1", "lagos-2", "abuja-1"] {
+        workers.push(ownership::worker(&stores, name, &settings).await);
+    }
+    ownership::until_spread(&stores, &["lagos-1", "lagos-2", "abuja-1"]).await;
+    let arguments = ["topology", "resize", "--partitions", "16"];
+    let resized = run(operate(&stores, &arguments)).await;
+    assert!(resized.status.success(), "{resized:?}");
+    eventually("the new partitions are spread", async || {
+        let owners = ownership::owners(&stores).await;
+        let names: BTreeSet<&String> = owners.iter().filter(|name| !name.is_empty()).collect();
+        (owners.len() == 16 && !owners.contains(&String::new()) && names.len() == 3).then_some(())
+    })
+    .await;
+    refuse_poison(&stores).await;
+    let api = &gateway.api;
+    for (reference, customer, amount) in [
+        ("POISON-VPAY2511071354", "GIG00017", "12500"),
+        ("VPAY25110713542114", "GIG00017", "8000"),
+        ("VPAY25110713542200", "GIG09917", "45000.50"),
+        ("VPAY25110713542201", "GIG99018", "7250"),
+    ] {
+        api.pay(reference, customer, amount).await;
+    }
+    let browser = Browser::open(&api.url).await;
+    browser.go("/console").await;
+    let pictured = async {
+        eventually("the charts have a past", async || {
+            let line = "return document.querySelectorAll('.chart .line')[1].getAttribute('d')";
+            let line = browser.script(line).await;
+            let joined = line.as_str()?.matches('L').count();
+            let text = browser.text().await;
+            (joined >= 10 && text.contains("dead letter.")).then_some(())
+        })
+        .await;
+        for scheme in ["light", "dark"] {
+            browser.prefer(scheme).await;
+            browser.picture(&format!("overview-{scheme}"), 1280).await;
+        }
+        browser.picture("overview-narrow", 400).await;
+        for scheme in ["dark", "light"] {
+            browser.prefer(scheme).await;
+            browser.go("/console/partitions").await;
+            browser.reads("3 workers live").await;
+            browser.picture(&format!("partitions-{scheme}"), 1280).await;
+        }
+        for (name, path) in [
+            ("stuck", "/console/stuck"),
+            ("dead-letters", "/console/dead-letters"),
+            ("suspense", "/console/suspense"),
+            ("parked", "/console/parked"),
+            ("customers", "/console/customers"),
+            ("statement", "/console/customers/GIG00001"),
+            ("unknown-payment", "/console/payments?reference=VPAY-NOBODY"),
+        ] {
+            browser.go(path).await;
+            browser.picture(name, 1280).await;
+        }
+    };
+    tokio::select! {
+        () = waves(api) => {}
+        () = pictured => {}
+    }
+    browser.close().await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    gateway.stop().await;
+}

@@ -1,0 +1,313 @@
+//! Proves what the console promises over plain HTTP: who may see it and change
+//! something, where a form must come from, that nothing from outside becomes
+//! markup, and that it works without script.
+
+use reqwest::{Method, RequestBuilder, redirect::Policy};
+use serde_json::json;
+
+use crate::harness::{Harness, Reply, but, payment, send};
+
+const API: &str = "the-token-of-the-api";
+const ADA: &str = "the-token-of-ada-01";
+const BEN: &str = "the-token-of-ben-02";
+
+/// A client that follows nothing, as a browser's answers are looked at.
+fn request(h: &Harness, method: Method, path: &str) -> RequestBuilder {
+    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+    client.request(method, format!("{}{path}", h.api.url))
+}
+
+async fn get(h: &Harness, path: &str) -> Reply {
+    send(request(h, Method::GET, path)).await
+}
+
+/// A form as a page of ours sends it.
+fn form(h: &Harness, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
+    let encode = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
+    let body: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    request(h, Method::POST, path)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("sec-fetch-site", "same-origin")
+        .body(body.join("&"))
+}
+
+#[tokio::test]
+async fn each_token_opens_what_it_is_for() {
+    let operators = format!("ada={ADA},ben={BEN}");
+    let both = ["--api-token", API, "--operator-tokens", &operators];
+    let (admin, console) = ("/api/v1/admin/stats", "/console");
+    let api = "/api/v1/customers";
+    // Settings, and for each path the tokens that open it.
+    type Case<'a> = (&'a [&'a str], [(&'a str, &'a [Option<&'a str>]); 3]);
+    let cases: [Case<'_>; 4] = [
+        (&[], [(api, &[None]), (admin, &[None]), (console, &[None])]),
+        (
+            &["--api-token", API],
+            [(api, &[Some(API)]), (admin, &[Some(API)]), (console, &[Some(API)])],
+        ),
+        (
+            &["--operator-tokens", &operators],
+            [(api, &[None]), (admin, &[Some(ADA), Some(BEN)]), (console, &[Some(ADA), Some(BEN)])],
+        ),
+        (
+            &both,
+            [
+                (api, &[Some(API)]),
+                (admin, &[Some(ADA), Some(BEN)]),
+                (console, &[Some(ADA), Some(BEN)]),
+            ],
+        ),
+    ];
+    for (settings, paths) in cases {
+        let h = Harness::gateway(settings).await;
+        for (path, opened_by) in paths {
+            let open = opened_by.contains(&None);
+            for token in [None, Some(API), Some(ADA), Some(BEN), Some("the-token-of-nobody")] {
+                let mut asked = request(&h, Method::GET, path);
+                if let Some(token) = token {
+                    asked = asked.bearer_auth(token);
+                }
+                let wanted = if open || opened_by.contains(&token) { 200 } else { 401 };
+                let reply = send(asked).await;
+                assert_eq!(reply.status, wanted, "{settings:?} {path} {token:?}");
+            }
+        }
+        h.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_opens_the_console_and_nothing_else() {
+    let h =
+        Harness::gateway(&["--api-token", API, "--operator-tokens", &format!("ada={ADA}")]).await;
+    let refused = send(form(&h, "/console/sign-in", &[("token", "not-a-token-at-all")])).await;
+    assert_eq!(refused.status, 401);
+    assert!(refused.text.contains("This token opens nothing"), "{}", refused.text);
+    let to = [("token", ADA), ("to", "/console/audit")];
+    let sent = form(&h, "/console/sign-in", &to).header("x-forwarded-proto", "https");
+    let signed = send(sent).await;
+    assert_eq!((signed.status, signed.header("location")), (303, "/console/audit"));
+    let cookie = signed.header("set-cookie").to_owned();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/console", "Secure"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    for (path, status) in
+        [("/console", 200), ("/api/v1/admin/stats", 401), ("/api/v1/customers", 401)]
+    {
+        let asked = request(&h, Method::GET, path).header("cookie", &cookie);
+        assert_eq!(send(asked).await.status, status, "{path}");
+    }
+    let out = send(form(&h, "/console/sign-out", &[]).header("cookie", &cookie)).await;
+    assert_eq!(out.status, 303);
+    assert!(out.header("set-cookie").contains("Max-Age=0"), "{out:?}");
+    let elsewhere = [("token", ADA), ("to", "https://example.org/")];
+    let signed = send(form(&h, "/console/sign-in", &elsewhere)).await;
+    assert_eq!(signed.header("location"), "/console");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn pages_carry_a_strict_policy_and_are_not_kept() {
+    let h = Harness::gateway(&[]).await;
+    for path in ["/console", "/console/sign-in", "/console/nothing", "/console/dead-letters/x"] {
+        let reply = get(&h, path).await;
+        let policy = reply.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'"), "{path}: {policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert_eq!(reply.header("x-content-type-options"), "nosniff");
+        assert_eq!(reply.header("referrer-policy"), "no-referrer");
+        assert_eq!(reply.header("cache-control"), "no-store", "{path}");
+    }
+    let page = get(&h, "/console").await.text;
+    assert!(!page.contains("<script>") && !page.contains("style="), "{page}");
+    assert!(!page.contains("https://") && !page.contains("http://"), "{page}");
+    // Assets may be kept for ever: their names change with them.
+    for part in page.split("/console/assets/").skip(1) {
+        let name = part.split('"').next().unwrap();
+        let asset = get(&h, &format!("/console/assets/{name}")).await;
+        assert_eq!(asset.status, 200, "{name}");
+        assert!(asset.header("cache-control").contains("immutable"), "{name}");
+    }
+    assert_eq!(get(&h, "/console/assets/console-000000000000.css").await.status, 404);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_problem_is_a_page_with_its_status() {
+    let h = Harness::gateway(&[]).await;
+    for (path, status, code) in [
+        ("/console/nothing", 404, "route_not_found"),
+        ("/console/dead-letters/4711", 404, "case_not_found"),
+        ("/console/customers/NOBODY", 404, "customer_not_found"),
+        ("/console/stuck?partition=x", 400, "invalid_query"),
+        ("/console/act/explode?of=1", 404, "route_not_found"),
+        ("/console/act/release?of=x", 404, "case_not_found"),
+    ] {
+        let reply = get(&h, path).await;
+        assert_eq!(reply.status, status, "{path}");
+        assert!(reply.header("content-type").starts_with("text/html"), "{path}");
+        assert!(reply.text.contains(code), "{path}: {}", reply.text);
+        assert!(reply.text.contains("Overview"), "{path} leads on");
+    }
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_form_from_elsewhere_changes_nothing() {
+    let h = Harness::start().await;
+    let host = h.api.url.trim_start_matches("http://").to_owned();
+    let origin = format!("http://{host}");
+    let fields = "of=1&reason=because&actor=ada";
+    let sent = |headers: &[(&str, &str)]| {
+        let mut sent = request(&h, Method::POST, "/console/act/discard")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(fields);
+        for (name, value) in headers {
+            sent = sent.header(*name, *value);
+        }
+        sent
+    };
+    let refused: [&[(&str, &str)]; 5] = [
+        &[],
+        &[("sec-fetch-site", "cross-site")],
+        &[("sec-fetch-site", "same-site"), ("origin", &origin)],
+        &[("origin", "https://example.org")],
+        &[("origin", "null")],
+    ];
+    for headers in refused {
+        let reply = send(sent(headers)).await;
+        assert_eq!(reply.status, 403, "{headers:?}");
+        assert!(reply.text.contains("cross_origin"), "{}", reply.text);
+    }
+    let taken: [&[(&str, &str)]; 3] = [
+        &[("sec-fetch-site", "same-origin")],
+        &[("sec-fetch-site", "none")],
+        &[("origin", &origin)],
+    ];
+    for headers in taken {
+        // There is no dead letter 1; that is said by the console itself.
+        let reply = send(sent(headers)).await;
+        assert_eq!(reply.status, 404, "{headers:?}: {}", reply.text);
+        assert!(!reply.text.contains("cross_origin"));
+    }
+    // A name from elsewhere that leads here is not let in where nothing else guards.
+    let rebound = request(&h, Method::GET, "/console").header("host", "example.org");
+    assert_eq!(send(rebound).await.status, 401);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_from_outside_never_becomes_markup() {
+    let h = Harness::start().await;
+    let hostile = "<script>alert(1)</script>\"'><img src=x>";
+    let raw = "<script>alert";
+    h.api.open_account("ADA", "1000").await;
+    let reference = "<b>\"x\"</b>";
+    let strange = but(payment("x", "ADA", "5"), json!({ "transaction_reference": reference }));
+    let accepted = h.api.post_payment(&strange).await;
+    // References may have such characters or not; either way a page shows none.
+    h.api.pay("HELD-1", "NOBODY", "7").await;
+    h.api.until_settled().await;
+    let fields = [("of", "HELD-1"), ("reason", hostile), ("actor", "<i>ada</i>")];
+    let done = send(form(&h, "/console/act/refund", &fields)).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    let encoded = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
+    let paths = [
+        "/console/audit".to_owned(),
+        format!("/console/audit?subject={encoded}"),
+        format!("/console/payments?reference={encoded}"),
+        format!("/console/customers?customer={encoded}"),
+        format!("/console/suspense?customer={encoded}&all=yes"),
+        format!("/console/stuck?reference={encoded}"),
+        format!("/console/dead-letters?customer={encoded}&code={encoded}"),
+        format!("/console/conflicts?reference={encoded}"),
+        format!("/console?done={encoded}"),
+        "/console/customers/ADA".to_owned(),
+    ];
+    for path in paths {
+        let page = get(&h, &path).await.text;
+        assert!(
+            !page.contains(raw) && !page.contains("<img src=x") && !page.contains("<i>ada"),
+            "{path}: {page}"
+        );
+        assert!(!page.contains("<b>\"x\""), "{path} ({})", accepted.status);
+    }
+    let audit = get(&h, "/console/audit").await.text;
+    assert!(
+        audit.contains("&#60;script&#62;alert(1)") || audit.contains("&lt;script&gt;alert(1)"),
+        "{audit}"
+    );
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn without_script_a_held_payment_is_assigned_once() {
+    let h = Harness::with(&["--operator-tokens", &format!("ada={ADA}")]).await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("HELD-2", "NOBODY", "70").await;
+    let as_ada = |asked: RequestBuilder| asked.bearer_auth(ADA);
+    crate::harness::eventually("it is held", async || {
+        let list = send(as_ada(request(&h, Method::GET, "/console/suspense"))).await;
+        list.text.contains("/console/act/assign?of=HELD-2").then_some(())
+    })
+    .await;
+    let asked = request(&h, Method::GET, "/console/act/assign?of=HELD-2");
+    let page = send(as_ada(asked)).await;
+    assert!(page.text.contains("Why, for the audit log"), "{}", page.text);
+    assert!(!page.text.contains("Your name"), "the token says who");
+    let act =
+        async |fields: &[(&str, &str)]| send(as_ada(form(&h, "/console/act/assign", fields))).await;
+    // What is missing is said, and what was typed is kept.
+    let short = act(&[("of", "HELD-2"), ("reason", "  "), ("customer", "ADA")]).await;
+    assert_eq!(short.status, 422, "{}", short.text);
+    assert!(short.text.contains("reason must not be empty"), "{}", short.text);
+    assert!(short.text.contains("value=\"ADA\""), "{}", short.text);
+    let unknown = act(&[("of", "HELD-2"), ("reason", "typo"), ("customer", "EVE")]).await;
+    assert_eq!(unknown.status, 404, "{}", unknown.text);
+    assert!(unknown.text.contains("no customer has the id EVE"), "{}", unknown.text);
+    let fields = [("of", "HELD-2"), ("reason", "the bank mistyped it"), ("customer", "ADA")];
+    let done = act(&fields).await;
+    assert_eq!((done.status, done.header("location")), (303, "/console/suspense?done=assign"));
+    let again = act(&fields).await;
+    assert_eq!(again.status, 409, "{}", again.text);
+    assert!(again.text.contains("Nothing was changed"), "{}", again.text);
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "70.00");
+    let audit = send(as_ada(request(&h, Method::GET, "/console/audit?subject=HELD-2"))).await.text;
+    assert!(audit.contains("the bank mistyped it") && audit.contains("<td>ada</td>"), "{audit}");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn viewers_of_live_figures_are_bounded_and_do_not_hold_requests() {
+    let h = Harness::gateway(&["--requests-max", "1"]).await;
+    let mut viewers = Vec::new();
+    for _ in 0..64 {
+        let viewer = request(&h, Method::GET, "/console/live?page=overview").send().await.unwrap();
+        assert_eq!(viewer.status(), 200);
+        assert_eq!(viewer.headers()["content-type"], "text/event-stream");
+        viewers.push(viewer);
+    }
+    let one_more = get(&h, "/console/live?page=overview").await;
+    assert_eq!(one_more.status, 503);
+    assert!(one_more.text.contains("64 pages show live figures"), "{}", one_more.text);
+    // The one request that may be under way is free.
+    assert_eq!(get(&h, "/console").await.status, 200);
+    let event = viewers[0].chunk().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&event).starts_with("data:"), "{event:?}");
+    assert!(!viewers[0].chunk().await.unwrap().unwrap().is_empty(), "it goes on");
+    drop(viewers);
+    crate::harness::eventually("a place is free again", async || {
+        let viewer = request(&h, Method::GET, "/console/live?page=overview").send().await.unwrap();
+        (viewer.status() == 200).then_some(())
+    })
+    .await;
+    // Streams end with the process: the stop does not wait for them.
+    let last = request(&h, Method::GET, "/console/live?page=partitions").send().await.unwrap();
+    h.stop().await;
+    drop(last);
+}
