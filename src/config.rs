@@ -59,7 +59,7 @@ pub struct GatewayConfig {
     #[arg(long, env = "PAYSTREAM_API_TOKEN_FILE", conflicts_with = "api_token")]
     pub api_token_file: Option<PathBuf>,
     /// Operators and their bearer tokens, as `ada=token,ben=token`. When there
-    /// are some, the console and `/api/v1/admin/` take these tokens only, and
+    /// are some, the console and the operators' API take these tokens only, and
     /// what is changed is signed with the name.
     #[arg(long, env = "PAYSTREAM_OPERATOR_TOKENS", hide_env_values = true)]
     pub operator_tokens: Option<SecretString>,

@@ -11,8 +11,8 @@ use crate::ledger::{self, CursorRow, TrialRow, WorkerRow};
 
 /// What is taken for the lease and the attempts of an owner that has left the
 /// registry: their defaults.
-const LEASE: Duration = Duration::from_secs(10);
-const ATTEMPTS_MAX: u32 = 5;
+const LEASE_DEFAULT: Duration = Duration::from_secs(10);
+const ATTEMPTS_DEFAULT: u32 = 5;
 
 /// Owners, workers and trials.
 pub(super) struct Background {
@@ -54,13 +54,13 @@ impl Background {
             let name = cursor.owner.as_deref()?;
             let worker = self.workers.iter().find(|worker| worker.worker_id == name);
             let lease = worker.and_then(|worker| u64::try_from(worker.lease_ms).ok());
-            let lease = lease.map_or(LEASE, Duration::from_millis);
+            let lease = lease.map_or(LEASE_DEFAULT, Duration::from_millis);
             // One that has left the registry says nothing any more.
             let silence = cursor
                 .owner_silence()
                 .map_or(lease * 2, |silence| silence.to_std().unwrap_or_default());
             let attempts_max = worker.and_then(|worker| u32::try_from(worker.attempts_max).ok());
-            let attempts_max = attempts_max.unwrap_or(ATTEMPTS_MAX);
+            let attempts_max = attempts_max.unwrap_or(ATTEMPTS_DEFAULT);
             Some(Owner { name, silence, lease, attempts_max })
         });
         let name = owner.as_ref().map(|owner| owner.name);

@@ -86,6 +86,9 @@ impl Control {
     ) -> Result<Acted<u64>, Error> {
         let Signature { actor, reason } = signature;
         let released = self.parking.release(customer, actor, reason).await?;
+        if released.is_some() {
+            self.forget_balance(customer).await;
+        }
         let missing = || Refusal::Missing(format!("{} is not parked", customer.as_str()));
         Ok(released.ok_or_else(missing))
     }

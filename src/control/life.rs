@@ -1,6 +1,8 @@
 //! One payment's whole life, as a timeline: received, appended, taken, tried,
 //! settled, and what was changed by hand. Never changes anything.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -148,30 +150,42 @@ impl Control {
     /// What the rows of the ledger tell.
     async fn moments_of(&self, stored: &[StoredPayment]) -> Result<Vec<Moment>, Error> {
         let mut moments = Vec::new();
+        let mut told = HashSet::new();
         for row in stored {
-            let what = row.payment_status.as_deref().unwrap_or("payment");
-            if let Some(at) = row.received_at {
-                moments.push(moment(Some(at), "received", format!("{what} was received")));
-            }
-            let id: StreamId = row.stream_id.parse().unwrap_or_default();
-            let (partition, sequence) = (row.partition, row.sequence);
-            moments.push(appended(partition, sequence, id));
-            if let Some(owner) = self.desk.owner_under(partition, row.epoch).await? {
-                let sentence = format!(
-                    "taken by {}, which owned partition {partition} under epoch {} since {}",
-                    owner.owner,
-                    owner.epoch,
-                    owner.acquired_at.format(SECOND)
-                );
-                // When it was handed out is not kept; it was before it ended.
-                let at = appended_at(id).map(|at| at.min(row.at));
-                moments.push(moment(at, "taken", sentence));
-            }
-            for attempt in self.desk.attempts(partition, id).await? {
-                moments.push(attempted(&attempt));
+            // A dead letter that was redriven has two rows of one entry.
+            if told.insert((row.partition, &row.stream_id)) {
+                let same = |other: &&StoredPayment| {
+                    other.stream_id == row.stream_id && other.received_at.is_some()
+                };
+                moments.extend(self.way_of(stored.iter().find(same).unwrap_or(row)).await?);
             }
             moments.push(settled(row));
         }
+        Ok(moments)
+    }
+
+    /// How an entry came to the ledger.
+    async fn way_of(&self, row: &StoredPayment) -> Result<Vec<Moment>, Error> {
+        let mut moments = Vec::new();
+        let what = row.payment_status.as_deref().unwrap_or("payment");
+        let received = format!("{what} was received");
+        moments.extend(row.received_at.map(|at| moment(Some(at), "received", received)));
+        let id: StreamId = row.stream_id.parse().unwrap_or_default();
+        let (partition, sequence) = (row.partition, row.sequence);
+        moments.push(appended(partition, sequence, id));
+        if let Some(owner) = self.desk.owner_under(partition, row.epoch).await? {
+            let sentence = format!(
+                "taken by {}, which owned partition {partition} under epoch {} since {}",
+                owner.owner,
+                owner.epoch,
+                owner.acquired_at.format(SECOND)
+            );
+            // When it was handed out is not kept; it was before it ended.
+            let at = appended_at(id).map(|at| at.min(row.at));
+            moments.push(moment(at, "taken", sentence));
+        }
+        let attempts = self.desk.attempts(partition, id).await?;
+        moments.extend(attempts.iter().map(attempted));
         Ok(moments)
     }
 }
@@ -262,7 +276,14 @@ fn attempted(row: &AttemptRow) -> Moment {
 }
 
 fn settled(row: &StoredPayment) -> Moment {
-    let failed = matches!(row.state.as_str(), "dead_lettered" | "rejected" | "conflict");
+    // What was done with a dead letter is told by whoever did it.
+    let was_dead = matches!(row.state.as_str(), "dead_lettered" | "redriven" | "discarded");
+    if was_dead {
+        let reason = row.reason.as_deref().unwrap_or_default();
+        let sentence = format!("became a dead letter: {reason}");
+        return Moment { failed: true, ..moment(Some(row.at), "dead_lettered", sentence) };
+    }
+    let failed = matches!(row.state.as_str(), "rejected" | "conflict");
     Moment { failed, ..moment(Some(row.at), &row.state, sentence_of(row)) }
 }
 

@@ -5,14 +5,18 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::CellAlignment;
 use serde_json::json;
 
-use super::{Signature, stores};
+use super::{
+    Signature, stores,
+    table::{instant, table},
+};
 use crate::{
+    clock,
     config::StoreConfig,
-    domain::{CustomerId, two_places},
-    ledger::ParkedCustomer,
+    control::{Control, ParkedCustomer},
+    domain::CustomerId,
 };
 
 /// What `paystream parked` is told.
@@ -50,58 +54,38 @@ pub enum Action {
 /// # Errors
 /// When the ledger cannot be reached, or the customer id is not one.
 pub async fn run(args: ParkedArgs) -> anyhow::Result<ExitCode> {
-    let (ledger, topology) = stores::open_ledger(&args.store).await?;
-    let parking = ledger.parking(&topology);
+    let (streams, ledger, topology) = stores::open(&args.store).await?;
+    let control = Control::new(&streams, &ledger, &topology, clock::system);
     let (text, code) = match args.action {
         Action::List { json } => {
-            let customers = parking.list().await.context("could not list parked payments")?;
-            let text = if json { document(&customers) } else { page(&customers) };
+            let customers = control.parked().await.context("could not list parked payments")?;
+            let text = if json { format!("{:#}\n", json!(customers)) } else { page(&customers) };
             (text, ExitCode::SUCCESS)
         }
-        Action::Release { customer, signature: Signature { reason, actor } } => {
+        Action::Release { customer, signature } => {
             let id = CustomerId::parse(&*customer)
                 .map_err(|invalid| anyhow!("the customer id {customer} {}", invalid.reason))?;
-            match parking
-                .release(&id, &actor.name()?, &reason)
-                .await
-                .context("could not release")?
-            {
-                Some(count) => {
-                    (format!("{count} payments of {customer} released\n"), ExitCode::SUCCESS)
-                }
-                None => (format!("{customer} is not parked\n"), ExitCode::from(1)),
-            }
+            let released = control.release_parked(&id, &signature.signed()?).await;
+            super::answer(released.context("could not release")?, false, |count| {
+                (json!(count), format!("{count} payments of {customer} released"))
+            })
         }
     };
     std::io::stdout().write_all(text.as_bytes()).context("could not write")?;
     Ok(code)
 }
 
-fn document(customers: &[ParkedCustomer]) -> String {
-    let customer = |one: &ParkedCustomer| {
-        json!({
-            "customer_id": one.customer_id,
-            "parked_at": one.parked_at,
-            "payments": one.payments,
-            "amount": two_places(one.amount).to_string(),
-        })
-    };
-    format!("{:#}\n", json!(customers.iter().map(customer).collect::<Vec<_>>()))
-}
-
 fn page(customers: &[ParkedCustomer]) -> String {
     if customers.is_empty() {
         return "No customer is parked.\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(["customer", "parked at", "payments", "amount"]);
+    let mut table = table(["customer", "parked at", "payments", "amount"]);
     for one in customers {
         table.add_row([
             one.customer_id.clone(),
-            one.parked_at.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            instant(one.parked_at),
             one.payments.to_string(),
-            two_places(one.amount).to_string(),
+            one.amount.clone(),
         ]);
     }
     for column in table.column_iter_mut().skip(2) {

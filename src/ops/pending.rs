@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, Table};
 use humantime::{format_duration, parse_duration};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     stores,
+    table::{Tone, known, table, toned},
     watch::{WatchArgs, watch},
 };
 use crate::{
@@ -147,7 +148,7 @@ impl Look {
             });
             return parts.join("\n\n");
         }
-        parts.push(table(&self.page.entries).to_string());
+        parts.push(listed(&self.page.entries).to_string());
         parts.extend(safe_actions(&self.page.entries));
         if let Some(next) = &self.page.next {
             parts.push(format!("There are more: go on with --from {next}"));
@@ -182,11 +183,8 @@ impl Look {
     }
 }
 
-fn table(entries: &[PendingEntry]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([
+fn listed(entries: &[PendingEntry]) -> Table {
+    let mut table = table([
         "entry",
         "sequence",
         "reference",
@@ -200,26 +198,25 @@ fn table(entries: &[PendingEntry]) -> Table {
         "verdict",
     ]);
     for entry in entries {
-        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
         let owner = match (&entry.owner, entry.owner_alive) {
-            (Some(owner), Some(false)) => format!("{owner} (silent)"),
-            (Some(owner), _) => owner.clone(),
-            (None, Some(_)) => "NONE".to_owned(),
-            (None, None) => "unknown".to_owned(),
+            (Some(owner), Some(false)) => toned(format!("{owner} (silent)"), Tone::Bad),
+            (owner @ Some(_), _) => known(owner.as_ref()),
+            (None, Some(_)) => toned("NONE", Tone::Bad),
+            (None, None) => known(None::<String>),
         };
-        let colour = if entry.verdict.trouble { Color::Red } else { Color::Green };
+        let tone = if entry.verdict.trouble { Tone::Bad } else { Tone::Good };
         table.add_row([
             Cell::new(format!("{}/{}", entry.partition, entry.stream_id)),
-            Cell::new(entry.sequence.map_or("unknown".to_owned(), |sequence| sequence.to_string())),
-            Cell::new(known(&entry.transaction_reference)),
-            Cell::new(known(&entry.customer_id)),
-            Cell::new(known(&entry.transaction_amount)).set_alignment(CellAlignment::Right),
+            known(entry.sequence),
+            known(entry.transaction_reference.as_ref()),
+            known(entry.customer_id.as_ref()),
+            known(entry.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
             Cell::new(&entry.consumer),
-            Cell::new(owner),
+            owner,
             Cell::new(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
             Cell::new(entry.deliveries).set_alignment(CellAlignment::Right),
             Cell::new(entry.attempts).set_alignment(CellAlignment::Right),
-            Cell::new(&entry.verdict.sentence).fg(colour),
+            toned(&entry.verdict.sentence, tone),
         ]);
     }
     table

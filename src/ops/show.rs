@@ -5,11 +5,12 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::Cell;
 use humantime::parse_duration;
 
 use super::{
     stores,
+    table::{Tone, known, table, toned},
     watch::{WatchArgs, watch},
 };
 use crate::{
@@ -75,15 +76,15 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn page(life: &Life) -> String {
-    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
     let mut lines = vec![
         format!("{}: {}", life.transaction_reference, life.state),
         format!("  {}", life.sentence),
         format!(
             "  customer {}, amount {}, {}",
-            known(&life.customer_id),
-            known(&life.transaction_amount),
-            known(&life.payment_status)
+            text(&life.customer_id),
+            text(&life.transaction_amount),
+            text(&life.payment_status)
         ),
     ];
     if let (Some(partition), Some(id)) = (life.partition, &life.stream_id) {
@@ -97,15 +98,14 @@ fn page(life: &Life) -> String {
     if !life.ledger_available {
         lines.push("  PostgreSQL does not answer: what became of it is not known now".to_owned());
     }
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["when", "what", ""]);
+    let mut table = table(["when", "what", ""]);
     for moment in &life.moments {
         let at = moment.at.map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string());
-        let sentence = Cell::new(&moment.sentence);
-        let sentence = if moment.failed { sentence.fg(Color::Red) } else { sentence };
-        table.add_row([Cell::new(at.unwrap_or_default()), Cell::new(&moment.code), sentence]);
+        let sentence = match moment.failed {
+            true => toned(&moment.sentence, Tone::Bad),
+            false => Cell::new(&moment.sentence),
+        };
+        table.add_row([known(at), Cell::new(&moment.code), sentence]);
     }
     lines.push(String::new());
     lines.push(table.to_string());

@@ -201,8 +201,9 @@ async fn hand_to_ghost(stores: &Stores) {
     for partition in 0..u64::from(PARTITIONS) {
         let key = stores.key(partition, "stream");
         let mut command = redis::cmd("XREADGROUP");
-        command.arg(&["GROUP", "ledger", "ghost", "COUNT", "200000", "STREAMS", &key, ">"]);
-        let _: redis::Value = command.query_async(&mut stores.redis.clone()).await.unwrap();
+        command.arg(&["GROUP", "ledger", "ghost", "COUNT", "1000", "STREAMS", &key, ">"]);
+        let mut redis = stores.redis.clone();
+        while command.query_async::<redis::Value>(&mut redis).await.unwrap() != redis::Value::Nil {}
     }
 }
 

@@ -61,7 +61,7 @@ pub(in crate::http) struct DeadLettersView {
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(in crate::http) async fn list(
+pub(in crate::http) async fn list_dead_letters(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<DeadLettersView>, Problem> {
@@ -104,7 +104,7 @@ fn state(name: Option<&str>) -> Result<Option<String>, Problem> {
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(in crate::http) async fn show(
+pub(in crate::http) async fn show_dead_letter(
     State(app): State<App>,
     Numbers(id): Numbers<i64>,
 ) -> Result<Json<DeadLetter>, Problem> {
@@ -140,7 +140,7 @@ pub(in crate::http) struct RedriveBody {
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(in crate::http) async fn redrive(
+pub(in crate::http) async fn redrive_dead_letter(
     State(app): State<App>,
     Numbers(id): Numbers<i64>,
     operator: Operator,
@@ -168,7 +168,7 @@ pub(in crate::http) async fn redrive(
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(in crate::http) async fn discard(
+pub(in crate::http) async fn discard_dead_letter(
     State(app): State<App>,
     Numbers(id): Numbers<i64>,
     operator: Operator,
@@ -235,7 +235,7 @@ impl ManyBody {
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(in crate::http) async fn redrive_many(
+pub(in crate::http) async fn redrive_dead_letters(
     State(app): State<App>,
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
@@ -261,7 +261,7 @@ pub(in crate::http) async fn redrive_many(
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(in crate::http) async fn discard_many(
+pub(in crate::http) async fn discard_dead_letters(
     State(app): State<App>,
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,

@@ -129,7 +129,7 @@ impl Desk {
         if lookups::read_accounts(connection, vec![customer.as_str()]).await?.is_empty() {
             let customer = customer.as_str();
             let text = format!("no customer has the id {customer}: open the account first");
-            return Ok(Err(Refusal::Missing(text)));
+            return Ok(Err(Refusal::Impossible(text)));
         }
         let sent = read_held(connection, reference).await?;
         let payment = Payment { customer: customer.clone(), ..sent.payment.clone() };
