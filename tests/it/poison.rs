@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{
     harness::{Harness, PARTITIONS, Stores, eventually, payment},
-    process::{Process, paystream, run},
+    process::{Process, operate, run},
 };
 
 /// A rule of the database that refuses what is named POISON.
@@ -216,10 +216,8 @@ async fn an_attempt_that_ends_in_an_outage_is_none() {
 }
 
 async fn parked(stores: &Stores, arguments: &[&str]) -> crate::process::Ended {
-    let mut command = paystream();
-    command.arg("parked").args(arguments).env("PAYSTREAM_ACTOR", "tester");
-    command.env("PAYSTREAM_DATABASE_URL", &stores.database_url);
-    command.env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix);
+    let mut command = operate(stores, &[&["parked"], arguments].concat());
+    command.env("PAYSTREAM_ACTOR", "tester");
     run(command).await
 }
 
