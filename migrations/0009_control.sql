@@ -65,3 +65,7 @@ alter table dead_letters add column trace_id bytea;
 create index duplicates_reference on duplicates (transaction_reference);
 -- Who is parked, without looking at every account.
 create index customer_accounts_parked on customer_accounts (parked_at) where parked_at is not null;
+
+-- A released payment is found by its reference, too.
+drop index parked_reference;
+create index parked_reference on parked (transaction_reference);

@@ -392,6 +392,7 @@ paystream is running on http://{bind}
              -H 'Content-Type: application/json' \
              -d '{{"customer_id":"GIG00001","payment_status":"COMPLETE","transaction_amount":"10000","transaction_date":"2025-11-07 14:54:16","transaction_reference":"VPAY25110713542114478761522000"}}'
   Look:    curl http://{bind}/api/v1/customers/GIG00001/balance
+  Watch:   http://{bind}/console
   Docs:    http://{bind}/docs
   Load:    make load
   Audit:   make audit

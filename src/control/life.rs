@@ -284,7 +284,8 @@ fn settled(row: &StoredPayment) -> Moment {
         return Moment { failed: true, ..moment(Some(row.at), "dead_lettered", sentence) };
     }
     let failed = matches!(row.state.as_str(), "rejected" | "conflict");
-    Moment { failed, ..moment(Some(row.at), &row.state, sentence_of(row)) }
+    let code = row.state.trim_start_matches("was_");
+    Moment { failed, ..moment(Some(row.at), code, sentence_of(row)) }
 }
 
 fn changed(change: &AuditEntry) -> Moment {
@@ -311,6 +312,8 @@ fn sentence_of(row: &StoredPayment) -> String {
         "rejected" => format!("rejected by the account of {customer}: {reason}"),
         "suspense" => format!("held in suspense: no customer has the id {customer}"),
         "refund_marked" => "held in suspense and marked for refund".to_owned(),
+        "was_suspense" => format!("held in suspense: no customer had the id {customer}"),
+        "was_parked" => format!("parked behind a dead letter of {customer}"),
         "parked" => format!("parked behind a dead letter of {customer}"),
         "dead_lettered" => format!("became a dead letter: {reason}"),
         "redriven" => "was a dead letter and has been redriven".to_owned(),
@@ -324,8 +327,10 @@ fn sentence_of(row: &StoredPayment) -> String {
 /// The row that tells where the payment is: the one that moves money, else the
 /// last that is not about a repetition.
 fn main_of(stored: &[StoredPayment]) -> Option<&StoredPayment> {
-    let counts =
-        |row: &&StoredPayment| !matches!(row.state.as_str(), "conflict" | "duplicate" | "redriven");
+    let counts = |row: &&StoredPayment| {
+        let state = row.state.as_str();
+        !matches!(state, "conflict" | "duplicate" | "redriven" | "was_suspense" | "was_parked")
+    };
     let complete = |row: &&StoredPayment| row.payment_status.as_deref() == Some("COMPLETE");
     let counting = || stored.iter().filter(counts);
     counting().find(complete).or_else(|| counting().next_back()).or(stored.last())

@@ -252,6 +252,7 @@ async fn a_payment_of_an_unknown_customer_is_said_to_wait_for_its_account() {
     h.api.open_account("NOBODY", "100").await;
     let life = show(&h.stores, "lost").await;
     assert_eq!((&life["state"], &life["customer_id"]), (&json!("applied"), &json!("NOBODY")));
+    assert_eq!(moments(&life), ["received", "appended", "taken", "suspense", "applied"]);
     let ended = run(operate(&h.stores, &["show", "never", "--json"])).await;
     assert_eq!((ended.status.code(), ended.stdout.trim()), (Some(1), "null"));
     h.stop().await;
