@@ -160,7 +160,7 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
     browser.reads("Redriven: the payment is settled").await;
     browser.follow("POISON1").await;
     browser.reads("the rule was wrong, ticket 4711").await;
-    browser.reads("was a dead letter and has been redriven").await;
+    browser.reads("became a dead letter").await;
     browser.picture("payment", 1280).await;
     let life = browser.text().await;
     assert!(life.contains("applied to ADA"), "{life}");

@@ -268,7 +268,7 @@ async fn without_script_a_held_payment_is_assigned_once() {
     assert!(short.text.contains("reason must not be empty"), "{}", short.text);
     assert!(short.text.contains("value=\"ADA\""), "{}", short.text);
     let unknown = act(&[("of", "HELD-2"), ("reason", "typo"), ("customer", "EVE")]).await;
-    assert_eq!(unknown.status, 404, "{}", unknown.text);
+    assert_eq!(unknown.status, 422, "{}", unknown.text);
     assert!(unknown.text.contains("no customer has the id EVE"), "{}", unknown.text);
     let fields = [("of", "HELD-2"), ("reason", "the bank mistyped it"), ("customer", "ADA")];
     let done = act(&fields).await;

@@ -62,8 +62,10 @@ fn actions(entry: &Value) -> Vec<&str> {
 async fn in_mid_batch(stores: &Stores) -> (Process, Process, Process, sqlx::PgConnection) {
     let gateway = Process::serve("gateway", stores, &[]).await;
     gateway.api.seed(40).await;
-    let ada = worker(stores, "ada", &[]).await;
-    let bob = worker(stores, "bob", &[]).await;
+    // Long enough to be looked at in, on a busy machine.
+    let lease = [("PAYSTREAM_LEASE", "20s")];
+    let ada = worker(stores, "ada", &lease).await;
+    let bob = worker(stores, "bob", &lease).await;
     until_spread(stores, &["ada", "bob"]).await;
     let held = lock(stores, "processed_transactions", "share").await;
     pay_many(&gateway.api, "mid").await;
