@@ -155,6 +155,8 @@ pub struct CursorRow {
     pub moved_at: DateTime<Utc>,
     /// When its owner last said that it lives; nothing once it has left.
     pub owner_beat_at: Option<DateTime<Utc>>,
+    /// How long its owner keeps it when it is silent, in milliseconds.
+    pub owner_lease_ms: Option<i64>,
     /// When this was read, by the same clock.
     pub as_of: DateTime<Utc>,
 }
@@ -170,6 +172,13 @@ impl CursorRow {
     #[must_use]
     pub fn owner_silence(&self) -> Option<TimeDelta> {
         Some(self.as_of - self.owner_beat_at?)
+    }
+
+    /// Whether it has an owner whose lease runs.
+    #[must_use]
+    pub fn is_owner_alive(&self) -> bool {
+        let lease = self.owner_lease_ms.map(TimeDelta::milliseconds);
+        self.owner_silence().zip(lease).is_some_and(|(silence, lease)| silence <= lease)
     }
 }
 
@@ -367,7 +376,8 @@ impl Reader {
         let rows = sqlx::query_as(
             "select partition, owner, epoch, last_sequence,
                  greatest(last_sequence, head_sequence) as head_sequence, draining_to, moved_at,
-                 beat_at as owner_beat_at, clock_timestamp() as as_of
+                 beat_at as owner_beat_at, lease_ms as owner_lease_ms,
+                 clock_timestamp() as as_of
              from partition_owners left join workers on worker_id = owner
              where generation = (select generation from topology) order by partition",
         )

@@ -1,12 +1,11 @@
 //! `paystream partitions`: who owns each partition, what waits in it, since when,
 //! and how fast it is settled. Never changes anything.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use humantime::parse_duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -27,10 +26,6 @@ pub struct PartitionsArgs {
     /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
-    /// How long a silent worker keeps its partitions. At least twice the batch
-    /// deadline.
-    #[arg(long, env = "PAYSTREAM_LEASE", default_value = "10s", value_parser = parse_duration)]
-    pub lease: Duration,
     /// Once, or again and again; the rate is what was settled between two
     /// looks.
     #[command(flatten)]
@@ -46,7 +41,7 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
     let (streams, ledger, _) = stores::open(&args.store).await?;
     let upkeep = streams.upkeep().await.context("could not reach Redis")?;
-    let stores = Stores { upkeep, reader: ledger.reader(1), lease: args.lease };
+    let stores = Stores { upkeep, reader: ledger.reader(1) };
     let mut before = stores.look().await?;
     sleep(args.watch.interval).await;
     if args.watch.watch {
@@ -68,7 +63,6 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
 struct Stores {
     upkeep: Upkeep,
     reader: Reader,
-    lease: Duration,
 }
 
 /// Everything at one moment.
@@ -81,8 +75,6 @@ struct Look {
 struct Row {
     depth: Depth,
     cursor: CursorRow,
-    /// Its owner has beaten within its lease.
-    owner_alive: bool,
 }
 
 impl Stores {
@@ -92,11 +84,8 @@ impl Stores {
         let at = Instant::now();
         let mut cursors: BTreeMap<i32, CursorRow> =
             cursors.into_iter().map(|cursor| (cursor.partition, cursor)).collect();
-        let lease = chrono::TimeDelta::from_std(self.lease).unwrap_or(chrono::TimeDelta::MAX);
         let row = |depth: Depth| {
-            let cursor = cursors.remove(&i32::from(depth.partition))?;
-            let owner_alive = cursor.owner_silence().is_some_and(|silence| silence <= lease);
-            Some(Row { depth, cursor, owner_alive })
+            Some(Row { depth, cursor: cursors.remove(&i32::from(depth.partition))? })
         };
         Ok(Look { at, rows: depths.into_iter().filter_map(row).collect() })
     }
@@ -124,13 +113,13 @@ impl View {
 
     /// Whether every partition has a living owner.
     fn is_served(&self) -> bool {
-        self.look.rows.iter().all(|row| row.owner_alive)
+        self.look.rows.iter().all(|row| row.cursor.is_owner_alive())
     }
 
     /// How many partitions each living owner has.
     fn workers(&self) -> BTreeMap<&str, usize> {
         let mut workers = BTreeMap::new();
-        for row in self.look.rows.iter().filter(|row| row.owner_alive) {
+        for row in self.look.rows.iter().filter(|row| row.cursor.is_owner_alive()) {
             *workers.entry(row.cursor.owner.as_deref().unwrap_or_default()).or_default() += 1;
         }
         workers
@@ -138,11 +127,11 @@ impl View {
 
     fn document(&self) -> Value {
         let row = |(row, rate): (&Row, &i64)| {
-            let Row { depth, cursor, owner_alive } = row;
+            let Row { depth, cursor } = row;
             json!({
                 "partition": depth.partition,
                 "owner": cursor.owner,
-                "owner_alive": owner_alive,
+                "owner_alive": cursor.is_owner_alive(),
                 "epoch": cursor.epoch,
                 "depth": depth.length,
                 "lag": depth.lag,
@@ -173,9 +162,9 @@ impl View {
             "asked for by",
         ]);
         for (row, rate) in self.look.rows.iter().zip(&self.rates) {
-            let Row { depth, cursor, owner_alive } = row;
+            let Row { depth, cursor } = row;
             let owner = match &cursor.owner {
-                Some(owner) if *owner_alive => owner.clone(),
+                Some(owner) if cursor.is_owner_alive() => owner.clone(),
                 Some(owner) => format!("{owner} (silent)"),
                 None => "NONE".to_owned(),
             };
@@ -206,7 +195,7 @@ impl View {
             workers.iter().map(|(worker, count)| format!("{worker} {count}")).collect();
         let shares =
             if shares.is_empty() { String::new() } else { format!(" ({})", shares.join(", ")) };
-        let unserved = rows.iter().filter(|row| !row.owner_alive).count();
+        let unserved = rows.iter().filter(|row| !row.cursor.is_owner_alive()).count();
         let lag: i64 = rows.iter().filter_map(|row| row.depth.lag).sum();
         let pending: i64 = rows.iter().map(|row| row.depth.pending).sum();
         let rate: i64 = self.rates.iter().sum();
@@ -248,9 +237,10 @@ mod tests {
             draining_to: Some("next".to_owned()),
             moved_at: as_of - TimeDelta::seconds(61),
             owner_beat_at: None,
+            owner_lease_ms: None,
             as_of,
         };
-        Look { at, rows: vec![Row { depth, cursor, owner_alive: false }] }
+        Look { at, rows: vec![Row { depth, cursor }] }
     }
 
     #[test]

@@ -107,7 +107,8 @@ async fn an_owner_that_is_silent_beyond_its_lease_is_not_alive() {
     eventually("every partition is owned", async || document(&h.stores, &[]).await.1.then_some(()))
         .await;
     h.crash_worker();
-    let (shown, served) = document(&h.stores, &["--lease", "1ms"]).await;
+    sqlx::query("update workers set lease_ms = 1").execute(&h.stores.pool).await.unwrap();
+    let (shown, served) = document(&h.stores, &[]).await;
     assert!(!served);
     let one = &shown["partitions"][0];
     assert_eq!((&one["owner"], &one["owner_alive"]), (&json!("tester"), &json!(false)));

@@ -26,6 +26,7 @@ fn cursor(partition: i32, owner: Option<&str>, moved_ms: i64) -> CursorRow {
     CursorRow {
         partition,
         owner: owner.map(str::to_owned),
+        owner_lease_ms: None,
         epoch: 1,
         last_sequence: 7,
         head_sequence: 9,
