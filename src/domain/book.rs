@@ -1,6 +1,9 @@
 //! The decision about each delivery, in stream order, over running balances.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -28,6 +31,18 @@ pub struct Delivery {
     pub digest: Digest,
     /// The trace that brought it, if it came with one.
     pub trace_id: Option<TraceId>,
+}
+
+/// Runs what must not end its caller when it panics; what it worked on is to be
+/// dropped then. Says what the panic said.
+///
+/// # Errors
+/// When it panicked.
+pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    })
 }
 
 /// What becomes of a delivery. Each accepted payment ends in exactly one.

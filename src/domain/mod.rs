@@ -13,7 +13,7 @@ mod book;
 mod tests;
 
 pub use account::{Account, Refusal, Standing};
-pub use book::{Book, Decision, Delivery, Known, Outcome};
+pub use book::{Book, Decision, Delivery, Known, Outcome, unpanicked};
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use partition::{HASH_VERSION, StreamId, partition_of};
 pub use payment::{

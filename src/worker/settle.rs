@@ -1,17 +1,13 @@
 //! Settles one batch: decides about each delivery, posts the decisions in one
 //! fenced transaction, and acknowledges. The only decider.
 
-use std::{
-    collections::HashSet,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::{
-    domain::{Book, Decision, Delivery, Outcome, StreamId},
+    domain::{Book, Decision, Delivery, Outcome, StreamId, unpanicked},
     ledger::{self, Burial, Fence, LaneWriter},
     stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable, fields_of},
 };
@@ -185,16 +181,8 @@ fn decide<'a>(
             false => book.decide(delivery),
         },
     };
-    unpanicked(|| deliveries.iter().map(decide).collect())
-}
-
-fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
     // The book is dropped with the batch when it panics.
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Error::Panicked(text.unwrap_or_default())
-    })
+    unpanicked(|| deliveries.iter().map(decide).collect()).map_err(Error::Panicked)
 }
 
 /// Why an entry is given up.
@@ -264,7 +252,8 @@ mod tests {
     #[test]
     fn a_bug_that_shows_in_a_decision_is_the_batchs_error() {
         assert_eq!(unpanicked(|| 7).unwrap(), 7);
-        let error = unpanicked(|| panic!("on entry {}", 3)).unwrap_err();
+        let error =
+            unpanicked::<()>(|| panic!("on entry {}", 3)).map_err(Error::Panicked).unwrap_err();
         assert_eq!(error.sentence(), "deciding panicked: on entry 3");
         assert!(error.is_of_an_entry() && !error.is_outage() && !error.is_fenced());
     }

@@ -2,16 +2,15 @@
 //! the same book as a batch. Never decides by itself, and never parks: whoever
 //! wants one payment settled now does not want it to wait.
 
-use std::{
-    collections::BTreeSet,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::collections::BTreeSet;
 
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
 use crate::{
-    domain::{Book, CustomerId, Decision, Delivery, Known, Outcome, PaymentStatus, Reference},
+    domain::{
+        Book, CustomerId, Decision, Delivery, Known, Outcome, PaymentStatus, Reference, unpanicked,
+    },
     ledger::{
         Error, held, lookups,
         rows::{self, Cursors, Epochs, Tallies},
@@ -117,21 +116,13 @@ pub(super) async fn settle(
     let parked = accounts.iter().any(|account| account.parked);
     accounts.iter_mut().for_each(|account| account.parked = false);
     let mut book = Book::new(accounts, uses);
+    // The book is dropped with the transaction when it panics.
     let outcome = unpanicked(|| book.decide(delivery)).map_err(Failure::Panicked)?;
     let decisions = [Decision { delivery, outcome }];
     rows::insert_decisions(&mut *connection, &decisions, epochs, &mut tallies).await?;
     rows::update_accounts(&mut *connection, &book).await?;
     rows::advance(connection, &tallies, &Cursors::new()).await?;
     Ok(Settled { outcome, parked })
-}
-
-/// A bug that shows in one delivery is that delivery's failure. The book is
-/// dropped with the transaction.
-fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-    })
 }
 
 /// How an outcome is called in the ledger.
