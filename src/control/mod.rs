@@ -43,7 +43,9 @@ pub use release::{Handover, Released};
 pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 
-pub use crate::ledger::{Acted, DeadLetterFilter, Refusal, Signature};
+pub use crate::ledger::{
+    Acted, COUNT_MAX as CASES_COUNTED_MAX, DeadLetterFilter, Refusal, Signature,
+};
 use crate::{
     clock::Clock,
     domain::CustomerId,

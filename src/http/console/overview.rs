@@ -160,7 +160,7 @@ fn figures(look: &Look) -> Vec<Figure> {
     let figures = &look.overview.figures;
     let cases = |name, count: Option<i64>, unit, path| Figure {
         name,
-        value: words::known(count),
+        value: count.map_or_else(|| words::UNKNOWN.to_owned(), words::cases),
         unit,
         mood: match count {
             None => "unknown",
@@ -245,12 +245,13 @@ fn concerns(look: &Look) -> Vec<Concern> {
         let Some(count) = count.filter(|count| *count > 0) else { continue };
         let sentence = match count {
             1 => one.to_owned(),
-            count => format!("{} {many}", words::number(count)),
+            count => format!("{} {many}", words::cases(count)),
         };
         add("warn", sentence, advice, path);
     }
     if let Some(count) = figures.parked.filter(|count| *count > 0) {
         let customers = if count == 1 { "customer" } else { "customers" };
+        let count = words::cases(count);
         let sentence = format!("Payments of {count} {customers} wait behind a dead letter.");
         add("warn", sentence, "Release them when it is dealt with.", "/console/parked");
     }

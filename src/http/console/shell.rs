@@ -151,7 +151,7 @@ fn areas(look: Option<&Look>) -> Vec<Area> {
             "/console/parked" => figures.parked,
             _ => None,
         };
-        count.filter(|count| *count > 0).map(words::number)
+        count.filter(|count| *count > 0).map(words::cases)
     };
     AREAS.iter().map(|(name, path)| Area { name, path, open: open(path) }).collect()
 }

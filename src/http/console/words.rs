@@ -4,6 +4,8 @@
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::control::CASES_COUNTED_MAX;
+
 /// Characters that stay as they are in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -30,6 +32,12 @@ pub(super) fn number(value: impl Into<i128>) -> String {
 /// A number, or that it is not known.
 pub(super) fn known(value: Option<impl Into<i128>>) -> String {
     value.map_or_else(|| UNKNOWN.to_owned(), number)
+}
+
+/// Open cases, which are counted up to a bound: `10,000+`.
+pub(super) fn cases(count: i64) -> String {
+    let more = if count >= CASES_COUNTED_MAX { "+" } else { "" };
+    number(count) + more
 }
 
 /// Money with groups of three digits; the text is of two decimals.
@@ -103,6 +111,7 @@ mod tests {
         assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(number(-12_345), "−12,345");
         assert_eq!(known(None::<i64>), "unknown");
+        assert_eq!((cases(9_999), cases(10_000)), ("9,999".to_owned(), "10,000+".to_owned()));
         assert_eq!(money("1000000.00"), "1,000,000.00");
     }
 

@@ -31,6 +31,8 @@ use super::Topology;
 
 /// Rows that one page may have.
 pub const PAGE_MAX: i64 = 500;
+/// Counting what is open ends here.
+pub const COUNT_MAX: i64 = 10_000;
 /// How often a change is decided again because another transaction was faster.
 const RACES_MAX: usize = 5;
 

@@ -3,7 +3,7 @@
 
 use sqlx::FromRow;
 
-use super::Desk;
+use super::{COUNT_MAX, Desk};
 use crate::ledger::Error;
 
 /// Cases that somebody has to decide.
@@ -20,17 +20,21 @@ pub struct OpenCases {
 }
 
 impl Desk {
-    /// Counts what is open.
+    /// Counts what is open, each kind up to 10,000.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
     pub async fn open_cases(&self) -> Result<OpenCases, Error> {
         let row = sqlx::query_as(
-            "select (select count(*) from dead_letters where state = 'dead') as dead_letters,
-                 (select count(*) from suspense where state = 'held') as suspense,
-                 (select count(*) from conflicts where state = 'open') as conflicts,
-                 (select count(*) from customer_accounts where parked_at is not null) as parked",
+            "select (select count(*) from (select from dead_letters where state = 'dead'
+                     limit $1) some) as dead_letters,
+                 (select count(*) from (select from suspense where state = 'held'
+                     limit $1) some) as suspense,
+                 (select count(*) from (select from conflicts where state = 'open'
+                     limit $1) some) as conflicts,
+                 (select count(*) from (select from customer_accounts where parked_at is not null
+                     limit $1) some) as parked",
         );
-        Ok(row.fetch_one(&self.pool).await?)
+        Ok(row.bind(COUNT_MAX).fetch_one(&self.pool).await?)
     }
 }

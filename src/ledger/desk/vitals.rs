@@ -9,15 +9,13 @@ use rust_decimal::Decimal;
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::time::timeout;
 
-use super::Desk;
+use super::{COUNT_MAX, Desk};
 use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT};
 
 /// How often the way there is measured; the quickest counts.
 const QUESTIONS: usize = 3;
 /// Sessions and rows that are listed at once.
 const LIST_MAX: i64 = 20;
-/// Counting ends here.
-const COUNT_MAX: i64 = 10_000;
 
 /// What `paystream doctor` wants to know of PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
