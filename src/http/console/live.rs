@@ -294,7 +294,9 @@ pub(super) async fn watch(
     looks.mark_changed();
     app.live.came.notify_waiters();
     let viewer = Viewer { app, looks, wants, _place: place };
-    Ok(Sse::new(stream::unfold(viewer, next)).into_response())
+    // A proxy in front passes each event on at once.
+    let unbuffered = [("x-accel-buffering", "no")];
+    Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())
 }
 
 /// The next event; nothing when the process stops.
