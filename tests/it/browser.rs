@@ -12,6 +12,7 @@ use crate::{
     chromium::Browser,
     harness::{Api, Harness, Stores, empty_directory, eventually, payment},
     ownership,
+    poison::{allow_poison, refuse_poison},
     process::{Process, operate, run},
 };
 
@@ -28,28 +29,6 @@ const PAGES: [&str; 10] = [
     "/console/customers",
     "/console/audit",
 ];
-
-/// A rule of the database that refuses what is named POISON.
-async fn refuse_poison(stores: &Stores) {
-    for sql in [
-        "create function refuse_poison() returns trigger language plpgsql as $$
-         begin
-             if new.transaction_reference like 'POISON%' then
-                 raise exception 'the rule of the day refuses %', new.transaction_reference;
-             end if;
-             return new;
-         end $$",
-        "create trigger refuse_poison before insert on processed_transactions
-         for each row execute function refuse_poison()",
-    ] {
-        sqlx::query(sql).execute(&stores.pool).await.unwrap();
-    }
-}
-
-async fn allow_poison(stores: &Stores) {
-    let sql = "drop trigger refuse_poison on processed_transactions";
-    sqlx::query(sql).execute(&stores.pool).await.unwrap();
-}
 
 /// The number that a card of the overview shows.
 async fn figure(browser: &Browser, name: &str) -> Option<i64> {
@@ -142,7 +121,7 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
     .await;
     browser.go("/console").await;
     browser.follow("1 payment could not be settled and became a dead letter.").await;
-    browser.reads("the rule of the day refuses POISON1").await;
+    browser.reads("no payment is called POISON1").await;
     browser.find("tbody th a").await.click().await.unwrap();
     browser.reads("The entry as it was").await;
     browser.follow("Settle it now").await;

@@ -130,7 +130,7 @@ async fn a_dead_letter_is_redriven_once() {
 async fn many_dead_letters_are_redriven_or_discarded_when_they_are_named() {
     let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
     bury(&mut h).await;
-    refuse_poison_again(&h).await;
+    refuse_poison(&h.stores).await;
     for number in 1..=4 {
         h.api.pay(&format!("POISON{number}"), "ADA", "1").await;
     }
@@ -160,12 +160,6 @@ async fn many_dead_letters_are_redriven_or_discarded_when_they_are_named() {
     assert_eq!((&report["redriven"], &report["reports"]), (&json!(0), &json!([])), "{report}");
     h.settled().await;
     h.stop().await;
-}
-
-async fn refuse_poison_again(h: &Harness) {
-    let sql = "create trigger refuse_poison before insert on processed_transactions
-         for each row execute function refuse_poison()";
-    sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
 }
 
 #[tokio::test]

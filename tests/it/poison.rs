@@ -16,7 +16,7 @@ use crate::{
 /// A rule of the database that refuses what is named POISON.
 pub async fn refuse_poison(stores: &Stores) {
     for sql in [
-        "create function refuse_poison() returns trigger language plpgsql as $$
+        "create or replace function refuse_poison() returns trigger language plpgsql as $$
          begin
              if new.transaction_reference like 'POISON%' then
                  raise exception 'no payment is called %', new.transaction_reference;

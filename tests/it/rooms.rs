@@ -63,8 +63,32 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 /// The halves of the stream and the ledger, and who may never hold them.
 const NEVER: &[(&str, &[&str])] = &[
-    ("http", &["Consumer", "Writer", "LaneWriter", "Ownership", "OtherGroups", "GroupRegistrar"]),
-    ("worker", &["Producer", "Reader", "Registrar", "Balances", "OtherGroups", "GroupRegistrar"]),
+    (
+        "http",
+        &[
+            "Consumer",
+            "Writer",
+            "LaneWriter",
+            "Ownership",
+            "OtherGroups",
+            "GroupRegistrar",
+            "Desk",
+            "Inspector",
+        ],
+    ),
+    (
+        "worker",
+        &[
+            "Producer",
+            "Reader",
+            "Registrar",
+            "Balances",
+            "OtherGroups",
+            "GroupRegistrar",
+            "Desk",
+            "Inspector",
+        ],
+    ),
 ];
 
 /// An outside crate, and the only places that may name it.
