@@ -32,7 +32,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Action {
     /// Stable, for programs: `wait`, `release_partition`, `start_worker`,
-    /// `check_postgresql`, `redrive`, `discard`, `assign`, `open_account`.
+    /// `check_postgresql`, `doctor`, `audit`, `redrive`, `discard`, and so on.
     pub code: &'static str,
     /// What it does, as an imperative.
     pub label: String,

@@ -162,19 +162,6 @@ impl Desk {
         rows.iter().map(trial).collect()
     }
 
-    /// Acquisitions of a partition, or of all, the latest first; at most
-    /// [`PAGE_MAX`].
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
-    pub async fn moves(&self, partition: Option<i32>, limit: i64) -> Result<Vec<MoveRow>, Error> {
-        let rows = sqlx::query_as(
-            "select partition, epoch, owner, previous, acquired_at from partition_moves
-             where $1 is null or partition = $1 order by acquired_at desc, partition limit $2",
-        );
-        Ok(rows.bind(partition).bind(limit.clamp(1, PAGE_MAX)).fetch_all(&self.pool).await?)
-    }
-
     /// Who owned a partition under an epoch.
     ///
     /// # Errors
