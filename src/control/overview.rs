@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 use utoipa::ToSchema;
 
 use super::{Control, Error};
@@ -166,7 +166,11 @@ struct LedgerNow {
 async fn answered<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Option<Error>> {
     let answer = timeout(ANSWER, asking).await.map_err(|_| None)?;
     answer.map_err(|error| {
-        debug!(%error, "a store could not be asked for the overview");
+        // Outages are told by the page; anything else must not hide in one.
+        match error.is_outage() {
+            true => debug!(%error, "a store could not be asked for the overview"),
+            false => warn!(error = error.sentence(), "the overview could not be read"),
+        }
         Some(error)
     })
 }

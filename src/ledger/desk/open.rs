@@ -27,13 +27,13 @@ impl Desk {
     pub async fn open_cases(&self) -> Result<OpenCases, Error> {
         let row = sqlx::query_as(
             "select (select count(*) from (select from dead_letters where state = 'dead'
-                     limit $1) some) as dead_letters,
+                     limit $1) counted) as dead_letters,
                  (select count(*) from (select from suspense where state = 'held'
-                     limit $1) some) as suspense,
+                     limit $1) counted) as suspense,
                  (select count(*) from (select from conflicts where state = 'open'
-                     limit $1) some) as conflicts,
+                     limit $1) counted) as conflicts,
                  (select count(*) from (select from customer_accounts where parked_at is not null
-                     limit $1) some) as parked",
+                     limit $1) counted) as parked",
         );
         Ok(row.bind(COUNT_MAX).fetch_one(&self.pool).await?)
     }
