@@ -14,6 +14,7 @@ use crate::{
     ownership,
     poison::{allow_poison, refuse_poison},
     process::{Process, operate, run},
+    proxy::{Proxy, Way},
 };
 
 /// Every page that needs nothing in its path.
@@ -67,6 +68,35 @@ async fn live_figures_move_while_payments_are_posted() {
         figure(&browser, "Accepted").await.filter(|rate| *rate > 0)
     })
     .await;
+    browser.close().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn figures_that_fall_silent_are_not_called_live() {
+    let h = Harness::gateway(&[]).await;
+    let network = Proxy::before(&h.api.url).await;
+    let browser = Browser::open(network.url.trim_end_matches('/')).await;
+    browser.go("/console").await;
+    let is = async |mode: &str| {
+        let script = "const state = document.getElementById('live-state');
+             return state ? state.dataset.mode : ''";
+        eventually(&format!("the figures are {mode}"), async || {
+            let shown = browser.client.execute(script, Vec::new()).await.ok()?;
+            (shown.as_str()? == mode).then_some(())
+        })
+        .await;
+    };
+    is("live").await;
+    // Nothing breaks and nothing comes: only its silence tells.
+    network.set(Way::Dumb);
+    is("lost").await;
+    browser.reads("not live").await;
+    assert!(figure(&browser, "Not taken yet").await.is_some(), "what was known stays");
+    network.set(Way::Open);
+    is("live").await;
+    // A request that was given up is an error in the browser's log, and no surprise.
+    browser.complaints().await;
     browser.close().await;
     h.stop().await;
 }

@@ -6,6 +6,10 @@
   const region = () => document.getElementById("live");
   const state = () => document.getElementById("live-state");
   const RETRY_MILLISECONDS = 3000;
+  // Figures come every second or two. A connection that is silent for longer is
+  // none, whatever the browser believes of it.
+  const SILENCE_MILLISECONDS = 10000;
+  let heard = Date.now();
   let shown = "";
 
   const say = (mode, text) => {
@@ -20,7 +24,10 @@
     say("lost", `not live: the gateway does not answer${since}`);
   };
 
-  document.addEventListener("htmx:sse:after:message", () => say("live", "live"));
+  document.addEventListener("htmx:sse:after:message", () => {
+    heard = Date.now();
+    say("live", "live");
+  });
   document.addEventListener("htmx:sse:error", lost);
   document.addEventListener("htmx:sse:close", lost);
   // The first connection failed: the extension gives up, we do not.
@@ -37,6 +44,18 @@
       if (event.target === region()) again();
     });
   }
+
+  setInterval(async () => {
+    if (document.hidden || !region()) heard = Date.now();
+    if (Date.now() - heard < SILENCE_MILLISECONDS) return;
+    lost();
+    heard = Date.now();
+    // Not before the gateway answers: the page that is there says more than none.
+    const patience = AbortSignal.timeout(RETRY_MILLISECONDS);
+    const asked = fetch(location.href, { cache: "no-store", signal: patience });
+    const answer = await asked.catch(() => null);
+    if (answer?.ok) location.reload();
+  }, RETRY_MILLISECONDS);
 
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select, [contenteditable]");
