@@ -28,6 +28,7 @@ use crate::{
     ledger::{Ledger, Schema, Topology},
     ops,
     stream::{AppendLimits, Streams},
+    telemetry::Signals,
     worker::{self, Worker},
 };
 
@@ -64,7 +65,7 @@ pub struct DevArgs {
 ///
 /// # Errors
 /// When a server does not start, or serving fails.
-pub async fn dev(args: DevArgs) -> anyhow::Result<()> {
+pub async fn dev(args: DevArgs, signals: Signals) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
     // Servers that happen to be configured are not private.
     (config.store.redis_url, config.store.ledger.database_url) = (None, None);
@@ -76,7 +77,8 @@ pub async fn dev(args: DevArgs) -> anyhow::Result<()> {
         ops::seed::seed(&config.store, args.customers).await?;
         let listener = bind(&config).await?;
         greet(&config, &servers);
-        until_interrupted(|stop| serve_on(Role::All, config, Some(listener), stop)).await
+        let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
+        until_interrupted(serving).await
     };
     let served = served.await;
     servers.stop().await?;
@@ -87,10 +89,10 @@ pub async fn dev(args: DevArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When something is unsafe or missing at the start, or a task ends by itself.
-pub async fn serve(role: Role, config: ServeConfig) -> anyhow::Result<()> {
+pub async fn serve(role: Role, config: ServeConfig, signals: Signals) -> anyhow::Result<()> {
     let config = config.check()?;
     let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
-    until_interrupted(|stop| serve_on(role, config, listener, stop)).await
+    until_interrupted(|stop| serve_on(role, config, signals, listener, stop)).await
 }
 
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
@@ -101,6 +103,7 @@ pub async fn serve(role: Role, config: ServeConfig) -> anyhow::Result<()> {
 pub async fn serve_on(
     role: Role,
     config: ServeConfig,
+    signals: Signals,
     listener: Option<TcpListener>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -109,7 +112,7 @@ pub async fn serve_on(
         // Connections wait at the listener while the stores are opened anew.
         let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
         let listener = listener.map(TcpListener::from_std).transpose()?;
-        serve_topology(role, &config, listener, &stop).await?;
+        serve_topology(role, &config, &signals, listener, &stop).await?;
     }
     Ok(())
 }
@@ -118,6 +121,7 @@ pub async fn serve_on(
 async fn serve_topology(
     role: Role,
     config: &ServeConfig,
+    signals: &Signals,
     listener: Option<TcpListener>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -138,12 +142,12 @@ async fn serve_topology(
             Some(id) => id,
             None => &identity.insert(Identity::take(config.store.ledger.database_url()?)?).name,
         };
-        let worker = worker(config, id, &stores, &circuits, &board);
+        let worker = worker(config, id, &stores, &circuits, &board, signals);
         tasks.spawn(worker::run(worker, stop.clone()));
     }
     if let Some(listener) = listener {
         let board = works.then_some(board);
-        let gateway = gateway(config, &stores, &circuits, board).await?;
+        let gateway = gateway(config, &stores, &circuits, board, signals).await?;
         tasks.spawn(http::serve(gateway, listener, stop.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
@@ -282,6 +286,7 @@ fn worker(
     stores: &Stores,
     (redis, postgresql): &Circuits,
     board: &Arc<Board>,
+    signals: &Signals,
 ) -> Worker {
     Worker {
         id: id.to_owned(),
@@ -293,6 +298,7 @@ fn worker(
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board: Arc::clone(board),
+        signals: signals.clone(),
         clock: clock::system,
     }
 }
@@ -302,6 +308,7 @@ async fn gateway(
     stores: &Stores,
     (redis, postgresql): &Circuits,
     board: Option<Arc<Board>>,
+    signals: &Signals,
 ) -> anyhow::Result<Gateway> {
     let Stores { streams, ledger, topology } = stores;
     let settings = &config.gateway;
@@ -328,6 +335,7 @@ async fn gateway(
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board,
+        signals: signals.clone(),
         config: settings.clone(),
         clock: clock::system,
     })

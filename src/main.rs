@@ -55,17 +55,17 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    telemetry::init(&cli.telemetry)?;
+    let signals = telemetry::init(&cli.telemetry)?;
     // Commands find the servers of a `paystream dev` that runs here.
     let running = || {
         let addresses = dev::running_addresses(".paystream".as_ref())?;
         Some((addresses.redis_url, addresses.database_url))
     };
     match cli.command {
-        Command::Dev(args) => app::dev(*args).await?,
+        Command::Dev(args) => app::dev(*args, signals).await?,
         Command::Serve { role, mut config } => {
             config.store = config.store.or(running());
-            app::serve(role, *config).await?;
+            app::serve(role, *config, signals).await?;
         }
         Command::Operate(command) => return command.run(running).await,
     }

@@ -56,6 +56,7 @@ use crate::{
     health::Board,
     ledger::{self, Reader, Registrar},
     stream::{self, Balances, Finder, Producer, Upkeep},
+    telemetry::Signals,
 };
 
 /// Largest body of a request,
@@ -87,6 +88,8 @@ pub struct Gateway {
     pub postgresql: Arc<Circuit>,
     /// How the worker of this process fares, if it has one.
     pub board: Option<Arc<Board>>,
+    /// Speaks of what it does.
+    pub signals: Signals,
     /// Its settings.
     pub config: GatewayConfig,
     /// Tells the time.

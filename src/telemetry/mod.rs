@@ -1,10 +1,17 @@
 //! How the process speaks of itself. Never a condition of service: nothing
 //! waits for it, and nothing fails with it.
 
+pub mod catalog;
+mod gauges;
+mod meters;
+mod signals;
+
 use std::io::IsTerminal;
 
 use anyhow::Context;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+pub use signals::Signals;
 
 use crate::config::{LogFormat, TelemetryConfig};
 
@@ -12,7 +19,7 @@ use crate::config::{LogFormat, TelemetryConfig};
 ///
 /// # Errors
 /// When the filter is not one.
-pub fn init(config: &TelemetryConfig) -> anyhow::Result<()> {
+pub fn init(config: &TelemetryConfig) -> anyhow::Result<Signals> {
     let filter = EnvFilter::try_new(&config.log)
         .with_context(|| format!("PAYSTREAM_LOG is not a log filter: {}", config.log))?;
     let terminal = std::io::stderr().is_terminal();
@@ -28,5 +35,5 @@ pub fn init(config: &TelemetryConfig) -> anyhow::Result<()> {
         layer.with_ansi(terminal).boxed()
     };
     tracing_subscriber::registry().with(filter).with(layer).init();
-    Ok(())
+    Ok(Signals::off())
 }

@@ -25,7 +25,7 @@ use tracing::info;
 
 use crate::{
     circuit::Circuit, clock::Clock, config::WorkerConfig, health::Board, ledger::Ledger,
-    stream::Streams,
+    stream::Streams, telemetry::Signals,
 };
 use lane::Lane;
 use owner::Owner;
@@ -51,6 +51,8 @@ pub struct Worker {
     pub postgresql: Arc<Circuit>,
     /// Where it says how it fares.
     pub board: Arc<Board>,
+    /// Speaks of what it does.
+    pub signals: Signals,
     /// Tells the time.
     pub clock: Clock,
 }

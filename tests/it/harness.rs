@@ -17,6 +17,7 @@ use paystream::{
     dev::{self, Servers},
     ledger::Ledger,
     ops,
+    telemetry::Signals,
 };
 use redis::aio::MultiplexedConnection;
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
@@ -329,7 +330,7 @@ impl Serving {
     fn start(role: Role, config: ServeConfig, listener: Option<TcpListener>) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(app::serve_on(role, config, listener, stop.clone()));
+        tasks.spawn(app::serve_on(role, config, Signals::off(), listener, stop.clone()));
         Self { stop, tasks }
     }
 

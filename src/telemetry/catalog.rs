@@ -1,0 +1,274 @@
+//! Every metric: its name, its unit, what it counts, and what it is told apart
+//! by. Names follow the semantic conventions where they have one. Dashboards,
+//! alerts and the RUNBOOK are held against this list. Measures nothing.
+
+/// A metric as it is exported.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name in OpenTelemetry.
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// Its unit, as UCUM has it.
+    pub unit: &'static str,
+    /// What it is told apart by. Never a reference, a customer or an amount.
+    pub attributes: &'static [&'static str],
+    /// What it says, as a sentence.
+    pub description: &'static str,
+}
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Grows and shrinks by what happens.
+    UpDownCounter,
+    /// Is seen from time to time.
+    Gauge,
+    /// How values spread, over these bounds.
+    Histogram(&'static [f64]),
+}
+
+impl Metric {
+    /// Its name in Prometheus, as the collector makes it. A histogram has it
+    /// with `_bucket`, `_sum` and `_count`.
+    #[must_use]
+    pub fn prometheus_name(&self) -> String {
+        let mut name = self.name.replace('.', "_");
+        name += match (self.unit, self.kind) {
+            ("s", _) => "_seconds",
+            ("By", _) => "_bytes",
+            ("1", Kind::Gauge) => "_ratio",
+            _ => "",
+        };
+        if self.kind == Kind::Counter {
+            name += "_total";
+        }
+        name
+    }
+}
+
+/// Bounds of times, in seconds: those of the semantic conventions, and finer
+/// ones below them.
+pub const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+/// Bounds of times that an outage can make long.
+pub const LONG_SECONDS: &[f64] = &[
+    0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+    1800.0,
+];
+/// Bounds of how much is done at once.
+pub const SIZES: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// Declares every metric once, as a constant and in the list.
+macro_rules! metrics {
+    ($($id:ident = $name:literal, $kind:expr, $unit:literal, [$($attribute:literal),*], $text:literal;)*) => {
+        $(
+            #[doc = $text]
+            pub static $id: Metric = Metric {
+                name: $name,
+                kind: $kind,
+                unit: $unit,
+                attributes: &[$($attribute),*],
+                description: $text,
+            };
+        )*
+        /// All of them.
+        pub static METRICS: &[&Metric] = &[$(&$id),*];
+    };
+}
+
+use Kind::{Counter, Gauge, Histogram, UpDownCounter};
+
+metrics! {
+    // The gateway.
+    HTTP_DURATION = "http.server.request.duration", Histogram(SECONDS), "s",
+        ["http.request.method", "http.route", "http.response.status_code"],
+        "How long requests took.";
+    HTTP_ACTIVE = "http.server.active_requests", UpDownCounter, "{request}",
+        ["http.request.method"],
+        "Requests under way.";
+    RECEIVED = "paystream.payments.received", Counter, "{payment}",
+        ["paystream.outcome"],
+        "Payments that came over HTTP: accepted, duplicate, conflict, invalid, overloaded or error.";
+    SENT = "messaging.client.sent.messages", Counter, "{message}",
+        ["messaging.destination.name", "messaging.operation.name", "messaging.system"],
+        "Entries appended to the streams.";
+    STREAM_DURATION = "messaging.client.operation.duration", Histogram(SECONDS), "s",
+        ["messaging.destination.name", "messaging.operation.name", "messaging.system", "error.type"],
+        "How long Redis took: send, receive, ack.";
+    // The worker.
+    CONSUMED = "messaging.client.consumed.messages", Counter, "{message}",
+        ["messaging.destination.name", "messaging.operation.name", "messaging.system", "messaging.consumer.group.name"],
+        "Entries taken from the streams, those that came again included.";
+    PROCESS_DURATION = "messaging.process.duration", Histogram(SECONDS), "s",
+        ["messaging.destination.name", "messaging.operation.name", "messaging.system", "messaging.consumer.group.name", "error.type"],
+        "How long settling a batch took, from taking it to acknowledging it.";
+    PROCESSED = "paystream.payments.processed", Counter, "{payment}",
+        ["paystream.outcome"],
+        "Payments settled: applied, recorded, rejected, suspense, parked, conflict, duplicate, redelivered or dead_lettered.";
+    AMOUNT = "paystream.payments.amount", Counter, "{minor_unit}",
+        [],
+        "Money applied to accounts, in hundredths.";
+    END_TO_END = "paystream.payment.end_to_end.duration", Histogram(LONG_SECONDS), "s",
+        [],
+        "From the gateway taking a payment to its commit in the ledger.";
+    QUEUE_WAIT = "paystream.payment.wait.duration", Histogram(LONG_SECONDS), "s",
+        [],
+        "From the gateway taking a payment to a worker taking it.";
+    BATCH_SIZE = "paystream.batch.size", Histogram(SIZES), "{payment}",
+        [],
+        "Payments in one transaction.";
+    RETRIES = "paystream.retries", Counter, "{retry}",
+        ["paystream.retry.reason"],
+        "Batches and appends tried again: redis_outage, postgresql_outage, deadline, raced, entry, state_lost or unexpected.";
+    REDELIVERIES = "paystream.redeliveries", Counter, "{message}",
+        [],
+        "Entries that were taken before, by whomever, and came again.";
+    FENCED = "paystream.fenced.refusals", Counter, "{refusal}",
+        [],
+        "Times that a worker was refused because it does not own a partition any more.";
+    MOVES = "paystream.partition.moves", Counter, "{move}",
+        ["paystream.move"],
+        "Partitions that changed hands: acquired, released or lost.";
+    HELD = "paystream.partition.held", Gauge, "{partition}",
+        ["paystream.partition", "paystream.worker"],
+        "1 while this worker serves the partition, and 0 once it does not any more.";
+    PROGRESS_AGE = "paystream.worker.progress.age", Gauge, "s",
+        ["paystream.worker"],
+        "For how long the slowest lane has neither settled anything nor seen that nothing waits.";
+    LEDGER_DURATION = "db.client.operation.duration", Histogram(SECONDS), "s",
+        ["db.system.name", "db.operation.name", "error.type"],
+        "How long PostgreSQL took: a batch's transaction, or a query of the gateway.";
+    POOL_CONNECTIONS = "db.client.connection.count", Gauge, "{connection}",
+        ["db.client.connection.pool.name", "db.client.connection.state"],
+        "Connections to PostgreSQL, used and idle.";
+    POOL_MAX = "db.client.connection.max", Gauge, "{connection}",
+        ["db.client.connection.pool.name"],
+        "Connections to PostgreSQL that there may be.";
+    POOL_PENDING = "db.client.connection.pending_requests", Gauge, "{request}",
+        ["db.client.connection.pool.name"],
+        "Queries that wait for a connection.";
+    POOL_WAIT = "db.client.connection.wait_time", Histogram(SECONDS), "s",
+        ["db.client.connection.pool.name"],
+        "How long queries waited for a connection.";
+    CIRCUIT_OPEN = "paystream.circuit.open", Gauge, "{circuit}",
+        ["paystream.dependency"],
+        "1 while the circuit of redis or postgresql is open.";
+    // What every process samples of the whole; take the maximum.
+    QUEUE_DEPTH = "paystream.queue.depth", Gauge, "{message}",
+        ["messaging.destination.name", "messaging.consumer.group.name"],
+        "Payments accepted and not settled: lag and pending.";
+    QUEUE_LAG = "paystream.queue.lag", Gauge, "{message}",
+        ["messaging.destination.name", "messaging.consumer.group.name"],
+        "Entries that no worker has taken yet.";
+    QUEUE_PENDING = "paystream.queue.pending", Gauge, "{message}",
+        ["messaging.destination.name", "messaging.consumer.group.name"],
+        "Entries taken and not acknowledged.";
+    QUEUE_LENGTH = "paystream.queue.length", Gauge, "{message}",
+        ["messaging.destination.name"],
+        "Entries in the streams, settled ones included until they are trimmed.";
+    QUEUE_OLDEST = "paystream.queue.oldest.age", Gauge, "s",
+        ["messaging.destination.name", "messaging.consumer.group.name"],
+        "How long the first entry that is not settled has waited.";
+    QUEUE_CONSUMERS = "paystream.queue.consumers", Gauge, "{worker}",
+        ["messaging.destination.name", "messaging.consumer.group.name"],
+        "Workers whose lease runs.";
+    DEAD_LETTERS = "paystream.queue.dead_letters", Gauge, "{message}",
+        ["messaging.destination.name"],
+        "Dead letters that wait for a decision.";
+    PARTITION_DEPTH = "paystream.partition.depth", Gauge, "{message}",
+        ["paystream.partition"],
+        "Payments of a partition accepted and not settled.";
+    PARTITION_LAG = "paystream.partition.lag", Gauge, "{message}",
+        ["paystream.partition"],
+        "Entries of a partition that no worker has taken yet.";
+    PARTITION_PENDING = "paystream.partition.pending", Gauge, "{message}",
+        ["paystream.partition"],
+        "Entries of a partition taken and not acknowledged.";
+    PARTITION_OLDEST = "paystream.partition.oldest.age", Gauge, "s",
+        ["paystream.partition"],
+        "How long the first entry of a partition that is not settled has waited.";
+    PARTITION_EPOCH = "paystream.partition.epoch", Gauge, "{epoch}",
+        ["paystream.partition"],
+        "The ownership epoch of a partition; it rises by one with each change of hands.";
+    OWNERLESS = "paystream.partitions.ownerless", Gauge, "{partition}",
+        [],
+        "Partitions without a living owner.";
+    PARTITIONS = "paystream.partitions", Gauge, "{partition}",
+        [],
+        "Partitions of the topology.";
+    SUSPENSE = "paystream.suspense.payments", Gauge, "{payment}",
+        [],
+        "Payments of unknown customers, held.";
+    CONFLICTS = "paystream.conflicts", Gauge, "{payment}",
+        [],
+        "Payments under a used reference that nobody has dealt with.";
+    PARKED = "paystream.customers.parked", Gauge, "{customer}",
+        [],
+        "Customers whose payments wait behind a dead letter.";
+    LOSSES = "paystream.losses", Gauge, "{loss}",
+        [],
+        "Losses of Redis that nobody has dealt with.";
+    TRIM_AGE = "paystream.trim.floor.age", Gauge, "s",
+        [],
+        "How old the oldest entry is that the streams still keep.";
+    REDIS_USED = "paystream.redis.memory.used", Gauge, "By",
+        [],
+        "Memory that Redis uses.";
+    REDIS_LIMIT = "paystream.redis.memory.limit", Gauge, "By",
+        [],
+        "Memory that Redis may use; 0 is no limit.";
+    CUSTOMERS = "paystream.customers", Gauge, "{customer}",
+        [],
+        "Customers with an account.";
+    CUSTOMERS_COMPLETED = "paystream.customers.completed", Gauge, "{customer}",
+        [],
+        "Customers who have paid everything.";
+    AUDIT_DRIFT = "paystream.audit.drift", Gauge, "{account}",
+        [],
+        "Accounts that the running audit found to differ from their payments. Must be 0.";
+    AUDIT_AGE = "paystream.audit.age", Gauge, "s",
+        [],
+        "Since when the running audit has not come around.";
+    // The process.
+    CPU = "process.cpu.utilization", Gauge, "1",
+        [],
+        "Share of the processors it may use that this process uses.";
+    MEMORY = "process.memory.usage", Gauge, "By",
+        [],
+        "Memory that this process uses.";
+    MEMORY_LIMIT = "paystream.process.memory.limit", Gauge, "By",
+        [],
+        "Memory that this process may use: its control group's, or the machine's.";
+    TASKS = "paystream.runtime.alive_tasks", Gauge, "{task}",
+        [],
+        "Tasks of the runtime.";
+    FILES = "process.open_file_descriptor.count", Gauge, "{file_descriptor}",
+        [],
+        "Open file descriptors.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_what_the_collector_makes_of_them() {
+        let names = [&HTTP_DURATION, &RECEIVED, &CPU, &REDIS_USED, &HELD, &HTTP_ACTIVE];
+        assert_eq!(
+            names.map(Metric::prometheus_name),
+            [
+                "http_server_request_duration_seconds",
+                "paystream_payments_received_total",
+                "process_cpu_utilization_ratio",
+                "paystream_redis_memory_used_bytes",
+                "paystream_partition_held",
+                "http_server_active_requests",
+            ]
+        );
+    }
+}
