@@ -57,7 +57,7 @@ use crate::{
     health::Board,
     ledger::{self, Reader, Registrar},
     stream::{self, Balances, Finder, Producer, Upkeep},
-    telemetry::Signals,
+    telemetry::{Moment, Signals},
 };
 
 /// Largest body of a request,
@@ -118,7 +118,9 @@ impl Shared {
     ) -> Result<T, Problem> {
         let circuit = &self.gateway.postgresql;
         circuit.check(Instant::now())?;
+        let started = Moment::now();
         let asked = asking.await;
+        self.gateway.signals.asked(started, asked.is_err());
         match asked.as_ref().is_err_and(ledger::Error::is_outage) {
             true => circuit.failed(Instant::now()),
             false => circuit.succeeded(),

@@ -11,6 +11,8 @@ use axum::{
     response::Response,
 };
 
+use tracing::{Level, debug, enabled};
+
 use super::{App, access::Surface, guard, payments};
 use crate::telemetry::{
     self, Exchange, Moment, RequestTrace,
@@ -43,6 +45,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let method = usual(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let surface = Surface::of(request.uri().path());
+    let path = enabled!(Level::DEBUG).then(|| request.uri().path().to_owned());
     let inbound = inbound(request.headers());
     let trusted = inbound.is_some() && is_trusted(&app, &request);
     let trace = match surface {
@@ -59,6 +62,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     if method == "POST" && route == Some(PAYMENTS) {
         signals.received(outcome(&response), 1);
     }
+    debug!(method, path, status = status.as_u16(), "answered");
     let exchange = Exchange { method, route, status: status.as_u16(), started, waits };
     if signals.answered(&trace, &exchange)
         && let Some(written) = trace.written()

@@ -211,6 +211,14 @@ impl Signals {
         });
     }
 
+    /// The ledger was asked something; it may have failed.
+    pub fn asked(&self, started: Moment, failed: bool) {
+        let mut attributes = words::ledger("SELECT").to_vec();
+        attributes.extend(failed.then(|| KeyValue::new(words::ERROR, "error")));
+        let took = started.until(Moment::now());
+        self.0.meters.ledger_duration.record(took.as_secs_f64(), &attributes);
+    }
+
     /// So many payments came, with this outcome: `accepted`, `duplicate`,
     /// `conflict`, `invalid`, `overloaded` or `error`.
     pub fn received(&self, outcome: &'static str, payments: u64) {

@@ -4,6 +4,7 @@
 //! The only room with opentelemetry. Rooms are handed [`Signals`] and say what
 //! happened; which of it becomes a span, and where it goes, is decided here.
 
+mod attempts;
 pub mod catalog;
 mod export;
 mod gateway;
@@ -27,7 +28,7 @@ pub use logs::{LogLevel, within};
 pub use signals::Signals;
 pub use spans::Moment;
 use spans::Spans;
-pub use worker::{Earlier, Failure, Steps, Tried};
+pub use worker::{Buried, Earlier, Failure, Steps, Tried};
 
 use crate::config::{ExportConfig, TelemetryConfig};
 

@@ -31,6 +31,7 @@ pub(super) const SEND: &str = "send";
 pub(super) const RECEIVE: &str = "receive";
 pub(super) const PROCESS: &str = "process";
 pub(super) const ACK: &str = "ack";
+pub(super) const BURY: &str = "bury";
 
 /// Which operation on the streams something is about.
 pub(super) fn messaging(operation: &'static str) -> [KeyValue; 3] {
