@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     names::{self, Labels},
-    received::{Attributes, Kind, Number, Series},
+    received::{Kind, Number, Series},
 };
 
 /// The content type of what is written.
@@ -69,12 +69,12 @@ impl Exposition {
     /// Series that were received within this time, and their targets.
     pub fn series<'a>(&mut self, series: impl Iterator<Item = &'a Series>, within: Duration) {
         let now = Instant::now();
-        let mut targets: BTreeSet<&Attributes> = BTreeSet::new();
+        let mut targets = BTreeSet::new();
         for one in series.filter(|one| now.duration_since(one.received) <= within) {
-            targets.insert(&one.resource);
+            targets.extend(names::target(&one.resource));
             self.one(one);
         }
-        for labels in targets.into_iter().filter_map(names::target) {
+        for labels in targets {
             self.sample("target_info", "gauge", "Target metadata", &labels, 1.0);
         }
     }

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use procfs::WithCurrentSystemInfo;
+
 use super::{
     exposition::Exposition,
     names::Labels,

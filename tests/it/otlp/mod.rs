@@ -5,7 +5,7 @@
 //! else of them: it forwards nothing and stores nothing.
 
 pub mod exposition;
-mod kept;
+pub mod kept;
 pub mod names;
 pub mod received;
 mod receiving;
@@ -14,7 +14,7 @@ mod span_metrics;
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,10 +22,8 @@ use std::{
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 
-pub use kept::{Counts, Transport};
-pub use received::{Attributes, Link, Number, Series, Span};
-
-use kept::Kept;
+use kept::{Counts, Kept};
+use received::{Number, Series, Span};
 
 /// How the sink answers.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +66,7 @@ impl Sink {
     /// Listens on free ports of this machine.
     #[cfg(test)]
     pub async fn start() -> Self {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self::listen(any, any).await.expect("free ports")
     }
 
