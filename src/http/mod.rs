@@ -7,6 +7,7 @@
 
 mod problem;
 mod access;
+mod observe;
 mod guard;
 mod intake;
 mod views;
@@ -227,6 +228,7 @@ fn router(shared: App) -> Router {
             ServiceBuilder::new()
                 .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
                 .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(middleware::from_fn_with_state(Arc::clone(&shared), observe::observe))
                 .layer(middleware::from_fn(problem::render))
                 .layer(CatchPanicLayer::custom(problem::panicked))
                 .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::guard)),

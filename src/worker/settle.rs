@@ -210,7 +210,7 @@ pub(super) async fn give_up(
         reference: Some(delivery.payment.reference.as_str().to_owned()),
         customer: Some(delivery.payment.customer.clone()),
         amount: Some(delivery.payment.amount),
-        trace_id: delivery.trace_id,
+        trace_id: delivery.trace_id(),
         code,
         reason: reason.clone(),
         fields: fields_of(delivery),
