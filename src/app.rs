@@ -358,7 +358,8 @@ async fn gateway(
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
         control: Control::new(streams, ledger, topology, clock::system)
-            .with_dedupe_window(settings.dedupe_window),
+            .with_dedupe_window(settings.dedupe_window)
+            .with_signals(signals.clone()),
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board,

@@ -7,6 +7,7 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 
 use super::{
     Signals,
+    logs::current_request,
     spans::{Moment, SAMPLE_RATIO, Span},
     words::{self, ACK, BURY, DESTINATION, LEDGER, PROCESS, RECEIVE},
     worker::{Buried, Earlier, Steps, Tried, since},
@@ -55,6 +56,33 @@ impl Signals {
             links: attempts,
             events: Vec::new(),
             error: Some(buried.reason.to_owned()),
+        });
+    }
+
+    /// An operator has sent a dead letter on its way again, and it is settled.
+    pub fn redriven(&self, delivery: &Delivery, outcome: &str, started: Moment) {
+        let (spans, ended) = (&self.0.spans, Moment::now());
+        let parent = match delivery.trace.filter(|_| is_recorded(delivery)) {
+            Some(parent) => parent,
+            None if spans.allows_late(ended) => self.late(delivery),
+            None => return,
+        };
+        let mut links = spans.attempts(entry(delivery)).0;
+        links.extend(current_request().and_then(|request| request.recorded()));
+        let mut attributes = process_attributes(delivery);
+        attributes.push(KeyValue::new(words::OUTCOME, outcome.to_owned()));
+        attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
+        spans.write(Span {
+            context: spans.below(&parent),
+            parent: parent.span_id,
+            kind: SpanKind::Consumer,
+            name: format!("{PROCESS} {DESTINATION}").into(),
+            start: started.wall,
+            end: ended.wall,
+            attributes,
+            links,
+            events: vec![("redriven", ended.wall)],
+            error: None,
         });
     }
 
@@ -148,7 +176,8 @@ impl Signals {
         if let Some(earlier) = earlier.filter(|earlier| earlier.lost) {
             links.push(self.write_lost(tried, delivery, parent, earlier));
         }
-        let mut attributes = process_attributes(delivery, attempt);
+        let mut attributes = process_attributes(delivery);
+        attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         let failure = tried.failure;
         attributes.extend(failure.map(|failure| KeyValue::new(words::ERROR, failure.class)));
         // What was not committed was decided for nothing.
@@ -194,7 +223,8 @@ impl Signals {
     ) -> TraceContext {
         let context = self.0.spans.below(&parent);
         let attempt = earlier.deliveries.saturating_sub(1).max(1);
-        let mut attributes = process_attributes(delivery, attempt);
+        let mut attributes = process_attributes(delivery);
+        attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         attributes.push(KeyValue::new(words::ERROR, "worker_lost"));
         attributes.push(KeyValue::new(words::WORKER, earlier.worker.clone()));
         let taken = tried.steps.taken;
@@ -247,14 +277,13 @@ fn unparented(trace: TraceContext) -> TraceContext {
     TraceContext { span_id: None, ..trace }
 }
 
-fn process_attributes(delivery: &Delivery, attempt: u32) -> Vec<KeyValue> {
+fn process_attributes(delivery: &Delivery) -> Vec<KeyValue> {
     let mut attributes = words::messaging(PROCESS).to_vec();
     attributes.extend([
         KeyValue::new(words::OPERATION_TYPE, PROCESS),
         KeyValue::new(words::GROUP, LEDGER),
         KeyValue::new(words::PARTITION_ID, delivery.partition.to_string()),
         KeyValue::new(words::MESSAGE_ID, delivery.stream_id.to_string()),
-        KeyValue::new(words::ATTEMPT, i64::from(attempt)),
         KeyValue::new(words::REFERENCE, delivery.payment.reference.as_str().to_owned()),
     ]);
     attributes

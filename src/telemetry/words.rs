@@ -23,6 +23,34 @@ pub(super) const WORKER: &str = "paystream.worker";
 pub(super) const REASON: &str = "paystream.retry.reason";
 pub(super) const MOVE: &str = "paystream.move";
 
+/// What a payment that came is counted as,
+pub(super) const RECEIVED: &[&str] =
+    &["accepted", "duplicate", "conflict", "invalid", "overloaded", "error"];
+/// and one that a worker is done with.
+pub(super) const PROCESSED: &[&str] = &[
+    "applied",
+    "recorded",
+    "rejected",
+    "suspense",
+    "parked",
+    "conflict",
+    "duplicate",
+    "redelivered",
+    "dead_lettered",
+];
+/// Why something is done again.
+pub(super) const REASONS: &[&str] = &[
+    "redis_outage",
+    "postgresql_outage",
+    "deadline",
+    "raced",
+    "entry",
+    "state_lost",
+    "unexpected",
+];
+/// What happens to partitions.
+pub(super) const MOVES: &[&str] = &["acquired", "released", "lost"];
+
 /// What payments are sent to and taken from, as a whole.
 pub(super) const DESTINATION: &str = "payments";
 /// The group that settles them.

@@ -20,7 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &["domain", "config"]),
     ("stream", &["domain", "config", "telemetry"]),
     ("ledger", &["domain", "config", "telemetry"]),
-    ("control", &["domain", "config", "clock", "stream", "ledger"]),
+    ("control", &["domain", "config", "telemetry", "clock", "stream", "ledger"]),
     (
         "http",
         &[
