@@ -43,3 +43,4 @@ mod stuck;
 mod telemetry;
 mod traces;
 mod runbook;
+mod sampling;
