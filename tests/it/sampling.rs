@@ -136,7 +136,8 @@ async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds(
                 "paystream.trace.sample_ratio": 1.0}),
         );
     }
-    let refused = [("http.response.status_code", json!(503))];
+    let refused =
+        [("http.route", json!("/api/v1/payments")), ("http.response.status_code", json!(503))];
     let total = sink.total("http.server.request.duration", &refused);
     assert!((total - 200.0).abs() < 0.5, "metrics count everything: {total}");
 }
