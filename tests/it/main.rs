@@ -24,6 +24,7 @@ mod console;
 mod drift;
 mod faults;
 mod flow;
+mod gauges;
 mod groups;
 mod held_money;
 mod http;
