@@ -24,11 +24,11 @@ use crate::{
     dev,
     health::Board,
     http::{self, Gateway},
-    identity::Identity,
+    identity::{self, Identity},
     ledger::{Ledger, Schema, Topology},
     ops,
     stream::{AppendLimits, Streams},
-    telemetry::Signals,
+    telemetry::{LogLevel, Service, Signals, Telemetry},
     worker::{self, Worker},
 };
 
@@ -65,8 +65,9 @@ pub struct DevArgs {
 ///
 /// # Errors
 /// When a server does not start, or serving fails.
-pub async fn dev(args: DevArgs, signals: Signals) -> anyhow::Result<()> {
+pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
+    let telemetry = start_telemetry(&config, Role::All, level)?;
     // Servers that happen to be configured are not private.
     (config.store.redis_url, config.store.ledger.database_url) = (None, None);
     let servers = dev::Servers::start(&args.directory).await?;
@@ -77,11 +78,13 @@ pub async fn dev(args: DevArgs, signals: Signals) -> anyhow::Result<()> {
         ops::seed::seed(&config.store, args.customers).await?;
         let listener = bind(&config).await?;
         greet(&config, &servers);
+        let signals = telemetry.signals.clone();
         let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
         until_interrupted(serving).await
     };
     let served = served.await;
     servers.stop().await?;
+    telemetry.shut_down();
     served
 }
 
@@ -89,10 +92,34 @@ pub async fn dev(args: DevArgs, signals: Signals) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When something is unsafe or missing at the start, or a task ends by itself.
-pub async fn serve(role: Role, config: ServeConfig, signals: Signals) -> anyhow::Result<()> {
+pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
     let config = config.check()?;
+    let telemetry = start_telemetry(&config, role, level)?;
     let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
-    until_interrupted(|stop| serve_on(role, config, signals, listener, stop)).await
+    let signals = telemetry.signals.clone();
+    let served = until_interrupted(|stop| serve_on(role, config, signals, listener, stop)).await;
+    telemetry.shut_down();
+    served
+}
+
+/// Starts to say what happens here, and lets a signal say how much is logged.
+fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
+    let name = match role {
+        Role::All => "paystream",
+        Role::Gateway => "paystream-gateway",
+        Role::Worker => "paystream-worker",
+    };
+    let instance = format!("{}-{}", identity::host(), std::process::id());
+    let (_, seed) = Uuid::now_v7().as_u64_pair();
+    let telemetry = Telemetry::start(&config.export, Service { name, instance }, level, seed)?;
+    let mut asked = signal(SignalKind::user_defined1()).context("could not watch for SIGUSR1")?;
+    let signals = telemetry.signals.clone();
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            signals.toggle_log_level();
+        }
+    });
+    Ok(telemetry)
 }
 
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.

@@ -12,7 +12,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{error, info};
 
 /// The stream's dependency.
 pub const REDIS: &str = "redis";
@@ -75,7 +75,7 @@ impl Circuit {
         let opens = *failures >= FAILURES_MAX
             && self.opened.send_if_modified(|opened| opened.replace(now).is_none());
         if opens {
-            warn!(dependency = self.dependency, failures = *failures, "circuit opened");
+            error!(dependency = self.dependency, failures = *failures, "circuit opened");
         }
     }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use humantime::parse_duration;
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Where the stream and the ledger are, and how the stream is cut.
@@ -92,6 +93,11 @@ pub struct GatewayConfig {
     /// Connections to PostgreSQL for queries.
     #[arg(long, env = "PAYSTREAM_QUERY_CONNECTIONS", default_value_t = 10)]
     pub query_connections: u32,
+    /// Networks whose callers decide by their traceparent whether a request is
+    /// recorded, such as 10.0.0.0/8,192.0.2.7/32. Everybody else's is continued,
+    /// and recorded by the ratio.
+    #[arg(long, env = "PAYSTREAM_TRACE_TRUSTED", value_delimiter = ',')]
+    pub trace_trusted: Vec<IpNet>,
     /// How long a balance stays in the cache.
     #[arg(long, env = "PAYSTREAM_BALANCE_TTL", default_value = "10m", value_parser = parse_duration)]
     pub balance_ttl: Duration,
@@ -163,9 +169,32 @@ pub struct ServeConfig {
     /// Settings of the worker.
     #[command(flatten)]
     pub worker: WorkerConfig,
+    /// What it sends of itself.
+    #[command(flatten)]
+    pub export: ExportConfig,
     /// How long a stop may take: requests under way and batches are finished.
     #[arg(long, env = "PAYSTREAM_SHUTDOWN_GRACE", default_value = "25s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+}
+
+/// What a serving process sends of itself. Where to is said by the variables of
+/// the OpenTelemetry specification.
+#[derive(Args, Clone, Debug)]
+pub struct ExportConfig {
+    /// Share of the traces that are recorded, 0 to 1. Without it, what
+    /// OTEL_TRACES_SAMPLER says, or 0.01. Metrics count everything. Traces and
+    /// metrics are sent to OTEL_EXPORTER_OTLP_ENDPOINT, if that is set.
+    #[arg(long, env = "PAYSTREAM_TRACE_RATIO", value_parser = ratio)]
+    pub trace_ratio: Option<f64>,
+    /// Payments and requests that take this long are recorded whatever the
+    /// ratio, some of them each second.
+    #[arg(long, env = "PAYSTREAM_TRACE_SLOW", default_value = "1s", value_parser = parse_duration)]
+    pub trace_slow: Duration,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 /// How the process speaks of itself.

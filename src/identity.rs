@@ -58,7 +58,8 @@ impl Identity {
 }
 
 /// The host's name, of characters that a worker's name may have.
-fn host() -> String {
+#[must_use]
+pub fn host() -> String {
     let name = gethostname::gethostname().to_string_lossy().into_owned();
     name.chars()
         .map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' })

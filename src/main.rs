@@ -55,17 +55,17 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let signals = telemetry::init(&cli.telemetry)?;
+    let level = telemetry::log(&cli.telemetry)?;
     // Commands find the servers of a `paystream dev` that runs here.
     let running = || {
         let addresses = dev::running_addresses(".paystream".as_ref())?;
         Some((addresses.redis_url, addresses.database_url))
     };
     match cli.command {
-        Command::Dev(args) => app::dev(*args, signals).await?,
+        Command::Dev(args) => app::dev(*args, level).await?,
         Command::Serve { role, mut config } => {
             config.store = config.store.or(running());
-            app::serve(role, *config, signals).await?;
+            app::serve(role, *config, level).await?;
         }
         Command::Operate(command) => return command.run(running).await,
     }

@@ -214,7 +214,7 @@ impl Waiting {
     }
 
     fn trace_id(&self) -> Option<String> {
-        self.delivery()?.trace_id.map(|trace_id| trace_id.to_string())
+        self.delivery()?.trace_id().map(|trace_id| trace_id.to_string())
     }
 
     fn moments(&self) -> Vec<Moment> {

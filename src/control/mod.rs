@@ -132,8 +132,10 @@ impl Control {
             Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
         };
         if let Err(error) = forgotten {
-            let (customer, error) = (customer.as_str(), error.sentence());
-            warn!(customer, error, "a cached balance could not be forgotten; it may be shown");
+            warn!(
+                error = error.sentence(),
+                "a cached balance could not be forgotten; it may be shown"
+            );
         }
     }
 }

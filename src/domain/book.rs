@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 
 use super::{
     Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId,
-    TraceId,
+    TraceContext, TraceId,
 };
 
 /// A payment as it came out of its partition's stream.
@@ -30,7 +30,15 @@ pub struct Delivery {
     /// another customer keeps it.
     pub digest: Digest,
     /// The trace that brought it, if it came with one.
-    pub trace_id: Option<TraceId>,
+    pub trace: Option<TraceContext>,
+}
+
+impl Delivery {
+    /// The trace that brought it, if it came with one.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace.map(|trace| trace.trace_id)
+    }
 }
 
 /// Runs what must not end its caller when it panics; what it worked on is to be
@@ -79,6 +87,23 @@ pub enum Outcome {
     Duplicate,
     /// This very entry is in the ledger already; no effect.
     Redelivered,
+}
+
+impl Outcome {
+    /// How it is called, wherever it is told.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Applied { .. } => "applied",
+            Self::Recorded { .. } => "recorded",
+            Self::Rejected { .. } => "rejected",
+            Self::Suspense => "suspense",
+            Self::Parked => "parked",
+            Self::Conflict => "conflict",
+            Self::Duplicate => "duplicate",
+            Self::Redelivered => "redelivered",
+        }
+    }
 }
 
 /// A reference that the ledger knows already.

@@ -6,6 +6,7 @@
 
 mod money;
 mod payment;
+mod trace;
 mod partition;
 mod account;
 mod book;
@@ -16,6 +17,5 @@ pub use account::{Account, Refusal, Standing};
 pub use book::{Book, Decision, Delivery, Known, Outcome, unpanicked};
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use partition::{HASH_VERSION, StreamId, partition_of};
-pub use payment::{
-    CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, TraceId, parse_date,
-};
+pub use payment::{CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, parse_date};
+pub use trace::{SpanId, TraceContext, TraceId};

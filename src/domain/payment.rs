@@ -179,30 +179,6 @@ impl std::fmt::Display for Digest {
     }
 }
 
-/// The trace that a payment came with: 16 bytes, not all zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TraceId([u8; 16]);
-
-impl TraceId {
-    /// Nothing when all bytes are zero: that stands for no trace.
-    #[must_use]
-    pub fn new(bytes: [u8; 16]) -> Option<Self> {
-        (bytes != [0; 16]).then_some(Self(bytes))
-    }
-
-    /// The bytes themselves.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for TraceId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
 /// Reads `YYYY-MM-DD HH:MM:SS` in `zone`, or RFC 3339.
 ///
 /// # Errors

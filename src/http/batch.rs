@@ -1,6 +1,6 @@
 //! Accepts many payments at once: each item by itself, in order.
 
-use axum::{Json, extract::State, http::HeaderMap};
+use axum::{Json, extract::State};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::{
     App, intake,
     intake::{Body, MediaType},
+    observe::{self, Traced},
     payments::{self, PaymentBody},
     problem::{Code, FieldError, Problem, ProblemDocument},
 };
@@ -36,6 +37,9 @@ pub(super) struct ItemView {
     index: usize,
     /// `accepted`, `replayed` or `refused`.
     status: &'static str,
+    /// As it is counted.
+    #[serde(skip)]
+    outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction_reference: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,18 +80,21 @@ pub(super) struct ItemView {
 )]
 pub(super) async fn accept_batch(
     State(app): State<App>,
-    headers: HeaderMap,
+    traced: Traced,
     body: Body,
 ) -> Result<Json<BatchView>, Problem> {
+    let signals = &app.gateway.signals;
     let items = split(&body)?;
     let received_at = (app.gateway.clock)();
-    let traceparent = payments::traceparent(&headers);
+    let mut sendings = Vec::with_capacity(items.len());
     let mut arrivals = Vec::with_capacity(items.len());
     let mut results: Vec<Result<(), Problem>> = Vec::with_capacity(items.len());
     for item in items {
         let payment = intake::payment(item, app.gateway.config.time_zone);
         results.push(payment.map(|payment| {
-            arrivals.push(Arrival { payment, received_at, traceparent: traceparent.clone() });
+            let sending = signals.sending(&traced.0);
+            sendings.push(sending);
+            arrivals.push(Arrival { payment, received_at, trace: sending.context });
         }));
     }
     let appending = async {
@@ -99,6 +106,11 @@ pub(super) async fn accept_batch(
         }
     };
     let appended = app.call(appending).await?;
+    let appended: Vec<_> =
+        appended.into_iter().map(|result| result.map_err(Problem::from)).collect();
+    let sent = arrivals.iter().zip(&appended);
+    let sent = sent.map(|(arrival, result)| payments::sent(&arrival.payment, result.as_ref()));
+    signals.sent(sendings.into_iter().zip(sent));
     let mut appended = arrivals.into_iter().zip(appended);
     let mut view = BatchView::default();
     for (index, read) in results.into_iter().enumerate() {
@@ -109,6 +121,7 @@ pub(super) async fn accept_batch(
                 None => break,
             },
         };
+        signals.received(item.outcome, 1);
         match item.status {
             "accepted" => view.accepted += 1,
             "replayed" => view.replayed += 1,
@@ -120,19 +133,20 @@ pub(super) async fn accept_batch(
 }
 
 impl ItemView {
-    fn appended(index: usize, arrival: &Arrival, result: Result<Appended, stream::Error>) -> Self {
+    fn appended(index: usize, arrival: &Arrival, result: Result<Appended, Problem>) -> Self {
         let reference = arrival.payment.reference.as_str().to_owned();
-        let (status, place) = match result {
-            Ok(Appended::Accepted(place)) => ("accepted", place),
-            Ok(Appended::Duplicate(place)) => ("replayed", place),
+        let (status, outcome, place) = match result {
+            Ok(Appended::Accepted(place)) => ("accepted", "accepted", place),
+            Ok(Appended::Duplicate(place)) => ("replayed", "duplicate", place),
             Ok(Appended::Conflict(place)) => {
                 return Self::refused(index, Some(reference), &payments::conflict(place.stream_id));
             }
-            Err(error) => return Self::refused(index, Some(reference), &error.into()),
+            Err(error) => return Self::refused(index, Some(reference), &error),
         };
         Self {
             index,
             status,
+            outcome,
             transaction_reference: Some(reference),
             partition: Some(place.partition),
             sequence: Some(place.sequence),
@@ -147,6 +161,7 @@ impl ItemView {
         Self {
             index,
             status: "refused",
+            outcome: observe::refusal(problem.status()),
             transaction_reference: reference,
             partition: None,
             sequence: None,

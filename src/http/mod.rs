@@ -7,6 +7,7 @@
 
 mod problem;
 mod access;
+mod observe;
 mod guard;
 mod intake;
 mod views;
@@ -56,7 +57,7 @@ use crate::{
     health::Board,
     ledger::{self, Reader, Registrar},
     stream::{self, Balances, Finder, Producer, Upkeep},
-    telemetry::Signals,
+    telemetry::{Moment, Signals},
 };
 
 /// Largest body of a request,
@@ -117,7 +118,9 @@ impl Shared {
     ) -> Result<T, Problem> {
         let circuit = &self.gateway.postgresql;
         circuit.check(Instant::now())?;
+        let started = Moment::now();
         let asked = asking.await;
+        self.gateway.signals.asked(started, asked.is_err());
         match asked.as_ref().is_err_and(ledger::Error::is_outage) {
             true => circuit.failed(Instant::now()),
             false => circuit.succeeded(),
@@ -227,6 +230,7 @@ fn router(shared: App) -> Router {
             ServiceBuilder::new()
                 .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
                 .layer(PropagateRequestIdLayer::x_request_id())
+                .layer(middleware::from_fn_with_state(Arc::clone(&shared), observe::observe))
                 .layer(middleware::from_fn(problem::render))
                 .layer(CatchPanicLayer::custom(problem::panicked))
                 .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::guard)),

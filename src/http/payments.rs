@@ -15,12 +15,14 @@ use utoipa::ToSchema;
 use super::{
     App, guard, intake,
     intake::{Body, MediaType},
+    observe::{self, Traced},
     problem::{Code, Problem, ProblemDocument},
     views::{AcceptedView, PaymentView, StatusView, payment_path},
 };
 use crate::{
     domain::Payment,
     stream::{Appended, Arrival, Place},
+    telemetry::Sent,
 };
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -79,6 +81,7 @@ pub(super) struct PaymentBody {
 )]
 pub(super) async fn accept(
     State(app): State<App>,
+    traced: Traced,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -86,13 +89,14 @@ pub(super) async fn accept(
         let detail = "send application/json here, and many payments to /api/v1/payments/batch";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
-    let arrival = Arrival {
-        payment: intake::payment(&body.bytes, app.gateway.config.time_zone)?,
-        received_at: (app.gateway.clock)(),
-        traceparent: traceparent(&headers),
-    };
+    let payment = intake::payment(&body.bytes, app.gateway.config.time_zone)?;
+    let sending = app.gateway.signals.sending(&traced.0);
+    let received_at = (app.gateway.clock)();
+    let arrival = Arrival { payment, received_at, trace: sending.context };
     let payment = &arrival.payment;
-    let (place, replayed) = match app.call(app.gateway.producer.append(&arrival)).await? {
+    let appended = app.call(app.gateway.producer.append(&arrival)).await;
+    app.gateway.signals.sent([(sending, sent(payment, appended.as_ref()))].into_iter());
+    let (place, replayed) = match appended? {
         Appended::Accepted(place) => (place, false),
         Appended::Duplicate(place) => (place, true),
         Appended::Conflict(place) => return Err(conflict(place.stream_id)),
@@ -111,6 +115,18 @@ pub(super) async fn accept(
     let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
     let view = AcceptedView::new(payment.reference.as_str(), payment.customer.as_str(), place);
     Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
+}
+
+/// What became of a payment that was sent to the stream, for the signals.
+pub(super) fn sent<'a>(payment: &'a Payment, appended: Result<&Appended, &Problem>) -> Sent<'a> {
+    let (outcome, place) = match appended {
+        Ok(Appended::Accepted(place)) => ("accepted", Some(place)),
+        Ok(Appended::Duplicate(place)) => ("duplicate", Some(place)),
+        Ok(Appended::Conflict(place)) => ("conflict", Some(place)),
+        Err(problem) => (observe::refusal(problem.status()), None),
+    };
+    let place = place.map(|place| (place.partition, place.stream_id));
+    Sent { reference: &payment.reference, outcome, place }
 }
 
 fn mark(mut response: Response, payment: &Payment, replayed: bool) -> Response {
@@ -132,12 +148,9 @@ pub(super) fn conflict(first: impl std::fmt::Display) -> Problem {
     Problem::new(Code::ReferenceConflict, detail)
 }
 
-/// The trace context that came with the request, if it is well formed.
-pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    let lengths = value.split('-').map(str::len);
-    let hex = value.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
-    (hex && lengths.eq([2, 32, 16, 2])).then(|| value.to_owned())
+/// Whether an answer says that its payment was taken before.
+pub(super) fn is_replay(headers: &HeaderMap) -> bool {
+    headers.contains_key(REPLAYED)
 }
 
 /// Looks until the ledger has the payment, or until the wait is over.

@@ -139,6 +139,10 @@ impl Problem {
         Self { code, detail: detail.trim_start().to_owned(), errors }
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
     pub(super) fn code(&self) -> Code {
         self.code
     }

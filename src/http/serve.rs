@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use axum::{Router, routing::get};
+use axum::{Router, http::Request, routing::get};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -20,9 +20,10 @@ use tokio::{
     time,
 };
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequest;
 use tracing::{debug, info, warn};
 
-use super::{App, Gateway, Shared, WAITERS_MAX, console, health, rate, router};
+use super::{App, Gateway, Shared, WAITERS_MAX, console, health, observe::Peer, rate, router};
 use crate::health::Board;
 
 /// How long a client may take to send its headers, or to send nothing.
@@ -88,8 +89,8 @@ async fn listen(
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         while connections.try_join_next().is_some() {}
-        let stream: TcpStream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer): (TcpStream, SocketAddr) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "could not take a connection");
                 time::sleep(ACCEPT_PAUSE).await;
@@ -100,7 +101,12 @@ async fn listen(
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "could not set TCP_NODELAY");
         }
-        let service = TowerToHyperService::new(router.clone());
+        let peer = Peer(peer.ip().to_canonical());
+        let service = MapRequest::new(router.clone(), move |mut request: Request<_>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let service = TowerToHyperService::new(service);
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         connections.spawn(async move {
             if let Err(error) = connection.await {

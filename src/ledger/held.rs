@@ -66,7 +66,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         stream_id: stream_id.parse().map_err(|_| Error::Corrupt("stream id"))?,
         received_at: row.try_get(7)?,
         digest: lookups::digest(row.try_get(8)?)?,
-        trace_id: lookups::trace(row.try_get(10)?)?,
+        trace: lookups::trace(row.try_get(10)?)?,
         payment,
     })
 }

@@ -4,7 +4,9 @@
 use sqlx::{PgConnection, Row};
 
 use super::Error;
-use crate::domain::{Account, CustomerId, Digest, Known, PaymentStatus, Reference, TraceId};
+use crate::domain::{
+    Account, CustomerId, Digest, Known, PaymentStatus, Reference, TraceContext, TraceId,
+};
 
 pub(super) async fn read_accounts(
     connection: &mut PgConnection,
@@ -72,9 +74,11 @@ pub(super) fn status(text: &str) -> Result<PaymentStatus, Error> {
     PaymentStatus::parse(text).map_err(|_| Error::Corrupt("payment status"))
 }
 
-pub(super) fn trace(bytes: Option<&[u8]>) -> Result<Option<TraceId>, Error> {
+/// The ledger keeps which trace it was, not where in it.
+pub(super) fn trace(bytes: Option<&[u8]>) -> Result<Option<TraceContext>, Error> {
     let bytes = bytes.map(<[u8; 16]>::try_from).transpose();
-    Ok(bytes.map_err(|_| Error::Corrupt("trace id"))?.and_then(TraceId::new))
+    let trace_id = bytes.map_err(|_| Error::Corrupt("trace id"))?.and_then(TraceId::new);
+    Ok(trace_id.map(|trace_id| TraceContext { trace_id, span_id: None, sampled: false }))
 }
 
 pub(super) fn digest(bytes: &[u8]) -> Result<Digest, Error> {

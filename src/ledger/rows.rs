@@ -260,7 +260,7 @@ pub(super) async fn insert_whole(
 }
 
 fn trace(delivery: &Delivery) -> Option<&[u8]> {
-    delivery.trace_id.as_ref().map(|id| id.as_bytes().as_slice())
+    delivery.trace.as_ref().map(|trace| trace.trace_id.as_bytes().as_slice())
 }
 
 /// False when a redelivery put it there before.

@@ -40,12 +40,27 @@ pub enum Taken {
 }
 
 /// What one partition gave.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TakenFrom {
     /// Its entries in stream order.
     pub taken: Vec<Taken>,
     /// The last id that was looked at; where the next page starts.
     pub last_id: Option<StreamId>,
+    /// How those that came again were delivered before.
+    pub earlier: Vec<Delivered>,
+}
+
+/// How an entry was delivered before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Which.
+    pub id: StreamId,
+    /// To whom.
+    pub worker: String,
+    /// How long ago.
+    pub ago: Duration,
+    /// How often.
+    pub deliveries: u32,
 }
 
 /// One lane's half of the stream. Its connections are plain ones: a silent
@@ -211,14 +226,13 @@ impl Consumer {
         command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
         let reply: Value = command.query_async(&mut self.reader).await?;
         let mut pair = replies::array(reply, "reclaim")?.into_iter();
-        let (Some(ids), Some(entries)) = (pair.next(), pair.next()) else {
+        let (Some(pending), Some(entries)) = (pair.next(), pair.next()) else {
             return Err(Error::Shape("reclaim"));
         };
         let mut page = self.read(claim.partition, entries)?;
-        let pending: Vec<StreamId> = replies::array(ids, "reclaim")?
-            .iter()
-            .map(|id| replies::parsed(id, "reclaim"))
-            .collect::<Result<_, _>>()?;
+        let pending = replies::array(pending, "reclaim")?;
+        page.earlier = pending.into_iter().map(read_delivered).collect::<Result<_, _>>()?;
+        let pending: Vec<StreamId> = page.earlier.iter().map(|delivered| delivered.id).collect();
         page.last_id = pending.last().copied();
         // XCLAIM drops deleted entries from the pending list without a word.
         let gone =
@@ -319,12 +333,25 @@ impl Consumer {
                 }
             })
             .collect();
-        Ok(TakenFrom { taken, last_id })
+        Ok(TakenFrom { taken, last_id, earlier: Vec::new() })
     }
 
     fn token(&self, claim: Claim) -> String {
         format!("{}.{}", self.worker, claim.epoch)
     }
+}
+
+/// One row of `XPENDING`: id, consumer, milliseconds ago, how often.
+fn read_delivered(row: Value) -> Result<Delivered, Error> {
+    const SHAPE: Error = Error::Shape("reclaim");
+    let row = replies::array(row, "reclaim")?;
+    let [id, worker, ago, deliveries] = row.as_slice() else { return Err(SHAPE) };
+    Ok(Delivered {
+        id: replies::parsed(id, "reclaim")?,
+        worker: replies::text(worker, "reclaim")?.to_owned(),
+        ago: Duration::from_millis(replies::integer(ago, "reclaim")?.try_into().unwrap_or(0)),
+        deliveries: replies::integer(deliveries, "reclaim")?.try_into().unwrap_or(u32::MAX),
+    })
 }
 
 impl Taken {

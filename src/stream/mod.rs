@@ -52,7 +52,7 @@ use std::time::Duration;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
-pub use consumer::{Claim, Consumer, Taken, TakenFrom};
+pub use consumer::{Claim, Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Seen};
 pub use gates::Gates;

@@ -23,7 +23,10 @@ use super::{
     scripts::{self, Lua},
     wire,
 };
-use crate::domain::{Payment, StreamId};
+use crate::{
+    domain::{Payment, StreamId, TraceContext},
+    telemetry::traceparent,
+};
 
 /// Connections to Redis. In one turn Redis reads about 16 KiB from each, and
 /// syncs once for all that it read: one connection alone would bound how many
@@ -79,8 +82,8 @@ pub struct Arrival {
     pub payment: Payment,
     /// When the gateway took it.
     pub received_at: DateTime<Utc>,
-    /// W3C trace context of the request, if any.
-    pub traceparent: Option<String>,
+    /// The span that sends it, if it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// The half of the stream that the gateway is handed.
@@ -254,7 +257,7 @@ impl Producer {
     }
 
     fn command(&self, arrival: &Arrival) -> Cmd {
-        let Arrival { payment, received_at, traceparent } = arrival;
+        let Arrival { payment, received_at, trace } = arrival;
         let partition = self.keys.partition_of(&payment.customer);
         let keys = [
             self.keys.stream(partition),
@@ -273,7 +276,7 @@ impl Producer {
             .arg(wire::encode(payment))
             .arg(received_at.timestamp_millis())
             .arg(given_out);
-        if let Some(traceparent) = traceparent {
+        if let Some(traceparent) = trace.as_ref().and_then(traceparent::write) {
             command.arg(traceparent);
         }
         command

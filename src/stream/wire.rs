@@ -12,8 +12,12 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Keys;
-use crate::domain::{
-    Amount, CustomerId, Delivery, Payment, PaymentStatus, Reference, StreamId, TraceId, parse_date,
+use crate::{
+    domain::{
+        Amount, CustomerId, Delivery, Payment, PaymentStatus, Reference, StreamId, TraceId,
+        parse_date,
+    },
+    telemetry::traceparent::{self, TRACEPARENT},
 };
 
 /// The version that is written today.
@@ -79,12 +83,14 @@ pub(super) fn encode(payment: &Payment) -> String {
 #[must_use]
 pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
     let fields = [
-        ("v", VERSION.to_owned()),
-        ("seq", delivery.sequence.to_string()),
-        ("payment", encode(&delivery.payment)),
-        ("received_at", delivery.received_at.timestamp_millis().to_string()),
+        ("v", Some(VERSION.to_owned())),
+        ("seq", Some(delivery.sequence.to_string())),
+        ("payment", Some(encode(&delivery.payment))),
+        ("received_at", Some(delivery.received_at.timestamp_millis().to_string())),
+        (TRACEPARENT, delivery.trace.as_ref().and_then(traceparent::write)),
     ];
-    fields.map(|(name, value)| (name.to_owned(), value)).into()
+    let known = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    known.collect()
 }
 
 pub(super) fn decode(
@@ -101,7 +107,8 @@ pub(super) fn decode(
     let delivery = read(partition, stream_id, |name| field(&fields, name));
     delivery.and_then(of_this_partition).map_err(|reason| {
         let (reference, mut parts) = field(&fields, "payment").map(parts_of).unwrap_or_default();
-        parts.trace_id = field(&fields, "traceparent").and_then(trace_id);
+        parts.trace_id =
+            field(&fields, TRACEPARENT).and_then(traceparent::parse).map(|trace| trace.trace_id);
         Unreadable {
             partition,
             stream_id,
@@ -152,24 +159,8 @@ fn read<'a>(
     let received_at = received_at
         .and_then(DateTime::<Utc>::from_timestamp_millis)
         .ok_or("its time of receipt is missing or not a number")?;
-    let (digest, trace_id) = (payment.digest(), text("traceparent").and_then(trace_id));
-    Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest, trace_id })
-}
-
-/// The trace id of a W3C `traceparent`, `00-<trace id>-<parent id>-<flags>`.
-/// Nothing when it is not one: a payment does not fail by it.
-fn trace_id(traceparent: &str) -> Option<TraceId> {
-    let mut parts = traceparent.split('-');
-    let version = parts.next()?;
-    if version.len() != 2 || version == "ff" {
-        return None;
-    }
-    let hex = parts.next()?;
-    let digits = hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    if hex.len() != 32 || !digits || parts.next()?.len() != 16 {
-        return None;
-    }
-    TraceId::new(u128::from_str_radix(hex, 16).ok()?.to_be_bytes())
+    let (digest, trace) = (payment.digest(), text(TRACEPARENT).and_then(traceparent::parse));
+    Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest, trace })
 }
 
 fn decode_payment(json: &str) -> Result<Payment, String> {
@@ -312,13 +303,13 @@ mod tests {
     #[test]
     fn an_entry_tells_the_trace_that_brought_it() {
         let traced = FIXTURES.lines().next_back().unwrap();
-        assert_eq!(decode_line(traced).unwrap().trace_id.unwrap().to_string(), TRACE);
+        assert_eq!(decode_line(traced).unwrap().trace_id().unwrap().to_string(), TRACE);
         let untraced = traced.split("\ttraceparent").next().unwrap();
-        assert_eq!(decode_line(untraced).unwrap().trace_id, None);
+        assert_eq!(decode_line(untraced).unwrap().trace, None);
         // One that is not as it should be is no reason to refuse a payment.
         for bad in ["00", &"0".repeat(32), &TRACE.to_uppercase(), &TRACE[1..], "\u{e9}"] {
             let line = traced.replace(TRACE, bad);
-            assert_eq!(decode_line(&line).unwrap().trace_id, None, "{bad}");
+            assert_eq!(decode_line(&line).unwrap().trace, None, "{bad}");
         }
     }
 }

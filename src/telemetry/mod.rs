@@ -1,39 +1,97 @@
-//! How the process speaks of itself. Never a condition of service: nothing
-//! waits for it, and nothing fails with it.
+//! How the process speaks of itself: metrics, traces and logs. Never a condition
+//! of service: nothing waits for it, and nothing fails with it.
+//!
+//! The only room with opentelemetry. Rooms are handed [`Signals`] and say what
+//! happened; which of it becomes a span, and where it goes, is decided here.
 
+mod attempts;
 pub mod catalog;
+mod export;
+mod gateway;
 mod gauges;
+mod logs;
 mod meters;
 mod signals;
+mod spans;
+pub mod traceparent;
+mod words;
+mod worker;
 
-use std::io::IsTerminal;
+use std::{sync::mpsc, thread, time::Duration};
 
 use anyhow::Context;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 
+pub use export::Service;
+pub use gateway::{Active, Exchange, RequestTrace, Sending, Sent};
+pub use logs::{LogLevel, within};
 pub use signals::Signals;
+pub use spans::Moment;
+use spans::Spans;
+pub use worker::{Buried, Earlier, Failure, Steps, Tried};
 
-use crate::config::{LogFormat, TelemetryConfig};
+use crate::config::{ExportConfig, TelemetryConfig};
 
-/// Starts logging to standard error; standard output belongs to the commands.
+/// How long an end waits for what has not been delivered.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Starts logging.
 ///
 /// # Errors
 /// When the filter is not one.
-pub fn init(config: &TelemetryConfig) -> anyhow::Result<Signals> {
-    let filter = EnvFilter::try_new(&config.log)
-        .with_context(|| format!("PAYSTREAM_LOG is not a log filter: {}", config.log))?;
-    let terminal = std::io::stderr().is_terminal();
-    let json = match config.log_format {
-        LogFormat::Auto => !terminal,
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-    };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let layer = if json {
-        layer.json().flatten_event(true).boxed()
-    } else {
-        layer.with_ansi(terminal).boxed()
-    };
-    tracing_subscriber::registry().with(filter).with(layer).init();
-    Ok(Signals::off())
+pub fn log(config: &TelemetryConfig) -> anyhow::Result<LogLevel> {
+    logs::init(config)
 }
+
+/// Signals, and their way out.
+pub struct Telemetry {
+    /// What the rooms are handed.
+    pub signals: Signals,
+    metrics: Option<SdkMeterProvider>,
+}
+
+impl Telemetry {
+    /// Starts sending, if there is anywhere to send to.
+    ///
+    /// # Errors
+    /// When a setting is wrong; not when nobody listens.
+    pub fn start(
+        config: &ExportConfig,
+        service: Service,
+        level: LogLevel,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        if !export::is_wanted() {
+            let silent = SdkMeterProvider::default();
+            let signals = Signals::new(&silent, Spans::off(), Some(level));
+            return Ok(Self { signals, metrics: None });
+        }
+        let ratio = match config.trace_ratio {
+            Some(ratio) => ratio,
+            None => export::ratio_of_the_environment()?.unwrap_or(DEFAULT_RATIO),
+        };
+        let resource = export::resource(service, ratio);
+        let processor = export::spans(&resource).context("telemetry cannot be sent")?;
+        let metrics = export::metrics(resource).context("telemetry cannot be sent")?;
+        let spans = Spans::new(processor, ratio, config.trace_slow, seed);
+        Ok(Self { signals: Signals::new(&metrics, spans, Some(level)), metrics: Some(metrics) })
+    }
+
+    /// Sends what is left, for three seconds at most.
+    pub fn shut_down(self) {
+        let Some(metrics) = self.metrics else { return };
+        let signals = self.signals;
+        let (done, ended) = mpsc::channel();
+        // The exporter may wait longer than it is told to.
+        thread::spawn(move || {
+            signals.0.spans.shut_down(FAREWELL);
+            // What is not delivered by now is not missed.
+            let _ = metrics.shutdown_with_timeout(FAREWELL);
+            let _ = done.send(());
+        });
+        let _ = ended.recv_timeout(FAREWELL);
+    }
+}
+
+/// Traces that are recorded unless a setting says otherwise.
+const DEFAULT_RATIO: f64 = 0.01;

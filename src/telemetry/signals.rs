@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use tracing::{error, warn};
 
-use super::{gauges::Gauges, meters::Meters};
+use super::{gauges::Gauges, logs::LogLevel, meters::Meters, spans::Spans};
+
+/// What is logged while somebody looks closely.
+const DETAILED: &str = "info,paystream=debug";
 
 /// A handle to everything that is measured; clones share it.
 #[derive(Clone)]
@@ -16,17 +20,37 @@ pub struct Signals(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) meters: Meters,
     pub(super) gauges: Gauges,
+    pub(super) spans: Spans,
+    level: Option<LogLevel>,
 }
 
 impl Signals {
-    pub(super) fn new(provider: &SdkMeterProvider) -> Self {
+    pub(super) fn new(provider: &SdkMeterProvider, spans: Spans, level: Option<LogLevel>) -> Self {
         let meter = provider.meter("paystream");
-        Self(Arc::new(Inner { meters: Meters::new(&meter), gauges: Gauges::register(&meter) }))
+        let (meters, gauges) = (Meters::new(&meter), Gauges::register(&meter));
+        Self(Arc::new(Inner { meters, gauges, spans, level }))
+    }
+
+    /// How much is logged; nothing where no log was started.
+    #[must_use]
+    pub fn log_level(&self) -> Option<&LogLevel> {
+        self.0.level.as_ref()
+    }
+
+    /// Logs everything in detail, or again what was configured.
+    pub fn toggle_log_level(&self) {
+        let Some(level) = self.log_level() else { return };
+        let configured = level.configured().to_owned();
+        let wanted = if level.now() == configured { DETAILED } else { configured.as_str() };
+        match level.set(wanted) {
+            Ok(()) => warn!(level = wanted, "the log level was changed by a signal"),
+            Err(error) => error!("the log level could not be changed: {error:#}"),
+        }
     }
 
     /// Signals that nobody listens to.
     #[must_use]
     pub fn off() -> Self {
-        Self::new(&SdkMeterProvider::default())
+        Self::new(&SdkMeterProvider::default(), Spans::off(), None)
     }
 }

@@ -15,6 +15,7 @@ mod reach;
 mod settle;
 mod trial;
 mod trim;
+mod watch;
 
 use std::{sync::Arc, time::Instant};
 

@@ -26,7 +26,10 @@ use super::{
     lease::Keeper,
     reach::Reach,
 };
-use crate::ledger::{Grant, Outlook, Ownership};
+use crate::{
+    ledger::{Grant, Outlook, Ownership},
+    telemetry::Signals,
+};
 
 /// Beats within one lease.
 const BEATS_PER_LEASE: u32 = 5;
@@ -58,6 +61,7 @@ pub(super) struct Owner {
     ownership: Ownership,
     keeper: Keeper,
     reach: Reach,
+    signals: Signals,
     beat_interval: Duration,
     joined: bool,
     /// Since when this worker has wanted to leave.
@@ -90,6 +94,7 @@ impl Owner {
             ),
             keeper,
             reach,
+            signals: worker.signals.clone(),
             beat_interval: beat_interval(lease),
             joined: false,
             leaving: None,
@@ -230,6 +235,7 @@ impl Owner {
 
     /// Deals new partitions to the lanes that have the fewest.
     fn deal(&mut self, grants: Vec<Grant>) {
+        self.signals.moved("acquired", grants.len());
         for grant in grants {
             let Grant { partition, epoch, sequence, previous, since_moved } = grant;
             let idle_ms = u64::try_from(since_moved.as_millis()).unwrap_or(u64::MAX);
@@ -276,7 +282,9 @@ impl Owner {
                 // A lane found itself fenced, or without a lease. What is still
                 // ours by name is acquired again, under a new epoch.
                 LaneEvent::Lost(lane) => {
+                    let before = self.held.len();
                     self.held.retain(|_, held| held.lane != usize::from(lane));
+                    self.signals.moved("lost", before - self.held.len());
                     self.expecting = true;
                 }
                 // If it has been acquired again meanwhile, the epoch differs.
@@ -292,7 +300,10 @@ impl Owner {
             return;
         }
         match self.ownership.release(&released).await {
-            Ok(()) => info!(partitions = ?released, "partitions handed over"),
+            Ok(()) => {
+                self.signals.moved("released", released.len());
+                info!(partitions = ?released, "partitions handed over");
+            }
             // The next look finds them listed as ours and served by no lane.
             Err(error) => warn!(%error, "could not release partitions; trying again"),
         }

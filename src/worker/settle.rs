@@ -6,10 +6,12 @@ use std::{collections::HashSet, time::Duration};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+use super::watch::{Again, Progress, Watch};
 use crate::{
-    domain::{Book, Decision, Delivery, Outcome, StreamId, unpanicked},
+    domain::{Book, Decision, Delivery, Outcome, StreamId, TraceContext, unpanicked},
     ledger::{self, Burial, Fence, LaneWriter},
     stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable, fields_of},
+    telemetry::Moment,
 };
 
 /// How often a batch is decided again because another transaction was faster.
@@ -22,6 +24,7 @@ pub(super) struct Link {
     pub(super) consumer: Consumer,
     pub(super) writer: LaneWriter,
     pub(super) batch_deadline: Duration,
+    pub(super) watch: Watch,
 }
 
 /// Why a batch was not settled. What was taken stays pending.
@@ -71,6 +74,20 @@ impl Error {
         )
     }
 
+    /// Its class, as it is counted.
+    pub(super) fn class(&self) -> &'static str {
+        match self {
+            error if error.is_fenced() => "fenced",
+            error if error.is_of_an_entry() => "entry",
+            Self::Stream(stream::Error::StateLost(_)) => "state_lost",
+            Self::Stream(error) if error.is_outage() => "redis_outage",
+            Self::Ledger(error) if error.is_outage() => "postgresql_outage",
+            Self::Deadline(_) => "deadline",
+            Self::Contended => "raced",
+            _ => "unexpected",
+        }
+    }
+
     /// The error below, for the log.
     pub(super) fn cause(&self) -> String {
         std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
@@ -92,41 +109,61 @@ struct Sorted {
     deliveries: Vec<Delivery>,
     unreadable: Vec<Unreadable>,
     settled: Vec<(Claim, Vec<StreamId>)>,
+    earlier: Again,
 }
 
 /// Settles what was taken. When this returns, all of it is in the ledger and
 /// acknowledged.
 pub(super) async fn settle(link: &mut Link, taken: Vec<(Claim, TakenFrom)>) -> Result<(), Error> {
-    let Sorted { fences, deliveries, unreadable, settled } = sort(taken);
-    let claims: Vec<Claim> = settled.iter().map(|(claim, _)| *claim).collect();
+    let sorted = sort(&link.watch, taken);
+    let mut progress = Progress::default();
+    let settled = settle_sorted(link, &sorted, &mut progress).await;
+    let error = settled.as_ref().err();
+    link.watch.tried(&sorted.deliveries, &sorted.earlier, &progress, error);
+    settled
+}
+
+async fn settle_sorted(
+    link: &mut Link,
+    sorted: &Sorted,
+    progress: &mut Progress,
+) -> Result<(), Error> {
     let deadline = link.batch_deadline;
     let posting = async {
         for _ in 0..RACES_MAX {
-            match post(link, &fences, &claims, &deliveries, &unreadable).await {
-                Err(Error::Ledger(ledger::Error::Raced)) => {}
+            match post(link, sorted, progress).await {
+                Err(Error::Ledger(ledger::Error::Raced)) => link.watch.signals.retried("raced"),
                 result => return result,
             }
         }
         Err(Error::Contended)
     };
     timeout(deadline, posting).await.map_err(|_| Error::Deadline(deadline))??;
-    for entry in &unreadable {
+    for entry in &sorted.unreadable {
         warn!(
             partition = entry.partition,
             stream_id = %entry.stream_id,
             reference = entry.reference,
+            trace_id = entry.parts.trace_id.map(tracing::field::display),
             reason = entry.reason,
             "an entry could not be read and is a dead letter now"
         );
         link.consumer.bury(entry.partition, entry.stream_id, UNREADABLE, &entry.reason).await?;
+        let trace = entry.parts.trace_id;
+        let trace = trace.map(|id| TraceContext { trace_id: id, span_id: None, sampled: false });
+        let buried = (entry.partition, entry.stream_id);
+        link.watch.buried(buried, trace, UNREADABLE, &entry.reason);
     }
-    Ok(link.consumer.conclude(&settled).await?)
+    link.consumer.conclude(&sorted.settled).await?;
+    progress.acknowledged = Some(Moment::now());
+    Ok(())
 }
 
-fn sort(taken: Vec<(Claim, TakenFrom)>) -> Sorted {
+fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
     let mut sorted = Sorted::default();
     for (claim, from) in taken.into_iter().filter(|(_, from)| !from.taken.is_empty()) {
         sorted.fences.push(Fence { partition: claim.partition, epoch: claim.epoch });
+        sorted.earlier.extend(watch.earlier(claim, &from.earlier));
         let mut ids = Vec::with_capacity(from.taken.len());
         for taken in from.taken {
             match taken {
@@ -149,22 +186,22 @@ fn sort(taken: Vec<(Claim, TakenFrom)>) -> Sorted {
 }
 
 /// One transaction: fence, decide, write, commit.
-async fn post(
-    link: &mut Link,
-    fences: &[Fence],
-    claims: &[Claim],
-    deliveries: &[Delivery],
-    unreadable: &[Unreadable],
-) -> Result<(), Error> {
+async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Result<(), Error> {
+    let Sorted { fences, deliveries, unreadable, settled, .. } = sorted;
+    let claims: Vec<Claim> = settled.iter().map(|(claim, _)| *claim).collect();
+    progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
     let decisions = decide(&mut batch.book, &batch.buried, deliveries)?;
     let burials: Vec<Burial> = unreadable.iter().map(burial).collect();
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
     tokio::try_join!(
         async { batch.post(&decisions, &burials).await.map_err(Error::from) },
-        async { link.consumer.announce(claims, customers).await.map_err(Error::from) },
+        async { link.consumer.announce(&claims, customers).await.map_err(Error::from) },
     )?;
-    Ok(batch.commit().await?)
+    progress.outcomes = decisions.iter().map(|decision| decision.outcome).collect();
+    batch.commit().await?;
+    progress.committed = Some(Moment::now());
+    Ok(())
 }
 
 /// Decides delivery by delivery, in stream order. A bug that shows in one of
@@ -210,7 +247,7 @@ pub(super) async fn give_up(
         reference: Some(delivery.payment.reference.as_str().to_owned()),
         customer: Some(delivery.payment.customer.clone()),
         amount: Some(delivery.payment.amount),
-        trace_id: delivery.trace_id,
+        trace_id: delivery.trace_id(),
         code,
         reason: reason.clone(),
         fields: fields_of(delivery),
@@ -225,7 +262,9 @@ pub(super) async fn give_up(
     };
     let deadline = link.batch_deadline;
     timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
-    Ok(link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?)
+    link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?;
+    link.watch.buried((claim.partition, delivery.stream_id), delivery.trace, code, reason);
+    Ok(())
 }
 
 fn burial(entry: &Unreadable) -> Burial {

@@ -54,7 +54,7 @@ pub(super) async fn attempt(
         None => {
             let trial = Trial { first: first.id(), last: last.id(), attempts: 1, error: None };
             link.writer.note_trial(fence(claim), &trial).await?;
-            together(link, claim, page.taken, rules).await
+            together(link, claim, page, rules).await
         }
     }
 }
@@ -63,14 +63,15 @@ pub(super) async fn attempt(
 async fn together(
     link: &mut Link,
     claim: Claim,
-    page: Vec<Taken>,
+    page: TakenFrom,
     rules: Rules,
 ) -> Result<Tried, Error> {
     let mut settled_to = None;
-    let mut pieces = vec![page];
+    let TakenFrom { taken, earlier, .. } = page;
+    let mut pieces = vec![taken];
     while let Some(mut piece) = pieces.pop() {
         let last_id = piece.last().map(Taken::id);
-        let batch = TakenFrom { taken: piece.clone(), last_id };
+        let batch = TakenFrom { taken: piece.clone(), last_id, earlier: earlier.clone() };
         match settle::settle(link, vec![(claim, batch)]).await {
             Ok(()) => settled_to = last_id.or(settled_to),
             Err(error) if error.is_of_an_entry() && piece.len() > 1 => {
@@ -149,7 +150,7 @@ async fn give_up(
 ) -> Result<(), Error> {
     let Some(Taken::Delivery(delivery)) = entry.first() else {
         // What cannot be read, or is gone, has nothing that could fail.
-        let batch = TakenFrom { taken: entry.to_vec(), last_id: None };
+        let batch = TakenFrom { taken: entry.to_vec(), ..TakenFrom::default() };
         return settle::settle(link, vec![(claim, batch)]).await;
     };
     let Trial { attempts, error, .. } = trial;
@@ -168,7 +169,7 @@ fn tell(claim: Claim, delivery: &Delivery, attempts: u32, reason: &str) {
         partition = claim.partition,
         stream_id = %delivery.stream_id,
         reference = delivery.payment.reference.as_str(),
-        customer = delivery.payment.customer.as_str(),
+        trace_id = delivery.trace_id().map(tracing::field::display),
         attempts,
         reason,
         "an entry used up its attempts and is a dead letter now"

@@ -625,8 +625,10 @@ async fn references_that_look_like_other_paths_are_found_too() {
 async fn a_trace_context_travels_with_the_entry() {
     let h = Harness::gateway(&[]).await;
     let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    // Only a trusted caller may say that it is to be recorded.
+    let kept = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
     for (reference, sent, kept) in
-        [("t1", Some(context), Some(context)), ("t2", None, None), ("t3", Some("nonsense"), None)]
+        [("t1", Some(context), Some(kept)), ("t2", None, None), ("t3", Some("nonsense"), None)]
     {
         let mut request =
             h.api.request(Method::POST, PAYMENTS).json(&payment(reference, "ADA", "1"));

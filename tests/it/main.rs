@@ -13,6 +13,7 @@
 mod chromium;
 mod harness;
 mod load;
+mod otlp;
 mod process;
 mod proxy;
 

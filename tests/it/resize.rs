@@ -351,5 +351,5 @@ fn arrival(reference: &str) -> Arrival {
         amount: Amount::parse("1").unwrap(),
         date: "2025-11-07T13:54:16Z".parse().unwrap(),
     };
-    Arrival { payment, received_at: clock::system(), traceparent: None }
+    Arrival { payment, received_at: clock::system(), trace: None }
 }

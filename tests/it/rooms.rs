@@ -17,7 +17,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("identity", &[]),
     ("dev", &[]),
     ("config", &[]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["domain", "config"]),
     ("stream", &["domain", "config", "telemetry"]),
     ("ledger", &["domain", "config", "telemetry"]),
     ("control", &["domain", "config", "clock", "stream", "ledger"]),

@@ -110,7 +110,7 @@ fn deliveries(stream: &[Sent]) -> Vec<Delivery> {
             received_at: DateTime::from_timestamp(1_762_523_700, 0).unwrap(),
             digest: payment.digest(),
             payment,
-            trace_id: None,
+            trace: None,
         }
     };
     stream.iter().enumerate().map(delivery).collect()
@@ -349,7 +349,7 @@ fn what_comes_for_a_parked_account_waits_and_is_still_recognised() {
         };
         let digest = payment.digest();
         let (partition, stream_id, received_at) = (0, StreamId::default(), DateTime::UNIX_EPOCH);
-        Delivery { partition, sequence, stream_id, received_at, payment, digest, trace_id: None }
+        Delivery { partition, sequence, stream_id, received_at, payment, digest, trace: None }
     };
     let (waits, passes) = (delivery(1, &accounts[0]), delivery(2, &accounts[1]));
     let mut book = Book::new(accounts, []);

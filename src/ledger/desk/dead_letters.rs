@@ -219,13 +219,13 @@ impl Desk {
             let text = format!("dead letter {id} is another entry than the one that was read");
             return Ok(Err(Refusal::Impossible(text)));
         }
-        let trace_id = delivery.trace_id.or(lookups::trace(letter.trace_id.as_deref())?);
-        let delivery = Delivery { trace_id, ..delivery.clone() };
+        let trace = delivery.trace.or(lookups::trace(letter.trace_id.as_deref())?);
+        let delivery = Delivery { trace, ..delivery.clone() };
         let uses = settling::uses(connection, &delivery).await?;
         let settled =
             settling::settle(connection, &delivery, uses, &epochs, Tallies::new()).await?;
         let redriven = Redriven {
-            outcome: settling::name(&settled.outcome).to_owned(),
+            outcome: settled.outcome.as_str().to_owned(),
             balance_after: settled.balance_after(),
             parked: settled.parked,
         };

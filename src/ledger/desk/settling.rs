@@ -125,20 +125,6 @@ pub(super) async fn settle(
     Ok(Settled { outcome, parked })
 }
 
-/// How an outcome is called in the ledger.
-pub(super) fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Applied { .. } => "applied",
-        Outcome::Recorded { .. } => "recorded",
-        Outcome::Rejected { .. } => "rejected",
-        Outcome::Suspense => "suspense",
-        Outcome::Parked => "parked",
-        Outcome::Conflict => "conflict",
-        Outcome::Duplicate => "duplicate",
-        Outcome::Redelivered => "redelivered",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,15 +3,16 @@
 --
 -- KEYS  stream, owner
 -- ARGV  group, worker, epoch, count, start (an id, or "(" and an id)
--- Answers {ids pending, entries}. An id without its entry was deleted from the
--- stream while it was pending.
+-- Answers {pending as XPENDING lists it before the claim, entries}. An id
+-- without its entry was deleted from the stream while it was pending.
 local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if mirror[1] ~= ARGV[2] or mirror[2] ~= ARGV[3] then
   return redis.error_reply('FENCED ' .. ARGV[2] .. ' does not own ' .. KEYS[1])
 end
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[5], '+', ARGV[4])
 local ids = {}
-for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[5], '+', ARGV[4])) do
-  ids[#ids + 1] = pending[1]
+for index, delivery in ipairs(pending) do
+  ids[index] = delivery[1]
 end
 -- Lua passes some thousands of arguments at most.
 local entries, step = {}, 1000
@@ -21,4 +22,4 @@ for first = 1, #ids, step do
     entries[#entries + 1] = entry
   end
 end
-return {ids, entries}
+return {pending, entries}

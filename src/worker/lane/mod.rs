@@ -17,7 +17,7 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Worker,
@@ -26,6 +26,7 @@ use super::{
     now,
     settle::{self, Error, Link},
     trial::{self, Rules, Tried},
+    watch::Watch,
 };
 use crate::{
     circuit::Circuit,
@@ -85,6 +86,7 @@ pub(super) struct Lane {
     events: mpsc::UnboundedSender<LaneEvent>,
     held: BTreeMap<u16, Held>,
     link: Option<Link>,
+    watch: Watch,
     /// When it was last seen where the partitions stand in Redis.
     looked_at: Option<Instant>,
     /// Payments in one batch now: fewer after a batch that took too long.
@@ -114,6 +116,7 @@ impl Lane {
             events,
             held: BTreeMap::new(),
             link: None,
+            watch: Watch::new(worker.signals.clone(), &worker.id),
             looked_at: None,
             batch: worker.config.batch_max,
         }
@@ -140,9 +143,12 @@ impl Lane {
             self.note_outage(&step);
             match step {
                 Ok(Step::Stuck) => {}
-                Ok(Step::Idle) => self.board.moved(self.number, now()),
+                Ok(Step::Idle) => {
+                    self.watch.settled(self.number, 0);
+                    self.board.moved(self.number, now());
+                }
                 Ok(Step::Settled(entries)) => {
-                    debug!(lane = self.number, entries, "settled");
+                    self.watch.settled(self.number, entries);
                     self.board.moved(self.number, now());
                     self.batch = (2 * self.batch).min(self.config.batch_max);
                     pauses = self::pauses();
@@ -206,7 +212,8 @@ impl Lane {
         let mut consumer = self.streams.consumer(&self.worker, &self.incarnation).await?;
         let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
         consumer.mirror(&claims).await?;
-        Ok(Link { consumer, writer, batch_deadline: self.config.batch_deadline })
+        let WorkerConfig { batch_deadline, .. } = self.config;
+        Ok(Link { consumer, writer, batch_deadline, watch: self.watch.clone() })
     }
 
     /// Takes partitions over: Redis is told, what their former owners still have
@@ -236,9 +243,11 @@ impl Lane {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let Some(held) = self.held.get_mut(&claim.partition) else { return Ok(Step::Idle) };
         let count = if held.suspects.is_some() { 1 } else { self.batch };
+        link.watch.asks();
         let page = link.consumer.reclaim(claim, after, count).await?;
         if let Some(last_id) = page.last_id {
             let entries = page.taken.len();
+            link.watch.took(entries, entries);
             info!(partition = claim.partition, entries, "reclaimed pending entries");
             let WorkerConfig { attempts_max, park_customer, .. } = self.config;
             let rules = Rules { attempts_max, park_customer };
@@ -294,6 +303,7 @@ impl Lane {
         let share = share.max(1);
         let counts: Vec<(Claim, u32)> =
             ready.iter().filter_map(|p| Some((self.held.get(p)?.claim, share))).collect();
+        link.watch.asks();
         let taken = link.consumer.take(&counts).await?;
         if taken.iter().all(|from| from.taken.is_empty()) {
             // Entries are there, but not for us: someone moved the group on.
@@ -309,6 +319,7 @@ impl Lane {
             })
             .collect();
         let entries = batch.iter().map(|(_, from)| from.taken.len()).sum();
+        link.watch.took(entries, 0);
         settle::settle(link, batch).await?;
         for (partition, last_id, full) in moved {
             if let Some(last_id) = last_id {
@@ -321,6 +332,13 @@ impl Lane {
     /// Starts over: new connections, and everything pending first. A fenced
     /// lane drops its partitions and lets the ownership loop acquire again.
     fn recover(&mut self, error: Error) {
+        let signals = &self.watch.signals;
+        match error.class() {
+            "fenced" => signals.fenced(),
+            // It was counted where it was tried.
+            "entry" => {}
+            class => signals.retried(class),
+        }
         if error.is_of_an_entry() {
             // What can be settled is, page by page; the rest is narrowed down.
             let error = error.sentence();

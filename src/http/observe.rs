@@ -1,0 +1,120 @@
+//! What every request is measured by, before anything else looks at it: how
+//! long it took, what it was answered with, and which trace it belongs to.
+//! Changes nothing but the `traceparent` of the answer.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request::Parts},
+    middleware::Next,
+    response::Response,
+};
+
+use tracing::{Level, debug, enabled};
+
+use super::{App, access::Surface, guard, payments};
+use crate::telemetry::{
+    self, Exchange, Moment, RequestTrace,
+    traceparent::{self, TRACEPARENT},
+};
+
+const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
+/// The route of a single payment.
+const PAYMENTS: &str = "/api/v1/payments";
+
+/// Whoever is at the other end of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// The trace of a request, for its handler.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traced(pub(super) RequestTrace);
+
+impl<S: Sync> FromRequestParts<S> for Traced {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get().copied().unwrap_or_default())
+    }
+}
+
+pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let started = Moment::now();
+    let signals = &app.gateway.signals;
+    let method = usual(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let surface = Surface::of(request.uri().path());
+    let path = enabled!(Level::DEBUG).then(|| request.uri().path().to_owned());
+    let inbound = inbound(request.headers());
+    let trusted = inbound.is_some() && is_trusted(&app, &request);
+    let trace = match surface {
+        // Probes and pages that stay open are no work of anybody's.
+        Surface::Open | Surface::Live => RequestTrace::default(),
+        _ => signals.request(inbound, trusted),
+    };
+    let waits = !guard::wanted_wait(request.headers()).is_zero() || surface == Surface::Live;
+    request.extensions_mut().insert(Traced(trace));
+    let _active = signals.active(method);
+    let mut response = telemetry::within(trace, next.run(request)).await;
+    let status = response.status();
+    let route = route.as_ref().map(MatchedPath::as_str);
+    if method == "POST" && route == Some(PAYMENTS) {
+        signals.received(outcome(&response), 1);
+    }
+    debug!(method, path, status = status.as_u16(), "answered");
+    let exchange = Exchange { method, route, status: status.as_u16(), started, waits };
+    if signals.answered(&trace, &exchange)
+        && let Some(written) = trace.written()
+        && let Some(Ok(value)) =
+            traceparent::write(&written).map(|text| HeaderValue::from_str(&text))
+    {
+        response.headers_mut().insert(HEADER, value);
+    }
+    response
+}
+
+/// The trace context that came with the request, if it is well formed.
+fn inbound(headers: &HeaderMap) -> Option<crate::domain::TraceContext> {
+    traceparent::parse(headers.get(HEADER)?.to_str().ok()?)
+}
+
+fn is_trusted(app: &App, request: &Request) -> bool {
+    let peer = request.extensions().get::<Peer>();
+    let trusted = &app.gateway.config.trace_trusted;
+    peer.is_some_and(|Peer(address)| trusted.iter().any(|network| network.contains(address)))
+}
+
+/// What became of a single payment, as its answer says.
+fn outcome(response: &Response) -> &'static str {
+    match response.status() {
+        StatusCode::ACCEPTED => "accepted",
+        StatusCode::OK if payments::is_replay(response.headers()) => "duplicate",
+        StatusCode::OK => "accepted",
+        refused => refusal(refused),
+    }
+}
+
+/// What a payment that was refused is counted as.
+pub(super) fn refusal(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::CONFLICT => "conflict",
+        StatusCode::SERVICE_UNAVAILABLE => "overloaded",
+        status if status.is_client_error() => "invalid",
+        _ => "error",
+    }
+}
+
+/// Methods are told apart only as far as they are usual.
+fn usual(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "_OTHER",
+    }
+}

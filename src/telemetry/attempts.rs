@@ -1,0 +1,274 @@
+//! The spans of a batch: what was received, each attempt at a payment, the
+//! transaction and the acknowledgement. One for each payment whose trace is
+//! recorded, and for what failed or was slow; those of the whole batch once, in
+//! the first payment's trace, with links to the others.
+
+use opentelemetry::{KeyValue, trace::SpanKind};
+
+use super::{
+    Signals,
+    spans::{Moment, SAMPLE_RATIO, Span},
+    words::{self, ACK, BURY, DESTINATION, LEDGER, PROCESS, RECEIVE},
+    worker::{Buried, Earlier, Steps, Tried, since},
+};
+use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
+
+/// Links of one span.
+const LINKS_MAX: usize = 128;
+/// The table that a batch is for.
+const TABLE: &str = "processed_transactions";
+
+impl Signals {
+    /// An entry was given up and is a dead letter now.
+    pub fn buried(&self, buried: &Buried<'_>) {
+        self.processed("dead_lettered", 1);
+        let (spans, at) = (&self.0.spans, Moment::now());
+        let attempts = spans.attempts(buried.entry).0;
+        spans.forget(buried.entry);
+        let recorded = buried.trace.filter(|trace| trace.sampled && trace.span_id.is_some());
+        let parent = match recorded {
+            Some(parent) => parent,
+            None if spans.allows_late(at) => {
+                let known = attempts.first().copied().or(buried.trace);
+                known.map_or_else(|| unparented(spans.new_trace()), unparented)
+            }
+            None => return,
+        };
+        let (partition, stream_id) = buried.entry;
+        let mut attributes = words::messaging(BURY).to_vec();
+        attributes.extend([
+            KeyValue::new(words::OPERATION_TYPE, "settle"),
+            KeyValue::new(words::PARTITION_ID, partition.to_string()),
+            KeyValue::new(words::MESSAGE_ID, stream_id.to_string()),
+            KeyValue::new(words::OUTCOME, "dead_lettered"),
+            KeyValue::new(words::ERROR, buried.code),
+            KeyValue::new(SAMPLE_RATIO, 1.0),
+        ]);
+        spans.write(Span {
+            context: spans.below(&parent),
+            parent: parent.span_id,
+            kind: SpanKind::Client,
+            name: format!("{BURY} {DESTINATION}").into(),
+            start: at.wall,
+            end: Moment::now().wall,
+            attributes,
+            links: attempts,
+            events: Vec::new(),
+            error: Some(buried.reason.to_owned()),
+        });
+    }
+
+    pub(super) fn trace(&self, tried: &Tried<'_>, ended: Moment) {
+        let recorded: Vec<&Delivery> =
+            tried.deliveries.iter().filter(|delivery| is_recorded(delivery)).collect();
+        let links: Vec<TraceContext> =
+            recorded.iter().filter_map(|delivery| delivery.trace).take(LINKS_MAX).collect();
+        let receive = links.first().map(|first| self.write_receive(tried, *first, &links));
+        let mut first = None;
+        for (index, delivery) in tried.deliveries.iter().enumerate() {
+            let outcome = tried.outcomes.get(index);
+            let stands_out = self.stands_out(tried, delivery);
+            let context = match delivery.trace.filter(|_| is_recorded(delivery)) {
+                Some(context) => context,
+                None if stands_out && self.0.spans.allows_late(ended) => self.late(delivery),
+                None => continue,
+            };
+            let span = self.write_process(tried, (delivery, outcome), context, receive, ended);
+            if first.is_none() && is_recorded(delivery) {
+                first = Some(span);
+            }
+        }
+        if let Some(first) = first {
+            self.write_posting(tried, &first, &links);
+        }
+    }
+
+    /// What is written though it was not to be: a failure that is its own
+    /// doing, and what took too long.
+    fn stands_out(&self, tried: &Tried<'_>, delivery: &Delivery) -> bool {
+        match (tried.failure, tried.steps.committed) {
+            (Some(failure), _) => failure.of_an_entry && tried.deliveries.len() == 1,
+            (None, Some((_, committed))) => {
+                let took = since(delivery.received_at, committed.wall);
+                took >= self.0.spans.slow.as_secs_f64()
+            }
+            (None, None) => false,
+        }
+    }
+
+    /// The trace of a payment that was to have none; the same for each attempt.
+    fn late(&self, delivery: &Delivery) -> TraceContext {
+        let earlier = self.0.spans.attempts(entry(delivery)).0.first().copied();
+        let known = earlier.or(delivery.trace);
+        known.map_or_else(|| unparented(self.0.spans.new_trace()), unparented)
+    }
+
+    fn write_receive(
+        &self,
+        tried: &Tried<'_>,
+        parent: TraceContext,
+        links: &[TraceContext],
+    ) -> TraceContext {
+        let context = self.0.spans.below(&parent);
+        let mut attributes = words::messaging(RECEIVE).to_vec();
+        attributes.extend([
+            KeyValue::new(words::OPERATION_TYPE, RECEIVE),
+            KeyValue::new(words::GROUP, LEDGER),
+            KeyValue::new(words::BATCH_COUNT, number(tried.deliveries.len())),
+        ]);
+        self.0.spans.write(Span {
+            context,
+            parent: parent.span_id,
+            kind: SpanKind::Client,
+            name: format!("{RECEIVE} {DESTINATION}").into(),
+            start: tried.steps.asked.wall,
+            end: tried.steps.taken.wall,
+            attributes,
+            links: links.to_vec(),
+            events: Vec::new(),
+            error: None,
+        });
+        context
+    }
+
+    fn write_process(
+        &self,
+        tried: &Tried<'_>,
+        (delivery, outcome): (&Delivery, Option<&Outcome>),
+        parent: TraceContext,
+        receive: Option<TraceContext>,
+        ended: Moment,
+    ) -> TraceContext {
+        let spans = &self.0.spans;
+        let context = spans.below(&parent);
+        let earlier = tried.earlier.get(&entry(delivery));
+        let attempt = earlier.map_or(1, |earlier| earlier.deliveries);
+        let mut links: Vec<TraceContext> = receive.into_iter().collect();
+        links.extend(spans.attempts(entry(delivery)).0.last());
+        if let Some(earlier) = earlier.filter(|earlier| earlier.lost) {
+            links.push(self.write_lost(tried, delivery, parent, earlier));
+        }
+        let mut attributes = process_attributes(delivery, attempt);
+        let failure = tried.failure;
+        attributes.extend(failure.map(|failure| KeyValue::new(words::ERROR, failure.class)));
+        // What was not committed was decided for nothing.
+        let outcome = outcome.filter(|_| failure.is_none());
+        attributes.extend(outcome.map(|outcome| KeyValue::new(words::OUTCOME, outcome.as_str())));
+        if self.stands_out(tried, delivery) {
+            attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
+        }
+        let Steps { committed, acknowledged, .. } = tried.steps;
+        let committed = committed.map(|(_, at)| ("committed", at.wall));
+        let acknowledged = acknowledged.map(|at| ("acknowledged", at.wall));
+        spans.write(Span {
+            context,
+            parent: parent.span_id,
+            kind: SpanKind::Consumer,
+            name: format!("{PROCESS} {DESTINATION}").into(),
+            start: match parent.span_id {
+                Some(_) => tried.steps.taken.wall,
+                // Nothing else shows how long it waited.
+                None => delivery.received_at.into(),
+            },
+            end: ended.wall,
+            attributes,
+            links,
+            events: committed.into_iter().chain(acknowledged).collect(),
+            error: failure.map(|failure| failure.text.clone()),
+        });
+        match failure {
+            Some(_) => spans.remember(entry(delivery), context),
+            None if earlier.is_some() => spans.forget(entry(delivery)),
+            None => {}
+        }
+        context
+    }
+
+    /// The attempt of somebody who did not come back to tell of it.
+    fn write_lost(
+        &self,
+        tried: &Tried<'_>,
+        delivery: &Delivery,
+        parent: TraceContext,
+        earlier: &Earlier,
+    ) -> TraceContext {
+        let context = self.0.spans.below(&parent);
+        let attempt = earlier.deliveries.saturating_sub(1).max(1);
+        let mut attributes = process_attributes(delivery, attempt);
+        attributes.push(KeyValue::new(words::ERROR, "worker_lost"));
+        attributes.push(KeyValue::new(words::WORKER, earlier.worker.clone()));
+        let taken = tried.steps.taken;
+        self.0.spans.write(Span {
+            context,
+            parent: parent.span_id,
+            kind: SpanKind::Consumer,
+            name: format!("{PROCESS} {DESTINATION}").into(),
+            start: taken.before(earlier.ago),
+            end: taken.wall,
+            attributes,
+            links: Vec::new(),
+            events: Vec::new(),
+            error: Some(format!("{} took it and did not come back to it", earlier.worker)),
+        });
+        context
+    }
+
+    /// The transaction and the acknowledgement, once for the whole batch.
+    fn write_posting(&self, tried: &Tried<'_>, parent: &TraceContext, links: &[TraceContext]) {
+        let Some((begun, committed)) = tried.steps.committed else { return };
+        let others: Vec<TraceContext> = links.iter().skip(1).copied().collect();
+        let below = |name: String, from: Moment, to: Moment, attributes| Span {
+            context: self.0.spans.below(parent),
+            parent: parent.span_id,
+            kind: SpanKind::Client,
+            name: name.into(),
+            start: from.wall,
+            end: to.wall,
+            attributes,
+            links: others.clone(),
+            events: Vec::new(),
+            error: None,
+        };
+        let mut attributes = words::ledger("INSERT").to_vec();
+        attributes.push(KeyValue::new(words::DB_TABLE, TABLE));
+        attributes.push(KeyValue::new(words::DB_BATCH, number(tried.deliveries.len())));
+        self.0.spans.write(below(format!("INSERT {TABLE}"), begun, committed, attributes));
+        let Some(acknowledged) = tried.steps.acknowledged else { return };
+        let mut attributes = words::messaging(ACK).to_vec();
+        attributes.push(KeyValue::new(words::OPERATION_TYPE, "settle"));
+        attributes.push(KeyValue::new(words::GROUP, LEDGER));
+        let name = format!("{ACK} {DESTINATION}");
+        self.0.spans.write(below(name, committed, acknowledged, attributes));
+    }
+}
+
+/// In the same trace, below nothing.
+fn unparented(trace: TraceContext) -> TraceContext {
+    TraceContext { span_id: None, ..trace }
+}
+
+fn process_attributes(delivery: &Delivery, attempt: u32) -> Vec<KeyValue> {
+    let mut attributes = words::messaging(PROCESS).to_vec();
+    attributes.extend([
+        KeyValue::new(words::OPERATION_TYPE, PROCESS),
+        KeyValue::new(words::GROUP, LEDGER),
+        KeyValue::new(words::PARTITION_ID, delivery.partition.to_string()),
+        KeyValue::new(words::MESSAGE_ID, delivery.stream_id.to_string()),
+        KeyValue::new(words::ATTEMPT, i64::from(attempt)),
+        KeyValue::new(words::REFERENCE, delivery.payment.reference.as_str().to_owned()),
+    ]);
+    attributes
+}
+
+fn entry(delivery: &Delivery) -> (u16, StreamId) {
+    (delivery.partition, delivery.stream_id)
+}
+
+/// Whether its sender has said that it is.
+fn is_recorded(delivery: &Delivery) -> bool {
+    delivery.trace.is_some_and(|trace| trace.sampled && trace.span_id.is_some())
+}
+
+fn number(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,145 @@
+//! Log lines on standard error, with the trace that they belong to; how much is
+//! logged can be changed while the process runs. Never decides what is worth a
+//! line.
+
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use tokio::task_local;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Format, Full, Json, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt,
+};
+
+use super::gateway::RequestTrace;
+use crate::config::{LogFormat, TelemetryConfig};
+
+task_local! {
+    /// The request that is being answered.
+    static REQUEST: RequestTrace;
+}
+
+/// Answers a request; what is logged meanwhile says which trace it is.
+pub async fn within<T>(trace: RequestTrace, answering: impl Future<Output = T>) -> T {
+    REQUEST.scope(trace, answering).await
+}
+
+/// The request that is being answered here, if any.
+pub(super) fn current_request() -> Option<RequestTrace> {
+    REQUEST.try_with(|trace| *trace).ok()
+}
+
+/// Changes how much is logged.
+pub struct LogLevel {
+    handle: reload::Handle<EnvFilter, Registry>,
+    now: Mutex<String>,
+    configured: String,
+}
+
+impl LogLevel {
+    /// What is logged now: a level, or directives.
+    #[must_use]
+    pub fn now(&self) -> String {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was configured.
+    #[must_use]
+    pub fn configured(&self) -> &str {
+        &self.configured
+    }
+
+    /// Logs this from now on, until the process ends.
+    ///
+    /// # Errors
+    /// When it is not a log filter; nothing is changed then.
+    pub fn set(&self, directives: &str) -> anyhow::Result<()> {
+        let filter = filter(directives)?;
+        self.handle.reload(filter).context("the log filter could not be changed")?;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = directives.to_owned();
+        Ok(())
+    }
+}
+
+/// Starts logging to standard error; standard output belongs to the commands.
+pub(super) fn init(config: &TelemetryConfig) -> anyhow::Result<LogLevel> {
+    let filter = filter(&config.log).context("PAYSTREAM_LOG")?;
+    let terminal = std::io::stderr().is_terminal();
+    let json = match config.log_format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = if json {
+        let format = Traced::Json(Format::default().with_target(false).json().flatten_event(true));
+        layer.json().event_format(format).boxed()
+    } else {
+        let format = Traced::Text(Format::default().with_ansi(terminal).with_target(false));
+        layer.with_ansi(terminal).event_format(format).boxed()
+    };
+    tracing_subscriber::registry().with(filter).with(layer).init();
+    let configured = config.log.clone();
+    Ok(LogLevel { handle, now: Mutex::new(configured.clone()), configured })
+}
+
+/// What the exporter does is said once, when it begins to fail and when it ends.
+fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    let filter = EnvFilter::try_new(directives)
+        .with_context(|| format!("{directives} is not a log filter; use a level such as debug"))?;
+    let quiet = ["opentelemetry=off", "opentelemetry_sdk=off", "opentelemetry-otlp=off"];
+    quiet.iter().try_fold(filter, |filter, quiet| Ok(filter.add_directive(quiet.parse()?)))
+}
+
+/// A line, and the trace of the request in which it was written.
+enum Traced {
+    Json(Format<Json>),
+    Text(Format<Full>),
+}
+
+impl<S, N> FormatEvent<S, N> for Traced
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        let mut lined = Writer::new(&mut line);
+        let trace_id = current_request().and_then(|trace| trace.trace_id());
+        match self {
+            Self::Json(format) => {
+                format.format_event(context, lined.by_ref(), event)?;
+                let (open, end) = (line.trim_end().strip_suffix('}'), trace_id);
+                match open.zip(end) {
+                    Some((open, id)) => writeln!(writer, r#"{open},"trace_id":"{id}"}}"#),
+                    None => writer.write_str(&line),
+                }
+            }
+            Self::Text(format) => {
+                format.format_event(context, lined.by_ref(), event)?;
+                match trace_id {
+                    Some(id) => writeln!(writer, "{} trace_id={id}", line.trim_end()),
+                    None => writer.write_str(&line),
+                }
+            }
+        }
+    }
+}

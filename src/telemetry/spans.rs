@@ -1,0 +1,228 @@
+//! Writes spans when they are over, from what is known then. Whether a trace is
+//! recorded was decided before, so that one that is not costs nothing; what
+//! failed or was slow is recorded all the same, so many a second at most. Never
+//! waits: what does not fit the exporter's queue is dropped.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue,
+    trace::{self, Event, Link, SpanContext, SpanKind, Status, TraceFlags, TraceState},
+};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+use crate::domain::{SpanId, StreamId, TraceContext, TraceId};
+
+/// Spans a second that are written although their trace was not to be.
+const LATE_MAX: u32 = 20;
+/// Entries whose earlier attempts are remembered.
+const REMEMBERED_MAX: usize = 1024;
+/// Says for how many a span stands when that is not what its process says.
+pub(super) const SAMPLE_RATIO: &str = "paystream.trace.sample_ratio";
+
+/// A moment on both clocks: the wall's for what is shown, the steady one for
+/// how long something took.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub(super) wall: SystemTime,
+    steady: Instant,
+}
+
+impl Moment {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { wall: SystemTime::now(), steady: Instant::now() }
+    }
+
+    /// How long it is from here to a later moment.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        later.steady.saturating_duration_since(self.steady)
+    }
+
+    /// So long before.
+    pub(super) fn before(self, by: Duration) -> SystemTime {
+        self.wall.checked_sub(by).unwrap_or(self.wall)
+    }
+}
+
+/// What a span says.
+pub(super) struct Span {
+    pub(super) context: TraceContext,
+    pub(super) parent: Option<SpanId>,
+    pub(super) kind: SpanKind,
+    pub(super) name: Cow<'static, str>,
+    pub(super) start: SystemTime,
+    pub(super) end: SystemTime,
+    pub(super) attributes: Vec<KeyValue>,
+    pub(super) links: Vec<TraceContext>,
+    pub(super) events: Vec<(&'static str, SystemTime)>,
+    /// What it failed with.
+    pub(super) error: Option<String>,
+}
+
+/// Where spans go, and which are written.
+pub(super) struct Spans {
+    processor: Option<BatchSpanProcessor>,
+    ratio: f64,
+    pub(super) slow: Duration,
+    random: Mutex<SmallRng>,
+    late: Mutex<(Instant, u32)>,
+    attempts: Mutex<HashMap<(u16, StreamId), Attempts>>,
+}
+
+/// The spans of an entry's attempts so far.
+#[derive(Clone, Default)]
+pub(super) struct Attempts(pub(super) Vec<TraceContext>);
+
+impl Spans {
+    /// Spans that nobody reads.
+    pub(super) fn off() -> Self {
+        Self::new(None, 0.0, Duration::MAX, 0)
+    }
+
+    /// Records `ratio` of all traces.
+    pub(super) fn new(
+        processor: Option<BatchSpanProcessor>,
+        ratio: f64,
+        slow: Duration,
+        seed: u64,
+    ) -> Self {
+        Self {
+            processor,
+            ratio,
+            slow,
+            random: Mutex::new(SmallRng::seed_from_u64(seed)),
+            late: Mutex::new((Instant::now(), 0)),
+            attempts: Mutex::default(),
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.processor.is_some()
+    }
+
+    /// Whether a trace that begins here is recorded.
+    pub(super) fn samples(&self) -> bool {
+        self.is_on() && self.random(|random| random.random_bool(self.ratio))
+    }
+
+    /// Whether one more span may be written that was not to be.
+    pub(super) fn allows_late(&self, now: Moment) -> bool {
+        if !self.is_on() {
+            return false;
+        }
+        let mut late = lock(&self.late);
+        if now.steady.saturating_duration_since(late.0) >= Duration::from_secs(1) {
+            *late = (now.steady, 0);
+        }
+        late.1 += 1;
+        late.1 <= LATE_MAX
+    }
+
+    /// A trace of its own.
+    pub(super) fn new_trace(&self) -> TraceContext {
+        let trace_id = self.random(|random| non_zero(|| TraceId::new(random.random())));
+        TraceContext { trace_id, span_id: Some(self.new_span()), sampled: true }
+    }
+
+    /// A span below another, in the same trace.
+    pub(super) fn below(&self, parent: &TraceContext) -> TraceContext {
+        let span_id = Some(self.new_span());
+        TraceContext { trace_id: parent.trace_id, span_id, sampled: true }
+    }
+
+    fn new_span(&self) -> SpanId {
+        self.random(|random| non_zero(|| SpanId::new(random.random())))
+    }
+
+    fn random<T>(&self, draw: impl FnOnce(&mut SmallRng) -> T) -> T {
+        draw(&mut lock(&self.random))
+    }
+
+    pub(super) fn write(&self, span: Span) {
+        let Some(processor) = &self.processor else { return };
+        let mut data = SpanData {
+            span_context: linked(&span.context),
+            parent_span_id: span.parent.map_or(trace::SpanId::INVALID, of_span),
+            parent_span_is_remote: matches!(span.kind, SpanKind::Server | SpanKind::Consumer),
+            span_kind: span.kind,
+            name: span.name,
+            start_time: span.start,
+            end_time: span.end.max(span.start),
+            attributes: span.attributes,
+            dropped_attributes_count: 0,
+            events: Default::default(),
+            links: Default::default(),
+            status: span
+                .error
+                .map_or(Status::Unset, |text| Status::Error { description: text.into() }),
+            instrumentation_scope: InstrumentationScope::builder("paystream").build(),
+        };
+        data.links.links = span.links.iter().map(|link| Link::with_context(linked(link))).collect();
+        let event = |(name, at): (&'static str, _)| Event::new(name, at, Vec::new(), 0);
+        data.events.events = span.events.into_iter().map(event).collect();
+        processor.on_end(data);
+    }
+
+    /// The attempts at an entry that were written.
+    pub(super) fn attempts(&self, entry: (u16, StreamId)) -> Attempts {
+        lock(&self.attempts).get(&entry).cloned().unwrap_or_default()
+    }
+
+    /// One more attempt at it failed.
+    pub(super) fn remember(&self, entry: (u16, StreamId), span: TraceContext) {
+        let mut attempts = lock(&self.attempts);
+        // Those of long ago are not asked for any more.
+        if attempts.len() >= REMEMBERED_MAX {
+            attempts.clear();
+        }
+        attempts.entry(entry).or_default().0.push(span);
+    }
+
+    /// It is settled.
+    pub(super) fn forget(&self, entry: (u16, StreamId)) {
+        lock(&self.attempts).remove(&entry);
+    }
+
+    pub(super) fn shut_down(&self, patience: Duration) {
+        if let Some(processor) = &self.processor {
+            // What is not delivered by then is lost, and nothing depends on it.
+            let _ = processor.shutdown_with_timeout(patience);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Draws until it is not zero, which is practically at once.
+fn non_zero<T>(mut draw: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(drawn) = draw() {
+            return drawn;
+        }
+    }
+}
+
+fn of_span(id: SpanId) -> trace::SpanId {
+    trace::SpanId::from_bytes(*id.as_bytes())
+}
+
+fn linked(context: &TraceContext) -> SpanContext {
+    SpanContext::new(
+        trace::TraceId::from_bytes(*context.trace_id.as_bytes()),
+        context.span_id.map_or(trace::SpanId::INVALID, of_span),
+        TraceFlags::SAMPLED,
+        false,
+        TraceState::NONE,
+    )
+}

@@ -1,0 +1,48 @@
+//! The words of the semantic conventions that we use, and our own beside them.
+
+use opentelemetry::KeyValue;
+
+pub(super) const METHOD: &str = "http.request.method";
+pub(super) const ROUTE: &str = "http.route";
+pub(super) const STATUS: &str = "http.response.status_code";
+pub(super) const SCHEME: &str = "url.scheme";
+pub(super) const ERROR: &str = "error.type";
+pub(super) const OPERATION_TYPE: &str = "messaging.operation.type";
+pub(super) const PARTITION_ID: &str = "messaging.destination.partition.id";
+pub(super) const MESSAGE_ID: &str = "messaging.message.id";
+pub(super) const BATCH_COUNT: &str = "messaging.batch.message_count";
+pub(super) const GROUP: &str = "messaging.consumer.group.name";
+pub(super) const DB_SYSTEM: &str = "db.system.name";
+pub(super) const DB_OPERATION: &str = "db.operation.name";
+pub(super) const DB_TABLE: &str = "db.collection.name";
+pub(super) const DB_BATCH: &str = "db.operation.batch.size";
+pub(super) const OUTCOME: &str = "paystream.outcome";
+pub(super) const REFERENCE: &str = "paystream.reference";
+pub(super) const ATTEMPT: &str = "paystream.attempt";
+pub(super) const WORKER: &str = "paystream.worker";
+pub(super) const REASON: &str = "paystream.retry.reason";
+pub(super) const MOVE: &str = "paystream.move";
+
+/// What payments are sent to and taken from, as a whole.
+pub(super) const DESTINATION: &str = "payments";
+/// The group that settles them.
+pub(super) const LEDGER: &str = "ledger";
+pub(super) const SEND: &str = "send";
+pub(super) const RECEIVE: &str = "receive";
+pub(super) const PROCESS: &str = "process";
+pub(super) const ACK: &str = "ack";
+pub(super) const BURY: &str = "bury";
+
+/// Which operation on the streams something is about.
+pub(super) fn messaging(operation: &'static str) -> [KeyValue; 3] {
+    [
+        KeyValue::new("messaging.system", "redis"),
+        KeyValue::new("messaging.destination.name", DESTINATION),
+        KeyValue::new("messaging.operation.name", operation),
+    ]
+}
+
+/// Which operation on the ledger something is about.
+pub(super) fn ledger(operation: &'static str) -> [KeyValue; 2] {
+    [KeyValue::new(DB_SYSTEM, "postgresql"), KeyValue::new(DB_OPERATION, operation)]
+}
