@@ -107,7 +107,7 @@ def states(title, description, expr, legend, mappings, width=24, height=12):
     told = {str(value): {"text": text, "color": color, "index": index}
             for index, (value, text, color) in enumerate(mappings)}
     defaults = {"mappings": [{"type": "value", "options": told}], "color": {"mode": "thresholds"},
-                "thresholds": PLAIN, "custom": {"lineWidth": 0, "fillOpacity": 70, "spanNulls": False}}
+                "thresholds": PLAIN, "custom": {"lineWidth": 0, "fillOpacity": 70}}
     options = {"mergeValues": True, "showValue": "never", "alignValue": "left", "rowHeight": 0.85,
                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
                "tooltip": {"mode": "single", "sort": "none"}}
