@@ -28,7 +28,10 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("otelcol_exporter_queue_size", &[]),
     ("otelcol_exporter_queue_capacity", &[]),
     ("traces_spanmetrics_calls_total", &["service", "span_name", "span_kind", "status_code"]),
-    ("traces_spanmetrics_latency_bucket", &["service", "span_name", "span_kind", "status_code", "le"]),
+    (
+        "traces_spanmetrics_latency_bucket",
+        &["service", "span_name", "span_kind", "status_code", "le"],
+    ),
     ("traces_service_graph_request_total", &["client", "server"]),
     ("traces_service_graph_request_failed_total", &["client", "server"]),
     ("traces_service_graph_request_server_seconds_bucket", &["client", "server", "le"]),
@@ -122,7 +125,9 @@ fn queries_name_what_the_services_report() {
     for (place, query, legend) in prometheus_queries() {
         let uses = uses(&parsed(&query));
         faults.extend(
-            uses.iter().filter_map(|one| fault(one, &recorded)).map(|told| format!("{place}: {told}")),
+            uses.iter()
+                .filter_map(|one| fault(one, &recorded))
+                .map(|told| format!("{place}: {told}")),
         );
         for label in legend.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()) {
             if !uses.iter().any(|one| one.labels.contains_key(label)) {
@@ -181,7 +186,10 @@ fn every_panel_says_what_it_shows_and_what_to_do() {
     for Panel { board, title, description, unit, queries, kind } in panels() {
         let place = format!("{board}: {title}");
         assert!(!title.is_empty() && !unit.is_empty() && !queries.is_empty(), "{place} ({kind})");
-        assert!(description.len() > 30 && description.ends_with(['.', '"']), "{place}: {description}");
+        assert!(
+            description.len() > 30 && description.ends_with(['.', '"']),
+            "{place}: {description}"
+        );
         for list in description.split("RUNBOOK: ").skip(1) {
             for heading in list.trim_end_matches('.').split("; ") {
                 assert!(headings.contains(heading), "{place}: the RUNBOOK has no {heading}");

@@ -8,8 +8,8 @@ use std::{
 
 use promql_parser::{
     label::{MatchOp, Matchers},
-    parser::{self, AggregateExpr, BinaryExpr, Expr, VectorSelector},
-    util::{ExprVisitor, ExprVisitorMut, walk_expr, walk_expr_mut},
+    parser::{self, AggregateExpr, BinaryExpr, Expr, ParenExpr, VectorSelector},
+    util::{ExprVisitor, walk_expr},
 };
 
 /// A metric as a query names it.
@@ -99,47 +99,38 @@ pub fn inputs(expr: &Expr) -> Vec<Expr> {
 /// The expression with one thing changed each: a threshold a little higher or
 /// lower, one side of an `and` or `or` left out.
 pub fn mutants(expr: &Expr) -> Vec<Expr> {
-    struct Mutation {
-        /// Changes to go by before it is our turn.
-        left: usize,
-        done: bool,
-    }
-    impl ExprVisitorMut for Mutation {
-        type Error = Infallible;
-        fn pre_visit(&mut self, expr: &mut Expr) -> Result<bool, Infallible> {
-            if self.done {
-                return Ok(false);
-            }
-            let Expr::Binary(binary) = expr else { return Ok(true) };
-            let changed = if let Expr::NumberLiteral(number) = binary.rhs.as_ref()
+    let inside = |inner: &Expr, outer: &dyn Fn(Box<Expr>) -> Expr| -> Vec<Expr> {
+        mutants(inner).into_iter().map(|mutant| outer(Box::new(mutant))).collect()
+    };
+    match expr {
+        Expr::Binary(binary) => {
+            let lefts = |lhs| Expr::Binary(BinaryExpr { lhs, ..binary.clone() });
+            let rights = |rhs| Expr::Binary(BinaryExpr { rhs, ..binary.clone() });
+            let mut changed = Vec::new();
+            if let Expr::NumberLiteral(number) = binary.rhs.as_ref()
                 && binary.op.is_comparison_operator()
             {
-                [beside(number.val, 1.0), beside(number.val, -1.0)].map(|value| {
-                    let rhs = Box::new(Expr::from(value));
-                    Expr::Binary(BinaryExpr { rhs, ..binary.clone() })
-                })
+                let near = [1.0, -1.0].map(|sign| beside(number.val, sign));
+                changed.extend(near.map(|value| rights(Box::new(Expr::from(value)))));
             } else if binary.op.is_set_operator() {
-                [binary.lhs.as_ref().clone(), binary.rhs.as_ref().clone()]
-            } else {
-                return Ok(true);
-            };
-            if let Some(changed) = changed.get(self.left) {
-                *expr = changed.clone();
-                self.done = true;
-                return Ok(false);
+                changed.extend([&binary.lhs, &binary.rhs].map(|side| side.as_ref().clone()));
             }
-            self.left -= changed.len();
-            Ok(true)
+            changed.extend(inside(&binary.lhs, &lefts));
+            changed.extend(inside(&binary.rhs, &rights));
+            changed
         }
-    }
-    let mut mutants = Vec::new();
-    loop {
-        let (mut mutant, mut mutation) = (expr.clone(), Mutation { left: mutants.len(), done: false });
-        let Ok(_) = walk_expr_mut(&mut mutation, &mut mutant);
-        if !mutation.done {
-            return mutants;
+        Expr::Paren(paren) => inside(&paren.expr, &|expr| Expr::Paren(ParenExpr { expr })),
+        Expr::Aggregate(one) => {
+            inside(&one.expr, &|expr| Expr::Aggregate(AggregateExpr { expr, ..one.clone() }))
         }
-        mutants.push(mutant);
+        Expr::Call(_)
+        | Expr::Unary(_)
+        | Expr::Subquery(_)
+        | Expr::VectorSelector(_)
+        | Expr::MatrixSelector(_)
+        | Expr::NumberLiteral(_)
+        | Expr::StringLiteral(_)
+        | Expr::Extension(_) => Vec::new(),
     }
 }
 
