@@ -32,7 +32,7 @@ check: ## Format, lints, documentation, rooms and drift, licences and advisories
 observe: ## Load a private service for a minute and ask Prometheus every query of the dashboards and alerts
 	@./scripts/install.sh --observe
 	@./scripts/check-dashboards.sh
-	$(CARGO) build --locked --bin paystream --examples
+	$(CARGO) build --locked --bin paystream
 	$(CARGO) run --locked --example observe -- $(ARGS)
 
 load: install ## Send payments to a running paystream and measure (ARGS="--rate 2000 --duration 60s")
