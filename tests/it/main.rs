@@ -36,6 +36,7 @@ mod poison;
 mod release;
 mod partitions;
 mod network;
+mod observability;
 mod operators;
 mod ownership;
 mod resize;
