@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check load audit release install
+.PHONY: help run test check observe load audit release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -13,21 +13,27 @@ run: install ## Start everything on this machine, with private Redis and Postgre
 	$(CARGO) run --locked -- dev $(ARGS)
 
 test: ## Run every test, against servers and a browser that the tests start themselves
-	@./scripts/install.sh --browser
+	@./scripts/install.sh --browser --observe
 	$(CARGO) test --locked
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories
-	@./scripts/install.sh --check-tools
+	@./scripts/install.sh --check-tools --observe
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
-	$(CARGO) test --locked --test it -- drift:: rooms::
+	$(CARGO) test --locked --test it -- drift:: rooms:: runbook:: observability:: --skip no_alert_can_change
 	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
 	@if $(CARGO) deny fetch db 2>/dev/null; then \
 		$(CARGO) deny --locked check --disable-fetch --hide-inclusion-graph advisories; \
 	else \
 		echo "check: advisories NOT checked, the database on github.com is not reachable from here"; \
 	fi
+
+observe: ## Load a private service for a minute and ask Prometheus every query of the dashboards and alerts
+	@./scripts/install.sh --observe
+	@./scripts/check-dashboards.sh
+	$(CARGO) build --locked --bin paystream
+	$(CARGO) run --locked --example observe -- $(ARGS)
 
 load: install ## Send payments to a running paystream and measure (ARGS="--rate 2000 --duration 60s")
 	$(CARGO) run --locked -- load $(ARGS)

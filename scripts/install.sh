@@ -1,7 +1,9 @@
 #!/bin/sh
 # Installs what this machine lacks: redis-server, PostgreSQL's server programs
 # and a C compiler; with --check-tools also what `make check` needs, with
-# --browser also the chromium and chromedriver that the console is tested in.
+# --browser also the chromium and chromedriver that the console is tested in,
+# with --observe also the Prometheus and Python that dashboards and alerts are
+# tested with.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
 # so what is installed here is never started as a service: neither used by us
@@ -17,6 +19,10 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 has_redis() { has redis-server || [ -x /opt/homebrew/bin/redis-server ]; }
 has_browser() { { has chromium || has chromium-browser || has google-chrome; } && has chromedriver; }
+# Whatever packages it, promtool comes with it.
+has_prometheus() { has prometheus && has promtool; }
+# With what makes virtual environments, which Debian packages apart.
+has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
     has initdb && return 0
@@ -34,6 +40,8 @@ missing() {
     has_postgres || printf 'postgres '
     has_compiler || printf 'compiler '
     [ -z "$wants_browser" ] || has_browser || printf 'browser '
+    [ -z "$wants_observe" ] || has_prometheus || printf 'prometheus '
+    [ -z "$wants_observe" ] || has_python || printf 'python '
 }
 
 as_root() {
@@ -49,7 +57,8 @@ needs_root() {
         die "installing needs root, and there is no sudo: run scripts/install.sh as root once"
 }
 
-# packages <redis> <postgres> <compiler> <browser>: this system's names of what is missing.
+# packages <redis> <postgres> <compiler> <browser> <prometheus> <python>: this
+# system's names of what is missing.
 packages() {
     for one in $lacking; do
         case $one in
@@ -57,6 +66,8 @@ packages() {
             postgres) printf '%s ' "$2" ;;
             compiler) printf '%s ' "$3" ;;
             browser) printf '%s ' "$4" ;;
+            prometheus) printf '%s ' "$5" ;;
+            python) printf '%s ' "$6" ;;
         esac
     done
 }
@@ -79,6 +90,7 @@ disable_services() {
         case $one in
             redis) as_root systemctl disable --quiet redis-server || true ;;
             postgres) as_root systemctl disable --quiet postgresql || true ;;
+            prometheus) as_root systemctl disable --quiet prometheus || true ;;
         esac
     done
 }
@@ -95,7 +107,8 @@ apt_update() {
 
 install_with_apt() {
     needs_root
-    wanted=$(packages redis-server postgresql 'gcc libc6-dev' 'chromium chromium-driver')
+    wanted=$(packages redis-server postgresql 'gcc libc6-dev' 'chromium chromium-driver' \
+        prometheus 'python3 python3-venv')
     say "installing with apt-get: $wanted"
     quiet_services
     # shellcheck disable=SC2086 # a list of words
@@ -110,7 +123,7 @@ install_with_apt() {
     disable_services
 }
 
-# install_with <command> <redis> <postgres> <compiler> <browser>
+# install_with <command> <redis> <postgres> <compiler> <browser> <prometheus> <python>
 install_with() {
     needs_root
     command=$1
@@ -123,7 +136,7 @@ install_with() {
 
 install_with_brew() {
     has_compiler || die "there is no C compiler: run 'xcode-select --install'"
-    wanted=$(packages redis postgresql@17 '' chromedriver)
+    wanted=$(packages redis postgresql@17 '' chromedriver prometheus python)
     say "installing: brew install $wanted"
     # shellcheck disable=SC2086 # a list of words; brew refuses to run as root
     brew install $wanted >&2
@@ -135,16 +148,17 @@ install_missing() {
     elif has brew; then
         install_with_brew
     elif has dnf; then
-        install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc 'chromium chromedriver'
+        install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc \
+            'chromium chromedriver' golang-github-prometheus python3
     elif has apk; then
         install_with 'apk add' redis 'postgresql postgresql-client' 'gcc musl-dev' \
-            'chromium chromium-chromedriver'
+            'chromium chromium-chromedriver' prometheus python3
     elif has pacman; then
-        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc chromium
+        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc chromium prometheus python
     else
         die "this system's package manager is unknown here; please install Redis" \
             "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
-            "chromium with its chromedriver yourself"
+            "chromium with its chromedriver, Prometheus with promtool, and Python 3 yourself"
     fi
 }
 
@@ -154,12 +168,15 @@ install_check_tools() {
     "$cargo" install --locked --quiet "cargo-deny@$CARGO_DENY" >&2
 }
 
-wants_browser=
-case ${1:-} in
-    '' | --check-tools) ;;
-    --browser) wants_browser=yes ;;
-    *) die "unknown argument '$1'; there are --check-tools and --browser" ;;
-esac
+wants_browser='' wants_observe='' wants_check_tools=''
+for argument in "$@"; do
+    case $argument in
+        --check-tools) wants_check_tools=yes ;;
+        --browser) wants_browser=yes ;;
+        --observe) wants_observe=yes ;;
+        *) die "unknown argument '$argument'; there are --check-tools, --browser and --observe" ;;
+    esac
+done
 
 cargo=${CARGO:-cargo}
 has "$cargo" || die "cargo is missing: install Rust as https://rustup.rs says, then run this again"
@@ -170,4 +187,4 @@ if [ -n "$lacking" ]; then
     lacking=$(missing)
     [ -z "$lacking" ] || die "still missing after the installation: $lacking"
 fi
-[ "${1:-}" != --check-tools ] || install_check_tools
+[ -z "$wants_check_tools" ] || install_check_tools

@@ -44,7 +44,7 @@ pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 
 pub use crate::ledger::{
-    Acted, COUNT_MAX as CASES_COUNTED_MAX, DeadLetterFilter, Refusal, Signature,
+    Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, DeadLetterFilter, Refusal, Signature,
 };
 use crate::{
     clock::Clock,

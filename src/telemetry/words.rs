@@ -22,6 +22,11 @@ pub(super) const ATTEMPT: &str = "paystream.attempt";
 pub(super) const WORKER: &str = "paystream.worker";
 pub(super) const REASON: &str = "paystream.retry.reason";
 pub(super) const MOVE: &str = "paystream.move";
+pub(super) const DESTINATION_NAME: &str = "messaging.destination.name";
+pub(super) const PARTITION: &str = "paystream.partition";
+pub(super) const DEPENDENCY: &str = "paystream.dependency";
+pub(super) const POOL: &str = "db.client.connection.pool.name";
+pub(super) const POOL_STATE: &str = "db.client.connection.state";
 
 /// What a payment that came is counted as,
 pub(super) const RECEIVED: &[&str] =
@@ -65,7 +70,7 @@ pub(super) const BURY: &str = "bury";
 pub(super) fn messaging(operation: &'static str) -> [KeyValue; 3] {
     [
         KeyValue::new("messaging.system", "redis"),
-        KeyValue::new("messaging.destination.name", DESTINATION),
+        KeyValue::new(DESTINATION_NAME, DESTINATION),
         KeyValue::new("messaging.operation.name", operation),
     ]
 }

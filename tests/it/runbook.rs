@@ -11,7 +11,7 @@ fn runbook() -> String {
 }
 
 /// The anchor of a heading, as those who show Markdown make it.
-fn anchor(heading: &str) -> String {
+pub fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }

@@ -1,0 +1,123 @@
+//! The dashboards and the alert rules as they are committed: panels with their
+//! queries, and rules. Reads files; judges nothing.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+pub const RULES: &str = "prometheus/paystream.rules.yml";
+
+pub struct Panel {
+    pub board: String,
+    pub kind: String,
+    pub title: String,
+    pub description: String,
+    pub unit: String,
+    pub queries: Vec<Query>,
+}
+
+pub struct Query {
+    pub language: Language,
+    pub text: String,
+    pub legend: String,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Language {
+    PromQl,
+    TraceQl,
+    ServiceMap,
+}
+
+pub struct Rule {
+    /// The name of an alert, or the metric that is recorded.
+    pub name: String,
+    pub expr: String,
+    pub alert: Option<Alert>,
+}
+
+pub struct Alert {
+    pub severity: String,
+    pub summary: String,
+    pub description: String,
+    pub runbook: String,
+}
+
+pub fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Files of a folder whose names end so, in order.
+pub fn files(folder: &str, end: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names
+        .map(|name| format!("{folder}/{}", name.to_str().unwrap()))
+        .filter(|name| name.ends_with(end))
+        .collect();
+    names.sort();
+    names
+}
+
+/// A document of YAML.
+pub fn yaml(name: &str) -> Value {
+    serde_saphyr::from_str(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Every panel of every dashboard.
+pub fn panels() -> Vec<Panel> {
+    let mut panels = Vec::new();
+    for file in files("grafana/dashboards", ".json") {
+        let board: Value = serde_json::from_str(&read(&file)).unwrap();
+        let title = text(&board["title"]);
+        let shown = board["panels"].as_array().unwrap().iter();
+        panels.extend(shown.filter(|panel| panel["type"] != "row").map(|panel| Panel {
+            board: title.clone(),
+            kind: text(&panel["type"]),
+            title: text(&panel["title"]),
+            description: text(&panel["description"]),
+            unit: text(&panel["fieldConfig"]["defaults"]["unit"]),
+            queries: panel["targets"].as_array().unwrap().iter().map(query).collect(),
+        }));
+    }
+    panels
+}
+
+fn query(target: &Value) -> Query {
+    let (language, told) = match target["queryType"].as_str() {
+        None => (Language::PromQl, &target["expr"]),
+        Some("traceql") => (Language::TraceQl, &target["query"]),
+        Some("serviceMap") => (Language::ServiceMap, &Value::Null),
+        Some(other) => panic!("a query of an unknown type: {other}"),
+    };
+    Query { language, text: text(told), legend: text(&target["legendFormat"]) }
+}
+
+/// Every rule, recorded or raised.
+pub fn rules() -> Vec<Rule> {
+    let document = yaml(RULES);
+    let groups = document["groups"].as_array().unwrap().iter();
+    groups.flat_map(|group| group["rules"].as_array().unwrap()).map(rule).collect()
+}
+
+fn rule(rule: &Value) -> Rule {
+    let said = &rule["annotations"];
+    let alert = rule.get("alert").map(|_| Alert {
+        severity: text(&rule["labels"]["severity"]),
+        summary: text(&said["summary"]),
+        description: text(&said["description"]),
+        runbook: text(&said["runbook"]),
+    });
+    let name = rule.get("alert").or_else(|| rule.get("record")).unwrap();
+    Rule { name: text(name), expr: text(&rule["expr"]), alert }
+}
+
+/// A query with what Grafana would put in for its variables.
+pub fn filled_in(query: &str, rate_interval: &str, range: &str) -> String {
+    query.replace("$__rate_interval", rate_interval).replace("$__range", range)
+}
