@@ -25,8 +25,7 @@ const AMOUNT: &str = "73.19";
 /// Everything that can happen to payments, and to the one who settles them.
 async fn a_mixed_run(stores: &Stores, sink: &Sink) {
     let url = sink.url();
-    let limits = [("PAYSTREAM_ATTEMPTS_MAX", "2")];
-    let settings = [exporting(&url, "1"), limits.to_vec()].concat();
+    let settings = [exporting(&url, "1"), vec![("PAYSTREAM_ATTEMPTS_MAX", "2")]].concat();
     refuse_poison(stores).await;
     let (gateway, ada) = both(stores, &settings).await;
     let api = &gateway.api;
@@ -60,7 +59,16 @@ fn missing(sink: &Sink) -> Vec<&'static str> {
 }
 
 async fn until_exported(sink: &Sink) {
-    eventually("every metric was exported", async || missing(sink).is_empty().then_some(())).await;
+    let mut before = METRICS.len();
+    eventually("every metric was exported", async || {
+        let missing = missing(sink);
+        if missing.len() < before {
+            before = missing.len();
+            println!("not yet exported: {missing:?}");
+        }
+        missing.is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::{
         Sink,
         received::{Span, text},
     },
-    ownership::{SHORT, lock, sessions, worker},
+    ownership::{lock, sessions, worker},
     poison::{allow_poison, refuse_poison},
     telemetry::{Trace, assert_has, both, exporting, named_by},
 };
@@ -135,7 +135,9 @@ fn assert_attributes(trace: &Trace, reply: &Reply) {
 async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
     let (stores, sink) = (Stores::new().await, Sink::start().await);
     let url = sink.url();
-    let settings = [exporting(&url, "1"), SHORT.to_vec()].concat();
+    // Long enough to be killed in, on a busy machine.
+    let lease = [("PAYSTREAM_LEASE", "12s"), ("PAYSTREAM_BATCH_DEADLINE", "6s")];
+    let settings = [exporting(&url, "1"), lease.to_vec()].concat();
     let (gateway, ada) = both(&stores, &settings).await;
     gateway.api.open_account("ADA", "100").await;
     let held = lock(&stores, "processed_transactions", "share").await;
