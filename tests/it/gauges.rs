@@ -14,7 +14,7 @@ use paystream::{
     ledger::{Ledger, Rounds, Slice},
     telemetry::{Signals, catalog, catalog::Metric},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::harness::{Harness, PARTITIONS, Stores, eventually};
 
@@ -241,6 +241,8 @@ async fn slices_see_what_differs_and_not_what_is_being_changed() {
 
     // With its connection goes the lock.
     drop(rounds);
-    eventually("another process audits", async || other.next(3).await.unwrap()).await;
+    let other = Mutex::new(other);
+    let next = async || other.lock().await.next(3).await.unwrap();
+    eventually("another process audits", next).await;
     harness.stop().await;
 }
