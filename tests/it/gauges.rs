@@ -122,7 +122,7 @@ async fn depths_and_owners_are_said_while_workers_come_and_die() {
     gateway.until(&catalog::QUEUE_DEPTH, None, 0.0).await;
     worker.until(&catalog::HELD, at, 1.0).await;
     assert!(gateway.points(&catalog::HELD).is_empty(), "it serves none");
-    assert_eq!(worker.value(&catalog::QUEUE_CONSUMERS, None), Some(1.0));
+    worker.until(&catalog::QUEUE_CONSUMERS, None, 1.0).await;
     assert!(worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0));
     assert!(worker.value(&catalog::PROGRESS_AGE, None).is_some());
 
