@@ -123,7 +123,10 @@ async fn depths_and_owners_are_said_while_workers_come_and_die() {
     worker.until(&catalog::HELD, at, 1.0).await;
     assert!(gateway.points(&catalog::HELD).is_empty(), "it serves none");
     worker.until(&catalog::QUEUE_CONSUMERS, None, 1.0).await;
-    assert!(worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0));
+    eventually("the worker sees an epoch", async || {
+        (worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0)).then_some(())
+    })
+    .await;
     assert!(worker.value(&catalog::PROGRESS_AGE, None).is_some());
 
     // What the process says of itself.
