@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use comfy_table::Table;
-use paystream::clock;
+use comfy_table::{Table, presets::NOTHING};
+use paystream::{clock, telemetry::catalog::METRICS};
 use serde_json::{Value, json};
 use tokio::{
     process::{Child, Command},
@@ -44,6 +44,8 @@ const RATE_INTERVAL: &str = "20s";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// What only the collector or a failure of it brings forth.
 const NOT_HERE: &[&str] = &["otelcol_"];
+/// Metrics that are reported once something has failed.
+const RARE: &[&str] = &["paystream.retries", "paystream.redeliveries", "paystream.fenced.refusals"];
 
 /// Loads a private service and asks Prometheus every query of the dashboards and
 /// alerts.
@@ -80,11 +82,13 @@ async fn main() -> anyhow::Result<ExitCode> {
     sleep(Duration::from_secs(10)).await;
 
     let mut table = Table::new();
+    table.load_preset(NOTHING);
     table.set_header(["dashboard", "panel", "", "value"]);
     let range = format!("{}s", arguments.seconds);
     let mut report = Report { prometheus, at: end, range, table, silent: 0 };
     report.panels().await?;
     report.rules().await?;
+    report.catalogue().await?;
     Ok(report.print())
 }
 
@@ -247,12 +251,28 @@ impl Report {
         Ok(())
     }
 
+    /// Asks for every metric of the catalogue: a query that reads 0 for want of one
+    /// would not tell.
+    async fn catalogue(&mut self) -> anyhow::Result<()> {
+        for metric in METRICS {
+            let name = metric.prometheus_name();
+            let query = format!("count({{__name__=~\"{name}(_count)?\"}})");
+            if RARE.contains(&metric.name) && self.prometheus.ask(&query, self.at).await?.is_empty()
+            {
+                self.note("catalogue", metric.name, "not here", "nothing has failed");
+            } else {
+                self.ask("catalogue", metric.name, &query).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn ask(&mut self, place: &str, name: &str, query: &str) -> anyhow::Result<()> {
         let values = self.prometheus.ask(query, self.at).await?;
         if let Some(first) = values.first() {
             let more = values.len() - 1;
             let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            self.note(place, name, "answered", &format!("{first:.6}{more}"));
+            self.note(place, name, "answered", &format!("{first}{more}"));
         } else if NOT_HERE.iter().any(|start| query.contains(start)) {
             self.note(place, name, "not asked", "needs the collector");
         } else {

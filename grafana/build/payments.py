@@ -79,7 +79,7 @@ QUEUE = row(
     course("How many seconds of work wait?",
            "What waits, at the rate at which payments are settled now. Rising means that the workers do not keep up. "
            "RUNBOOK: Payments wait and are not applied.",
-           [query(f"max(paystream_queue_depth) / ({PROCESSED} > 0) or vector(0)", "to settle all")], "s", width=8),
+           [query(f"max(paystream_queue_depth) / ({PROCESSED} > 0) or max(paystream_queue_depth) * 0", "to settle all")], "s", width=8),
 )
 
 LATENCY = row(
