@@ -27,11 +27,14 @@ use crate::{
     identity::{self, Identity},
     ledger::{Ledger, Schema, Topology},
     ops,
+    sampler::{self, Sampler},
     stream::{AppendLimits, Streams},
     telemetry::{LogLevel, Service, Signals, Telemetry},
     worker::{self, Worker},
 };
 
+/// The pool of connections to PostgreSQL that the gateway's queries share.
+const QUERIES: &str = "queries";
 /// Between two looks at whether the topology is still the one served.
 const LOOK_AT_TOPOLOGY: Duration = Duration::from_secs(1);
 /// How long a start waits for Redis and PostgreSQL.
@@ -77,7 +80,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
         ops::migrate::run(&config.store).await?;
         ops::seed::seed(&config.store, args.customers).await?;
         let listener = bind(&config).await?;
-        greet(&config, &servers);
+        servers.greet(config.gateway.bind);
         let signals = telemetry.signals.clone();
         let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
         until_interrupted(serving).await
@@ -162,6 +165,7 @@ async fn serve_topology(
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let works = role != Role::Gateway;
+    let mut sampler = sampler(config, &stores, &circuits, signals);
     // Its name stays taken for as long as it works.
     let mut identity = None;
     if works {
@@ -170,15 +174,19 @@ async fn serve_topology(
             None => &identity.insert(Identity::take(config.store.ledger.database_url()?)?).name,
         };
         let worker = worker(config, id, &stores, &circuits, &board, signals);
+        sampler.worker = Some((worker.id.clone(), Arc::clone(&board)));
         tasks.spawn(worker::run(worker, stop.clone()));
     }
     if let Some(listener) = listener {
         let board = works.then_some(board);
-        let gateway = gateway(config, &stores, &circuits, board, signals).await?;
+        let control = Arc::clone(&sampler.control);
+        let gateway = gateway(config, &stores, &circuits, board, control, signals).await?;
+        sampler.queries = Some((QUERIES, gateway.reader.clone()));
         tasks.spawn(http::serve(gateway, listener, stop.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }
+    tasks.spawn(sampler::run(sampler, stores.ledger.rounds(), stop.clone()));
     let schema = stores.ledger.schema();
     let ended = tokio::select! {
         // Tasks that were told to stop may have ended by now.
@@ -330,16 +338,37 @@ fn worker(
     }
 }
 
+fn sampler(
+    config: &ServeConfig,
+    Stores { streams, ledger, topology }: &Stores,
+    (redis, postgresql): &Circuits,
+    signals: &Signals,
+) -> Sampler {
+    let control = Control::new(streams, ledger, topology, clock::system)
+        .with_dedupe_window(config.gateway.dedupe_window)
+        .with_signals(signals.clone());
+    Sampler {
+        control: Arc::new(control),
+        queries: None,
+        redis: Arc::clone(redis),
+        postgresql: Arc::clone(postgresql),
+        worker: None,
+        audit_pace: config.audit_pace,
+        signals: signals.clone(),
+    }
+}
+
 async fn gateway(
     config: &ServeConfig,
     stores: &Stores,
     (redis, postgresql): &Circuits,
     board: Option<Arc<Board>>,
+    control: Arc<Control>,
     signals: &Signals,
 ) -> anyhow::Result<Gateway> {
     let Stores { streams, ledger, topology } = stores;
     let settings = &config.gateway;
-    let reader = ledger.reader(settings.query_connections);
+    let reader = ledger.reader(settings.query_connections).telling(QUERIES, signals.clone());
     let limits = AppendLimits {
         backlog_max: settings.backlog_max,
         dedupe_window: settings.dedupe_window,
@@ -357,8 +386,7 @@ async fn gateway(
         registrar: ledger.registrar(topology),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
-        control: Control::new(streams, ledger, topology, clock::system)
-            .with_dedupe_window(settings.dedupe_window),
+        control,
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board,
@@ -413,33 +441,4 @@ async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, grace: Duration) -> anyho
              safe in the stream"
         )
     })?
-}
-
-/// Tells a newcomer what to do next.
-#[expect(clippy::print_stdout, reason = "what a newcomer starts for")]
-fn greet(config: &ServeConfig, servers: &dev::Servers) {
-    let bind = config.gateway.bind;
-    println!(
-        r#"
-paystream is running on http://{bind}
-
-  Pay:     curl -X POST http://{bind}/api/v1/payments \
-             -H 'Content-Type: application/json' \
-             -d '{{"customer_id":"GIG00001","payment_status":"COMPLETE","transaction_amount":"10000","transaction_date":"2025-11-07 14:54:16","transaction_reference":"VPAY25110713542114478761522000"}}'
-  Look:    curl http://{bind}/api/v1/customers/GIG00001/balance
-  Watch:   http://{bind}/console
-  Docs:    http://{bind}/docs
-  Load:    make load
-  Audit:   make audit
-
-  Redis:      {}  (data in {})
-  PostgreSQL: {}  (data in {})
-
-Ctrl-C stops everything; the next start finds the data again.
-"#,
-        servers.addresses().redis_url,
-        servers.redis.data_directory().display(),
-        servers.addresses().database_url,
-        servers.postgres.data_directory().display(),
-    );
 }

@@ -172,6 +172,10 @@ pub struct ServeConfig {
     /// What it sends of itself.
     #[command(flatten)]
     pub export: ExportConfig,
+    /// Accounts a second that the running audit recomputes from their payments,
+    /// at most; 0 turns it off. One process at a time does it.
+    #[arg(long, env = "PAYSTREAM_AUDIT_PACE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub audit_pace: u32,
     /// How long a stop may take: requests under way and batches are finished.
     #[arg(long, env = "PAYSTREAM_SHUTDOWN_GRACE", default_value = "25s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,

@@ -2,6 +2,7 @@
 //! endpoints read. Knows neither of them.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,6 +21,8 @@ struct Lane {
 pub struct Board {
     lanes: Mutex<Vec<Lane>>,
     stall_limit: Duration,
+    /// Partitions that were ever served, and whether they still are.
+    served: Mutex<BTreeMap<u16, bool>>,
 }
 
 /// How the worker fares as a whole.
@@ -38,7 +41,8 @@ impl Board {
     #[must_use]
     pub fn new(lanes: u16, stall_limit: Duration, now: Instant) -> Self {
         let lane = Lane { progress: now, waits_for: None };
-        Self { lanes: Mutex::new(vec![lane; usize::from(lanes)]), stall_limit }
+        let lanes = Mutex::new(vec![lane; usize::from(lanes)]);
+        Self { lanes, stall_limit, served: Mutex::default() }
     }
 
     /// The lane settled something, or saw that nothing waits.
@@ -51,12 +55,32 @@ impl Board {
         self.write(lane, Lane { progress: now, waits_for: Some(reason) });
     }
 
+    /// The worker serves these partitions now and no others.
+    pub fn serves(&self, partitions: impl IntoIterator<Item = u16>) {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.values_mut().for_each(|serves| *serves = false);
+        served.extend(partitions.into_iter().map(|partition| (partition, true)));
+    }
+
+    /// The partitions that it serves, and those that it has given up.
+    #[must_use]
+    pub fn served(&self) -> BTreeMap<u16, bool> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For how long the slowest lane has stood still.
+    #[must_use]
+    pub fn still(&self, now: Instant) -> Duration {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        slowest(&lanes, now)
+    }
+
     /// How the worker fares.
     #[must_use]
     pub fn read(&self, now: Instant) -> WorkerHealth {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let still = lanes.iter().map(|lane| now.saturating_duration_since(lane.progress)).max();
-        if let Some(still) = still.filter(|still| *still > self.stall_limit) {
+        let still = slowest(&lanes, now);
+        if still > self.stall_limit {
             return WorkerHealth::Stalled(still);
         }
         let waiting = lanes.iter().find_map(|lane| lane.waits_for.clone());
@@ -69,6 +93,11 @@ impl Board {
             *lane = state;
         }
     }
+}
+
+fn slowest(lanes: &[Lane], now: Instant) -> Duration {
+    let still = lanes.iter().map(|lane| now.saturating_duration_since(lane.progress));
+    still.max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -88,5 +117,14 @@ mod tests {
         assert_eq!(board.read(later), WorkerHealth::Waiting("postgresql is away".to_owned()));
         board.moved(1, later);
         assert_eq!(board.read(later), WorkerHealth::Working);
+        assert_eq!(board.still(later + Duration::from_secs(2)), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_was_given_up_is_remembered() {
+        let board = Board::new(1, Duration::from_secs(30), Instant::now());
+        board.serves([0, 1]);
+        board.serves([1, 2]);
+        assert_eq!(board.served(), BTreeMap::from([(0, false), (1, true), (2, true)]));
     }
 }

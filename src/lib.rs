@@ -8,6 +8,7 @@
 
 pub mod domain;
 pub mod http;
+pub mod sampler;
 pub mod stream;
 pub mod worker;
 pub mod ledger;

@@ -10,6 +10,7 @@ use crate::{
     domain::Delivery,
     ledger::{DeadLetterFilter, DeadLetterRow, Redriven},
     stream::read_fields,
+    telemetry,
 };
 
 /// A dead letter.
@@ -110,10 +111,14 @@ impl Control {
                 ))));
             }
         };
+        let started = telemetry::Moment::now();
         let redriven = match self.desk.redrive(id, &delivery, signature, dry_run).await? {
             Ok(redriven) => redriven,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if !dry_run {
+            self.signals.redriven(&delivery, &redriven.outcome, started);
+        }
         if !dry_run && redriven.balance_after.is_some() {
             self.forget_balance(&delivery.payment.customer).await;
         }

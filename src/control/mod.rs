@@ -44,13 +44,14 @@ pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 
 pub use crate::ledger::{
-    Acted, COUNT_MAX as CASES_COUNTED_MAX, DeadLetterFilter, Refusal, Signature,
+    Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, DeadLetterFilter, Refusal, Signature,
 };
 use crate::{
     clock::Clock,
     domain::CustomerId,
     ledger::{Desk, Groups, Ledger, Parking, Reader, Topology},
     stream::{Balances, Finder, Inspector, Streams, Upkeep},
+    telemetry::Signals,
 };
 
 /// Connections to PostgreSQL that operators share, so that they never take
@@ -76,6 +77,7 @@ pub struct Control {
     clock: Clock,
     /// How long gateways remember a reference in the stream.
     dedupe_window: Duration,
+    signals: Signals,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only
@@ -102,7 +104,14 @@ impl Control {
             looks: OnceCell::new(),
             clock,
             dedupe_window: DEDUPE_WINDOW,
+            signals: Signals::off(),
         }
+    }
+
+    /// The same, speaking of what it does.
+    #[must_use]
+    pub fn with_signals(self, signals: Signals) -> Self {
+        Self { signals, ..self }
     }
 
     /// The same, where gateways remember a reference for this long.

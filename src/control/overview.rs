@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 
 use super::{Control, Error};
 use crate::{
-    ledger::{CursorRow, OpenCases, WorkerRow},
-    stream::Depth,
+    ledger::{CursorRow, CustomerCount, OpenCases, WorkerRow},
+    stream::{Contents, Depth, RedisMemory},
 };
 
 /// How long a store has to answer.
@@ -57,12 +57,20 @@ pub struct Figures {
     pub suspense: Option<i64>,
     /// payments under a used reference,
     pub conflicts: Option<i64>,
-    /// and customers whose payments are parked.
+    /// customers whose payments are parked,
     pub parked: Option<i64>,
+    /// and losses of Redis.
+    pub losses: Option<i64>,
     /// Workers whose lease runs.
     pub workers_alive: Option<usize>,
     /// Partitions without a living owner.
     pub partitions_unserved: Option<usize>,
+    /// How old the oldest entry is that the streams keep, settled or not.
+    pub oldest_kept_seconds: Option<u64>,
+    /// Memory that Redis uses, in bytes,
+    pub redis_memory_used: Option<u64>,
+    /// and may use; 0 is no limit.
+    pub redis_memory_limit: Option<u64>,
 }
 
 /// A worker at a glance.
@@ -125,33 +133,44 @@ impl Control {
             redis_available: streams.is_some(),
             ledger_available: ledger.is_some(),
             redis_trouble,
-            figures: figures(streams.as_ref(), ledger.as_ref(), &partitions),
+            figures: figures(streams.as_ref(), ledger.as_ref(), &partitions, as_of),
             workers: ledger.iter().flat_map(|ledger| &ledger.workers).map(worker).collect(),
             partitions,
         }
     }
 
+    /// Counts all customers, which costs more than a look.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked.
+    pub async fn customer_count(&self) -> Result<CustomerCount, Error> {
+        Ok(self.reader.customers().await?)
+    }
+
     async fn streams_now(&self) -> Result<StreamsNow, Error> {
         let upkeep = &self.looks().await?.upkeep;
-        let (depths, appended) = tokio::try_join!(upkeep.depths(), upkeep.appended())?;
-        Ok(StreamsNow { depths, appended })
+        let (depths, contents, memory) =
+            tokio::try_join!(upkeep.depths(), upkeep.contents(), upkeep.memory())?;
+        Ok(StreamsNow { depths, contents, memory })
     }
 
     async fn ledger_now(&self) -> Result<LedgerNow, Error> {
-        let (cursors, workers, settled, open) = tokio::try_join!(
+        let (cursors, workers, settled, open, losses) = tokio::try_join!(
             self.reader.cursors(),
             self.desk.workers(),
             self.reader.settled(),
             self.desk.open_cases(),
+            self.reader.open_losses(),
         )?;
-        Ok(LedgerNow { cursors, workers, settled, open })
+        Ok(LedgerNow { cursors, workers, settled, open, losses })
     }
 }
 
 /// What Redis says.
 struct StreamsNow {
     depths: Vec<Depth>,
-    appended: i64,
+    contents: Contents,
+    memory: RedisMemory,
 }
 
 /// What PostgreSQL says.
@@ -160,6 +179,7 @@ struct LedgerNow {
     workers: Vec<WorkerRow>,
     settled: i64,
     open: OpenCases,
+    losses: i64,
 }
 
 /// What a store answered in time; no error when it did not answer at all.
@@ -179,12 +199,14 @@ fn figures(
     streams: Option<&StreamsNow>,
     ledger: Option<&LedgerNow>,
     partitions: &[PartitionLook],
+    now: DateTime<Utc>,
 ) -> Figures {
+    let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
     let open = ledger.map(|ledger| ledger.open);
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     Figures {
-        appended: streams.map(|streams| streams.appended),
+        appended: streams.map(|streams| streams.contents.appended),
         settled: ledger.map(|ledger| ledger.settled),
         // One partition whose lag is unknown makes the sum unknown.
         lag: streams.and_then(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
@@ -197,8 +219,12 @@ fn figures(
         suspense: open.map(|open| open.suspense),
         conflicts: open.map(|open| open.conflicts),
         parked: open.map(|open| open.parked),
+        losses: ledger.map(|ledger| ledger.losses),
         workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
         partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
+        oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),
+        redis_memory_used: streams.map(|streams| streams.memory.used),
+        redis_memory_limit: streams.map(|streams| streams.memory.limit),
     }
 }
 

@@ -21,6 +21,7 @@ mod place;
 mod account;
 mod ps;
 mod guardian;
+mod greeting;
 mod probe;
 mod server;
 mod redis_server;

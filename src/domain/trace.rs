@@ -20,6 +20,20 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+impl TraceContext {
+    /// Whether something below it is to be recorded.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.sampled && self.span_id.is_some()
+    }
+
+    /// The same trace, below no span of it.
+    #[must_use]
+    pub fn unparented(self) -> Self {
+        Self { span_id: None, ..self }
+    }
+}
+
 impl TraceId {
     /// Nothing when all bytes are zero: that stands for no trace.
     #[must_use]

@@ -82,7 +82,7 @@ pub struct Gateway {
     /// Tells how deep the streams are.
     pub upkeep: Upkeep,
     /// What operators see and do.
-    pub control: Control,
+    pub control: Arc<Control>,
     /// Refuses calls while Redis is known to be away,
     pub redis: Arc<Circuit>,
     /// and while PostgreSQL is.

@@ -21,7 +21,9 @@ mod writer;
 mod trials;
 mod losses;
 mod parking;
+mod pool;
 mod reader;
+mod sums;
 mod registrar;
 mod groups;
 mod desk;
@@ -34,7 +36,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use audit::{Audit, Check, Drift, Line, Progress, Report, Stage};
+pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use desk::{
     Acted, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DeadLetterFilter,
     DeadLetterRow, Desk, MoveRow, OpenCases, OpenConflict, OpenTransaction, PAGE_MAX, Pile,
@@ -46,10 +48,12 @@ pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption};
 pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
 pub use parking::{ParkedCustomer, Parking};
-pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader, Totals};
+pub use pool::PoolUse;
+pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
 pub use schema::{Schema, Topology};
+pub use sums::{CustomerCount, Totals};
 pub use trials::Trial;
 pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
 
@@ -57,6 +61,9 @@ pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a query may run for a reader or an operator.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a slice of the running audit may take.
+const SLICE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything but the audit looks things up by key. The planner, asked while a
 /// table is still small, would remember to read all of it.
@@ -160,6 +167,12 @@ impl Ledger {
     #[must_use]
     pub fn audit(&self) -> Audit {
         Audit::new(&self.options)
+    }
+
+    /// What audits account after account, again and again.
+    #[must_use]
+    pub fn rounds(&self) -> Rounds {
+        Rounds::new(&self.by_key(SLICE_TIMEOUT))
     }
 
     /// A pool that connects when first used.

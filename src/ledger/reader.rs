@@ -4,8 +4,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use sqlx::{FromRow, PgPool};
 
-use super::Error;
+use super::{
+    Error,
+    pool::{Pool, PoolUse},
+};
 use crate::domain::{CustomerId, Reference};
+use crate::telemetry::Signals;
 
 /// Where a payment ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -109,33 +113,6 @@ pub struct AccountRow {
     pub as_of: DateTime<Utc>,
 }
 
-/// Sums over everything.
-#[derive(Clone, Debug, FromRow)]
-pub struct Totals {
-    /// Payments that moved money,
-    pub applied: i64,
-    /// were noted,
-    pub recorded: i64,
-    /// were refused by an account,
-    pub rejected: i64,
-    /// are held in suspense,
-    pub suspense: i64,
-    /// came under a used reference with other content,
-    pub conflicts: i64,
-    /// came again after the stream had forgotten them,
-    pub duplicates: i64,
-    /// could not be settled,
-    pub dead_letters: i64,
-    /// wait behind those.
-    pub parked: i64,
-    /// The whole amount of applied payments.
-    pub amount: Decimal,
-    /// Accounts.
-    pub customers: i64,
-    /// Accounts with nothing left to pay.
-    pub customers_completed: i64,
-}
-
 /// How far the ledger has come with a partition, and under whom.
 #[derive(Clone, Debug, FromRow)]
 pub struct CursorRow {
@@ -185,7 +162,7 @@ impl CursorRow {
 /// The half of the ledger that the gateway is handed.
 #[derive(Clone)]
 pub struct Reader {
-    pool: PgPool,
+    pub(super) pool: Pool,
 }
 
 /// Selects [`AccountRow`]s.
@@ -201,7 +178,20 @@ const PAYMENT: &str = "select transaction_reference, payment_status, outcome as 
 
 impl Reader {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool: Pool::new(pool) }
+    }
+
+    /// The same, which says how long its queries wait for a connection of the
+    /// pool of this name.
+    #[must_use]
+    pub fn telling(self, pool: &'static str, signals: Signals) -> Self {
+        Self { pool: self.pool.telling(pool, signals) }
+    }
+
+    /// How its connections fare.
+    #[must_use]
+    pub fn usage(&self) -> PoolUse {
+        self.pool.usage()
     }
 
     /// Everything the ledger has under these references; a reference may have
@@ -233,8 +223,10 @@ impl Reader {
              from dead_letters where transaction_reference = any($1) and state <> 'redriven'
              order by processed_at",
         );
-        let rows =
-            sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(references).fetch_all(&self.pool).await?;
+        let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(references)
+            .fetch_all(&mut *self.pool.acquire().await?)
+            .await?;
         Ok(rows)
     }
 
@@ -248,7 +240,7 @@ impl Reader {
              from conflicts where transaction_reference = $1 order by detected_at limit 100",
         )
         .bind(reference.as_str())
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.pool.acquire().await?)
         .await?;
         Ok(rows)
     }
@@ -263,7 +255,7 @@ impl Reader {
         )
         .bind(partition)
         .bind(sequence)
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *self.pool.acquire().await?)
         .await?;
         Ok(found)
     }
@@ -276,7 +268,7 @@ impl Reader {
         let sql = sql(ACCOUNT, " where customer_id = $1");
         let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(customer.as_str())
-            .fetch_optional(&self.pool)
+            .fetch_optional(&mut *self.pool.acquire().await?)
             .await?;
         Ok(row)
     }
@@ -290,10 +282,10 @@ impl Reader {
         let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(limit)
             .bind(offset)
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.pool.acquire().await?)
             .await?;
         let total = sqlx::query_scalar("select count(*) from customer_accounts")
-            .fetch_one(&self.pool)
+            .fetch_one(&mut *self.pool.acquire().await?)
             .await?;
         Ok((rows, total))
     }
@@ -317,55 +309,9 @@ impl Reader {
             .bind(customer.as_str())
             .bind(before)
             .bind(limit)
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.pool.acquire().await?)
             .await?;
         Ok(rows)
-    }
-
-    /// Sums over everything.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
-    pub async fn totals(&self) -> Result<Totals, Error> {
-        let row = sqlx::query_as(
-            "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
-                 sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,
-                 sum(conflicts)::bigint as conflicts, sum(duplicates)::bigint as duplicates,
-                 sum(dead_letters)::bigint as dead_letters, sum(parked)::bigint as parked,
-                 sum(amount) as amount,
-                 (select count(*) from customer_accounts) as customers,
-                 (select count(*) from customer_accounts
-                  where outstanding_balance = 0) as customers_completed
-             from partition_totals",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(row)
-    }
-
-    /// How many losses of Redis nobody has dealt with.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
-    pub async fn open_losses(&self) -> Result<i64, Error> {
-        let count = sqlx::query_scalar("select count(*) from sequence_jumps where state = 'open'")
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(count)
-    }
-
-    /// How many payments the ledger has settled; cheap enough to ask often.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
-    pub async fn settled(&self) -> Result<i64, Error> {
-        let sum = sqlx::query_scalar(
-            "select coalesce(sum(applied + recorded + rejected + suspense), 0)::bigint
-             from partition_totals",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(sum)
     }
 
     /// How far the ledger has come with every partition.
@@ -381,7 +327,7 @@ impl Reader {
              from partition_owners left join workers on worker_id = owner
              where generation = (select generation from topology) order by partition",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.pool.acquire().await?)
         .await?;
         Ok(rows)
     }

@@ -61,7 +61,7 @@ pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;
 pub use state::{PartitionState, Remains};
-pub use upkeep::{Depth, Position, Trim, Upkeep};
+pub use upkeep::{Contents, Depth, Position, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
 pub use wire::{Parts, Unreadable, fields_of, read_fields};
 

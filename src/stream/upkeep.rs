@@ -36,6 +36,24 @@ pub struct Position {
     pub pending: i64,
 }
 
+/// What was ever in the streams, and what still is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Entries ever appended. Falls when a stream was lost and begun again.
+    pub appended: i64,
+    /// The oldest entry that is still there.
+    pub oldest: Option<StreamId>,
+}
+
+/// Memory of Redis, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedisMemory {
+    /// In use.
+    pub used: u64,
+    /// What it may use; 0 is no limit.
+    pub limit: u64,
+}
+
 /// What came of trimming one stream.
 #[derive(Debug)]
 pub struct Trim {
@@ -72,24 +90,48 @@ impl Upkeep {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
 
-    /// How many entries were ever appended, all partitions together. Falls when
-    /// a stream was lost and begun again.
+    /// What was ever appended, and what is still kept, all partitions together.
     ///
     /// # Errors
     /// When Redis cannot be reached, or a stream is gone.
-    pub async fn appended(&self) -> Result<i64, Error> {
+    pub async fn contents(&self) -> Result<Contents, Error> {
         const WHAT: &str = "XINFO STREAM";
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             pipeline.cmd("XINFO").arg("STREAM").arg(self.keys.stream(partition));
         }
         let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
-        let appended = |reply: Value| {
+        let mut contents = Contents::default();
+        for reply in replies {
             let fields = replies::array(reply, WHAT)?;
-            let field = replies::pick(&fields, "entries-added").ok_or(Error::Shape(WHAT))?;
-            replies::integer(field, WHAT)
+            let field = |name| replies::pick(&fields, name).ok_or(Error::Shape(WHAT));
+            contents.appended += replies::integer(field("entries-added")?, WHAT)?;
+            let first: Option<StreamId> = if let Value::Array(entry) = field("first-entry")? {
+                let id = entry.first().ok_or(Error::Shape(WHAT))?;
+                Some(replies::parsed(id, WHAT)?)
+            } else {
+                None
+            };
+            contents.oldest = contents.oldest.into_iter().chain(first).min();
+        }
+        Ok(contents)
+    }
+
+    /// Memory that Redis uses and may use.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn memory(&self) -> Result<RedisMemory, Error> {
+        let mut command = redis::cmd("INFO");
+        let text: String = command.arg("memory").query_async(&mut self.connection.clone()).await?;
+        let number = |name: &str| {
+            let lines = text.lines().filter_map(|line| line.split_once(':'));
+            let value = lines.into_iter().find(|(key, _)| *key == name)?.1;
+            value.trim().parse().ok()
         };
-        replies.into_iter().map(appended).sum()
+        let memory = number("used_memory").zip(number("maxmemory"));
+        let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
+        Ok(RedisMemory { used, limit })
     }
 
     /// How much is in each partition, by our group.

@@ -7,6 +7,7 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 
 use super::{
     Signals,
+    logs::current_request,
     spans::{Moment, SAMPLE_RATIO, Span},
     words::{self, ACK, BURY, DESTINATION, LEDGER, PROCESS, RECEIVE},
     worker::{Buried, Earlier, Steps, Tried, since},
@@ -23,17 +24,9 @@ impl Signals {
     pub fn buried(&self, buried: &Buried<'_>) {
         self.processed("dead_lettered", 1);
         let (spans, at) = (&self.0.spans, Moment::now());
-        let attempts = spans.attempts(buried.entry).0;
+        let Some(parent) = self.parent(buried.entry, buried.trace, true, at) else { return };
+        let attempts = spans.attempts(buried.entry);
         spans.forget(buried.entry);
-        let recorded = buried.trace.filter(|trace| trace.sampled && trace.span_id.is_some());
-        let parent = match recorded {
-            Some(parent) => parent,
-            None if spans.allows_late(at) => {
-                let known = attempts.first().copied().or(buried.trace);
-                known.map_or_else(|| unparented(spans.new_trace()), unparented)
-            }
-            None => return,
-        };
         let (partition, stream_id) = buried.entry;
         let mut attributes = words::messaging(BURY).to_vec();
         attributes.extend([
@@ -58,22 +51,42 @@ impl Signals {
         });
     }
 
+    /// An operator has sent a dead letter on its way again, and it is settled.
+    pub fn redriven(&self, delivery: &Delivery, outcome: &str, started: Moment) {
+        let (spans, ended) = (&self.0.spans, Moment::now());
+        let parent = self.parent(entry(delivery), delivery.trace, true, ended);
+        let Some(parent) = parent else { return };
+        let mut links = spans.attempts(entry(delivery));
+        links.extend(current_request().and_then(|request| request.recorded()));
+        let mut attributes = process_attributes(delivery);
+        attributes.push(KeyValue::new(words::OUTCOME, outcome.to_owned()));
+        attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
+        spans.write(Span {
+            context: spans.below(&parent),
+            parent: parent.span_id,
+            kind: SpanKind::Consumer,
+            name: format!("{PROCESS} {DESTINATION}").into(),
+            start: started.wall,
+            end: ended.wall,
+            attributes,
+            links,
+            events: vec![("redriven", ended.wall)],
+            error: None,
+        });
+    }
+
     pub(super) fn trace(&self, tried: &Tried<'_>, ended: Moment) {
-        let recorded: Vec<&Delivery> =
-            tried.deliveries.iter().filter(|delivery| is_recorded(delivery)).collect();
-        let links: Vec<TraceContext> =
-            recorded.iter().filter_map(|delivery| delivery.trace).take(LINKS_MAX).collect();
+        let traces = tried.deliveries.iter().filter_map(|delivery| delivery.trace);
+        let recorded = traces.filter(TraceContext::is_recorded);
+        let links: Vec<TraceContext> = recorded.take(LINKS_MAX).collect();
         let receive = links.first().map(|first| self.write_receive(tried, *first, &links));
         let mut first = None;
         for (index, delivery) in tried.deliveries.iter().enumerate() {
             let outcome = tried.outcomes.get(index);
             let stands_out = self.stands_out(tried, delivery);
-            let context = match delivery.trace.filter(|_| is_recorded(delivery)) {
-                Some(context) => context,
-                None if stands_out && self.0.spans.allows_late(ended) => self.late(delivery),
-                None => continue,
-            };
-            let span = self.write_process(tried, (delivery, outcome), context, receive, ended);
+            let parent = self.parent(entry(delivery), delivery.trace, stands_out, ended);
+            let Some(parent) = parent else { continue };
+            let span = self.write_process(tried, (delivery, outcome), parent, receive, ended);
             if first.is_none() && is_recorded(delivery) {
                 first = Some(span);
             }
@@ -96,11 +109,22 @@ impl Signals {
         }
     }
 
-    /// The trace of a payment that was to have none; the same for each attempt.
-    fn late(&self, delivery: &Delivery) -> TraceContext {
-        let earlier = self.0.spans.attempts(entry(delivery)).0.first().copied();
-        let known = earlier.or(delivery.trace);
-        known.map_or_else(|| unparented(self.0.spans.new_trace()), unparented)
+    /// Below what the span of an entry is written, if it is. What was to have no
+    /// trace and stands out gets one; the same for each attempt.
+    fn parent(
+        &self,
+        entry: (u16, StreamId),
+        trace: Option<TraceContext>,
+        stands_out: bool,
+        at: Moment,
+    ) -> Option<TraceContext> {
+        let spans = &self.0.spans;
+        if trace.is_some_and(|trace| trace.is_recorded()) {
+            return trace;
+        }
+        let is_written = stands_out && spans.allows_late(at);
+        let known = || spans.attempts(entry).first().copied().or(trace);
+        is_written.then(|| known().unwrap_or_else(|| spans.new_trace()).unparented())
     }
 
     fn write_receive(
@@ -144,11 +168,12 @@ impl Signals {
         let earlier = tried.earlier.get(&entry(delivery));
         let attempt = earlier.map_or(1, |earlier| earlier.deliveries);
         let mut links: Vec<TraceContext> = receive.into_iter().collect();
-        links.extend(spans.attempts(entry(delivery)).0.last());
+        links.extend(spans.attempts(entry(delivery)).last());
         if let Some(earlier) = earlier.filter(|earlier| earlier.lost) {
             links.push(self.write_lost(tried, delivery, parent, earlier));
         }
-        let mut attributes = process_attributes(delivery, attempt);
+        let mut attributes = process_attributes(delivery);
+        attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         let failure = tried.failure;
         attributes.extend(failure.map(|failure| KeyValue::new(words::ERROR, failure.class)));
         // What was not committed was decided for nothing.
@@ -194,7 +219,8 @@ impl Signals {
     ) -> TraceContext {
         let context = self.0.spans.below(&parent);
         let attempt = earlier.deliveries.saturating_sub(1).max(1);
-        let mut attributes = process_attributes(delivery, attempt);
+        let mut attributes = process_attributes(delivery);
+        attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         attributes.push(KeyValue::new(words::ERROR, "worker_lost"));
         attributes.push(KeyValue::new(words::WORKER, earlier.worker.clone()));
         let taken = tried.steps.taken;
@@ -242,19 +268,13 @@ impl Signals {
     }
 }
 
-/// In the same trace, below nothing.
-fn unparented(trace: TraceContext) -> TraceContext {
-    TraceContext { span_id: None, ..trace }
-}
-
-fn process_attributes(delivery: &Delivery, attempt: u32) -> Vec<KeyValue> {
+fn process_attributes(delivery: &Delivery) -> Vec<KeyValue> {
     let mut attributes = words::messaging(PROCESS).to_vec();
     attributes.extend([
         KeyValue::new(words::OPERATION_TYPE, PROCESS),
         KeyValue::new(words::GROUP, LEDGER),
         KeyValue::new(words::PARTITION_ID, delivery.partition.to_string()),
         KeyValue::new(words::MESSAGE_ID, delivery.stream_id.to_string()),
-        KeyValue::new(words::ATTEMPT, i64::from(attempt)),
         KeyValue::new(words::REFERENCE, delivery.payment.reference.as_str().to_owned()),
     ]);
     attributes
@@ -264,9 +284,8 @@ fn entry(delivery: &Delivery) -> (u16, StreamId) {
     (delivery.partition, delivery.stream_id)
 }
 
-/// Whether its sender has said that it is.
 fn is_recorded(delivery: &Delivery) -> bool {
-    delivery.trace.is_some_and(|trace| trace.sampled && trace.span_id.is_some())
+    delivery.trace.is_some_and(|trace| trace.is_recorded())
 }
 
 fn number(length: usize) -> i64 {

@@ -139,7 +139,7 @@ metrics! {
         "1 while this worker serves the partition, and 0 once it does not any more.";
     PROGRESS_AGE = "paystream.worker.progress.age", Gauge, "s",
         ["paystream.worker"],
-        "For how long the slowest lane has neither settled anything nor seen that nothing waits.";
+        "For how long the slowest lane has neither settled anything nor seen that nothing waits or that a store is away.";
     LEDGER_DURATION = "db.client.operation.duration", Histogram(SECONDS), "s",
         ["db.system.name", "db.operation.name", "error.type"],
         "How long PostgreSQL took: a batch's transaction, or a query of the gateway.";

@@ -1,9 +1,15 @@
 //! The instruments for what happens: counters and histograms, made once. What
 //! is seen from time to time is in `gauges`.
 
-use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter, UpDownCounter},
+};
 
-use super::catalog::{self, Kind, Metric};
+use super::{
+    catalog::{self, Kind, Metric},
+    words,
+};
 
 pub(super) struct Meters {
     pub(super) http_duration: Histogram<f64>,
@@ -37,6 +43,17 @@ impl Meters {
             let histogram = histogram.with_description(metric.description);
             histogram.with_boundaries(bounds(metric)).build()
         };
+        // A counter that begins at its first event hides that event from rates.
+        let from_zero = |metric: &Metric, key: &'static str, values: &[&'static str]| {
+            let counter = counter(metric);
+            values.iter().for_each(|value| counter.add(0, &[KeyValue::new(key, *value)]));
+            counter
+        };
+        let plain = |metric: &Metric| {
+            let counter = counter(metric);
+            counter.add(0, &[]);
+            counter
+        };
         let batch_size = &catalog::BATCH_SIZE;
         let http_active = &catalog::HTTP_ACTIVE;
         Self {
@@ -46,13 +63,13 @@ impl Meters {
                 .with_unit(http_active.unit)
                 .with_description(http_active.description)
                 .build(),
-            received: counter(&catalog::RECEIVED),
+            received: from_zero(&catalog::RECEIVED, words::OUTCOME, words::RECEIVED),
             sent: counter(&catalog::SENT),
             stream_duration: histogram(&catalog::STREAM_DURATION),
             consumed: counter(&catalog::CONSUMED),
             process_duration: histogram(&catalog::PROCESS_DURATION),
-            processed: counter(&catalog::PROCESSED),
-            amount: counter(&catalog::AMOUNT),
+            processed: from_zero(&catalog::PROCESSED, words::OUTCOME, words::PROCESSED),
+            amount: plain(&catalog::AMOUNT),
             end_to_end: histogram(&catalog::END_TO_END),
             queue_wait: histogram(&catalog::QUEUE_WAIT),
             batch_size: meter
@@ -61,10 +78,10 @@ impl Meters {
                 .with_description(batch_size.description)
                 .with_boundaries(bounds(batch_size))
                 .build(),
-            retries: counter(&catalog::RETRIES),
-            redeliveries: counter(&catalog::REDELIVERIES),
-            fenced: counter(&catalog::FENCED),
-            moves: counter(&catalog::MOVES),
+            retries: from_zero(&catalog::RETRIES, words::REASON, words::REASONS),
+            redeliveries: plain(&catalog::REDELIVERIES),
+            fenced: plain(&catalog::FENCED),
+            moves: from_zero(&catalog::MOVES, words::MOVE, words::MOVES),
             ledger_duration: histogram(&catalog::LEDGER_DURATION),
             pool_wait: histogram(&catalog::POOL_WAIT),
         }

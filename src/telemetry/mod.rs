@@ -24,6 +24,10 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 pub use export::Service;
 pub use gateway::{Active, Exchange, RequestTrace, Sending, Sent};
+pub use gauges::{
+    AuditSeen, CustomersSeen, LedgerSeen, PoolSeen, ProcessSeen, StreamSeen, StreamsSeen,
+    WorkerSeen,
+};
 pub use logs::{LogLevel, within};
 pub use signals::Signals;
 pub use spans::Moment;

@@ -48,6 +48,12 @@ impl Signals {
         }
     }
 
+    /// Signals whose metrics go to this provider, and that write no traces.
+    #[must_use]
+    pub fn measuring(provider: &SdkMeterProvider) -> Self {
+        Self::new(provider, Spans::off(), None)
+    }
+
     /// Signals that nobody listens to.
     #[must_use]
     pub fn off() -> Self {

@@ -23,6 +23,8 @@ use crate::domain::{SpanId, StreamId, TraceContext, TraceId};
 const LATE_MAX: u32 = 20;
 /// Entries whose earlier attempts are remembered.
 const REMEMBERED_MAX: usize = 1024;
+/// Attempts at an entry that are remembered.
+const ATTEMPTS_MAX: usize = 16;
 /// Says for how many a span stands when that is not what its process says.
 pub(super) const SAMPLE_RATIO: &str = "paystream.trace.sample_ratio";
 
@@ -75,12 +77,8 @@ pub(super) struct Spans {
     pub(super) slow: Duration,
     random: Mutex<SmallRng>,
     late: Mutex<(Instant, u32)>,
-    attempts: Mutex<HashMap<(u16, StreamId), Attempts>>,
+    attempts: Mutex<HashMap<(u16, StreamId), Vec<TraceContext>>>,
 }
-
-/// The spans of an entry's attempts so far.
-#[derive(Clone, Default)]
-pub(super) struct Attempts(pub(super) Vec<TraceContext>);
 
 impl Spans {
     /// Spans that nobody reads.
@@ -172,8 +170,8 @@ impl Spans {
         processor.on_end(data);
     }
 
-    /// The attempts at an entry that were written.
-    pub(super) fn attempts(&self, entry: (u16, StreamId)) -> Attempts {
+    /// The attempts at an entry that were written and failed, the first one first.
+    pub(super) fn attempts(&self, entry: (u16, StreamId)) -> Vec<TraceContext> {
         lock(&self.attempts).get(&entry).cloned().unwrap_or_default()
     }
 
@@ -184,7 +182,12 @@ impl Spans {
         if attempts.len() >= REMEMBERED_MAX {
             attempts.clear();
         }
-        attempts.entry(entry).or_default().0.push(span);
+        let attempts = attempts.entry(entry).or_default();
+        // The first one names the trace.
+        if attempts.len() >= ATTEMPTS_MAX {
+            attempts.remove(1);
+        }
+        attempts.push(span);
     }
 
     /// It is settled.

@@ -22,6 +22,39 @@ pub(super) const ATTEMPT: &str = "paystream.attempt";
 pub(super) const WORKER: &str = "paystream.worker";
 pub(super) const REASON: &str = "paystream.retry.reason";
 pub(super) const MOVE: &str = "paystream.move";
+pub(super) const DESTINATION_NAME: &str = "messaging.destination.name";
+pub(super) const PARTITION: &str = "paystream.partition";
+pub(super) const DEPENDENCY: &str = "paystream.dependency";
+pub(super) const POOL: &str = "db.client.connection.pool.name";
+pub(super) const POOL_STATE: &str = "db.client.connection.state";
+
+/// What a payment that came is counted as,
+pub(super) const RECEIVED: &[&str] =
+    &["accepted", "duplicate", "conflict", "invalid", "overloaded", "error"];
+/// and one that a worker is done with.
+pub(super) const PROCESSED: &[&str] = &[
+    "applied",
+    "recorded",
+    "rejected",
+    "suspense",
+    "parked",
+    "conflict",
+    "duplicate",
+    "redelivered",
+    "dead_lettered",
+];
+/// Why something is done again.
+pub(super) const REASONS: &[&str] = &[
+    "redis_outage",
+    "postgresql_outage",
+    "deadline",
+    "raced",
+    "entry",
+    "state_lost",
+    "unexpected",
+];
+/// What happens to partitions.
+pub(super) const MOVES: &[&str] = &["acquired", "released", "lost"];
 
 /// What payments are sent to and taken from, as a whole.
 pub(super) const DESTINATION: &str = "payments";
@@ -37,7 +70,7 @@ pub(super) const BURY: &str = "bury";
 pub(super) fn messaging(operation: &'static str) -> [KeyValue; 3] {
     [
         KeyValue::new("messaging.system", "redis"),
-        KeyValue::new("messaging.destination.name", DESTINATION),
+        KeyValue::new(DESTINATION_NAME, DESTINATION),
         KeyValue::new("messaging.operation.name", operation),
     ]
 }

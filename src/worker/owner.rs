@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use super::{
     reach::Reach,
 };
 use crate::{
+    health::Board,
     ledger::{Grant, Outlook, Ownership},
     telemetry::Signals,
 };
@@ -67,6 +69,7 @@ pub(super) struct Owner {
     /// Since when this worker has wanted to leave.
     leaving: Option<Instant>,
     held: BTreeMap<u16, Held>,
+    board: Arc<Board>,
     lanes: Vec<mpsc::UnboundedSender<Order>>,
     /// Who lived at the last look. Nothing moves on a single look: a worker
     /// that misses a beat, or restarts, would move partitions twice.
@@ -99,6 +102,7 @@ impl Owner {
             joined: false,
             leaving: None,
             held: BTreeMap::new(),
+            board: Arc::clone(&worker.board),
             lanes,
             lived: Vec::new(),
             expecting: false,
@@ -136,6 +140,7 @@ impl Owner {
                     next_look = Instant::now() + if closely { LOOK_CLOSELY } else { LOOK };
                 }
             }
+            self.board.serves(self.held.keys().copied());
         }
         Ok(())
     }

@@ -318,6 +318,7 @@ pub struct Harness {
     settings: Vec<String>,
     gateway: Serving,
     worker: Option<Serving>,
+    worker_signals: Signals,
 }
 
 /// One role in process. Dropped, it ends at once, as if killed.
@@ -327,10 +328,15 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(role: Role, config: ServeConfig, listener: Option<TcpListener>) -> Self {
+    fn start(
+        role: Role,
+        config: ServeConfig,
+        signals: Signals,
+        listener: Option<TcpListener>,
+    ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(app::serve_on(role, config, Signals::off(), listener, stop.clone()));
+        tasks.spawn(app::serve_on(role, config, signals, listener, stop.clone()));
         Self { stop, tasks }
     }
 
@@ -360,11 +366,22 @@ impl Harness {
 
     /// The gateway only, on these stores.
     pub async fn gateway_on(stores: Stores, settings: &[&str]) -> Self {
+        Self::measured(stores, settings, Signals::off(), Signals::off()).await
+    }
+
+    /// The same, where gateway and worker tell these how they fare.
+    pub async fn measured(
+        stores: Stores,
+        settings: &[&str],
+        signals: Signals,
+        worker_signals: Signals,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
-        let gateway = Serving::start(Role::Gateway, stores.config(settings), Some(listener));
+        let config = stores.config(settings);
+        let gateway = Serving::start(Role::Gateway, config, signals, Some(listener));
         let settings = settings.iter().map(ToString::to_string).collect();
-        let harness = Self { stores, api, settings, gateway, worker: None };
+        let harness = Self { stores, api, settings, gateway, worker: None, worker_signals };
         harness.api.until_ready().await;
         harness
     }
@@ -373,7 +390,8 @@ impl Harness {
     pub fn start_worker(&mut self) {
         assert!(self.worker.is_none());
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
-        self.worker = Some(Serving::start(Role::Worker, self.stores.config(&settings), None));
+        let (config, signals) = (self.stores.config(&settings), self.worker_signals.clone());
+        self.worker = Some(Serving::start(Role::Worker, config, signals, None));
     }
 
     /// Stops the worker cleanly.

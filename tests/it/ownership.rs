@@ -181,7 +181,7 @@ enum Step {
 }
 
 /// Entries that were handed to a worker and not acknowledged.
-async fn pending(stores: &Stores, worker: &str) -> usize {
+pub async fn pending(stores: &Stores, worker: &str) -> usize {
     let mut count = 0;
     for partition in 0..u64::from(PARTITIONS) {
         let mut command = redis::cmd("XPENDING");
@@ -194,7 +194,7 @@ async fn pending(stores: &Stores, worker: &str) -> usize {
 }
 
 /// Sessions of a worker's lanes in this state.
-async fn sessions(stores: &Stores, worker: &str, state: &str) -> i64 {
+pub async fn sessions(stores: &Stores, worker: &str, state: &str) -> i64 {
     let sql = format!(
         "select count(*) from pg_stat_activity where datname = current_database()
          and application_name = 'paystream {worker}' and {state}"

@@ -35,7 +35,9 @@ pub struct Ended {
 /// The binary, without any setting of whoever runs the tests.
 pub fn paystream() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_paystream"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAYSTREAM_")) {
+    for (name, _) in std::env::vars()
+        .filter(|(name, _)| name.starts_with("PAYSTREAM_") || name.starts_with("OTEL_"))
+    {
         command.env_remove(name);
     }
     command.env("PAYSTREAM_LOG_FORMAT", "json").kill_on_drop(true);

@@ -20,7 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &["domain", "config"]),
     ("stream", &["domain", "config", "telemetry"]),
     ("ledger", &["domain", "config", "telemetry"]),
-    ("control", &["domain", "config", "clock", "stream", "ledger"]),
+    ("control", &["domain", "config", "telemetry", "clock", "stream", "ledger"]),
     (
         "http",
         &[
@@ -39,6 +39,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "worker",
         &["domain", "config", "telemetry", "clock", "health", "circuit", "stream", "ledger"],
     ),
+    ("sampler", &["telemetry", "health", "circuit", "ledger", "control"]),
     ("ops", &["domain", "config", "telemetry", "clock", "stream", "ledger", "control"]),
     (
         "app",
@@ -55,6 +56,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "control",
             "http",
             "worker",
+            "sampler",
             "ops",
         ],
     ),
@@ -116,6 +118,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["src/ops/"]),
     ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/ops/"]),
     ("gethostname", &["src/identity.rs"]),
+    ("procfs", &["src/sampler/process.rs"]),
     ("rustix", &["src/control/doctor/"]),
 ];
 

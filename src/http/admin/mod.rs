@@ -4,6 +4,7 @@
 
 mod cases;
 mod dead_letters;
+mod log;
 mod stats;
 mod stuck;
 
@@ -33,6 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(stuck::release_partition))
         .routes(routes!(stuck::doctor))
         .routes(routes!(stuck::audit_log))
+        .routes(routes!(log::log_level, log::set_log_level))
         // What needs somebody.
         .routes(routes!(dead_letters::list_dead_letters))
         .routes(routes!(dead_letters::show_dead_letter))

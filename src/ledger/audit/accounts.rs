@@ -63,6 +63,23 @@ struct Statement {
     /// What is left after the last row; unknown at first without an account.
     balance: Option<Decimal>,
     last: Option<(i32, i64)>,
+    /// Drifts there were before it.
+    drift_before: u64,
+}
+
+/// Customers that are named whose accounts differ; all drifts are counted.
+const DIFFERING_KEPT: usize = 1_000;
+
+/// What accounts came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Recomputed {
+    /// Accounts,
+    pub(super) accounts: u64,
+    /// and rows of their statements.
+    pub(super) payments: u64,
+    /// Customers whose account or statement is not as it must be; the first
+    /// 1,000.
+    pub(super) differing: Vec<String>,
 }
 
 /// Takes accounts, each followed by its statement in the order of versions.
@@ -71,8 +88,7 @@ pub(super) struct Accounts {
     /// The first sequences after each resize.
     resizes: Vec<i64>,
     current: Option<Statement>,
-    accounts: u64,
-    payments: u64,
+    recomputed: Recomputed,
 }
 
 impl Accounts {
@@ -84,12 +100,12 @@ impl Accounts {
     /// Takes an account; its statement follows.
     pub(super) fn open(&mut self, customer: &str, claim: Claim, findings: &mut Findings) {
         self.turn_to(customer, Some(claim), findings);
-        self.accounts += 1;
+        self.recomputed.accounts += 1;
     }
 
     /// Takes the next row of a statement.
     pub(super) fn post(&mut self, customer: &str, posted: &Posted, findings: &mut Findings) {
-        self.payments += 1;
+        self.recomputed.payments += 1;
         match &self.current {
             Some(statement) if statement.customer == customer => {}
             _ => self.turn_to(customer, None, findings),
@@ -99,20 +115,17 @@ impl Accounts {
         }
     }
 
-    /// How many accounts and rows there were.
-    pub(super) fn conclude(mut self, findings: &mut Findings) -> (u64, u64) {
-        if let Some(statement) = self.current.take() {
-            statement.conclude(findings);
-        }
-        OF_ACCOUNTS.into_iter().for_each(|check| findings.looked_at(check, self.accounts));
-        OF_ROWS.into_iter().for_each(|check| findings.looked_at(check, self.payments));
-        (self.accounts, self.payments)
+    /// What they came to.
+    pub(super) fn conclude(mut self, findings: &mut Findings) -> Recomputed {
+        self.finish(findings);
+        let Recomputed { accounts, payments, .. } = self.recomputed;
+        OF_ACCOUNTS.into_iter().for_each(|check| findings.looked_at(check, accounts));
+        OF_ROWS.into_iter().for_each(|check| findings.looked_at(check, payments));
+        self.recomputed
     }
 
     fn turn_to(&mut self, customer: &str, claim: Option<Claim>, findings: &mut Findings) {
-        if let Some(statement) = self.current.take() {
-            statement.conclude(findings);
-        }
+        self.finish(findings);
         self.current = Some(Statement {
             customer: customer.to_owned(),
             balance: claim.as_ref().map(|claim| claim.asset_value),
@@ -122,7 +135,18 @@ impl Accounts {
             count: 0,
             version: 0,
             last: None,
+            drift_before: findings.drift_count(),
         });
+    }
+
+    fn finish(&mut self, findings: &mut Findings) {
+        let Some(statement) = self.current.take() else { return };
+        let (customer, before) = (statement.customer.clone(), statement.drift_before);
+        statement.conclude(findings);
+        let differing = &mut self.recomputed.differing;
+        if findings.drift_count() > before && differing.len() < DIFFERING_KEPT {
+            differing.push(customer);
+        }
     }
 }
 

@@ -146,6 +146,11 @@ impl Findings {
         }
     }
 
+    /// Drifts so far.
+    pub(super) fn drift_count(&self) -> u64 {
+        self.drift.iter().sum()
+    }
+
     /// Compares what is there with what should be.
     pub(super) fn expect<T: PartialEq + std::fmt::Display>(
         &mut self,
@@ -165,6 +170,7 @@ impl Findings {
             looked_at: self.looked_at[check as usize],
             drift: self.drift[check as usize],
         };
-        (Check::ALL.into_iter().map(line).collect(), self.drifts, self.drift.iter().sum())
+        let drift_count = self.drift_count();
+        (Check::ALL.into_iter().map(line).collect(), self.drifts, drift_count)
     }
 }

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod findings;
+mod rounds;
 mod sequences;
 mod streams;
 #[cfg(test)]
@@ -18,8 +19,9 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 
-use self::{findings::Findings, sequences::Owed};
+use self::{accounts::Recomputed, findings::Findings, sequences::Owed};
 pub use findings::{Check, Drift, Line};
+pub use rounds::{Rounds, Slice};
 
 use super::Error;
 
@@ -107,13 +109,15 @@ async fn look(
     let mut findings = Findings::default();
     let owed = streams::owed(connection).await?;
     let mut pace = Pace::new(connection, &owed, on_event).await?;
-    let accounts = streams::statements(connection, &mut findings, &mut pace).await?;
+    let everybody = streams::Range::all();
+    let recomputed =
+        streams::statements(connection, &everybody, &mut findings, || pace.step()).await?;
     pace.enter(Stage::Sequences);
     let partitions = u64::try_from(owed.len()).unwrap_or(u64::MAX);
     let (sequences, amount) = streams::entries(connection, owed, &mut findings, &mut pace).await?;
     streams::held_and_complete(connection, &mut findings).await?;
     let (checks, drifts, drift_count) = findings.conclude();
-    let (accounts, payments) = accounts;
+    let Recomputed { accounts, payments, .. } = recomputed;
     Ok(Report { accounts, payments, amount, sequences, partitions, checks, drifts, drift_count })
 }
 

@@ -10,18 +10,38 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::{
     Error, Pace, Progress,
-    accounts::{Accounts, Claim, Posted},
+    accounts::{Accounts, Claim, Posted, Recomputed},
     findings::{Check, Findings},
     sequences::{Jump, Kind, Loss, Owed, Place, Sequences, Sums},
 };
 use crate::domain::{Digest, StreamId};
 
-/// Each account, then its statement in the order of versions.
-pub(super) async fn statements<F: FnMut(Progress)>(
+/// Comes after every customer's id.
+const BEYOND_ALL: &str = "\u{10FFFF}";
+
+/// Customers by their ids: from the one on, and before the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) from: String,
+    /// Nothing is up to the last.
+    pub(super) before: Option<String>,
+}
+
+impl Range {
+    /// Every customer.
+    pub(super) fn all() -> Self {
+        Self { from: String::new(), before: None }
+    }
+}
+
+/// Each account of a range, then its statement in the order of versions. Says
+/// of each row that it was read.
+pub(super) async fn statements(
     connection: &mut PgConnection,
+    range: &Range,
     findings: &mut Findings,
-    pace: &mut Pace<F>,
-) -> Result<(u64, u64), Error> {
+    mut on_row: impl FnMut(),
+) -> Result<Recomputed, Error> {
     let resizes = sqlx::query_scalar(
         "select distinct resumes_at from sequence_jumps where reason = 'resize' order by 1",
     );
@@ -31,7 +51,7 @@ pub(super) async fn statements<F: FnMut(Progress)>(
              total_paid as applied, credit as excess, null as amount, 0 as partition,
              payment_count as number, version as claimed, null as status, null::timestamptz as date,
              null::bytea as digest, null as sent_for, false as by_hand
-         from customer_accounts
+         from customer_accounts where customer_id >= $1 and customer_id < $2
          union all
          select p.customer_id, account_version, outcome, balance_after, applied_amount,
              excess_amount, p.amount, p.partition, p.sequence, null,
@@ -44,9 +64,11 @@ pub(super) async fn statements<F: FnMut(Progress)>(
                  = (p.transaction_reference, p.partition, p.sequence)
          left join dead_letters d on d.state = 'redriven'
              and (d.partition, d.stream_id) = (p.partition, p.stream_id)
-         where account_version is not null
+         where account_version is not null and p.customer_id >= $1 and p.customer_id < $2
          order by customer_id, version",
     )
+    .bind(&range.from)
+    .bind(range.before.as_deref().unwrap_or(BEYOND_ALL))
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
         let customer: &str = row.try_get(0)?;
@@ -54,7 +76,7 @@ pub(super) async fn statements<F: FnMut(Progress)>(
             None => accounts.open(customer, claim(&row)?, findings),
             Some(outcome) => accounts.post(customer, &posted(&row, customer, outcome)?, findings),
         }
-        pace.step();
+        on_row();
     }
     Ok(accounts.conclude(findings))
 }

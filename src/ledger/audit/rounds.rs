@@ -1,0 +1,152 @@
+//! The running audit's part in the ledger: recomputes one slice of accounts
+//! after the other, round after round, with the statements and the checks of
+//! the whole audit.
+//!
+//! One process at a time does it, the one that holds an advisory lock. Each
+//! slice is one read-only transaction that sees one moment, so that accounts
+//! which are being changed do not seem to differ. Never remembers what it found:
+//! whoever asks for slices does.
+
+use sqlx::{ConnectOptions, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use tokio::time::timeout;
+
+use super::{
+    Error,
+    accounts::Recomputed,
+    findings::Findings,
+    streams::{self, Range},
+};
+use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT};
+
+/// Whoever holds it audits.
+const LOCK: i64 = 0x7061_7973_6175_6469;
+/// Rows of statements in one slice, as far as the accounts count them right; of
+/// one account, all.
+const SLICE_ROWS_MAX: i64 = 20_000;
+/// PostgreSQL's word for a statement that took longer than it may.
+const CANCELED: &str = "57014";
+
+/// Audits slice after slice, over a connection of its own.
+pub struct Rounds {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    /// The first customer of the next slice.
+    from: String,
+}
+
+/// What a slice came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Customers from this id on,
+    pub from: String,
+    /// and before this one; nothing when the round has come to its end.
+    pub before: Option<String>,
+    /// Accounts recomputed.
+    pub accounts: u64,
+    /// Those that are not as they must be.
+    pub differing: Vec<String>,
+    /// It took too long and was left out: `paystream audit` has more time.
+    pub left_out: bool,
+}
+
+impl Slice {
+    /// Whether it is about this customer.
+    #[must_use]
+    pub fn covers(&self, customer: &str) -> bool {
+        *customer >= *self.from && self.before.as_deref().is_none_or(|before| customer < before)
+    }
+}
+
+impl Rounds {
+    pub(in crate::ledger) fn new(options: &PgConnectOptions) -> Self {
+        let options = options.clone().application_name("paystream running audit");
+        let options = options.disable_statement_logging();
+        Self { options, connection: None, from: String::new() }
+    }
+
+    /// The next slice of at most so many accounts; nothing while another
+    /// process audits. After an error, and when this process has just become
+    /// the one that audits, the round begins anew.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached, or does not answer in time.
+    pub async fn next(&mut self, accounts_max: u32) -> Result<Option<Slice>, Error> {
+        // Put back only when all went well: otherwise it is closed, and with it
+        // goes the lock.
+        let Some(mut connection) = self.locked().await? else { return Ok(None) };
+        let looking = slice(&mut connection, &self.from, accounts_max);
+        // PostgreSQL may be gone without a word.
+        let looked = timeout(2 * SLICE_TIMEOUT, looking).await;
+        let slice = looked.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))?;
+        self.from = slice.before.clone().unwrap_or_default();
+        self.connection = Some(connection);
+        Ok(Some(slice))
+    }
+
+    /// The connection that has the lock.
+    async fn locked(&mut self) -> Result<Option<PgConnection>, Error> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(Some(connection));
+        }
+        self.from.clear();
+        let locking = async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK);
+            let locked: bool = locked.fetch_one(&mut connection).await?;
+            if locked {
+                return Ok(Some(connection));
+            }
+            connection.close().await?;
+            Ok(None)
+        };
+        timeout(ACQUIRE_TIMEOUT, locking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))
+    }
+}
+
+async fn slice(
+    connection: &mut PgConnection,
+    from: &str,
+    accounts_max: u32,
+) -> Result<Slice, Error> {
+    let begin = "begin isolation level repeatable read, read only";
+    let mut transaction = connection.begin_with(begin).await?;
+    let before = end(&mut transaction, from, accounts_max).await?;
+    let range = Range { from: from.to_owned(), before };
+    let mut findings = Findings::default();
+    let recomputed = streams::statements(&mut transaction, &range, &mut findings, || ()).await;
+    let (recomputed, left_out) = match recomputed {
+        Err(error) if took_too_long(&error) => (Recomputed::default(), true),
+        recomputed => (recomputed?, false),
+    };
+    transaction.rollback().await?;
+    let (Range { from, before }, Recomputed { accounts, differing, .. }) = (range, recomputed);
+    Ok(Slice { from, before, accounts, differing, left_out })
+}
+
+/// The customer before whom a slice ends, by what it may have of accounts and
+/// of rows; nothing when it comes to the last.
+async fn end(
+    connection: &mut PgConnection,
+    from: &str,
+    accounts_max: u32,
+) -> Result<Option<String>, Error> {
+    let ahead = sqlx::query(
+        "select customer_id, version from customer_accounts where customer_id >= $1
+         order by customer_id limit $2",
+    );
+    let ahead = ahead.bind(from).bind(i64::from(accounts_max.max(1)) + 1);
+    let mut rows = 0_i64;
+    for (number, row) in (0_u32..).zip(ahead.fetch_all(connection).await?) {
+        let version: i64 = row.try_get(1)?;
+        rows = rows.saturating_add(version.max(0));
+        if number > 0 && (number >= accounts_max || rows > SLICE_ROWS_MAX) {
+            return Ok(Some(row.try_get(0)?));
+        }
+    }
+    Ok(None)
+}
+
+fn took_too_long(error: &Error) -> bool {
+    let Error::Outage(error) = error else { return false };
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(CANCELED))
+}

@@ -1,0 +1,111 @@
+//! A pool of connections that can say how it fares: how many are in use, who
+//! waits, and for how long. Never knows what a connection is used for.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
+
+use super::Error;
+use crate::telemetry::Signals;
+
+/// How a pool fares at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Connections in use,
+    pub used: u32,
+    /// idle ones,
+    pub idle: u32,
+    /// and how many there may be.
+    pub max: u32,
+    /// Queries that wait for one.
+    pub waiting: u32,
+}
+
+/// The pool, and what is measured about it.
+#[derive(Clone)]
+pub(super) struct Pool {
+    pool: PgPool,
+    waiting: Arc<AtomicU32>,
+    /// Its name, and whom to tell how long queries waited.
+    told: Option<(&'static str, Signals)>,
+}
+
+impl Pool {
+    pub(super) fn new(pool: PgPool) -> Self {
+        Self { pool, waiting: Arc::default(), told: None }
+    }
+
+    /// The same, which says under this name how long queries wait.
+    pub(super) fn telling(self, name: &'static str, signals: Signals) -> Self {
+        Self { told: Some((name, signals)), ..self }
+    }
+
+    /// A connection, for one query.
+    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, Error> {
+        let asked = Instant::now();
+        let waiting = Waiting::new(&self.waiting);
+        let acquired = self.pool.acquire().await;
+        drop(waiting);
+        if let Some((name, signals)) = &self.told {
+            signals.waited_for_connection(name, asked.elapsed());
+        }
+        Ok(acquired?)
+    }
+
+    /// How it fares now.
+    pub(super) fn usage(&self) -> PoolUse {
+        let size = self.pool.size();
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX).min(size);
+        PoolUse {
+            used: size - idle,
+            idle,
+            max: self.pool.options().get_max_connections(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Counts one that waits for as long as it lives, whether it waits to the end
+/// or gives up.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn one_that_gives_up_does_not_wait_any_more() {
+        let count = AtomicU32::new(0);
+        let waiting = async {
+            let _waiting = Waiting::new(&count);
+            std::future::pending::<()>().await;
+        };
+        let mut waiting = Box::pin(waiting);
+        let polled = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        drop(waiting);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
+}

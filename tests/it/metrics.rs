@@ -1,0 +1,138 @@
+//! Proves that what is exported is the catalogue: every metric of it, with its
+//! unit, its kind, its attributes and no others, and never anything that names
+//! a payment or a customer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paystream::telemetry::catalog::{self, METRICS};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Api, Stores, but, eventually, payment},
+    otlp::{
+        Sink,
+        received::{Kind, Number, Series},
+    },
+    ownership::{pending, sessions},
+    poison::refuse_poison,
+    telemetry::{both, exporting},
+};
+
+/// A reference, customers and an amount that nothing else is called.
+const REFERENCE: &str = "refTELLTALE";
+const CUSTOMERS: [&str; 2] = ["cusTELLTALE1", "cusTELLTALE2"];
+const AMOUNT: &str = "73.19";
+
+/// Everything that can happen to payments, and to the one who settles them.
+/// Says how many were accepted.
+async fn a_mixed_run(stores: &Stores, sink: &Sink) -> u32 {
+    let url = sink.url();
+    let limits = [("PAYSTREAM_ATTEMPTS_MAX", "2")];
+    let settings = [exporting(&url, "1"), limits.to_vec()].concat();
+    refuse_poison(stores).await;
+    let (gateway, ada) = both(stores, &settings).await;
+    let api = &gateway.api;
+    for customer in CUSTOMERS {
+        api.open_account(customer, "1000").await;
+    }
+    let paid = payment(REFERENCE, CUSTOMERS[0], AMOUNT);
+    let replies = [
+        (api.pay_and_wait(&paid).await, 200),
+        (api.post_payment(&paid).await, 200),
+        (api.post_payment(&but(paid.clone(), json!({"transaction_amount": "73.20"}))).await, 409),
+        (api.post_payment(&but(paid, json!({"transaction_amount": "-73.19"}))).await, 422),
+        (api.post_payment(&payment("POISON", CUSTOMERS[0], AMOUNT)).await, 202),
+        (api.post_payment(&payment("nobodyTELLTALE", "strangerTELLTALE", AMOUNT)).await, 202),
+        (api.get(&format!("/api/v1/customers/{}/balance", CUSTOMERS[0])).await, 200),
+        (api.get("/nowhere/TELLTALE").await, 404),
+    ];
+    for (reply, status) in replies {
+        assert_eq!(reply.status, status, "{}", reply.text);
+    }
+    api.until_settled().await;
+    let mut accepted = 3;
+    while sink.metric("paystream.fenced.refusals").is_empty() {
+        take_away(stores, api, accepted).await;
+        accepted += 1;
+        assert!(accepted < 20, "it was never refused");
+    }
+    until_exported(sink).await;
+    ada.stop().await;
+    gateway.stop().await;
+    accepted
+}
+
+/// Takes the worker's partitions away while it begins a batch.
+async fn take_away(stores: &Stores, api: &Api, number: u32) {
+    let mut taking = stores.pool.begin().await.unwrap();
+    let sql = "update partition_owners set epoch = epoch + 1, owner = null";
+    sqlx::query(sql).execute(&mut *taking).await.unwrap();
+    api.pay(&format!("taken{number}TELLTALE"), CUSTOMERS[1], AMOUNT).await;
+    eventually("its batch waits for the fence", async || {
+        let waits = sessions(stores, "ada", "wait_event_type = 'Lock'").await > 0;
+        (waits && pending(stores, "ada").await > 0).then_some(())
+    })
+    .await;
+    taking.commit().await.unwrap();
+    api.until_settled().await;
+}
+
+/// Metrics that were not exported, by name.
+fn missing(sink: &Sink) -> Vec<&'static str> {
+    let exported: BTreeSet<String> = sink.series().into_iter().map(|one| one.name).collect();
+    METRICS.iter().map(|metric| metric.name).filter(|name| !exported.contains(*name)).collect()
+}
+
+async fn until_exported(sink: &Sink) {
+    eventually("every metric was exported", async || missing(sink).is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_is_exported_is_the_catalogue() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let accepted = f64::from(a_mixed_run(&stores, &sink).await);
+    let catalogue: BTreeMap<&str, _> = METRICS.iter().map(|metric| (metric.name, metric)).collect();
+    for series in sink.series() {
+        let name = series.name.as_str();
+        let Some(metric) = catalogue.get(name) else { panic!("{name} is not in the catalogue") };
+        assert_eq!(series.unit, metric.unit, "{name}");
+        assert_eq!(series.description, metric.description, "{name}");
+        assert_kind(&series, metric.kind);
+        assert_attributes(&series, metric.attributes);
+    }
+    for (outcome, count) in
+        [("accepted", accepted), ("duplicate", 1.0), ("conflict", 1.0), ("invalid", 1.0)]
+    {
+        let total =
+            sink.total("paystream.payments.received", &[("paystream.outcome", json!(outcome))]);
+        assert!((total - count).abs() < 0.5, "{outcome}: {total}");
+    }
+}
+
+fn assert_kind(series: &Series, wanted: catalog::Kind) {
+    let name = &series.name;
+    let kind = match wanted {
+        catalog::Kind::Counter => Kind::Counter,
+        catalog::Kind::UpDownCounter => Kind::UpDownCounter,
+        catalog::Kind::Gauge => Kind::Gauge,
+        catalog::Kind::Histogram(_) => Kind::Histogram,
+    };
+    assert_eq!(series.kind, kind, "{name}");
+    match (wanted, &series.value) {
+        (catalog::Kind::Histogram(wanted), Number::Spread { bounds, .. }) => {
+            assert_eq!(bounds, wanted, "{name}");
+        }
+        (_, value) => assert!(matches!(value, Number::Plain(_)), "{name}"),
+    }
+}
+
+/// None but those of the catalogue, and none that names anybody.
+fn assert_attributes(series: &Series, wanted: &[&str]) {
+    for (attribute, value) in &series.attributes {
+        let what = format!("{} {attribute}={value}", series.name);
+        assert!(wanted.contains(&attribute.as_str()), "{what}");
+        assert!(!value.to_string().contains("TELLTALE"), "{what}");
+        assert!(!value.to_string().contains("73."), "{what}");
+        assert!(matches!(value, Value::String(_) | Value::Number(_)), "{what}");
+    }
+}

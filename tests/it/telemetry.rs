@@ -1,0 +1,212 @@
+//! Proves that telemetry is never a condition of service: whatever becomes of
+//! what is sent, payments are taken and applied, and a stop ends in time. It is
+//! said once when nothing is delivered, and once when it is again; log lines of
+//! a request name its trace.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::Value;
+use tokio::{net::TcpListener, time::Instant};
+
+use crate::{
+    harness::{Stores, eventually, payment},
+    otlp::{
+        Manner, Sink,
+        received::{Attributes, Span},
+    },
+    ownership::worker,
+    process::Process,
+};
+
+/// Said when it begins.
+const UNDELIVERED: &str = "telemetry is not delivered; payments go on";
+/// Said when it ends.
+const DELIVERED: &str = "telemetry is delivered again";
+/// How long a stop may take.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Settings of a process that sends its telemetry there, and soon.
+pub fn exporting<'a>(url: &'a str, ratio: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ("PAYSTREAM_TRACE_RATIO", ratio),
+    ]
+}
+
+/// The spans of one trace.
+pub struct Trace(pub Vec<Span>);
+
+impl Trace {
+    /// Waits until the sink has all of so many.
+    pub async fn of(sink: &Sink, trace_id: &str, spans: usize) -> Self {
+        eventually(&format!("trace {trace_id} has {spans} spans"), async || {
+            let trace = sink.trace(trace_id);
+            (trace.len() >= spans).then_some(Self(trace))
+        })
+        .await
+    }
+
+    /// Those of this name, in the order in which they began.
+    pub fn named(&self, name: &str) -> Vec<&Span> {
+        self.0.iter().filter(|span| span.name == name).collect()
+    }
+
+    /// The only one of this name.
+    #[track_caller]
+    pub fn only(&self, name: &str) -> &Span {
+        let spans = self.named(name);
+        assert_eq!(spans.len(), 1, "{name}: {:#?}", self.0);
+        spans[0]
+    }
+}
+
+/// Fails unless all of these are among the attributes.
+#[track_caller]
+pub fn assert_has(attributes: &Attributes, wanted: &Value) {
+    for (name, value) in wanted.as_object().unwrap() {
+        assert_eq!(attributes.get(name), Some(value), "{name} in {attributes:?}");
+    }
+}
+
+/// The trace and the span that an answer names.
+#[track_caller]
+pub fn named_by(traceparent: &str) -> (String, String) {
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    let [version, trace_id, span_id, flags] = parts[..] else { panic!("{traceparent}") };
+    assert_eq!((version, flags), ("00", "01"), "{traceparent}");
+    (trace_id.to_owned(), span_id.to_owned())
+}
+
+/// A gateway and a worker that send there.
+pub async fn both(stores: &Stores, settings: &[(&str, &str)]) -> (Process, Process) {
+    let gateway = Process::serve("gateway", stores, settings).await;
+    (gateway, worker(stores, "ada", settings).await)
+}
+
+/// SIGTERM; it ends well and in time.
+async fn stop_in_time(process: Process) {
+    let asked = Instant::now();
+    process.stop().await;
+    let took = asked.elapsed();
+    assert!(took < GRACE, "it took {took:?}");
+}
+
+/// Pays while telemetry goes there, and stops.
+async fn pay_whatever_happens(url: &str, meanwhile: impl AsyncFn(&Process, &Process)) {
+    let stores = Stores::new().await;
+    let settings = [exporting(url, "1"), vec![("PAYSTREAM_SHUTDOWN_GRACE", "20s")]].concat();
+    let (gateway, worker) = both(&stores, &settings).await;
+    gateway.api.open_account("ADA", "1000").await;
+    for n in 0..20 {
+        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+    meanwhile(&gateway, &worker).await;
+    gateway.api.pay("last", "ADA", "1").await;
+    gateway.api.until_settled().await;
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "21.00");
+    stores.audit().await;
+    tokio::join!(stop_in_time(gateway), stop_in_time(worker));
+}
+
+/// Waits until both have said that their signals are not delivered.
+async fn until_said(message: &str, processes: [&Process; 2]) {
+    for process in processes {
+        let said = async || (process.events(message).len() == 2).then_some(());
+        eventually("traces and metrics are spoken of", said).await;
+    }
+}
+
+/// Once for each signal, however often it was tried.
+#[track_caller]
+fn assert_said_once(message: &str, level: &str, processes: [&Process; 2]) {
+    for process in processes {
+        let events = process.events(message);
+        let mut signals: Vec<&str> =
+            events.iter().map(|event| event["signal"].as_str().unwrap()).collect();
+        signals.sort_unstable();
+        assert_eq!(signals, ["metrics", "traces"], "{}", process.log());
+        assert!(events.iter().all(|event| event["level"] == level), "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn payments_go_on_while_nobody_listens() {
+    let any = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let free = any.local_addr().unwrap();
+    drop(any);
+    pay_whatever_happens(&format!("http://{free}"), async |gateway, worker| {
+        until_said(UNDELIVERED, [gateway, worker]).await;
+        // Somebody begins to.
+        let http = SocketAddr::from(([127, 0, 0, 1], 0));
+        let sink = Sink::listen(free, http).await.unwrap();
+        until_said(DELIVERED, [gateway, worker]).await;
+        assert!(!sink.series().is_empty());
+        assert_said_once(UNDELIVERED, "WARN", [gateway, worker]);
+        assert_said_once(DELIVERED, "INFO", [gateway, worker]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn payments_go_on_while_telemetry_is_refused() {
+    let sink = Sink::start().await;
+    sink.answer(Manner::Refusing);
+    pay_whatever_happens(&sink.url(), async |gateway, worker| {
+        until_said(UNDELIVERED, [gateway, worker]).await;
+        let refused: u64 = sink.counts().requests.values().sum();
+        eventually("it is tried again", async || {
+            let requests: u64 = sink.counts().requests.values().sum();
+            (requests > refused + 20).then_some(())
+        })
+        .await;
+        assert_said_once(UNDELIVERED, "WARN", [gateway, worker]);
+        sink.answer(Manner::Prompt);
+        until_said(DELIVERED, [gateway, worker]).await;
+        assert_said_once(UNDELIVERED, "WARN", [gateway, worker]);
+        assert_said_once(DELIVERED, "INFO", [gateway, worker]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn payments_go_on_while_telemetry_hangs() {
+    let sink = Sink::start().await;
+    sink.answer(Manner::Hanging);
+    pay_whatever_happens(&sink.url(), async |_, _| ()).await;
+    assert!(sink.spans().is_empty() && sink.series().is_empty());
+    let requests: u64 = sink.counts().requests.values().sum();
+    assert!(requests > 0, "it was tried");
+}
+
+#[tokio::test]
+async fn payments_go_on_while_telemetry_is_slow() {
+    let sink = Sink::start().await;
+    sink.answer(Manner::Slow(Duration::from_secs(1)));
+    pay_whatever_happens(&sink.url(), async |_, _| {
+        eventually("some of it comes", async || (!sink.spans().is_empty()).then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_line_that_is_logged_during_a_request_names_its_trace() {
+    let stores = Stores::new().await;
+    let sink = Sink::start().await;
+    let url = sink.url();
+    let gateway = Process::serve("gateway", &stores, &exporting(&url, "1")).await;
+    gateway.api.pay("before", "ADA", "1").await;
+    assert_ne!(stores.delete_keys("*:stream").await, 0);
+    let reply = gateway.api.post_payment(&payment("after", "ADA", "1")).await;
+    assert_eq!(reply.status, 503, "{}", reply.text);
+    let (trace_id, span_id) = named_by(reply.header("traceparent"));
+    let message = "state is lost in Redis; payments of this partition are refused";
+    gateway.until_logged(message).await;
+    assert_eq!(gateway.events(message)[0]["trace_id"], trace_id);
+    assert!(gateway.events("listening")[0]["trace_id"].is_null(), "only lines of a request");
+    let trace = Trace::of(&sink, &trace_id, 1).await;
+    assert_eq!(trace.only("POST /api/v1/payments").span_id, span_id);
+    gateway.stop().await;
+}

@@ -1,0 +1,399 @@
+//! Proves what a trace tells: a payment is one trace from its request to its
+//! acknowledgement, with every attempt at it; who may ask for one; that nothing
+//! else is sent, and that what is sent unasked is bounded.
+
+use std::time::Instant;
+
+use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode};
+use serde_json::json;
+
+use crate::{
+    harness::{Reply, Stores, eventually, payment, send},
+    otlp::{
+        Sink,
+        received::{Span, text},
+    },
+    ownership::{SHORT, lock, sessions, worker},
+    poison::refuse_poison,
+    process::Process,
+    telemetry::{Trace, assert_has, both, exporting, named_by},
+};
+
+const POST: &str = "POST /api/v1/payments";
+const SEND: &str = "send payments";
+const RECEIVE: &str = "receive payments";
+const PROCESS: &str = "process payments";
+const INSERT: &str = "INSERT processed_transactions";
+const ACK: &str = "ack payments";
+const BURY: &str = "bury payments";
+/// Spans of a payment that is alone in its batch.
+const SPANS: usize = 6;
+/// Spans a second that a process may send unasked.
+const LATE_MAX: u64 = 20;
+/// A caller's trace, and its span.
+const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN_ID: &str = "b7ad6b7169203331";
+
+/// The ids of the spans that it links to.
+fn links(span: &Span) -> Vec<&str> {
+    span.links.iter().map(|link| link.span_id.as_str()).collect()
+}
+
+/// Posts a payment as part of a caller's trace.
+async fn post_traced(gateway: &Process, reference: &str, flags: &str) -> Reply {
+    let request = gateway.api.request(reqwest::Method::POST, "/api/v1/payments");
+    let traceparent = format!("00-{TRACE_ID}-{SPAN_ID}-{flags}");
+    send(request.header("traceparent", traceparent).json(&payment(reference, "ADA", "1"))).await
+}
+
+/// Waits until the ledger has so many rows, without a request.
+async fn until_posted(stores: &Stores, rows: i64) {
+    eventually(&format!("{rows} payments are posted"), async || {
+        let sql = "select count(*) from processed_transactions";
+        (stores.count(sql).await == rows).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_posted_payment_is_one_trace_of_six_spans_over_two_processes() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (gateway, ada) = both(&stores, &exporting(&sink.url(), "1")).await;
+    gateway.api.open_account("ADA", "100").await;
+    let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await;
+    assert_eq!(reply.status, 202, "{}", reply.text);
+    let (trace_id, answered) = named_by(reply.header("traceparent"));
+    Trace::of(&sink, &trace_id, SPANS).await;
+    ada.stop().await;
+    gateway.stop().await;
+    let trace = Trace(sink.trace(&trace_id));
+    assert_eq!(trace.0.len(), SPANS, "{:#?}", trace.0);
+
+    let [post, send, receive] = [POST, SEND, RECEIVE].map(|name| trace.only(name));
+    let [process, insert, ack] = [PROCESS, INSERT, ACK].map(|name| trace.only(name));
+    assert_eq!(post.span_id, answered, "the answer names the request's span");
+    let shape: Vec<_> = [post, send, receive, process, insert, ack]
+        .map(|span| (span.kind, span.parent_id.as_str(), span.service(), links(span)))
+        .into();
+    let (gateway, worker) = ("paystream-gateway", "paystream-worker");
+    let (sent, processed) = (send.span_id.as_str(), process.span_id.as_str());
+    assert_eq!(
+        shape,
+        [
+            (SpanKind::Server, "", gateway, vec![]),
+            (SpanKind::Producer, answered.as_str(), gateway, vec![]),
+            (SpanKind::Client, sent, worker, vec![sent]),
+            (SpanKind::Consumer, sent, worker, vec![receive.span_id.as_str()]),
+            (SpanKind::Client, processed, worker, vec![]),
+            (SpanKind::Client, processed, worker, vec![]),
+        ]
+    );
+    for span in &trace.0 {
+        assert!(span.start > 0 && span.end >= span.start, "{span:?}");
+        assert_eq!(span.status, StatusCode::Unset, "{span:?}");
+        assert!(span.links.iter().all(|link| link.trace_id == trace_id), "{span:?}");
+        assert_has(
+            &span.resource,
+            &json!({"service.namespace": "payments", "paystream.trace.sample_ratio": 1.0}),
+        );
+        assert!(!text(&span.resource, "service.instance.id").is_empty());
+        assert_eq!(text(&span.resource, "service.version"), env!("CARGO_PKG_VERSION"));
+    }
+    assert_attributes(&trace, &reply);
+}
+
+/// As the conventions have them, with what the answer said.
+fn assert_attributes(trace: &Trace, reply: &Reply) {
+    let place = reply.json();
+    let partition = place["partition"].to_string();
+    let common = json!({"messaging.system": "redis", "messaging.destination.name": "payments"});
+    for name in [SEND, RECEIVE, PROCESS, ACK] {
+        assert_has(&trace.only(name).attributes, &common);
+    }
+    let wanted = [
+        (
+            POST,
+            json!({"http.request.method": "POST", "http.route": "/api/v1/payments",
+                "http.response.status_code": 202, "url.scheme": "http"}),
+        ),
+        (
+            SEND,
+            json!({"messaging.operation.name": "send", "messaging.operation.type": "send",
+                "messaging.destination.partition.id": partition,
+                "messaging.message.id": place["stream_id"],
+                "paystream.outcome": "accepted", "paystream.reference": "one"}),
+        ),
+        (
+            RECEIVE,
+            json!({"messaging.operation.name": "receive", "messaging.operation.type": "receive",
+                "messaging.consumer.group.name": "ledger", "messaging.batch.message_count": 1}),
+        ),
+        (
+            PROCESS,
+            json!({"messaging.operation.name": "process", "messaging.operation.type": "process",
+                "messaging.message.id": place["stream_id"], "paystream.outcome": "applied",
+                "paystream.attempt": 1, "paystream.reference": "one"}),
+        ),
+        (
+            INSERT,
+            json!({"db.system.name": "postgresql", "db.operation.name": "INSERT",
+                "db.collection.name": "processed_transactions", "db.operation.batch.size": 1}),
+        ),
+        (ACK, json!({"messaging.operation.name": "ack", "messaging.operation.type": "settle"})),
+    ];
+    for (name, wanted) in wanted {
+        assert_has(&trace.only(name).attributes, &wanted);
+        assert!(!trace.only(name).attributes.contains_key("error.type"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
+    let stores = Stores::new().await;
+    let caller_is_here = ("PAYSTREAM_TRACE_TRUSTED", "10.0.0.0/8,127.0.0.0/8");
+    let caller_is_elsewhere = ("PAYSTREAM_TRACE_TRUSTED", "10.0.0.0/8");
+    for (number, (ratio, trusted, flags, traced)) in [
+        ("0", caller_is_here, "01", true),
+        ("1", caller_is_here, "00", false),
+        ("0", caller_is_elsewhere, "01", false),
+        ("1", caller_is_elsewhere, "00", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let what = format!("{flags} at {ratio} under {trusted:?}");
+        let (sink, reference) = (Sink::start().await, format!("p{number}"));
+        let url = sink.url();
+        let settings = [exporting(&url, ratio), vec![trusted]].concat();
+        let (gateway, ada) = both(&stores, &settings).await;
+        let reply = post_traced(&gateway, &reference, flags).await;
+        assert_eq!(reply.status, 202, "{}", reply.text);
+        eventually("it is settled", async || {
+            let sql = format!(
+                "select count(*) from suspense where transaction_reference = '{reference}'"
+            );
+            (stores.count(&sql).await == 1).then_some(())
+        })
+        .await;
+        if traced {
+            let (trace_id, span_id) = named_by(reply.header("traceparent"));
+            assert_eq!(trace_id, TRACE_ID, "{what}");
+            let trace = Trace::of(&sink, TRACE_ID, SPANS).await;
+            assert_eq!(trace.only(POST).span_id, span_id, "{what}");
+            assert_eq!(trace.only(POST).parent_id, SPAN_ID, "{what}");
+            assert_eq!(trace.only(PROCESS).parent_id, trace.only(SEND).span_id, "{what}");
+        }
+        gateway.stop().await;
+        ada.stop().await;
+        if !traced {
+            assert_eq!(reply.header("traceparent"), "", "{what}");
+            assert!(sink.spans().is_empty(), "{what}: {:#?}", sink.spans());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    let settings = [exporting(&url, "1"), SHORT.to_vec()].concat();
+    let (gateway, ada) = both(&stores, &settings).await;
+    gateway.api.open_account("ADA", "100").await;
+    let held = lock(&stores, "processed_transactions", "share").await;
+    let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await;
+    let (trace_id, _) = named_by(reply.header("traceparent"));
+    eventually("it is in the middle of its batch", async || {
+        (sessions(&stores, "ada", "wait_event_type = 'Lock'").await > 0).then_some(())
+    })
+    .await;
+    ada.kill().await;
+    drop(held);
+    let bob = worker(&stores, "bob", &settings).await;
+    until_posted(&stores, 1).await;
+    Trace::of(&sink, &trace_id, SPANS + 1).await;
+    bob.stop().await;
+    gateway.stop().await;
+    let trace = Trace(sink.trace(&trace_id));
+    assert_eq!(trace.0.len(), SPANS + 1, "{:#?}", trace.0);
+    let send = trace.only(SEND);
+    let [lost, done] = trace.named(PROCESS)[..] else { panic!("{:#?}", trace.0) };
+    assert_eq!((&lost.parent_id, &done.parent_id), (&send.span_id, &send.span_id));
+    assert_eq!((lost.status, done.status), (StatusCode::Error, StatusCode::Unset));
+    assert_has(
+        &lost.attributes,
+        &json!({"error.type": "worker_lost", "paystream.worker": "ada", "paystream.attempt": 1}),
+    );
+    assert_has(
+        &done.attributes,
+        &json!({"paystream.outcome": "applied", "paystream.attempt": 2, "paystream.reference": "one"}),
+    );
+    let receive = trace.only(RECEIVE);
+    assert_eq!(links(done), [&receive.span_id, &lost.span_id]);
+    assert!(lost.start < done.start);
+    assert_eq!(trace.only(INSERT).parent_id, done.span_id);
+}
+
+/// A dead letter's attempts, in the order in which they were made, and its end.
+fn assert_dead_letter(trace: &Trace) {
+    let attempts = trace.named(PROCESS);
+    assert!(attempts.len() >= 2, "{:#?}", trace.0);
+    for (before, after) in attempts.iter().zip(&attempts[1..]) {
+        assert!(links(after).contains(&before.span_id.as_str()), "{after:#?}");
+    }
+    for attempt in &attempts {
+        assert_eq!(attempt.status, StatusCode::Error, "{attempt:?}");
+        assert_has(&attempt.attributes, &json!({"paystream.reference": "POISON"}));
+        assert!(attempt.attributes.contains_key("error.type"), "{attempt:?}");
+        assert!(!attempt.attributes.contains_key("paystream.outcome"), "{attempt:?}");
+    }
+    let bury = trace.only(BURY);
+    let all: Vec<&str> = attempts.iter().map(|span| span.span_id.as_str()).collect();
+    assert_eq!(links(bury), all);
+    assert_eq!(bury.status, StatusCode::Error);
+    assert_has(
+        &bury.attributes,
+        &json!({"paystream.outcome": "dead_lettered", "paystream.trace.sample_ratio": 1.0}),
+    );
+    assert_eq!(trace.named(INSERT).len(), 0, "nothing was committed");
+}
+
+#[tokio::test]
+async fn a_dead_letter_shows_its_attempts() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    let settings = [exporting(&url, "1"), vec![("PAYSTREAM_ATTEMPTS_MAX", "2")]].concat();
+    refuse_poison(&stores).await;
+    let (gateway, ada) = both(&stores, &settings).await;
+    gateway.api.open_account("ADA", "100").await;
+    let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
+    let (trace_id, _) = named_by(reply.header("traceparent"));
+    until_buried(&sink).await;
+    ada.stop().await;
+    gateway.stop().await;
+    let trace = Trace(sink.trace(&trace_id));
+    assert_dead_letter(&trace);
+    let send = &trace.only(SEND).span_id;
+    assert!(trace.named(PROCESS).iter().all(|span| span.parent_id == *send));
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_ATTEMPTS_MAX", "3")]].concat();
+    refuse_poison(&stores).await;
+    let (gateway, ada) = both(&stores, &settings).await;
+    gateway.api.open_account("ADA", "100").await;
+    let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
+    assert_eq!(reply.header("traceparent"), "", "nobody knew that it would fail");
+    until_buried(&sink).await;
+    ada.stop().await;
+    gateway.stop().await;
+    let spans = sink.spans();
+    let trace = Trace(sink.trace(&spans[0].trace_id));
+    assert_eq!(trace.0.len(), spans.len(), "one trace: {spans:#?}");
+    assert_dead_letter(&trace);
+    for span in &spans {
+        assert_has(&span.resource, &json!({"paystream.trace.sample_ratio": 0.0}));
+        assert_has(&span.attributes, &json!({"paystream.trace.sample_ratio": 1.0}));
+    }
+}
+
+async fn until_buried(sink: &Sink) {
+    eventually("it is buried", async || {
+        sink.spans().iter().any(|span| span.name == BURY).then_some(())
+    })
+    .await;
+}
+
+/// Posts one payment after another, each alone in its batch, and counts spans.
+async fn send_nothing_but_these_spans(protocol: &str, url: &str, sink: &Sink) {
+    const PAYMENTS: usize = 10;
+    let stores = Stores::new().await;
+    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+    let (gateway, ada) = both(&stores, &[exporting(url, "1"), vec![protocol]].concat()).await;
+    gateway.api.open_account("ADA", "100").await;
+    for n in 0..PAYMENTS {
+        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let (trace_id, _) = named_by(reply.header("traceparent"));
+        // It is acknowledged, so the next one has a batch of its own.
+        Trace::of(sink, &trace_id, SPANS).await;
+    }
+    ada.stop().await;
+    gateway.stop().await;
+    let spans = sink.spans();
+    let opened = spans.iter().filter(|span| span.name == "POST /api/v1/customers").count();
+    assert_eq!((opened, spans.len()), (1, 1 + PAYMENTS * SPANS), "{spans:#?}");
+    assert_eq!(sink.counts().spans.values().sum::<u64>(), spans.len() as u64);
+    assert_eq!(sink.counts().spans.len(), 1, "over one protocol");
+}
+
+#[tokio::test]
+async fn over_grpc_nothing_is_sent_but_what_was_done() {
+    let sink = Sink::start().await;
+    send_nothing_but_these_spans("grpc", &sink.url(), &sink).await;
+}
+
+#[tokio::test]
+async fn over_http_nothing_is_sent_but_what_was_done() {
+    let sink = Sink::start().await;
+    send_nothing_but_these_spans("http/protobuf", &sink.http_url(), &sink).await;
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    // Nobody settles, so each partition takes one payment and no more.
+    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_BACKLOG_MAX", "1")]].concat();
+    let gateway = Process::serve("gateway", &stores, &settings).await;
+    let reply = gateway.api.post_payment(&payment("taken", "ADA", "1")).await;
+    assert_eq!((reply.status, reply.header("traceparent")), (202, ""));
+    let began = Instant::now();
+    let mut told = 0;
+    for n in 0..200 {
+        let reply = gateway.api.post_payment(&payment(&format!("p{n}"), "ADA", "1")).await;
+        assert_eq!(reply.status, 503, "{}", reply.text);
+        told += usize::from(!reply.header("traceparent").is_empty());
+    }
+    let seconds = began.elapsed().as_secs() + 2;
+    gateway.stop().await;
+    let spans = sink.spans();
+    assert!(!spans.is_empty() && spans.len() as u64 <= LATE_MAX * seconds, "{}", spans.len());
+    assert_eq!(told, spans.len(), "an answer names a trace only if there is one");
+    for span in &spans {
+        assert_eq!((span.name.as_str(), span.status), (POST, StatusCode::Error));
+        assert_has(
+            &span.attributes,
+            &json!({"http.response.status_code": 503, "error.type": "503",
+                "paystream.trace.sample_ratio": 1.0}),
+        );
+    }
+    let refused = [("http.response.status_code", json!(503))];
+    let total = sink.total("http.server.request.duration", &refused);
+    assert!((total - 200.0).abs() < 0.5, "metrics count everything: {total}");
+}
+
+#[tokio::test]
+async fn what_is_slow_is_traced_although_it_was_not_to_be() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    // Everything is.
+    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_TRACE_SLOW", "1ns")]].concat();
+    let (gateway, ada) = both(&stores, &settings).await;
+    gateway.api.open_account("ADA", "100").await;
+    gateway.api.pay("slow", "ADA", "1").await;
+    until_posted(&stores, 1).await;
+    eventually("both processes tell", async || {
+        let spans = sink.spans();
+        let told = |name| spans.iter().any(|span| span.name == name);
+        (told(POST) && told(PROCESS)).then_some(())
+    })
+    .await;
+    ada.stop().await;
+    gateway.stop().await;
+    for span in sink.spans() {
+        assert_has(&span.attributes, &json!({"paystream.trace.sample_ratio": 1.0}));
+    }
+}
