@@ -85,9 +85,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     table.load_preset(NOTHING);
     table.set_header(["dashboard", "panel", "", "value"]);
     let range = format!("{}s", arguments.seconds);
-    let mut report = Report { prometheus, at: end, range, table, silent: 0 };
+    let mut report = Report { prometheus, at: end, range, table, faults: 0 };
     report.panels().await?;
     report.rules().await?;
+    report.alerts().await?;
     report.catalogue().await?;
     Ok(report.print())
 }
@@ -149,13 +150,18 @@ impl Prometheus {
         Ok(Self { url, client: reqwest::Client::new(), _child: child })
     }
 
-    /// The values of a query at a time; those that are no number are left out.
-    async fn ask(&self, query: &str, at: i64) -> anyhow::Result<Vec<f64>> {
+    /// The series that a query answers at a time.
+    async fn series(&self, query: &str, at: i64) -> anyhow::Result<Vec<Value>> {
         let url = format!("{}/api/v1/query?time={at}&query={}", self.url, encoded(query));
         let answer: Value = self.client.get(url).send().await?.json().await?;
         ensure!(answer["status"] == "success", "{query}: {answer}");
-        let result = answer["data"]["result"].as_array().context("no result")?;
-        let values = result.iter().filter_map(|series| series["value"][1].as_str()?.parse().ok());
+        Ok(answer["data"]["result"].as_array().context("no result")?.clone())
+    }
+
+    /// Its values; those that are no number are left out.
+    async fn ask(&self, query: &str, at: i64) -> anyhow::Result<Vec<f64>> {
+        let series = self.series(query, at).await?;
+        let values = series.iter().filter_map(|series| series["value"][1].as_str()?.parse().ok());
         Ok(values.filter(|value: &f64| !value.is_nan()).collect())
     }
 }
@@ -215,7 +221,7 @@ struct Report {
     at: i64,
     range: String,
     table: Table,
-    silent: usize,
+    faults: usize,
 }
 
 impl Report {
@@ -267,6 +273,17 @@ impl Report {
         Ok(())
     }
 
+    /// Ordinary load raises no alert.
+    async fn alerts(&mut self) -> anyhow::Result<()> {
+        let firing = self.prometheus.series("ALERTS{alertstate=\"firing\"}", self.at).await?;
+        for alert in firing {
+            self.faults += 1;
+            let name = alert["metric"]["alertname"].as_str().unwrap_or_default();
+            self.note("alerts", name, "FIRES", &alert["metric"].to_string());
+        }
+        Ok(())
+    }
+
     async fn ask(&mut self, place: &str, name: &str, query: &str) -> anyhow::Result<()> {
         let values = self.prometheus.ask(query, self.at).await?;
         if let Some(first) = values.first() {
@@ -276,7 +293,7 @@ impl Report {
         } else if NOT_HERE.iter().any(|start| query.contains(start)) {
             self.note(place, name, "not asked", "needs the collector");
         } else {
-            self.silent += 1;
+            self.faults += 1;
             self.note(place, name, "NOTHING", query);
         }
         Ok(())
@@ -289,7 +306,7 @@ impl Report {
     #[expect(clippy::print_stdout, reason = "it is what the program is for")]
     fn print(&self) -> ExitCode {
         println!("{}", self.table);
-        println!("{} asked for, {} without an answer", self.table.row_count(), self.silent);
-        if self.silent == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        println!("{} asked for, {} at fault", self.table.row_count(), self.faults);
+        if self.faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
