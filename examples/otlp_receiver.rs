@@ -38,6 +38,5 @@ async fn main() -> std::io::Result<()> {
     let Arguments { grpc, metrics } = Arguments::parse();
     let sink = otlp::Sink::listen(grpc, metrics).await?;
     println!("OTLP over gRPC at {}, over HTTP and /metrics at {}", sink.url(), sink.http_url());
-    sink.ended().await;
-    Ok(())
+    tokio::signal::ctrl_c().await
 }

@@ -14,7 +14,7 @@ use paystream::{
     ledger::{Ledger, Rounds, Slice},
     telemetry::{Signals, catalog, catalog::Metric},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::harness::{Harness, PARTITIONS, Stores, eventually};
 
@@ -122,8 +122,11 @@ async fn depths_and_owners_are_said_while_workers_come_and_die() {
     gateway.until(&catalog::QUEUE_DEPTH, None, 0.0).await;
     worker.until(&catalog::HELD, at, 1.0).await;
     assert!(gateway.points(&catalog::HELD).is_empty(), "it serves none");
-    assert_eq!(worker.value(&catalog::QUEUE_CONSUMERS, None), Some(1.0));
-    assert!(worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0));
+    worker.until(&catalog::QUEUE_CONSUMERS, None, 1.0).await;
+    eventually("the worker sees an epoch", async || {
+        (worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0)).then_some(())
+    })
+    .await;
     assert!(worker.value(&catalog::PROGRESS_AGE, None).is_some());
 
     // What the process says of itself.
@@ -241,6 +244,8 @@ async fn slices_see_what_differs_and_not_what_is_being_changed() {
 
     // With its connection goes the lock.
     drop(rounds);
-    eventually("another process audits", async || other.next(3).await.unwrap()).await;
+    let other = Mutex::new(other);
+    let next = async || other.lock().await.next(3).await.unwrap();
+    eventually("another process audits", next).await;
     harness.stop().await;
 }

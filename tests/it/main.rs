@@ -45,3 +45,4 @@ mod stuck;
 mod telemetry;
 mod traces;
 mod runbook;
+mod sampling;

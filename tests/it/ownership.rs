@@ -181,7 +181,7 @@ enum Step {
 }
 
 /// Entries that were handed to a worker and not acknowledged.
-pub async fn pending(stores: &Stores, worker: &str) -> usize {
+async fn pending(stores: &Stores, worker: &str) -> usize {
     let mut count = 0;
     for partition in 0..u64::from(PARTITIONS) {
         let mut command = redis::cmd("XPENDING");

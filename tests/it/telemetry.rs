@@ -25,13 +25,15 @@ const DELIVERED: &str = "telemetry is delivered again";
 /// How long a stop may take.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Settings of a process that sends its telemetry there, and soon.
+/// Settings of a process that sends its telemetry there, and soon. Nothing is
+/// slow, however busy this machine is.
 pub fn exporting<'a>(url: &'a str, ratio: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
         ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
         ("PAYSTREAM_TRACE_RATIO", ratio),
+        ("PAYSTREAM_TRACE_SLOW", "1h"),
     ]
 }
 

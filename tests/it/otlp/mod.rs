@@ -59,7 +59,7 @@ pub struct Sink {
     shared: Arc<Shared>,
     grpc: SocketAddr,
     http: SocketAddr,
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
 impl Sink {
@@ -81,7 +81,7 @@ impl Sink {
         let mut tasks = JoinSet::new();
         tasks.spawn(receiving::grpc(grpc, Arc::clone(&shared)));
         tasks.spawn(receiving::http(http, Arc::clone(&shared)));
-        Ok(Self { shared, grpc: grpc_address, http: http_address, tasks })
+        Ok(Self { shared, grpc: grpc_address, http: http_address, _tasks: tasks })
     }
 
     /// Where it takes gRPC.
@@ -143,15 +143,5 @@ impl Sink {
     /// What it has counted.
     pub fn counts(&self) -> Counts {
         self.shared.kept().counts.clone()
-    }
-
-    /// What Prometheus would scrape.
-    pub fn text(&self) -> String {
-        self.shared.kept().text()
-    }
-
-    /// Waits until it listens no more, which is a failure.
-    pub async fn ended(mut self) {
-        self.tasks.join_next().await;
     }
 }

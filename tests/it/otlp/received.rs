@@ -38,7 +38,6 @@ pub struct Span {
 pub struct Link {
     pub trace_id: String,
     pub span_id: String,
-    pub attributes: Attributes,
 }
 
 /// A metric's last value under one set of attributes.
@@ -118,11 +117,10 @@ pub fn spans(sent: Vec<ResourceSpans>) -> impl Iterator<Item = Span> {
 }
 
 fn span(resource: &Arc<Attributes>, span: trace::Span) -> Span {
-    let links = span.links.into_iter().map(|link| Link {
-        trace_id: hex(&link.trace_id),
-        span_id: hex(&link.span_id),
-        attributes: attributes(link.attributes),
-    });
+    let links = span
+        .links
+        .into_iter()
+        .map(|link| Link { trace_id: hex(&link.trace_id), span_id: hex(&link.span_id) });
     Span {
         resource: Arc::clone(resource),
         trace_id: hex(&span.trace_id),

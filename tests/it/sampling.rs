@@ -1,0 +1,166 @@
+//! Proves which traces are recorded: who may ask for one, that nothing is sent
+//! but what was done, and that what is sent unasked is bounded.
+
+use std::time::Instant;
+
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use serde_json::json;
+
+use crate::{
+    harness::{Reply, Stores, eventually, payment, send},
+    otlp::Sink,
+    process::Process,
+    telemetry::{Trace, assert_has, both, exporting, named_by},
+    traces::{POST, PROCESS, SEND, SPANS, until_posted},
+};
+
+/// Spans a second that a process may send unasked.
+const LATE_MAX: u64 = 20;
+/// A caller's trace, and its span.
+const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN_ID: &str = "b7ad6b7169203331";
+
+/// Posts a payment as part of a caller's trace.
+async fn post_traced(gateway: &Process, reference: &str, flags: &str) -> Reply {
+    let request = gateway.api.request(reqwest::Method::POST, "/api/v1/payments");
+    let traceparent = format!("00-{TRACE_ID}-{SPAN_ID}-{flags}");
+    send(request.header("traceparent", traceparent).json(&payment(reference, "ADA", "1"))).await
+}
+
+#[tokio::test]
+async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
+    let stores = Stores::new().await;
+    let caller_is_here = ("PAYSTREAM_TRACE_TRUSTED", "10.0.0.0/8,127.0.0.0/8");
+    let caller_is_elsewhere = ("PAYSTREAM_TRACE_TRUSTED", "10.0.0.0/8");
+    for (number, (ratio, trusted, flags, traced)) in [
+        ("0", caller_is_here, "01", true),
+        ("1", caller_is_here, "00", false),
+        ("0", caller_is_elsewhere, "01", false),
+        ("1", caller_is_elsewhere, "00", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let what = format!("{flags} at {ratio} under {trusted:?}");
+        let (sink, reference) = (Sink::start().await, format!("p{number}"));
+        let url = sink.url();
+        let settings = [exporting(&url, ratio), vec![trusted]].concat();
+        let (gateway, ada) = both(&stores, &settings).await;
+        let reply = post_traced(&gateway, &reference, flags).await;
+        assert_eq!(reply.status, 202, "{}", reply.text);
+        eventually("it is settled", async || {
+            let sql = format!(
+                "select count(*) from suspense where transaction_reference = '{reference}'"
+            );
+            (stores.count(&sql).await == 1).then_some(())
+        })
+        .await;
+        if traced {
+            let (trace_id, span_id) = named_by(reply.header("traceparent"));
+            assert_eq!(trace_id, TRACE_ID, "{what}");
+            let trace = Trace::of(&sink, TRACE_ID, SPANS).await;
+            assert_eq!(trace.only(POST).span_id, span_id, "{what}");
+            assert_eq!(trace.only(POST).parent_id, SPAN_ID, "{what}");
+            assert_eq!(trace.only(PROCESS).parent_id, trace.only(SEND).span_id, "{what}");
+        }
+        gateway.stop().await;
+        ada.stop().await;
+        if !traced {
+            assert_eq!(reply.header("traceparent"), "", "{what}");
+            assert!(sink.spans().is_empty(), "{what}: {:#?}", sink.spans());
+        }
+    }
+}
+
+/// Posts one payment after another, each alone in its batch, and counts spans.
+async fn send_nothing_but_these_spans(protocol: &str, url: &str, sink: &Sink) {
+    const PAYMENTS: usize = 10;
+    let stores = Stores::new().await;
+    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+    let (gateway, ada) = both(&stores, &[exporting(url, "1"), vec![protocol]].concat()).await;
+    gateway.api.open_account("ADA", "100").await;
+    for n in 0..PAYMENTS {
+        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let (trace_id, _) = named_by(reply.header("traceparent"));
+        // It is acknowledged, so the next one has a batch of its own.
+        Trace::of(sink, &trace_id, SPANS).await;
+    }
+    ada.stop().await;
+    gateway.stop().await;
+    let spans = sink.spans();
+    let opened = spans.iter().filter(|span| span.name == "POST /api/v1/customers").count();
+    assert_eq!((opened, spans.len()), (1, 1 + PAYMENTS * SPANS), "{spans:#?}");
+    assert_eq!(sink.counts().spans.values().sum::<u64>(), spans.len() as u64);
+    assert_eq!(sink.counts().spans.len(), 1, "over one protocol");
+}
+
+#[tokio::test]
+async fn over_grpc_nothing_is_sent_but_what_was_done() {
+    let sink = Sink::start().await;
+    send_nothing_but_these_spans("grpc", &sink.url(), &sink).await;
+}
+
+#[tokio::test]
+async fn over_http_nothing_is_sent_but_what_was_done() {
+    let sink = Sink::start().await;
+    send_nothing_but_these_spans("http/protobuf", &sink.http_url(), &sink).await;
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    // Nobody settles, so each partition takes one payment and no more.
+    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_BACKLOG_MAX", "1")]].concat();
+    let gateway = Process::serve("gateway", &stores, &settings).await;
+    let reply = gateway.api.post_payment(&payment("taken", "ADA", "1")).await;
+    assert_eq!((reply.status, reply.header("traceparent")), (202, ""));
+    let began = Instant::now();
+    let mut told = 0;
+    for n in 0..200 {
+        let reply = gateway.api.post_payment(&payment(&format!("p{n}"), "ADA", "1")).await;
+        assert_eq!(reply.status, 503, "{}", reply.text);
+        told += usize::from(!reply.header("traceparent").is_empty());
+    }
+    let seconds = began.elapsed().as_secs() + 2;
+    gateway.stop().await;
+    let spans = sink.spans();
+    assert!(!spans.is_empty() && spans.len() as u64 <= LATE_MAX * seconds, "{}", spans.len());
+    assert_eq!(told, spans.len(), "an answer names a trace only if there is one");
+    for span in &spans {
+        assert_eq!((span.name.as_str(), span.status), (POST, StatusCode::Error));
+        assert_has(
+            &span.attributes,
+            &json!({"http.response.status_code": 503, "error.type": "503",
+                "paystream.trace.sample_ratio": 1.0}),
+        );
+    }
+    let refused =
+        [("http.route", json!("/api/v1/payments")), ("http.response.status_code", json!(503))];
+    let total = sink.total("http.server.request.duration", &refused);
+    assert!((total - 200.0).abs() < 0.5, "metrics count everything: {total}");
+}
+
+#[tokio::test]
+async fn what_is_slow_is_traced_although_it_was_not_to_be() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let url = sink.url();
+    // Everything is.
+    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_TRACE_SLOW", "1ns")]].concat();
+    let (gateway, ada) = both(&stores, &settings).await;
+    gateway.api.open_account("ADA", "100").await;
+    gateway.api.pay("slow", "ADA", "1").await;
+    until_posted(&stores, 1).await;
+    eventually("both processes tell", async || {
+        let spans = sink.spans();
+        let told = |name| spans.iter().any(|span| span.name == name);
+        (told(POST) && told(PROCESS)).then_some(())
+    })
+    .await;
+    ada.stop().await;
+    gateway.stop().await;
+    for span in sink.spans() {
+        assert_has(&span.attributes, &json!({"paystream.trace.sample_ratio": 1.0}));
+    }
+}
