@@ -144,7 +144,8 @@ CORRECTNESS = row(
     course("How many payments share a transaction?",
            "Batches grow with the load. Small ones under load mean that a batch was too slow and was halved. "
            "RUNBOOK: Redis or PostgreSQL is slow.",
-           [query(quantile(q, "paystream_batch_size"), name) for q, name in ((0.5, "p50"), (0.99, "p99"))],
+           [query(f"sum(rate(paystream_batch_size_sum[{RATE}])) / sum(rate(paystream_batch_size_count[{RATE}]))", "average"),
+            query(quantile(0.99, "paystream_batch_size"), "p99")],
            "short", width=8),
     figure("Dead letters",
            "Payments that could not be settled and wait for a decision. Each is somebody's money. "
