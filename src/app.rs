@@ -83,7 +83,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
         servers.greet(config.gateway.bind);
         let signals = telemetry.signals.clone();
         let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
-        until_interrupted(serving).await
+        until_interrupted(&telemetry.signals, serving).await
     };
     let served = served.await;
     servers.stop().await?;
@@ -100,12 +100,13 @@ pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::
     let telemetry = start_telemetry(&config, role, level)?;
     let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
     let signals = telemetry.signals.clone();
-    let served = until_interrupted(|stop| serve_on(role, config, signals, listener, stop)).await;
+    let serving = |stop| serve_on(role, config, signals, listener, stop);
+    let served = until_interrupted(&telemetry.signals, serving).await;
     telemetry.shut_down();
     served
 }
 
-/// Starts to say what happens here, and lets a signal say how much is logged.
+/// Starts to say what happens here.
 fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
     let name = match role {
         Role::All => "paystream",
@@ -114,15 +115,7 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     };
     let instance = format!("{}-{}", identity::host(), std::process::id());
     let (_, seed) = Uuid::now_v7().as_u64_pair();
-    let telemetry = Telemetry::start(&config.export, Service { name, instance }, level, seed)?;
-    let mut asked = signal(SignalKind::user_defined1()).context("could not watch for SIGUSR1")?;
-    let signals = telemetry.signals.clone();
-    tokio::spawn(async move {
-        while asked.recv().await.is_some() {
-            signals.toggle_log_level();
-        }
-    });
-    Ok(telemetry)
+    Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
 
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
@@ -397,8 +390,8 @@ async fn gateway(
 }
 
 /// Runs until it has ended by itself, or has been stopped by SIGTERM or SIGINT.
-/// A second signal does not wait for the end.
-async fn until_interrupted<F, R>(run: F) -> anyhow::Result<()>
+/// A second signal does not wait for the end. SIGUSR1 changes how much is logged.
+async fn until_interrupted<F, R>(signals: &Signals, run: F) -> anyhow::Result<()>
 where
     F: FnOnce(CancellationToken) -> R,
     R: Future<Output = anyhow::Result<()>>,
@@ -410,9 +403,18 @@ where
         interrupted().await?;
         bail!("stopped at once by a second signal")
     };
+    let listening = async {
+        let mut asked =
+            signal(SignalKind::user_defined1()).context("could not watch for SIGUSR1")?;
+        while asked.recv().await.is_some() {
+            signals.toggle_log_level();
+        }
+        std::future::pending().await
+    };
     tokio::select! {
         ended = run(stop.clone()) => ended,
         ended = stopping => ended,
+        ended = listening => ended,
     }
 }
 

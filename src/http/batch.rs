@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 use super::{
     App, intake,
     intake::{Body, MediaType},
-    observe::{self, Traced},
+    observe::Traced,
     payments::{self, PaymentBody},
-    problem::{Code, FieldError, Problem, ProblemDocument},
+    problem::{self, Code, FieldError, Problem, ProblemDocument},
 };
 use crate::stream::{self, Appended, Arrival};
 
@@ -161,7 +161,7 @@ impl ItemView {
         Self {
             index,
             status: "refused",
-            outcome: observe::refusal(problem.status()),
+            outcome: problem::counted_as(problem.status()),
             transaction_reference: reference,
             partition: None,
             sequence: None,

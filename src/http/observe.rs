@@ -13,7 +13,7 @@ use axum::{
 
 use tracing::{Level, debug, enabled};
 
-use super::{App, access::Surface, guard, payments};
+use super::{App, access::Surface, guard, payments, problem};
 use crate::telemetry::{
     self, Exchange, Moment, RequestTrace,
     traceparent::{self, TRACEPARENT},
@@ -51,7 +51,9 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let trace = match surface {
         // Probes and pages that stay open are no work of anybody's.
         Surface::Open | Surface::Live => RequestTrace::default(),
-        _ => signals.request(inbound, trusted),
+        Surface::Api | Surface::Admin | Surface::Console | Surface::Doorstep => {
+            signals.request(inbound, trusted)
+        }
     };
     let waits = !guard::wanted_wait(request.headers()).is_zero() || surface == Surface::Live;
     request.extensions_mut().insert(Traced(trace));
@@ -91,17 +93,7 @@ fn outcome(response: &Response) -> &'static str {
         StatusCode::ACCEPTED => "accepted",
         StatusCode::OK if payments::is_replay(response.headers()) => "duplicate",
         StatusCode::OK => "accepted",
-        refused => refusal(refused),
-    }
-}
-
-/// What a payment that was refused is counted as.
-pub(super) fn refusal(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::CONFLICT => "conflict",
-        StatusCode::SERVICE_UNAVAILABLE => "overloaded",
-        status if status.is_client_error() => "invalid",
-        _ => "error",
+        refused => problem::counted_as(refused),
     }
 }
 

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use super::{
     App, guard, intake,
     intake::{Body, MediaType},
-    observe::{self, Traced},
-    problem::{Code, Problem, ProblemDocument},
+    observe::Traced,
+    problem::{self, Code, Problem, ProblemDocument},
     views::{AcceptedView, PaymentView, StatusView, payment_path},
 };
 use crate::{
@@ -123,7 +123,7 @@ pub(super) fn sent<'a>(payment: &'a Payment, appended: Result<&Appended, &Proble
         Ok(Appended::Accepted(place)) => ("accepted", Some(place)),
         Ok(Appended::Duplicate(place)) => ("duplicate", Some(place)),
         Ok(Appended::Conflict(place)) => ("conflict", Some(place)),
-        Err(problem) => (observe::refusal(problem.status()), None),
+        Err(problem) => (problem::counted_as(problem.status()), None),
     };
     let place = place.map(|place| (place.partition, place.stream_id));
     Sent { reference: &payment.reference, outcome, place }

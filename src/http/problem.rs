@@ -199,6 +199,16 @@ impl Problem {
     }
 }
 
+/// What a payment that was refused with this status is counted as.
+pub(super) fn counted_as(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::CONFLICT => "conflict",
+        StatusCode::SERVICE_UNAVAILABLE => "overloaded",
+        status if status.is_client_error() => "invalid",
+        _ => "error",
+    }
+}
+
 impl IntoResponse for Problem {
     /// Without its document; [`render`] writes that, knowing the request.
     fn into_response(self) -> Response {

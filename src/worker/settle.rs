@@ -84,7 +84,11 @@ impl Error {
             Self::Ledger(error) if error.is_outage() => "postgresql_outage",
             Self::Deadline(_) => "deadline",
             Self::Contended => "raced",
-            _ => "unexpected",
+            Self::Stream(_)
+            | Self::Ledger(_)
+            | Self::Panicked(_)
+            | Self::LeaseOver
+            | Self::NotConnected => "unexpected",
         }
     }
 
