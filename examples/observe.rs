@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use comfy_table::Table;
-use paystream::clock;
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
+use paystream::{clock, telemetry::catalog::METRICS};
 use serde_json::{Value, json};
 use tokio::{
     process::{Child, Command},
@@ -44,7 +44,6 @@ const RATE_INTERVAL: &str = "20s";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// What only the collector or a failure of it brings forth.
 const NOT_HERE: &[&str] = &["otelcol_"];
-
 /// Loads a private service and asks Prometheus every query of the dashboards and
 /// alerts.
 #[derive(Parser)]
@@ -80,11 +79,14 @@ async fn main() -> anyhow::Result<ExitCode> {
     sleep(Duration::from_secs(10)).await;
 
     let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN);
     table.set_header(["dashboard", "panel", "", "value"]);
     let range = format!("{}s", arguments.seconds);
-    let mut report = Report { prometheus, at: end, range, table, silent: 0 };
+    let mut report = Report { prometheus, at: end, range, table, faults: 0 };
     report.panels().await?;
     report.rules().await?;
+    report.alerts().await?;
+    report.catalogue().await?;
     Ok(report.print())
 }
 
@@ -145,13 +147,18 @@ impl Prometheus {
         Ok(Self { url, client: reqwest::Client::new(), _child: child })
     }
 
-    /// The values of a query at a time; those that are no number are left out.
-    async fn ask(&self, query: &str, at: i64) -> anyhow::Result<Vec<f64>> {
+    /// The series that a query answers at a time.
+    async fn series(&self, query: &str, at: i64) -> anyhow::Result<Vec<Value>> {
         let url = format!("{}/api/v1/query?time={at}&query={}", self.url, encoded(query));
         let answer: Value = self.client.get(url).send().await?.json().await?;
         ensure!(answer["status"] == "success", "{query}: {answer}");
-        let result = answer["data"]["result"].as_array().context("no result")?;
-        let values = result.iter().filter_map(|series| series["value"][1].as_str()?.parse().ok());
+        Ok(answer["data"]["result"].as_array().context("no result")?.clone())
+    }
+
+    /// Its values; those that are no number are left out.
+    async fn ask(&self, query: &str, at: i64) -> anyhow::Result<Vec<f64>> {
+        let series = self.series(query, at).await?;
+        let values = series.iter().filter_map(|series| series["value"][1].as_str()?.parse().ok());
         Ok(values.filter(|value: &f64| !value.is_nan()).collect())
     }
 }
@@ -211,7 +218,7 @@ struct Report {
     at: i64,
     range: String,
     table: Table,
-    silent: usize,
+    faults: usize,
 }
 
 impl Report {
@@ -241,8 +248,32 @@ impl Report {
     async fn rules(&mut self) -> anyhow::Result<()> {
         for rule in sources::rules() {
             for input in queries::inputs(&queries::parsed(&rule.expr)) {
-                self.ask("alerts", &rule.name, &input.to_string()).await?;
+                // An hour ago there was nothing yet.
+                let query = input.to_string().replace(" offset 1h", "");
+                self.ask("alerts", &rule.name, &query).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Asks for every metric of the catalogue: a query that reads 0 for want of one
+    /// would not tell.
+    async fn catalogue(&mut self) -> anyhow::Result<()> {
+        for metric in METRICS {
+            let name = metric.prometheus_name();
+            let query = format!("count({{__name__=~\"{name}(_count)?\"}})");
+            self.ask("catalogue", metric.name, &query).await?;
+        }
+        Ok(())
+    }
+
+    /// Ordinary load raises no alert.
+    async fn alerts(&mut self) -> anyhow::Result<()> {
+        let firing = self.prometheus.series("ALERTS{alertstate=\"firing\"}", self.at).await?;
+        for alert in firing {
+            self.faults += 1;
+            let name = alert["metric"]["alertname"].as_str().unwrap_or_default();
+            self.note("alerts", name, "FIRES", &alert["metric"].to_string());
         }
         Ok(())
     }
@@ -252,11 +283,11 @@ impl Report {
         if let Some(first) = values.first() {
             let more = values.len() - 1;
             let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            self.note(place, name, "answered", &format!("{first:.6}{more}"));
+            self.note(place, name, "answered", &format!("{first}{more}"));
         } else if NOT_HERE.iter().any(|start| query.contains(start)) {
             self.note(place, name, "not asked", "needs the collector");
         } else {
-            self.silent += 1;
+            self.faults += 1;
             self.note(place, name, "NOTHING", query);
         }
         Ok(())
@@ -269,7 +300,7 @@ impl Report {
     #[expect(clippy::print_stdout, reason = "it is what the program is for")]
     fn print(&self) -> ExitCode {
         println!("{}", self.table);
-        println!("{} asked for, {} without an answer", self.table.row_count(), self.silent);
-        if self.silent == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        println!("{} asked for, {} at fault", self.table.row_count(), self.faults);
+        if self.faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

@@ -45,7 +45,7 @@ CUSTOMERS = row(
     figure("Customers who have paid everything", "Their asset is theirs. What they pay from now on is credit.",
            "max(paystream_customers_completed)", "locale"),
     figure("Completion", "Share of customers who have paid everything.",
-           "max(paystream_customers_completed) / (max(paystream_customers) > 0) or vector(0)",
+           "max(paystream_customers_completed) / (max(paystream_customers) > 0) or max(paystream_customers) * 0",
            "percentunit", decimals=2),
     course("How does completion grow?", "Customers, and those who have paid everything.",
            [query("max(paystream_customers)", "customers"), query("max(paystream_customers_completed)", "completed")],

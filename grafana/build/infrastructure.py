@@ -74,7 +74,8 @@ REDIS = row(
     figure("How full is Redis?",
            "Share of `maxmemory`; 0 where it has no limit. Above 85 % an alert fires; at 100 % payments are answered 503. "
            "RUNBOOK: Redis is full.",
-           "max(paystream_redis_memory_used_bytes) / (max(paystream_redis_memory_limit_bytes) > 0) or vector(0)",
+           "max(paystream_redis_memory_used_bytes) / (max(paystream_redis_memory_limit_bytes) > 0)"
+           " or max(paystream_redis_memory_used_bytes) * 0",
            "percentunit", below(0.85, 0.7), decimals=1),
     course("How much memory does Redis use?",
            "Used, and what it may use (0 is no limit). RUNBOOK: Redis is full.",
@@ -111,7 +112,7 @@ TELEMETRY = row(
     course("How full is the collector's queue?",
            "What waits to be sent to Tempo, of what may wait. When it is full, spans are dropped. "
            "RUNBOOK: Telemetry is missing.",
-           [query("max(otelcol_exporter_queue_size) / (max(otelcol_exporter_queue_capacity) > 0) or vector(0)", "queue")],
+           [query("max(otelcol_exporter_queue_size) / max(otelcol_exporter_queue_capacity)", "queue")],
            "percentunit", below(0.8), max=1, width=10),
     figure("When was the last whole audit?",
            "Since when the running audit has not come around. Above a day an alert fires. RUNBOOK: The audit is late.",

@@ -79,7 +79,7 @@ QUEUE = row(
     course("How many seconds of work wait?",
            "What waits, at the rate at which payments are settled now. Rising means that the workers do not keep up. "
            "RUNBOOK: Payments wait and are not applied.",
-           [query(f"max(paystream_queue_depth) / ({PROCESSED} > 0) or vector(0)", "to settle all")], "s", width=8),
+           [query(f"max(paystream_queue_depth) / ({PROCESSED} > 0) or max(paystream_queue_depth) * 0", "to settle all")], "s", width=8),
 )
 
 LATENCY = row(
@@ -144,7 +144,8 @@ CORRECTNESS = row(
     course("How many payments share a transaction?",
            "Batches grow with the load. Small ones under load mean that a batch was too slow and was halved. "
            "RUNBOOK: Redis or PostgreSQL is slow.",
-           [query(quantile(q, "paystream_batch_size"), name) for q, name in ((0.5, "p50"), (0.99, "p99"))],
+           [query(f"sum(rate(paystream_batch_size_sum[{RATE}])) / sum(rate(paystream_batch_size_count[{RATE}]))", "average"),
+            query(quantile(0.99, "paystream_batch_size"), "p99")],
            "short", width=8),
     figure("Dead letters",
            "Payments that could not be settled and wait for a decision. Each is somebody's money. "

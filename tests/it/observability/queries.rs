@@ -1,15 +1,11 @@
 //! Takes queries apart: which metrics they name, by which labels and values, and
 //! what an alert compares. Knows no metric, and asks nobody.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use promql_parser::{
     label::{MatchOp, Matchers},
     parser::{self, AggregateExpr, BinaryExpr, Expr, ParenExpr, VectorSelector},
-    util::{ExprVisitor, walk_expr},
 };
 
 /// A metric as a query names it.
@@ -72,28 +68,35 @@ fn used(selector: &VectorSelector, by: &BTreeSet<String>) -> Use {
     Use { metric, labels }
 }
 
-/// What a rule looks at: the left sides of its comparisons, what must be there,
-/// or all of it.
+/// What a rule looks at: the left sides of its comparisons, the innermost where
+/// one guards another; what must be there; or all of it.
 pub fn inputs(expr: &Expr) -> Vec<Expr> {
-    struct Inputs(Vec<Expr>);
-    impl ExprVisitor for Inputs {
-        type Error = Infallible;
-        fn pre_visit(&mut self, expr: &Expr) -> Result<bool, Infallible> {
-            match expr {
-                Expr::Binary(binary) if binary.op.is_comparison_operator() => {
-                    self.0.push(binary.lhs.as_ref().clone());
-                }
-                Expr::Call(call) if call.func.name == "absent" => {
-                    self.0.push(call.args.args[0].as_ref().clone());
-                }
-                _ => {}
+    let inputs = compared(expr);
+    if inputs.is_empty() { vec![expr.clone()] } else { inputs }
+}
+
+fn compared(expr: &Expr) -> Vec<Expr> {
+    match expr {
+        Expr::Binary(binary) => {
+            let mut inside = compared(&binary.lhs);
+            inside.extend(compared(&binary.rhs));
+            if inside.is_empty() && binary.op.is_comparison_operator() {
+                inside.push(binary.lhs.as_ref().clone());
             }
-            Ok(true)
+            inside
         }
+        Expr::Paren(paren) => compared(&paren.expr),
+        Expr::Aggregate(aggregate) => compared(&aggregate.expr),
+        Expr::Call(call) if call.func.name == "absent" => vec![call.args.args[0].as_ref().clone()],
+        Expr::Call(_)
+        | Expr::Unary(_)
+        | Expr::Subquery(_)
+        | Expr::VectorSelector(_)
+        | Expr::MatrixSelector(_)
+        | Expr::NumberLiteral(_)
+        | Expr::StringLiteral(_)
+        | Expr::Extension(_) => Vec::new(),
     }
-    let mut inputs = Inputs(Vec::new());
-    let Ok(_) = walk_expr(&mut inputs, expr);
-    if inputs.0.is_empty() { vec![expr.clone()] } else { inputs.0 }
 }
 
 /// The expression with one thing changed each: a threshold a little higher or
