@@ -58,13 +58,17 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let waits = !guard::wanted_wait(request.headers()).is_zero() || surface == Surface::Live;
     request.extensions_mut().insert(Traced(trace));
     let _active = signals.active(method);
-    let mut response = telemetry::within(trace, next.run(request)).await;
+    let answering = async {
+        let response = next.run(request).await;
+        debug!(method, path, status = response.status().as_u16(), "answered");
+        response
+    };
+    let mut response = telemetry::within(trace, answering).await;
     let status = response.status();
     let route = route.as_ref().map(MatchedPath::as_str);
     if method == "POST" && route == Some(PAYMENTS) {
         signals.received(outcome(&response), 1);
     }
-    debug!(method, path, status = status.as_u16(), "answered");
     let exchange = Exchange { method, route, status: status.as_u16(), started, waits };
     if signals.answered(&trace, &exchange)
         && let Some(written) = trace.written()

@@ -132,7 +132,11 @@ async fn failed(
     let trial = Trial { first: id, last: id, attempts, error: Some(error.sentence()) };
     link.writer.note_trial(fence(claim), &trial).await?;
     let Rules { attempts_max, .. } = rules;
-    warn!(partition = claim.partition, stream_id = %id, attempts, attempts_max,
+    let trace_id = match entry.first() {
+        Some(Taken::Delivery(delivery)) => delivery.trace_id().map(tracing::field::display),
+        Some(Taken::Unreadable(_) | Taken::Deleted(..)) | None => None,
+    };
+    warn!(partition = claim.partition, stream_id = %id, trace_id, attempts, attempts_max,
         error = error.sentence(), "an entry could not be settled");
     if attempts < attempts_max {
         return Ok(Tried::Failed(trial, None));

@@ -71,7 +71,9 @@ impl Watch {
     /// The lane has settled so many more. A line about each batch would be
     /// thousands a second; one now and then says as much.
     pub(super) fn settled(&mut self, lane: u16, entries: usize) {
-        debug!(lane, entries, "a batch is settled");
+        if entries > 0 {
+            debug!(lane, entries, "a batch is settled");
+        }
         let (since, before) = self.untold;
         let settled = before + entries;
         if settled == 0 || since.elapsed() < TELL_EVERY {
