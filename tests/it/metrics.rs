@@ -2,7 +2,10 @@
 //! unit, its kind, its attributes and no others, and never anything that names
 //! a payment or a customer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use paystream::telemetry::catalog::{self, METRICS};
 use serde_json::{Value, json};
@@ -59,11 +62,10 @@ fn missing(sink: &Sink) -> Vec<&'static str> {
 }
 
 async fn until_exported(sink: &Sink) {
-    let mut before = METRICS.len();
+    let before = Cell::new(METRICS.len());
     eventually("every metric was exported", async || {
         let missing = missing(sink);
-        if missing.len() < before {
-            before = missing.len();
+        if missing.len() < before.replace(missing.len()) {
             println!("not yet exported: {missing:?}");
         }
         missing.is_empty().then_some(())

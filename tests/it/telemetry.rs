@@ -3,7 +3,11 @@
 //! said once when nothing is delivered, and once when it is again; log lines of
 //! a request name its trace.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::{net::TcpListener, time::Instant};
@@ -113,12 +117,18 @@ async fn pay_whatever_happens(url: &str, meanwhile: impl AsyncFn(&Process, &Proc
     tokio::join!(stop_in_time(gateway), stop_in_time(worker));
 }
 
-/// Waits until both have said that their signals are not delivered.
+/// Waits until both have said this of both signals. Pays meanwhile, so that there
+/// is something to deliver.
 async fn until_said(message: &str, processes: [&Process; 2]) {
-    for process in processes {
-        let said = async || (process.events(message).len() == 2).then_some(());
-        eventually("traces and metrics are spoken of", said).await;
-    }
+    let [gateway, _] = processes;
+    let number = AtomicU32::new(0);
+    eventually(&format!("traces and metrics: {message}"), async || {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        gateway.api.pay(&format!("{}{number}", message.len()), "BOB", "1").await;
+        let said = |process: &Process| process.events(message).len() == 2;
+        processes.into_iter().all(said).then_some(())
+    })
+    .await;
 }
 
 /// Once for each signal, however often it was tried.

@@ -202,7 +202,7 @@ mod tests {
         for pair in [[&sent, &taken], [&taken, &sent]] {
             let mut graph = ServiceGraph::default();
             let now = Instant::now();
-            pair.map(|span| graph.add(span, now));
+            pair.into_iter().for_each(|span| graph.add(span, now));
             graph.expire(now + PATIENCE);
             let text = text(&graph);
             let labels =
