@@ -153,6 +153,24 @@ fn every_metric_is_looked_at() {
 }
 
 #[test]
+fn rules_are_taken_apart() {
+    let told = |found: Vec<_>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let expr = parsed("a / (b > 0) > 0.5 or absent(c)");
+    assert_eq!(told(queries::inputs(&expr)), ["b", "c"]);
+    assert_eq!(
+        told(queries::mutants(&expr)),
+        [
+            "a / (b > 0) > 0.5",
+            "absent(c)",
+            "a / (b > 0) > 0.505 or absent(c)",
+            "a / (b > 0) > 0.495 or absent(c)",
+            "a / (b > 1) > 0.5 or absent(c)",
+            "a / (b > -1) > 0.5 or absent(c)",
+        ]
+    );
+}
+
+#[test]
 fn searches_for_traces_name_spans_and_attributes_that_there_are() {
     let mut seen = 0;
     for panel in panels() {

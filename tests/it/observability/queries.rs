@@ -138,6 +138,7 @@ pub fn mutants(expr: &Expr) -> Vec<Expr> {
 }
 
 /// One more or less of what is counted, a hundredth more or less of the rest.
+#[allow(clippy::float_arithmetic, reason = "thresholds are no money")]
 fn beside(value: f64, sign: f64) -> f64 {
     let counted = value.fract() == 0.0 && value <= 100.0;
     if counted { value + sign } else { value * (1.0 + sign / 100.0) }
