@@ -112,23 +112,34 @@ kill -0 "$RECEIVER" 2>/dev/null || die "the receiver has ended: $(cat "$WORK/rec
 curl -fs "http://127.0.0.1:$((PORT + 2))/metrics" |
     awk '/^otelcol_receiver_accepted_spans/ { spans += $NF }
         END { printf "spans received in all: %d\n", spans }'
+# Medians: a machine that is shared has runs that say nothing about the program.
 awk '
+    function median(values, count,    at, back, held) {
+        for (at = 2; at <= count; at++) {
+            held = values[at]
+            for (back = at - 1; back > 0 && values[back] > held; back--)
+                values[back + 1] = values[back]
+            values[back + 1] = held
+        }
+        return (values[int((count + 1) / 2)] + values[int(count / 2) + 1]) / 2
+    }
+    function column(table, key,    at) {
+        delete picked
+        for (at = 1; at <= runs[key]; at++) picked[at] = table[key, at]
+        return median(picked, runs[key])
+    }
     {
         key = $1 " " $2
         if (!(key in runs)) order[++count] = key
-        runs[key]++; rate[key] += $3; spent[key] += $4; payments[key] += $5
+        runs[key]++; rate[key, runs[key]] = $3; cost[key, runs[key]] = $4 * 1000 / $5
     }
     END {
         printf "%6s %10s %5s %12s %8s %14s %8s\n", "batch", "traced", "runs", "applied/s",
             "to off", "us a payment", "to off"
         for (number = 1; number <= count; number++) {
             key = order[number]; split(key, parts, " "); off = parts[1] " off"
-            applied = rate[key] / runs[key]
-            cost = payments[key] ? spent[key] * 1000 / payments[key] : 0
-            if (key == off) { base_applied[parts[1]] = applied; base_cost[parts[1]] = cost }
-            applied_ratio = base_applied[parts[1]] ? applied / base_applied[parts[1]] : 0
-            cost_ratio = base_cost[parts[1]] ? cost / base_cost[parts[1]] : 0
+            applied = column(rate, key); spent = column(cost, key)
             printf "%6s %10s %5d %12.0f %8.3f %14.1f %8.3f\n", parts[1], parts[2], runs[key],
-                applied, applied_ratio, cost, cost_ratio
+                applied, applied / column(rate, off), spent, spent / column(cost, off)
         }
     }' "$WORK/results"
