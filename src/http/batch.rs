@@ -105,13 +105,22 @@ pub(super) async fn accept_batch(
             _ => Ok(appended),
         }
     };
-    let appended = app.call(appending).await?;
-    let appended: Vec<_> =
-        appended.into_iter().map(|result| result.map_err(Problem::from)).collect();
-    let sent = arrivals.iter().zip(&appended);
-    let sent = sent.map(|(arrival, result)| payments::sent(&arrival.payment, result.as_ref()));
+    let appended: Result<Vec<_>, _> = app
+        .call(appending)
+        .await
+        .map(|appended| appended.into_iter().map(|result| result.map_err(Problem::from)).collect());
+    let result = |index: usize| match &appended {
+        Ok(results) => results[index].as_ref(),
+        Err(problem) => Err(problem),
+    };
+    let sent = arrivals.iter().enumerate();
+    let sent = sent.map(|(index, arrival)| payments::sent(&arrival.payment, result(index)));
     signals.sent(sendings.into_iter().zip(sent));
-    let mut appended = arrivals.into_iter().zip(appended);
+    if let Err(problem) = &appended {
+        // None was taken, so there is no answer for each.
+        signals.received(problem::counted_as(problem.status()), arrivals.len());
+    }
+    let mut appended = arrivals.into_iter().zip(appended?);
     let mut view = BatchView::default();
     for (index, read) in results.into_iter().enumerate() {
         let item = match read {

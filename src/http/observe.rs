@@ -14,9 +14,12 @@ use axum::{
 use tracing::{Level, debug, enabled};
 
 use super::{App, access::Surface, guard, payments, problem};
-use crate::telemetry::{
-    self, Exchange, Moment, RequestTrace,
-    traceparent::{self, TRACEPARENT},
+use crate::{
+    domain::TraceContext,
+    telemetry::{
+        self, Exchange, Moment, RequestTrace,
+        traceparent::{self, TRACEPARENT},
+    },
 };
 
 const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
@@ -70,18 +73,15 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         signals.received(outcome(&response), 1);
     }
     let exchange = Exchange { method, route, status: status.as_u16(), started, waits };
-    if signals.answered(&trace, &exchange)
-        && let Some(written) = trace.written()
-        && let Some(Ok(value)) =
-            traceparent::write(&written).map(|text| HeaderValue::from_str(&text))
-    {
+    let written = signals.answered(&trace, &exchange).as_ref().and_then(traceparent::write);
+    if let Some(Ok(value)) = written.map(HeaderValue::try_from) {
         response.headers_mut().insert(HEADER, value);
     }
     response
 }
 
 /// The trace context that came with the request, if it is well formed.
-fn inbound(headers: &HeaderMap) -> Option<crate::domain::TraceContext> {
+fn inbound(headers: &HeaderMap) -> Option<TraceContext> {
     traceparent::parse(headers.get(HEADER)?.to_str().ok()?)
 }
 

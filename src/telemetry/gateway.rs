@@ -74,12 +74,6 @@ impl RequestTrace {
         self.own.or(self.inbound).map(|context| context.trace_id)
     }
 
-    /// What an answer says once the request's own span is written.
-    #[must_use]
-    pub fn written(&self) -> Option<TraceContext> {
-        self.own.map(|own| TraceContext { sampled: true, ..own })
-    }
-
     /// The request's own span, when it is recorded.
     #[must_use]
     pub fn recorded(&self) -> Option<TraceContext> {
@@ -113,8 +107,8 @@ impl Signals {
         Active { signals: self, method }
     }
 
-    /// A request was answered. Says whether its span is written.
-    pub fn answered(&self, trace: &RequestTrace, exchange: &Exchange<'_>) -> bool {
+    /// A request was answered. Says which span of it is written, if one is.
+    pub fn answered(&self, trace: &RequestTrace, exchange: &Exchange<'_>) -> Option<TraceContext> {
         let Exchange { method, route, status, started, waits } = *exchange;
         let ended = Moment::now();
         let took = started.until(ended);
@@ -128,10 +122,8 @@ impl Signals {
         let failed = status >= 500;
         let stands_out = failed || (!waits && took >= spans.slow);
         let sampled = trace.own.is_some_and(|own| own.sampled);
-        let Some(own) = trace.own.filter(|_| sampled || (stands_out && spans.allows_late(ended)))
-        else {
-            return false;
-        };
+        let is_written = sampled || (stands_out && spans.allows_late(ended));
+        let own = TraceContext { sampled: true, ..trace.own.filter(|_| is_written)? };
         attributes.push(KeyValue::new(words::SCHEME, "http"));
         if stands_out {
             attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
@@ -150,7 +142,7 @@ impl Signals {
             events: Vec::new(),
             error,
         });
-        true
+        Some(own)
     }
 
     /// A payment is about to be appended.
@@ -221,9 +213,8 @@ impl Signals {
 
     /// So many payments came, with this outcome: `accepted`, `duplicate`,
     /// `conflict`, `invalid`, `overloaded` or `error`.
-    pub fn received(&self, outcome: &'static str, payments: u64) {
-        if payments > 0 {
-            self.0.meters.received.add(payments, &[KeyValue::new(words::OUTCOME, outcome)]);
-        }
+    pub fn received(&self, outcome: &'static str, payments: usize) {
+        let payments = u64::try_from(payments).unwrap_or(u64::MAX);
+        self.0.meters.received.add(payments, &[KeyValue::new(words::OUTCOME, outcome)]);
     }
 }

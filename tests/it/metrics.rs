@@ -17,6 +17,8 @@ use crate::{
         received::{Kind, Number, Series},
     },
     poison::refuse_poison,
+    process::Process,
+    proxy::{Proxy, Way},
     telemetry::{both, exporting},
 };
 
@@ -121,4 +123,26 @@ fn assert_attributes(series: &Series, wanted: &[&str]) {
         assert!(!value.to_string().contains("73."), "{what}");
         assert!(matches!(value, Value::String(_) | Value::Number(_)), "{what}");
     }
+}
+
+#[tokio::test]
+async fn payments_of_a_batch_that_finds_no_redis_are_counted_each() {
+    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (url, network) = (sink.url(), Proxy::before(&stores.redis_url).await);
+    let away =
+        [("PAYSTREAM_REDIS_URL", network.url.as_str()), ("PAYSTREAM_APPEND_DEADLINE", "300ms")];
+    let settings = [exporting(&url, "0"), away.to_vec()].concat();
+    let gateway = Process::serve("gateway", &stores, &settings).await;
+    network.set(Way::Cut);
+    let payments =
+        json!([payment("b1", "ADA", "1"), payment("b2", "BOB", "1"), payment("b3", "C", "1")]);
+    let reply = gateway.api.post("/api/v1/payments/batch", &payments).await;
+    assert_eq!(reply.status, 503, "{}", reply.text);
+    eventually("all three are counted", async || {
+        let overloaded = [("paystream.outcome", json!("overloaded"))];
+        let total = sink.total("paystream.payments.received", &overloaded);
+        (total.round() == 3.0).then_some(())
+    })
+    .await;
+    gateway.stop().await;
 }
