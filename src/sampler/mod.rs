@@ -57,19 +57,21 @@ pub struct Sampler {
     pub signals: Signals,
 }
 
-/// Looks, counts and audits until `stop`. Nothing that was seen is said after
-/// that.
+/// Audits until `stop`, and looks and counts if somebody listens. Nothing that
+/// was seen is said after that.
 ///
 /// # Errors
 /// None: that it fails is nobody's concern but its own.
 pub async fn run(sampler: Sampler, rounds: Rounds, stop: CancellationToken) -> anyhow::Result<()> {
     let looking = async {
-        tokio::join!(
-            sampler.keep_looking(),
-            sampler.keep_counting(),
-            audit::keep_auditing(&sampler, rounds)
-        );
-        // One that is turned off ends, the others do not.
+        let around = async {
+            if sampler.signals.are_heard() {
+                tokio::join!(sampler.keep_looking(), sampler.keep_counting());
+            }
+        };
+        tokio::join!(around, audit::keep_auditing(&sampler, rounds));
+        // What is turned off ends; this one ends with the process.
+        std::future::pending::<()>().await;
     };
     stop.run_until_cancelled(looking).await;
     sampler.signals.forget_what_was_seen();

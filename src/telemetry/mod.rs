@@ -66,9 +66,7 @@ impl Telemetry {
         seed: u64,
     ) -> anyhow::Result<Self> {
         if !export::is_wanted() {
-            let silent = SdkMeterProvider::default();
-            let signals = Signals::new(&silent, Spans::off(), Some(level));
-            return Ok(Self { signals, metrics: None });
+            return Ok(Self { signals: Signals::unheard(Some(level)), metrics: None });
         }
         let ratio = match config.trace_ratio {
             Some(ratio) => ratio,

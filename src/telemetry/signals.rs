@@ -22,13 +22,30 @@ pub(super) struct Inner {
     pub(super) gauges: Gauges,
     pub(super) spans: Spans,
     level: Option<LogLevel>,
+    /// Whether metrics go anywhere.
+    heard: bool,
 }
 
 impl Signals {
     pub(super) fn new(provider: &SdkMeterProvider, spans: Spans, level: Option<LogLevel>) -> Self {
+        Self::over(provider, spans, level, true)
+    }
+
+    fn over(
+        provider: &SdkMeterProvider,
+        spans: Spans,
+        level: Option<LogLevel>,
+        heard: bool,
+    ) -> Self {
         let meter = provider.meter("paystream");
         let (meters, gauges) = (Meters::new(&meter), Gauges::register(&meter));
-        Self(Arc::new(Inner { meters, gauges, spans, level }))
+        Self(Arc::new(Inner { meters, gauges, spans, level, heard }))
+    }
+
+    /// Whether somebody listens, so that looking around is worth it.
+    #[must_use]
+    pub fn are_heard(&self) -> bool {
+        self.0.heard
     }
 
     /// How much is logged; nothing where no log was started.
@@ -57,6 +74,11 @@ impl Signals {
     /// Signals that nobody listens to.
     #[must_use]
     pub fn off() -> Self {
-        Self::new(&SdkMeterProvider::default(), Spans::off(), None)
+        Self::unheard(None)
+    }
+
+    /// The same, of a process that logs.
+    pub(super) fn unheard(level: Option<LogLevel>) -> Self {
+        Self::over(&SdkMeterProvider::default(), Spans::off(), level, false)
     }
 }
