@@ -109,10 +109,10 @@ metrics! {
         "How long settling a batch took, from taking it to acknowledging it.";
     PROCESSED = "paystream.payments.processed", Counter, "{payment}",
         ["paystream.outcome"],
-        "Payments settled: applied, recorded, rejected, suspense, parked, conflict, duplicate, redelivered or dead_lettered.";
+        "Payments that workers settled: applied, recorded, rejected, suspense, parked, conflict, duplicate, redelivered or dead_lettered.";
     AMOUNT = "paystream.payments.amount", Counter, "{minor_unit}",
         [],
-        "Money applied to accounts, in hundredths.";
+        "Money that workers applied to accounts, in hundredths.";
     END_TO_END = "paystream.payment.end_to_end.duration", Histogram(LONG_SECONDS), "s",
         [],
         "From the gateway taking a payment to its commit in the ledger.";

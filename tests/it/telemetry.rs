@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
-    harness::{Stores, eventually, payment},
+    harness::{Stores, eventually, payment, send},
     otlp::{
         Manner, Sink,
         received::{Attributes, Span},
@@ -220,5 +221,46 @@ async fn a_line_that_is_logged_during_a_request_names_its_trace() {
     assert!(gateway.events("listening")[0]["trace_id"].is_null(), "only lines of a request");
     let trace = Trace::of(&sink, &trace_id, 1).await;
     assert_eq!(trace.only("POST /api/v1/payments").span_id, span_id);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn how_much_is_logged_changes_while_a_process_runs() {
+    const LOG: &str = "/api/v1/admin/log";
+    let stores = Stores::new().await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    let put = async |level: Value| {
+        let request = gateway.api.request(Method::PUT, LOG);
+        send(request.json(&json!({ "level": level }))).await
+    };
+    // Lines about requests are there only while everything is logged.
+    let answered = || gateway.events("answered").len();
+    gateway.api.get("/nowhere").await;
+    assert_eq!(answered(), 0);
+    let refused = put(json!("a=b=c")).await;
+    assert_eq!(
+        (refused.status, refused.json()["errors"][0]["pointer"].clone()),
+        (422, json!("/level"))
+    );
+    assert_eq!(gateway.api.get(LOG).await.json(), json!({"level": "info", "configured": "info"}));
+    let detailed = put(json!("info,paystream=debug")).await;
+    assert_eq!(detailed.json()["level"], "info,paystream=debug", "{}", detailed.text);
+    gateway.api.get("/nowhere").await;
+    gateway.until_logged("answered").await;
+    let back = put(Value::Null).await;
+    assert_eq!(back.json()["level"], "info", "{}", back.text);
+    let before = answered();
+    gateway.api.get("/nowhere").await;
+    assert_eq!(answered(), before);
+    for (level, times) in [("info,paystream=debug", 1), ("info", 2)] {
+        gateway.signal("USR1").await;
+        let message = "the log level was changed by a signal";
+        eventually("the signal is heeded", async || {
+            (gateway.events(message).len() == times).then_some(())
+        })
+        .await;
+        assert_eq!(gateway.events(message)[times - 1]["level"], level);
+        assert_eq!(gateway.api.get(LOG).await.json()["level"], level);
+    }
     gateway.stop().await;
 }

@@ -333,11 +333,11 @@ impl Lane {
     /// lane drops its partitions and lets the ownership loop acquire again.
     fn recover(&mut self, error: Error) {
         let signals = &self.watch.signals;
-        match error.class() {
-            "fenced" => signals.fenced(),
-            // It was counted where it was tried.
-            "entry" => {}
-            class => signals.retried(class),
+        if error.is_fenced() {
+            signals.fenced();
+        } else if !error.is_of_an_entry() {
+            // An entry's doing was counted where it was tried.
+            signals.retried(error.class());
         }
         if error.is_of_an_entry() {
             // What can be settled is, page by page; the rest is narrowed down.
