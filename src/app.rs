@@ -231,7 +231,7 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
     let any = streams(1, 1)?;
     let found = patiently("Redis", || any.unsafe_settings(), crate::stream::Error::is_outage);
     let found = found.await?;
-    if let Some(reason) = found.evicts {
+    if let Some(reason) = found.replica.or(found.evicts) {
         bail!("this Redis is not safe for payments: {reason}");
     }
     match found.loses {
@@ -249,6 +249,10 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
         bail!("the streams have not been created: run `paystream migrate`");
     }
     let streams = streams(topology.partitions, topology.generation)?;
+    let streams = match store.allow_unsafe_redis {
+        true => streams,
+        false => streams.insisting_on_safety(),
+    };
     // Only for looking while the ledger is away.
     if let Err(error) = streams.note_topology(topology.generation).await {
         warn!(%error, "could not note the topology in Redis");

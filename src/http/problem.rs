@@ -241,7 +241,9 @@ impl From<stream::Error> for Problem {
                      be sent again when the partition has been brought back",
                 )
             }
-            error @ (stream::Error::Outage(_) | stream::Error::Deadline(_)) => {
+            error @ (stream::Error::Outage(_)
+            | stream::Error::Unfit(_)
+            | stream::Error::Deadline(_)) => {
                 warn!(cause = cause(&error), "{error}");
                 Self::new(
                     Code::StreamUnavailable,

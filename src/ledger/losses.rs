@@ -157,14 +157,17 @@ pub(super) type Stands = BTreeMap<u16, (i64, StreamId)>;
 /// An entry of a batch that has a sequence: partition, id, sequence.
 pub(super) type Settled = (u16, StreamId, i64);
 
+/// Sequences that no entry had: partition, first, last.
+pub(super) type Gap = (u16, i64, i64);
+
 /// Notes sequences that are missing between what the ledger has and a batch,
 /// or within the batch, which is in stream order.
 pub(super) async fn note_gaps(
     connection: &mut PgConnection,
     stands: &Stands,
     settled: &[Settled],
-) -> Result<(), Error> {
-    let mut stands = stands.clone();
+) -> Result<Vec<Gap>, Error> {
+    let (mut stands, mut gaps) = (stands.clone(), Vec::new());
     for (partition, id, sequence) in settled {
         let Some(stand) = stands.get_mut(partition) else { continue };
         let (last, last_id) = *stand;
@@ -174,10 +177,10 @@ pub(super) async fn note_gaps(
         *stand = (*sequence, *id);
         if *sequence > last + 1 {
             let missing = (last + 1, sequence - 1);
-            note_gap(connection, *partition, missing, (last_id, *id)).await?;
+            gaps.extend(note_gap(connection, *partition, missing, (last_id, *id)).await?);
         }
     }
-    Ok(())
+    Ok(gaps)
 }
 
 async fn note_gap(
@@ -185,7 +188,21 @@ async fn note_gap(
     partition: u16,
     (first, last): (i64, i64),
     (after, before): (StreamId, StreamId),
-) -> Result<(), Error> {
+) -> Result<Option<Gap>, Error> {
+    // Nothing was given out where sequences are known to jump.
+    let jumps_after: Option<i64> = sqlx::query_scalar(
+        "select after_sequence from sequence_jumps
+         where partition = $1 and resumes_at = $2 + 1 and after_sequence >= $3 - 1",
+    )
+    .bind(i32::from(partition))
+    .bind(last)
+    .bind(first)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let last = jumps_after.unwrap_or(last);
+    if last < first {
+        return Ok(None);
+    }
     // Entries whose sequence could not be read have taken one each.
     let unread: Vec<String> = sqlx::query_scalar(
         "select stream_id from dead_letters where partition = $1 and sequence is null",
@@ -196,10 +213,9 @@ async fn note_gap(
     let stood = unread.iter().filter_map(|id| id.parse::<StreamId>().ok());
     let stood = stood.filter(|id| after < *id && *id < before).count();
     if i64::try_from(stood).is_ok_and(|stood| stood > last - first) {
-        return Ok(());
+        return Ok(None);
     }
-    // A jump that is known already is no finding.
-    sqlx::query(
+    let noted = sqlx::query(
         "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
              lost_last, detail)
          values ($1, $2 - 1, $3 + 1, 'entries_missing', $2, $3,
@@ -211,7 +227,7 @@ async fn note_gap(
     .bind(last)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok((noted.rows_affected() == 1).then_some((partition, first, last)))
 }
 
 /// The part of the ledger that tells what was lost.

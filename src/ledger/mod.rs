@@ -20,6 +20,7 @@ mod rows;
 mod writer;
 mod trials;
 mod losses;
+mod takeovers;
 mod parking;
 mod pool;
 mod reader;
@@ -54,6 +55,7 @@ pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
 pub use schema::{Schema, Topology};
 pub use sums::{CustomerCount, Totals};
+pub use takeovers::Past;
 pub use trials::Trial;
 pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
 

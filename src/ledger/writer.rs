@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{
     ACQUIRE_TIMEOUT, BY_KEY, Error, lookups,
-    losses::{self, Settled, Stands},
+    losses::{self, Gap, Settled, Stands},
     rows::{self, Cursors, Epochs, Tallies},
     trials,
 };
@@ -127,7 +127,8 @@ impl LaneWriter {
             false => trials::read_buried(&mut transaction, &again).await?,
         };
         let buried = buried.into_iter().collect();
-        Ok(Batch { transaction, book: Book::new(accounts, known), buried, epochs, stands })
+        let book = Book::new(accounts, known);
+        Ok(Batch { transaction, book, buried, epochs, stands, gaps: Vec::new() })
     }
 }
 
@@ -140,6 +141,7 @@ pub struct Batch<'a> {
     pub buried: HashSet<(u16, StreamId)>,
     epochs: Epochs,
     stands: Stands,
+    gaps: Vec<Gap>,
 }
 
 impl Batch<'_> {
@@ -154,7 +156,7 @@ impl Batch<'_> {
         burials: &[Burial],
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, stands, .. } = self;
+        let Self { transaction, book, epochs, stands, gaps, .. } = self;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
@@ -167,17 +169,18 @@ impl Batch<'_> {
             }
         }
         let settled = settled(decisions, burials);
-        losses::note_gaps(transaction, stands, &settled).await?;
+        *gaps = losses::note_gaps(transaction, stands, &settled).await?;
         rows::advance(transaction, &tallies, &cursors(&settled)).await
     }
 
-    /// Makes the batch durable.
+    /// Makes the batch durable; says which sequences it found missing.
     ///
     /// # Errors
     /// After an outage here it is not known whether the batch is in the
     /// ledger; opening it again tells.
-    pub async fn commit(self) -> Result<(), Error> {
-        Ok(self.transaction.commit().await?)
+    pub async fn commit(self) -> Result<Vec<Gap>, Error> {
+        self.transaction.commit().await?;
+        Ok(self.gaps)
     }
 }
 

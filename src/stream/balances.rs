@@ -9,12 +9,13 @@
 
 use std::time::Duration;
 
-use redis::{Value, aio::ConnectionManager};
+use redis::Value;
 use tokio::time::timeout;
 
 use super::{
     Error, Keys, Streams, replies,
     scripts::{self, Lua},
+    shared::{Purpose, Shared},
 };
 use crate::domain::CustomerId;
 
@@ -37,7 +38,7 @@ pub enum Lookup {
 /// Reads and fills cached balances.
 #[derive(Clone)]
 pub struct Balances {
-    connection: ConnectionManager,
+    connection: Shared,
     keys: Keys,
     time_to_live: Duration,
     get: Lua,
@@ -47,7 +48,7 @@ pub struct Balances {
 impl Balances {
     pub(super) async fn connect(streams: &Streams, time_to_live: Duration) -> Result<Self, Error> {
         Ok(Self {
-            connection: streams.connect_shared().await?,
+            connection: streams.connect_shared(Purpose::Other).await?,
             keys: streams.keys.clone(),
             time_to_live,
             get: Lua::new(include_str!("lua/balance_get.lua")),

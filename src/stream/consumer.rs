@@ -10,7 +10,12 @@ use std::time::Duration;
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, replies, scripts::Lua, wire,
+    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable,
+    lineage::Lineage,
+    replies,
+    scripts::Lua,
+    server::{self, Server},
+    upkeep, wire,
 };
 use crate::domain::{CustomerId, Delivery, StreamId};
 
@@ -71,6 +76,9 @@ pub struct Consumer {
     pub(super) keys: Keys,
     pub(super) worker: String,
     incarnation: String,
+    /// The server at the other end of both connections.
+    server: Server,
+    lineage: Lineage,
     pub(super) scripts: Scripts,
 }
 
@@ -84,6 +92,7 @@ pub(super) struct Scripts {
     settling_end: Lua,
     pub(super) close: Lua,
     pub(super) reopen: Lua,
+    lose: Lua,
 }
 
 impl Consumer {
@@ -102,17 +111,56 @@ impl Consumer {
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
             close: Lua::new(include_str!("lua/close.lua")),
             reopen: Lua::new(include_str!("lua/reopen.lua")),
+            lose: Lua::new(include_str!("lua/lose.lua")),
         };
         let name = format!("worker:{worker}:{incarnation}");
         let mut reader = streams.connect(&name).await?;
         // A blocked read answers up to twice its time late.
         let waiter = streams.connect_with(&name, 2 * RESPONSE_TIMEOUT).await?;
-        for script in scripts.all() {
+        let server = server::primary(&mut reader).await?;
+        if streams.insists_on_safety {
+            upkeep::insist_on_safety(&mut reader).await?;
+        }
+        let lineage = Lineage::new();
+        for script in scripts.all().into_iter().chain([lineage.script()]) {
             script.load(&mut reader).await?;
         }
         let keys = streams.keys.clone();
         let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
-        Ok(Self { reader, waiter, keys, worker, incarnation, scripts })
+        Ok(Self { reader, waiter, keys, worker, incarnation, server, lineage, scripts })
+    }
+
+    /// Compares the highest sequence that is known to have been given out in
+    /// each partition with what this server has, before anything is taken from
+    /// it. What is lost is noted there, in the partition's [`History`].
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn compare(&mut self, known: &[(u16, i64)]) -> Result<(), Error> {
+        let mut pipeline = Pipeline::with_capacity(known.len());
+        for (partition, sequence) in known {
+            let known = (*sequence, ("-", 0));
+            pipeline.add_command(self.lineage.command(&self.keys, *partition, &self.server, known));
+        }
+        Ok(pipeline.exec_async(&mut self.reader).await?)
+    }
+
+    /// Tells gateways which sequences of a partition are lost, so that what is
+    /// sent again is accepted again.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn lose(&mut self, lost: &[(u16, i64, i64)]) -> Result<(), Error> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::with_capacity(lost.len());
+        for (partition, first, last) in lost {
+            let mut command = self.scripts.lose.on(&[self.keys.lost(*partition)]);
+            command.arg(first).arg(last);
+            pipeline.add_command(command);
+        }
+        Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
     /// Tells Redis who owns `claims`, so that takes by anyone else are refused.
@@ -367,7 +415,7 @@ impl Taken {
 }
 
 impl Scripts {
-    fn all(&self) -> [&Lua; 9] {
+    fn all(&self) -> [&Lua; 10] {
         [
             &self.mirror,
             &self.take,
@@ -378,6 +426,7 @@ impl Scripts {
             &self.settling_end,
             &self.close,
             &self.reopen,
+            &self.lose,
         ]
     }
 }

@@ -27,6 +27,9 @@ pub enum Error {
     /// Redis cannot be reached or cannot answer yet; it may be able to later.
     #[error("redis is not available")]
     Outage(#[source] RedisError),
+    /// Redis answers, but must not be given payments; it may be mended later.
+    #[error("this Redis is not safe for payments: {0}")]
+    Unfit(String),
     /// Redis was not available until the deadline.
     #[error("redis was not available for {0:?}")]
     Deadline(std::time::Duration),
@@ -39,15 +42,38 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the append script refuses, by its code and the words behind it.
+    pub(super) fn refused(code: &str, why: &str, partition: u16) -> Self {
+        match code {
+            "BACKPRESSURE" => Self::BacklogFull(partition),
+            "CLOSED" if why.starts_with("resize") => Self::Resizing,
+            "CLOSED" | "NOSTREAM" => Self::StateLost(why.to_owned()),
+            _ => Self::Shape("append"),
+        }
+    }
+
+    /// The same refusal, for another payment.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::BacklogFull(partition) => Self::BacklogFull(*partition),
+            Self::Resizing => Self::Resizing,
+            Self::StateLost(why) => Self::StateLost(why.clone()),
+            _ => Self::Shape("append"),
+        }
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Outage(_) | Self::Deadline(_))
+        matches!(self, Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_))
     }
 }
 
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
+        if error.kind() == ErrorKind::InvalidClientConfig {
+            return Self::Unfit(error.detail().unwrap_or_default().to_owned());
+        }
         // The error of a pipeline has no code; the first of its commands' has.
         let answered = error.clone().into_server_errors();
         let first = answered.as_deref().and_then(<[_]>::first).map(|(_, error)| error);

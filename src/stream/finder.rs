@@ -7,9 +7,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use redis::{Pipeline, aio::ConnectionManager};
+use redis::Pipeline;
 
-use super::{Error, Keys, Place, Streams, replies, standing, wire};
+use super::{
+    Error, Keys, Place, Streams, replies,
+    shared::{Purpose, Shared},
+    standing, wire,
+};
 use crate::domain::{Delivery, PaymentStatus, Reference, StreamId};
 
 /// Entries read at once while looking through what waits.
@@ -31,14 +35,14 @@ pub struct Seen {
 /// Looks payments up in the streams.
 #[derive(Clone)]
 pub struct Finder {
-    connection: ConnectionManager,
+    connection: Shared,
     keys: Keys,
     dedupe_window: Duration,
 }
 
 impl Finder {
     pub(super) async fn connect(streams: &Streams, dedupe_window: Duration) -> Result<Self, Error> {
-        let connection = streams.connect_shared().await?;
+        let connection = streams.connect_shared(Purpose::Other).await?;
         Ok(Self { connection, keys: streams.keys.clone(), dedupe_window })
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 
-use super::{Error, GROUP, Keys, Streams, replies, scripts::Lua, upkeep};
+use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts::Lua, upkeep};
 
 /// The gates of one topology's partitions.
 pub struct Gates {
@@ -89,7 +89,7 @@ impl Gates {
             let mut command = begin.on(&[self.keys.sequence(partition)]);
             let () = command.arg(sequence).query_async(&mut self.connection).await?;
         }
-        Ok(())
+        lineage::begin(&self.keys, &mut self.connection).await
     }
 
     /// Removes the streams that every group has settled; says which groups have

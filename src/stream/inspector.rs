@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, RedisResult, Value, aio::ConnectionManager};
+use redis::{Pipeline, RedisResult, Value};
 
-use super::{Error, GROUP, Keys, Streams, Unreadable, replies, wire};
+use super::{
+    Error, GROUP, Keys, Streams, Unreadable, replies,
+    shared::{Purpose, Shared},
+    wire,
+};
 use crate::domain::{Delivery, StreamId};
 
 /// Pending entries that are asked for at once. Redis does nothing else while it
@@ -50,13 +54,13 @@ pub enum Body {
 /// Looks at what is pending.
 #[derive(Clone)]
 pub struct Inspector {
-    connection: ConnectionManager,
+    connection: Shared,
     keys: Keys,
 }
 
 impl Inspector {
     pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared().await?;
+        let connection = streams.connect_shared(Purpose::Other).await?;
         Ok(Self { connection, keys: streams.keys.clone() })
     }
 

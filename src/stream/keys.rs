@@ -47,6 +47,11 @@ impl Keys {
         self.of(partition, "lost")
     }
 
+    /// Which servers gave out which sequences.
+    pub(super) fn lineage(&self, partition: u16) -> String {
+        self.of(partition, "lineage")
+    }
+
     /// The mirror of owner and epoch; the ledger holds the truth.
     pub(super) fn owner(&self, partition: u16) -> String {
         self.of(partition, "owner")

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `paystream:{p07}:stream` | the payments, in order |
 //! | `paystream:{p07}:seq` | the last sequence that was given out; `resize:` before it while closed, `resized:` for good, `lost:` until its owner has brought it back |
+//! | `paystream:{p07}:lineage` | which servers gave out which sequences: one line each |
 //! | `paystream:{p07}:lost` | sequences whose entries Redis has lost |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
@@ -33,6 +34,9 @@ mod keys;
 mod error;
 mod replies;
 mod scripts;
+mod server;
+mod shared;
+mod lineage;
 mod wire;
 mod producer;
 mod finder;
@@ -57,6 +61,7 @@ pub use error::Error;
 pub use finder::{Finder, Seen};
 pub use gates::Gates;
 pub use inspector::{Body, Inspector, Pending, PendingCount};
+pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use standing::Standing;
@@ -67,6 +72,7 @@ pub use wire::{Parts, Unreadable, fields_of, read_fields};
 
 pub(crate) use keys::GROUP;
 use keys::Keys;
+use shared::{Purpose, Shared};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -79,6 +85,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Streams {
     client: Client,
     keys: Keys,
+    /// Connections for payments refuse a server that does not keep its data.
+    insists_on_safety: bool,
 }
 
 impl Streams {
@@ -100,7 +108,15 @@ impl Streams {
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
         let client = Client::open(info.set_tcp_settings(tcp))?;
-        Ok(Self { client, keys: Keys::new(key_prefix, partitions, generation) })
+        let keys = Keys::new(key_prefix, partitions, generation);
+        Ok(Self { client, keys, insists_on_safety: false })
+    }
+
+    /// The same, where every connection for payments is refused by a server
+    /// whose settings do not keep what it acknowledges.
+    #[must_use]
+    pub fn insisting_on_safety(self) -> Self {
+        Self { insists_on_safety: true, ..self }
     }
 
     /// Says why this Redis must not be trusted with payments, if so.
@@ -128,7 +144,8 @@ impl Streams {
     /// When Redis cannot be reached or refuses.
     pub async fn provision(&self) -> Result<(), Error> {
         let mut connection = self.connect("provision").await?;
-        upkeep::create_groups(&self.keys, GROUP, &mut connection).await
+        upkeep::create_groups(&self.keys, GROUP, &mut connection).await?;
+        lineage::begin(&self.keys, &mut connection).await
     }
 
     /// What closes streams, begins and removes them.
@@ -220,22 +237,17 @@ impl Streams {
         Ok(connection)
     }
 
-    /// A shared connection that comes back by itself. Commands that were under
-    /// way when it broke fail; none is sent twice.
-    async fn connect_shared(&self) -> Result<redis::aio::ConnectionManager, Error> {
-        let config = redis::aio::ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(1)
-            .set_min_delay(Duration::from_millis(20))
-            .set_max_delay(Duration::from_millis(200));
-        Ok(self.client.get_connection_manager_with_config(config).await?)
+    /// A shared connection that comes back by itself.
+    async fn connect_shared(&self, purpose: Purpose) -> Result<Shared, Error> {
+        Shared::connect(self, purpose).await
     }
 }
 
 /// Why a Redis must not be trusted with payments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsafe {
+    /// It is a replica, which takes nothing; nothing allows that.
+    pub replica: Option<String>,
     /// Settings under which entries are evicted; nothing allows them.
     pub evicts: Option<String>,
     /// Settings under which a crash loses what was answered with 202;

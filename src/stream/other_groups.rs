@@ -3,9 +3,13 @@
 
 use std::str::FromStr;
 
-use redis::{Pipeline, RedisResult, aio::ConnectionManager};
+use redis::{Pipeline, RedisResult};
 
-use super::{Error, GROUP, Keys, Streams, scripts::Lua};
+use super::{
+    Error, GROUP, Keys, Streams,
+    scripts::Lua,
+    shared::{Purpose, Shared},
+};
 
 /// Where a new group begins on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +46,14 @@ impl FromStr for StartsFrom {
 /// Groups of others, over one shared connection.
 #[derive(Clone)]
 pub struct OtherGroups {
-    connection: ConnectionManager,
+    connection: Shared,
     keys: Keys,
     create: Lua,
 }
 
 impl OtherGroups {
     pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared().await?;
+        let connection = streams.connect_shared(Purpose::Other).await?;
         let create = Lua::new(include_str!("lua/create_group.lua"));
         Ok(Self { connection, keys: streams.keys.clone(), create })
     }

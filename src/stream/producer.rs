@@ -1,13 +1,15 @@
-//! Appends payments, once each. Never reads them back.
+//! Appends payments, once each and in order. Never reads them back.
 //!
-//! The append script recognises a reference that was seen within its window,
-//! so an append whose outcome is not known is simply sent again, until its
-//! deadline.
+//! Payments of one partition go to Redis in one script, which does all of them
+//! or none. It recognises a reference that was seen within its window, so what
+//! has an unknown outcome is sent again, until the deadline; nothing that came
+//! after it is sent before.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,12 +17,17 @@ use std::{
 use backon::{ExponentialBuilder, Retryable};
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
-use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionManager};
+use redis::{Cmd, RedisResult, Value};
 use tokio::time::timeout;
+use tracing::error;
 
 use super::{
-    Error, Keys, Streams, replies,
+    Error, Keys, Streams,
+    lineage::{Known, Lineage},
+    replies,
     scripts::{self, Lua},
+    server::Server,
+    shared::{Line, Purpose, Shared},
     wire,
 };
 use crate::{
@@ -35,8 +42,8 @@ const CONNECTIONS: usize = 16;
 /// Appends on one connection before the next is used. While there are few, they
 /// share one connection and so its reads and writes.
 const APPENDS_PER_CONNECTION: usize = 24;
-/// Payments sent to Redis in one go.
-const PIPELINE_MAX: usize = 500;
+/// Payments appended in one step, which takes Redis about 2 ms.
+const CHUNK_MAX: usize = 200;
 /// Pauses between attempts while Redis is away: from this,
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// doubling up to this.
@@ -89,38 +96,37 @@ pub struct Arrival {
 /// The half of the stream that the gateway is handed.
 #[derive(Clone)]
 pub struct Producer {
-    connections: Arc<[ConnectionManager]>,
+    connections: Arc<[Shared]>,
     /// Appends under way.
     under_way: Arc<AtomicUsize>,
-    /// For each partition the highest sequence that is known to have been given
-    /// out. A stream that counts on from below has gone back in time.
-    given_out: Arc<[AtomicI64]>,
+    /// For each partition what is known to have been given out.
+    known: Arc<[Mutex<Known>]>,
     keys: Keys,
     limits: AppendLimits,
     append: Lua,
+    lineage: Lineage,
 }
 
 impl Producer {
     pub(super) async fn connect(streams: &Streams, limits: AppendLimits) -> Result<Self, Error> {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
-            connections.push(streams.connect_shared().await?);
+            connections.push(streams.connect_shared(Purpose::Append).await?);
         }
         Ok(Self {
             connections: connections.into(),
             under_way: Arc::default(),
-            given_out: (0..streams.keys.partitions).map(|_| AtomicI64::new(0)).collect(),
+            known: (0..streams.keys.partitions).map(|_| Mutex::default()).collect(),
             keys: streams.keys.clone(),
             limits,
             append: Lua::new(include_str!("lua/append.lua")),
+            lineage: Lineage::new(),
         })
     }
 
     /// Says that a sequence of a partition has been given out, by whomever.
     pub fn expect(&self, partition: u16, sequence: i64) {
-        if let Some(highest) = self.given_out.get(usize::from(partition)) {
-            highest.fetch_max(sequence, Ordering::Relaxed);
-        }
+        self.known(partition).raise(sequence, None);
     }
 
     /// Appends one payment; it is on disk when this returns.
@@ -129,36 +135,29 @@ impl Producer {
     /// An outage when Redis was away until the deadline: the payment may or may
     /// not be in the stream, and sending it again is safe.
     pub async fn append(&self, arrival: &Arrival) -> Result<Appended, Error> {
-        let command = self.command(arrival);
         let partition = self.keys.partition_of(&arrival.payment.customer);
-        let doubt = Doubt::default();
-        let attempt = || async {
-            let (mut connection, _under_way) = self.connection();
-            let mut reply = command.query_async::<Value>(&mut connection).await;
-            if reply.as_ref().is_err_and(scripts::is_unknown) {
-                self.append.load(&mut connection).await?;
-                reply = command.query_async(&mut connection).await;
-            }
-            doubt.settle(self.note(read_appended(reply, partition)))
-        };
-        self.insist(attempt).await
+        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed);
+        let _under_way = UnderWay(Arc::clone(&self.under_way));
+        let shared = &self.connections[under_way / APPENDS_PER_CONNECTION % CONNECTIONS];
+        let mut appended = self.append_chunk(shared, partition, &[arrival]).await?;
+        appended.pop().unwrap_or(Err(Error::Shape("append")))
     }
 
     /// Appends many payments, those of one customer in their order; answers for
-    /// each in the order given.
+    /// each in the order given. Nothing of a partition is sent while it is not
+    /// known what became of what was sent before it, nor after a refusal.
     pub async fn append_all(&self, arrivals: &[Arrival]) -> Vec<Result<Appended, Error>> {
-        // What belongs to one partition goes over one connection, in order.
-        let mut hands: Vec<Vec<usize>> = vec![Vec::new(); CONNECTIONS];
+        let mut hands: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (index, arrival) in arrivals.iter().enumerate() {
             let partition = self.keys.partition_of(&arrival.payment.customer);
-            hands[usize::from(partition) % CONNECTIONS].push(index);
+            hands.entry(partition).or_default().push(index);
         }
-        let appending = hands.iter().enumerate().map(|(connection, hand)| async move {
+        let appending = hands.iter().map(|(partition, hand)| async move {
             let hand: Vec<&Arrival> = hand.iter().map(|index| &arrivals[*index]).collect();
-            self.append_hand(connection, &hand).await
+            self.append_hand(*partition, &hand).await
         });
         let mut results: Vec<_> = arrivals.iter().map(|_| None).collect();
-        for (hand, appended) in hands.iter().zip(join_all(appending).await) {
+        for (hand, appended) in hands.values().zip(join_all(appending).await) {
             for (index, result) in hand.iter().zip(appended) {
                 results[*index] = Some(result);
             }
@@ -167,69 +166,105 @@ impl Producer {
         results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
     }
 
-    /// Whether Redis answers.
+    /// Whether Redis answers, and is still one that payments may be given to.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not, or is not.
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(redis::cmd("PING").exec_async(&mut self.connection().0).await?)
+        Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?)
     }
 
-    /// Appends payments in order over one connection.
-    async fn append_hand(
-        &self,
-        connection: usize,
-        hand: &[&Arrival],
-    ) -> Vec<Result<Appended, Error>> {
+    /// Appends payments of one partition in order.
+    async fn append_hand(&self, partition: u16, hand: &[&Arrival]) -> Vec<Result<Appended, Error>> {
+        let shared = &self.connections[usize::from(partition) % CONNECTIONS];
         let mut results = Vec::with_capacity(hand.len());
-        for chunk in hand.chunks(PIPELINE_MAX) {
-            match self.append_chunk(connection, chunk).await {
+        for chunk in hand.chunks(CHUNK_MAX) {
+            match self.append_chunk(shared, partition, chunk).await {
                 Ok(appended) => results.extend(appended),
+                // After a chunk that found no Redis, the rest would wait in vain.
                 Err(_) => break,
             }
+            if let Some(Err(error)) = results.last() {
+                let refused = error.again();
+                results.resize_with(hand.len(), || Err(refused.again()));
+            }
+            if results.len() >= hand.len() {
+                break;
+            }
         }
-        // After a chunk that found no Redis, the rest would wait in vain.
         results.resize_with(hand.len(), || Err(Error::Deadline(self.limits.deadline)));
         results
     }
 
+    /// Appends payments of one partition in one step, and insists until it is
+    /// known what became of them. What follows a refusal is refused like it.
     async fn append_chunk(
         &self,
-        connection: usize,
+        shared: &Shared,
+        partition: u16,
         chunk: &[&Arrival],
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
-        let mut pipeline = Pipeline::with_capacity(chunk.len());
-        for arrival in chunk {
-            pipeline.add_command(self.command(arrival));
-        }
-        pipeline.ignore_errors();
-        let doubt = Doubt::default();
+        let doubt = AtomicBool::new(false);
         let attempt = || async {
-            let mut connection = self.connections[connection].clone();
-            let mut replies: Vec<RedisResult<Value>> =
-                pipeline.query_async(&mut connection).await?;
-            if replies.iter().any(|reply| reply.as_ref().is_err_and(scripts::is_unknown)) {
-                self.append.load(&mut connection).await?;
-                replies = pipeline.query_async(&mut connection).await?;
-            }
-            let results = replies.into_iter().zip(chunk).map(|(reply, arrival)| {
-                let partition = self.keys.partition_of(&arrival.payment.customer);
-                match doubt.settle(self.note(read_appended(reply, partition))) {
-                    // One that found no Redis sends the whole chunk again.
-                    Err(error) if error.is_outage() => Err(error),
-                    result => Ok(result),
+            let mut line = shared.line().await?;
+            let reply = self.try_append(&mut line, partition, chunk).await;
+            shared.judge(&line, &reply);
+            let appended = reply
+                .map_err(Error::from)
+                .and_then(|reply| read_appended(reply, partition, chunk.len()));
+            match appended {
+                Err(error) => {
+                    doubt.fetch_or(error.is_outage(), Ordering::Relaxed);
+                    Err(error)
                 }
-            });
-            results.collect()
+                Ok(mut appended) => {
+                    if doubt.load(Ordering::Relaxed) {
+                        accept_our_own(&mut appended);
+                    }
+                    self.note(partition, &appended, &line.server);
+                    Ok(appended)
+                }
+            }
         };
         self.insist(attempt).await
     }
 
-    /// The connection to use now, counted for as long as the guard lives.
-    fn connection(&self) -> (ConnectionManager, UnderWay) {
-        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let index = under_way / APPENDS_PER_CONNECTION % self.connections.len();
-        (self.connections[index].clone(), UnderWay(Arc::clone(&self.under_way)))
+    /// Runs the append script. A script that Redis does not know has done
+    /// nothing, so it is sent again.
+    async fn try_append(
+        &self,
+        line: &mut Line,
+        partition: u16,
+        chunk: &[&Arrival],
+    ) -> RedisResult<Value> {
+        if !self.known(partition).is_verified(&line.server) {
+            self.verify(line, partition).await?;
+        }
+        let command = self.command(partition, chunk);
+        let reply = command.query_async::<Value>(&mut line.connection).await;
+        if !reply.as_ref().is_err_and(scripts::is_unknown) {
+            return reply;
+        }
+        self.append.load(&mut line.connection).await?;
+        command.query_async(&mut line.connection).await
+    }
+
+    /// Before anything else is given to a server: is what is known to have been
+    /// given out part of its history?
+    async fn verify(&self, line: &mut Line, partition: u16) -> RedisResult<()> {
+        let asked = self.known(partition).clone();
+        let found = self.lineage.compare(line, &self.keys, partition, &asked).await?;
+        if let Some((lost_first, lost_last)) = found.lost {
+            error!(
+                partition,
+                lost_first,
+                lost_last,
+                "Redis lacks payments that were acknowledged (failover or restored copy); see \
+                 `paystream losses list`"
+            );
+        }
+        self.known(partition).verified(&asked, &line.server, found.first);
+        Ok(())
     }
 
     /// Repeats an attempt while Redis is away, until the deadline.
@@ -249,35 +284,42 @@ impl Producer {
     }
 
     /// Remembers how far the stream is known to have come.
-    fn note(&self, result: Result<Appended, Error>) -> Result<Appended, Error> {
-        if let Ok(Appended::Accepted(place)) = &result {
-            self.expect(place.partition, place.sequence);
+    fn note(&self, partition: u16, appended: &[Result<Appended, Error>], server: &Arc<Server>) {
+        let accepted = appended.iter().rev().find_map(|result| match result {
+            Ok(Appended::Accepted(place)) => Some(place.sequence),
+            Ok(Appended::Duplicate(_) | Appended::Conflict(_)) | Err(_) => None,
+        });
+        if let Some(sequence) = accepted {
+            self.known(partition).raise(sequence, Some(server));
         }
-        result
     }
 
-    fn command(&self, arrival: &Arrival) -> Cmd {
-        let Arrival { payment, received_at, trace } = arrival;
-        let partition = self.keys.partition_of(&payment.customer);
-        let keys = [
-            self.keys.stream(partition),
-            self.keys.sequence(partition),
-            self.keys.reference(partition, &payment.reference),
-            self.keys.lost(partition),
-        ];
-        let given_out = self.given_out[usize::from(partition)].load(Ordering::Relaxed);
+    fn known(&self, partition: u16) -> MutexGuard<'_, Known> {
+        self.known[usize::from(partition)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self, partition: u16, chunk: &[&Arrival]) -> Cmd {
+        let mut keys = Vec::with_capacity(3 + chunk.len());
+        keys.push(self.keys.stream(partition));
+        keys.push(self.keys.sequence(partition));
+        keys.push(self.keys.lost(partition));
+        for arrival in chunk {
+            keys.push(self.keys.reference(partition, &arrival.payment.reference));
+        }
         let mut command = self.append.on(&keys);
         command
             .arg(self.limits.backlog_max)
             .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))
-            .arg(payment.status.as_str())
-            .arg(payment.digest().to_string())
             .arg(wire::VERSION)
-            .arg(wire::encode(payment))
-            .arg(received_at.timestamp_millis())
-            .arg(given_out);
-        if let Some(traceparent) = trace.as_ref().and_then(traceparent::write) {
-            command.arg(traceparent);
+            .arg(self.known(partition).sequence);
+        for Arrival { payment, received_at, trace } in chunk {
+            let traceparent = trace.as_ref().and_then(traceparent::write);
+            command
+                .arg(payment.status.as_str())
+                .arg(payment.digest().to_string())
+                .arg(wire::encode(payment))
+                .arg(received_at.timestamp_millis())
+                .arg(traceparent.unwrap_or_default());
         }
         command
     }
@@ -292,44 +334,94 @@ impl Drop for UnderWay {
     }
 }
 
-/// Set once an attempt's outcome is unknown: a duplicate that a later attempt
-/// finds is then taken for what the first one appended.
-#[derive(Default)]
-struct Doubt(AtomicBool);
-
-impl Doubt {
-    fn settle(&self, result: Result<Appended, Error>) -> Result<Appended, Error> {
+/// After an attempt whose outcome is not known: what is a repetition now is
+/// what that attempt appended, once.
+fn accept_our_own(appended: &mut [Result<Appended, Error>]) {
+    let mut accepted = BTreeSet::new();
+    for result in appended.iter_mut() {
         match result {
-            Err(error) if error.is_outage() => {
-                self.0.store(true, Ordering::Relaxed);
-                Err(error)
+            Ok(Appended::Duplicate(place)) if accepted.insert(place.sequence) => {
+                *result = Ok(Appended::Accepted(*place));
             }
-            Ok(Appended::Duplicate(place)) if self.0.load(Ordering::Relaxed) => {
-                Ok(Appended::Accepted(place))
+            Ok(Appended::Accepted(place)) => {
+                accepted.insert(place.sequence);
             }
-            result => result,
+            Ok(Appended::Duplicate(_) | Appended::Conflict(_)) | Err(_) => {}
         }
     }
 }
 
-fn read_appended(reply: RedisResult<Value>, partition: u16) -> Result<Appended, Error> {
+/// One result for each payment: the script's list ends at the first refusal,
+/// and what follows it was not tried.
+fn read_appended(
+    reply: Value,
+    partition: u16,
+    wanted: usize,
+) -> Result<Vec<Result<Appended, Error>>, Error> {
     const SHAPE: Error = Error::Shape("append");
-    let reply = match reply {
-        Err(error) if error.code() == Some("BACKPRESSURE") => {
-            return Err(Error::BacklogFull(partition));
-        }
-        reply => reply?,
-    };
-    let mut words = replies::text(&reply, "append")?.split(' ');
-    let (Some(found), Some(sequence), Some(id)) = (words.next(), words.next(), words.next()) else {
+    let mut results = Vec::with_capacity(wanted);
+    for answer in replies::array(reply, "append")? {
+        results.push(read_one(replies::text(&answer, "append")?, partition));
+    }
+    if results.len() < wanted {
+        let Some(Err(refusal)) = results.last() else { return Err(SHAPE) };
+        let refusal = refusal.again();
+        results.resize_with(wanted, || Err(refusal.again()));
+    }
+    Ok(results)
+}
+
+fn read_one(answer: &str, partition: u16) -> Result<Appended, Error> {
+    const SHAPE: Error = Error::Shape("append");
+    let mut words = answer.splitn(3, ' ');
+    let (Some(found), Some(first), Some(rest)) = (words.next(), words.next(), words.next()) else {
         return Err(SHAPE);
     };
-    let sequence = sequence.parse().map_err(|_| SHAPE)?;
-    let place = Place { partition, sequence, stream_id: id.parse().map_err(|_| SHAPE)? };
+    if found == "refused" {
+        return Err(Error::refused(first, rest, partition));
+    }
+    let sequence = first.parse().map_err(|_| SHAPE)?;
+    let place = Place { partition, sequence, stream_id: rest.parse().map_err(|_| SHAPE)? };
     match found {
         "appended" => Ok(Appended::Accepted(place)),
         "duplicate" => Ok(Appended::Duplicate(place)),
         "conflict" => Ok(Appended::Conflict(place)),
         _ => Err(SHAPE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(answers: &[&str]) -> Value {
+        let bulk = |answer: &&str| Value::BulkString(answer.as_bytes().to_vec());
+        Value::Array(answers.iter().map(bulk).collect())
+    }
+
+    #[test]
+    fn what_follows_a_refusal_is_refused_like_it() {
+        let reply = text(&["appended 7 1-0", "refused BACKPRESSURE {p03}:stream is full"]);
+        let read = read_appended(reply, 3, 4).unwrap();
+        assert!(matches!(read[0], Ok(Appended::Accepted(Place { sequence: 7, .. }))));
+        for refused in &read[1..] {
+            assert!(matches!(refused, Err(Error::BacklogFull(3))), "{refused:?}");
+        }
+        assert!(read_appended(text(&["appended 7 1-0"]), 3, 2).is_err(), "an answer is missing");
+    }
+
+    #[test]
+    fn after_doubt_a_repetition_is_ours_once() {
+        let reply =
+            text(&["duplicate 7 1-0", "duplicate 7 1-0", "appended 8 1-1", "conflict 2 0-1"]);
+        let mut read = read_appended(reply, 0, 4).unwrap();
+        accept_our_own(&mut read);
+        let found = read.iter().map(|result| match result.as_ref().unwrap() {
+            Appended::Accepted(_) => "accepted",
+            Appended::Duplicate(_) => "duplicate",
+            Appended::Conflict(_) => "conflict",
+        });
+        let found: Vec<_> = found.collect();
+        assert_eq!(found, ["accepted", "duplicate", "accepted", "conflict"]);
     }
 }

@@ -4,17 +4,19 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Claim, Consumer, Error, GROUP, Position, replies, upkeep};
+use super::{Claim, Consumer, Error, GROUP, History, Position, replies, upkeep};
 use crate::domain::StreamId;
 
 /// Where a partition stands in Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
     /// Where our group stands; nothing when it, or the stream, is gone.
     pub position: Option<Position>,
     /// The last sequence that was given out; nothing when its state was found
     /// to be lost.
     pub sequence: Option<i64>,
+    /// Takeovers by replicas, and what they lost.
+    pub history: History,
 }
 
 /// What is left of a partition whose state is lost.
@@ -37,21 +39,28 @@ impl Consumer {
         let mut pipeline = Pipeline::with_capacity(2 * claims.len());
         for claim in claims {
             pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(claim.partition));
-            pipeline.cmd("GET").arg(self.keys.sequence(claim.partition));
+            pipeline.cmd("MGET").arg(self.keys.sequence(claim.partition));
+            pipeline.arg(self.keys.lineage(claim.partition));
+            pipeline.arg(self.keys.lost(claim.partition));
         }
         pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
         let mut replies = replies.into_iter();
         let mut states = Vec::with_capacity(claims.len());
         for claim in claims {
-            let (Some(groups), Some(counter)) = (replies.next(), replies.next()) else {
+            let (Some(groups), Some(values)) = (replies.next(), replies.next()) else {
                 return Err(Error::Shape("XINFO GROUPS"));
+            };
+            let values = replies::array(values?, "MGET")?;
+            let [counter, lineage, lost] = values.as_slice() else {
+                return Err(Error::Shape("MGET"));
             };
             let position = match upkeep::our_group(&self.keys, claim.partition, groups) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };
-            states.push(PartitionState { position, sequence: counted(&counter?)? });
+            let history = History::read(lineage, lost);
+            states.push(PartitionState { position, sequence: counted(counter)?, history });
         }
         Ok(states)
     }

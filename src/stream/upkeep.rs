@@ -2,13 +2,21 @@
 //! trimming. Never removes an entry that a group has not acknowledged.
 
 use chrono::{DateTime, Utc};
-use redis::{
-    Pipeline, RedisResult, Value,
-    aio::{ConnectionLike, ConnectionManager},
-};
+use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 
-use super::{Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts::Lua, standing};
+use super::{
+    Error, GROUP, Keys, Standing, Streams, Unsafe, replies,
+    scripts::Lua,
+    server,
+    shared::{Purpose, Shared},
+    standing,
+};
 use crate::domain::StreamId;
+
+/// Settings under which Redis keeps what it acknowledges. During a rewrite of
+/// its file, `no-appendfsync-on-rewrite` would not sync at all.
+const KEEPING: [(&str, &str); 3] =
+    [("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no"), ("appendonly", "yes")];
 
 /// How much is in one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,14 +78,14 @@ pub struct Trim {
 /// Depths, trimming and health, over one shared connection.
 #[derive(Clone)]
 pub struct Upkeep {
-    connection: ConnectionManager,
+    connection: Shared,
     keys: Keys,
     trim: Lua,
 }
 
 impl Upkeep {
     pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared().await?;
+        let connection = streams.connect_shared(Purpose::Other).await?;
         let trim = Lua::new(include_str!("lua/trim.lua"));
         Ok(Self { connection, keys: streams.keys.clone(), trim })
     }
@@ -255,7 +263,7 @@ pub(super) async fn create_groups(
 }
 
 pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Result<Unsafe, Error> {
-    let mut found = Unsafe::default();
+    let mut found = Unsafe { replica: server::replica(connection).await?, ..Unsafe::default() };
     match setting(connection, "maxmemory-policy").await? {
         Some(policy) if policy == "noeviction" => {}
         Some(policy) => {
@@ -273,7 +281,7 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
             return Ok(found);
         }
     }
-    for (name, wanted) in [("appendonly", "yes"), ("appendfsync", "always")] {
+    for (name, wanted) in KEEPING {
         let value = setting(connection, name).await?.unwrap_or_default();
         if value != wanted {
             found.loses = Some(format!(
@@ -283,6 +291,13 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
         }
     }
     Ok(found)
+}
+
+/// Refuses a server whose settings do not keep what it acknowledges.
+pub(super) async fn insist_on_safety(connection: &mut impl ConnectionLike) -> RedisResult<()> {
+    let found = unsafe_settings(connection).await;
+    let found = found.map_err(|error| server::unfit(error.to_string()))?;
+    found.replica.or(found.evicts).or(found.loses).map_or(Ok(()), |why| Err(server::unfit(why)))
 }
 
 /// One setting; nothing when this user may not ask.

@@ -3,7 +3,11 @@
 
 use tokio::time::Instant;
 
-use crate::{domain::StreamId, ledger::Trial, stream::Claim};
+use crate::{
+    domain::StreamId,
+    ledger::Trial,
+    stream::{Claim, History},
+};
 
 /// A partition that was acquired for a lane.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Held {
     pub(super) sequence: i64,
     /// As much of that as the ledger knows.
     pub(super) noted: i64,
+    /// What Redis notes of the partition's past, as the ledger was told it.
+    pub(super) history: History,
     /// What failed before, or may have ended a worker: tried one by one.
     pub(super) suspects: Option<Trial>,
     /// Not to be touched before this: its first entry has just failed.
@@ -48,7 +54,16 @@ impl Held {
     pub(super) fn new(claimed: Claimed) -> Self {
         let Claimed { partition, epoch, sequence, previous } = claimed;
         let (claim, phase) = (Claim { partition, epoch }, Phase::Arriving);
-        Self { claim, phase, previous, sequence, noted: sequence, suspects: None, retry_at: None }
+        Self {
+            claim,
+            phase,
+            previous,
+            sequence,
+            noted: sequence,
+            history: History::default(),
+            suspects: None,
+            retry_at: None,
+        }
     }
 
     pub(super) fn rests(&self, now: Instant) -> bool {

@@ -1,6 +1,7 @@
 //! What is done when Redis has lost a partition's state: its stream or group is
 //! gone, or it counts on from below what was given out (a replica that lacked
-//! the tail, an old backup, a flush).
+//! the tail, an old backup, a flush); and how a takeover by a replica, behind
+//! which sequences jump by themselves, gets on record.
 //!
 //! Closed first, so that nothing is accepted under a sequence that was used;
 //! then the finding is put on record; then opened behind everything that was
@@ -9,11 +10,14 @@
 
 use tracing::error;
 
-use super::settle::{Error, Link};
+use super::{
+    held::Held,
+    settle::{Error, Link},
+};
 use crate::{
     domain::StreamId,
-    ledger::Fence,
-    stream::{Claim, PartitionState},
+    ledger::{Fence, Past},
+    stream::{Claim, History, PartitionState},
 };
 
 /// Why the state of a partition is lost, if it is. `known` is the highest
@@ -66,6 +70,41 @@ pub(super) async fn recover(
     Ok(sequence)
 }
 
+/// Compares what the ledger knows of partitions with the Redis that answers now,
+/// and tells Redis what the ledger knows to be lost.
+pub(super) async fn compare<'a>(
+    link: &mut Link,
+    partitions: impl Iterator<Item = &'a Held>,
+) -> Result<(), Error> {
+    let known: Vec<(u16, i64)> =
+        partitions.map(|held| (held.claim.partition, held.sequence)).collect();
+    link.consumer.compare(&known).await?;
+    let partitions: Vec<u16> = known.into_iter().map(|(partition, _)| partition).collect();
+    let lost = link.writer.recent_losses(&partitions).await?;
+    Ok(link.consumer.lose(&lost).await?)
+}
+
+/// Puts on record that a replica took over, and what it lacked.
+pub(super) async fn note(link: &mut Link, claim: Claim, history: &History) -> Result<(), Error> {
+    let Claim { partition, epoch } = claim;
+    let lost = link.writer.note_history(Fence { partition, epoch }, history.into()).await?;
+    for (lost_first, lost_last) in lost {
+        error!(
+            partition,
+            lost_first,
+            lost_last,
+            "a Redis that took over lacks acknowledged payments. See `paystream losses list`"
+        );
+    }
+    Ok(())
+}
+
+impl<'a> From<&'a History> for Past<'a> {
+    fn from(history: &'a History) -> Self {
+        Self { jumps: &history.holes, lost: &history.lost }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,7 +113,8 @@ mod tests {
     #[test]
     fn a_partition_is_lost_when_it_is_gone_or_has_gone_back() {
         let position = Some(Position { last_id: Default::default(), lag: None, pending: 0 });
-        let state = |position, sequence| PartitionState { position, sequence };
+        let state =
+            |position, sequence| PartitionState { position, sequence, ..PartitionState::default() };
         assert_eq!(finding(&state(position, Some(7)), 7), None);
         assert_eq!(finding(&state(position, Some(8)), 7), None);
         for lost in [state(None, Some(7)), state(position, Some(6)), state(position, None)] {

@@ -203,9 +203,10 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
         async { link.consumer.announce(&claims, customers).await.map_err(Error::from) },
     )?;
     progress.outcomes = decisions.iter().map(|decision| decision.outcome).collect();
-    batch.commit().await?;
+    let gaps = batch.commit().await?;
     progress.committed = Some(Moment::now());
-    Ok(())
+    // Should this fail, whoever connects next tells Redis.
+    Ok(link.consumer.lose(&gaps).await?)
 }
 
 /// Decides delivery by delivery, in stream order. A bug that shows in one of
@@ -265,7 +266,8 @@ pub(super) async fn give_up(
         batch.commit().await
     };
     let deadline = link.batch_deadline;
-    timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
+    let gaps = timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
+    link.consumer.lose(&gaps).await?;
     link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?;
     link.watch.buried((claim.partition, delivery.stream_id), delivery.trace, code, reason);
     Ok(())

@@ -284,6 +284,7 @@ async fn an_unsafe_redis_is_refused() {
         ("appendfsync", "everysec", "always"),
         ("appendfsync", "no", "always"),
         ("appendonly", "no", "yes"),
+        ("no-appendfsync-on-rewrite", "yes", "no"),
     ] {
         set(name, unsafe_value).await;
         for role in ["all", "gateway", "worker"] {
@@ -303,7 +304,30 @@ async fn an_unsafe_redis_is_refused() {
         set(name, safe_value).await;
     }
     let process = Process::serve("all", &stores, &[]).await;
+    // What was safe when it started is looked at again with each connection.
+    set("no-appendfsync-on-rewrite", "yes").await;
+    let mut kill = redis::cmd("CLIENT");
+    kill.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    kill.exec_async(&mut stores.redis.clone()).await.unwrap();
+    eventually("it is not ready, and says why", async || {
+        let ready = process.api.get("/readyz").await;
+        (ready.status == 503 && ready.text.contains("no-appendfsync-on-rewrite is yes"))
+            .then_some(())
+    })
+    .await;
+    let refused = process.api.post_payment(&payment("unsafe", "ADA", "1")).await;
+    refused.is_problem(503, "stream_unavailable");
+    set("no-appendfsync-on-rewrite", "no").await;
+    process.api.until_ready().await;
     process.stop().await;
+    let primary = own_redis("redis-primary").await;
+    let mut follow = redis::cmd("REPLICAOF");
+    follow.arg("127.0.0.1").arg(primary.port());
+    follow.exec_async(&mut stores.redis.clone()).await.unwrap();
+    for role in ["all", "gateway", "worker"] {
+        let ended = run(serve(role, &stores, &[])).await;
+        assert_refused(&ended, &["this Redis is not safe for payments: it is a replica of"]);
+    }
 }
 
 #[tokio::test]

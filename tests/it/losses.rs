@@ -263,6 +263,15 @@ async fn entries_taken_out_of_a_stream_are_listed() {
         ]
     );
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
+    // As the RUNBOOK says, clients send them again.
+    for name in ["r2", "r4", "r5"] {
+        let body = payment(name, "ADA", "1");
+        assert_eq!(h.api.post_payment(&body).await.status, 202, "{name} is no repetition");
+        assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
+    }
+    assert_eq!(h.api.post_payment(&payment("r1", "ADA", "1")).await.status, 200);
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
     accept_losses(&h).await;
     h.stop().await;
 }

@@ -22,6 +22,7 @@ mod doctor;
 mod browser;
 mod console;
 mod drift;
+mod failover;
 mod faults;
 mod flow;
 mod gauges;

@@ -35,29 +35,52 @@ pub enum Way {
 pub struct Proxy {
     pub url: String,
     way: watch::Sender<Way>,
+    server: watch::Sender<String>,
     lost: watch::Receiver<usize>,
+    standing: watch::Receiver<usize>,
     _listening: JoinSet<()>,
 }
 
 impl Proxy {
     /// Before the server of this URL; open.
     pub async fn before(url: &str) -> Self {
+        let (server, servers) = watch::channel(address(url));
         let mut url = Url::parse(url).unwrap();
-        let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         let (way, ways) = watch::channel(Way::Open);
         let (tell, lost) = watch::channel(0);
+        let (count, standing) = watch::channel(0);
         let mut listening = JoinSet::new();
         listening.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 if *ways.borrow() != Way::Cut {
-                    connections.spawn(carry(client, server.clone(), ways.clone(), tell.clone()));
+                    let server = servers.borrow().clone();
+                    let carrying = carry(client, server, ways.clone(), tell.clone());
+                    let count = count.clone();
+                    connections.spawn(async move {
+                        count.send_modify(|standing| *standing += 1);
+                        carrying.await;
+                        count.send_modify(|standing| *standing -= 1);
+                    });
                 }
             }
         });
-        Self { url: url.to_string(), way, lost, _listening: listening }
+        Self { url: url.to_string(), way, server, lost, standing, _listening: listening }
+    }
+
+    /// Closes every connection; new ones are carried.
+    pub async fn break_all(&mut self) {
+        self.set(Way::Cut);
+        let none = self.standing.wait_for(|standing| *standing == 0);
+        in_time("every connection is closed", none).await.unwrap();
+        self.set(Way::Open);
+    }
+
+    /// New connections lead to the server of this URL; those that stand remain.
+    pub fn lead_to(&self, url: &str) {
+        self.server.send_replace(address(url));
     }
 
     /// From now on.
@@ -70,6 +93,11 @@ impl Proxy {
         let lost = self.lost.wait_for(|lost| *lost >= count);
         in_time("replies are lost", lost).await.unwrap();
     }
+}
+
+fn address(url: &str) -> String {
+    let url = Url::parse(url).unwrap();
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
 }
 
 /// Carries one connection until either side closes it, or the network does.

@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn each_finding_has_two_sides() {
-        let loses = Unsafe { loses: Some("why".to_owned()), evicts: None };
-        let evicts = Unsafe { evicts: Some("why".to_owned()), loses: None };
+        let loses = Unsafe { loses: Some("why".to_owned()), ..Unsafe::default() };
+        let evicts = Unsafe { evicts: Some("why".to_owned()), ..Unsafe::default() };
         let slow = SLOW + Duration::from_nanos(1);
         let cases = [
             (RedisVitals { latency: SLOW, ..healthy() }, None),

@@ -113,6 +113,7 @@ pub(super) struct Found {
     pub(super) status: FoundStatus,
     pub(super) customer_id: Option<String>,
     pub(super) transaction_amount: Option<Money>,
+    pub(super) sequence: Option<i64>,
     pub(super) received_at: Option<String>,
     pub(super) processed_at: Option<String>,
 }

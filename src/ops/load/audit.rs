@@ -71,6 +71,8 @@ pub(super) struct Audit {
     pub(super) unsettled: Listed<String>,
     /// Found under another customer or with another amount than was sent.
     pub(super) altered: Listed<String>,
+    /// Accepted behind a payment of the same customer that its batch had after it.
+    pub(super) misordered: Listed<String>,
     pub(super) accept_to_applied_us: Percentiles,
     /// From the first payment received to the last applied, by the service's clocks.
     pub(super) ledger_ms: u64,
@@ -81,8 +83,9 @@ pub(super) struct Audit {
 impl Audit {
     /// True when the payments looked up leave no doubt.
     pub(super) fn is_clean(&self) -> bool {
-        let doubts = [self.lost.count, self.unsettled.count, self.altered.count];
-        doubts.iter().sum::<u64>() + self.differences.count == 0
+        let Self { lost, unsettled, altered, misordered, differences, .. } = self;
+        let listed = [lost, unsettled, altered, misordered];
+        listed.iter().map(|listed| listed.count).sum::<u64>() + differences.count == 0
     }
 
     /// Payments found applied.
@@ -100,6 +103,8 @@ pub(super) struct Auditor {
     applied_cents: Vec<u64>,
     first_received_us: i64,
     last_processed_us: i64,
+    /// The last batch of each customer, and the sequence of its last payment.
+    batches: BTreeMap<u32, (u64, i64)>,
 }
 
 impl Auditor {
@@ -112,6 +117,7 @@ impl Auditor {
                 lost: Listed::new(),
                 unsettled: Listed::new(),
                 altered: Listed::new(),
+                misordered: Listed::new(),
                 accept_to_applied_us: Percentiles::default(),
                 ledger_ms: 0,
                 customers: u64::from(customers),
@@ -121,7 +127,18 @@ impl Auditor {
             applied_cents: vec![0; customers as usize],
             first_received_us: i64::MAX,
             last_processed_us: i64::MIN,
+            batches: BTreeMap::new(),
         })
+    }
+
+    /// Compares the place of a payment with that of the customer's payment before
+    /// it in the same batch. Payments are entered in the order of their sending.
+    pub(super) fn follow(&mut self, batch: u64, content: Content, found: &Found) {
+        let Some(sequence) = found.sequence else { return };
+        let last = self.batches.insert(content.customer, (batch, sequence));
+        if last.is_some_and(|(before, last)| before == batch && sequence < last) {
+            self.audit.misordered.add(|| found.transaction_reference.clone());
+        }
     }
 
     /// Enters one payment: what was known of it, what was sent, and where it is.

@@ -215,6 +215,7 @@ pub(super) fn problems(report: &Report) -> Vec<String> {
         say(audit.lost.count, "accepted payments are lost");
         say(audit.unsettled.count, "payments are still not settled");
         say(audit.altered.count, "payments were applied with another customer or amount");
+        say(audit.misordered.count, "payments were accepted behind later ones of their batch");
         say(
             audit.differences.count,
             "accounts grew by another amount than their payments of this run: payments were \

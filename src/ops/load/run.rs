@@ -239,6 +239,9 @@ async fn enter_all(
             chunk.iter().map(|(index, _)| plan.reference(*index)).collect();
         for ((index, fate), found) in chunk.iter().zip(api.lookup(&references).await?) {
             let content: Content = plan.content(*index);
+            if *fate == Fate::Accepted {
+                auditor.follow(sending.request_of(*index), content, &found);
+            }
             auditor.enter(*fate, content, &found).context("could not audit a payment")?;
         }
         entered += chunk.len();

@@ -193,6 +193,11 @@ impl Sending {
         }
     }
 
+    /// The request that a payment is sent in.
+    pub(super) fn request_of(&self, index: u64) -> u64 {
+        index / self.batch
+    }
+
     fn arrivals(&self, request: u64) -> Vec<(u64, Arrival)> {
         let first = request * self.batch;
         (first..first + self.batch).map(|index| (index, self.plan.arrival(index))).collect()

@@ -1,58 +1,90 @@
--- Appends one payment to its partition's stream, once.
+-- Appends payments of one partition in their order, each once, as one step:
+-- all that this call does is in Redis and its file, or nothing of it.
 --
--- KEYS  stream, seq, ref of the payment's reference, lost
--- ARGV  backlog limit, dedupe window in ms, status, digest, entry version,
---       payment, received at in ms, highest sequence that the caller knows to
---       have been given out, [traceparent]
--- Answers "appended|duplicate|conflict sequence stream-id", or the errors
--- BACKPRESSURE, NOSTREAM, and CLOSED with what seq holds in place of a number
+-- KEYS  stream, seq, lost, ref of each payment's reference
+-- ARGV  backlog limit, dedupe window in ms, entry version, highest sequence
+--       that the caller knows to have been given out; for each payment status,
+--       digest, payment, received at in ms, traceparent or nothing
+-- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
+-- first that cannot be taken is answered "refused CODE why" and ends the list:
+-- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
 -- while the partition takes nothing new. A counter that has gone back is made
--- such. The ref key holds one line for each status
--- that the reference was sent with: "status digest sequence stream-id".
+-- such. The ref key holds one line for each status that the reference was sent
+-- with: "status digest sequence stream-id".
+local HEAD, EACH = 4, 5
+local stream, seq = KEYS[1], KEYS[2]
+local limit, window, version, given_out = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+
 local function is_lost(sequence)
-  for first, last in string.gmatch(redis.call('GET', KEYS[4]) or '', '(%d+) (%d+)\n') do
+  for first, last in string.gmatch(redis.call('GET', KEYS[3]) or '', '(%d+) (%d+)\n') do
     if tonumber(first) <= sequence and sequence <= tonumber(last) then return true end
   end
   return false
 end
-local seen = redis.call('GET', KEYS[3])
-if seen then
-  for status, digest, sequence, id in string.gmatch(seen, '(%S+) (%S+) (%S+) (%S+)\n') do
-    if status == ARGV[3] and is_lost(tonumber(sequence)) then
-      seen = string.gsub(seen, status .. ' [^\n]*\n', '')
-    elseif status == ARGV[3] then
-      return (digest == ARGV[4] and 'duplicate ' or 'conflict ') .. sequence .. ' ' .. id
+
+-- What the payment was appended as before, or what its ref key keeps of others.
+local function look_up(ref, status, digest)
+  local seen = redis.call('GET', ref)
+  if not seen then return nil, '' end
+  for known, its_digest, sequence, id in string.gmatch(seen, '(%S+) (%S+) (%S+) (%S+)\n') do
+    if known == status then
+      if is_lost(tonumber(sequence)) then return nil, (string.gsub(seen, status .. ' [^\n]*\n', '')) end
+      return (its_digest == digest and 'duplicate ' or 'conflict ') .. sequence .. ' ' .. id
     end
   end
+  return nil, seen
 end
-local length = redis.call('XLEN', KEYS[1])
-if length >= tonumber(ARGV[1]) then
-  return redis.error_reply('BACKPRESSURE ' .. KEYS[1] .. ' is full')
+
+local function closed()
+  local gate = redis.call('GET', seq)
+  return gate and not tonumber(gate) and 'refused CLOSED ' .. gate
 end
-if length == 0 and redis.call('EXISTS', KEYS[1]) == 0 then
-  local gate = redis.call('GET', KEYS[2])
-  if gate and not tonumber(gate) then return redis.error_reply('CLOSED ' .. gate) end
-  return redis.error_reply('NOSTREAM ' .. KEYS[1] .. ' is missing')
-end
-local sequence = redis.pcall('INCR', KEYS[2])
-if type(sequence) == 'table' then
-  local gate = redis.call('GET', KEYS[2])
-  if gate and not tonumber(gate) then return redis.error_reply('CLOSED ' .. gate) end
+
+-- The next sequence, or why there is none.
+local function next_sequence()
+  local length = redis.call('XLEN', stream)
+  if length >= limit then return nil, 'refused BACKPRESSURE ' .. stream .. ' is full' end
+  if length == 0 and redis.call('EXISTS', stream) == 0 then
+    return nil, closed() or 'refused NOSTREAM ' .. stream .. ' is missing'
+  end
+  local sequence = redis.pcall('INCR', seq)
+  if type(sequence) == 'table' then
+    local why = closed()
+    if not why then error(sequence) end
+    return nil, why
+  end
+  if sequence <= given_out then
+    local gate = 'lost:' .. ARGV[4]
+    redis.call('SET', seq, gate)
+    return nil, 'refused CLOSED ' .. gate
+  end
   return sequence
 end
-if sequence <= tonumber(ARGV[8]) then
-  local gate = 'lost:' .. ARGV[8]
-  redis.call('SET', KEYS[2], gate)
-  return redis.error_reply('CLOSED ' .. gate)
+
+local answers = {}
+for number = 1, #KEYS - 3 do
+  local at, ref = HEAD + (number - 1) * EACH, KEYS[3 + number]
+  local status, digest, traceparent = ARGV[at + 1], ARGV[at + 2], ARGV[at + 5]
+  local answer, others = look_up(ref, status, digest)
+  if not answer then
+    local sequence, refusal = next_sequence()
+    if not sequence then
+      answers[number] = refusal
+      return answers
+    end
+    local id
+    if traceparent ~= '' then
+      id = redis.call('XADD', stream, '*', 'v', version, 'seq', sequence, 'payment', ARGV[at + 3],
+        'received_at', ARGV[at + 4], 'traceparent', traceparent)
+    else
+      id = redis.call('XADD', stream, '*', 'v', version, 'seq', sequence, 'payment', ARGV[at + 3],
+        'received_at', ARGV[at + 4])
+    end
+    redis.call('SET', ref, others .. status .. ' ' .. digest .. ' ' .. sequence .. ' ' .. id .. '\n',
+      'PX', window)
+    answer = 'appended ' .. sequence .. ' ' .. id
+    given_out = sequence
+  end
+  answers[number] = answer
 end
-local id
-if ARGV[9] then
-  id = redis.call('XADD', KEYS[1], '*', 'v', ARGV[5], 'seq', sequence, 'payment', ARGV[6],
-    'received_at', ARGV[7], 'traceparent', ARGV[9])
-else
-  id = redis.call('XADD', KEYS[1], '*', 'v', ARGV[5], 'seq', sequence, 'payment', ARGV[6],
-    'received_at', ARGV[7])
-end
-local line = ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. sequence .. ' ' .. id .. '\n'
-redis.call('SET', KEYS[3], (seen or '') .. line, 'PX', ARGV[2])
-return 'appended ' .. sequence .. ' ' .. id
+return answers

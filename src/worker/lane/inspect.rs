@@ -43,6 +43,10 @@ impl Lane {
                 held.phase = Phase::Reclaiming(None);
             }
             held.sequence = held.sequence.max(state.sequence.unwrap_or(0));
+            if held.history != state.history {
+                recovery::note(link, *claim, &state.history).await?;
+                held.history = state.history;
+            }
             let Some(position) = state.position else { continue };
             empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
             if let Phase::Taking { full, .. } = held.phase {

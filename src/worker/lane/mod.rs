@@ -23,7 +23,7 @@ use super::{
     Worker,
     held::{Claimed, Held, Phase},
     lease::Lease,
-    now,
+    now, recovery,
     settle::{self, Error, Link},
     trial::{self, Rules, Tried},
     watch::Watch,
@@ -213,7 +213,9 @@ impl Lane {
         let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
         consumer.mirror(&claims).await?;
         let WorkerConfig { batch_deadline, .. } = self.config;
-        Ok(Link { consumer, writer, batch_deadline, watch: self.watch.clone() })
+        let mut link = Link { consumer, writer, batch_deadline, watch: self.watch.clone() };
+        recovery::compare(&mut link, self.held.values()).await?;
+        Ok(link)
     }
 
     /// Takes partitions over: Redis is told, what their former owners still have
@@ -229,6 +231,7 @@ impl Lane {
         for worker in previous {
             link.consumer.cut_off(worker).await?;
         }
+        recovery::compare(link, arriving.iter().map(|held| &**held)).await?;
         for held in &mut arriving {
             held.previous = None;
             held.suspects = link.writer.trial(held.claim.partition).await?;

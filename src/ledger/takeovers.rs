@@ -1,0 +1,157 @@
+//! What a Redis that took over from another lacks: where sequences jump behind
+//! a takeover, and what was given out and is in no stream. Written by the
+//! partition's owner. Never decides whether there was a takeover.
+
+use sqlx::{Connection, PgConnection};
+
+use super::{Error, Fence, LaneWriter, losses::Gap};
+
+/// Losses that Redis is told of again.
+const RECENT_MAX: i64 = 1_000;
+
+/// What Redis notes about a partition's past.
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// Where sequences jump: the last before, the first behind.
+    pub jumps: &'a [(i64, i64)],
+    /// First and last sequences that were given out and lost.
+    pub lost: &'a [(i64, i64)],
+}
+
+impl LaneWriter {
+    /// Notes takeovers and what they lost; says which losses are new. What the
+    /// ledger had settled before a takeover is not lost. Noting all of it again
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_history(
+        &mut self,
+        fence: Fence,
+        past: Past<'_>,
+    ) -> Result<Vec<(i64, i64)>, Error> {
+        let mut transaction = self.connection.begin().await?;
+        let settled: Option<i64> = sqlx::query_scalar(
+            "select last_sequence from partition_owners
+             where partition = $1 and owner = $2 and epoch = $3 for update",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let settled = settled.ok_or(Error::Fenced)?;
+        let mut found = Vec::new();
+        for jump in past.jumps {
+            let within = |(first, last): &&(i64, i64)| jump.0 < *first && *last < jump.1;
+            let lost_to = past.lost.iter().filter(within).map(|(_, last)| *last).max();
+            found.extend(
+                note_jump(&mut transaction, fence.partition, settled, *jump, lost_to).await?,
+            );
+        }
+        for range in past.lost {
+            let within = |jump: &(i64, i64)| jump.0 < range.0 && range.1 < jump.1;
+            if !past.jumps.iter().any(within) {
+                found.extend(note_range(&mut transaction, fence.partition, *range).await?);
+            }
+        }
+        transaction.commit().await?;
+        Ok(found)
+    }
+
+    /// Sequences of these partitions that were found lost within a day, the
+    /// latest first.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn recent_losses(&mut self, partitions: &[u16]) -> Result<Vec<Gap>, Error> {
+        let partitions: Vec<i32> = partitions.iter().map(|number| i32::from(*number)).collect();
+        let rows: Vec<(i32, i64, i64)> = sqlx::query_as(
+            "select partition, lost_first, lost_last from sequence_jumps
+             where partition = any($1) and lost_first is not null
+                 and detected_at > clock_timestamp() - interval '1 day'
+             order by detected_at desc limit $2",
+        )
+        .bind(partitions)
+        .bind(RECENT_MAX)
+        .fetch_all(&mut self.connection)
+        .await?;
+        let gap = |(partition, first, last): (i32, i64, i64)| {
+            Ok((u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?, first, last))
+        };
+        rows.into_iter().map(gap).collect()
+    }
+}
+
+/// Notes one jump, with what is known to be lost in it; says so if that is new.
+async fn note_jump(
+    connection: &mut PgConnection,
+    partition: u16,
+    settled: i64,
+    (after, resumes_at): (i64, i64),
+    lost_to: Option<i64>,
+) -> Result<Option<(i64, i64)>, Error> {
+    let noted: Option<(i64, Option<i64>)> = sqlx::query_as(
+        "select after_sequence, lost_last from sequence_jumps
+         where partition = $1 and resumes_at = $2",
+    )
+    .bind(i32::from(partition))
+    .bind(resumes_at)
+    .fetch_optional(&mut *connection)
+    .await?;
+    // What was settled before the takeover is in the ledger, whatever Redis lacks.
+    let settled_before = if settled < resumes_at { settled } else { 0 };
+    let after = noted.map_or(after.max(settled_before), |(after, _)| after);
+    let known_to = noted.and_then(|(_, lost_last)| lost_last).unwrap_or(after);
+    let lost = lost_to.filter(|last| *last > known_to).map(|last| (after + 1, last));
+    if noted.is_some() && lost.is_none() {
+        return Ok(None);
+    }
+    sqlx::query(
+        "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
+             lost_last, detail, state)
+         values ($1, $2, $3, 'takeover', $4, $5,
+             'another Redis took over; sequences go on behind all that may have been given out',
+             case when $4::bigint is null then 'accepted' else 'open' end)
+         on conflict (partition, after_sequence) do update
+         set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at),
+             lost_first = coalesce(excluded.lost_first, sequence_jumps.lost_first),
+             lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
+             state = case when excluded.lost_first is null then sequence_jumps.state
+                 else 'open' end",
+    )
+    .bind(i32::from(partition))
+    .bind(after)
+    .bind(resumes_at)
+    .bind(lost.map(|(first, _)| first))
+    .bind(lost.map(|(_, last)| last))
+    .execute(connection)
+    .await?;
+    Ok(lost)
+}
+
+/// Notes a loss behind which sequences went on without a jump, unless it is on
+/// record: a copy was put back, and some numbers were given out twice.
+async fn note_range(
+    connection: &mut PgConnection,
+    partition: u16,
+    (first, last): (i64, i64),
+) -> Result<Option<(i64, i64)>, Error> {
+    let noted = sqlx::query(
+        "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
+             lost_last, detail)
+         select $1, $2 - 1, $3 + 1, 'takeover', $2, $3,
+             'another Redis took over that lacked these, and may have given their numbers out again'
+         where not exists (select 1 from sequence_jumps
+             where partition = $1 and lost_first <= $2 and lost_last >= $3)
+         on conflict (partition, after_sequence) do update
+         set lost_first = excluded.lost_first, lost_last = excluded.lost_last, state = 'open',
+             resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at)",
+    )
+    .bind(i32::from(partition))
+    .bind(first)
+    .bind(last)
+    .execute(connection)
+    .await?;
+    Ok((noted.rows_affected() == 1).then_some((first, last)))
+}

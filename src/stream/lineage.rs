@@ -1,0 +1,244 @@
+//! Is what is known to have been given out part of the history of the server
+//! that answers now? A promoted replica, or a copy that was put back, may lack
+//! what its predecessor acknowledged. Never decides what to do about a loss.
+
+use std::sync::Arc;
+
+use redis::{Cmd, RedisResult, Value, aio::ConnectionLike};
+
+use super::{
+    Error, Keys, replies,
+    scripts::{self, Lua},
+    server::{self, Server},
+    shared::Line,
+};
+
+/// How far sequences jump when a replica has taken over.
+const HOLE: i64 = 1_000_000;
+/// Servers whose last sequence is remembered for one partition.
+const SERVERS_MAX: usize = 4;
+
+/// Sequences of one partition that are known to have been given out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// The highest.
+    pub(super) sequence: i64,
+    /// The highest by each server, until another server has been compared with
+    /// it.
+    given_out: Vec<GivenOut>,
+    /// The server that was compared last, and its first sequence.
+    verified: Option<(Arc<Server>, i64)>,
+}
+
+/// The highest sequence that one server gave out.
+#[derive(Clone, Debug)]
+struct GivenOut {
+    sequence: i64,
+    /// The server and the first sequence of its lineage; nothing for what the
+    /// ledger told.
+    by: Option<(Arc<Server>, i64)>,
+}
+
+impl GivenOut {
+    fn is_by(&self, server: Option<&Arc<Server>>) -> bool {
+        self.by.as_ref().map(|(by, _)| by) == server
+    }
+}
+
+impl Known {
+    /// This sequence was given out by this server, or by an unknown one.
+    pub(super) fn raise(&mut self, sequence: i64, server: Option<&Arc<Server>>) {
+        self.sequence = self.sequence.max(sequence);
+        if let Some(known) = self.given_out.iter_mut().find(|known| known.is_by(server)) {
+            known.sequence = known.sequence.max(sequence);
+            return;
+        }
+        let first = match (&self.verified, server) {
+            (Some((verified, first)), Some(server)) if verified == server => *first,
+            _ => sequence,
+        };
+        if self.given_out.len() == SERVERS_MAX {
+            self.given_out.remove(0);
+        }
+        self.given_out.push(GivenOut { sequence, by: server.map(|by| (Arc::clone(by), first)) });
+    }
+
+    /// Whether all that is known was given out by this server, or compared with
+    /// what it has.
+    pub(super) fn is_verified(&self, server: &Arc<Server>) -> bool {
+        self.verified.as_ref().is_some_and(|(verified, _)| verified == server)
+            && self.given_out.iter().all(|known| known.is_by(Some(server)))
+    }
+
+    /// What was `asked` about has been compared with this server, whose lineage
+    /// begins with `first`.
+    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Server>, first: i64) {
+        let compared = |known: &GivenOut| {
+            let same = |asked: &GivenOut| {
+                asked.sequence == known.sequence
+                    && asked.is_by(known.by.as_ref().map(|(server, _)| server))
+            };
+            asked.given_out.iter().any(same) && !known.is_by(Some(server))
+        };
+        self.given_out.retain(|known| !compared(known));
+        self.verified = Some((Arc::clone(server), first));
+    }
+}
+
+/// What a comparison found.
+pub(super) struct Compared {
+    /// The first sequence of this server's lineage.
+    pub(super) first: i64,
+    /// First and last sequence that were given out and are not there.
+    pub(super) lost: Option<(i64, i64)>,
+}
+
+/// The script that compares.
+#[derive(Clone)]
+pub(super) struct Lineage(Lua);
+
+impl Lineage {
+    pub(super) fn new() -> Self {
+        Self(Lua::new(include_str!("lua/lineage.lua")))
+    }
+
+    /// Compares all that is known of a partition with the server of this
+    /// connection. What is lost is noted there, to be accepted again.
+    pub(super) async fn compare(
+        &self,
+        line: &mut Line,
+        keys: &Keys,
+        partition: u16,
+        known: &Known,
+    ) -> RedisResult<Compared> {
+        let mut compared = self.ask(line, keys, partition, None).await?;
+        let server = Arc::clone(&line.server);
+        for given_out in known.given_out.iter().filter(|known| !known.is_by(Some(&server))) {
+            let found = self.ask(line, keys, partition, Some(given_out)).await?;
+            let lost = compared.lost.into_iter().chain(found.lost);
+            compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        }
+        Ok(compared)
+    }
+
+    async fn ask(
+        &self,
+        line: &mut Line,
+        keys: &Keys,
+        partition: u16,
+        given_out: Option<&GivenOut>,
+    ) -> RedisResult<Compared> {
+        let origin = given_out.and_then(|given_out| given_out.by.as_ref());
+        let origin = origin.map_or(("-", 0), |(by, first)| (by.identity.as_str(), *first));
+        let sequence = given_out.map_or(0, |given_out| given_out.sequence);
+        let command = self.command(keys, partition, &line.server, (sequence, origin));
+        let mut reply = command.query_async(&mut line.connection).await;
+        if reply.as_ref().is_err_and(scripts::is_unknown) {
+            self.0.load(&mut line.connection).await?;
+            reply = command.query_async(&mut line.connection).await;
+        }
+        let (first, _, lost_first, lost_last): (i64, Value, i64, i64) = reply?;
+        let lost = (lost_first > 0).then_some((lost_first, lost_last));
+        Ok(Compared { first, lost })
+    }
+
+    /// `known`: a sequence, the identity that gave it out or "-", and the first
+    /// sequence of that identity's lineage.
+    pub(super) fn command(
+        &self,
+        keys: &Keys,
+        partition: u16,
+        server: &Server,
+        known: (i64, (&str, i64)),
+    ) -> Cmd {
+        let (sequence, (origin, origin_first)) = known;
+        let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
+        let mut command = self.0.on(&keys);
+        command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
+        command.arg(sequence).arg(origin).arg(origin_first);
+        command
+    }
+
+    pub(super) fn script(&self) -> &Lua {
+        &self.0
+    }
+}
+
+/// Notes on every partition which server its sequences begin with.
+pub(super) async fn begin(keys: &Keys, connection: &mut impl ConnectionLike) -> Result<(), Error> {
+    let lineage = Lineage::new();
+    let server = server::primary(connection).await?;
+    lineage.0.load(connection).await?;
+    for partition in 0..keys.partitions {
+        let command = lineage.command(keys, partition, &server, (0, ("-", 0)));
+        command.exec_async(connection).await?;
+    }
+    Ok(())
+}
+
+/// What Redis notes about a partition's past.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Where sequences jump because a replica took over: the last before the
+    /// jump and the first behind it.
+    pub holes: Vec<(i64, i64)>,
+    /// First and last sequences that were given out and lost.
+    pub lost: Vec<(i64, i64)>,
+}
+
+impl History {
+    /// Reads the lineage and the lost key.
+    pub(super) fn read(lineage: &Value, lost: &Value) -> Self {
+        let text = |value| replies::text(value, "history").unwrap_or_default();
+        let number = |word: Option<&str>| word.and_then(|word| word.parse::<i64>().ok());
+        let hole = |line: &str| {
+            let mut words = line.split(' ').skip(1);
+            let (after, first) = number(words.next()).zip(number(words.next()))?;
+            (first > after + 1).then_some((after, first))
+        };
+        let range = |line: &str| {
+            let mut words = line.split(' ');
+            number(words.next()).zip(number(words.next()))
+        };
+        Self {
+            holes: text(lineage).lines().filter_map(hole).collect(),
+            lost: text(lost).lines().filter_map(range).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(identity: &str) -> Arc<Server> {
+        Arc::new(Server { identity: identity.to_owned(), promoted: false })
+    }
+
+    #[test]
+    fn a_server_is_compared_once_with_each_other_that_gave_out_more() {
+        let (old, new) = (server("old"), server("new"));
+        let mut known = Known::default();
+        known.raise(7, None);
+        assert!(!known.is_verified(&old), "nothing was compared");
+        known.verified(&known.clone(), &old, 1);
+        assert!(known.is_verified(&old) && !known.is_verified(&new));
+        known.raise(9, Some(&old));
+        known.verified(&known.clone(), &new, 1_000_008);
+        known.raise(1_000_008, Some(&new));
+        assert!(known.is_verified(&new));
+        known.raise(10, Some(&old));
+        assert!(!known.is_verified(&new), "the old one was still there and went on");
+        assert_eq!(known.sequence, 1_000_008);
+    }
+
+    #[test]
+    fn a_history_is_read_as_the_scripts_write_it() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let lineage = text("aa 0 1\nbb 3 1000004\ncc 1000009 1000010\n");
+        let history = History::read(&lineage, &text("4 5\n4 9\n"));
+        assert_eq!(history.holes, [(3, 1_000_004)]);
+        assert_eq!(history.lost, [(4, 5), (4, 9)]);
+        assert_eq!(History::read(&Value::Nil, &Value::Nil), History::default());
+    }
+}

@@ -1,0 +1,73 @@
+-- Compares what is known to have been given out with the history of this
+-- server's data, before anything else is appended or taken over a connection.
+--
+-- A lineage is the run of sequences that one server has given out: a line
+-- "identity after first" in the lineage key, for the sequence that was the last
+-- one when it began, and its own first. A promoted replica begins behind a
+-- hole, so that no sequence is given out twice whatever it lacks.
+--
+-- KEYS  seq, lineage, lost
+-- ARGV  identity of the server, 1 if it was promoted, size of a hole, highest
+--       sequence that is known to have been given out, the identity it was
+--       given out under or "-", the first sequence of that lineage
+-- Answers {first sequence of this server's lineage, the lineage key, first and
+-- last sequence that are lost or 0}. What is lost is added to the lost key, so
+-- that it is accepted again. DEL comes first because it is allowed at
+-- maxmemory and makes what follows pass.
+local KEPT = 32
+local identity, hole = ARGV[1], tonumber(ARGV[3])
+local known, origin, origin_first = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local lines = {}
+for line in string.gmatch(redis.call('GET', KEYS[2]) or '', '[^\n]+') do
+  local name, after, first = string.match(line, '^(%S+) (%d+) (%d+)$')
+  if name then lines[#lines + 1] = {name, tonumber(after), tonumber(first)} end
+end
+local gate, counted = string.match(redis.call('GET', KEYS[1]) or '0', '^(%a*:?)(%d+)$')
+counted = tonumber(counted or '0')
+
+local function write()
+  local text = {}
+  for i = math.max(1, #lines - KEPT + 1), #lines do
+    text[#text + 1] = string.format('%s %.0f %.0f\n', lines[i][1], lines[i][2], lines[i][3])
+  end
+  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], table.concat(text))
+end
+
+local newest = lines[#lines]
+if not newest or newest[1] ~= identity then
+  local first = counted + 1
+  if ARGV[2] == '1' and (newest or counted > 0) then
+    first = math.max(counted, known) + hole
+    redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[1], gate .. string.format('%.0f', first - 1))
+  end
+  newest = {identity, counted, first}
+  lines[#lines + 1] = newest
+  write()
+end
+
+-- The last sequence that this history shares with the one that gave out what is known.
+local shared = known
+if origin == '-' then
+  for _, line in ipairs(lines) do
+    if line[2] < known and known < line[3] then shared = line[2] end
+  end
+elseif origin ~= newest[1] then
+  shared = math.min(known, origin_first - 1)
+  for i, line in ipairs(lines) do
+    if line[1] == origin and lines[i + 1] then shared = math.min(known, lines[i + 1][2]) end
+  end
+end
+local lost_first, lost_last = 0, 0
+if shared < known then
+  lost_first, lost_last = shared + 1, known
+  local range = string.format('%.0f %.0f\n', lost_first, lost_last)
+  local text = redis.call('GET', KEYS[3]) or ''
+  if not string.find('\n' .. text, '\n' .. range, 1, true) then
+    redis.call('DEL', KEYS[3])
+    redis.call('SET', KEYS[3], text .. range)
+  end
+end
+return {string.format('%.0f', newest[3]), redis.call('GET', KEYS[2]) or '',
+  string.format('%.0f', lost_first), string.format('%.0f', lost_last)}

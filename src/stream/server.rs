@@ -1,0 +1,67 @@
+//! The Redis server at the other end of a connection: whether payments may be
+//! given to it, and whose history its data continue. Never changes anything.
+
+use redis::{ErrorKind, RedisError, RedisResult, aio::ConnectionLike};
+
+/// A replication id of no server.
+const NOBODY: &str = "0000000000000000000000000000000000000000";
+
+/// A primary, as it was when the connection was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Server {
+    /// Its replication id: another one after a restart, a promotion, or a
+    /// return to an earlier primary.
+    pub(super) identity: String,
+    /// It was a replica and took over, so it may lack what the primary before
+    /// it had acknowledged.
+    pub(super) promoted: bool,
+}
+
+/// The server of this connection.
+///
+/// # Errors
+/// Counted as an outage when it is a replica: whoever connects again may find
+/// the primary.
+pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Server> {
+    let text = info(connection).await?;
+    if let Some(sentence) = as_replica(&text) {
+        return Err(unfit(sentence));
+    }
+    Ok(Server {
+        identity: field(&text, "master_replid").to_owned(),
+        promoted: !matches!(field(&text, "master_replid2"), "" | NOBODY),
+    })
+}
+
+/// The error of a connection to a server that must not be given payments; it
+/// becomes [`super::Error::Unfit`].
+pub(super) fn unfit(why: String) -> RedisError {
+    RedisError::from((ErrorKind::InvalidClientConfig, "unfit", why))
+}
+
+/// Says so, if the server of this connection is a replica.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn replica(connection: &mut impl ConnectionLike) -> RedisResult<Option<String>> {
+    Ok(as_replica(&info(connection).await?))
+}
+
+async fn info(connection: &mut impl ConnectionLike) -> RedisResult<String> {
+    redis::cmd("INFO").arg("replication").query_async(connection).await
+}
+
+fn as_replica(info: &str) -> Option<String> {
+    (field(info, "role") != "master").then(|| {
+        let (host, port) = (field(info, "master_host"), field(info, "master_port"));
+        format!(
+            "it is a replica of {host}:{port} and takes no writes. Set PAYSTREAM_REDIS_URL to the \
+             primary"
+        )
+    })
+}
+
+fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    let lines = info.lines().filter_map(|line| line.split_once(':'));
+    lines.into_iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value.trim())
+}

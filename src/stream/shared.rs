@@ -1,0 +1,193 @@
+//! A connection that many share and that comes back. It is given up after any
+//! failure that may outlast one command: a break, a reply that does not come
+//! (a half-open connection), or a server that has become a replica. Commands
+//! that were under way then fail; none is sent twice.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+
+use super::{
+    CONNECT_TIMEOUT, Error, RESPONSE_TIMEOUT, Streams,
+    server::{self, Server},
+    upkeep,
+};
+
+/// How long an append waits for a reply. Shorter than it may take in all, so
+/// that on a half-open connection there is time left for a new one.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after a connection could not be made.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Payments: the server must keep what it acknowledges.
+    Append,
+    /// Anything else.
+    Other,
+}
+
+/// The shared connection.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Place>);
+
+struct Place {
+    client: Client,
+    response_timeout: Duration,
+    /// Refuses a server whose settings do not keep what it acknowledges.
+    insists_on_safety: bool,
+    name: String,
+    /// The connection in use. Never locked across an await.
+    line: Mutex<Option<Line>>,
+    /// Held while connecting: when that failed last, and why.
+    connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
+}
+
+/// A connection and the server at its other end.
+#[derive(Clone)]
+pub(super) struct Line {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) server: Arc<Server>,
+}
+
+impl Shared {
+    pub(super) async fn connect(streams: &Streams, purpose: Purpose) -> Result<Self, Error> {
+        let appends = purpose == Purpose::Append;
+        let place = Place {
+            client: streams.client.clone(),
+            response_timeout: if appends { APPEND_TIMEOUT } else { RESPONSE_TIMEOUT },
+            insists_on_safety: appends && streams.insists_on_safety,
+            name: format!("{}:shared", streams.keys.prefix()),
+            line: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(None),
+        };
+        let shared = Self(Arc::new(place));
+        shared.line().await?;
+        Ok(shared)
+    }
+
+    /// The connection to use now; a new one if the last was given up.
+    pub(super) async fn line(&self) -> RedisResult<Line> {
+        if let Some(line) = self.current() {
+            return Ok(line);
+        }
+        let mut failed = self.0.connecting.lock().await;
+        if let Some(line) = self.current() {
+            return Ok(line);
+        }
+        // Whoever had to wait for a failed attempt does not make another.
+        if let Some((_, error)) = failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
+            return Err(error.clone());
+        }
+        match self.0.open().await {
+            Ok(line) => {
+                *failed = None;
+                *self.0.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line.clone());
+                Ok(line)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the connection up if this reply says that it is of no use any more.
+    pub(super) fn judge<R: Reply>(&self, line: &Line, reply: &RedisResult<R>) {
+        let useless = match reply {
+            Err(error) => is_over(error),
+            Ok(reply) => reply.is_read_only(),
+        };
+        if !useless {
+            return;
+        }
+        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|now| Arc::ptr_eq(&now.server, &line.server)) {
+            *current = None;
+        }
+    }
+
+    fn current(&self) -> Option<Line> {
+        self.0.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Place {
+    async fn open(&self) -> RedisResult<Line> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(self.response_timeout));
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).exec_async(&mut connection).await?;
+        let server = Arc::new(server::primary(&mut connection).await?);
+        if self.insists_on_safety {
+            upkeep::insist_on_safety(&mut connection).await?;
+        }
+        Ok(Line { connection, server })
+    }
+}
+
+/// Whether the connection is of no use any more.
+fn is_over(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// What one or more commands were answered.
+pub(super) trait Reply {
+    /// Whether a command was refused because the server is a replica now.
+    fn is_read_only(&self) -> bool;
+}
+
+impl Reply for Value {
+    fn is_read_only(&self) -> bool {
+        matches!(self, Self::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
+    }
+}
+
+impl Reply for Vec<Value> {
+    fn is_read_only(&self) -> bool {
+        self.iter().any(Reply::is_read_only)
+    }
+}
+
+impl ConnectionLike for Shared {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            let mut line = self.line().await?;
+            let reply = line.connection.req_packed_command(command).await;
+            self.judge(&line, &reply);
+            reply
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            let mut line = self.line().await?;
+            let reply = line.connection.req_packed_commands(pipeline, offset, count).await;
+            self.judge(&line, &reply);
+            reply
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}

@@ -1,0 +1,269 @@
+//! Proves what holds when another Redis answers: a promoted replica that lacks
+//! what was acknowledged, one that lacks nothing, and connections that are left
+//! with the old one. Losses are listed exactly, no sequence is given out twice,
+//! and order within a batch outlives whatever is forgotten or broken meanwhile.
+
+use paystream::dev::RedisServer;
+use redis::aio::MultiplexedConnection;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    harness::{Api, Stores, empty_directory, eventually, payment},
+    process::{Process, operate, run},
+    proxy::{Proxy, Way},
+};
+
+/// A primary behind a proxy, and a replica that has all of it.
+struct Pair {
+    primary: RedisServer,
+    replica: RedisServer,
+    proxy: Proxy,
+    stores: Stores,
+}
+
+impl Pair {
+    async fn start(name: &str) -> Self {
+        let server = async |role: &str| {
+            let directory = empty_directory(&format!("redis-{name}-{role}")).await;
+            RedisServer::start(&directory).await.expect("Redis starts")
+        };
+        let (primary, replica) = tokio::join!(server("primary"), server("replica"));
+        let proxy = Proxy::before(&primary.url()).await;
+        let stores = Stores::on(&proxy.url, None).await;
+        let pair = Self { primary, replica, proxy, stores };
+        let port = pair.primary.port().to_string();
+        tell(&pair.replica, &["REPLICAOF", "127.0.0.1", &port]).await;
+        pair
+    }
+
+    /// Waits until the replica has all that the primary has.
+    async fn in_step(&self) {
+        eventually("the replica has everything", async || {
+            let offset = async |server| {
+                let info: String = ask(server, &["INFO", "replication"]).await;
+                let up = info.contains("master_link_status:up") || info.contains("role:master");
+                let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+                up.then(|| offset.map(str::to_owned)).flatten()
+            };
+            let (primary, replica) = (offset(&self.primary).await, offset(&self.replica).await);
+            (primary.is_some() && primary == replica).then_some(())
+        })
+        .await;
+    }
+
+    /// The replica takes over as it is; the primary goes on by itself.
+    async fn promote(&self) {
+        tell(&self.replica, &["REPLICAOF", "NO", "ONE"]).await;
+    }
+
+    /// Everybody is led to the former replica.
+    async fn fail_over(&mut self) {
+        self.proxy.lead_to(&self.replica.url());
+        self.proxy.break_all().await;
+        self.stores.connect_again().await;
+    }
+}
+
+async fn connect(server: &RedisServer) -> MultiplexedConnection {
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
+async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query_async(&mut connect(server).await).await.unwrap()
+}
+
+async fn tell(server: &RedisServer, words: &[&str]) {
+    let _answer: redis::Value = ask(server, words).await;
+}
+
+/// Pays, and pays again while it is not known whether it was taken.
+async fn pay(api: &Api, reference: &str) -> Value {
+    let body = payment(reference, "ADA", "1");
+    eventually("it is taken", async || {
+        let reply = api.post_payment(&body).await;
+        (reply.status == 202).then(|| reply.json())
+    })
+    .await
+}
+
+/// The losses that are on record: reason, first and last sequence.
+async fn losses(stores: &Stores) -> Vec<(String, i64, i64)> {
+    let ended = run(operate(stores, &["losses", "list", "--json"])).await;
+    let rows: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let row = |row: &Value| {
+        let number = |name: &str| row[name].as_i64().unwrap();
+        (row["reason"].as_str().unwrap().to_owned(), number("lost_first"), number("lost_last"))
+    };
+    rows.as_array().unwrap().iter().map(row).collect()
+}
+
+#[tokio::test]
+async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
+    let mut pair = Pair::start("lacking").await;
+    let a = Process::serve("gateway", &pair.stores, &[]).await;
+    let b = Process::serve("gateway", &pair.stores, &[]).await;
+    a.api.open_account("ADA", "1000").await;
+    for (api, reference) in [(&a.api, "r1"), (&b.api, "r2"), (&a.api, "r3")] {
+        pay(api, reference).await;
+    }
+    pair.in_step().await;
+    pair.promote().await;
+    assert_eq!(pay(&a.api, "r4").await["sequence"], 4);
+    assert_eq!(pay(&a.api, "r5").await["sequence"], 5);
+    pair.fail_over().await;
+    // The other gateway knows nothing of them, and is the first to go on.
+    let taken = pay(&b.api, "r6").await;
+    assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
+    pay(&a.api, "r7").await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    eventually("the loss is listed exactly", async || {
+        (losses(&pair.stores).await == [("takeover".to_owned(), 4, 5)]).then_some(())
+    })
+    .await;
+    for name in ["r4", "r5"] {
+        assert_eq!(b.api.post_payment(&payment(name, "ADA", "1")).await.status, 202, "{name}");
+        assert_eq!(a.api.post_payment(&payment(name, "ADA", "1")).await.status, 200, "{name}");
+    }
+    worker.api.until_settled().await;
+    pair.stores.audit().await;
+    assert_eq!(worker.api.balance("ADA").await["total_paid"], "7.00");
+    for process in [a, b, worker] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence() {
+    let mut pair = Pair::start("settled").await;
+    let a = Process::serve("all", &pair.stores, &[]).await;
+    let b = Process::serve("gateway", &pair.stores, &[]).await;
+    a.api.open_account("ADA", "1000").await;
+    pay(&a.api, "r1").await;
+    pair.in_step().await;
+    pair.promote().await;
+    pay(&a.api, "r2").await;
+    a.api.until_settled().await;
+    pair.fail_over().await;
+    assert!(pay(&b.api, "r3").await["sequence"].as_i64().unwrap() > 1_000_000);
+    assert!(pay(&b.api, "r2").await["sequence"].as_i64().unwrap() > 1_000_000);
+    a.api.until_settled().await;
+    pair.stores.audit().await;
+    assert_eq!(a.api.balance("ADA").await["total_paid"], "3.00");
+    assert_eq!(losses(&pair.stores).await, []);
+    for process in [a, b] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_that_loses_nothing_is_no_loss() {
+    let mut pair = Pair::start("lossless").await;
+    let process = Process::serve("all", &pair.stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    pay(&process.api, "r2").await;
+    process.api.until_settled().await;
+    pair.stores.audit().await;
+    assert_eq!(process.api.balance("ADA").await["total_paid"], "2.00");
+    assert_eq!(losses(&pair.stores).await, []);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_stays_with_a_primary_that_was_demoted() {
+    let mut pair = Pair::start("demoted").await;
+    let process = Process::serve("all", &pair.stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    pair.in_step().await;
+    pair.promote().await;
+    // Connections that stand lead to the former primary, which follows now.
+    pair.proxy.lead_to(&pair.replica.url());
+    let port = pair.replica.port().to_string();
+    tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
+    pay(&process.api, "r2").await;
+    pair.stores.connect_again().await;
+    process.api.until_settled().await;
+    pair.stores.audit().await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_leaves_connections_on_which_redis_has_fallen_silent() {
+    let stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+    pay(&process.api, "r1").await;
+    proxy.set(Way::Dumb);
+    let silent = process.api.post_payment(&payment("r2", "ADA", "1")).await;
+    silent.is_problem(503, "stream_unavailable");
+    // What has lost something stays silent for good; new connections do not.
+    proxy.set(Way::Open);
+    pay(&process.api, "r2").await;
+    process.stop().await;
+}
+
+/// Customers that are paid for in batches, one by each client.
+const CLIENTS: usize = 6;
+/// Batches of each client, and payments in each.
+const BATCHES: usize = 12;
+const BATCH: usize = 1_000;
+
+/// Sends batches of one customer, one after the other, each until it is known
+/// what became of all of it; says how many payments were called repetitions in
+/// the answer to their first sending.
+async fn send_batches(api: Api, customer: String) -> usize {
+    let mut replayed = 0;
+    for batch in 0..BATCHES {
+        let reference = |n: usize| format!("{customer}-{batch:02}-{n:04}");
+        let items: Vec<Value> =
+            (0..BATCH).map(|n| payment(&reference(n), &customer, "1")).collect();
+        let body = json!(items);
+        let first = api.post("/api/v1/payments/batch", &body).await.json();
+        replayed += first["replayed"].as_u64().unwrap_or(0);
+        eventually("a batch is taken", async || {
+            let reply = api.post("/api/v1/payments/batch", &body).await.json();
+            (reply["replayed"].as_u64()? == BATCH as u64).then_some(())
+        })
+        .await;
+    }
+    usize::try_from(replayed).unwrap()
+}
+
+#[tokio::test]
+async fn batches_keep_their_order_and_are_no_repetitions_while_scripts_are_forgotten() {
+    let directory = empty_directory("redis-forgetful").await;
+    let redis = RedisServer::start(&directory).await.expect("Redis starts");
+    let stores = Stores::on(&redis.url(), None).await;
+    let process = Process::serve("all", &stores, &[]).await;
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let customer = format!("C{client}");
+        process.api.open_account(&customer, "1000000").await;
+        clients.spawn(send_batches(process.api.clone(), customer));
+    }
+    let mut replayed = 0;
+    let mut connection = connect(&redis).await;
+    while !clients.is_empty() {
+        redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await.unwrap();
+        while let Some(ended) = clients.try_join_next() {
+            replayed += ended.unwrap();
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(replayed, 0, "payments were called repetitions at their first sending");
+    process.api.until_settled().await;
+    stores.audit().await;
+    let inverted = "select count(*) from (select transaction_reference as this, lag(
+             transaction_reference) over (partition by customer_id order by account_version)
+             as before from processed_transactions) s where this < before";
+    assert_eq!(stores.count(inverted).await, 0, "payments were applied in another order");
+    process.stop().await;
+}
