@@ -20,6 +20,7 @@ mod rows;
 mod writer;
 mod trials;
 mod losses;
+mod rewind;
 mod parking;
 mod pool;
 mod reader;
@@ -52,6 +53,8 @@ pub use pool::PoolUse;
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
+pub use rewind::Rewound;
+pub use rows::Cursor;
 pub use schema::{Schema, Topology};
 pub use sums::{CustomerCount, Totals};
 pub use trials::Trial;
@@ -82,6 +85,8 @@ impl Ledger {
     /// When the URL is not one.
     pub fn new(url: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?.application_name("paystream");
+        // What was acknowledged must be on disk, whatever the server's default is.
+        let options = options.options([("synchronous_commit", "on")]);
         Ok(Self { options })
     }
 

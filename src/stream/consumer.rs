@@ -84,6 +84,8 @@ pub(super) struct Scripts {
     settling_end: Lua,
     pub(super) close: Lua,
     pub(super) reopen: Lua,
+    pub(super) passed: Lua,
+    pub(super) rewind: Lua,
 }
 
 impl Consumer {
@@ -102,6 +104,8 @@ impl Consumer {
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
             close: Lua::new(include_str!("lua/close.lua")),
             reopen: Lua::new(include_str!("lua/reopen.lua")),
+            passed: Lua::new(include_str!("lua/passed.lua")),
+            rewind: Lua::new(include_str!("lua/rewind.lua")),
         };
         let name = format!("worker:{worker}:{incarnation}");
         let mut reader = streams.connect(&name).await?;
@@ -367,7 +371,7 @@ impl Taken {
 }
 
 impl Scripts {
-    fn all(&self) -> [&Lua; 9] {
+    fn all(&self) -> [&Lua; 11] {
         [
             &self.mirror,
             &self.take,
@@ -378,6 +382,8 @@ impl Scripts {
             &self.settling_end,
             &self.close,
             &self.reopen,
+            &self.passed,
+            &self.rewind,
         ]
     }
 }
