@@ -243,7 +243,12 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
         None => {}
     }
     let schema = ledger.schema();
-    patiently("PostgreSQL", || schema.check(), crate::ledger::Error::is_outage).await?;
+    let is_outage = crate::ledger::Error::is_outage;
+    let found = patiently("PostgreSQL", || schema.unsafe_setting(), is_outage).await?;
+    if let Some(reason) = found {
+        bail!("this PostgreSQL is not safe for payments: {reason}");
+    }
+    patiently("PostgreSQL", || schema.check(), is_outage).await?;
     let topology = schema.topology(store.partitions, &store.key_prefix).await?;
     if !topology.provisioned {
         bail!("the streams have not been created: run `paystream migrate`");

@@ -146,8 +146,11 @@ pub struct WorkerConfig {
     /// How often settled entries are trimmed from the streams.
     #[arg(long, env = "PAYSTREAM_TRIM_INTERVAL", default_value = "2s", value_parser = parse_duration)]
     pub trim_interval: Duration,
-    /// How long settled entries stay in the streams before they are trimmed.
-    #[arg(long, env = "PAYSTREAM_RETENTION", default_value = "5s", value_parser = parse_duration)]
+    /// How long settled entries stay in the streams before they are trimmed:
+    /// from them the ledger is brought forward again when PostgreSQL has lost
+    /// commits. Less while the streams take more than a quarter of Redis's
+    /// maxmemory.
+    #[arg(long, env = "PAYSTREAM_RETENTION", default_value = "15m", value_parser = parse_duration)]
     pub retention: Duration,
     /// Progress a worker with waiting entries must make within, to be live.
     #[arg(long, env = "PAYSTREAM_STALL_LIMIT", default_value = "30s", value_parser = parse_duration)]

@@ -1,11 +1,14 @@
 //! The registry of other consumer groups on our streams, and what is noted of
 //! its changes. Never knows whether a group exists in Redis.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgPool};
 use tokio::time::timeout;
 
 use super::{Error, QUERY_TIMEOUT};
+use crate::domain::StreamId;
 
 /// A registered group.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -48,6 +51,31 @@ impl Groups {
         // PostgreSQL may be gone without a word; the pool then connects anew.
         let rows = timeout(QUERY_TIMEOUT, rows.fetch_all(&self.pool)).await;
         Ok(rows.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    }
+}
+
+impl Groups {
+    /// The highest entry of each partition whose fate the ledger knows, in a
+    /// generation of the topology.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn reached(&self, generation: i32) -> Result<BTreeMap<u16, StreamId>, Error> {
+        let rows: Vec<(i32, String)> = timeout(
+            QUERY_TIMEOUT,
+            sqlx::query_as(
+                "select partition, reached_stream_id from partition_owners where generation = $1",
+            )
+            .bind(generation)
+            .fetch_all(&self.pool),
+        )
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        let reached = |(partition, id): (i32, String)| {
+            let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+            Ok((partition, id.parse().map_err(|_| Error::Corrupt("stream id"))?))
+        };
+        rows.into_iter().map(reached).collect()
     }
 }
 

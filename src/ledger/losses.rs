@@ -2,12 +2,10 @@
 //! what was taken out of a stream. Written by the partition's owner, reviewed
 //! by an operator. Never removes a finding.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
 
-use super::{Error, Fence, LaneWriter};
+use super::{Error, Fence, LaneWriter, rows::Cursors};
 use crate::domain::StreamId;
 
 /// How far sequences jump after a loss, so that none is given out twice even
@@ -37,7 +35,7 @@ pub struct LossRow {
     pub after_sequence: i64,
     /// The first one behind it.
     pub resumes_at: i64,
-    /// `state_lost` or `entries_missing`.
+    /// `state_lost`, `entries_missing` or `ledger_lost`.
     pub reason: String,
     /// Sequences that are known to have been given out: from here
     pub lost_first: Option<i64>,
@@ -67,7 +65,7 @@ impl LaneWriter {
     ) -> Result<Resumption, Error> {
         let mut transaction = self.connection.begin().await?;
         let row = sqlx::query(
-            "select o.last_sequence, o.last_stream_id, o.head_sequence, j.resumes_at, j.lost_first,
+            "select o.last_sequence, o.reached_stream_id, o.head_sequence, j.resumes_at, j.lost_first,
                  j.lost_last
              from partition_owners o left join sequence_jumps j on j.partition = o.partition
                  and j.reason = 'state_lost' and j.resumes_at = o.head_sequence + 1
@@ -119,7 +117,7 @@ impl LaneWriter {
     /// [`Error::Fenced`] when the partition has another owner or epoch.
     pub async fn cursor(&mut self, fence: Fence) -> Result<StreamId, Error> {
         let id: Option<String> = sqlx::query_scalar(
-            "select last_stream_id from partition_owners
+            "select reached_stream_id from partition_owners
              where partition = $1 and owner = $2 and epoch = $3",
         )
         .bind(i32::from(fence.partition))
@@ -151,9 +149,6 @@ impl LaneWriter {
     }
 }
 
-/// Where each partition of a batch stands: last sequence and its entry.
-pub(super) type Stands = BTreeMap<u16, (i64, StreamId)>;
-
 /// An entry of a batch that has a sequence: partition, id, sequence.
 pub(super) type Settled = (u16, StreamId, i64);
 
@@ -164,17 +159,17 @@ pub(super) type Gap = (u16, i64, i64);
 /// or within the batch, which is in stream order.
 pub(super) async fn note_gaps(
     connection: &mut PgConnection,
-    stands: &Stands,
+    stands: &Cursors,
     settled: &[Settled],
 ) -> Result<Vec<Gap>, Error> {
     let (mut stands, mut gaps) = (stands.clone(), Vec::new());
     for (partition, id, sequence) in settled {
         let Some(stand) = stands.get_mut(partition) else { continue };
-        let (last, last_id) = *stand;
+        let (last, last_id) = (stand.sequence, stand.stream_id);
         if *sequence <= last {
             continue;
         }
-        *stand = (*sequence, *id);
+        (stand.sequence, stand.stream_id) = (*sequence, *id);
         if *sequence > last + 1 {
             let missing = (last + 1, sequence - 1);
             gaps.extend(note_gap(connection, *partition, missing, (last_id, *id)).await?);

@@ -21,6 +21,7 @@ mod writer;
 mod trials;
 mod losses;
 mod takeovers;
+mod rewind;
 mod parking;
 mod pool;
 mod reader;
@@ -53,6 +54,8 @@ pub use pool::PoolUse;
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
+pub use rewind::Rewound;
+pub use rows::Cursor;
 pub use schema::{Schema, Topology};
 pub use sums::{CustomerCount, Totals};
 pub use takeovers::Past;
@@ -84,6 +87,8 @@ impl Ledger {
     /// When the URL is not one.
     pub fn new(url: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?.application_name("paystream");
+        // What was acknowledged must be on disk, whatever the server's default is.
+        let options = options.options([("synchronous_commit", "on")]);
         Ok(Self { options })
     }
 

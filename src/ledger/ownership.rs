@@ -1,5 +1,7 @@
 //! Workers, their heartbeats, and who owns which partition under which epoch.
-//! Every time here is PostgreSQL's. Never decides who should own what.
+//! Every time here is PostgreSQL's. A beat is believed for a lease, before and
+//! after: one further in the future was written before that clock went back, and
+//! whoever lives beats anew. Never decides who should own what.
 
 use std::time::Duration;
 
@@ -145,7 +147,8 @@ impl Ownership {
         let look = sqlx::query(
             "select null::int as partition, worker_id as name, null::bigint as epoch,
                  null::text as draining_to, leaving, null::boolean as release_asked
-             from workers where beat_at > clock_timestamp() - $1 * interval '1 millisecond'
+             from workers where beat_at between clock_timestamp() - $1 * interval '1 millisecond'
+                 and clock_timestamp() + $1 * interval '1 millisecond'
              union all
              select partition, owner, epoch, draining_to, null, release_asked_at is not null
              from partition_owners
@@ -195,7 +198,8 @@ impl Ownership {
                  select partition, owner, moved_at from partition_owners p
                  where partition = any($2) and generation = $4 and (owner is null or owner = $1 or not exists (
                      select 1 from workers w where w.worker_id = p.owner
-                     and w.beat_at > clock_timestamp() - $3 * interval '1 millisecond'))
+                     and w.beat_at between clock_timestamp() - $3 * interval '1 millisecond'
+                         and clock_timestamp() + $3 * interval '1 millisecond'))
                  order by partition for update skip locked),
              moved as (
                  update partition_owners p

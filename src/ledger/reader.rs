@@ -148,7 +148,7 @@ impl CursorRow {
     /// How long its owner has been silent.
     #[must_use]
     pub fn owner_silence(&self) -> Option<TimeDelta> {
-        Some(self.as_of - self.owner_beat_at?)
+        Some((self.as_of - self.owner_beat_at?).abs())
     }
 
     /// Whether it has an owner whose lease runs.

@@ -68,7 +68,8 @@ impl Resize {
     pub async fn has_workers(&mut self) -> Result<bool, Error> {
         let live = sqlx::query_scalar(
             "select exists (select 1 from workers
-             where beat_at > clock_timestamp() - $1 * interval '1 second')",
+             where beat_at between clock_timestamp() - $1 * interval '1 second'
+                 and clock_timestamp() + $1 * interval '1 second')",
         );
         Ok(live.bind(SILENT_SECONDS).fetch_one(&mut self.connection).await?)
     }
@@ -172,7 +173,7 @@ impl Resize {
         .await?;
         sqlx::query(
             "update partition_owners set generation = $1, last_sequence = $2, head_sequence = $2,
-                 last_stream_id = '0-0'
+                 last_stream_id = '0-0', reached_stream_id = '0-0'
              where partition < $3",
         )
         .bind(generation + 1)

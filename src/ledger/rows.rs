@@ -29,8 +29,19 @@ pub(super) struct Tally {
 
 pub(super) type Tallies = BTreeMap<u16, Tally>;
 
-/// The highest sequence of each partition in a batch, and its entry.
-pub(super) type Cursors = BTreeMap<u16, (i64, StreamId)>;
+/// How far the ledger has come with a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The highest sequence that it has,
+    pub sequence: i64,
+    /// and its entry.
+    pub stream_id: StreamId,
+    /// The highest entry whose fate it knows, also when that has no sequence.
+    pub reached: StreamId,
+}
+
+/// Where partitions stand.
+pub(super) type Cursors = BTreeMap<u16, Cursor>;
 
 /// Columns of `processed_transactions`, one value per row.
 #[derive(Default)]
@@ -325,8 +336,8 @@ pub(super) async fn update_accounts(
     expect_rows(updated.rows_affected(), rows)
 }
 
-/// Adds what a batch did to its partitions' totals, and moves each cursor to the
-/// highest sequence of the batch; never back.
+/// Adds what a batch did to its partitions' totals, and moves cursors. Their rows
+/// are locked: none goes back.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     tallies: &Tallies,
@@ -335,9 +346,11 @@ pub(super) async fn advance(
     let column = |pick: fn(&Tally) -> i64| tallies.values().map(pick).collect::<Vec<_>>();
     sqlx::query(
         "with moved as (
-             update partition_owners p set last_sequence = c.sequence, last_stream_id = c.stream_id
-             from unnest($11::int[], $12::bigint[], $13::text[]) as c (partition, sequence, stream_id)
-             where p.partition = c.partition and p.last_sequence < c.sequence)
+             update partition_owners p set last_sequence = c.sequence,
+                 last_stream_id = c.stream_id, reached_stream_id = c.reached
+             from unnest($11::int[], $12::bigint[], $13::text[], $14::text[])
+                 as c (partition, sequence, stream_id, reached)
+             where p.partition = c.partition)
          update partition_totals t
          set applied = t.applied + u.applied, recorded = t.recorded + u.recorded,
              rejected = t.rejected + u.rejected, suspense = t.suspense + u.suspense,
@@ -361,8 +374,9 @@ pub(super) async fn advance(
     .bind(column(|tally| tally.parked))
     .bind(tallies.values().map(|tally| tally.amount).collect::<Vec<_>>())
     .bind(cursors.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-    .bind(cursors.values().map(|(sequence, _)| *sequence).collect::<Vec<_>>())
-    .bind(cursors.values().map(|(_, id)| id.to_string()).collect::<Vec<_>>())
+    .bind(cursors.values().map(|cursor| cursor.sequence).collect::<Vec<_>>())
+    .bind(cursors.values().map(|cursor| cursor.stream_id.to_string()).collect::<Vec<_>>())
+    .bind(cursors.values().map(|cursor| cursor.reached.to_string()).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

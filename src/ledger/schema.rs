@@ -44,6 +44,25 @@ impl Schema {
         migrated.map_err(|error| Error::Schema(format!("could not migrate: {error}")))
     }
 
+    /// Why this PostgreSQL could lose what it has committed, if it could.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn unsafe_setting(&self) -> Result<Option<String>, Error> {
+        let off: Option<String> = sqlx::query_scalar(
+            "select name from unnest(array['fsync', 'full_page_writes']) as name
+             where current_setting(name) = 'off' limit 1",
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(off.map(|name| {
+            format!(
+                "{name} is off: a crash of its machine could lose or damage payments that were \
+                 settled. Set it to on"
+            )
+        }))
+    }
+
     /// Refuses a schema that is older or newer than this release.
     ///
     /// # Errors

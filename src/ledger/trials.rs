@@ -64,8 +64,8 @@ impl LaneWriter {
     /// [`Error::Fenced`] when the partition has another owner or epoch.
     pub async fn note_trial(&mut self, fence: Fence, trial: &Trial) -> Result<(), Error> {
         let noted: i64 = sqlx::query_scalar(
-            // An outage is no attempt, so the same is noted again after it: the
-            // history has it already.
+            // An outage is no attempt: it is taken back, and the same is noted again
+            // after it. The history has it already.
             "with noted as (
                  insert into partition_trials (partition, first_stream_id, last_stream_id, attempts,
                      error, worker, epoch)
@@ -79,7 +79,7 @@ impl LaneWriter {
              last as (
                  select attempt, error, epoch from (
                      select * from attempts where partition = $1 order by id desc limit $8) recent
-                 where first_stream_id = $4 and last_stream_id = $5 order by id desc limit 1),
+                 where first_stream_id = $4 and last_stream_id = $5),
              told as (
                  insert into attempts (partition, first_stream_id, last_stream_id, attempt, error,
                      worker, epoch)

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use super::{
     ACQUIRE_TIMEOUT, BY_KEY, Error, lookups,
-    losses::{self, Gap, Settled, Stands},
-    rows::{self, Cursors, Epochs, Tallies},
+    losses::{self, Gap, Settled},
+    rows::{self, Cursor, Cursors, Epochs, Tallies},
     trials,
 };
 use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, StreamId, TraceId};
@@ -119,7 +119,8 @@ impl LaneWriter {
         let known = lookups::read_known(&mut transaction, references).await?;
         let epochs = fences.iter().map(|fence| (fence.partition, fence.epoch)).collect();
         // What is behind the cursor comes again; it may be buried by now.
-        let again = |d: &&Delivery| stands.get(&d.partition).is_some_and(|s| d.sequence <= s.0);
+        let again =
+            |d: &&Delivery| stands.get(&d.partition).is_some_and(|s| d.sequence <= s.sequence);
         let again: Vec<_> =
             deliveries.iter().filter(again).map(|d| (d.partition, d.stream_id)).collect();
         let buried = match again.is_empty() {
@@ -128,7 +129,29 @@ impl LaneWriter {
         };
         let buried = buried.into_iter().collect();
         let book = Book::new(accounts, known);
-        Ok(Batch { transaction, book, buried, epochs, stands, gaps: Vec::new() })
+        let (gone, gaps) = (Vec::new(), Vec::new());
+        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps })
+    }
+}
+
+impl LaneWriter {
+    /// An account of these deliveries whose version is not the last of its
+    /// statement: which, its version, and that one.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn damaged(
+        &mut self,
+        deliveries: &[Delivery],
+    ) -> Result<Option<(String, i64, i64)>, Error> {
+        let customers: Vec<_> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
+        let damaged = sqlx::query_as(
+            "select a.customer_id, a.version, s.last from customer_accounts a
+             cross join lateral (select coalesce(max(account_version), 0) as last
+                 from processed_transactions p where p.customer_id = a.customer_id) s
+             where a.customer_id = any($1) and a.version < s.last order by 1 limit 1",
+        );
+        Ok(damaged.bind(customers).fetch_optional(&mut self.connection).await?)
     }
 }
 
@@ -140,11 +163,44 @@ pub struct Batch<'a> {
     /// Deliveries that are dead letters already.
     pub buried: HashSet<(u16, StreamId)>,
     epochs: Epochs,
-    stands: Stands,
+    stands: Cursors,
+    /// Entries that are not in the stream any more.
+    gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
 }
 
 impl Batch<'_> {
+    /// How far the ledger had come with a partition before this batch.
+    #[must_use]
+    pub fn stand(&self, partition: u16) -> Option<Cursor> {
+        self.stands.get(&partition).copied()
+    }
+
+    /// Whether the ledger has an outcome of this very entry.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn has_settled(&mut self, delivery: &Delivery) -> Result<bool, Error> {
+        let settled = sqlx::query_scalar(
+            "select exists (select 1 from processed_transactions
+                     where transaction_reference = $1 and partition = $2 and sequence = $3)
+                 or exists (select 1 from suspense
+                     where transaction_reference = $1 and partition = $2 and sequence = $3)
+                 or exists (select 1 from parked where partition = $2 and sequence = $3)
+                 or exists (select 1 from conflicts where partition = $2 and sequence = $3)
+                 or exists (select 1 from duplicates where partition = $2 and sequence = $3)",
+        );
+        let settled = settled.bind(delivery.payment.reference.as_str());
+        let settled = settled.bind(i32::from(delivery.partition)).bind(delivery.sequence);
+        Ok(settled.fetch_one(&mut *self.transaction).await?)
+    }
+
+    /// Takes note of an entry that was deleted before it was settled: the cursor
+    /// passes it.
+    pub fn pass(&mut self, partition: u16, id: StreamId) {
+        self.gone.push((partition, id));
+    }
+
     /// Writes decisions, dead letters and cursors.
     ///
     /// # Errors
@@ -156,7 +212,7 @@ impl Batch<'_> {
         burials: &[Burial],
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, stands, gaps, .. } = self;
+        let Self { transaction, book, epochs, stands, gone, gaps, .. } = self;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
@@ -170,7 +226,9 @@ impl Batch<'_> {
         }
         let settled = settled(decisions, burials);
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
-        rows::advance(transaction, &tallies, &cursors(&settled)).await
+        let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));
+        let cursors = moved(stands, &settled, buried.chain(gone.iter().copied()));
+        rows::advance(transaction, &tallies, &cursors).await
     }
 
     /// Makes the batch durable; says which sequences it found missing.
@@ -189,11 +247,11 @@ async fn lock_fences(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],
-) -> Result<Stands, Error> {
+) -> Result<Cursors, Error> {
     let partitions: Vec<i32> = fences.iter().map(|fence| i32::from(fence.partition)).collect();
     let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
     let locked = sqlx::query(
-        "select partition, last_sequence, last_stream_id from partition_owners
+        "select partition, last_sequence, last_stream_id, reached_stream_id from partition_owners
          where owner = $1
            and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
          order by partition for update",
@@ -209,10 +267,17 @@ async fn lock_fences(
     let stand = |row: &PgRow| {
         let partition: i32 = row.try_get(0)?;
         let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
-        let id = row.try_get::<&str, _>(2)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
-        Ok((partition, (row.try_get(1)?, id)))
+        Ok((partition, cursor(row)?))
     };
     locked.iter().map(stand).collect()
+}
+
+/// Out of a row whose second to fourth columns it is.
+pub(super) fn cursor(row: &PgRow) -> Result<Cursor, Error> {
+    let id = |column: usize| -> Result<StreamId, Error> {
+        row.try_get::<&str, _>(column)?.parse().map_err(|_| Error::Corrupt("stream id"))
+    };
+    Ok(Cursor { sequence: row.try_get(1)?, stream_id: id(2)?, reached: id(3)? })
 }
 
 /// False when a redelivery put it there before.
@@ -270,12 +335,26 @@ fn settled(decisions: &[Decision<'_>], burials: &[Burial]) -> Vec<Settled> {
     settled
 }
 
-/// How far the batch brings each of its partitions.
-fn cursors(settled: &[Settled]) -> Cursors {
-    let mut highest = Cursors::new();
+/// How far the batch brings those of its partitions that it moves. `others` were
+/// dealt with too, and may have no sequence.
+fn moved(
+    stands: &Cursors,
+    settled: &[Settled],
+    others: impl Iterator<Item = (u16, StreamId)>,
+) -> Cursors {
+    let mut cursors = stands.clone();
     for (partition, id, sequence) in settled {
-        let cursor = highest.entry(*partition).or_default();
-        *cursor = (*cursor).max((*sequence, *id));
+        let Some(cursor) = cursors.get_mut(partition) else { continue };
+        if *sequence > cursor.sequence {
+            (cursor.sequence, cursor.stream_id) = (*sequence, *id);
+        }
+        cursor.reached = cursor.reached.max(*id);
     }
-    highest
+    for (partition, id) in others {
+        if let Some(cursor) = cursors.get_mut(&partition) {
+            cursor.reached = cursor.reached.max(id);
+        }
+    }
+    cursors.retain(|partition, cursor| stands.get(partition) != Some(cursor));
+    cursors
 }

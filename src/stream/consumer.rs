@@ -93,6 +93,8 @@ pub(super) struct Scripts {
     pub(super) close: Lua,
     pub(super) reopen: Lua,
     lose: Lua,
+    pub(super) passed: Lua,
+    pub(super) rewind: Lua,
 }
 
 impl Consumer {
@@ -112,6 +114,8 @@ impl Consumer {
             close: Lua::new(include_str!("lua/close.lua")),
             reopen: Lua::new(include_str!("lua/reopen.lua")),
             lose: Lua::new(include_str!("lua/lose.lua")),
+            passed: Lua::new(include_str!("lua/passed.lua")),
+            rewind: Lua::new(include_str!("lua/rewind.lua")),
         };
         let name = format!("worker:{worker}:{incarnation}");
         let mut reader = streams.connect(&name).await?;
@@ -415,7 +419,7 @@ impl Taken {
 }
 
 impl Scripts {
-    fn all(&self) -> [&Lua; 10] {
+    fn all(&self) -> [&Lua; 12] {
         [
             &self.mirror,
             &self.take,
@@ -427,6 +431,8 @@ impl Scripts {
             &self.close,
             &self.reopen,
             &self.lose,
+            &self.passed,
+            &self.rewind,
         ]
     }
 }

@@ -1,6 +1,8 @@
 //! What keeps the streams in order: provisioning, safety checks, depths,
 //! trimming. Never removes an entry that a group has not acknowledged.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 
@@ -172,8 +174,21 @@ impl Upkeep {
         standing::all(&self.keys, &mut self.connection.clone()).await
     }
 
-    /// Trims from every stream what each of its groups has acknowledged and is
-    /// older than `before`. A stream on which one of `groups` is missing is
+    /// What the streams take of Redis's memory, in bytes, about.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached, or refuses to say.
+    pub async fn streams_memory(&self) -> Result<u64, Error> {
+        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            pipeline.cmd("MEMORY").arg("USAGE").arg(self.keys.stream(partition));
+        }
+        let sizes: Vec<Option<u64>> = pipeline.query_async(&mut self.connection.clone()).await?;
+        Ok(sizes.into_iter().flatten().sum())
+    }
+
+    /// Trims from every stream what each of its groups has acknowledged, is older
+    /// than `before`, and comes before the partition's entry in `reached`. A stream on which one of `groups` is missing is
     /// left alone, and what fails on one stream stops no other.
     ///
     /// # Errors
@@ -181,14 +196,18 @@ impl Upkeep {
     pub async fn trim_all(
         &self,
         before: DateTime<Utc>,
+        reached: &BTreeMap<u16, StreamId>,
         groups: &[String],
     ) -> Result<Vec<Result<Trim, Error>>, Error> {
         let mut connection = self.connection.clone();
+        let milliseconds = u64::try_from(before.timestamp_millis()).unwrap_or(0);
+        let before = StreamId { milliseconds, number: 0 };
         self.trim.load(&mut connection).await?;
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             let mut command = self.trim.on(&[self.keys.stream(partition)]);
-            command.arg(format!("{}-0", before.timestamp_millis().max(0)));
+            let reached = reached.get(&partition).copied().unwrap_or_default();
+            command.arg(before.min(reached).to_string());
             pipeline.add_command(command.arg(GROUP).arg(groups).clone());
         }
         pipeline.ignore_errors();

@@ -11,6 +11,7 @@ mod lane;
 mod lease;
 mod owner;
 mod recovery;
+mod rewind;
 mod reach;
 mod settle;
 mod trial;

@@ -4,12 +4,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use tokio::time::timeout;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::watch::{Again, Progress, Watch};
 use crate::{
     domain::{Book, Decision, Delivery, Outcome, StreamId, TraceContext, unpanicked},
-    ledger::{self, Burial, Fence, LaneWriter},
+    ledger::{self, Batch, Burial, Fence, LaneWriter},
     stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable, fields_of},
     telemetry::Moment,
 };
@@ -38,6 +38,13 @@ pub(super) enum Error {
     Deadline(Duration),
     #[error("other transactions were faster {RACES_MAX} times")]
     Contended,
+    #[error(
+        "account {customer} stands at version {version}, but its statement goes on to {last}: the \
+         account was changed by hand or damaged. See `paystream audit`"
+    )]
+    Damaged { customer: String, version: i64, last: i64 },
+    #[error("entries of partition {0} were acknowledged that the ledger does not have")]
+    Passed(u16),
     #[error("deciding panicked: {0}")]
     Panicked(String),
     #[error("this worker's lease has run out")]
@@ -60,8 +67,13 @@ impl Error {
         match self {
             Self::Stream(error) => error.is_outage(),
             Self::Ledger(error) => error.is_outage(),
-            Self::Deadline(_) | Self::Contended => true,
-            Self::Panicked(_) | Self::LeaseOver | Self::NotConnected => false,
+            Self::Deadline(_) => true,
+            Self::Contended
+            | Self::Damaged { .. }
+            | Self::Passed(_)
+            | Self::Panicked(_)
+            | Self::LeaseOver
+            | Self::NotConnected => false,
         }
     }
 
@@ -70,7 +82,10 @@ impl Error {
     pub(super) fn is_of_an_entry(&self) -> bool {
         matches!(
             self,
-            Self::Panicked(_) | Self::Ledger(ledger::Error::Refused(_) | ledger::Error::Corrupt(_))
+            Self::Panicked(_)
+                | Self::Contended
+                | Self::Damaged { .. }
+                | Self::Ledger(ledger::Error::Refused(_) | ledger::Error::Corrupt(_))
         )
     }
 
@@ -79,13 +94,14 @@ impl Error {
         match self {
             error if error.is_fenced() => "fenced",
             error if error.is_of_an_entry() => "entry",
-            Self::Stream(stream::Error::StateLost(_)) => "state_lost",
+            Self::Stream(stream::Error::StateLost(_)) | Self::Passed(_) => "state_lost",
             Self::Stream(error) if error.is_outage() => "redis_outage",
             Self::Ledger(error) if error.is_outage() => "postgresql_outage",
             Self::Deadline(_) => "deadline",
-            Self::Contended => "raced",
             Self::Stream(_)
             | Self::Ledger(_)
+            | Self::Contended
+            | Self::Damaged { .. }
             | Self::Panicked(_)
             | Self::LeaseOver
             | Self::NotConnected => "unexpected",
@@ -140,7 +156,7 @@ async fn settle_sorted(
                 result => return result,
             }
         }
-        Err(Error::Contended)
+        Err(contended(link, &sorted.deliveries).await?)
     };
     timeout(deadline, posting).await.map_err(|_| Error::Deadline(deadline))??;
     for entry in &sorted.unreadable {
@@ -161,6 +177,17 @@ async fn settle_sorted(
     link.consumer.conclude(&sorted.settled).await?;
     progress.acknowledged = Some(Moment::now());
     Ok(())
+}
+
+/// Why a batch was raced each time: nothing else writes these accounts while
+/// their partition is locked, so one may not be what its statement says.
+async fn contended(link: &mut Link, deliveries: &[Delivery]) -> Result<Error, Error> {
+    let damaged = link.writer.damaged(deliveries).await?;
+    Ok(damaged.map_or(Error::Contended, |(customer, version, last)| Error::Damaged {
+        customer,
+        version,
+        last,
+    }))
 }
 
 fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
@@ -195,6 +222,13 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     let claims: Vec<Claim> = settled.iter().map(|(claim, _)| *claim).collect();
     progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
+    for (claim, ids) in settled {
+        let gone = ids.iter().filter(|id| !deliveries.iter().any(|d| d.stream_id == **id));
+        gone.for_each(|id| batch.pass(claim.partition, *id));
+    }
+    for fence in fences {
+        must_follow(&link.consumer, &batch, fence.partition, sorted).await?;
+    }
     let decisions = decide(&mut batch.book, &batch.buried, deliveries)?;
     let burials: Vec<Burial> = unreadable.iter().map(burial).collect();
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
@@ -207,6 +241,28 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     progress.committed = Some(Moment::now());
     // Should this fail, whoever connects next tells Redis.
     Ok(link.consumer.lose(&gaps).await?)
+}
+
+/// Refuses a batch that would make the cursor pass entries which the stream has
+/// and the ledger does not: it has lost commits meanwhile.
+async fn must_follow(
+    consumer: &Consumer,
+    batch: &Batch<'_>,
+    partition: u16,
+    sorted: &Sorted,
+) -> Result<(), Error> {
+    let Some(stand) = batch.stand(partition) else { return Ok(()) };
+    let Sorted { deliveries, unreadable, .. } = sorted;
+    let unreadable = unreadable.iter().map(|entry| (entry.partition, entry.stream_id, None));
+    let deliveries = deliveries.iter().map(|d| (d.partition, d.stream_id, Some(d.sequence)));
+    let new =
+        deliveries.chain(unreadable).filter(|(p, id, _)| *p == partition && *id > stand.reached);
+    let Some((_, id, sequence)) = new.min_by_key(|(_, id, _)| *id) else { return Ok(()) };
+    let follows = sequence.is_some_and(|sequence| sequence <= stand.sequence + 1);
+    if !follows && consumer.has_between(partition, stand.reached, id).await? {
+        return Err(Error::Passed(partition));
+    }
+    Ok(())
 }
 
 /// Decides delivery by delivery, in stream order. A bug that shows in one of
@@ -237,7 +293,8 @@ pub(super) struct GivenUp {
 }
 
 /// Makes an entry a dead letter: first the ledger's row, then one script that
-/// acknowledges it and tells the dead stream.
+/// acknowledges it and tells the dead stream. One that the ledger has settled
+/// already, though that was never acknowledged, is acknowledged instead.
 pub(super) async fn give_up(
     link: &mut Link,
     claim: Claim,
@@ -262,12 +319,32 @@ pub(super) async fn give_up(
     let fence = Fence { partition: claim.partition, epoch: claim.epoch };
     let burying = async {
         let mut batch = link.writer.open(&[fence], &[]).await?;
+        if batch.has_settled(delivery).await? {
+            return Ok(None);
+        }
         batch.post(&[], &[burial]).await?;
-        batch.commit().await
+        Ok::<_, ledger::Error>(Some(batch.commit().await?))
     };
     let deadline = link.batch_deadline;
-    let gaps = timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
+    let buried = timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
+    let Some(gaps) = buried else {
+        info!(
+            partition = claim.partition,
+            stream_id = %delivery.stream_id,
+            "the entry is in the ledger already; it is only acknowledged"
+        );
+        return Ok(link.consumer.conclude(&[(claim, vec![delivery.stream_id])]).await?);
+    };
     link.consumer.lose(&gaps).await?;
+    error!(
+        partition = claim.partition,
+        stream_id = %delivery.stream_id,
+        reference = delivery.payment.reference.as_str(),
+        trace_id = delivery.trace_id().map(tracing::field::display),
+        attempts,
+        reason,
+        "an entry used up its attempts and is a dead letter now"
+    );
     link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?;
     link.watch.buried((claim.partition, delivery.stream_id), delivery.trace, code, reason);
     Ok(())
@@ -307,7 +384,7 @@ mod tests {
     fn what_could_fail_for_every_entry_is_no_entrys_doing() {
         for error in [
             Error::Deadline(Duration::from_secs(1)),
-            Error::Contended,
+            Error::Passed(1),
             Error::Ledger(ledger::Error::Fenced),
             Error::Ledger(ledger::Error::Schema("old".to_owned())),
         ] {

@@ -5,14 +5,18 @@
 //! entry that cannot be settled stands alone; if a worker died of it, its
 //! entries are tried one by one. An entry that has used up its attempts becomes
 //! a dead letter. Nothing behind an entry is settled before it, whatever
-//! becomes of it. Outages are no attempts: the count is written absolutely, so
-//! a try that ended in one is simply noted again.
+//! becomes of it.
+//!
+//! What counts is an entry's own failure, and a worker that vanished while it
+//! tried the entry alone. A try that ended otherwise (an outage, a deadline, a
+//! worker that stops) is given back: the note is then what it was before.
 
-use tracing::{error, warn};
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::settle::{self, Error, GivenUp, Link};
 use crate::{
-    domain::{Delivery, StreamId},
+    domain::StreamId,
     ledger::{Fence, Trial},
     stream::{Claim, Taken, TakenFrom},
 };
@@ -54,7 +58,11 @@ pub(super) async fn attempt(
         None => {
             let trial = Trial { first: first.id(), last: last.id(), attempts: 1, error: None };
             link.writer.note_trial(fence(claim), &trial).await?;
-            together(link, claim, page, rules).await
+            let tried = together(link, claim, page, rules).await;
+            if let Err(error) = &tried {
+                give_back(link, claim, None, error).await;
+            }
+            tried
         }
     }
 }
@@ -102,11 +110,12 @@ async fn alone(
 ) -> Result<Tried, Error> {
     let Some(id) = page.taken.first().map(Taken::id) else { return Ok(Tried::Done(None)) };
     let left = || (id < trial.last).then(|| trial.clone());
-    if trial.attempts >= rules.attempts_max {
+    if trial.first == trial.last && trial.attempts >= rules.attempts_max {
         give_up(link, claim, &page.taken, trial, rules).await?;
         return Ok(Tried::Done(left()));
     }
-    let attempts = trial.attempts + 1;
+    // Those of a page were tried together: none of them was to blame.
+    let attempts = if trial.first == trial.last { trial.attempts + 1 } else { 1 };
     let this = Trial { first: id, last: id, attempts, error: None };
     link.writer.note_trial(fence(claim), &this).await?;
     let entry = page.taken.clone();
@@ -115,7 +124,30 @@ async fn alone(
         Err(error) if error.is_of_an_entry() => {
             failed(link, claim, &entry, attempts, &error, rules).await
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            give_back(link, claim, Some(trial), &error).await;
+            Err(error)
+        }
+    }
+}
+
+/// A try ended by nobody's doing: what is noted is what was before it. If that
+/// cannot be said now, it is when the lane is connected again.
+async fn give_back(link: &mut Link, claim: Claim, before: Option<&Trial>, error: &Error) {
+    if error.is_fenced() {
+        return;
+    }
+    let fence = fence(claim);
+    let giving = async {
+        match before {
+            Some(trial) => link.writer.note_trial(fence, trial).await,
+            None => link.writer.end_trial(fence).await,
+        }
+    };
+    // The connection may still be busy with what was given up.
+    let given = timeout(link.batch_deadline, giving).await;
+    if !matches!(given, Ok(Ok(()))) {
+        warn!(partition = claim.partition, "could not take an attempt back yet");
     }
 }
 
@@ -162,22 +194,9 @@ async fn give_up(
         Some(error) => (FAILED, error.clone()),
         None => (DIED, format!("the worker ended while settling it, {attempts} times")),
     };
-    tell(claim, delivery, *attempts, &reason);
     let parks = rules.park_customer;
     let given_up = GivenUp { code, reason, attempts: *attempts, parks };
     settle::give_up(link, claim, delivery, &given_up).await
-}
-
-fn tell(claim: Claim, delivery: &Delivery, attempts: u32, reason: &str) {
-    error!(
-        partition = claim.partition,
-        stream_id = %delivery.stream_id,
-        reference = delivery.payment.reference.as_str(),
-        trace_id = delivery.trace_id().map(tracing::field::display),
-        attempts,
-        reason,
-        "an entry used up its attempts and is a dead letter now"
-    );
 }
 
 fn fence(claim: Claim) -> Fence {

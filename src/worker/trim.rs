@@ -1,5 +1,6 @@
 //! Trims what every group has acknowledged, at intervals, and says aloud what
-//! holds trimming up. Never trims while the registry of groups cannot be read.
+//! holds trimming up. Never trims what the ledger does not know to be settled, and
+//! nothing while the ledger cannot be asked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +28,9 @@ pub(super) struct Trimmer {
     groups: Groups,
     interval: Duration,
     retention: chrono::Duration,
+    /// How long entries stay now: less while they take too much memory.
+    keeps: chrono::Duration,
+    generation: i32,
     clock: Clock,
     said: Said,
 }
@@ -34,11 +38,14 @@ pub(super) struct Trimmer {
 impl Trimmer {
     pub(super) async fn connect(worker: &Worker) -> anyhow::Result<Self> {
         let retention = chrono::Duration::from_std(worker.config.retention);
+        let retention = retention.unwrap_or(chrono::Duration::MAX);
         Ok(Self {
             upkeep: worker.streams.upkeep().await.context("could not reach Redis")?,
             groups: worker.ledger.groups(),
             interval: worker.config.trim_interval,
-            retention: retention.unwrap_or(chrono::Duration::MAX),
+            retention,
+            keeps: retention,
+            generation: worker.generation,
             clock: worker.clock,
             said: Said::default(),
         })
@@ -65,12 +72,47 @@ impl Trimmer {
         }
     }
 
-    async fn round(&self) -> anyhow::Result<Vec<Result<Trim, crate::stream::Error>>> {
+    async fn round(&mut self) -> anyhow::Result<Vec<Result<Trim, crate::stream::Error>>> {
         let registered =
             self.groups.registered().await.context("could not read the registry of groups")?;
         let groups: Vec<String> = registered.into_iter().map(|group| group.name).collect();
-        let before = (self.clock)() - self.retention;
-        self.upkeep.trim_all(before, &groups).await.context("could not reach the streams")
+        let reached = self.groups.reached(self.generation).await;
+        let reached = reached.context("could not read how far the ledger has come")?;
+        self.keep_within_memory().await.context("could not see how much memory is used")?;
+        let before = (self.clock)().checked_sub_signed(self.keeps).unwrap_or_default();
+        self.upkeep.trim_all(before, &reached, &groups).await.context("could not reach the streams")
+    }
+}
+
+impl Trimmer {
+    async fn keep_within_memory(&mut self) -> Result<(), crate::stream::Error> {
+        let limit = self.upkeep.memory().await?.limit;
+        let used = if limit == 0 { 0 } else { self.upkeep.streams_memory().await? };
+        let keeps = keeps(self.retention, self.keeps, used, limit);
+        if self.keeps == self.retention && keeps < self.keeps {
+            warn!(used, limit, "the streams take a quarter of Redis's memory; trimming sooner");
+        }
+        self.keeps = keeps;
+        Ok(())
+    }
+}
+
+/// How long settled entries stay from now on: half as long while the streams take
+/// more than a quarter of the memory, and twice as long again below an eighth.
+fn keeps(
+    retention: chrono::Duration,
+    now: chrono::Duration,
+    used: u64,
+    limit: u64,
+) -> chrono::Duration {
+    if limit > 0 && used > limit / 4 {
+        now / 2
+    } else if limit == 0 {
+        retention
+    } else if used < limit / 8 && now < retention {
+        (now * 2).max(chrono::Duration::seconds(1)).min(retention)
+    } else {
+        now
     }
 }
 
@@ -160,7 +202,22 @@ fn named(partitions: &[u16]) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Said, Trim, obstacles};
+    use chrono::Duration;
+
+    use super::{Said, Trim, keeps, obstacles};
+
+    #[test]
+    fn settled_entries_never_keep_more_than_a_quarter_of_the_memory() {
+        let (configured, second) = (Duration::minutes(15), Duration::seconds(1));
+        assert_eq!(keeps(configured, configured, 900, 0), configured, "no limit");
+        assert_eq!(keeps(configured, configured, 250, 1000), configured);
+        assert_eq!(keeps(configured, configured, 251, 1000), configured / 2);
+        assert_eq!(keeps(configured, second, 200, 1000), second, "in between it stays");
+        assert_eq!(keeps(configured, second, 100, 1000), second * 2);
+        assert_eq!(keeps(configured, Duration::zero(), 100, 1000), second);
+        assert_eq!(keeps(configured, configured - second, 100, 1000), configured);
+        assert_eq!(keeps(second, second, 0, 1000), second);
+    }
 
     #[test]
     fn an_obstacle_is_said_once_and_its_end_too() {

@@ -331,6 +331,30 @@ async fn an_unsafe_redis_is_refused() {
 }
 
 #[tokio::test]
+async fn an_unsafe_postgresql_is_refused() {
+    for name in ["fsync", "full_page_writes"] {
+        let stores = Stores::new().await;
+        // The shared server is safe; this database says otherwise of it.
+        let function = format!(
+            "create function other.current_setting(text) returns text language sql as
+             $$ select case when $1 = '{name}' then 'off' else pg_catalog.current_setting($1) end $$"
+        );
+        for sql in [
+            "create schema other",
+            &function,
+            "do $$ begin execute format('alter database %I set search_path = other, pg_catalog, \
+             public', current_database()); end $$",
+        ] {
+            let sql = sqlx::AssertSqlSafe(sql.to_owned());
+            sqlx::query(sql).execute(&stores.pool).await.unwrap();
+        }
+        let ended = run(serve("worker", &stores, &[])).await;
+        let found = format!("this PostgreSQL is not safe for payments: {name} is off");
+        assert_refused(&ended, &[&found]);
+    }
+}
+
+#[tokio::test]
 async fn settings_that_do_not_fit_are_refused() {
     let stores = Stores::new().await;
     for (settings, sentences) in [

@@ -3,11 +3,17 @@
 //! partition goes on behind the ledger's cursor; what is sent again is taken
 //! again; and what was settled stays settled.
 
+use std::{collections::BTreeMap, path::Path};
+
+use paystream::{
+    dev::{DATABASE, PostgresServer},
+    stream::Streams,
+};
 use redis::Value;
 use serde_json::json;
 
 use crate::{
-    harness::{Harness, Stores, but, eventually, payment},
+    harness::{Harness, PARTITIONS, Stores, but, empty_directory, eventually, payment},
     process::{Ended, Process, paystream, run},
 };
 
@@ -273,5 +279,124 @@ async fn entries_taken_out_of_a_stream_are_listed() {
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
     accept_losses(&h).await;
+    h.stop().await;
+}
+
+/// A copy of the files of a server that is stopped.
+async fn copy(from: &Path, to: &Path) {
+    let mut command = tokio::process::Command::new("cp");
+    let copied = command.arg("-a").arg(from).arg(to).status().await.unwrap();
+    assert!(copied.success(), "{} to {}", from.display(), to.display());
+}
+
+/// Puts an old backup of PostgreSQL back. `restarts`: the worker was started
+/// anew since the backup, so that Redis knows higher epochs than it.
+async fn put_back_a_backup(name: &str, restarts: bool) {
+    let mut postgres = PostgresServer::start(&empty_directory(name).await).await.unwrap();
+    let data = postgres.data_directory().to_owned();
+    let backup = data.with_file_name("backup");
+    let stores = Stores::on_postgres(postgres.url(DATABASE)).await;
+    let mut h = Harness::gateway_on(stores, &["--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    h.start_worker();
+    for n in 1..=3 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    postgres.stop().await.unwrap();
+    copy(&data, &backup).await;
+    postgres.restart().await.unwrap();
+    if restarts {
+        for _ in 0..2 {
+            h.stop_worker().await;
+            h.start_worker();
+        }
+    }
+    let mut ids = Vec::new();
+    for n in 4..=13 {
+        let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
+        ids.push(taken["stream_id"].as_str().unwrap().to_owned());
+    }
+    eventually("they are settled", async || {
+        let last = h.api.get("/api/v1/payments/r13").await.json();
+        (last["status"] == "applied").then_some(())
+    })
+    .await;
+    h.settled().await;
+    let partition = partition_of(&h, "r1").await;
+    let mut trim = redis::cmd("XTRIM");
+    trim.arg(h.stores.key(partition, "stream")).arg("MINID").arg(&ids[3]);
+    trim.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    postgres.stop().await.unwrap();
+    if restarts {
+        h.crash_worker();
+    }
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&backup, &data).unwrap();
+    postgres.restart().await.unwrap();
+    if restarts {
+        h.start_worker();
+    }
+
+    eventually("what the stream has is settled again", async || {
+        let last = h.api.get("/api/v1/payments/r13").await.json();
+        (last["status"] == "applied").then_some(())
+    })
+    .await;
+    let number = i64::try_from(partition).unwrap();
+    assert_eq!(losses(&h.stores).await, [(number, "ledger_lost".into(), Some(4), Some(6))]);
+    let why = "select count(*) from sequence_jumps where detail like 'PostgreSQL went back to \
+         sequence 3 (a promoted standby, or a restored backup)%'";
+    assert_eq!(h.stores.count(why).await, 1);
+    h.settled().await;
+    let paid = "select total_paid::bigint from customer_accounts where customer_id = 'ADA'";
+    assert_eq!(h.stores.count(paid).await, 10);
+    for n in 4..=6 {
+        let body = payment(&format!("r{n}"), "ADA", "1");
+        assert_eq!(h.api.post_payment(&body).await.status, 202, "r{n} is taken again");
+        assert_eq!(h.api.post_payment(&body).await.status, 200, "r{n} once");
+    }
+    assert_eq!(h.api.post_payment(&payment("r7", "ADA", "1")).await.status, 200);
+    h.settled().await;
+    assert_eq!(h.stores.count(paid).await, 13);
+    accept_losses(&h).await;
+    h.stop().await;
+    postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn commits_that_postgresql_lost_are_settled_again_or_listed() {
+    put_back_a_backup("postgres-back", false).await;
+}
+
+#[tokio::test]
+async fn a_backup_with_lower_epochs_is_brought_forward_too() {
+    put_back_a_backup("postgres-epochs", true).await;
+}
+
+#[tokio::test]
+async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
+    let mut h = Harness::with(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let mut ids = Vec::new();
+    for n in 1..=5 {
+        let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
+        ids.push(taken["stream_id"].as_str().unwrap().parse().unwrap());
+    }
+    h.settled().await;
+    h.stop_worker().await;
+    let partition = partition_of(&h, "r1").await;
+    let streams = Streams::new(&h.stores.redis_url, &h.stores.key_prefix, PARTITIONS, 1).unwrap();
+    let upkeep = streams.upkeep().await.unwrap();
+    let length = async || {
+        let mut command = redis::cmd("XLEN");
+        command.arg(h.stores.key(partition, "stream"));
+        command.query_async::<i64>(&mut h.stores.redis.clone()).await.unwrap()
+    };
+    let reached = BTreeMap::from([(u16::try_from(partition).unwrap(), ids[1])]);
+    upkeep.trim_all(chrono::Utc::now(), &reached, &[]).await.unwrap();
+    assert_eq!(length().await, 4, "what comes after the second is kept");
+    upkeep.trim_all(chrono::Utc::now(), &BTreeMap::new(), &[]).await.unwrap();
+    assert_eq!(length().await, 4);
     h.stop().await;
 }

@@ -196,3 +196,19 @@ async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
         refused(&[&["--partition", "0"], force].concat(), "is being changed to 16").await;
     }
 }
+
+#[tokio::test]
+async fn a_beat_in_the_future_keeps_no_partition() {
+    let stores = Stores::new().await;
+    let gateway = gateway(&stores).await;
+    // PostgreSQL's clock went back by an hour after the ghost's last beat.
+    enlist(&stores, "clock_timestamp() + interval '1 hour'", 10_000).await;
+    let a = worker(&stores, "a", &[]).await;
+    until_spread(&stores, &["a"]).await;
+    let give = "update partition_owners set owner = 'ghost' where partition = 0";
+    sqlx::query(give).execute(&stores.pool).await.unwrap();
+    let ended = release(&stores, &["0", "--force"]).await;
+    assert_eq!((ended.status.code(), &document(&ended)["owner"]), (Some(0), &json!("a")));
+    a.stop().await;
+    gateway.stop().await;
+}

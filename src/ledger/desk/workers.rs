@@ -36,10 +36,10 @@ pub struct WorkerRow {
 }
 
 impl WorkerRow {
-    /// How long it has been silent.
+    /// How long it has been silent. A beat in the future is as far from now.
     #[must_use]
     pub fn silence(&self) -> TimeDelta {
-        self.as_of - self.beat_at
+        (self.as_of - self.beat_at).abs()
     }
 
     /// Whether its lease still runs.
@@ -121,7 +121,7 @@ impl Desk {
         let row = sqlx::query(
             "select owner, epoch, t.partitions, t.resizing_to,
                  (extract(epoch from clock_timestamp() - release_asked_at) * 1000)::bigint as asked,
-                 (extract(epoch from clock_timestamp() - beat_at) * 1000)::bigint as silent, lease_ms
+                 (abs(extract(epoch from clock_timestamp() - beat_at)) * 1000)::bigint as silent, lease_ms
              from topology t
              left join partition_owners p on p.partition = $1 and p.generation = t.generation
              left join workers w on w.worker_id = p.owner
@@ -234,7 +234,8 @@ async fn end_epoch(connection: &mut PgConnection, partition: u16) -> Result<(), 
 async fn set_aside(connection: &mut PgConnection, worker: &str) -> Result<(), Error> {
     sqlx::query(
         "update workers set leaving = true where worker_id = $1
-         and beat_at < clock_timestamp() - lease_ms * interval '0.4 milliseconds'",
+         and beat_at not between clock_timestamp() - lease_ms * interval '0.4 milliseconds'
+             and clock_timestamp() + lease_ms * interval '0.4 milliseconds'",
     )
     .bind(worker)
     .execute(connection)

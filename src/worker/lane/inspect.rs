@@ -12,7 +12,7 @@ use crate::{
     stream::Claim,
     worker::{
         held::{Held, Phase},
-        recovery,
+        recovery, rewind,
         settle::Error,
     },
 };
@@ -69,6 +69,8 @@ impl Lane {
         if self.looked_at.is_some_and(|at| now < at + INSPECT_EVERY) {
             return Ok(());
         }
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        rewind::look(link, &mut self.held).await?;
         self.inspect().await?;
         self.looked_at = Some(now);
         let ahead = self.held.values().filter(|held| held.noted < held.sequence);

@@ -23,7 +23,7 @@ use super::{
     Worker,
     held::{Claimed, Held, Phase},
     lease::Lease,
-    now, recovery,
+    now, recovery, rewind,
     settle::{self, Error, Link},
     trial::{self, Rules, Tried},
     watch::Watch,
@@ -208,10 +208,18 @@ impl Lane {
 
     async fn connect(&self) -> Result<Link, Error> {
         // The ledger first: while it is away nothing is taken.
-        let writer = self.writer.lane().await?;
+        let mut writer = self.writer.lane().await?;
         let mut consumer = self.streams.consumer(&self.worker, &self.incarnation).await?;
         let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
-        consumer.mirror(&claims).await?;
+        rewind::mirror(&mut consumer, &mut writer, &claims).await?;
+        // What could not be taken back while the ledger was away is now.
+        for held in self.held.values().filter(|held| held.phase != Phase::Arriving) {
+            let fence = Fence { partition: held.claim.partition, epoch: held.claim.epoch };
+            match &held.suspects {
+                Some(trial) => writer.note_trial(fence, trial).await?,
+                None => writer.end_trial(fence).await?,
+            }
+        }
         let WorkerConfig { batch_deadline, .. } = self.config;
         let mut link = Link { consumer, writer, batch_deadline, watch: self.watch.clone() };
         recovery::compare(&mut link, self.held.values()).await?;
@@ -225,7 +233,7 @@ impl Lane {
         let arriving = self.held.values_mut().filter(|held| held.phase == Phase::Arriving);
         let mut arriving: Vec<&mut Held> = arriving.collect();
         let claims: Vec<Claim> = arriving.iter().map(|held| held.claim).collect();
-        link.consumer.mirror(&claims).await?;
+        rewind::mirror(&mut link.consumer, &mut link.writer, &claims).await?;
         let previous: BTreeSet<&str> =
             arriving.iter().filter_map(|held| held.previous.as_deref()).collect();
         for worker in previous {
@@ -349,7 +357,7 @@ impl Lane {
             self.reclaim_all();
             return;
         }
-        if matches!(error, Error::Stream(stream::Error::StateLost(_))) {
+        if matches!(error, Error::Stream(stream::Error::StateLost(_)) | Error::Passed(_)) {
             warn!(lane = self.number, %error, "looking at what is left");
             self.looked_at = None;
             self.reclaim_all();

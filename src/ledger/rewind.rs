@@ -1,0 +1,126 @@
+//! How a ledger that has lost commits is brought forward again: what Redis still
+//! has is settled again, the rest is listed. Written by the partition's owner.
+
+use std::collections::BTreeMap;
+
+use sqlx::{Connection, Row};
+
+use super::{Error, Fence, LaneWriter, rows::Cursor, writer};
+use crate::domain::StreamId;
+
+/// What commits that were lost leave to be noted.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewound<'a> {
+    /// The highest sequence that the ledger has.
+    pub settled: i64,
+    /// The sequence before the first entry that the stream still has; without
+    /// one, the last that was given out.
+    pub gone_to: i64,
+    /// The last entry that was handed out, when the stream has none left to
+    /// settle: the ledger passes it.
+    pub passed: Option<StreamId>,
+    /// What was found, as a sentence.
+    pub detail: &'a str,
+}
+
+impl LaneWriter {
+    /// How far the ledger has come with those of these partitions that are ours
+    /// still.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn cursors(&mut self, fences: &[Fence]) -> Result<BTreeMap<u16, Cursor>, Error> {
+        let rows = sqlx::query(
+            "select partition, last_sequence, last_stream_id, reached_stream_id
+             from partition_owners where owner = $1
+                 and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))",
+        )
+        .bind(&self.worker)
+        .bind(fences.iter().map(|fence| i32::from(fence.partition)).collect::<Vec<_>>())
+        .bind(fences.iter().map(|fence| fence.epoch).collect::<Vec<_>>())
+        .fetch_all(&mut self.connection)
+        .await?;
+        let stand = |row: &sqlx::postgres::PgRow| {
+            let partition: i32 = row.try_get(0)?;
+            let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+            Ok((partition, writer::cursor(row)?))
+        };
+        rows.iter().map(stand).collect()
+    }
+
+    /// Lists what the ledger had settled, has lost, and cannot settle again; says
+    /// which sequences those are. Noting it again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_rewound(
+        &mut self,
+        fence: Fence,
+        rewound: Rewound<'_>,
+    ) -> Result<Option<(i64, i64)>, Error> {
+        let Rewound { settled, gone_to, passed, detail } = rewound;
+        let mut transaction = self.connection.begin().await?;
+        // Sequences that an earlier jump left out were never given out.
+        let known: Option<Option<i64>> = sqlx::query_scalar(
+            "update partition_owners o
+             set reached_stream_id = coalesce($4, o.reached_stream_id),
+                 head_sequence = greatest(o.head_sequence, $5)
+             where o.partition = $1 and o.owner = $2 and o.epoch = $3 and o.last_sequence = $6
+             returning (select resumes_at from sequence_jumps j
+                 where j.partition = o.partition and j.after_sequence = o.last_sequence)",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .bind(passed.map(|id| id.to_string()))
+        .bind(gone_to)
+        .bind(settled)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let first = known.ok_or(Error::Fenced)?.unwrap_or(settled + 1);
+        let lost = (first <= gone_to).then_some((first, gone_to));
+        if let Some((first, last)) = lost {
+            sqlx::query(
+                "insert into sequence_jumps (partition, after_sequence, resumes_at, reason,
+                     lost_first, lost_last, detail)
+                 values ($1, $2, $4 + 1, 'ledger_lost', $3, $4, $5)
+                 on conflict (partition, after_sequence) do update
+                 set resumes_at = excluded.resumes_at, state = 'open', reason = excluded.reason,
+                     lost_first = coalesce(sequence_jumps.lost_first, excluded.lost_first),
+                     lost_last = excluded.lost_last,
+                     detail = sequence_jumps.detail || '; then ' || excluded.detail",
+            )
+            .bind(i32::from(fence.partition))
+            .bind(settled)
+            .bind(first)
+            .bind(last)
+            .bind(detail)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(lost)
+    }
+
+    /// Raises epochs to those that Redis was told of, where we are the owner: the
+    /// ledger has gone back, and the next acquisition must be above them. Says
+    /// whether it raised any.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn raise_epochs(&mut self, known: &[(Fence, i64)]) -> Result<bool, Error> {
+        let raised = sqlx::query(
+            "update partition_owners o set epoch = u.known
+             from unnest($2::int[], $3::bigint[], $4::bigint[]) as u (partition, epoch, known)
+             where o.partition = u.partition and o.owner = $1 and o.epoch = u.epoch
+                 and o.epoch < u.known",
+        )
+        .bind(&self.worker)
+        .bind(known.iter().map(|(fence, _)| i32::from(fence.partition)).collect::<Vec<_>>())
+        .bind(known.iter().map(|(fence, _)| fence.epoch).collect::<Vec<_>>())
+        .bind(known.iter().map(|(_, known)| *known).collect::<Vec<_>>())
+        .execute(&mut self.connection)
+        .await?;
+        Ok(raised.rows_affected() > 0)
+    }
+}

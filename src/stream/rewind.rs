@@ -1,0 +1,103 @@
+//! How a group that is ahead of the ledger is found and set back. Never decides
+//! how far the ledger has come.
+
+use redis::{Pipeline, Value};
+
+use super::{Claim, Consumer, Error, GROUP, replies};
+use crate::domain::StreamId;
+
+/// What is kept of a partition after the last entry that the ledger knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// No entry.
+    Nothing,
+    /// Entries from this sequence on; nothing when the first has none that can
+    /// be read.
+    From(Option<i64>),
+}
+
+impl Consumer {
+    /// Whether our group, which was handed entries up to `last_id`, has
+    /// acknowledged one after `known`, which comes before; then, what is still
+    /// there after `known`.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn passed(
+        &mut self,
+        claim: Claim,
+        known: StreamId,
+        last_id: StreamId,
+    ) -> Result<Option<Kept>, Error> {
+        const WHAT: &str = "passed";
+        let mut command = self.scripts.passed.on(&[self.keys.stream(claim.partition)]);
+        command.arg(GROUP).arg(known.to_string()).arg(last_id.to_string());
+        let reply: Value = command.query_async(&mut self.reader).await?;
+        let reply = replies::array(reply, WHAT)?;
+        let [passed, first] = reply.as_slice() else { return Err(Error::Shape(WHAT)) };
+        if replies::integer(passed, WHAT)? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(match replies::text(first, WHAT)? {
+            "" => Kept::Nothing,
+            sequence => Kept::From(sequence.parse().ok()),
+        }))
+    }
+
+    /// Whether the stream keeps an entry between these two.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn has_between(
+        &self,
+        partition: u16,
+        after: StreamId,
+        before: StreamId,
+    ) -> Result<bool, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream(partition)).arg(format!("({after}")).arg(format!("({before}"));
+        command.arg("COUNT").arg(1);
+        let entries: Value = command.query_async(&mut self.reader.clone()).await?;
+        Ok(!replies::array(entries, "XRANGE")?.is_empty())
+    }
+
+    /// Sets the group of a partition that was closed back to `id` and opens the
+    /// partition; sequences go on after `sequence`. References of `lost`
+    /// sequences are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when it is not ours any more.
+    pub async fn rewind(
+        &mut self,
+        claim: Claim,
+        id: StreamId,
+        sequence: i64,
+        lost: Option<(i64, i64)>,
+    ) -> Result<(), Error> {
+        let keys = [
+            self.keys.stream(claim.partition),
+            self.keys.owner(claim.partition),
+            self.keys.sequence(claim.partition),
+            self.keys.lost(claim.partition),
+        ];
+        let mut command = self.scripts.rewind.on(&keys);
+        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(id.to_string()).arg(sequence);
+        if let Some((first, last)) = lost {
+            command.arg(first).arg(last);
+        }
+        Ok(command.exec_async(&mut self.reader).await?)
+    }
+
+    /// The epoch of each claimed partition as Redis was last told.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn epochs(&mut self, claims: &[Claim]) -> Result<Vec<i64>, Error> {
+        let mut pipeline = Pipeline::with_capacity(claims.len());
+        for claim in claims {
+            pipeline.cmd("HGET").arg(self.keys.owner(claim.partition)).arg("epoch");
+        }
+        let epochs: Vec<Option<i64>> = pipeline.query_async(&mut self.reader).await?;
+        Ok(epochs.into_iter().map(Option::unwrap_or_default).collect())
+    }
+}

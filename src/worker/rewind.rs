@@ -1,0 +1,111 @@
+//! What is done when PostgreSQL has lost commits (a standby was promoted that
+//! lacked them, a backup was restored): our group has acknowledged entries that
+//! the ledger does not have.
+//!
+//! The partition is closed; what the stream does not have any more is put on
+//! record; then the group is set back to the last entry that the ledger knows,
+//! and what is there is settled again, in order. Only the owner moves either, and
+//! looks between two batches, so a batch under way is never taken for a loss.
+//! Each step can be repeated.
+
+use std::collections::BTreeMap;
+
+use tracing::{error, warn};
+
+use super::{
+    held::{Held, Phase},
+    settle::{Error, Link},
+};
+use crate::{
+    ledger::{Cursor, Fence, LaneWriter, Rewound},
+    stream::{self, Claim, Consumer, Kept},
+};
+
+/// Compares where our group stands with the ledger, and sets it back where the
+/// ledger has lost commits.
+pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Result<(), Error> {
+    let claims: Vec<Claim> = held.values().map(|held| held.claim).collect();
+    let fences: Vec<Fence> = claims.iter().map(fence).collect();
+    let cursors = link.writer.cursors(&fences).await?;
+    let states = link.consumer.states(&claims).await?;
+    for (claim, state) in claims.iter().zip(states) {
+        let (Some(cursor), Some(held)) =
+            (cursors.get(&claim.partition), held.get_mut(&claim.partition))
+        else {
+            continue;
+        };
+        // A group that is gone is brought back at the cursor.
+        let Some(position) = state.position.filter(|at| at.last_id > cursor.reached) else {
+            continue;
+        };
+        let kept = link.consumer.passed(*claim, cursor.reached, position.last_id).await?;
+        if let Some(kept) = kept {
+            let known = held.sequence.max(state.sequence.unwrap_or(0));
+            held.sequence = rewind(link, *claim, *cursor, (position, kept), known).await?;
+            (held.suspects, held.retry_at) = (None, None);
+            held.phase = Phase::Reclaiming(None);
+        }
+    }
+    Ok(())
+}
+
+/// Sets the group back; says the last sequence that was given out.
+async fn rewind(
+    link: &mut Link,
+    claim: Claim,
+    cursor: Cursor,
+    (position, kept): (stream::Position, Kept),
+    known: i64,
+) -> Result<i64, Error> {
+    let partition = claim.partition;
+    let remains = link.consumer.close(claim).await?;
+    let given = known.max(remains.counted);
+    let (gone_to, back_to) = match kept {
+        Kept::Nothing => (given, position.last_id),
+        Kept::From(first) => (first.map_or(cursor.sequence, |first| first - 1), cursor.reached),
+    };
+    let acknowledged = position.last_id;
+    let detail = format!(
+        "PostgreSQL went back to sequence {} (a promoted standby, or a restored backup) although \
+         entries up to {acknowledged} were settled, and these were not in the stream any more",
+        cursor.sequence
+    );
+    let passed = (kept == Kept::Nothing).then_some(position.last_id);
+    let rewound = Rewound { settled: cursor.sequence, gone_to, passed, detail: &detail };
+    let lost = link.writer.note_rewound(fence(&claim), rewound).await?;
+    link.consumer.rewind(claim, back_to, given, lost).await?;
+    let (lost_first, lost_last) = lost.unzip();
+    error!(
+        partition,
+        settled = cursor.sequence,
+        %acknowledged,
+        lost_first,
+        lost_last,
+        "PostgreSQL has lost commits; what the stream still has is settled again. See `paystream \
+         losses list`"
+    );
+    Ok(given)
+}
+
+/// Tells Redis who owns what. If it was told of a higher epoch although the
+/// ledger says that we are the owner, the ledger has gone back: the next
+/// acquisition is then above what Redis knows.
+pub(super) async fn mirror(
+    consumer: &mut Consumer,
+    writer: &mut LaneWriter,
+    claims: &[Claim],
+) -> Result<(), Error> {
+    let told = consumer.mirror(claims).await;
+    if matches!(told, Err(stream::Error::Fenced(_))) {
+        let known = consumer.epochs(claims).await?;
+        let known: Vec<(Fence, i64)> = claims.iter().map(fence).zip(known).collect();
+        if writer.raise_epochs(&known).await? {
+            warn!("Redis knows higher epochs than the ledger had; acquiring above them");
+        }
+    }
+    Ok(told?)
+}
+
+fn fence(claim: &Claim) -> Fence {
+    Fence { partition: claim.partition, epoch: claim.epoch }
+}
