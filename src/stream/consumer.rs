@@ -10,7 +10,8 @@ use std::time::Duration;
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, replies, scripts::Lua, wire,
+    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, replies, scripts::Lua, standing,
+    wire,
 };
 use crate::domain::{CustomerId, Delivery, StreamId};
 
@@ -82,6 +83,7 @@ pub(super) struct Scripts {
     bury: Lua,
     settling_begin: Lua,
     settling_end: Lua,
+    pub(super) standing: standing::Script,
     pub(super) close: Lua,
     pub(super) reopen: Lua,
 }
@@ -100,6 +102,7 @@ impl Consumer {
             bury: Lua::new(include_str!("lua/bury.lua")),
             settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
+            standing: standing::Script::new(),
             close: Lua::new(include_str!("lua/close.lua")),
             reopen: Lua::new(include_str!("lua/reopen.lua")),
         };

@@ -19,7 +19,7 @@ use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionManager};
 use tokio::time::timeout;
 
 use super::{
-    Error, Keys, Streams, replies,
+    Error, GROUP, Keys, Streams, replies,
     scripts::{self, Lua},
     wire,
 };
@@ -45,7 +45,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Bounds of an append.
 #[derive(Clone, Copy, Debug)]
 pub struct AppendLimits {
-    /// Entries one stream may hold.
+    /// Unsettled entries one stream may hold.
     pub backlog_max: u32,
     /// How long a reference is recognised.
     pub dedupe_window: Duration,
@@ -112,7 +112,10 @@ impl Producer {
             given_out: (0..streams.keys.partitions).map(|_| AtomicI64::new(0)).collect(),
             keys: streams.keys.clone(),
             limits,
-            append: Lua::new(include_str!("lua/append.lua")),
+            append: Lua::new(concat!(
+                include_str!("lua/entries_after.lua"),
+                include_str!("lua/append.lua")
+            )),
         })
     }
 
@@ -264,6 +267,7 @@ impl Producer {
             self.keys.sequence(partition),
             self.keys.reference(partition, &payment.reference),
             self.keys.lost(partition),
+            self.keys.backlog(partition),
         ];
         let given_out = self.given_out[usize::from(partition)].load(Ordering::Relaxed);
         let mut command = self.append.on(&keys);
@@ -275,7 +279,8 @@ impl Producer {
             .arg(wire::VERSION)
             .arg(wire::encode(payment))
             .arg(received_at.timestamp_millis())
-            .arg(given_out);
+            .arg(given_out)
+            .arg(GROUP);
         if let Some(traceparent) = trace.as_ref().and_then(traceparent::write) {
             command.arg(traceparent);
         }

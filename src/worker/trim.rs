@@ -2,18 +2,18 @@
 //! holds trimming up. Never trims while the registry of groups cannot be read.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Worker;
 use crate::{
-    clock::Clock,
+    domain::StreamId,
     ledger::Groups,
     stream::{GROUP, Trim, Upkeep},
 };
@@ -26,20 +26,19 @@ pub(super) struct Trimmer {
     upkeep: Upkeep,
     groups: Groups,
     interval: Duration,
-    retention: chrono::Duration,
-    clock: Clock,
+    retention: Duration,
+    ages: Ages,
     said: Said,
 }
 
 impl Trimmer {
     pub(super) async fn connect(worker: &Worker) -> anyhow::Result<Self> {
-        let retention = chrono::Duration::from_std(worker.config.retention);
         Ok(Self {
             upkeep: worker.streams.upkeep().await.context("could not reach Redis")?,
             groups: worker.ledger.groups(),
             interval: worker.config.trim_interval,
-            retention: retention.unwrap_or(chrono::Duration::MAX),
-            clock: worker.clock,
+            retention: worker.config.retention,
+            ages: Ages::default(),
             said: Said::default(),
         })
     }
@@ -65,12 +64,42 @@ impl Trimmer {
         }
     }
 
-    async fn round(&self) -> anyhow::Result<Vec<Result<Trim, crate::stream::Error>>> {
+    async fn round(&mut self) -> anyhow::Result<Vec<Result<Trim, crate::stream::Error>>> {
         let registered =
             self.groups.registered().await.context("could not read the registry of groups")?;
         let groups: Vec<String> = registered.into_iter().map(|group| group.name).collect();
-        let before = (self.clock)() - self.retention;
-        self.upkeep.trim_all(before, &groups).await.context("could not reach the streams")
+        let now = Instant::now();
+        let aged = self.ages.before(now, self.retention);
+        let trims = self.upkeep.trim_all(self.retention, aged, &groups).await;
+        let trims = trims.context("could not reach the streams")?;
+        let newest = |trim: &Result<Trim, _>| {
+            trim.as_ref().map_or_else(|_| StreamId::default(), |trim| trim.newest)
+        };
+        self.ages.note(now, trims.iter().map(newest).collect());
+        Ok(trims)
+    }
+}
+
+/// The newest id of each partition at earlier rounds: how old entries are by
+/// this process's own time, whatever their ids say.
+#[derive(Default)]
+struct Ages {
+    rounds: VecDeque<(Instant, Vec<StreamId>)>,
+}
+
+impl Ages {
+    fn note(&mut self, at: Instant, newest: Vec<StreamId>) {
+        self.rounds.push_back((at, newest));
+    }
+
+    /// The newest ids of the last round that is at least `age` ago; forgets what
+    /// was before it.
+    fn before(&mut self, now: Instant, age: Duration) -> &[StreamId] {
+        let aged = |(at, _): &(Instant, Vec<StreamId>)| now - *at >= age;
+        while self.rounds.get(1).is_some_and(aged) {
+            self.rounds.pop_front();
+        }
+        self.rounds.front().filter(|one| aged(one)).map_or(&[], |(_, newest)| newest)
     }
 }
 
@@ -160,7 +189,24 @@ fn named(partitions: &[u16]) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Said, Trim, obstacles};
+    use tokio::time::{Duration, Instant};
+
+    use super::{Ages, Said, StreamId, Trim, obstacles};
+
+    #[test]
+    fn an_id_is_as_old_as_the_round_that_found_it_newest() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let id = |number| StreamId { milliseconds: 5, number };
+        let mut ages = Ages::default();
+        assert_eq!(ages.before(start, Duration::ZERO), []);
+        for round in 0..4 {
+            ages.note(start + round * second, vec![id(u64::from(round))]);
+        }
+        assert_eq!(ages.before(start + second, 2 * second), []);
+        assert_eq!(ages.before(start + 3 * second, 2 * second), [id(1)]);
+        assert_eq!(ages.before(start + 9 * second, 2 * second), [id(3)]);
+        assert_eq!(ages.rounds.len(), 1);
+    }
 
     #[test]
     fn an_obstacle_is_said_once_and_its_end_too() {
@@ -178,7 +224,7 @@ mod tests {
     fn a_sentence_names_the_group_and_its_first_partitions() {
         let trim = |partition| {
             let (missing, unregistered) = (vec!["notify".to_owned()], Vec::new());
-            Ok(Trim { partition, removed: 0, missing, unregistered })
+            Ok(Trim { partition, removed: 0, newest: StreamId::default(), missing, unregistered })
         };
         let sentences = obstacles((0..10).map(trim).collect());
         let sentence = sentences.first().unwrap();
