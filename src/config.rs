@@ -74,7 +74,8 @@ pub struct GatewayConfig {
     /// Time zone of transaction dates that carry no offset.
     #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
     pub time_zone: Tz,
-    /// Entries one partition's stream may hold before the gateway answers 503.
+    /// Unsettled entries of one partition at which the gateway answers 503; settled
+    /// ones that are still kept have eight times that room.
     #[arg(long, env = "PAYSTREAM_BACKLOG_MAX", default_value_t = 200_000)]
     pub backlog_max: u32,
     /// How long the stream remembers a reference, to answer a repetition at

@@ -107,7 +107,7 @@ pub struct PartitionLook {
     pub moved_seconds: Option<i64>,
     /// Entries in the stream, settled ones included until they are trimmed.
     pub depth: Option<i64>,
-    /// Entries no worker has taken yet; nothing after damage, too.
+    /// Entries no worker has taken yet.
     pub lag: Option<i64>,
     /// Entries taken and not acknowledged.
     pub pending: Option<i64>,
@@ -208,8 +208,7 @@ fn figures(
     Figures {
         appended: streams.map(|streams| streams.contents.appended),
         settled: ledger.map(|ledger| ledger.settled),
-        // One partition whose lag is unknown makes the sum unknown.
-        lag: streams.and_then(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
+        lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
         pending: streams.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
         oldest_waiting_seconds: partitions
             .iter()
@@ -266,7 +265,7 @@ fn partitions(
             draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
             moved_seconds: cursor.map(|cursor| cursor.moved_seconds()),
             depth: depth.map(|depth| depth.length),
-            lag: depth.and_then(|depth| depth.lag),
+            lag: depth.map(|depth| depth.lag),
             pending: depth.map(|depth| depth.pending),
             oldest_waiting_seconds: oldest.map(|id| id.age_seconds(now)),
         }

@@ -249,7 +249,7 @@ impl Control {
     ) -> Result<PendingSummary, Error> {
         let looks = self.looks().await?;
         let counts = looks.inspector.counts().await?;
-        let lag = looks.upkeep.depths().await?.iter().filter_map(|depth| depth.lag).sum::<i64>();
+        let lag = looks.upkeep.depths().await?.iter().map(|depth| depth.lag).sum::<i64>();
         let pending: u64 = counts.iter().map(|count| count.pending).sum();
         let mut ages = [0; BUCKETS.len() + 1];
         let mut looked_at = 0;

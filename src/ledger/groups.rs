@@ -121,7 +121,7 @@ impl GroupRegistrar {
         name: &str,
         note: Option<&str>,
         actor: &str,
-        unread: Option<i64>,
+        unread: i64,
         unacknowledged: i64,
     ) -> Result<(), Error> {
         let retire = sqlx::query(

@@ -214,11 +214,8 @@ async fn retire(args: RetireArgs) -> anyhow::Result<(String, ExitCode)> {
     };
     let was_registered = group.row.is_some();
     let (unread, pending) = (group.lag, group.pending);
-    let waits = format!(
-        "{} entries it has not read, and {pending} it has not acknowledged",
-        unread.map_or("an unknown number of".to_owned(), |unread| unread.to_string())
-    );
-    let retires = yes || (unread == Some(0) && pending == 0);
+    let waits = format!("{unread} entries it has not read, and {pending} it has not acknowledged");
+    let retires = yes || (unread == 0 && pending == 0);
     let mut removed = 0;
     if retires {
         let registrar = ledger.group_registrar();
@@ -250,8 +247,8 @@ struct Group {
     row: Option<GroupRow>,
     /// Partitions without it.
     missing: BTreeSet<u16>,
-    /// Entries it has not been handed yet; unknown after damage.
-    lag: Option<i64>,
+    /// Entries it has not been handed yet.
+    lag: i64,
     /// Entries handed out and not acknowledged.
     pending: i64,
     /// When the first entry that waits for it was appended.
@@ -266,7 +263,7 @@ fn groups(registered: Vec<GroupRow>, standings: Vec<Standing>, partitions: u16) 
         name: name.to_owned(),
         row,
         missing: (0..partitions).collect(),
-        lag: Some(0),
+        lag: 0,
         pending: 0,
         oldest_waiting: None,
         holds: BTreeSet::new(),
@@ -284,7 +281,7 @@ fn groups(registered: Vec<GroupRow>, standings: Vec<Standing>, partitions: u16) 
     for Standing { partition, group: name, lag, pending, oldest_waiting, floor } in standings {
         let group = groups.entry(name.clone()).or_insert_with(|| group(&name, None));
         group.missing.remove(&partition);
-        group.lag = group.lag.zip(lag).map(|(sum, lag)| sum + lag);
+        group.lag += lag;
         group.pending += pending;
         group.oldest_waiting = group.oldest_waiting.into_iter().chain(oldest_waiting).min();
         if ours.get(&partition).is_some_and(|ours| floor < *ours) {
@@ -349,7 +346,7 @@ fn table(groups: &[Group], now: DateTime<Utc>) -> Table {
             group.name.clone(),
             registered,
             partitions(&group.missing),
-            group.lag.map_or("unknown".to_owned(), |lag| lag.to_string()),
+            group.lag.to_string(),
             group.pending.to_string(),
             group.oldest_waiting.map_or("-".to_owned(), |id| seconds(id.age_seconds(now))),
             partitions(&group.holds),

@@ -174,7 +174,7 @@ impl View {
                 owner,
                 cursor.epoch.to_string(),
                 depth.length.to_string(),
-                depth.lag.map_or("unknown".to_owned(), |lag| lag.to_string()),
+                depth.lag.to_string(),
                 depth.pending.to_string(),
                 row.oldest_waiting_seconds().map_or("-".to_owned(), seconds),
                 rate.to_string(),
@@ -196,7 +196,7 @@ impl View {
         let shares =
             if shares.is_empty() { String::new() } else { format!(" ({})", shares.join(", ")) };
         let unserved = rows.iter().filter(|row| !row.cursor.is_owner_alive()).count();
-        let lag: i64 = rows.iter().filter_map(|row| row.depth.lag).sum();
+        let lag: i64 = rows.iter().map(|row| row.depth.lag).sum();
         let pending: i64 = rows.iter().map(|row| row.depth.pending).sum();
         let rate: i64 = self.rates.iter().sum();
         format!(
@@ -227,7 +227,7 @@ mod tests {
     fn look(at: Instant, settled: i64, owner: Option<&str>) -> Look {
         let as_of = DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(100);
         let oldest_waiting = Some(StreamId { milliseconds: 25_000, number: 0 });
-        let depth = Depth { partition: 7, length: 9, lag: None, pending: 2, oldest_waiting };
+        let depth = Depth { partition: 7, length: 9, lag: 5, pending: 2, oldest_waiting };
         let cursor = CursorRow {
             head_sequence: 0,
             partition: 7,
@@ -253,7 +253,7 @@ mod tests {
         let partition = &document["partitions"][0];
         assert_eq!(partition["settled_per_second"], 100);
         assert_eq!(partition["oldest_waiting_seconds"], 75);
-        assert!(partition["lag"].is_null());
+        assert_eq!(partition["lag"], 5);
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
         let view = View::between(&look(at, 0, None), look(at, 0, Some("one")));
         assert!(!view.is_served());
         let page = view.page();
-        for cell in ["one (silent)", "unknown", "1m 15s", "1m 1s ago", "next"] {
+        for cell in ["one (silent)", "1m 15s", "1m 1s ago", "next"] {
             assert!(page.contains(cell), "{cell} in {page}");
         }
         assert!(page.contains("1 partitions, 1 without a living owner"), "{page}");

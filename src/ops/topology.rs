@@ -21,7 +21,7 @@ use super::Running;
 use crate::{
     config::StoreConfig,
     ledger::{Ledger, Resize, Topology},
-    stream::{Depth, Streams},
+    stream::Streams,
 };
 
 /// Between two looks at what is still waiting.
@@ -176,7 +176,7 @@ async fn drain(args: &ResizeArgs, resize: &mut Resize, from: &Topology) -> anyho
     let bar = progress_bar();
     loop {
         let depths = upkeep.depths().await.context("could not see what waits; run it again")?;
-        let waiting: i64 = depths.iter().map(waits).sum();
+        let waiting: i64 = depths.iter().map(|depth| depth.lag + depth.pending).sum();
         if waiting == 0 {
             break;
         }
@@ -206,11 +206,6 @@ async fn drain(args: &ResizeArgs, resize: &mut Resize, from: &Topology) -> anyho
     }
     let known = resize.highest_sequence().await.context("could not read the cursors")?;
     Ok(given.into_iter().max().unwrap_or(0).max(known))
-}
-
-/// What our group has not settled. A lag that is unknown counts as one.
-fn waits(depth: &Depth) -> i64 {
-    depth.lag.unwrap_or(1) + depth.pending
 }
 
 /// Begins the new streams, and lets nothing lead back to the old ones.

@@ -137,7 +137,7 @@ mod tests {
         assert!(streams(&silent).is_some());
         assert_eq!(ledger(&silent), None);
 
-        // No entry waits, and the lag is unknown after damage.
+        // No entry waits, and the lag is not known.
         let mut damaged = overview();
         damaged.partitions[0].lag = None;
         damaged.partitions[0].oldest_waiting_seconds = None;

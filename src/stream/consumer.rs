@@ -15,7 +15,7 @@ use super::{
     replies,
     scripts::Lua,
     server::{self, Server},
-    upkeep, wire,
+    standing, upkeep, wire,
 };
 use crate::domain::{CustomerId, Delivery, StreamId};
 
@@ -90,6 +90,7 @@ pub(super) struct Scripts {
     bury: Lua,
     settling_begin: Lua,
     settling_end: Lua,
+    pub(super) standing: standing::Script,
     pub(super) close: Lua,
     pub(super) reopen: Lua,
     lose: Lua,
@@ -111,6 +112,7 @@ impl Consumer {
             bury: Lua::new(include_str!("lua/bury.lua")),
             settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
+            standing: standing::Script::new(),
             close: Lua::new(include_str!("lua/close.lua")),
             reopen: Lua::new(include_str!("lua/reopen.lua")),
             lose: Lua::new(include_str!("lua/lose.lua")),

@@ -67,8 +67,7 @@ impl Gates {
             let mut command = redis::cmd("XINFO");
             command.arg("GROUPS").arg(self.keys.stream(partition));
             let reply: RedisResult<Value> = command.query_async(&mut self.connection).await;
-            let groups = upkeep::groups(&self.keys, partition, reply)?;
-            names.extend(groups.into_iter().map(|(name, _)| name));
+            names.extend(upkeep::groups(&self.keys, partition, reply)?);
         }
         Ok(names)
     }
@@ -98,7 +97,8 @@ impl Gates {
     /// # Errors
     /// When Redis cannot be reached.
     pub async fn remove(&mut self) -> Result<BTreeSet<String>, Error> {
-        let remove = Lua::new(include_str!("lua/remove.lua"));
+        let code = concat!(include_str!("lua/entries_after.lua"), include_str!("lua/remove.lua"));
+        let remove = Lua::new(code);
         remove.load(&mut self.connection).await?;
         let mut waiting = BTreeSet::new();
         for partition in 0..self.keys.partitions {

@@ -52,6 +52,11 @@ impl Keys {
         self.of(partition, "lineage")
     }
 
+    /// Unsettled entries when an append last counted them, and the sequence then.
+    pub(super) fn backlog(&self, partition: u16) -> String {
+        self.of(partition, "backlog")
+    }
+
     /// The mirror of owner and epoch; the ledger holds the truth.
     pub(super) fn owner(&self, partition: u16) -> String {
         self.of(partition, "owner")

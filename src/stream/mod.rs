@@ -17,6 +17,7 @@
 //! | `paystream:{p07}:seq` | the last sequence that was given out; `resize:` before it while closed, `resized:` for good, `lost:` until its owner has brought it back |
 //! | `paystream:{p07}:lineage` | which servers gave out which sequences: one line each |
 //! | `paystream:{p07}:lost` | sequences whose entries Redis has lost |
+//! | `paystream:{p07}:backlog` | unsettled entries when an append last counted them, and the sequence then |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
@@ -66,9 +67,9 @@ pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use rewind::Kept;
-pub use standing::Standing;
+pub use standing::{Position, Standing};
 pub use state::{PartitionState, Remains};
-pub use upkeep::{Contents, Depth, Position, RedisMemory, Trim, Upkeep};
+pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
 pub use wire::{Parts, Unreadable, fields_of, read_fields};
 
@@ -76,6 +77,9 @@ pub(crate) use keys::GROUP;
 use keys::Keys;
 use shared::{Purpose, Shared};
 
+/// Entries that one stream may hold, settled ones included, in multiples of the
+/// backlog's limit. As `lua/append.lua` has it.
+pub const KEPT_MAX: i64 = 8;
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for a reply. On purpose longer than a slow sync to disk,

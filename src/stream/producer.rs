@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Error, Keys, Streams,
+    Error, GROUP, Keys, Streams,
     lineage::{Known, Lineage},
     replies,
     scripts::{self, Lua},
@@ -52,7 +52,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Bounds of an append.
 #[derive(Clone, Copy, Debug)]
 pub struct AppendLimits {
-    /// Entries one stream may hold.
+    /// Unsettled entries one stream may hold.
     pub backlog_max: u32,
     /// How long a reference is recognised.
     pub dedupe_window: Duration,
@@ -119,7 +119,10 @@ impl Producer {
             known: (0..streams.keys.partitions).map(|_| Mutex::default()).collect(),
             keys: streams.keys.clone(),
             limits,
-            append: Lua::new(include_str!("lua/append.lua")),
+            append: Lua::new(concat!(
+                include_str!("lua/entries_after.lua"),
+                include_str!("lua/append.lua")
+            )),
             lineage: Lineage::new(),
         })
     }
@@ -299,10 +302,11 @@ impl Producer {
     }
 
     fn command(&self, partition: u16, chunk: &[&Arrival]) -> Cmd {
-        let mut keys = Vec::with_capacity(3 + chunk.len());
+        let mut keys = Vec::with_capacity(4 + chunk.len());
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
         keys.push(self.keys.lost(partition));
+        keys.push(self.keys.backlog(partition));
         for arrival in chunk {
             keys.push(self.keys.reference(partition, &arrival.payment.reference));
         }
@@ -311,7 +315,8 @@ impl Producer {
             .arg(self.limits.backlog_max)
             .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))
             .arg(wire::VERSION)
-            .arg(self.known(partition).sequence);
+            .arg(self.known(partition).sequence)
+            .arg(GROUP);
         for Arrival { payment, received_at, trace } in chunk {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             command

@@ -1,10 +1,13 @@
 //! Where groups stand on the streams: how much waits for each, and since when.
-//! Never changes anything.
+//! The only place that counts what waits. Never changes anything, and never
+//! uses the `lag` of Redis, which a restart or a failover makes wrong.
 
-use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
-use super::{Error, GROUP, Keys, Position, replies, upkeep};
+use super::{Error, GROUP, Keys, replies, scripts::Lua};
 use crate::domain::StreamId;
+
+const CODE: &str = concat!(include_str!("lua/entries_after.lua"), include_str!("lua/standing.lua"));
 
 /// Where one group stands on one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +16,8 @@ pub struct Standing {
     pub partition: u16,
     /// and which group.
     pub group: String,
-    /// Entries the group has not been handed yet; unknown after damage.
-    pub lag: Option<i64>,
+    /// Entries the group has not been handed yet.
+    pub lag: i64,
     /// Entries handed out and not acknowledged.
     pub pending: i64,
     /// The first entry it has not acknowledged.
@@ -22,6 +25,38 @@ pub struct Standing {
     /// Everything before this is acknowledged: the first pending entry, or the
     /// last that was handed out.
     pub floor: StreamId,
+}
+
+/// Where a group stands on one partition, for its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The last entry that was handed out.
+    pub last_id: StreamId,
+    /// Entries not handed out yet.
+    pub lag: i64,
+    /// Entries handed out and not acknowledged.
+    pub pending: i64,
+}
+
+/// The script that tells where groups stand on a stream.
+pub(super) struct Script(Lua);
+
+impl Script {
+    pub(super) fn new() -> Self {
+        Self(Lua::new(CODE))
+    }
+
+    /// Makes Redis know the script, ahead of the calls in the same pipeline.
+    pub(super) fn load(pipeline: &mut Pipeline) {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(CODE);
+    }
+
+    /// Asks for every group of a stream, or for one.
+    pub(super) fn on(&self, stream: String, group: Option<&str>) -> Cmd {
+        let mut command = self.0.on(&[stream]);
+        command.arg(group);
+        command
+    }
 }
 
 /// Our group on every partition.
@@ -32,11 +67,12 @@ pub(super) async fn ours(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<Standing>, Error> {
-    let mut positions = Vec::with_capacity(usize::from(keys.partitions));
-    for (partition, reply) in (0..).zip(infos(keys, connection).await?) {
-        positions.push((partition, GROUP.to_owned(), upkeep::our_group(keys, partition, reply)?));
-    }
-    standings(keys, connection, positions).await
+    let found = ask(keys, connection, Some(GROUP)).await?;
+    let ours = |(partition, groups): (u16, Vec<Found>)| {
+        let ours = groups.into_iter().next().ok_or_else(|| group_missing(keys, partition))?;
+        Ok(ours.standing(partition))
+    };
+    found.into_iter().map(ours).collect()
 }
 
 /// Every group on every partition.
@@ -47,63 +83,88 @@ pub(super) async fn all(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<Standing>, Error> {
-    let mut positions = Vec::new();
-    for (partition, reply) in (0..).zip(infos(keys, connection).await?) {
-        let groups = upkeep::groups(keys, partition, reply)?.into_iter();
-        positions.extend(groups.map(|(group, position)| (partition, group, position)));
-    }
-    standings(keys, connection, positions).await
+    let found = ask(keys, connection, None).await?.into_iter();
+    let standings = found.flat_map(|(partition, groups)| {
+        groups.into_iter().map(move |group| group.standing(partition))
+    });
+    Ok(standings.collect())
 }
 
-async fn infos(
+/// Where our group stands, out of a reply to [`Script::on`].
+///
+/// # Errors
+/// [`Error::StateLost`] when the stream or our group is gone.
+pub(super) fn our_position(
+    keys: &Keys,
+    partition: u16,
+    reply: RedisResult<Value>,
+) -> Result<Position, Error> {
+    let ours = read(reply)?.into_iter().next();
+    Ok(ours.ok_or_else(|| group_missing(keys, partition))?.position)
+}
+
+fn group_missing(keys: &Keys, partition: u16) -> Error {
+    Error::StateLost(format!("group {GROUP} is missing on {}", keys.stream(partition)))
+}
+
+async fn ask(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
-) -> Result<Vec<RedisResult<Value>>, Error> {
-    let mut pipeline = Pipeline::with_capacity(usize::from(keys.partitions));
+    group: Option<&str>,
+) -> Result<Vec<(u16, Vec<Found>)>, Error> {
+    let script = Script::new();
+    let mut pipeline = Pipeline::with_capacity(1 + usize::from(keys.partitions));
+    Script::load(&mut pipeline);
     for partition in 0..keys.partitions {
-        pipeline.cmd("XINFO").arg("GROUPS").arg(keys.stream(partition));
+        pipeline.add_command(script.on(keys.stream(partition), group));
     }
     pipeline.ignore_errors();
-    Ok(pipeline.query_async(connection).await?)
+    let replies: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
+    let answers = (0..keys.partitions).zip(replies.into_iter().skip(1));
+    answers.map(|(partition, reply)| Ok((partition, read(reply)?))).collect()
 }
 
-/// Looks up what waits first in each position. An entry that was acknowledged
-/// since the position was read may still be named.
-async fn standings(
-    keys: &Keys,
-    connection: &mut impl ConnectionLike,
-    positions: Vec<(u16, String, Position)>,
-) -> Result<Vec<Standing>, Error> {
-    let mut pipeline = Pipeline::with_capacity(2 * positions.len());
-    for (partition, group, position) in &positions {
-        let stream = keys.stream(*partition);
-        pipeline.cmd("XPENDING").arg(&stream).arg(group);
-        let after = format!("({}", position.last_id);
-        pipeline.cmd("XRANGE").arg(&stream).arg(after).arg("+").arg("COUNT").arg(1);
-    }
-    let replies: Vec<(Value, Value)> = if positions.is_empty() {
-        Vec::new()
-    } else {
-        let replies: Vec<Value> = pipeline.query_async(connection).await?;
-        let mut replies = replies.into_iter();
-        std::iter::from_fn(|| Some((replies.next()?, replies.next()?))).collect()
-    };
-    let standing = |((partition, group, position), (pending, next)): (_, (Value, Value))| {
-        let Position { last_id, lag, pending: count } = position;
-        let pending = replies::array(pending, "XPENDING")?;
-        let first_pending: Option<StreamId> = match pending.get(1) {
-            Some(Value::Nil) | None => None,
-            Some(id) => Some(replies::parsed(id, "XPENDING")?),
-        };
-        let next = replies::entries(next)?.into_iter().next().map(|(id, _)| id);
-        Ok(Standing {
+/// One group, as the script answers.
+struct Found {
+    group: String,
+    position: Position,
+    first_pending: Option<StreamId>,
+    next: Option<StreamId>,
+}
+
+impl Found {
+    fn standing(self, partition: u16) -> Standing {
+        let Self { group, position: Position { last_id, lag, pending }, first_pending, next } =
+            self;
+        Standing {
             partition,
             group,
             lag,
-            pending: count,
+            pending,
             oldest_waiting: first_pending.or(next),
             floor: first_pending.unwrap_or(last_id),
-        })
+        }
+    }
+}
+
+fn read(reply: RedisResult<Value>) -> Result<Vec<Found>, Error> {
+    const WHAT: &str = "standing";
+    let id = |value: &Value| match replies::text(value, WHAT)? {
+        "" => Ok(None),
+        _ => replies::parsed(value, WHAT).map(Some),
     };
-    positions.into_iter().zip(replies).map(standing).collect()
+    let found = |group: Value| {
+        let group = replies::array(group, WHAT)?;
+        let [name, last_id, lag, pending, first_pending, next] = group.as_slice() else {
+            return Err(Error::Shape(WHAT));
+        };
+        let position = Position {
+            last_id: replies::parsed(last_id, WHAT)?,
+            lag: replies::integer(lag, WHAT)?,
+            pending: replies::integer(pending, WHAT)?,
+        };
+        let group = replies::text(name, WHAT)?.to_owned();
+        Ok(Found { group, position, first_pending: id(first_pending)?, next: id(next)? })
+    };
+    replies::array(reply?, WHAT)?.into_iter().map(found).collect()
 }

@@ -4,7 +4,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Claim, Consumer, Error, GROUP, History, Position, replies, upkeep};
+use super::{Claim, Consumer, Error, GROUP, History, Position, replies, standing};
 use crate::domain::StreamId;
 
 /// Where a partition stands in Redis.
@@ -36,26 +36,28 @@ impl Consumer {
     /// # Errors
     /// When Redis cannot be reached.
     pub async fn states(&mut self, claims: &[Claim]) -> Result<Vec<PartitionState>, Error> {
-        let mut pipeline = Pipeline::with_capacity(2 * claims.len());
+        let mut pipeline = Pipeline::with_capacity(1 + 2 * claims.len());
+        standing::Script::load(&mut pipeline);
         for claim in claims {
-            pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(claim.partition));
+            let stream = self.keys.stream(claim.partition);
+            pipeline.add_command(self.scripts.standing.on(stream, Some(GROUP)));
             pipeline.cmd("MGET").arg(self.keys.sequence(claim.partition));
             pipeline.arg(self.keys.lineage(claim.partition));
             pipeline.arg(self.keys.lost(claim.partition));
         }
         pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
-        let mut replies = replies.into_iter();
+        let mut replies = replies.into_iter().skip(1);
         let mut states = Vec::with_capacity(claims.len());
         for claim in claims {
-            let (Some(groups), Some(values)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("XINFO GROUPS"));
+            let (Some(standing), Some(values)) = (replies.next(), replies.next()) else {
+                return Err(Error::Shape("standing"));
             };
             let values = replies::array(values?, "MGET")?;
             let [counter, lineage, lost] = values.as_slice() else {
                 return Err(Error::Shape("MGET"));
             };
-            let position = match upkeep::our_group(&self.keys, claim.partition, groups) {
+            let position = match standing::our_position(&self.keys, claim.partition, standing) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };

@@ -1,9 +1,8 @@
 //! What keeps the streams in order: provisioning, safety checks, depths,
 //! trimming. Never removes an entry that a group has not acknowledged.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use chrono::{DateTime, Utc};
 use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
@@ -27,23 +26,12 @@ pub struct Depth {
     pub partition: u16,
     /// Entries in the stream, settled ones included.
     pub length: i64,
-    /// Entries our group has not been handed yet; unknown after damage.
-    pub lag: Option<i64>,
+    /// Entries our group has not been handed yet.
+    pub lag: i64,
     /// Entries handed out and not acknowledged.
     pub pending: i64,
     /// The first entry that our group has not acknowledged.
     pub oldest_waiting: Option<StreamId>,
-}
-
-/// Where a group stands on one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The last entry that was handed out.
-    pub last_id: StreamId,
-    /// Entries not handed out yet; unknown after damage.
-    pub lag: Option<i64>,
-    /// Entries handed out and not acknowledged.
-    pub pending: i64,
 }
 
 /// What was ever in the streams, and what still is.
@@ -71,6 +59,8 @@ pub struct Trim {
     pub partition: u16,
     /// Entries that went.
     pub removed: i64,
+    /// The newest id of the stream.
+    pub newest: StreamId,
     /// Registered groups that are missing on it: then nothing went.
     pub missing: Vec<String>,
     /// Groups that are on it without being registered. They are waited for.
@@ -187,60 +177,52 @@ impl Upkeep {
         Ok(sizes.into_iter().flatten().sum())
     }
 
-    /// Trims from every stream what each of its groups has acknowledged, is older
-    /// than `before`, and comes before the partition's entry in `reached`. A stream on which one of `groups` is missing is
-    /// left alone, and what fails on one stream stops no other.
+    /// Trims from every stream what each of its groups has acknowledged, comes
+    /// before the partition's entry in `reached`, and is older than `retention`:
+    /// appended so long before the stream's newest entry, or before the id in
+    /// `aged`, the newest of that partition that long ago. A stream on which one
+    /// of `groups` is missing is left alone, and what fails on one stream stops
+    /// no other.
     ///
     /// # Errors
     /// When Redis cannot be reached.
     pub async fn trim_all(
         &self,
-        before: DateTime<Utc>,
+        retention: Duration,
+        aged: &[StreamId],
         reached: &BTreeMap<u16, StreamId>,
         groups: &[String],
     ) -> Result<Vec<Result<Trim, Error>>, Error> {
         let mut connection = self.connection.clone();
-        let milliseconds = u64::try_from(before.timestamp_millis()).unwrap_or(0);
-        let before = StreamId { milliseconds, number: 0 };
         self.trim.load(&mut connection).await?;
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             let mut command = self.trim.on(&[self.keys.stream(partition)]);
+            let aged = aged.get(usize::from(partition)).copied().unwrap_or_default();
             let reached = reached.get(&partition).copied().unwrap_or_default();
-            command.arg(before.min(reached).to_string());
-            pipeline.add_command(command.arg(GROUP).arg(groups).clone());
+            command.arg(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
+            command.arg(aged.to_string()).arg(reached.to_string()).arg(GROUP).arg(groups);
+            pipeline.add_command(command);
         }
         pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
         let trim = |(partition, reply): (u16, RedisResult<Value>)| {
-            let (removed, missing, unregistered) =
-                redis::from_redis_value(reply?).map_err(|_| Error::Shape("trim"))?;
-            Ok(Trim { partition, removed, missing, unregistered })
+            const SHAPE: Error = Error::Shape("trim");
+            let (removed, newest, missing, unregistered): (_, String, _, _) =
+                redis::from_redis_value(reply?).map_err(|_| SHAPE)?;
+            let newest = newest.parse().map_err(|_| SHAPE)?;
+            Ok(Trim { partition, removed, newest, missing, unregistered })
         };
         Ok((0..self.keys.partitions).zip(replies).map(trim).collect())
     }
 }
 
-/// Our group out of an `XINFO GROUPS` reply.
-pub(super) fn our_group(
-    keys: &Keys,
-    partition: u16,
-    reply: RedisResult<Value>,
-) -> Result<Position, Error> {
-    let ours = groups(keys, partition, reply)?.into_iter().find(|(name, _)| name == GROUP);
-    let missing = || {
-        let stream = keys.stream(partition);
-        Error::StateLost(format!("group {GROUP} is missing on {stream}"))
-    };
-    Ok(ours.ok_or_else(missing)?.1)
-}
-
-/// Every group out of an `XINFO GROUPS` reply.
+/// The names of all groups in an `XINFO GROUPS` reply.
 pub(super) fn groups(
     keys: &Keys,
     partition: u16,
     reply: RedisResult<Value>,
-) -> Result<Vec<(String, Position)>, Error> {
+) -> Result<Vec<String>, Error> {
     const WHAT: &str = "XINFO GROUPS";
     let groups = match reply {
         // A stream that does not exist is a plain ERR here.
@@ -250,17 +232,12 @@ pub(super) fn groups(
         }
         reply => replies::array(reply?, WHAT)?,
     };
-    let read = |group: Value| {
+    let name = |group: Value| {
         let group = replies::array(group, WHAT)?;
-        let field = |name| replies::pick(&group, name).ok_or(Error::Shape(WHAT));
-        let position = Position {
-            last_id: replies::parsed(field("last-delivered-id")?, WHAT)?,
-            lag: field("lag").ok().and_then(|lag| replies::integer(lag, WHAT).ok()),
-            pending: replies::integer(field("pending")?, WHAT)?,
-        };
-        Ok((replies::text(field("name")?, WHAT)?.to_owned(), position))
+        let name = replies::pick(&group, "name").ok_or(Error::Shape(WHAT))?;
+        Ok(replies::text(name, WHAT)?.to_owned())
     };
-    groups.into_iter().map(read).collect()
+    groups.into_iter().map(name).collect()
 }
 
 /// Creates every stream that is missing, with this group at id 0.

@@ -128,7 +128,7 @@ impl Streams {
                 Err(Error::StateLost(_)) => None,
                 Err(error) => return Err(error),
             };
-            let group = |groups: &Vec<(String, _)>| groups.iter().any(|(name, _)| name == GROUP);
+            let group = |groups: &Vec<String>| groups.iter().any(|name| name == GROUP);
             presence.push(Presence {
                 partition,
                 stream: groups.is_some(),

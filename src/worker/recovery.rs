@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_lost_when_it_is_gone_or_has_gone_back() {
-        let position = Some(Position { last_id: Default::default(), lag: None, pending: 0 });
+        let position = Some(Position { last_id: Default::default(), lag: 0, pending: 0 });
         let state =
             |position, sequence| PartitionState { position, sequence, ..PartitionState::default() };
         assert_eq!(finding(&state(position, Some(7)), 7), None);

@@ -3,18 +3,18 @@
 //! nothing while the ledger cannot be asked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Worker;
 use crate::{
-    clock::Clock,
+    domain::StreamId,
     ledger::Groups,
     stream::{GROUP, Trim, Upkeep},
 };
@@ -27,26 +27,24 @@ pub(super) struct Trimmer {
     upkeep: Upkeep,
     groups: Groups,
     interval: Duration,
-    retention: chrono::Duration,
+    retention: Duration,
     /// How long entries stay now: less while they take too much memory.
-    keeps: chrono::Duration,
+    keeps: Duration,
+    ages: Ages,
     generation: i32,
-    clock: Clock,
     said: Said,
 }
 
 impl Trimmer {
     pub(super) async fn connect(worker: &Worker) -> anyhow::Result<Self> {
-        let retention = chrono::Duration::from_std(worker.config.retention);
-        let retention = retention.unwrap_or(chrono::Duration::MAX);
         Ok(Self {
             upkeep: worker.streams.upkeep().await.context("could not reach Redis")?,
             groups: worker.ledger.groups(),
             interval: worker.config.trim_interval,
-            retention,
-            keeps: retention,
+            retention: worker.config.retention,
+            keeps: worker.config.retention,
+            ages: Ages::default(),
             generation: worker.generation,
-            clock: worker.clock,
             said: Said::default(),
         })
     }
@@ -79,12 +77,17 @@ impl Trimmer {
         let reached = self.groups.reached(self.generation).await;
         let reached = reached.context("could not read how far the ledger has come")?;
         self.keep_within_memory().await.context("could not see how much memory is used")?;
-        let before = (self.clock)().checked_sub_signed(self.keeps).unwrap_or_default();
-        self.upkeep.trim_all(before, &reached, &groups).await.context("could not reach the streams")
+        let now = Instant::now();
+        let aged = self.ages.before(now, self.keeps);
+        let trims = self.upkeep.trim_all(self.keeps, aged, &reached, &groups).await;
+        let trims = trims.context("could not reach the streams")?;
+        let newest = |trim: &Result<Trim, _>| {
+            trim.as_ref().map_or_else(|_| StreamId::default(), |trim| trim.newest)
+        };
+        self.ages.note(now, trims.iter().map(newest).collect());
+        Ok(trims)
     }
-}
 
-impl Trimmer {
     async fn keep_within_memory(&mut self) -> Result<(), crate::stream::Error> {
         let limit = self.upkeep.memory().await?.limit;
         let used = if limit == 0 { 0 } else { self.upkeep.streams_memory().await? };
@@ -99,20 +102,38 @@ impl Trimmer {
 
 /// How long settled entries stay from now on: half as long while the streams take
 /// more than a quarter of the memory, and twice as long again below an eighth.
-fn keeps(
-    retention: chrono::Duration,
-    now: chrono::Duration,
-    used: u64,
-    limit: u64,
-) -> chrono::Duration {
+fn keeps(retention: Duration, now: Duration, used: u64, limit: u64) -> Duration {
     if limit > 0 && used > limit / 4 {
         now / 2
     } else if limit == 0 {
         retention
     } else if used < limit / 8 && now < retention {
-        (now * 2).max(chrono::Duration::seconds(1)).min(retention)
+        (now * 2).max(Duration::from_secs(1)).min(retention)
     } else {
         now
+    }
+}
+
+/// The newest id of each partition at earlier rounds: how old entries are by
+/// this process's own time, whatever their ids say.
+#[derive(Default)]
+struct Ages {
+    rounds: VecDeque<(Instant, Vec<StreamId>)>,
+}
+
+impl Ages {
+    fn note(&mut self, at: Instant, newest: Vec<StreamId>) {
+        self.rounds.push_back((at, newest));
+    }
+
+    /// The newest ids of the last round that is at least `age` ago; forgets what
+    /// was before it.
+    fn before(&mut self, now: Instant, age: Duration) -> &[StreamId] {
+        let aged = |(at, _): &(Instant, Vec<StreamId>)| now - *at >= age;
+        while self.rounds.get(1).is_some_and(aged) {
+            self.rounds.pop_front();
+        }
+        self.rounds.front().filter(|one| aged(one)).map_or(&[], |(_, newest)| newest)
     }
 }
 
@@ -202,21 +223,36 @@ fn named(partitions: &[u16]) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use chrono::Duration;
+    use tokio::time::{Duration, Instant};
 
-    use super::{Said, Trim, keeps, obstacles};
+    use super::{Ages, Said, StreamId, Trim, keeps, obstacles};
 
     #[test]
     fn settled_entries_never_keep_more_than_a_quarter_of_the_memory() {
-        let (configured, second) = (Duration::minutes(15), Duration::seconds(1));
+        let (configured, second) = (Duration::from_mins(15), Duration::from_secs(1));
         assert_eq!(keeps(configured, configured, 900, 0), configured, "no limit");
         assert_eq!(keeps(configured, configured, 250, 1000), configured);
         assert_eq!(keeps(configured, configured, 251, 1000), configured / 2);
         assert_eq!(keeps(configured, second, 200, 1000), second, "in between it stays");
         assert_eq!(keeps(configured, second, 100, 1000), second * 2);
-        assert_eq!(keeps(configured, Duration::zero(), 100, 1000), second);
+        assert_eq!(keeps(configured, Duration::ZERO, 100, 1000), second);
         assert_eq!(keeps(configured, configured - second, 100, 1000), configured);
         assert_eq!(keeps(second, second, 0, 1000), second);
+    }
+
+    #[test]
+    fn an_id_is_as_old_as_the_round_that_found_it_newest() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let id = |number| StreamId { milliseconds: 5, number };
+        let mut ages = Ages::default();
+        assert_eq!(ages.before(start, Duration::ZERO), []);
+        for round in 0..4 {
+            ages.note(start + round * second, vec![id(u64::from(round))]);
+        }
+        assert_eq!(ages.before(start + second, 2 * second), []);
+        assert_eq!(ages.before(start + 3 * second, 2 * second), [id(1)]);
+        assert_eq!(ages.before(start + 9 * second, 2 * second), [id(3)]);
+        assert_eq!(ages.rounds.len(), 1);
     }
 
     #[test]
@@ -235,7 +271,7 @@ mod tests {
     fn a_sentence_names_the_group_and_its_first_partitions() {
         let trim = |partition| {
             let (missing, unregistered) = (vec!["notify".to_owned()], Vec::new());
-            Ok(Trim { partition, removed: 0, missing, unregistered })
+            Ok(Trim { partition, removed: 0, newest: StreamId::default(), missing, unregistered })
         };
         let sentences = obstacles((0..10).map(trim).collect());
         let sentence = sentences.first().unwrap();

@@ -30,6 +30,7 @@ mod groups;
 mod held_money;
 mod http;
 mod idempotency;
+mod lag;
 mod losses;
 mod metrics;
 mod mending;

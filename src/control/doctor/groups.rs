@@ -83,7 +83,7 @@ fn groups<'a>(
             continue;
         };
         group.pins.push(one.partition);
-        let left = |standing: &Standing| standing.lag.unwrap_or(0) + standing.pending;
+        let left = |standing: &Standing| standing.lag + standing.pending;
         group.kept += (left(one) - left(ours)).max(0);
         group.oldest = group.oldest.into_iter().chain(one.oldest_waiting).min();
     }
@@ -166,14 +166,7 @@ mod tests {
     fn standing(partition: u16, group: &str, second: u64, lag: i64) -> Standing {
         let id = StreamId { milliseconds: second * 1000, number: 0 };
         let oldest_waiting = (lag > 0).then_some(id);
-        Standing {
-            partition,
-            group: group.to_owned(),
-            lag: Some(lag),
-            pending: 0,
-            oldest_waiting,
-            floor: id,
-        }
+        Standing { partition, group: group.to_owned(), lag, pending: 0, oldest_waiting, floor: id }
     }
 
     fn found(registered: &[GroupRow], standings: &[Standing]) -> Vec<Finding> {

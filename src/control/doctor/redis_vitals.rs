@@ -15,7 +15,7 @@ use super::words::{bytes, numbered, percent};
 const SUBJECT: &str = "redis";
 /// Slower than this is no network of one place, or an overloaded machine.
 pub(super) const SLOW: Duration = Duration::from_millis(100);
-/// Consumer groups tell their lag from here on.
+/// Streams count the entries ever added from here on.
 const OLDEST: (u32, u32) = (7, 0);
 /// Shares of memory and connections, in percent.
 const MEMORY_WARNING: u64 = 75;

@@ -142,8 +142,8 @@ struct PartitionView {
     last_sequence: i64,
     /// Entries in the stream, settled ones included until they are trimmed.
     depth: i64,
-    /// Entries no worker has taken yet; unknown after damage.
-    lag: Option<i64>,
+    /// Entries no worker has taken yet.
+    lag: i64,
     /// Entries taken and not acknowledged.
     pending: i64,
     /// How long the first entry that is not settled has waited.
@@ -178,7 +178,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
         totals: TotalsView::new(payments, totals),
         settled_per_second: number(Decimal::new(thousandths, 3)),
         backlog: BacklogView {
-            lag: depths.iter().filter_map(|depth| depth.lag).sum(),
+            lag: depths.iter().map(|depth| depth.lag).sum(),
             pending: depths.iter().map(|depth| depth.pending).sum(),
         },
         partitions: partitions(&cursors, &depths),

@@ -1,17 +1,17 @@
 -- Appends payments of one partition in their order, each once, as one step:
 -- all that this call does is in Redis and its file, or nothing of it.
 --
--- KEYS  stream, seq, lost, ref of each payment's reference
+-- KEYS  stream, seq, lost, backlog, ref of each payment's reference
 -- ARGV  backlog limit, dedupe window in ms, entry version, highest sequence
---       that the caller knows to have been given out; for each payment status,
---       digest, payment, received at in ms, traceparent or nothing
+--       that the caller knows to have been given out, group; for each payment
+--       status, digest, payment, received at in ms, traceparent or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
 -- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
 -- while the partition takes nothing new. A counter that has gone back is made
 -- such. The ref key holds one line for each status that the reference was sent
 -- with: "status digest sequence stream-id".
-local HEAD, EACH = 4, 5
+local FIRST, HEAD, EACH = 4, 5, 5
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, version, given_out = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -35,6 +35,31 @@ local function look_up(ref, status, digest)
   return nil, seen
 end
 
+-- Whether a stream of at least `limit` entries has room for one more: the limit
+-- is of entries that the group has not settled. They are counted on every
+-- 1,000th append; in between, each append counts as unsettled. Settled entries
+-- that retention or another group keeps have a limit too.
+local function has_room(length)
+  if length >= 8 * limit then return false end
+  local head = tonumber(redis.call('GET', seq))
+  -- A closed partition is refused below.
+  if not head then return true end
+  local counted, at = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+)$')
+  local since = counted and head - tonumber(at)
+  if since and since >= 0 and since < 1000 and counted + since < limit then return true end
+  local unsettled = length
+  for _, reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local group = {}
+    for i = 1, #reply, 2 do group[reply[i]] = reply[i + 1] end
+    if group['name'] == ARGV[5] then
+      unsettled = group['pending'] + entries_after(stream, group['last-delivered-id'])
+    end
+  end
+  if unsettled >= limit then return false end
+  redis.call('SET', KEYS[4], string.format('%d %.0f', unsettled, head))
+  return true
+end
+
 local function closed()
   local gate = redis.call('GET', seq)
   return gate and not tonumber(gate) and 'refused CLOSED ' .. gate
@@ -43,7 +68,9 @@ end
 -- The next sequence, or why there is none.
 local function next_sequence()
   local length = redis.call('XLEN', stream)
-  if length >= limit then return nil, 'refused BACKPRESSURE ' .. stream .. ' is full' end
+  if length >= limit and not has_room(length) then
+    return nil, 'refused BACKPRESSURE ' .. stream .. ' is full'
+  end
   if length == 0 and redis.call('EXISTS', stream) == 0 then
     return nil, closed() or 'refused NOSTREAM ' .. stream .. ' is missing'
   end
@@ -62,8 +89,8 @@ local function next_sequence()
 end
 
 local answers = {}
-for number = 1, #KEYS - 3 do
-  local at, ref = HEAD + (number - 1) * EACH, KEYS[3 + number]
+for number = 1, #KEYS - FIRST do
+  local at, ref = HEAD + (number - 1) * EACH, KEYS[FIRST + number]
   local status, digest, traceparent = ARGV[at + 1], ARGV[at + 2], ARGV[at + 5]
   local answer, others = look_up(ref, status, digest)
   if not answer then

@@ -10,10 +10,5 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     if group[i] == 'name' and group[i + 1] == ARGV[1] then return 0 end
   end
 end
-local reply, stream = redis.call('XINFO', 'STREAM', KEYS[1]), {}
-for i = 1, #reply, 2 do stream[reply[i]] = reply[i + 1] end
--- Told how many entries came before, Redis knows the group's lag at once.
-local after, before = '0', stream['entries-added'] - stream['length']
-if ARGV[2] == 'now' then after, before = stream['last-generated-id'], stream['entries-added'] end
-redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], after, 'ENTRIESREAD', before)
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2] == 'now' and '$' or '0')
 return 1

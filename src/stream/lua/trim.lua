@@ -1,8 +1,13 @@
 -- Removes what every group has acknowledged, and nothing else.
 --
 -- KEYS  stream
--- ARGV  id before which entries may go at most, the groups that must exist
--- Answers how many entries went, the groups that must exist and do not (then
+-- ARGV  how long entries stay, in ms; an id that was the newest that long ago or
+--       earlier, or 0-0; the last id that the ledger knows; the groups that
+--       must exist
+-- Ages are relative to the stream's newest id: no clock is compared with
+-- another. While a clock that went back holds ids at one millisecond, only the
+-- given id lets entries go.
+-- Answers how many entries went, the newest id, the groups that must exist and do not (then
 -- nothing goes: they could not have acknowledged anything), and the groups that
 -- exist and need not (they are waited for all the same).
 --
@@ -19,8 +24,16 @@ end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return redis.error_reply('NOSTREAM stream ' .. KEYS[1] .. ' is missing')
 end
-local wanted, seen, missing, unregistered, floor = {}, {}, {}, {}, ARGV[1]
-for i = 2, #ARGV do wanted[ARGV[i]] = true end
+local info, newest = redis.call('XINFO', 'STREAM', KEYS[1]), nil
+for i = 1, #info, 2 do
+  if info[i] == 'last-generated-id' then newest = info[i + 1] end
+end
+local oldest_to_stay = math.max(0, tonumber(string.match(newest, '^%d+')) - tonumber(ARGV[1]))
+local wanted, seen, missing, unregistered = {}, {}, {}, {}
+local floor = string.format('%.0f-0', oldest_to_stay)
+if before(floor, ARGV[2]) then floor = ARGV[2] end
+if before(ARGV[3], floor) then floor = ARGV[3] end
+for i = 4, #ARGV do wanted[ARGV[i]] = true end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local fields = {}
   for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
@@ -31,9 +44,9 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   if pending[1] > 0 then id = pending[2] end
   if before(id, floor) then floor = id end
 end
-for i = 2, #ARGV do
+for i = 4, #ARGV do
   if not seen[ARGV[i]] then table.insert(missing, ARGV[i]) end
 end
 local removed = 0
 if #missing == 0 then removed = redis.call('XTRIM', KEYS[1], 'MINID', '=', floor) end
-return { removed, missing, unregistered }
+return { removed, newest, missing, unregistered }

@@ -27,7 +27,7 @@ pub struct StreamSeen {
     pub partition: u16,
     /// Entries in it, settled ones included.
     pub length: i64,
-    /// Entries that no worker has taken; unknown after damage.
+    /// Entries that no worker has taken; nothing when that is not known.
     pub lag: Option<i64>,
     /// Entries taken and not acknowledged.
     pub pending: i64,

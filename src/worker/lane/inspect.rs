@@ -48,11 +48,11 @@ impl Lane {
                 held.history = state.history;
             }
             let Some(position) = state.position else { continue };
-            empty &= position.pending == 0 && position.lag.unwrap_or(0) == 0;
+            empty &= position.pending == 0 && position.lag == 0;
             if let Phase::Taking { full, .. } = held.phase {
                 held.phase = match position.pending {
                     0 => {
-                        let full = full && position.lag.is_some_and(|lag| lag > 0);
+                        let full = full && position.lag > 0;
                         Phase::Taking { last_id: position.last_id, full }
                     }
                     _ => Phase::Reclaiming(None),

@@ -13,7 +13,7 @@ use crate::{
         shapes::{money, span},
     },
     ledger::{Pile, RetriedEntry, Topology, Work},
-    stream::{GROUP, Presence, Standing},
+    stream::{GROUP, KEPT_MAX, Presence, Standing},
 };
 
 /// Entries that may wait on all partitions together.
@@ -51,23 +51,39 @@ fn age(standing: &Standing, now: DateTime<Utc>) -> Duration {
 }
 
 fn backlog(ours: &[&Standing], presence: &[Presence], backlog_max: Option<u32>) -> Finding {
-    let waits: i64 = ours.iter().map(|one| one.lag.unwrap_or(0) + one.pending).sum();
-    let full = backlog_max.and_then(|max| {
-        let deepest = presence.iter().max_by_key(|one| one.length)?;
-        (deepest.length * 100 >= i64::from(max) * BACKLOG_CRITICAL).then_some((deepest, max))
-    });
-    if let Some((Presence { partition, length, .. }, max)) = full {
+    let max = backlog_max.map_or(i64::MAX / 100, i64::from);
+    let nearly = |count: i64, max: i64| count >= max.saturating_mul(BACKLOG_CRITICAL) / 100;
+    let unsettled = ours.iter().map(|one| (one.partition, one.lag + one.pending));
+    if let Some((partition, count)) = unsettled.clone().max_by_key(|(_, count)| *count)
+        && nearly(count, max)
+    {
         return kind::BACKLOG.found(
             Critical,
             format!("partition {partition}"),
             format!(
-                "the stream of partition {partition} holds {length} entries; at {max} \
+                "partition {partition} has {count} entries that are not settled; at {max} \
                  (PAYSTREAM_BACKLOG_MAX) payments for it are refused"
             ),
-            "see why they are kept: payments that wait (below), or a group that pins trimming \
-             (`paystream groups list`)",
+            "see what the payments wait for (below)",
         );
     }
+    let kept_max = max.saturating_mul(KEPT_MAX);
+    if let Some(Presence { partition, length, .. }) = presence.iter().max_by_key(|one| one.length)
+        && nearly(*length, kept_max)
+    {
+        return kind::BACKLOG.found(
+            Critical,
+            format!("partition {partition}"),
+            format!(
+                "the stream of partition {partition} holds {length} entries, settled ones \
+                 included; at {kept_max} ({KEPT_MAX} times PAYSTREAM_BACKLOG_MAX) payments for it \
+                 are refused"
+            ),
+            "see why settled entries are kept: a group that pins trimming (`paystream groups list`) \
+             or a long PAYSTREAM_RETENTION",
+        );
+    }
+    let waits: i64 = unsettled.map(|(_, count)| count).sum();
     let sentence = format!("{waits} entries wait");
     if waits <= WAITING_MAX {
         return kind::BACKLOG.good("streams", sentence);

@@ -15,7 +15,7 @@ fn standing(partition: u16, age_seconds: i64, lag: i64, pending: i64) -> Standin
     Standing {
         partition,
         group: GROUP.to_owned(),
-        lag: Some(lag),
+        lag,
         pending,
         oldest_waiting: (lag + pending > 0).then_some(id),
         floor: id,
@@ -41,10 +41,14 @@ fn ten_thousand_entries_may_wait() {
 #[test]
 fn a_stream_near_its_limit_is_critical() {
     let one = |length| [Presence { partition: 3, stream: true, group: true, length }];
-    let found = |length| bad(waiting(&[], &one(length), Some(1_000), now()));
-    assert_eq!(found(799), []);
-    assert_eq!(found(800), [("backlog_deep", Critical)]);
-    assert_eq!(bad(waiting(&[], &one(5_000), None, now())), [], "nobody knows the limit");
+    let found = |unsettled, length| {
+        bad(waiting(&[standing(3, 1, unsettled, 0)], &one(length), Some(1_000), now()))
+    };
+    assert_eq!(found(799, 6_399), []);
+    assert_eq!(found(800, 800), [("backlog_deep", Critical)]);
+    assert_eq!(found(0, 6_400), [("backlog_deep", Critical)], "settled entries are kept");
+    let unlimited = waiting(&[standing(3, 1, 5_000, 0)], &one(50_000), None, now());
+    assert_eq!(bad(unlimited), [], "nobody knows the limit");
 }
 
 #[test]

@@ -1,0 +1,271 @@
+//! Proves that what waits is counted from our own sequences: after a rewrite of
+//! Redis's file and a restart, and on a promoted replica, the `lag` of Redis is
+//! wrong for ever, and nothing of ours believes it. And that neither the backlog
+//! nor trimming depends on the clock of Redis.
+
+use std::time::{Duration, Instant};
+
+use paystream::{
+    dev::RedisServer,
+    stream::{Standing, Streams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
+    process::{Process, operate, run},
+    resize::{resize, served, succeed},
+};
+
+/// Longer than an idle lane needs to look around, on any machine.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// Each take is full, so that a lane that believes in a lag would not rest.
+const WORKER: [(&str, &str); 4] = [
+    ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
+    ("PAYSTREAM_STALL_LIMIT", "10s"),
+    ("PAYSTREAM_LANES", "1"),
+    ("PAYSTREAM_BATCH_MAX", "1"),
+];
+
+async fn own_redis(name: &str) -> RedisServer {
+    RedisServer::start(&empty_directory(name).await).await.expect("Redis starts")
+}
+
+async fn ask<T: redis::FromRedisValue>(stores: &Stores, words: &[&str]) -> T {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query_async(&mut stores.redis.clone()).await.unwrap()
+}
+
+/// A line of `INFO`.
+async fn info(stores: &Stores, section: &str, name: &str) -> String {
+    let text: String = ask(stores, &["INFO", section]).await;
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
+}
+
+/// The `lag` that Redis itself reports, all partitions together.
+async fn lag_of_redis(stores: &Stores) -> i64 {
+    let mut sum = 0;
+    for key in stores.keys("*:stream").await {
+        type Groups = Vec<std::collections::HashMap<String, redis::Value>>;
+        for group in ask::<Groups>(stores, &["XINFO", "GROUPS", &key]).await {
+            if let redis::Value::Int(lag) = group["lag"] {
+                sum += lag;
+            }
+        }
+    }
+    sum
+}
+
+async fn pay(process: &Process, round: &str) {
+    for number in 0..40 {
+        let customer = format!("GIG{:05}", number % 20 + 1);
+        process.api.pay(&format!("{round}{number}"), &customer, "1").await;
+    }
+}
+
+/// Everything that tells what waits says that nothing does, the worker lives on
+/// and rests, and the number of partitions can be changed.
+async fn nothing_waits(stores: &Stores, gateway: &Process, worker: &Process) {
+    pay(gateway, "after").await;
+    gateway.api.until_settled().await;
+    assert_ne!(lag_of_redis(stores).await, 0, "this Redis does not report a false lag");
+    assert_eq!(gateway.api.stats().await["backlog"], json!({"lag": 0, "pending": 0}));
+    for (command, list) in [("partitions", "partitions"), ("groups", "groups")] {
+        let list_groups = (command == "groups").then_some("list");
+        let arguments: Vec<&str> =
+            [command].into_iter().chain(list_groups).chain(["--json"]).collect();
+        let shown: Value = serde_json::from_str(&succeed(stores, &arguments).await).unwrap();
+        let rows = shown[list].as_array().unwrap();
+        assert!(!rows.is_empty() && rows.iter().all(|row| row["lag"] == 0), "{shown}");
+    }
+    let doctor = run(operate(stores, &["doctor", "--json"])).await;
+    let shown: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let mut findings = shown["findings"].as_array().unwrap().iter();
+    let backlog = findings.find(|one| one["code"] == "backlog_deep").unwrap();
+    assert_eq!(backlog["sentence"], "0 entries wait");
+
+    eventually("the lane waits for an entry", async || {
+        (info(stores, "clients", "blocked_clients").await == "1").then_some(())
+    })
+    .await;
+    let start = Instant::now();
+    eventually("the stall limit is over", async || {
+        assert_eq!(worker.api.get("/livez").await.status, 200);
+        (start.elapsed() > STALL_LIMIT + Duration::from_secs(1)).then_some(())
+    })
+    .await;
+    succeed(stores, &resize(&["--partitions", "4", "--drain-timeout", "20s"])).await;
+    served(gateway, 4).await;
+    assert_eq!(stores.keys("*:stream").await.len(), 4, "the old streams are removed");
+}
+
+#[tokio::test]
+async fn nothing_waits_after_a_rewrite_and_a_restart_of_redis() {
+    let mut redis = own_redis("lag-rewrite").await;
+    let mut stores = Stores::on(&redis.url(), None).await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    let worker = Process::serve("worker", &stores, &WORKER).await;
+    gateway.api.seed(20).await;
+    pay(&gateway, "one").await;
+    gateway.api.until_settled().await;
+    let _: String = ask(&stores, &["BGREWRITEAOF"]).await;
+    eventually("the file is written anew", async || {
+        let under_way = info(&stores, "persistence", "aof_rewrite_in_progress").await;
+        let scheduled = info(&stores, "persistence", "aof_rewrite_scheduled").await;
+        (under_way == "0" && scheduled == "0").then_some(())
+    })
+    .await;
+    pay(&gateway, "two").await;
+    gateway.api.until_settled().await;
+    redis.restart().await.unwrap();
+    stores.connect_again().await;
+    gateway.api.until_ready().await;
+    nothing_waits(&stores, &gateway, &worker).await;
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_waits_on_a_promoted_replica() {
+    let redis = own_redis("lag-primary").await;
+    let replica = own_redis("lag-replica").await;
+    let mut stores = Stores::on(&redis.url(), None).await;
+    let client = redis::Client::open(replica.url()).unwrap();
+    let mut to_replica = client.get_multiplexed_async_connection().await.unwrap();
+    let mut follow = redis::cmd("REPLICAOF");
+    follow.arg("127.0.0.1").arg(redis.port());
+    follow.exec_async(&mut to_replica).await.unwrap();
+    // It follows from here on, and is told of takes without their count.
+    eventually("the replica follows", async || {
+        (ask::<i64>(&stores, &["WAIT", "1", "100"]).await == 1).then_some(())
+    })
+    .await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    let worker = Process::serve("worker", &stores, &WORKER).await;
+    gateway.api.seed(20).await;
+    pay(&gateway, "one").await;
+    gateway.api.until_settled().await;
+    worker.stop().await;
+    gateway.stop().await;
+    let _: String = ask(&stores, &["SET", "last", "1"]).await;
+    eventually("the replica has everything", async || {
+        let mut last = redis::cmd("EXISTS");
+        let there: i64 = last.arg("last").query_async(&mut to_replica.clone()).await.unwrap();
+        (there == 1).then_some(())
+    })
+    .await;
+    redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec_async(&mut to_replica).await.unwrap();
+    drop(redis);
+    stores.redis_url = replica.url();
+    stores.connect_again().await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    let worker = Process::serve("worker", &stores, &WORKER).await;
+    nothing_waits(&stores, &gateway, &worker).await;
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_from_sequences() {
+    let stores = Stores::new().await;
+    let stream = stores.key(0, "stream");
+    let config = stores.config(&[]);
+    let url = config.store.redis_url().unwrap();
+    let streams = Streams::new(url, &stores.key_prefix, PARTITIONS, 1).unwrap();
+    let upkeep = streams.upkeep().await.unwrap();
+    let ours = async || -> Standing {
+        upkeep.standings().await.unwrap().into_iter().find(|one| one.partition == 0).unwrap()
+    };
+    let add = async |id: &str, sequence: &str| {
+        let _: String = ask(&stores, &["XADD", &stream, id, "seq", sequence]).await;
+    };
+    let stand_at = async |id: &str| {
+        let _: String = ask(&stores, &["XGROUP", "SETID", &stream, "ledger", id]).await;
+        ours().await.lag
+    };
+    assert_eq!(ours().await.lag, 0, "the stream is empty");
+    for sequence in 1..=5 {
+        add(&format!("{sequence}-0"), &sequence.to_string()).await;
+    }
+    for (id, lag) in [("0", 5), ("1-0", 4), ("4-0", 1), ("5-0", 0), ("9-0", 0)] {
+        assert_eq!(stand_at(id).await, lag, "from {id}");
+    }
+    // After a loss, sequences go on far behind it: nothing waits in between.
+    for number in 6..=8 {
+        add(&format!("{number}-0"), &(1_000_000 + number).to_string()).await;
+    }
+    for (id, lag) in [("0", 8), ("2-0", 6), ("5-0", 3), ("6-0", 2), ("8-0", 0)] {
+        assert_eq!(stand_at(id).await, lag, "from {id}, with a jump");
+    }
+    // What settled entries are gone makes no difference, nor what is no payment.
+    let _: i64 = ask(&stores, &["XTRIM", &stream, "MINID", "=", "4-0"]).await;
+    let _: String = ask(&stores, &["XADD", &stream, "9-0", "foreign", "1"]).await;
+    for (id, lag) in [("4-0", 5), ("5-0", 4), ("9-0", 0)] {
+        assert_eq!(stand_at(id).await, lag, "from {id}, trimmed and with a foreign entry");
+    }
+    let _: i64 = ask(&stores, &["XTRIM", &stream, "MAXLEN", "0"]).await;
+    assert_eq!(stand_at("0").await, 0, "the stream is empty again");
+}
+
+async fn length(stores: &Stores, partition: u64) -> i64 {
+    ask(stores, &["XLEN", &stores.key(partition, "stream")]).await
+}
+
+#[tokio::test]
+async fn trimming_goes_on_after_the_clock_of_redis_stepped() {
+    let h = Harness::with(&["--retention=0s"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let at = h.api.pay("before", "ADA", "1").await["partition"].as_u64().unwrap();
+    h.settled().await;
+    // As if its clock had gone forward, and back.
+    let _: String =
+        ask(&h.stores, &["XSETID", &h.stores.key(at, "stream"), "99999999999999-0"]).await;
+    for number in 0..5 {
+        h.api.pay(&format!("r{number}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    eventually("what is settled is trimmed", async || {
+        (length(&h.stores, at).await == 1).then_some(())
+    })
+    .await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn the_backlog_is_what_is_not_settled() {
+    let mut h = Harness::with(&["--backlog-max=3", "--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let at = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
+    for number in 0..9 {
+        h.settled().await;
+        h.api.pay(&format!("r{number}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    assert_eq!(length(&h.stores, at).await, 10, "settled entries stay");
+    h.stop_worker().await;
+    for number in 0..3 {
+        h.api.pay(&format!("w{number}"), "ADA", "1").await;
+    }
+    let api = h.api.clone();
+    let refused = async || {
+        let reply = api.post_payment(&payment("over", "ADA", "1")).await;
+        reply.is_problem(503, "backlog_full");
+    };
+    refused().await;
+    // Taken and not acknowledged is not settled either.
+    let stream = h.stores.key(at, "stream");
+    let read = ["XREADGROUP", "GROUP", "ledger", "gone", "STREAMS", &stream, ">"];
+    let _: redis::Value = ask(&h.stores, &read).await;
+    refused().await;
+    // What settled entries take is bounded too.
+    h.start_worker();
+    for number in 13..24 {
+        h.settled().await;
+        h.api.pay(&format!("s{number}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    assert_eq!(length(&h.stores, at).await, 24);
+    refused().await;
+    h.stop().await;
+}
