@@ -53,7 +53,9 @@ pub struct GatewayConfig {
     /// Address the gateway listens on. Anything but loopback needs a token.
     #[arg(long, env = "PAYSTREAM_BIND", default_value = "127.0.0.1:8081")]
     pub bind: SocketAddr,
-    /// Bearer token that guards every endpoint but the health ones.
+    /// Bearer token that guards every endpoint but the health ones and the
+    /// description of the API. It opens the operators' API and the console only
+    /// on loopback, and only where no operator has a token.
     #[arg(long, env = "PAYSTREAM_API_TOKEN", hide_env_values = true)]
     pub api_token: Option<SecretString>,
     /// File that holds the bearer token, instead of --api-token.
@@ -88,6 +90,14 @@ pub struct GatewayConfig {
     /// Requests that may be under way at once; one more is answered 503.
     #[arg(long, env = "PAYSTREAM_REQUESTS_MAX", default_value_t = 10_000)]
     pub requests_max: usize,
+    /// Connections that clients may have to the gateway; one more is closed at
+    /// once. Never more than descriptors allow, of which 512 are kept for
+    /// everything else.
+    #[arg(long, env = "PAYSTREAM_CONNECTIONS_MAX", default_value_t = 8192)]
+    pub connections_max: usize,
+    /// Those of one address. A proxy in front is one address.
+    #[arg(long, env = "PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 4096)]
+    pub connections_per_address_max: usize,
     /// How long a request may take as a whole, apart from `Prefer: wait`.
     #[arg(long, env = "PAYSTREAM_REQUEST_TIMEOUT", default_value = "15s", value_parser = parse_duration)]
     pub request_timeout: Duration,
@@ -103,6 +113,9 @@ pub struct GatewayConfig {
     #[arg(long, env = "PAYSTREAM_BALANCE_TTL", default_value = "10m", value_parser = parse_duration)]
     pub balance_ttl: Duration,
 }
+
+/// The token that earlier releases had in compose.yaml.
+const PUBLISHED_TOKEN: &str = "paystream-local-token";
 
 /// An operator's name, and the token that stands for it.
 #[derive(Clone, Debug)]
@@ -329,6 +342,14 @@ impl GatewayConfig {
             Some(token) if token.expose_secret().len() < 16 => {
                 bail!("PAYSTREAM_API_TOKEN must have at least 16 characters")
             }
+            Some(token)
+                if !self.bind.ip().is_loopback() && token.expose_secret() == PUBLISHED_TOKEN =>
+            {
+                bail!(
+                    "PAYSTREAM_API_TOKEN is the one that was published with compose.yaml, so \
+                     everybody knows it: make your own with `openssl rand -hex 32`"
+                )
+            }
             _ => {}
         }
         ensure!(
@@ -347,6 +368,10 @@ impl GatewayConfig {
         );
         ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
         ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");
+        ensure!(
+            self.connections_max > 0 && self.connections_per_address_max > 0,
+            "PAYSTREAM_CONNECTIONS_MAX and PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX must be at least 1"
+        );
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }

@@ -2,6 +2,8 @@
 //! console takes a token in its cookie too, and its forms from its own pages
 //! only. Never logs a token, and compares them in constant time.
 
+use std::net::IpAddr;
+
 use axum::http::{HeaderMap, Method, header};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,18 +12,20 @@ use subtle::ConstantTimeEq;
 use super::{console, operator::Operator};
 use crate::config::GatewayConfig;
 
+/// Where the API is described.
+const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
 /// Paths that need no token and are never refused for load.
 const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
 /// Where operators work.
 const OPERATORS: [&str; 2] = ["/console", "/api/v1/admin"];
-/// Names of this machine for itself.
-const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// What a path belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Surface {
     /// Health: for everybody.
     Open,
+    /// What the API is: for everybody.
+    Docs,
     /// Payments and customers.
     Api,
     /// The operators' API.
@@ -39,6 +43,8 @@ impl Surface {
         let [console, admin] = OPERATORS;
         if OPEN_PATHS.contains(&path) {
             Self::Open
+        } else if DOCS.iter().any(|docs| is_below(path, docs)) {
+            Self::Docs
         } else if path == console::LIVE {
             Self::Live
         } else if path == console::SIGN_IN || path.starts_with(console::ASSETS) {
@@ -69,7 +75,7 @@ pub(super) fn admit(
     headers: &HeaderMap,
 ) -> Option<Operator> {
     let token = match surface {
-        Surface::Open | Surface::Doorstep => return Some(Operator(None)),
+        Surface::Open | Surface::Docs | Surface::Doorstep => return Some(Operator(None)),
         Surface::Api | Surface::Admin => bearer(headers).map(str::to_owned),
         Surface::Console | Surface::Live => bearer(headers).map(str::to_owned).or_else(|| {
             let token = console::cookie(headers, console::TOKEN_COOKIE)?;
@@ -80,9 +86,36 @@ pub(super) fn admit(
         return operator(config, token.as_deref(), headers);
     }
     match &config.api_token {
-        None => Some(Operator(None)),
+        None => is_of_this_machine(headers).then_some(Operator(None)),
         Some(wanted) => is_same(wanted, token.as_deref()?).then_some(Operator(None)),
     }
+}
+
+/// Whether it may be told more than whether all is well.
+pub(super) fn may_see_details(config: &GatewayConfig, headers: &HeaderMap) -> bool {
+    let admitted = |surface| admit(config, surface, headers).is_some();
+    admitted(Surface::Api) || admitted(Surface::Console)
+}
+
+/// What to do about a request that may not pass.
+pub(super) fn advice(
+    config: &GatewayConfig,
+    surface: Surface,
+    headers: &HeaderMap,
+) -> &'static str {
+    let guarded = match surface {
+        Surface::Api => config.api_token.is_some(),
+        _ => asks_for_token(config),
+    };
+    if !guarded && !is_of_this_machine(headers) {
+        return "no token is set, so only a name of this machine is answered here: use \
+                localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
+    }
+    if surface != Surface::Api && config.operators.is_empty() && !config.bind.ip().is_loopback() {
+        return "no operator has a token: set PAYSTREAM_OPERATOR_TOKENS; the API's token opens \
+                this only on loopback";
+    }
+    "send the header Authorization: Bearer <token>"
 }
 
 /// Whose token this is.
@@ -101,6 +134,8 @@ pub(super) fn operator(
         return found.map(|one| Operator(Some(one.name.clone())));
     }
     match &config.api_token {
+        // A client that pays must not act as an operator.
+        Some(_) if !config.bind.ip().is_loopback() => None,
         Some(wanted) => is_same(wanted, token?).then_some(Operator(None)),
         // Nothing guards it but that it is on this machine; a page from
         // elsewhere may have made its own name lead here.
@@ -133,7 +168,9 @@ fn is_of_this_machine(headers: &HeaderMap) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    LOOPBACK.contains(&name)
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether a form comes from a page of ours. Looking needs no proof.
@@ -166,6 +203,8 @@ mod tests {
             ("/api/v1/admin/stats", Surface::Admin),
             ("/api/v1/administrators", Surface::Api),
             ("/api/v1/payments", Surface::Api),
+            ("/docs/index.css", Surface::Docs),
+            ("/openapi.json", Surface::Docs),
         ];
         for (path, surface) in surfaces {
             assert_eq!(Surface::of(path), surface, "{path}");
@@ -178,6 +217,9 @@ mod tests {
             ("127.0.0.1:8081", true),
             ("localhost", true),
             ("[::1]:8081", true),
+            ("127.0.0.2", true),
+            ("10.0.0.1:8081", false),
+            ("", false),
             ("example.org:8081", false),
             ("localhost.example.org", false),
         ] {

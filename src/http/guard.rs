@@ -5,21 +5,29 @@
 use std::time::Duration;
 
 use axum::{
+    body::{Body, HttpBody},
     extract::{Request, State},
-    http::HeaderMap,
+    http::{HeaderMap, Method},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
 
 use super::{
-    App,
+    App, BODY_BYTES_MAX, BULK_BYTES_MAX,
     access::{self, Surface},
     problem::{Code, Problem},
 };
 
 /// Longest wait that `Prefer: wait=N` may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The path that honours it.
+const WAITS: &str = "/api/v1/payments";
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Paths that take many at once.
+const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let surface = Surface::of(request.uri().path());
@@ -28,7 +36,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     }
     let headers = request.headers();
     let Some(operator) = access::admit(&app.gateway.config, surface, headers) else {
-        let detail = "send the header Authorization: Bearer <token>";
+        let detail = access::advice(&app.gateway.config, surface, headers);
         return Problem::new(Code::Unauthorized, detail).into_response();
     };
     if surface.is_console() && !access::is_of_our_pages(request.method(), headers) {
@@ -39,15 +47,54 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     if surface == Surface::Live {
         return next.run(request).await;
     }
+    // A place is for work: whoever sends slowly has none yet.
+    let wait = wait_of(&request);
+    let request = match arrived(request).await {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
     let Ok(_under_way) = app.requests.try_acquire() else {
         let detail = "nothing was taken; send it again later";
         return Problem::new(Code::GatewayBusy, detail).into_response();
     };
-    let limit = app.gateway.config.request_timeout + wanted_wait(request.headers());
+    let limit = app.gateway.config.request_timeout + wait;
     timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
         let detail = "it is not known whether anything was taken; sending it again is safe";
         Problem::new(Code::RequestTimeout, detail).into_response()
     })
+}
+
+/// The request with its whole body.
+async fn arrived(request: Request) -> Result<Request, Problem> {
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    let bytes_max = match BULK.contains(&request.uri().path()) {
+        true => BULK_BYTES_MAX,
+        false => BODY_BYTES_MAX,
+    };
+    let (parts, body) = request.into_parts();
+    let late = |_| {
+        let detail =
+            format!("it must be here within {} s; nothing was taken", BODY_TIMEOUT.as_secs());
+        Problem::new(Code::BodyTimeout, detail)
+    };
+    let collected = timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect());
+    let body = collected.await.map_err(late)?.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let detail = "16 KiB at most; 4 MiB where many are sent at once";
+            return Problem::new(Code::BodyTooLarge, detail);
+        }
+        Problem::new(Code::MalformedJson, "the body could not be read to its end")
+    })?;
+    Ok(Request::from_parts(parts, Body::from(body.to_bytes())))
+}
+
+/// How long the request may wait for an outcome; nothing where none is waited
+/// for.
+pub(super) fn wait_of(request: &Request) -> Duration {
+    let honoured = request.method() == Method::POST && request.uri().path() == WAITS;
+    if honoured { wanted_wait(request.headers()) } else { Duration::ZERO }
 }
 
 /// How long the client prefers to wait for an outcome (RFC 7240), bounded.

@@ -6,31 +6,63 @@ use std::time::{Duration, Instant};
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::App;
+use super::{App, access};
 use crate::{
     circuit::Circuit,
     health::{Board, WorkerHealth},
+    ledger,
 };
 
 /// How long a dependency has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer is given again: whoever asks needs no token.
+const KEPT: Duration = Duration::from_secs(1);
 
-/// How the process fares.
+/// How both stores fared when they were last asked.
+#[derive(Default)]
+pub(super) struct Latest(Mutex<Option<Stores>>);
+
+#[derive(Clone)]
+struct Stores {
+    asked: Instant,
+    redis: DependencyView,
+    postgresql: DependencyView,
+    open_losses: Option<i64>,
+}
+
+impl Latest {
+    /// Asks the stores, unless that was just done. Whoever comes meanwhile waits
+    /// for the same answer.
+    async fn look(&self, app: &App) -> Stores {
+        let mut latest = self.0.lock().await;
+        if let Some(stores) = latest.as_ref().filter(|stores| stores.asked.elapsed() < KEPT) {
+            return stores.clone();
+        }
+        let (redis, (postgresql, open_losses)) = tokio::join!(redis(app), postgresql(app));
+        let stores = Stores { asked: Instant::now(), redis, postgresql, open_losses };
+        latest.insert(stores).clone()
+    }
+}
+
+/// How the process fares. Only whoever shows a token is told more than the
+/// status.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HealthView {
     /// `ok`, `degraded` (payments are taken, something is away) or `down`.
     status: &'static str,
-    dependencies: DependenciesView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dependencies: Option<DependenciesView>,
     /// Findings of state that Redis has lost and nobody has dealt with; see
     /// `paystream losses list`. Unknown while PostgreSQL is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
     open_losses: Option<i64>,
     /// The worker of this process; none in a gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,7 +77,7 @@ struct DependenciesView {
 }
 
 /// How something fares.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 struct DependencyView {
     /// `up` or `down`; of a worker `working`, `waiting` or `stalled`.
     status: &'static str,
@@ -82,8 +114,8 @@ pub(super) struct AnswerView {
         (status = 503, description = "Payments are not taken", body = HealthView),
     )
 )]
-pub(super) async fn health(State(app): State<App>) -> Response {
-    let (mut redis, (mut postgresql, open_losses)) = tokio::join!(redis(&app), postgresql(&app));
+pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Response {
+    let Stores { mut redis, mut postgresql, open_losses, .. } = app.health.look(&app).await;
     redis.circuit = circuit_word(&app.gateway.redis);
     postgresql.circuit = circuit_word(&app.gateway.postgresql);
     let worker = app.gateway.board.as_deref().map(worker_view);
@@ -95,7 +127,11 @@ pub(super) async fn health(State(app): State<App>) -> Response {
     } else {
         (StatusCode::OK, "ok")
     };
-    let dependencies = DependenciesView { redis, postgresql };
+    if !access::may_see_details(&app.gateway.config, &headers) {
+        let view = HealthView { status, dependencies: None, open_losses: None, worker: None };
+        return (code, Json(view)).into_response();
+    }
+    let dependencies = Some(DependenciesView { redis, postgresql });
     (code, Json(HealthView { status, dependencies, open_losses, worker })).into_response()
 }
 
@@ -135,7 +171,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     if let Err(open) = app.gateway.redis.check(Instant::now().into()) {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "redis_down", Some(open.to_string()));
     }
-    let redis = redis(&app).await;
+    let redis = app.health.look(&app).await.redis;
     match redis.status {
         "up" => answer(StatusCode::OK, "ready", None),
         _ => answer(StatusCode::SERVICE_UNAVAILABLE, "redis_down", redis.detail),
@@ -191,7 +227,17 @@ async fn redis(app: &App) -> DependencyView {
 }
 
 async fn postgresql(app: &App) -> (DependencyView, Option<i64>) {
-    dependency(timeout(ANSWER_TIMEOUT, app.gateway.reader.open_losses()).await)
+    let reader = &app.gateway.reader;
+    let asked = timeout(ANSWER_TIMEOUT, reader.open_losses()).await;
+    let is_busy = match &asked {
+        Ok(asked) => matches!(asked, Err(ledger::Error::Busy)),
+        Err(_) => reader.usage().used >= reader.usage().max,
+    };
+    if is_busy && app.gateway.postgresql.check(Instant::now().into()).is_ok() {
+        let detail = "every connection for queries is in use".to_owned();
+        return (DependencyView::new("up", Some(detail)), None);
+    }
+    dependency(asked)
 }
 
 /// How a dependency fares, and what it answered.

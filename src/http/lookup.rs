@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{PaymentStatus, Reference};
 
 /// References in one look-up.
-const REFERENCES_MAX: usize = 10_000;
+const REFERENCES_MAX: usize = 1_000;
 
 /// All that is known under one reference.
 #[derive(Serialize, ToSchema)]
@@ -87,7 +87,7 @@ pub(super) async fn find(
 /// Payments to look up.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct LookupBody {
-    /// At most 10,000.
+    /// At most 1,000.
     transaction_references: Vec<String>,
 }
 
@@ -140,24 +140,32 @@ pub(super) async fn look_up(
             found.insert(view.transaction_reference.clone(), view);
         }
     }
-    let mut payments = Vec::with_capacity(wanted.len());
-    for reference in &wanted {
-        let view = match found.get(reference.as_str()) {
-            Some(view) => view.clone(),
-            None => waiting(&app, reference).await?,
-        };
-        payments.push(view);
+    let unknown = wanted.iter().filter(|one| !found.contains_key(one.as_str()));
+    for view in waiting(&app, unknown.cloned().collect()).await? {
+        found.insert(view.transaction_reference.clone(), view);
     }
-    Ok(Json(LookupView { payments }))
+    let view = |reference: &Reference| {
+        let known = found.get(reference.as_str()).cloned();
+        known.unwrap_or_else(|| PaymentView::unknown(reference.as_str()))
+    };
+    Ok(Json(LookupView { payments: wanted.iter().map(view).collect() }))
 }
 
-/// A payment that the ledger does not have.
-async fn waiting(app: &App, reference: &Reference) -> Result<PaymentView, Problem> {
-    let seen = app.call(app.gateway.finder.recent(reference)).await?.into_iter().next_back();
-    Ok(seen.map_or_else(
-        || PaymentView::unknown(reference.as_str()),
-        |seen| PaymentView::waiting(reference.as_str(), seen, (app.gateway.clock)()),
-    ))
+/// Those of these payments that are in the streams.
+async fn waiting(app: &App, references: Vec<Reference>) -> Result<Vec<PaymentView>, Problem> {
+    if references.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Each costs Redis as much as there are partitions: payments come first.
+    let busy = |_| Problem::new(Code::GatewayBusy, "send it again later");
+    let _place = app.look_ups.acquire().await.map_err(busy)?;
+    let seen = app.call(app.gateway.finder.recent_of(&references)).await?;
+    let now = (app.gateway.clock)();
+    let views = references.iter().zip(seen).filter_map(|(reference, seen)| {
+        let latest = seen.into_iter().next_back()?;
+        Some(PaymentView::waiting(reference.as_str(), latest, now))
+    });
+    Ok(views.collect())
 }
 
 fn is_complete(view: &PaymentView) -> bool {

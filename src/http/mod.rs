@@ -20,6 +20,8 @@ mod operator;
 mod console;
 mod health;
 mod rate;
+mod places;
+mod connection;
 mod serve;
 
 use std::sync::Arc;
@@ -66,6 +68,8 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Requests that may wait for an outcome at once; one more is answered 202.
 const WAITERS_MAX: usize = 512;
+/// Look-ups of many references that ask Redis at once; the next one waits.
+const LOOK_UPS_MAX: usize = 2;
 
 /// What the gateway works with.
 pub struct Gateway {
@@ -104,6 +108,8 @@ struct Shared {
     stop: CancellationToken,
     requests: Semaphore,
     waiters: Semaphore,
+    look_ups: Semaphore,
+    health: health::Latest,
     rate: rate::Rate,
     live: console::Live,
 }
@@ -121,9 +127,11 @@ impl Shared {
         let started = Moment::now();
         let asked = asking.await;
         self.gateway.signals.asked(started, asked.is_err());
-        match asked.as_ref().is_err_and(ledger::Error::is_outage) {
-            true => circuit.failed(Instant::now()),
-            false => circuit.succeeded(),
+        match &asked {
+            // Many ask at once; nothing is known of PostgreSQL itself.
+            Err(ledger::Error::Busy) => {}
+            Err(error) if error.is_outage() => circuit.failed(Instant::now()),
+            Ok(_) | Err(_) => circuit.succeeded(),
         }
         Ok(asked?)
     }

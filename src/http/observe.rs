@@ -54,11 +54,11 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let trace = match surface {
         // Probes and pages that stay open are no work of anybody's.
         Surface::Open | Surface::Live => RequestTrace::default(),
-        Surface::Api | Surface::Admin | Surface::Console | Surface::Doorstep => {
+        Surface::Docs | Surface::Api | Surface::Admin | Surface::Console | Surface::Doorstep => {
             signals.request(inbound, trusted)
         }
     };
-    let waits = !guard::wanted_wait(request.headers()).is_zero() || surface == Surface::Live;
+    let waits = !guard::wait_of(&request).is_zero() || surface == Surface::Live;
     request.extensions_mut().insert(Traced(trace));
     let _active = signals.active(method);
     let answering = async {

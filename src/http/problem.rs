@@ -103,6 +103,7 @@ codes! {
     CustomerNotFound "customer_not_found" NOT_FOUND "No customer has this id",
     CaseNotFound "case_not_found" NOT_FOUND "There is nothing of this name to act on",
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This path does not take this method",
+    BodyTimeout "body_timeout" REQUEST_TIMEOUT "The body did not arrive in time",
     ReferenceConflict "reference_conflict" CONFLICT "The reference stands for another payment",
     CustomerExists "customer_exists" CONFLICT "The customer exists with other terms",
     AlreadySettled "already_settled" CONFLICT "It has been dealt with",
@@ -293,6 +294,10 @@ impl From<ledger::Error> for Problem {
     fn from(error: ledger::Error) -> Self {
         if matches!(error, ledger::Error::Resized) {
             return Self::resizing();
+        }
+        if matches!(error, ledger::Error::Busy) {
+            let detail = "every connection to the ledger is in use; send it again later";
+            return Self::new(Code::GatewayBusy, detail);
         }
         if error.is_outage() {
             warn!(cause = cause(&error), "{error}");

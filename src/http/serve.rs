@@ -1,7 +1,7 @@
 //! Listens and serves until told to stop; requests under way are finished.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,11 +23,24 @@ use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 use tracing::{debug, info, warn};
 
-use super::{App, Gateway, Shared, WAITERS_MAX, console, health, observe::Peer, rate, router};
+use super::{
+    App, Gateway, LOOK_UPS_MAX, Shared, WAITERS_MAX,
+    connection::{Connection, WRITE_TIMEOUT},
+    console, health,
+    observe::Peer,
+    places::Places,
+    rate, router,
+};
 use crate::health::Board;
 
 /// How long a client may take to send its headers, or to send nothing.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Connections to the health endpoints of a worker.
+const PROBES_MAX: usize = 64;
+/// Descriptors that are left for everything else: the stores, logs, files.
+const DESCRIPTORS_KEPT: usize = 512;
 /// Pause after a connection could not be taken, for instance for want of file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -41,9 +54,14 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let config = &gateway.config;
+    let most = within_descriptors(config.connections_max);
+    let places = Places::new(most, config.connections_per_address_max.min(most));
     let shared = Arc::new(Shared {
         requests: Semaphore::new(gateway.config.requests_max),
         waiters: Semaphore::new(WAITERS_MAX),
+        look_ups: Semaphore::new(LOOK_UPS_MAX),
+        health: health::Latest::default(),
         rate: rate::Rate::default(),
         live: console::Live::default(),
         stop: stop.clone(),
@@ -51,7 +69,7 @@ pub async fn serve(
     });
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&shared)));
     let looking = stop.run_until_cancelled(shared.live.run(&shared.gateway.control));
-    let listening = listen(router(Arc::clone(&shared)), listener, &stop);
+    let listening = listen(router(Arc::clone(&shared)), listener, &places, &stop);
     let (served, _, _) = tokio::join!(listening, sampling, looking);
     served
 }
@@ -73,18 +91,21 @@ pub async fn serve_health(
     let router = Router::new()
         .route("/livez", get(async move || health::live_answer(Some(&live))))
         .route("/readyz", get(async move || health::worker_ready(&board, &stopping)));
-    listen(router, listener, &stop).await
+    listen(router, listener, &Places::new(PROBES_MAX, PROBES_MAX), &stop).await
 }
 
 async fn listen(
     router: Router,
     listener: TcpListener,
+    places: &Places<IpAddr>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
     info!(%address, "listening");
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -97,11 +118,20 @@ async fn listen(
                 continue;
             }
         };
+        let peer = Peer(peer.ip().to_canonical());
+        let place = match places.take(peer.0) {
+            Ok(place) => place,
+            Err(full) => {
+                // Closed at once: an answer would cost what there is too little of.
+                debug!(?full, address = %peer.0, "a connection was refused");
+                continue;
+            }
+        };
         // Answers are small and wait for nothing.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "could not set TCP_NODELAY");
         }
-        let peer = Peer(peer.ip().to_canonical());
+        let stream = Connection::new(stream, WRITE_TIMEOUT, Some(place));
         let service = MapRequest::new(router.clone(), move |mut request: Request<_>| {
             request.extensions_mut().insert(peer);
             request
@@ -119,6 +149,23 @@ async fn listen(
     graceful.shutdown().await;
     info!(%address, "stopped listening");
     Ok(())
+}
+
+/// So many connections, as far as the process may have descriptors for them.
+fn within_descriptors(wanted: usize) -> usize {
+    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return wanted;
+    };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    // Where there are very few of them, half of them.
+    let most = limit.saturating_sub(DESCRIPTORS_KEPT).max(limit / 2);
+    if most < wanted {
+        warn!(
+            limit,
+            most, wanted, "too few descriptors for PAYSTREAM_CONNECTIONS_MAX; see ulimit -n"
+        );
+    }
+    wanted.min(most)
 }
 
 async fn sample(app: App) {

@@ -18,6 +18,10 @@ pub enum Error {
     /// PostgreSQL cannot be reached or cannot answer now; it may later.
     #[error("postgresql is not available")]
     Outage(#[source] sqlx::Error),
+    /// Every connection is in use, and none came free in time. Says nothing of
+    /// PostgreSQL.
+    #[error("every connection to postgresql is in use")]
+    Busy,
     /// PostgreSQL refused a value: nothing but these very values is wrong.
     #[error("postgresql refused a value")]
     Refused(#[source] sqlx::Error),
@@ -36,7 +40,7 @@ impl Error {
     /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Outage(_))
+        matches!(self, Self::Outage(_) | Self::Busy)
     }
 }
 

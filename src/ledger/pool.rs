@@ -55,7 +55,14 @@ impl Pool {
         if let Some((name, signals)) = &self.told {
             signals.waited_for_connection(name, asked.elapsed());
         }
-        Ok(acquired?)
+        match acquired {
+            // It also ends so where PostgreSQL cannot be reached; but then not all
+            // connections are in use.
+            Err(sqlx::Error::PoolTimedOut) if self.usage().used >= self.usage().max => {
+                Err(Error::Busy)
+            }
+            acquired => Ok(acquired?),
+        }
     }
 
     /// How it fares now.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use redis::Pipeline;
+use redis::{Pipeline, Value};
 
 use super::{
     Error, Keys, Place, Streams, replies,
@@ -18,6 +18,8 @@ use crate::domain::{Delivery, PaymentStatus, Reference, StreamId};
 
 /// Entries read at once while looking through what waits.
 const PAGE: u32 = 1_000;
+/// Keys asked for in one pipeline.
+const KEYS_AT_ONCE: usize = 4_096;
 /// How far the clocks of gateways and Redis may be apart.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
@@ -51,26 +53,69 @@ impl Finder {
     /// # Errors
     /// When Redis cannot be reached or answers in an unknown shape.
     pub async fn recent(&self, reference: &Reference) -> Result<Vec<Seen>, Error> {
+        let seen = self.recent_of(std::slice::from_ref(reference)).await?;
+        Ok(seen.into_iter().flatten().collect())
+    }
+
+    /// The same of many, one list for each. Whose they are is not known, so that
+    /// each partition is asked; one command asks it for many of them.
+    ///
+    /// # Errors
+    /// As [`Finder::recent`].
+    pub async fn recent_of(&self, references: &[Reference]) -> Result<Vec<Vec<Seen>>, Error> {
+        let at_once = (KEYS_AT_ONCE / usize::from(self.keys.partitions.max(1))).max(1);
+        let mut seen = Vec::with_capacity(references.len());
+        for references in references.chunks(at_once) {
+            seen.extend(self.recent_page(references).await?);
+        }
+        Ok(seen)
+    }
+
+    async fn recent_page(&self, references: &[Reference]) -> Result<Vec<Vec<Seen>>, Error> {
         let mut connection = self.connection.clone();
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
-            pipeline.cmd("GET").arg(self.keys.reference(partition, reference));
+            let keys = references.iter().map(|one| self.keys.reference(partition, one));
+            pipeline.cmd("MGET").arg(keys.collect::<Vec<_>>());
         }
-        let lines: Vec<Option<String>> = pipeline.query_async(&mut connection).await?;
-        let mut seen = Vec::new();
-        for (partition, lines) in (0..self.keys.partitions).zip(lines) {
-            for line in lines.iter().flat_map(|lines| lines.lines()) {
-                let (status, place) = read_line(line, partition)?;
-                let id = place.stream_id.to_string();
-                let entry = self.range(partition, &id, &id).await?.into_iter().next();
-                seen.push(Seen {
-                    status,
-                    place,
-                    delivery: entry.and_then(|(_, delivery)| delivery),
-                });
+        let remembered: Vec<Vec<Option<String>>> = pipeline.query_async(&mut connection).await?;
+        let mut found = Vec::new();
+        for (partition, remembered) in (0..self.keys.partitions).zip(remembered) {
+            for (index, lines) in remembered.iter().enumerate() {
+                for line in lines.iter().flat_map(|lines| lines.lines()) {
+                    let (status, place) = read_line(line, partition)?;
+                    found.push((index, Seen { status, place, delivery: None }));
+                }
+            }
+        }
+        let mut seen: Vec<Vec<Seen>> = references.iter().map(|_| Vec::new()).collect();
+        for (index, one) in self.with_entries(found).await? {
+            if let Some(seen) = seen.get_mut(index) {
+                seen.push(one);
             }
         }
         Ok(seen)
+    }
+
+    /// The same with their entries, as far as those are in the streams.
+    async fn with_entries(
+        &self,
+        mut found: Vec<(usize, Seen)>,
+    ) -> Result<Vec<(usize, Seen)>, Error> {
+        if found.is_empty() {
+            return Ok(found);
+        }
+        let mut pipeline = Pipeline::with_capacity(found.len());
+        for (_, seen) in &found {
+            let id = seen.place.stream_id.to_string();
+            pipeline.cmd("XRANGE").arg(self.keys.stream(seen.place.partition)).arg(&id).arg(&id);
+        }
+        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        for ((_, seen), reply) in found.iter_mut().zip(replies) {
+            let entry = self.read(seen.place.partition, reply)?.into_iter().next();
+            seen.delivery = entry.and_then(|(_, delivery)| delivery);
+        }
+        Ok(found)
     }
 
     /// Looks for `reference` among what has waited for longer than references
@@ -114,7 +159,14 @@ impl Finder {
     ) -> Result<Vec<(StreamId, Option<Delivery>)>, Error> {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.stream(partition)).arg(start).arg(end).arg("COUNT").arg(PAGE);
-        let reply = command.query_async(&mut self.connection.clone()).await?;
+        self.read(partition, command.query_async(&mut self.connection.clone()).await?)
+    }
+
+    fn read(
+        &self,
+        partition: u16,
+        reply: Value,
+    ) -> Result<Vec<(StreamId, Option<Delivery>)>, Error> {
         let entries = replies::entries(reply)?.into_iter();
         let read = |(id, fields): (StreamId, Option<wire::Fields>)| {
             (id, fields.and_then(|f| wire::decode(&self.keys, partition, id, f).ok()))

@@ -284,17 +284,17 @@ async fn every_request_has_an_id_that_comes_back() {
 async fn without_the_token_only_health_is_open() {
     let token = "correct-horse-battery";
     let h = Harness::gateway(&["--api-token", token]).await;
-    for path in ["/livez", "/readyz", "/api/v1/health"] {
+    for path in ["/livez", "/readyz", "/api/v1/health", "/openapi.json", "/docs/"] {
         assert_eq!(h.api.get(path).await.status, 200, "{path}");
     }
+    let health = h.api.get("/api/v1/health").await.json();
+    assert_eq!(health, json!({"status": "ok"}), "details need the token");
     let closed = [
         (Method::POST, PAYMENTS),
         (Method::POST, BATCH),
         (Method::GET, "/api/v1/payments/x"),
         (Method::GET, CUSTOMERS),
         (Method::GET, "/api/v1/admin/stats"),
-        (Method::GET, "/openapi.json"),
-        (Method::GET, "/docs/"),
         (Method::GET, "/no/such/path"),
         (Method::GET, "/livez/"),
     ];
@@ -401,18 +401,18 @@ async fn ten_thousand_payments_fit_one_batch() {
     h.settled().await;
     let totals = &h.api.stats().await["totals"];
     assert_eq!((&totals["applied"], &totals["amount"]), (&json!(10_000), &json!("10100.00")));
-    let wanted: Vec<String> = (0..10_000).map(|n| format!("n{n}")).chain(["nix".into()]).collect();
+    let wanted: Vec<String> = (0..1_000).map(|n| format!("n{n}")).chain(["nix".into()]).collect();
     let path = "/api/v1/payments/lookup";
     let too_many = h.api.post(path, &json!({"transaction_references": wanted})).await;
     too_many.is_problem(413, "batch_too_large");
     let found = h.api.post(path, &json!({"transaction_references": wanted[1..]})).await.json();
     let found = found["payments"].as_array().unwrap();
-    assert_eq!(found.len(), 10_000);
+    assert_eq!(found.len(), 1_000);
     assert!(
         found.iter().zip(&wanted[1..]).all(|(one, name)| one["transaction_reference"] == *name)
     );
-    assert!(found[..9_999].iter().all(|one| one["status"] == "applied"));
-    assert_eq!(found[9_999]["status"], "unknown");
+    assert!(found[..999].iter().all(|one| one["status"] == "applied"));
+    assert_eq!(found[999]["status"], "unknown");
     h.stop().await;
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Query, State},
+    extract::{Extension, Query, State},
     response::{
         IntoResponse, Response,
         sse::{Event, Sse},
@@ -20,13 +20,16 @@ use chrono::{DateTime, Utc};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, watch},
     time,
 };
 
 use super::{
     super::{
         App,
+        observe::Peer,
+        operator::Operator,
+        places::{Full, Place, Places},
         problem::{Code, Problem},
     },
     chart::{self, Chart, REACH},
@@ -36,6 +39,8 @@ use crate::control::{Control, Finding, Overview, Severity};
 
 /// Pages that may show live figures at once.
 const VIEWERS_MAX: usize = 64;
+/// Those of one operator, or of one address where operators have no names.
+const VIEWERS_OF_ONE_MAX: usize = 8;
 /// Between two looks while somebody watches,
 const WATCHED_EVERY: Duration = Duration::from_secs(1);
 /// and while nobody does.
@@ -88,7 +93,7 @@ struct History {
 
 /// The sampler and its viewers.
 pub(in crate::http) struct Live {
-    viewers: Arc<Semaphore>,
+    viewers: Places<String>,
     came: Notify,
     visited: Notify,
     history: Mutex<History>,
@@ -98,7 +103,7 @@ pub(in crate::http) struct Live {
 impl Default for Live {
     fn default() -> Self {
         Self {
-            viewers: Arc::new(Semaphore::new(VIEWERS_MAX)),
+            viewers: Places::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
             came: Notify::new(),
             visited: Notify::new(),
             history: Mutex::default(),
@@ -141,7 +146,7 @@ impl Live {
     }
 
     fn is_watched(&self) -> bool {
-        self.viewers.available_permits() < VIEWERS_MAX
+        self.viewers.taken() > 0
     }
 
     /// The last look, or a new one when that is old. What a checkup finds comes
@@ -276,20 +281,28 @@ struct Viewer {
     app: App,
     looks: watch::Receiver<Option<Arc<Look>>>,
     wants: LiveQuery,
-    _place: OwnedSemaphorePermit,
+    _place: Place<String>,
 }
 
 /// The figures of a page, again whenever they were looked at.
 pub(super) async fn watch(
     State(app): State<App>,
+    Extension(operator): Extension<Operator>,
+    Extension(Peer(address)): Extension<Peer>,
     Query(wants): Query<LiveQuery>,
 ) -> Result<Response, Problem> {
-    let Ok(place) = Arc::clone(&app.live.viewers).try_acquire_owned() else {
+    let viewer = operator.0.unwrap_or_else(|| address.to_string());
+    let place = app.live.viewers.take(viewer).map_err(|full| {
+        let (count, whose) = match full {
+            Full::All => (VIEWERS_MAX, ""),
+            Full::Client => (VIEWERS_OF_ONE_MAX, " of yours"),
+        };
         let detail = format!(
-            "{VIEWERS_MAX} pages show live figures already; close some, or reload this page by hand"
+            "{count} pages{whose} show live figures already; close some, or reload this page by \
+             hand"
         );
-        return Err(Problem::new(Code::GatewayBusy, detail));
-    };
+        Problem::new(Code::GatewayBusy, detail)
+    })?;
     let mut looks = app.live.latest.subscribe();
     looks.mark_changed();
     app.live.came.notify_waiters();

@@ -1,0 +1,98 @@
+//! Places for those who hold something open: so many in all, and so many of one
+//! client, so that no client keeps the others out. A place is free again when it
+//! is dropped. Never waits.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// All are taken.
+    All,
+    /// This client has as many as one may have.
+    Client,
+}
+
+/// Places, and who has them.
+pub(super) struct Places<K> {
+    max: usize,
+    of_one_max: usize,
+    taken: Arc<Mutex<Taken<K>>>,
+}
+
+struct Taken<K> {
+    all: usize,
+    by: HashMap<K, usize>,
+}
+
+/// A place that is taken.
+pub(super) struct Place<K: Eq + Hash> {
+    client: K,
+    taken: Arc<Mutex<Taken<K>>>,
+}
+
+impl<K: Clone + Eq + Hash> Places<K> {
+    pub(super) fn new(max: usize, of_one_max: usize) -> Self {
+        let taken = Taken { all: 0, by: HashMap::new() };
+        Self { max, of_one_max, taken: Arc::new(Mutex::new(taken)) }
+    }
+
+    /// A place for this client, if there is one.
+    pub(super) fn take(&self, client: K) -> Result<Place<K>, Full> {
+        let mut taken = lock(&self.taken);
+        if taken.all >= self.max {
+            return Err(Full::All);
+        }
+        let of_one = taken.by.get(&client).copied().unwrap_or(0);
+        if of_one >= self.of_one_max {
+            return Err(Full::Client);
+        }
+        taken.all += 1;
+        taken.by.insert(client.clone(), of_one + 1);
+        Ok(Place { client, taken: Arc::clone(&self.taken) })
+    }
+
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        lock(&self.taken).all
+    }
+}
+
+impl<K: Eq + Hash> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(of_one) = taken.by.get_mut(&self.client) {
+            *of_one -= 1;
+            if *of_one == 0 {
+                taken.by.remove(&self.client);
+            }
+        }
+    }
+}
+
+fn lock<K>(taken: &Mutex<Taken<K>>) -> MutexGuard<'_, Taken<K>> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_never_takes_all_and_a_dropped_place_is_free() {
+        let places = Places::new(3, 2);
+        let first = places.take("a").ok().unwrap();
+        let _second = places.take("a").ok().unwrap();
+        assert_eq!(places.take("a").err(), Some(Full::Client));
+        let _third = places.take("b").ok().unwrap();
+        assert_eq!(places.take("c").err(), Some(Full::All));
+        drop(first);
+        assert_eq!(places.taken(), 2);
+        assert!(places.take("a").is_ok());
+    }
+}
