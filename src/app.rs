@@ -164,7 +164,7 @@ async fn serve_topology(
     if works {
         let id = match &config.worker.worker_id {
             Some(id) => id,
-            None => &identity.insert(Identity::take(config.store.ledger.database_url()?)?).name,
+            None => &identity.insert(Identity::take(config.store.ledger.database_url()?)).name,
         };
         let worker = worker(config, id, &stores, &circuits, &board, signals);
         sampler.worker = Some((worker.id.clone(), Arc::clone(&board)));

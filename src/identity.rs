@@ -2,7 +2,8 @@
 //!
 //! The ordinal is the first that no other worker of this machine uses, so that
 //! a worker that crashed and is started again has its old name and keeps its
-//! partitions. Never asks another machine.
+//! partitions. Where no file can be locked (a container's read-only root), chance
+//! takes the ordinal's place. Never asks another machine.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -11,6 +12,8 @@ use std::{
 };
 
 use anyhow::Context;
+use tracing::warn;
+use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Under the system's temporary directory, shared by all users.
@@ -24,20 +27,32 @@ const ORDINALS: u16 = 1024;
 pub struct Identity {
     /// For instance `ledger-host-0`.
     pub name: String,
-    _lock: File,
+    /// Nothing where chance made the name.
+    _lock: Option<File>,
 }
 
 impl Identity {
-    /// Takes the first free name among the workers of `ledger_url`.
-    ///
-    /// # Errors
-    /// When the temporary directory cannot be used.
-    pub fn take(ledger_url: &str) -> anyhow::Result<Self> {
-        Self::take_in(&std::env::temp_dir().join(FOLDER), ledger_url)
-            .context("could not choose a name for this worker; set PAYSTREAM_WORKER_ID")
+    /// Takes the first free name among the workers of `ledger_url`; one that no
+    /// other has where the temporary directory cannot be used.
+    #[must_use]
+    pub fn take(ledger_url: &str) -> Self {
+        Self::take_at(&std::env::temp_dir().join(FOLDER), ledger_url)
     }
 
-    fn take_in(folder: &Path, ledger_url: &str) -> anyhow::Result<Self> {
+    fn take_at(folder: &Path, ledger_url: &str) -> Self {
+        Self::lock_in(folder, ledger_url).unwrap_or_else(|error| {
+            let name = format!("{}-{:016x}", host(), xxh3_64(Uuid::now_v7().as_bytes()));
+            warn!(
+                name,
+                error = format!("{error:#}"),
+                "this worker will have another name after a restart; set PAYSTREAM_WORKER_ID to \
+                 keep one"
+            );
+            Self { name, _lock: None }
+        })
+    }
+
+    fn lock_in(folder: &Path, ledger_url: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)
             .with_context(|| format!("could not make the directory {}", folder.display()))?;
         // Refused where another user made it, who has opened it for us then.
@@ -50,7 +65,7 @@ impl Identity {
             // Another user's file, or another worker's lock: the next one then.
             let Ok(lock) = lock else { continue };
             if lock.try_lock().is_ok() {
-                return Ok(Self { name: format!("{host}-{ordinal}"), _lock: lock });
+                return Ok(Self { name: format!("{host}-{ordinal}"), _lock: Some(lock) });
             }
         }
         anyhow::bail!("all names in {} are taken or closed to us", folder.display())
@@ -74,12 +89,22 @@ mod tests {
     #[test]
     fn each_worker_has_a_name_and_one_that_comes_back_has_its_old_one() {
         let folder = tempfile::tempdir().unwrap();
-        let take = |url| Identity::take_in(folder.path(), url).unwrap();
+        let take = |url| Identity::take_at(folder.path(), url);
         let (first, second) = (take("postgres://a"), take("postgres://a"));
         assert!(first.name.ends_with("-0") && second.name.ends_with("-1"), "{first:?} {second:?}");
         assert!(take("postgres://b").name.ends_with("-0"), "another ledger's workers");
         let name = first.name.clone();
         drop(first);
         assert_eq!(take("postgres://a").name, name);
+    }
+    #[test]
+    fn a_worker_has_a_name_of_its_own_where_nothing_can_be_written() {
+        // A file stands where the directory would be made, so that root is
+        // refused as well.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let take = || Identity::take_at(&file.path().join(FOLDER), "postgres://a").name;
+        let (first, second) = (take(), take());
+        assert!(first.starts_with(&host()), "{first}");
+        assert_ne!(first, second);
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Acted, Control, Error, Refusal, Signature, shapes::money};
+use super::{Acted, Control, Error, Signature, shapes::money};
 use crate::{domain::CustomerId, ledger::AuditRow};
 
 /// A change that somebody made.
@@ -43,6 +43,30 @@ pub struct ParkedCustomer {
     pub payments: i64,
     /// What they come to, all statuses together.
     pub amount: String,
+    /// Dead letters of theirs that nobody has dealt with; while there is one, a
+    /// release must be forced.
+    pub dead_letters: Vec<i64>,
+}
+
+impl ParkedCustomer {
+    /// What releasing them would do, and whether it has to be forced.
+    #[must_use]
+    pub fn release_would(&self) -> (bool, String) {
+        let Self { customer_id, payments, amount, dead_letters, .. } = self;
+        let would = format!("{payments} payments of {customer_id}, {amount} together, are settled");
+        let ids: Vec<String> = dead_letters.iter().map(i64::to_string).collect();
+        match ids.is_empty() {
+            true => (false, format!("{would} now, in their order")),
+            false => (
+                true,
+                format!(
+                    "{would} before dead letter {}, which they wait for and which nobody has \
+                     dealt with",
+                    ids.join(", ")
+                ),
+            ),
+        }
+    }
 }
 
 impl Control {
@@ -65,32 +89,44 @@ impl Control {
     /// # Errors
     /// When the ledger cannot be asked.
     pub async fn parked(&self) -> Result<Vec<ParkedCustomer>, Error> {
-        let customer = |row: crate::ledger::ParkedCustomer| ParkedCustomer {
+        self.parked_of(None).await
+    }
+
+    /// The same of this customer, if it is parked.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked.
+    pub async fn parked_one(&self, customer: &CustomerId) -> Result<Option<ParkedCustomer>, Error> {
+        Ok(self.parked_of(Some(customer)).await?.pop())
+    }
+
+    async fn parked_of(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
+        let of_row = |row: crate::ledger::ParkedCustomer| ParkedCustomer {
             customer_id: row.customer_id,
             parked_at: row.parked_at,
             payments: row.payments,
             amount: money(row.amount),
+            dead_letters: row.dead_letters,
         };
-        Ok(self.parking.list().await?.into_iter().map(customer).collect())
+        Ok(self.parking.list(customer).await?.into_iter().map(of_row).collect())
     }
 
     /// Settles what waits for a customer and parks no more. Says how many
-    /// payments waited.
+    /// payments waited. Refused behind an open dead letter, unless forced.
     ///
     /// # Errors
     /// When the ledger cannot be asked; nothing has changed then.
     pub async fn release_parked(
         &self,
         customer: &CustomerId,
+        force: bool,
         signature: &Signature,
     ) -> Result<Acted<u64>, Error> {
-        let Signature { actor, reason } = signature;
-        let released = self.parking.release(customer, actor, reason).await?;
-        if released.is_some() {
+        let released = self.parking.release(customer, force, signature).await?;
+        if released.is_ok() {
             self.forget_balance(customer).await;
         }
-        let missing = || Refusal::Missing(format!("{} is not parked", customer.as_str()));
-        Ok(released.ok_or_else(missing))
+        Ok(released)
     }
 }
 

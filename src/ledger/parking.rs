@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::{
-    Error, Signature, Topology,
+    Acted, Error, Refusal, Signature, Topology,
     desk::{Change, note},
     held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
@@ -33,6 +33,8 @@ pub struct ParkedCustomer {
     pub payments: i64,
     /// What they come to, all statuses together.
     pub amount: Decimal,
+    /// Dead letters of theirs that nobody has dealt with.
+    pub dead_letters: Vec<i64>,
 }
 
 /// The part of the ledger that lets parked payments go on.
@@ -46,20 +48,24 @@ impl Parking {
         Self { pool, topology }
     }
 
-    /// Customers whose payments wait, the longest first; at most 1,000.
+    /// Customers whose payments wait, the longest first; at most 1,000. Only this
+    /// one, if one is named.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn list(&self) -> Result<Vec<ParkedCustomer>, Error> {
+    pub async fn list(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
         let rows = sqlx::query_as(
             "select a.customer_id, a.parked_at, count(p.sequence) as payments,
-                 coalesce(sum(p.amount), 0) as amount
+                 coalesce(sum(p.amount), 0) as amount,
+                 array(select id from dead_letters d where d.customer_id = a.customer_id
+                     and d.state = 'dead' order by id) as dead_letters
              from customer_accounts a
              left join parked p on p.customer_id = a.customer_id and p.state = 'held'
-             where a.parked_at is not null
+             where a.parked_at is not null and ($2::text is null or a.customer_id = $2)
              group by a.customer_id order by a.parked_at, a.customer_id limit $1",
         )
         .bind(LIST_MAX)
+        .bind(customer.map(CustomerId::as_str))
         .fetch_all(&self.pool)
         .await?;
         Ok(rows)
@@ -67,31 +73,32 @@ impl Parking {
 
     /// Lets the customer's payments go on: those that wait are settled now, in
     /// their order, and those that come are not parked any more. Says how many
-    /// waited; nothing when the customer is not parked.
+    /// waited. Refused while they wait for a dead letter that nobody has dealt
+    /// with, unless forced: they would be settled before it.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn release(
         &self,
         customer: &CustomerId,
-        actor: &str,
-        reason: &str,
-    ) -> Result<Option<u64>, Error> {
+        force: bool,
+        signature: &Signature,
+    ) -> Result<Acted<u64>, Error> {
         for _ in 1..RACES_MAX {
-            match self.release_once(customer, actor, reason).await {
+            match self.release_once(customer, force, signature).await {
                 Err(Error::Raced) => {}
                 result => return result,
             }
         }
-        self.release_once(customer, actor, reason).await
+        self.release_once(customer, force, signature).await
     }
 
     async fn release_once(
         &self,
         customer: &CustomerId,
-        actor: &str,
-        reason: &str,
-    ) -> Result<Option<u64>, Error> {
+        force: bool,
+        signature: &Signature,
+    ) -> Result<Acted<u64>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         // The partition whose batches park for this customer, and those in which
@@ -108,7 +115,13 @@ impl Parking {
         .bind(customer.as_str())
         .fetch_optional(&mut *connection)
         .await?;
-        let Some(parked_at) = parked_at else { return Ok(None) };
+        let Some(parked_at) = parked_at else {
+            return Ok(Err(Refusal::Missing(format!("{} is not parked", customer.as_str()))));
+        };
+        let letters = open_letters(connection, customer).await?;
+        if !letters.is_empty() && !force {
+            return Ok(Err(behind(customer, &letters)));
+        }
         let deliveries = take_held(connection, customer).await?;
         settle(connection, customer, &deliveries, &epochs).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
@@ -116,13 +129,35 @@ impl Parking {
             action: "parked_released",
             subject: customer.as_str(),
             before: json!({ "parked_at": parked_at, "payments": count }),
-            after: json!({ "parked_at": null, "payments": count }),
+            after: json!({
+                "parked_at": null, "payments": count, "before_dead_letters": letters
+            }),
         };
-        let signature = Signature { actor: actor.to_owned(), reason: reason.to_owned() };
-        note(connection, &signature, &change).await?;
+        note(connection, signature, &change).await?;
         transaction.commit().await?;
-        Ok(Some(count))
+        Ok(Ok(count))
     }
+}
+
+/// Dead letters of the customer that nobody has dealt with.
+async fn open_letters(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+) -> Result<Vec<i64>, Error> {
+    let ids = sqlx::query_scalar(
+        "select id from dead_letters where customer_id = $1 and state = 'dead' order by id",
+    );
+    Ok(ids.bind(customer.as_str()).fetch_all(connection).await?)
+}
+
+fn behind(customer: &CustomerId, letters: &[i64]) -> Refusal {
+    let ids: Vec<String> = letters.iter().map(i64::to_string).collect();
+    Refusal::Impossible(format!(
+        "nobody has dealt with dead letter {} of {}: released now, what waits for it is settled \
+         before it. Redrive or discard it first, or force the release",
+        ids.join(", "),
+        customer.as_str()
+    ))
 }
 
 /// Takes the customer's deliveries out of the parking, in stream order.

@@ -25,7 +25,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -44,13 +44,27 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn name(self) -> anyhow::Result<String> {
-        let user = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    pub(crate) fn name(self) -> String {
+        let said = |name: &String| !name.trim().is_empty();
+        let variable = |name| std::env::var(name).ok().filter(said);
         self.actor
-            .or_else(user)
-            .filter(|name| !name.is_empty())
-            .context("it is not known who makes this change: say so with --actor")
+            .filter(said)
+            .or_else(|| ["USER", "LOGNAME"].into_iter().find_map(variable))
+            .unwrap_or_else(account)
     }
+}
+
+/// The account that this process runs as: its name, or its number where it has
+/// none, as in many containers.
+fn account() -> String {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(&*uid)).then(|| name.to_owned())
+    });
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {uid}"))
 }
 
 /// Who changes something, and why: for the audit log.
@@ -68,7 +82,7 @@ impl Signature {
     pub(crate) fn signed(self) -> anyhow::Result<control::Signature> {
         let Self { reason, actor } = self;
         ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
-        Ok(control::Signature { actor: actor.name()?, reason })
+        Ok(control::Signature { actor: actor.name(), reason })
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn run(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology) = stores::open(&args.store).await?;
     let control = Control::new(&streams, &ledger, &topology, clock::system);
     let Signature { reason, actor } = args.signature;
-    let signature = control::Signature { actor: actor.name()?, reason };
+    let signature = control::Signature { actor: actor.name(), reason };
     let released = control.release(args.partition, args.force, &signature).await;
     let (text, code) = match released.context("could not release the partition")? {
         Ok(released) => {

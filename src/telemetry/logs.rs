@@ -8,11 +8,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::task_local;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    filter::LevelFilter,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
         format::{Format, Full, Json, Writer},
@@ -98,10 +99,36 @@ pub(super) fn init(config: &TelemetryConfig) -> anyhow::Result<LogLevel> {
 
 /// What the exporter does is said once, when it begins to fail and when it ends.
 fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
+    ensure!(
+        directives.split(',').all(is_directive) && directives.split(',').any(is_heard),
+        "{directives} is not a log filter; use a level such as debug, or directives such as \
+         info,paystream=debug"
+    );
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("{directives} is not a log filter; use a level such as debug"))?;
     let quiet = ["opentelemetry=off", "opentelemetry_sdk=off", "opentelemetry-otlp=off"];
     quiet.iter().try_fold(filter, |filter, quiet| Ok(filter.add_directive(quiet.parse()?)))
+}
+
+/// A level, or a target and its level. The library takes a misspelt level for the
+/// name of a target, and then logs nothing else.
+fn is_directive(text: &str) -> bool {
+    match text.split_once('=') {
+        Some((target, level)) => {
+            let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+            !target.is_empty() && target.chars().all(named) && is_level(level)
+        }
+        None => is_level(text),
+    }
+}
+
+/// Whether a directive says how much of our own is logged.
+fn is_heard(text: &str) -> bool {
+    text.split_once('=').is_none_or(|(target, _)| target.starts_with("paystream"))
+}
+
+fn is_level(text: &str) -> bool {
+    !text.is_empty() && text.parse::<LevelFilter>().is_ok()
 }
 
 /// A line, and the trace of the request in which it was written.
@@ -140,6 +167,22 @@ where
                     None => writer.write_str(&line),
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn a_filter_is_of_levels_and_says_how_much_of_our_own_is_logged() {
+        for good in ["debug", "WARN", "off", "info,paystream=debug", "paystream::http=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        let silent = ["loud", "info,loud", "", "info,", "a=b=c", "paystream=loud", "paystream"];
+        for bad in silent.into_iter().chain(["nowhere=debug", "=debug", "info,[span]=debug"]) {
+            assert!(filter(bad).is_err(), "{bad}");
         }
     }
 }

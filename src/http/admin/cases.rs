@@ -263,18 +263,31 @@ pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<Parke
     Ok(Json(ParkedView { customers: app.operate(app.gateway.control.parked()).await? }))
 }
 
+/// How parked payments are released.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct ReleaseParkedBody {
+    #[serde(flatten)]
+    signature: SignatureBody,
+    /// Though a dead letter that they wait for is open: they are settled before
+    /// it.
+    #[serde(default)]
+    force: bool,
+}
+
 /// Release a parked customer
 ///
-/// Settles what waits, in its order, and parks no more.
+/// Settles what waits, in its order, and parks no more. Refused while a dead
+/// letter that it waits for is open, unless forced: it would be settled before it.
 #[utoipa::path(
     post,
     path = "/api/v1/admin/parked/{customer_id}/release",
     tag = "operators",
     params(("customer_id" = String, Path, description = "Whose payments")),
-    request_body = SignatureBody,
+    request_body = ReleaseParkedBody,
     responses(
         (status = 200, description = "They are settled", body = DoneView),
         (status = 404, description = "No such customer is parked", body = ProblemDocument),
+        (status = 409, description = "A dead letter that they wait for is open", body = ProblemDocument),
         (status = 422, description = "The request is not valid", body = ProblemDocument),
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
@@ -283,11 +296,12 @@ pub(in crate::http) async fn release_parked(
     State(app): State<App>,
     Segment(customer): Segment,
     operator: Operator,
-    intake::Json(body): intake::Json<SignatureBody>,
+    intake::Json(body): intake::Json<ReleaseParkedBody>,
 ) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(&body)?;
+    let signature = operator.sign(&body.signature)?;
     let customer = CustomerId::parse(customer)
         .map_err(|_| Problem::new(Code::CaseNotFound, "no customer of this id is parked"))?;
-    let released = app.operate(app.gateway.control.release_parked(&customer, &signature)).await??;
+    let released = app.gateway.control.release_parked(&customer, body.force, &signature);
+    let released = app.operate(released).await??;
     Ok(done(format!("{released} payments of {} are released", customer.as_str())))
 }

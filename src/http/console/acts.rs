@@ -36,7 +36,8 @@ enum Act {
     Refund(Reference),
     /// The conflict of this partition with this sequence.
     Resolve(u16, i64),
-    Unpark(CustomerId),
+    /// What waits for this customer; also before an open dead letter.
+    Unpark(CustomerId, bool),
 }
 
 /// What it is done to.
@@ -75,7 +76,8 @@ struct ActPage {
     of: String,
     question: Question,
     asks_customer: bool,
-    asks_force: bool,
+    /// What forcing it means, where it can be forced.
+    asks_force: Option<&'static str>,
     asks_name: bool,
     actor: String,
     reason: String,
@@ -85,6 +87,12 @@ struct ActPage {
     /// Why it was not done.
     refusal: Option<String>,
 }
+
+/// What forcing a release of a partition means,
+const AT_ONCE: &str = "do not wait for the owner: its epoch ends at once, and what it has under \
+                       way is refused";
+/// and one of parked payments.
+const BEFORE_IT: &str = "settle them before the dead letter that they wait for";
 
 /// The page that asks.
 pub(super) async fn ask(
@@ -149,7 +157,9 @@ fn read(kind: &str, form: &ActForm) -> Result<Act, Problem> {
             let (partition, sequence) = conflicts::place(of).ok_or_else(missing)?;
             Act::Resolve(partition, sequence)
         }
-        "unpark" => Act::Unpark(CustomerId::parse(of).map_err(|_| missing())?),
+        "unpark" => {
+            Act::Unpark(CustomerId::parse(of).map_err(|_| missing())?, form.force.is_some())
+        }
         _ => return Err(Problem::new(Code::RouteNotFound, "the console knows no such action")),
     })
 }
@@ -193,8 +203,8 @@ async fn perform(
             let resolved = control.resolve_conflict(*partition, *sequence, signature).await;
             resolved.map_err(trouble)??;
         }
-        Act::Unpark(customer) => {
-            control.release_parked(customer, signature).await.map_err(trouble)??;
+        Act::Unpark(customer, force) => {
+            control.release_parked(customer, *force, signature).await.map_err(trouble)??;
         }
     }
     Ok(())
@@ -207,9 +217,17 @@ async fn asking(
     form: ActForm,
     refusal: Option<String>,
 ) -> Result<ActPage, Problem> {
-    let mut foretold = None;
-    if let (Act::Redrive(id), None) = (act, &refusal) {
-        foretold = Some(foretell(visit, *id).await?);
+    let (mut foretold, mut asks_force) = (None, None);
+    match act {
+        Act::Redrive(id) if refusal.is_none() => foretold = Some(foretell(visit, *id).await?),
+        Act::Release(..) => asks_force = Some(AT_ONCE),
+        Act::Unpark(customer, _) => {
+            let parked = visit.control().parked_one(customer).await.map_err(trouble)?;
+            let would = parked.map(|one| one.release_would());
+            asks_force = would.as_ref().filter(|(must_force, _)| *must_force).map(|_| BEFORE_IT);
+            foretold = would.map(|(must_force, sentence)| (!must_force, format!("{sentence}.")));
+        }
+        _ => {}
     }
     let question = question(act);
     Ok(ActPage {
@@ -217,7 +235,7 @@ async fn asking(
         kind: kind.to_owned(),
         of: form.of,
         asks_customer: matches!(act, Act::Assign(_)),
-        asks_force: matches!(act, Act::Release(..)),
+        asks_force,
         asks_name: visit.operator.0.is_none(),
         actor: form.actor.unwrap_or_else(|| visit.remembered.clone()),
         reason: form.reason.unwrap_or_default(),
@@ -245,7 +263,7 @@ fn here(act: &Act) -> &'static str {
         Act::Redrive(_) | Act::Discard(_) => "/console/dead-letters",
         Act::Assign(_) | Act::Refund(_) => "/console/suspense",
         Act::Resolve(..) => "/console/conflicts",
-        Act::Unpark(_) => "/console/parked",
+        Act::Unpark(..) => "/console/parked",
     }
 }
 
@@ -310,7 +328,7 @@ fn question(act: &Act) -> Question {
             false,
             list,
         ),
-        Act::Unpark(customer) => ask(
+        Act::Unpark(customer, _) => ask(
             format!("Release what is parked of {}", customer.as_str()),
             "What waits is settled now, in its order and in one transaction, and what comes is \
              not parked any more.",
