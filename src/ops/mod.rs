@@ -29,7 +29,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::control;
+use crate::{control, domain::is_plain};
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
@@ -46,11 +46,23 @@ pub struct Actor {
 impl Actor {
     pub(crate) fn name(self) -> anyhow::Result<String> {
         let user = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-        self.actor
+        let name = self
+            .actor
             .or_else(user)
             .filter(|name| !name.is_empty())
-            .context("it is not known who makes this change: say so with --actor")
+            .context("it is not known who makes this change: say so with --actor")?;
+        plain("--actor", &name)?;
+        Ok(name)
     }
+}
+
+/// Refuses a text that does not show what it says.
+fn plain(option: &str, text: &str) -> anyhow::Result<()> {
+    ensure!(
+        is_plain(text),
+        "{option} must not have control characters, nor ones that change the direction of writing"
+    );
+    Ok(())
 }
 
 /// Who changes something, and why: for the audit log.
@@ -68,6 +80,7 @@ impl Signature {
     pub(crate) fn signed(self) -> anyhow::Result<control::Signature> {
         let Self { reason, actor } = self;
         ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
+        plain("--reason", &reason)?;
         Ok(control::Signature { actor: actor.name()?, reason })
     }
 }
