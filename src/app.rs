@@ -250,6 +250,7 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
     }
     patiently("PostgreSQL", || schema.check(), is_outage).await?;
     let topology = schema.topology(store.partitions, &store.key_prefix).await?;
+    let topology = topology.in_currency(store.currency.as_deref())?;
     if !topology.provisioned {
         bail!("the streams have not been created: run `paystream migrate`");
     }

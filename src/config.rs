@@ -31,6 +31,11 @@ pub struct StoreConfig {
     /// topology refuses to start; `paystream topology resize` changes it.
     #[arg(long, env = "PAYSTREAM_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: Option<u16>,
+    /// The ISO 4217 code that accounts are kept in. Without it, that of the
+    /// topology, which is created with NGN. A process configured otherwise than
+    /// the topology refuses to start.
+    #[arg(long, env = "PAYSTREAM_CURRENCY")]
+    pub currency: Option<String>,
     /// Start although Redis does not keep its data safe (AOF off, or not synced
     /// at every write). Costs promise 1: payments answered with 202 can be lost
     /// when Redis or its machine stops.
@@ -76,6 +81,10 @@ pub struct GatewayConfig {
     /// Time zone of transaction dates that carry no offset.
     #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
     pub time_zone: Tz,
+    /// How far ahead of the gateway's clock a transaction date may be. One that is
+    /// further is refused.
+    #[arg(long, env = "PAYSTREAM_DATE_AHEAD_MAX", default_value = "1d", value_parser = parse_duration)]
+    pub date_ahead_max: Duration,
     /// Unsettled entries of one partition at which the gateway answers 503; settled
     /// ones that are still kept have eight times that room.
     #[arg(long, env = "PAYSTREAM_BACKLOG_MAX", default_value_t = 200_000)]

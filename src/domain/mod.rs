@@ -5,6 +5,7 @@
 //! in, a value out, so that the rules are tested without a server.
 
 mod money;
+mod currency;
 mod payment;
 mod trace;
 mod partition;
@@ -15,7 +16,11 @@ mod tests;
 
 pub use account::{Account, Refusal, Standing};
 pub use book::{Book, Decision, Delivery, Known, Outcome, unpanicked};
+pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use partition::{HASH_VERSION, StreamId, partition_of};
-pub use payment::{CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, parse_date};
+pub use payment::{
+    CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, check_date, is_in_calendar,
+    is_plain, parse_date,
+};
 pub use trace::{SpanId, TraceContext, TraceId};

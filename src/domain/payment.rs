@@ -1,7 +1,7 @@
 //! A payment and its parts. Each part is parsed once, at the door; holding one
 //! means that it is valid.
 
-use chrono::{DateTime, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
 use rust_decimal::Decimal;
 use sha2::{Digest as _, Sha256};
@@ -49,6 +49,13 @@ impl Reference {
             ));
         }
         Ok(Self(text))
+    }
+
+    /// Whether it can be the last part of a path. Clients and proxies take `.`
+    /// and `..` out of a path before they send it.
+    #[must_use]
+    pub fn is_addressable(&self) -> bool {
+        !matches!(self.as_str(), "." | "..")
     }
 
     /// The text itself.
@@ -203,4 +210,38 @@ pub fn parse_date(text: &str, zone: Tz) -> Result<DateTime<Utc>, Invalid> {
     };
     // To the microsecond, as the ledger keeps it; a leap second is the next one.
     DateTime::from_timestamp_micros(instant.timestamp_micros()).ok_or(REASON)
+}
+
+/// Whether every store and every text can say this moment: years 1 to 9999.
+#[must_use]
+pub fn is_in_calendar(moment: DateTime<Utc>) -> bool {
+    (1..=9999).contains(&moment.year())
+}
+
+/// Whether a payment can have happened then, when nothing later than `latest` is
+/// believed.
+///
+/// # Errors
+/// When it is outside the years 1 to 9999 in UTC, or later than `latest`.
+pub fn check_date(date: DateTime<Utc>, latest: DateTime<Utc>) -> Result<DateTime<Utc>, Invalid> {
+    if !is_in_calendar(date) {
+        return Err(Invalid::new("date_out_of_range", "must be in the years 1 to 9999 in UTC"));
+    }
+    if date > latest {
+        return Err(Invalid::new("date_in_future", "must not be that far in the future"));
+    }
+    Ok(date)
+}
+
+/// Whether a text shows what it says: no control characters, and none that
+/// change the direction or the line of what is around them.
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    let misleads = |character: char| {
+        character.is_control()
+            || matches!(character,
+                '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}'
+                | '\u{2066}'..='\u{2069}')
+    };
+    !text.chars().any(misleads)
 }

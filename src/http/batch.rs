@@ -56,6 +56,9 @@ pub(super) struct ItemView {
     detail: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
+    /// Fields that are not known here, and had no effect; the first 20.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<String>,
 }
 
 /// Take many payments
@@ -88,13 +91,15 @@ pub(super) async fn accept_batch(
     let received_at = (app.gateway.clock)();
     let mut sendings = Vec::with_capacity(items.len());
     let mut arrivals = Vec::with_capacity(items.len());
-    let mut results: Vec<Result<(), Problem>> = Vec::with_capacity(items.len());
+    let mut results: Vec<Result<Vec<String>, Problem>> = Vec::with_capacity(items.len());
+    let rules = app.rules(received_at);
     for item in items {
-        let payment = intake::payment(item, app.gateway.config.time_zone);
-        results.push(payment.map(|payment| {
+        let payment = intake::payment(item, &rules);
+        results.push(payment.map(|(payment, ignored)| {
             let sending = signals.sending(&traced.0);
             sendings.push(sending);
             arrivals.push(Arrival { payment, received_at, trace: sending.context });
+            ignored
         }));
     }
     let appending = async {
@@ -125,8 +130,10 @@ pub(super) async fn accept_batch(
     for (index, read) in results.into_iter().enumerate() {
         let item = match read {
             Err(problem) => ItemView::refused(index, None, &problem),
-            Ok(()) => match appended.next() {
-                Some((arrival, result)) => ItemView::appended(index, &arrival, result),
+            Ok(ignored) => match appended.next() {
+                Some((arrival, result)) => {
+                    ItemView { ignored, ..ItemView::appended(index, &arrival, result) }
+                }
                 None => break,
             },
         };
@@ -163,6 +170,7 @@ impl ItemView {
             code: None,
             detail: None,
             errors: Vec::new(),
+            ignored: Vec::new(),
         }
     }
 
@@ -178,6 +186,7 @@ impl ItemView {
             code: Some(problem.code().as_str()),
             detail: Some(problem.detail().to_owned()),
             errors: problem.errors().to_vec(),
+            ignored: Vec::new(),
         }
     }
 }

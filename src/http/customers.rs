@@ -7,19 +7,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use tracing::debug;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
     App, intake,
-    intake::{Body, Query, Segment},
-    problem::{Code, FieldError, Problem, ProblemDocument},
-    views::{AccountView, BalanceView, PaymentView, customer_path, money},
+    intake::{Body, Fields, Query, Segment},
+    problem::{Code, Problem, ProblemDocument},
+    views::{AccountView, BalanceView, PaymentView, Taken, customer_path, money},
 };
 use crate::{
-    domain::{CustomerId, Invalid},
+    domain::{Currency, CustomerId, Invalid},
     ledger::{AccountRow, NewAccount},
     stream::Lookup,
 };
@@ -86,16 +85,17 @@ pub(super) struct CustomerBody {
     /// 1 to 5,200.
     #[schema(example = 50)]
     term_weeks: i32,
+    /// The currency of the deployment, as ISO 4217 code; may be left out.
+    #[schema(example = "NGN")]
+    currency: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct CustomerFields<'a> {
-    #[serde(borrow)]
-    customer_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    asset_value: Option<&'a RawValue>,
-    #[serde(borrow)]
-    term_weeks: Option<&'a RawValue>,
+/// A customer as read.
+struct Terms {
+    customer: CustomerId,
+    asset_value: rust_decimal::Decimal,
+    term_weeks: i32,
+    ignored: Vec<String>,
 }
 
 /// Open a customer's account
@@ -108,16 +108,17 @@ struct CustomerFields<'a> {
     tag = "customers",
     request_body = CustomerBody,
     responses(
-        (status = 201, description = "Opened", body = AccountView,
+        (status = 201, description = "Opened", body = Taken<AccountView>,
          headers(("Location", description = "The account"))),
-        (status = 200, description = "It exists with these terms", body = AccountView),
+        (status = 200, description = "It exists with these terms", body = Taken<AccountView>),
         (status = 409, description = "It exists with other terms", body = ProblemDocument),
         (status = 422, description = "The customer is not valid", body = ProblemDocument),
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(super) async fn open(State(app): State<App>, body: Body) -> Result<Response, Problem> {
-    let (customer, asset_value, term_weeks) = read_customer(&body)?;
+    let read = read_customer(&body.json()?, app.gateway.registrar.currency())?;
+    let Terms { customer, asset_value, term_weeks, ignored } = read;
     let account = NewAccount::new(customer.clone(), asset_value, term_weeks)
         .ok_or_else(|| Problem::new(Code::InvalidCustomer, "the account's terms are not valid"))?;
     let opening = app.ask(app.gateway.registrar.open(&[account])).await?;
@@ -131,27 +132,29 @@ pub(super) async fn open(State(app): State<App>, body: Body) -> Result<Response,
         return Err(Problem::new(Code::CustomerExists, detail));
     }
     let status = if opening.opened == 1 { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = (status, Json(AccountView::from(row))).into_response();
+    let mut response =
+        (status, Json(Taken { view: AccountView::from(row), ignored })).into_response();
     if let Ok(location) = HeaderValue::from_str(&customer_path(customer.as_str())) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
 }
 
-fn read_customer(body: &Body) -> Result<(CustomerId, rust_decimal::Decimal, i32), Problem> {
-    let fields: CustomerFields<'_> = intake::parse(&body.bytes, Code::InvalidCustomer)?;
-    let mut errors: Vec<FieldError> = Vec::new();
-    let customer = intake::take(&mut errors, "customer_id", fields.customer_id, |raw| {
-        CustomerId::parse(intake::string(raw)?)
-    });
-    let value = intake::take(&mut errors, "asset_value", fields.asset_value, intake::amount);
-    let weeks = intake::take(&mut errors, "term_weeks", fields.term_weeks, |raw| {
+fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
+    let mut fields: Fields<'_> = intake::parse(json, Code::InvalidCustomer)?;
+    let customer = fields.take("customer_id", |raw| CustomerId::parse(intake::string(raw)?));
+    let value = fields.take("asset_value", intake::amount);
+    let weeks = fields.take("term_weeks", |raw| {
         let weeks = raw.get().parse().ok().filter(|weeks| (1..=5_200).contains(weeks));
         weeks.ok_or(Invalid { code: "out_of_range", reason: "must be a number from 1 to 5200" })
     });
+    fields.check_currency(currency);
+    let ignored = fields.finish(Code::InvalidCustomer)?;
     match (customer, value, weeks) {
-        (Some(customer), Some(value), Some(weeks)) => Ok((customer, value.get(), weeks)),
-        _ => Err(Problem::invalid(Code::InvalidCustomer, errors)),
+        (Some(customer), Some(value), Some(term_weeks)) => {
+            Ok(Terms { customer, asset_value: value.get(), term_weeks, ignored })
+        }
+        _ => Err(Problem::new(Code::InvalidCustomer, "a field is not valid")),
     }
 }
 

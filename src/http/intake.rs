@@ -1,8 +1,8 @@
 //! Reads bodies: bytes become payments, or the precise reasons why not.
 //!
 //! Fields are taken as they stand in the text, so that a number keeps all its
-//! digits and every wrong field is named at once. Unknown fields are ignored;
-//! banks add some.
+//! digits and every wrong field is named at once. Unknown fields are ignored,
+//! because banks add some, and named in the answer.
 
 use std::borrow::Cow;
 
@@ -14,12 +14,25 @@ use axum::{
     },
     http::{HeaderMap, header, request::Parts},
 };
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::problem::{Code, FieldError, Problem};
-use crate::domain::{Amount, CustomerId, Invalid, Payment, PaymentStatus, Reference, parse_date};
+use crate::{
+    config::GatewayConfig,
+    domain::{
+        Amount, Currency, CustomerId, Invalid, Payment, PaymentStatus, Reference, check_date,
+        is_in_calendar, parse_date,
+    },
+};
+
+/// Ignored fields that an answer names, at most.
+const IGNORED_MAX: usize = 20;
 
 /// The kinds of body that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +47,19 @@ pub(super) enum MediaType {
 pub(super) struct Body {
     pub(super) media_type: MediaType,
     pub(super) bytes: Bytes,
+}
+
+impl Body {
+    /// The one JSON document that it must be.
+    pub(super) fn json(self) -> Result<Bytes, Problem> {
+        match self.media_type {
+            MediaType::Json => Ok(self.bytes),
+            MediaType::JsonLines => {
+                let detail = "send application/json here; only /api/v1/payments/batch takes lines";
+                Err(Problem::new(Code::UnsupportedMediaType, detail))
+            }
+        }
+    }
 }
 
 impl<S: Send + Sync> FromRequest<S> for Body {
@@ -58,8 +84,34 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = Body::from_request(request, state).await?;
-        Ok(Self(parse(&body.bytes, Code::InvalidRequest)?))
+        let body = Body::from_request(request, state).await?.json()?;
+        let value = parse(&body, Code::InvalidRequest)?;
+        // A structure could be read from an array too, by the order of its fields.
+        match body.trim_ascii_start().first() {
+            Some(b'{') => Ok(Self(value)),
+            _ => Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object")),
+        }
+    }
+}
+
+/// A text that the stores can keep, where one is given.
+pub(super) fn text<'de, D: Deserializer<'de>>(reading: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(reading)?;
+    match text.as_deref().is_some_and(|text| text.contains('\0')) {
+        true => Err(D::Error::custom("a text must not have the character NUL")),
+        false => Ok(text),
+    }
+}
+
+/// A moment that the stores can keep, where one is given.
+pub(super) fn moment<'de, D>(reading: D) -> Result<Option<DateTime<Utc>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let moment = Option::<DateTime<Utc>>::deserialize(reading)?;
+    match moment.is_none_or(is_in_calendar) {
+        true => Ok(moment),
+        false => Err(D::Error::custom("a date must be in the years 1 to 9999 in UTC")),
     }
 }
 
@@ -96,6 +148,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        if let Some(name) = parts.uri.query().and_then(with_nul) {
+            let detail = format!("{name} must not have the character NUL");
+            return Err(Problem::new(Code::InvalidQuery, detail));
+        }
         let query = extract::Query::from_request_parts(parts, state).await;
         let bad =
             |rejection: QueryRejection| Problem::new(Code::InvalidQuery, rejection.body_text());
@@ -103,43 +159,135 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A payment's fields as they stand in the text.
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    customer_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payment_status: Option<&'a RawValue>,
-    #[serde(borrow)]
-    transaction_amount: Option<&'a RawValue>,
-    #[serde(borrow)]
-    transaction_date: Option<&'a RawValue>,
-    #[serde(borrow)]
-    transaction_reference: Option<&'a RawValue>,
+/// The parameter that has a NUL, which no store keeps in a text. An address can
+/// have it only as `%00`.
+fn with_nul(query: &str) -> Option<&str> {
+    let pair = query.split('&').find(|pair| pair.contains("%00"))?;
+    Some(pair.split('=').next().unwrap_or_default())
 }
 
-/// Reads one payment; dates without an offset are in `zone`.
-pub(super) fn payment(json: &[u8], zone: Tz) -> Result<Payment, Problem> {
-    let fields: Fields<'_> = parse(json, Code::InvalidPayment)?;
-    let mut errors = Vec::new();
-    let customer =
-        take(&mut errors, "customer_id", fields.customer_id, |raw| CustomerId::parse(string(raw)?));
-    let status = take(&mut errors, "payment_status", fields.payment_status, |raw| {
-        PaymentStatus::parse(&string(raw)?)
-    });
-    let amount = take(&mut errors, "transaction_amount", fields.transaction_amount, amount);
-    let date = take(&mut errors, "transaction_date", fields.transaction_date, |raw| {
-        parse_date(&string(raw)?, zone)
-    });
-    let reference =
-        take(&mut errors, "transaction_reference", fields.transaction_reference, |raw| {
-            Reference::parse(string(raw)?)
+/// What this deployment takes.
+pub(super) struct Rules {
+    /// Where dates without an offset are from.
+    zone: Tz,
+    currency: Currency,
+    /// No payment has happened later than this.
+    latest: DateTime<Utc>,
+}
+
+impl Rules {
+    pub(super) fn new(config: &GatewayConfig, currency: Currency, now: DateTime<Utc>) -> Self {
+        let ahead = TimeDelta::from_std(config.date_ahead_max).unwrap_or(TimeDelta::MAX);
+        let latest = now.checked_add_signed(ahead).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        Self { zone: config.time_zone, currency, latest }
+    }
+}
+
+/// A field's name, borrowed unless it has an escape.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A JSON object's fields as they stand in its text, and what is wrong with
+/// them.
+pub(super) struct Fields<'a> {
+    left: Vec<(Cow<'a, str>, &'a RawValue)>,
+    errors: Vec<FieldError>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut left = Vec::with_capacity(8);
+                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &RawValue>()? {
+                    left.push((name, value));
+                }
+                Ok(Fields { left, errors: Vec::new() })
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+impl Fields<'_> {
+    /// Reads a field, or notes why not.
+    pub(super) fn take<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&RawValue) -> Result<T, Invalid>,
+    ) -> Option<T> {
+        let raw = self.next(name);
+        let twice = raw.is_some() && self.next(name).is_some();
+        let value = match raw {
+            Some(_) if twice => Err(Invalid::new("given_twice", "is given twice")),
+            Some(raw) if raw.get() != "null" => read(raw),
+            _ => Err(Invalid::new("missing", "is missing")),
+        };
+        value.map_err(|invalid| self.errors.push(FieldError::new(name, invalid))).ok()
+    }
+
+    /// Refuses a currency that is not the deployment's. None is the deployment's.
+    pub(super) fn check_currency(&mut self, ours: Currency) {
+        if !self.left.iter().any(|(name, raw)| name == "currency" && raw.get() != "null") {
+            self.left.retain(|(name, _)| name != "currency");
+            return;
+        }
+        self.take("currency", |raw| match string(raw)? == ours.as_str() {
+            true => Ok(()),
+            false => Err(Invalid::new(
+                "currency_mismatch",
+                "must be the currency of the accounts, or be left out",
+            )),
         });
+    }
+
+    fn next<'b>(&mut self, name: &str) -> Option<&'b RawValue>
+    where
+        Self: 'b,
+    {
+        let place = self.left.iter().position(|(other, _)| other == name)?;
+        Some(self.left.remove(place).1)
+    }
+
+    /// The names that nobody asked for; or what is wrong.
+    pub(super) fn finish(self, code: Code) -> Result<Vec<String>, Problem> {
+        if !self.errors.is_empty() {
+            return Err(Problem::invalid(code, self.errors));
+        }
+        Ok(self.left.into_iter().map(|(name, _)| name.into_owned()).take(IGNORED_MAX).collect())
+    }
+}
+
+/// Reads one payment, and names the fields that were ignored.
+pub(super) fn payment(json: &[u8], rules: &Rules) -> Result<(Payment, Vec<String>), Problem> {
+    let mut fields: Fields<'_> = parse(json, Code::InvalidPayment)?;
+    let customer = fields.take("customer_id", |raw| CustomerId::parse(string(raw)?));
+    let status = fields.take("payment_status", |raw| PaymentStatus::parse(&string(raw)?));
+    let amount = fields.take("transaction_amount", amount);
+    let date = fields.take("transaction_date", |raw| {
+        check_date(parse_date(&string(raw)?, rules.zone)?, rules.latest)
+    });
+    let reference = fields.take("transaction_reference", |raw| {
+        let reference = Reference::parse(string(raw)?)?;
+        match reference.is_addressable() {
+            true => Ok(reference),
+            false => Err(Invalid::new("bad_reference", "must not be . or .., which no path keeps")),
+        }
+    });
+    fields.check_currency(rules.currency);
+    let ignored = fields.finish(Code::InvalidPayment)?;
     match (reference, customer, status, amount, date) {
         (Some(reference), Some(customer), Some(status), Some(amount), Some(date)) => {
-            Ok(Payment { reference, customer, status, amount, date })
+            Ok((Payment { reference, customer, status, amount, date }, ignored))
         }
-        _ => Err(Problem::invalid(Code::InvalidPayment, errors)),
+        _ => Err(Problem::new(Code::InvalidPayment, "a field is not valid")),
     }
 }
 
@@ -153,23 +301,6 @@ pub(super) fn amount(raw: &RawValue) -> Result<Amount, Invalid> {
         return Err(Invalid::new("wrong_type", "must be a string or a number"));
     }
     Amount::parse(text)
-}
-
-/// Reads a field, or notes why not.
-pub(super) fn take<T>(
-    errors: &mut Vec<FieldError>,
-    name: &str,
-    raw: Option<&RawValue>,
-    read: impl FnOnce(&RawValue) -> Result<T, Invalid>,
-) -> Option<T> {
-    let missing = Err(Invalid::new("missing", "is missing"));
-    match raw.map_or(missing, read) {
-        Ok(value) => Some(value),
-        Err(invalid) => {
-            errors.push(FieldError::new(name, invalid));
-            None
-        }
-    }
 }
 
 /// Reads JSON; text that is not JSON differs from JSON that is not ours.

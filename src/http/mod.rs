@@ -117,6 +117,11 @@ struct Shared {
 type App = Arc<Shared>;
 
 impl Shared {
+    /// What is taken now.
+    fn rules(&self, now: chrono::DateTime<chrono::Utc>) -> intake::Rules {
+        intake::Rules::new(&self.gateway.config, self.gateway.registrar.currency(), now)
+    }
+
     /// Asks the ledger, unless it is known to be away.
     async fn ask<T>(
         &self,

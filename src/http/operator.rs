@@ -5,7 +5,10 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::problem::{Code, FieldError, Problem};
-use crate::{control::Signature, domain::Invalid};
+use crate::{
+    control::Signature,
+    domain::{Invalid, is_plain},
+};
 
 /// Longest name of an operator,
 const ACTOR_MAX: usize = 64;
@@ -47,8 +50,11 @@ impl Operator {
                 errors.push(FieldError::new(field, Invalid::new("empty", "must not be empty")));
             } else if text.chars().count() > most {
                 errors.push(FieldError::new(field, Invalid::new("too_long", "is too long")));
-            } else if text.chars().any(char::is_control) {
-                let invalid = Invalid::new("bad_character", "must not have control characters");
+            } else if !is_plain(text) {
+                let invalid = Invalid::new(
+                    "bad_character",
+                    "must not have control characters, nor ones that change the direction of writing",
+                );
                 errors.push(FieldError::new(field, invalid));
             }
         }

@@ -14,10 +14,10 @@ use utoipa::ToSchema;
 
 use super::{
     App, guard, intake,
-    intake::{Body, MediaType},
+    intake::Body,
     observe::Traced,
     problem::{self, Code, Problem, ProblemDocument},
-    views::{AcceptedView, PaymentView, StatusView, payment_path},
+    views::{AcceptedView, PaymentView, StatusView, Taken, payment_path},
 };
 use crate::{
     domain::Payment,
@@ -32,7 +32,8 @@ const LOOK_MIN: Duration = Duration::from_millis(10);
 /// growing up to this.
 const LOOK_MAX: Duration = Duration::from_millis(250);
 
-/// A payment as a bank or an app reports it. Unknown fields are ignored.
+/// A payment as a bank or an app reports it. Unknown fields are ignored and named in the
+/// answer.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; intake reads it field by field")]
 pub(super) struct PaymentBody {
@@ -45,12 +46,16 @@ pub(super) struct PaymentBody {
     /// A plain decimal above 0 with at most two places, as string or number.
     #[schema(example = "10000")]
     transaction_amount: String,
-    /// In the configured zone, or RFC 3339.
+    /// In the configured zone, or RFC 3339; at most a day ahead, unless configured
+    /// otherwise.
     #[schema(example = "2025-11-07 14:54:16")]
     transaction_date: String,
     /// 1 to 128 visible ASCII characters; the same for every retry.
     #[schema(example = "VPAY25110713542114478761522000")]
     transaction_reference: String,
+    /// The currency of the accounts, as ISO 4217 code; may be left out.
+    #[schema(example = "NGN")]
+    currency: Option<String>,
 }
 
 /// Take a payment
@@ -68,9 +73,9 @@ pub(super) struct PaymentBody {
         ("traceparent" = Option<String>, Header, description = "W3C trace context"),
     ),
     responses(
-        (status = 202, description = "On disk", body = AcceptedView,
+        (status = 202, description = "On disk", body = Taken<AcceptedView>,
          headers(("Location", description = "Where to see what became of it"))),
-        (status = 200, description = "Taken before (`Idempotent-Replayed: true`), or the outcome that was waited for", body = PaymentView),
+        (status = 200, description = "Taken before (`Idempotent-Replayed: true`), or the outcome that was waited for", body = Taken<PaymentView>),
         (status = 400, description = "The body is not JSON", body = ProblemDocument),
         (status = 409, description = "The reference stands for another payment", body = ProblemDocument),
         (status = 413, description = "The body is too large", body = ProblemDocument),
@@ -85,13 +90,9 @@ pub(super) async fn accept(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if body.media_type != MediaType::Json {
-        let detail = "send application/json here, and many payments to /api/v1/payments/batch";
-        return Err(Problem::new(Code::UnsupportedMediaType, detail));
-    }
-    let payment = intake::payment(&body.bytes, app.gateway.config.time_zone)?;
-    let sending = app.gateway.signals.sending(&traced.0);
     let received_at = (app.gateway.clock)();
+    let (payment, ignored) = intake::payment(&body.json()?, &app.rules(received_at))?;
+    let sending = app.gateway.signals.sending(&traced.0);
     let arrival = Arrival { payment, received_at, trace: sending.context };
     let payment = &arrival.payment;
     let appended = app.call(app.gateway.producer.append(&arrival)).await;
@@ -105,7 +106,8 @@ pub(super) async fn accept(
     if !wait.is_zero()
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
-        let mut response = (StatusCode::OK, axum::Json(outcome)).into_response();
+        let mut response =
+            (StatusCode::OK, axum::Json(Taken { view: outcome, ignored })).into_response();
         let applied = format!("wait={}", wait.as_secs());
         if let Ok(applied) = HeaderValue::from_str(&applied) {
             response.headers_mut().insert(APPLIED, applied);
@@ -114,6 +116,7 @@ pub(super) async fn accept(
     }
     let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
     let view = AcceptedView::new(payment.reference.as_str(), payment.customer.as_str(), place);
+    let view = Taken { view, ignored };
     Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
 }
 

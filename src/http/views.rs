@@ -77,6 +77,16 @@ impl AcceptedView {
     }
 }
 
+/// What is answered to what was taken, and which of its fields were ignored.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Taken<T> {
+    #[serde(flatten)]
+    pub(super) view: T,
+    /// Fields that are not known here, and had no effect; the first 20.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ignored: Vec<String>,
+}
+
 /// Where a payment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -240,6 +250,9 @@ impl From<ConflictRow> for ConflictView {
 pub(super) struct AccountView {
     #[schema(example = "GIG00001")]
     customer_id: String,
+    /// ISO 4217.
+    #[schema(example = "NGN")]
+    currency: String,
     #[schema(example = "1000000.00")]
     asset_value: String,
     term_weeks: i32,
@@ -259,6 +272,7 @@ impl From<AccountRow> for AccountView {
     fn from(row: AccountRow) -> Self {
         Self {
             customer_id: row.customer_id,
+            currency: row.currency,
             asset_value: money(row.asset_value),
             term_weeks: row.term_weeks,
             total_paid: money(row.total_paid),
@@ -278,6 +292,9 @@ impl From<AccountRow> for AccountView {
 pub(super) struct BalanceView {
     #[schema(example = "GIG00001")]
     customer_id: String,
+    /// ISO 4217.
+    #[schema(example = "NGN")]
+    currency: String,
     #[schema(example = "1000000.00")]
     asset_value: String,
     total_paid: String,
@@ -294,6 +311,7 @@ impl From<AccountRow> for BalanceView {
     fn from(row: AccountRow) -> Self {
         Self {
             customer_id: row.customer_id,
+            currency: row.currency,
             asset_value: money(row.asset_value),
             total_paid: money(row.total_paid),
             outstanding_balance: money(row.outstanding_balance),

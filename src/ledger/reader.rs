@@ -91,6 +91,8 @@ pub struct ConflictRow {
 pub struct AccountRow {
     /// Whose.
     pub customer_id: String,
+    /// What it is kept in.
+    pub currency: String,
     /// What was financed.
     pub asset_value: Decimal,
     /// Over how many weeks it is to be paid.
@@ -166,7 +168,7 @@ pub struct Reader {
 }
 
 /// Selects [`AccountRow`]s.
-const ACCOUNT: &str = "select customer_id, asset_value, term_weeks, total_paid, credit, \
+const ACCOUNT: &str = "select customer_id, currency, asset_value, term_weeks, total_paid, credit, \
      outstanding_balance, payment_count, version, created_at, updated_at, \
      clock_timestamp() as as_of from customer_accounts";
 

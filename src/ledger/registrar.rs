@@ -14,7 +14,9 @@ use super::{
     Error, Topology, held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
-use crate::domain::{Book, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, partition_of};
+use crate::domain::{
+    Book, Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, partition_of,
+};
 
 /// Accounts opened in one transaction.
 const CHUNK: usize = 5_000;
@@ -72,6 +74,12 @@ impl Registrar {
         Self { pool, topology }
     }
 
+    /// What accounts are kept in.
+    #[must_use]
+    pub fn currency(&self) -> Currency {
+        self.topology.currency
+    }
+
     /// Opens those of the accounts that do not exist yet.
     ///
     /// # Errors
@@ -108,7 +116,7 @@ impl Registrar {
         let epochs =
             held::lock_partitions(&mut transaction, &partitions, &customers, generation, &[])
                 .await?;
-        let opened = insert_accounts(&mut transaction, accounts).await?;
+        let opened = insert_accounts(&mut transaction, accounts, self.currency()).await?;
         let released = release(&mut transaction, &opened, &epochs).await?;
         transaction.commit().await?;
         Ok(Opening { opened: u64::try_from(opened.len()).unwrap_or(u64::MAX), released })
@@ -118,15 +126,17 @@ impl Registrar {
 async fn insert_accounts(
     connection: &mut PgConnection,
     accounts: &[NewAccount],
+    currency: Currency,
 ) -> Result<Vec<String>, Error> {
     let rows = sqlx::query(
-        "insert into customer_accounts (customer_id, asset_value, term_weeks)
-         select * from unnest($1::text[], $2::numeric[], $3::int[])
+        "insert into customer_accounts (customer_id, asset_value, term_weeks, currency)
+         select *, $4 from unnest($1::text[], $2::numeric[], $3::int[])
          on conflict do nothing returning customer_id",
     )
     .bind(accounts.iter().map(|account| account.customer.as_str()).collect::<Vec<_>>())
     .bind(accounts.iter().map(|account| account.asset_value).collect::<Vec<_>>())
     .bind(accounts.iter().map(|account| account.term_weeks).collect::<Vec<_>>())
+    .bind(currency.as_str())
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()

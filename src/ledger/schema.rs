@@ -3,7 +3,7 @@
 use sqlx::{PgPool, Row, migrate::Migrator};
 
 use super::Error;
-use crate::domain::HASH_VERSION;
+use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -21,6 +21,25 @@ pub struct Topology {
     pub provisioned: bool,
     /// The number it is being changed to.
     pub resizing_to: Option<u16>,
+    /// What the accounts are kept in.
+    pub currency: Currency,
+}
+
+impl Topology {
+    /// The topology, which must be in this currency, if one is given.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] when it is in another.
+    pub fn in_currency(self, wanted: Option<&str>) -> Result<Self, Error> {
+        let ours = self.currency.as_str();
+        match wanted.filter(|wanted| *wanted != ours) {
+            Some(wanted) => Err(Error::Schema(format!(
+                "PAYSTREAM_CURRENCY is {wanted}, but the accounts are kept in {ours}: set \
+                 PAYSTREAM_CURRENCY={ours} or nothing"
+            ))),
+            None => Ok(self),
+        }
+    }
 }
 
 /// The schema of one database.
@@ -88,7 +107,7 @@ impl Schema {
     }
 
     /// Creates the topology if there is none: with this number of partitions, or
-    /// with `PARTITIONS`.
+    /// with `PARTITIONS`; and in this currency, or in the default one.
     ///
     /// # Errors
     /// [`Error::Schema`] when it exists and differs from what is wanted.
@@ -96,19 +115,25 @@ impl Schema {
         &self,
         partitions: Option<u16>,
         key_prefix: &str,
+        currency: Option<&str>,
     ) -> Result<Topology, Error> {
+        let created_in = currency.map_or(Ok(Currency::DEFAULT), Currency::parse);
+        let created_in = created_in
+            .map_err(|invalid| Error::Schema(format!("PAYSTREAM_CURRENCY {}", invalid.reason)))?;
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
-            "insert into topology (partitions, hash_version, key_prefix) values ($1, $2, $3)
-             on conflict do nothing",
+            "insert into topology (partitions, hash_version, key_prefix, currency)
+             values ($1, $2, $3, $4) on conflict do nothing",
         )
         .bind(i32::from(partitions.unwrap_or(PARTITIONS)))
         .bind(HASH_VERSION)
         .bind(key_prefix)
+        .bind(created_in.as_str())
         .execute(&mut *transaction)
         .await?;
         // A topology that differs is refused before this commits.
         let topology = Self::read(&mut transaction, partitions, key_prefix).await?;
+        let topology = topology.in_currency(currency)?;
         for table in [
             "insert into partition_owners (partition)
              select generate_series(0, $1 - 1) on conflict do nothing",
@@ -162,7 +187,7 @@ impl Schema {
     ) -> Result<Topology, Error> {
         let row = sqlx::query(
             "select partitions, hash_version, key_prefix, provisioned_at is not null, generation,
-                 resizing_to
+                 resizing_to, currency
              from topology",
         )
         .fetch_optional(connection)
@@ -199,6 +224,7 @@ impl Schema {
             partitions,
             provisioned: row.try_get(3)?,
             resizing_to: row.try_get::<Option<i32>, _>(5)?.map(count).transpose()?,
+            currency: Currency::parse(row.try_get(6)?).map_err(|_| Error::Corrupt("currency"))?,
         })
     }
 }

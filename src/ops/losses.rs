@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Signature;
 use crate::{
     config::LedgerConfig,
+    control,
     ledger::{Ledger, LossRow},
 };
 
@@ -65,8 +66,9 @@ pub async fn run(args: LossesArgs) -> anyhow::Result<ExitCode> {
             let text = if json { document(&rows) } else { page(&rows) };
             (text, if open { ExitCode::from(1) } else { ExitCode::SUCCESS })
         }
-        Action::Accept { partition, signature: Signature { reason, actor } } => {
-            let accepted = losses.accept(partition, &actor.name(), &reason).await;
+        Action::Accept { partition, signature } => {
+            let control::Signature { actor, reason } = signature.signed()?;
+            let accepted = losses.accept(partition, &actor, &reason).await;
             let accepted = accepted.context("could not note it")?;
             (format!("{accepted} losses accepted\n"), ExitCode::SUCCESS)
         }

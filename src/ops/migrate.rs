@@ -24,7 +24,8 @@ pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
         Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
     let schema = ledger.schema();
     schema.migrate().await.context("could not migrate the database")?;
-    let topology = schema.establish(store.partitions, &store.key_prefix).await;
+    let currency = store.currency.as_deref();
+    let topology = schema.establish(store.partitions, &store.key_prefix, currency).await;
     let topology = topology.context("could not set up the topology")?;
     if !topology.provisioned {
         let (partitions, generation) = (topology.partitions, topology.generation);

@@ -29,7 +29,7 @@ use anyhow::ensure;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::control;
+use crate::{control, domain::is_plain};
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
@@ -44,13 +44,16 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn name(self) -> String {
+    pub(crate) fn name(self) -> anyhow::Result<String> {
         let said = |name: &String| !name.trim().is_empty();
         let variable = |name| std::env::var(name).ok().filter(said);
-        self.actor
+        let name = self
+            .actor
             .filter(said)
             .or_else(|| ["USER", "LOGNAME"].into_iter().find_map(variable))
-            .unwrap_or_else(account)
+            .unwrap_or_else(account);
+        plain("--actor", &name)?;
+        Ok(name)
     }
 }
 
@@ -65,6 +68,15 @@ fn account() -> String {
         (fields.nth(1) == Some(&*uid)).then(|| name.to_owned())
     });
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {uid}"))
+}
+
+/// Refuses a text that does not show what it says.
+fn plain(option: &str, text: &str) -> anyhow::Result<()> {
+    ensure!(
+        is_plain(text),
+        "{option} must not have control characters, nor ones that change the direction of writing"
+    );
+    Ok(())
 }
 
 /// Who changes something, and why: for the audit log.
@@ -82,7 +94,8 @@ impl Signature {
     pub(crate) fn signed(self) -> anyhow::Result<control::Signature> {
         let Self { reason, actor } = self;
         ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
-        Ok(control::Signature { actor: actor.name(), reason })
+        plain("--reason", &reason)?;
+        Ok(control::Signature { actor: actor.name()?, reason })
     }
 }
 

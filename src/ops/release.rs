@@ -11,7 +11,7 @@ use super::{Signature, stores};
 use crate::{
     clock,
     config::StoreConfig,
-    control::{self, Control, Handover, Refusal},
+    control::{Control, Handover, Refusal},
 };
 
 /// What `paystream release` is told.
@@ -43,8 +43,7 @@ pub struct ReleaseArgs {
 pub async fn run(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology) = stores::open(&args.store).await?;
     let control = Control::new(&streams, &ledger, &topology, clock::system);
-    let Signature { reason, actor } = args.signature;
-    let signature = control::Signature { actor: actor.name(), reason };
+    let signature = args.signature.signed()?;
     let released = control.release(args.partition, args.force, &signature).await;
     let (text, code) = match released.context("could not release the partition")? {
         Ok(released) => {

@@ -99,19 +99,19 @@ fn streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Res
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let (_, topology) = open(&args.store).await?;
-    let Topology { generation, partitions, resizing_to, .. } = topology;
+    let Topology { generation, partitions, resizing_to, currency, .. } = topology;
     if args.json {
         let prefix = &args.store.key_prefix;
         println!(
             "{:#}",
             json!({
                 "partitions": partitions, "generation": generation, "key_prefix": prefix,
-                "resizing_to": resizing_to,
+                "resizing_to": resizing_to, "currency": currency.as_str(),
             })
         );
         return Ok(());
     }
-    println!("{partitions} partitions, generation {generation}");
+    println!("{partitions} partitions, generation {generation}, in {}", currency.as_str());
     if let Some(to) = resizing_to {
         println!(
             "a change to {to} partitions is under way: go on with `paystream topology resize \

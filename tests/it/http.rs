@@ -827,3 +827,110 @@ async fn the_page_of_the_description_needs_no_other_host() {
     assert!(!setup.contains("petstore") && !setup.contains("https://"), "{setup}");
     h.stop().await;
 }
+
+#[tokio::test]
+async fn only_objects_are_payments_accounts_and_requests() {
+    let h = Harness::gateway(&[]).await;
+    let array = r#"["GIG00001","COMPLETE","10","2025-11-07 14:54:16","pos1"]"#;
+    let json_type = "application/json";
+    let reply = post_text(&h.api, PAYMENTS, json_type, array).await;
+    reply.is_problem(422, "invalid_payment");
+    let items = post_text(&h.api, BATCH, json_type, format!("[{array}]")).await.json();
+    assert_eq!((&items["refused"], &items["accepted"]), (&json!(1), &json!(0)), "{items}");
+    let lines = post_text(&h.api, BATCH, "application/x-ndjson", array).await.json();
+    assert_eq!((&lines["refused"], &lines["accepted"]), (&json!(1), &json!(0)), "{lines}");
+    let reply = post_text(&h.api, CUSTOMERS, json_type, r#"["ADA","10",5]"#).await;
+    reply.is_problem(422, "invalid_customer");
+    for (path, text) in [
+        (SEED, "[3]"),
+        ("/api/v1/payments/lookup", r#"[["r"]]"#),
+        ("/api/v1/admin/dead-letters/1/discard", r#"["ada","why"]"#),
+    ] {
+        post_text(&h.api, path, json_type, text).await.is_problem(422, "invalid_request");
+    }
+    assert_eq!(h.stores.delete_keys("*:seq").await, 0);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn dates_that_cannot_be_and_references_that_no_path_keeps_are_refused() {
+    let h = Harness::gateway(&["--date-ahead-max=2h"]).await;
+    let ahead = |minutes| (chrono::Utc::now() + chrono::TimeDelta::minutes(minutes)).to_rfc3339();
+    for (field, value, code) in [
+        ("transaction_date", "9999-12-31T23:30:00-01:00".to_owned(), "date_out_of_range"),
+        ("transaction_date", "0000-01-01 00:00:00".to_owned(), "date_out_of_range"),
+        ("transaction_date", "0001-01-01T00:30:00+01:00".to_owned(), "date_out_of_range"),
+        ("transaction_date", ahead(180), "date_in_future"),
+        ("transaction_reference", ".".to_owned(), "bad_reference"),
+        ("transaction_reference", "..".to_owned(), "bad_reference"),
+    ] {
+        let sent = but(payment("r", "ADA", "1"), json!({ field: value }));
+        let problem = h.api.post_payment(&sent).await.is_problem(422, "invalid_payment");
+        assert_eq!(problem["errors"][0]["code"], code, "{sent}: {problem}");
+    }
+    let soon = but(payment("soon", "ADA", "1"), json!({"transaction_date": ahead(60)}));
+    assert_eq!(h.api.post_payment(&soon).await.status, 202);
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn what_no_store_keeps_is_refused_where_it_is_asked_for() {
+    let h = Harness::gateway(&[]).await;
+    for path in [
+        "/api/v1/admin/audit-log?subject=%00",
+        "/api/v1/admin/dead-letters?reference=a%00b",
+        "/api/v1/admin/dead-letters?since=-262143-01-01T00:00:00Z",
+        "/api/v1/admin/dead-letters?until=%2B262142-01-01T00:00:00Z",
+        "/api/v1/admin/suspense?after=%00",
+        "/api/v1/admin/conflicts?reference=%00",
+    ] {
+        h.api.get(path).await.is_problem(400, "invalid_query");
+    }
+    for path in ["/console/audit?subject=%00", "/console/dead-letters?customer=%00"] {
+        assert_eq!(h.api.get(path).await.status, 400, "{path}");
+    }
+    let last = format!("/console/customers?offset={}", i64::MAX);
+    assert_eq!(h.api.get(&last).await.status, 200);
+    for wrong in [
+        json!({"reference": "\0"}),
+        json!({"since": "-262143-01-01T00:00:00Z"}),
+        json!({"all": true, "actor": "a\u{202e}da"}),
+        json!({"all": true, "reason": "fine\u{2066}"}),
+    ] {
+        let body = but(json!({"actor": "ada", "reason": "why"}), wrong);
+        let reply = h.api.post("/api/v1/admin/dead-letters/redrive", &body).await;
+        reply.is_problem(422, "invalid_request");
+    }
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn another_currency_is_refused_and_unknown_fields_are_named() {
+    let h = Harness::start().await;
+    let account = json!({
+        "customer_id": "ADA", "asset_value": "100", "term_weeks": 5, "currency": "NGN",
+        "term_week": 6,
+    });
+    let opened = h.api.post(CUSTOMERS, &account).await;
+    assert_eq!(opened.status, 201, "{}", opened.text);
+    assert_eq!(opened.json()["currency"], "NGN");
+    assert_eq!(opened.json()["ignored"], json!(["term_week"]));
+    let other = but(account, json!({"currency": "USD", "customer_id": "BOB"}));
+    h.api.post(CUSTOMERS, &other).await.is_problem(422, "invalid_customer");
+
+    let plain = payment("plain", "ADA", "1");
+    let named = but(plain.clone(), json!({"currency": "NGN", "curency": "USD"}));
+    assert!(h.api.post_payment(&plain).await.json().get("ignored").is_none());
+    let again = h.api.post_payment(&named).await;
+    assert_eq!((again.status, &again.json()["ignored"]), (200, &json!(["curency"])));
+    let waited = h.api.pay_and_wait(&named).await.json();
+    assert_eq!((&waited["status"], &waited["ignored"]), (&json!("applied"), &json!(["curency"])));
+    let dollars = but(payment("dollars", "ADA", "1"), json!({"currency": "USD"}));
+    let problem = h.api.post_payment(&dollars).await.is_problem(422, "invalid_payment");
+    assert_eq!(problem["errors"][0]["code"], "currency_mismatch");
+    let batch = h.api.post(BATCH, &json!([named, dollars])).await.json();
+    assert_eq!(batch["results"][0]["ignored"], json!(["curency"]), "{batch}");
+    assert_eq!(batch["results"][1]["errors"][0]["pointer"], "/currency", "{batch}");
+    h.settled().await;
+    h.stop().await;
+}

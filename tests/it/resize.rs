@@ -98,7 +98,7 @@ async fn a_topology_grows_and_shrinks_under_load() {
     assert_eq!(
         shown(&stores).await,
         json!({"partitions": 3, "generation": 3, "key_prefix": stores.key_prefix,
-            "resizing_to": null})
+            "resizing_to": null, "currency": "NGN"})
     );
     let streams = stores.keys("*:stream").await;
     assert_eq!(streams.len(), 3, "those of earlier topologies are removed: {streams:?}");

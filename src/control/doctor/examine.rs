@@ -82,7 +82,8 @@ async fn topology(
             return None;
         }
     }
-    match schema.topology(store.partitions, &store.key_prefix).await {
+    let topology = schema.topology(store.partitions, &store.key_prefix).await;
+    match topology.and_then(|topology| topology.in_currency(store.currency.as_deref())) {
         Ok(topology) if topology.provisioned => Some(topology),
         Ok(_) => {
             findings.push(kind::PROVISIONED.found(

@@ -25,14 +25,19 @@ pub(in crate::http) struct ListQuery {
     /// `dead`, `redriven`, `discarded` or `all`; default `dead`.
     state: Option<String>,
     /// Only those of this reference.
+    #[serde(default, deserialize_with = "intake::text")]
     reference: Option<String>,
     /// Only those of this class of reason.
+    #[serde(default, deserialize_with = "intake::text")]
     code: Option<String>,
     /// Only those of this customer.
+    #[serde(default, deserialize_with = "intake::text")]
     customer: Option<String>,
     /// Only those that died then or later.
+    #[serde(default, deserialize_with = "intake::moment")]
     since: Option<DateTime<Utc>>,
     /// Only those that died before then.
+    #[serde(default, deserialize_with = "intake::moment")]
     until: Option<DateTime<Utc>>,
     /// Only those older than this one: `next` of the page before.
     before: Option<i64>,
@@ -185,14 +190,19 @@ pub(in crate::http) struct ManyBody {
     #[serde(flatten)]
     signature: SignatureBody,
     /// Those of this reference.
+    #[serde(default, deserialize_with = "intake::text")]
     reference: Option<String>,
     /// Those of this class of reason.
+    #[serde(default, deserialize_with = "intake::text")]
     code: Option<String>,
     /// Those of this customer.
+    #[serde(default, deserialize_with = "intake::text")]
     customer: Option<String>,
     /// Those that died then or later.
+    #[serde(default, deserialize_with = "intake::moment")]
     since: Option<DateTime<Utc>>,
     /// Those that died before then.
+    #[serde(default, deserialize_with = "intake::moment")]
     until: Option<DateTime<Utc>>,
     /// All there are: needed where nothing else narrows them down.
     #[serde(default)]

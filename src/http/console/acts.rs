@@ -4,7 +4,7 @@
 use askama::Template;
 use axum::{
     Form,
-    extract::{Query, rejection::FormRejection},
+    extract::rejection::FormRejection,
     http::{HeaderMap, header},
     response::{AppendHeaders, IntoResponse, Redirect, Response},
 };
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{
     super::{
-        intake::Segment,
+        intake::{Query, Segment},
         operator::SignatureBody,
         problem::{Code, Problem},
     },

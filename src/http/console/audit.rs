@@ -1,12 +1,12 @@
 //! The audit log: who changed what, when and why, before and after.
 
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    super::problem::Problem,
+    super::{intake::Query, problem::Problem},
     PAGE, given, page,
     shell::{Shell, Visit},
     trouble, words,

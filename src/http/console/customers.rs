@@ -1,15 +1,12 @@
 //! Customers, and one customer's account with its statement.
 
 use askama::Template;
-use axum::{
-    extract::Query,
-    response::{IntoResponse, Redirect, Response},
-};
+use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::{
     super::{
-        intake::Segment,
+        intake::{Query, Segment},
         problem::{Code, Problem},
         views,
     },
@@ -109,7 +106,7 @@ pub(super) async fn list(
         accounts: rows.into_iter().map(Account::new).collect(),
         total: words::number(total),
         before: (offset > 0).then(|| (offset - PAGE).max(0)),
-        after: (offset + PAGE < total).then_some(offset + PAGE),
+        after: Some(offset.saturating_add(PAGE)).filter(|next| *next < total),
     })
 }
 

@@ -2,12 +2,12 @@
 //! is done with them is asked on a page of its own.
 
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
     super::{
-        intake::Segment,
+        intake::{Query, Segment},
         problem::{Code, Problem},
     },
     PAGE, given, page,

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::problem::Problem,
+    super::{intake::Query, problem::Problem},
     live::Look,
     page,
     shell::{self, Shell, Visit},

@@ -1,11 +1,11 @@
 //! One payment's whole life, found by its reference.
 
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::problem::Problem,
+    super::{intake::Query, problem::Problem},
     given, page,
     shell::{Shell, Visit},
     stuck::Entry,

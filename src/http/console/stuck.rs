@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::problem::{Code, Problem},
+    super::{
+        intake::Query,
+        problem::{Code, Problem},
+    },
     PAGE, given, page,
     shell::{Shell, Visit},
     trouble, words,

@@ -1,11 +1,11 @@
 //! Money of customers that nobody knows.
 
 use askama::Template;
-use axum::{extract::Query, response::Response};
+use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::problem::Problem,
+    super::{intake::Query, problem::Problem},
     PAGE, given, page,
     shell::{Shell, Visit},
     stuck::Safe,

@@ -3,7 +3,10 @@
 use rust_decimal::Decimal;
 
 use super::*;
-use crate::{control::Severity::Good, domain::StreamId};
+use crate::{
+    control::Severity::Good,
+    domain::{Currency, StreamId},
+};
 
 fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(2)
@@ -113,7 +116,13 @@ fn an_entry_that_fails_is_told_with_its_attempts() {
 
 #[test]
 fn a_change_of_the_topology_takes_five_minutes_at_most() {
-    let cut = Topology { generation: 1, partitions: 8, provisioned: true, resizing_to: None };
+    let cut = Topology {
+        generation: 1,
+        partitions: 8,
+        provisioned: true,
+        resizing_to: None,
+        currency: Currency::DEFAULT,
+    };
     let found = |work: &Work| bad(topology(&cut, work, now()));
     assert_eq!(found(&Work::default()), []);
     let resizing = |minutes| Work {
