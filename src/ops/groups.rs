@@ -170,7 +170,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<(String, ExitCode)> {
 
 async fn register(args: RegisterArgs) -> anyhow::Result<(String, ExitCode)> {
     let RegisterArgs { store, name, from, note, actor, json } = args;
-    let actor = actor.name();
+    let actor = actor.name()?;
     let (others, ledger, groups, partitions) = look(&store).await?;
     let known = groups.into_iter().find(|group| group.name == name);
     let already = known.as_ref().is_some_and(|group| group.row.is_some());
@@ -205,7 +205,7 @@ async fn register(args: RegisterArgs) -> anyhow::Result<(String, ExitCode)> {
 
 async fn retire(args: RetireArgs) -> anyhow::Result<(String, ExitCode)> {
     let RetireArgs { store, name, yes, note, actor, json } = args;
-    let actor = actor.name();
+    let actor = actor.name()?;
     let (others, ledger, groups, _) = look(&store).await?;
     let Some(group) = groups.into_iter().find(|group| group.name == name) else {
         let text = format!("{name} is neither registered nor on a stream; nothing to do");
