@@ -231,7 +231,7 @@ async fn parked_customers_and_partitions_are_released() {
         (&json!("ADA"), &json!("2.00"))
     );
     assert_eq!(parked["customers"][0]["dead_letters"], json!([id]));
-    post(&h.api, "/parked/ADA/release", &signed()).await.is_problem(409, "not_possible");
+    post(&h.api, "/parked/ADA/release", &signed()).await.is_problem(422, "not_possible");
     assert_eq!(h.api.payment("after").await["status"], "parked");
     assert_eq!(post(&h.api, &format!("/dead-letters/{id}/redrive"), &signed()).await.status, 200);
     assert_eq!(post(&h.api, "/parked/ADA/release", &signed()).await.status, 200);

@@ -287,8 +287,7 @@ pub(in crate::http) struct ReleaseParkedBody {
     responses(
         (status = 200, description = "They are settled", body = DoneView),
         (status = 404, description = "No such customer is parked", body = ProblemDocument),
-        (status = 409, description = "A dead letter that they wait for is open", body = ProblemDocument),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
+        (status = 422, description = "The request is not valid, or a dead letter that they wait for is open", body = ProblemDocument),
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
