@@ -105,7 +105,12 @@ pub(super) fn advice(
 ) -> &'static str {
     let guarded = match surface {
         Surface::Api => config.api_token.is_some(),
-        _ => asks_for_token(config),
+        Surface::Open
+        | Surface::Docs
+        | Surface::Admin
+        | Surface::Console
+        | Surface::Doorstep
+        | Surface::Live => asks_for_token(config),
     };
     if !guarded && !is_of_this_machine(headers) {
         return "no token is set, so only a name of this machine is answered here: use \

@@ -58,7 +58,14 @@ impl Error {
             Self::BacklogFull(partition) => Self::BacklogFull(*partition),
             Self::Resizing => Self::Resizing,
             Self::StateLost(why) => Self::StateLost(why.clone()),
-            _ => Self::Shape("append"),
+            Self::Gate(_)
+            | Self::Fenced(_)
+            | Self::MemoryFull(_)
+            | Self::Outage(_)
+            | Self::Unfit(_)
+            | Self::Deadline(_)
+            | Self::Unexpected(_)
+            | Self::Shape(_) => Self::Shape("append"),
         }
     }
 

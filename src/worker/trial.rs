@@ -26,6 +26,9 @@ const FAILED: &str = "settle_failed";
 /// Class of entries whose workers died while they were settled.
 const DIED: &str = "worker_died";
 
+/// How often taking an attempt back is tried over one connection.
+const GIVE_BACK_TRIES: usize = 3;
+
 /// When to give up, and what then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -138,15 +141,22 @@ async fn give_back(link: &mut Link, claim: Claim, before: Option<&Trial>, error:
         return;
     }
     let fence = fence(claim);
+    // The connection may still be busy with the statement that was given up, whose
+    // failure is then the answer to the next one.
+    let deadline = link.batch_deadline;
     let giving = async {
-        match before {
-            Some(trial) => link.writer.note_trial(fence, trial).await,
-            None => link.writer.end_trial(fence).await,
+        for _ in 0..GIVE_BACK_TRIES {
+            let given = match before {
+                Some(trial) => link.writer.note_trial(fence, trial).await,
+                None => link.writer.end_trial(fence).await,
+            };
+            if given.is_ok() {
+                return true;
+            }
         }
+        false
     };
-    // The connection may still be busy with what was given up.
-    let given = timeout(link.batch_deadline, giving).await;
-    if !matches!(given, Ok(Ok(()))) {
+    if timeout(deadline, giving).await != Ok(true) {
         warn!(partition = claim.partition, "could not take an attempt back yet");
     }
 }

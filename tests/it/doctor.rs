@@ -322,8 +322,8 @@ async fn what_does_not_fit_together_is_found() {
 async fn what_operators_began_and_nobody_followed_is_found() {
     let stores = Stores::new().await;
     for sql in [
-        "insert into workers (worker_id, incarnation, beat_at)
-         values ('ghost', gen_random_uuid(), clock_timestamp() + interval '1 minute')",
+        "insert into workers (worker_id, incarnation, beat_at, lease_ms)
+         values ('ghost', gen_random_uuid(), clock_timestamp() + interval '1 minute', 3600000)",
         "update partition_owners set owner = 'ghost', epoch = 1, moved_at = now() - interval '1 h',
          release_asked_at = case partition when 4 then now() - interval '1 minute' end",
         "update topology set resizing_to = 16, resize_started_at = now() - interval '1 hour'",

@@ -6,7 +6,7 @@
 use paystream::dev::RedisServer;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     harness::{Api, Stores, empty_directory, eventually, payment},
@@ -128,6 +128,8 @@ async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
         assert_eq!(a.api.post_payment(&payment(name, "ADA", "1")).await.status, 200, "{name}");
     }
     worker.api.until_settled().await;
+    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
+    assert!(run(operate(&pair.stores, &accept)).await.status.success());
     pair.stores.audit().await;
     assert_eq!(worker.api.balance("ADA").await["total_paid"], "7.00");
     for process in [a, b, worker] {
@@ -219,7 +221,7 @@ const BATCH: usize = 1_000;
 /// Sends batches of one customer, one after the other, each until it is known
 /// what became of all of it; says how many payments were called repetitions in
 /// the answer to their first sending.
-async fn send_batches(api: Api, customer: String) -> usize {
+async fn send_batches(api: Api, customer: String, answered: mpsc::Sender<()>) -> usize {
     let mut replayed = 0;
     for batch in 0..BATCHES {
         let reference = |n: usize| format!("{customer}-{batch:02}-{n:04}");
@@ -228,11 +230,13 @@ async fn send_batches(api: Api, customer: String) -> usize {
         let body = json!(items);
         let first = api.post("/api/v1/payments/batch", &body).await.json();
         replayed += first["replayed"].as_u64().unwrap_or(0);
+        answered.send(()).await.unwrap();
         eventually("a batch is taken", async || {
             let reply = api.post("/api/v1/payments/batch", &body).await.json();
             (reply["replayed"].as_u64()? == BATCH as u64).then_some(())
         })
         .await;
+        answered.send(()).await.unwrap();
     }
     usize::try_from(replayed).unwrap()
 }
@@ -244,19 +248,21 @@ async fn batches_keep_their_order_and_are_no_repetitions_while_scripts_are_forgo
     let stores = Stores::on(&redis.url(), None).await;
     let process = Process::serve("all", &stores, &[]).await;
     let mut clients = JoinSet::new();
+    let (tell, mut answers) = mpsc::channel(1);
     for client in 0..CLIENTS {
         let customer = format!("C{client}");
         process.api.open_account(&customer, "1000000").await;
-        clients.spawn(send_batches(process.api.clone(), customer));
+        clients.spawn(send_batches(process.api.clone(), customer, tell.clone()));
     }
+    drop(tell);
     let mut replayed = 0;
     let mut connection = connect(&redis).await;
-    while !clients.is_empty() {
+    // Whenever one is answered, others are under way.
+    while answers.recv().await.is_some() {
         redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await.unwrap();
-        while let Some(ended) = clients.try_join_next() {
-            replayed += ended.unwrap();
-        }
-        tokio::task::yield_now().await;
+    }
+    for client in clients.join_all().await {
+        replayed += client;
     }
     assert_eq!(replayed, 0, "payments were called repetitions at their first sending");
     process.api.until_settled().await;

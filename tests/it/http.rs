@@ -51,7 +51,10 @@ async fn an_accepted_payment_says_where_it_is_and_a_replay_says_the_same() {
         but(sent.clone(), json!({"bank_code": "058", "nested": {"customer_id": "X"}})),
     ] {
         let again = h.api.post_payment(&same).await;
-        assert_eq!((again.status, again.json()), (200, wanted.clone()), "{same}");
+        let mut body = again.json();
+        let ignored = body.as_object_mut().and_then(|body| body.remove("ignored"));
+        assert_eq!((again.status, body), (200, wanted.clone()), "{same}");
+        assert_eq!(ignored.is_some(), same.get("bank_code").is_some(), "{ignored:?}");
         assert_eq!(again.header("idempotent-replayed"), "true");
         assert_eq!(again.header("location"), self_link);
     }
@@ -612,12 +615,10 @@ async fn references_that_look_like_other_paths_are_found_too() {
     }
     // Clients take these two out of a path before they send it.
     for reference in [".", ".."] {
-        h.api.pay(reference, "ADA", "1").await;
+        let reply = h.api.post_payment(&payment(reference, "ADA", "1")).await;
+        reply.is_problem(422, "invalid_payment");
     }
     h.settled().await;
-    let wanted = json!({"transaction_references": [".", ".."]});
-    let found = h.api.post("/api/v1/payments/lookup", &wanted).await.json();
-    assert!(found["payments"].as_array().unwrap().iter().all(|one| one["status"] == "applied"));
     h.stop().await;
 }
 
@@ -855,7 +856,8 @@ async fn only_objects_are_payments_accounts_and_requests() {
 #[tokio::test]
 async fn dates_that_cannot_be_and_references_that_no_path_keeps_are_refused() {
     let h = Harness::gateway(&["--date-ahead-max=2h"]).await;
-    let ahead = |minutes| (chrono::Utc::now() + chrono::TimeDelta::minutes(minutes)).to_rfc3339();
+    let ahead =
+        |minutes| (paystream::clock::system() + chrono::TimeDelta::minutes(minutes)).to_rfc3339();
     for (field, value, code) in [
         ("transaction_date", "9999-12-31T23:30:00-01:00".to_owned(), "date_out_of_range"),
         ("transaction_date", "0000-01-01 00:00:00".to_owned(), "date_out_of_range"),

@@ -40,8 +40,12 @@ async fn losses(stores: &Stores) -> Vec<(i64, String, Option<i64>, Option<i64>)>
 
 /// Deals with all losses; then health and audit are content.
 async fn accept_losses(h: &Harness) {
-    let health = h.api.get("/api/v1/health").await.json();
-    assert_eq!(health["status"], "degraded", "{health}");
+    // An answer about health is given again for a second.
+    eventually("health is degraded", async || {
+        let health = h.api.get("/api/v1/health").await.json();
+        (health["status"] == "degraded").then_some(())
+    })
+    .await;
     let audit = command(&h.stores, &["audit", "--json"]).await;
     assert_eq!(audit.status.code(), Some(1), "{audit:?}");
     let accepted =
@@ -49,7 +53,6 @@ async fn accept_losses(h: &Harness) {
             .await;
     assert!(accepted.status.success(), "{accepted:?}");
     assert_eq!(losses(&h.stores).await, []);
-    // An answer about health is given again for a second.
     eventually("health is content", async || {
         let health = h.api.get("/api/v1/health").await.json();
         (health["status"] == "ok" && health["open_losses"] == 0).then_some(())
@@ -352,7 +355,7 @@ async fn put_back_a_backup(name: &str, restarts: bool) {
     let why = "select count(*) from sequence_jumps where detail like 'PostgreSQL went back to \
          sequence 3 (a promoted standby, or a restored backup)%'";
     assert_eq!(h.stores.count(why).await, 1);
-    h.settled().await;
+    h.api.until_settled().await;
     let paid = "select total_paid::bigint from customer_accounts where customer_id = 'ADA'";
     assert_eq!(h.stores.count(paid).await, 10);
     for n in 4..=6 {
@@ -361,9 +364,10 @@ async fn put_back_a_backup(name: &str, restarts: bool) {
         assert_eq!(h.api.post_payment(&body).await.status, 200, "r{n} once");
     }
     assert_eq!(h.api.post_payment(&payment("r7", "ADA", "1")).await.status, 200);
-    h.settled().await;
+    h.api.until_settled().await;
     assert_eq!(h.stores.count(paid).await, 13);
     accept_losses(&h).await;
+    h.settled().await;
     h.stop().await;
     postgres.stop().await.unwrap();
 }

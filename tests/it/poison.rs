@@ -299,7 +299,8 @@ async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order()
 
 #[tokio::test]
 async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
-    let h = Harness::gateway(&[]).await;
+    let settings = ["--attempts-max=2", "--batch-deadline=500ms", "--lease=1s"];
+    let mut h = Harness::gateway(&settings).await;
     for sql in DEADLY {
         sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
     }
@@ -309,30 +310,23 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     for name in ["DEADLY", "after"] {
         h.api.pay(name, "ADA", "1").await;
     }
-    let settings = [
-        ("PAYSTREAM_ATTEMPTS_MAX", "2"),
-        ("PAYSTREAM_BATCH_DEADLINE", "500ms"),
-        ("PAYSTREAM_LEASE", "1s"),
-        ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
-    ];
     for _ in 0..6 {
-        let worker = Process::serve("worker", &h.stores, &settings).await;
+        h.start_worker();
         eventually("it tries the entry", async || {
             (h.stores.count(WAITING).await > 0).then_some(())
         })
         .await;
-        worker.stop().await;
+        h.stop_worker().await;
     }
     let trials = "select count(*) from partition_trials where first_stream_id = last_stream_id";
     assert_eq!(h.stores.count(trials).await, 0, "no attempt is left behind");
     lock.close().await.unwrap();
-    let worker = Process::serve("worker", &h.stores, &settings).await;
+    h.start_worker();
     h.settled().await;
     for name in ["DEADLY", "after"] {
         assert_eq!(h.api.payment(name).await["status"], "applied", "{name}");
     }
     assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
-    worker.stop().await;
     h.stop().await;
 }
 

@@ -32,7 +32,7 @@ async fn partition_of(stores: &Stores, worker: &str) -> usize {
 async fn unchanging(stores: &Stores) -> Vec<String> {
     let sql = "select partition_owners::text from partition_owners
          union all select count(*)::text from audit_log
-         union all select workers::text from workers order by 1";
+         union all select (worker_id, incarnation, leaving, lease_ms)::text from workers order by 1";
     sqlx::query_scalar(sql).fetch_all(&stores.pool).await.unwrap()
 }
 
@@ -155,15 +155,27 @@ async fn a_partition_is_taken_from_a_frozen_owner_before_its_lease_is_over() {
 #[tokio::test]
 async fn an_owner_that_does_not_follow_is_named_and_force_is_advised() {
     let stores = Stores::new().await;
-    enlist(&stores, "clock_timestamp() + interval '1 minute'", 500).await;
+    enlist(&stores, "clock_timestamp()", 2_000).await;
+    let beating = async || {
+        loop {
+            let beat = "update workers set beat_at = clock_timestamp()";
+            sqlx::query(beat).execute(&stores.pool).await.unwrap();
+        }
+    };
     let arguments = ["release", "--partition", "0", "--reason", "r", "--actor", "ada"];
-    let ended = run(operate(&stores, &arguments)).await;
+    let ended = tokio::select! {
+        ended = run(operate(&stores, &arguments)) => ended,
+        () = beating() => unreachable!("it beats for as long as it is looked at"),
+    };
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stdout.contains("ghost was asked for partition 0"), "{ended:?}");
     assert!(ended.stdout.contains("--partition 0 --force"), "{ended:?}");
     // Asking again changes nothing; taking it away does.
     let before = unchanging(&stores).await;
-    let again = release(&stores, &["--partition", "0"]).await;
+    let again = tokio::select! {
+        again = release(&stores, &["--partition", "0"]) => again,
+        () = beating() => unreachable!("it beats for as long as it is looked at"),
+    };
     assert_eq!(again.status.code(), Some(1), "{again:?}");
     let refused = document(&again)["refused"].as_str().unwrap().to_owned();
     assert!(refused.contains("ghost was asked for partition 0"), "{refused}");
@@ -207,7 +219,7 @@ async fn a_beat_in_the_future_keeps_no_partition() {
     until_spread(&stores, &["a"]).await;
     let give = "update partition_owners set owner = 'ghost' where partition = 0";
     sqlx::query(give).execute(&stores.pool).await.unwrap();
-    let ended = release(&stores, &["0", "--force"]).await;
+    let ended = release(&stores, &["--partition", "0", "--force"]).await;
     assert_eq!((ended.status.code(), &document(&ended)["owner"]), (Some(0), &json!("a")));
     a.stop().await;
     gateway.stop().await;

@@ -227,7 +227,7 @@ async fn asking(
             asks_force = would.as_ref().filter(|(must_force, _)| *must_force).map(|_| BEFORE_IT);
             foretold = would.map(|(must_force, sentence)| (!must_force, format!("{sentence}.")));
         }
-        _ => {}
+        Act::Redrive(_) | Act::Discard(_) | Act::Assign(_) | Act::Refund(_) | Act::Resolve(..) => {}
     }
     let question = question(act);
     Ok(ActPage {

@@ -17,7 +17,7 @@ const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The most references one lookup may name.
-pub(super) const LOOKUP_MAX: usize = 10_000;
+pub(super) const LOOKUP_MAX: usize = 1_000;
 
 /// The service's API, as far as the audit needs it.
 #[derive(Debug)]
