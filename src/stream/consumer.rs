@@ -138,7 +138,7 @@ impl Consumer {
 
     /// Compares the highest sequence that is known to have been given out in
     /// each partition with what this server has, before anything is taken from
-    /// it. What is lost is noted there, in the partition's [`History`].
+    /// it. What is lost is noted there, in the partition's history.
     ///
     /// # Errors
     /// When Redis cannot be reached.
