@@ -128,6 +128,8 @@ struct Sorted {
     fences: Vec<Fence>,
     deliveries: Vec<Delivery>,
     unreadable: Vec<Unreadable>,
+    /// Entries that are not in the stream any more.
+    deleted: Vec<(u16, StreamId)>,
     settled: Vec<(Claim, Vec<StreamId>)>,
     earlier: Again,
 }
@@ -208,6 +210,7 @@ fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
                     // line and the audit's gap are its last traces.
                     error!(partition, stream_id = %id, "an entry was deleted from the stream before it was settled");
                     ids.push(id);
+                    sorted.deleted.push((partition, id));
                 }
             }
         }
@@ -218,13 +221,12 @@ fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
 
 /// One transaction: fence, decide, write, commit.
 async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Result<(), Error> {
-    let Sorted { fences, deliveries, unreadable, settled, .. } = sorted;
+    let Sorted { fences, deliveries, unreadable, deleted, settled, .. } = sorted;
     let claims: Vec<Claim> = settled.iter().map(|(claim, _)| *claim).collect();
     progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
-    for (claim, ids) in settled {
-        let gone = ids.iter().filter(|id| !deliveries.iter().any(|d| d.stream_id == **id));
-        gone.for_each(|id| batch.pass(claim.partition, *id));
+    for (partition, id) in deleted {
+        batch.pass(*partition, *id);
     }
     for fence in fences {
         must_follow(&link.consumer, &batch, fence.partition, sorted).await?;
