@@ -337,7 +337,6 @@ fn worker(
         postgresql: Arc::clone(postgresql),
         board: Arc::clone(board),
         signals: signals.clone(),
-        clock: clock::system,
     }
 }
 

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    circuit::Circuit, clock::Clock, config::WorkerConfig, health::Board, ledger::Ledger,
-    stream::Streams, telemetry::Signals,
+    circuit::Circuit, config::WorkerConfig, health::Board, ledger::Ledger, stream::Streams,
+    telemetry::Signals,
 };
 use lane::Lane;
 use owner::Owner;
@@ -55,8 +55,6 @@ pub struct Worker {
     pub board: Arc<Board>,
     /// Speaks of what it does.
     pub signals: Signals,
-    /// Tells the time.
-    pub clock: Clock,
 }
 
 /// Works until `stop`, then hands everything over.
