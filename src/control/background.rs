@@ -1,7 +1,11 @@
 //! What the ledger knows around every pending entry: owners, workers, and what
 //! is being tried. Read once for a page, at about one moment.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use super::{
     Control, Error,
@@ -14,6 +18,9 @@ use crate::ledger::{self, CursorRow, TrialRow, WorkerRow};
 const LEASE_DEFAULT: Duration = Duration::from_secs(10);
 const ATTEMPTS_DEFAULT: u32 = 5;
 
+/// How long it is not asked again whether the ledger is there.
+const THERE_FOR: Duration = Duration::from_secs(5);
+
 /// Owners, workers and trials.
 pub(super) struct Background {
     cursors: BTreeMap<u16, CursorRow>,
@@ -22,27 +29,56 @@ pub(super) struct Background {
 }
 
 impl Control {
-    /// Nothing while the ledger cannot be asked.
-    pub(super) async fn background(&self) -> Result<Option<Background>, Error> {
-        let asked =
-            tokio::try_join!(self.reader.cursors(), self.desk.workers(), self.desk.trials());
+    /// What the ledger answers; nothing while it is away. Whether it is there is
+    /// asked first, with a bound of its own, and not again for a while: nobody who
+    /// looks waits for an absent ledger twice.
+    pub(super) async fn if_there<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ledger::Error>>,
+    ) -> Result<Option<T>, Error> {
+        let noted = *self.ledger_there.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = match noted.filter(|(at, _)| at.elapsed() < THERE_FOR) {
+            Some((_, true)) => asking.await,
+            Some((_, false)) => return Ok(None),
+            None => match self.ledger.reach().await {
+                Ok(()) => {
+                    self.note_ledger(true);
+                    asking.await
+                }
+                Err(error) => Err(error),
+            },
+        };
         match asked {
-            Ok((cursors, workers, trials)) => {
-                let number = |row: &CursorRow| u16::try_from(row.partition).ok();
-                Ok(Some(Background {
-                    cursors: cursors.into_iter().filter_map(|c| Some((number(&c)?, c))).collect(),
-                    workers,
-                    trials: trials.into_iter().map(|trial| (trial.partition, trial)).collect(),
-                }))
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.is_outage() => {
+                self.note_ledger(false);
+                Ok(None)
             }
-            Err(error) => unless_away(error),
+            Err(error) => Err(error.into()),
         }
     }
-}
 
-/// While the ledger is away nothing is known; anything else is an error.
-pub(super) fn unless_away<T: Default>(error: ledger::Error) -> Result<T, Error> {
-    if error.is_outage() { Ok(T::default()) } else { Err(error.into()) }
+    /// Whether the ledger was found there just now.
+    pub(crate) fn note_ledger(&self, is_there: bool) {
+        let noted = Some((Instant::now(), is_there));
+        *self.ledger_there.lock().unwrap_or_else(PoisonError::into_inner) = noted;
+    }
+
+    /// Nothing while the ledger cannot be asked.
+    pub(super) async fn background(&self) -> Result<Option<Background>, Error> {
+        let asking = async {
+            tokio::try_join!(self.reader.cursors(), self.desk.workers(), self.desk.trials())
+        };
+        let Some((cursors, workers, trials)) = self.if_there(asking).await? else {
+            return Ok(None);
+        };
+        let number = |row: &CursorRow| u16::try_from(row.partition).ok();
+        Ok(Some(Background {
+            cursors: cursors.into_iter().filter_map(|c| Some((number(&c)?, c))).collect(),
+            workers,
+            trials: trials.into_iter().map(|trial| (trial.partition, trial)).collect(),
+        }))
+    }
 }
 
 impl Background {

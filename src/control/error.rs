@@ -11,6 +11,12 @@ pub enum Error {
     /// PostgreSQL did.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    /// What is asked for does not wait in a stream, and the ledger does not answer.
+    #[error(
+        "PostgreSQL does not answer, and the payment is not among those that wait in the streams: \
+         look again when PostgreSQL is back"
+    )]
+    LedgerAway,
     /// A page was asked for that does not exist.
     #[error("{0} is no place to go on from: take what `next` says")]
     Place(String),
@@ -29,12 +35,20 @@ impl Error {
         sentence
     }
 
+    /// Whether the streams cannot be searched now; the ledger may be asked.
+    #[must_use]
+    pub fn is_of_streams(&self) -> bool {
+        let Self::Stream(error) = self else { return false };
+        error.is_outage() || matches!(error, stream::Error::SearchLimit(_))
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Stream(error) => error.is_outage(),
             Self::Ledger(error) => error.is_outage(),
+            Self::LedgerAway => true,
             Self::Place(_) => false,
         }
     }

@@ -1,17 +1,15 @@
 //! One payment's whole life, as a timeline: received, appended, taken, tried,
 //! settled, and what was changed by hand. Never changes anything.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AuditEntry, Control, Error, PendingEntry, background, shapes::money};
+use super::{AuditEntry, Control, Error, PendingEntry, shapes::money};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::{AttemptRow, PAGE_MAX, StoredPayment},
-    stream::{Body, Place, Seen},
+    stream::Seen,
 };
 
 /// A payment's life.
@@ -63,116 +61,111 @@ impl Control {
     /// The life of the payment of this reference; nothing when nobody knows it.
     ///
     /// # Errors
-    /// When neither store can be asked.
+    /// When neither store can be asked, or the ledger cannot be and the payment does
+    /// not wait.
     pub async fn life(&self, reference: &Reference) -> Result<Option<Life>, Error> {
-        let stored = match self.desk.stored(reference).await {
-            Ok(stored) => Some(stored),
-            Err(error) => background::unless_away(error)?,
-        };
+        // The streams first: what does not wait in them is in the ledger by then.
+        let seen = self.seen(reference).await;
+        let stored = self.if_there(self.desk.stored(reference)).await?;
         let ledger_available = stored.is_some();
         let stored = stored.unwrap_or_default();
-        let waiting = match self.waiting(reference, &stored).await {
+        let waiting = match seen {
+            Ok(seen) => self.waiting(seen, &stored).await,
+            Err(error) => Err(error),
+        };
+        let waiting = match waiting {
             Ok(waiting) => waiting,
             // What the ledger has is told without Redis.
-            Err(error) if error.is_outage() && !stored.is_empty() => Vec::new(),
+            Err(error) if error.is_of_streams() && !stored.is_empty() => Vec::new(),
             Err(error) => return Err(error),
         };
         if stored.is_empty() && waiting.is_empty() {
-            return Ok(None);
+            return if ledger_available { Ok(None) } else { Err(Error::LedgerAway) };
         }
-        let mut moments = self.moments_of(&stored).await?;
+        let mut stories = self.stories_of(&stored).await?;
         for entry in &waiting {
-            moments.extend(entry.moments());
+            let mut attempts = Vec::new();
             if ledger_available && !entry.stored {
-                let Place { partition, stream_id, .. } = entry.place;
-                let attempts = self.desk.attempts(partition.into(), stream_id).await?;
-                moments.extend(attempts.iter().map(attempted));
+                let Seen { partition, stream_id, .. } = entry.seen;
+                attempts = self.desk.attempts(partition.into(), stream_id).await?;
             }
+            stories.push(entry.story(&attempts));
         }
         if ledger_available {
             let changes = self.audit_log(Some(reference.as_str()), None, PAGE_MAX).await?;
-            moments.extend(changes.iter().map(changed));
+            stories.extend(changes.iter().map(|change| vec![changed(change)]));
         }
-        // What has no time stays where its story has it.
-        moments.sort_by_key(|moment| moment.at.unwrap_or_default());
         let mut life = match main_of(&stored) {
             Some(row) => of_stored(row),
             None => of_waiting(waiting.first()),
         };
         life.transaction_reference = reference.as_str().to_owned();
         life.pending = waiting.into_iter().find_map(|entry| entry.pending);
-        Ok(Some(Life { moments, ledger_available, ..life }))
+        Ok(Some(Life { moments: in_order(stories), ledger_available, ..life }))
     }
 
-    /// What the streams have of a reference: what is remembered, or else what has
-    /// waited for longer than that.
+    /// Entries of a reference that our group has not acknowledged.
     pub(super) async fn seen(&self, reference: &Reference) -> Result<Vec<Seen>, Error> {
         let finder = &self.looks().await?.finder;
-        let recent = finder.recent(reference).await?;
-        if !recent.is_empty() {
-            return Ok(recent);
-        }
-        Ok(finder.long_waiting(reference, (self.clock)()).await?.into_iter().collect())
+        let unsettled = finder.unacknowledged().await?;
+        Ok(finder.find(std::slice::from_ref(reference), &unsettled).await?)
     }
 
-    /// Entries of a reference that the ledger does not have.
+    /// The same, with what is known of each.
     async fn waiting(
         &self,
-        reference: &Reference,
+        seen: Vec<Seen>,
         stored: &[StoredPayment],
     ) -> Result<Vec<Waiting>, Error> {
         let mut waiting = Vec::new();
+        if seen.is_empty() {
+            return Ok(waiting);
+        }
         let background = self.background().await?;
-        for Seen { status, place, .. } in self.seen(reference).await? {
-            let (partition, id) = (place.partition, place.stream_id);
-            let pending = self.looks().await?.inspector.one(partition, id).await?;
-            let is_stored = |row: &StoredPayment| {
-                row.partition == i32::from(partition) && row.stream_id == id.to_string()
-            };
-            if pending.is_none() && stored.iter().any(is_stored) {
+        for seen in seen {
+            let pending = self.looks().await?.inspector.one(seen.partition, seen.stream_id).await?;
+            let id = seen.stream_id.to_string();
+            let is_stored = stored
+                .iter()
+                .any(|row| row.partition == i32::from(seen.partition) && row.stream_id == id);
+            if pending.is_none() && is_stored {
                 continue;
             }
-            let handed = pending.clone();
+            let handed = pending.as_ref().map(|handed| (self.clock)() - handed.idle);
             let pending = self.judged(pending.into_iter().collect(), background.as_ref()).await?;
-            let body = self.looks().await?.inspector.bodies(&[(partition, id)]).await?.pop();
-            waiting.push(Waiting {
-                status: status.as_str(),
-                place,
-                body,
-                handed: handed.map(|handed| (self.clock)() - handed.idle),
-                pending: pending.into_iter().next(),
-                stored: stored.iter().any(is_stored),
-            });
+            let pending = pending.into_iter().next();
+            waiting.push(Waiting { seen, handed, pending, stored: is_stored });
         }
         Ok(waiting)
     }
 
-    /// What the rows of the ledger tell.
-    async fn moments_of(&self, stored: &[StoredPayment]) -> Result<Vec<Moment>, Error> {
-        let mut moments = Vec::new();
-        let mut told = HashSet::new();
+    /// What the rows of the ledger tell, entry by entry.
+    async fn stories_of(&self, stored: &[StoredPayment]) -> Result<Vec<Story>, Error> {
+        let mut stories: Vec<(&StoredPayment, Story)> = Vec::new();
         for row in stored {
+            let same = |other: &StoredPayment| {
+                (other.partition, &other.stream_id) == (row.partition, &row.stream_id)
+            };
             // A dead letter that was redriven has two rows of one entry.
-            if told.insert((row.partition, &row.stream_id)) {
-                let same = |other: &&StoredPayment| {
-                    other.stream_id == row.stream_id && other.received_at.is_some()
-                };
-                moments.extend(self.way_of(stored.iter().find(same).unwrap_or(row)).await?);
+            if let Some((_, story)) = stories.iter_mut().find(|(first, _)| same(first)) {
+                story.push(settled(row));
+                continue;
             }
-            moments.push(settled(row));
+            let received = stored.iter().find(|other| same(other) && other.received_at.is_some());
+            let mut story: Story = received.and_then(was_received).into_iter().collect();
+            story.extend(self.way_of(row).await?);
+            story.push(settled(row));
+            stories.push((row, story));
         }
-        Ok(moments)
+        Ok(stories.into_iter().map(|(_, story)| story).collect())
     }
 
-    /// How an entry came to the ledger.
-    async fn way_of(&self, row: &StoredPayment) -> Result<Vec<Moment>, Error> {
-        let mut moments = Vec::new();
-        let what = row.payment_status.as_deref().unwrap_or("payment");
-        let received = format!("{what} was received");
-        moments.extend(row.received_at.map(|at| moment(Some(at), "received", received)));
+    /// How an entry came to the ledger, by the first row that it has there.
+    async fn way_of(&self, row: &StoredPayment) -> Result<Story, Error> {
         let id: StreamId = row.stream_id.parse().unwrap_or_default();
-        let (partition, sequence) = (row.partition, row.sequence);
-        moments.push(appended(partition, sequence, id));
+        let partition = row.partition;
+        let attempts = self.desk.attempts(partition, id).await?;
+        let mut way: Story = attempts.iter().map(attempted).collect();
         if let Some(owner) = self.desk.owner_under(partition, row.epoch).await? {
             let sentence = format!(
                 "taken by {}, which owned partition {partition} under epoch {} since {}",
@@ -180,13 +173,12 @@ impl Control {
                 owner.epoch,
                 owner.acquired_at.format(SECOND)
             );
-            // When it was handed out is not kept; it was before it ended.
-            let at = appended_at(id).map(|at| at.min(row.at));
-            moments.push(moment(at, "taken", sentence));
+            // When it was handed out is not kept: not before the partition was acquired.
+            way.push(Told { moment: moment(None, "taken", sentence), at: owner.acquired_at });
         }
-        let attempts = self.desk.attempts(partition, id).await?;
-        moments.extend(attempts.iter().map(attempted));
-        Ok(moments)
+        way.sort_by_key(|told| told.at);
+        way.insert(0, appended(partition, row.sequence, id));
+        Ok(way)
     }
 }
 
@@ -195,9 +187,7 @@ const SECOND: &str = "%Y-%m-%d %H:%M:%S UTC";
 
 /// An entry that the ledger does not have, or that is pending still.
 struct Waiting {
-    status: &'static str,
-    place: Place,
-    body: Option<Body>,
+    seen: Seen,
     /// When it was handed out last.
     handed: Option<DateTime<Utc>>,
     pending: Option<PendingEntry>,
@@ -206,93 +196,119 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn delivery(&self) -> Option<&Delivery> {
-        match &self.body {
-            Some(Body::Delivery(delivery)) => Some(delivery),
-            Some(Body::Unreadable(_) | Body::Deleted) | None => None,
-        }
-    }
-
-    fn trace_id(&self) -> Option<String> {
-        self.delivery()?.trace_id().map(|trace_id| trace_id.to_string())
-    }
-
-    fn moments(&self) -> Vec<Moment> {
-        let mut moments = Vec::new();
+    fn story(&self, attempts: &[AttemptRow]) -> Story {
+        let (mut story, mut handled) = (Story::new(), Story::new());
         if !self.stored {
-            let Place { partition, sequence, stream_id } = self.place;
-            let received_at = self.delivery().map(|delivery| delivery.received_at);
-            let what = format!("{} was received", self.status);
-            moments.extend(received_at.map(|at| moment(Some(at), "received", what)));
-            moments.push(appended(partition.into(), Some(sequence), stream_id));
+            let Seen { partition, stream_id, delivery, .. } = &self.seen;
+            if let Some(Delivery { payment, received_at, .. }) = delivery {
+                let sentence = format!("{} was received", payment.status.as_str());
+                story.push(told(*received_at, "received", sentence));
+            }
+            let sequence = delivery.as_ref().map(|delivery| delivery.sequence);
+            story.push(appended(i32::from(*partition), sequence, *stream_id));
         }
-        if let Some(pending) = &self.pending {
+        if let Some((pending, handed)) = self.pending.as_ref().zip(self.handed) {
             let times = match pending.deliveries {
                 1 => "once".to_owned(),
                 many => format!("{many} times"),
             };
             let sentence = format!("taken {times}, last by {}", pending.consumer);
-            moments.push(moment(self.handed, "taken", sentence));
+            handled.push(told(handed, "taken", sentence));
             let verdict = &pending.verdict;
-            moments.push(Moment {
-                failed: verdict.trouble,
-                ..moment(self.handed, verdict.code, verdict.sentence.clone())
-            });
+            let mut judged = told(handed, verdict.code, verdict.sentence.clone());
+            judged.moment.failed = verdict.trouble;
+            handled.push(judged);
         }
-        moments
+        handled.extend(attempts.iter().map(attempted));
+        handled.sort_by_key(|told| told.at);
+        story.extend(handled);
+        story
     }
+}
+
+/// What happened to one entry, in the order in which it happened.
+type Story = Vec<Told>;
+
+/// A moment, and where it stands among those of other stories.
+struct Told {
+    moment: Moment,
+    at: DateTime<Utc>,
+}
+
+/// Moments of all stories by their time. Those of one story stay in its order,
+/// though clocks of different machines may contradict it.
+fn in_order(stories: Vec<Story>) -> Vec<Moment> {
+    let mut all = Story::new();
+    for story in stories {
+        let mut latest = DateTime::<Utc>::MIN_UTC;
+        for told in story {
+            latest = latest.max(told.at);
+            all.push(Told { at: latest, ..told });
+        }
+    }
+    all.sort_by_key(|told| told.at);
+    all.into_iter().map(|told| told.moment).collect()
 }
 
 fn moment(at: Option<DateTime<Utc>>, code: &str, sentence: String) -> Moment {
     Moment { at, code: code.to_owned(), sentence, failed: false }
 }
 
-fn appended_at(id: StreamId) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_millis(i64::try_from(id.milliseconds).ok()?)
+fn told(at: DateTime<Utc>, code: &str, sentence: String) -> Told {
+    Told { moment: moment(Some(at), code, sentence), at }
 }
 
-fn appended(partition: i32, sequence: Option<i64>, id: StreamId) -> Moment {
+fn was_received(row: &StoredPayment) -> Option<Told> {
+    let what = row.payment_status.as_deref().unwrap_or("payment");
+    Some(told(row.received_at?, "received", format!("{what} was received")))
+}
+
+fn appended(partition: i32, sequence: Option<i64>, id: StreamId) -> Told {
     let sequence = sequence.map_or_else(|| "unknown".to_owned(), |sequence| sequence.to_string());
     let sentence = format!("appended to partition {partition} as entry {id}, sequence {sequence}");
-    moment(appended_at(id), "appended", sentence)
+    let at = i64::try_from(id.milliseconds).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+    Told { moment: moment(at, "appended", sentence), at: at.unwrap_or(DateTime::<Utc>::MIN_UTC) }
 }
 
-fn attempted(row: &AttemptRow) -> Moment {
+fn attempted(row: &AttemptRow) -> Told {
     let AttemptRow { attempt, error, worker, epoch, at, .. } = row;
     match error {
-        Some(error) => Moment {
-            failed: true,
-            ..moment(
-                Some(*at),
-                "attempt_failed",
-                format!("attempt {attempt} by {worker} under epoch {epoch} failed: {error}"),
-            )
-        },
+        Some(error) => {
+            let sentence =
+                format!("attempt {attempt} by {worker} under epoch {epoch} failed: {error}");
+            failed(told(*at, "attempt_failed", sentence))
+        }
         None => {
             let sentence = format!("attempt {attempt} began, by {worker} under epoch {epoch}");
-            moment(Some(*at), "attempt", sentence)
+            told(*at, "attempt", sentence)
         }
     }
 }
 
-fn settled(row: &StoredPayment) -> Moment {
+fn failed(mut told: Told) -> Told {
+    told.moment.failed = true;
+    told
+}
+
+fn settled(row: &StoredPayment) -> Told {
     // What was done with a dead letter is told by whoever did it.
     let was_dead = matches!(row.state.as_str(), "dead_lettered" | "redriven" | "discarded");
     if was_dead {
         let reason = row.reason.as_deref().unwrap_or_default();
-        let sentence = format!("became a dead letter: {reason}");
-        return Moment { failed: true, ..moment(Some(row.at), "dead_lettered", sentence) };
+        return failed(told(row.at, "dead_lettered", format!("became a dead letter: {reason}")));
     }
-    let failed = matches!(row.state.as_str(), "rejected" | "conflict");
-    let code = row.state.trim_start_matches("was_");
-    Moment { failed, ..moment(Some(row.at), code, sentence_of(row)) }
+    let settled = told(row.at, row.state.trim_start_matches("was_"), sentence_of(row));
+    match row.state.as_str() {
+        "rejected" | "conflict" => failed(settled),
+        _ => settled,
+    }
 }
 
-fn changed(change: &AuditEntry) -> Moment {
+fn changed(change: &AuditEntry) -> Told {
     let AuditEntry { at, actor, action, reason, .. } = change;
     let action = action.replace('_', " ");
     let why = reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
-    moment(Some(*at), "changed", format!("{action} by {actor}{why}"))
+    told(*at, "changed", format!("{action} by {actor}{why}"))
 }
 
 /// What a row of the ledger means.
@@ -311,7 +327,7 @@ fn sentence_of(row: &StoredPayment) -> String {
         "recorded" => format!("recorded for {customer}; it moves no money"),
         "rejected" => format!("rejected by the account of {customer}: {reason}"),
         "suspense" => format!("held in suspense: no customer has the id {customer}"),
-        "refund_marked" => "held in suspense and marked for refund".to_owned(),
+        "refund_marked" => format!("marked for refund; no customer had the id {customer}"),
         "was_suspense" => format!("held in suspense: no customer had the id {customer}"),
         "parked" | "was_parked" => format!("parked behind a dead letter of {customer}"),
         "dead_lettered" => format!("became a dead letter: {reason}"),
@@ -354,7 +370,9 @@ fn of_stored(row: &StoredPayment) -> Life {
 }
 
 fn of_waiting(waiting: Option<&Waiting>) -> Life {
-    let payment = waiting.and_then(Waiting::delivery).map(|delivery| &delivery.payment);
+    let seen = waiting.map(|waiting| &waiting.seen);
+    let delivery = seen.and_then(|seen| seen.delivery.as_ref());
+    let payment = delivery.map(|delivery| &delivery.payment);
     let verdict = waiting.and_then(|waiting| waiting.pending.as_ref());
     let verdict = verdict.map(|pending| pending.verdict.sentence.clone());
     Life {
@@ -364,11 +382,11 @@ fn of_waiting(waiting: Option<&Waiting>) -> Life {
             .unwrap_or_else(|| "on disk in the stream; no worker has taken it yet".to_owned()),
         customer_id: payment.map(|payment| payment.customer.as_str().to_owned()),
         transaction_amount: payment.map(|payment| money(payment.amount.get())),
-        payment_status: waiting.map(|waiting| waiting.status.to_owned()),
-        partition: waiting.map(|waiting| waiting.place.partition),
-        sequence: waiting.map(|waiting| waiting.place.sequence),
-        stream_id: waiting.map(|waiting| waiting.place.stream_id.to_string()),
-        trace_id: waiting.and_then(Waiting::trace_id),
+        payment_status: payment.map(|payment| payment.status.as_str().to_owned()),
+        partition: seen.map(|seen| seen.partition),
+        sequence: delivery.map(|delivery| delivery.sequence),
+        stream_id: seen.map(|seen| seen.stream_id.to_string()),
+        trace_id: delivery.and_then(Delivery::trace_id).map(|trace_id| trace_id.to_string()),
         pending: None,
         moments: Vec::new(),
         ledger_available: true,

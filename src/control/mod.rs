@@ -22,7 +22,10 @@ mod shapes;
 mod suspense;
 mod verdict;
 
-use std::time::Duration;
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
@@ -78,6 +81,9 @@ pub struct Control {
     /// How long gateways remember a reference in the stream.
     dedupe_window: Duration,
     signals: Signals,
+    /// When somebody who only looked last asked whether the ledger is there, and
+    /// whether it was.
+    ledger_there: Mutex<Option<(Instant, bool)>>,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only
@@ -105,6 +111,7 @@ impl Control {
             clock,
             dedupe_window: DEDUPE_WINDOW,
             signals: Signals::off(),
+            ledger_there: Mutex::new(None),
         }
     }
 

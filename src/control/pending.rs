@@ -1,21 +1,13 @@
 //! Pending entries, page by page, joined with what the ledger knows of them, and
 //! a summary of all of them by age. Never claims an entry.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    Control, Error, Verdict,
-    background::{self, Background},
-    shapes::money,
-    verdict::Situation,
-};
+use super::{Control, Error, Verdict, background::Background, shapes::money, verdict::Situation};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     stream::{Body, Pending, PendingCount},
@@ -173,7 +165,7 @@ impl Control {
         let mut pending = Vec::new();
         for seen in self.seen(&reference).await? {
             let inspector = &self.looks().await?.inspector;
-            let one = inspector.one(seen.place.partition, seen.place.stream_id).await?;
+            let one = inspector.one(seen.partition, seen.stream_id).await?;
             pending.extend(one.filter(|entry| filter.takes(entry)));
         }
         Ok(pending)
@@ -226,11 +218,10 @@ impl Control {
         let bodies = self.looks().await?.inspector.bodies(&places).await?;
         let deliveries: Vec<Delivery> = bodies.iter().filter_map(delivery).cloned().collect();
         let settled = match background {
-            Some(_) => {
-                self.desk.settled_among(&deliveries).await.or_else(background::unless_away)?
-            }
-            None => HashMap::new(),
+            Some(_) => self.if_there(self.desk.settled_among(&deliveries)).await?,
+            None => None,
         };
+        let settled = settled.unwrap_or_default();
         let judged = pending.into_iter().zip(bodies).map(|(entry, body)| {
             let settled = settled.get(&(entry.partition, entry.id)).map(String::as_str);
             judged(entry, &body, background, settled)

@@ -1,18 +1,23 @@
 //! Tells where a payment is, from stream to ledger.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use axum::{Json, extract::State};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App, intake,
+    App, Gateway, intake,
     intake::Segment,
     problem::{Code, FieldError, Problem, ProblemDocument},
-    views::{ConflictView, Links, PaymentView, StatusView},
+    views::{ConflictView, Links, PaymentView},
 };
-use crate::domain::{PaymentStatus, Reference};
+use crate::{
+    domain::{PaymentStatus, Reference},
+    ledger::PaymentRow,
+    stream::{Seen, Unsettled},
+};
 
 /// References in one look-up.
 const REFERENCES_MAX: usize = 1_000;
@@ -34,7 +39,9 @@ pub(super) struct PaymentDetail {
 
 /// Where is a payment?
 ///
-/// Answered from the stream until the ledger has it.
+/// Answered from the stream until the ledger has it. While the ledger cannot be
+/// asked, a payment that waits in the stream is answered all the same, as
+/// `accepted` and without `conflicts`.
 #[utoipa::path(
     get,
     path = "/api/v1/payments/{reference}",
@@ -43,7 +50,7 @@ pub(super) struct PaymentDetail {
     responses(
         (status = 200, description = "Where it is", body = PaymentDetail),
         (status = 404, description = "No payment has this reference", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 503, description = "The stores cannot be asked now, or too many payments wait to be searched", body = ProblemDocument),
     )
 )]
 pub(super) async fn find(
@@ -53,35 +60,17 @@ pub(super) async fn find(
     let not_found =
         || Problem::new(Code::PaymentNotFound, "it was never taken, or not under this reference");
     let reference = Reference::parse(reference).map_err(|_| not_found())?;
-    let reader = &app.gateway.reader;
-    let rows = app.ask(reader.payments(std::slice::from_ref(&reference))).await?;
-    let mut views: Vec<PaymentView> = rows.into_iter().map(PaymentView::from).collect();
-    if !views.iter().any(is_complete) {
-        // The stream may hold what the ledger does not have yet.
-        for seen in app.call(app.gateway.finder.recent(&reference)).await? {
-            let known = |view: &PaymentView| {
-                view.payment_status.as_deref() == Some(seen.status.as_str())
-                    || matches!(view.status, StatusView::DeadLettered | StatusView::Discarded)
-            };
-            if !views.iter().any(known) {
-                let now = (app.gateway.clock)();
-                views.push(PaymentView::waiting(reference.as_str(), seen, now));
-            }
-        }
-    }
-    if views.is_empty() {
-        // It may have waited for longer than references are remembered.
-        let now = (app.gateway.clock)();
-        let seen = app.call(app.gateway.finder.long_waiting(&reference, now)).await?;
-        views.extend(seen.map(|seen| PaymentView::waiting(reference.as_str(), seen, now)));
-    }
-    // The one that moves money, else the latest.
-    let main = views.iter().position(is_complete).or(views.len().checked_sub(1));
-    let payment = views.remove(main.ok_or_else(not_found)?);
-    let conflicts = app.ask(reader.conflicts(&reference)).await?;
+    let Located { mut views, ledger_asked } =
+        locate(&app, std::slice::from_ref(&reference)).await?;
+    let mut notices = views.remove(reference.as_str()).unwrap_or_default();
+    let payment = notices.remove(main_of(&notices).ok_or_else(not_found)?);
+    let conflicts = match ledger_asked {
+        true => app.ask(app.gateway.reader.conflicts(&reference)).await?,
+        false => Vec::new(),
+    };
     let links = Links::new(reference.as_str(), payment.customer_id.as_deref());
     let conflicts = conflicts.into_iter().map(ConflictView::from).collect();
-    Ok(Json(PaymentDetail { payment, notices: views, conflicts, links }))
+    Ok(Json(PaymentDetail { payment, notices, conflicts, links }))
 }
 
 /// Payments to look up.
@@ -100,7 +89,8 @@ pub(super) struct LookupView {
 
 /// Where are many payments?
 ///
-/// What neither the ledger nor the stream knows has the status `unknown`.
+/// What neither the ledger nor the stream knows has the status `unknown`. While the
+/// ledger cannot be asked, the answer is 503 unless all of them wait in the stream.
 #[utoipa::path(
     post,
     path = "/api/v1/payments/lookup",
@@ -111,7 +101,7 @@ pub(super) struct LookupView {
         (status = 400, description = "The body is not JSON", body = ProblemDocument),
         (status = 413, description = "Too many references", body = ProblemDocument),
         (status = 422, description = "A reference is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 503, description = "The stores cannot be asked now, or too many payments wait to be searched", body = ProblemDocument),
     )
 )]
 pub(super) async fn look_up(
@@ -132,40 +122,116 @@ pub(super) async fn look_up(
     };
     let wanted: Vec<Reference> =
         wanted.into_iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-    let mut found: HashMap<String, PaymentView> = HashMap::with_capacity(wanted.len());
-    for row in app.ask(app.gateway.reader.payments(&wanted)).await? {
-        let view = PaymentView::from(row);
-        let known = found.get(&view.transaction_reference);
-        if !known.is_some_and(is_complete) {
-            found.insert(view.transaction_reference.clone(), view);
-        }
-    }
-    let unknown = wanted.iter().filter(|one| !found.contains_key(one.as_str()));
-    for view in waiting(&app, unknown.cloned().collect()).await? {
-        found.insert(view.transaction_reference.clone(), view);
-    }
+    let Located { views, .. } = locate(&app, &wanted).await?;
     let view = |reference: &Reference| {
-        let known = found.get(reference.as_str()).cloned();
-        known.unwrap_or_else(|| PaymentView::unknown(reference.as_str()))
+        let views = views.get(reference.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let main = main_of(views).and_then(|main| views.get(main));
+        main.cloned().unwrap_or_else(|| PaymentView::unknown(reference.as_str()))
     };
     Ok(Json(LookupView { payments: wanted.iter().map(view).collect() }))
 }
 
-/// Those of these payments that are in the streams.
-async fn waiting(app: &App, references: Vec<Reference>) -> Result<Vec<PaymentView>, Problem> {
-    if references.is_empty() {
+/// What is known under each reference, oldest first.
+type Views = HashMap<String, Vec<PaymentView>>;
+
+/// Where payments are. What is not there is known to nobody.
+struct Located {
+    views: Views,
+    ledger_asked: bool,
+}
+
+async fn locate(app: &App, references: &[Reference]) -> Result<Located, Problem> {
+    match locate_in_both(app, references).await {
+        Ok(views) => Ok(Located { views, ledger_asked: true }),
+        Err(away) if away.code() == Code::LedgerUnavailable => {
+            let views = locate_in_streams(app, references).await?;
+            match references.iter().all(|one| views.contains_key(one.as_str())) {
+                true => Ok(Located { views, ledger_asked: false }),
+                // The others may be settled.
+                false => Err(away),
+            }
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Asks the ledger, and the streams for what has not moved money in it. What was
+/// given out before the cursors are read is settled, or is beyond them in the
+/// streams. Redis is not asked further where nothing is beyond them.
+async fn locate_in_both(app: &App, references: &[Reference]) -> Result<Views, Problem> {
+    let Gateway { reader, finder, registrar, clock, .. } = &app.gateway;
+    let mut views = Views::with_capacity(references.len());
+    add_settled(&mut views, app.ask(reader.payments(references)).await?);
+    let is_open =
+        |one: &&Reference| !views.get(one.as_str()).is_some_and(|v| v.iter().any(is_complete));
+    let mut open: Vec<Reference> = references.iter().filter(is_open).cloned().collect();
+    if open.is_empty() {
+        return Ok(views);
+    }
+    let heads = app.call(finder.heads()).await?;
+    let settled = app.ask(reader.settled_up_to(registrar.generation())).await?;
+    let seen = search(app, &open, &heads.beyond(&settled)?).await?;
+    // The rest may have been settled since the ledger was asked first.
+    let found: HashSet<&str> = seen.iter().map(|seen| seen.reference.as_str()).collect();
+    open.retain(|one| !found.contains(one.as_str()));
+    if !open.is_empty() {
+        let rows = app.ask(reader.payments(&open)).await?;
+        for one in &open {
+            views.remove(one.as_str());
+        }
+        add_settled(&mut views, rows);
+    }
+    add_waiting(&mut views, seen, clock());
+    Ok(views)
+}
+
+/// Those that are certainly unsettled.
+async fn locate_in_streams(app: &App, references: &[Reference]) -> Result<Views, Problem> {
+    let unsettled = app.call(app.gateway.finder.unacknowledged()).await?;
+    let mut views = Views::new();
+    add_waiting(&mut views, search(app, references, &unsettled).await?, (app.gateway.clock)());
+    Ok(views)
+}
+
+async fn search(
+    app: &App,
+    references: &[Reference],
+    unsettled: &Unsettled,
+) -> Result<Vec<Seen>, Problem> {
+    if unsettled.is_empty() {
         return Ok(Vec::new());
     }
-    // Each costs Redis as much as there are partitions: payments come first.
+    // Searching costs Redis time that payments need.
     let busy = |_| Problem::new(Code::GatewayBusy, "send it again later");
     let _place = app.look_ups.acquire().await.map_err(busy)?;
-    let seen = app.call(app.gateway.finder.recent_of(&references)).await?;
-    let now = (app.gateway.clock)();
-    let views = references.iter().zip(seen).filter_map(|(reference, seen)| {
-        let latest = seen.into_iter().next_back()?;
-        Some(PaymentView::waiting(reference.as_str(), latest, now))
-    });
-    Ok(views.collect())
+    app.call(app.gateway.finder.find(references, unsettled)).await
+}
+
+fn add_settled(views: &mut Views, rows: Vec<PaymentRow>) {
+    for row in rows {
+        let view = PaymentView::from(row);
+        views.entry(view.transaction_reference.clone()).or_default().push(view);
+    }
+}
+
+/// Without what the ledger has: the same entry, or another of the same status.
+fn add_waiting(views: &mut Views, seen: Vec<Seen>, now: DateTime<Utc>) {
+    for seen in seen {
+        let view = PaymentView::waiting(seen, now);
+        let known = views.entry(view.transaction_reference.clone()).or_default();
+        let is_known = |other: &PaymentView| {
+            (other.partition, &other.stream_id) == (view.partition, &view.stream_id)
+                || other.payment_status.is_some() && other.payment_status == view.payment_status
+        };
+        if !known.iter().any(is_known) {
+            known.push(view);
+        }
+    }
+}
+
+/// The one that moves money, else the latest.
+fn main_of(views: &[PaymentView]) -> Option<usize> {
+    views.iter().position(is_complete).or(views.len().checked_sub(1))
 }
 
 fn is_complete(view: &PaymentView) -> bool {

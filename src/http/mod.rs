@@ -68,7 +68,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Requests that may wait for an outcome at once; one more is answered 202.
 const WAITERS_MAX: usize = 512;
-/// Look-ups of many references that ask Redis at once; the next one waits.
+/// Look-ups that search the streams at once; the next one waits.
 const LOOK_UPS_MAX: usize = 2;
 
 /// What the gateway works with.

@@ -119,6 +119,7 @@ codes! {
     StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Payments cannot be taken now",
     TopologyResizing "topology_resizing" SERVICE_UNAVAILABLE "Payments cannot be taken now",
     StreamStateLost "stream_state_lost" SERVICE_UNAVAILABLE "Payments cannot be taken now",
+    SearchLimit "search_limit" SERVICE_UNAVAILABLE "Too many payments wait to be searched",
     LedgerUnavailable "ledger_unavailable" SERVICE_UNAVAILABLE "The ledger cannot be asked now",
     GatewayBusy "gateway_busy" SERVICE_UNAVAILABLE "Too many requests are under way",
     RequestTimeout "request_timeout" SERVICE_UNAVAILABLE "The request took too long",
@@ -251,6 +252,10 @@ impl From<stream::Error> for Problem {
                     "it is not known whether the payment was taken; sending it again is safe",
                 )
             }
+            error @ stream::Error::SearchLimit(_) => Self::new(
+                Code::SearchLimit,
+                format!("{error}; ask again when the workers have settled some of them"),
+            ),
             error @ (stream::Error::Fenced(_)
             | stream::Error::Gate(_)
             | stream::Error::Unexpected(_)
@@ -264,6 +269,9 @@ impl From<control::Error> for Problem {
         match error {
             control::Error::Stream(error) => error.into(),
             control::Error::Ledger(error) => error.into(),
+            error @ control::Error::LedgerAway => {
+                Self::new(Code::LedgerUnavailable, error.to_string())
+            }
             error @ control::Error::Place(_) => Self::new(Code::InvalidQuery, error.to_string()),
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::two_places,
+    domain::{Delivery, two_places},
     ledger::{AccountRow, ConflictRow, PaymentRow, PaymentState},
     stream::{Place, Seen},
 };
@@ -91,7 +91,7 @@ pub(super) struct Taken<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StatusView {
-    /// On disk in the stream, not yet in the ledger.
+    /// On disk in the stream, and not known to be in the ledger yet.
     Accepted,
     /// It moved money.
     Applied,
@@ -99,6 +99,8 @@ pub(super) enum StatusView {
     Recorded,
     /// Held, because no customer has its id.
     Suspense,
+    /// Was held, and is to be sent back; it will not be applied.
+    RefundMarked,
     /// Refused by a rule of the account.
     Rejected,
     /// Could not be settled; an operator will look.
@@ -152,6 +154,7 @@ impl From<PaymentRow> for PaymentView {
                 PaymentState::Recorded => StatusView::Recorded,
                 PaymentState::Rejected => StatusView::Rejected,
                 PaymentState::Suspense => StatusView::Suspense,
+                PaymentState::RefundMarked => StatusView::RefundMarked,
                 PaymentState::DeadLettered => StatusView::DeadLettered,
                 PaymentState::Discarded => StatusView::Discarded,
                 PaymentState::Parked => StatusView::Parked,
@@ -177,22 +180,24 @@ impl From<PaymentRow> for PaymentView {
 
 impl PaymentView {
     /// A payment that waits in the stream, as of `now`.
-    pub(super) fn waiting(reference: &str, seen: Seen, now: DateTime<Utc>) -> Self {
-        let Seen { status, place, delivery } = seen;
-        let received_at = delivery.as_ref().map(|delivery| delivery.received_at);
-        let payment = delivery.map(|delivery| delivery.payment);
-        Self {
+    pub(super) fn waiting(seen: Seen, now: DateTime<Utc>) -> Self {
+        let Seen { reference, partition, stream_id, delivery } = seen;
+        let unread = Self {
             status: StatusView::Accepted,
-            payment_status: Some(status.as_str().to_owned()),
-            customer_id: payment.as_ref().map(|p| p.customer.as_str().to_owned()),
-            transaction_amount: payment.as_ref().map(|p| money(p.amount.get())),
-            partition: Some(place.partition),
-            sequence: Some(place.sequence),
-            stream_id: Some(place.stream_id.to_string()),
-            transaction_date: payment.as_ref().map(|p| p.date),
-            received_at,
-            age_seconds: received_at.map(|at| now.signed_duration_since(at).num_seconds().max(0)),
-            ..Self::unknown(reference)
+            partition: Some(partition),
+            stream_id: Some(stream_id.to_string()),
+            ..Self::unknown(reference.as_str())
+        };
+        let Some(Delivery { payment, sequence, received_at, .. }) = delivery else { return unread };
+        Self {
+            payment_status: Some(payment.status.as_str().to_owned()),
+            customer_id: Some(payment.customer.as_str().to_owned()),
+            transaction_amount: Some(money(payment.amount.get())),
+            sequence: Some(sequence),
+            transaction_date: Some(payment.date),
+            received_at: Some(received_at),
+            age_seconds: Some(now.signed_duration_since(received_at).num_seconds().max(0)),
+            ..unread
         }
     }
 

@@ -34,9 +34,10 @@ mod audit;
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    PgPool,
+    Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::timeout;
 
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use desk::{
@@ -64,6 +65,8 @@ pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
 
 /// How long to wait for a free connection, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long somebody who only looks waits for PostgreSQL to take a connection.
+const REACH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a query may run for a reader or an operator.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -90,6 +93,18 @@ impl Ledger {
         // What was acknowledged must be on disk, whatever the server's default is.
         let options = options.options([("synchronous_commit", "on")]);
         Ok(Self { options })
+    }
+
+    /// Whether PostgreSQL takes a new connection: asked once, for two seconds at most.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn reach(&self) -> Result<(), Error> {
+        let connecting = timeout(REACH_TIMEOUT, PgConnection::connect_with(&self.options));
+        let connection = connecting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        // That it closes in an orderly way is of no interest.
+        drop(connection.close().await);
+        Ok(())
     }
 
     /// Migrations and the topology.

@@ -1,14 +1,18 @@
 //! Answers questions. Never changes anything.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
 
 use super::{
-    Error,
+    Error, held,
     pool::{Pool, PoolUse},
+    rows::Cursor,
+    writer,
 };
-use crate::domain::{CustomerId, Reference};
+use crate::domain::{CustomerId, Reference, StreamId};
 use crate::telemetry::Signals;
 
 /// Where a payment ended.
@@ -29,6 +33,8 @@ pub enum PaymentState {
     Discarded,
     /// It waits behind a dead letter of its customer.
     Parked,
+    /// It was held, and is to be sent back.
+    RefundMarked,
 }
 
 /// A payment that the ledger has. What a dead letter could not be read of is
@@ -207,9 +213,10 @@ impl Reader {
             PAYMENT,
             " where transaction_reference = any($1)
              union all
-             select transaction_reference, 'COMPLETE', 'suspense', null, customer_id, amount, null,
-                 null, null, null, partition, sequence, stream_id, transaction_date, received_at,
-                 held_at
+             select transaction_reference, 'COMPLETE',
+                 case state when 'held' then 'suspense' else state end, null, customer_id, amount,
+                 null, null, null, null, partition, sequence, stream_id, transaction_date,
+                 received_at, held_at
              from suspense
              where transaction_reference = any($1) and state in ('held', 'refund_marked')
              union all
@@ -314,6 +321,33 @@ impl Reader {
             .fetch_all(&mut *self.pool.acquire().await?)
             .await?;
         Ok(rows)
+    }
+
+    /// Up to which sequence and entry all is settled, for each partition of this
+    /// generation of the topology.
+    ///
+    /// # Errors
+    /// [`Error::Resized`] when another generation is served by now.
+    pub async fn settled_up_to(
+        &self,
+        generation: i32,
+    ) -> Result<BTreeMap<u16, (i64, StreamId)>, Error> {
+        let rows = sqlx::query(
+            "select partition, last_sequence, last_stream_id, reached_stream_id
+             from partition_owners
+             where generation = $1 and generation = (select generation from topology)",
+        )
+        .bind(generation)
+        .fetch_all(&mut *self.pool.acquire().await?)
+        .await?;
+        if rows.is_empty() {
+            return Err(Error::Resized);
+        }
+        let settled = |row: &PgRow| {
+            let Cursor { sequence, stream_id, reached } = writer::cursor(row)?;
+            Ok((held::partition(row.try_get(0)?)?, (sequence, stream_id.max(reached))))
+        };
+        rows.iter().map(settled).collect()
     }
 
     /// How far the ledger has come with every partition.

@@ -74,6 +74,12 @@ impl Registrar {
         Self { pool, topology }
     }
 
+    /// The generation of the topology that this process serves.
+    #[must_use]
+    pub fn generation(&self) -> i32 {
+        self.topology.generation
+    }
+
     /// What accounts are kept in.
     #[must_use]
     pub fn currency(&self) -> Currency {

@@ -16,7 +16,6 @@ use super::{
     watch::{WatchArgs, watch},
 };
 use crate::{
-    clock,
     config::StoreConfig,
     control::{Control, PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary},
 };
@@ -64,9 +63,7 @@ pub struct PendingArgs {
 /// When Redis cannot be reached. Without PostgreSQL, verdicts say so.
 pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
-    let (streams, ledger, topology) = stores::open_to_look(&args.store).await?;
-    let control = Control::new(&streams, &ledger, &topology, clock::system)
-        .with_dedupe_window(args.dedupe_window);
+    let control = stores::open_to_look(&args.store, args.dedupe_window).await?;
     if args.watch.watch {
         let json = args.watch.json;
         return watch(&args.watch, async || {

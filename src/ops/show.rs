@@ -13,12 +13,7 @@ use super::{
     table::{Tone, known, table, toned},
     watch::{WatchArgs, watch},
 };
-use crate::{
-    clock,
-    config::StoreConfig,
-    control::{Control, Life},
-    domain::Reference,
-};
+use crate::{config::StoreConfig, control::Life, domain::Reference};
 
 /// What `paystream show` is told.
 #[derive(Args, Clone, Debug)]
@@ -46,9 +41,7 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
     let reference = Reference::parse(&*args.reference)
         .map_err(|invalid| anyhow!("the reference {}", invalid.reason))?;
-    let (streams, ledger, topology) = stores::open_to_look(&args.store).await?;
-    let control = Control::new(&streams, &ledger, &topology, clock::system)
-        .with_dedupe_window(args.dedupe_window);
+    let control = stores::open_to_look(&args.store, args.dedupe_window).await?;
     let json = args.watch.json;
     let look = async || -> anyhow::Result<(String, bool)> {
         let life = control.life(&reference).await.context("could not look the payment up")?;

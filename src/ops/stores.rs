@@ -1,10 +1,14 @@
 //! Opens both stores for an operator's command. Never for a topology that is
 //! not the one in the settings.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 
 use crate::{
+    clock,
     config::StoreConfig,
+    control::Control,
     domain::Currency,
     ledger::{Ledger, Topology},
     stream::Streams,
@@ -21,17 +25,29 @@ pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger
     Ok((streams, ledger, topology))
 }
 
-/// As [`open`], and also while the ledger is away: then with the topology that
-/// was noted in Redis, for looking only.
+/// What looks at both stores; also while the ledger is away, over the topology that
+/// was noted in Redis.
 pub(super) async fn open_to_look(
     store: &StoreConfig,
-) -> anyhow::Result<(Streams, Ledger, Topology)> {
+    dedupe_window: Duration,
+) -> anyhow::Result<Control> {
     let ledger =
         Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
-    match ledger.schema().check().await {
-        Err(error) if error.is_outage() => {}
-        _ => return open(store).await,
-    }
+    let is_away = ledger.reach().await.is_err_and(|error| error.is_outage());
+    let (streams, topology) = match is_away {
+        true => open_streams(store).await?,
+        false => {
+            let (streams, _, topology) = open(store).await?;
+            (streams, topology)
+        }
+    };
+    let control = Control::new(&streams, &ledger, &topology, clock::system);
+    control.note_ledger(!is_away);
+    Ok(control.with_dedupe_window(dedupe_window))
+}
+
+/// The streams alone, as they are noted in Redis to be cut.
+async fn open_streams(store: &StoreConfig) -> anyhow::Result<(Streams, Topology)> {
     let url = store.redis_url()?;
     let noted = Streams::noted_topology(url, &store.key_prefix).await;
     let noted = noted.context("neither PostgreSQL nor Redis answers")?;
@@ -45,7 +61,7 @@ pub(super) async fn open_to_look(
     let currency = Currency::DEFAULT;
     let topology =
         Topology { generation, partitions, provisioned: true, resizing_to: None, currency };
-    Ok((streams, ledger, topology))
+    Ok((streams, topology))
 }
 
 /// The ledger alone, and how the streams are cut.

@@ -30,6 +30,9 @@ pub enum Error {
     /// Redis answers, but must not be given payments; it may be mended later.
     #[error("this Redis is not safe for payments: {0}")]
     Unfit(String),
+    /// A search would have to read more entries than it may.
+    #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
+    SearchLimit(usize),
     /// Redis was not available until the deadline.
     #[error("redis was not available for {0:?}")]
     Deadline(std::time::Duration),
@@ -63,6 +66,7 @@ impl Error {
             | Self::MemoryFull(_)
             | Self::Outage(_)
             | Self::Unfit(_)
+            | Self::SearchLimit(_)
             | Self::Deadline(_)
             | Self::Unexpected(_)
             | Self::Shape(_) => Self::Shape("append"),

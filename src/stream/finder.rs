@@ -1,37 +1,100 @@
-//! Finds payments that are in the stream and not yet in the ledger. Never
-//! changes anything.
+//! Finds payments that are in the streams and may not be in the ledger yet.
+//! Never changes anything.
 //!
-//! A reference is remembered for its window; what waits for longer is looked
-//! for in the streams themselves.
+//! The search covers unsettled entries only; as a rule there are none, and Redis is
+//! not asked further. Otherwise the first unsettled entries of each partition are
+//! read once for all references. Where more wait, references are asked for by
+//! their keys; entries older than those keys are read in pages.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
-use chrono::{DateTime, Utc};
 use redis::{Pipeline, Value};
 
 use super::{
-    Error, Keys, Place, Streams, replies,
+    Error, GROUP, Keys, Streams, replies,
     shared::{Purpose, Shared},
     standing, wire,
 };
-use crate::domain::{Delivery, PaymentStatus, Reference, StreamId};
+use crate::domain::{Delivery, Reference, StreamId};
 
-/// Entries read at once while looking through what waits.
-const PAGE: u32 = 1_000;
+/// Entries that the first read asks for, all partitions together. Of each partition
+/// it asks for no more than there are references, or this few:
+const FIRST_READ_MAX: usize = 2_000;
+const FIRST_READ_OF_ONE: usize = 16;
 /// Keys asked for in one pipeline.
 const KEYS_AT_ONCE: usize = 4_096;
-/// How far the clocks of gateways and Redis may be apart.
-const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
+/// Entries older than their keys that one search reads,
+const OLD_READ_MAX: usize = 100_000;
+/// in pages of this many.
+const PAGE: usize = 1_000;
+/// How far the clock of Redis may have been set back within the dedupe window.
+const SET_BACK_MAX: Duration = Duration::from_secs(60);
 
-/// What a reference was sent as.
+/// An unsettled entry of a payment.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// With this status,
-    pub status: PaymentStatus,
-    /// here.
-    pub place: Place,
-    /// The entry, unless it was trimmed.
+    /// The payment's reference.
+    pub reference: Reference,
+    /// Where it is.
+    pub partition: u16,
+    /// Its entry id.
+    pub stream_id: StreamId,
+    /// What it holds; nothing when this release cannot read it.
     pub delivery: Option<Delivery>,
+}
+
+/// The highest sequence given out on each partition, at one moment.
+#[derive(Debug)]
+pub struct Heads(Vec<Option<i64>>);
+
+impl Heads {
+    /// What a ledger has not settled of it that has come so far: for each partition
+    /// its highest sequence, and the entry up to which all is settled.
+    ///
+    /// # Errors
+    /// [`Error::StateLost`] when Redis knows nothing of a partition that was in use.
+    pub fn beyond(&self, settled: &BTreeMap<u16, (i64, StreamId)>) -> Result<Unsettled, Error> {
+        let mut ranges = Vec::new();
+        for (partition, head) in (0..).zip(&self.0) {
+            let (sequence, id) = settled.get(&partition).copied().unwrap_or_default();
+            match head {
+                None if sequence > 0 => {
+                    let text = format!("the counter of partition {partition} is missing");
+                    return Err(Error::StateLost(text));
+                }
+                Some(head) if *head > sequence => {
+                    ranges.push(Range { partition, from: after(id), handed_out: None });
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(Unsettled(ranges))
+    }
+}
+
+/// Entries that may not be in the ledger yet.
+#[derive(Debug)]
+pub struct Unsettled(Vec<Range>);
+
+impl Unsettled {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Those of one partition.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    partition: u16,
+    /// The first of them.
+    from: StreamId,
+    /// Up to this entry, only those count that are pending.
+    handed_out: Option<StreamId>,
 }
 
 /// Looks payments up in the streams.
@@ -48,142 +111,222 @@ impl Finder {
         Ok(Self { connection, keys: streams.keys.clone(), dedupe_window })
     }
 
-    /// What is remembered of `reference`, in the order it came.
+    /// The highest sequences, by one command whatever the number of partitions.
     ///
     /// # Errors
     /// When Redis cannot be reached or answers in an unknown shape.
-    pub async fn recent(&self, reference: &Reference) -> Result<Vec<Seen>, Error> {
-        let seen = self.recent_of(std::slice::from_ref(reference)).await?;
-        Ok(seen.into_iter().flatten().collect())
-    }
-
-    /// The same of many, one list for each. Whose they are is not known, so that
-    /// each partition is asked; one command asks it for many of them.
-    ///
-    /// # Errors
-    /// As [`Finder::recent`].
-    pub async fn recent_of(&self, references: &[Reference]) -> Result<Vec<Vec<Seen>>, Error> {
-        let at_once = (KEYS_AT_ONCE / usize::from(self.keys.partitions.max(1))).max(1);
-        let mut seen = Vec::with_capacity(references.len());
-        for references in references.chunks(at_once) {
-            seen.extend(self.recent_page(references).await?);
-        }
-        Ok(seen)
-    }
-
-    async fn recent_page(&self, references: &[Reference]) -> Result<Vec<Vec<Seen>>, Error> {
-        let mut connection = self.connection.clone();
-        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            let keys = references.iter().map(|one| self.keys.reference(partition, one));
-            pipeline.cmd("MGET").arg(keys.collect::<Vec<_>>());
-        }
-        let remembered: Vec<Vec<Option<String>>> = pipeline.query_async(&mut connection).await?;
-        let mut found = Vec::new();
-        for (partition, remembered) in (0..self.keys.partitions).zip(remembered) {
-            for (index, lines) in remembered.iter().enumerate() {
-                for line in lines.iter().flat_map(|lines| lines.lines()) {
-                    let (status, place) = read_line(line, partition)?;
-                    found.push((index, Seen { status, place, delivery: None }));
-                }
-            }
-        }
-        let mut seen: Vec<Vec<Seen>> = references.iter().map(|_| Vec::new()).collect();
-        for (index, one) in self.with_entries(found).await? {
-            if let Some(seen) = seen.get_mut(index) {
-                seen.push(one);
-            }
-        }
-        Ok(seen)
-    }
-
-    /// The same with their entries, as far as those are in the streams.
-    async fn with_entries(
-        &self,
-        mut found: Vec<(usize, Seen)>,
-    ) -> Result<Vec<(usize, Seen)>, Error> {
-        if found.is_empty() {
-            return Ok(found);
-        }
-        let mut pipeline = Pipeline::with_capacity(found.len());
-        for (_, seen) in &found {
-            let id = seen.place.stream_id.to_string();
-            pipeline.cmd("XRANGE").arg(self.keys.stream(seen.place.partition)).arg(&id).arg(&id);
-        }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
-        for ((_, seen), reply) in found.iter_mut().zip(replies) {
-            let entry = self.read(seen.place.partition, reply)?.into_iter().next();
-            seen.delivery = entry.and_then(|(_, delivery)| delivery);
-        }
-        Ok(found)
-    }
-
-    /// Looks for `reference` among what has waited for longer than references
-    /// are remembered, as of `now`.
-    ///
-    /// # Errors
-    /// As [`Finder::recent`].
-    pub async fn long_waiting(
-        &self,
-        reference: &Reference,
-        now: DateTime<Utc>,
-    ) -> Result<Option<Seen>, Error> {
-        let age = self.dedupe_window.saturating_sub(CLOCKS_APART_MAX);
-        let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
-        let end = u64::try_from((now - age).timestamp_millis()).unwrap_or(0);
-        for standing in standing::ours(&self.keys, &mut self.connection.clone()).await? {
-            let (partition, mut start) = (standing.partition, standing.floor);
-            // An id and the end of the millisecond that is `end`.
-            while start.milliseconds <= end {
-                let page = self.range(partition, &start.to_string(), &end.to_string()).await?;
-                let Some((last, _)) = page.last() else { break };
-                start = StreamId { milliseconds: last.milliseconds, number: last.number + 1 };
-                let deliveries = page.into_iter().filter_map(|(_, delivery)| delivery);
-                let found = deliveries.into_iter().find(|d| d.payment.reference == *reference);
-                if let Some(delivery) = found {
-                    let Delivery { sequence, stream_id, .. } = delivery;
-                    let place = Place { partition, sequence, stream_id };
-                    let status = delivery.payment.status;
-                    return Ok(Some(Seen { status, place, delivery: Some(delivery) }));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    async fn range(
-        &self,
-        partition: u16,
-        start: &str,
-        end: &str,
-    ) -> Result<Vec<(StreamId, Option<Delivery>)>, Error> {
-        let mut command = redis::cmd("XRANGE");
-        command.arg(self.keys.stream(partition)).arg(start).arg(end).arg("COUNT").arg(PAGE);
-        self.read(partition, command.query_async(&mut self.connection.clone()).await?)
-    }
-
-    fn read(
-        &self,
-        partition: u16,
-        reply: Value,
-    ) -> Result<Vec<(StreamId, Option<Delivery>)>, Error> {
-        let entries = replies::entries(reply)?.into_iter();
-        let read = |(id, fields): (StreamId, Option<wire::Fields>)| {
-            (id, fields.and_then(|f| wire::decode(&self.keys, partition, id, f).ok()))
+    pub async fn heads(&self) -> Result<Heads, Error> {
+        let counters: Vec<_> = (0..self.keys.partitions).map(|p| self.keys.sequence(p)).collect();
+        let mut command = redis::cmd("MGET");
+        let counters: Vec<Option<String>> =
+            command.arg(counters).query_async(&mut self.connection.clone()).await?;
+        // A closed partition has a word before its number.
+        let head = |counter: Option<String>| {
+            let number = counter.as_deref().map(|text| text.rsplit(':').next().unwrap_or(text));
+            number.map(|text| text.parse().map_err(|_| Error::Shape("a counter"))).transpose()
         };
-        Ok(entries.map(read).collect())
+        Ok(Heads(counters.into_iter().map(head).collect::<Result<_, _>>()?))
+    }
+
+    /// What our group has not acknowledged: what is certainly unsettled, where the
+    /// ledger cannot be asked.
+    ///
+    /// # Errors
+    /// [`Error::StateLost`] when a stream or our group is gone.
+    pub async fn unacknowledged(&self) -> Result<Unsettled, Error> {
+        let waiting = standing::unacknowledged(&self.keys, &mut self.connection.clone()).await?;
+        let range = |(partition, from, last)| Range { partition, from, handed_out: Some(last) };
+        Ok(Unsettled(waiting.into_iter().map(range).collect()))
+    }
+
+    /// Unsettled entries of these references, those of each partition in their order.
+    /// An entry that is settled and trimmed meanwhile is not found: whoever finds
+    /// nothing asks the ledger again.
+    ///
+    /// # Errors
+    /// [`Error::SearchLimit`] when too many entries are older than the dedupe window.
+    pub async fn find(
+        &self,
+        references: &[Reference],
+        unsettled: &Unsettled,
+    ) -> Result<Vec<Seen>, Error> {
+        if references.is_empty() || unsettled.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut search = Search::new(self, references);
+        let rest = search.read_first(&unsettled.0).await?;
+        if !rest.is_empty() {
+            let now = search.ask_keys(references, &rest).await?;
+            search.read_old(&rest, now).await?;
+        }
+        self.still_waiting(search.seen, unsettled).await
+    }
+
+    /// Without those that were handed out and are not pending any more.
+    async fn still_waiting(
+        &self,
+        seen: Vec<Seen>,
+        unsettled: &Unsettled,
+    ) -> Result<Vec<Seen>, Error> {
+        let bounds = unsettled.0.iter().filter_map(|r| Some((r.partition, r.handed_out?)));
+        let bounds: HashMap<u16, StreamId> = bounds.collect();
+        let was_handed_out =
+            |one: &Seen| bounds.get(&one.partition).is_some_and(|last| one.stream_id <= *last);
+        let (handed_out, waiting): (Vec<_>, Vec<_>) = seen.into_iter().partition(was_handed_out);
+        if handed_out.is_empty() {
+            return Ok(waiting);
+        }
+        let mut pipeline = Pipeline::with_capacity(handed_out.len());
+        for one in &handed_out {
+            let (stream, id) = (self.keys.stream(one.partition), one.stream_id.to_string());
+            pipeline.cmd("XPENDING").arg(stream).arg(GROUP).arg(&id).arg(&id).arg(1);
+        }
+        let replies: Vec<Vec<Value>> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let pending = handed_out.into_iter().zip(replies).filter(|(_, rows)| !rows.is_empty());
+        Ok(pending.map(|(one, _)| one).chain(waiting).collect())
     }
 }
 
-/// One line of a ref key: `status digest sequence stream-id`.
-fn read_line(line: &str, partition: u16) -> Result<(PaymentStatus, Place), Error> {
-    const SHAPE: Error = Error::Shape("a ref key");
-    let cells: Vec<&str> = line.split(' ').collect();
-    let [status, _digest, sequence, id] = cells.as_slice() else { return Err(SHAPE) };
-    let place = Place {
-        partition,
-        sequence: sequence.parse().map_err(|_| SHAPE)?,
-        stream_id: id.parse().map_err(|_| SHAPE)?,
-    };
-    Ok((PaymentStatus::parse(status).map_err(|_| SHAPE)?, place))
+/// One search.
+struct Search<'a> {
+    finder: &'a Finder,
+    wanted: HashSet<&'a str>,
+    seen: Vec<Seen>,
+}
+
+impl<'a> Search<'a> {
+    fn new(finder: &'a Finder, references: &'a [Reference]) -> Self {
+        let wanted = references.iter().map(Reference::as_str).collect();
+        Self { finder, wanted, seen: Vec::new() }
+    }
+
+    /// Reads the first entries of each range; says which ranges go on, and where.
+    async fn read_first(&mut self, ranges: &[Range]) -> Result<Vec<Range>, Error> {
+        let most = self.wanted.len().max(FIRST_READ_OF_ONE);
+        let each = (FIRST_READ_MAX / ranges.len()).clamp(1, most);
+        let mut pipeline = Pipeline::with_capacity(2 * ranges.len());
+        for range in ranges {
+            let stream = self.finder.keys.stream(range.partition);
+            pipeline.cmd("EXISTS").arg(&stream);
+            pipeline.cmd("XRANGE").arg(stream).arg(range.from.to_string()).arg("+");
+            pipeline.arg("COUNT").arg(each);
+        }
+        let replies: Vec<Value> = self.ask(&pipeline).await?;
+        let mut replies = replies.into_iter();
+        let mut rest = Vec::new();
+        for range in ranges {
+            let (Some(exists), Some(page)) = (replies.next(), replies.next()) else {
+                return Err(Error::Shape("unsettled entries"));
+            };
+            if exists == Value::Int(0) {
+                let stream = self.finder.keys.stream(range.partition);
+                return Err(Error::StateLost(format!("{stream} is missing")));
+            }
+            let page = replies::entries(page)?;
+            let last = page.last().filter(|_| page.len() == each).map(|(id, _)| *id);
+            rest.extend(last.map(|last| Range { from: after(last), ..*range }));
+            self.take(range.partition, page);
+        }
+        Ok(rest)
+    }
+
+    /// Asks for the keys of references; says what time it was by Redis's clock when
+    /// that began, in milliseconds.
+    async fn ask_keys(&mut self, references: &[Reference], ranges: &[Range]) -> Result<u64, Error> {
+        const SHAPE: Error = Error::Shape("a ref key");
+        let time: (u64, u64) =
+            redis::cmd("TIME").query_async(&mut self.finder.connection.clone()).await?;
+        let mut found = Vec::new();
+        for references in references.chunks((KEYS_AT_ONCE / ranges.len()).max(1)) {
+            let mut pipeline = Pipeline::with_capacity(ranges.len());
+            for range in ranges {
+                let keys =
+                    references.iter().map(|r| self.finder.keys.reference(range.partition, r));
+                pipeline.cmd("MGET").arg(keys.collect::<Vec<_>>());
+            }
+            let replies: Vec<Vec<Option<String>>> = self.ask(&pipeline).await?;
+            for (range, remembered) in ranges.iter().zip(replies) {
+                // A line for each status: `status digest sequence stream-id`.
+                for line in remembered.iter().flatten().flat_map(|lines| lines.lines()) {
+                    let id = line.rsplit(' ').next().unwrap_or(line);
+                    let id: StreamId = id.parse().map_err(|_| SHAPE)?;
+                    if id >= range.from {
+                        found.push((range.partition, id));
+                    }
+                }
+            }
+        }
+        for found in found.chunks(KEYS_AT_ONCE) {
+            let mut pipeline = Pipeline::with_capacity(found.len());
+            for (partition, id) in found {
+                let (stream, id) = (self.finder.keys.stream(*partition), id.to_string());
+                pipeline.cmd("XRANGE").arg(stream).arg(&id).arg(&id);
+            }
+            let replies: Vec<Value> = self.ask(&pipeline).await?;
+            for ((partition, _), reply) in found.iter().zip(replies) {
+                self.take(*partition, replies::entries(reply)?);
+            }
+        }
+        Ok(time.0.saturating_mul(1_000).saturating_add(time.1 / 1_000))
+    }
+
+    /// Looks for references that are not found yet among entries that are older
+    /// than their keys.
+    async fn read_old(&mut self, ranges: &[Range], now: u64) -> Result<(), Error> {
+        let age = self.finder.dedupe_window.saturating_sub(SET_BACK_MAX).as_millis();
+        let end = now.saturating_sub(u64::try_from(age).unwrap_or(u64::MAX));
+        for one in &self.seen {
+            self.wanted.remove(one.reference.as_str());
+        }
+        let mut read = 0;
+        for range in ranges {
+            let mut from = range.from;
+            while from.milliseconds <= end && !self.wanted.is_empty() {
+                // From an id to the end of the millisecond that is `end`.
+                let mut command = redis::cmd("XRANGE");
+                command.arg(self.finder.keys.stream(range.partition)).arg(from.to_string());
+                command.arg(end).arg("COUNT").arg(PAGE);
+                let page = command.query_async(&mut self.finder.connection.clone()).await?;
+                let page = replies::entries(page)?;
+                let Some((last, _)) = page.last() else { break };
+                from = after(*last);
+                read += page.len();
+                if read > OLD_READ_MAX {
+                    return Err(Error::SearchLimit(OLD_READ_MAX));
+                }
+                let known = self.seen.len();
+                self.take(range.partition, page);
+                for one in self.seen.iter().skip(known) {
+                    self.wanted.remove(one.reference.as_str());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, Error> {
+        Ok(pipeline.query_async(&mut self.finder.connection.clone()).await?)
+    }
+
+    /// Keeps the entries of wanted references.
+    fn take(&mut self, partition: u16, page: Vec<(StreamId, Option<wire::Fields>)>) {
+        for (stream_id, fields) in page {
+            let Some(fields) = fields else { continue };
+            let reference = wire::reference_of(&fields);
+            let Some(reference) = reference.filter(|one| self.wanted.contains(&**one)) else {
+                continue;
+            };
+            let Ok(reference) = Reference::parse(reference.into_owned()) else { continue };
+            let delivery = wire::decode(&self.finder.keys, partition, stream_id, fields).ok();
+            self.seen.push(Seen { reference, partition, stream_id, delivery });
+        }
+    }
+}
+
+/// The next id.
+fn after(id: StreamId) -> StreamId {
+    match id.number.checked_add(1) {
+        Some(number) => StreamId { number, ..id },
+        None => StreamId { milliseconds: id.milliseconds + 1, number: 0 },
+    }
 }

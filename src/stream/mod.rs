@@ -60,7 +60,7 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedC
 pub use balances::{Balances, Lookup};
 pub use consumer::{Claim, Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
-pub use finder::{Finder, Seen};
+pub use finder::{Finder, Heads, Seen, Unsettled};
 pub use gates::Gates;
 pub use inspector::{Body, Inspector, Pending, PendingCount};
 pub use lineage::History;

@@ -75,6 +75,24 @@ pub(super) async fn ours(
     found.into_iter().map(ours).collect()
 }
 
+/// Where entries begin that our group has not acknowledged: partition, first such
+/// entry, last entry that was handed out. Partitions without any are left out.
+///
+/// # Errors
+/// [`Error::StateLost`] when a stream or our group is gone.
+pub(super) async fn unacknowledged(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<(u16, StreamId, StreamId)>, Error> {
+    let mut waiting = Vec::new();
+    for (partition, groups) in ask(keys, connection, Some(GROUP)).await? {
+        let ours = groups.into_iter().next().ok_or_else(|| group_missing(keys, partition))?;
+        let first = ours.first_pending.or(ours.next);
+        waiting.extend(first.map(|first| (partition, first, ours.position.last_id)));
+    }
+    Ok(waiting)
+}
+
 /// Every group on every partition.
 ///
 /// # Errors

@@ -183,6 +183,17 @@ fn decode_payment(json: &str) -> Result<Payment, String> {
     })
 }
 
+/// The reference alone, without reading the rest of the entry.
+pub(super) fn reference_of(fields: &Fields) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        transaction_reference: Cow<'a, str>,
+    }
+    let named: Named<'_> = serde_json::from_str(field(fields, "payment")?).ok()?;
+    Some(named.transaction_reference)
+}
+
 /// The reference and what else can be read of a payment that is otherwise
 /// unreadable.
 fn parts_of(json: &str) -> (Option<String>, Parts) {

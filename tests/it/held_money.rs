@@ -125,7 +125,7 @@ async fn money_marked_for_refund_is_never_applied() {
     assert_eq!(everything(&h.stores).await, changed);
     h.api.open_account("ADAA", "100").await;
     assert_eq!(h.api.balance("ADAA").await["total_paid"], "0.00");
-    assert_eq!(h.api.payment("held").await["status"], "suspense");
+    assert_eq!(h.api.payment("held").await["status"], "refund_marked");
     let all = control.suspense(true, Some("ADAA"), None, 10).await.unwrap();
     assert_eq!((&*all[0].state, all[0].actions.len()), ("refund_marked", 0));
     assert!(control.suspense(false, None, None, 10).await.unwrap().is_empty());

@@ -31,6 +31,7 @@ mod held_money;
 mod http;
 mod idempotency;
 mod lag;
+mod lookups;
 mod losses;
 mod metrics;
 mod mending;

@@ -165,6 +165,7 @@ impl Line {
             crate::ledger::PaymentState::Recorded => "recorded",
             crate::ledger::PaymentState::Rejected => "rejected",
             crate::ledger::PaymentState::Suspense => "in suspense",
+            crate::ledger::PaymentState::RefundMarked => "marked for refund",
             crate::ledger::PaymentState::DeadLettered => "dead letter",
             crate::ledger::PaymentState::Parked => "parked",
             crate::ledger::PaymentState::Discarded => "discarded",

@@ -130,7 +130,9 @@ fn trouble(error: control::Error) -> Problem {
         return error.into();
     }
     let (code, detail) = match &error {
-        control::Error::Ledger(_) => (Code::LedgerUnavailable, LEDGER_AWAY),
+        control::Error::Ledger(_) | control::Error::LedgerAway => {
+            (Code::LedgerUnavailable, LEDGER_AWAY)
+        }
         control::Error::Stream(_) | control::Error::Place(_) => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \

@@ -71,8 +71,8 @@ pub struct TrialRow {
 #[derive(Clone, Debug, FromRow)]
 pub struct StoredPayment {
     /// Where it is: `applied`, `recorded`, `rejected`, `suspense`,
-    /// `refund_marked`, `parked`, `was_suspense` and `was_parked` beside where it
-    /// went on to, `dead_lettered`, `redriven`, `discarded`,
+    /// `parked`, `was_suspense` and `was_parked` beside where it went on to,
+    /// `refund_marked`, `dead_lettered`, `redriven`, `discarded`,
     /// `conflict`, `duplicate`.
     pub state: String,
     /// What the bank said of it.
@@ -230,11 +230,14 @@ const STORED: &str = "select outcome as state, payment_status, customer_id, amou
          stream_id, epoch, transaction_date, received_at, processed_at as at, trace_id
      from processed_transactions where transaction_reference = $1
      union all
-     select case state when 'held' then 'suspense' when 'refund_marked' then state
-         else 'was_suspense' end, 'COMPLETE', customer_id, amount,
-         null, null, null, null, null, partition, sequence, stream_id, epoch, transaction_date,
-         received_at, held_at, trace_id
+     select case state when 'held' then 'suspense' else 'was_suspense' end, 'COMPLETE',
+         customer_id, amount, null, null, null, null, null, partition, sequence, stream_id, epoch,
+         transaction_date, received_at, held_at, trace_id
      from suspense where transaction_reference = $1
+     union all
+     select state, 'COMPLETE', customer_id, amount, null, null, null, null, null, partition,
+         sequence, stream_id, epoch, transaction_date, received_at, resolved_at, trace_id
+     from suspense where transaction_reference = $1 and state = 'refund_marked'
      union all
      select case state when 'held' then 'parked' else 'was_parked' end, payment_status, customer_id, amount, null, null, null, null, null, partition,
          sequence, stream_id, epoch, transaction_date, received_at, parked_at, trace_id
