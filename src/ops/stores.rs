@@ -5,7 +5,6 @@ use anyhow::{Context, ensure};
 
 use crate::{
     config::StoreConfig,
-    domain::Currency,
     ledger::{Ledger, Topology},
     stream::Streams,
 };
@@ -41,11 +40,7 @@ pub(super) async fn open_to_look(
     )?;
     let streams = Streams::new(url, &store.key_prefix, partitions, generation)
         .context("PAYSTREAM_REDIS_URL is not one")?;
-    // While the ledger is away, no account can be opened in it.
-    let currency = Currency::DEFAULT;
-    let topology =
-        Topology { generation, partitions, provisioned: true, resizing_to: None, currency };
-    Ok((streams, ledger, topology))
+    Ok((streams, ledger, Topology::noted(generation, partitions)))
 }
 
 /// The ledger alone, and how the streams are cut.
