@@ -78,7 +78,8 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
     let served = async {
         ops::migrate::run(&config.store).await?;
-        ops::seed::seed(&config.store, args.customers).await?;
+        let nobody = ops::Actor { actor: None };
+        ops::seed::seed(&config.store, args.customers, nobody).await?;
         let listener = bind(&config).await?;
         servers.greet(config.gateway.bind);
         let signals = telemetry.signals.clone();

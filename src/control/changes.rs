@@ -84,6 +84,19 @@ impl Control {
         Ok(rows.into_iter().map(AuditEntry::from).collect())
     }
 
+    /// Notes that somebody changed how much a gateway logs.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked.
+    pub async fn note_log_level(
+        &self,
+        before: &str,
+        after: &str,
+        by: &Signature,
+    ) -> Result<(), Error> {
+        Ok(self.desk.note_log_level(before, after, by).await?)
+    }
+
     /// Customers whose payments wait behind a dead letter, the longest first.
     ///
     /// # Errors

@@ -139,6 +139,7 @@ kinds! {
     OLD_STREAMS = "old_streams_left", Notice, "change-the-number-of-partitions";
 
     NO_WORKER = "no_worker", Critical, "no-worker-lives";
+    OWNERS = "owners_unknown", Notice, "postgresql-is-away";
     UNOWNED = "partition_unowned", Critical, "a-partition-has-no-owner";
     SILENT = "owner_silent", Critical, "a-worker-is-silent";
     STUCK = "owner_stuck", Critical, "a-worker-makes-no-progress";
@@ -153,6 +154,7 @@ kinds! {
     WAITING = "waiting_long", Critical, "payments-wait-and-are-not-applied";
     PENDING = "pending_old", Critical, "an-entry-is-stuck";
     POISON = "poison_on_trial", Warning, "an-entry-fails-again-and-again";
+    ACCOUNT = "account_damaged", Critical, "an-account-is-damaged";
     DEAD = "dead_letters_open", Warning, "an-entry-became-a-dead-letter";
     SUSPENSE = "suspense_held", Warning, "a-payment-is-in-suspense";
     CONFLICTS = "conflicts_open", Warning, "a-payment-is-in-conflict";

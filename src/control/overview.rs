@@ -95,8 +95,10 @@ pub struct WorkerLook {
 pub struct PartitionLook {
     /// Which.
     pub partition: u16,
-    /// Who owns it, if anybody.
+    /// Who owns it, if anybody; nothing while the ledger cannot be asked.
     pub owner: Option<String>,
+    /// Whom Redis was last told to own it, while the ledger cannot be asked.
+    pub owner_told: Option<String>,
     /// Whether the owner's lease runs; nothing while the ledger cannot be asked.
     pub owner_alive: Option<bool>,
     /// Under which epoch.
@@ -149,9 +151,13 @@ impl Control {
 
     async fn streams_now(&self) -> Result<StreamsNow, Error> {
         let upkeep = &self.looks().await?.upkeep;
-        let (depths, contents, memory) =
-            tokio::try_join!(upkeep.depths(), upkeep.contents(), upkeep.memory())?;
-        Ok(StreamsNow { depths, contents, memory })
+        let (depths, contents, memory, owners) = tokio::try_join!(
+            upkeep.depths(),
+            upkeep.contents(),
+            upkeep.memory(),
+            upkeep.owners_told()
+        )?;
+        Ok(StreamsNow { depths, contents, memory, owners })
     }
 
     async fn ledger_now(&self) -> Result<LedgerNow, Error> {
@@ -171,6 +177,8 @@ struct StreamsNow {
     depths: Vec<Depth>,
     contents: Contents,
     memory: RedisMemory,
+    /// Whom Redis was last told to own each partition.
+    owners: Vec<Option<String>>,
 }
 
 /// What PostgreSQL says.
@@ -257,9 +265,11 @@ fn partitions(
         let cursor = cursors.get(&i32::from(partition));
         let owner = cursor.and_then(|cursor| cursor.owner.as_deref());
         let oldest = depth.and_then(|depth| depth.oldest_waiting);
+        let told = streams.and_then(|streams| streams.owners.get(usize::from(partition)));
         PartitionLook {
             partition,
             owner: owner.map(str::to_owned),
+            owner_told: told.filter(|_| ledger.is_none()).cloned().flatten(),
             owner_alive: alive(owner),
             epoch: cursor.map(|cursor| cursor.epoch),
             draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),

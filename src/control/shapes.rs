@@ -1,10 +1,30 @@
 //! How values are written wherever operators read them as data. Never rounds.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rust_decimal::Decimal;
 
 use crate::domain::two_places;
+
+/// Workers that one sentence names.
+const WORKERS_NAMED_MAX: usize = 10;
+
+/// The owners that Redis was told of last, for while PostgreSQL, which knows, does
+/// not answer: `last owners known to Redis: a 4, b 4`.
+#[must_use]
+pub fn last_owners<'a>(owners: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for owner in owners {
+        *counts.entry(owner).or_default() += 1;
+    }
+    let named = counts.iter().take(WORKERS_NAMED_MAX);
+    let named: Vec<String> = named.map(|(owner, count)| format!("{owner} {count}")).collect();
+    match (named.as_slice(), counts.len().saturating_sub(WORKERS_NAMED_MAX)) {
+        ([], _) => "Redis knows of no owner".to_owned(),
+        (_, 0) => format!("last owners known to Redis: {}", named.join(", ")),
+        (_, more) => format!("last owners known to Redis: {} and {more} more", named.join(", ")),
+    }
+}
 
 /// Money as it is shown: `"10000.00"`.
 pub(super) fn money(value: Decimal) -> String {

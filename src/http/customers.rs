@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     App, intake,
     intake::{Body, Fields, Query, Segment},
+    operator::Operator,
     problem::{Code, Problem, ProblemDocument},
     views::{AccountView, BalanceView, PaymentView, Taken, customer_path, money},
 };
@@ -116,12 +117,17 @@ struct Terms {
         (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
-pub(super) async fn open(State(app): State<App>, body: Body) -> Result<Response, Problem> {
+pub(super) async fn open(
+    State(app): State<App>,
+    operator: Operator,
+    body: Body,
+) -> Result<Response, Problem> {
+    let by = operator.sign_or(None, None, "opened by the API")?;
     let read = read_customer(&body.json()?, app.gateway.registrar.currency())?;
     let Terms { customer, asset_value, term_weeks, ignored } = read;
     let account = NewAccount::new(customer.clone(), asset_value, term_weeks)
         .ok_or_else(|| Problem::new(Code::InvalidCustomer, "the account's terms are not valid"))?;
-    let opening = app.ask(app.gateway.registrar.open(&[account])).await?;
+    let opening = app.ask(app.gateway.registrar.open(account, &by)).await?;
     let row = account_of(&app, &customer).await?;
     if row.asset_value != asset_value || row.term_weeks != term_weeks {
         let detail = format!(

@@ -49,6 +49,8 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let route = request.extensions().get::<MatchedPath>().cloned();
     let surface = Surface::of(request.uri().path());
     let path = enabled!(Level::DEBUG).then(|| request.uri().path().to_owned());
+    let request_id = request.headers().get(problem::REQUEST_ID);
+    let request_id = request_id.and_then(|id| Some(id.to_str().ok()?.to_owned()));
     let inbound = inbound(request.headers());
     let trusted = inbound.is_some() && is_trusted(&app, &request);
     let trace = match surface {
@@ -66,7 +68,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         debug!(method, path, status = response.status().as_u16(), "answered");
         response
     };
-    let mut response = telemetry::within(trace, answering).await;
+    let mut response = telemetry::within(trace, request_id, answering).await;
     let status = response.status();
     let route = route.as_ref().map(MatchedPath::as_str);
     if method == "POST" && route == Some(PAYMENTS) {

@@ -28,8 +28,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
     }
 }
 
+/// Who signs where neither token nor request names anybody.
+const API: &str = "api";
+
 /// Who changes something, and why.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct SignatureBody {
     /// Who: needed where the token does not stand for an operator.
     #[schema(example = "ada")]
@@ -40,10 +44,21 @@ pub(super) struct SignatureBody {
 }
 
 impl Operator {
+    /// The signature of a change that may be made without saying who and why:
+    /// then it is the API's, for this reason.
+    pub(super) fn sign_or(
+        &self,
+        actor: Option<&str>,
+        reason: Option<&str>,
+        otherwise: &str,
+    ) -> Result<Signature, Problem> {
+        self.sign(actor.or(Some(API)), reason.unwrap_or(otherwise))
+    }
+
     /// The signature of a change.
-    pub(super) fn sign(&self, body: &SignatureBody) -> Result<Signature, Problem> {
-        let actor = self.0.as_deref().or(body.actor.as_deref()).unwrap_or_default().trim();
-        let reason = body.reason.trim();
+    pub(super) fn sign(&self, actor: Option<&str>, reason: &str) -> Result<Signature, Problem> {
+        let actor = self.0.as_deref().or(actor).unwrap_or_default().trim();
+        let reason = reason.trim();
         let mut errors = Vec::new();
         for (field, text, most) in [("actor", actor, ACTOR_MAX), ("reason", reason, REASON_MAX)] {
             if text.is_empty() {

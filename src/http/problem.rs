@@ -125,6 +125,9 @@ codes! {
     RequestTimeout "request_timeout" SERVICE_UNAVAILABLE "The request took too long",
 }
 
+/// By which a request is found in the log.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+
 /// Seconds after which a client may try again what was unavailable.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
@@ -330,7 +333,7 @@ fn cause(error: &dyn std::error::Error) -> String {
 /// Writes the document of a problem that a handler answered with; a page, where
 /// a person reads it.
 pub(super) async fn render(request: Request, next: Next) -> Response {
-    let request_id = request.headers().get("x-request-id").cloned();
+    let request_id = request.headers().get(REQUEST_ID).cloned();
     let console = console::has(request.uri().path()).then(|| request.uri().clone());
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();

@@ -1,17 +1,20 @@
 //! Opens accounts, and applies what waited in suspense for them, in order and
-//! in the same transaction.
+//! in the same transaction, which also notes in the audit log who did it.
 //!
 //! Locks the fence rows of the partitions it touches, like a batch does: a
 //! payment is either settled before the account exists and found in suspense
 //! here, or settled after it and applied.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
+use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
-    Error, Topology, held, lookups,
+    Error, Signature, Topology,
+    desk::{Change, note},
+    held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{
@@ -22,6 +25,8 @@ use crate::domain::{
 const CHUNK: usize = 5_000;
 /// How often a chunk is opened because another transaction was faster.
 const RACES_MAX: usize = 5;
+/// References that one row of the audit log names.
+const NAMED_MAX: usize = 500;
 
 /// An account to be opened. The fields are checked by [`NewAccount::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +56,25 @@ impl NewAccount {
         let customer = customer.unwrap_or_else(|_| unreachable!("letters and digits"));
         Self { customer, asset_value: Decimal::from(1_000_000), term_weeks: 50 }
     }
+}
+
+/// What the audit log says of accounts that were opened. Held money that was
+/// applied is noted for each customer in any case.
+#[derive(Clone, Copy)]
+enum Noting {
+    /// Each account.
+    Each,
+    /// That so many were seeded.
+    Seed(u32),
+    /// Nothing: the seed is noted already.
+    Noted,
+}
+
+/// What waited in suspense for one customer, by reference.
+#[derive(Default)]
+struct Released<'a> {
+    applied: Vec<&'a str>,
+    conflicting: Vec<&'a str>,
 }
 
 /// What opening accounts did.
@@ -86,34 +110,62 @@ impl Registrar {
         self.topology.currency
     }
 
-    /// Opens those of the accounts that do not exist yet.
+    /// Opens the account, unless it exists.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached; opening it again is safe.
+    pub async fn open(&self, account: NewAccount, by: &Signature) -> Result<Opening, Error> {
+        self.open_insisting(&[account], by, Noting::Each).await
+    }
+
+    /// Opens those of the first `count` seeded accounts that do not exist, in
+    /// chunks; `on_chunk` hears how many each looked at.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached; some accounts may then be open, and
-    /// opening them again is safe.
-    pub async fn open(&self, accounts: &[NewAccount]) -> Result<Opening, Error> {
+    /// seeding again is safe.
+    pub async fn seed(
+        &self,
+        count: u32,
+        by: &Signature,
+        mut on_chunk: impl FnMut(usize) + Send,
+    ) -> Result<Opening, Error> {
         let mut total = Opening::default();
-        for chunk in accounts.chunks(CHUNK) {
-            let opening = self.open_insisting(chunk).await?;
+        let numbers: Vec<u32> = (1..=count).collect();
+        for chunk in numbers.chunks(CHUNK) {
+            let accounts: Vec<NewAccount> = chunk.iter().copied().map(NewAccount::seeded).collect();
+            let noting = if total.opened == 0 { Noting::Seed(count) } else { Noting::Noted };
+            let opening = self.open_insisting(&accounts, by, noting).await?;
             total.opened += opening.opened;
             total.released += opening.released;
+            on_chunk(chunk.len());
         }
         Ok(total)
     }
 
     /// Opens again when another transaction used a reference meanwhile that
     /// waited in suspense.
-    async fn open_insisting(&self, accounts: &[NewAccount]) -> Result<Opening, Error> {
+    async fn open_insisting(
+        &self,
+        accounts: &[NewAccount],
+        by: &Signature,
+        noting: Noting,
+    ) -> Result<Opening, Error> {
         for _ in 1..RACES_MAX {
-            match self.open_chunk(accounts).await {
+            match self.open_chunk(accounts, by, noting).await {
                 Err(Error::Raced) => {}
                 result => return result,
             }
         }
-        self.open_chunk(accounts).await
+        self.open_chunk(accounts, by, noting).await
     }
 
-    async fn open_chunk(&self, accounts: &[NewAccount]) -> Result<Opening, Error> {
+    async fn open_chunk(
+        &self,
+        accounts: &[NewAccount],
+        by: &Signature,
+        noting: Noting,
+    ) -> Result<Opening, Error> {
         let mut transaction = self.pool.begin().await?;
         let partitions: BTreeSet<u16> =
             accounts.iter().map(|a| partition_of(&a.customer, self.topology.partitions)).collect();
@@ -123,17 +175,64 @@ impl Registrar {
             held::lock_partitions(&mut transaction, &partitions, &customers, generation, &[])
                 .await?;
         let opened = insert_accounts(&mut transaction, accounts, self.currency()).await?;
-        let released = release(&mut transaction, &opened, &epochs).await?;
+        let deliveries = held_for(&mut transaction, &opened).await?;
+        let released = release(&mut transaction, &opened, &deliveries, &epochs).await?;
+        if let (Noting::Seed(count), false) = (noting, opened.is_empty()) {
+            note_seed(&mut transaction, by, count).await?;
+        }
+        for account in accounts.iter().filter(|a| opened.contains(a.customer.as_str())) {
+            let released = released.get(account.customer.as_str());
+            if matches!(noting, Noting::Each) || released.is_some() {
+                note_opened(&mut transaction, by, account, released).await?;
+            }
+        }
         transaction.commit().await?;
-        Ok(Opening { opened: u64::try_from(opened.len()).unwrap_or(u64::MAX), released })
+        let applied = released.values().map(|one| one.applied.len()).sum::<usize>();
+        Ok(Opening {
+            opened: u64::try_from(opened.len()).unwrap_or(u64::MAX),
+            released: u64::try_from(applied).unwrap_or(u64::MAX),
+        })
     }
+}
+
+async fn note_seed(connection: &mut PgConnection, by: &Signature, count: u32) -> Result<(), Error> {
+    let [first, last] = [1, count].map(|number| NewAccount::seeded(number).customer);
+    let (first, last) = (first.as_str(), last.as_str());
+    let change = Change {
+        action: "customers_seeded",
+        subject: &format!("{first} to {last}"),
+        before: Value::Null,
+        after: json!({ "count": count, "first": first, "last": last }),
+    };
+    note(connection, by, &change).await
+}
+
+async fn note_opened(
+    connection: &mut PgConnection,
+    by: &Signature,
+    account: &NewAccount,
+    released: Option<&Released<'_>>,
+) -> Result<(), Error> {
+    let mut after = json!({
+        "asset_value": format!("{:.2}", account.asset_value),
+        "term_weeks": account.term_weeks,
+    });
+    if let Some(Released { applied, conflicting }) = released {
+        let named = |all: &[&str]| json!(all.iter().take(NAMED_MAX).collect::<Vec<_>>());
+        after["released"] = json!(applied.len());
+        after["references"] = named(applied);
+        after["conflicts"] = named(conflicting);
+    }
+    let subject = account.customer.as_str();
+    let change = Change { action: "account_opened", subject, before: Value::Null, after };
+    note(connection, by, &change).await
 }
 
 async fn insert_accounts(
     connection: &mut PgConnection,
     accounts: &[NewAccount],
     currency: Currency,
-) -> Result<Vec<String>, Error> {
+) -> Result<BTreeSet<String>, Error> {
     let rows = sqlx::query(
         "insert into customer_accounts (customer_id, asset_value, term_weeks, currency)
          select *, $4 from unnest($1::text[], $2::numeric[], $3::int[])
@@ -148,43 +247,55 @@ async fn insert_accounts(
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// Applies what waits in suspense for new accounts, in stream order.
-async fn release(
+/// What waits in suspense for new accounts, in stream order.
+async fn held_for(
     connection: &mut PgConnection,
-    opened: &[String],
-    epochs: &Epochs,
-) -> Result<u64, Error> {
+    opened: &BTreeSet<String>,
+) -> Result<Vec<Delivery>, Error> {
     let rows = sqlx::query(
         "select transaction_reference, customer_id, amount, partition, sequence, stream_id,
              transaction_date, received_at, payload_digest, 'COMPLETE', trace_id
-         from suspense where state = 'held' and customer_id = any($1)
+         from suspense where customer_id = any($1) and state = 'held'
          order by sequence, partition for update",
     )
-    .bind(opened)
-    .fetch_all(&mut *connection)
+    .bind(opened.iter().map(String::as_str).collect::<Vec<_>>())
+    .fetch_all(connection)
     .await?;
-    if rows.is_empty() {
-        return Ok(0);
+    rows.iter().map(held::delivery).collect()
+}
+
+/// Applies it. Says what became of each customer's.
+async fn release<'a>(
+    connection: &mut PgConnection,
+    opened: &BTreeSet<String>,
+    deliveries: &'a [Delivery],
+    epochs: &Epochs,
+) -> Result<BTreeMap<&'a str, Released<'a>>, Error> {
+    let mut released: BTreeMap<&str, Released<'_>> = BTreeMap::new();
+    if deliveries.is_empty() {
+        return Ok(released);
     }
-    let deliveries: Vec<Delivery> = rows.iter().map(held::delivery).collect::<Result<_, _>>()?;
     let customers = opened.iter().map(String::as_str).collect();
     let mut book = Book::new(lookups::read_accounts(connection, customers).await?, []);
-    let used = used_references(connection, &deliveries).await?;
+    let used = used_references(connection, deliveries).await?;
     let mut decisions = Vec::with_capacity(deliveries.len());
     let (mut conflicting, mut tallies) = (Vec::new(), Tallies::new());
-    for delivery in &deliveries {
+    for delivery in deliveries {
         tallies.entry(delivery.partition).or_default().suspense -= 1;
+        let reference = delivery.payment.reference.as_str();
+        let theirs = released.entry(delivery.payment.customer.as_str()).or_default();
         // The reference was used for another customer while this one waited.
-        if used.contains(delivery.payment.reference.as_str()) {
+        if used.contains(reference) {
+            theirs.conflicting.push(reference);
             conflicting.push(Decision { delivery, outcome: Outcome::Conflict });
         } else {
+            theirs.applied.push(reference);
             let outcome = book.decide(delivery);
             decisions.push(Decision { delivery, outcome });
         }
     }
     resolve(connection, &decisions, "applied").await?;
     resolve(connection, &conflicting, "conflict").await?;
-    let released = u64::try_from(decisions.len()).unwrap_or(u64::MAX);
     decisions.append(&mut conflicting);
     rows::insert_decisions(connection, &decisions, epochs, &mut tallies).await?;
     rows::update_accounts(connection, &book).await?;

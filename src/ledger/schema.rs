@@ -26,6 +26,14 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// The topology as Redis has it noted, for looking while the ledger is away: no
+    /// account can be opened in it then, whatever the currency.
+    #[must_use]
+    pub fn noted(generation: i32, partitions: u16) -> Self {
+        let currency = Currency::DEFAULT;
+        Self { generation, partitions, provisioned: true, resizing_to: None, currency }
+    }
+
     /// The topology, which must be in this currency, if one is given.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ pub mod suspense;
 pub mod topology;
 
 mod mending;
+mod partitions_table;
 mod stores;
 mod watch;
 mod table;
@@ -144,7 +145,8 @@ pub enum Command {
     /// Payments that wait behind a dead letter of their customer
     Parked(parked::ParkedArgs),
     /// Show who owns each partition, what waits in it, and how fast it is
-    /// settled; exits 1 when one has no living owner
+    /// settled; exits 1 when one has no living owner, 2 when PostgreSQL does not
+    /// answer
     Partitions(Box<partitions::PartitionsArgs>),
     /// Entries that were taken and are not acknowledged, why, and what is safe to
     /// do; exits 1 when one of them is more than work under way

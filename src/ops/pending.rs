@@ -63,7 +63,7 @@ pub struct PendingArgs {
 /// When Redis cannot be reached. Without PostgreSQL, verdicts say so.
 pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
-    let control = stores::open_to_look(&args.store, args.dedupe_window).await?;
+    let control = stores::control_to_look(&args.store, args.dedupe_window).await?;
     if args.watch.watch {
         let json = args.watch.json;
         return watch(&args.watch, async || {

@@ -6,13 +6,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::Actor;
 use crate::{
     config::StoreConfig,
-    ledger::{Ledger, NewAccount, Opening},
+    ledger::{Ledger, Opening, Signature},
 };
-
-/// Accounts between two moves of the progress bar.
-const STEP: u32 = 5_000;
 
 /// What seeding needs.
 #[derive(Args, Clone, Debug)]
@@ -26,6 +24,9 @@ pub struct SeedArgs {
     /// Print one JSON document instead of a sentence.
     #[arg(long)]
     pub json: bool,
+    /// Who, for the audit log.
+    #[command(flatten)]
+    pub actor: Actor,
 }
 
 /// Seeds and says what it did.
@@ -34,7 +35,7 @@ pub struct SeedArgs {
 /// When PostgreSQL cannot be reached; seeding again is safe.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
-    let opening = seed(&args.store, args.count).await?;
+    let opening = seed(&args.store, args.count, args.actor.clone()).await?;
     let existing = u64::from(args.count) - opening.opened;
     if args.json {
         let answer = json!({
@@ -57,7 +58,8 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When PostgreSQL cannot be reached, or the topology differs.
-pub async fn seed(store: &StoreConfig, count: u32) -> anyhow::Result<Opening> {
+pub async fn seed(store: &StoreConfig, count: u32, actor: Actor) -> anyhow::Result<Opening> {
+    let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
     let ledger =
         Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
     let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;
@@ -65,15 +67,8 @@ pub async fn seed(store: &StoreConfig, count: u32) -> anyhow::Result<Opening> {
     let style =
         ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} customers, {eta} left");
     let bar = ProgressBar::new(u64::from(count)).with_style(style.context("progress style")?);
-    let mut total = Opening::default();
-    let numbers: Vec<u32> = (1..=count).collect();
-    for chunk in numbers.chunks(STEP as usize) {
-        let accounts: Vec<NewAccount> = chunk.iter().copied().map(NewAccount::seeded).collect();
-        let opening = registrar.open(&accounts).await.context("could not open accounts")?;
-        total.opened += opening.opened;
-        total.released += opening.released;
-        bar.inc(chunk.len() as u64);
-    }
+    let seeding = registrar.seed(count, &by, |looked_at| bar.inc(looked_at as u64));
+    let opening = seeding.await.context("could not open accounts")?;
     bar.finish_and_clear();
-    Ok(total)
+    Ok(opening)
 }

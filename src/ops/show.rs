@@ -41,7 +41,7 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
     let reference = Reference::parse(&*args.reference)
         .map_err(|invalid| anyhow!("the reference {}", invalid.reason))?;
-    let control = stores::open_to_look(&args.store, args.dedupe_window).await?;
+    let control = stores::control_to_look(&args.store, args.dedupe_window).await?;
     let json = args.watch.json;
     let look = async || -> anyhow::Result<(String, bool)> {
         let life = control.life(&reference).await.context("could not look the payment up")?;

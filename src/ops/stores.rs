@@ -9,7 +9,6 @@ use crate::{
     clock,
     config::StoreConfig,
     control::Control,
-    domain::Currency,
     ledger::{Ledger, Topology},
     stream::Streams,
 };
@@ -25,29 +24,29 @@ pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger
     Ok((streams, ledger, topology))
 }
 
-/// What looks at both stores; also while the ledger is away, over the topology that
-/// was noted in Redis.
-pub(super) async fn open_to_look(
+/// What looks at both stores; also while the ledger is away.
+pub(super) async fn control_to_look(
     store: &StoreConfig,
     dedupe_window: Duration,
 ) -> anyhow::Result<Control> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
-    let is_away = ledger.reach().await.is_err_and(|error| error.is_outage());
-    let (streams, topology) = match is_away {
-        true => open_streams(store).await?,
-        false => {
-            let (streams, _, topology) = open(store).await?;
-            (streams, topology)
-        }
-    };
+    let (streams, ledger, topology, answers) = open_to_look(store).await?;
     let control = Control::new(&streams, &ledger, &topology, clock::system);
-    control.note_ledger(!is_away);
+    control.note_ledger(answers);
     Ok(control.with_dedupe_window(dedupe_window))
 }
 
-/// The streams alone, as they are noted in Redis to be cut.
-async fn open_streams(store: &StoreConfig) -> anyhow::Result<(Streams, Topology)> {
+/// As [`open`], and also while the ledger is away: then with the topology that
+/// was noted in Redis, for looking only. The last says whether the ledger answers.
+pub(super) async fn open_to_look(
+    store: &StoreConfig,
+) -> anyhow::Result<(Streams, Ledger, Topology, bool)> {
+    let ledger =
+        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let answers = !ledger.reach().await.is_err_and(|error| error.is_outage());
+    if answers {
+        let (streams, ledger, topology) = open(store).await?;
+        return Ok((streams, ledger, topology, answers));
+    }
     let url = store.redis_url()?;
     let noted = Streams::noted_topology(url, &store.key_prefix).await;
     let noted = noted.context("neither PostgreSQL nor Redis answers")?;
@@ -57,11 +56,7 @@ async fn open_streams(store: &StoreConfig) -> anyhow::Result<(Streams, Topology)
     )?;
     let streams = Streams::new(url, &store.key_prefix, partitions, generation)
         .context("PAYSTREAM_REDIS_URL is not one")?;
-    // While the ledger is away, no account can be opened in it.
-    let currency = Currency::DEFAULT;
-    let topology =
-        Topology { generation, partitions, provisioned: true, resizing_to: None, currency };
-    Ok((streams, topology))
+    Ok((streams, ledger, Topology::noted(generation, partitions), answers))
 }
 
 /// The ledger alone, and how the streams are cut.

@@ -73,12 +73,69 @@ async fn for_ever(
             Err(error) if args.json => json!({ "error": format!("{error:#}") }).to_string(),
             Err(error) => format!("{error:#}; looking again"),
         };
-        let text = if redraws { redrawn(&text) } else { format!("{}\n", text.trim_end()) };
+        let text = match redraws {
+            true => redrawn(&fitted(&text, screen())),
+            false => format!("{}\n", text.trim_end()),
+        };
         let mut output = std::io::stdout();
         output.write_all(text.as_bytes()).context("could not write the answer")?;
         output.flush().context("could not write the answer")?;
         sleep(args.interval).await;
     }
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Screen {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+/// The size of the terminal that standard output is, if it is one and says so.
+pub(super) fn screen() -> Option<Screen> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    let screen = Screen { rows: size.ws_row.into(), columns: size.ws_col.into() };
+    (screen.rows > 0 && screen.columns > 0).then_some(screen)
+}
+
+/// As much of the text as the screen has room for, and how much more there is: a
+/// longer one would scroll, and each look would be written below the one before.
+fn fitted(text: &str, screen: Option<Screen>) -> String {
+    let Some(Screen { rows, columns }) = screen else { return text.to_owned() };
+    // The cursor waits on a row of its own.
+    let room = rows.saturating_sub(1);
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let heights: Vec<usize> =
+        lines.iter().map(|line| shown_width(line).div_ceil(columns).max(1)).collect();
+    if heights.iter().sum::<usize>() <= room {
+        return text.to_owned();
+    }
+    let mut left = room.saturating_sub(1);
+    let fits = |height: &&usize| {
+        let fits = **height <= left;
+        left = left.saturating_sub(**height);
+        fits
+    };
+    let kept = heights.iter().take_while(fits).count();
+    let more = format!("… and {} more lines", lines.len() - kept);
+    [&lines[..kept], &[more.as_str()]].concat().join("\n")
+}
+
+/// Characters of a line without the escape sequences of colours.
+fn shown_width(line: &str) -> usize {
+    let mut colour = false;
+    let shown = line.chars().filter(|c| match (colour, c) {
+        (true, c) => {
+            colour = *c != 'm';
+            false
+        }
+        (false, '\x1b') => {
+            colour = true;
+            false
+        }
+        (false, _) => true,
+    });
+    shown.count()
 }
 
 /// Over what is on the terminal, line by line, so that nothing flickers.
@@ -89,10 +146,22 @@ fn redrawn(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::redrawn;
+    use super::{Screen, fitted, redrawn, shown_width};
 
     #[test]
     fn a_redrawn_page_leaves_nothing_of_the_one_before() {
         assert_eq!(redrawn("a\nb"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+    }
+
+    #[test]
+    fn a_page_is_never_longer_than_the_screen() {
+        let screen = |rows, columns| Some(Screen { rows, columns });
+        assert_eq!(fitted("a\nb\nc", None), "a\nb\nc");
+        assert_eq!(fitted("a\nb\nc", screen(4, 80)), "a\nb\nc");
+        assert_eq!(fitted("a\nb\nc", screen(3, 80)), "a\n… and 2 more lines");
+        // A line that is wider takes more than one row.
+        assert_eq!(fitted("aaaaaaaaaaaa\nb\nc", screen(4, 10)), "aaaaaaaaaaaa\n… and 2 more lines");
+        assert_eq!(fitted("a\nb", screen(1, 80)), "… and 2 more lines");
+        assert_eq!(shown_width("\x1b[1;31mred\x1b[0m"), 3);
     }
 }

@@ -156,6 +156,19 @@ impl Upkeep {
         Ok(lengths.into_iter().zip(standings).map(depth).collect())
     }
 
+    /// Whom Redis was last told to own each partition. The ledger holds the truth:
+    /// an owner that has released a partition since stays here until the next one.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn owners_told(&self) -> Result<Vec<Option<String>>, Error> {
+        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            pipeline.cmd("HGET").arg(self.keys.owner(partition)).arg("owner");
+        }
+        Ok(pipeline.query_async(&mut self.connection.clone()).await?)
+    }
+
     /// Where every group stands on every partition, ours and others'.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
-//! Log lines on standard error, with the trace that they belong to; how much is
-//! logged can be changed while the process runs. Never decides what is worth a
-//! line.
+//! Log lines on standard error, with the request and the trace that they belong
+//! to; how much is logged can be changed while the process runs. Never decides
+//! what is worth a line.
 
 use std::{
     fmt,
@@ -27,19 +27,40 @@ use tracing_subscriber::{
 use super::gateway::RequestTrace;
 use crate::config::{LogFormat, TelemetryConfig};
 
+/// Characters of a request's id that are logged: clients may choose it.
+const REQUEST_ID_MAX: usize = 128;
+
 task_local! {
-    /// The request that is being answered.
-    static REQUEST: RequestTrace;
+    /// The request that is being answered, and its id.
+    static REQUEST: (RequestTrace, Option<String>);
 }
 
-/// Answers a request; what is logged meanwhile says which trace it is.
-pub async fn within<T>(trace: RequestTrace, answering: impl Future<Output = T>) -> T {
-    REQUEST.scope(trace, answering).await
+/// Answers a request; what is logged meanwhile says which request and which
+/// trace it is.
+pub async fn within<T>(
+    trace: RequestTrace,
+    request_id: Option<String>,
+    answering: impl Future<Output = T>,
+) -> T {
+    REQUEST.scope((trace, request_id), answering).await
 }
 
 /// The request that is being answered here, if any.
 pub(super) fn current_request() -> Option<RequestTrace> {
-    REQUEST.try_with(|trace| *trace).ok()
+    REQUEST.try_with(|(trace, _)| *trace).ok()
+}
+
+/// What a line says of the request in which it is written, as fields of JSON.
+fn request_fields() -> Vec<(&'static str, String)> {
+    let fields = REQUEST.try_with(|(trace, request_id)| {
+        let request_id = request_id.as_ref().map(|id| {
+            let id: String = id.chars().take(REQUEST_ID_MAX).collect();
+            ("request_id", serde_json::Value::from(id).to_string())
+        });
+        let trace_id = trace.trace_id().map(|id| ("trace_id", format!("\"{id}\"")));
+        request_id.into_iter().chain(trace_id).collect()
+    });
+    fields.unwrap_or_default()
 }
 
 /// Changes how much is logged.
@@ -131,7 +152,7 @@ fn is_level(text: &str) -> bool {
     !text.is_empty() && text.parse::<LevelFilter>().is_ok()
 }
 
-/// A line, and the trace of the request in which it was written.
+/// A line, and the request in which it was written.
 enum Traced {
     Json(Format<Json>),
     Text(Format<Full>),
@@ -150,22 +171,25 @@ where
     ) -> fmt::Result {
         let mut line = String::new();
         let mut lined = Writer::new(&mut line);
-        let trace_id = current_request().and_then(|trace| trace.trace_id());
         match self {
             Self::Json(format) => {
                 format.format_event(context, lined.by_ref(), event)?;
-                let (open, end) = (line.trim_end().strip_suffix('}'), trace_id);
-                match open.zip(end) {
-                    Some((open, id)) => writeln!(writer, r#"{open},"trace_id":"{id}"}}"#),
-                    None => writer.write_str(&line),
+                let Some(open) = line.trim_end().strip_suffix('}') else {
+                    return writer.write_str(&line);
+                };
+                writer.write_str(open)?;
+                for (name, value) in request_fields() {
+                    write!(writer, r#","{name}":{value}"#)?;
                 }
+                writeln!(writer, "}}")
             }
             Self::Text(format) => {
                 format.format_event(context, lined.by_ref(), event)?;
-                match trace_id {
-                    Some(id) => writeln!(writer, "{} trace_id={id}", line.trim_end()),
-                    None => writer.write_str(&line),
+                writer.write_str(line.trim_end())?;
+                for (name, value) in request_fields() {
+                    write!(writer, " {name}={}", value.trim_matches('"'))?;
                 }
+                writeln!(writer)
             }
         }
     }

@@ -58,9 +58,14 @@ impl Signals {
     pub fn toggle_log_level(&self) {
         let Some(level) = self.log_level() else { return };
         let configured = level.configured().to_owned();
-        let wanted = if level.now() == configured { DETAILED } else { configured.as_str() };
+        let before = level.now();
+        let wanted = if before == configured { DETAILED } else { configured.as_str() };
         match level.set(wanted) {
-            Ok(()) => warn!(level = wanted, "the log level was changed by a signal"),
+            // A signal names nobody, so that the audit log has no row of it.
+            Ok(()) => {
+                let actor = "signal";
+                warn!(level = wanted, before, actor, "the log level was changed by a signal");
+            }
             Err(error) => error!("the log level could not be changed: {error:#}"),
         }
     }

@@ -149,6 +149,11 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
         (found["status"] == "dead_lettered").then_some(())
     })
     .await;
+    // Its own page leads to its dead letter, and so does the overview.
+    browser.go("/console/payments?reference=POISON1").await;
+    let number = h.stores.count("select id from dead_letters").await.to_string();
+    browser.follow(&number).await;
+    browser.reads("The entry as it was").await;
     browser.go("/console").await;
     browser.follow("1 payment could not be settled and became a dead letter.").await;
     browser.reads("no payment is called POISON1").await;
@@ -259,10 +264,13 @@ async fn the_console_is_honest_while_postgresql_is_away() {
     let mut postgres =
         PostgresServer::start(&empty_directory("postgres-browser").await).await.unwrap();
     let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
-    let h = Harness::gateway_on(stores, &[]).await;
+    let mut h = Harness::gateway_on(stores, &[]).await;
+    h.start_worker();
     let browser = Browser::open(&h.api.url).await;
+    browser.go("/console/partitions").await;
+    browser.reads("Every partition has a living owner").await;
     browser.go("/console").await;
-    browser.reads("no living owner").await;
+    browser.reads("Accepted").await;
     postgres.kill().await.unwrap();
     // Told live, on the page that was open.
     browser.reads("PostgreSQL has not answered since").await;
@@ -278,9 +286,47 @@ async fn the_console_is_honest_while_postgresql_is_away() {
         let text = browser.text().await;
         assert!(text.contains("Overview") && !text.contains("Something went wrong"), "{text}");
     }
+    // Who owns what is unknown, which is not nobody: the worker runs.
+    browser.go("/console/partitions").await;
+    browser.reads("last owners known to Redis: tester 8").await;
+    browser.reads("last known: tester").await;
+    let text = browser.text().await;
+    assert!(!text.contains("paystream serve worker") && !text.contains("nobody"), "{text}");
+    let nobody = browser.script("return document.querySelectorAll('.nobody').length").await;
+    assert_eq!(nobody, 0, "no tile says that nobody owns it");
+    browser.picture("partitions-postgresql-away", 1400).await;
     // A page that answers 503 is an error in the browser's log, and no surprise.
     browser.complaints().await;
     browser.close().await;
+}
+
+#[tokio::test]
+async fn a_statement_shows_all_of_itself_at_1400_pixels() {
+    let h = Harness::start().await;
+    h.api.open_account("ADA", "100000000").await;
+    for (reference, amount) in
+        [("VPAY25110713542114478761522000", "10000000.50"), ("VPAY2", "1234567.89")]
+    {
+        h.api.pay(reference, "ADA", amount).await;
+    }
+    h.api.pay("VPAY25110713542114478761522003", "ADA", "99000000").await;
+    h.settled().await;
+    let browser = Browser::open(&h.api.url).await;
+    browser.width(1400, 900, 1).await;
+    browser.go("/console/customers/ADA").await;
+    browser.reads("Left to pay").await;
+    let cut = browser
+        .script(
+            "const box = document.querySelector('.scroll').getBoundingClientRect();
+             return [...document.querySelectorAll('thead th, tbody td')]
+                 .filter(cell => cell.getBoundingClientRect().right > box.right + 1)
+                 .map(cell => cell.textContent)",
+        )
+        .await;
+    assert_eq!(cut, serde_json::json!([]), "these cells are out of sight");
+    browser.picture("statement-1400", 1400).await;
+    browser.close().await;
+    h.stop().await;
 }
 
 #[tokio::test]

@@ -124,6 +124,74 @@ async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
 }
 
 #[tokio::test]
+async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() {
+    let directory = empty_directory("doctor-owners").await;
+    let mut postgres = PostgresServer::start(&directory).await.unwrap();
+    let stores = Stores::on_postgres(postgres.url(paystream::dev::DATABASE)).await;
+    let mut h = Harness::gateway_on(stores, &[]).await;
+    h.start_worker();
+    until_spread(&h.stores, &["tester"]).await;
+    eventually("Redis is told of every owner", async || {
+        (h.stores.keys("*:owner").await.len() == 8).then_some(())
+    })
+    .await;
+    h.crash_worker();
+    postgres.stop().await.unwrap();
+    // An entry of long ago waits.
+    let mut add = redis::cmd("XADD");
+    add.arg(h.stores.key(3, "stream")).arg("1000-1").arg("v").arg("1");
+    add.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    let said = doctor(&h.stores).await;
+    let sentence = said.has("owners_unknown", "notice");
+    assert!(sentence.contains("last owners known to Redis: tester 8"), "{sentence}");
+    assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable", "waiting_long"]));
+    for finding in &said.findings {
+        let advice = finding["advice"].as_str().unwrap();
+        assert!(
+            !advice.contains("start a worker") && !advice.contains("more workers"),
+            "{finding}"
+        );
+    }
+    let shown = run(operate(&h.stores, &["partitions", "--interval", "100ms"])).await;
+    assert_eq!(shown.status.code(), Some(2), "{shown:?}");
+    assert!(shown.stdout.contains("owners are unknown (last owners known to Redis: tester 8)"));
+    assert!(shown.stdout.contains("| tester? |") && !shown.stdout.contains("NONE"), "{shown:?}");
+    // The console's API says the same.
+    let checkup = h.api.get("/api/v1/admin/doctor").await.json();
+    let findings = checkup["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|one| one["code"] == "owners_unknown"), "{checkup}");
+    assert!(!checkup.to_string().contains("start a worker"), "{checkup}");
+}
+
+#[tokio::test]
+async fn a_damaged_account_is_named_until_it_is_corrected() {
+    let mut h = Harness::gateway(&["--attempts-max=2"]).await;
+    h.api.open_account("ADA", "1000").await;
+    h.start_worker();
+    for n in 0..3 {
+        h.api.pay(&format!("a{n}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    assert!(doctor(&h.stores).await.find("account_damaged").is_none());
+    h.stop_worker().await;
+    let damage = "update customer_accounts set version = 1 where customer_id = 'ADA'";
+    sqlx::query(damage).execute(&h.stores.pool).await.unwrap();
+    h.api.pay("late", "ADA", "1").await;
+    h.start_worker();
+    h.api.until_settled().await;
+    let said = doctor(&h.stores).await;
+    let sentence = said.has("account_damaged", "critical");
+    let wanted = "account ADA stands at version 1, but its statement goes on to 3";
+    assert!(sentence.starts_with(wanted) && sentence.contains("1 dead letter is open"));
+    let advice = &said.find("account_damaged").unwrap()["advice"];
+    assert!(advice.as_str().unwrap().contains("redrive --customer ADA"), "{advice}");
+    let correct = "update customer_accounts set version = 3 where customer_id = 'ADA'";
+    sqlx::query(correct).execute(&h.stores.pool).await.unwrap();
+    assert!(doctor(&h.stores).await.find("account_damaged").is_none());
+    h.stop().await;
+}
+
+#[tokio::test]
 async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
     let mut redis = RedisServer::start(&empty_directory("doctor-redis").await).await.unwrap();
     let stores = Stores::on(&redis.url(), None).await;

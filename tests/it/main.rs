@@ -17,7 +17,9 @@ mod otlp;
 mod process;
 mod proxy;
 
+mod access;
 mod audit;
+mod audit_log;
 mod doctor;
 mod browser;
 mod console;

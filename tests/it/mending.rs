@@ -37,6 +37,9 @@ pub fn signed(actor: &str) -> Signature {
     Signature { actor: actor.to_owned(), reason: "the rule is gone".to_owned() }
 }
 
+/// Counts what was changed by hand; accounts are opened by the tests themselves.
+const CHANGES: &str = "select count(*) from audit_log where action <> 'account_opened'";
+
 /// Everything that operators can change, as text.
 pub async fn everything(stores: &Stores) -> Vec<String> {
     let mut rows = Vec::new();
@@ -164,7 +167,7 @@ async fn a_dead_letter_is_redriven_once() {
         json!({"dead_letter": id, "state": "redriven", "outcome": "applied",
             "balance_after": "76.00"})
     );
-    assert_eq!(h.stores.count("select count(*) from audit_log").await, 1);
+    assert_eq!(h.stores.count(CHANGES).await, 1);
     read_again(&h).await;
     h.api.pay("a3", "ADA", "1").await;
     h.settled().await;
@@ -193,7 +196,7 @@ async fn of_many_operators_at_once_one_redrives() {
     for refused in redrives.into_iter().filter(Result::is_err) {
         assert!(settled(refused).contains("by operator"));
     }
-    assert_eq!(h.stores.count("select count(*) from audit_log").await, 1);
+    assert_eq!(h.stores.count(CHANGES).await, 1);
     let state = control.dead_letter(id).await.unwrap().unwrap().state;
     let paid = if state == "redriven" { "24.00" } else { "4.00" };
     assert_eq!(h.api.balance("ADA").await["total_paid"], paid, "{state}");

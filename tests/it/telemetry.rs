@@ -260,6 +260,7 @@ async fn how_much_is_logged_changes_while_a_process_runs() {
         })
         .await;
         assert_eq!(gateway.events(message)[times - 1]["level"], level);
+        assert_eq!(gateway.events(message)[times - 1]["actor"], "signal");
         assert_eq!(gateway.api.get(LOG).await.json()["level"], level);
     }
     gateway.stop().await;

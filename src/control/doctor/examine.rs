@@ -66,6 +66,13 @@ fn open_streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow
         .map_err(|error| anyhow::anyhow!("PAYSTREAM_REDIS_URL is not one: {}", chain(&error)))
 }
 
+/// The topology as it was noted in Redis, for looking only.
+async fn noted(store: &StoreConfig) -> Option<Topology> {
+    let noted = Streams::noted_topology(store.redis_url().ok()?, &store.key_prefix).await;
+    let (generation, partitions) = noted.ok()??;
+    Some(Topology::noted(generation, partitions))
+}
+
 /// The topology, if the ledger can be worked with; else tells why not.
 async fn topology(
     ledger: &Ledger,
@@ -75,8 +82,9 @@ async fn topology(
     let schema = ledger.schema();
     match schema.check().await {
         Ok(()) => {}
-        // Whether it is there at all is told by its vitals.
-        Err(Error::Outage(_)) => return None,
+        // Whether it is there at all is told by its vitals. What waits is looked at
+        // all the same, if Redis knows how the streams are cut.
+        Err(Error::Outage(_)) => return noted(store).await,
         Err(error) => {
             findings.push(unusable(&error));
             return None;

@@ -108,7 +108,14 @@ impl Control {
         }
         let now = (self.clock)();
         if let Some((presence, standings)) = &streams {
-            findings.extend(work::waiting(standings, presence, known.backlog_max, now));
+            let waiting = work::waiting(standings, presence, known.backlog_max, now);
+            match registry {
+                Some(_) => findings.extend(waiting),
+                None => findings.extend(waiting.into_iter().map(work::without_ledger)),
+            }
+        }
+        if registry.is_none() && redis_answers {
+            findings.extend(self.last_owners().await);
         }
         if let Some(registry) = registry {
             let Registry { workers, cursors, work, groups } = &registry;
@@ -140,6 +147,12 @@ impl Control {
             Err(stream::Error::StateLost(_)) => Ok(Some((presence, Vec::new()))),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// While the ledger does not say who owns what, Redis knows who did.
+    async fn last_owners(&self) -> Option<Finding> {
+        let told = self.looks().await.ok()?.upkeep.owners_told().await.ok()?;
+        Some(owners::unknown(&told))
     }
 
     async fn look_at_ledger(&self) -> (Vec<Finding>, Option<Registry>) {

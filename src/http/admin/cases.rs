@@ -18,6 +18,7 @@ use crate::{
 
 /// Which payments in suspense.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct SuspenseQuery {
     /// Those that were dealt with, too.
@@ -68,9 +69,14 @@ pub(in crate::http) async fn suspense(
 
 /// Whose a payment in suspense is.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct AssignBody {
-    #[serde(flatten)]
-    signature: SignatureBody,
+    /// Who: needed where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the bank confirmed it, ticket 4711")]
+    reason: String,
     /// The customer whose payment it is.
     #[schema(example = "GIG00001")]
     customer_id: String,
@@ -99,7 +105,7 @@ pub(in crate::http) async fn assign(
     operator: Operator,
     intake::Json(body): intake::Json<AssignBody>,
 ) -> Result<Json<AssignReport>, Problem> {
-    let signature = operator.sign(&body.signature)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let reference = in_suspense(reference)?;
     let customer = CustomerId::parse(body.customer_id).map_err(|invalid| {
         let errors = vec![FieldError::new("customer_id", invalid)];
@@ -132,7 +138,7 @@ pub(in crate::http) async fn mark_for_refund(
     operator: Operator,
     intake::Json(body): intake::Json<SignatureBody>,
 ) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(&body)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let reference = in_suspense(reference)?;
     let control = &app.gateway.control;
     app.operate(control.mark_for_refund(&reference, &signature)).await??;
@@ -148,6 +154,7 @@ fn in_suspense(reference: String) -> Result<Reference, Problem> {
 
 /// Which conflicts.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ConflictsQuery {
     /// Those that were dealt with, too.
@@ -234,7 +241,7 @@ pub(in crate::http) async fn resolve_conflict(
     operator: Operator,
     intake::Json(body): intake::Json<SignatureBody>,
 ) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(&body)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let control = &app.gateway.control;
     app.operate(control.resolve_conflict(partition, sequence, &signature)).await??;
     Ok(done(format!("the conflict {partition}/{sequence} is resolved")))
@@ -265,9 +272,14 @@ pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<Parke
 
 /// How parked payments are released.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct ReleaseParkedBody {
-    #[serde(flatten)]
-    signature: SignatureBody,
+    /// Who: needed where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the bank confirmed it, ticket 4711")]
+    reason: String,
     /// Though a dead letter that they wait for is open: they are settled before
     /// it.
     #[serde(default)]
@@ -297,7 +309,7 @@ pub(in crate::http) async fn release_parked(
     operator: Operator,
     intake::Json(body): intake::Json<ReleaseParkedBody>,
 ) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(&body.signature)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let customer = CustomerId::parse(customer)
         .map_err(|_| Problem::new(Code::CaseNotFound, "no customer of this id is parked"))?;
     let released = app.gateway.control.release_parked(&customer, body.force, &signature);

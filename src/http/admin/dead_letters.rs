@@ -20,6 +20,7 @@ use crate::{
 
 /// Which dead letters.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ListQuery {
     /// `dead`, `redriven`, `discarded` or `all`; default `dead`.
@@ -120,9 +121,14 @@ pub(in crate::http) async fn show_dead_letter(
 
 /// How a dead letter is to be redriven.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct RedriveBody {
-    #[serde(flatten)]
-    signature: SignatureBody,
+    /// Who: needed where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the bank confirmed it, ticket 4711")]
+    reason: String,
     /// Only say what would come of it.
     #[serde(default)]
     dry_run: bool,
@@ -151,7 +157,7 @@ pub(in crate::http) async fn redrive_dead_letter(
     operator: Operator,
     intake::Json(body): intake::Json<RedriveBody>,
 ) -> Result<Json<RedriveReport>, Problem> {
-    let signature = operator.sign(&body.signature)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let control = &app.gateway.control;
     Ok(Json(app.operate(control.redrive(id, &signature, body.dry_run)).await??))
 }
@@ -179,16 +185,21 @@ pub(in crate::http) async fn discard_dead_letter(
     operator: Operator,
     intake::Json(body): intake::Json<SignatureBody>,
 ) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(&body)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     app.operate(app.gateway.control.discard(id, &signature)).await??;
     Ok(done(format!("dead letter {id} is discarded")))
 }
 
 /// Many dead letters, and what is to become of them.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct ManyBody {
-    #[serde(flatten)]
-    signature: SignatureBody,
+    /// Who: needed where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the bank confirmed it, ticket 4711")]
+    reason: String,
     /// Those of this reference.
     #[serde(default, deserialize_with = "intake::text")]
     reference: Option<String>,
@@ -250,7 +261,7 @@ pub(in crate::http) async fn redrive_dead_letters(
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
 ) -> Result<Json<RedriveSummary>, Problem> {
-    let signature = operator.sign(&body.signature)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let filter = body.filter()?;
     let control = &app.gateway.control;
     let redriving = control.redrive_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
@@ -276,7 +287,7 @@ pub(in crate::http) async fn discard_dead_letters(
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
 ) -> Result<Json<DiscardSummary>, Problem> {
-    let signature = operator.sign(&body.signature)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let filter = body.filter()?;
     let control = &app.gateway.control;
     let discarding = control.discard_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());

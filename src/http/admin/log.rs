@@ -1,12 +1,17 @@
 //! How much this gateway logs, while it runs. Other processes are told by
-//! SIGUSR1.
+//! SIGUSR1. Never waits for PostgreSQL: a change that the audit log cannot take
+//! is a warning in the log.
+
+use std::time::Duration;
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use tracing::warn;
 use utoipa::ToSchema;
 
 use crate::{
+    control::Signature,
     domain::Invalid,
     http::{
         App, intake,
@@ -15,6 +20,9 @@ use crate::{
     },
     telemetry::LogLevel,
 };
+
+/// How long PostgreSQL has to take a row of the audit log.
+const NOTE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How much is logged.
 #[derive(Serialize, ToSchema)]
@@ -27,10 +35,17 @@ pub(in crate::http) struct LogView {
 
 /// What is to be logged from now on.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct LogBody {
     /// A level, or directives; nothing for what was configured.
     #[schema(example = "info,paystream=debug")]
     level: Option<String>,
+    /// Who, for the audit log, where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "posts are slow, ticket 4711")]
+    reason: Option<String>,
 }
 
 /// Show how much is logged
@@ -46,7 +61,8 @@ pub(in crate::http) async fn log_level(State(app): State<App>) -> Result<Json<Lo
 
 /// Change how much is logged
 ///
-/// Of this gateway, until it ends. `docker compose kill -s USR1 worker` does the
+/// Of this gateway, until it ends; while PostgreSQL is away, too, and then without
+/// a row in the audit log. `docker compose kill -s USR1 worker` does the
 /// same for other processes: in detail, and back at the next.
 #[utoipa::path(
     put,
@@ -63,13 +79,25 @@ pub(in crate::http) async fn set_log_level(
     operator: Operator,
     intake::Json(body): intake::Json<LogBody>,
 ) -> Result<Json<LogView>, Problem> {
+    let by = operator.sign_or(
+        body.actor.as_deref(),
+        body.reason.as_deref(),
+        "the log level was changed by the API",
+    )?;
     let level = level(&app)?;
+    let before = level.now();
     let wanted = body.level.unwrap_or_else(|| level.configured().to_owned());
     level.set(&wanted).map_err(|_| {
         let invalid = Invalid::new("bad_filter", "must be a level such as debug, or directives");
         Problem::invalid(Code::InvalidRequest, vec![FieldError::new("level", invalid)])
     })?;
-    warn!(level = wanted, operator = operator.0, "the log level was changed");
+    let Signature { actor, reason } = &by;
+    warn!(level = wanted, before, actor, reason, "the log level was changed");
+    let noting = app.gateway.control.note_log_level(&before, &wanted, &by);
+    let noted = timeout(NOTE_PATIENCE, noting).await.map(|noted| noted.map_err(|e| e.sentence()));
+    if let Err(error) = noted.unwrap_or_else(|_| Err("PostgreSQL does not answer".to_owned())) {
+        warn!(error, actor, level = wanted, "the change of the log level is not in the audit log");
+    }
     Ok(Json(view(level)))
 }
 

@@ -8,6 +8,12 @@ mod log;
 mod stats;
 mod stuck;
 
+use axum::{
+    extract::Request,
+    http::Method,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -49,6 +55,18 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(cases::resolve_conflict))
         .routes(routes!(cases::parked))
         .routes(routes!(cases::release_parked))
+        .layer(middleware::from_fn(no_query))
+}
+
+/// What changes something is told by its body alone: a filter in the query would
+/// be ignored, and more would be changed than was meant.
+async fn no_query(request: Request, next: Next) -> Response {
+    let looks = request.method() == Method::GET || request.method() == Method::HEAD;
+    if !looks && request.uri().query().is_some_and(|query| !query.is_empty()) {
+        let detail = "this takes no query: say it in the body; nothing was changed";
+        return Problem::new(Code::InvalidQuery, detail).into_response();
+    }
+    next.run(request).await
 }
 
 /// A change was made.

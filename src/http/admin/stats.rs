@@ -10,12 +10,13 @@ use utoipa::ToSchema;
 
 use crate::http::{
     App, intake,
+    operator::Operator,
     problem::{Code, FieldError, Problem, ProblemDocument},
     views::money,
 };
 use crate::{
     domain::Invalid,
-    ledger::{CursorRow, NewAccount, Totals},
+    ledger::{CursorRow, Totals},
     stream::Depth,
 };
 
@@ -24,10 +25,17 @@ const SEED_MAX: u32 = 200_000;
 
 /// How many customers to seed.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct SeedBody {
     /// 1 to 200,000.
     #[schema(example = 500)]
     count: u32,
+    /// Who, for the audit log, where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the pilot begins")]
+    reason: Option<String>,
 }
 
 /// What seeding did.
@@ -59,15 +67,17 @@ pub(in crate::http) struct SeedView {
 )]
 pub(in crate::http) async fn seed_customers(
     State(app): State<App>,
-    intake::Json(SeedBody { count }): intake::Json<SeedBody>,
+    operator: Operator,
+    intake::Json(body): intake::Json<SeedBody>,
 ) -> Result<Json<SeedView>, Problem> {
+    let SeedBody { count, actor, reason } = body;
+    let by = operator.sign_or(actor.as_deref(), reason.as_deref(), "seeded by the API")?;
     if !(1..=SEED_MAX).contains(&count) {
         let invalid = Invalid { code: "out_of_range", reason: "must be from 1 to 200000" };
         let errors = vec![FieldError::new("count", invalid)];
         return Err(Problem::invalid(Code::InvalidRequest, errors));
     }
-    let accounts: Vec<NewAccount> = (1..=count).map(NewAccount::seeded).collect();
-    let opening = app.ask(app.gateway.registrar.open(&accounts)).await?;
+    let opening = app.ask(app.gateway.registrar.seed(count, &by, |_| ())).await?;
     Ok(Json(SeedView {
         requested: count,
         created: opening.opened,

@@ -14,13 +14,14 @@ use crate::{
     http::{
         App,
         intake::{self, Numbers, Query, Segment},
-        operator::{Operator, SignatureBody},
+        operator::Operator,
         problem::{Code, Problem, ProblemDocument},
     },
 };
 
 /// Which pending entries.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct PendingQuery {
     /// Only those of this partition.
@@ -114,9 +115,14 @@ pub(in crate::http) async fn life(
 
 /// How a partition is to be handed over.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct ReleaseBody {
-    #[serde(flatten)]
-    signature: SignatureBody,
+    /// Who: needed where the token does not stand for an operator.
+    #[schema(example = "ada")]
+    actor: Option<String>,
+    /// Why, for the audit log.
+    #[schema(example = "the bank confirmed it, ticket 4711")]
+    reason: String,
     /// Do not wait for the owner: end its epoch at once. What it has under way
     /// is refused by the ledger.
     #[serde(default)]
@@ -148,7 +154,7 @@ pub(in crate::http) async fn release_partition(
     operator: Operator,
     intake::Json(body): intake::Json<ReleaseBody>,
 ) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(&body.signature)?;
+    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let control = &app.gateway.control;
     let owner = app.operate(control.release(partition, body.force, &signature)).await??.owner;
     Ok(done(match body.force {
@@ -173,6 +179,7 @@ pub(in crate::http) async fn doctor(State(app): State<App>) -> Json<Checkup> {
 
 /// Which changes.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct AuditQuery {
     /// Only those of this subject: a reference, a customer, `partition 7`.

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use super::{
     super::{
         intake::{Query, Segment},
-        operator::SignatureBody,
         problem::{Code, Problem},
     },
     conflicts, page, session,
@@ -115,18 +114,15 @@ pub(super) async fn act(
 ) -> Result<Response, Problem> {
     let Form(form) = form.map_err(|error| Problem::new(Code::InvalidRequest, error.body_text()))?;
     let act = read(&kind, &form)?;
-    let given = SignatureBody {
-        actor: form.actor.clone(),
-        reason: form.reason.clone().unwrap_or_default(),
-    };
-    let signature = visit.operator.sign(&given);
+    let reason = form.reason.as_deref().unwrap_or_default();
+    let signature = visit.operator.sign(form.actor.as_deref(), reason);
     let done = match signature {
         Ok(signature) => perform(&visit, &act, &form, &signature).await,
         Err(problem) => Err(problem),
     };
     match done {
         Ok(()) => {
-            let name = session::name_cookie(given.actor.as_deref().unwrap_or_default(), &headers)?;
+            let name = session::name_cookie(form.actor.as_deref().unwrap_or_default(), &headers)?;
             let remember = visit.operator.0.is_none().then_some((header::SET_COOKIE, name));
             let mut to = question(&act).back;
             to.push(if to.contains('?') { '&' } else { '?' });

@@ -13,7 +13,7 @@ use super::{
     shell::{self, Shell, Visit},
     words, write,
 };
-use crate::control::PartitionLook;
+use crate::control::{PartitionLook, last_owners};
 
 /// Rows of the table at once; tiles show all of them.
 const ROWS: u16 = 64;
@@ -40,8 +40,8 @@ struct WorkerView {
 /// A partition, small.
 struct Tile {
     partition: u16,
-    /// The colour of its owner; nothing when nobody living owns it.
-    colour: Option<usize>,
+    /// A class: the colour of its owner, `nobody` living, or `unknown`.
+    class: String,
     /// It is on its way to another.
     moving: bool,
     title: String,
@@ -50,7 +50,7 @@ struct Tile {
 /// A partition's row.
 struct Row {
     partition: u16,
-    colour: Option<usize>,
+    class: String,
     owner: String,
     state: String,
     mood: &'static str,
@@ -70,6 +70,7 @@ struct LivePart {
     banners: Vec<String>,
     as_of: String,
     summary: String,
+    ledger_available: bool,
     workers: Vec<WorkerView>,
     tiles: Vec<Tile>,
     rows: Vec<Row>,
@@ -112,6 +113,7 @@ pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
         banners: shell::banners(look),
         as_of: words::time(overview.as_of),
         summary: summary(look),
+        ledger_available: overview.ledger_available,
         workers: workers(look, &colours),
         tiles: all.iter().map(|one| tile(one, &colours)).collect(),
         rows: shown.map(|one| row(one, &colours)).collect(),
@@ -124,7 +126,12 @@ pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
 fn summary(look: &Look) -> String {
     let figures = &look.overview.figures;
     let (Some(unserved), Some(alive)) = (figures.partitions_unserved, figures.workers_alive) else {
-        return "Who owns what is unknown while PostgreSQL does not answer.".to_owned();
+        let told = look.overview.partitions.iter().filter_map(|one| one.owner_told.as_deref());
+        return format!(
+            "Owners are unknown while PostgreSQL does not answer; {}. Running workers wait for it \
+             and go on by themselves.",
+            last_owners(told)
+        );
     };
     let workers =
         if alive == 1 { "1 worker lives".to_owned() } else { format!("{alive} workers live") };
@@ -155,9 +162,20 @@ fn workers(look: &Look, colours: &BTreeMap<&str, usize>) -> Vec<WorkerView> {
     look.overview.workers.iter().map(view).collect()
 }
 
-fn colour(one: &PartitionLook, colours: &BTreeMap<&str, usize>) -> Option<usize> {
-    let alive = one.owner_alive == Some(true);
-    one.owner.as_deref().filter(|_| alive).and_then(|owner| colours.get(owner).copied())
+fn class(one: &PartitionLook, colours: &BTreeMap<&str, usize>) -> String {
+    let Some(alive) = one.owner_alive else { return "unknown".to_owned() };
+    let colour = one.owner.as_deref().filter(|_| alive).and_then(|owner| colours.get(owner));
+    colour.map_or_else(|| "nobody".to_owned(), |colour| format!("w{colour}"))
+}
+
+/// Its owner; or the last one that Redis was told of, which may have let go since.
+fn owner(one: &PartitionLook) -> String {
+    match (&one.owner, one.owner_alive, &one.owner_told) {
+        (Some(owner), ..) => owner.clone(),
+        (None, Some(_), _) => "–".to_owned(),
+        (None, None, Some(told)) => format!("last known: {told}"),
+        (None, None, None) => words::UNKNOWN.to_owned(),
+    }
 }
 
 fn state(one: &PartitionLook) -> (String, &'static str) {
@@ -171,13 +189,12 @@ fn state(one: &PartitionLook) -> (String, &'static str) {
 }
 
 fn tile(one: &PartitionLook, colours: &BTreeMap<&str, usize>) -> Tile {
-    let owner = one.owner.as_deref().unwrap_or("nobody");
     let (state, _) = state(one);
     Tile {
         partition: one.partition,
-        colour: colour(one, colours),
+        class: class(one, colours),
         moving: one.draining_to.is_some(),
-        title: format!("partition {}: {owner}, {state}", one.partition),
+        title: format!("partition {}: {}, {state}", one.partition, owner(one)),
     }
 }
 
@@ -191,12 +208,8 @@ fn row(one: &PartitionLook, colours: &BTreeMap<&str, usize>) -> Row {
     let moved = one.moved_seconds.and_then(|seconds| u64::try_from(seconds).ok());
     Row {
         partition: one.partition,
-        colour: colour(one, colours),
-        owner: match (&one.owner, one.owner_alive) {
-            (Some(owner), _) => owner.clone(),
-            (None, Some(_)) => "–".to_owned(),
-            (None, None) => words::UNKNOWN.to_owned(),
-        },
+        class: class(one, colours),
+        owner: owner(one),
         state,
         mood,
         epoch: words::known(one.epoch),

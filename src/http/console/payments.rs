@@ -12,9 +12,12 @@ use super::{
     trouble, words,
 };
 use crate::{
-    control::{Life, Moment},
+    control::{DeadLetterFilter, Life, Moment},
     domain::Reference,
 };
+
+/// Dead letters of one payment that its page leads to.
+const LETTERS_MAX: i64 = 10;
 
 /// Which payment.
 #[derive(Deserialize)]
@@ -70,7 +73,10 @@ pub(super) async fn show(
             Ok(reference) => {
                 let life = visit.control().life(&reference).await.map_err(trouble)?;
                 view.missing = life.is_none();
-                view.life = life.map(LifeView::new);
+                if let Some(life) = life {
+                    let letters = dead_letters(&visit, &life).await?;
+                    view.life = Some(LifeView::new(life, &letters));
+                }
                 view.shell.title = format!("Payment {text}");
             }
             Err(invalid) => view.invalid = Some(invalid.reason),
@@ -79,8 +85,19 @@ pub(super) async fn show(
     page(&view)
 }
 
+/// The dead letters of a payment, the latest first.
+async fn dead_letters(visit: &Visit, life: &Life) -> Result<Vec<i64>, Problem> {
+    if !life.moments.iter().any(|moment| moment.code == "dead_lettered") {
+        return Ok(Vec::new());
+    }
+    let reference = Some(life.transaction_reference.clone());
+    let filter = DeadLetterFilter { reference, ..DeadLetterFilter::default() };
+    let letters = visit.control().dead_letters(&filter, None, LETTERS_MAX).await;
+    Ok(letters.map_err(trouble)?.into_iter().map(|letter| letter.id).collect())
+}
+
 impl LifeView {
-    fn new(life: Life) -> Self {
+    fn new(life: Life, letters: &[i64]) -> Self {
         let mood = match life.state.as_str() {
             "applied" | "recorded" => "good",
             "dead_lettered" | "rejected" => "bad",
@@ -101,11 +118,13 @@ impl LifeView {
             ("Trace", life.trace_id, None),
         ];
         let facts = facts.into_iter().filter_map(|(name, text, path)| Some((name, text?, path)));
+        let letter =
+            |id: &i64| ("Dead letter", id.to_string(), Some(format!("/console/dead-letters/{id}")));
         Self {
             state: life.state.replace('_', " "),
             mood,
             sentence: life.sentence,
-            facts: facts.collect(),
+            facts: facts.chain(letters.iter().map(letter)).collect(),
             moments: life.moments.into_iter().map(MomentView::new).collect(),
             pending: life.pending.map(Entry::new),
             ledger_available: life.ledger_available,

@@ -2,7 +2,7 @@
 //! Rows are only ever added; the database refuses anything else.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{FromRow, PgConnection, QueryBuilder};
 
 use super::{Desk, PAGE_MAX, Signature};
@@ -52,6 +52,25 @@ impl Desk {
         }
         query.push(" order by id desc limit ").push_bind(limit.min(PAGE_MAX));
         Ok(query.build_query_as().fetch_all(&self.pool).await?)
+    }
+
+    /// Notes that somebody changed how much a gateway logs.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn note_log_level(
+        &self,
+        before: &str,
+        after: &str,
+        by: &Signature,
+    ) -> Result<(), Error> {
+        let change = Change {
+            action: "log_level_changed",
+            subject: "log level",
+            before: json!({ "level": before }),
+            after: json!({ "level": after }),
+        };
+        note(&mut *self.pool.acquire().await?, by, &change).await
     }
 }
 

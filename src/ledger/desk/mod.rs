@@ -24,7 +24,9 @@ pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use open::OpenCases;
 pub use suspense::{Assigned, SuspenseRow};
-pub use vitals::{BlockedSession, OpenTransaction, Pile, RetriedEntry, Vitals, Work};
+pub use vitals::{
+    BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
+};
 pub use workers::WorkerRow;
 
 use super::Topology;

@@ -112,6 +112,20 @@ pub struct RetriedEntry {
     pub error: Option<String>,
 }
 
+/// An account that does not stand where its statement does, so that its payments
+/// become dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct DamagedAccount {
+    /// Whose.
+    pub customer_id: String,
+    /// The version of the account,
+    pub version: i64,
+    /// and of the last row of its statement.
+    pub last: i64,
+    /// Its open dead letters.
+    pub dead_letters: i64,
+}
+
 /// What lies in the ledger for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -135,6 +149,8 @@ pub struct Work {
     pub parked: Pile,
     /// Losses.
     pub losses: Pile,
+    /// Accounts with open dead letters that are damaged.
+    pub damaged: Vec<DamagedAccount>,
     /// Entries that failed before, or that their worker died of.
     pub retried: Vec<RetriedEntry>,
 }
@@ -216,8 +232,25 @@ impl Desk {
             losses: pile("lost")?,
             releases: in_time(releases.bind(self.topology.generation).fetch_all(&self.pool))
                 .await?,
+            damaged: self.damaged().await?,
             retried: self.retried().await?,
         })
+    }
+
+    async fn damaged(&self) -> Result<Vec<DamagedAccount>, Error> {
+        let rows = sqlx::query_as(
+            "with dead as (
+                 select customer_id, count(*) as dead_letters from (
+                     select customer_id from dead_letters
+                     where state = 'dead' and customer_id is not null order by id limit $1) s
+                 group by customer_id)
+             select customer_id, version, last, dead_letters from dead
+             join customer_accounts using (customer_id)
+             cross join lateral (select coalesce(max(account_version), 0) as last
+                 from processed_transactions p where p.customer_id = dead.customer_id) s
+             where version < last order by customer_id limit $2",
+        );
+        in_time(rows.bind(COUNT_MAX).bind(LIST_MAX).fetch_all(&self.pool)).await
     }
 
     async fn retried(&self) -> Result<Vec<RetriedEntry>, Error> {

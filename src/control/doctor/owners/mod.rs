@@ -10,7 +10,7 @@ use crate::{
     control::{
         Severity::{Critical, Notice, Warning},
         finding::{self as kind, Finding},
-        shapes::span,
+        shapes::{last_owners, span},
     },
     ledger::{CursorRow, WorkerRow},
 };
@@ -40,6 +40,18 @@ pub(super) fn judge(
     findings.extend(silent(workers));
     findings.push(ignored(cursors, releases));
     findings
+}
+
+/// Who owns what while the ledger does not say; Redis was `told` of these.
+pub(super) fn unknown(told: &[Option<String>]) -> Finding {
+    let last = last_owners(told.iter().flatten().map(String::as_str));
+    kind::OWNERS.found(
+        Notice,
+        "partitions",
+        format!("owners are unknown without PostgreSQL; {last}"),
+        "bring PostgreSQL back; running workers wait for it and go on by themselves, so start none \
+         for this",
+    )
 }
 
 fn nobody(workers: &[WorkerRow]) -> Finding {

@@ -12,7 +12,7 @@ use crate::{
         finding::{self as kind, Finding, Kind},
         shapes::{money, span},
     },
-    ledger::{Pile, RetriedEntry, Topology, Work},
+    ledger::{DamagedAccount, Pile, RetriedEntry, Topology, Work},
     stream::{GROUP, KEPT_MAX, Presence, Standing},
 };
 
@@ -38,6 +38,17 @@ pub(super) fn waiting(
 ) -> Vec<Finding> {
     let ours: Vec<&Standing> = standings.iter().filter(|one| one.group == GROUP).collect();
     vec![backlog(&ours, presence, backlog_max), lagging(&ours, now), pending(&ours, now)]
+}
+
+/// The same finding while PostgreSQL does not answer: nothing is settled then, and
+/// more workers would not help.
+pub(super) fn without_ledger(finding: Finding) -> Finding {
+    if finding.severity == Severity::Good {
+        return finding;
+    }
+    let advice =
+        "nothing is settled without PostgreSQL: bring it back; workers go on by themselves";
+    Finding { advice: advice.to_owned(), ..finding }
 }
 
 /// Partitions in which an entry has waited for long.
@@ -172,6 +183,7 @@ pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
             )
         }),
     ];
+    findings.extend(damaged(&work.damaged));
     findings.extend(retried(&work.retried));
     for finding in &mut findings {
         let oldest = match finding.subject.as_str() {
@@ -214,6 +226,28 @@ fn pile(
     };
     let (sentence, advice) = words(counted(pile.count, pile.is_capped(), one, many));
     kind.found(severity, subject, sentence, advice)
+}
+
+fn damaged(accounts: &[DamagedAccount]) -> Vec<Finding> {
+    if accounts.is_empty() {
+        return vec![kind::ACCOUNT.good("accounts", "no dead letter is of a damaged account")];
+    }
+    let account = |DamagedAccount { customer_id, version, last, dead_letters }: &DamagedAccount| {
+        let letters = counted(*dead_letters, false, "dead letter is", "dead letters are");
+        kind::ACCOUNT.found(
+            Critical,
+            format!("account {customer_id}"),
+            format!(
+                "account {customer_id} stands at version {version}, but its statement goes on to \
+                 {last}: it was changed by hand or damaged; {letters} open for it"
+            ),
+            format!(
+                "compare the account with its statement (`paystream audit`) and correct the \
+                 account; then `paystream dead-letters redrive --customer {customer_id}`"
+            ),
+        )
+    };
+    accounts.iter().map(account).collect()
 }
 
 fn retried(entries: &[RetriedEntry]) -> Vec<Finding> {

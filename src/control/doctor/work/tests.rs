@@ -115,6 +115,33 @@ fn an_entry_that_fails_is_told_with_its_attempts() {
 }
 
 #[test]
+fn a_damaged_account_is_named_with_what_to_do() {
+    let account = |dead_letters| DamagedAccount {
+        customer_id: "ADA".to_owned(),
+        version: 1,
+        last: 3,
+        dead_letters,
+    };
+    let found = damaged(&[account(2)]);
+    assert_eq!((found[0].code, found[0].severity), ("account_damaged", Critical));
+    let wanted = "account ADA stands at version 1, but its statement goes on to 3: it was changed \
+                  by hand or damaged; 2 dead letters are open for it";
+    assert_eq!(found[0].sentence, wanted);
+    assert!(found[0].advice.contains("--customer ADA"), "{}", found[0].advice);
+    assert_eq!(damaged(&[])[0].severity, Good);
+}
+
+#[test]
+fn without_the_ledger_no_advice_starts_workers() {
+    let late = [standing(0, 301, 1, 0), standing(1, 301, 20_000, 1)];
+    for finding in waiting(&late, &[], None, now()).into_iter().map(without_ledger) {
+        assert!(finding.severity > Good, "{finding:?}");
+        assert!(!finding.advice.contains("start"), "{finding:?}");
+        assert!(finding.advice.contains("PostgreSQL"), "{finding:?}");
+    }
+}
+
+#[test]
 fn a_change_of_the_topology_takes_five_minutes_at_most() {
     let cut = Topology {
         generation: 1,

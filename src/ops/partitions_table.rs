@@ -1,0 +1,212 @@
+//! The table of `paystream partitions`, as large as the terminal has room for.
+//! Never asks anybody.
+
+use std::cmp::Reverse;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{groups::seconds, watch::Screen};
+
+/// What is written where PostgreSQL is needed and does not answer.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// Columns, in their order.
+const COLUMNS: [&str; 10] = [
+    "partition",
+    "owner",
+    "epoch",
+    "depth",
+    "lag",
+    "pending",
+    "oldest waiting",
+    "settled/s",
+    "moved",
+    "asked for by",
+];
+/// Columns that a narrow terminal goes without, the first to go first.
+const SPARED: [usize; 6] = [9, 8, 2, 3, 7, 6];
+/// Rows of the table above its first partition.
+const HEADER_ROWS: usize = 2;
+
+/// One partition.
+pub(super) struct Line {
+    pub(super) partition: u16,
+    pub(super) owner: String,
+    /// Nobody living owns it.
+    pub(super) unserved: bool,
+    pub(super) epoch: Option<i64>,
+    pub(super) depth: i64,
+    pub(super) lag: i64,
+    pub(super) pending: i64,
+    pub(super) oldest_seconds: Option<u64>,
+    pub(super) rate: Option<i64>,
+    pub(super) moved_seconds: Option<u64>,
+    pub(super) draining_to: Option<String>,
+}
+
+impl Line {
+    /// What is in trouble is the highest; then what waits longest; then what has
+    /// most to do.
+    fn urgency(&self) -> impl Ord + use<> {
+        let work = self.lag + self.pending;
+        let moving = self.draining_to.is_some();
+        (self.unserved, moving, self.oldest_seconds, work, self.rate)
+    }
+
+    fn cells(&self) -> [String; COLUMNS.len()] {
+        let known =
+            |value: Option<i64>| value.map_or(UNKNOWN.to_owned(), |value| value.to_string());
+        [
+            self.partition.to_string(),
+            self.owner.clone(),
+            known(self.epoch),
+            self.depth.to_string(),
+            self.lag.to_string(),
+            self.pending.to_string(),
+            self.oldest_seconds.map_or("-".to_owned(), seconds),
+            known(self.rate),
+            self.moved_seconds.map_or(UNKNOWN.to_owned(), |s| format!("{} ago", seconds(s))),
+            self.draining_to.clone().unwrap_or("-".to_owned()),
+        ]
+    }
+}
+
+/// All partitions and what they come to. Where the screen has no room for all, the
+/// most urgent ones come first, and the rest is counted.
+pub(super) fn page(mut lines: Vec<Line>, summary: &str, screen: Option<Screen>) -> String {
+    let Some(Screen { rows, columns }) = screen else {
+        return format!("{}\n\n{summary}", table(&lines, &[]));
+    };
+    let summary = wrapped(summary, columns);
+    // An empty row comes before the summary, and the cursor waits below it.
+    let room = rows.saturating_sub(HEADER_ROWS + summary.len() + 2);
+    let mut more = String::new();
+    if lines.len() > room {
+        lines.sort_by_key(|line| (Reverse(line.urgency()), line.partition));
+        let shown = room.saturating_sub(1);
+        more = format!("… and {} more", lines.len() - shown);
+        lines.truncate(shown);
+    }
+    let spared = (0..=SPARED.len()).map(|count| &SPARED[..count]);
+    let drawn = spared.map(|without| table(&lines, without));
+    let fits = |table: &String| table.lines().all(|line| line.chars().count() <= columns);
+    let mut narrowest = String::new();
+    for table in drawn {
+        let fits = fits(&table);
+        narrowest = table;
+        if fits {
+            break;
+        }
+    }
+    let cut = |line: &str| line.chars().take(columns).collect::<String>();
+    let mut page: Vec<String> = narrowest.lines().map(cut).collect();
+    if !more.is_empty() {
+        page.push(cut(&more));
+    }
+    page.push(String::new());
+    page.extend(summary);
+    page.join("\n")
+}
+
+/// The table without some of its columns.
+fn table(lines: &[Line], without: &[usize]) -> String {
+    let kept: Vec<usize> = (0..COLUMNS.len()).filter(|at| !without.contains(at)).collect();
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(kept.iter().map(|at| COLUMNS[*at]));
+    for line in lines {
+        let cells = line.cells();
+        table.add_row(kept.iter().map(|at| &cells[*at]));
+    }
+    for (column, at) in table.column_iter_mut().zip(&kept) {
+        if (2..8).contains(at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
+
+/// The text in lines of at most so many characters, broken between words.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(partition: u16, lag: i64) -> Line {
+        Line {
+            partition,
+            owner: "a-worker-of-a-usual-name-1".to_owned(),
+            unserved: false,
+            epoch: Some(3),
+            depth: 12_345,
+            lag,
+            pending: 0,
+            oldest_seconds: (lag > 0).then_some(7),
+            rate: Some(4),
+            moved_seconds: Some(3_661),
+            draining_to: None,
+        }
+    }
+
+    fn lines() -> Vec<Line> {
+        let mut lines: Vec<Line> = (0..32).map(|n| line(n, i64::from(n % 4))).collect();
+        lines[30].unserved = true;
+        lines
+    }
+
+    const SUMMARY: &str = "32 partitions, 1 without a living owner; workers with partitions: 1 \
+                           (a 31); lag 48, pending 0, 128 settled/s";
+
+    #[test]
+    fn the_page_fits_every_screen() {
+        for rows in 8..=60 {
+            for columns in [20, 40, 60, 80, 100, 132, 200] {
+                let page = page(lines(), SUMMARY, Some(Screen { rows, columns }));
+                let height = page.lines().count();
+                // A screen of eight rows has no room for the words of the summary.
+                let least = HEADER_ROWS + 3 + wrapped(SUMMARY, columns).len();
+                assert!(height < rows.max(least), "{height} rows of {rows}:\n{page}");
+                let widest = page.lines().map(|line| line.chars().count()).max().unwrap();
+                assert!(widest <= columns, "{widest} columns of {columns}:\n{page}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_screen_shows_the_most_urgent_and_counts_the_rest() {
+        let shown = page(lines(), SUMMARY, Some(Screen { rows: 24, columns: 132 }));
+        let first = shown.lines().nth(HEADER_ROWS).unwrap();
+        assert!(first.starts_with("| 30 "), "nobody owns it: {shown}");
+        let second = shown.lines().nth(HEADER_ROWS + 1).unwrap();
+        assert!(second.starts_with("| 3 "), "it has most to do: {shown}");
+        assert_eq!(shown.lines().count(), 23, "{shown}");
+        assert!(shown.contains("\n… and 14 more\n\n32 partitions"), "{shown}");
+        let all = page(lines(), SUMMARY, Some(Screen { rows: 60, columns: 132 }));
+        assert!(all.lines().nth(HEADER_ROWS).unwrap().starts_with("| 0 "), "in order: {all}");
+        assert!(!all.contains('…'), "{all}");
+    }
+
+    #[test]
+    fn a_narrow_screen_goes_without_what_matters_least() {
+        let header = |columns| {
+            let page = page(lines(), SUMMARY, Some(Screen { rows: 24, columns }));
+            page.lines().next().unwrap().to_owned()
+        };
+        assert!(header(140).contains("asked for by"));
+        let narrow = header(80);
+        assert!(!narrow.contains("asked for by") && !narrow.contains("moved"), "{narrow}");
+        assert!(narrow.contains("owner") && narrow.contains("oldest waiting"), "{narrow}");
+    }
+}

@@ -1,0 +1,134 @@
+//! Proves that the API's token opens nothing of the operators' beyond this machine,
+//! that compose.yaml sets both tokens, that one viewer leaves room for others, and
+//! that a misspelt field never widens what an operator's request does.
+
+use std::{fs, path::Path};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Harness, Stores, but, send},
+    process::Process,
+};
+
+const API: &str = "the-token-of-the-api";
+const ADA: &str = "the-token-of-ada-01";
+const BEN: &str = "the-token-of-ben-02";
+const ADMIN: &str = "/api/v1/admin";
+
+/// Requests that change something, with a body that would be taken.
+fn changes() -> Vec<(Method, &'static str, Value)> {
+    let signed = json!({"actor": "ada", "reason": "ticket 4711"});
+    let with = |more: Value| but(signed.clone(), more);
+    vec![
+        (Method::POST, "/suspense/held/assign", with(json!({"customer_id": "ADA"}))),
+        (Method::POST, "/suspense/held/refund-mark", signed.clone()),
+        (Method::POST, "/conflicts/0/1/resolve", signed.clone()),
+        (Method::POST, "/parked/ADA/release", with(json!({"force": false}))),
+        (Method::POST, "/partitions/0/release", with(json!({"force": false}))),
+        (Method::POST, "/dead-letters/1/redrive", with(json!({"dry_run": false}))),
+        (Method::POST, "/dead-letters/1/discard", signed.clone()),
+        (Method::POST, "/dead-letters/redrive", with(json!({"all": true}))),
+        (Method::POST, "/dead-letters/discard", with(json!({"all": true}))),
+        (Method::POST, "/seed-customers", json!({"count": 1})),
+        (Method::PUT, "/log", json!({"level": "debug"})),
+    ]
+}
+
+#[tokio::test]
+async fn the_token_of_the_api_opens_nothing_of_the_operators_beyond_loopback() {
+    let stores = Stores::new().await;
+    let settings = [("PAYSTREAM_BIND", "0.0.0.0:0"), ("PAYSTREAM_API_TOKEN", API)];
+    let gateway = Process::serve("gateway", &stores, &settings).await;
+    let api = &gateway.api;
+    let with_token = |method: Method, path: &str| api.request(method, path).bearer_auth(API);
+    for (method, path, body) in changes() {
+        let refused = send(with_token(method, &format!("{ADMIN}{path}")).json(&body)).await;
+        let problem = refused.is_problem(401, "unauthorized");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("PAYSTREAM_OPERATOR_TOKENS"), "{path}: {detail}");
+    }
+    for path in ["/audit-log", "/dead-letters", "/log", "/doctor", "/stats", "/payments/x"] {
+        let refused = send(with_token(Method::GET, &format!("{ADMIN}{path}"))).await;
+        refused.is_problem(401, "unauthorized");
+    }
+    assert_eq!(send(with_token(Method::GET, "/console/partitions")).await.status, 401);
+    assert_eq!(send(with_token(Method::GET, "/api/v1/customers")).await.status, 200);
+    assert_eq!(stores.count("select count(*) from audit_log").await, 0);
+    assert_eq!(stores.count("select count(*) from customer_accounts").await, 0);
+    gateway.stop().await;
+}
+
+#[test]
+fn compose_sets_the_tokens_of_the_api_and_of_operators() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("compose.yaml");
+    let compose: Value = serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let services = compose["services"].as_object().unwrap();
+    let serves = |service: &&Value| service["environment"].get("PAYSTREAM_BIND").is_some();
+    let gateways: Vec<&Value> = services.values().filter(serves).collect();
+    assert!(!gateways.is_empty(), "a service binds an address");
+    for gateway in gateways {
+        for name in ["PAYSTREAM_API_TOKEN", "PAYSTREAM_OPERATOR_TOKENS"] {
+            let value = gateway["environment"][name].as_str().unwrap_or_default();
+            // Without a default, and refused by compose where it is not set.
+            assert!(value.starts_with(&format!("${{{name}:?")), "{name}: {value}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_viewer_leaves_room_for_others() {
+    let operators = format!("ada={ADA},ben={BEN}");
+    let h = Harness::gateway(&["--operator-tokens", &operators]).await;
+    let watch = async |token: &str| {
+        let path = "/console/live?page=overview";
+        h.api.request(Method::GET, path).bearer_auth(token).send().await.unwrap()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let stream = watch(ADA).await;
+        assert_eq!(stream.status(), StatusCode::OK);
+        streams.push(stream);
+    }
+    assert_eq!(watch(ADA).await.status(), StatusCode::SERVICE_UNAVAILABLE, "the ninth");
+    let other = watch(BEN).await;
+    assert_eq!(other.status(), StatusCode::OK, "another operator watches");
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_misspelt_field_is_named_and_changes_nothing() {
+    let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
+    crate::poison::refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.open_account("BOB", "100").await;
+    h.api.pay("POISON1", "ADA", "5").await;
+    h.api.pay("POISON2", "BOB", "6").await;
+    h.start_worker();
+    h.settled().await;
+    crate::poison::allow_poison(&h.stores).await;
+    let before = crate::mending::everything(&h.stores).await;
+    for (method, path, body) in changes() {
+        let path = format!("{ADMIN}{path}");
+        for wrong in ["custmer", "dry_rum"] {
+            let body = but(body.clone(), json!({ wrong: "BOB" }));
+            let reply = send(h.api.request(method.clone(), &path).json(&body)).await;
+            let problem = reply.is_problem(422, "invalid_request");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains(&format!("`{wrong}`")), "{path}: {detail}");
+        }
+        // What is meant as a filter does not stand in the query.
+        let filtered = format!("{path}?customer=BOB");
+        let reply = send(h.api.request(method, &filtered).json(&body)).await;
+        reply.is_problem(400, "invalid_query");
+    }
+    // A filter that is not there narrows nothing down.
+    for path in ["/dead-letters", "/suspense", "/conflicts", "/pending", "/audit-log"] {
+        let reply = h.api.get(&format!("{ADMIN}{path}?custmer=BOB")).await;
+        let problem = reply.is_problem(400, "invalid_query");
+        assert!(problem["detail"].as_str().unwrap().contains("`custmer`"), "{problem}");
+    }
+    assert_eq!(crate::mending::everything(&h.stores).await, before);
+    h.stop().await;
+}
