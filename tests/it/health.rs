@@ -84,7 +84,7 @@ async fn waiting_for_a_connection_of_ours_is_no_outage() {
         let api = h.api.clone();
         reads.spawn(async move { api.get(&format!("/api/v1/payments/none-{n}")).await });
     }
-    for _ in 0..10 {
+    for _ in 0..12 {
         let reply = in_time("a read is answered", reads.join_next()).await.unwrap().unwrap();
         reply.is_problem(503, "gateway_busy");
     }
