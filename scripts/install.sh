@@ -3,7 +3,7 @@
 # and a C compiler; with --check-tools also what `make check` needs, with
 # --browser also the chromium and chromedriver that the console is tested in,
 # with --observe also the Prometheus and Python that dashboards and alerts are
-# tested with.
+# tested with, with --front-door also the nginx that stands before the gateways.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
 # so what is installed here is never started as a service: neither used by us
@@ -23,6 +23,7 @@ has_browser() { { has chromium || has chromium-browser || has google-chrome; } &
 has_prometheus() { has prometheus && has promtool; }
 # With what makes virtual environments, which Debian packages apart.
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
     has initdb && return 0
@@ -42,6 +43,7 @@ missing() {
     [ -z "$wants_browser" ] || has_browser || printf 'browser '
     [ -z "$wants_observe" ] || has_prometheus || printf 'prometheus '
     [ -z "$wants_observe" ] || has_python || printf 'python '
+    [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
 }
 
 as_root() {
@@ -68,6 +70,7 @@ packages() {
             browser) printf '%s ' "$4" ;;
             prometheus) printf '%s ' "$5" ;;
             python) printf '%s ' "$6" ;;
+            nginx) printf 'nginx ' ;; # called so everywhere
         esac
     done
 }
@@ -91,6 +94,7 @@ disable_services() {
             redis) as_root systemctl disable --quiet redis-server || true ;;
             postgres) as_root systemctl disable --quiet postgresql || true ;;
             prometheus) as_root systemctl disable --quiet prometheus || true ;;
+            nginx) as_root systemctl disable --quiet nginx || true ;;
         esac
     done
 }
@@ -158,7 +162,7 @@ install_missing() {
     else
         die "this system's package manager is unknown here; please install Redis" \
             "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
-            "chromium with its chromedriver, Prometheus with promtool, and Python 3 yourself"
+            "chromium with its chromedriver, Prometheus with promtool, Python 3 and nginx yourself"
     fi
 }
 
@@ -168,13 +172,14 @@ install_check_tools() {
     "$cargo" install --locked --quiet "cargo-deny@$CARGO_DENY" >&2
 }
 
-wants_browser='' wants_observe='' wants_check_tools=''
+wants_browser='' wants_observe='' wants_front_door='' wants_check_tools=''
 for argument in "$@"; do
     case $argument in
         --check-tools) wants_check_tools=yes ;;
         --browser) wants_browser=yes ;;
         --observe) wants_observe=yes ;;
-        *) die "unknown argument '$argument'; there are --check-tools, --browser and --observe" ;;
+        --front-door) wants_front_door=yes ;;
+        *) die "unknown argument '$argument'; there are --check-tools, --browser, --observe and --front-door" ;;
     esac
 done
 

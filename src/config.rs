@@ -104,7 +104,8 @@ pub struct GatewayConfig {
     /// everything else.
     #[arg(long, env = "PAYSTREAM_CONNECTIONS_MAX", default_value_t = 8192)]
     pub connections_max: usize,
-    /// Those of one address. A proxy in front is one address.
+    /// Those of one address. A proxy in front is one address. Where descriptors allow
+    /// fewer connections, an address has fewer in proportion.
     #[arg(long, env = "PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 4096)]
     pub connections_per_address_max: usize,
     /// How long a request may take as a whole, apart from `Prefer: wait`.
@@ -361,6 +362,12 @@ impl GatewayConfig {
             }
             _ => {}
         }
+        ensure!(
+            self.bind.ip().is_loopback()
+                || self.operators.iter().all(|one| one.token.expose_secret() != PUBLISHED_TOKEN),
+            "PAYSTREAM_OPERATOR_TOKENS holds a token that was published with compose.yaml: make \
+             your own with `openssl rand -hex 32`"
+        );
         ensure!(
             self.append_deadline < self.request_timeout,
             "PAYSTREAM_APPEND_DEADLINE ({:?}) must be shorter than PAYSTREAM_REQUEST_TIMEOUT \

@@ -1,16 +1,19 @@
 //! Which account a server runs as: ours, or an ordinary one when we are root.
 //!
-//! PostgreSQL refuses to run as root. Never asks for more rights than it has,
-//! and never changes the rights of a directory that was there before.
+//! PostgreSQL refuses to run as root. Never asks for more rights than it has, and
+//! never runs a server as `nobody`, whose files every other `nobody` may read.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-/// Tried in this order; the first is made by PostgreSQL's packages.
-const ORDINARY: [&str; 2] = ["postgres", "nobody"];
+use super::guardian::clean;
+
+/// Made by PostgreSQL's packages.
+const ORDINARY: &str = "postgres";
 
 /// An account that is not root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,17 +28,14 @@ impl Account {
         if id("-u", None).await? != Some(0) {
             return Ok(None);
         }
-        for name in ORDINARY {
-            if let (Some(uid), Some(gid)) =
-                (id("-u", Some(name)).await?, id("-g", Some(name)).await?)
-            {
-                return Ok(Some(Account { uid, gid }));
-            }
-        }
-        bail!(
-            "PostgreSQL does not run as root, and this machine has neither the account \
-             `postgres` nor `nobody`: start paystream as an ordinary user"
-        )
+        let ids = (id("-u", Some(ORDINARY)).await?, id("-g", Some(ORDINARY)).await?);
+        let (Some(uid), Some(gid)) = ids else {
+            bail!(
+                "PostgreSQL does not run as root, and this machine has no account \
+                 `{ORDINARY}`: start paystream as an ordinary user"
+            )
+        };
+        Ok(Some(Account { uid, gid }))
     }
 
     /// The account that a file belongs to, unless that is root.
@@ -46,7 +46,9 @@ impl Account {
 
     /// Whether this account can walk down to `directory`.
     pub(super) async fn reaches(self, directory: &Path) -> Result<bool> {
-        Command::new("sh")
+        let mut command = Command::new("sh");
+        clean(command.as_std_mut());
+        command
             .args(["-c", r#"cd "$0""#])
             .arg(directory)
             .current_dir("/")
@@ -60,8 +62,15 @@ impl Account {
 
     /// Gives `path` to this account.
     pub(super) fn own(self, path: &Path) -> Result<()> {
-        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
+        chown(path, Some(self.uid), Some(self.gid))
             .with_context(|| format!("could not give {} to another account", path.display()))
+    }
+
+    /// Lets this account walk through a folder of ours, but not list or change it.
+    pub(super) fn enter(self, folder: &Path) -> Result<()> {
+        chown(folder, None, Some(self.gid))
+            .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o710)))
+            .with_context(|| format!("could not open {} to PostgreSQL", folder.display()))
     }
 }
 

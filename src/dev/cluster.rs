@@ -15,10 +15,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::account::Account;
+use super::guardian::clean;
 use super::place::Place;
 use super::ps::{self, Living};
 use super::server::clear_leftovers;
-use super::{DATABASE, postgres_server::USER};
+use super::{DATABASE, postgres_server::USER, secret};
 
 /// Where packages put PostgreSQL's server programs without linking them into
 /// the PATH: Debian, PGDG's RPMs, Alpine, and Homebrew's two homes.
@@ -32,6 +33,9 @@ const PROGRAM_HOMES: [(&str, &str, &str); 5] = [
 
 /// Homebrew's homes, which the PATH of an editor or a service may lack.
 const MORE_PATHS: [&str; 2] = ["/opt/homebrew/bin", "/usr/local/bin"];
+
+/// Who may connect: with the password, from this machine.
+const HOST_BASED_ACCESS: &str = "host all all 127.0.0.1/32 scram-sha-256\n";
 
 /// A cluster that exists, or is about to.
 #[derive(Debug)]
@@ -53,6 +57,11 @@ impl Cluster {
         let title = format!("paystream-{}", place.hash());
         let mut home = place.folder().to_owned();
         let elsewhere = Path::new("/var/tmp").join(&title);
+        if let Some(ordinary) = account {
+            let one = Account::owner_of(&home.join("data")).unwrap_or(ordinary);
+            one.enter(&home)?;
+            account = Some(one);
+        }
         if let Some(account) = account
             // Once there, always there: a ledger must not seem to vanish.
             && (elsewhere.join("data").exists() || !account.reaches(&home).await?)
@@ -96,13 +105,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes the cluster and its database, unless they are there.
+    /// Makes the cluster and its database, unless they are there; returns the
+    /// superuser's password.
     ///
     /// It gets its name only when it is complete, so a crash in between
     /// leaves nothing that looks like a ledger.
-    pub(super) async fn initialise(&self) -> Result<()> {
+    pub(super) async fn initialise(&self) -> Result<String> {
         if self.data.join("PG_VERSION").exists() {
-            return Ok(());
+            // An older version trusted every user of the machine.
+            return self.guard(&self.data, "").await;
         }
         let part = self.home.join("data.part");
         remove_all(&part)?;
@@ -114,14 +125,31 @@ impl Cluster {
             account.own(&part)?;
         }
         let user = format!("--username={USER}");
-        let arguments = ["--auth=trust", "--encoding=UTF8", "--locale=C", &user, "-D"];
+        let arguments = ["--auth=reject", "--encoding=UTF8", "--locale=C", &user, "-D"];
         let arguments = arguments.into_iter().map(OsString::from).chain([part.clone().into()]);
         self.run("initdb", arguments, "").await?;
-        let arguments = ["--single", "-c", "exit_on_error=on", "-D"].into_iter();
-        let arguments =
-            arguments.map(OsString::from).chain([part.clone().into(), "postgres".into()]);
-        self.run("postgres", arguments, &format!("create database {DATABASE}\n")).await?;
-        fs::rename(&part, &self.data).context("could not put the new cluster in its place")
+        let password = self.guard(&part, &format!("create database {DATABASE}\n")).await?;
+        fs::rename(&part, &self.data).context("could not put the new cluster in its place")?;
+        Ok(password)
+    }
+
+    /// The superuser's password in `data`. Where there is none, does `first`, sets
+    /// one, and shuts out whoever does not know it.
+    async fn guard(&self, data: &Path, first: &str) -> Result<String> {
+        if let Some(password) = secret::read(data)? {
+            return Ok(password);
+        }
+        let password = secret::fresh()?;
+        let encryption = "password_encryption=scram-sha-256";
+        let arguments = ["--single", "-c", "exit_on_error=on", "-c", encryption, "-D"];
+        let arguments = arguments.into_iter().map(OsString::from);
+        let arguments = arguments.chain([data.into(), "postgres".into()]);
+        let statements = format!("{first}alter role {USER} password '{password}'\n");
+        self.run("postgres", arguments, &statements).await?;
+        secret::write(&data.join("pg_hba.conf"), HOST_BASED_ACCESS, self.account)?;
+        // Last: it says that the rest is done.
+        secret::write(&data.join(secret::PASSWORD), &password, self.account)?;
+        Ok(password)
     }
 
     /// The best compression of the WAL that this PostgreSQL was built with.
@@ -149,7 +177,8 @@ impl Cluster {
         input: &str,
     ) -> Result<()> {
         let mut command = Command::new(self.program(name));
-        command.args(arguments).current_dir(&self.home).env("LC_ALL", "C");
+        clean(command.as_std_mut());
+        command.args(arguments).current_dir(&self.home);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         if let Some(account) = self.account {

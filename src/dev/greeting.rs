@@ -21,15 +21,17 @@ paystream is running on http://{bind}
   Load:    make load
   Audit:   make audit
 
-  Redis:      {}  (data in {})
-  PostgreSQL: {}  (data in {})
+  Redis:      127.0.0.1:{}  (data in {})
+  PostgreSQL: 127.0.0.1:{}  (data in {})
+  Passwords:  {}
 
 Ctrl-C stops everything; the next start finds the data again.
 "#,
-            self.addresses().redis_url,
+            self.redis.port(),
             self.redis.data_directory().display(),
-            self.addresses().database_url,
+            self.postgres.port(),
             self.postgres.data_directory().display(),
+            self.redis.directory().join(super::ADDRESSES_FILE).display(),
         );
     }
 }

@@ -7,7 +7,8 @@
 //! works alike on Linux and macOS and needs no unsafe code.
 //!
 //! The guardian has a process group of its own, so a Ctrl-C at the terminal
-//! reaches neither it nor the program. It never restarts anything.
+//! reaches neither it nor the program. It never restarts anything, and hands on
+//! nothing of our environment but [`KEPT`]: that holds tokens.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -45,6 +46,10 @@ kill -s KILL "$watcher" 2>/dev/null
 exit "$status"
 "#;
 
+/// What a program may know of our environment: where programs, libraries and room
+/// for temporary files are.
+const KEPT: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR"];
+
 /// The guardian's name on its command line.
 pub(super) const GUARDIAN: &str = "paystream-guardian";
 
@@ -76,13 +81,12 @@ impl Guarded {
     /// Starts the program; what it prints goes to `log`.
     pub(super) async fn start(launch: &Launch, log: &Log) -> Result<Guarded> {
         let mut command = Command::new("sh");
+        clean(&mut command);
         command
             .args(["-c", SCRIPT, GUARDIAN, launch.stop_signal])
             .arg(&launch.program)
             .args(&launch.arguments)
             .current_dir(&launch.directory)
-            // The same words in every log, and macOS wants a locale that exists.
-            .env("LC_ALL", "C")
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -136,6 +140,14 @@ impl Guarded {
         self.life = None;
         Ok(())
     }
+}
+
+/// Gives a program an environment of its own.
+pub(super) fn clean(command: &mut Command) {
+    let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(kept);
+    // The same words in every log, and macOS wants a locale that exists.
+    command.env("LC_ALL", "C");
 }
 
 /// Watches the guardian from a thread: it reaps the guardian whether or not

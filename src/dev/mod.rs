@@ -9,16 +9,19 @@
 //!   `kill -9`: a guardian holds a pipe from us and stops the server when the
 //!   pipe closes.
 //! - One directory has one user at a time: a lock file refuses the second.
+//! - No other account of the machine gets in: each server has a random password, kept
+//!   in files with mode 600 in folders with mode 700, and inherits nothing of our
+//!   environment.
 //! - A Redis answer is on disk (`appendfsync always`), a commit is too
 //!   (`synchronous_commit`, `fsync`): `kill -9` loses nothing acknowledged.
 //!
 //! This room never speaks SQL, knows no key or table of ours, touches no server
-//! that it did not start itself, and is not for production: PostgreSQL trusts
-//! every connection from this machine.
+//! that it did not start itself, and is not for production.
 
 mod port;
 mod place;
 mod account;
+mod secret;
 mod ps;
 mod guardian;
 mod greeting;
@@ -51,7 +54,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// Dropping this stops them too, but does not wait for it; [`Servers::stop`]
 /// does.
-#[derive(Debug)]
 pub struct Servers {
     /// The stream.
     pub redis: RedisServer,
@@ -59,12 +61,13 @@ pub struct Servers {
     pub postgres: PostgresServer,
 }
 
-/// Where the running servers of a directory are found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the running servers of a directory are found, with their passwords.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
 pub struct Addresses {
-    /// `redis://127.0.0.1:port/`
+    /// `redis://:password@127.0.0.1:port/`
     pub redis_url: String,
-    /// `postgres://paystream@127.0.0.1:port/paystream`
+    /// `postgres://paystream:password@127.0.0.1:port/paystream`
     pub database_url: String,
 }
 
@@ -97,11 +100,8 @@ impl Servers {
 
 impl Addresses {
     fn write(&self, directory: &Path) -> Result<()> {
-        let file = directory.join(ADDRESSES_FILE);
-        let fresh = directory.join("addresses.json.new");
-        fs::write(&fresh, serde_json::to_vec_pretty(self)?)
-            .and_then(|()| fs::rename(&fresh, &file))
-            .with_context(|| format!("could not write {}", file.display()))
+        let text = serde_json::to_string_pretty(self)?;
+        secret::write(&directory.join(ADDRESSES_FILE), &text, None)
     }
 }
 
@@ -138,7 +138,7 @@ fn accepts(url: &str) -> bool {
         .is_some_and(|address| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok())
 }
 
-/// `127.0.0.1:20001` of `postgres://paystream@127.0.0.1:20001/paystream`.
+/// `127.0.0.1:20001` of `postgres://user:password@127.0.0.1:20001/paystream`.
 fn authority(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let host = rest.split('/').next()?;

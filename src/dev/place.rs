@@ -1,14 +1,15 @@
 //! One server's own folder: its lock, its log, its port and process id of last time.
 //!
-//! Never starts or stops anything, and never takes a lock that a living
-//! program holds.
+//! Other accounts cannot look into the folder. Never starts or stops anything, and
+//! never takes a lock that a living program holds.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::time::sleep;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,13 +31,22 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes `directory/server` if it is missing, and locks it.
+    /// Makes `directory/server` if it is missing, locks it, and closes it to others.
     pub(super) async fn take(directory: &Path, server: &str) -> Result<Place> {
         let folder = directory.join(server);
-        let (directory, folder) = fs::create_dir_all(&folder)
+        let (directory, folder) = make(directory, &folder)
             .and_then(|()| Ok((fs::canonicalize(directory)?, fs::canonicalize(&folder)?)))
             .with_context(|| format!("could not make the directory {}", folder.display()))?;
+        ensure!(
+            fs::metadata(&folder)?.uid() == rustix::process::geteuid().as_raw(),
+            "{} belongs to another account: remove it, or choose another directory",
+            folder.display()
+        );
         let lock = lock(&directory, &folder).await?;
+        // Older versions let everybody in. Not before nobody else uses it: PostgreSQL
+        // may need to enter under an account of its own.
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))
+            .with_context(|| format!("could not close {} to others", folder.display()))?;
         Ok(Place { directory, folder, lock })
     }
 
@@ -93,6 +103,7 @@ impl Place {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
+            .mode(0o600)
             .open(&path)
             .with_context(|| format!("could not open {}", path.display()))?;
         let start = file.metadata()?.len();
@@ -137,6 +148,17 @@ impl Log {
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+}
+
+/// Makes both directories where they are missing; other accounts cannot list them.
+fn make(directory: &Path, folder: &Path) -> std::io::Result<()> {
+    // As root, PostgreSQL's account has to walk through.
+    let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+    DirBuilder::new().recursive(true).mode(mode).create(directory)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A private PostgreSQL that has one database, and keeps what it committed.
 //!
 //! Never acknowledges a commit before it is on disk, never listens anywhere
-//! but on this machine. Trusts whoever connects from here.
+//! but on this machine, and never answers without its password.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::place::Place;
 use super::probe::Protocol;
 use super::server::{Recipe, Server};
 
-/// The superuser; no password.
+/// The superuser.
 pub(super) const USER: &str = "paystream";
 
 /// Settings that differ from PostgreSQL's own, given on the command line so
@@ -34,24 +34,24 @@ const SETTINGS: [&str; 11] = [
 ];
 
 /// A private PostgreSQL. Dropping it stops it, but does not wait for it.
-#[derive(Debug)]
 pub struct PostgresServer {
     server: Server,
     cluster: Cluster,
+    password: String,
 }
 
 impl PostgresServer {
     /// Starts PostgreSQL in `directory`, on the port of last time if it is free.
     pub async fn start(directory: &Path) -> Result<PostgresServer> {
-        let (place, recipe, cluster) = prepare(directory).await?;
+        let (place, recipe, cluster, password) = prepare(directory).await?;
         let server = Server::start(place, recipe).await.context("could not start PostgreSQL")?;
-        Ok(PostgresServer { server, cluster })
+        Ok(PostgresServer { server, cluster, password })
     }
 
-    /// `postgres://paystream@127.0.0.1:port/database`; no password, this
-    /// machine only. [`super::DATABASE`] exists from the start.
+    /// `postgres://paystream:password@127.0.0.1:port/database`; this machine only.
+    /// [`super::DATABASE`] exists from the start.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port())
+        format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port())
     }
 
     /// The port, the same across restarts.
@@ -92,11 +92,11 @@ impl PostgresServer {
     }
 }
 
-async fn prepare(directory: &Path) -> Result<(Place, Recipe, Cluster)> {
+async fn prepare(directory: &Path) -> Result<(Place, Recipe, Cluster, String)> {
     let place = Place::take(directory, "postgres").await?;
     let cluster = Cluster::locate(&place).await?;
     cluster.clear_leftovers().await?;
-    cluster.initialise().await?;
+    let password = cluster.initialise().await?;
     let mut arguments: Vec<OsString> = vec!["-D".into(), cluster.data.clone().into()];
     let named = format!("cluster_name={}", cluster.title);
     let compressed = format!("wal_compression={}", cluster.compression().await?);
@@ -112,7 +112,7 @@ async fn prepare(directory: &Path) -> Result<(Place, Recipe, Cluster)> {
     };
     let recipe =
         Recipe { name: "PostgreSQL", protocol: Protocol::Postgres, port_flag: "-p", launch };
-    Ok((place, recipe, cluster))
+    Ok((place, recipe, cluster, password))
 }
 
 /// Removes everything that PostgreSQL kept for `directory`.

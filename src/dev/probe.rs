@@ -30,17 +30,17 @@ pub(super) enum Answer {
 }
 
 /// The language a server speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Protocol {
-    Redis,
+    Redis { password: String },
     Postgres,
 }
 
 /// Asks the server with process id `pid` at `port`.
-pub(super) async fn ask(protocol: Protocol, port: u16, pid: u32) -> Answer {
+pub(super) async fn ask(protocol: &Protocol, port: u16, pid: u32) -> Answer {
     let answer = async {
         match protocol {
-            Protocol::Redis => ask_redis(port, pid).await,
+            Protocol::Redis { password } => ask_redis(port, password, pid).await,
             Protocol::Postgres => ask_postgres(port).await,
         }
     };
@@ -50,8 +50,8 @@ pub(super) async fn ask(protocol: Protocol, port: u16, pid: u32) -> Answer {
     }
 }
 
-async fn ask_redis(port: u16, pid: u32) -> Result<Answer> {
-    let info = redis_command(port, "INFO").await?;
+async fn ask_redis(port: u16, password: &str, pid: u32) -> Result<Answer> {
+    let info = redis_command(port, password, "INFO").await?;
     let says = |line: &str| info.lines().any(|one| one == line);
     if !says(&format!("process_id:{pid}")) {
         return Ok(Answer::Silent);
@@ -60,10 +60,15 @@ async fn ask_redis(port: u16, pid: u32) -> Result<Answer> {
 }
 
 /// Sends one command and returns its reply, which must be a string or a number.
-pub(super) async fn redis_command(port: u16, command: &str) -> Result<String> {
+pub(super) async fn redis_command(port: u16, password: &str, command: &str) -> Result<String> {
     let mut redis = BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?);
-    redis.write_all(format!("{command}\r\n").as_bytes()).await?;
+    redis.write_all(format!("AUTH {password}\r\n{command}\r\n").as_bytes()).await?;
     let mut line = String::new();
+    redis.read_line(&mut line).await?;
+    if line.trim() != "+OK" {
+        return Err(Error::new(ErrorKind::PermissionDenied, line));
+    }
+    line.clear();
     redis.read_line(&mut line).await?;
     let Some(length) = line.strip_prefix('$') else { return Ok(line.trim().to_owned()) };
     let length = length.trim().parse().map_err(|_| Error::from(ErrorKind::InvalidData))?;
@@ -82,7 +87,8 @@ async fn ask_postgres(port: u16) -> Result<Answer> {
     startup.extend(options.as_bytes());
     postgres.write_all(&startup).await?;
     let kind = postgres.read_u8().await?;
-    postgres.write_all(b"X\0\0\0\x04").await?; // goodbye
+    // It asks for the password; whoever hangs up instead is not logged.
+    postgres.shutdown().await?;
     let mut rest = Vec::new();
     postgres.read_to_end(&mut rest).await?;
     let starting = rest.windows(CANNOT_CONNECT_NOW.len()).any(|code| code == CANNOT_CONNECT_NOW);

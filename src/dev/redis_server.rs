@@ -1,7 +1,7 @@
 //! A private Redis that keeps everything it has answered for.
 //!
 //! Never evicts, never answers before the append-only file is on disk, never
-//! listens anywhere but on this machine.
+//! listens anywhere but on this machine, and never answers without its password.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,6 +14,7 @@ use super::guardian::Launch;
 use super::place::Place;
 use super::probe::Protocol;
 use super::ps::Living;
+use super::secret;
 use super::server::{Recipe, Server, clear_leftovers};
 
 const PROGRAM: &str = "redis-server";
@@ -34,23 +35,28 @@ const SETTINGS: [[&str; 2]; 9] = [
 ];
 
 /// A private Redis. Dropping it stops it, but does not wait for it.
-#[derive(Debug)]
 pub struct RedisServer {
     server: Server,
     data: PathBuf,
+    password: String,
 }
 
 impl RedisServer {
     /// Starts Redis in `directory`, on the port of last time if it is free.
     pub async fn start(directory: &Path) -> Result<RedisServer> {
-        let (place, recipe, data) = prepare(directory).await?;
+        let (place, recipe, data, password) = prepare(directory).await?;
         let server = Server::start(place, recipe).await.context("could not start Redis")?;
-        Ok(RedisServer { server, data })
+        Ok(RedisServer { server, data, password })
     }
 
-    /// `redis://127.0.0.1:port/`; no password, this machine only.
+    /// `redis://:password@127.0.0.1:port/`; this machine only.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port())
+        format!("redis://:{}@127.0.0.1:{}/", self.password, self.port())
+    }
+
+    #[cfg(test)]
+    pub(super) fn password(&self) -> &str {
+        &self.password
     }
 
     /// The port, the same across restarts.
@@ -90,22 +96,30 @@ impl RedisServer {
     }
 }
 
-async fn prepare(directory: &Path) -> Result<(Place, Recipe, PathBuf)> {
+async fn prepare(directory: &Path) -> Result<(Place, Recipe, PathBuf, String)> {
     let place = Place::take(directory, "redis").await?;
     let program = find_program(PROGRAM)
         .context("could not find `redis-server`: install Redis (scripts/install.sh does)")?;
     clear(&place).await?;
     let data = place.folder().join("data");
     fs::create_dir_all(&data).with_context(|| format!("could not make {}", data.display()))?;
+    let password = secret::password_in(place.folder())?;
+    // In a file, since everybody can read a command line.
+    let file = place.folder().join("redis.conf");
+    // A replica has its primary's password, as anywhere.
+    let lines = format!("requirepass {password}\nmasterauth {password}\n");
+    secret::write(&file, &lines, None)?;
+    let settings = SETTINGS.iter().flatten().map(OsString::from);
     let launch = Launch {
         program,
-        arguments: SETTINGS.iter().flatten().map(OsString::from).collect(),
+        arguments: std::iter::once(file.into_os_string()).chain(settings).collect(),
         directory: data.clone(),
         account: None,
         stop_signal: "TERM",
     };
-    let recipe = Recipe { name: "Redis", protocol: Protocol::Redis, port_flag: "--port", launch };
-    Ok((place, recipe, data))
+    let protocol = Protocol::Redis { password: password.clone() };
+    let recipe = Recipe { name: "Redis", protocol, port_flag: "--port", launch };
+    Ok((place, recipe, data, password))
 }
 
 /// Ends a Redis of an earlier run: the process id we noted, if that is still a

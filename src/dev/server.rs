@@ -28,7 +28,7 @@ const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(30);
 const PORT_ATTEMPTS: usize = 5;
 
 /// How to start a server; all but its port.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Recipe {
     pub(super) name: &'static str,
     pub(super) protocol: Protocol,
@@ -37,7 +37,6 @@ pub(super) struct Recipe {
 }
 
 /// A private server, running or not, and its locked folder.
-#[derive(Debug)]
 pub(super) struct Server {
     // First, so that a drop tells the server to stop before it unlocks the place.
     running: Guarded,
@@ -114,7 +113,7 @@ async fn until_ready(recipe: &Recipe, port: u16, running: &Guarded, log: &Log) -
             let lines = log.last_lines();
             bail!("{name} ended with status {status} instead of starting:\n{lines}");
         }
-        match ask(*protocol, port, running.pid()).await {
+        match ask(protocol, port, running.pid()).await {
             Answer::Ready => return Ok(()),
             Answer::Loading => limit = LOAD_TIMEOUT,
             Answer::Silent => {}

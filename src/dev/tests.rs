@@ -29,7 +29,7 @@ fn directory_with(mode: u32) -> TempDir {
 }
 
 async fn redis(server: &RedisServer, command: &str) -> String {
-    redis_command(server.port(), command).await.unwrap()
+    redis_command(server.port(), server.password(), command).await.unwrap()
 }
 
 async fn psql_program(server: &PostgresServer) -> PathBuf {
@@ -63,10 +63,10 @@ async fn redis_keeps_what_it_answered_for() {
         ("maxmemory-policy", "noeviction"),
         ("bind", "127.0.0.1"),
     ] {
-        let info = raw_config(port, setting).await;
+        let info = raw_config(&server, setting).await;
         assert!(info.contains(&format!("\r\n{value}\r\n")), "{setting}: {info:?}");
     }
-    assert!(raw_config(port, "save").await.ends_with("$0\r\n\r\n"));
+    assert!(raw_config(&server, "save").await.ends_with("$0\r\n\r\n"));
 
     assert_eq!(redis(&server, "SET money 100").await, "+OK");
     server.kill().await.unwrap();
@@ -87,10 +87,11 @@ async fn redis_keeps_what_it_answered_for() {
 }
 
 /// The whole reply of CONFIG GET, which is an array.
-async fn raw_config(port: u16, setting: &str) -> String {
+async fn raw_config(server: &RedisServer, setting: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    stream.write_all(format!("CONFIG GET {setting}\r\nQUIT\r\n").as_bytes()).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    let commands = format!("AUTH {}\r\nCONFIG GET {setting}\r\nQUIT\r\n", server.password());
+    stream.write_all(commands.as_bytes()).await.unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).await.unwrap();
     reply.trim_end_matches("+OK\r\n").to_owned()
@@ -152,11 +153,55 @@ async fn remove_when_free(directory: &Path) {
     }
 }
 
+/// Whether PostgreSQL lets somebody in who knows no password.
+async fn trusts(server: &PostgresServer) -> bool {
+    let port = server.port().to_string();
+    let output = tokio::process::Command::new(psql_program(server).await)
+        .args(["-X", "-w", "-h", "127.0.0.1", "-p", &port, "-U", "paystream", "-c", "select 1"])
+        .env_remove("PGPASSWORD")
+        .output()
+        .await
+        .unwrap();
+    output.status.success()
+}
+
+#[tokio::test]
+async fn what_an_older_version_made_is_closed_at_the_next_start() {
+    let directory = directory();
+    let servers = Servers::start(directory.path()).await.unwrap();
+    sql(&servers.postgres, "create table money as select 100 as amount").await;
+    redis(&servers.redis, "SET money 100").await;
+    assert!(!trusts(&servers.postgres).await);
+    let data = servers.postgres.data_directory().to_owned();
+    servers.stop().await.unwrap();
+
+    // As it was before there were passwords.
+    std::fs::remove_file(data.join(secret::PASSWORD)).unwrap();
+    std::fs::write(data.join("pg_hba.conf"), "host all all 127.0.0.1/32 trust\n").unwrap();
+    for folder in ["redis", "postgres"] {
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(directory.path().join(folder), open).unwrap();
+    }
+    std::fs::remove_file(directory.path().join("redis/password")).unwrap();
+
+    let servers = Servers::start(directory.path()).await.unwrap();
+    assert!(!trusts(&servers.postgres).await);
+    let silent = redis_command(servers.redis.port(), "another", "GET money").await;
+    assert!(silent.is_err(), "{silent:?}");
+    assert_eq!(sql(&servers.postgres, "select amount from money").await, "100");
+    assert_eq!(redis(&servers.redis, "GET money").await, "100");
+    for folder in ["redis", "postgres"] {
+        let mode = std::fs::metadata(directory.path().join(folder)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o067, 0, "{folder}: {mode:o}");
+    }
+    servers.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_directory_has_one_user() {
     let directory = directory();
     let first = RedisServer::start(directory.path()).await.unwrap();
-    let refusal = RedisServer::start(directory.path()).await.unwrap_err().to_string();
+    let refusal = RedisServer::start(directory.path()).await.err().unwrap().to_string();
     let path = std::fs::canonicalize(directory.path()).unwrap();
     assert_eq!(
         refusal,
@@ -252,7 +297,9 @@ async fn servers_die_with_a_killed_parent_and_come_back_with_the_next() {
     let mut parent = start_parent(directory.path());
     let addresses = addresses_of(directory.path()).await;
     let port = authority(&addresses.redis_url).unwrap().split_once(':').unwrap().1;
-    assert_eq!(redis_command(port.parse().unwrap(), "SET money 100").await.unwrap(), "+OK");
+    let port = port.parse().unwrap();
+    let password = secret::read(&directory.path().join("redis")).unwrap().unwrap();
+    assert_eq!(redis_command(port, &password, "SET money 100").await.unwrap(), "+OK");
 
     let guardians = family_of(parent.id()).await;
     assert_eq!(guardians.len(), 2, "{guardians:?}");
@@ -309,7 +356,7 @@ async fn a_directory_that_the_ordinary_account_cannot_reach_still_works() {
 
 #[test]
 fn addresses_are_found_in_urls() {
-    assert_eq!(authority("redis://127.0.0.1:20001/"), Some("127.0.0.1:20001"));
-    assert_eq!(authority("postgres://u@127.0.0.1:20002/paystream"), Some("127.0.0.1:20002"));
+    assert_eq!(authority("redis://:p@127.0.0.1:20001/"), Some("127.0.0.1:20001"));
+    assert_eq!(authority("postgres://u:p@127.0.0.1:20002/paystream"), Some("127.0.0.1:20002"));
     assert_eq!(authority("nonsense"), None);
 }

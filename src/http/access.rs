@@ -1,10 +1,11 @@
-//! Who may do what: which paths are open, and whose token a request shows. The
-//! console takes a token in its cookie too, and its forms from its own pages
-//! only. Never logs a token, and compares them in constant time.
+//! Who may do what: which paths are open, and whose token a request shows. Where no
+//! token guards a path, only names of this machine are answered. The console takes a
+//! token in its cookie too, and its forms from its own pages only. Never logs a
+//! token, and compares them in constant time.
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -83,12 +84,29 @@ pub(super) fn admit(
         }),
     };
     if surface != Surface::Api {
-        return operator(config, token.as_deref(), headers);
+        return operator(config, token.as_deref());
     }
     match &config.api_token {
-        None => is_of_this_machine(headers).then_some(Operator(None)),
+        None => Some(Operator(None)),
         Some(wanted) => is_same(wanted, token.as_deref()?).then_some(Operator(None)),
     }
+}
+
+/// Whether the request was sent to us: where no token guards a surface, a page from
+/// elsewhere may have made its own name lead here.
+pub(super) fn is_meant_for_us(
+    config: &GatewayConfig,
+    surface: Surface,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> bool {
+    let guarded = match surface {
+        Surface::Open | Surface::Docs | Surface::Api => config.api_token.is_some(),
+        Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live => {
+            asks_for_token(config)
+        }
+    };
+    guarded || is_of_this_machine(uri, headers)
 }
 
 /// Whether it may be told more than whether all is well.
@@ -97,25 +115,8 @@ pub(super) fn may_see_details(config: &GatewayConfig, headers: &HeaderMap) -> bo
     admitted(Surface::Api) || admitted(Surface::Console)
 }
 
-/// What to do about a request that may not pass.
-pub(super) fn advice(
-    config: &GatewayConfig,
-    surface: Surface,
-    headers: &HeaderMap,
-) -> &'static str {
-    let guarded = match surface {
-        Surface::Api => config.api_token.is_some(),
-        Surface::Open
-        | Surface::Docs
-        | Surface::Admin
-        | Surface::Console
-        | Surface::Doorstep
-        | Surface::Live => asks_for_token(config),
-    };
-    if !guarded && !is_of_this_machine(headers) {
-        return "no token is set, so only a name of this machine is answered here: use \
-                localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
-    }
+/// What to do about a request that shows no token that opens this.
+pub(super) fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
     if surface != Surface::Api && config.operators.is_empty() && !config.bind.ip().is_loopback() {
         return "no operator has a token: set PAYSTREAM_OPERATOR_TOKENS; the API's token opens \
                 this only on loopback";
@@ -124,11 +125,7 @@ pub(super) fn advice(
 }
 
 /// Whose token this is.
-pub(super) fn operator(
-    config: &GatewayConfig,
-    token: Option<&str>,
-    headers: &HeaderMap,
-) -> Option<Operator> {
+pub(super) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
     if !config.operators.is_empty() {
         let token = token?;
         // All of them are compared, whichever it is.
@@ -142,9 +139,8 @@ pub(super) fn operator(
         // A client that pays must not act as an operator.
         Some(_) if !config.bind.ip().is_loopback() => None,
         Some(wanted) => is_same(wanted, token?).then_some(Operator(None)),
-        // Nothing guards it but that it is on this machine; a page from
-        // elsewhere may have made its own name lead here.
-        None => is_of_this_machine(headers).then_some(Operator(None)),
+        // Nothing guards it but that it is on this machine.
+        None => Some(Operator(None)),
     }
 }
 
@@ -166,16 +162,24 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Whether the request was sent to a name of this machine.
-fn is_of_this_machine(headers: &HeaderMap) -> bool {
-    let host = text(headers, header::HOST.as_str()).unwrap_or_default();
+/// Whether the request was sent to names of this machine only: one Host, and where
+/// the request line has one too, that.
+fn is_of_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    host.to_str().is_ok_and(is_our_name)
+        && uri.authority().is_none_or(|authority| is_our_name(authority.as_str()))
+}
+
+/// Whether this is a name of this machine, with or without a port.
+fn is_our_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether a form comes from a page of ours. Looking needs no proof.
@@ -223,14 +227,30 @@ mod tests {
             ("localhost", true),
             ("[::1]:8081", true),
             ("127.0.0.2", true),
+            ("LOCALHOST:1", true),
+            ("[::1]", true),
             ("10.0.0.1:8081", false),
             ("", false),
             ("example.org:8081", false),
             ("localhost.example.org", false),
+            ("127.0.0.1.evil.example:8081", false),
+            ("evil.example@127.0.0.1", false),
+            ("127.0.0.1:8081:80", false),
+            ("127.0.0.1, evil.example", false),
+            ("[::2]:8081", false),
+            ("[::ffff:10.0.0.1]", false),
+            ("0.0.0.0:8081", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());
-            assert_eq!(is_of_this_machine(&headers), ours, "{host}");
+            let of_this_machine =
+                |uri: &str, headers: &HeaderMap| is_of_this_machine(&uri.parse().unwrap(), headers);
+            assert_eq!(of_this_machine("/x", &headers), ours, "{host}");
+            assert!(!of_this_machine("http://evil.example/x", &headers), "{host}");
+            assert_eq!(of_this_machine("http://localhost:8081/x", &headers), ours, "{host}");
+            headers.append(header::HOST, "localhost".parse().unwrap());
+            assert!(!of_this_machine("/x", &headers), "{host} and another");
         }
+        assert!(!is_of_this_machine(&Uri::from_static("/x"), &HeaderMap::new()));
     }
 }

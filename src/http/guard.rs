@@ -1,6 +1,7 @@
-//! What every request passes before its handler: the token, where a form comes
-//! from, the bound on requests under way, and the time limit. Health endpoints
-//! pass freely; live figures of the console have a bound of their own.
+//! What every request passes before its handler: the name it was sent to, the token,
+//! where a form comes from, the bound on requests under way, and the time limit.
+//! Health endpoints need no more than the name; live figures of the console have a
+//! bound of their own.
 
 use std::time::Duration;
 
@@ -31,12 +32,18 @@ const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let surface = Surface::of(request.uri().path());
+    let (config, uri) = (&app.gateway.config, request.uri());
+    if !access::is_meant_for_us(config, surface, uri, request.headers()) {
+        let detail = "no token is set, so only a name of this machine is answered here: use \
+                      localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
+        return Problem::new(Code::Unauthorized, detail).into_response();
+    }
     if surface == Surface::Open {
         return next.run(request).await;
     }
     let headers = request.headers();
-    let Some(operator) = access::admit(&app.gateway.config, surface, headers) else {
-        let detail = access::advice(&app.gateway.config, surface, headers);
+    let Some(operator) = access::admit(config, surface, headers) else {
+        let detail = access::advice(config, surface);
         return Problem::new(Code::Unauthorized, detail).into_response();
     };
     if surface.is_console() && !access::is_of_our_pages(request.method(), headers) {

@@ -31,7 +31,7 @@ use super::{
     places::Places,
     rate, router,
 };
-use crate::health::Board;
+use crate::{config::GatewayConfig, health::Board};
 
 /// How long a client may take to send its headers, or to send nothing.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,9 +54,7 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = &gateway.config;
-    let most = within_descriptors(config.connections_max);
-    let places = Places::new(most, config.connections_per_address_max.min(most));
+    let places = places(&gateway.config);
     let shared = Arc::new(Shared {
         requests: Semaphore::new(gateway.config.requests_max),
         waiters: Semaphore::new(WAITERS_MAX),
@@ -151,21 +149,20 @@ async fn listen(
     Ok(())
 }
 
-/// So many connections, as far as the process may have descriptors for them.
-fn within_descriptors(wanted: usize) -> usize {
-    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
-        return wanted;
-    };
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+/// Places for connections, as far as the process may have descriptors for them. One
+/// address has its share of fewer places, too, or it could take them all.
+fn places(config: &GatewayConfig) -> Places<IpAddr> {
+    let wanted = config.connections_max;
+    let of_one = config.connections_per_address_max.min(wanted);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     // Where there are very few of them, half of them.
     let most = limit.saturating_sub(DESCRIPTORS_KEPT).max(limit / 2);
-    if most < wanted {
-        warn!(
-            limit,
-            most, wanted, "too few descriptors for PAYSTREAM_CONNECTIONS_MAX; see ulimit -n"
-        );
+    if most >= wanted {
+        return Places::new(wanted, of_one);
     }
-    wanted.min(most)
+    warn!(limit, most, wanted, "too few descriptors for PAYSTREAM_CONNECTIONS_MAX; see ulimit -n");
+    Places::new(most, (of_one.saturating_mul(most) / wanted).max(1))
 }
 
 async fn sample(app: App) {

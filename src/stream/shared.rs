@@ -1,10 +1,11 @@
 //! A connection that many share and that comes back. It is given up after any
 //! failure that may outlast one command: a break, a reply that does not come
 //! (a half-open connection), or a server that has become a replica. Commands
-//! that were under way then fail; none is sent twice.
+//! that were under way then fail; none is sent twice. Silence counts also where
+//! every caller stopped waiting before the reply was late.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -56,6 +57,14 @@ struct Place {
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Server>,
+    /// When the first command was sent that nothing has been heard since.
+    unanswered: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Line {
+    fn unanswered(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
@@ -115,8 +124,27 @@ impl Shared {
         }
     }
 
+    /// The reply to a command that is sent over this connection.
+    async fn ask<R: Reply>(
+        &self,
+        line: &Line,
+        asking: impl Future<Output = RedisResult<R>>,
+    ) -> RedisResult<R> {
+        line.unanswered().get_or_insert_with(Instant::now);
+        // A caller may stop waiting here.
+        let reply = asking.await;
+        *line.unanswered() = None;
+        self.judge(line, &reply);
+        reply
+    }
+
     fn current(&self) -> Option<Line> {
-        self.0.line.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = |line: &mut Line| {
+            line.unanswered().is_some_and(|sent| sent.elapsed() >= self.0.response_timeout)
+        };
+        let _given_up = current.take_if(silent);
+        current.clone()
     }
 }
 
@@ -132,7 +160,7 @@ impl Place {
         if self.insists_on_safety {
             upkeep::insist_on_safety(&mut connection).await?;
         }
-        Ok(Line { connection, server })
+        Ok(Line { connection, server, unanswered: Arc::default() })
     }
 }
 
@@ -166,10 +194,9 @@ impl Reply for Vec<Value> {
 impl ConnectionLike for Shared {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let mut line = self.line().await?;
-            let reply = line.connection.req_packed_command(command).await;
-            self.judge(&line, &reply);
-            reply
+            let line = self.line().await?;
+            let mut connection = line.connection.clone();
+            self.ask(&line, connection.req_packed_command(command)).await
         })
     }
 
@@ -180,10 +207,9 @@ impl ConnectionLike for Shared {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let mut line = self.line().await?;
-            let reply = line.connection.req_packed_commands(pipeline, offset, count).await;
-            self.judge(&line, &reply);
-            reply
+            let line = self.line().await?;
+            let mut connection = line.connection.clone();
+            self.ask(&line, connection.req_packed_commands(pipeline, offset, count)).await
         })
     }
 

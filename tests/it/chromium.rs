@@ -20,13 +20,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::harness::eventually;
 
-/// Starts what follows in its own process group, says its process id, and kills
-/// the group when the other end of standard input is gone.
-const GUARDIAN: &str = r#"
+/// Starts what follows in its own process group, and kills the group when that ends
+/// or the other end of standard input is gone.
+pub const GUARDIAN: &str = r#"
 exec 3<&0
 "$@" </dev/null 3<&- &
+program=$!
 ( read -r never <&3; kill -s KILL 0 ) &
-wait
+wait "$program"
+kill -s KILL 0
 "#;
 
 /// Browsers at once; each wants a core.

@@ -212,6 +212,35 @@ async fn a_gateway_leaves_connections_on_which_redis_has_fallen_silent() {
     process.stop().await;
 }
 
+#[tokio::test]
+async fn a_gateway_comes_back_although_nobody_waited_for_a_silent_redis_to_the_end() {
+    let stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+    pay(&process.api, "r1").await;
+    proxy.set(Way::Dumb);
+    // So many in vain that no more is asked of Redis than whether it is there, and
+    // that question is given up before the reply is late.
+    let mut posts = JoinSet::new();
+    for n in 0..8 {
+        let api = process.api.clone();
+        let body = payment(&format!("silent{n}"), "ADA", "1");
+        posts.spawn(async move { api.post_payment(&body).await });
+    }
+    while let Some(silent) = posts.join_next().await {
+        silent.unwrap().is_problem(503, "stream_unavailable");
+    }
+    process.until_logged("circuit opened").await;
+    for _ in 0..2 {
+        let health = process.api.get("/api/v1/health").await;
+        assert_eq!(health.json()["dependencies"]["redis"]["status"], "down", "{}", health.text);
+    }
+    proxy.set(Way::Open);
+    process.api.until_ready().await;
+    pay(&process.api, "r2").await;
+    process.stop().await;
+}
+
 /// Customers that are paid for in batches, one by each client.
 const CLIENTS: usize = 6;
 /// Batches of each client, and payments in each.

@@ -5,8 +5,12 @@
 //! The only file that waits by asking again, in [`eventually`].
 
 use std::{
+    fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +34,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// How long something that must happen may take. Generous: it bounds a failure,
 /// it measures nothing.
@@ -63,12 +68,17 @@ pub async fn in_time<T>(what: &str, ending: impl Future<Output = T>) -> T {
     ended.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain: {what}"))
 }
 
-/// A directory for servers, empty, that no other run uses.
+/// A directory for servers, empty, that no other run uses. All Redis servers of one
+/// run have the same password, as a primary and its replicas do.
 pub async fn empty_directory(name: &str) -> PathBuf {
     for number in 0..DIRECTORIES {
         let directory =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("servers-{name}-{number}"));
         if dev::remove(&directory).await.is_ok() {
+            static PASSWORD: OnceLock<String> = OnceLock::new();
+            let password = PASSWORD.get_or_init(|| Uuid::now_v7().simple().to_string());
+            fs::create_dir_all(directory.join("redis")).unwrap();
+            fs::write(directory.join("redis/password"), password).unwrap();
             return directory;
         }
     }

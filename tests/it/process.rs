@@ -79,7 +79,11 @@ pub async fn run(mut command: Command) -> Ended {
 impl Process {
     /// Starts serving and waits until it is ready.
     pub async fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Self {
-        let mut command = serve(role, stores, settings);
+        Self::start(serve(role, stores, settings)).await
+    }
+
+    /// Starts a command that serves, and waits until it is ready.
+    pub async fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
@@ -105,6 +109,11 @@ impl Process {
         process
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it ran until now")
+    }
+
     /// `kill -9`; returns when it is gone.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it ran until now");
@@ -119,7 +128,7 @@ impl Process {
 
     /// Sends it a signal, such as `STOP`.
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it ran until now").to_string();
+        let pid = self.pid().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await;
         assert!(sent.unwrap().success(), "kill -{name}");
     }

@@ -119,7 +119,16 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/ops/"]),
     ("gethostname", &["src/identity.rs"]),
     ("procfs", &["src/sampler/process.rs"]),
-    ("rustix", &["src/control/doctor/", "src/http/serve.rs", "src/ops/mod.rs", "src/ops/watch.rs"]),
+    (
+        "rustix",
+        &[
+            "src/control/doctor/",
+            "src/dev/",
+            "src/http/serve.rs",
+            "src/ops/mod.rs",
+            "src/ops/watch.rs",
+        ],
+    ),
 ];
 
 /// Longest file, in lines.

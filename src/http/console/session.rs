@@ -66,7 +66,7 @@ pub(super) async fn sign_in(
     let refused = || Problem::new(Code::Unauthorized, "this token opens nothing");
     let Form(form) = form.map_err(|_| refused())?;
     let token = form.token.trim();
-    access::operator(&app.gateway.config, Some(token), &headers).ok_or_else(refused)?;
+    access::operator(&app.gateway.config, Some(token)).ok_or_else(refused)?;
     let cookie = kept(TOKEN_COOKIE, &words::encoded(token), None, &headers)?;
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(inside(form.to.as_deref())))
         .into_response())
