@@ -40,6 +40,7 @@ pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
 };
 pub use release::{Handover, Released};
+pub use shapes::Money;
 pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Control, Error, Verdict,
     background::{self, Background},
-    shapes::money,
+    shapes::{Money, money},
     verdict::Situation,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub struct PendingEntry {
     /// Whose it is.
     pub customer_id: Option<String>,
     /// How much.
-    #[schema(example = "10000.00")]
+    #[schema(value_type = Option<Money>)]
     pub transaction_amount: Option<String>,
     /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,

@@ -3,10 +3,17 @@
 use std::time::Duration;
 
 use rust_decimal::Decimal;
+use utoipa::ToSchema;
 
 use crate::domain::two_places;
 
 /// Money as it is shown: `"10000.00"`.
+#[derive(ToSchema)]
+#[schema(pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
+#[expect(dead_code, reason = "describes what `money` writes")]
+pub struct Money(String);
+
+/// Money as it is shown.
 pub(super) fn money(value: Decimal) -> String {
     two_places(value).to_string()
 }

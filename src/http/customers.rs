@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::{
     App, intake,
     intake::{Body, Fields, Query, Segment},
-    problem::{Code, Problem, ProblemDocument},
+    problem::{Code, Problem},
+    shapes,
     views::{AccountView, BalanceView, PaymentView, Taken, customer_path, money},
 };
 use crate::{
@@ -31,8 +32,10 @@ const PAGE_MAX: i64 = 1_000;
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// 1 to 1,000; default 20.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
     /// How many to skip; default 0.
+    #[param(minimum = 0)]
     offset: Option<i64>,
 }
 
@@ -54,8 +57,6 @@ pub(super) struct CustomersView {
     params(PageQuery),
     responses(
         (status = 200, description = "A page, by customer id", body = CustomersView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(super) async fn list(
@@ -76,18 +77,12 @@ pub(super) async fn list(
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; intake reads it field by field")]
 pub(super) struct CustomerBody {
-    /// 1 to 64 of `[A-Za-z0-9_-]`.
-    #[schema(example = "GIG00501")]
-    customer_id: String,
-    /// A plain decimal above 0 with at most two places, as string or number.
-    #[schema(example = "1000000.00")]
-    asset_value: String,
-    /// 1 to 5,200.
-    #[schema(example = 50)]
+    customer_id: shapes::CustomerId,
+    asset_value: shapes::Amount,
+    #[schema(minimum = 1, maximum = 5200, example = 50)]
     term_weeks: i32,
     /// The currency of the deployment, as ISO 4217 code; may be left out.
-    #[schema(example = "NGN")]
-    currency: Option<String>,
+    currency: Option<shapes::Currency>,
 }
 
 /// A customer as read.
@@ -111,9 +106,7 @@ struct Terms {
         (status = 201, description = "Opened", body = Taken<AccountView>,
          headers(("Location", description = "The account"))),
         (status = 200, description = "It exists with these terms", body = Taken<AccountView>),
-        (status = 409, description = "It exists with other terms", body = ProblemDocument),
-        (status = 422, description = "The customer is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 409, description = "It exists with other terms"),
     )
 )]
 pub(super) async fn open(State(app): State<App>, body: Body) -> Result<Response, Problem> {
@@ -163,11 +156,9 @@ fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
     get,
     path = "/api/v1/customers/{customer_id}",
     tag = "customers",
-    params(("customer_id" = String, Path, description = "Whose")),
     responses(
         (status = 200, description = "The account", body = AccountView),
-        (status = 404, description = "No customer has this id", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn show(
@@ -185,11 +176,9 @@ pub(super) async fn show(
     get,
     path = "/api/v1/customers/{customer_id}/balance",
     tag = "customers",
-    params(("customer_id" = String, Path, description = "Whose")),
     responses(
         (status = 200, description = "The balance", body = BalanceView),
-        (status = 404, description = "No customer has this id", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn balance(
@@ -225,6 +214,7 @@ pub(super) async fn balance(
 #[into_params(parameter_in = Query)]
 pub(super) struct StatementQuery {
     /// 1 to 1,000; default 20.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
     cursor: Option<i64>,
@@ -245,12 +235,10 @@ pub(super) struct StatementView {
     get,
     path = "/api/v1/customers/{customer_id}/payments",
     tag = "customers",
-    params(("customer_id" = String, Path, description = "Whose"), StatementQuery),
+    params(StatementQuery),
     responses(
         (status = 200, description = "A page, newest first", body = StatementView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 404, description = "No customer has this id", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn statement(

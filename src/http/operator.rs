@@ -4,7 +4,10 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::problem::{Code, FieldError, Problem};
+use super::{
+    problem::{Code, FieldError, Problem},
+    shapes,
+};
 use crate::{
     control::Signature,
     domain::{Invalid, is_plain},
@@ -30,12 +33,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
 
 /// Who changes something, and why.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct SignatureBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     pub(super) actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     pub(super) reason: String,
 }
 
@@ -45,7 +47,9 @@ impl Operator {
         let actor = self.0.as_deref().or(body.actor.as_deref()).unwrap_or_default().trim();
         let reason = body.reason.trim();
         let mut errors = Vec::new();
-        for (field, text, most) in [("actor", actor, ACTOR_MAX), ("reason", reason, REASON_MAX)] {
+        // A name is checked even where the token has one.
+        let named = body.actor.as_deref().map_or(actor, str::trim);
+        for (field, text, most) in [("actor", named, ACTOR_MAX), ("reason", reason, REASON_MAX)] {
             if text.is_empty() {
                 errors.push(FieldError::new(field, Invalid::new("empty", "must not be empty")));
             } else if text.chars().count() > most {

@@ -39,6 +39,7 @@ mod release;
 mod partitions;
 mod network;
 mod observability;
+mod openapi;
 mod operators;
 mod ownership;
 mod resize;

@@ -11,7 +11,8 @@ use crate::{
     http::{
         App, intake,
         operator::Operator,
-        problem::{Code, FieldError, Problem, ProblemDocument},
+        problem::{Code, FieldError, Problem},
+        shapes,
     },
     telemetry::LogLevel,
 };
@@ -27,9 +28,10 @@ pub(in crate::http) struct LogView {
 
 /// What is to be logged from now on.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct LogBody {
-    /// A level, or directives; nothing for what was configured.
-    #[schema(example = "info,paystream=debug")]
+    /// Nothing for what was configured.
+    #[schema(value_type = Option<shapes::LogFilter>)]
     level: Option<String>,
 }
 
@@ -55,7 +57,7 @@ pub(in crate::http) async fn log_level(State(app): State<App>) -> Result<Json<Lo
     request_body = LogBody,
     responses(
         (status = 200, description = "What it logs from now on", body = LogView),
-        (status = 422, description = "It is not a log filter; nothing has changed", body = ProblemDocument),
+        (status = 422, description = "It is not a log filter; nothing has changed"),
     )
 )]
 pub(in crate::http) async fn set_log_level(

@@ -10,10 +10,11 @@ use utoipa::ToSchema;
 
 use crate::http::{
     App, intake,
-    problem::{Code, FieldError, Problem, ProblemDocument},
+    problem::{Code, FieldError, Problem},
     views::money,
 };
 use crate::{
+    control::Money,
     domain::Invalid,
     ledger::{CursorRow, NewAccount, Totals},
     stream::Depth,
@@ -24,9 +25,9 @@ const SEED_MAX: u32 = 200_000;
 
 /// How many customers to seed.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(in crate::http) struct SeedBody {
-    /// 1 to 200,000.
-    #[schema(example = 500)]
+    #[schema(minimum = 1, maximum = 200_000, example = 500)]
     count: u32,
 }
 
@@ -53,8 +54,6 @@ pub(in crate::http) struct SeedView {
     request_body = SeedBody,
     responses(
         (status = 200, description = "They exist", body = SeedView),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn seed_customers(
@@ -105,7 +104,9 @@ struct TotalsView {
     /// Came again after the stream had forgotten them.
     duplicates: i64,
     /// The whole amount of applied payments.
+    #[schema(value_type = Money)]
     amount: String,
+    #[schema(value_type = Money)]
     average_amount: String,
 }
 
@@ -157,7 +158,6 @@ struct PartitionView {
     tag = "operators",
     responses(
         (status = 200, description = "Totals and partitions", body = StatsView),
-        (status = 503, description = "A store cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
