@@ -138,7 +138,12 @@ fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
     let customer = fields.take("customer_id", |raw| CustomerId::parse(intake::string(raw)?));
     let value = fields.take("asset_value", intake::amount);
     let weeks = fields.take("term_weeks", |raw| {
-        let weeks = raw.get().parse().ok().filter(|weeks| (1..=5_200).contains(weeks));
+        // JSON knows no whole numbers: 50.0 is 50.
+        let text = raw.get();
+        let whole =
+            text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|digit| digit == b'0'));
+        let text = whole.map_or(text, |(whole, _)| whole);
+        let weeks = text.parse().ok().filter(|weeks| (1..=5_200).contains(weeks));
         weeks.ok_or(Invalid { code: "out_of_range", reason: "must be a number from 1 to 5200" })
     });
     fields.check_currency(currency);

@@ -23,7 +23,9 @@ use crate::{
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ListQuery {
+    /// Default `dead`.
     #[serde(default)]
+    #[param(inline)]
     state: Wanted,
     /// Only those of this reference.
     #[serde(default, deserialize_with = "intake::text")]
