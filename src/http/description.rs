@@ -42,7 +42,7 @@ const OPERATOR: &str = "operator_token";
 const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
 
 /// An answer that many operations can give; never one of health.
-struct Common {
+struct Failure {
     status: u16,
     name: &'static str,
     description: &'static str,
@@ -50,52 +50,52 @@ struct Common {
     of: fn(&Operation) -> bool,
 }
 
-const COMMON: [Common; 9] = [
-    Common {
+const FAILURES: [Failure; 9] = [
+    Failure {
         status: 400,
         name: "Malformed",
         description: "The body is not JSON, or the query is not valid",
         of: |operation| has_body(operation) || has_query(operation),
     },
-    Common {
+    Failure {
         status: 401,
         name: "Unauthorized",
         description: "A valid bearer token is needed",
         of: any,
     },
-    Common {
+    Failure {
         status: 408,
         name: "BodyLate",
         description: "The body did not arrive in time",
         of: has_body,
     },
-    Common { status: 413, name: "TooLarge", description: "The body is too large", of: has_body },
-    Common {
+    Failure { status: 413, name: "TooLarge", description: "The body is too large", of: has_body },
+    Failure {
         status: 415,
         name: "WrongType",
         description: "The body has the wrong type",
         of: has_body,
     },
-    Common {
+    Failure {
         status: 422,
         name: "Invalid",
         description: "The body is not valid; `errors` names the fields",
         of: has_body,
     },
-    Common {
+    Failure {
         status: 429,
         name: "RateLimited",
         description: "The proxy in front: too many requests from this address; try again after \
                       `Retry-After`",
         of: any,
     },
-    Common {
+    Failure {
         status: 500,
         name: "Internal",
         description: "Something went wrong on our side; the log has it under `request_id`",
         of: any,
     },
-    Common {
+    Failure {
         status: 503,
         name: "Unavailable",
         description: "Not now; try again after `Retry-After`",
@@ -137,9 +137,9 @@ pub(super) fn complete(mut document: openapi::OpenApi, currency: Currency) -> op
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme(name, scheme);
     }
-    for common in &COMMON {
-        let response = problem(common.status, common.description);
-        components.responses.insert(common.name.to_owned(), response.into());
+    for failure in &FAILURES {
+        let response = problem(failure.status, failure.description);
+        components.responses.insert(failure.name.to_owned(), response.into());
     }
     let codes = CODES.iter().map(|(code, ..)| *code).chain(PROXY_CODES);
     if let Some(code) = property(components, "ProblemDocument", "code") {
@@ -167,11 +167,11 @@ fn complete_operation(path: &str, operation: &mut Operation) {
     if operation.security.is_none() {
         let token = if Surface::of(path) == Surface::Admin { OPERATOR } else { API };
         operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(token, [])]);
-        for common in &COMMON {
-            if (common.of)(operation) {
-                let reference = RefOr::Ref(Ref::from_response_name(common.name));
+        for failure in &FAILURES {
+            if (failure.of)(operation) {
+                let reference = RefOr::Ref(Ref::from_response_name(failure.name));
                 let responses = &mut operation.responses.responses;
-                responses.entry(common.status.to_string()).or_insert(reference);
+                responses.entry(failure.status.to_string()).or_insert(reference);
             }
         }
     }
