@@ -3,7 +3,8 @@
 # and a C compiler; with --check-tools also what `make check` needs, with
 # --browser also the chromium and chromedriver that the console is tested in,
 # with --observe also the Prometheus and Python that dashboards and alerts are
-# tested with, with --front-door also the nginx that stands before the gateways.
+# tested with, with --front-door also the nginx that stands before the gateways,
+# with --openapi also the schemathesis that the API is tested with, into target/.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
 # so what is installed here is never started as a service: neither used by us
@@ -12,6 +13,8 @@ set -eu
 
 # The newest that is known to build with the compiler in rust-toolchain.toml.
 CARGO_DENY=0.20.2
+# With what it makes requests of: other versions make others.
+SCHEMATHESIS='schemathesis==4.32.5 hypothesis==6.170.17'
 
 say() { printf '%s\n' "install: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -42,7 +45,7 @@ missing() {
     has_compiler || printf 'compiler '
     [ -z "$wants_browser" ] || has_browser || printf 'browser '
     [ -z "$wants_observe" ] || has_prometheus || printf 'prometheus '
-    [ -z "$wants_observe" ] || has_python || printf 'python '
+    [ -z "$wants_observe$wants_openapi" ] || has_python || printf 'python '
     [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
 }
 
@@ -172,14 +175,29 @@ install_check_tools() {
     "$cargo" install --locked --quiet "cargo-deny@$CARGO_DENY" >&2
 }
 
-wants_browser='' wants_observe='' wants_front_door='' wants_check_tools=''
+install_schemathesis() {
+    venv=$(dirname "$0")/../target/schemathesis
+    [ ! -e "$venv/$SCHEMATHESIS" ] || return 0
+    say "installing $SCHEMATHESIS into target/schemathesis"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    # shellcheck disable=SC2086 # a list of words
+    "$venv/bin/pip" install --quiet --disable-pip-version-check $SCHEMATHESIS >&2
+    : >"$venv/$SCHEMATHESIS"
+}
+
+wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_check_tools=''
 for argument in "$@"; do
     case $argument in
         --check-tools) wants_check_tools=yes ;;
         --browser) wants_browser=yes ;;
         --observe) wants_observe=yes ;;
         --front-door) wants_front_door=yes ;;
-        *) die "unknown argument '$argument'; there are --check-tools, --browser, --observe and --front-door" ;;
+        --openapi) wants_openapi=yes ;;
+        *)
+            die "unknown argument '$argument'; there are --check-tools, --browser, --observe," \
+                "--front-door and --openapi"
+            ;;
     esac
 done
 
@@ -193,3 +211,4 @@ if [ -n "$lacking" ]; then
     [ -z "$lacking" ] || die "still missing after the installation: $lacking"
 fi
 [ -z "$wants_check_tools" ] || install_check_tools
+[ -z "$wants_openapi" ] || install_schemathesis

@@ -6,7 +6,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{Acted, Control, Error, Signature, shapes::money};
+use super::{
+    Acted, Control, Error, Signature,
+    shapes::{Money, money},
+};
 use crate::{domain::CustomerId, ledger::AuditRow};
 
 /// A change that somebody made.
@@ -25,10 +28,10 @@ pub struct AuditEntry {
     /// Why.
     pub reason: Option<String>,
     /// What it was before,
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub before: Option<Value>,
     /// and after.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub after: Option<Value>,
 }
 
@@ -42,6 +45,7 @@ pub struct ParkedCustomer {
     /// Payments that wait.
     pub payments: i64,
     /// What they come to, all statuses together.
+    #[schema(value_type = Money)]
     pub amount: String,
     /// Dead letters of theirs that nobody has dealt with; while there is one, a
     /// release must be forced.

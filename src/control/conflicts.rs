@@ -5,7 +5,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, Action, Control, Error, Signature, shapes::money};
+use super::{
+    Acted, Action, Control, Error, Signature,
+    shapes::{Money, money},
+};
 use crate::ledger::OpenConflict;
 
 /// A payment that came under a used reference with other content.
@@ -20,6 +23,7 @@ pub struct Conflict {
     /// Whom it is of,
     pub customer_id: String,
     /// how much,
+    #[schema(value_type = Money)]
     pub transaction_amount: String,
     /// what the bank said,
     pub payment_status: String,
@@ -28,6 +32,7 @@ pub struct Conflict {
     /// The payment that has the reference: of whom,
     pub first_customer_id: Option<String>,
     /// how much,
+    #[schema(value_type = Option<Money>)]
     pub first_amount: Option<String>,
     /// and when.
     pub first_transaction_date: Option<DateTime<Utc>>,

@@ -5,7 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, Action, Control, Error, Refusal, Signature, shapes::money};
+use super::{
+    Acted, Action, Control, Error, Refusal, Signature,
+    shapes::{Money, money},
+};
 use crate::{
     domain::Delivery,
     ledger::{DeadLetterFilter, DeadLetterRow, Redriven},
@@ -29,6 +32,7 @@ pub struct DeadLetter {
     /// Its customer, if it could be read so far.
     pub customer_id: Option<String>,
     /// Its amount, if it could be read so far.
+    #[schema(value_type = Option<Money>)]
     pub transaction_amount: Option<String>,
     /// Stable class of the reason: `entry_unreadable`, `settle_failed`,
     /// `worker_died`.

@@ -5,7 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{AuditEntry, Control, Error, PendingEntry, shapes::money};
+use super::{
+    AuditEntry, Control, Error, PendingEntry,
+    shapes::{Money, money},
+};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::{AttemptRow, PAGE_MAX, StoredPayment},
@@ -24,6 +27,7 @@ pub struct Life {
     /// Whose it is.
     pub customer_id: Option<String>,
     /// How much.
+    #[schema(value_type = Option<Money>)]
     pub transaction_amount: Option<String>,
     /// What the bank said: COMPLETE, PENDING or FAILED.
     pub payment_status: Option<String>,

@@ -43,7 +43,7 @@ pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
 };
 pub use release::{Handover, Released};
-pub use shapes::last_owners;
+pub use shapes::{Money, last_owners};
 pub use suspense::{AssignReport, SuspensePayment};
 pub use verdict::{Action, Verdict};
 

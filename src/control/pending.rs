@@ -7,7 +7,12 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Control, Error, Verdict, background::Background, shapes::money, verdict::Situation};
+use super::{
+    Control, Error, Verdict,
+    background::Background,
+    shapes::{Money, money},
+    verdict::Situation,
+};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     stream::{Body, Pending, PendingCount},
@@ -40,7 +45,7 @@ pub struct PendingEntry {
     /// Whose it is.
     pub customer_id: Option<String>,
     /// How much.
-    #[schema(example = "10000.00")]
+    #[schema(value_type = Option<Money>)]
     pub transaction_amount: Option<String>,
     /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,

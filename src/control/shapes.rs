@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rust_decimal::Decimal;
+use utoipa::ToSchema;
 
 use crate::domain::two_places;
 
@@ -27,6 +28,12 @@ pub fn last_owners<'a>(owners: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// Money as it is shown: `"10000.00"`.
+#[derive(ToSchema)]
+#[schema(pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
+#[expect(dead_code, reason = "describes what `money` writes")]
+pub struct Money(String);
+
+/// Money as it is shown.
 pub(super) fn money(value: Decimal) -> String {
     two_places(value).to_string()
 }

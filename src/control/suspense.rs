@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, Action, Control, Error, Signature, shapes::money};
+use super::{
+    Acted, Action, Control, Error, Signature,
+    shapes::{Money, money},
+};
 use crate::{
     domain::{CustomerId, Reference},
     ledger::SuspenseRow,
@@ -18,6 +21,7 @@ pub struct SuspensePayment {
     /// The customer it was sent for.
     pub customer_id: String,
     /// How much.
+    #[schema(value_type = Money)]
     pub transaction_amount: String,
     /// `held`, `applied`, `conflict` or `refund_marked`.
     pub state: String,
@@ -45,6 +49,7 @@ pub struct AssignReport {
     /// `applied`, or `conflict` when its reference was used meanwhile.
     pub outcome: String,
     /// What is left to pay, if it was applied.
+    #[schema(value_type = Option<Money>)]
     pub balance_after: Option<String>,
     /// What came of it.
     pub sentence: String,

@@ -10,7 +10,7 @@ use super::{
     intake::{Body, MediaType},
     observe::Traced,
     payments::{self, PaymentBody},
-    problem::{self, Code, FieldError, Problem, ProblemDocument},
+    problem::{self, Code, FieldError, Problem},
 };
 use crate::stream::{self, Appended, Arrival};
 
@@ -35,7 +35,7 @@ pub(super) struct BatchView {
 pub(super) struct ItemView {
     /// Place in the batch, from 0.
     index: usize,
-    /// `accepted`, `replayed` or `refused`.
+    #[schema(pattern = "^(accepted|replayed|refused)$")]
     status: &'static str,
     /// As it is counted.
     #[serde(skip)]
@@ -75,10 +75,8 @@ pub(super) struct ItemView {
     )),
     responses(
         (status = 200, description = "One result for each item", body = BatchView),
-        (status = 400, description = "The body is not a JSON array", body = ProblemDocument),
-        (status = 413, description = "Too many items, or too large", body = ProblemDocument),
-        (status = 415, description = "The body has the wrong type", body = ProblemDocument),
-        (status = 503, description = "None could be taken now; sending all again is safe", body = ProblemDocument),
+        (status = 413, description = "Too many items, or too large"),
+        (status = 503, description = "None could be taken now; sending all again is safe"),
     )
 )]
 pub(super) async fn accept_batch(

@@ -15,7 +15,8 @@ use super::{
     App, intake,
     intake::{Body, Fields, Query, Segment},
     operator::Operator,
-    problem::{Code, Problem, ProblemDocument},
+    problem::{Code, Problem},
+    shapes,
     views::{AccountView, BalanceView, PaymentView, Taken, customer_path, money},
 };
 use crate::{
@@ -32,8 +33,10 @@ const PAGE_MAX: i64 = 1_000;
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// 1 to 1,000; default 20.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
     /// How many to skip; default 0.
+    #[param(minimum = 0)]
     offset: Option<i64>,
 }
 
@@ -55,8 +58,6 @@ pub(super) struct CustomersView {
     params(PageQuery),
     responses(
         (status = 200, description = "A page, by customer id", body = CustomersView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(super) async fn list(
@@ -77,18 +78,12 @@ pub(super) async fn list(
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; intake reads it field by field")]
 pub(super) struct CustomerBody {
-    /// 1 to 64 of `[A-Za-z0-9_-]`.
-    #[schema(example = "GIG00501")]
-    customer_id: String,
-    /// A plain decimal above 0 with at most two places, as string or number.
-    #[schema(example = "1000000.00")]
-    asset_value: String,
-    /// 1 to 5,200.
-    #[schema(example = 50)]
+    customer_id: shapes::CustomerId,
+    asset_value: shapes::Amount,
+    #[schema(minimum = 1, maximum = 5200, example = 50)]
     term_weeks: i32,
     /// The currency of the deployment, as ISO 4217 code; may be left out.
-    #[schema(example = "NGN")]
-    currency: Option<String>,
+    currency: Option<shapes::Currency>,
 }
 
 /// A customer as read.
@@ -112,9 +107,7 @@ struct Terms {
         (status = 201, description = "Opened", body = Taken<AccountView>,
          headers(("Location", description = "The account"))),
         (status = 200, description = "It exists with these terms", body = Taken<AccountView>),
-        (status = 409, description = "It exists with other terms", body = ProblemDocument),
-        (status = 422, description = "The customer is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 409, description = "It exists with other terms"),
     )
 )]
 pub(super) async fn open(
@@ -151,7 +144,12 @@ fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
     let customer = fields.take("customer_id", |raw| CustomerId::parse(intake::string(raw)?));
     let value = fields.take("asset_value", intake::amount);
     let weeks = fields.take("term_weeks", |raw| {
-        let weeks = raw.get().parse().ok().filter(|weeks| (1..=5_200).contains(weeks));
+        // JSON knows no whole numbers: 50.0 is 50.
+        let text = raw.get();
+        let whole =
+            text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|digit| digit == b'0'));
+        let text = whole.map_or(text, |(whole, _)| whole);
+        let weeks = text.parse().ok().filter(|weeks| (1..=5_200).contains(weeks));
         weeks.ok_or(Invalid { code: "out_of_range", reason: "must be a number from 1 to 5200" })
     });
     fields.check_currency(currency);
@@ -169,11 +167,9 @@ fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
     get,
     path = "/api/v1/customers/{customer_id}",
     tag = "customers",
-    params(("customer_id" = String, Path, description = "Whose")),
     responses(
         (status = 200, description = "The account", body = AccountView),
-        (status = 404, description = "No customer has this id", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn show(
@@ -191,11 +187,9 @@ pub(super) async fn show(
     get,
     path = "/api/v1/customers/{customer_id}/balance",
     tag = "customers",
-    params(("customer_id" = String, Path, description = "Whose")),
     responses(
         (status = 200, description = "The balance", body = BalanceView),
-        (status = 404, description = "No customer has this id", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn balance(
@@ -231,6 +225,7 @@ pub(super) async fn balance(
 #[into_params(parameter_in = Query)]
 pub(super) struct StatementQuery {
     /// 1 to 1,000; default 20.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
     cursor: Option<i64>,
@@ -251,12 +246,10 @@ pub(super) struct StatementView {
     get,
     path = "/api/v1/customers/{customer_id}/payments",
     tag = "customers",
-    params(("customer_id" = String, Path, description = "Whose"), StatementQuery),
+    params(StatementQuery),
     responses(
         (status = 200, description = "A page, newest first", body = StatementView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 404, description = "No customer has this id", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn statement(

@@ -56,7 +56,8 @@ impl Latest {
 /// status.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HealthView {
-    /// `ok`, `degraded` (payments are taken, something is away) or `down`.
+    /// `degraded`: payments are taken, but something is away.
+    #[schema(pattern = "^(ok|degraded|down)$")]
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     dependencies: Option<DependenciesView>,
@@ -79,11 +80,13 @@ struct DependenciesView {
 /// How something fares.
 #[derive(Clone, Serialize, ToSchema)]
 struct DependencyView {
-    /// `up` or `down`; of a worker `working`, `waiting` or `stalled`.
+    /// Of a store `up` or `down`, else of a worker.
+    #[schema(pattern = "^(up|down|working|waiting|stalled)$")]
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
-    /// `closed`, or `open`: calls are refused at once until a probe succeeds.
+    /// `open`: calls are refused at once until a probe succeeds.
+    #[schema(pattern = "^(open|closed)$")]
     #[serde(skip_serializing_if = "Option::is_none")]
     circuit: Option<&'static str>,
 }

@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 use super::{
     App, Gateway, intake,
     intake::Segment,
-    problem::{Code, FieldError, Problem, ProblemDocument},
+    problem::{Code, FieldError, Problem},
+    shapes,
     views::{ConflictView, Links, PaymentView},
 };
 use crate::{
@@ -46,11 +47,9 @@ pub(super) struct PaymentDetail {
     get,
     path = "/api/v1/payments/{reference}",
     tag = "payments",
-    params(("reference" = String, Path, description = "The payment's reference")),
     responses(
         (status = 200, description = "Where it is", body = PaymentDetail),
-        (status = 404, description = "No payment has this reference", body = ProblemDocument),
-        (status = 503, description = "The stores cannot be asked now, or too many payments wait to be searched", body = ProblemDocument),
+        (status = 404, description = "No payment has this reference"),
     )
 )]
 pub(super) async fn find(
@@ -77,6 +76,7 @@ pub(super) async fn find(
 #[derive(Deserialize, ToSchema)]
 pub(super) struct LookupBody {
     /// At most 1,000.
+    #[schema(value_type = Vec<shapes::Reference>, max_items = 1000)]
     transaction_references: Vec<String>,
 }
 
@@ -98,10 +98,8 @@ pub(super) struct LookupView {
     request_body = LookupBody,
     responses(
         (status = 200, description = "One answer for each reference, in order", body = LookupView),
-        (status = 400, description = "The body is not JSON", body = ProblemDocument),
-        (status = 413, description = "Too many references", body = ProblemDocument),
-        (status = 422, description = "A reference is not valid", body = ProblemDocument),
-        (status = 503, description = "The stores cannot be asked now, or too many payments wait to be searched", body = ProblemDocument),
+        (status = 413, description = "Too many references"),
+        (status = 422, description = "A reference is not valid"),
     )
 )]
 pub(super) async fn look_up(

@@ -10,6 +10,8 @@ mod access;
 mod observe;
 mod guard;
 mod intake;
+mod shapes;
+mod description;
 mod views;
 mod payments;
 mod batch;
@@ -39,10 +41,6 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
 };
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
-};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -56,6 +54,7 @@ use crate::{
     clock::Clock,
     config::GatewayConfig,
     control::{self, Control},
+    domain::Currency,
     health::Board,
     ledger::{self, Reader, Registrar},
     stream::{self, Balances, Finder, Producer, Upkeep},
@@ -166,38 +165,13 @@ impl Shared {
     }
 }
 
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "paystream",
-        description = "Takes customers' payments and keeps their accounts. A payment answered with \
-                       202 is on disk; it is applied exactly once, in its customer's order."
-    ),
-    modifiers(&BearerToken)
-)]
-struct Description;
-
-struct BearerToken;
-
-impl Modify for BearerToken {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
-        openapi.security = Some(vec![utoipa::openapi::SecurityRequirement::new::<
-            _,
-            [&str; 0],
-            &str,
-        >("token", [])]);
-    }
-}
-
 /// Every route, and its description.
 fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
     let bulk = OpenApiRouter::new()
         .routes(routes!(batch::accept_batch))
         .routes(routes!(lookup::look_up))
         .layer(DefaultBodyLimit::max(BULK_BYTES_MAX));
-    OpenApiRouter::with_openapi(Description::openapi())
+    OpenApiRouter::with_openapi(description::outline())
         // Payments.
         .routes(routes!(payments::accept))
         .routes(routes!(lookup::find))
@@ -217,15 +191,17 @@ fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .split_for_parts()
 }
 
-/// The description of the API, as `/openapi.json` serves it.
+/// The description of the API, as `/openapi.json` serves it where accounts are
+/// in the default currency.
 #[must_use]
 pub fn description() -> utoipa::openapi::OpenApi {
-    routes().1
+    description::complete(routes().1, Currency::DEFAULT)
 }
 
 /// The whole application.
 fn router(shared: App) -> Router {
-    let (routes, description) = routes();
+    let (routes, outline) = routes();
+    let description = description::complete(outline, shared.gateway.registrar.currency());
     // A payment may be named like a path beside it.
     let find = |name: &'static str| {
         get(move |app: State<App>| lookup::find(app, Segment(name.to_owned())))

@@ -4,7 +4,10 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::problem::{Code, FieldError, Problem};
+use super::{
+    problem::{Code, FieldError, Problem},
+    shapes,
+};
 use crate::{
     control::Signature,
     domain::{Invalid, is_plain},
@@ -35,11 +38,9 @@ const API: &str = "api";
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SignatureBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     pub(super) actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     pub(super) reason: String,
 }
 
@@ -56,11 +57,13 @@ impl Operator {
     }
 
     /// The signature of a change.
-    pub(super) fn sign(&self, actor: Option<&str>, reason: &str) -> Result<Signature, Problem> {
-        let actor = self.0.as_deref().or(actor).unwrap_or_default().trim();
+    pub(super) fn sign(&self, given: Option<&str>, reason: &str) -> Result<Signature, Problem> {
+        let actor = self.0.as_deref().or(given).unwrap_or_default().trim();
         let reason = reason.trim();
         let mut errors = Vec::new();
-        for (field, text, most) in [("actor", actor, ACTOR_MAX), ("reason", reason, REASON_MAX)] {
+        // A name is checked even where the token has one.
+        let named = given.map_or(actor, str::trim);
+        for (field, text, most) in [("actor", named, ACTOR_MAX), ("reason", reason, REASON_MAX)] {
             if text.is_empty() {
                 errors.push(FieldError::new(field, Invalid::new("empty", "must not be empty")));
             } else if text.chars().count() > most {

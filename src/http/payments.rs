@@ -16,7 +16,8 @@ use super::{
     App, guard, intake,
     intake::Body,
     observe::Traced,
-    problem::{self, Code, Problem, ProblemDocument},
+    problem::{self, Code, Problem},
+    shapes,
     views::{AcceptedView, PaymentView, StatusView, Taken, payment_path},
 };
 use crate::{
@@ -37,25 +38,14 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; intake reads it field by field")]
 pub(super) struct PaymentBody {
-    /// 1 to 64 of `[A-Za-z0-9_-]`.
-    #[schema(example = "GIG00001")]
-    customer_id: String,
-    /// COMPLETE moves money; PENDING and FAILED are noted.
-    #[schema(example = "COMPLETE")]
-    payment_status: String,
-    /// A plain decimal above 0 with at most two places, as string or number.
-    #[schema(example = "10000")]
-    transaction_amount: String,
-    /// In the configured zone, or RFC 3339; at most a day ahead, unless configured
-    /// otherwise.
-    #[schema(example = "2025-11-07 14:54:16")]
-    transaction_date: String,
-    /// 1 to 128 visible ASCII characters; the same for every retry.
-    #[schema(example = "VPAY25110713542114478761522000")]
-    transaction_reference: String,
+    customer_id: shapes::CustomerId,
+    payment_status: shapes::PaymentStatus,
+    transaction_amount: shapes::Amount,
+    transaction_date: shapes::TransactionDate,
+    /// The same for every retry.
+    transaction_reference: shapes::Reference,
     /// The currency of the accounts, as ISO 4217 code; may be left out.
-    #[schema(example = "NGN")]
-    currency: Option<String>,
+    currency: Option<shapes::Currency>,
 }
 
 /// Take a payment
@@ -75,13 +65,13 @@ pub(super) struct PaymentBody {
     responses(
         (status = 202, description = "On disk", body = Taken<AcceptedView>,
          headers(("Location", description = "Where to see what became of it"))),
-        (status = 200, description = "Taken before (`Idempotent-Replayed: true`), or the outcome that was waited for", body = Taken<PaymentView>),
-        (status = 400, description = "The body is not JSON", body = ProblemDocument),
-        (status = 409, description = "The reference stands for another payment", body = ProblemDocument),
-        (status = 413, description = "The body is too large", body = ProblemDocument),
-        (status = 415, description = "The body has the wrong type", body = ProblemDocument),
-        (status = 422, description = "The payment is not valid; `errors` says why", body = ProblemDocument),
-        (status = 503, description = "Not now; try again after `Retry-After`", body = ProblemDocument),
+        (status = 200, description = "Taken before, or the outcome that was waited for", body = Taken<PaymentView>,
+         headers(
+             ("Location", description = "Where to see what became of it"),
+             ("Idempotent-Replayed", description = "`true` if it was taken before"),
+             ("Preference-Applied", description = "`wait=N` if the outcome was waited for"),
+         )),
+        (status = 409, description = "The reference stands for another payment"),
     )
 )]
 pub(super) async fn accept(

@@ -43,10 +43,12 @@ impl FieldError {
 pub(super) struct ProblemDocument<'a> {
     /// Identifies the kind of problem.
     #[serde(rename = "type")]
+    #[schema(pattern = "^urn:paystream:problem:[a-z_]+$")]
     kind: String,
     /// The kind in words.
     title: &'a str,
     /// The status of the response.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
     /// Stable, for programs.
     code: &'a str,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    control::Money,
     domain::{Delivery, two_places},
     ledger::{AccountRow, ConflictRow, PaymentRow, PaymentState},
     stream::{Place, Seen},
@@ -54,7 +55,7 @@ impl Links {
 pub(super) struct AcceptedView {
     #[schema(example = "VPAY25110713542114478761522000")]
     transaction_reference: String,
-    /// Always `accepted`.
+    #[schema(pattern = "^accepted$")]
     status: &'static str,
     partition: u16,
     /// Contiguous number in its partition.
@@ -124,13 +125,16 @@ pub(super) struct PaymentView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     pub(super) customer_id: Option<String>,
-    #[schema(example = "10000.00")]
+    #[schema(value_type = Option<Money>)]
     pub(super) transaction_amount: Option<String>,
     /// Paid of what was outstanding.
+    #[schema(value_type = Option<Money>)]
     pub(super) applied_amount: Option<String>,
     /// Paid beyond it, to the credit.
+    #[schema(value_type = Option<Money>)]
     pub(super) excess_amount: Option<String>,
     /// What was left to pay afterwards.
+    #[schema(value_type = Option<Money>)]
     pub(super) balance_after: Option<String>,
     /// Its place in the customer's statement.
     pub(super) account_version: Option<i64>,
@@ -230,6 +234,7 @@ impl PaymentView {
 pub(super) struct ConflictView {
     customer_id: String,
     payment_status: String,
+    #[schema(value_type = Money)]
     transaction_amount: String,
     stream_id: String,
     received_at: DateTime<Utc>,
@@ -258,12 +263,15 @@ pub(super) struct AccountView {
     /// ISO 4217.
     #[schema(example = "NGN")]
     currency: String,
-    #[schema(example = "1000000.00")]
+    #[schema(value_type = Money)]
     asset_value: String,
     term_weeks: i32,
+    #[schema(value_type = Money)]
     total_paid: String,
+    #[schema(value_type = Money)]
     outstanding_balance: String,
     /// Paid beyond the asset's value.
+    #[schema(value_type = Money)]
     credit: String,
     payment_count: i64,
     /// Rows of the statement.
@@ -300,11 +308,14 @@ pub(super) struct BalanceView {
     /// ISO 4217.
     #[schema(example = "NGN")]
     currency: String,
-    #[schema(example = "1000000.00")]
+    #[schema(value_type = Money)]
     asset_value: String,
+    #[schema(value_type = Money)]
     total_paid: String,
+    #[schema(value_type = Money)]
     outstanding_balance: String,
     /// Paid beyond the asset's value.
+    #[schema(value_type = Money)]
     credit: String,
     /// Rows of the statement that this balance includes.
     version: i64,

@@ -48,6 +48,7 @@ mod private;
 mod network;
 mod nginx;
 mod observability;
+mod openapi;
 mod operators;
 mod ownership;
 mod resize;

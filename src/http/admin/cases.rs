@@ -12,7 +12,8 @@ use crate::{
         App,
         intake::{self, Numbers, Query, Segment},
         operator::{Operator, SignatureBody},
-        problem::{Code, FieldError, Problem, ProblemDocument},
+        problem::{Code, FieldError, Problem},
+        shapes,
     },
 };
 
@@ -29,6 +30,7 @@ pub(in crate::http) struct SuspenseQuery {
     /// Where to go on: `next` of the page before.
     after: Option<String>,
     /// 1 to 500; default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
 }
 
@@ -49,8 +51,6 @@ pub(in crate::http) struct SuspenseView {
     params(SuspenseQuery),
     responses(
         (status = 200, description = "A page, the longest held first", body = SuspenseView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn suspense(
@@ -71,14 +71,12 @@ pub(in crate::http) async fn suspense(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct AssignBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     reason: String,
     /// The customer whose payment it is.
-    #[schema(example = "GIG00001")]
+    #[schema(value_type = shapes::CustomerId)]
     customer_id: String,
 }
 
@@ -89,14 +87,12 @@ pub(in crate::http) struct AssignBody {
     post,
     path = "/api/v1/admin/suspense/{reference}/assign",
     tag = "operators",
-    params(("reference" = String, Path, description = "The payment's reference")),
     request_body = AssignBody,
     responses(
         (status = 200, description = "It is applied", body = AssignReport),
-        (status = 404, description = "It is not in suspense", body = ProblemDocument),
-        (status = 409, description = "It has been dealt with", body = ProblemDocument),
-        (status = 422, description = "No such customer, or not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "It is not in suspense"),
+        (status = 409, description = "It has been dealt with"),
+        (status = 422, description = "No such customer, or not valid"),
     )
 )]
 pub(in crate::http) async fn assign(
@@ -122,14 +118,11 @@ pub(in crate::http) async fn assign(
     post,
     path = "/api/v1/admin/suspense/{reference}/refund-mark",
     tag = "operators",
-    params(("reference" = String, Path, description = "The payment's reference")),
     request_body = SignatureBody,
     responses(
         (status = 200, description = "It is marked", body = DoneView),
-        (status = 404, description = "It is not in suspense", body = ProblemDocument),
-        (status = 409, description = "It has been dealt with", body = ProblemDocument),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "It is not in suspense"),
+        (status = 409, description = "It has been dealt with"),
     )
 )]
 pub(in crate::http) async fn mark_for_refund(
@@ -163,8 +156,10 @@ pub(in crate::http) struct ConflictsQuery {
     /// Only those of this reference.
     reference: Option<String>,
     /// Where to go on: `next` of the page before.
+    #[param(pattern = "^[0-9]{1,5}/[0-9]{1,18}$")]
     after: Option<String>,
     /// 1 to 500; default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
 }
 
@@ -188,8 +183,6 @@ pub(in crate::http) struct ConflictsView {
     params(ConflictsQuery),
     responses(
         (status = 200, description = "A page, the longest open first", body = ConflictsView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn conflicts(
@@ -222,17 +215,11 @@ pub(in crate::http) async fn conflicts(
     post,
     path = "/api/v1/admin/conflicts/{partition}/{sequence}/resolve",
     tag = "operators",
-    params(
-        ("partition" = u16, Path, description = "Where it came from"),
-        ("sequence" = i64, Path, description = "Its sequence there"),
-    ),
     request_body = SignatureBody,
     responses(
         (status = 200, description = "It is resolved", body = DoneView),
-        (status = 404, description = "There is no such conflict", body = ProblemDocument),
-        (status = 409, description = "It has been dealt with", body = ProblemDocument),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "There is no such conflict"),
+        (status = 409, description = "It has been dealt with"),
     )
 )]
 pub(in crate::http) async fn resolve_conflict(
@@ -263,7 +250,6 @@ pub(in crate::http) struct ParkedView {
     tag = "operators",
     responses(
         (status = 200, description = "The longest parked first", body = ParkedView),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<ParkedView>, Problem> {
@@ -274,11 +260,9 @@ pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<Parke
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct ReleaseParkedBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     reason: String,
     /// Though a dead letter that they wait for is open: they are settled before
     /// it.
@@ -294,13 +278,11 @@ pub(in crate::http) struct ReleaseParkedBody {
     post,
     path = "/api/v1/admin/parked/{customer_id}/release",
     tag = "operators",
-    params(("customer_id" = String, Path, description = "Whose payments")),
     request_body = ReleaseParkedBody,
     responses(
         (status = 200, description = "They are settled", body = DoneView),
-        (status = 404, description = "No such customer is parked", body = ProblemDocument),
-        (status = 422, description = "The request is not valid, or a dead letter that they wait for is open", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No such customer is parked"),
+        (status = 422, description = "The request is not valid, or a dead letter that they wait for is open"),
     )
 )]
 pub(in crate::http) async fn release_parked(

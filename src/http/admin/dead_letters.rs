@@ -14,7 +14,8 @@ use crate::{
         App,
         intake::{self, Numbers, Query},
         operator::{Operator, SignatureBody},
-        problem::{Code, Problem, ProblemDocument},
+        problem::{Code, Problem},
+        shapes,
     },
 };
 
@@ -23,8 +24,10 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct ListQuery {
-    /// `dead`, `redriven`, `discarded` or `all`; default `dead`.
-    state: Option<String>,
+    /// Default `dead`.
+    #[serde(default)]
+    #[param(inline)]
+    state: Wanted,
     /// Only those of this reference.
     #[serde(default, deserialize_with = "intake::text")]
     reference: Option<String>,
@@ -43,7 +46,19 @@ pub(in crate::http) struct ListQuery {
     /// Only those older than this one: `next` of the page before.
     before: Option<i64>,
     /// 1 to 500; default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
+}
+
+/// The state that is asked for.
+#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Wanted {
+    #[default]
+    Dead,
+    Redriven,
+    Discarded,
+    All,
 }
 
 /// A page of dead letters.
@@ -63,8 +78,6 @@ pub(in crate::http) struct DeadLettersView {
     params(ListQuery),
     responses(
         (status = 200, description = "A page, the latest first", body = DeadLettersView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn list_dead_letters(
@@ -73,7 +86,7 @@ pub(in crate::http) async fn list_dead_letters(
 ) -> Result<Json<DeadLettersView>, Problem> {
     let limit = page_size(query.limit)?;
     let filter = DeadLetterFilter {
-        state: state(query.state.as_deref())?,
+        state: query.state.stored().map(str::to_owned),
         reference: query.reference,
         code: query.code,
         customer: query.customer,
@@ -87,13 +100,14 @@ pub(in crate::http) async fn list_dead_letters(
     Ok(Json(DeadLettersView { dead_letters, next }))
 }
 
-fn state(name: Option<&str>) -> Result<Option<String>, Problem> {
-    match name.unwrap_or("dead") {
-        "all" => Ok(None),
-        name @ ("dead" | "redriven" | "discarded") => Ok(Some(name.to_owned())),
-        _ => {
-            let detail = "state must be dead, redriven, discarded or all";
-            Err(Problem::new(Code::InvalidQuery, detail))
+impl Wanted {
+    /// As the ledger has it; nothing for all.
+    fn stored(self) -> Option<&'static str> {
+        match self {
+            Self::Dead => Some("dead"),
+            Self::Redriven => Some("redriven"),
+            Self::Discarded => Some("discarded"),
+            Self::All => None,
         }
     }
 }
@@ -103,11 +117,9 @@ fn state(name: Option<&str>) -> Result<Option<String>, Problem> {
     get,
     path = "/api/v1/admin/dead-letters/{id}",
     tag = "operators",
-    params(("id" = i64, Path, description = "Which")),
     responses(
         (status = 200, description = "All that is known of it", body = DeadLetter),
-        (status = 404, description = "There is no such dead letter", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "There is no such dead letter"),
     )
 )]
 pub(in crate::http) async fn show_dead_letter(
@@ -123,11 +135,9 @@ pub(in crate::http) async fn show_dead_letter(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct RedriveBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     reason: String,
     /// Only say what would come of it.
     #[serde(default)]
@@ -141,14 +151,12 @@ pub(in crate::http) struct RedriveBody {
     post,
     path = "/api/v1/admin/dead-letters/{id}/redrive",
     tag = "operators",
-    params(("id" = i64, Path, description = "Which")),
     request_body = RedriveBody,
     responses(
         (status = 200, description = "It is settled, or would be", body = RedriveReport),
-        (status = 404, description = "There is no such dead letter", body = ProblemDocument),
-        (status = 409, description = "It has been dealt with", body = ProblemDocument),
-        (status = 422, description = "It cannot be settled still", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "There is no such dead letter"),
+        (status = 409, description = "It has been dealt with"),
+        (status = 422, description = "It cannot be settled still"),
     )
 )]
 pub(in crate::http) async fn redrive_dead_letter(
@@ -169,14 +177,11 @@ pub(in crate::http) async fn redrive_dead_letter(
     post,
     path = "/api/v1/admin/dead-letters/{id}/discard",
     tag = "operators",
-    params(("id" = i64, Path, description = "Which")),
     request_body = SignatureBody,
     responses(
         (status = 200, description = "It is discarded", body = DoneView),
-        (status = 404, description = "There is no such dead letter", body = ProblemDocument),
-        (status = 409, description = "It has been dealt with", body = ProblemDocument),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "There is no such dead letter"),
+        (status = 409, description = "It has been dealt with"),
     )
 )]
 pub(in crate::http) async fn discard_dead_letter(
@@ -194,20 +199,21 @@ pub(in crate::http) async fn discard_dead_letter(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct ManyBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     reason: String,
     /// Those of this reference.
     #[serde(default, deserialize_with = "intake::text")]
+    #[schema(value_type = Option<shapes::Text>)]
     reference: Option<String>,
     /// Those of this class of reason.
     #[serde(default, deserialize_with = "intake::text")]
+    #[schema(value_type = Option<shapes::Text>)]
     code: Option<String>,
     /// Those of this customer.
     #[serde(default, deserialize_with = "intake::text")]
+    #[schema(value_type = Option<shapes::Text>)]
     customer: Option<String>,
     /// Those that died then or later.
     #[serde(default, deserialize_with = "intake::moment")]
@@ -252,8 +258,6 @@ impl ManyBody {
     request_body = ManyBody,
     responses(
         (status = 200, description = "What came of each", body = RedriveSummary),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn redrive_dead_letters(
@@ -278,8 +282,6 @@ pub(in crate::http) async fn redrive_dead_letters(
     request_body = ManyBody,
     responses(
         (status = 200, description = "What came of each", body = DiscardSummary),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn discard_dead_letters(

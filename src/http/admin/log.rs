@@ -16,7 +16,8 @@ use crate::{
     http::{
         App, intake,
         operator::Operator,
-        problem::{Code, FieldError, Problem, ProblemDocument},
+        problem::{Code, FieldError, Problem},
+        shapes,
     },
     telemetry::LogLevel,
 };
@@ -37,14 +38,12 @@ pub(in crate::http) struct LogView {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct LogBody {
-    /// A level, or directives; nothing for what was configured.
-    #[schema(example = "info,paystream=debug")]
+    /// Nothing for what was configured.
+    #[schema(value_type = Option<shapes::LogFilter>)]
     level: Option<String>,
-    /// Who, for the audit log, where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "posts are slow, ticket 4711")]
+    #[schema(value_type = Option<shapes::Reason>)]
     reason: Option<String>,
 }
 
@@ -71,7 +70,7 @@ pub(in crate::http) async fn log_level(State(app): State<App>) -> Result<Json<Lo
     request_body = LogBody,
     responses(
         (status = 200, description = "What it logs from now on", body = LogView),
-        (status = 422, description = "It is not a log filter; nothing has changed", body = ProblemDocument),
+        (status = 422, description = "It is not a log filter; nothing has changed"),
     )
 )]
 pub(in crate::http) async fn set_log_level(

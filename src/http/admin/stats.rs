@@ -11,10 +11,12 @@ use utoipa::ToSchema;
 use crate::http::{
     App, intake,
     operator::Operator,
-    problem::{Code, FieldError, Problem, ProblemDocument},
+    problem::{Code, FieldError, Problem},
+    shapes,
     views::money,
 };
 use crate::{
+    control::Money,
     domain::Invalid,
     ledger::{CursorRow, Totals},
     stream::Depth,
@@ -27,14 +29,11 @@ const SEED_MAX: u32 = 200_000;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct SeedBody {
-    /// 1 to 200,000.
-    #[schema(example = 500)]
+    #[schema(minimum = 1, maximum = 200_000, example = 500)]
     count: u32,
-    /// Who, for the audit log, where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the pilot begins")]
+    #[schema(value_type = Option<shapes::Reason>)]
     reason: Option<String>,
 }
 
@@ -61,8 +60,6 @@ pub(in crate::http) struct SeedView {
     request_body = SeedBody,
     responses(
         (status = 200, description = "They exist", body = SeedView),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn seed_customers(
@@ -115,7 +112,9 @@ struct TotalsView {
     /// Came again after the stream had forgotten them.
     duplicates: i64,
     /// The whole amount of applied payments.
+    #[schema(value_type = Money)]
     amount: String,
+    #[schema(value_type = Money)]
     average_amount: String,
 }
 
@@ -167,7 +166,6 @@ struct PartitionView {
     tag = "operators",
     responses(
         (status = 200, description = "Totals and partitions", body = StatsView),
-        (status = 503, description = "A store cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {

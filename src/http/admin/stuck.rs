@@ -15,7 +15,8 @@ use crate::{
         App,
         intake::{self, Numbers, Query, Segment},
         operator::Operator,
-        problem::{Code, Problem, ProblemDocument},
+        problem::{Code, Problem},
+        shapes,
     },
 };
 
@@ -25,16 +26,20 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct PendingQuery {
     /// Only those of this partition.
+    #[param(maximum = 65535)]
     partition: Option<u16>,
     /// Only those that have not been touched for at least so many seconds.
+    #[param(maximum = 4_294_967_295_u64)]
     min_idle_seconds: Option<u32>,
     /// Only those that this consumer holds.
     consumer: Option<String>,
     /// Only those of this reference.
     reference: Option<String>,
     /// Where to go on: `next` of the page before.
+    #[param(pattern = "^[0-9]{1,4}(/[0-9]{1,13}-[0-9]{1,9})?$")]
     from: Option<String>,
     /// 1 to 500; default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
 }
 
@@ -50,8 +55,6 @@ pub(in crate::http) struct PendingQuery {
     params(PendingQuery),
     responses(
         (status = 200, description = "A page, by partition and entry", body = PendingPage),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The stream cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn pending(
@@ -79,7 +82,6 @@ pub(in crate::http) async fn pending(
     tag = "operators",
     responses(
         (status = 200, description = "All pending entries at a glance", body = PendingSummary),
-        (status = 503, description = "The stream cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn pending_summary(
@@ -95,11 +97,9 @@ pub(in crate::http) async fn pending_summary(
     get,
     path = "/api/v1/admin/payments/{reference}",
     tag = "operators",
-    params(("reference" = String, Path, description = "The payment's reference")),
     responses(
         (status = 200, description = "Its life, the oldest moment first", body = Life),
-        (status = 404, description = "No payment has this reference", body = ProblemDocument),
-        (status = 503, description = "The stores cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "No payment has this reference"),
     )
 )]
 pub(in crate::http) async fn life(
@@ -117,11 +117,9 @@ pub(in crate::http) async fn life(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct ReleaseBody {
-    /// Who: needed where the token does not stand for an operator.
-    #[schema(example = "ada")]
+    #[schema(value_type = Option<shapes::Actor>)]
     actor: Option<String>,
-    /// Why, for the audit log.
-    #[schema(example = "the bank confirmed it, ticket 4711")]
+    #[schema(value_type = shapes::Reason)]
     reason: String,
     /// Do not wait for the owner: end its epoch at once. What it has under way
     /// is refused by the ledger.
@@ -138,14 +136,11 @@ pub(in crate::http) struct ReleaseBody {
     post,
     path = "/api/v1/admin/partitions/{partition}/release",
     tag = "operators",
-    params(("partition" = u16, Path, description = "Which")),
     request_body = ReleaseBody,
     responses(
         (status = 200, description = "The owner was asked, or its epoch has ended", body = DoneView),
-        (status = 404, description = "There is no such partition", body = ProblemDocument),
-        (status = 409, description = "It was asked already, or has no owner", body = ProblemDocument),
-        (status = 422, description = "The request is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
+        (status = 404, description = "There is no such partition"),
+        (status = 409, description = "It was asked already, or has no owner"),
     )
 )]
 pub(in crate::http) async fn release_partition(
@@ -187,6 +182,7 @@ pub(in crate::http) struct AuditQuery {
     /// Only those older than this one: `next` of the page before.
     before: Option<i64>,
     /// 1 to 500; default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
 }
 
@@ -207,8 +203,6 @@ pub(in crate::http) struct AuditView {
     params(AuditQuery),
     responses(
         (status = 200, description = "Who changed what, when and why", body = AuditView),
-        (status = 400, description = "The query is not valid", body = ProblemDocument),
-        (status = 503, description = "The ledger cannot be asked now", body = ProblemDocument),
     )
 )]
 pub(in crate::http) async fn audit_log(

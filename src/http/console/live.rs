@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Extension, Query, State},
+    extract::{Extension, State},
     response::{
         IntoResponse, Response,
         sse::{Event, Sse},
@@ -27,6 +27,7 @@ use tokio::{
 use super::{
     super::{
         App,
+        intake::Query,
         observe::Peer,
         operator::Operator,
         places::{Full, Place, Places},

@@ -1,0 +1,255 @@
+//! Completes the description of the API with what holds for many operations:
+//! who may call them, the answers that any of them can give, and the bounds of
+//! paths and queries. What one operation alone does is said at its handler.
+
+use serde_json::json;
+use utoipa::{
+    Number, OpenApi, PartialSchema,
+    openapi::{
+        self, Components, Content, Header, KnownFormat, Object, Ref, RefOr, Required, Response,
+        Schema, SchemaFormat, Type,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    },
+};
+
+use super::{
+    access::Surface,
+    problem::{CODES, ProblemDocument},
+    shapes,
+};
+use crate::domain::Currency;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "paystream",
+        description = "Takes customers' payments and keeps their accounts. A payment answered with \
+                       202 is on disk; it is applied exactly once, in its customer's order.\n\n\
+                       Every failure is a problem document (RFC 9457) with a stable `code`. \
+                       The operators' API refuses query parameters and fields that it does not \
+                       know; other operations ignore them."
+    ),
+    components(schemas(ProblemDocument<'static>))
+)]
+struct Description;
+
+/// What opens payments and customers,
+const API: &str = "token";
+/// and what opens the operators' API.
+const OPERATOR: &str = "operator_token";
+/// Codes of what the proxy in front of the gateways answers by itself.
+const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
+
+/// An answer that many operations can give; never one of health.
+struct Failure {
+    status: u16,
+    name: &'static str,
+    description: &'static str,
+    /// Operations that can give it.
+    of: fn(&Operation) -> bool,
+}
+
+const FAILURES: [Failure; 9] = [
+    Failure {
+        status: 400,
+        name: "Malformed",
+        description: "The body is not JSON, or the query is not valid",
+        of: |operation| has_body(operation) || has_query(operation),
+    },
+    Failure {
+        status: 401,
+        name: "Unauthorized",
+        description: "A valid bearer token is needed",
+        of: any,
+    },
+    Failure {
+        status: 408,
+        name: "BodyLate",
+        description: "The body did not arrive in time",
+        of: has_body,
+    },
+    Failure { status: 413, name: "TooLarge", description: "The body is too large", of: has_body },
+    Failure {
+        status: 415,
+        name: "WrongType",
+        description: "The body has the wrong type",
+        of: has_body,
+    },
+    Failure {
+        status: 422,
+        name: "Invalid",
+        description: "The body is not valid; `errors` names the fields",
+        of: has_body,
+    },
+    Failure {
+        status: 429,
+        name: "RateLimited",
+        description: "The proxy in front: too many requests from this address; try again after \
+                      `Retry-After`",
+        of: any,
+    },
+    Failure {
+        status: 500,
+        name: "Internal",
+        description: "Something went wrong on our side; the log has it under `request_id`",
+        of: any,
+    },
+    Failure {
+        status: 503,
+        name: "Unavailable",
+        description: "Not now; try again after `Retry-After`",
+        of: any,
+    },
+];
+
+fn any(_: &Operation) -> bool {
+    true
+}
+
+fn has_body(operation: &Operation) -> bool {
+    operation.request_body.is_some()
+}
+
+fn has_query(operation: &Operation) -> bool {
+    let parameters = operation.parameters.iter().flatten();
+    parameters.into_iter().any(|one| match one {
+        RefOr::T(one) => one.parameter_in == ParameterIn::Query,
+        RefOr::Ref(_) => false,
+    })
+}
+
+/// What the description is made of, before there are routes.
+pub(super) fn outline() -> openapi::OpenApi {
+    Description::openapi()
+}
+
+/// The description with all that routes do not say, for this deployment.
+pub(super) fn complete(mut document: openapi::OpenApi, currency: Currency) -> openapi::OpenApi {
+    for (path, item) in &mut document.paths.paths {
+        let operations = [&mut item.get, &mut item.post, &mut item.put];
+        for operation in operations.into_iter().flatten() {
+            complete_operation(path, operation);
+        }
+    }
+    let components = document.components.get_or_insert_default();
+    for name in [API, OPERATOR] {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme(name, scheme);
+    }
+    for failure in &FAILURES {
+        let response = problem(failure.status, failure.description);
+        components.responses.insert(failure.name.to_owned(), response.into());
+    }
+    let codes = CODES.iter().map(|(code, ..)| *code).chain(PROXY_CODES);
+    if let Some(code) = property(components, "ProblemDocument", "code") {
+        code.enum_values = Some(codes.map(|code| json!(code)).collect());
+    }
+    if let Some(RefOr::T(Schema::Object(ours))) = components.schemas.get_mut("Currency") {
+        ours.enum_values = Some(vec![json!(currency.as_str())]);
+    }
+    document
+}
+
+fn complete_operation(path: &str, operation: &mut Operation) {
+    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    let parameters = operation.parameters.get_or_insert_default();
+    parameters.extend(names.map(|name| RefOr::T(path_parameter(name))));
+    for parameter in parameters.iter_mut() {
+        if let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(schema))), .. }) =
+            parameter
+        {
+            bound(schema);
+        }
+    }
+    // Health is open, and says by itself what it answers.
+    if operation.security.is_none() {
+        let token = if Surface::of(path) == Surface::Admin { OPERATOR } else { API };
+        operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(token, [])]);
+        for failure in &FAILURES {
+            if (failure.of)(operation) {
+                let reference = RefOr::Ref(Ref::from_response_name(failure.name));
+                let responses = &mut operation.responses.responses;
+                responses.entry(failure.status.to_string()).or_insert(reference);
+            }
+        }
+    }
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let status = status.parse().unwrap_or(0);
+        match status >= 400 && response.content.is_empty() {
+            true => *response = problem(status, &response.description),
+            false => drop(response.headers.insert("x-request-id".to_owned(), request_id().into())),
+        }
+    }
+}
+
+/// A failure of this status.
+fn problem(status: u16, description: &str) -> Response {
+    let document = Ref::from_schema_name("ProblemDocument");
+    let mut response = Response::new(description);
+    let content = Content::new(Some(document));
+    response.content.insert("application/problem+json".to_owned(), content.into());
+    let text = |description: &str| Header::builder().description(Some(description)).build();
+    let header = match status {
+        401 => Some(("WWW-Authenticate", text("`Bearer`"))),
+        429 | 503 => Some(("Retry-After", seconds())),
+        _ => None,
+    };
+    let headers = header.into_iter().chain([("x-request-id", request_id())]);
+    response.headers.extend(headers.map(|(name, header)| (name.to_owned(), header.into())));
+    response
+}
+
+fn request_id() -> Header {
+    Header::builder()
+        .description(Some("Names the request in our logs; the one that was sent, if one was"))
+        .build()
+}
+
+fn seconds() -> Header {
+    let mut header = Header::new(Object::with_type(Type::Integer));
+    header.description = Some("Seconds after which to try again".to_owned());
+    header
+}
+
+/// A part of a path. What does not fit names nothing, and is answered 404.
+fn path_parameter(name: &str) -> Parameter {
+    let number = || RefOr::T(Schema::Object(Object::with_type(Type::Integer)));
+    let (schema, description) = match name {
+        "reference" => (shapes::Reference::schema(), "The payment's reference"),
+        "customer_id" => (shapes::CustomerId::schema(), "The customer's id"),
+        "partition" => (number(), "The partition"),
+        "sequence" => (number(), "The sequence in the partition"),
+        _ => (number(), "The id"),
+    };
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
+}
+
+/// Says the bounds of a path's or query's value that its type has.
+fn bound(schema: &mut Object) {
+    if schema.schema_type == Type::Integer.into() {
+        schema.format.get_or_insert(SchemaFormat::KnownFormat(KnownFormat::Int64));
+        schema.minimum.get_or_insert(Number::Int(isize::MIN));
+        schema.maximum.get_or_insert(Number::Int(isize::MAX));
+    } else if schema.schema_type == Type::String.into() && schema.format.is_none() {
+        // No store keeps NUL in a text.
+        schema.pattern.get_or_insert_with(|| r"^[^\u0000]*$".to_owned());
+    }
+}
+
+fn property<'a>(
+    components: &'a mut Components,
+    schema: &str,
+    name: &str,
+) -> Option<&'a mut Object> {
+    let RefOr::T(Schema::Object(object)) = components.schemas.get_mut(schema)? else { return None };
+    let RefOr::T(Schema::Object(property)) = object.properties.get_mut(name)? else { return None };
+    Some(property)
+}
