@@ -125,16 +125,21 @@ impl Ownership {
         Ok(())
     }
 
-    /// Says that the worker lives. False: another process has taken its name.
+    /// Says that the worker lives. False: a later process has taken its name. An
+    /// earlier incarnation, or none, is what a ledger knows that has gone back.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
     pub async fn beat(&mut self, leaving: bool) -> Result<bool, Error> {
         let beat = sqlx::query(
-            "update workers set beat_at = clock_timestamp(), leaving = $3
-             where worker_id = $1 and incarnation = $2::uuid",
+            "insert into workers as known (worker_id, incarnation, lease_ms, attempts_max, leaving)
+             values ($1, $2::uuid, $3, $4, $5)
+             on conflict (worker_id) do update set incarnation = excluded.incarnation,
+                 beat_at = clock_timestamp(), leaving = excluded.leaving
+             where known.incarnation <= excluded.incarnation",
         );
-        let beat = beat.bind(self.worker.clone()).bind(self.incarnation.clone()).bind(leaving);
+        let beat = beat.bind(self.worker.clone()).bind(self.incarnation.clone());
+        let beat = beat.bind(self.lease_milliseconds).bind(self.attempts_max).bind(leaving);
         Ok(self.execute(beat).await? == 1)
     }
 

@@ -9,8 +9,9 @@ const NOBODY: &str = "0000000000000000000000000000000000000000";
 /// A primary, as it was when the connection was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Server {
-    /// Its replication id: another one after a restart, a promotion, or a
-    /// return to an earlier primary.
+    /// Its run, and whose history it continues if it was promoted: another one
+    /// after a restart, a promotion, or a return to an earlier primary. Not its
+    /// replication id, which is replaced when a first replica follows.
     pub(super) identity: String,
     /// It was a replica and took over, so it may lack what the primary before
     /// it had acknowledged.
@@ -27,10 +28,10 @@ pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult
     if let Some(sentence) = as_replica(&text) {
         return Err(unfit(sentence));
     }
-    Ok(Server {
-        identity: field(&text, "master_replid").to_owned(),
-        promoted: !matches!(field(&text, "master_replid2"), "" | NOBODY),
-    })
+    let run = field(&text, "run_id");
+    let continued = Some(field(&text, "master_replid2")).filter(|id| !matches!(*id, "" | NOBODY));
+    let identity = continued.map_or_else(|| run.to_owned(), |id| format!("{run}:{id}"));
+    Ok(Server { identity, promoted: continued.is_some() })
 }
 
 /// The error of a connection to a server that must not be given payments; it
@@ -48,7 +49,7 @@ pub(super) async fn replica(connection: &mut impl ConnectionLike) -> RedisResult
 }
 
 async fn info(connection: &mut impl ConnectionLike) -> RedisResult<String> {
-    redis::cmd("INFO").arg("replication").query_async(connection).await
+    redis::cmd("INFO").arg("server").arg("replication").query_async(connection).await
 }
 
 fn as_replica(info: &str) -> Option<String> {

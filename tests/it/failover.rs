@@ -14,7 +14,7 @@ use crate::{
     proxy::{Proxy, Way},
 };
 
-/// A primary behind a proxy, and a replica that has all of it.
+/// A primary behind a proxy, and a replica of it.
 struct Pair {
     primary: RedisServer,
     replica: RedisServer,
@@ -24,6 +24,13 @@ struct Pair {
 
 impl Pair {
     async fn start(name: &str) -> Self {
+        let pair = Self::apart(name).await;
+        pair.follow().await;
+        pair
+    }
+
+    /// Nothing follows the primary yet.
+    async fn apart(name: &str) -> Self {
         let server = async |role: &str| {
             let directory = empty_directory(&format!("redis-{name}-{role}")).await;
             RedisServer::start(&directory).await.expect("Redis starts")
@@ -31,10 +38,13 @@ impl Pair {
         let (primary, replica) = tokio::join!(server("primary"), server("replica"));
         let proxy = Proxy::before(&primary.url()).await;
         let stores = Stores::on(&proxy.url, None).await;
-        let pair = Self { primary, replica, proxy, stores };
-        let port = pair.primary.port().to_string();
-        tell(&pair.replica, &["REPLICAOF", "127.0.0.1", &port]).await;
-        pair
+        Self { primary, replica, proxy, stores }
+    }
+
+    /// The replica follows the primary from now on.
+    async fn follow(&self) {
+        let port = self.primary.port().to_string();
+        tell(&self.replica, &["REPLICAOF", "127.0.0.1", &port]).await;
     }
 
     /// Waits until the replica has all that the primary has.
@@ -176,6 +186,39 @@ async fn a_failover_that_loses_nothing_is_no_loss() {
     assert_eq!(process.api.balance("ADA").await["total_paid"], "2.00");
     assert_eq!(losses(&pair.stores).await, []);
     process.stop().await;
+}
+
+#[tokio::test]
+async fn a_primary_stays_the_same_when_a_first_replica_follows() {
+    let mut pair = Pair::apart("first").await;
+    let before = Process::serve("gateway", &pair.stores, &[]).await;
+    before.api.open_account("ADA", "1000").await;
+    pay(&before.api, "r1").await;
+    let named = ask::<String>(&pair.primary, &["INFO", "replication"]).await;
+    pair.follow().await;
+    pair.in_step().await;
+    // Redis calls its history by another name now, and whoever connects sees that.
+    let id = |info: &str| {
+        info.lines().find(|line| line.starts_with("master_replid:")).map(str::to_owned)
+    };
+    assert_ne!(id(&named), id(&ask::<String>(&pair.primary, &["INFO", "replication"]).await));
+    let since = Process::serve("all", &pair.stores, &[]).await;
+    for (api, reference) in [(&since.api, "r2"), (&before.api, "r3"), (&since.api, "r4")] {
+        pay(api, reference).await;
+    }
+    since.api.until_settled().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    pay(&before.api, "r5").await;
+    pay(&since.api, "r6").await;
+    since.api.until_settled().await;
+    pair.stores.audit().await;
+    assert_eq!(since.api.balance("ADA").await["total_paid"], "6.00");
+    assert_eq!(losses(&pair.stores).await, []);
+    for process in [before, since] {
+        process.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -163,6 +163,10 @@ async fn nothing_waits_on_a_promoted_replica() {
     stores.redis_url = replica.url();
     stores.connect_again().await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
+    // It does not say what waits until somebody has read to the end.
+    pay(&gateway, "waiting").await;
+    assert_eq!(lag_of_redis(&stores).await, 0, "this Redis knows its lag");
+    assert_eq!(gateway.api.stats().await["backlog"], json!({"lag": 40, "pending": 0}));
     let worker = Process::serve("worker", &stores, &WORKER).await;
     nothing_waits(&stores, &gateway, &worker).await;
     worker.stop().await;

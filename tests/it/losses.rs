@@ -297,8 +297,9 @@ async fn copy(from: &Path, to: &Path) {
 }
 
 /// Puts an old backup of PostgreSQL back. `restarts`: the worker was started
-/// anew since the backup, so that Redis knows higher epochs than it.
-async fn put_back_a_backup(name: &str, restarts: bool) {
+/// anew since the backup, so that Redis knows higher epochs than it. `dies`: and
+/// is killed before it is put back.
+async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
     let mut postgres = PostgresServer::start(&empty_directory(name).await).await.unwrap();
     let data = postgres.data_directory().to_owned();
     let backup = data.with_file_name("backup");
@@ -335,13 +336,13 @@ async fn put_back_a_backup(name: &str, restarts: bool) {
     trim.arg(h.stores.key(partition, "stream")).arg("MINID").arg(&ids[3]);
     trim.exec_async(&mut h.stores.redis.clone()).await.unwrap();
     postgres.stop().await.unwrap();
-    if restarts {
+    if dies {
         h.crash_worker();
     }
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&backup, &data).unwrap();
     postgres.restart().await.unwrap();
-    if restarts {
+    if dies {
         h.start_worker();
     }
 
@@ -374,12 +375,17 @@ async fn put_back_a_backup(name: &str, restarts: bool) {
 
 #[tokio::test]
 async fn commits_that_postgresql_lost_are_settled_again_or_listed() {
-    put_back_a_backup("postgres-back", false).await;
+    put_back_a_backup("postgres-back", false, false).await;
 }
 
 #[tokio::test]
 async fn a_backup_with_lower_epochs_is_brought_forward_too() {
-    put_back_a_backup("postgres-epochs", true).await;
+    put_back_a_backup("postgres-epochs", true, true).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_a_backup_does_not_know_yet_goes_on() {
+    put_back_a_backup("postgres-worker", true, false).await;
 }
 
 #[tokio::test]

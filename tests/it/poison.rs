@@ -310,9 +310,11 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     for name in ["DEADLY", "after"] {
         h.api.pay(name, "ADA", "1").await;
     }
+    let dead = "select count(*) from dead_letters";
     for _ in 0..6 {
         h.start_worker();
         eventually("it tries the entry", async || {
+            assert_eq!(h.stores.count(dead).await, 0, "a healthy payment was given up");
             (h.stores.count(WAITING).await > 0).then_some(())
         })
         .await;
@@ -326,7 +328,7 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     for name in ["DEADLY", "after"] {
         assert_eq!(h.api.payment(name).await["status"], "applied", "{name}");
     }
-    assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
+    assert_eq!(h.stores.count(dead).await, 0);
     h.stop().await;
 }
 

@@ -4,7 +4,9 @@
 -- A lineage is the run of sequences that one server has given out: a line
 -- "identity after first" in the lineage key, for the sequence that was the last
 -- one when it began, and its own first. A promoted replica begins behind a
--- hole, so that no sequence is given out twice whatever it lacks.
+-- hole, so that no sequence is given out twice whatever it lacks. An identity is
+-- "run" or, of a promoted replica, "run:history", of which Redis forgets the
+-- history when nobody has followed for an hour.
 --
 -- KEYS  seq, lineage, lost
 -- ARGV  identity of the server, 1 if it was promoted, size of a hole, highest
@@ -34,8 +36,13 @@ local function write()
   redis.call('SET', KEYS[2], table.concat(text))
 end
 
+-- Whether a line is of the server that is called this.
+local function is_of(line, name)
+  return line[1] == name or string.match(line[1], '^[^:]*') == name
+end
+
 local newest = lines[#lines]
-if not newest or newest[1] ~= identity then
+if not newest or not is_of(newest, identity) then
   local first = counted + 1
   if ARGV[2] == '1' and (newest or counted > 0) then
     first = math.max(counted, known) + hole
@@ -53,11 +60,15 @@ if origin == '-' then
   for _, line in ipairs(lines) do
     if line[2] < known and known < line[3] then shared = line[2] end
   end
-elseif origin ~= newest[1] then
-  shared = math.min(known, origin_first - 1)
+else
+  -- The lineage that it belongs to; a run may have had several.
+  local last = origin_first - 1
   for i, line in ipairs(lines) do
-    if line[1] == origin and lines[i + 1] then shared = math.min(known, lines[i + 1][2]) end
+    if is_of(line, origin) and line[3] <= origin_first then
+      last = lines[i + 1] and lines[i + 1][2] or known
+    end
   end
+  shared = math.min(known, last)
 end
 local lost_first, lost_last = 0, 0
 if shared < known then
