@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    harness::{Api, Stores, empty_directory, eventually, payment},
+    harness::{Api, Stores, connect_to_redis, empty_directory, eventually, payment},
     process::{Process, operate, run},
     proxy::{Proxy, Way},
 };
@@ -76,8 +76,7 @@ impl Pair {
 }
 
 async fn connect(server: &RedisServer) -> MultiplexedConnection {
-    let client = redis::Client::open(server.url()).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
+    connect_to_redis(&server.url()).await
 }
 
 async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {

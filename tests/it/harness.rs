@@ -23,7 +23,7 @@ use paystream::{
     ops,
     telemetry::Signals,
 };
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -66,6 +66,16 @@ where
 pub async fn in_time<T>(what: &str, ending: impl Future<Output = T>) -> T {
     let ended = timeout(PATIENCE, ending).await;
     ended.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain: {what}"))
+}
+
+/// A connection of the test itself. It waits: the client's own half a second is
+/// too short on a busy machine.
+pub async fn connect_to_redis(url: &str) -> MultiplexedConnection {
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let client = redis::Client::open(url).unwrap();
+    client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 /// A directory for servers, empty, that no other run uses. All Redis servers of one
@@ -126,8 +136,7 @@ impl Stores {
 
     /// After Redis was away, connects the test itself again.
     pub async fn connect_again(&mut self) {
-        let client = redis::Client::open(self.redis_url.as_str()).unwrap();
-        self.redis = client.get_multiplexed_async_connection().await.unwrap();
+        self.redis = connect_to_redis(&self.redis_url).await;
     }
 
     /// On this Redis, and on the shared PostgreSQL unless another is given.
@@ -146,13 +155,12 @@ impl Stores {
                 postgres.url(&name)
             }
         };
-        let client = redis::Client::open(redis_url).unwrap();
         let stores = Self {
             redis_url: redis_url.to_owned(),
             pool: pool(&database_url),
             database_url,
             key_prefix: name,
-            redis: client.get_multiplexed_async_connection().await.unwrap(),
+            redis: connect_to_redis(redis_url).await,
             _place: place,
         };
         ops::migrate::run(&stores.config(&[]).store).await.expect("migrates");

@@ -12,7 +12,9 @@ use paystream::{
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
+    harness::{
+        Harness, PARTITIONS, Stores, connect_to_redis, empty_directory, eventually, payment,
+    },
     process::{Process, operate, run},
     resize::{resize, served, succeed},
 };
@@ -134,8 +136,7 @@ async fn nothing_waits_on_a_promoted_replica() {
     let redis = own_redis("lag-primary").await;
     let replica = own_redis("lag-replica").await;
     let mut stores = Stores::on(&redis.url(), None).await;
-    let client = redis::Client::open(replica.url()).unwrap();
-    let mut to_replica = client.get_multiplexed_async_connection().await.unwrap();
+    let mut to_replica = connect_to_redis(&replica.url()).await;
     let mut follow = redis::cmd("REPLICAOF");
     follow.arg("127.0.0.1").arg(redis.port());
     follow.exec_async(&mut to_replica).await.unwrap();
