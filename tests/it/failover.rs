@@ -12,6 +12,7 @@ use crate::{
     harness::{Api, PARTITIONS, Stores, connect_to_redis, empty_directory, eventually, payment},
     process::{Process, operate, run},
     proxy::{Proxy, Way},
+    resize::{resize, served, succeed},
 };
 
 /// A primary behind a proxy, and a replica of it.
@@ -233,6 +234,44 @@ async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
     assert_eq!(pair.stores.count(LOST).await, 0);
     pair.stores.audit().await;
     for process in [all, gateway] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
+    let mut pair = Pair::start("resized").await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    gateway.api.open_account("ADA", "1000").await;
+    succeed(&pair.stores, &resize(&["--partitions", "16"])).await;
+    served(&gateway, 16).await;
+    worker.stop().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pay(&gateway.api, "r1").await;
+    pay(&gateway.api, "r2").await;
+    pair.fail_over().await;
+    pay(&gateway.api, "r3").await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    worker.api.until_settled().await;
+    assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 1, 2)]);
+    pay(&gateway.api, "r1").await;
+    worker.api.until_settled().await;
+    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
+    succeed(&pair.stores, &accept).await;
+    // The new streams begin on a server that was promoted.
+    succeed(&pair.stores, &resize(&["--partitions", &PARTITIONS.to_string()])).await;
+    served(&gateway, usize::from(PARTITIONS)).await;
+    heads_are_noted(&pair.stores).await;
+    worker.stop().await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    pay(&gateway.api, "r4").await;
+    worker.api.until_settled().await;
+    assert_eq!(losses(&pair.stores).await, []);
+    assert_eq!(pair.stores.count(LOST).await, 1);
+    pair.stores.audit().await;
+    for process in [gateway, worker] {
         process.stop().await;
     }
 }

@@ -6,8 +6,9 @@ use paystream::dev::RedisServer;
 
 use crate::{
     failover::{LOST, pay, tell},
-    harness::{PARTITIONS, Stores, empty_directory},
-    process::Process,
+    harness::{PARTITIONS, Stores, empty_directory, eventually},
+    losses::copy,
+    process::{Process, operate, run},
 };
 
 /// A Redis of its own, and stores on it.
@@ -15,6 +16,76 @@ async fn apart(name: &str) -> (RedisServer, Stores) {
     let redis = RedisServer::start(&empty_directory(name).await).await.unwrap();
     let stores = Stores::on(&redis.url(), None).await;
     (redis, stores)
+}
+
+/// Keeps a copy of the data of a Redis beside it.
+async fn keep_copy(redis: &mut RedisServer) {
+    redis.stop().await.unwrap();
+    let data = redis.data_directory().to_owned();
+    copy(&data, &data.with_file_name("copy")).await;
+    redis.restart().await.unwrap();
+}
+
+async fn put_copy_back(redis: &mut RedisServer) {
+    redis.stop().await.unwrap();
+    let data = redis.data_directory().to_owned();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(data.with_file_name("copy"), &data).unwrap();
+    redis.restart().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_settled_before_a_copy_was_put_back_is_not_lost() {
+    let (mut redis, mut stores) = apart("redis-copy").await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    keep_copy(&mut redis).await;
+    for n in 2..=5 {
+        pay(&process.api, &format!("r{n}")).await;
+    }
+    process.api.until_settled().await;
+    put_copy_back(&mut redis).await;
+    pay(&process.api, "r6").await;
+    process.api.until_settled().await;
+    assert_eq!(stores.count(LOST).await, 0);
+    process.stop().await;
+    // Another worker notes all of it again.
+    let process = Process::serve("all", &stores, &[]).await;
+    pay(&process.api, "r7").await;
+    process.api.until_settled().await;
+    assert_eq!(stores.count(LOST).await, 0);
+    let accept = ["losses", "accept", "--reason", "restored", "--actor", "tester"];
+    assert!(run(operate(&stores, &accept)).await.status.success());
+    stores.connect_again().await;
+    stores.audit().await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_lost_is_listed_though_its_number_was_given_out_again_and_settled() {
+    let (mut redis, stores) = apart("redis-reused").await;
+    let a = Process::serve("gateway", &stores, &[]).await;
+    let b = Process::serve("gateway", &stores, &[]).await;
+    a.api.open_account("ADA", "1000").await;
+    pay(&a.api, "r1").await;
+    keep_copy(&mut redis).await;
+    for n in 2..=4 {
+        pay(&a.api, &format!("r{n}")).await;
+    }
+    put_copy_back(&mut redis).await;
+    // This gateway knows nothing of what the other was given.
+    assert_eq!(pay(&b.api, "again").await["sequence"], 2);
+    let worker = Process::serve("all", &stores, &[]).await;
+    worker.api.until_settled().await;
+    pay(&a.api, "r5").await;
+    let listed = "select count(*) from sequence_jumps where lost_first = 2 and lost_last = 4";
+    eventually("all three are listed", async || (stores.count(listed).await == 1).then_some(()))
+        .await;
+    for process in [a, b, worker] {
+        process.stop().await;
+    }
 }
 
 /// The lineage of every partition is as it is after many restarts, or gone.

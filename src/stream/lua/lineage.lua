@@ -57,6 +57,8 @@ end
 -- The last sequence that this history shares with the one that gave out what is known.
 local shared = known
 if origin == '-' then
+  -- A counter that has gone back.
+  if gate and counted < known then shared = counted end
   for _, line in ipairs(lines) do
     -- Until a sequence is given out behind a hole, the last of it is what is known.
     if line[2] < known and known < line[3] - 1 then shared = line[2] end
