@@ -2,11 +2,11 @@
 //! memory of those before it: what the ledger had settled is not lost, whose
 //! number was given out again is, and nothing that was never given out.
 
-use paystream::dev::RedisServer;
+use paystream::dev::{DATABASE, PostgresServer, RedisServer};
 
 use crate::{
-    failover::{LOST, pay, tell},
-    harness::{PARTITIONS, Stores, empty_directory, eventually},
+    failover::{LOST, Pair, pay, tell},
+    harness::{PARTITIONS, Stores, empty_directory, eventually, payment},
     losses::copy,
     process::{Process, operate, run},
 };
@@ -131,4 +131,58 @@ async fn a_lineage_that_is_gone_is_no_loss() {
 #[tokio::test]
 async fn a_server_that_many_have_followed_is_no_loss() {
     forget_lineage("redis-many", true).await;
+}
+
+#[tokio::test]
+async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out() {
+    let mut postgres = PostgresServer::start(&empty_directory("pg-before").await).await.unwrap();
+    let mut pair = Pair::on("before", Some(postgres.url(DATABASE))).await;
+    let process = Process::serve("all", &pair.stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    postgres.stop().await.unwrap();
+    let data = postgres.data_directory().to_owned();
+    copy(&data, &data.with_file_name("backup")).await;
+    postgres.restart().await.unwrap();
+    pay(&process.api, "r2").await;
+    process.api.until_settled().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    pay(&process.api, "r3").await;
+    let last = pay(&process.api, "r4").await;
+    assert_eq!(last["sequence"], 1_000_003, "{last}");
+    process.api.until_settled().await;
+    // The stream keeps only the last.
+    let stream = pair.stores.key(last["partition"].as_u64().unwrap(), "stream");
+    tell(&pair.replica, &["XTRIM", &stream, "MINID", last["stream_id"].as_str().unwrap()]).await;
+    postgres.stop().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(data.with_file_name("backup"), &data).unwrap();
+    postgres.restart().await.unwrap();
+    eventually("what the stream has is settled again", async || {
+        let reply = process.api.get("/api/v1/payments/r4").await;
+        (reply.status == 200 && reply.json()["status"] == "applied").then_some(())
+    })
+    .await;
+    process.api.until_settled().await;
+    let lost: Vec<(String, i64, i64)> = sqlx::query_as(
+        "select reason, lost_first, lost_last from sequence_jumps where lost_first is not null
+         order by lost_first",
+    )
+    .fetch_all(&pair.stores.pool)
+    .await
+    .unwrap();
+    let ledger_lost = |first, last| ("ledger_lost".to_owned(), first, last);
+    assert_eq!(lost, [ledger_lost(2, 2), ledger_lost(1_000_002, 1_000_002)]);
+    // Partitions in which nothing was paid have jumped too.
+    for customer in 0..30 {
+        let body = payment(&format!("c{customer}"), &format!("C{customer}"), "1");
+        process.api.post_payment(&body).await;
+    }
+    process.api.until_settled().await;
+    assert_eq!(pair.stores.count(LOST).await, 2);
+    process.stop().await;
+    postgres.stop().await.unwrap();
 }
