@@ -88,6 +88,17 @@ impl LaneWriter {
         let top = after.max(head).max(counted);
         let lost = (top > after).then_some((after + 1, top));
         let resumes_at = top + JUMP;
+        // A takeover that lacked them may have listed them.
+        let listed: bool = sqlx::query_scalar(
+            "select exists (select 1 from sequence_jumps
+                 where partition = $1 and lost_first <= $2 and lost_last >= $3)",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(after + 1)
+        .bind(top)
+        .fetch_one(&mut *transaction)
+        .await?;
+        let unlisted = lost.filter(|_| !listed);
         sqlx::query(
             "with headed as (
                  update partition_owners set head_sequence = $3 - 1 where partition = $1)
@@ -102,8 +113,8 @@ impl LaneWriter {
         .bind(i32::from(fence.partition))
         .bind(after)
         .bind(resumes_at)
-        .bind(lost.map(|(first, _)| first))
-        .bind(lost.map(|(_, last)| last))
+        .bind(unlisted.map(|(first, _)| first))
+        .bind(unlisted.map(|(_, last)| last))
         .bind(detail)
         .execute(&mut *transaction)
         .await?;
@@ -187,7 +198,8 @@ async fn note_gap(
     // Nothing was given out where sequences are known to jump.
     let jumps_after: Option<i64> = sqlx::query_scalar(
         "select after_sequence from sequence_jumps
-         where partition = $1 and resumes_at = $2 + 1 and after_sequence >= $3 - 1",
+         where partition = $1 and resumes_at = $2 + 1 and after_sequence >= $3 - 1
+         order by after_sequence limit 1",
     )
     .bind(i32::from(partition))
     .bind(last)

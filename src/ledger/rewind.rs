@@ -57,33 +57,39 @@ impl LaneWriter {
         &mut self,
         fence: Fence,
         rewound: Rewound<'_>,
-    ) -> Result<Option<(i64, i64)>, Error> {
+    ) -> Result<Vec<(i64, i64)>, Error> {
         let Rewound { settled, gone_to, passed, detail } = rewound;
         let mut transaction = self.connection.begin().await?;
-        // Sequences that an earlier jump left out were never given out.
-        let known: Option<Option<i64>> = sqlx::query_scalar(
-            "update partition_owners o
-             set reached_stream_id = coalesce($4, o.reached_stream_id),
-                 head_sequence = greatest(o.head_sequence, $5)
-             where o.partition = $1 and o.owner = $2 and o.epoch = $3 and o.last_sequence = $6
-             returning (select resumes_at from sequence_jumps j
-                 where j.partition = o.partition and j.after_sequence = o.last_sequence)",
+        let ours = sqlx::query(
+            "update partition_owners
+             set reached_stream_id = coalesce($4, reached_stream_id),
+                 head_sequence = greatest(head_sequence, $5)
+             where partition = $1 and owner = $2 and epoch = $3 and last_sequence = $6",
         )
         .bind(i32::from(fence.partition))
         .bind(&self.worker)
         .bind(fence.epoch)
         .bind(passed.map(|id| id.to_string()))
         .bind(gone_to)
+        .bind(settled);
+        if ours.execute(&mut *transaction).await?.rows_affected() == 0 {
+            return Err(Error::Fenced);
+        }
+        // Sequences that a jump left out were never given out, or are listed.
+        let jumps: Vec<(i64, i64)> = sqlx::query_as(
+            "select after_sequence, resumes_at from sequence_jumps
+             where partition = $1 and after_sequence >= $2 order by after_sequence",
+        )
+        .bind(i32::from(fence.partition))
         .bind(settled)
-        .fetch_optional(&mut *transaction)
+        .fetch_all(&mut *transaction)
         .await?;
-        let first = known.ok_or(Error::Fenced)?.unwrap_or(settled + 1);
-        let lost = (first <= gone_to).then_some((first, gone_to));
-        if let Some((first, last)) = lost {
+        let lost = between(settled + 1, gone_to, &jumps);
+        for (number, (first, last)) in lost.iter().enumerate() {
             sqlx::query(
                 "insert into sequence_jumps (partition, after_sequence, resumes_at, reason,
                      lost_first, lost_last, detail)
-                 values ($1, $2, $4 + 1, 'ledger_lost', $3, $4, $5)
+                 values ($1, $2, $6 + 1, 'ledger_lost', $3, $4, $5)
                  on conflict (partition, after_sequence) do update
                  set resumes_at = excluded.resumes_at, state = 'open', reason = excluded.reason,
                      lost_first = coalesce(sequence_jumps.lost_first, excluded.lost_first),
@@ -91,10 +97,12 @@ impl LaneWriter {
                      detail = sequence_jumps.detail || '; then ' || excluded.detail",
             )
             .bind(i32::from(fence.partition))
-            .bind(settled)
+            // The first leads from what is settled across all of it.
+            .bind(if number == 0 { settled } else { first - 1 })
             .bind(first)
             .bind(last)
             .bind(detail)
+            .bind(gone_to)
             .execute(&mut *transaction)
             .await?;
         }
@@ -123,4 +131,16 @@ impl LaneWriter {
         .await?;
         Ok(raised.rows_affected() > 0)
     }
+}
+
+/// What no jump leaves out of these sequences, as ranges in order.
+fn between(mut first: i64, last: i64, jumps: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let mut ranges = Vec::new();
+    for (after, resumes_at) in jumps {
+        ranges.push((first, last.min(*after)));
+        first = first.max(*resumes_at);
+    }
+    ranges.push((first, last));
+    ranges.retain(|(first, last)| first <= last);
+    ranges
 }

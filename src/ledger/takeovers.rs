@@ -5,9 +5,14 @@
 use sqlx::{Connection, PgConnection};
 
 use super::{Error, Fence, LaneWriter, losses::Gap};
+use crate::domain::StreamId;
 
 /// Losses that Redis is told of again.
 const RECENT_MAX: i64 = 1_000;
+
+/// What is said of a loss without a jump.
+const LACKING: &str =
+    "another Redis took over that lacked these, and may have given their numbers out again";
 
 /// What Redis notes about a partition's past.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +21,8 @@ pub struct Past<'a> {
     pub jumps: &'a [(i64, i64)],
     /// First and last sequences that were given out and lost.
     pub lost: &'a [(i64, i64)],
+    /// The last entry that our group was handed, if it is there.
+    pub handed: Option<StreamId>,
 }
 
 impl LaneWriter {
@@ -31,8 +38,8 @@ impl LaneWriter {
         past: Past<'_>,
     ) -> Result<Vec<(i64, i64)>, Error> {
         let mut transaction = self.connection.begin().await?;
-        let settled: Option<i64> = sqlx::query_scalar(
-            "select last_sequence from partition_owners
+        let stand: Option<(i64, String)> = sqlx::query_as(
+            "select last_sequence, reached_stream_id from partition_owners
              where partition = $1 and owner = $2 and epoch = $3 for update",
         )
         .bind(i32::from(fence.partition))
@@ -40,7 +47,12 @@ impl LaneWriter {
         .bind(fence.epoch)
         .fetch_optional(&mut *transaction)
         .await?;
-        let settled = settled.ok_or(Error::Fenced)?;
+        let (settled, reached) = stand.ok_or(Error::Fenced)?;
+        let reached: StreamId = reached.parse().map_err(|_| Error::Corrupt("stream id"))?;
+        // Behind the ledger, the group has handed out nothing that the ledger has
+        // settled since. Otherwise numbers may have been given out again.
+        let is_behind = past.handed.is_none_or(|handed| handed < reached);
+        let settled_before = if is_behind { settled } else { 0 };
         let mut found = Vec::new();
         for jump in past.jumps {
             let within = |(first, last): &&(i64, i64)| jump.0 < *first && *last < jump.1;
@@ -52,7 +64,8 @@ impl LaneWriter {
         for range in past.lost {
             let within = |jump: &(i64, i64)| jump.0 < range.0 && range.1 < jump.1;
             if !past.jumps.iter().any(within) {
-                found.extend(note_range(&mut transaction, fence.partition, *range).await?);
+                let noted = note_range(&mut transaction, fence.partition, settled_before, *range);
+                found.extend(noted.await?);
             }
         }
         transaction.commit().await?;
@@ -117,6 +130,11 @@ async fn note_jump(
          set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at),
              lost_first = coalesce(excluded.lost_first, sequence_jumps.lost_first),
              lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
+             reason = case when excluded.lost_first is null then sequence_jumps.reason
+                 else excluded.reason end,
+             detail = case when excluded.lost_first is null
+                     or sequence_jumps.reason = excluded.reason then sequence_jumps.detail
+                 else sequence_jumps.detail || '; then ' || excluded.detail end,
              state = case when excluded.lost_first is null then sequence_jumps.state
                  else 'open' end",
     )
@@ -131,27 +149,56 @@ async fn note_jump(
 }
 
 /// Notes a loss behind which sequences went on without a jump, unless it is on
-/// record: a copy was put back, and some numbers were given out twice.
+/// record: a copy was put back, and some numbers were given out twice. What was
+/// settled before that is not lost; with nothing lost, that is on record.
 async fn note_range(
     connection: &mut PgConnection,
     partition: u16,
+    settled_before: i64,
     (first, last): (i64, i64),
 ) -> Result<Option<(i64, i64)>, Error> {
+    // On record as settled before it was taken for lost.
+    let spared: Option<i64> = sqlx::query_scalar(
+        "select max(coalesce(lost_first, resumes_at)) from sequence_jumps
+         where partition = $1 and after_sequence < $2 and detail like '%' || $3 || '%'",
+    )
+    .bind(i32::from(partition))
+    .bind(first)
+    .bind(LACKING)
+    .fetch_one(&mut *connection)
+    .await?;
+    let spared = spared.unwrap_or(0);
+    if spared > last {
+        return Ok(None);
+    }
+    let lost_first = first.max(spared).max(settled_before.saturating_add(1));
+    let lost = (lost_first <= last).then_some((lost_first, last));
     let noted = sqlx::query(
         "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
-             lost_last, detail)
-         select $1, $2 - 1, $3 + 1, 'takeover', $2, $3,
-             'another Redis took over that lacked these, and may have given their numbers out again'
+             lost_last, detail, state)
+         select $1, $2 - 1, greatest($3, $4) + 1, 'takeover', $5, $6, $7,
+             case when $5::bigint is null then 'accepted' else 'open' end
          where not exists (select 1 from sequence_jumps
-             where partition = $1 and lost_first <= $2 and lost_last >= $3)
+             where partition = $1 and lost_first <= coalesce($5, $2) and lost_last >= $3)
          on conflict (partition, after_sequence) do update
-         set lost_first = excluded.lost_first, lost_last = excluded.lost_last, state = 'open',
-             resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at)",
+         set lost_first = coalesce(excluded.lost_first, sequence_jumps.lost_first),
+             lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
+             resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at),
+             reason = case when excluded.lost_first is null then sequence_jumps.reason
+                 else excluded.reason end,
+             detail = case when strpos(sequence_jumps.detail, $7) > 0 then sequence_jumps.detail
+                 else sequence_jumps.detail || '; then ' || excluded.detail end,
+             state = case when excluded.lost_first is null then sequence_jumps.state
+                 else 'open' end",
     )
     .bind(i32::from(partition))
     .bind(first)
     .bind(last)
+    .bind(settled_before)
+    .bind(lost.map(|(first, _)| first))
+    .bind(lost.map(|(_, last)| last))
+    .bind(LACKING)
     .execute(connection)
     .await?;
-    Ok((noted.rows_affected() == 1).then_some((first, last)))
+    Ok(lost.filter(|_| noted.rows_affected() == 1))
 }

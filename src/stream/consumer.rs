@@ -13,7 +13,7 @@ use super::{
     Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable,
     lineage::Lineage,
     replies,
-    scripts::Lua,
+    scripts::{Lua, losing},
     server::{self, Server},
     standing, upkeep, wire,
 };
@@ -114,8 +114,8 @@ impl Consumer {
             settling_end: Lua::new(include_str!("lua/settling_end.lua")),
             standing: standing::Script::new(),
             close: Lua::new(include_str!("lua/close.lua")),
-            reopen: Lua::new(include_str!("lua/reopen.lua")),
-            lose: Lua::new(include_str!("lua/lose.lua")),
+            reopen: losing(include_str!("lua/reopen.lua")),
+            lose: losing(include_str!("lua/lose.lua")),
             passed: Lua::new(include_str!("lua/passed.lua")),
             rewind: Lua::new(include_str!("lua/rewind.lua")),
         };

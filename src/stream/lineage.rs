@@ -8,7 +8,7 @@ use redis::{Cmd, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
     Error, Keys, replies,
-    scripts::{self, Lua},
+    scripts::{self, Lua, losing},
     server::{self, Server},
     shared::Line,
 };
@@ -99,7 +99,7 @@ pub(super) struct Lineage(Lua);
 
 impl Lineage {
     pub(super) fn new() -> Self {
-        Self(Lua::new(include_str!("lua/lineage.lua")))
+        Self(losing(include_str!("lua/lineage.lua")))
     }
 
     /// Compares all that is known of a partition with the server of this

@@ -62,29 +62,18 @@ impl Consumer {
     }
 
     /// Sets the group of a partition that was closed back to `id` and opens the
-    /// partition; sequences go on after `sequence`. References of `lost`
-    /// sequences are forgotten.
+    /// partition; sequences go on after `sequence`.
     ///
     /// # Errors
     /// [`Error::Fenced`] when it is not ours any more.
-    pub async fn rewind(
-        &mut self,
-        claim: Claim,
-        id: StreamId,
-        sequence: i64,
-        lost: Option<(i64, i64)>,
-    ) -> Result<(), Error> {
+    pub async fn rewind(&mut self, claim: Claim, id: StreamId, sequence: i64) -> Result<(), Error> {
         let keys = [
             self.keys.stream(claim.partition),
             self.keys.owner(claim.partition),
             self.keys.sequence(claim.partition),
-            self.keys.lost(claim.partition),
         ];
         let mut command = self.scripts.rewind.on(&keys);
         command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(id.to_string()).arg(sequence);
-        if let Some((first, last)) = lost {
-            command.arg(first).arg(last);
-        }
         Ok(command.exec_async(&mut self.reader).await?)
     }
 

@@ -27,6 +27,11 @@ impl Lua {
     }
 }
 
+/// A script that notes losses.
+pub(super) fn losing(code: &str) -> Lua {
+    Lua::new(&(include_str!("lua/note_lost.lua").to_owned() + code))
+}
+
 /// Whether Redis does not know the script (any more).
 pub(super) fn is_unknown(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)

@@ -66,6 +66,11 @@ impl Held {
         }
     }
 
+    /// Nothing counts as told to the ledger.
+    pub(super) fn tell_again(&mut self) {
+        (self.noted, self.history) = (0, History::default());
+    }
+
     pub(super) fn rests(&self, now: Instant) -> bool {
         self.retry_at.is_some_and(|at| now < at)
     }

@@ -85,9 +85,15 @@ pub(super) async fn compare<'a>(
 }
 
 /// Puts on record that a replica took over, and what it lacked.
-pub(super) async fn note(link: &mut Link, claim: Claim, history: &History) -> Result<(), Error> {
+pub(super) async fn note(
+    link: &mut Link,
+    claim: Claim,
+    state: &PartitionState,
+) -> Result<(), Error> {
     let Claim { partition, epoch } = claim;
-    let lost = link.writer.note_history(Fence { partition, epoch }, history.into()).await?;
+    let History { holes: jumps, lost } = &state.history;
+    let past = Past { jumps, lost, handed: state.position.map(|position| position.last_id) };
+    let lost = link.writer.note_history(Fence { partition, epoch }, past).await?;
     for (lost_first, lost_last) in lost {
         error!(
             partition,
@@ -97,12 +103,6 @@ pub(super) async fn note(link: &mut Link, claim: Claim, history: &History) -> Re
         );
     }
     Ok(())
-}
-
-impl<'a> From<&'a History> for Past<'a> {
-    fn from(history: &'a History) -> Self {
-        Self { jumps: &history.holes, lost: &history.lost }
-    }
 }
 
 #[cfg(test)]

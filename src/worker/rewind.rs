@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use super::{
     held::{Held, Phase},
+    recovery,
     settle::{Error, Link},
 };
 use crate::{
@@ -40,6 +41,8 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
         };
         let kept = link.consumer.passed(*claim, cursor.reached, position.last_id).await?;
         if let Some(kept) = kept {
+            // Where sequences jumped, the ledger may have forgotten.
+            recovery::note(link, *claim, &state).await?;
             let known = held.sequence.max(state.sequence.unwrap_or(0));
             held.sequence = rewind(link, *claim, *cursor, (position, kept), known).await?;
             (held.suspects, held.retry_at) = (None, None);
@@ -73,14 +76,14 @@ async fn rewind(
     let passed = (kept == Kept::Nothing).then_some(position.last_id);
     let rewound = Rewound { settled: cursor.sequence, gone_to, passed, detail: &detail };
     let lost = link.writer.note_rewound(fence(&claim), rewound).await?;
-    link.consumer.rewind(claim, back_to, given, lost).await?;
-    let (lost_first, lost_last) = lost.unzip();
+    let told: Vec<_> = lost.iter().map(|(first, last)| (partition, *first, *last)).collect();
+    link.consumer.lose(&told).await?;
+    link.consumer.rewind(claim, back_to, given).await?;
     error!(
         partition,
         settled = cursor.sequence,
         %acknowledged,
-        lost_first,
-        lost_last,
+        ?lost,
         "PostgreSQL has lost commits; what the stream still has is settled again. See `paystream \
          losses list`"
     );

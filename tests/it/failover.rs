@@ -9,35 +9,41 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    harness::{Api, Stores, connect_to_redis, empty_directory, eventually, payment},
+    harness::{Api, PARTITIONS, Stores, connect_to_redis, empty_directory, eventually, payment},
     process::{Process, operate, run},
     proxy::{Proxy, Way},
+    resize::{resize, served, succeed},
 };
 
 /// A primary behind a proxy, and a replica of it.
-struct Pair {
+pub struct Pair {
     primary: RedisServer,
-    replica: RedisServer,
+    pub replica: RedisServer,
     proxy: Proxy,
-    stores: Stores,
+    pub stores: Stores,
 }
 
 impl Pair {
     async fn start(name: &str) -> Self {
-        let pair = Self::apart(name).await;
+        Self::on(name, None).await
+    }
+
+    /// On the shared PostgreSQL unless another is given.
+    pub async fn on(name: &str, database_url: Option<String>) -> Self {
+        let pair = Self::apart(name, database_url).await;
         pair.follow().await;
         pair
     }
 
     /// Nothing follows the primary yet.
-    async fn apart(name: &str) -> Self {
+    async fn apart(name: &str, database_url: Option<String>) -> Self {
         let server = async |role: &str| {
             let directory = empty_directory(&format!("redis-{name}-{role}")).await;
             RedisServer::start(&directory).await.expect("Redis starts")
         };
         let (primary, replica) = tokio::join!(server("primary"), server("replica"));
         let proxy = Proxy::before(&primary.url()).await;
-        let stores = Stores::on(&proxy.url, None).await;
+        let stores = Stores::on(&proxy.url, database_url).await;
         Self { primary, replica, proxy, stores }
     }
 
@@ -48,7 +54,7 @@ impl Pair {
     }
 
     /// Waits until the replica has all that the primary has.
-    async fn in_step(&self) {
+    pub async fn in_step(&self) {
         eventually("the replica has everything", async || {
             let offset = async |server| {
                 let info: String = ask(server, &["INFO", "replication"]).await;
@@ -63,12 +69,12 @@ impl Pair {
     }
 
     /// The replica takes over as it is; the primary goes on by itself.
-    async fn promote(&self) {
+    pub async fn promote(&self) {
         tell(&self.replica, &["REPLICAOF", "NO", "ONE"]).await;
     }
 
     /// Everybody is led to the former replica.
-    async fn fail_over(&mut self) {
+    pub async fn fail_over(&mut self) {
         self.proxy.lead_to(&self.replica.url());
         self.proxy.break_all().await;
         self.stores.connect_again().await;
@@ -84,12 +90,12 @@ async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> 
     command.arg(&words[1..]).query_async(&mut connect(server).await).await.unwrap()
 }
 
-async fn tell(server: &RedisServer, words: &[&str]) {
+pub async fn tell(server: &RedisServer, words: &[&str]) {
     let _answer: redis::Value = ask(server, words).await;
 }
 
 /// Pays, and pays again while it is not known whether it was taken.
-async fn pay(api: &Api, reference: &str) -> Value {
+pub async fn pay(api: &Api, reference: &str) -> Value {
     let body = payment(reference, "ADA", "1");
     eventually("it is taken", async || {
         let reply = api.post_payment(&body).await;
@@ -187,9 +193,92 @@ async fn a_failover_that_loses_nothing_is_no_loss() {
     process.stop().await;
 }
 
+/// Waits until the ledger knows of every partition how far it has jumped.
+async fn heads_are_noted(stores: &Stores) {
+    eventually("the heads are noted", async || {
+        let noted = "select count(*) from partition_owners o join topology t using (generation)
+             where head_sequence > last_sequence + 900000";
+        (stores.count(noted).await == i64::from(PARTITIONS)).then_some(())
+    })
+    .await;
+}
+
+/// Sequences that are on record as lost, open or not.
+pub const LOST: &str = "select count(*) from sequence_jumps where lost_first is not null";
+
+#[tokio::test]
+async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
+    let mut pair = Pair::start("quiet").await;
+    let mut all = Process::serve("all", &pair.stores, &[]).await;
+    let mut gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    all.api.open_account("ADA", "1000").await;
+    pay(&all.api, "r1").await;
+    all.api.until_settled().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    heads_are_noted(&pair.stores).await;
+    pair.fail_over().await;
+    pay(&all.api, "r2").await;
+    all.api.until_settled().await;
+    for process in [all, gateway] {
+        process.stop().await;
+    }
+    gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    pay(&gateway.api, "r3").await;
+    all = Process::serve("all", &pair.stores, &[]).await;
+    for customer in 0..30 {
+        all.api.post_payment(&payment(&format!("c{customer}"), &format!("C{customer}"), "1")).await;
+    }
+    all.api.until_settled().await;
+    assert_eq!(pair.stores.count(LOST).await, 0);
+    pair.stores.audit().await;
+    for process in [all, gateway] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
+    let mut pair = Pair::start("resized").await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    gateway.api.open_account("ADA", "1000").await;
+    succeed(&pair.stores, &resize(&["--partitions", "16"])).await;
+    served(&gateway, 16).await;
+    worker.stop().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pay(&gateway.api, "r1").await;
+    pay(&gateway.api, "r2").await;
+    pair.fail_over().await;
+    pay(&gateway.api, "r3").await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    worker.api.until_settled().await;
+    assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 1, 2)]);
+    pay(&gateway.api, "r1").await;
+    worker.api.until_settled().await;
+    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
+    succeed(&pair.stores, &accept).await;
+    // The new streams begin on a server that was promoted.
+    succeed(&pair.stores, &resize(&["--partitions", &PARTITIONS.to_string()])).await;
+    served(&gateway, usize::from(PARTITIONS)).await;
+    heads_are_noted(&pair.stores).await;
+    worker.stop().await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    pay(&gateway.api, "r4").await;
+    worker.api.until_settled().await;
+    assert_eq!(losses(&pair.stores).await, []);
+    assert_eq!(pair.stores.count(LOST).await, 1);
+    pair.stores.audit().await;
+    for process in [gateway, worker] {
+        process.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_primary_stays_the_same_when_a_first_replica_follows() {
-    let mut pair = Pair::apart("first").await;
+    let mut pair = Pair::apart("first", None).await;
     let before = Process::serve("gateway", &pair.stores, &[]).await;
     before.api.open_account("ADA", "1000").await;
     pay(&before.api, "r1").await;

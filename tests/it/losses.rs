@@ -128,6 +128,22 @@ async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
 }
 
 #[tokio::test]
+async fn a_loss_is_not_taken_for_another_whose_numbers_end_alike() {
+    let mut h = Harness::gateway(&[]).await;
+    let items: Vec<_> = (1..=30).map(|n| payment(&format!("r{n}"), "ADA", "1")).collect();
+    h.api.post("/api/v1/payments/batch", &json!(items)).await;
+    let partition = partition_of(&h, "r1").await;
+    let mut lose = redis::cmd("SET");
+    lose.arg(h.stores.key(partition, "lost")).arg("21 30\n");
+    lose.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
+    h.start_worker();
+    pay_when_open(&h, "new").await;
+    assert_eq!(h.api.post_payment(&payment("r1", "ADA", "1")).await.status, 202);
+    h.stop().await;
+}
+
+#[tokio::test]
 async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
     let mut h = Harness::gateway(&[]).await;
     h.api.open_account("ADA", "1000").await;
@@ -290,7 +306,7 @@ async fn entries_taken_out_of_a_stream_are_listed() {
 }
 
 /// A copy of the files of a server that is stopped.
-async fn copy(from: &Path, to: &Path) {
+pub async fn copy(from: &Path, to: &Path) {
     let mut command = tokio::process::Command::new("cp");
     let copied = command.arg("-a").arg(from).arg(to).status().await.unwrap();
     assert!(copied.success(), "{} to {}", from.display(), to.display());

@@ -36,6 +36,7 @@ mod http;
 mod idempotency;
 mod lag;
 mod limits;
+mod lineage;
 mod lookups;
 mod losses;
 mod metrics;

@@ -43,7 +43,10 @@ pub(super) async fn statements(
     mut on_row: impl FnMut(),
 ) -> Result<Recomputed, Error> {
     let resizes = sqlx::query_scalar(
-        "select distinct resumes_at from sequence_jumps where reason = 'resize' order by 1",
+        // A loss right behind a resize is noted in its row, which keeps its detail.
+        "select distinct resumes_at from sequence_jumps
+         where reason = 'resize' or detail like 'the number of partitions was changed to %'
+         order by 1",
     );
     let mut accounts = Accounts::new(resizes.fetch_all(&mut *connection).await?);
     let mut rows = sqlx::query(

@@ -57,14 +57,19 @@ end
 -- The last sequence that this history shares with the one that gave out what is known.
 local shared = known
 if origin == '-' then
+  -- A counter that has gone back.
+  if gate and counted < known then shared = counted end
   for _, line in ipairs(lines) do
-    if line[2] < known and known < line[3] then shared = line[2] end
+    -- Until a sequence is given out behind a hole, the last of it is what is known.
+    if line[2] < known and known < line[3] - 1 then shared = line[2] end
   end
 else
+  -- Lines that were dropped, or lost, tell no more than that sequences went on.
+  local forgotten = lines[1][3] > origin_first
+  local last = forgotten and math.max(origin_first - 1, lines[1][2]) or origin_first - 1
   -- The lineage that it belongs to; a run may have had several.
-  local last = origin_first - 1
   for i, line in ipairs(lines) do
-    if is_of(line, origin) and line[3] <= origin_first then
+    if is_of(line, origin) and (forgotten or line[3] <= origin_first) then
       last = lines[i + 1] and lines[i + 1][2] or known
     end
   end
@@ -73,12 +78,7 @@ end
 local lost_first, lost_last = 0, 0
 if shared < known then
   lost_first, lost_last = shared + 1, known
-  local range = string.format('%.0f %.0f\n', lost_first, lost_last)
-  local text = redis.call('GET', KEYS[3]) or ''
-  if not string.find('\n' .. text, '\n' .. range, 1, true) then
-    redis.call('DEL', KEYS[3])
-    redis.call('SET', KEYS[3], text .. range)
-  end
+  note_lost(KEYS[3], string.format('%.0f', lost_first), string.format('%.0f', lost_last))
 end
 return {string.format('%.0f', newest[3]), redis.call('GET', KEYS[2]) or '',
   string.format('%.0f', lost_first), string.format('%.0f', lost_last)}

@@ -14,11 +14,7 @@ if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return redis.error_reply(created.err)
 end
 if ARGV[5] == '1' then redis.call('XSETID', KEYS[1], ARGV[4]) end
-if ARGV[7] then
-  local line = ARGV[7] .. ' ' .. ARGV[8] .. '\n'
-  local known = redis.call('GET', KEYS[4]) or ''
-  if not string.find(known, line, 1, true) then redis.call('APPEND', KEYS[4], line) end
-end
+if ARGV[7] then note_lost(KEYS[4], ARGV[7], ARGV[8]) end
 local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resize:') or ''
 redis.call('SET', KEYS[3], gate .. ARGV[6])
 return 1

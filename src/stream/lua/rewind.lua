@@ -2,9 +2,8 @@
 -- partition again, which was closed. What is pending after it is handed out
 -- again with the rest, in stream order.
 --
--- KEYS  stream, owner, seq, lost
--- ARGV  group, worker, epoch, the entry, sequence to go on behind,
---       [first and last sequence that are lost]
+-- KEYS  stream, owner, seq
+-- ARGV  group, worker, epoch, the entry, sequence to go on behind
 local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if mirror[1] ~= ARGV[2] or mirror[2] ~= ARGV[3] then
   return redis.error_reply('FENCED ' .. ARGV[2] .. ' does not own ' .. KEYS[1])
@@ -14,11 +13,6 @@ while true do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. ARGV[4], '+', 1000)
   if #pending == 0 then break end
   for _, delivery in ipairs(pending) do redis.call('XACK', KEYS[1], ARGV[1], delivery[1]) end
-end
-if ARGV[6] then
-  local line = ARGV[6] .. ' ' .. ARGV[7] .. '\n'
-  local known = redis.call('GET', KEYS[4]) or ''
-  if not string.find(known, line, 1, true) then redis.call('APPEND', KEYS[4], line) end
 end
 local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resize:') or ''
 redis.call('SET', KEYS[3], gate .. ARGV[5])

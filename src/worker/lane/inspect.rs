@@ -37,16 +37,17 @@ impl Lane {
         let mut empty = true;
         for (claim, state) in claims.iter().zip(states) {
             let Some(held) = self.held.get_mut(&claim.partition) else { continue };
+            // Before anything is brought back: what was settled until then is seen.
+            if held.history != state.history {
+                recovery::note(link, *claim, &state).await?;
+                held.history.clone_from(&state.history);
+            }
             if let Some(finding) = recovery::finding(&state, held.sequence) {
                 let seen = (&state, held.sequence);
                 held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
                 held.phase = Phase::Reclaiming(None);
             }
             held.sequence = held.sequence.max(state.sequence.unwrap_or(0));
-            if held.history != state.history {
-                recovery::note(link, *claim, &state.history).await?;
-                held.history = state.history;
-            }
             let Some(position) = state.position else { continue };
             empty &= position.pending == 0 && position.lag == 0;
             if let Phase::Taking { full, .. } = held.phase {

@@ -187,6 +187,8 @@ impl Lane {
         if self.link.is_none() {
             self.link = Some(self.connect().await?);
             self.looked_at = None;
+            // The ledger may have gone back: it is told again.
+            self.held.values_mut().for_each(Held::tell_again);
         }
         if self.held.values().any(|held| held.phase == Phase::Arriving) {
             self.arrive().await?;

@@ -1,0 +1,188 @@
+//! Proves what is listed when a server answers with older data, or without the
+//! memory of those before it: what the ledger had settled is not lost, whose
+//! number was given out again is, and nothing that was never given out.
+
+use paystream::dev::{DATABASE, PostgresServer, RedisServer};
+
+use crate::{
+    failover::{LOST, Pair, pay, tell},
+    harness::{PARTITIONS, Stores, empty_directory, eventually, payment},
+    losses::copy,
+    process::{Process, operate, run},
+};
+
+/// A Redis of its own, and stores on it.
+async fn apart(name: &str) -> (RedisServer, Stores) {
+    let redis = RedisServer::start(&empty_directory(name).await).await.unwrap();
+    let stores = Stores::on(&redis.url(), None).await;
+    (redis, stores)
+}
+
+/// Keeps a copy of the data of a Redis beside it.
+async fn keep_copy(redis: &mut RedisServer) {
+    redis.stop().await.unwrap();
+    let data = redis.data_directory().to_owned();
+    copy(&data, &data.with_file_name("copy")).await;
+    redis.restart().await.unwrap();
+}
+
+async fn put_copy_back(redis: &mut RedisServer) {
+    redis.stop().await.unwrap();
+    let data = redis.data_directory().to_owned();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(data.with_file_name("copy"), &data).unwrap();
+    redis.restart().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_settled_before_a_copy_was_put_back_is_not_lost() {
+    let (mut redis, mut stores) = apart("redis-copy").await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    keep_copy(&mut redis).await;
+    for n in 2..=5 {
+        pay(&process.api, &format!("r{n}")).await;
+    }
+    process.api.until_settled().await;
+    put_copy_back(&mut redis).await;
+    pay(&process.api, "r6").await;
+    process.api.until_settled().await;
+    assert_eq!(stores.count(LOST).await, 0);
+    process.stop().await;
+    // Another worker notes all of it again.
+    let process = Process::serve("all", &stores, &[]).await;
+    pay(&process.api, "r7").await;
+    process.api.until_settled().await;
+    assert_eq!(stores.count(LOST).await, 0);
+    let accept = ["losses", "accept", "--reason", "restored", "--actor", "tester"];
+    assert!(run(operate(&stores, &accept)).await.status.success());
+    stores.connect_again().await;
+    stores.audit().await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_lost_is_listed_though_its_number_was_given_out_again_and_settled() {
+    let (mut redis, stores) = apart("redis-reused").await;
+    let a = Process::serve("gateway", &stores, &[]).await;
+    let b = Process::serve("gateway", &stores, &[]).await;
+    a.api.open_account("ADA", "1000").await;
+    pay(&a.api, "r1").await;
+    keep_copy(&mut redis).await;
+    for n in 2..=4 {
+        pay(&a.api, &format!("r{n}")).await;
+    }
+    put_copy_back(&mut redis).await;
+    // This gateway knows nothing of what the other was given.
+    assert_eq!(pay(&b.api, "again").await["sequence"], 2);
+    let worker = Process::serve("all", &stores, &[]).await;
+    worker.api.until_settled().await;
+    pay(&a.api, "r5").await;
+    let listed = "select count(*) from sequence_jumps where lost_first = 2 and lost_last = 4";
+    eventually("all three are listed", async || (stores.count(listed).await == 1).then_some(()))
+        .await;
+    for process in [a, b, worker] {
+        process.stop().await;
+    }
+}
+
+/// The lineage of every partition is as it is after many restarts, or gone.
+async fn forget_lineage(name: &str, many: bool) {
+    let (mut redis, mut stores) = apart(name).await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    for n in 1..=3 {
+        pay(&process.api, &format!("r{n}")).await;
+    }
+    process.api.until_settled().await;
+    for partition in 0..u64::from(PARTITIONS) {
+        let key = stores.key(partition, "lineage");
+        if many {
+            let mut counter = redis::cmd("GET");
+            counter.arg(stores.key(partition, "seq"));
+            let given: Option<i64> = counter.query_async(&mut stores.redis).await.unwrap();
+            let given = given.unwrap_or(0);
+            let line = |n| format!("{n:040} {given} {}\n", given + 1);
+            let lines: String = (0..32).map(line).collect();
+            tell(&redis, &["SET", &key, &lines]).await;
+        } else {
+            tell(&redis, &["DEL", &key]).await;
+        }
+    }
+    for n in 4..=5 {
+        redis.stop().await.unwrap();
+        redis.restart().await.unwrap();
+        pay(&process.api, &format!("r{n}")).await;
+        process.api.until_settled().await;
+    }
+    assert_eq!(stores.count(LOST).await, 0, "{}", process.log());
+    stores.connect_again().await;
+    stores.audit().await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_lineage_that_is_gone_is_no_loss() {
+    forget_lineage("redis-no-lineage", false).await;
+}
+
+#[tokio::test]
+async fn a_server_that_many_have_followed_is_no_loss() {
+    forget_lineage("redis-many", true).await;
+}
+
+#[tokio::test]
+async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out() {
+    let mut postgres = PostgresServer::start(&empty_directory("pg-before").await).await.unwrap();
+    let mut pair = Pair::on("before", Some(postgres.url(DATABASE))).await;
+    let process = Process::serve("all", &pair.stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    postgres.stop().await.unwrap();
+    let data = postgres.data_directory().to_owned();
+    copy(&data, &data.with_file_name("backup")).await;
+    postgres.restart().await.unwrap();
+    pay(&process.api, "r2").await;
+    process.api.until_settled().await;
+    pair.in_step().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    pay(&process.api, "r3").await;
+    let last = pay(&process.api, "r4").await;
+    assert_eq!(last["sequence"], 1_000_003, "{last}");
+    process.api.until_settled().await;
+    // The stream keeps only the last.
+    let stream = pair.stores.key(last["partition"].as_u64().unwrap(), "stream");
+    tell(&pair.replica, &["XTRIM", &stream, "MINID", last["stream_id"].as_str().unwrap()]).await;
+    postgres.stop().await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(data.with_file_name("backup"), &data).unwrap();
+    postgres.restart().await.unwrap();
+    eventually("what the stream has is settled again", async || {
+        let reply = process.api.get("/api/v1/payments/r4").await;
+        (reply.status == 200 && reply.json()["status"] == "applied").then_some(())
+    })
+    .await;
+    process.api.until_settled().await;
+    let lost: Vec<(String, i64, i64)> = sqlx::query_as(
+        "select reason, lost_first, lost_last from sequence_jumps where lost_first is not null
+         order by lost_first",
+    )
+    .fetch_all(&pair.stores.pool)
+    .await
+    .unwrap();
+    let ledger_lost = |first, last| ("ledger_lost".to_owned(), first, last);
+    assert_eq!(lost, [ledger_lost(2, 2), ledger_lost(1_000_002, 1_000_002)]);
+    // Partitions in which nothing was paid have jumped too.
+    for customer in 0..30 {
+        let body = payment(&format!("c{customer}"), &format!("C{customer}"), "1");
+        process.api.post_payment(&body).await;
+    }
+    process.api.until_settled().await;
+    assert_eq!(pair.stores.count(LOST).await, 2);
+    process.stop().await;
+    postgres.stop().await.unwrap();
+}
