@@ -1,0 +1,112 @@
+//! Proves that what operators are told about their acts is true: a payment that
+//! was given up is accepted when it is sent again, a damaged account is named,
+//! and what comes from outside leads no terminal and no shell astray.
+
+use paystream::{
+    clock,
+    control::{Control, Refusal},
+    domain::{CustomerId, Reference},
+    ledger::Ledger,
+    stream::Streams,
+};
+use reqwest::{Method, redirect::Policy};
+use serde_json::json;
+
+use crate::{
+    harness::{Harness, PARTITIONS, Reply, Stores, but, payment, send},
+    mending::{control, everything, read_again, signed},
+    poison::{allow_poison, refuse_poison},
+    process::{Ended, operate, run},
+};
+
+async fn operated(stores: &Stores, arguments: &[&str]) -> Ended {
+    let mut command = operate(stores, arguments);
+    command.env("PAYSTREAM_ACTOR", "ada");
+    run(command).await
+}
+
+async fn at_the_console(h: &Harness, path: &str) -> Reply {
+    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+    send(client.request(Method::GET, format!("{}{path}", h.api.url))).await
+}
+
+/// Ids of dead letters, the first buried first.
+async fn letters(stores: &Stores) -> Vec<i64> {
+    let ids = sqlx::query_scalar("select id from dead_letters order by id");
+    ids.fetch_all(&stores.pool).await.unwrap()
+}
+
+/// ADA has a dead letter for each status that POISON was sent with.
+async fn with_two_letters() -> (Harness, Vec<i64>) {
+    let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    for sent in [poison("COMPLETE"), poison("PENDING")] {
+        assert_eq!(h.api.post_payment(&sent).await.status, 202);
+    }
+    h.start_worker();
+    h.settled().await;
+    allow_poison(&h.stores).await;
+    let letters = letters(&h.stores).await;
+    assert_eq!(letters.len(), 2);
+    (h, letters)
+}
+
+fn poison(status: &str) -> serde_json::Value {
+    but(payment("POISON", "ADA", "20"), json!({"payment_status": status}))
+}
+
+#[tokio::test]
+async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once() {
+    let (h, letters) = with_two_letters().await;
+    let post = async |status: &str| h.api.post_payment(&poison(status)).await.status;
+    assert_eq!(post("COMPLETE").await, 200, "a repetition, as long as it is dead");
+    let control = control(&h.stores).await;
+    let report = control.discard(letters[0], &signed("ada")).await.unwrap().unwrap();
+    assert_eq!((report.can_be_sent_again, &*report.sentence), (true, "discarded"));
+    let references = h.stores.keys("*:ref:POISON").await;
+    let mut left = redis::cmd("PTTL");
+    let left: i64 =
+        left.arg(&references[0]).query_async(&mut h.stores.redis.clone()).await.unwrap();
+    assert!(left > 0, "what is left is forgotten in its time: {left}");
+    assert_eq!(post("PENDING").await, 200, "the other one is a repetition still");
+    assert_eq!(post("COMPLETE").await, 202);
+    h.settled().await;
+    assert_eq!(post("COMPLETE").await, 200);
+    assert_eq!(h.api.payment("POISON").await["status"], "applied");
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
+
+    // Many at once, from the command line.
+    let all = ["dead-letters", "discard", "--all", "--yes", "--reason", "given up"];
+    let all = operated(&h.stores, &all).await;
+    assert!(all.stdout.contains("1 discarded, 0 refused\n"), "{all:?}");
+    assert_eq!(post("PENDING").await, 202);
+    h.settled().await;
+    assert_eq!(h.stores.count("select count(*) from processed_transactions").await, 2);
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
+    assert!(h.stores.keys("*:lost").await.is_empty());
+    let losses = operated(&h.stores, &["losses", "list"]).await;
+    assert_eq!(losses.stdout, "Nothing is known to be lost.\n");
+    h.stores.audit().await;
+    read_again(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_discard_that_redis_was_not_told_of_says_when_to_send_again() {
+    let (h, letters) = with_two_letters().await;
+    let ledger = Ledger::new(&h.stores.database_url).unwrap();
+    let topology = ledger.schema().topology(None, &h.stores.key_prefix).await.unwrap();
+    // Nobody listens there.
+    let streams = Streams::new("redis://127.0.0.1:1", &h.stores.key_prefix, PARTITIONS, 1).unwrap();
+    let control = Control::new(&streams, &ledger, &topology, clock::system);
+    let all = control.discard_each(&letters, &signed("ada"), false, |_, _| ()).await;
+    assert_eq!((all.discarded, all.refused), (2, 0), "{all:?}");
+    for report in all.reports {
+        assert!(!report.can_be_sent_again);
+        assert!(report.sentence.contains("sent again within 15m"), "{report:?}");
+    }
+    assert_eq!(h.api.post_payment(&poison("COMPLETE")).await.status, 200, "as it was said");
+    h.settled().await;
+    h.stop().await;
+}
