@@ -110,3 +110,58 @@ async fn a_discard_that_redis_was_not_told_of_says_when_to_send_again() {
     h.settled().await;
     h.stop().await;
 }
+
+#[tokio::test]
+async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
+    let settings = ["--park-customer", "--attempts-max=1", "--retention=1h"];
+    let mut h = Harness::gateway(&settings).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    for reference in ["a1", "a2", "a3", "POISON", "waits"] {
+        h.api.pay(reference, "ADA", "1").await;
+    }
+    h.api.pay("held", "ADAA", "5").await;
+    h.start_worker();
+    h.settled().await;
+    allow_poison(&h.stores).await;
+    let id = letters(&h.stores).await[0];
+    let set_version = async |version: i64| {
+        let update = sqlx::query("update customer_accounts set version = $1");
+        update.bind(version).execute(&h.stores.pool).await.unwrap();
+    };
+    set_version(1).await;
+    let before = everything(&h.stores).await;
+    let (control, by) = (control(&h.stores).await, signed("ada"));
+    let (ada, held) = (CustomerId::parse("ADA").unwrap(), Reference::parse("held").unwrap());
+    let wrong = "account ADA stands at version 1, but its statement goes on to 3";
+    for (refused, stays) in [
+        (control.redrive(id, &by, true).await.unwrap().map(drop), "stays dead"),
+        (control.redrive(id, &by, false).await.unwrap().map(drop), "stays dead"),
+        (control.assign(&held, &ada, &by).await.unwrap().map(drop), "stays held"),
+        (control.release_parked(&ada, true, &by).await.unwrap().map(drop), "stays"),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
+        let sentence = refused.sentence();
+        assert!(sentence.contains(wrong) && sentence.contains(stays), "{sentence}");
+    }
+    let page = at_the_console(&h, &format!("/console/act/redrive?of={id}")).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    assert!(page.text.contains(wrong), "{}", page.text);
+    let path = format!("/api/v1/admin/dead-letters/{id}/redrive");
+    let body = json!({"actor": "ada", "reason": "ticket 4711"});
+    h.api.post(&path, &body).await.is_problem(422, "not_possible");
+    let redrive = ["dead-letters", "redrive", "--all", "--reason", "again"];
+    let redrive = operated(&h.stores, &redrive).await;
+    assert_eq!(redrive.status.code(), Some(1), "{redrive:?}");
+    assert!(redrive.stdout.contains("0 redriven, 1 refused\n"), "{redrive:?}");
+    assert_eq!(everything(&h.stores).await, before);
+
+    set_version(3).await;
+    control.redrive(id, &by, false).await.unwrap().unwrap();
+    control.release_parked(&ada, false, &by).await.unwrap().unwrap();
+    control.assign(&held, &ada, &by).await.unwrap().unwrap();
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
+    h.settled().await;
+    h.stop().await;
+}

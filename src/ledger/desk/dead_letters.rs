@@ -196,7 +196,9 @@ impl Desk {
                 result => return stays_dead(id, result),
             }
         }
-        stays_dead(id, self.redrive_once(id, delivery, signature, dry_run).await)
+        let last = self.redrive_once(id, delivery, signature, dry_run).await;
+        let customer = &delivery.payment.customer;
+        stays_dead(id, settling::at_last(&self.pool, customer, last).await)
     }
 
     async fn redrive_once(

@@ -106,7 +106,8 @@ impl Desk {
                 result => return stays_held(reference, result),
             }
         }
-        stays_held(reference, self.assign_once(reference, customer, signature).await)
+        let last = self.assign_once(reference, customer, signature).await;
+        stays_held(reference, settling::at_last(&self.pool, customer, last).await)
     }
 
     async fn assign_once(
