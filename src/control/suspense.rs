@@ -9,7 +9,7 @@ use super::{
     shapes::{Money, money},
 };
 use crate::{
-    domain::{CustomerId, Reference},
+    domain::{CustomerId, Reference, argument},
     ledger::SuspenseRow,
 };
 
@@ -148,7 +148,7 @@ impl From<SuspenseRow> for SuspensePayment {
 }
 
 fn actions(row: &SuspenseRow) -> Vec<Action> {
-    let (reference, customer) = (&row.transaction_reference, &row.customer_id);
+    let (reference, customer) = (argument(&row.transaction_reference), &row.customer_id);
     vec![
         Action {
             code: "open_account",

@@ -165,3 +165,54 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     h.settled().await;
     h.stop().await;
 }
+
+#[tokio::test]
+async fn what_comes_from_outside_leads_no_terminal_astray() {
+    let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
+    for sql in [
+        "create function astray() returns trigger language plpgsql as $$
+         begin raise exception E'gone \\x1b[2J\\nCRITICAL  nothing'; end $$",
+        "create trigger astray before insert on processed_transactions
+         for each row execute function astray()",
+    ] {
+        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
+    }
+    h.api.open_account("ADA", "100").await;
+    h.api.pay("POISON", "ADA", "1").await;
+    h.start_worker();
+    h.settled().await;
+    h.stop_worker().await;
+    let partition = h.api.pay("waits", "ADA", "1").await["partition"].as_u64().unwrap();
+    let (stream, evil) = (h.stores.key(partition, "stream"), "evil\x1b[2J\nx; reboot");
+    for words in [
+        ["XREADGROUP", "GROUP", "ledger", evil, "COUNT", "1", "STREAMS", &stream, ">"].as_slice(),
+        ["XGROUP", "CREATE", &stream, evil, "0"].as_slice(),
+    ] {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]).exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    }
+    let id = letters(&h.stores).await[0].to_string();
+    let escaped = r"\u{1b}[2J\u{a}";
+    for arguments in [
+        ["dead-letters", "list"].as_slice(),
+        &["dead-letters", "show", &id],
+        &["dead-letters", "redrive", &id, "--reason", "again"],
+        &["show", "POISON"],
+        &["pending"],
+        &["groups", "list"],
+        &["doctor"],
+    ] {
+        let ended = operated(&h.stores, arguments).await;
+        let raw = ended.stdout.chars().any(|one| one.is_control() && one != '\n');
+        assert!(!raw, "{arguments:?}: {:?}", ended.stdout);
+        // Tables break long words.
+        let joined: String = ended.stdout.split(['|', '\n', ' ']).collect();
+        assert!(joined.contains(escaped), "{arguments:?}: {}", ended.stdout);
+    }
+    let said = operated(&h.stores, &["doctor"]).await.stdout;
+    assert!(said.contains(r"`paystream groups retire 'evil\u{1b}[2J\u{a}x; reboot'`"), "{said}");
+    let mut remove = redis::cmd("XGROUP");
+    remove.arg("DESTROY").arg(&stream).arg(evil);
+    remove.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stop().await;
+}
