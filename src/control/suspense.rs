@@ -56,7 +56,8 @@ pub struct AssignReport {
 }
 
 impl Control {
-    /// A page of payments in suspense, the longest held first.
+    /// A page of payments in suspense, the longest held first: those that are held
+    /// or to be sent back, or `all`.
     ///
     /// # Errors
     /// When the ledger cannot be asked.

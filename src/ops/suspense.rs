@@ -35,9 +35,9 @@ pub struct SuspenseArgs {
 /// What can be done with payments in suspense.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SuspenseAction {
-    /// Show them, the longest held first
+    /// Show those that are held or marked for refund, the longest held first
     List {
-        /// Show those that were dealt with, too.
+        /// Show those that were applied or found in conflict, too.
         #[arg(long)]
         all: bool,
         /// Those that were sent for this customer.

@@ -216,3 +216,37 @@ async fn what_comes_from_outside_leads_no_terminal_astray() {
     remove.exec_async(&mut h.stores.redis.clone()).await.unwrap();
     h.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() {
+    let h = Harness::start().await;
+    for reference in ["a;reboot", "refunded"] {
+        h.api.pay(reference, "NOBODY", "5").await;
+    }
+    h.settled().await;
+    let control = control(&h.stores).await;
+    let refund = Reference::parse("refunded").unwrap();
+    control.mark_for_refund(&refund, &signed("ada")).await.unwrap().unwrap();
+    let listed = control.suspense(false, None, None, 10).await.unwrap();
+    let commands = listed.iter().flat_map(|one| &one.actions);
+    let commands: Vec<&str> = commands.filter_map(|one| one.command.as_deref()).collect();
+    assert_eq!(commands.len(), 2);
+    assert!(commands.iter().all(|command| command.contains(" 'a;reboot' --")), "{commands:?}");
+    let page = at_the_console(&h, "/console/suspense").await.text;
+    let list = operated(&h.stores, &["suspense", "list"]).await.stdout;
+    let api = h.api.get("/api/v1/admin/suspense").await.text;
+    for shown in [page, list, api] {
+        assert!(shown.contains("a;reboot") && shown.contains("refunded"), "{shown}");
+    }
+
+    let console = at_the_console(&h, "/console/").await;
+    assert_eq!((console.status, console.header("location")), (308, "/console"));
+    for unseen in ["a\u{200b}da", "a\u{ad}da", "a\u{feff}da", "a\u{e0041}da"] {
+        let body = json!({"actor": unseen, "reason": "ticket 4711"});
+        let path = "/api/v1/admin/suspense/a;reboot/refund-mark";
+        let problem = h.api.post(path, &body).await.is_problem(422, "invalid_request");
+        assert_eq!(problem["errors"][0]["code"], "bad_character", "{unseen:?}");
+    }
+    h.settled().await;
+    h.stop().await;
+}
