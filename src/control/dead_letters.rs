@@ -229,6 +229,9 @@ fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
         "recorded" => format!("recorded as {}, no money moved", delivery.payment.status.as_str()),
         "rejected" => format!("rejected by the account of {customer}, no money moved"),
         "suspense" => format!("held in suspense, because no customer has the id {customer}"),
+        "duplicate" if redriven.waits => {
+            "a duplicate: the same payment came again meanwhile and waits in the parking".to_owned()
+        }
         "duplicate" => {
             "a duplicate: the same payment came again meanwhile and has been settled".to_owned()
         }

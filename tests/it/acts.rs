@@ -250,3 +250,28 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
     h.settled().await;
     h.stop().await;
 }
+
+#[tokio::test]
+async fn a_letter_whose_payment_came_again_and_is_parked_says_so() {
+    let settings = ["--park-customer", "--attempts-max=1", "--retention=1h"];
+    let mut h = Harness::gateway(&settings).await;
+    refuse_poison(&h.stores).await;
+    h.api.open_account("ADA", "100").await;
+    h.api.pay("POISON", "ADA", "1").await;
+    h.start_worker();
+    h.settled().await;
+    h.stores.delete_keys("*:ref:*").await;
+    h.api.pay("POISON", "ADA", "1").await;
+    h.settled().await;
+    allow_poison(&h.stores).await;
+    let (control, id) = (control(&h.stores).await, letters(&h.stores).await[0]);
+    let done = control.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
+    assert_eq!(done.outcome.as_deref(), Some("duplicate"));
+    assert!(done.sentence.contains("came again meanwhile and waits in the parking"), "{done:?}");
+    assert_eq!(h.api.payment("POISON").await["status"], "parked");
+    let ada = CustomerId::parse("ADA").unwrap();
+    control.release_parked(&ada, false, &signed("ada")).await.unwrap().unwrap();
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
+    h.settled().await;
+    h.stop().await;
+}
