@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("paystream: {error:#}");
+            eprintln!("paystream: {}", ops::failure(&error));
             ExitCode::from(2)
         }
     }

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, Control, Error, RedriveReport, Refusal, Signature};
+use super::{Acted, Control, Error, RedriveReport, Signature};
 use crate::ledger::DeadLetterFilter;
 
 /// Dead letters that one call deals with.
@@ -35,6 +35,9 @@ pub struct DiscardReport {
     pub transaction_reference: Option<String>,
     /// Whether it is discarded now, or would be.
     pub discarded: bool,
+    /// Whether the payment is accepted when it is sent again now. It is not for a
+    /// while when Redis could not be told.
+    pub can_be_sent_again: bool,
     /// What came of it, or why not.
     pub sentence: String,
 }
@@ -155,13 +158,16 @@ impl Control {
         mut on_report: impl FnMut(&DiscardReport, usize) + Send,
     ) -> DiscardSummary {
         let mut summary = DiscardSummary::default();
+        // A Redis that is away is not waited for again and again.
+        let mut tells = true;
         for (id, left) in ids.iter().zip((0..ids.len()).rev()) {
-            let report = match self.discard_one(*id, signature, dry_run).await {
+            let report = match self.discard_one(*id, signature, dry_run, tells).await {
                 Ok(Ok(report)) => report,
                 Ok(Err(refusal)) => DiscardReport {
                     id: *id,
                     transaction_reference: None,
                     discarded: false,
+                    can_be_sent_again: false,
                     sentence: refusal.sentence().to_owned(),
                 },
                 Err(error) => {
@@ -171,7 +177,10 @@ impl Control {
                 }
             };
             match report.discarded {
-                true => summary.discarded += 1,
+                true => {
+                    tells = report.can_be_sent_again;
+                    summary.discarded += 1;
+                }
                 false => summary.refused += 1,
             }
             on_report(&report, left);
@@ -185,21 +194,21 @@ impl Control {
         id: i64,
         signature: &Signature,
         dry_run: bool,
+        tells: bool,
     ) -> Result<Acted<DiscardReport>, Error> {
         let row = match self.open_letter(id).await? {
             Ok(row) => row,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let done: Result<(), Refusal> = match dry_run {
-            true => Ok(()),
-            false => self.discard(id, signature).await?,
-        };
-        let sentence = if dry_run { "would be discarded" } else { "discarded" };
-        Ok(done.map(|()| DiscardReport {
+        if !dry_run {
+            return self.discard_open(row, signature, tells).await;
+        }
+        Ok(Ok(DiscardReport {
             id,
             transaction_reference: row.transaction_reference,
             discarded: true,
-            sentence: sentence.to_owned(),
+            can_be_sent_again: true,
+            sentence: "would be discarded".to_owned(),
         }))
     }
 }

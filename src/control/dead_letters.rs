@@ -3,14 +3,16 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::time::timeout;
+use tracing::warn;
 use utoipa::ToSchema;
 
 use super::{
-    Acted, Action, Control, Error, Refusal, Signature,
-    shapes::{Money, money},
+    Acted, Action, Control, DiscardReport, Error, FORGET_PATIENCE, Refusal, Signature,
+    shapes::{Money, money, span},
 };
 use crate::{
-    domain::Delivery,
+    domain::{Delivery, Reference},
     ledger::{DeadLetterFilter, DeadLetterRow, Redriven},
     stream::read_fields,
     telemetry,
@@ -135,12 +137,72 @@ impl Control {
         }))
     }
 
-    /// Notes that a dead letter is not to be settled.
+    /// Notes that a dead letter is not to be settled. Sent again, the payment is
+    /// accepted anew; where Redis could not be told so, the report says it.
     ///
     /// # Errors
     /// When the ledger cannot be asked; nothing has changed then.
-    pub async fn discard(&self, id: i64, signature: &Signature) -> Result<Acted<()>, Error> {
-        Ok(self.desk.discard(id, signature).await?)
+    pub async fn discard(
+        &self,
+        id: i64,
+        signature: &Signature,
+    ) -> Result<Acted<DiscardReport>, Error> {
+        match self.open_letter(id).await? {
+            Ok(row) => self.discard_open(row, signature, true).await,
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Discards a dead letter that nobody has dealt with; does not try to tell
+    /// Redis if `tells` is false.
+    ///
+    /// Redis is told first: who stops in between has changed nothing, because the
+    /// ledger settles a reference once, however often it is accepted.
+    pub(super) async fn discard_open(
+        &self,
+        row: DeadLetterRow,
+        signature: &Signature,
+        tells: bool,
+    ) -> Result<Acted<DiscardReport>, Error> {
+        let can_be_sent_again = tells && self.forget_reference(&row).await;
+        let done = self.desk.discard(row.id, signature).await?;
+        let sentence = match can_be_sent_again {
+            true => "discarded".to_owned(),
+            false => format!(
+                "discarded; Redis could not be told: sent again within {} of the last time, the \
+                 payment is answered as a repetition and not settled. Have it sent after that",
+                span(self.dedupe_window)
+            ),
+        };
+        Ok(done.map(|()| DiscardReport {
+            id: row.id,
+            transaction_reference: row.transaction_reference,
+            discarded: true,
+            can_be_sent_again,
+            sentence,
+        }))
+    }
+
+    /// Makes Redis forget that this letter's payment was sent. Says whether it
+    /// did.
+    async fn forget_reference(&self, row: &DeadLetterRow) -> bool {
+        let reference = row.transaction_reference.clone().map(Reference::parse);
+        let (Some(Ok(reference)), Ok(partition)) = (reference, u16::try_from(row.partition)) else {
+            // Nothing that could be sent again is remembered of it.
+            return true;
+        };
+        let forgetting = async {
+            let upkeep = &self.looks().await?.upkeep;
+            Ok(upkeep.forget_reference(partition, &reference, &row.stream_id).await?)
+        };
+        let forgotten: Result<(), Error> = match timeout(FORGET_PATIENCE, forgetting).await {
+            Ok(forgotten) => forgotten,
+            Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
+        };
+        if let Err(error) = &forgotten {
+            warn!(error = error.sentence(), "Redis could not be told that a payment was discarded");
+        }
+        forgotten.is_ok()
     }
 
     /// A dead letter that nobody has dealt with.
@@ -167,6 +229,9 @@ fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
         "recorded" => format!("recorded as {}, no money moved", delivery.payment.status.as_str()),
         "rejected" => format!("rejected by the account of {customer}, no money moved"),
         "suspense" => format!("held in suspense, because no customer has the id {customer}"),
+        "duplicate" if redriven.waits => {
+            "a duplicate: the same payment came again meanwhile and waits in the parking".to_owned()
+        }
         "duplicate" => {
             "a duplicate: the same payment came again meanwhile and has been settled".to_owned()
         }

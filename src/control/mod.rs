@@ -62,7 +62,7 @@ use crate::{
 /// those of payments.
 const CONNECTIONS: u32 = 4;
 
-/// How long to wait for Redis to forget a balance.
+/// How long to wait for Redis to forget a balance or a reference.
 const FORGET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long gateways remember a reference unless they are told otherwise.

@@ -9,7 +9,7 @@ use super::{
     shapes::{Money, money},
 };
 use crate::{
-    domain::{CustomerId, Reference},
+    domain::{CustomerId, Reference, argument},
     ledger::SuspenseRow,
 };
 
@@ -56,7 +56,8 @@ pub struct AssignReport {
 }
 
 impl Control {
-    /// A page of payments in suspense, the longest held first.
+    /// A page of payments in suspense, the longest held first: those that are held
+    /// or to be sent back, or `all`.
     ///
     /// # Errors
     /// When the ledger cannot be asked.
@@ -148,7 +149,7 @@ impl From<SuspenseRow> for SuspensePayment {
 }
 
 fn actions(row: &SuspenseRow) -> Vec<Action> {
-    let (reference, customer) = (&row.transaction_reference, &row.customer_id);
+    let (reference, customer) = (argument(&row.transaction_reference), &row.customer_id);
     vec![
         Action {
             code: "open_account",

@@ -7,6 +7,7 @@
 mod money;
 mod currency;
 mod payment;
+mod text;
 mod trace;
 mod partition;
 mod account;
@@ -21,6 +22,7 @@ pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use partition::{HASH_VERSION, StreamId, partition_of};
 pub use payment::{
     CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, check_date, is_in_calendar,
-    is_plain, parse_date,
+    parse_date,
 };
+pub use text::{argument, is_plain, shown};
 pub use trace::{SpanId, TraceContext, TraceId};

@@ -232,16 +232,3 @@ pub fn check_date(date: DateTime<Utc>, latest: DateTime<Utc>) -> Result<DateTime
     }
     Ok(date)
 }
-
-/// Whether a text shows what it says: no control characters, and none that
-/// change the direction or the line of what is around them.
-#[must_use]
-pub fn is_plain(text: &str) -> bool {
-    let misleads = |character: char| {
-        character.is_control()
-            || matches!(character,
-                '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}'
-                | '\u{2066}'..='\u{2069}')
-    };
-    !text.chars().any(misleads)
-}

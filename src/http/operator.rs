@@ -71,7 +71,8 @@ impl Operator {
             } else if !is_plain(text) {
                 let invalid = Invalid::new(
                     "bad_character",
-                    "must not have control characters, nor ones that change the direction of writing",
+                    "must not have control or invisible characters, nor ones that change the \
+                     direction of writing",
                 );
                 errors.push(FieldError::new(field, invalid));
             }

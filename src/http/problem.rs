@@ -312,6 +312,11 @@ impl From<ledger::Error> for Problem {
             let detail = "every connection to the ledger is in use; send it again later";
             return Self::new(Code::GatewayBusy, detail);
         }
+        if matches!(error, ledger::Error::Raced) {
+            let detail = "others changed the same rows each time; nothing was changed, send it \
+                          again later";
+            return Self::new(Code::GatewayBusy, detail);
+        }
         if error.is_outage() {
             warn!(cause = cause(&error), "{error}");
             return Self::new(

@@ -123,11 +123,13 @@ impl ToSchema for Reason {}
 /// A text that is not blank, and that shows what it says.
 fn plain(length_max: usize, what: &str, example: &str) -> RefOr<Schema> {
     // As `domain::is_plain` has it.
-    const MISLEADING: &str =
-        r"\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069";
+    const MISLEADING: &str = concat!(
+        r"\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff",
+        // An escape of these would not be read alike everywhere.
+        "\u{e0000}-\u{e007f}"
+    );
     let pattern = format!(r"^[^{MISLEADING}]*[^\s{MISLEADING}][^{MISLEADING}]*$");
-    let limits =
-        "not blank, without control characters or ones that change the direction of writing";
+    let limits = "not blank, without control or invisible characters, or ones that change the direction of writing";
     ObjectBuilder::new()
         .schema_type(Type::String)
         .min_length(Some(1))

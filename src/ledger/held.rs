@@ -71,6 +71,17 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
     })
 }
 
+/// Whether a payment of this reference waits in the parking.
+pub(super) async fn is_parked(
+    connection: &mut PgConnection,
+    reference: &Reference,
+) -> Result<bool, Error> {
+    let parked = sqlx::query_scalar(
+        "select exists(select from parked where transaction_reference = $1 and state = 'held')",
+    );
+    Ok(parked.bind(reference.as_str()).fetch_one(connection).await?)
+}
+
 pub(super) fn partition(number: i32) -> Result<u16, Error> {
     u16::try_from(number).map_err(|_| Error::Corrupt("partition"))
 }

@@ -90,7 +90,16 @@ impl Parking {
                 result => return result,
             }
         }
-        self.release_once(customer, force, signature).await
+        match self.release_once(customer, force, signature).await {
+            Err(Error::Raced) => {
+                let damage = lookups::damage(&self.pool, customer).await?.ok_or(Error::Raced)?;
+                let name = customer.as_str();
+                let text =
+                    format!("what is parked of {name} cannot be settled and stays: {damage}");
+                Ok(Err(Refusal::Impossible(text)))
+            }
+            result => result,
+        }
     }
 
     async fn release_once(

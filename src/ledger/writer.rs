@@ -145,13 +145,7 @@ impl LaneWriter {
         deliveries: &[Delivery],
     ) -> Result<Option<(String, i64, i64)>, Error> {
         let customers: Vec<_> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        let damaged = sqlx::query_as(
-            "select a.customer_id, a.version, s.last from customer_accounts a
-             cross join lateral (select coalesce(max(account_version), 0) as last
-                 from processed_transactions p where p.customer_id = a.customer_id) s
-             where a.customer_id = any($1) and a.version < s.last order by 1 limit 1",
-        );
-        Ok(damaged.bind(customers).fetch_optional(&mut self.connection).await?)
+        lookups::damaged(&mut self.connection, customers).await
     }
 }
 

@@ -6,12 +6,12 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use comfy_table::{Cell, CellAlignment};
+use comfy_table::CellAlignment;
 use serde_json::json;
 
 use super::{
     Signature, stores,
-    table::{Tone, instant, known, table, toned},
+    table::{Tone, cell, instant, known, table, toned},
 };
 use crate::{
     clock,
@@ -133,17 +133,17 @@ fn page(rows: &[Conflict]) -> String {
     for row in rows {
         let tone = if row.state == "open" { Tone::Notice } else { Tone::Quiet };
         table.add_row([
-            Cell::new(row.partition).set_alignment(CellAlignment::Right),
-            Cell::new(row.sequence).set_alignment(CellAlignment::Right),
-            Cell::new(&row.transaction_reference),
-            Cell::new(&row.payment_status),
-            Cell::new(&row.customer_id),
-            Cell::new(&row.transaction_amount).set_alignment(CellAlignment::Right),
+            cell(row.partition).set_alignment(CellAlignment::Right),
+            cell(row.sequence).set_alignment(CellAlignment::Right),
+            cell(&row.transaction_reference),
+            cell(&row.payment_status),
+            cell(&row.customer_id),
+            cell(&row.transaction_amount).set_alignment(CellAlignment::Right),
             known(row.first_customer_id.as_ref()),
             known(row.first_amount.as_ref()).set_alignment(CellAlignment::Right),
-            Cell::new(instant(row.detected_at)),
+            cell(instant(row.detected_at)),
             toned(&row.state, tone),
-            Cell::new(&row.sentence),
+            cell(&row.sentence),
         ]);
     }
     format!("{table}\n")

@@ -13,13 +13,13 @@ use serde_json::json;
 use super::{
     mending::{self, Mend, MendArgs},
     stores,
-    table::{Tone, instant, known, table, toned},
+    table::{Tone, cell, instant, known, table, toned},
 };
 use crate::{
     clock,
     config::StoreConfig,
     control::{Control, DeadLetter},
-    domain::parse_date,
+    domain::{parse_date, shown},
     ledger::{DeadLetterFilter, PAGE_MAX},
 };
 
@@ -155,15 +155,15 @@ fn rows(letters: &[DeadLetter]) -> String {
     ]);
     for letter in letters {
         table.add_row([
-            Cell::new(letter.id).set_alignment(CellAlignment::Right),
+            cell(letter.id).set_alignment(CellAlignment::Right),
             state(letter),
             known(letter.transaction_reference.as_ref()),
             known(letter.customer_id.as_ref()),
             known(letter.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
-            Cell::new(instant(letter.dead_at)),
-            Cell::new(letter.attempts).set_alignment(CellAlignment::Right),
-            Cell::new(&letter.code),
-            Cell::new(&letter.reason),
+            cell(instant(letter.dead_at)),
+            cell(letter.attempts).set_alignment(CellAlignment::Right),
+            cell(&letter.code),
+            cell(&letter.reason),
         ]);
     }
     format!("{table}\n")
@@ -202,14 +202,17 @@ async fn show(control: &Control, args: ShowArgs) -> anyhow::Result<(String, Exit
         for change in changes.iter().rev() {
             let reason = change.reason.as_deref().unwrap_or("no reason given");
             let at = instant(change.at);
-            text.push_str(&format!("  {at}  {} by {}: {reason}\n", change.action, change.actor));
+            let said = format!("{} by {}: {reason}", change.action, change.actor);
+            text.push_str(&format!("  {at}  {}\n", shown(&said)));
         }
     }
     let (text, code) = match (letters.is_empty(), json) {
         (_, true) => {
             (format!("{:#}\n", json!(documents)), ExitCode::from(u8::from(letters.is_empty())))
         }
-        (true, false) => (format!("There is no dead letter {name}.\n"), ExitCode::from(1)),
+        (true, false) => {
+            (format!("There is no dead letter {}.\n", shown(&name)), ExitCode::from(1))
+        }
         (false, false) => (text, ExitCode::SUCCESS),
     };
     Ok((text, code))
@@ -218,12 +221,13 @@ async fn show(control: &Control, args: ShowArgs) -> anyhow::Result<(String, Exit
 /// All that is known of one.
 fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     let unknown = || "not known".to_owned();
+    let text = |text: &Option<String>| text.as_deref().map_or_else(unknown, shown);
     let place = letter.sequence.map_or_else(unknown, |sequence| sequence.to_string());
     let mut lines = vec![
         format!("Dead letter {}, {}", letter.id, letter.state),
-        format!("  reference  {}", letter.transaction_reference.clone().unwrap_or_else(unknown)),
-        format!("  customer   {}", letter.customer_id.clone().unwrap_or_else(unknown)),
-        format!("  amount     {}", letter.transaction_amount.clone().unwrap_or_else(unknown)),
+        format!("  reference  {}", text(&letter.transaction_reference)),
+        format!("  customer   {}", text(&letter.customer_id)),
+        format!("  amount     {}", text(&letter.transaction_amount)),
         format!(
             "  was at     partition {}, sequence {place}, entry {}",
             letter.partition, letter.stream_id
@@ -231,7 +235,9 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
         format!("  dead at    {}", instant(letter.dead_at)),
         format!(
             "  why        {}, after {} attempts: {}",
-            letter.code, letter.attempts, letter.reason
+            letter.code,
+            letter.attempts,
+            shown(&letter.reason)
         ),
     ];
     if let Some(at) = letter.resolved_at {
@@ -239,11 +245,12 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     }
     let entry = letter.entry.as_object().ok_or_else(|| anyhow!("its entry has no fields"))?;
     for (name, value) in entry {
-        lines.push(format!("  entry      {name} = {}", value.as_str().unwrap_or_default()));
+        let value = value.as_str().unwrap_or_default();
+        lines.push(format!("  entry      {} = {}", shown(name), shown(value)));
     }
     for action in &letter.actions {
         let command = action.command.as_deref().unwrap_or_default();
-        lines.push(format!("  you can    {}: {command}", action.label));
+        lines.push(format!("  you can    {}: {}", action.label, shown(command)));
         lines.push(format!("             safe, because {}", action.safe_because));
     }
     lines.push(String::new());

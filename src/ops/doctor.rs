@@ -15,6 +15,7 @@ use crate::{
     clock,
     config::ServeConfig,
     control::{self, Checkup, Finding, Severity},
+    domain::shown,
 };
 
 /// Colours of a terminal,
@@ -78,6 +79,7 @@ fn page(checkup: &Checkup, colours: bool) -> String {
     let bad = checkup.findings.iter().filter(|finding| finding.severity > Severity::Good);
     for finding in bad {
         let Finding { code, severity, sentence, advice, runbook, .. } = finding;
+        let (sentence, advice) = (shown(sentence), shown(advice));
         let (colour, name) = match severity {
             Severity::Critical => (RED, "CRITICAL"),
             Severity::Warning => (YELLOW, "WARNING "),
@@ -95,11 +97,11 @@ fn page(checkup: &Checkup, colours: bool) -> String {
     let (empty, told): (Vec<_>, Vec<_>) =
         good.into_iter().partition(|(_, sentences)| sentences == &["none"]);
     for (subject, sentences) in told {
-        page.push_str(&format!("  {subject}: {}\n", sentences.join("; ")));
+        page.push_str(&format!("  {}: {}\n", shown(subject), shown(&sentences.join("; "))));
     }
     if !empty.is_empty() {
         let subjects: Vec<&str> = empty.into_iter().map(|(subject, _)| subject).collect();
-        page.push_str(&format!("  nothing lies in: {}\n", subjects.join(", ")));
+        page.push_str(&format!("  nothing lies in: {}\n", shown(&subjects.join(", "))));
     }
     page.push_str(&format!("\n{}\n", summary(checkup)));
     page

@@ -28,7 +28,7 @@ use super::{Actor, Running, stores};
 use crate::{
     clock,
     config::StoreConfig,
-    domain::StreamId,
+    domain::{StreamId, shown},
     ledger::{GroupRow, Ledger, Topology},
     stream::{GROUP, OtherGroups, Standing, StartsFrom},
 };
@@ -343,14 +343,14 @@ fn table(groups: &[Group], now: DateTime<Utc>) -> Table {
             None => "NO".to_owned(),
         };
         table.add_row([
-            group.name.clone(),
-            registered,
+            shown(&group.name),
+            shown(&registered),
             partitions(&group.missing),
             group.lag.to_string(),
             group.pending.to_string(),
             group.oldest_waiting.map_or("-".to_owned(), |id| seconds(id.age_seconds(now))),
             partitions(&group.holds),
-            row.map_or(String::new(), |row| row.note.clone()),
+            row.map_or(String::new(), |row| shown(&row.note)),
         ]);
     }
     for column in table.column_iter_mut().skip(3).take(3) {

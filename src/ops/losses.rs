@@ -13,6 +13,7 @@ use super::Signature;
 use crate::{
     config::LedgerConfig,
     control,
+    domain::shown,
     ledger::{Ledger, LossRow},
 };
 
@@ -108,7 +109,7 @@ fn page(rows: &[LossRow]) -> String {
             lost(row),
             row.resumes_at.to_string(),
             row.state.clone(),
-            format!("{}: {}", row.reason, row.detail),
+            shown(&format!("{}: {}", row.reason, row.detail)),
         ]);
     }
     format!("{table}\n")

@@ -9,16 +9,17 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use comfy_table::{Cell, CellAlignment};
+use comfy_table::CellAlignment;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     Signature,
-    table::{Tone, known, table, toned},
+    table::{Tone, cell, known, table, toned},
 };
 use crate::{
     control::{self, BULK_MAX, Control},
+    domain::shown,
     ledger::DeadLetterFilter,
 };
 
@@ -235,10 +236,10 @@ impl Summary {
                 false => ("refused", Tone::Bad),
             };
             table.add_row([
-                Cell::new(row.id).set_alignment(CellAlignment::Right),
+                cell(row.id).set_alignment(CellAlignment::Right),
                 known(row.reference.as_ref()),
                 toned(word, tone),
-                Cell::new(&row.sentence),
+                cell(&row.sentence),
             ]);
         }
         let would = if dry_run { "would be " } else { "" };
@@ -255,6 +256,7 @@ impl Summary {
         }
         text.push('\n');
         if let Some(error) = &self.stopped {
+            let error = shown(error);
             text.push_str(&format!("It stopped: {error}. What was done before is done.\n"));
         }
         text

@@ -30,7 +30,10 @@ use anyhow::ensure;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::{control, domain::is_plain};
+use crate::{
+    control,
+    domain::{is_plain, shown},
+};
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
@@ -75,7 +78,8 @@ fn account() -> String {
 fn plain(option: &str, text: &str) -> anyhow::Result<()> {
     ensure!(
         is_plain(text),
-        "{option} must not have control characters, nor ones that change the direction of writing"
+        "{option} must not have control or invisible characters, nor ones that change the direction \
+         of writing"
     );
     Ok(())
 }
@@ -100,6 +104,14 @@ impl Signature {
     }
 }
 
+/// Why a command failed, and what made it so. What would lead a terminal astray
+/// is shown as an escape.
+#[must_use]
+pub fn failure(error: &anyhow::Error) -> String {
+    let lines: Vec<String> = format!("{error:#}").lines().map(shown).collect();
+    lines.join("\n")
+}
+
 /// What came of a change, as text or as a JSON document, and how to exit: with 1
 /// when it was refused.
 fn answer<T>(
@@ -117,7 +129,7 @@ fn answer<T>(
             (json!({ "refused": sentence }), sentence, ExitCode::from(1))
         }
     };
-    (if json { format!("{document:#}\n") } else { format!("{sentence}\n") }, code)
+    (if json { format!("{document:#}\n") } else { format!("{}\n", shown(&sentence)) }, code)
 }
 
 /// What an operator can do, beside running the service.

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{groups::seconds, watch::Screen};
+use crate::domain::shown;
 
 /// What is written where PostgreSQL is needed and does not answer.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -58,7 +59,7 @@ impl Line {
             |value: Option<i64>| value.map_or(UNKNOWN.to_owned(), |value| value.to_string());
         [
             self.partition.to_string(),
-            self.owner.clone(),
+            shown(&self.owner),
             known(self.epoch),
             self.depth.to_string(),
             self.lag.to_string(),

@@ -5,19 +5,20 @@ use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::{CellAlignment, Table};
 use humantime::{format_duration, parse_duration};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     stores,
-    table::{Tone, known, table, toned},
+    table::{Tone, cell, known, table, toned},
     watch::{WatchArgs, watch},
 };
 use crate::{
     config::StoreConfig,
     control::{Control, PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary},
+    domain::shown,
 };
 
 /// Width of the longest bar, in characters.
@@ -174,7 +175,8 @@ impl Look {
         if looked_at < pending {
             lines.push(format!("  (of the first {looked_at})"));
         }
-        let shares = consumers.iter().map(|one| format!("{} {}", one.consumer, one.entries));
+        let shares =
+            consumers.iter().map(|one| format!("{} {}", shown(&one.consumer), one.entries));
         lines.push(format!("  held by: {}", shares.collect::<Vec<_>>().join(", ")));
         lines.join("\n")
     }
@@ -203,16 +205,16 @@ fn listed(entries: &[PendingEntry]) -> Table {
         };
         let tone = if entry.verdict.trouble { Tone::Bad } else { Tone::Good };
         table.add_row([
-            Cell::new(format!("{}/{}", entry.partition, entry.stream_id)),
+            cell(format!("{}/{}", entry.partition, entry.stream_id)),
             known(entry.sequence),
             known(entry.transaction_reference.as_ref()),
             known(entry.customer_id.as_ref()),
             known(entry.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
-            Cell::new(&entry.consumer),
+            cell(&entry.consumer),
             owner,
-            Cell::new(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
-            Cell::new(entry.deliveries).set_alignment(CellAlignment::Right),
-            Cell::new(entry.attempts).set_alignment(CellAlignment::Right),
+            cell(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
+            cell(entry.deliveries).set_alignment(CellAlignment::Right),
+            cell(entry.attempts).set_alignment(CellAlignment::Right),
             toned(&entry.verdict.sentence, tone),
         ]);
     }
@@ -241,7 +243,7 @@ fn safe_actions(entries: &[PendingEntry]) -> Option<String> {
         return None;
     }
     let lines = actions.iter().map(|((code, label), (command, because))| {
-        format!("  {code}: {label} ({command}); safe, because {because}")
+        format!("  {}", shown(&format!("{code}: {label} ({command}); safe, because {because}")))
     });
     Some(format!("What is safe to do:\n{}", lines.collect::<Vec<_>>().join("\n")))
 }

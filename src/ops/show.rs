@@ -5,15 +5,18 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use comfy_table::Cell;
 use humantime::parse_duration;
 
 use super::{
     stores,
-    table::{Tone, known, table, toned},
+    table::{Tone, cell, known, table, toned},
     watch::{WatchArgs, watch},
 };
-use crate::{config::StoreConfig, control::Life, domain::Reference};
+use crate::{
+    config::StoreConfig,
+    control::Life,
+    domain::{Reference, shown},
+};
 
 /// What `paystream show` is told.
 #[derive(Args, Clone, Debug)]
@@ -69,10 +72,10 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn page(life: &Life) -> String {
-    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+    let text = |text: &Option<String>| text.as_deref().map_or("unknown".to_owned(), shown);
     let mut lines = vec![
         format!("{}: {}", life.transaction_reference, life.state),
-        format!("  {}", life.sentence),
+        format!("  {}", shown(&life.sentence)),
         format!(
             "  customer {}, amount {}, {}",
             text(&life.customer_id),
@@ -96,9 +99,9 @@ fn page(life: &Life) -> String {
         let at = moment.at.map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string());
         let sentence = match moment.failed {
             true => toned(&moment.sentence, Tone::Bad),
-            false => Cell::new(&moment.sentence),
+            false => cell(&moment.sentence),
         };
-        table.add_row([known(at), Cell::new(&moment.code), sentence]);
+        table.add_row([known(at), cell(&moment.code), sentence]);
     }
     lines.push(String::new());
     lines.push(table.to_string());
@@ -107,10 +110,9 @@ fn page(life: &Life) -> String {
         lines.push("What is safe to do:".to_owned());
         for action in &pending.verdict.actions {
             let command = action.command.as_deref().unwrap_or("nothing to run");
-            lines.push(format!(
-                "  {} ({command}); safe, because {}",
-                action.label, action.safe_because
-            ));
+            let line =
+                format!("{} ({command}); safe, because {}", action.label, action.safe_because);
+            lines.push(format!("  {}", shown(&line)));
         }
     }
     lines.join("\n")

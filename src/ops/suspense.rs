@@ -6,12 +6,12 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
-use comfy_table::{Cell, CellAlignment};
+use comfy_table::CellAlignment;
 use serde_json::json;
 
 use super::{
     Signature, stores,
-    table::{Tone, instant, known, table, toned},
+    table::{Tone, cell, instant, known, table, toned},
 };
 use crate::{
     clock,
@@ -35,9 +35,9 @@ pub struct SuspenseArgs {
 /// What can be done with payments in suspense.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SuspenseAction {
-    /// Show them, the longest held first
+    /// Show those that are held or marked for refund, the longest held first
     List {
-        /// Show those that were dealt with, too.
+        /// Show those that were applied or found in conflict, too.
         #[arg(long)]
         all: bool,
         /// Those that were sent for this customer.
@@ -149,13 +149,13 @@ fn page(rows: &[SuspensePayment]) -> String {
             _ => Tone::Quiet,
         };
         table.add_row([
-            Cell::new(&row.transaction_reference),
-            Cell::new(&row.customer_id),
-            Cell::new(&row.transaction_amount).set_alignment(CellAlignment::Right),
-            Cell::new(instant(row.held_at)),
+            cell(&row.transaction_reference),
+            cell(&row.customer_id),
+            cell(&row.transaction_amount).set_alignment(CellAlignment::Right),
+            cell(instant(row.held_at)),
             toned(&row.state, tone),
             known(row.assigned_to.as_ref()),
-            Cell::new(&row.sentence),
+            cell(&row.sentence),
         ]);
     }
     format!("{table}\n")

@@ -4,6 +4,8 @@
 use chrono::{DateTime, Utc};
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
+use crate::domain::shown;
+
 /// How something is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -26,9 +28,14 @@ pub(super) fn table<const COLUMNS: usize>(columns: [&str; COLUMNS]) -> Table {
     table
 }
 
+/// A cell. What would lead a terminal astray is shown as an escape.
+pub(super) fn cell(text: impl ToString) -> Cell {
+    Cell::new(shown(&text.to_string()))
+}
+
 /// A cell in the colour of its tone.
 pub(super) fn toned(text: impl ToString, tone: Tone) -> Cell {
-    let cell = Cell::new(text);
+    let cell = cell(text);
     if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
         return cell;
     }
@@ -43,7 +50,7 @@ pub(super) fn toned(text: impl ToString, tone: Tone) -> Cell {
 
 /// A cell of something that may not be known.
 pub(super) fn known(text: Option<impl ToString>) -> Cell {
-    text.map_or_else(|| toned("-", Tone::Quiet), Cell::new)
+    text.map_or_else(|| toned("-", Tone::Quiet), cell)
 }
 
 /// An instant, to the second.

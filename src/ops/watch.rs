@@ -71,7 +71,7 @@ async fn for_ever(
         let text = match look().await {
             Ok(text) => text,
             Err(error) if args.json => json!({ "error": format!("{error:#}") }).to_string(),
-            Err(error) => format!("{error:#}; looking again"),
+            Err(error) => format!("{}; looking again", super::failure(&error)),
         };
         let text = match redraws {
             true => redrawn(&fitted(&text, screen())),

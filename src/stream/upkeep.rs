@@ -7,12 +7,12 @@ use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
     Error, GROUP, Keys, Standing, Streams, Unsafe, replies,
-    scripts::Lua,
+    scripts::{self, Lua},
     server,
     shared::{Purpose, Shared},
     standing,
 };
-use crate::domain::StreamId;
+use crate::domain::{Reference, StreamId};
 
 /// Settings under which Redis keeps what it acknowledges. During a rewrite of
 /// its file, `no-appendfsync-on-rewrite` would not sync at all.
@@ -73,13 +73,15 @@ pub struct Upkeep {
     connection: Shared,
     keys: Keys,
     trim: Lua,
+    forget_reference: Lua,
 }
 
 impl Upkeep {
     pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
         let connection = streams.connect_shared(Purpose::Other).await?;
         let trim = Lua::new(include_str!("lua/trim.lua"));
-        Ok(Self { connection, keys: streams.keys.clone(), trim })
+        let forget_reference = Lua::new(include_str!("lua/forget_reference.lua"));
+        Ok(Self { connection, keys: streams.keys.clone(), trim, forget_reference })
     }
 
     /// Whether Redis answers.
@@ -115,6 +117,32 @@ impl Upkeep {
             contents.oldest = contents.oldest.into_iter().chain(first).min();
         }
         Ok(contents)
+    }
+
+    /// Forgets that a reference was sent as this entry of a partition: sent again,
+    /// it is accepted and not answered as a repetition.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn forget_reference(
+        &self,
+        partition: u16,
+        reference: &Reference,
+        entry: &str,
+    ) -> Result<(), Error> {
+        // One of an earlier topology is remembered nowhere.
+        if partition >= self.keys.partitions {
+            return Ok(());
+        }
+        let mut command = self.forget_reference.on(&[self.keys.reference(partition, reference)]);
+        command.arg(entry);
+        let mut connection = self.connection.clone();
+        let mut reply = command.exec_async(&mut connection).await;
+        if reply.as_ref().is_err_and(scripts::is_unknown) {
+            self.forget_reference.load(&mut connection).await?;
+            reply = command.exec_async(&mut connection).await;
+        }
+        Ok(reply?)
     }
 
     /// Memory that Redis uses and may use.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::Worker;
 use crate::{
-    domain::StreamId,
+    domain::{StreamId, argument},
     ledger::Groups,
     stream::{GROUP, Trim, Upkeep},
 };
@@ -183,7 +183,7 @@ fn obstacles(trims: Vec<Result<Trim, crate::stream::Error>>) -> BTreeSet<String>
     }
     let mut obstacles = BTreeSet::new();
     for (group, partitions) in &missing {
-        let on = named(partitions);
+        let (on, named) = (named(partitions), argument(group));
         obstacles.insert(if group == GROUP {
             format!(
                 "our group {GROUP} is missing on {on}: state is lost in Redis, nothing is trimmed \
@@ -192,17 +192,17 @@ fn obstacles(trims: Vec<Result<Trim, crate::stream::Error>>) -> BTreeSet<String>
         } else {
             format!(
                 "group {group} is registered and missing on {on}: nothing is trimmed there. Create \
-                 it again with `paystream groups register {group} --note …`, or retire it with \
-                 `paystream groups retire {group}`"
+                 it again with `paystream groups register {named} --note …`, or retire it with \
+                 `paystream groups retire {named}`"
             )
         });
     }
     for (group, partitions) in &unregistered {
-        let on = named(partitions);
+        let (on, named) = (named(partitions), argument(group));
         obstacles.insert(format!(
             "group {group} is not registered and exists on {on}: trimming waits for it all the \
-             same. Register it with `paystream groups register {group} --note …`, or remove it \
-             with `paystream groups retire {group}`"
+             same. Register it with `paystream groups register {named} --note …`, or remove it \
+             with `paystream groups retire {named}`"
         ));
     }
     if let Some(first) = failed.first() {

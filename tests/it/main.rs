@@ -18,6 +18,7 @@ mod process;
 mod proxy;
 
 mod access;
+mod acts;
 mod audit;
 mod audit_log;
 mod doctor;

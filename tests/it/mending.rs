@@ -307,7 +307,7 @@ async fn a_discarded_dead_letter_stays_findable_and_is_never_settled() {
     for acted in [
         redrive(&control, id).await.map(drop),
         control.redrive(id, &signed("ada"), true).await.unwrap().map(drop),
-        control.discard(id, &signed("ada")).await.unwrap(),
+        control.discard(id, &signed("ada")).await.unwrap().map(drop),
     ] {
         let sentence = settled(acted);
         assert!(sentence.contains("was discarded by bob at 2"), "{sentence}");

@@ -15,7 +15,7 @@ use crate::{
         finding::{self as kind, Finding},
         shapes::span,
     },
-    domain::StreamId,
+    domain::{StreamId, argument},
     ledger::GroupRow,
     stream::{GROUP, Standing},
 };
@@ -100,8 +100,9 @@ fn strange(name: &str, group: &Group<'_>) -> Finding {
             numbered(&on)
         ),
         format!(
-            "find out whose it is; then `paystream groups register {name} --note …`, or `paystream \
-             groups retire {name}`"
+            "find out whose it is; then `paystream groups register {named} --note …`, or `paystream \
+             groups retire {named}`",
+            named = argument(name)
         ),
     )
 }
@@ -116,7 +117,10 @@ fn incomplete(name: &str, group: &Group<'_>, partitions: u16) -> Option<Finding>
                 "the group {name} is registered and missing on {}, which nothing is trimmed from",
                 numbered(&missing)
             ),
-            format!("`paystream groups register {name} --note …` creates it where it is missing"),
+            format!(
+                "`paystream groups register {} --note …` creates it where it is missing",
+                argument(name)
+            ),
         )
     })
 }
@@ -135,8 +139,9 @@ fn pins(name: &str, group: &Group<'_>, row: &GroupRow, now: DateTime<Utc>) -> Op
             ),
             format!(
                 "start its reader (its note: {}); if nobody needs it, `paystream groups retire \
-                 {name} --yes`",
-                row.note
+                 {} --yes`",
+                row.note,
+                argument(name)
             ),
         )
     })

@@ -22,7 +22,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::http) struct SuspenseQuery {
-    /// Those that were dealt with, too.
+    /// Those that were applied or found in conflict, too. Without it, those that are
+    /// held or marked for refund.
     #[serde(default)]
     all: bool,
     /// Only those that were sent for this customer.

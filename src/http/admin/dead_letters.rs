@@ -172,7 +172,8 @@ pub(in crate::http) async fn redrive_dead_letter(
 
 /// Discard a dead letter
 ///
-/// Notes that it is not to be settled. It stays where it is and can be found.
+/// Notes that it is not to be settled. It stays where it is and can be found; the
+/// payment is accepted again when the bank sends it again.
 #[utoipa::path(
     post,
     path = "/api/v1/admin/dead-letters/{id}/discard",
@@ -191,8 +192,8 @@ pub(in crate::http) async fn discard_dead_letter(
     intake::Json(body): intake::Json<SignatureBody>,
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    app.operate(app.gateway.control.discard(id, &signature)).await??;
-    Ok(done(format!("dead letter {id} is discarded")))
+    let report = app.operate(app.gateway.control.discard(id, &signature)).await??;
+    Ok(done(format!("dead letter {id} is {}", report.sentence)))
 }
 
 /// Many dead letters, and what is to become of them.

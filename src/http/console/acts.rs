@@ -121,12 +121,12 @@ pub(super) async fn act(
         Err(problem) => Err(problem),
     };
     match done {
-        Ok(()) => {
+        Ok(code) => {
             let name = session::name_cookie(form.actor.as_deref().unwrap_or_default(), &headers)?;
             let remember = visit.operator.0.is_none().then_some((header::SET_COOKIE, name));
             let mut to = question(&act).back;
             to.push(if to.contains('?') { '&' } else { '?' });
-            to += &format!("done={}", words::encoded(&kind));
+            to += &format!("done={}", words::encoded(code.unwrap_or(&kind)));
             Ok((AppendHeaders(remember), Redirect::to(&to)).into_response())
         }
         Err(problem) => {
@@ -160,13 +160,14 @@ fn read(kind: &str, form: &ActForm) -> Result<Act, Problem> {
     })
 }
 
-/// Makes the change; refused, nothing has changed.
+/// Makes the change; refused, nothing has changed. Says under which code the next
+/// page tells of it, if not under that of its kind.
 async fn perform(
     visit: &Visit,
     act: &Act,
     form: &ActForm,
     signature: &Signature,
-) -> Result<(), Problem> {
+) -> Result<Option<&'static str>, Problem> {
     let control = visit.control();
     let refused = |sentence: String| Err(Problem::new(Code::NotPossible, sentence));
     match act {
@@ -179,7 +180,10 @@ async fn perform(
                 return refused(report.sentence);
             }
         }
-        Act::Discard(id) => control.discard(*id, signature).await.map_err(trouble)??,
+        Act::Discard(id) => {
+            let report = control.discard(*id, signature).await.map_err(trouble)??;
+            return Ok((!report.can_be_sent_again).then_some("discard-untold"));
+        }
         Act::Assign(reference) => {
             let customer = CustomerId::parse(form.customer.as_deref().unwrap_or_default().trim());
             let customer = customer.map_err(|invalid| {
@@ -203,7 +207,7 @@ async fn perform(
             control.release_parked(customer, *force, signature).await.map_err(trouble)??;
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn asking(

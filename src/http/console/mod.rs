@@ -28,7 +28,7 @@ use askama::Template;
 use axum::{
     Router,
     http::{HeaderMap, HeaderName, HeaderValue, header},
-    response::{Html, IntoResponse, Response},
+    response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
 };
 use tracing::error;
@@ -64,6 +64,7 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route("/console", get(overview::show))
+        .route("/console/", get(async || Redirect::permanent("/console")))
         .route("/console/partitions", get(partitions::show))
         .route("/console/stuck", get(stuck::show))
         .route("/console/payments", get(payments::show))

@@ -42,10 +42,15 @@ const AREAS: [(&str, &str); 10] = [
 
 /// What was done, by the code in the query of the page that follows. A code and
 /// no text: a link cannot make a page say what it likes.
-const DONE: [(&str, &str); 8] = [
+const DONE: [(&str, &str); 9] = [
     ("release", "The owner was asked to hand the partition over. Watch it move here."),
     ("redrive", "Redriven: the payment is settled, and the audit log says who did it and why."),
     ("discard", "Discarded: it will not be settled, and the audit log says who did it and why."),
+    (
+        "discard-untold",
+        "Discarded. Redis could not be told: sent again within the dedupe window, the payment is \
+         answered as a repetition and not settled. Have it sent after that.",
+    ),
     ("assign", "Assigned: the payment was applied to the customer's account."),
     ("refund", "Marked for refund: it stays in suspense and is not applied any more."),
     ("resolve", "Resolved: the conflict is noted as dealt with. No money moved."),

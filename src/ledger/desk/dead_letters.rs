@@ -11,8 +11,8 @@ use super::{
     settling::{self, Failure},
 };
 use crate::{
-    domain::{Delivery, StreamId, two_places},
-    ledger::{Error, lookups, rows::Tallies},
+    domain::{Delivery, Outcome, StreamId, two_places},
+    ledger::{Error, held, lookups, rows::Tallies},
 };
 
 /// Which dead letters.
@@ -78,6 +78,8 @@ pub struct Redriven {
     pub balance_after: Option<Decimal>,
     /// Whether later payments of its customer wait in the parking still.
     pub parked: bool,
+    /// Whether this very payment came again meanwhile and waits there.
+    pub waits: bool,
 }
 
 /// Selects [`DeadLetterRow`]s.
@@ -196,7 +198,9 @@ impl Desk {
                 result => return stays_dead(id, result),
             }
         }
-        stays_dead(id, self.redrive_once(id, delivery, signature, dry_run).await)
+        let last = self.redrive_once(id, delivery, signature, dry_run).await;
+        let customer = &delivery.payment.customer;
+        stays_dead(id, settling::at_last(&self.pool, customer, last).await)
     }
 
     async fn redrive_once(
@@ -224,7 +228,10 @@ impl Desk {
         let uses = settling::uses(connection, &delivery).await?;
         let settled =
             settling::settle(connection, &delivery, uses, &epochs, Tallies::new()).await?;
+        let waits = settled.outcome == Outcome::Duplicate
+            && held::is_parked(connection, &delivery.payment.reference).await?;
         let redriven = Redriven {
+            waits,
             outcome: settled.outcome.as_str().to_owned(),
             balance_after: settled.balance_after(),
             parked: settled.parked,

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use rust_decimal::Decimal;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     domain::{
@@ -49,6 +49,8 @@ pub(super) enum Failure {
     Ledger(Error),
     /// Deciding panicked.
     Panicked(String),
+    /// The account is damaged; how, as a sentence.
+    Damaged(String),
 }
 
 impl From<Error> for Failure {
@@ -71,12 +73,29 @@ impl Failure {
     pub(super) fn of_the_entry(self) -> Result<String, Error> {
         match self {
             Self::Panicked(text) => Ok(format!("deciding panicked: {text}")),
+            Self::Damaged(text) => Ok(text),
             Self::Ledger(error @ (Error::Refused(_) | Error::Corrupt(_))) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 Ok(cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
             }
             Self::Ledger(error) => Err(error),
         }
+    }
+}
+
+/// What came of the last attempt: one that was raced again is told from one on an
+/// account that is damaged, which would be raced for ever.
+pub(super) async fn at_last<T>(
+    pool: &PgPool,
+    customer: &CustomerId,
+    result: Result<T, Failure>,
+) -> Result<T, Failure> {
+    match result {
+        Err(Failure::Ledger(Error::Raced)) => {
+            let damage = lookups::damage(pool, customer).await?;
+            Err(damage.map_or(Failure::Ledger(Error::Raced), Failure::Damaged))
+        }
+        result => result,
     }
 }
 

@@ -57,7 +57,8 @@ pub struct Assigned {
 
 impl Desk {
     /// Payments in suspense, the longest held first, after the one of reference
-    /// `after`; those that are held only, unless `all`. At most
+    /// `after`; those that are held or to be sent back only,
+    /// unless `all`. At most
     /// [`super::PAGE_MAX`].
     ///
     /// # Errors
@@ -73,7 +74,7 @@ impl Desk {
             "select transaction_reference, customer_id, amount, partition, sequence, state,
                  assigned_to, transaction_date, received_at, held_at, resolved_at from suspense",
         );
-        query.push(if all { " where true" } else { " where state = 'held'" });
+        query.push(if all { " where true" } else { " where state in ('held', 'refund_marked')" });
         if let Some(customer) = customer {
             query.push(" and customer_id = ").push_bind(customer);
         }
@@ -106,7 +107,8 @@ impl Desk {
                 result => return stays_held(reference, result),
             }
         }
-        stays_held(reference, self.assign_once(reference, customer, signature).await)
+        let last = self.assign_once(reference, customer, signature).await;
+        stays_held(reference, settling::at_last(&self.pool, customer, last).await)
     }
 
     async fn assign_once(

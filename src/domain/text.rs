@@ -1,0 +1,62 @@
+//! Texts from outside, shown so that they say what they are. Never changes what
+//! is kept.
+
+/// Whether a text shows what it says: no control characters, none that change
+/// the direction or the line of what is around them, and none that are not seen.
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    !text.chars().any(misleads)
+}
+
+/// The text with everything that misleads in it as an escape, such as `\u{1b}`.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if misleads(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A text as one argument of a command that somebody is told to run.
+#[must_use]
+pub fn argument(text: &str) -> String {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if !text.is_empty() && text.bytes().all(fits) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn misleads(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{AD}' | '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}'
+            | '\u{2060}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}' | '\u{E0000}'..='\u{E007F}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_misleads_is_shown_as_an_escape() {
+        assert_eq!(shown("a\u{1b}[2J\nb\u{202e}"), r"a\u{1b}[2J\u{a}b\u{202e}");
+        assert_eq!(shown("Zażółć, 承認"), "Zażółć, 承認");
+        for hidden in ['\u{AD}', '\u{200B}', '\u{200D}', '\u{2060}', '\u{FEFF}', '\u{E0041}'] {
+            assert!(!is_plain(&format!("a{hidden}b")), "{hidden:?}");
+        }
+    }
+
+    #[test]
+    fn an_argument_is_one_word_of_a_shell() {
+        assert_eq!(argument("VPAY_1.2-3"), "VPAY_1.2-3");
+        assert_eq!(argument("a;b"), "'a;b'");
+        assert_eq!(argument("it's"), r"'it'\''s'");
+        assert_eq!(argument(""), "''");
+    }
+}
