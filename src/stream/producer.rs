@@ -111,7 +111,8 @@ impl Producer {
     pub(super) async fn connect(streams: &Streams, limits: AppendLimits) -> Result<Self, Error> {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
-            connections.push(streams.connect_shared(Purpose::Append).await?);
+            let purpose = Purpose::Append { deadline: limits.deadline };
+            connections.push(streams.connect_shared(purpose).await?);
         }
         Ok(Self {
             connections: connections.into(),
@@ -209,9 +210,9 @@ impl Producer {
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
         let doubt = AtomicBool::new(false);
         let attempt = || async {
-            let mut line = shared.line().await?;
-            let reply = self.try_append(&mut line, partition, chunk).await;
-            shared.judge(&line, &reply);
+            let line = shared.line().await?;
+            let trying = self.try_append(line.clone(), partition, chunk);
+            let reply = shared.ask(&line, trying).await;
             let appended = reply
                 .map_err(Error::from)
                 .and_then(|reply| read_appended(reply, partition, chunk.len()));
@@ -236,12 +237,12 @@ impl Producer {
     /// nothing, so it is sent again.
     async fn try_append(
         &self,
-        line: &mut Line,
+        mut line: Line,
         partition: u16,
         chunk: &[&Arrival],
     ) -> RedisResult<Value> {
         if !self.known(partition).is_verified(&line.server) {
-            self.verify(line, partition).await?;
+            self.verify(&mut line, partition).await?;
         }
         let command = self.command(partition, chunk);
         let reply = command.query_async::<Value>(&mut line.connection).await;

@@ -3,8 +3,11 @@
 //! with the old one. Losses are listed exactly, no sequence is given out twice,
 //! and order within a batch outlives whatever is forgotten or broken meanwhile.
 
+use std::time::Duration;
+
 use paystream::dev::RedisServer;
 use redis::aio::MultiplexedConnection;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -13,6 +16,9 @@ use crate::{
     process::{Process, operate, run},
     proxy::{Proxy, Way},
 };
+
+/// How long a client waits that waits for less than the gateway does.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// A primary behind a proxy, and a replica of it.
 struct Pair {
@@ -281,6 +287,34 @@ async fn a_gateway_comes_back_although_nobody_waited_for_a_silent_redis_to_the_e
     proxy.set(Way::Open);
     process.api.until_ready().await;
     pay(&process.api, "r2").await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_leaves_silent_connections_although_every_caller_stopped_waiting() {
+    let stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+    let paths = [
+        ("/api/v1/payments", payment("r1", "ADA", "1")),
+        ("/api/v1/payments/batch", json!([payment("r2", "ADA", "1")])),
+    ];
+    // Whether it was taken, within a time that is shorter than that of the gateway.
+    let taken = async |(path, body): &(&str, Value)| {
+        let request = process.api.request(Method::POST, path).json(body);
+        let answer = request.timeout(IMPATIENCE).send().await.ok()?;
+        let taken = matches!(answer.status().as_u16(), 200 | 202);
+        let body: Value = answer.json().await.ok()?;
+        (taken && body["refused"].as_u64().unwrap_or(0) == 0).then_some(())
+    };
+    proxy.set(Way::Dumb);
+    for payments in &paths {
+        assert_eq!(taken(payments).await, None);
+    }
+    proxy.set(Way::Open);
+    for payments in &paths {
+        eventually("it is taken on a new connection", async || taken(payments).await).await;
+    }
     process.stop().await;
 }
 
