@@ -61,14 +61,14 @@ impl Error {
             Self::BacklogFull(partition) => Self::BacklogFull(*partition),
             Self::Resizing => Self::Resizing,
             Self::StateLost(why) => Self::StateLost(why.clone()),
+            Self::MemoryFull(error) => Self::MemoryFull(error.clone()),
+            Self::Unexpected(error) => Self::Unexpected(error.clone()),
             Self::Gate(_)
             | Self::Fenced(_)
-            | Self::MemoryFull(_)
             | Self::Outage(_)
             | Self::Unfit(_)
             | Self::SearchLimit(_)
             | Self::Deadline(_)
-            | Self::Unexpected(_)
             | Self::Shape(_) => Self::Shape("append"),
         }
     }

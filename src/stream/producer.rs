@@ -186,7 +186,8 @@ impl Producer {
             match self.append_chunk(shared, partition, chunk).await {
                 Ok(appended) => results.extend(appended),
                 // After a chunk that found no Redis, the rest would wait in vain.
-                Err(_) => break,
+                Err(error) if error.is_outage() => break,
+                Err(error) => results.push(Err(error)),
             }
             if let Some(Err(error)) = results.last() {
                 let refused = error.again();

@@ -251,6 +251,14 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
         set.exec_async(&mut connection).await.unwrap();
     };
     limit(1).await;
+    let many: Vec<_> = (0..201).map(|n| payment(&format!("batch{n}"), "ADA", "1")).collect();
+    let batch = h.api.post("/api/v1/payments/batch", &json!(many)).await;
+    let results = batch.json()["results"].as_array().cloned().unwrap_or_default();
+    assert_eq!(results.len(), many.len(), "{}", batch.text);
+    for result in results {
+        assert_eq!(result["code"], "backlog_full", "{result}");
+    }
+    // That was no outage: the others are still told the same.
     h.api
         .post("/api/v1/payments", &payment("more", "ADA", "1"))
         .await
