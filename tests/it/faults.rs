@@ -272,6 +272,26 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
     h.stop().await;
 }
 
+#[tokio::test]
+async fn a_full_redis_that_lost_a_counter_is_drained() {
+    let redis = own_redis("redis-full-counter").await;
+    let stores = Stores::on(&redis.url(), None).await;
+    let mut h = Harness::gateway_on(stores, &[]).await;
+    h.api.open_account("ADA", "1000").await;
+    for number in 0..20 {
+        h.api.pay(&format!("full{number}"), "ADA", "1").await;
+    }
+    let partition = h.api.payment("full0").await["partition"].as_u64().unwrap();
+    let mut connection = h.stores.redis.clone();
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg("maxmemory").arg(1).exec_async(&mut connection).await.unwrap();
+    assert_eq!(h.stores.delete_keys(&format!("{{p{partition:02}}}:seq")).await, 1);
+    h.start_worker();
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
+    h.stop().await;
+}
+
 #[track_caller]
 fn assert_refused(ended: &Ended, sentences: &[&str]) {
     assert!(ended.status.code().is_some_and(|code| code != 0), "{ended:?}");

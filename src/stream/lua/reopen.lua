@@ -5,10 +5,13 @@
 -- KEYS  stream, owner, seq, lost
 -- ARGV  group, worker, epoch, the ledger's cursor, 1 if ids must be raised to
 --       it, sequence to go on behind, [first and last sequence that are lost]
+-- PERSIST comes first because it is allowed at maxmemory and makes what follows
+-- pass: a full Redis must be drained.
 local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if mirror[1] ~= ARGV[2] or mirror[2] ~= ARGV[3] then
   return redis.error_reply('FENCED ' .. ARGV[2] .. ' does not own ' .. KEYS[1])
 end
+redis.call('PERSIST', KEYS[2])
 local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[4], 'MKSTREAM')
 if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return redis.error_reply(created.err)
