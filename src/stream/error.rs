@@ -99,9 +99,10 @@ impl From<RedisError> for Error {
             Some("OOM") => return Self::MemoryFull(error),
             // MISCONF: the last write to disk failed. BUSY: a long script runs.
             // NOSCRIPT: whoever connects again also loads the scripts again.
+            // LINEAGE: what is known is compared again with what this server has.
             Some(
-                "NOSCRIPT" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN"
-                | "READONLY",
+                "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING"
+                | "MASTERDOWN" | "READONLY",
             ) => {
                 return Self::Outage(error);
             }

@@ -61,6 +61,8 @@ struct Place {
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Server>,
+    /// When it was made.
+    made_at: Instant,
     /// When the first command was sent that nothing has been heard since.
     unanswered: Arc<Mutex<Option<Instant>>>,
 }
@@ -131,6 +133,12 @@ impl Shared {
         }
     }
 
+    /// Gives the connection up if it was made before this.
+    pub(super) fn leave(&self, before: Instant) {
+        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let _given_up = current.take_if(|line| line.made_at <= before);
+    }
+
     /// The reply to a command that is sent over this connection.
     pub(super) async fn ask<R: Reply>(
         &self,
@@ -157,6 +165,7 @@ impl Shared {
 
 impl Place {
     async fn open(&self) -> RedisResult<Line> {
+        let made_at = Instant::now();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(self.response_timeout));
@@ -167,7 +176,7 @@ impl Place {
         if self.insists_on_safety {
             upkeep::insist_on_safety(&mut connection).await?;
         }
-        Ok(Line { connection, server, unanswered: Arc::default() })
+        Ok(Line { connection, server, made_at, unanswered: Arc::default() })
     }
 }
 

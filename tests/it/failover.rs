@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    harness::{Api, Stores, empty_directory, eventually, payment},
+    harness::{Api, PARTITIONS, Stores, empty_directory, eventually, payment},
     process::{Process, operate, run},
     proxy::{Proxy, Way},
 };
@@ -172,6 +172,68 @@ async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence()
     assert_eq!(a.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(losses(&pair.stores).await, []);
     for process in [a, b] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_connection() {
+    let pair = Pair::start("returned").await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_LANES", "1")];
+    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    gateway.api.open_account("ADA", "1000").await;
+    for n in 1..=10 {
+        pay(&gateway.api, &format!("r{n}")).await;
+    }
+    gateway.api.until_settled().await;
+    worker.stop().await;
+    pair.in_step().await;
+    // From here on the replica hears nothing more.
+    tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    for n in 11..=20 {
+        assert_eq!(pay(&gateway.api, &format!("r{n}")).await["sequence"], n);
+    }
+    pair.promote().await;
+    let port = pair.replica.port().to_string();
+    tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
+    eventually("the primary has what the replica had", async || {
+        let info: String = ask(&pair.primary, &["INFO", "replication"]).await;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    tell(&pair.primary, &["REPLICAOF", "NO", "ONE"]).await;
+    // Another is the first to see that it has been a replica.
+    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    let jumped = "select count(*) from partition_owners where head_sequence >= 999999";
+    eventually("all sequences jump", async || {
+        (pair.stores.count(jumped).await == i64::from(PARTITIONS)).then_some(())
+    })
+    .await;
+    let taken = pay(&gateway.api, "new").await;
+    assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
+    eventually("exactly what was lost is listed", async || {
+        (losses(&pair.stores).await == [("takeover".to_owned(), 11, 20)]).then_some(())
+    })
+    .await;
+    for n in 11..=20 {
+        let body = payment(&format!("r{n}"), "ADA", "1");
+        assert_eq!(gateway.api.post_payment(&body).await.status, 202, "r{n}");
+        assert_eq!(gateway.api.post_payment(&body).await.status, 200, "r{n}");
+    }
+    gateway.api.until_settled().await;
+    // The counters that jumped are no sequences that were given out.
+    worker.stop().await;
+    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    pay(&gateway.api, "last").await;
+    gateway.api.until_settled().await;
+    assert_eq!(pair.stores.keys("*:lost").await.len(), 1);
+    assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 11, 20)]);
+    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
+    assert!(run(operate(&pair.stores, &accept)).await.status.success());
+    pair.stores.audit().await;
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "22.00");
+    for process in [gateway, worker] {
         process.stop().await;
     }
 }

@@ -1,19 +1,25 @@
 -- Appends payments of one partition in their order, each once, as one step:
 -- all that this call does is in Redis and its file, or nothing of it.
 --
--- KEYS  stream, seq, lost, backlog, ref of each payment's reference
+-- KEYS  stream, seq, lost, backlog, lineage, ref of each payment's reference
 -- ARGV  backlog limit, dedupe window in ms, entry version, highest sequence
---       that the caller knows to have been given out, group; for each payment
---       status, digest, payment, received at in ms, traceparent or nothing
+--       that the caller knows to have been given out, group, the lineage that it
+--       compared this with; for each payment status, digest, payment, received at
+--       in ms, traceparent or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
 -- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
 -- while the partition takes nothing new. A counter that has gone back is made
--- such. The ref key holds one line for each status that the reference was sent
--- with: "status digest sequence stream-id".
-local FIRST, HEAD, EACH = 4, 5, 5
+-- such. The error LINEAGE says that another lineage has begun: nothing was done,
+-- and what is known must be compared again. The ref key holds one line for each
+-- status that the reference was sent with: "status digest sequence stream-id".
+local FIRST, HEAD, EACH = 5, 6, 5
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, version, given_out = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+if redis.call('GETRANGE', KEYS[5], -#ARGV[6], -1) ~= ARGV[6] then
+  return redis.error_reply('LINEAGE another server has given out sequences of ' .. stream)
+end
 
 local function is_lost(sequence)
   for first, last in string.gmatch(redis.call('GET', KEYS[3]) or '', '(%d+) (%d+)\n') do

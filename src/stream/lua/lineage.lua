@@ -58,7 +58,8 @@ end
 local shared = known
 if origin == '-' then
   for _, line in ipairs(lines) do
-    if line[2] < known and known < line[3] then shared = line[2] end
+    -- The counter of a new lineage begins one below its first.
+    if line[2] < known and known < line[3] - 1 then shared = line[2] end
   end
 else
   -- The lineage that it belongs to; a run may have had several.
