@@ -26,6 +26,14 @@ pub struct Resumption {
     pub cursor: StreamId,
 }
 
+impl Resumption {
+    /// The last sequence that is settled or still in the stream.
+    #[must_use]
+    pub fn kept(&self) -> i64 {
+        self.lost.map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
+    }
+}
+
 /// A finding: sequences that were not settled.
 #[derive(Clone, Debug, FromRow)]
 pub struct LossRow {

@@ -77,7 +77,7 @@ pub struct Consumer {
     pub(super) worker: String,
     incarnation: String,
     /// The server at the other end of both connections.
-    server: Server,
+    pub(super) server: Server,
     lineage: Lineage,
     pub(super) scripts: Scripts,
 }

@@ -61,14 +61,14 @@ impl Error {
             Self::BacklogFull(partition) => Self::BacklogFull(*partition),
             Self::Resizing => Self::Resizing,
             Self::StateLost(why) => Self::StateLost(why.clone()),
+            Self::MemoryFull(error) => Self::MemoryFull(error.clone()),
+            Self::Unexpected(error) => Self::Unexpected(error.clone()),
             Self::Gate(_)
             | Self::Fenced(_)
-            | Self::MemoryFull(_)
             | Self::Outage(_)
             | Self::Unfit(_)
             | Self::SearchLimit(_)
             | Self::Deadline(_)
-            | Self::Unexpected(_)
             | Self::Shape(_) => Self::Shape("append"),
         }
     }
@@ -99,9 +99,10 @@ impl From<RedisError> for Error {
             Some("OOM") => return Self::MemoryFull(error),
             // MISCONF: the last write to disk failed. BUSY: a long script runs.
             // NOSCRIPT: whoever connects again also loads the scripts again.
+            // LINEAGE: what is known is compared again with what this server has.
             Some(
-                "NOSCRIPT" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING" | "MASTERDOWN"
-                | "READONLY",
+                "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING"
+                | "MASTERDOWN" | "READONLY",
             ) => {
                 return Self::Outage(error);
             }

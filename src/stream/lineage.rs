@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
     Error, Keys, replies,
@@ -23,15 +23,23 @@ const SERVERS_MAX: usize = 4;
 pub(super) struct Known {
     /// The highest.
     pub(super) sequence: i64,
-    /// The highest by each server, until another server has been compared with
-    /// it.
+    /// The highest of each lineage, until another has been compared with it.
     given_out: Vec<GivenOut>,
-    /// The server that was compared last, and its first sequence.
-    verified: Option<(Arc<Server>, i64)>,
+    /// The server that was compared last, and its lineage then.
+    verified: Option<(Arc<Server>, Newest)>,
+}
+
+/// The newest lineage of a server.
+#[derive(Clone, Debug)]
+pub(super) struct Newest {
+    /// Its first sequence.
+    first: i64,
+    /// Its line in the lineage key.
+    line: String,
 }
 
 /// The highest sequence that one server gave out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct GivenOut {
     sequence: i64,
     /// The server and the first sequence of its lineage; nothing for what the
@@ -43,20 +51,27 @@ impl GivenOut {
     fn is_by(&self, server: Option<&Arc<Server>>) -> bool {
         self.by.as_ref().map(|(by, _)| by) == server
     }
+
+    fn is_of(&self, server: &Arc<Server>, first: i64) -> bool {
+        self.by.as_ref().is_some_and(|(by, its_first)| by == server && *its_first == first)
+    }
 }
 
 impl Known {
     /// This sequence was given out by this server, or by an unknown one.
     pub(super) fn raise(&mut self, sequence: i64, server: Option<&Arc<Server>>) {
         self.sequence = self.sequence.max(sequence);
-        if let Some(known) = self.given_out.iter_mut().find(|known| known.is_by(server)) {
+        let verified = self.verified.as_ref().filter(|(verified, _)| Some(verified) == server);
+        let first = verified.map(|(_, newest)| newest.first);
+        let same = |known: &&mut GivenOut| match (server, first) {
+            (Some(server), Some(first)) => known.is_of(server, first),
+            _ => known.is_by(server),
+        };
+        if let Some(known) = self.given_out.iter_mut().find(same) {
             known.sequence = known.sequence.max(sequence);
             return;
         }
-        let first = match (&self.verified, server) {
-            (Some((verified, first)), Some(server)) if verified == server => *first,
-            _ => sequence,
-        };
+        let first = first.unwrap_or(sequence);
         if self.given_out.len() == SERVERS_MAX {
             self.given_out.remove(0);
         }
@@ -66,29 +81,40 @@ impl Known {
     /// Whether all that is known was given out by this server, or compared with
     /// what it has.
     pub(super) fn is_verified(&self, server: &Arc<Server>) -> bool {
-        self.verified.as_ref().is_some_and(|(verified, _)| verified == server)
-            && self.given_out.iter().all(|known| known.is_by(Some(server)))
+        self.verified.as_ref().is_some_and(|(verified, newest)| {
+            verified == server
+                && self.given_out.iter().all(|known| known.is_of(server, newest.first))
+        })
     }
 
     /// What was `asked` about has been compared with this server, whose lineage
-    /// begins with `first`.
-    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Server>, first: i64) {
-        let compared = |known: &GivenOut| {
-            let same = |asked: &GivenOut| {
-                asked.sequence == known.sequence
-                    && asked.is_by(known.by.as_ref().map(|(server, _)| server))
-            };
-            asked.given_out.iter().any(same) && !known.is_by(Some(server))
-        };
-        self.given_out.retain(|known| !compared(known));
-        self.verified = Some((Arc::clone(server), first));
+    /// is this.
+    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Server>, newest: Newest) {
+        self.given_out
+            .retain(|known| known.is_of(server, newest.first) || !asked.given_out.contains(known));
+        self.verified = Some((Arc::clone(server), newest));
     }
+
+    /// The line of the lineage that was compared last; empty before.
+    pub(super) fn line(&self) -> &str {
+        self.verified.as_ref().map_or("", |(_, newest)| &newest.line)
+    }
+
+    /// This line is not the newest any more: what is known must be compared again.
+    pub(super) fn outdated(&mut self, line: &str) {
+        self.verified.take_if(|(_, newest)| newest.line == line);
+    }
+}
+
+/// Whether Redis refused because another lineage has begun; it did nothing else.
+pub(super) fn is_another(error: &RedisError) -> bool {
+    error.code() == Some("LINEAGE")
 }
 
 /// What a comparison found.
 pub(super) struct Compared {
-    /// The first sequence of this server's lineage.
-    pub(super) first: i64,
+    /// This server's lineage.
+    pub(super) newest: Newest,
     /// First and last sequence that were given out and are not there.
     pub(super) lost: Option<(i64, i64)>,
 }
@@ -113,7 +139,8 @@ impl Lineage {
     ) -> RedisResult<Compared> {
         let mut compared = self.ask(line, keys, partition, None).await?;
         let server = Arc::clone(&line.server);
-        for given_out in known.given_out.iter().filter(|known| !known.is_by(Some(&server))) {
+        let first = compared.newest.first;
+        for given_out in known.given_out.iter().filter(|known| !known.is_of(&server, first)) {
             let found = self.ask(line, keys, partition, Some(given_out)).await?;
             let lost = compared.lost.into_iter().chain(found.lost);
             compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
@@ -137,9 +164,10 @@ impl Lineage {
             self.0.load(&mut line.connection).await?;
             reply = command.query_async(&mut line.connection).await;
         }
-        let (first, _, lost_first, lost_last): (i64, Value, i64, i64) = reply?;
+        let (first, lines, lost_first, lost_last): (i64, String, i64, i64) = reply?;
+        let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
         let lost = (lost_first > 0).then_some((lost_first, lost_last));
-        Ok(Compared { first, lost })
+        Ok(Compared { newest: Newest { first, line }, lost })
     }
 
     /// `known`: a sequence, the identity that gave it out or "-", and the first
@@ -215,21 +243,43 @@ mod tests {
         Arc::new(Server { identity: identity.to_owned(), promoted: false })
     }
 
+    fn newest(first: i64) -> Newest {
+        Newest { first, line: format!("it 0 {first}\n") }
+    }
+
     #[test]
     fn a_server_is_compared_once_with_each_other_that_gave_out_more() {
         let (old, new) = (server("old"), server("new"));
         let mut known = Known::default();
         known.raise(7, None);
         assert!(!known.is_verified(&old), "nothing was compared");
-        known.verified(&known.clone(), &old, 1);
+        known.verified(&known.clone(), &old, newest(1));
         assert!(known.is_verified(&old) && !known.is_verified(&new));
         known.raise(9, Some(&old));
-        known.verified(&known.clone(), &new, 1_000_008);
+        known.verified(&known.clone(), &new, newest(1_000_008));
         known.raise(1_000_008, Some(&new));
         assert!(known.is_verified(&new));
         known.raise(10, Some(&old));
         assert!(!known.is_verified(&new), "the old one was still there and went on");
         assert_eq!(known.sequence, 1_000_008);
+    }
+
+    #[test]
+    fn another_lineage_of_the_same_server_is_compared_again() {
+        let server = server("it");
+        let mut known = Known::default();
+        known.verified(&known.clone(), &server, newest(1));
+        known.raise(7, Some(&server));
+        known.outdated("another\n");
+        assert!(known.is_verified(&server));
+        known.outdated(&newest(1).line);
+        assert!(!known.is_verified(&server));
+        let asked = known.clone();
+        known.raise(8, Some(&server));
+        known.verified(&asked, &server, newest(1_000_008));
+        assert!(!known.is_verified(&server), "the eighth was not asked about");
+        known.verified(&known.clone(), &server, newest(1_000_008));
+        assert!(known.is_verified(&server));
     }
 
     #[test]

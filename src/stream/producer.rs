@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use backon::{ExponentialBuilder, Retryable};
@@ -23,7 +23,7 @@ use tracing::error;
 
 use super::{
     Error, GROUP, Keys, Streams,
-    lineage::{Known, Lineage},
+    lineage::{self, Known, Lineage},
     replies,
     scripts::{self, Lua},
     server::Server,
@@ -111,7 +111,8 @@ impl Producer {
     pub(super) async fn connect(streams: &Streams, limits: AppendLimits) -> Result<Self, Error> {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
-            connections.push(streams.connect_shared(Purpose::Append).await?);
+            let purpose = Purpose::Append { deadline: limits.deadline };
+            connections.push(streams.connect_shared(purpose).await?);
         }
         Ok(Self {
             connections: connections.into(),
@@ -185,7 +186,8 @@ impl Producer {
             match self.append_chunk(shared, partition, chunk).await {
                 Ok(appended) => results.extend(appended),
                 // After a chunk that found no Redis, the rest would wait in vain.
-                Err(_) => break,
+                Err(error) if error.is_outage() => break,
+                Err(error) => results.push(Err(error)),
             }
             if let Some(Err(error)) = results.last() {
                 let refused = error.again();
@@ -209,9 +211,7 @@ impl Producer {
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
         let doubt = AtomicBool::new(false);
         let attempt = || async {
-            let mut line = shared.line().await?;
-            let reply = self.try_append(&mut line, partition, chunk).await;
-            shared.judge(&line, &reply);
+            let (server, reply) = self.give(shared, partition, chunk).await?;
             let appended = reply
                 .map_err(Error::from)
                 .and_then(|reply| read_appended(reply, partition, chunk.len()));
@@ -224,7 +224,7 @@ impl Producer {
                     if doubt.load(Ordering::Relaxed) {
                         accept_our_own(&mut appended);
                     }
-                    self.note(partition, &appended, &line.server);
+                    self.note(partition, &appended, &server);
                     Ok(appended)
                 }
             }
@@ -232,24 +232,48 @@ impl Producer {
         self.insist(attempt).await
     }
 
+    /// Gives payments to the server that answers now, and says which it is. One
+    /// that another history has been put into is asked anew which it is: it may
+    /// have been a replica since its connections were made.
+    async fn give(
+        &self,
+        shared: &Shared,
+        partition: u16,
+        chunk: &[&Arrival],
+    ) -> RedisResult<(Arc<Server>, RedisResult<Value>)> {
+        let began = Instant::now();
+        let mut line = shared.line().await?;
+        let mut reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
+        if reply.as_ref().is_err_and(lineage::is_another) {
+            self.connections.iter().for_each(|shared| shared.leave(began));
+            line = shared.line().await?;
+            reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
+        }
+        Ok((line.server, reply))
+    }
+
     /// Runs the append script. A script that Redis does not know has done
     /// nothing, so it is sent again.
     async fn try_append(
         &self,
-        line: &mut Line,
+        mut line: Line,
         partition: u16,
         chunk: &[&Arrival],
     ) -> RedisResult<Value> {
         if !self.known(partition).is_verified(&line.server) {
-            self.verify(line, partition).await?;
+            self.verify(&mut line, partition).await?;
         }
-        let command = self.command(partition, chunk);
-        let reply = command.query_async::<Value>(&mut line.connection).await;
-        if !reply.as_ref().is_err_and(scripts::is_unknown) {
-            return reply;
+        let known = self.known(partition).clone();
+        let command = self.command(partition, chunk, &known);
+        let mut reply = command.query_async(&mut line.connection).await;
+        if reply.as_ref().is_err_and(scripts::is_unknown) {
+            self.append.load(&mut line.connection).await?;
+            reply = command.query_async(&mut line.connection).await;
         }
-        self.append.load(&mut line.connection).await?;
-        command.query_async(&mut line.connection).await
+        if reply.as_ref().is_err_and(lineage::is_another) {
+            self.known(partition).outdated(known.line());
+        }
+        reply
     }
 
     /// Before anything else is given to a server: is what is known to have been
@@ -266,7 +290,7 @@ impl Producer {
                  `paystream losses list`"
             );
         }
-        self.known(partition).verified(&asked, &line.server, found.first);
+        self.known(partition).verified(&asked, &line.server, found.newest);
         Ok(())
     }
 
@@ -301,12 +325,13 @@ impl Producer {
         self.known[usize::from(partition)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self, partition: u16, chunk: &[&Arrival]) -> Cmd {
-        let mut keys = Vec::with_capacity(4 + chunk.len());
+    fn command(&self, partition: u16, chunk: &[&Arrival], known: &Known) -> Cmd {
+        let mut keys = Vec::with_capacity(5 + chunk.len());
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
         keys.push(self.keys.lost(partition));
         keys.push(self.keys.backlog(partition));
+        keys.push(self.keys.lineage(partition));
         for arrival in chunk {
             keys.push(self.keys.reference(partition, &arrival.payment.reference));
         }
@@ -315,8 +340,9 @@ impl Producer {
             .arg(self.limits.backlog_max)
             .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))
             .arg(wire::VERSION)
-            .arg(self.known(partition).sequence)
-            .arg(GROUP);
+            .arg(known.sequence)
+            .arg(GROUP)
+            .arg(known.line());
         for Arrival { payment, received_at, trace } in chunk {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             command

@@ -21,8 +21,9 @@ use super::{
     upkeep,
 };
 
-/// How long an append waits for a reply. Shorter than it may take in all, so
-/// that on a half-open connection there is time left for a new one.
+/// How long an append waits for a reply, and never more than half of the time
+/// that it may take in all: on a half-open connection there is time left for a
+/// new one.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -31,7 +32,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Payments: the server must keep what it acknowledges.
-    Append,
+    Append {
+        /// How long an append may take in all.
+        deadline: Duration,
+    },
     /// Anything else.
     Other,
 }
@@ -57,6 +61,8 @@ struct Place {
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Server>,
+    /// When it was made.
+    made_at: Instant,
     /// When the first command was sent that nothing has been heard since.
     unanswered: Arc<Mutex<Option<Instant>>>,
 }
@@ -69,10 +75,13 @@ impl Line {
 
 impl Shared {
     pub(super) async fn connect(streams: &Streams, purpose: Purpose) -> Result<Self, Error> {
-        let appends = purpose == Purpose::Append;
+        let (response_timeout, appends) = match purpose {
+            Purpose::Append { deadline } => (APPEND_TIMEOUT.min(deadline / 2), true),
+            Purpose::Other => (RESPONSE_TIMEOUT, false),
+        };
         let place = Place {
             client: streams.client.clone(),
-            response_timeout: if appends { APPEND_TIMEOUT } else { RESPONSE_TIMEOUT },
+            response_timeout,
             insists_on_safety: appends && streams.insists_on_safety,
             name: format!("{}:shared", streams.keys.prefix()),
             line: Mutex::new(None),
@@ -110,7 +119,7 @@ impl Shared {
     }
 
     /// Gives the connection up if this reply says that it is of no use any more.
-    pub(super) fn judge<R: Reply>(&self, line: &Line, reply: &RedisResult<R>) {
+    fn judge<R: Reply>(&self, line: &Line, reply: &RedisResult<R>) {
         let useless = match reply {
             Err(error) => is_over(error),
             Ok(reply) => reply.is_read_only(),
@@ -124,8 +133,14 @@ impl Shared {
         }
     }
 
+    /// Gives the connection up if it was made before this.
+    pub(super) fn leave(&self, before: Instant) {
+        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let _given_up = current.take_if(|line| line.made_at <= before);
+    }
+
     /// The reply to a command that is sent over this connection.
-    async fn ask<R: Reply>(
+    pub(super) async fn ask<R: Reply>(
         &self,
         line: &Line,
         asking: impl Future<Output = RedisResult<R>>,
@@ -150,6 +165,7 @@ impl Shared {
 
 impl Place {
     async fn open(&self) -> RedisResult<Line> {
+        let made_at = Instant::now();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(self.response_timeout));
@@ -160,7 +176,7 @@ impl Place {
         if self.insists_on_safety {
             upkeep::insist_on_safety(&mut connection).await?;
         }
-        Ok(Line { connection, server, unanswered: Arc::default() })
+        Ok(Line { connection, server, made_at, unanswered: Arc::default() })
     }
 }
 

@@ -95,7 +95,9 @@ impl Consumer {
 
     /// Opens the partition again: a stream and a group that are missing are
     /// created behind the ledger's cursor, and sequences go on after
-    /// `sequence`. References of `lost` sequences are forgotten.
+    /// `sequence`. References of `lost` sequences are forgotten. Gateways compare
+    /// again what they know with what is `kept`, up to this sequence; all is
+    /// without it.
     ///
     /// # Errors
     /// [`Error::Fenced`] when it is not ours any more.
@@ -105,6 +107,7 @@ impl Consumer {
         remains: Remains,
         cursor: StreamId,
         sequence: i64,
+        kept: Option<i64>,
         lost: Option<(i64, i64)>,
     ) -> Result<(), Error> {
         let keys = [
@@ -112,10 +115,12 @@ impl Consumer {
             self.keys.owner(claim.partition),
             self.keys.sequence(claim.partition),
             self.keys.lost(claim.partition),
+            self.keys.lineage(claim.partition),
         ];
         let mut command = self.scripts.reopen.on(&keys);
         command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(cursor.to_string());
-        command.arg(i32::from(remains.last_id < cursor)).arg(sequence);
+        command.arg(i32::from(remains.last_id < cursor)).arg(sequence).arg(&self.server.identity);
+        command.arg(kept.map_or_else(String::new, |kept| kept.to_string()));
         if let Some((first, last)) = lost {
             command.arg(first).arg(last);
         }

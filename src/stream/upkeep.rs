@@ -220,7 +220,7 @@ impl Upkeep {
 
     /// Trims from every stream what each of its groups has acknowledged, comes
     /// before the partition's entry in `reached`, and is older than `retention`:
-    /// appended so long before the stream's newest entry, or before the id in
+    /// appended so long before the stream's newest entry, and before the id in
     /// `aged`, the newest of that partition that long ago. A stream on which one
     /// of `groups` is missing is left alone, and what fails on one stream stops
     /// no other.

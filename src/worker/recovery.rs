@@ -50,14 +50,15 @@ pub(super) async fn recover(
     if counts_on && remains.last_id > StreamId::default() {
         // The entries are all there; only how far we had read them is gone.
         let cursor = link.writer.cursor(fence).await?;
-        link.consumer.reopen(claim, remains, cursor, remains.counted, None).await?;
+        link.consumer.reopen(claim, remains, cursor, remains.counted, None, None).await?;
         error!(partition, %cursor, "our group was gone; created again at the ledger's cursor");
         return Ok(remains.counted);
     }
     let resumption =
         link.writer.note_loss(fence, remains.counted, remains.last_sequence, finding).await?;
     let sequence = resumption.resumes_at - 1;
-    link.consumer.reopen(claim, remains, resumption.cursor, sequence, resumption.lost).await?;
+    let (cursor, kept, lost) = (resumption.cursor, Some(resumption.kept()), resumption.lost);
+    link.consumer.reopen(claim, remains, cursor, sequence, kept, lost).await?;
     let (lost_first, lost_last) = resumption.lost.unzip();
     error!(
         partition,

@@ -3,8 +3,11 @@
 //! with the old one. Losses are listed exactly, no sequence is given out twice,
 //! and order within a batch outlives whatever is forgotten or broken meanwhile.
 
+use std::time::Duration;
+
 use paystream::dev::RedisServer;
 use redis::aio::MultiplexedConnection;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -14,6 +17,9 @@ use crate::{
     proxy::{Proxy, Way},
     resize::{resize, served, succeed},
 };
+
+/// How long a client waits that waits for less than the gateway does.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// A primary behind a proxy, and a replica of it.
 pub struct Pair {
@@ -171,6 +177,68 @@ async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence()
     assert_eq!(a.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(losses(&pair.stores).await, []);
     for process in [a, b] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_connection() {
+    let pair = Pair::start("returned").await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_LANES", "1")];
+    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    gateway.api.open_account("ADA", "1000").await;
+    for n in 1..=10 {
+        pay(&gateway.api, &format!("r{n}")).await;
+    }
+    gateway.api.until_settled().await;
+    worker.stop().await;
+    pair.in_step().await;
+    // From here on the replica hears nothing more.
+    tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    for n in 11..=20 {
+        assert_eq!(pay(&gateway.api, &format!("r{n}")).await["sequence"], n);
+    }
+    pair.promote().await;
+    let port = pair.replica.port().to_string();
+    tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
+    eventually("the primary has what the replica had", async || {
+        let info: String = ask(&pair.primary, &["INFO", "replication"]).await;
+        info.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    tell(&pair.primary, &["REPLICAOF", "NO", "ONE"]).await;
+    // Another is the first to see that it has been a replica.
+    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    let jumped = "select count(*) from partition_owners where head_sequence >= 999999";
+    eventually("all sequences jump", async || {
+        (pair.stores.count(jumped).await == i64::from(PARTITIONS)).then_some(())
+    })
+    .await;
+    let taken = pay(&gateway.api, "new").await;
+    assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
+    eventually("exactly what was lost is listed", async || {
+        (losses(&pair.stores).await == [("takeover".to_owned(), 11, 20)]).then_some(())
+    })
+    .await;
+    for n in 11..=20 {
+        let body = payment(&format!("r{n}"), "ADA", "1");
+        assert_eq!(gateway.api.post_payment(&body).await.status, 202, "r{n}");
+        assert_eq!(gateway.api.post_payment(&body).await.status, 200, "r{n}");
+    }
+    gateway.api.until_settled().await;
+    // The counters that jumped are no sequences that were given out.
+    worker.stop().await;
+    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    pay(&gateway.api, "last").await;
+    gateway.api.until_settled().await;
+    assert_eq!(pair.stores.keys("*:lost").await.len(), 1);
+    assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 11, 20)]);
+    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
+    assert!(run(operate(&pair.stores, &accept)).await.status.success());
+    pair.stores.audit().await;
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "22.00");
+    for process in [gateway, worker] {
         process.stop().await;
     }
 }
@@ -369,6 +437,34 @@ async fn a_gateway_comes_back_although_nobody_waited_for_a_silent_redis_to_the_e
     proxy.set(Way::Open);
     process.api.until_ready().await;
     pay(&process.api, "r2").await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_leaves_silent_connections_although_every_caller_stopped_waiting() {
+    let stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+    let paths = [
+        ("/api/v1/payments", payment("r1", "ADA", "1")),
+        ("/api/v1/payments/batch", json!([payment("r2", "ADA", "1")])),
+    ];
+    // Whether it was taken, within a time that is shorter than that of the gateway.
+    let taken = async |(path, body): &(&str, Value)| {
+        let request = process.api.request(Method::POST, path).json(body);
+        let answer = request.timeout(IMPATIENCE).send().await.ok()?;
+        let taken = matches!(answer.status().as_u16(), 200 | 202);
+        let body: Value = answer.json().await.ok()?;
+        (taken && body["refused"].as_u64().unwrap_or(0) == 0).then_some(())
+    };
+    proxy.set(Way::Dumb);
+    for payments in &paths {
+        assert_eq!(taken(payments).await, None);
+    }
+    proxy.set(Way::Open);
+    for payments in &paths {
+        eventually("it is taken on a new connection", async || taken(payments).await).await;
+    }
     process.stop().await;
 }
 

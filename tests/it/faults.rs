@@ -251,6 +251,14 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
         set.exec_async(&mut connection).await.unwrap();
     };
     limit(1).await;
+    let many: Vec<_> = (0..201).map(|n| payment(&format!("batch{n}"), "ADA", "1")).collect();
+    let batch = h.api.post("/api/v1/payments/batch", &json!(many)).await;
+    let results = batch.json()["results"].as_array().cloned().unwrap_or_default();
+    assert_eq!(results.len(), many.len(), "{}", batch.text);
+    for result in results {
+        assert_eq!(result["code"], "backlog_full", "{result}");
+    }
+    // That was no outage: the others are still told the same.
     h.api
         .post("/api/v1/payments", &payment("more", "ADA", "1"))
         .await
@@ -261,6 +269,26 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
     limit(0).await;
     h.api.pay("more", "ADA", "1").await;
     h.settled().await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_redis_that_lost_a_counter_is_drained() {
+    let redis = own_redis("redis-full-counter").await;
+    let stores = Stores::on(&redis.url(), None).await;
+    let mut h = Harness::gateway_on(stores, &[]).await;
+    h.api.open_account("ADA", "1000").await;
+    for number in 0..20 {
+        h.api.pay(&format!("full{number}"), "ADA", "1").await;
+    }
+    let partition = h.api.payment("full0").await["partition"].as_u64().unwrap();
+    let mut connection = h.stores.redis.clone();
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg("maxmemory").arg(1).exec_async(&mut connection).await.unwrap();
+    assert_eq!(h.stores.delete_keys(&format!("{{p{partition:02}}}:seq")).await, 1);
+    h.start_worker();
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
     h.stop().await;
 }
 

@@ -3,10 +3,14 @@
 //! wrong for ever, and nothing of ours believes it. And that neither the backlog
 //! nor trimming depends on the clock of Redis.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use paystream::{
     dev::RedisServer,
+    domain::StreamId,
     stream::{Standing, Streams},
 };
 use serde_json::{Value, json};
@@ -237,6 +241,33 @@ async fn trimming_goes_on_after_the_clock_of_redis_stepped() {
         (length(&h.stores, at).await == 1).then_some(())
     })
     .await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
+    const KEEPS: Duration = Duration::from_hours(1);
+    let h = Harness::with(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let mut at = 0;
+    for number in 0..3 {
+        at = h.api.pay(&format!("r{number}"), "ADA", "1").await["partition"].as_u64().unwrap();
+    }
+    h.settled().await;
+    let stream = h.stores.key(at, "stream");
+    let streams = Streams::new(&h.stores.redis_url, &h.stores.key_prefix, PARTITIONS, 1).unwrap();
+    let upkeep = streams.upkeep().await.unwrap();
+    let before: Vec<_> = upkeep.trim_all(KEEPS, &[], &BTreeMap::new(), &[]).await.unwrap();
+    let before: Vec<_> = before.into_iter().map(|trim| trim.unwrap().newest).collect();
+    let _: String = ask(&h.stores, &["XSETID", &stream, "99999999999998-0"]).await;
+    let reached =
+        BTreeMap::from([(u16::try_from(at).unwrap(), "99999999999998-0".parse().unwrap())]);
+    let removed = async |aged: &[StreamId]| {
+        let trims = upkeep.trim_all(KEEPS, aged, &reached, &[]).await.unwrap();
+        trims.into_iter().map(|trim| trim.unwrap().removed).sum::<i64>()
+    };
+    assert_eq!(removed(&[]).await, 0, "they are old by the clock of Redis alone");
+    assert_eq!(removed(&before).await, 2, "they are old by the worker's time, too");
     h.stop().await;
 }
 

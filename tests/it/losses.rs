@@ -127,6 +127,60 @@ async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
     h.stop().await;
 }
 
+/// Redis is emptied while only a gateway knows of r4 to r6. `gateway_first`: it
+/// finds out before a worker has brought the partition back.
+async fn flush(gateway_first: bool) {
+    let mut h = Harness::gateway(&[]).await;
+    h.api.open_account("ADA", "1000").await;
+    h.start_worker();
+    for n in 1..=3 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    h.settled().await;
+    h.stop_worker().await;
+    let partition = partition_of(&h, "r1").await;
+    for n in 4..=6 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    assert!(h.stores.delete_keys("*").await > 0);
+    if gateway_first {
+        h.api.post_payment(&payment("new", "ADA", "1")).await.is_problem(503, "stream_state_lost");
+    }
+    h.start_worker();
+    eventually("the partition is brought back", async || {
+        let mut get = redis::cmd("GET");
+        get.arg(h.stores.key(partition, "seq"));
+        let sequence: Option<i64> = get.query_async(&mut h.stores.redis.clone()).await.ok()?;
+        sequence.filter(|sequence| *sequence > 1_000_000)
+    })
+    .await;
+    pay_when_open(&h, "new").await;
+    let number = i64::try_from(partition).unwrap();
+    eventually("exactly what was lost is listed", async || {
+        let listed = losses(&h.stores).await;
+        let known: Vec<_> = listed.into_iter().filter(|loss| loss.2.is_some()).collect();
+        (known == [(number, "state_lost".into(), Some(4), Some(6))]).then_some(())
+    })
+    .await;
+    for n in 4..=6 {
+        h.api.pay(&format!("r{n}"), "ADA", "1").await;
+    }
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
+    accept_losses(&h).await;
+    h.stop().await;
+}
+
+#[tokio::test]
+async fn what_only_a_gateway_knows_is_listed_when_it_finds_an_empty_redis() {
+    flush(true).await;
+}
+
+#[tokio::test]
+async fn what_only_a_gateway_knows_is_listed_when_a_worker_was_first() {
+    flush(false).await;
+}
+
 #[tokio::test]
 async fn a_loss_is_not_taken_for_another_whose_numbers_end_alike() {
     let mut h = Harness::gateway(&[]).await;

@@ -1,19 +1,26 @@
 -- Appends payments of one partition in their order, each once, as one step:
 -- all that this call does is in Redis and its file, or nothing of it.
 --
--- KEYS  stream, seq, lost, backlog, ref of each payment's reference
+-- KEYS  stream, seq, lost, backlog, lineage, ref of each payment's reference
 -- ARGV  backlog limit, dedupe window in ms, entry version, highest sequence
---       that the caller knows to have been given out, group; for each payment
---       status, digest, payment, received at in ms, traceparent or nothing
+--       that the caller knows to have been given out, group, the lineage that it
+--       compared this with; for each payment status, digest, payment, received at
+--       in ms, traceparent or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
 -- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
--- while the partition takes nothing new. A counter that has gone back is made
--- such. The ref key holds one line for each status that the reference was sent
--- with: "status digest sequence stream-id".
-local FIRST, HEAD, EACH = 4, 5, 5
+-- while the partition takes nothing new. A counter that has gone back, or is gone
+-- with its stream, is made such. The error LINEAGE says that another lineage has
+-- begun: nothing was done, and what is known must be compared again. The ref key
+-- holds one line for each status that the reference was sent with: "status digest
+-- sequence stream-id".
+local FIRST, HEAD, EACH = 5, 6, 5
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, version, given_out = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+if redis.call('GETRANGE', KEYS[5], -#ARGV[6], -1) ~= ARGV[6] then
+  return redis.error_reply('LINEAGE another server has given out sequences of ' .. stream)
+end
 
 local function is_lost(sequence)
   for first, last in string.gmatch(redis.call('GET', KEYS[3]) or '', '(%d+) (%d+)\n') do
@@ -60,9 +67,29 @@ local function has_room(length)
   return true
 end
 
+-- Closes the partition: all up to here was given out, and some of it is lost.
+-- DEL comes first because it is allowed at maxmemory and makes the SET pass.
+local function lose()
+  local gate = string.format('lost:%.0f', given_out)
+  redis.call('DEL', seq)
+  redis.call('SET', seq, gate)
+  return 'refused CLOSED ' .. gate
+end
+
 local function closed()
   local gate = redis.call('GET', seq)
-  return gate and not tonumber(gate) and 'refused CLOSED ' .. gate
+  if not gate or tonumber(gate) then return nil end
+  local lost = string.match(gate, '^lost:(%d+)$')
+  if lost and tonumber(lost) < given_out then return lose() end
+  return 'refused CLOSED ' .. gate
+end
+
+-- Why a partition without its stream takes nothing. One that was never created
+-- has given nothing out.
+local function missing()
+  local why = closed()
+  if not why and tonumber(redis.call('GET', seq) or '0') < given_out then why = lose() end
+  return why or 'refused NOSTREAM ' .. stream .. ' is missing'
 end
 
 -- The next sequence, or why there is none.
@@ -72,7 +99,7 @@ local function next_sequence()
     return nil, 'refused BACKPRESSURE ' .. stream .. ' is full'
   end
   if length == 0 and redis.call('EXISTS', stream) == 0 then
-    return nil, closed() or 'refused NOSTREAM ' .. stream .. ' is missing'
+    return nil, missing()
   end
   local sequence = redis.pcall('INCR', seq)
   if type(sequence) == 'table' then
@@ -80,11 +107,7 @@ local function next_sequence()
     if not why then error(sequence) end
     return nil, why
   end
-  if sequence <= given_out then
-    local gate = 'lost:' .. ARGV[4]
-    redis.call('SET', seq, gate)
-    return nil, 'refused CLOSED ' .. gate
-  end
+  if sequence <= given_out then return nil, lose() end
   return sequence
 end
 

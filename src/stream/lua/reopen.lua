@@ -2,19 +2,32 @@
 -- from the ledger's cursor on, and sequences go on behind all that were ever
 -- given out.
 --
--- KEYS  stream, owner, seq, lost
+-- KEYS  stream, owner, seq, lost, lineage
 -- ARGV  group, worker, epoch, the ledger's cursor, 1 if ids must be raised to
---       it, sequence to go on behind, [first and last sequence that are lost]
+--       it, sequence to go on behind, identity of the server, the last sequence
+--       that is kept if any may be lost or nothing, [first and last sequence that
+--       are lost]
+-- Where sequences may be lost, another lineage begins, so that gateways compare
+-- again what they know to have been given out.
+-- PERSIST comes first because it is allowed at maxmemory and makes what follows
+-- pass: a full Redis must be drained.
 local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if mirror[1] ~= ARGV[2] or mirror[2] ~= ARGV[3] then
   return redis.error_reply('FENCED ' .. ARGV[2] .. ' does not own ' .. KEYS[1])
 end
+redis.call('PERSIST', KEYS[2])
 local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[4], 'MKSTREAM')
 if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return redis.error_reply(created.err)
 end
 if ARGV[5] == '1' then redis.call('XSETID', KEYS[1], ARGV[4]) end
-if ARGV[7] then note_lost(KEYS[4], ARGV[7], ARGV[8]) end
+if ARGV[9] then note_lost(KEYS[4], ARGV[9], ARGV[10]) end
+if ARGV[8] ~= '' then
+  local line = string.format('%s %s %.0f\n', ARGV[7], ARGV[8], tonumber(ARGV[6]) + 1)
+  if redis.call('GETRANGE', KEYS[5], -#line, -1) ~= line then
+    redis.call('APPEND', KEYS[5], line)
+  end
+end
 local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resize:') or ''
 redis.call('SET', KEYS[3], gate .. ARGV[6])
 return 1

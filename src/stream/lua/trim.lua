@@ -4,9 +4,10 @@
 -- ARGV  how long entries stay, in ms; an id that was the newest that long ago or
 --       earlier, or 0-0; the last id that the ledger knows; the groups that
 --       must exist
--- Ages are relative to the stream's newest id: no clock is compared with
--- another. While a clock that went back holds ids at one millisecond, only the
--- given id lets entries go.
+-- Ages are relative to the stream's newest id, and by the given id: no clock is
+-- compared with another, and what goes is old by both, so that a clock that goes
+-- forward takes nothing away. While ids stand still at one millisecond, because a
+-- clock went back or nothing is appended, the given id alone lets entries go.
 -- Answers how many entries went, the newest id, the groups that must exist and do not (then
 -- nothing goes: they could not have acknowledged anything), and the groups that
 -- exist and need not (they are waited for all the same).
@@ -28,10 +29,11 @@ local info, newest = redis.call('XINFO', 'STREAM', KEYS[1]), nil
 for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then newest = info[i + 1] end
 end
-local oldest_to_stay = math.max(0, tonumber(string.match(newest, '^%d+')) - tonumber(ARGV[1]))
+local newest_ms, aged_ms = string.match(newest, '^%d+'), string.match(ARGV[2], '^%d+')
+local oldest_to_stay = math.max(0, tonumber(newest_ms) - tonumber(ARGV[1]))
 local wanted, seen, missing, unregistered = {}, {}, {}, {}
 local floor = string.format('%.0f-0', oldest_to_stay)
-if before(floor, ARGV[2]) then floor = ARGV[2] end
+if before(ARGV[2], floor) or aged_ms == newest_ms then floor = ARGV[2] end
 if before(ARGV[3], floor) then floor = ARGV[3] end
 for i = 4, #ARGV do wanted[ARGV[i]] = true end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
