@@ -87,7 +87,7 @@ impl LaneWriter {
         let after = settled.max(last_in_stream);
         let top = after.max(head).max(counted);
         let lost = (top > after).then_some((after + 1, top));
-        let resumes_at = top + JUMP;
+        let resumes_at = top.saturating_add(JUMP);
         sqlx::query(
             "with headed as (
                  update partition_owners set head_sequence = $3 - 1 where partition = $1)
@@ -170,7 +170,7 @@ pub(super) async fn note_gaps(
             continue;
         }
         (stand.sequence, stand.stream_id) = (*sequence, *id);
-        if *sequence > last + 1 {
+        if *sequence > last.saturating_add(1) {
             let missing = (last + 1, sequence - 1);
             gaps.extend(note_gap(connection, *partition, missing, (last_id, *id)).await?);
         }
