@@ -111,6 +111,37 @@ impl LaneWriter {
         Ok(Resumption { resumes_at, lost, cursor })
     }
 
+    /// Notes what is missing at the end of a stream, from which nothing waits
+    /// although sequences up to `given` were given out.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_missing(&mut self, fence: Fence, given: i64) -> Result<Option<Gap>, Error> {
+        let mut transaction = self.connection.begin().await?;
+        let row: Option<(i64, String, Option<i64>)> = sqlx::query_as(
+            "select o.last_sequence, o.last_stream_id, (select max(j.resumes_at) - 1
+                 from sequence_jumps j where j.partition = o.partition)
+             from partition_owners o
+             where o.partition = $1 and o.owner = $2 and o.epoch = $3 for update of o",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let (settled, last_id, jumped_to) = row.ok_or(Error::Fenced)?;
+        let after = jumped_to.map_or(settled, |jumped_to| jumped_to.max(settled));
+        if after >= given {
+            return Ok(None);
+        }
+        let last_id = last_id.parse::<StreamId>().map_err(|_| Error::Corrupt("stream id"))?;
+        let end = StreamId { milliseconds: u64::MAX, number: u64::MAX };
+        let missing = (after + 1, given);
+        let gap = note_gap(&mut transaction, fence.partition, missing, (last_id, end)).await?;
+        transaction.commit().await?;
+        Ok(gap)
+    }
+
     /// The entry that the ledger's cursor of a partition stands at.
     ///
     /// # Errors
