@@ -6,14 +6,18 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, HttpBody},
+    BoxError,
+    body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     http::{HeaderMap, Method},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::{
     App, BODY_BYTES_MAX, BULK_BYTES_MAX,
@@ -56,13 +60,13 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     }
     // A place is for work: whoever sends slowly has none yet.
     let wait = wait_of(&request);
-    let request = match arrived(request).await {
-        Ok(request) => request,
+    // Its share of the memory for bodies is given back when it is answered.
+    let (request, _room) = match arrived(request, &app.bodies).await {
+        Ok(arrived) => arrived,
         Err(problem) => return problem.into_response(),
     };
     let Ok(_under_way) = app.requests.try_acquire() else {
-        let detail = "nothing was taken; send it again later";
-        return Problem::new(Code::GatewayBusy, detail).into_response();
+        return busy().into_response();
     };
     let limit = app.gateway.config.request_timeout + wait;
     timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
@@ -71,30 +75,77 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     })
 }
 
-/// The request with its whole body.
-async fn arrived(request: Request) -> Result<Request, Problem> {
+fn busy() -> Problem {
+    Problem::new(Code::GatewayBusy, "nothing was taken; send it again later")
+}
+
+/// The request with its whole body, and the room that this takes of `bodies`. Small
+/// ones take none: connections bound them.
+async fn arrived<'a>(
+    request: Request,
+    bodies: &'a Semaphore,
+) -> Result<(Request, Option<SemaphorePermit<'a>>), Problem> {
     if request.body().is_end_stream() {
-        return Ok(request);
+        return Ok((request, None));
     }
-    let bytes_max = match BULK.contains(&request.uri().path()) {
-        true => BULK_BYTES_MAX,
-        false => BODY_BYTES_MAX,
-    };
+    let is_bulk = BULK.contains(&request.uri().path());
     let (parts, body) = request.into_parts();
     let late = |_| {
         let detail =
             format!("it must be here within {} s; nothing was taken", BODY_TIMEOUT.as_secs());
         Problem::new(Code::BodyTimeout, detail)
     };
-    let collected = timeout(BODY_TIMEOUT, Limited::new(body, bytes_max).collect());
-    let body = collected.await.map_err(late)?.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            let detail = "16 KiB at most; 4 MiB where many are sent at once";
-            return Problem::new(Code::BodyTooLarge, detail);
+    let (bytes, room) = match is_bulk {
+        true => {
+            let (bytes, room) =
+                timeout(BODY_TIMEOUT, collected(body, bodies)).await.map_err(late)??;
+            (bytes, Some(room))
         }
-        Problem::new(Code::MalformedJson, "the body could not be read to its end")
-    })?;
-    Ok(Request::from_parts(parts, Body::from(body.to_bytes())))
+        false => {
+            let collected = timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect());
+            (collected.await.map_err(late)?.map_err(unread)?.to_bytes(), None)
+        }
+    };
+    Ok((Request::from_parts(parts, Body::from(bytes)), room))
+}
+
+/// A large body, and its room: as much as it says to have, or as has come.
+async fn collected(
+    body: Body,
+    bodies: &Semaphore,
+) -> Result<(Bytes, SemaphorePermit<'_>), Problem> {
+    let room = |bytes: u64| {
+        let bytes = u32::try_from(bytes).map_err(|_| busy())?;
+        bodies.try_acquire_many(bytes).map_err(|_| busy())
+    };
+    let announced = body.size_hint().lower();
+    if announced > BULK_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let mut taken = room(announced)?;
+    let mut body = Limited::new(body, BULK_BYTES_MAX);
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(unread)?.into_data() else { continue };
+        let beyond = (bytes.len() + data.len()).saturating_sub(taken.num_permits());
+        if beyond > 0 {
+            taken.merge(room(beyond as u64)?);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok((bytes.into(), taken))
+}
+
+fn unread(error: BoxError) -> Problem {
+    if error.is::<LengthLimitError>() {
+        return too_large();
+    }
+    Problem::new(Code::MalformedJson, "the body could not be read to its end")
+}
+
+fn too_large() -> Problem {
+    let detail = "16 KiB at most; 4 MiB where many are sent at once";
+    Problem::new(Code::BodyTooLarge, detail)
 }
 
 /// How long the request may wait for an outcome; nothing where none is waited

@@ -65,6 +65,8 @@ use crate::{
 const BODY_BYTES_MAX: usize = 16 * 1024;
 /// and of one that carries many payments.
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of such bodies at once, from the first that comes until the answer.
+const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests that may wait for an outcome at once; one more is answered 202.
 const WAITERS_MAX: usize = 512;
 /// Look-ups that search the streams at once; the next one waits.
@@ -106,6 +108,7 @@ struct Shared {
     /// Cancelled when the process is stopping.
     stop: CancellationToken,
     requests: Semaphore,
+    bodies: Semaphore,
     waiters: Semaphore,
     look_ups: Semaphore,
     health: health::Latest,

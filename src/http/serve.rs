@@ -24,7 +24,7 @@ use tower::util::MapRequest;
 use tracing::{debug, info, warn};
 
 use super::{
-    App, Gateway, LOOK_UPS_MAX, Shared, WAITERS_MAX,
+    App, BODIES_BYTES_MAX, Gateway, LOOK_UPS_MAX, Shared, WAITERS_MAX,
     connection::{Connection, WRITE_TIMEOUT},
     console, health,
     observe::Peer,
@@ -57,6 +57,7 @@ pub async fn serve(
     let places = places(&gateway.config);
     let shared = Arc::new(Shared {
         requests: Semaphore::new(gateway.config.requests_max),
+        bodies: Semaphore::new(BODIES_BYTES_MAX),
         waiters: Semaphore::new(WAITERS_MAX),
         look_ups: Semaphore::new(LOOK_UPS_MAX),
         health: health::Latest::default(),

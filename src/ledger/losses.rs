@@ -95,7 +95,7 @@ impl LaneWriter {
         let after = settled.max(last_in_stream);
         let top = after.max(head).max(counted);
         let lost = (top > after).then_some((after + 1, top));
-        let resumes_at = top + JUMP;
+        let resumes_at = top.saturating_add(JUMP);
         // A takeover that lacked them may have listed them.
         let listed: bool = sqlx::query_scalar(
             "select exists (select 1 from sequence_jumps
@@ -128,6 +128,37 @@ impl LaneWriter {
         .await?;
         transaction.commit().await?;
         Ok(Resumption { resumes_at, lost, cursor })
+    }
+
+    /// Notes what is missing at the end of a stream, from which nothing waits
+    /// although sequences up to `given` were given out.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_missing(&mut self, fence: Fence, given: i64) -> Result<Option<Gap>, Error> {
+        let mut transaction = self.connection.begin().await?;
+        let row: Option<(i64, String, Option<i64>)> = sqlx::query_as(
+            "select o.last_sequence, o.last_stream_id, (select max(j.resumes_at) - 1
+                 from sequence_jumps j where j.partition = o.partition)
+             from partition_owners o
+             where o.partition = $1 and o.owner = $2 and o.epoch = $3 for update of o",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let (settled, last_id, jumped_to) = row.ok_or(Error::Fenced)?;
+        let after = jumped_to.map_or(settled, |jumped_to| jumped_to.max(settled));
+        if after >= given {
+            return Ok(None);
+        }
+        let last_id = last_id.parse::<StreamId>().map_err(|_| Error::Corrupt("stream id"))?;
+        let end = StreamId { milliseconds: u64::MAX, number: u64::MAX };
+        let missing = (after + 1, given);
+        let gap = note_gap(&mut transaction, fence.partition, missing, (last_id, end)).await?;
+        transaction.commit().await?;
+        Ok(gap)
     }
 
     /// The entry that the ledger's cursor of a partition stands at.
@@ -189,7 +220,7 @@ pub(super) async fn note_gaps(
             continue;
         }
         (stand.sequence, stand.stream_id) = (*sequence, *id);
-        if *sequence > last + 1 {
+        if *sequence > last.saturating_add(1) {
             let missing = (last + 1, sequence - 1);
             gaps.extend(note_gap(connection, *partition, missing, (last_id, *id)).await?);
         }

@@ -5,7 +5,7 @@
 //! an entry from the next one. After any doubt about what was taken, the caller
 //! reclaims everything pending before it takes anything new.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
@@ -79,6 +79,8 @@ pub struct Consumer {
     /// The server at the other end of both connections.
     pub(super) server: Server,
     lineage: Lineage,
+    /// How far the counter of each partition was seen to have come.
+    pub(super) counted: BTreeMap<u16, i64>,
     pub(super) scripts: Scripts,
 }
 
@@ -133,7 +135,8 @@ impl Consumer {
         }
         let keys = streams.keys.clone();
         let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
-        Ok(Self { reader, waiter, keys, worker, incarnation, server, lineage, scripts })
+        let counted = BTreeMap::new();
+        Ok(Self { reader, waiter, keys, worker, incarnation, server, lineage, counted, scripts })
     }
 
     /// Compares the highest sequence that is known to have been given out in
@@ -249,16 +252,19 @@ impl Consumer {
     pub async fn take(&mut self, counts: &[(Claim, u32)]) -> Result<Vec<TakenFrom>, Error> {
         let mut pipeline = Pipeline::with_capacity(counts.len());
         for (claim, count) in counts {
-            let keys = [self.keys.stream(claim.partition), self.keys.owner(claim.partition)];
-            let mut command = self.scripts.take.on(&keys);
+            let mut command = self.scripts.take.on(&self.taking(*claim));
             command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
             pipeline.add_command(command);
         }
         let replies: Vec<Value> = pipeline.query_async(&mut self.reader).await?;
         let read = |((claim, _), reply): (&(Claim, u32), Value)| {
-            let streams = replies::streams(reply)?;
+            let mut pair = replies::array(reply, "take")?.into_iter();
+            let (Some(streams), Some(counter)) = (pair.next(), pair.next()) else {
+                return Err(Error::Shape("take"));
+            };
+            let streams = replies::streams(streams)?;
             let entries = streams.into_iter().next().map_or(Value::Nil, |(_, entries)| entries);
-            self.read(claim.partition, entries)
+            self.read(claim.partition, entries, &counter)
         };
         counts.iter().zip(replies).map(read).collect()
     }
@@ -274,16 +280,17 @@ impl Consumer {
         after: Option<StreamId>,
         count: u32,
     ) -> Result<TakenFrom, Error> {
-        let keys = [self.keys.stream(claim.partition), self.keys.owner(claim.partition)];
-        let mut command = self.scripts.reclaim.on(&keys);
+        let mut command = self.scripts.reclaim.on(&self.taking(claim));
         command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
         command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
         let reply: Value = command.query_async(&mut self.reader).await?;
-        let mut pair = replies::array(reply, "reclaim")?.into_iter();
-        let (Some(pending), Some(entries)) = (pair.next(), pair.next()) else {
+        let mut parts = replies::array(reply, "reclaim")?.into_iter();
+        let (Some(pending), Some(entries), Some(counter)) =
+            (parts.next(), parts.next(), parts.next())
+        else {
             return Err(Error::Shape("reclaim"));
         };
-        let mut page = self.read(claim.partition, entries)?;
+        let mut page = self.read(claim.partition, entries, &counter)?;
         let pending = replies::array(pending, "reclaim")?;
         page.earlier = pending.into_iter().map(read_delivered).collect::<Result<_, _>>()?;
         let pending: Vec<StreamId> = page.earlier.iter().map(|delivered| delivered.id).collect();
@@ -374,14 +381,25 @@ impl Consumer {
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
     }
 
-    fn read(&self, partition: u16, entries: Value) -> Result<TakenFrom, Error> {
+    fn taking(&self, claim: Claim) -> [String; 3] {
+        let Claim { partition, .. } = claim;
+        [self.keys.stream(partition), self.keys.owner(partition), self.keys.sequence(partition)]
+    }
+
+    fn read(
+        &mut self,
+        partition: u16,
+        entries: Value,
+        counter: &Value,
+    ) -> Result<TakenFrom, Error> {
+        let place = (partition, self.given_out(partition, counter));
         let entries = replies::entries(entries)?;
         let last_id = entries.last().map(|(id, _)| *id);
         let taken = entries
             .into_iter()
             .map(|(id, fields)| {
                 let Some(fields) = fields else { return Taken::Deleted(partition, id) };
-                match wire::decode(&self.keys, partition, id, fields) {
+                match wire::decode(&self.keys, place, id, fields) {
                     Ok(delivery) => Taken::Delivery(delivery),
                     Err(unreadable) => Taken::Unreadable(unreadable),
                 }

@@ -317,7 +317,9 @@ impl<'a> Search<'a> {
                 continue;
             };
             let Ok(reference) = Reference::parse(reference.into_owned()) else { continue };
-            let delivery = wire::decode(&self.finder.keys, partition, stream_id, fields).ok();
+            let delivery =
+                wire::decode(&self.finder.keys, (partition, wire::SEQUENCE_MAX), stream_id, fields)
+                    .ok();
             self.seen.push(Seen { reference, partition, stream_id, delivery });
         }
     }

@@ -139,7 +139,7 @@ impl Inspector {
         let Some((_, Some(fields))) = replies::entries(reply)?.pop() else {
             return Ok(Body::Deleted);
         };
-        let decoded = wire::decode(&self.keys, partition, id, fields);
+        let decoded = wire::decode(&self.keys, (partition, wire::SEQUENCE_MAX), id, fields);
         Ok(match decoded {
             Ok(delivery) => Body::Delivery(Box::new(delivery)),
             Err(unreadable) => Body::Unreadable(unreadable),

@@ -4,7 +4,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Claim, Consumer, Error, GROUP, History, Position, replies, standing};
+use super::{Claim, Consumer, Error, GROUP, History, Position, replies, standing, wire};
 use crate::domain::StreamId;
 
 /// Where a partition stands in Redis.
@@ -67,6 +67,20 @@ impl Consumer {
         Ok(states)
     }
 
+    /// The highest sequence that an entry of a partition may have. A counter that
+    /// is closed, or has gone back, says nothing about what was given out.
+    pub(super) fn given_out(&mut self, partition: u16, counter: &Value) -> i64 {
+        let number = replies::text(counter, "a counter").ok().and_then(|text| text.parse().ok());
+        let seen = self.counted.entry(partition).or_default();
+        match number {
+            Some(number) if number >= *seen => {
+                *seen = number;
+                number
+            }
+            _ => wire::UNCOUNTED_MAX,
+        }
+    }
+
     /// Closes a partition whose state is lost: nothing is appended to it until
     /// [`Consumer::reopen`]. Says what is left of it.
     ///
@@ -88,7 +102,7 @@ impl Consumer {
         };
         Ok(Remains {
             counted: replies::parsed(counted, WHAT)?,
-            last_sequence: replies::parsed(last_sequence, WHAT)?,
+            last_sequence: replies::parsed(last_sequence, WHAT).map_or(0, believed),
             last_id: replies::parsed(last_id, WHAT)?,
         })
     }
@@ -126,6 +140,11 @@ impl Consumer {
         }
         Ok(command.exec_async(&mut self.reader).await?)
     }
+}
+
+/// The sequence of an entry, unless nobody can have given it out.
+fn believed(sequence: i64) -> i64 {
+    if sequence <= wire::UNCOUNTED_MAX { sequence } else { 0 }
 }
 
 /// A counter: a number, or one behind the reason for which it is closed. One

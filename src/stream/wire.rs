@@ -22,6 +22,11 @@ use crate::{
 
 /// The version that is written today.
 pub(super) const VERSION: &str = "1";
+/// No sequence is higher: scripts in Redis count in doubles.
+pub(super) const SEQUENCE_MAX: i64 = (1 << 53) - 1;
+/// Nor is one believed that no counter vouches for, which leaves the rest to
+/// what is given out later.
+pub(super) const UNCOUNTED_MAX: i64 = 1 << 52;
 
 /// The payment as JSON in the field `payment` of a version 1 entry.
 #[derive(Serialize, Deserialize)]
@@ -93,9 +98,10 @@ pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
     known.collect()
 }
 
+/// `given_out`: no higher sequence was.
 pub(super) fn decode(
     keys: &Keys,
-    partition: u16,
+    (partition, given_out): (u16, i64),
     stream_id: StreamId,
     fields: Fields,
 ) -> Result<Delivery, Unreadable> {
@@ -104,15 +110,21 @@ pub(super) fn decode(
             true => Ok(delivery),
             false => Err(format!("its customer does not belong to partition {partition}")),
         };
+    let was_given_out = |delivery: Delivery| match delivery.sequence {
+        sequence if sequence <= given_out => Ok(delivery),
+        sequence => Err(format!("its sequence {sequence} was not given out by this stream")),
+    };
     let delivery = read(partition, stream_id, |name| field(&fields, name));
-    delivery.and_then(of_this_partition).map_err(|reason| {
+    delivery.and_then(was_given_out).and_then(of_this_partition).map_err(|reason| {
         let (reference, mut parts) = field(&fields, "payment").map(parts_of).unwrap_or_default();
         parts.trace_id =
             field(&fields, TRACEPARENT).and_then(traceparent::parse).map(|trace| trace.trace_id);
         Unreadable {
             partition,
             stream_id,
-            sequence: field(&fields, "seq").and_then(|text| text.parse().ok()),
+            sequence: field(&fields, "seq")
+                .and_then(read_sequence)
+                .filter(|sequence| *sequence <= given_out),
             reference,
             parts: Box::new(parts),
             reason,
@@ -152,8 +164,8 @@ fn read<'a>(
         Some(other) => return Err(format!("version {other} is not known to this release")),
         None => return Err("it has no version".to_owned()),
     }
-    let sequence = text("seq").and_then(|text| text.parse().ok()).filter(|sequence| *sequence > 0);
-    let sequence = sequence.ok_or("its sequence is missing or not a number")?;
+    let sequence = text("seq").and_then(read_sequence);
+    let sequence = sequence.ok_or("its sequence is missing or not a number from 1 to 2^53 - 1")?;
     let payment = decode_payment(text("payment").ok_or("it has no payment")?)?;
     let received_at = text("received_at").and_then(|text| text.parse().ok());
     let received_at = received_at
@@ -161,6 +173,10 @@ fn read<'a>(
         .ok_or("its time of receipt is missing or not a number")?;
     let (digest, trace) = (payment.digest(), text(TRACEPARENT).and_then(traceparent::parse));
     Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest, trace })
+}
+
+fn read_sequence(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|sequence| (1..=SEQUENCE_MAX).contains(sequence))
 }
 
 fn decode_payment(json: &str) -> Result<Payment, String> {
@@ -233,7 +249,7 @@ mod tests {
     }
 
     fn decode_line(line: &str) -> Result<Delivery, Unreadable> {
-        decode(&keys(), 0, StreamId { milliseconds: 5, number: 1 }, fields(line))
+        decode(&keys(), (0, 7), StreamId { milliseconds: 5, number: 1 }, fields(line))
     }
 
     #[test]
@@ -279,7 +295,14 @@ mod tests {
     fn an_unreadable_entry_says_why() {
         let good = FIXTURES.lines().next_back().unwrap();
         check_unreadable(&good.replacen("v\t1", "v\t99", 1), "version 99");
-        check_unreadable(&good.replace("seq\t7", "seq\tx"), "sequence");
+        for sequence in ["x", "0", "-1", "9007199254740992", "9223372036854775807"] {
+            let line = good.replace("seq\t7", &format!("seq\t{sequence}"));
+            check_unreadable(&line, "sequence is missing or not a number");
+            assert_eq!(decode_line(&line).unwrap_err().sequence, None);
+        }
+        let beyond = good.replace("seq\t7", "seq\t8");
+        check_unreadable(&beyond, "sequence 8 was not given out");
+        assert_eq!(decode_line(&beyond).unwrap_err().sequence, None);
         check_unreadable(
             &good.replace("10000.00", "-1"),
             "transaction_amount must not be negative",
@@ -295,7 +318,8 @@ mod tests {
         let keys = Keys::new("paystream", 32, 1);
         let customer = CustomerId::parse("GIG00001").unwrap();
         let wrong = (keys.partition_of(&customer) + 1) % 32;
-        let unreadable = decode(&keys, wrong, StreamId::default(), fields).unwrap_err();
+        let unreadable =
+            decode(&keys, (wrong, SEQUENCE_MAX), StreamId::default(), fields).unwrap_err();
         assert!(unreadable.reason.contains("does not belong"), "{}", unreadable.reason);
         assert_eq!(unreadable.reference.as_deref(), Some("VPAY25110713542114478761522000"));
         assert_eq!(unreadable.sequence, Some(7));

@@ -42,6 +42,11 @@ pub(super) struct Held {
     pub(super) sequence: i64,
     /// As much of that as the ledger knows.
     pub(super) noted: i64,
+    /// Up to here nothing is left to wait for, by the last look; nothing while
+    /// entries wait.
+    pub(super) quiet: Option<i64>,
+    /// Up to here everything is settled or on record as lost.
+    pub(super) accounted: i64,
     /// What Redis notes of the partition's past, as the ledger was told it.
     pub(super) history: History,
     /// What failed before, or may have ended a worker: tried one by one.
@@ -60,6 +65,8 @@ impl Held {
             previous,
             sequence,
             noted: sequence,
+            quiet: None,
+            accounted: 0,
             history: History::default(),
             suspects: None,
             retry_at: None,

@@ -65,7 +65,10 @@ async fn rewind(
     let given = known.max(remains.counted);
     let (gone_to, back_to) = match kept {
         Kept::Nothing => (given, position.last_id),
-        Kept::From(first) => (first.map_or(cursor.sequence, |first| first - 1), cursor.reached),
+        Kept::From(first) => {
+            let first = first.filter(|first| *first <= given);
+            (first.map_or(cursor.sequence, |first| first - 1), cursor.reached)
+        }
     };
     let acknowledged = position.last_id;
     let detail = format!(

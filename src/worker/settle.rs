@@ -260,7 +260,7 @@ async fn must_follow(
     let new =
         deliveries.chain(unreadable).filter(|(p, id, _)| *p == partition && *id > stand.reached);
     let Some((_, id, sequence)) = new.min_by_key(|(_, id, _)| *id) else { return Ok(()) };
-    let follows = sequence.is_some_and(|sequence| sequence <= stand.sequence + 1);
+    let follows = sequence.is_some_and(|sequence| sequence <= stand.sequence.saturating_add(1));
     if !follows && consumer.has_between(partition, stand.reached, id).await? {
         return Err(Error::Passed(partition));
     }

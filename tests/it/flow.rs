@@ -372,3 +372,67 @@ async fn an_entry_that_is_no_payment_becomes_a_dead_letter_and_the_rest_flows_on
     assert_eq!(notices, 3);
     h.stop().await;
 }
+
+/// An entry that no gateway wrote.
+async fn forge(stores: &Stores, partition: u64, sequence: &str) {
+    let forged = json!({"transaction_reference": format!("forged-{sequence}"),
+        "customer_id": "ADA", "payment_status": "COMPLETE", "transaction_amount": "5.00",
+        "transaction_date": "2025-11-07T13:54:16Z"});
+    let mut command = redis::cmd("XADD");
+    command.arg(stores.key(partition, "stream")).arg(&["*", "v", "1", "seq", sequence]);
+    command.arg(&["payment", &forged.to_string(), "received_at", "1762523656123"]);
+    command.exec_async(&mut stores.redis.clone()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
+    let mut h = Harness::gateway(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let stream = h.stores.key(partition, "stream");
+    let connection = h.stores.redis.clone();
+    let redis = async |words: &[&str]| {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]).exec_async(&mut connection.clone()).await.unwrap();
+    };
+    // Some were handed out before, the others are new.
+    for sequence in ["9223372036854775807", "998"] {
+        forge(&h.stores, partition, sequence).await;
+    }
+    redis(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
+    for sequence in ["9223372036854775806", "9007199254740991", "999"] {
+        forge(&h.stores, partition, sequence).await;
+    }
+    h.api.pay("r2", "ADA", "2").await;
+    h.start_worker();
+    let applied = async |reference: &str| {
+        eventually("a good payment is applied", async || {
+            (h.api.payment(reference).await["status"] == "applied").then_some(())
+        })
+        .await;
+    };
+    applied("r2").await;
+    h.settled().await;
+    let unreadable = "select count(*) from dead_letters where code = 'entry_unreadable'";
+    assert_eq!(h.stores.count(unreadable).await, 5);
+    assert_eq!(h.stores.count("select count(*) from sequence_jumps").await, 0);
+
+    // Nor where the partition is brought back with such an entry as its last.
+    for (last, lost, reference) in [
+        ("99999999999999999999", ["XGROUP", "DESTROY", &stream, "ledger"], "r3"),
+        ("9223372036854775807", ["SET", &h.stores.key(partition, "seq"), "0", "GET"], "r4"),
+    ] {
+        forge(&h.stores, partition, last).await;
+        redis(&lost).await;
+        eventually("it takes payments again", async || {
+            let reply = h.api.post_payment(&payment(reference, "ADA", "3")).await;
+            (reply.status == 202).then_some(())
+        })
+        .await;
+        applied(reference).await;
+    }
+    h.api.until_settled().await;
+    assert_eq!(h.stores.count(unreadable).await, 7);
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "9.00");
+    h.stop().await;
+}

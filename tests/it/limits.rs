@@ -178,6 +178,41 @@ async fn slow_bodies_take_no_places_of_requests() {
     h.stop().await;
 }
 
+#[tokio::test]
+async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() {
+    let h = Harness::gateway(&[]).await;
+    let start = "POST /api/v1/payments/batch HTTP/1.1\r\nHost: localhost\r\n\
+                 Content-Type: application/json\r\n";
+    let half = format!("{start}Content-Length: 4194304\r\n\r\n[");
+    let mut withheld = Vec::new();
+    for _ in 0..40 {
+        withheld.push(sent(&h.api.url, 1, &half).await);
+    }
+    let batch = async |name: &str| {
+        h.api.post("/api/v1/payments/batch", &json!([payment(name, "ADA", "1")])).await
+    };
+    let refused = eventually("there is no room", async || {
+        let reply = batch("first").await;
+        (reply.status == 503).then_some(reply)
+    })
+    .await;
+    refused.is_problem(503, "gateway_busy");
+    let chunked = format!("{start}Transfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n");
+    let answer = heard(sent(&h.api.url, 1, &chunked).await, "").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for n in 0..20 {
+        let reply = h.api.post_payment(&payment(&format!("single{n}"), "ADA", "1")).await;
+        assert_eq!(reply.status, 202, "{}", reply.text);
+    }
+    drop(withheld);
+    eventually("there is room again", async || {
+        let reply = batch("second").await;
+        (reply.status < 300).then_some(())
+    })
+    .await;
+    h.stop().await;
+}
+
 /// The same command, with so few descriptors.
 fn with_descriptors(command: &Command, descriptors: u32) -> Command {
     let command = command.as_std();

@@ -484,3 +484,47 @@ async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
     assert_eq!(length().await, 4);
     h.stop().await;
 }
+
+#[tokio::test]
+async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_comes() {
+    let mut h = Harness::start().await;
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("r1", "ADA", "1").await;
+    h.settled().await;
+    let partition = partition_of(&h, "r1").await;
+    let stream = h.stores.key(partition, "stream");
+    let number = i64::try_from(partition).unwrap();
+    let loss = |first, last| (number, "entries_missing".to_owned(), Some(first), Some(last));
+    let rounds =
+        [(vec!["r2", "r3", "r4"], vec![loss(2, 4)]), (vec!["r5"], vec![loss(2, 4), loss(5, 5)])];
+    for (references, wanted) in &rounds {
+        h.stop_worker().await;
+        let mut delete = redis::cmd("XDEL");
+        delete.arg(&stream);
+        for reference in references {
+            delete.arg(h.api.pay(reference, "ADA", "1").await["stream_id"].as_str().unwrap());
+        }
+        // One was handed out, the others were not.
+        let mut take = redis::cmd("XREADGROUP");
+        take.arg(&["GROUP", "ledger", "ghost", "COUNT", "1", "STREAMS", &stream, ">"]);
+        take.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        delete.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.start_worker();
+        eventually("they are listed", async || {
+            let mut found = losses(&h.stores).await;
+            found.sort();
+            (found == *wanted).then_some(())
+        })
+        .await;
+    }
+    for name in rounds.iter().flat_map(|(references, _)| references) {
+        let body = payment(name, "ADA", "1");
+        let taken_again = async || (h.api.post_payment(&body).await.status == 202).then_some(());
+        eventually("it is no repetition", taken_again).await;
+        assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
+    }
+    h.api.until_settled().await;
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "5.00");
+    accept_losses(&h).await;
+    h.stop().await;
+}

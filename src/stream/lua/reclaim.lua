@@ -1,10 +1,11 @@
 -- Claims a page of what was delivered to anyone and not acknowledged, in
 -- stream order.
 --
--- KEYS  stream, owner
+-- KEYS  stream, owner, seq
 -- ARGV  group, worker, epoch, count, start (an id, or "(" and an id)
--- Answers {pending as XPENDING lists it before the claim, entries}. An id
--- without its entry was deleted from the stream while it was pending.
+-- Answers {pending as XPENDING lists it before the claim, entries, the counter of
+-- sequences}. An id without its entry was deleted from the stream while it was
+-- pending.
 local mirror = redis.call('HMGET', KEYS[2], 'owner', 'epoch')
 if mirror[1] ~= ARGV[2] or mirror[2] ~= ARGV[3] then
   return redis.error_reply('FENCED ' .. ARGV[2] .. ' does not own ' .. KEYS[1])
@@ -22,4 +23,4 @@ for first = 1, #ids, step do
     entries[#entries + 1] = entry
   end
 end
-return {pending, entries}
+return {pending, entries, redis.call('GET', KEYS[3])}

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::error;
 
 use super::{Lane, Step};
 use crate::{
@@ -42,14 +43,20 @@ impl Lane {
                 recovery::note(link, *claim, &state).await?;
                 held.history.clone_from(&state.history);
             }
-            if let Some(finding) = recovery::finding(&state, held.sequence) {
+            // Given out before this look began, so it is settled if nothing waits.
+            let (known, finding) = (held.sequence, recovery::finding(&state, held.sequence));
+            let is_sound = finding.is_none();
+            held.quiet = None;
+            if let Some(finding) = finding {
                 let seen = (&state, held.sequence);
                 held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
                 held.phase = Phase::Reclaiming(None);
             }
             held.sequence = held.sequence.max(state.sequence.unwrap_or(0));
             let Some(position) = state.position else { continue };
-            empty &= position.pending == 0 && position.lag == 0;
+            let nothing_waits = position.pending == 0 && position.lag == 0;
+            empty &= nothing_waits;
+            held.quiet = (is_sound && nothing_waits).then_some(known);
             if let Phase::Taking { full, .. } = held.phase {
                 held.phase = match position.pending {
                     0 => {
@@ -63,6 +70,31 @@ impl Lane {
         Ok(empty)
     }
 
+    /// Puts on record what was taken out at the end of a stream, behind which no
+    /// entry shows that it is missing. Comes after the look for lost commits.
+    async fn note_missing(&mut self) -> Result<(), Error> {
+        let link = self.link.as_mut().ok_or(Error::NotConnected)?;
+        for held in self.held.values_mut() {
+            let is_taking = matches!(held.phase, Phase::Taking { .. });
+            let quiet = held.quiet.filter(|given| is_taking && *given > held.accounted);
+            let Some(given) = quiet else { continue };
+            let Claim { partition, epoch } = held.claim;
+            let gap = link.writer.note_missing(Fence { partition, epoch }, given).await?;
+            if let Some((_, lost_first, lost_last)) = gap {
+                error!(
+                    partition,
+                    lost_first,
+                    lost_last,
+                    "entries were deleted from the stream before they were settled. See \
+                     `paystream losses list`"
+                );
+            }
+            link.consumer.lose(gap.as_slice()).await?;
+            held.accounted = given;
+        }
+        Ok(())
+    }
+
     /// Inspects from time to time, however busy it is, and tells the ledger how
     /// far the streams have come: a later owner compares with that.
     pub(super) async fn inspect_in_turn(&mut self) -> Result<(), Error> {
@@ -73,6 +105,7 @@ impl Lane {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         rewind::look(link, &mut self.held).await?;
         self.inspect().await?;
+        self.note_missing().await?;
         self.looked_at = Some(now);
         let ahead = self.held.values().filter(|held| held.noted < held.sequence);
         let heads: Vec<(Fence, i64)> = ahead
