@@ -68,7 +68,7 @@ pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
 pub use rewind::Kept;
 pub use standing::{Position, Standing};
-pub use state::{PartitionState, Remains};
+pub use state::{PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
 pub use wire::{Parts, Unreadable, fields_of, read_fields};

@@ -30,6 +30,20 @@ pub struct Remains {
     pub last_id: StreamId,
 }
 
+/// How a partition goes on that was closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Reopening {
+    /// The ledger's cursor: a stream or a group that is missing begins behind it.
+    pub cursor: StreamId,
+    /// Sequences go on after this one.
+    pub sequence: i64,
+    /// The last sequence that is kept, where any may be lost: gateways compare
+    /// again what they know.
+    pub kept: Option<i64>,
+    /// First and last sequence that are lost; their references are forgotten.
+    pub lost: Option<(i64, i64)>,
+}
+
 impl Consumer {
     /// Where each claimed partition stands.
     ///
@@ -107,11 +121,7 @@ impl Consumer {
         })
     }
 
-    /// Opens the partition again: a stream and a group that are missing are
-    /// created behind the ledger's cursor, and sequences go on after
-    /// `sequence`. References of `lost` sequences are forgotten. Gateways compare
-    /// again what they know with what is `kept`, up to this sequence; all is
-    /// without it.
+    /// Opens the partition again.
     ///
     /// # Errors
     /// [`Error::Fenced`] when it is not ours any more.
@@ -119,11 +129,9 @@ impl Consumer {
         &mut self,
         claim: Claim,
         remains: Remains,
-        cursor: StreamId,
-        sequence: i64,
-        kept: Option<i64>,
-        lost: Option<(i64, i64)>,
+        reopening: Reopening,
     ) -> Result<(), Error> {
+        let Reopening { cursor, sequence, kept, lost } = reopening;
         let keys = [
             self.keys.stream(claim.partition),
             self.keys.owner(claim.partition),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::StreamId,
     ledger::{Fence, Past},
-    stream::{Claim, History, PartitionState},
+    stream::{Claim, History, PartitionState, Reopening},
 };
 
 /// Why the state of a partition is lost, if it is. `known` is the highest
@@ -50,15 +50,22 @@ pub(super) async fn recover(
     if counts_on && remains.last_id > StreamId::default() {
         // The entries are all there; only how far we had read them is gone.
         let cursor = link.writer.cursor(fence).await?;
-        link.consumer.reopen(claim, remains, cursor, remains.counted, None, None).await?;
+        let sequence = remains.counted;
+        let reopening = Reopening { cursor, sequence, kept: None, lost: None };
+        link.consumer.reopen(claim, remains, reopening).await?;
         error!(partition, %cursor, "our group was gone; created again at the ledger's cursor");
         return Ok(remains.counted);
     }
     let resumption =
         link.writer.note_loss(fence, remains.counted, remains.last_sequence, finding).await?;
     let sequence = resumption.resumes_at - 1;
-    let (cursor, kept, lost) = (resumption.cursor, Some(resumption.kept()), resumption.lost);
-    link.consumer.reopen(claim, remains, cursor, sequence, kept, lost).await?;
+    let reopening = Reopening {
+        cursor: resumption.cursor,
+        sequence,
+        kept: Some(resumption.kept()),
+        lost: resumption.lost,
+    };
+    link.consumer.reopen(claim, remains, reopening).await?;
     let (lost_first, lost_last) = resumption.lost.unzip();
     error!(
         partition,
