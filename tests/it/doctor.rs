@@ -306,13 +306,14 @@ async fn a_payment_of_an_unknown_customer_is_noticed() {
 
 #[tokio::test]
 async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
-    let h = Harness::with(&["--attempts-max", "4"]).await;
+    // Pauses of 7 s in all, so that a doctor on a busy machine comes in time.
+    let h = Harness::with(&["--attempts-max", "8"]).await;
     refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "1000").await;
     h.api.pay("POISON", "ADA", "1").await;
     let said = until_found(&h.stores, "poison_on_trial").await;
     let sentence = said.has("poison_on_trial", "warning");
-    assert!(sentence.contains(" of 4, ") && sentence.contains("no payment is called POISON"));
+    assert!(sentence.contains(" of 8, ") && sentence.contains("no payment is called POISON"));
     h.settled().await;
     let said = doctor(&h.stores).await;
     let sentence = said.has("dead_letters_open", "warning");
@@ -327,11 +328,11 @@ async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
     .fetch_all(&h.stores.pool)
     .await
     .unwrap();
-    let wanted: Vec<(i32, bool)> = (1..=4).flat_map(|n| [(n, false), (n, true)]).collect();
+    let wanted: Vec<(i32, bool)> = (1..=8).flat_map(|n| [(n, false), (n, true)]).collect();
     assert_eq!(attempts, wanted);
     let by = "select count(*) from attempts join partition_owners using (partition, epoch)
          where worker = owner";
-    assert_eq!(h.stores.count(by).await, 8);
+    assert_eq!(h.stores.count(by).await, 16);
     h.stop().await;
 }
 
