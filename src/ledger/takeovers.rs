@@ -130,8 +130,8 @@ async fn note_jump(
          set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at),
              lost_first = coalesce(excluded.lost_first, sequence_jumps.lost_first),
              lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
-             reason = case when excluded.lost_first is null then sequence_jumps.reason
-                 else excluded.reason end,
+             reason = case when sequence_jumps.reason = 'resize' and excluded.lost_first is not null
+                 then excluded.reason else sequence_jumps.reason end,
              detail = case when excluded.lost_first is null
                      or sequence_jumps.reason = excluded.reason then sequence_jumps.detail
                  else sequence_jumps.detail || '; then ' || excluded.detail end,
@@ -184,8 +184,8 @@ async fn note_range(
          set lost_first = coalesce(excluded.lost_first, sequence_jumps.lost_first),
              lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
              resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at),
-             reason = case when excluded.lost_first is null then sequence_jumps.reason
-                 else excluded.reason end,
+             reason = case when sequence_jumps.reason = 'resize' and excluded.lost_first is not null
+                 then excluded.reason else sequence_jumps.reason end,
              detail = case when strpos(sequence_jumps.detail, $7) > 0 then sequence_jumps.detail
                  else sequence_jumps.detail || '; then ' || excluded.detail end,
              state = case when excluded.lost_first is null then sequence_jumps.state

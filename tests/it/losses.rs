@@ -478,9 +478,10 @@ async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
         command.query_async::<i64>(&mut h.stores.redis.clone()).await.unwrap()
     };
     let reached = BTreeMap::from([(u16::try_from(partition).unwrap(), ids[1])]);
-    upkeep.trim_all(Duration::ZERO, &[], &reached, &[]).await.unwrap();
+    let aged = vec![ids[4]; usize::from(PARTITIONS)];
+    upkeep.trim_all(Duration::ZERO, &aged, &reached, &[]).await.unwrap();
     assert_eq!(length().await, 4, "what comes after the second is kept");
-    upkeep.trim_all(Duration::ZERO, &[], &BTreeMap::new(), &[]).await.unwrap();
+    upkeep.trim_all(Duration::ZERO, &aged, &BTreeMap::new(), &[]).await.unwrap();
     assert_eq!(length().await, 4);
     h.stop().await;
 }
