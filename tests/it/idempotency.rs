@@ -157,6 +157,67 @@ async fn one_reference_for_two_customers_at_once_pays_one_of_them() {
     h.stop().await;
 }
 
+/// Of one reference for a customer who is known and for one who is not, the one
+/// that comes second while the first is not committed yet has no effect.
+async fn one_place(first_is_known: bool) {
+    let h = Harness::with(&["--lanes", "8"]).await;
+    let unknown = elsewhere("ADA");
+    // Whoever is to be held up shares a batch with ADA's account, which is locked.
+    let neighbour = neighbour(&unknown);
+    for customer in ["ADA", &neighbour] {
+        h.api.open_account(customer, "1000").await;
+    }
+    let locked = if first_is_known { "ADA" } else { &neighbour };
+    let mut foreign = h.stores.pool.begin().await.unwrap();
+    sqlx::query("select from customer_accounts where customer_id = $1 for update")
+        .bind(locked)
+        .execute(&mut *foreign)
+        .await
+        .unwrap();
+    let of_ada = json!([payment("r", "ADA", "1")]);
+    let of_unknown = json!([payment("r", &unknown, "1"), payment("n", &neighbour, "1")]);
+    let (first, second) =
+        if first_is_known { (of_ada, of_unknown) } else { (of_unknown, of_ada) };
+    for (waiting, items) in [(1, first), (2, second)] {
+        assert_eq!(h.api.post(BATCH, &items).await.status, 200);
+        eventually("its batch waits", async || {
+            let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+            // Or it is settled, which is what must not be.
+            let done = "select (select count(*) from suspense)
+                 + (select count(*) from processed_transactions where transaction_reference = 'r')";
+            let (waits, done) = (h.stores.count(waits).await, h.stores.count(done).await);
+            (waits + done >= waiting).then_some(())
+        })
+        .await;
+    }
+    foreign.rollback().await.unwrap();
+    // The audit is part of it.
+    h.settled().await;
+    let totals = &h.api.stats().await["totals"];
+    // The neighbour, and ADA if hers came first.
+    let (held, applied) = (i64::from(!first_is_known), 1 + i64::from(first_is_known));
+    let seen = [&totals["suspense"], &totals["applied"], &totals["conflicts"]];
+    assert_eq!(seen, [&json!(held), &json!(applied), &json!(1)]);
+    h.stop().await;
+}
+
+/// Another customer of this one's partition.
+fn neighbour(customer: &str) -> String {
+    let partition = |name: &str| partition_of(&CustomerId::parse(name).unwrap(), PARTITIONS);
+    let mut names = (0..).map(|n| format!("NEXT{n}"));
+    names.find(|name| partition(name) == partition(customer)).unwrap()
+}
+
+#[tokio::test]
+async fn a_reference_that_is_being_applied_is_not_held_for_another_customer() {
+    one_place(true).await;
+}
+
+#[tokio::test]
+async fn a_reference_that_is_being_held_is_not_applied_for_another_customer() {
+    one_place(false).await;
+}
+
 #[tokio::test]
 async fn reading_the_whole_stream_again_changes_nothing() {
     let h = Harness::with(&["--retention", "1h", "--batch-max", "50"]).await;
