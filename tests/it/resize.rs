@@ -334,6 +334,31 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     stores.audit().await;
 }
 
+#[tokio::test]
+async fn a_partition_that_is_brought_back_while_it_is_closed_for_good_stays_closed() {
+    let stores = Stores::new().await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    process.api.pay("before", "ADA", "1").await;
+    process.api.until_settled().await;
+    leave_at(&stores, &process.api, 4, 1, (PARTITIONS, 16)).await;
+    let stream = stores.key(0, "stream");
+    let group = async |command: &str, more: &[&str]| -> redis::Value {
+        let mut asking = redis::cmd(command);
+        asking.arg(more).query_async(&mut stores.redis.clone()).await.unwrap()
+    };
+    group("XGROUP", &["DESTROY", &stream, "ledger"]).await;
+    eventually("its owner brings it back", async || {
+        let groups = group("XINFO", &["GROUPS", &stream]).await;
+        (groups != redis::Value::Array(Vec::new())).then_some(())
+    })
+    .await;
+    let gate = gate(&stores, 0).await;
+    assert!(gate.starts_with("resized:"), "{gate}");
+    finish(&stores, 16).await;
+    process.stop().await;
+}
+
 fn limits() -> AppendLimits {
     AppendLimits {
         backlog_max: 100,

@@ -28,6 +28,6 @@ if ARGV[8] ~= '' then
     redis.call('APPEND', KEYS[5], line)
   end
 end
-local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resize:') or ''
+local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resized?:') or ''
 redis.call('SET', KEYS[3], gate .. ARGV[6])
 return 1

@@ -14,6 +14,6 @@ while true do
   if #pending == 0 then break end
   for _, delivery in ipairs(pending) do redis.call('XACK', KEYS[1], ARGV[1], delivery[1]) end
 end
-local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resize:') or ''
+local gate = string.match(redis.call('GET', KEYS[3]) or '', '^resized?:') or ''
 redis.call('SET', KEYS[3], gate .. ARGV[5])
 return 1
