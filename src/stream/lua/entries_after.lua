@@ -14,6 +14,23 @@ local function span(first, last)
   local from, to = sequence_of(first), sequence_of(last)
   return from and to and to >= from and to - from + 1
 end
+-- Counts the entries from one to another. Where sequences jump, and so say more
+-- than the stream's length, what lies on either side of the middle is counted, up
+-- to a thousand times; what is left then counts as if it were all of the stream.
+local splits = 0
+local function entries_between(stream, length, first, last)
+  local count = span(first, last)
+  if count and count <= length then return count end
+  local from, to = tonumber(string.match(first[1], '%d+')), tonumber(string.match(last[1], '%d+'))
+  if from >= to then return #redis.call('XRANGE', stream, first[1], last[1]) end
+  local middle = string.format('%.0f-0', math.floor((from + to + 1) / 2))
+  local before = redis.call('XREVRANGE', stream, '(' .. middle, first[1], 'COUNT', 1)[1]
+  local behind = redis.call('XRANGE', stream, middle, last[1], 'COUNT', 1)[1]
+  splits = splits + 1
+  if splits > 1000 or not before or not behind then return length end
+  return entries_between(stream, length, first, before)
+    + entries_between(stream, length, behind, last)
+end
 -- Answers the count, and the first of these ids. The count is 0 only when there
 -- is no entry after `id`, and never more than the stream holds.
 local function entries_after(stream, id)
@@ -21,13 +38,5 @@ local function entries_after(stream, id)
   if not following then return 0 end
   local length = redis.call('XLEN', stream)
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  local count = span(following, last)
-  if not count or count > length then
-    -- Sequences jump after a loss: count what comes before instead.
-    local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-    local previous = redis.call('XREVRANGE', stream, id, '-', 'COUNT', 1)[1]
-    local before = previous and (span(first, previous) or 1) or 0
-    count = math.max(1, length - before)
-  end
-  return count, following[1]
+  return math.min(length, entries_between(stream, length, following, last)), following[1]
 end
