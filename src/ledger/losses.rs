@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
 
-use super::{Error, Fence, LaneWriter, rows::Cursors};
+use super::{Error, Fence, LaneWriter, rewind::between, rows::Cursors};
 use crate::domain::StreamId;
 
 /// How far sequences jump after a loss, so that none is given out twice even
@@ -94,19 +94,20 @@ impl LaneWriter {
         }
         let after = settled.max(last_in_stream);
         let top = after.max(head).max(counted);
-        let lost = (top > after).then_some((after + 1, top));
         let resumes_at = top.saturating_add(JUMP);
-        // A takeover that lacked them may have listed them.
-        let listed: bool = sqlx::query_scalar(
-            "select exists (select 1 from sequence_jumps
-                 where partition = $1 and lost_first <= $2 and lost_last >= $3)",
+        // What jumps left out was never given out, or is listed: a takeover that
+        // lacked it may have been noted.
+        let jumps: Vec<(i64, i64)> = sqlx::query_as(
+            "select after_sequence, resumes_at from sequence_jumps
+             where partition = $1 and resumes_at > $2 order by after_sequence",
         )
         .bind(i32::from(fence.partition))
-        .bind(after + 1)
-        .bind(top)
-        .fetch_one(&mut *transaction)
+        .bind(after)
+        .fetch_all(&mut *transaction)
         .await?;
-        let unlisted = lost.filter(|_| !listed);
+        let unlisted = between(after + 1, top, &jumps);
+        let lost = unlisted.first().zip(unlisted.last()).map(|(from, to)| (from.0, to.1));
+        let after = lost.map_or(after, |(first, _)| first - 1);
         sqlx::query(
             "with headed as (
                  update partition_owners set head_sequence = $3 - 1 where partition = $1)
@@ -121,8 +122,8 @@ impl LaneWriter {
         .bind(i32::from(fence.partition))
         .bind(after)
         .bind(resumes_at)
-        .bind(unlisted.map(|(first, _)| first))
-        .bind(unlisted.map(|(_, last)| last))
+        .bind(lost.map(|(first, _)| first))
+        .bind(lost.map(|(_, last)| last))
         .bind(detail)
         .execute(&mut *transaction)
         .await?;

@@ -134,7 +134,7 @@ impl LaneWriter {
 }
 
 /// What no jump leaves out of these sequences, as ranges in order.
-fn between(mut first: i64, last: i64, jumps: &[(i64, i64)]) -> Vec<(i64, i64)> {
+pub(super) fn between(mut first: i64, last: i64, jumps: &[(i64, i64)]) -> Vec<(i64, i64)> {
     let mut ranges = Vec::new();
     for (after, resumes_at) in jumps {
         ranges.push((first, last.min(*after)));

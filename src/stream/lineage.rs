@@ -25,6 +25,9 @@ pub(super) struct Known {
     pub(super) sequence: i64,
     /// The highest of each lineage, until another has been compared with it.
     given_out: Vec<GivenOut>,
+    /// Those that another lacked: the next one is compared with them again, because
+    /// what was noted of the loss may be lost as well.
+    lacked: Vec<GivenOut>,
     /// The server that was compared last, and its lineage then.
     verified: Option<(Arc<Server>, Newest)>,
 }
@@ -89,7 +92,11 @@ impl Known {
 
     /// What was `asked` about has been compared with this server, whose lineage
     /// is this.
-    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Server>, newest: Newest) {
+    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Server>, compared: Compared) {
+        let Compared { newest, lacked, .. } = compared;
+        self.lacked.retain(|known| !lacked.contains(known));
+        self.lacked.extend(lacked);
+        self.lacked.drain(..self.lacked.len().saturating_sub(SERVERS_MAX));
         self.given_out
             .retain(|known| known.is_of(server, newest.first) || !asked.given_out.contains(known));
         self.verified = Some((Arc::clone(server), newest));
@@ -117,6 +124,8 @@ pub(super) struct Compared {
     pub(super) newest: Newest,
     /// First and last sequence that were given out and are not there.
     pub(super) lost: Option<(i64, i64)>,
+    /// What was known of those.
+    lacked: Vec<GivenOut>,
 }
 
 /// The script that compares.
@@ -142,8 +151,12 @@ impl Lineage {
         let first = compared.newest.first;
         for given_out in known.given_out.iter().filter(|known| !known.is_of(&server, first)) {
             let found = self.ask(line, keys, partition, Some(given_out)).await?;
+            compared.lacked.extend(found.lost.map(|_| given_out.clone()));
             let lost = compared.lost.into_iter().chain(found.lost);
             compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        }
+        for given_out in &known.lacked {
+            self.ask(line, keys, partition, Some(given_out)).await?;
         }
         Ok(compared)
     }
@@ -167,7 +180,7 @@ impl Lineage {
         let (first, lines, lost_first, lost_last): (i64, String, i64, i64) = reply?;
         let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
         let lost = (lost_first > 0).then_some((lost_first, lost_last));
-        Ok(Compared { newest: Newest { first, line }, lost })
+        Ok(Compared { newest: Newest { first, line }, lost, lacked: Vec::new() })
     }
 
     /// `known`: a sequence, the identity that gave it out or "-", and the first
@@ -243,8 +256,9 @@ mod tests {
         Arc::new(Server { identity: identity.to_owned(), promoted: false })
     }
 
-    fn newest(first: i64) -> Newest {
-        Newest { first, line: format!("it 0 {first}\n") }
+    fn newest(first: i64) -> Compared {
+        let newest = Newest { first, line: format!("it 0 {first}\n") };
+        Compared { newest, lost: None, lacked: Vec::new() }
     }
 
     #[test]
@@ -272,7 +286,7 @@ mod tests {
         known.raise(7, Some(&server));
         known.outdated("another\n");
         assert!(known.is_verified(&server));
-        known.outdated(&newest(1).line);
+        known.outdated(&newest(1).newest.line);
         assert!(!known.is_verified(&server));
         let asked = known.clone();
         known.raise(8, Some(&server));

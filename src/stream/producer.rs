@@ -290,7 +290,7 @@ impl Producer {
                  `paystream losses list`"
             );
         }
-        self.known(partition).verified(&asked, &line.server, found.newest);
+        self.known(partition).verified(&asked, &line.server, found);
         Ok(())
     }
 

@@ -23,9 +23,9 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// A primary behind a proxy, and a replica of it.
 pub struct Pair {
-    primary: RedisServer,
+    pub primary: RedisServer,
     pub replica: RedisServer,
-    proxy: Proxy,
+    pub proxy: Proxy,
     pub stores: Stores,
 }
 
@@ -91,7 +91,7 @@ async fn connect(server: &RedisServer) -> MultiplexedConnection {
     connect_to_redis(&server.url()).await
 }
 
-async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
+pub async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]).query_async(&mut connect(server).await).await.unwrap()
 }

@@ -3,13 +3,33 @@
 //! number was given out again is, and nothing that was never given out.
 
 use paystream::dev::{DATABASE, PostgresServer, RedisServer};
+use serde_json::Value;
 
 use crate::{
-    failover::{LOST, Pair, pay, tell},
+    failover::{LOST, Pair, ask, pay, tell},
     harness::{PARTITIONS, Stores, empty_directory, eventually, payment},
     losses::copy,
     process::{Process, operate, run},
+    resize::succeed,
 };
+
+/// First and last sequences that are on record as lost.
+async fn lost(stores: &Stores) -> Vec<(i64, i64)> {
+    let listed = "select lost_first, lost_last from sequence_jumps where lost_first is not null
+         order by lost_first";
+    sqlx::query_as(listed).fetch_all(&stores.pool).await.unwrap()
+}
+
+/// The checks of the audit that find something.
+async fn drifts(stores: &Stores) -> Vec<String> {
+    let ended = run(operate(stores, &["audit", "--json"])).await;
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap().iter();
+    let found = checks.filter(|check| check["drift"].as_u64().unwrap() > 0);
+    found.map(|check| check["check"].as_str().unwrap().to_owned()).collect()
+}
+
+const ACCEPT: [&str; 6] = ["losses", "accept", "--reason", "restored", "--actor", "tester"];
 
 /// A Redis of its own, and stores on it.
 async fn apart(name: &str) -> (RedisServer, Stores) {
@@ -56,8 +76,7 @@ async fn what_was_settled_before_a_copy_was_put_back_is_not_lost() {
     pay(&process.api, "r7").await;
     process.api.until_settled().await;
     assert_eq!(stores.count(LOST).await, 0);
-    let accept = ["losses", "accept", "--reason", "restored", "--actor", "tester"];
-    assert!(run(operate(&stores, &accept)).await.status.success());
+    succeed(&stores, &ACCEPT).await;
     stores.connect_again().await;
     stores.audit().await;
     process.stop().await;
@@ -185,4 +204,54 @@ async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out(
     assert_eq!(pair.stores.count(LOST).await, 2);
     process.stop().await;
     postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
+    let mut pair = Pair::on("two", None).await;
+    let third = RedisServer::start(&empty_directory("redis-two-third").await).await.unwrap();
+    let port = pair.primary.port().to_string();
+    tell(&third, &["REPLICAOF", "127.0.0.1", &port]).await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await;
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    gateway.api.open_account("ADA", "1000").await;
+    pay(&gateway.api, "r1").await;
+    gateway.api.until_settled().await;
+    worker.stop().await;
+    pair.in_step().await;
+    tell(&pair.primary, &["SET", "last", "1"]).await;
+    eventually("the third has everything", async || {
+        (ask::<i64>(&third, &["EXISTS", "last"]).await == 1).then_some(())
+    })
+    .await;
+    // From here on neither hears anything more.
+    for replica in [&pair.replica, &third] {
+        tell(replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    }
+    for n in 2..=3 {
+        assert_eq!(pay(&gateway.api, &format!("r{n}")).await["sequence"], n);
+    }
+    pair.promote().await;
+    pair.fail_over().await;
+    for n in 4..=5 {
+        assert_eq!(pay(&gateway.api, &format!("r{n}")).await["sequence"], 999_997 + n);
+    }
+    tell(&third, &["REPLICAOF", "NO", "ONE"]).await;
+    pair.proxy.lead_to(&third.url());
+    pair.proxy.break_all().await;
+    pair.stores.connect_again().await;
+    let refused = gateway.api.post_payment(&payment("r6", "ADA", "1")).await;
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    let worker = Process::serve("all", &pair.stores, &[]).await;
+    for n in 2..=6 {
+        pay(&gateway.api, &format!("r{n}")).await;
+    }
+    worker.api.until_settled().await;
+    assert_eq!(lost(&pair.stores).await, [(2, 3), (1_000_001, 1_000_002)]);
+    succeed(&pair.stores, &ACCEPT).await;
+    assert_eq!(drifts(&pair.stores).await, [""; 0]);
+    assert_eq!(worker.api.balance("ADA").await["total_paid"], "6.00");
+    for process in [gateway, worker] {
+        process.stop().await;
+    }
 }
