@@ -192,6 +192,7 @@ async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Fo
     if conflicts.iter().any(|row| row.stream_id == stream_id) {
         return Ok(Some(Err(conflict(view.stream_id.unwrap_or_default()))));
     }
-    let settled = app.ask(reader.is_duplicate(i32::from(place.partition), place.sequence)).await?;
+    let (partition, sequence) = (i32::from(place.partition), place.sequence);
+    let settled = app.ask(reader.is_duplicate(partition, sequence, &stream_id)).await?;
     Ok(settled.then_some(Ok(view)))
 }

@@ -258,12 +258,19 @@ impl Reader {
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
-    pub async fn is_duplicate(&self, partition: i32, sequence: i64) -> Result<bool, Error> {
+    pub async fn is_duplicate(
+        &self,
+        partition: i32,
+        sequence: i64,
+        stream_id: &str,
+    ) -> Result<bool, Error> {
         let found = sqlx::query_scalar(
-            "select exists (select 1 from duplicates where partition = $1 and sequence = $2)",
+            "select exists (select 1 from duplicates
+             where partition = $1 and sequence = $2 and stream_id = $3)",
         )
         .bind(partition)
         .bind(sequence)
+        .bind(stream_id)
         .fetch_one(&mut *self.pool.acquire().await?)
         .await?;
         Ok(found)

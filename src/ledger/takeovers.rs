@@ -4,8 +4,8 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::{Error, Fence, LaneWriter, losses::Gap};
-use crate::domain::StreamId;
+use super::{Error, Fence, LaneWriter, losses::Gap, rows::Cursors};
+use crate::domain::{Decision, Outcome, StreamId};
 
 /// Losses that Redis is told of again.
 const RECENT_MAX: i64 = 1_000;
@@ -13,6 +13,10 @@ const RECENT_MAX: i64 = 1_000;
 /// What is said of a loss without a jump.
 const LACKING: &str =
     "another Redis took over that lacked these, and may have given their numbers out again";
+
+/// What is said of numbers that were given out twice.
+pub(super) const TWICE: &str = "another Redis answered that had gone back, and numbers from here on \
+     were given out twice: what the ledger does not have under them is lost";
 
 /// What Redis notes about a partition's past.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +76,36 @@ impl LaneWriter {
         Ok(found)
     }
 
+    /// Notes that Redis has gone back unseen and has given out numbers again, from
+    /// `first` on, which is settled already. Of what the other had given out, up to
+    /// `known`, what is not settled is lost. Says whether that is new.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    pub async fn note_twice(
+        &mut self,
+        fence: Fence,
+        first: i64,
+        known: i64,
+    ) -> Result<bool, Error> {
+        let mut transaction = self.connection.begin().await?;
+        let settled: Option<i64> = sqlx::query_scalar(
+            "select last_sequence from partition_owners
+             where partition = $1 and owner = $2 and epoch = $3 for update",
+        )
+        .bind(i32::from(fence.partition))
+        .bind(&self.worker)
+        .bind(fence.epoch)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let settled = settled.ok_or(Error::Fenced)?;
+        let lost = (known > settled).then_some((settled + 1, known));
+        let range = (first, known.max(settled));
+        let noted = note_twice(&mut transaction, fence.partition, range, lost).await?;
+        transaction.commit().await?;
+        Ok(noted)
+    }
+
     /// Sequences of these partitions that were found lost within a day, the
     /// latest first.
     ///
@@ -94,6 +128,57 @@ impl LaneWriter {
         };
         rows.into_iter().map(gap).collect()
     }
+}
+
+/// Notes numbers that decisions show to have been given out twice: they are
+/// settled already, under entries that came before.
+pub(super) async fn note_reuse(
+    connection: &mut PgConnection,
+    stands: &Cursors,
+    decisions: &[Decision<'_>],
+) -> Result<(), Error> {
+    for Decision { delivery, outcome } in decisions {
+        let Some(stand) = stands.get(&delivery.partition) else { continue };
+        let is_new = delivery.stream_id > stand.reached && *outcome != Outcome::Redelivered;
+        if is_new && delivery.sequence <= stand.sequence {
+            let range = (delivery.sequence, stand.sequence);
+            note_twice(connection, delivery.partition, range, None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes that these numbers were given out twice, and what is lost of them; says
+/// whether that is new.
+async fn note_twice(
+    connection: &mut PgConnection,
+    partition: u16,
+    (first, last): (i64, i64),
+    lost: Option<(i64, i64)>,
+) -> Result<bool, Error> {
+    let noted = sqlx::query(
+        "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
+             lost_last, detail)
+         select $1, $2 - 1, $3 + 1, 'takeover', $4, $5, $6
+         where not exists (select 1 from sequence_jumps where partition = $1
+             and after_sequence < $2 and resumes_at > $2 and detail like '%' || $6 || '%')
+         on conflict (partition, after_sequence) do update
+         set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at), state = 'open',
+             lost_first = coalesce(sequence_jumps.lost_first, excluded.lost_first),
+             lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
+             reason = case when sequence_jumps.reason = 'resize' then excluded.reason
+                 else sequence_jumps.reason end,
+             detail = sequence_jumps.detail || '; then ' || excluded.detail",
+    )
+    .bind(i32::from(partition))
+    .bind(first)
+    .bind(last)
+    .bind(lost.map(|(first, _)| first))
+    .bind(lost.map(|(_, last)| last))
+    .bind(TWICE)
+    .execute(connection)
+    .await?;
+    Ok(noted.rows_affected() == 1)
 }
 
 /// Notes one jump, with what is known to be lost in it; says so if that is new.

@@ -13,7 +13,7 @@ use super::{
     ACQUIRE_TIMEOUT, BY_KEY, Error, lookups,
     losses::{self, Gap, Settled},
     rows::{self, Cursor, Cursors, Epochs, Tallies},
-    trials,
+    takeovers, trials,
 };
 use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, StreamId, TraceId};
 
@@ -180,12 +180,16 @@ impl Batch<'_> {
                      where transaction_reference = $1 and partition = $2 and sequence = $3)
                  or exists (select 1 from suspense
                      where transaction_reference = $1 and partition = $2 and sequence = $3)
-                 or exists (select 1 from parked where partition = $2 and sequence = $3)
-                 or exists (select 1 from conflicts where partition = $2 and sequence = $3)
-                 or exists (select 1 from duplicates where partition = $2 and sequence = $3)",
+                 or exists (select 1 from parked
+                     where partition = $2 and sequence = $3 and stream_id = $4)
+                 or exists (select 1 from conflicts
+                     where partition = $2 and sequence = $3 and stream_id = $4)
+                 or exists (select 1 from duplicates
+                     where partition = $2 and sequence = $3 and stream_id = $4)",
         );
         let settled = settled.bind(delivery.payment.reference.as_str());
         let settled = settled.bind(i32::from(delivery.partition)).bind(delivery.sequence);
+        let settled = settled.bind(delivery.stream_id.to_string());
         Ok(settled.fetch_one(&mut *self.transaction).await?)
     }
 
@@ -218,6 +222,7 @@ impl Batch<'_> {
                 park(transaction, customer).await?;
             }
         }
+        takeovers::note_reuse(transaction, stands, decisions).await?;
         let settled = settled(decisions, burials);
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
         let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));

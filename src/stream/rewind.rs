@@ -44,6 +44,24 @@ impl Consumer {
         }))
     }
 
+    /// The sequence of the first entry that the stream keeps after this one, if it
+    /// can be read.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn first_after(
+        &mut self,
+        partition: u16,
+        id: StreamId,
+    ) -> Result<Option<i64>, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream(partition)).arg(format!("({id}")).arg("+");
+        let first = command.arg("COUNT").arg(1).query_async(&mut self.reader).await?;
+        let fields = replies::entries(first)?.into_iter().find_map(|(_, fields)| fields);
+        let sequence = fields.into_iter().flatten().find(|(name, _)| name == "seq");
+        Ok(sequence.and_then(|(_, value)| std::str::from_utf8(&value).ok()?.parse().ok()))
+    }
+
     /// Whether the stream keeps an entry between these two.
     ///
     /// # Errors

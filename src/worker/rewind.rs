@@ -36,9 +36,13 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
             continue;
         };
         // A group that is gone is brought back at the cursor.
-        let Some(position) = state.position.filter(|at| at.last_id > cursor.reached) else {
+        let Some(position) = state.position else { continue };
+        if position.last_id <= cursor.reached {
+            if position.last_id < cursor.reached {
+                note_twice(link, *claim, *cursor, held.sequence).await?;
+            }
             continue;
-        };
+        }
         let kept = link.consumer.passed(*claim, cursor.reached, position.last_id).await?;
         if let Some(kept) = kept {
             // Where sequences jumped, the ledger may have forgotten.
@@ -48,6 +52,30 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
             (held.suspects, held.retry_at) = (None, None);
             held.phase = Phase::Reclaiming(None);
         }
+    }
+    Ok(())
+}
+
+/// The group stands behind the ledger, so it was set back, or Redis has gone back.
+/// In the second case, which nobody may have seen, numbers that are settled have
+/// been given out again behind what the ledger knows.
+async fn note_twice(
+    link: &mut Link,
+    claim: Claim,
+    cursor: Cursor,
+    known: i64,
+) -> Result<(), Error> {
+    let partition = claim.partition;
+    let first = link.consumer.first_after(partition, cursor.reached).await?;
+    let Some(first) = first.filter(|first| *first <= cursor.sequence) else { return Ok(()) };
+    if link.writer.note_twice(fence(&claim), first, known).await? {
+        error!(
+            partition,
+            first,
+            settled = cursor.sequence,
+            known,
+            "Redis has gone back and has given out numbers again. See `paystream losses list`"
+        );
     }
     Ok(())
 }

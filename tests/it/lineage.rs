@@ -207,6 +207,67 @@ async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out(
 }
 
 #[tokio::test]
+async fn numbers_that_were_given_out_twice_are_listed_and_their_conflicts_kept() {
+    let (mut redis, mut stores) = apart("redis-twice").await;
+    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let a = Process::serve("gateway", &stores, &[]).await;
+    let b = Process::serve("gateway", &stores, &[]).await;
+    let first = Process::serve("worker", &stores, &worker).await;
+    a.api.open_account("ADA", "1000").await;
+    pay(&b.api, "r1").await;
+    pay(&a.api, "r2").await;
+    a.api.until_settled().await;
+    keep_copy(&mut redis).await;
+    stores.connect_again().await;
+    pay(&a.api, "r3").await;
+    // Redis has forgotten a reference: its conflict is found by the ledger.
+    let conflict = async |stores: &Stores, process: &Process, reference: &str| {
+        stores.delete_keys(&format!("*:ref:{reference}")).await;
+        let taken = process.api.post_payment(&payment(reference, "ADA", "7")).await;
+        assert_eq!(taken.json()["sequence"], 4, "{}", taken.text);
+    };
+    conflict(&stores, &a, "r1").await;
+    a.api.until_settled().await;
+    first.kill().await;
+    for n in 5..=6 {
+        assert_eq!(pay(&a.api, &format!("lost{n}")).await["sequence"], n);
+    }
+    // The worker had told the ledger of them before it died.
+    let told = "update partition_owners set head_sequence = 6 where last_sequence = 4";
+    assert_eq!(sqlx::query(told).execute(&stores.pool).await.unwrap().rows_affected(), 1);
+    a.kill().await;
+    put_copy_back(&mut redis).await;
+    stores.connect_again().await;
+    // The other gateway knows nothing of what is lost.
+    assert_eq!(pay(&b.api, "new3").await["sequence"], 3);
+    conflict(&stores, &b, "r2").await;
+    for n in 5..=8 {
+        assert_eq!(pay(&b.api, &format!("new{n}")).await["sequence"], n);
+    }
+    let late = Process::serve("worker", &stores, &worker).await;
+    b.api.until_settled().await;
+    assert_eq!(lost(&stores).await, [(5, 6)]);
+    assert_eq!(stores.count("select count(*) from conflicts").await, 2);
+    assert_eq!(drifts(&stores).await, ["sequence_lost"]);
+    for name in ["r1", "r2"] {
+        let place = stores.count("select partition::bigint from conflicts limit 1").await;
+        let place = place.to_string();
+        let resolve = ["conflicts", "resolve", &place, "4", "--reason", "asked", "--actor", "me"];
+        succeed(&stores, &resolve).await;
+        assert!(
+            stores.count("select count(*) from conflicts where state = 'open'").await < 2,
+            "{name}"
+        );
+    }
+    assert_eq!(stores.count("select count(*) from conflicts where state = 'open'").await, 0);
+    succeed(&stores, &ACCEPT).await;
+    assert_eq!(drifts(&stores).await, [""; 0]);
+    for process in [b, late] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
     let mut pair = Pair::on("two", None).await;
     let third = RedisServer::start(&empty_directory("redis-two-third").await).await.unwrap();

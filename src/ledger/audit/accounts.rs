@@ -87,6 +87,9 @@ pub(super) struct Recomputed {
 pub(super) struct Accounts {
     /// The first sequences after each resize.
     resizes: Vec<i64>,
+    /// Sequences that were given out twice: partition, the one before, and the one
+    /// behind.
+    twice: Vec<(i32, i64, i64)>,
     current: Option<Statement>,
     recomputed: Recomputed,
 }
@@ -95,6 +98,11 @@ impl Accounts {
     /// Sequences from each of `resizes` on are of partitions cut anew.
     pub(super) fn new(resizes: Vec<i64>) -> Self {
         Self { resizes, ..Self::default() }
+    }
+
+    /// What was given out twice is in no order.
+    pub(super) fn with_twice(self, twice: Vec<(i32, i64, i64)>) -> Self {
+        Self { twice, ..self }
     }
 
     /// Takes an account; its statement follows.
@@ -111,7 +119,12 @@ impl Accounts {
             _ => self.turn_to(customer, None, findings),
         }
         if let Some(statement) = &mut self.current {
-            statement.post(posted, &self.resizes, findings);
+            let was_twice = |(partition, after, resumes_at): &(i32, i64, i64)| {
+                *partition == posted.partition
+                    && (after + 1..*resumes_at).contains(&posted.sequence)
+            };
+            let ordered = !posted.by_hand && !self.twice.iter().any(was_twice);
+            statement.post(posted, ordered, &self.resizes, findings);
         }
     }
 
@@ -153,7 +166,7 @@ impl Accounts {
 impl Statement {
     /// Each row is compared with the row before it, so that one wrong row is
     /// one finding and not one for every row after it.
-    fn post(&mut self, posted: &Posted, resizes: &[i64], findings: &mut Findings) {
+    fn post(&mut self, posted: &Posted, ordered: bool, resizes: &[i64], findings: &mut Findings) {
         let subject = || format!("{} version {}", self.customer, posted.version);
         if posted.version != self.version + 1 {
             let detail = format!("follows version {}", self.version);
@@ -184,7 +197,7 @@ impl Statement {
             let detail = "its amount, status, date, customer or digest was changed";
             findings.add(Check::ContentChanged, subject(), detail);
         }
-        if let Some((partition, sequence)) = self.last.filter(|_| !posted.by_hand) {
+        if let Some((partition, sequence)) = self.last.filter(|_| ordered) {
             // A resize moves customers, and sequences rise across it.
             let moved =
                 resizes.iter().any(|first| (sequence + 1..=posted.sequence).contains(first));

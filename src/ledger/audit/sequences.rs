@@ -150,6 +150,12 @@ pub(super) struct Jump {
     pub(super) open: Option<Loss>,
 }
 
+impl Jump {
+    fn spans(&self, sequence: i64) -> bool {
+        self.after < sequence && sequence < self.resumes_at
+    }
+}
+
 /// Accepted payments that are gone.
 #[derive(Clone, Debug)]
 pub(super) struct Loss {
@@ -259,6 +265,8 @@ impl Current {
                 self.last.1 = Some(other);
                 return;
             }
+            // It was given out twice, which is on record.
+            _ if self.owed.jumps.iter().any(|jump| jump.spans(place.sequence)) => return,
             [Kind::Dead, other] | [other, Kind::Dead] if other != Kind::Dead => Check::OutcomeTwice,
             _ => Check::SequenceTwice,
         };

@@ -14,7 +14,10 @@ use super::{
     findings::{Check, Findings},
     sequences::{Jump, Kind, Loss, Owed, Place, Sequences, Sums},
 };
-use crate::domain::{Digest, StreamId};
+use crate::{
+    domain::{Digest, StreamId},
+    ledger::takeovers::TWICE,
+};
 
 /// Comes after every customer's id.
 const BEYOND_ALL: &str = "\u{10FFFF}";
@@ -48,7 +51,12 @@ pub(super) async fn statements(
          where reason = 'resize' or detail like 'the number of partitions was changed to %'
          order by 1",
     );
-    let mut accounts = Accounts::new(resizes.fetch_all(&mut *connection).await?);
+    let twice = sqlx::query_as(
+        "select partition, after_sequence, resumes_at from sequence_jumps
+         where detail like '%' || $1 || '%'",
+    );
+    let twice = twice.bind(TWICE).fetch_all(&mut *connection).await?;
+    let mut accounts = Accounts::new(resizes.fetch_all(&mut *connection).await?).with_twice(twice);
     let mut rows = sqlx::query(
         "select customer_id, '-9223372036854775808'::bigint as version, null as outcome, asset_value as balance,
              total_paid as applied, credit as excess, null as amount, 0 as partition,

@@ -83,7 +83,7 @@ impl Desk {
         if let Some((partition, sequence)) = after {
             query.push(
                 " and (c.detected_at, c.partition, c.sequence) >
-                     (select detected_at, partition, sequence from conflicts where partition = ",
+                     all (select detected_at, partition, sequence from conflicts where partition = ",
             );
             query.push_bind(partition).push(" and sequence = ").push_bind(sequence).push(")");
         }
@@ -92,7 +92,8 @@ impl Desk {
         Ok(query.build_query_as().fetch_all(&self.pool).await?)
     }
 
-    /// Notes that a conflict was dealt with.
+    /// Notes that a conflict was dealt with. Of several under one number, which
+    /// was given out twice, the first that is open.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached; nothing has changed then.
@@ -103,16 +104,17 @@ impl Desk {
         signature: &Signature,
     ) -> Result<Acted<()>, Error> {
         let mut transaction = self.pool.begin().await?;
-        let found: Option<(String, String)> = sqlx::query_as(
-            "select transaction_reference, state from conflicts
-             where partition = $1 and sequence = $2 for update",
+        let found: Option<(String, String, String)> = sqlx::query_as(
+            "select transaction_reference, state, stream_id from conflicts
+             where partition = $1 and sequence = $2
+             order by state = 'open' desc, detected_at limit 1 for update",
         )
         .bind(i32::from(partition))
         .bind(sequence)
         .fetch_optional(&mut *transaction)
         .await?;
         let place = json!({ "partition": partition, "sequence": sequence });
-        let Some((reference, state)) = found else {
+        let Some((reference, state, stream_id)) = found else {
             let text = format!("there is no conflict on partition {partition} at {sequence}");
             return Ok(Err(Refusal::Missing(text)));
         };
@@ -123,10 +125,11 @@ impl Desk {
         }
         sqlx::query(
             "update conflicts set state = 'resolved', resolved_at = clock_timestamp()
-             where partition = $1 and sequence = $2",
+             where partition = $1 and sequence = $2 and stream_id = $3",
         )
         .bind(i32::from(partition))
         .bind(sequence)
+        .bind(stream_id)
         .execute(&mut *transaction)
         .await?;
         let stands =

@@ -211,13 +211,16 @@ const SETTLED: &str = "with entries (partition, sequence, stream_id, reference) 
          and s.state in ('held', 'refund_marked')
      union all
      select e.partition, e.stream_id, 'conflict' from entries e
-         join conflicts c on (c.partition, c.sequence) = (e.partition, e.sequence)
+         join conflicts c
+         on (c.partition, c.sequence, c.stream_id) = (e.partition, e.sequence, e.stream_id)
      union all
      select e.partition, e.stream_id, 'duplicate' from entries e
-         join duplicates d on (d.partition, d.sequence) = (e.partition, e.sequence)
+         join duplicates d
+         on (d.partition, d.sequence, d.stream_id) = (e.partition, e.sequence, e.stream_id)
      union all
      select e.partition, e.stream_id, 'parked' from entries e
-         join parked k on (k.partition, k.sequence) = (e.partition, e.sequence)
+         join parked k
+         on (k.partition, k.sequence, k.stream_id) = (e.partition, e.sequence, e.stream_id)
          and k.state = 'held'
      union all
      select e.partition, e.stream_id, 'dead_lettered' from entries e
