@@ -255,7 +255,7 @@ async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
     if !topology.provisioned {
         bail!("the streams have not been created: run `paystream migrate`");
     }
-    let streams = streams(topology.partitions, topology.generation)?;
+    let streams = streams(topology.partitions, topology.generation)?.confirmed_by(schema.asking());
     let streams = match store.allow_unsafe_redis {
         true => streams,
         false => streams.insisting_on_safety(),

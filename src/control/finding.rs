@@ -136,6 +136,7 @@ kinds! {
     TOPOLOGY = "topology_mismatch", Critical, "a-start-is-refused";
     PROVISIONED = "streams_not_created", Critical, "a-start-is-refused";
     RESIZE = "resize_under_way", Warning, "change-the-number-of-partitions";
+    LEFT = "payments_left_behind", Critical, "change-the-number-of-partitions";
     OLD_STREAMS = "old_streams_left", Notice, "change-the-number-of-partitions";
 
     NO_WORKER = "no_worker", Critical, "no-worker-lives";

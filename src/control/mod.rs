@@ -14,6 +14,7 @@ mod dead_letters;
 mod doctor;
 mod error;
 mod finding;
+mod left_behind;
 mod life;
 mod overview;
 mod pending;

@@ -1,9 +1,9 @@
 //! What a change of the number of partitions writes: the wish, the switch, and
 //! what has become of earlier topologies. Never touches a payment.
 
-use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{Error, schema::count};
+use super::Error;
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
@@ -184,33 +184,14 @@ impl Resize {
         Ok(transaction.commit().await?)
     }
 
-    /// Earlier topologies, the latest first.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
-    pub async fn past(&mut self) -> Result<Vec<PastTopology>, Error> {
-        let rows = sqlx::query(
-            "select generation, partitions, removed_at is not null from past_topologies
-             order by generation desc",
-        );
-        let rows = rows.fetch_all(&mut self.connection).await?;
-        let read = |row: &sqlx::postgres::PgRow| {
-            Ok(PastTopology {
-                generation: row.try_get(0)?,
-                partitions: count(row.try_get(1)?)?,
-                removed: row.try_get(2)?,
-            })
-        };
-        rows.iter().map(read).collect()
-    }
-
     /// Remembers that the streams of an earlier topology are removed.
     ///
     /// # Errors
     /// When PostgreSQL cannot be reached.
     pub async fn set_removed(&mut self, generation: i32) -> Result<(), Error> {
         sqlx::query(
-            "update past_topologies set removed_at = clock_timestamp() where generation = $1",
+            "update past_topologies set removed_at = clock_timestamp()
+             where generation = $1 and removed_at is null",
         )
         .bind(generation)
         .execute(&mut self.connection)

@@ -1,14 +1,18 @@
 //! Migrations, and the topology that every process must agree on.
 
+use futures_util::future::BoxFuture;
 use sqlx::{PgPool, Row, migrate::Migrator};
 
-use super::Error;
+use super::{Error, PastTopology};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Partitions of a topology for which no number was given.
 const PARTITIONS: u16 = 32;
+
+/// Earlier topologies whose streams are looked at.
+const PAST_MAX: i64 = 8;
 
 /// How the stream is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +179,39 @@ impl Schema {
     pub async fn generation(&self) -> Result<i32, Error> {
         let generation = sqlx::query_scalar("select generation from topology");
         Ok(generation.fetch_one(&self.pool).await?)
+    }
+
+    /// Asks for the generation as it is then, and whether it is being changed;
+    /// answers nothing while PostgreSQL cannot be reached.
+    pub fn asking(&self) -> impl Fn() -> BoxFuture<'static, Option<(i32, bool)>> + use<> {
+        let pool = self.pool.clone();
+        move || {
+            let pool = pool.clone();
+            Box::pin(async move {
+                let topology = "select generation, resizing_to is not null from topology";
+                sqlx::query_as(topology).fetch_one(&pool).await.ok()
+            })
+        }
+    }
+
+    /// Earlier topologies, the latest first; at most 8.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached.
+    pub async fn past(&self) -> Result<Vec<PastTopology>, Error> {
+        let rows = sqlx::query(
+            "select generation, partitions, removed_at is not null from past_topologies
+             order by generation desc limit $1",
+        );
+        let rows = rows.bind(PAST_MAX).fetch_all(&self.pool).await?;
+        let read = |row: &sqlx::postgres::PgRow| {
+            Ok(PastTopology {
+                generation: row.try_get(0)?,
+                partitions: count(row.try_get(1)?)?,
+                removed: row.try_get(2)?,
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Remembers that the streams in Redis exist from now on.

@@ -19,7 +19,9 @@ use tokio::time::sleep;
 
 use super::Running;
 use crate::{
+    clock,
     config::StoreConfig,
+    control::Control,
     ledger::{Ledger, Resize, Topology},
     stream::Streams,
 };
@@ -140,7 +142,7 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     let to = store.partitions.context("say how many: --partitions N")?;
     if to == from.partitions && from.resizing_to.is_none() {
         println!("the topology has {to} partitions");
-        return remove(store, &mut resize).await;
+        return remove(store, &mut resize, &ledger).await;
     }
     ensure!(from.provisioned, "the streams have not been created: run `paystream migrate`");
     ensure!(
@@ -161,7 +163,7 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
          the new number",
         from.partitions, from.partitions
     );
-    remove(store, &mut resize).await
+    remove(store, &mut resize, &ledger).await
 }
 
 /// Closes the streams and waits until everything in them is settled; says the
@@ -235,10 +237,26 @@ async fn abort(store: &StoreConfig, resize: &mut Resize, from: &Topology) -> any
     resize.forget().await.context("payments are taken again, but the wish is still written down")
 }
 
-/// Removes the streams of earlier topologies, unless a group still reads them.
+/// Gives what was left in the streams of earlier topologies to the current ones, and
+/// removes them, unless a group still reads them. A Redis that took over may have
+/// some that were removed.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-async fn remove(store: &StoreConfig, resize: &mut Resize) -> anyhow::Result<()> {
-    for past in resize.past().await?.into_iter().filter(|past| !past.removed) {
+async fn remove(store: &StoreConfig, resize: &mut Resize, ledger: &Ledger) -> anyhow::Result<()> {
+    let (_, topology) = open(store).await?;
+    let current = streams(store, topology.partitions, topology.generation)?;
+    let control = Control::new(&current, ledger, &topology, clock::system);
+    let carried = control.carry_on().await.context("could not look at old streams; run it again");
+    let (given, stopped) = carried?;
+    if given > 0 {
+        let (what, they) = if given == 1 { ("payment", "was") } else { ("payments", "were") };
+        println!("{given} {what} in streams of an earlier topology {they} given to the new ones");
+    }
+    for entry in stopped {
+        println!(
+            "{entry}. Look at it with XRANGE, deal with it, take it away with XDEL, and run it again"
+        );
+    }
+    for past in ledger.schema().past().await? {
         let streams = streams(store, past.partitions, past.generation)?;
         let mut gates = streams.gates().await.context("could not reach Redis")?;
         let waiting = gates.remove().await.context("could not remove old streams; run it again")?;

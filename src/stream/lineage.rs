@@ -7,7 +7,9 @@ use std::sync::Arc;
 use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, Keys, replies,
+    Error, Keys,
+    authority::Authority,
+    replies,
     scripts::{self, Lua, losing},
     server::{self, Server},
     shared::Line,
@@ -130,11 +132,19 @@ pub(super) struct Compared {
 
 /// The script that compares.
 #[derive(Clone)]
-pub(super) struct Lineage(Lua);
+pub(super) struct Lineage {
+    script: Lua,
+    authority: Option<Authority>,
+}
 
 impl Lineage {
     pub(super) fn new() -> Self {
-        Self(losing(include_str!("lua/lineage.lua")))
+        Self { script: losing(include_str!("lua/lineage.lua")), authority: None }
+    }
+
+    /// The same, where the ledger is asked before a server is compared.
+    pub(super) fn confirmed_by(self, authority: Option<Authority>) -> Self {
+        Self { authority, ..self }
     }
 
     /// Compares all that is known of a partition with the server of this
@@ -146,6 +156,9 @@ impl Lineage {
         partition: u16,
         known: &Known,
     ) -> RedisResult<Compared> {
+        if let Some(authority) = &self.authority {
+            authority.confirm(&line.server).await?;
+        }
         let mut compared = self.ask(line, keys, partition, None).await?;
         let server = Arc::clone(&line.server);
         let first = compared.newest.first;
@@ -174,7 +187,7 @@ impl Lineage {
         let command = self.command(keys, partition, &line.server, (sequence, origin));
         let mut reply = command.query_async(&mut line.connection).await;
         if reply.as_ref().is_err_and(scripts::is_unknown) {
-            self.0.load(&mut line.connection).await?;
+            self.script.load(&mut line.connection).await?;
             reply = command.query_async(&mut line.connection).await;
         }
         let (first, lines, lost_first, lost_last): (i64, String, i64, i64) = reply?;
@@ -194,14 +207,14 @@ impl Lineage {
     ) -> Cmd {
         let (sequence, (origin, origin_first)) = known;
         let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
-        let mut command = self.0.on(&keys);
+        let mut command = self.script.on(&keys);
         command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
         command.arg(sequence).arg(origin).arg(origin_first);
         command
     }
 
     pub(super) fn script(&self) -> &Lua {
-        &self.0
+        &self.script
     }
 }
 
@@ -209,7 +222,7 @@ impl Lineage {
 pub(super) async fn begin(keys: &Keys, connection: &mut impl ConnectionLike) -> Result<(), Error> {
     let lineage = Lineage::new();
     let server = server::primary(connection).await?;
-    lineage.0.load(connection).await?;
+    lineage.script.load(connection).await?;
     for partition in 0..keys.partitions {
         let command = lineage.command(keys, partition, &server, (0, ("-", 0)));
         command.exec_async(connection).await?;

@@ -36,6 +36,7 @@ mod error;
 mod replies;
 mod scripts;
 mod server;
+mod authority;
 mod shared;
 mod lineage;
 mod wire;
@@ -49,12 +50,14 @@ mod upkeep;
 mod standing;
 mod other_groups;
 mod gates;
+mod left_behind;
 mod inspector;
 mod topology;
 mod vitals;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
@@ -63,6 +66,7 @@ pub use error::Error;
 pub use finder::{Finder, Heads, Seen, Unsettled};
 pub use gates::Gates;
 pub use inspector::{Body, Inspector, Pending, PendingCount};
+pub use left_behind::LeftBehind;
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
@@ -73,6 +77,7 @@ pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
 pub use wire::{Parts, Unreadable, fields_of, read_fields};
 
+use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 use shared::{Purpose, Shared};
@@ -93,6 +98,9 @@ pub struct Streams {
     keys: Keys,
     /// Connections for payments refuse a server that does not keep its data.
     insists_on_safety: bool,
+    /// Says whether these streams are served.
+    authority: Option<Authority>,
+    generation: i32,
 }
 
 impl Streams {
@@ -115,7 +123,7 @@ impl Streams {
         let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
         let client = Client::open(info.set_tcp_settings(tcp))?;
         let keys = Keys::new(key_prefix, partitions, generation);
-        Ok(Self { client, keys, insists_on_safety: false })
+        Ok(Self { client, keys, insists_on_safety: false, authority: None, generation })
     }
 
     /// The same, where every connection for payments is refused by a server
@@ -123,6 +131,16 @@ impl Streams {
     #[must_use]
     pub fn insisting_on_safety(self) -> Self {
         Self { insists_on_safety: true, ..self }
+    }
+
+    /// The same, where before the first append to another server the ledger is
+    /// asked which generation is served, and whether that is being changed.
+    #[must_use]
+    pub fn confirmed_by<A>(self, ask: A) -> Self
+    where
+        A: Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync + 'static,
+    {
+        Self { authority: Some(Authority::new(self.generation, Arc::new(ask))), ..self }
     }
 
     /// Says why this Redis must not be trusted with payments, if so.

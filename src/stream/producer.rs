@@ -124,7 +124,7 @@ impl Producer {
                 include_str!("lua/entries_after.lua"),
                 include_str!("lua/append.lua")
             )),
-            lineage: Lineage::new(),
+            lineage: Lineage::new().confirmed_by(streams.authority.clone()),
         })
     }
 

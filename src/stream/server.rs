@@ -40,6 +40,12 @@ pub(super) fn unfit(why: String) -> RedisError {
     RedisError::from((ErrorKind::InvalidClientConfig, "unfit", why))
 }
 
+/// The error of an append that is refused without asking the server; it becomes
+/// [`super::Error::Resizing`].
+pub(super) fn closed(why: &str) -> RedisError {
+    redis::make_extension_error("CLOSED".to_owned(), Some(why.to_owned()))
+}
+
 /// Says so, if the server of this connection is a replica.
 ///
 /// # Errors

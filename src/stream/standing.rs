@@ -93,6 +93,29 @@ pub(super) async fn unacknowledged(
     Ok(waiting)
 }
 
+/// Where entries begin that our group has not acknowledged, in streams of which
+/// some may be gone: partition, first such entry, last that was handed out.
+pub(super) async fn left(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<(u16, StreamId, Option<StreamId>)>, Error> {
+    let mut left = Vec::new();
+    for (partition, reply) in (0..keys.partitions).zip(run(keys, connection, Some(GROUP)).await?) {
+        let groups = match read(reply) {
+            Err(Error::StateLost(_)) => continue,
+            groups => groups?,
+        };
+        match groups.into_iter().next() {
+            None => left.push((partition, StreamId::default(), None)),
+            Some(ours) => {
+                let first = ours.first_pending.or(ours.next);
+                left.extend(first.map(|first| (partition, first, Some(ours.position.last_id))));
+            }
+        }
+    }
+    Ok(left)
+}
+
 /// Every group on every partition.
 ///
 /// # Errors
@@ -130,6 +153,16 @@ async fn ask(
     connection: &mut impl ConnectionLike,
     group: Option<&str>,
 ) -> Result<Vec<(u16, Vec<Found>)>, Error> {
+    let answers = (0..keys.partitions).zip(run(keys, connection, group).await?);
+    answers.map(|(partition, reply)| Ok((partition, read(reply)?))).collect()
+}
+
+/// Runs the script on every stream.
+async fn run(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+    group: Option<&str>,
+) -> Result<Vec<RedisResult<Value>>, Error> {
     let script = Script::new();
     let mut pipeline = Pipeline::with_capacity(1 + usize::from(keys.partitions));
     Script::load(&mut pipeline);
@@ -138,8 +171,7 @@ async fn ask(
     }
     pipeline.ignore_errors();
     let replies: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
-    let answers = (0..keys.partitions).zip(replies.into_iter().skip(1));
-    answers.map(|(partition, reply)| Ok((partition, read(reply)?))).collect()
+    Ok(replies.into_iter().skip(1).collect())
 }
 
 /// One group, as the script answers.

@@ -10,7 +10,8 @@ use crate::{
     harness::{PARTITIONS, Stores, empty_directory, eventually, payment},
     losses::copy,
     process::{Process, operate, run},
-    resize::succeed,
+    proxy::{Proxy, Way},
+    resize::{resize, served, succeed},
 };
 
 /// First and last sequences that are on record as lost.
@@ -312,6 +313,36 @@ async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
     succeed(&pair.stores, &ACCEPT).await;
     assert_eq!(drifts(&pair.stores).await, [""; 0]);
     assert_eq!(worker.api.balance("ADA").await["total_paid"], "6.00");
+    for process in [gateway, worker] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_missed_a_resize_gives_nothing_to_old_streams_of_a_promoted_replica() {
+    let mut pair = Pair::on("missed", None).await;
+    let postgres = Proxy::before(&pair.stores.database_url).await;
+    let url = [("PAYSTREAM_DATABASE_URL", postgres.url.as_str())];
+    let gateway = Process::serve("gateway", &pair.stores, &url).await;
+    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let worker = Process::serve("worker", &pair.stores, &worker).await;
+    gateway.api.open_account("ADA", "1000").await;
+    pay(&gateway.api, "r1").await;
+    gateway.api.until_settled().await;
+    pair.in_step().await;
+    // The replica hears nothing of the change, and neither does the gateway.
+    tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    postgres.set(Way::Cut);
+    succeed(&pair.stores, &resize(&["--partitions", "16"])).await;
+    pair.promote().await;
+    pair.fail_over().await;
+    let refused = gateway.api.post_payment(&payment("r2", "ADA", "1")).await;
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    postgres.set(Way::Open);
+    served(&gateway, 16).await;
+    pay(&gateway.api, "r2").await;
+    gateway.api.until_settled().await;
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "2.00");
     for process in [gateway, worker] {
         process.stop().await;
     }

@@ -335,6 +335,44 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
 }
 
 #[tokio::test]
+async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_after_all() {
+    let stores = Stores::new().await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    process.api.pay("before", "ADA", "1").await;
+    process.api.until_settled().await;
+    succeed(&stores, &resize(&["--partitions", "16"])).await;
+    served(&process, 16).await;
+    // As on a promoted replica that lacks the end of the change.
+    stores.delete_keys("{p*}:seq").await;
+    stores.delete_keys("{p*}:ref:*").await;
+    let old = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
+    old.provision().await.unwrap();
+    let producer = old.producer(limits()).await.unwrap();
+    for name in ["before", "left", "also"] {
+        let appended = producer.append(&arrival(name)).await;
+        assert!(matches!(appended, Ok(Appended::Accepted(_))), "{appended:?}");
+    }
+    let found = async || {
+        let doctor = run(operate(&stores, &["doctor", "--json"])).await;
+        let shown: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let mut findings = shown["findings"].as_array().unwrap().iter();
+        findings.find(|one| one["code"] == "payments_left_behind").cloned()
+    };
+    let finding = found().await.expect("the doctor names them");
+    assert_eq!(finding["severity"], "critical");
+    assert!(finding["sentence"].as_str().unwrap().contains("2 payments"), "{finding}");
+    let said = succeed(&stores, &resize(&["--partitions", "16"])).await;
+    assert!(said.contains("2 payments"), "one is in the ledger: {said}");
+    process.api.until_settled().await;
+    assert_eq!(process.api.balance("ADA").await["total_paid"], "3.00");
+    assert_eq!(stores.keys("{p*}:stream").await.len(), 0);
+    assert!(found().await.is_none_or(|finding| finding["severity"] == "good"));
+    stores.audit().await;
+    process.stop().await;
+}
+
+#[tokio::test]
 async fn a_partition_that_is_brought_back_while_it_is_closed_for_good_stays_closed() {
     let stores = Stores::new().await;
     let process = Process::serve("all", &stores, &[]).await;

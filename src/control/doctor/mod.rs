@@ -123,6 +123,9 @@ impl Control {
             findings.extend(owners::judge(workers, cursors, &work.releases));
             findings.extend(owners::gone(workers));
             findings.extend(work::piles(work, now));
+            if redis_answers {
+                findings.extend(self.look_for_left_behind().await);
+            }
             if let Some((_, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
                 let partitions = self.topology.partitions;
                 findings.extend(groups::judge(groups, &standings, partitions, now));
