@@ -122,9 +122,7 @@ pub(super) fn decode(
         Unreadable {
             partition,
             stream_id,
-            sequence: field(&fields, "seq")
-                .and_then(read_sequence)
-                .filter(|sequence| *sequence <= given_out),
+            sequence: sequence_of(&fields).filter(|sequence| *sequence <= given_out),
             reference,
             parts: Box::new(parts),
             reason,
@@ -196,6 +194,11 @@ fn decode_payment(json: &str) -> Result<Payment, String> {
             .map_err(|invalid| bad("transaction_amount", invalid))?,
         date: parse_date(v1.transaction_date, Tz::UTC)
             .map_err(|invalid| bad("transaction_date", invalid))?,
+/// The sequence alone.
+pub(super) fn sequence_of(fields: &Fields) -> Option<i64> {
+    field(fields, "seq").and_then(read_sequence)
+}
+
     })
 }
 

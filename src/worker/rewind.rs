@@ -23,12 +23,14 @@ use crate::{
 };
 
 /// Compares where our group stands with the ledger, and sets it back where the
-/// ledger has lost commits.
+/// ledger has lost commits. Where the group stands before what the ledger knows,
+/// another server may answer whose clock is behind: its ids must go on above that.
 pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Result<(), Error> {
     let claims: Vec<Claim> = held.values().map(|held| held.claim).collect();
     let fences: Vec<Fence> = claims.iter().map(fence).collect();
     let cursors = link.writer.cursors(&fences).await?;
     let states = link.consumer.states(&claims).await?;
+    let mut behind = Vec::new();
     for (claim, state) in claims.iter().zip(states) {
         let (Some(cursor), Some(held)) =
             (cursors.get(&claim.partition), held.get_mut(&claim.partition))
@@ -36,9 +38,13 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
             continue;
         };
         // A group that is gone is brought back at the cursor.
-        let Some(position) = state.position.filter(|at| at.last_id > cursor.reached) else {
+        let Some(position) = state.position else { continue };
+        if position.last_id <= cursor.reached {
+            if position.last_id < cursor.reached {
+                behind.push((claim.partition, cursor.reached));
+            }
             continue;
-        };
+        }
         let kept = link.consumer.passed(*claim, cursor.reached, position.last_id).await?;
         if let Some(kept) = kept {
             // Where sequences jumped, the ledger may have forgotten.
@@ -49,7 +55,7 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
             held.phase = Phase::Reclaiming(None);
         }
     }
-    Ok(())
+    Ok(link.consumer.raise_ids(&behind).await?)
 }
 
 /// Sets the group back; says the last sequence that was given out.
