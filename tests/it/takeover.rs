@@ -1,7 +1,9 @@
-//! Proves what holds when the clock of a promoted replica is behind that of the server
-//! before it.
+//! Proves what holds when a promoted replica has less than ids and cached balances
+//! say: its clock is behind that of the server before it, or it lacks what was removed
+//! from the cache there.
 
 use redis::aio::MultiplexedConnection;
+use serde_json::Value;
 
 use crate::{
     failover::{LOST, Pair, pay, tell},
@@ -101,4 +103,42 @@ async fn payments_are_found_and_settled_though_the_clock_of_a_promoted_server_is
     for process in [gateway, worker] {
         process.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_promoted_replica_that_lacks_a_removal_shows_no_old_balance() {
+    let mut pair = Pair::on("cached", None).await;
+    let process = Process::serve("all", &pair.stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    let cached = async |redis: &mut MultiplexedConnection, keys: &[String]| -> Option<String> {
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        if keys.is_empty() { None } else { ask(redis, &["GET", keys[0]]).await }
+    };
+    let paid = async |amount: &str| {
+        let balance: Value = process.api.balance("ADA").await;
+        assert_eq!(balance["total_paid"], amount, "{balance}");
+    };
+    eventually("a balance is cached", async || {
+        paid("1.00").await;
+        let keys = pair.stores.keys("*:balance:ADA").await;
+        cached(&mut pair.stores.redis.clone(), &keys).await?.contains("1.00").then_some(())
+    })
+    .await;
+    let keys = pair.stores.keys("*:balance:ADA").await;
+    part(&pair).await;
+    pay(&process.api, "r2").await;
+    process.api.until_settled().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    let mut redis = connect_to_redis(&pair.replica.url()).await;
+    assert!(cached(&mut redis, &keys).await.unwrap().contains("1.00"), "it lacks the removal");
+    eventually("the new balance is cached", async || {
+        paid("2.00").await;
+        cached(&mut redis.clone(), &keys).await?.contains("\"2.00\"").then_some(())
+    })
+    .await;
+    paid("2.00").await;
+    process.stop().await;
 }
