@@ -110,12 +110,7 @@ impl Control {
         };
         let delivery = match read(&row) {
             Ok(delivery) => delivery,
-            Err(reason) => {
-                return Ok(Err(Refusal::Impossible(format!(
-                    "dead letter {id} cannot be read, {reason}: discard it and ask the bank to \
-                     send it again, or redrive it with a release that can read it"
-                ))));
-            }
+            Err(sentence) => return Ok(Err(Refusal::Impossible(sentence))),
         };
         let started = telemetry::Moment::now();
         let redriven = match self.desk.redrive(id, &delivery, signature, dry_run).await? {
@@ -250,8 +245,27 @@ fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
     format!("{would}{what}{parked}")
 }
 
-/// Reads the entry that was buried.
+/// The entry that was buried; why there is nothing to settle, and what to do.
 fn read(row: &DeadLetterRow) -> Result<Delivery, String> {
+    let id = row.id;
+    let delivery = read_entry(row).map_err(|reason| {
+        format!(
+            "dead letter {id} cannot be read, {reason}: discard it and ask the bank to send it \
+             again, or redrive it with a release that can read it"
+        )
+    })?;
+    // Settled under it, it would take the place of another.
+    if row.sequence.is_none() {
+        return Err(format!(
+            "dead letter {id} was written by no gateway, its sequence {} was never given out: \
+             discard it and find out who writes to the streams",
+            delivery.sequence
+        ));
+    }
+    Ok(delivery)
+}
+
+fn read_entry(row: &DeadLetterRow) -> Result<Delivery, String> {
     let partition = u16::try_from(row.partition).map_err(|_| "its partition cannot be")?;
     let stream_id = row.stream_id.parse().map_err(|_| "its entry id cannot be")?;
     let fields: Vec<(String, String)> = match row.entry.as_object() {

@@ -26,7 +26,7 @@ pub struct GroupRow {
 /// Reads the registry.
 #[derive(Clone)]
 pub struct Groups {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
 /// Changes the registry.

@@ -162,23 +162,6 @@ impl LaneWriter {
         Ok(gap)
     }
 
-    /// The entry that the ledger's cursor of a partition stands at.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when the partition has another owner or epoch.
-    pub async fn cursor(&mut self, fence: Fence) -> Result<StreamId, Error> {
-        let id: Option<String> = sqlx::query_scalar(
-            "select reached_stream_id from partition_owners
-             where partition = $1 and owner = $2 and epoch = $3",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(&self.worker)
-        .bind(fence.epoch)
-        .fetch_optional(&mut self.connection)
-        .await?;
-        id.ok_or(Error::Fenced)?.parse().map_err(|_| Error::Corrupt("stream id"))
-    }
-
     /// Notes how far streams are known to have come.
     ///
     /// # Errors

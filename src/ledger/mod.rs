@@ -28,6 +28,7 @@ mod reader;
 mod sums;
 mod registrar;
 mod groups;
+mod ages;
 mod desk;
 mod audit;
 

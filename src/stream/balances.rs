@@ -4,8 +4,9 @@
 //! cache only if its lease still stands. A batch removes value and lease before
 //! it commits and keeps leases from being handed out until it has ended, so a
 //! cached balance is never older than a payment that was reported applied, and
-//! a slow reader never puts an old balance back. Losing the cache loses
-//! nothing.
+//! a slow reader never puts an old balance back. Value and lease name the server that
+//! they were written under: what a promoted replica has of them may lack removals.
+//! Losing the cache loses nothing.
 
 use std::time::Duration;
 
@@ -71,11 +72,16 @@ impl Balances {
     /// # Errors
     /// When Redis cannot be reached; nothing is lost by it.
     pub async fn fill(&self, customer: &CustomerId, lease: &str, json: &str) -> Result<(), Error> {
-        let mut command = self.fill.on(&[self.keys.balance(customer)]);
-        command.arg(lease).arg(json).arg(self.time_to_live.as_millis().to_string());
-        let mut connection = self.connection.clone();
-        let filling = timeout(PATIENCE, command.exec_async(&mut connection));
-        Ok(filling.await.map_err(|_| Error::Deadline(PATIENCE))??)
+        let filling = async {
+            let line = self.connection.line().await?;
+            let mut command = self.fill.on(&[self.keys.balance(customer)]);
+            command.arg(lease).arg(json).arg(self.time_to_live.as_millis().to_string());
+            command.arg(&line.server.identity);
+            let mut connection = line.connection.clone();
+            let asking = command.query_async::<Value>(&mut connection);
+            self.connection.ask(&line, asking).await.map(drop)
+        };
+        Ok(timeout(PATIENCE, filling).await.map_err(|_| Error::Deadline(PATIENCE))??)
     }
 
     /// Removes what is cached of a customer, and whatever lease there is to
@@ -93,16 +99,20 @@ impl Balances {
     async fn look_up(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
         let partition = self.keys.partition_of(customer);
         let keys = [self.keys.balance(customer), self.keys.settling(partition)];
+        let line = self.connection.line().await?;
         let mut command = self.get.on(&keys);
-        command.arg(&token).arg(LEASE.as_millis().to_string());
-        let mut connection = self.connection.clone();
-        let mut reply = command.query_async::<Value>(&mut connection).await;
-        if reply.as_ref().is_err_and(scripts::is_unknown) {
-            self.get.load(&mut connection).await?;
-            self.fill.load(&mut connection).await?;
-            reply = command.query_async(&mut connection).await;
-        }
-        let reply = reply?;
+        command.arg(&token).arg(LEASE.as_millis().to_string()).arg(&line.server.identity);
+        let mut connection = line.connection.clone();
+        let asking = async {
+            let mut reply = command.query_async::<Value>(&mut connection).await;
+            if reply.as_ref().is_err_and(scripts::is_unknown) {
+                self.get.load(&mut connection).await?;
+                self.fill.load(&mut connection).await?;
+                reply = command.query_async(&mut connection).await;
+            }
+            reply
+        };
+        let reply = self.connection.ask(&line, asking).await?;
         if let Value::Int(granted) = reply {
             return Ok(if granted == 1 { Lookup::Lease(token) } else { Lookup::Pass });
         }

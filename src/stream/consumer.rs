@@ -148,6 +148,8 @@ impl Consumer {
     pub async fn compare(&mut self, known: &[(u16, i64)]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(known.len());
         for (partition, sequence) in known {
+            let seen = self.counted.entry(*partition).or_default();
+            *seen = (*seen).max(*sequence);
             let known = (*sequence, ("-", 0));
             pipeline.add_command(self.lineage.command(&self.keys, *partition, &self.server, known));
         }

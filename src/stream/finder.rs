@@ -4,7 +4,9 @@
 //! The search covers unsettled entries only; as a rule there are none, and Redis is
 //! not asked further. Otherwise the first unsettled entries of each partition are
 //! read once for all references. Where more wait, references are asked for by
-//! their keys; entries older than those keys are read in pages.
+//! their keys; entries older than those keys are read in pages. Where a server took
+//! over whose clock is behind, entries wait before the ledger's cursor: there, what our
+//! group has not acknowledged is read.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -66,7 +68,8 @@ impl Heads {
                     return Err(Error::StateLost(text));
                 }
                 Some(head) if *head > sequence => {
-                    ranges.push(Range { partition, from: after(id), handed_out: None });
+                    let from = after(id);
+                    ranges.push(Range { partition, from, settled: sequence, handed_out: None });
                 }
                 Some(_) | None => {}
             }
@@ -93,6 +96,8 @@ struct Range {
     partition: u16,
     /// The first of them.
     from: StreamId,
+    /// No entry before it has a higher sequence.
+    settled: i64,
     /// Up to this entry, only those count that are pending.
     handed_out: Option<StreamId>,
 }
@@ -135,7 +140,12 @@ impl Finder {
     /// [`Error::StateLost`] when a stream or our group is gone.
     pub async fn unacknowledged(&self) -> Result<Unsettled, Error> {
         let waiting = standing::unacknowledged(&self.keys, &mut self.connection.clone()).await?;
-        let range = |(partition, from, last)| Range { partition, from, handed_out: Some(last) };
+        let range = |(partition, from, last)| Range {
+            partition,
+            from,
+            settled: i64::MAX,
+            handed_out: Some(last),
+        };
         Ok(Unsettled(waiting.into_iter().map(range).collect()))
     }
 
@@ -153,13 +163,41 @@ impl Finder {
         if references.is_empty() || unsettled.is_empty() {
             return Ok(Vec::new());
         }
+        let unsettled = &self.whole(unsettled).await?;
         let mut search = Search::new(self, references);
-        let rest = search.read_first(&unsettled.0).await?;
+        let rest = match unsettled.is_empty() {
+            true => Vec::new(),
+            false => search.read_first(&unsettled.0).await?,
+        };
         if !rest.is_empty() {
             let now = search.ask_keys(references, &rest).await?;
             search.read_old(&rest, now).await?;
         }
         self.still_waiting(search.seen, unsettled).await
+    }
+
+    /// The same, where some wait before the ledger's cursor: a server whose clock is
+    /// behind gave them ids that are lower than what another had given out.
+    async fn whole(&self, unsettled: &Unsettled) -> Result<Unsettled, Error> {
+        let mut pipeline = Pipeline::with_capacity(unsettled.0.len());
+        for range in &unsettled.0 {
+            let stream = self.keys.stream(range.partition);
+            pipeline.cmd("XREVRANGE").arg(stream).arg(format!("({}", range.from)).arg("-");
+            pipeline.arg("COUNT").arg(1);
+        }
+        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let (mut whole, mut cut) = (Vec::new(), HashSet::new());
+        for (range, reply) in unsettled.0.iter().zip(replies) {
+            match replies::last_sequence(reply)? {
+                Some(before) if before > range.settled => _ = cut.insert(range.partition),
+                Some(_) | None => whole.push(*range),
+            }
+        }
+        if !cut.is_empty() {
+            let waiting = self.unacknowledged().await?.0.into_iter();
+            whole.extend(waiting.filter(|range| cut.contains(&range.partition)));
+        }
+        Ok(Unsettled(whole))
     }
 
     /// Without those that were handed out and are not pending any more.

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// How far sequences jump when a replica has taken over.
-const HOLE: i64 = 1_000_000;
+pub(super) const HOLE: i64 = 1_000_000;
 /// Servers whose last sequence is remembered for one partition.
 const SERVERS_MAX: usize = 4;
 

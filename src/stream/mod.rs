@@ -22,7 +22,7 @@
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
-//! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it |
+//! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it, behind the server it was written under |
 //!
 //! `paystream:topology` notes generation and number of partitions, for looking
 //! while the ledger is away. After a change of the number of partitions they begin with `paystream:{g2p07}`

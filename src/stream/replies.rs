@@ -10,7 +10,10 @@ use std::{str, str::FromStr};
 
 use redis::Value;
 
-use super::{Error, wire::Fields};
+use super::{
+    Error,
+    wire::{self, Fields},
+};
 use crate::domain::StreamId;
 
 pub(super) fn array(value: Value, what: &'static str) -> Result<Vec<Value>, Error> {
@@ -66,6 +69,12 @@ fn entry(value: Value) -> Result<(StreamId, Option<Fields>), Error> {
         fields.push((name, value));
     }
     Ok((id, Some(fields)))
+}
+
+/// The sequence of the last of these entries, if it has one.
+pub(super) fn last_sequence(value: Value) -> Result<Option<i64>, Error> {
+    let last = entries(value)?.pop().and_then(|(_, fields)| fields);
+    Ok(last.as_ref().and_then(wire::sequence_of))
 }
 
 /// `[[stream, entries], …]`, as XREAD and XREADGROUP answer.

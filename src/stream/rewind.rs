@@ -3,7 +3,7 @@
 
 use redis::{Pipeline, Value};
 
-use super::{Claim, Consumer, Error, GROUP, replies};
+use super::{Claim, Consumer, Error, GROUP, replies, scripts::Lua};
 use crate::domain::StreamId;
 
 /// What is kept of a partition after the last entry that the ledger knows.
@@ -77,6 +77,40 @@ impl Consumer {
         command.arg("COUNT").arg(1);
         let entries: Value = command.query_async(&mut self.reader.clone()).await?;
         Ok(!replies::array(entries, "XRANGE")?.is_empty())
+    }
+
+    /// The sequence of the last entry up to this one, if it has one.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn sequence_up_to(
+        &mut self,
+        partition: u16,
+        id: StreamId,
+    ) -> Result<Option<i64>, Error> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(self.keys.stream(partition)).arg(id.to_string()).arg("-").arg("COUNT").arg(1);
+        replies::last_sequence(command.query_async(&mut self.reader).await?)
+    }
+
+    /// Lets the streams of these partitions give out no id below the one beside
+    /// them, nor that: a server before this one, whose clock was ahead, gave it out.
+    ///
+    /// # Errors
+    /// When Redis cannot be reached.
+    pub async fn raise_ids(&mut self, reached: &[(u16, StreamId)]) -> Result<(), Error> {
+        if reached.is_empty() {
+            return Ok(());
+        }
+        let raise = Lua::new(include_str!("lua/raise_ids.lua"));
+        raise.load(&mut self.reader).await?;
+        let mut pipeline = Pipeline::with_capacity(reached.len());
+        for (partition, id) in reached {
+            let mut command = raise.on(&[self.keys.stream(*partition)]);
+            command.arg(id.to_string());
+            pipeline.add_command(command);
+        }
+        Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
     /// Sets the group of a partition that was closed back to `id` and opens the

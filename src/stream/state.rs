@@ -4,7 +4,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Claim, Consumer, Error, GROUP, History, Position, replies, standing, wire};
+use super::{Claim, Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, standing};
 use crate::domain::StreamId;
 
 /// Where a partition stands in Redis.
@@ -24,7 +24,7 @@ pub struct PartitionState {
 pub struct Remains {
     /// The last sequence that its counter says was given out.
     pub counted: i64,
-    /// The sequence of the stream's last entry, 0 without one.
+    /// The sequence of the last entry that may have been given it, 0 without one.
     pub last_sequence: i64,
     /// The last id that the stream gave out, 0-0 without a stream.
     pub last_id: StreamId,
@@ -81,18 +81,17 @@ impl Consumer {
         Ok(states)
     }
 
-    /// The highest sequence that an entry of a partition may have. A counter that
-    /// is closed, or has gone back, says nothing about what was given out.
+    /// The highest sequence that an entry of a partition may have: what its counter
+    /// has given out, closed or not. Where that is lost, or has gone back, no more was
+    /// given out unseen than sequences jump.
     pub(super) fn given_out(&mut self, partition: u16, counter: &Value) -> i64 {
-        let number = replies::text(counter, "a counter").ok().and_then(|text| text.parse().ok());
+        let text = replies::text(counter, "a counter").unwrap_or_default();
+        let (gate, number) = text.split_once(':').unwrap_or(("", text));
+        let number = number.parse::<i64>().ok();
         let seen = self.counted.entry(partition).or_default();
-        match number {
-            Some(number) if number >= *seen => {
-                *seen = number;
-                number
-            }
-            _ => wire::UNCOUNTED_MAX,
-        }
+        let vouches = gate != "lost" && number.is_some_and(|number| number >= *seen);
+        *seen = number.map_or(*seen, |number| number.max(*seen));
+        if vouches { *seen } else { seen.saturating_add(HOLE) }
     }
 
     /// Closes a partition whose state is lost: nothing is appended to it until
@@ -108,7 +107,8 @@ impl Consumer {
             self.keys.sequence(claim.partition),
         ];
         let mut command = self.scripts.close.on(&keys);
-        command.arg(&self.worker).arg(claim.epoch);
+        let seen = self.counted.get(&claim.partition).copied().unwrap_or_default();
+        command.arg(&self.worker).arg(claim.epoch).arg(seen).arg(HOLE);
         let reply: Value = command.query_async(&mut self.reader).await?;
         let reply = replies::array(reply, WHAT)?;
         let [counted, last_sequence, last_id] = reply.as_slice() else {
@@ -116,7 +116,7 @@ impl Consumer {
         };
         Ok(Remains {
             counted: replies::parsed(counted, WHAT)?,
-            last_sequence: replies::parsed(last_sequence, WHAT).map_or(0, believed),
+            last_sequence: replies::parsed(last_sequence, WHAT)?,
             last_id: replies::parsed(last_id, WHAT)?,
         })
     }
@@ -148,11 +148,6 @@ impl Consumer {
         }
         Ok(command.exec_async(&mut self.reader).await?)
     }
-}
-
-/// The sequence of an entry, unless nobody can have given it out.
-fn believed(sequence: i64) -> i64 {
-    if sequence <= wire::UNCOUNTED_MAX { sequence } else { 0 }
 }
 
 /// A counter: a number, or one behind the reason for which it is closed. One

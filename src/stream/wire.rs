@@ -24,9 +24,6 @@ use crate::{
 pub(super) const VERSION: &str = "1";
 /// No sequence is higher: scripts in Redis count in doubles.
 pub(super) const SEQUENCE_MAX: i64 = (1 << 53) - 1;
-/// Nor is one believed that no counter vouches for, which leaves the rest to
-/// what is given out later.
-pub(super) const UNCOUNTED_MAX: i64 = 1 << 52;
 
 /// The payment as JSON in the field `payment` of a version 1 entry.
 #[derive(Serialize, Deserialize)]
@@ -122,9 +119,7 @@ pub(super) fn decode(
         Unreadable {
             partition,
             stream_id,
-            sequence: field(&fields, "seq")
-                .and_then(read_sequence)
-                .filter(|sequence| *sequence <= given_out),
+            sequence: sequence_of(&fields).filter(|sequence| *sequence <= given_out),
             reference,
             parts: Box::new(parts),
             reason,
@@ -197,6 +192,11 @@ fn decode_payment(json: &str) -> Result<Payment, String> {
         date: parse_date(v1.transaction_date, Tz::UTC)
             .map_err(|invalid| bad("transaction_date", invalid))?,
     })
+}
+
+/// The sequence alone.
+pub(super) fn sequence_of(fields: &Fields) -> Option<i64> {
+    field(fields, "seq").and_then(read_sequence)
 }
 
 /// The reference alone, without reading the rest of the entry.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::StreamId,
-    ledger::{Fence, Past},
+    ledger::{self, Cursor, Fence, Past},
     stream::{Claim, History, PartitionState, Reopening},
 };
 
@@ -49,11 +49,11 @@ pub(super) async fn recover(
     let counts_on = state.sequence.is_some_and(|sequence| sequence >= known);
     if counts_on && remains.last_id > StreamId::default() {
         // The entries are all there; only how far we had read them is gone.
-        let cursor = link.writer.cursor(fence).await?;
+        let cursor = begin_at(link, fence).await?;
         let sequence = remains.counted;
         let reopening = Reopening { cursor, sequence, kept: None, lost: None };
         link.consumer.reopen(claim, remains, reopening).await?;
-        error!(partition, %cursor, "our group was gone; created again at the ledger's cursor");
+        error!(partition, %cursor, "our group was gone; created again behind what is settled");
         return Ok(remains.counted);
     }
     let resumption =
@@ -76,6 +76,15 @@ pub(super) async fn recover(
         "state was lost in Redis; the partition goes on behind it. See `paystream losses list`"
     );
     Ok(sequence)
+}
+
+/// Where a group that is gone begins: at the ledger's cursor, or with all that is kept
+/// where entries wait before that, which a server whose clock is behind gave their ids.
+async fn begin_at(link: &mut Link, fence: Fence) -> Result<StreamId, Error> {
+    let cursor = link.writer.cursors(&[fence]).await?.remove(&fence.partition);
+    let Cursor { sequence, reached, .. } = cursor.ok_or(ledger::Error::Fenced)?;
+    let last = link.consumer.sequence_up_to(fence.partition, reached).await?;
+    Ok(if last.is_some_and(|last| last > sequence) { StreamId::default() } else { reached })
 }
 
 /// Compares what the ledger knows of partitions with the Redis that answers now,

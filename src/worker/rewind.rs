@@ -23,12 +23,14 @@ use crate::{
 };
 
 /// Compares where our group stands with the ledger, and sets it back where the
-/// ledger has lost commits.
+/// ledger has lost commits. Where the group stands before what the ledger knows,
+/// another server may answer whose clock is behind: its ids must go on above that.
 pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Result<(), Error> {
     let claims: Vec<Claim> = held.values().map(|held| held.claim).collect();
     let fences: Vec<Fence> = claims.iter().map(fence).collect();
     let cursors = link.writer.cursors(&fences).await?;
     let states = link.consumer.states(&claims).await?;
+    let mut behind = Vec::new();
     for (claim, state) in claims.iter().zip(states) {
         let (Some(cursor), Some(held)) =
             (cursors.get(&claim.partition), held.get_mut(&claim.partition))
@@ -40,6 +42,7 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
         if position.last_id <= cursor.reached {
             if position.last_id < cursor.reached {
                 note_twice(link, *claim, *cursor, held.sequence).await?;
+                behind.push((claim.partition, cursor.reached));
             }
             continue;
         }
@@ -53,7 +56,7 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
             held.phase = Phase::Reclaiming(None);
         }
     }
-    Ok(())
+    Ok(link.consumer.raise_ids(&behind).await?)
 }
 
 /// The group stands behind the ledger, so it was set back, or Redis has gone back.

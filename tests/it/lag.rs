@@ -279,6 +279,36 @@ async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
 }
 
 #[tokio::test]
+async fn retention_goes_on_when_workers_start_anew() {
+    let mut h = Harness::gateway(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let mut at = 0;
+    for number in 0..3 {
+        at = h.api.pay(&format!("r{number}"), "ADA", "1").await["partition"].as_u64().unwrap();
+    }
+    h.start_worker();
+    h.settled().await;
+    eventually("it is noted how far streams have come", async || {
+        (h.stores.count("select count(*) from stream_ages").await == 1).then_some(())
+    })
+    .await;
+    h.stop_worker().await;
+    // As if that had been two hours ago, and nothing had been appended for so long.
+    sqlx::query("update stream_ages set noted_at = noted_at - interval '2 hours'")
+        .execute(&h.stores.pool)
+        .await
+        .unwrap();
+    let _: String =
+        ask(&h.stores, &["XSETID", &h.stores.key(at, "stream"), "99999999999999-0"]).await;
+    h.start_worker();
+    eventually("what is settled is trimmed", async || {
+        (length(&h.stores, at).await == 1).then_some(())
+    })
+    .await;
+    h.stop().await;
+}
+
+#[tokio::test]
 async fn the_backlog_is_what_is_not_settled() {
     let mut h = Harness::with(&["--backlog-max=3", "--retention=1h"]).await;
     h.api.open_account("ADA", "1000").await;

@@ -56,6 +56,7 @@ mod ownership;
 mod resize;
 mod rooms;
 mod stuck;
+mod takeover;
 mod telemetry;
 mod traces;
 mod runbook;
