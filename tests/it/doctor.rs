@@ -344,8 +344,8 @@ async fn a_lock_is_told_with_who_holds_it() {
     h.api.pay("waits", "ADA", "1").await;
     let sentence = until_found(&h.stores, "postgresql_lock_wait").await;
     let sentence = sentence.has("postgresql_lock_wait", "warning");
-    assert!(sentence.contains("paystream tester"), "{sentence}");
-    assert!(sentence.contains("(unnamed, idle in transaction)"), "{sentence}");
+    assert!(sentence.contains("(unnamed, idle in transaction) has locked a table"), "{sentence}");
+    assert!(sentence.contains("of our sessions wait for a lock now"), "{sentence}");
     drop(held);
     h.settled().await;
     h.stop().await;

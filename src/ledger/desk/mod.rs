@@ -9,6 +9,7 @@ mod audit_log;
 mod conflicts;
 mod dead_letters;
 mod history;
+mod locks;
 mod open;
 mod settling;
 mod suspense;
@@ -22,6 +23,7 @@ pub(super) use audit_log::{Change, note};
 pub use conflicts::OpenConflict;
 pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
+pub use locks::LockHolder;
 pub use open::OpenCases;
 pub use suspense::{Assigned, SuspenseRow};
 pub use vitals::{
