@@ -163,6 +163,9 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     }
     let batch = h.api.post("/api/v1/payments/batch", &json!([payment("away0", "ADA", "1")])).await;
     batch.is_problem(503, "stream_unavailable");
+    let looked = h.api.get("/api/v1/payments/nobody").await;
+    let looked = looked.is_problem(503, "stream_unavailable")["detail"].to_string();
+    assert!(!looked.contains("taken"), "nobody sent a payment: {looked}");
     assert_eq!(h.api.get("/readyz").await.status, 503);
     let health = h.api.get("/api/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &json!("down")));
@@ -419,7 +422,7 @@ async fn settings_that_do_not_fit_are_refused() {
         (vec![("PAYSTREAM_BACKLOG_MAX", "0")], vec!["PAYSTREAM_BACKLOG_MAX must be at least 1"]),
         (vec![("PAYSTREAM_PARTITIONS", "0")], vec!["0 is not in 1..=1024"]),
         (vec![("PAYSTREAM_TIME_ZONE", "Mars/Olympus")], vec!["Mars/Olympus"]),
-        (vec![("PAYSTREAM_REDIS_URL", "http://x")], vec!["PAYSTREAM_REDIS_URL is not one"]),
+        (vec![("PAYSTREAM_REDIS_URL", "http://x")], vec!["PAYSTREAM_REDIS_URL is not a valid URL"]),
     ] {
         assert_refused(&run(serve("all", &stores, &settings)).await, &sentences);
     }

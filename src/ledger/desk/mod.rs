@@ -37,6 +37,13 @@ use super::Topology;
 pub const PAGE_MAX: i64 = 500;
 /// Counting what is open ends here.
 pub const COUNT_MAX: i64 = 10_000;
+/// What stands in the entry of a dead letter, joined to its row; nothing of one that
+/// could not be read.
+pub(super) const READ_LETTER: &str = "
+    cross join lateral (select
+        case when code <> 'entry_unreadable' then (entry ->> 'payment')::jsonb end as payment,
+        case when code <> 'entry_unreadable'
+            then to_timestamp((entry ->> 'received_at')::bigint / 1000.0) end as received_at) read";
 /// How often a change is decided again because another transaction was faster.
 const RACES_MAX: usize = 5;
 
