@@ -7,7 +7,7 @@
 //! the command again goes on where it stopped. Never moves an entry.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write, stdout},
     time::{Duration, Instant},
 };
 
@@ -83,8 +83,8 @@ pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
 }
 
 async fn open(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let schema = ledger.schema();
     schema.check().await.context("could not read the topology")?;
     let topology = schema.topology(None, &store.key_prefix).await;
@@ -93,35 +93,39 @@ async fn open(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
 
 fn streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Result<Streams> {
     Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not one")
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let (_, topology) = open(&args.store).await?;
     let Topology { generation, partitions, resizing_to, currency, .. } = topology;
     if args.json {
         let prefix = &args.store.key_prefix;
-        println!(
+        writeln!(
+            stdout(),
             "{:#}",
             json!({
                 "partitions": partitions, "generation": generation, "key_prefix": prefix,
                 "resizing_to": resizing_to, "currency": currency.as_str(),
             })
-        );
+        )?;
         return Ok(());
     }
-    println!("{partitions} partitions, generation {generation}, in {}", currency.as_str());
+    writeln!(
+        stdout(),
+        "{partitions} partitions, generation {generation}, in {}",
+        currency.as_str()
+    )?;
     if let Some(to) = resizing_to {
-        println!(
+        writeln!(
+            stdout(),
             "a change to {to} partitions is under way: go on with `paystream topology resize \
              --partitions {to}`, or give it up with --abort"
-        );
+        )?;
     }
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     let store = &args.store;
     let (ledger, _) = open(store).await?;
@@ -134,12 +138,12 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     if args.abort {
         ensure!(from.resizing_to.is_some(), "no change of the topology is under way");
         abort(store, &mut resize, &from).await?;
-        println!("given up; the topology keeps its {} partitions", from.partitions);
+        writeln!(stdout(), "given up; the topology keeps its {} partitions", from.partitions)?;
         return Ok(());
     }
     let to = store.partitions.context("say how many: --partitions N")?;
     if to == from.partitions && from.resizing_to.is_none() {
-        println!("the topology has {to} partitions");
+        writeln!(stdout(), "the topology has {to} partitions")?;
         return remove(store, &mut resize).await;
     }
     ensure!(from.provisioned, "the streams have not been created: run `paystream migrate`");
@@ -156,11 +160,13 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     }
     let highest = drain(args, &mut resize, &from).await?;
     switch(store, &mut resize, &from, to, highest).await?;
-    println!(
+    writeln!(
+        stdout(),
         "the topology has {to} partitions, was {}; processes with PAYSTREAM_PARTITIONS={} need \
          the new number",
-        from.partitions, from.partitions
-    );
+        from.partitions,
+        from.partitions
+    )?;
     remove(store, &mut resize).await
 }
 
@@ -236,7 +242,6 @@ async fn abort(store: &StoreConfig, resize: &mut Resize, from: &Topology) -> any
 }
 
 /// Removes the streams of earlier topologies, unless a group still reads them.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn remove(store: &StoreConfig, resize: &mut Resize) -> anyhow::Result<()> {
     for past in resize.past().await?.into_iter().filter(|past| !past.removed) {
         let streams = streams(store, past.partitions, past.generation)?;
@@ -247,12 +252,13 @@ async fn remove(store: &StoreConfig, resize: &mut Resize) -> anyhow::Result<()> 
             continue;
         }
         let groups: Vec<String> = waiting.into_iter().collect();
-        println!(
+        writeln!(
+            stdout(),
             "streams of generation {} stay, because groups have not read all of them: {}. Run it \
              again later to remove them",
             past.generation,
             groups.join(", ")
-        );
+        )?;
     }
     Ok(())
 }
