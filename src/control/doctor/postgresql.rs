@@ -78,7 +78,7 @@ fn loses(vitals: &Vitals) -> Finding {
     ];
     let wrong: Vec<&str> = settings.iter().filter(|(ok, _)| !ok).map(|(_, text)| *text).collect();
     if wrong.is_empty() {
-        return kind::POSTGRESQL_LOSES.good(SUBJECT, "has on disk what it says it has");
+        return kind::POSTGRESQL_LOSES.good(SUBJECT, "flushes commits to disk");
     }
     kind::POSTGRESQL_LOSES.found(
         Critical,
@@ -133,7 +133,7 @@ fn locks(vitals: &Vitals) -> Finding {
     let waits: Vec<_> =
         vitals.blocked.iter().filter(|one| one.waited_ms >= BLOCKED_WARNING).collect();
     let Some(first) = waits.first() else {
-        return kind::POSTGRESQL_LOCKS.good(SUBJECT, "no session of ours waits for a lock");
+        return kind::POSTGRESQL_LOCKS.good(SUBJECT, "no session of paystream waits for a lock");
     };
     let severity = if first.waited_ms >= BLOCKED_CRITICAL { Critical } else { Warning };
     let who = match first.blockers.as_slice() {
@@ -144,7 +144,7 @@ fn locks(vitals: &Vitals) -> Finding {
         severity,
         SUBJECT,
         format!(
-            "{} of our sessions wait for a lock; {} (process {}) has for {}, and it is held by {who}",
+            "{} sessions of paystream wait for a lock; {} (process {}) has waited for {}; held by {who}",
             waits.len(),
             first.application,
             first.pid,
@@ -169,7 +169,7 @@ fn held(holder: &LockHolder, waiting: usize) -> Finding {
         SUBJECT,
         format!(
             "process {pid} ({application}, {state}) has locked {what} in a transaction that has \
-             been open for {}: {then}; {waiting} of our sessions wait for a lock now",
+             been open for {}: {then}; paystream sessions waiting for a lock: {waiting}",
             span(duration(age)),
         ),
         format!(

@@ -16,7 +16,7 @@ impl Lane {
     /// Another session holds what this partition needs: others are served first.
     pub(super) fn rest(&mut self, partition: u16, waited: Duration, error: &Error) {
         self.watch.signals.retried(error.class());
-        warn!(partition, cause = error.cause(), "a partition waits: {error}");
+        warn!(partition, cause = error.cause(), "a partition waits for a lock");
         self.board.waits(self.number, now(), error.to_string());
         let now = Instant::now();
         // However many wait in turn, between two rounds the others have their time.
@@ -45,8 +45,8 @@ impl Lane {
             return;
         }
         if error.is_locked() {
-            // Partition by partition, it turns out which one waits.
-            warn!(lane = self.number, cause = error.cause(), "a batch failed: {error}");
+            let cause = error.cause();
+            warn!(lane = self.number, cause, "a batch met a lock; settling each partition alone");
             self.reclaim_all();
             return;
         }

@@ -355,7 +355,7 @@ impl Lane {
         if self.lease.holds(Instant::now()) {
             self.board.moved(self.number, now());
         } else {
-            let reason = "postgresql has recorded no beat of this worker for a while";
+            let reason = "PostgreSQL has recorded no heartbeat of this worker within its lease";
             self.board.waits(self.number, now(), reason.to_owned());
         }
     }
