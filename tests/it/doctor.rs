@@ -377,8 +377,9 @@ async fn what_does_not_fit_together_is_found() {
     let said = doctor_with(&stores, &[("PAYSTREAM_LEASE", "1s")]).await;
     let sentence = said.has("settings_refused", "critical");
     assert!(sentence.contains("must be at least twice PAYSTREAM_BATCH_DEADLINE"), "{sentence}");
+    let said = doctor_with(&stores, &[("PAYSTREAM_REDIS_URL", "nonsense")]).await;
     let settings = said.findings.iter().filter(|one| one["code"] == "settings_refused");
-    assert_eq!(settings.count(), 1, "{:?}", said.findings);
+    assert_eq!(settings.count(), 1, "not consistent beside it: {:?}", said.findings);
     let said = doctor_with(&stores, &[("PAYSTREAM_BIND", "0.0.0.0:80")]).await;
     assert!(said.has("settings_refused", "critical").contains("no token guards it"));
     let (_, server) = stores.database_url.split_once('@').unwrap();
