@@ -222,12 +222,12 @@ struct Stores {
 
 /// Connects, and refuses what must not be trusted with payments.
 async fn open_stores(store: &StoreConfig) -> anyhow::Result<Stores> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     // What Redis is allowed to be does not depend on the topology.
     let streams = |partitions, generation| {
         Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-            .context("PAYSTREAM_REDIS_URL is not one")
+            .context("PAYSTREAM_REDIS_URL is not a valid URL")
     };
     let any = streams(1, 1)?;
     let found = patiently("Redis", || any.unsafe_settings(), crate::stream::Error::is_outage);

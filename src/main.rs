@@ -1,6 +1,9 @@
 //! The `paystream` binary: every role and every operator's command.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, ErrorKind},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use paystream::{
@@ -47,11 +50,19 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli).await {
         Ok(code) => code,
+        // Whoever read the answer has heard enough: as after SIGPIPE.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(141),
         Err(error) => {
             eprintln!("paystream: {}", ops::failure(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// Whether the answer could not be written because nobody reads it any more. A store
+/// whose connection broke is another error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -106,6 +106,7 @@ impl Background {
             others_alive: others.filter(|worker| worker.is_alive()).count(),
             owner,
             trial: self.trials.get(&partition),
+            lock: None,
         }
     }
 }

@@ -2,6 +2,21 @@
 
 use crate::{ledger, stream};
 
+/// An error with what caused it; what a cause says again is left out.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// A store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,7 +33,7 @@ pub enum Error {
     )]
     LedgerAway,
     /// A page was asked for that does not exist.
-    #[error("{0} is no place to go on from: take what `next` says")]
+    #[error("{0} is not a valid page cursor: use `next` of the page before")]
     Place(String),
 }
 
@@ -26,13 +41,7 @@ impl Error {
     /// All of it in one line: what happened, and what made it so.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let mut sentence = self.to_string();
-        let mut below = std::error::Error::source(self);
-        while let Some(cause) = below {
-            sentence = format!("{sentence}: {cause}");
-            below = cause.source();
-        }
-        sentence
+        chain(self)
     }
 
     /// Whether the streams cannot be searched now; the ledger may be asked.

@@ -350,7 +350,10 @@ fn main_of(stored: &[StoredPayment]) -> Option<&StoredPayment> {
         let state = row.state.as_str();
         !matches!(state, "conflict" | "duplicate" | "redriven" | "was_suspense" | "was_parked")
     };
-    let complete = |row: &&StoredPayment| row.payment_status.as_deref() == Some("COMPLETE");
+    let complete = |row: &&StoredPayment| {
+        let is_dead = matches!(row.state.as_str(), "dead_lettered" | "discarded");
+        row.payment_status.as_deref() == Some("COMPLETE") && !is_dead
+    };
     let counting = || stored.iter().filter(counts);
     counting().find(complete).or_else(|| counting().next_back()).or(stored.last())
 }

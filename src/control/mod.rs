@@ -36,7 +36,7 @@ pub use changes::{AuditEntry, ParkedCustomer};
 pub use conflicts::Conflict;
 pub use dead_letters::{DeadLetter, RedriveReport};
 pub use doctor::{Checkup, examine};
-pub use error::Error;
+pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
 pub use life::{Life, Moment};
 pub use overview::{Figures, Overview, PartitionLook, WorkerLook};

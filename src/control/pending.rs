@@ -11,10 +11,11 @@ use super::{
     Control, Error, Verdict,
     background::Background,
     shapes::{Money, money},
-    verdict::Situation,
+    verdict::{InLedger, Situation},
 };
 use crate::{
     domain::{Delivery, Reference, StreamId},
+    ledger::LockHolder,
     stream::{Body, Pending, PendingCount},
 };
 
@@ -227,9 +228,24 @@ impl Control {
             None => None,
         };
         let settled = settled.unwrap_or_default();
+        let customers: Vec<&str> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
+        let holders = match background {
+            Some(_) => self.if_there(self.desk.lock_holders(&customers)).await?,
+            None => None,
+        };
+        let holders = holders.unwrap_or_default();
         let judged = pending.into_iter().zip(bodies).map(|(entry, body)| {
             let settled = settled.get(&(entry.partition, entry.id)).map(String::as_str);
-            judged(entry, &body, background, settled)
+            let known = background.map(|background| InLedger {
+                lock: locked(&holders, &deliveries, entry.partition, delivery(&body)),
+                ..background.around(entry.partition, settled)
+            });
+            let mut judged = judged(entry, &body, known);
+            let table = holders.iter().find(|holder| holder.has_table);
+            if let Some(holder) = table.filter(|_| judged.verdict.is_work()) {
+                judged.verdict.waits_for_table(holder);
+            }
+            judged
         });
         Ok(judged.collect())
     }
@@ -303,18 +319,35 @@ fn delivery(body: &Body) -> Option<&Delivery> {
     }
 }
 
-fn judged(
-    entry: Pending,
-    body: &Body,
-    background: Option<&Background>,
-    settled: Option<&str>,
-) -> PendingEntry {
+/// What an entry of this partition waits for, and who has it: its own account, that of
+/// another entry that is settled with it, or the partition's fence row.
+fn locked<'a>(
+    holders: &'a [LockHolder],
+    deliveries: &[Delivery],
+    partition: u16,
+    entry: Option<&Delivery>,
+) -> Option<(String, &'a LockHolder)> {
+    let others = deliveries.iter().filter(|other| other.partition == partition);
+    let accounts = entry.into_iter().chain(others).map(|d| d.payment.customer.as_str());
+    for account in accounts {
+        let holder = holders.iter().find(|one| one.accounts.iter().any(|held| held == account));
+        if let Some(holder) = holder {
+            return Some((format!("account {account}"), holder));
+        }
+    }
+    let row = |one: &&LockHolder| one.partitions.contains(&i32::from(partition));
+    holders
+        .iter()
+        .find(row)
+        .map(|holder| (format!("the fence row of partition {partition}"), holder))
+}
+
+fn judged(entry: Pending, body: &Body, known: Option<InLedger<'_>>) -> PendingEntry {
     let Pending { partition, id, consumer, idle, deliveries } = entry;
     let unreadable = match body {
         Body::Unreadable(unreadable) => Some(unreadable),
         Body::Delivery(_) | Body::Deleted => None,
     };
-    let known = background.map(|background| background.around(partition, settled));
     let (owner, owner_alive) = match known.as_ref().map(|known| &known.owner) {
         Some(Some(owner)) => (Some(owner.name.to_owned()), Some(owner.is_alive())),
         Some(None) => (None, Some(false)),

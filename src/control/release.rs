@@ -59,6 +59,12 @@ impl Control {
         Ok(released.map(|owner| Released { partition, owner, epoch }))
     }
 
+    /// Says that a partition is not one of this topology's.
+    #[must_use]
+    pub fn no_partition(&self, partition: u32) -> String {
+        self.topology.no_partition(partition)
+    }
+
     /// Waits until the partition is acquired under a new epoch: for two leases,
     /// and not longer than a minute.
     ///

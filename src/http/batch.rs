@@ -108,10 +108,12 @@ pub(super) async fn accept_batch(
             _ => Ok(appended),
         }
     };
-    let appended: Result<Vec<_>, _> = app
-        .call(appending)
-        .await
-        .map(|appended| appended.into_iter().map(|result| result.map_err(Problem::from)).collect());
+    let appended: Result<Vec<_>, _> = app.call(appending).await.map(|appended| {
+        appended
+            .into_iter()
+            .map(|result| result.map_err(|error| Problem::from(error).of_append()))
+            .collect()
+    });
     let result = |index: usize| match &appended {
         Ok(results) => results[index].as_ref(),
         Err(problem) => Err(problem),

@@ -73,7 +73,7 @@ const FAILURES: [Failure; 9] = [
     Failure {
         status: 415,
         name: "WrongType",
-        description: "The body has the wrong type",
+        description: "The body has the wrong type, or a `Content-Encoding` such as gzip",
         of: has_body,
     },
     Failure {

@@ -89,6 +89,11 @@ async fn arrived<'a>(
         return Ok((request, None));
     }
     let is_bulk = BULK.contains(&request.uri().path());
+    // Before anything is read: whoever waits for 100 Continue is answered, too.
+    let most = if is_bulk { BULK_BYTES_MAX } else { BODY_BYTES_MAX };
+    if request.body().size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
     let (parts, body) = request.into_parts();
     let late = |_| {
         let detail =
@@ -119,9 +124,6 @@ async fn collected(
         bodies.try_acquire_many(bytes).map_err(|_| busy())
     };
     let announced = body.size_hint().lower();
-    if announced > BULK_BYTES_MAX as u64 {
-        return Err(too_large());
-    }
     let mut taken = room(announced)?;
     let mut body = Limited::new(body, BULK_BYTES_MAX);
     let mut bytes = Vec::new();

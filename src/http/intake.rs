@@ -72,6 +72,12 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 "send the header Content-Type: application/json",
             )
         })?;
+        let encoding = request.headers().get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let detail = "send the body as it is, uncompressed and without the header \
+                          Content-Encoding";
+            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+        }
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
         Ok(Self { media_type, bytes })
     }

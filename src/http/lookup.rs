@@ -57,7 +57,7 @@ pub(super) async fn find(
     Segment(reference): Segment,
 ) -> Result<Json<PaymentDetail>, Problem> {
     let not_found =
-        || Problem::new(Code::PaymentNotFound, "it was never taken, or not under this reference");
+        || Problem::new(Code::PaymentNotFound, "no payment was accepted under this reference");
     let reference = Reference::parse(reference).map_err(|_| not_found())?;
     let Located { mut views, ledger_asked } =
         locate(&app, std::slice::from_ref(&reference)).await?;
@@ -219,7 +219,9 @@ fn add_waiting(views: &mut Views, seen: Vec<Seen>, now: DateTime<Utc>) {
         let known = views.entry(view.transaction_reference.clone()).or_default();
         let is_known = |other: &PaymentView| {
             (other.partition, &other.stream_id) == (view.partition, &view.stream_id)
-                || other.payment_status.is_some() && other.payment_status == view.payment_status
+                || !other.is_dead()
+                    && other.payment_status.is_some()
+                    && other.payment_status == view.payment_status
         };
         if !known.iter().any(is_known) {
             known.push(view);
@@ -233,5 +235,5 @@ fn main_of(views: &[PaymentView]) -> Option<usize> {
 }
 
 fn is_complete(view: &PaymentView) -> bool {
-    view.payment_status.as_deref() == Some(PaymentStatus::Complete.as_str())
+    view.payment_status.as_deref() == Some(PaymentStatus::Complete.as_str()) && !view.is_dead()
 }

@@ -18,7 +18,7 @@ use super::{
     observe::Traced,
     problem::{self, Code, Problem},
     shapes,
-    views::{AcceptedView, PaymentView, StatusView, Taken, payment_path},
+    views::{AcceptedView, PaymentView, Taken, payment_path},
 };
 use crate::{
     domain::Payment,
@@ -71,7 +71,7 @@ pub(super) struct PaymentBody {
              ("Idempotent-Replayed", description = "`true` if it was taken before"),
              ("Preference-Applied", description = "`wait=N` if the outcome was waited for"),
          )),
-        (status = 409, description = "The reference stands for another payment"),
+        (status = 409, description = "The reference is used by another payment"),
     )
 )]
 pub(super) async fn accept(
@@ -86,6 +86,7 @@ pub(super) async fn accept(
     let arrival = Arrival { payment, received_at, trace: sending.context };
     let payment = &arrival.payment;
     let appended = app.call(app.gateway.producer.append(&arrival)).await;
+    let appended = appended.map_err(Problem::of_append);
     app.gateway.signals.sent([(sending, sent(payment, appended.as_ref()))].into_iter());
     let (place, replayed) = match appended? {
         Appended::Accepted(place) => (place, false),
@@ -176,13 +177,13 @@ type Found = Result<PaymentView, Problem>;
 async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Found>, Problem> {
     let reader = &app.gateway.reader;
     let rows = app.ask(reader.payments(std::slice::from_ref(&payment.reference))).await?;
-    let ours = |view: &PaymentView| view.payment_status.as_deref() == Some(payment.status.as_str());
+    let ours = |view: &PaymentView| {
+        view.payment_status.as_deref() == Some(payment.status.as_str()) && !view.is_dead()
+    };
     let stream_id = place.stream_id.to_string();
     let mut views = rows.into_iter().map(PaymentView::from);
-    let buried = |view: &PaymentView| {
-        matches!(view.status, StatusView::DeadLettered | StatusView::Discarded)
-            && view.stream_id.as_deref() == Some(&stream_id)
-    };
+    let buried =
+        |view: &PaymentView| view.is_dead() && view.stream_id.as_deref() == Some(&stream_id);
     let Some(view) = views.find(|view| ours(view) || buried(view)) else { return Ok(None) };
     if view.stream_id.as_deref() == Some(&stream_id) {
         return Ok(Some(Ok(view)));

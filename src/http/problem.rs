@@ -97,32 +97,32 @@ macro_rules! codes {
 
 codes! {
     MalformedJson "malformed_json" BAD_REQUEST "The body is not JSON",
-    InvalidQuery "invalid_query" BAD_REQUEST "The query is not as it should be",
+    InvalidQuery "invalid_query" BAD_REQUEST "A query parameter is not valid",
     Unauthorized "unauthorized" UNAUTHORIZED "A valid bearer token is needed",
     CrossOrigin "cross_origin" FORBIDDEN "The request comes from another site",
     RouteNotFound "route_not_found" NOT_FOUND "There is nothing at this path",
     PaymentNotFound "payment_not_found" NOT_FOUND "No payment has this reference",
     CustomerNotFound "customer_not_found" NOT_FOUND "No customer has this id",
-    CaseNotFound "case_not_found" NOT_FOUND "There is nothing of this name to act on",
+    CaseNotFound "case_not_found" NOT_FOUND "Nothing to act on has this id",
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This path does not take this method",
     BodyTimeout "body_timeout" REQUEST_TIMEOUT "The body did not arrive in time",
-    ReferenceConflict "reference_conflict" CONFLICT "The reference stands for another payment",
+    ReferenceConflict "reference_conflict" CONFLICT "The reference is used by another payment",
     CustomerExists "customer_exists" CONFLICT "The customer exists with other terms",
-    AlreadySettled "already_settled" CONFLICT "It has been dealt with",
+    AlreadySettled "already_settled" CONFLICT "It is resolved already",
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
     BatchTooLarge "batch_too_large" PAYLOAD_TOO_LARGE "The batch has too many items",
-    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong type",
+    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong type or is compressed",
     InvalidPayment "invalid_payment" UNPROCESSABLE_ENTITY "The payment is not valid",
     InvalidCustomer "invalid_customer" UNPROCESSABLE_ENTITY "The customer is not valid",
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is not valid",
-    NotPossible "not_possible" UNPROCESSABLE_ENTITY "It cannot be done as things are",
+    NotPossible "not_possible" UNPROCESSABLE_ENTITY "The action is not possible in the current state",
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
     BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
-    StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Payments cannot be taken now",
-    TopologyResizing "topology_resizing" SERVICE_UNAVAILABLE "Payments cannot be taken now",
-    StreamStateLost "stream_state_lost" SERVICE_UNAVAILABLE "Payments cannot be taken now",
+    StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Redis does not answer",
+    TopologyResizing "topology_resizing" SERVICE_UNAVAILABLE "The number of partitions is being changed",
+    StreamStateLost "stream_state_lost" SERVICE_UNAVAILABLE "Redis has lost state of a partition",
     SearchLimit "search_limit" SERVICE_UNAVAILABLE "Too many payments wait to be searched",
-    LedgerUnavailable "ledger_unavailable" SERVICE_UNAVAILABLE "The ledger cannot be asked now",
+    LedgerUnavailable "ledger_unavailable" SERVICE_UNAVAILABLE "The ledger is not available",
     GatewayBusy "gateway_busy" SERVICE_UNAVAILABLE "Too many requests are under way",
     RequestTimeout "request_timeout" SERVICE_UNAVAILABLE "The request took too long",
 }
@@ -132,6 +132,12 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Seconds after which a client may try again what was unavailable.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// What whoever asks is told, and not whoever sends a payment:
+const UNREACHABLE: &str = "Redis, where payments wait, does not answer; ask again later";
+/// the same while its state is being brought back.
+const STATE_LOST: &str =
+    "Redis has lost state of a partition; ask again when the partition has been brought back";
 
 impl Problem {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
@@ -173,6 +179,22 @@ impl Problem {
 
     pub(super) fn errors(&self) -> &[FieldError] {
         &self.errors
+    }
+
+    /// The same where a payment was to be taken.
+    pub(super) fn of_append(mut self) -> Self {
+        let detail = match &*self.detail {
+            STATE_LOST => {
+                "Redis has lost state of this customer's partition; nothing was taken. It can be \
+                 sent again when the partition has been brought back"
+            }
+            UNREACHABLE => {
+                "it is not known whether the payment was taken; sending it again is safe"
+            }
+            _ => return self,
+        };
+        detail.clone_into(&mut self.detail);
+        self
     }
 
     fn resizing() -> Self {
@@ -242,20 +264,13 @@ impl From<stream::Error> for Problem {
             stream::Error::Resizing => Self::resizing(),
             stream::Error::StateLost(what) => {
                 error!(what, "state is lost in Redis; payments of this partition are refused");
-                Self::new(
-                    Code::StreamStateLost,
-                    "Redis has lost state of this customer's partition; nothing was taken. It can \
-                     be sent again when the partition has been brought back",
-                )
+                Self::new(Code::StreamStateLost, STATE_LOST)
             }
             error @ (stream::Error::Outage(_)
             | stream::Error::Unfit(_)
             | stream::Error::Deadline(_)) => {
                 warn!(cause = cause(&error), "{error}");
-                Self::new(
-                    Code::StreamUnavailable,
-                    "it is not known whether the payment was taken; sending it again is safe",
-                )
+                Self::new(Code::StreamUnavailable, UNREACHABLE)
             }
             error @ stream::Error::SearchLimit(_) => Self::new(
                 Code::SearchLimit,

@@ -205,6 +205,11 @@ impl PaymentView {
         }
     }
 
+    /// Whether it could not be settled: it stands in nobody's way.
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.status, StatusView::DeadLettered | StatusView::Discarded)
+    }
+
     /// A payment that nobody knows.
     pub(super) fn unknown(reference: &str) -> Self {
         Self {

@@ -18,6 +18,9 @@ pub enum Error {
     /// PostgreSQL cannot be reached or cannot answer now; it may later.
     #[error("postgresql is not available")]
     Outage(#[source] sqlx::Error),
+    /// Another session has locked what is to be written. Says nothing of PostgreSQL.
+    #[error("another session has locked what this one needs")]
+    Locked(#[source] sqlx::Error),
     /// Every connection is in use, and none came free in time. Says nothing of
     /// PostgreSQL.
     #[error("every connection to postgresql is in use")]
@@ -40,7 +43,7 @@ impl Error {
     /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Outage(_) | Self::Busy)
+        matches!(self, Self::Outage(_) | Self::Locked(_) | Self::Busy)
     }
 }
 
@@ -49,12 +52,12 @@ impl From<sqlx::Error> for Error {
         let code = error.as_database_error().and_then(|error| error.code());
         match code.as_deref() {
             Some("23505") => return Self::Raced,
-            // Serialization, deadlock, lock and statement timeouts, idle in
-            // transaction, shutting down, starting up, no resources, IO.
-            Some(
-                "40001" | "40P01" | "55P03" | "57014" | "25P03" | "57P01" | "57P02" | "57P03"
-                | "57P05",
-            ) => return Self::Outage(error),
+            Some("55P03") => return Self::Locked(error),
+            // Serialization, deadlock, statement timeout, idle in transaction,
+            // shutting down, starting up, no resources, IO.
+            Some("40001" | "40P01" | "57014" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
+                return Self::Outage(error);
+            }
             Some(code) if ["08", "53", "58"].iter().any(|class| code.starts_with(class)) => {
                 return Self::Outage(error);
             }

@@ -43,9 +43,9 @@ use tokio::time::timeout;
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use desk::{
     Acted, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DamagedAccount,
-    DeadLetterFilter, DeadLetterRow, Desk, MoveRow, OpenCases, OpenConflict, OpenTransaction,
-    PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
-    TrialRow, Vitals, Work, WorkerRow,
+    DeadLetterFilter, DeadLetterRow, Desk, LockHolder, MoveRow, OpenCases, OpenConflict,
+    OpenTransaction, PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment,
+    SuspenseRow, TrialRow, Vitals, Work, WorkerRow,
 };
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};

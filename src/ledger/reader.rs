@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
 
 use super::{
-    Error, held,
+    Error, desk, held,
     pool::{Pool, PoolUse},
     rows::Cursor,
     writer,
@@ -178,6 +178,10 @@ const ACCOUNT: &str = "select customer_id, currency, asset_value, term_weeks, to
      outstanding_balance, payment_count, version, created_at, updated_at, \
      clock_timestamp() as as_of from customer_accounts";
 
+/// What clients are told of a payment that could not be settled. PostgreSQL's own words
+/// are in the log, and for operators.
+const FAILED: &str = "the ledger refused it; an operator must redrive or discard it";
+
 /// Selects [`PaymentRow`]s that reached an account.
 const PAYMENT: &str = "select transaction_reference, payment_status, outcome as state, reason, \
      customer_id, amount, applied_amount, excess_amount, balance_after, account_version, \
@@ -225,15 +229,20 @@ impl Reader {
                  parked_at
              from parked where transaction_reference = any($1) and state = 'held'
              union all
-             select transaction_reference, null,
-                 case state when 'dead' then 'dead_lettered' else 'discarded' end, reason,
-                 customer_id, amount, null, null, null, null, partition, sequence, stream_id, null,
-                 null, dead_at
-             from dead_letters where transaction_reference = any($1) and state <> 'redriven'
-             order by processed_at",
+             select transaction_reference, read.payment ->> 'payment_status',
+                 case state when 'dead' then 'dead_lettered' else 'discarded' end,
+                 case code when 'settle_failed' then $2 else reason end, customer_id, amount, null,
+                 null, null, null, partition, sequence, stream_id,
+                 (read.payment ->> 'transaction_date')::timestamptz, read.received_at, dead_at
+             from dead_letters",
         );
+        let sql = sql
+            + desk::READ_LETTER
+            + " where transaction_reference = any($1)
+             and state <> 'redriven' order by processed_at";
         let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
             .bind(references)
+            .bind(FAILED)
             .fetch_all(&mut *self.pool.acquire().await?)
             .await?;
         Ok(rows)

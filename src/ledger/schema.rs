@@ -38,6 +38,13 @@ impl Topology {
         Self { generation, partitions, provisioned: true, resizing_to: None, currency }
     }
 
+    /// Says that a partition is not one of these.
+    #[must_use]
+    pub fn no_partition(&self, partition: u32) -> String {
+        let last = self.partitions.saturating_sub(1);
+        format!("there is no partition {partition}: the topology has partitions 0 to {last}")
+    }
+
     /// The topology, which must be in this currency, if one is given.
     ///
     /// # Errors

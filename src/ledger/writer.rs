@@ -60,7 +60,11 @@ pub struct Burial {
 pub struct Writer {
     options: PgConnectOptions,
     worker: String,
+    account_wait: Duration,
 }
+
+/// A batch waits this part of its deadline for an account that somebody has locked.
+const ACCOUNT_WAIT: u32 = 5;
 
 impl Writer {
     pub(super) fn new(options: PgConnectOptions, worker: &str, batch_deadline: Duration) -> Self {
@@ -77,7 +81,8 @@ impl Writer {
             ("tcp_user_timeout", "10000".to_owned()),
         ]);
         let options = options.options(BY_KEY);
-        Self { options, worker: worker.to_owned() }
+        let account_wait = batch_deadline / ACCOUNT_WAIT;
+        Self { options, worker: worker.to_owned(), account_wait }
     }
 
     /// Connects one lane.
@@ -87,7 +92,8 @@ impl Writer {
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
         let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
         let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        Ok(LaneWriter { connection, worker: self.worker.clone() })
+        let Self { worker, account_wait, .. } = self.clone();
+        Ok(LaneWriter { connection, worker, account_wait })
     }
 }
 
@@ -95,6 +101,7 @@ impl Writer {
 pub struct LaneWriter {
     pub(super) connection: PgConnection,
     pub(super) worker: String,
+    account_wait: Duration,
 }
 
 impl LaneWriter {
@@ -130,7 +137,8 @@ impl LaneWriter {
         let buried = buried.into_iter().collect();
         let book = Book::new(accounts, known);
         let (gone, gaps) = (Vec::new(), Vec::new());
-        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps })
+        let account_wait = self.account_wait;
+        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps, account_wait })
     }
 }
 
@@ -161,6 +169,7 @@ pub struct Batch<'a> {
     /// Entries that are not in the stream any more.
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
+    account_wait: Duration,
 }
 
 impl Batch<'_> {
@@ -210,8 +219,13 @@ impl Batch<'_> {
         burials: &[Burial],
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, stands, gone, gaps, .. } = self;
+        let Self { transaction, book, epochs, stands, gone, gaps, account_wait, .. } = self;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
+        // Whoever has locked an account holds its partition up, and no other for long.
+        sqlx::query("select set_config('lock_timeout', $1, true)")
+            .bind(account_wait.as_millis().to_string())
+            .execute(&mut **transaction)
+            .await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
             let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;

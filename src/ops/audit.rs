@@ -118,8 +118,8 @@ fn page(report: &Report) -> String {
 fn verdict(report: &Report) -> String {
     let Report { accounts, payments, sequences, partitions, drift_count, .. } = report;
     let seen = format!(
-        "{accounts} accounts with {payments} rows and {} applied, {sequences} sequences in \
-         {partitions} partitions",
+        "{accounts} accounts with {payments} rows and {} paid (credit included), {sequences} \
+         sequences in {partitions} partitions",
         two_places(report.amount)
     );
     match drift_count {
@@ -156,8 +156,8 @@ mod tests {
     fn a_clean_ledger_is_said_to_hold() {
         let page = page(&report(0, 0));
         assert!(page.ends_with(
-            "The ledger holds: 500 accounts with 12000 rows and 1000.50 applied, 12010 sequences \
-             in 32 partitions, no drift.\n"
+            "The ledger holds: 500 accounts with 12000 rows and 1000.50 paid (credit included), \
+             12010 sequences in 32 partitions, no drift.\n"
         ));
         let document = document(&report(0, 0));
         assert_eq!((&document["clean"], &document["amount"]), (&true.into(), &"1000.50".into()));

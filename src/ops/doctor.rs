@@ -92,7 +92,7 @@ fn page(checkup: &Checkup, colours: bool) -> String {
     }
     let good = good(&checkup.findings);
     if !good.is_empty() {
-        page.push_str(&format!("{}\n", paint(GREEN, "As it should be")));
+        page.push_str(&format!("{}\n", paint(GREEN, "OK")));
     }
     let (empty, told): (Vec<_>, Vec<_>) =
         good.into_iter().partition(|(_, sentences)| sentences == &["none"]);
@@ -118,12 +118,16 @@ fn good(findings: &[Finding]) -> BTreeMap<&str, Vec<&str>> {
 
 fn summary(checkup: &Checkup) -> String {
     let count = |severity| checkup.findings.iter().filter(|one| one.severity == severity).count();
+    let counted = |severity, one: &str| match count(severity) {
+        1 => format!("1 {one}"),
+        many => format!("{many} {one}s"),
+    };
     let at = checkup.as_of.format("%Y-%m-%d %H:%M:%S UTC");
     format!(
-        "{} critical, {} warnings, {} notices, {} as they should be; looked at {at}",
+        "{} critical, {}, {}, {} OK; checked at {at}",
         count(Severity::Critical),
-        count(Severity::Warning),
-        count(Severity::Notice),
+        counted(Severity::Warning, "warning"),
+        counted(Severity::Notice, "notice"),
         count(Severity::Good),
     )
 }
@@ -154,8 +158,8 @@ mod tests {
         let checkup =
             Checkup { severity: Severity::Critical, findings, as_of: DateTime::UNIX_EPOCH };
         let wanted = "CRITICAL  Redis is away\n          do:  bring it back\n          \
-             see: RUNBOOK.md#redis-is-away (redis_unreachable)\n\nAs it should be\n  postgresql: is \
-             reached; takes writes\n  nothing lies in: conflicts, suspense\n\n1 critical, 0 warnings, 0 notices, 4 as they should be; looked \
+             see: RUNBOOK.md#redis-is-away (redis_unreachable)\n\nOK\n  postgresql: is \
+             reached; takes writes\n  nothing lies in: conflicts, suspense\n\n1 critical, 0 warnings, 0 notices, 4 OK; checked \
              at 1970-01-01 00:00:00 UTC\n";
         assert_eq!(page(&checkup, false), wanted);
         let painted = page(&checkup, true);

@@ -56,8 +56,8 @@ pub enum Action {
 /// # Errors
 /// When the ledger cannot be reached.
 pub async fn run(args: LossesArgs) -> anyhow::Result<ExitCode> {
-    let ledger =
-        Ledger::new(args.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(args.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     ledger.schema().check().await.context("could not use the ledger")?;
     let losses = ledger.losses();
     let (text, code) = match args.action {

@@ -20,8 +20,8 @@ pub struct MigrateArgs {
 /// # Errors
 /// When a store cannot be reached, or the topology differs from the settings.
 pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let schema = ledger.schema();
     schema.migrate().await.context("could not migrate the database")?;
     let currency = store.currency.as_deref();
@@ -30,7 +30,7 @@ pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
     if !topology.provisioned {
         let (partitions, generation) = (topology.partitions, topology.generation);
         let streams = Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-            .context("PAYSTREAM_REDIS_URL is not one")?;
+            .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
         streams.provision().await.context("could not create the streams")?;
         schema.set_provisioned().await.context("could not note that the streams exist")?;
         info!(partitions, "streams created");

@@ -108,7 +108,7 @@ impl Signature {
 /// is shown as an escape.
 #[must_use]
 pub fn failure(error: &anyhow::Error) -> String {
-    let lines: Vec<String> = format!("{error:#}").lines().map(shown).collect();
+    let lines: Vec<String> = control::chain(error.as_ref()).lines().map(shown).collect();
     lines.join("\n")
 }
 

@@ -142,7 +142,7 @@ impl Look {
         if self.page.entries.is_empty() {
             parts.push(match self.summary.pending {
                 0 => "Nothing is pending.".to_owned(),
-                _ => "Nothing that is pending is as asked for.".to_owned(),
+                _ => "No pending entry matches the filters.".to_owned(),
             });
             return parts.join("\n\n");
         }
@@ -157,7 +157,7 @@ impl Look {
     /// How much, how old, and who has it.
     fn glance(&self) -> String {
         let PendingSummary { pending, lag, ages, consumers, looked_at, .. } = &self.summary;
-        let mut lines = vec![format!("{pending} pending; {lag} wait that nobody has taken")];
+        let mut lines = vec![format!("{pending} pending; {lag} waiting, not taken yet")];
         if *pending == 0 {
             return lines.remove(0);
         }

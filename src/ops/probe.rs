@@ -1,7 +1,11 @@
 //! `paystream probe`: asks a health endpoint, for containers that hold nothing
 //! but this program.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{Write, stdout},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -28,13 +32,12 @@ pub struct ProbeArgs {
 ///
 /// # Errors
 /// When it cannot be asked.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 pub async fn run(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
     ensure!(args.path.starts_with('/'), "--path must begin with a slash");
     let (status, body) = timeout(PATIENCE, ask(args))
         .await
         .with_context(|| format!("{} did not answer within {PATIENCE:?}", args.address))??;
-    println!("{status} {body}");
+    writeln!(stdout(), "{status} {body}")?;
     Ok(if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

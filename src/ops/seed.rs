@@ -1,6 +1,8 @@
 //! `paystream seed`: opens accounts GIG00001, GIG00002, … Never changes one
 //! that exists.
 
+use std::io::{Write, stdout};
+
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -33,7 +35,6 @@ pub struct SeedArgs {
 ///
 /// # Errors
 /// When PostgreSQL cannot be reached; seeding again is safe.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
     let opening = seed(&args.store, args.count, args.actor.clone()).await?;
     let existing = u64::from(args.count) - opening.opened;
@@ -44,12 +45,14 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
             "existing": existing,
             "released": opening.released,
         });
-        println!("{answer}");
+        writeln!(stdout(), "{answer}")?;
     } else {
-        println!(
+        writeln!(
+            stdout(),
             "{} customers created, {existing} existed, {} payments released from suspense",
-            opening.opened, opening.released
-        );
+            opening.opened,
+            opening.released
+        )?;
     }
     Ok(())
 }
@@ -60,8 +63,8 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 /// When PostgreSQL cannot be reached, or the topology differs.
 pub async fn seed(store: &StoreConfig, count: u32, actor: Actor) -> anyhow::Result<Opening> {
     let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;
     let registrar = ledger.registrar(&topology.context("could not seed")?);
     let style =

@@ -55,8 +55,7 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
             (None, true) => "null".to_owned(),
             (None, false) => {
                 format!(
-                    "Nobody knows {}: it was never taken, or not under this \
-                     reference.",
+                    "No payment has the reference {}: none was accepted under it.",
                     args.reference
                 )
             }
@@ -89,7 +88,7 @@ fn page(life: &Life) -> String {
     }
     lines.push(match &life.trace_id {
         Some(trace_id) => format!("  trace {trace_id}"),
-        None => "  it came without a trace".to_owned(),
+        None => "  not traced".to_owned(),
     });
     if !life.ledger_available {
         lines.push("  PostgreSQL does not answer: what became of it is not known now".to_owned());

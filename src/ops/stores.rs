@@ -19,7 +19,7 @@ pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger
     let (ledger, topology) = open_ledger(store).await?;
     let Topology { partitions, generation, .. } = topology;
     let streams = Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not one")?;
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
     ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
     Ok((streams, ledger, topology))
 }
@@ -40,8 +40,8 @@ pub(super) async fn control_to_look(
 pub(super) async fn open_to_look(
     store: &StoreConfig,
 ) -> anyhow::Result<(Streams, Ledger, Topology, bool)> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let answers = !ledger.reach().await.is_err_and(|error| error.is_outage());
     if answers {
         let (streams, ledger, topology) = open(store).await?;
@@ -55,14 +55,14 @@ pub(super) async fn open_to_look(
          when PostgreSQL is back",
     )?;
     let streams = Streams::new(url, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not one")?;
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
     Ok((streams, ledger, Topology::noted(generation, partitions), answers))
 }
 
 /// The ledger alone, and how the streams are cut.
 pub(super) async fn open_ledger(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let schema = ledger.schema();
     schema.check().await.context("could not read the database")?;
     let topology = schema.topology(store.partitions, &store.key_prefix).await;

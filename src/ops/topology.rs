@@ -7,7 +7,7 @@
 //! the command again goes on where it stopped. Never moves an entry.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write, stdout},
     time::{Duration, Instant},
 };
 
@@ -85,8 +85,8 @@ pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
 }
 
 async fn open(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
-    let ledger =
-        Ledger::new(store.ledger.database_url()?).context("PAYSTREAM_DATABASE_URL is not one")?;
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let schema = ledger.schema();
     schema.check().await.context("could not read the topology")?;
     let topology = schema.topology(None, &store.key_prefix).await;
@@ -95,35 +95,39 @@ async fn open(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
 
 fn streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Result<Streams> {
     Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not one")
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
     let (_, topology) = open(&args.store).await?;
     let Topology { generation, partitions, resizing_to, currency, .. } = topology;
     if args.json {
         let prefix = &args.store.key_prefix;
-        println!(
+        writeln!(
+            stdout(),
             "{:#}",
             json!({
                 "partitions": partitions, "generation": generation, "key_prefix": prefix,
                 "resizing_to": resizing_to, "currency": currency.as_str(),
             })
-        );
+        )?;
         return Ok(());
     }
-    println!("{partitions} partitions, generation {generation}, in {}", currency.as_str());
+    writeln!(
+        stdout(),
+        "{partitions} partitions, generation {generation}, in {}",
+        currency.as_str()
+    )?;
     if let Some(to) = resizing_to {
-        println!(
+        writeln!(
+            stdout(),
             "a change to {to} partitions is under way: go on with `paystream topology resize \
              --partitions {to}`, or give it up with --abort"
-        );
+        )?;
     }
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     let store = &args.store;
     let (ledger, _) = open(store).await?;
@@ -136,12 +140,12 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     if args.abort {
         ensure!(from.resizing_to.is_some(), "no change of the topology is under way");
         abort(store, &mut resize, &from).await?;
-        println!("given up; the topology keeps its {} partitions", from.partitions);
+        writeln!(stdout(), "given up; the topology keeps its {} partitions", from.partitions)?;
         return Ok(());
     }
     let to = store.partitions.context("say how many: --partitions N")?;
     if to == from.partitions && from.resizing_to.is_none() {
-        println!("the topology has {to} partitions");
+        writeln!(stdout(), "the topology has {to} partitions")?;
         return remove(store, &mut resize, &ledger).await;
     }
     ensure!(from.provisioned, "the streams have not been created: run `paystream migrate`");
@@ -158,11 +162,13 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
     }
     let highest = drain(args, &mut resize, &from).await?;
     switch(store, &mut resize, &from, to, highest).await?;
-    println!(
+    writeln!(
+        stdout(),
         "the topology has {to} partitions, was {}; processes with PAYSTREAM_PARTITIONS={} need \
          the new number",
-        from.partitions, from.partitions
-    );
+        from.partitions,
+        from.partitions
+    )?;
     remove(store, &mut resize, &ledger).await
 }
 
@@ -240,7 +246,6 @@ async fn abort(store: &StoreConfig, resize: &mut Resize, from: &Topology) -> any
 /// Gives what was left in the streams of earlier topologies to the current ones, and
 /// removes them, unless a group still reads them. A Redis that took over may have
 /// some that were removed.
-#[expect(clippy::print_stdout, reason = "the command's answer")]
 async fn remove(store: &StoreConfig, resize: &mut Resize, ledger: &Ledger) -> anyhow::Result<()> {
     let (_, topology) = open(store).await?;
     let current = streams(store, topology.partitions, topology.generation)?;
@@ -249,12 +254,16 @@ async fn remove(store: &StoreConfig, resize: &mut Resize, ledger: &Ledger) -> an
     let (given, stopped) = carried?;
     if given > 0 {
         let (what, they) = if given == 1 { ("payment", "was") } else { ("payments", "were") };
-        println!("{given} {what} in streams of an earlier topology {they} given to the new ones");
+        writeln!(
+            stdout(),
+            "{given} {what} in streams of an earlier topology {they} given to the new ones"
+        )?;
     }
     for entry in stopped {
-        println!(
+        writeln!(
+            stdout(),
             "{entry}. Look at it with XRANGE, deal with it, take it away with XDEL, and run it again"
-        );
+        )?;
     }
     for past in ledger.schema().past().await? {
         let streams = streams(store, past.partitions, past.generation)?;
@@ -265,12 +274,13 @@ async fn remove(store: &StoreConfig, resize: &mut Resize, ledger: &Ledger) -> an
             continue;
         }
         let groups: Vec<String> = waiting.into_iter().collect();
-        println!(
+        writeln!(
+            stdout(),
             "streams of generation {} stay, because groups have not read all of them: {}. Run it \
              again later to remove them",
             past.generation,
             groups.join(", ")
-        );
+        )?;
     }
     Ok(())
 }

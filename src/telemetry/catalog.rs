@@ -124,7 +124,7 @@ metrics! {
         "Payments in one transaction.";
     RETRIES = "paystream.retries", Counter, "{retry}",
         ["paystream.retry.reason"],
-        "Batches tried again: redis_outage, postgresql_outage, deadline, raced, entry, state_lost or unexpected.";
+        "Batches tried again: redis_outage, postgresql_outage, locked, deadline, raced, entry, state_lost or unexpected.";
     REDELIVERIES = "paystream.redeliveries", Counter, "{message}",
         [],
         "Entries that were taken before, by whomever, and came again.";

@@ -47,6 +47,7 @@ pub(super) const PROCESSED: &[&str] = &[
 pub(super) const REASONS: &[&str] = &[
     "redis_outage",
     "postgresql_outage",
+    "locked",
     "deadline",
     "raced",
     "entry",

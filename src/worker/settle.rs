@@ -77,6 +77,11 @@ impl Error {
         }
     }
 
+    /// Whether another session has locked what the batch needs.
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Locked(_)))
+    }
+
     /// Whether it is the doing of an entry in the batch, so that others may be
     /// settled without it. Whatever could fail for every entry is not.
     pub(super) fn is_of_an_entry(&self) -> bool {
@@ -96,6 +101,7 @@ impl Error {
             error if error.is_of_an_entry() => "entry",
             Self::Stream(stream::Error::StateLost(_)) | Self::Passed(_) => "state_lost",
             Self::Stream(error) if error.is_outage() => "redis_outage",
+            error if error.is_locked() => "locked",
             Self::Ledger(error) if error.is_outage() => "postgresql_outage",
             Self::Deadline(_) => "deadline",
             Self::Stream(_)

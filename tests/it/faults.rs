@@ -156,6 +156,9 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     redis.stop().await.unwrap();
+    let looked = h.api.get("/api/v1/payments/nobody").await;
+    let looked = looked.is_problem(503, "stream_unavailable")["detail"].to_string();
+    assert!(!looked.contains("taken"), "nobody sent a payment: {looked}");
     for n in 0..6 {
         let reply = h.api.post_payment(&payment(&format!("away{n}"), "ADA", "1")).await;
         reply.is_problem(503, "stream_unavailable");
@@ -419,7 +422,7 @@ async fn settings_that_do_not_fit_are_refused() {
         (vec![("PAYSTREAM_BACKLOG_MAX", "0")], vec!["PAYSTREAM_BACKLOG_MAX must be at least 1"]),
         (vec![("PAYSTREAM_PARTITIONS", "0")], vec!["0 is not in 1..=1024"]),
         (vec![("PAYSTREAM_TIME_ZONE", "Mars/Olympus")], vec!["Mars/Olympus"]),
-        (vec![("PAYSTREAM_REDIS_URL", "http://x")], vec!["PAYSTREAM_REDIS_URL is not one"]),
+        (vec![("PAYSTREAM_REDIS_URL", "http://x")], vec!["PAYSTREAM_REDIS_URL is not a valid URL"]),
     ] {
         assert_refused(&run(serve("all", &stores, &settings)).await, &sentences);
     }

@@ -216,6 +216,10 @@ async fn bodies_of_the_wrong_kind_or_size_are_refused() {
     }
     let untyped = h.api.request(Method::POST, PAYMENTS).body("{}");
     send(untyped).await.is_problem(415, "unsupported_media_type");
+    let zipped = h.api.request(Method::POST, PAYMENTS).json(&payment("zipped", "ADA", "1"));
+    let zipped = send(zipped.header("content-encoding", "gzip")).await;
+    let detail = zipped.is_problem(415, "unsupported_media_type")["detail"].clone();
+    assert!(detail.as_str().unwrap().contains("uncompressed"), "{detail}");
     let charset = payment("charset", "ADA", "1").to_string();
     let reply = post_text(&h.api, PAYMENTS, "Application/JSON; charset=utf-8", charset).await;
     assert_eq!(reply.status, 202, "{}", reply.text);

@@ -204,6 +204,14 @@ async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() 
         let reply = h.api.post_payment(&payment(&format!("single{n}"), "ADA", "1")).await;
         assert_eq!(reply.status, 202, "{}", reply.text);
     }
+    // Whoever waits to be told to go on is told at once that it is too much.
+    let much = format!(
+        "POST /api/v1/payments HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        16 * 1024 + 1
+    );
+    let answer = heard(sent(&h.api.url, 1, &much).await, "").await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     drop(withheld);
     eventually("there is room again", async || {
         let reply = batch("second").await;

@@ -2,11 +2,14 @@
 //! who and why or is refused, is made once, and is noted with what was before
 //! and after; what is stuck and what needs somebody is listed in pages.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Api, Harness, Reply, but, eventually, payment},
+    harness::{Api, Harness, Reply, but, eventually, in_time, payment},
     poison::{allow_poison, refuse_poison},
+    process::operate,
 };
 
 const ADMIN: &str = "/api/v1/admin";
@@ -56,6 +59,17 @@ async fn a_change_that_does_not_say_who_and_why_is_refused_and_changes_nothing()
     let id = bury(&mut h).await;
     h.api.pay("held", "NOBODY", "7").await;
     h.settled().await;
+    let missing = post(&h.api, "/partitions/99999/release", &signed()).await;
+    let detail = missing.is_problem(404, "case_not_found")["detail"].clone();
+    assert_eq!(detail, "there is no partition 99999: the topology has partitions 0 to 7");
+    // Whoever reads a list may stop: the command then ends without a word.
+    for list in [&["topology", "show"][..], &["dead-letters", "list"], &["pending"]] {
+        let mut command = operate(&h.stores, list);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = in_time("the command ends", child.wait_with_output()).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&ended.stderr), "", "{list:?}");
+    }
     let paths = [
         format!("/dead-letters/{id}/redrive"),
         format!("/dead-letters/{id}/discard"),

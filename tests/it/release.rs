@@ -198,7 +198,8 @@ async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
         assert_eq!(unchanging(&stores).await, before, "{said}");
     };
     for force in [&[][..], &["--force"]] {
-        refused(&[&["--partition", "99"], force].concat(), "there is no partition 99").await;
+        let why = "there is no partition 99: the topology has partitions 0 to 7";
+        refused(&[&["--partition", "99"], force].concat(), why).await;
         refused(&[&["--partition", "0"], force].concat(), "nobody owns partition 0").await;
     }
     enlist(&stores, "clock_timestamp() - interval '1 hour'", 10_000).await;

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use paystream::dev::{self, PostgresServer};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::{
     harness::{Api, Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
@@ -59,7 +60,7 @@ fn actions(entry: &Value) -> Vec<&str> {
 
 /// Two workers that share the partitions; `ada` is in the middle of a batch that
 /// cannot end before the lock is dropped.
-async fn in_mid_batch(stores: &Stores) -> (Process, Process, Process, sqlx::PgConnection) {
+async fn in_mid_batch(stores: &Stores) -> (Process, Process, Process, PgConnection) {
     let gateway = Process::serve("gateway", stores, &[]).await;
     gateway.api.seed(40).await;
     // Long enough to be looked at in, on a busy machine.
@@ -196,6 +197,58 @@ async fn poison_is_found_with_what_waits_behind_it() {
     assert!(moments(&life).contains(&"attempt_failed"), "what happened is not forgotten");
     ada.stop().await;
     h.stop().await;
+}
+
+#[tokio::test]
+async fn a_locked_account_stops_its_partition_and_no_other() {
+    let stores = Stores::new().await;
+    let process = Process::serve("all", &stores, &[("PAYSTREAM_LANES", "1")]).await;
+    let api = &process.api;
+    api.seed(40).await;
+    let mut holder = PgConnection::connect(&stores.database_url).await.unwrap();
+    let sql = "begin; set application_name = 'ada at her desk';
+         select * from customer_accounts where customer_id = 'GIG00001' for update";
+    sqlx::raw_sql(sql).execute(&mut holder).await.unwrap();
+    let locked = api.pay("locked", "GIG00001", "10").await["partition"].clone();
+    // Again and again, and whatever else comes: others are settled.
+    for round in 0..5 {
+        pay_many(api, &format!("round{round}-")).await;
+        eventually("the other partitions go on", async || {
+            let mut applied = true;
+            for number in 1..=40 {
+                let found = api.payment(&format!("round{round}-{number}")).await;
+                applied &= found["status"] == "applied" || found["partition"] == locked;
+            }
+            applied.then_some(())
+        })
+        .await;
+        // Each look says the same.
+        let (said, code) = pending(&stores, &["--reference", "locked"]).await;
+        let verdict = &said["entries"][0]["verdict"];
+        assert_eq!((&verdict["code"], code), (&json!("locked"), Some(1)), "{said}");
+        let sentence = verdict["sentence"].as_str().unwrap();
+        assert!(sentence.contains("account GIG00001"), "{sentence}");
+        assert!(sentence.contains("(ada at her desk, idle in transaction)"), "{sentence}");
+        assert_eq!(actions(&said["entries"][0]), ["wait", "end_session"]);
+    }
+    let (said, _) = pending(&stores, &[]).await;
+    let codes = said["entries"].as_array().unwrap().iter();
+    let codes: HashSet<&str> = codes.map(|e| e["verdict"]["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, HashSet::from(["locked"]), "{said}");
+    for _ in 0..5 {
+        let ended = run(operate(&stores, &["doctor", "--json"])).await;
+        let said: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let findings = said["findings"].as_array().unwrap();
+        let lock = findings.iter().find(|one| one["code"] == "postgresql_lock_wait").unwrap();
+        let sentence = lock["sentence"].as_str().unwrap();
+        assert!(sentence.contains("(ada at her desk, idle in transaction) has locked"), "{lock}");
+    }
+    // The right thing to do was to end that transaction.
+    holder.close().await.unwrap();
+    api.until_settled().await;
+    assert_eq!(stores.count("select count(*) from dead_letters").await, 0);
+    stores.audit().await;
+    process.stop().await;
 }
 
 /// Hands everything on every stream to a consumer that does nothing with it.

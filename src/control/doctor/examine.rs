@@ -1,13 +1,14 @@
 //! Looks at everything with nothing but settings in hand: opens the stores as
 //! far as they let themselves be opened, and looks at what is left. Never fails.
 
-use super::{Checkup, Known, chain, judge_ledger, look_at_redis, postgresql_away, unusable};
+use super::{Checkup, Known, judge_ledger, look_at_redis, postgresql_away, unusable};
 use crate::{
     clock::Clock,
     config::{ServeConfig, StoreConfig},
     control::{
         Control,
         Severity::Critical,
+        chain,
         finding::{self as kind, Finding},
     },
     ledger::{Error, Ledger, Topology},
@@ -18,14 +19,14 @@ use crate::{
 pub async fn examine(config: &ServeConfig, clock: Clock) -> Checkup {
     let known = Known::of(config);
     let mut findings = Vec::new();
-    findings.push(match config.clone().check() {
-        Ok(_) => kind::SETTINGS.good("settings", "fit together"),
-        Err(error) => refused(&error),
-    });
+    findings.extend(config.clone().check().err().map(|error| refused(&error)));
     let ledger = open_ledger(&config.store).map_err(|error| findings.push(refused(&error))).ok();
     // What Redis is does not depend on the topology.
     let streams = open_streams(&config.store, 1, 1);
     let streams = streams.map_err(|error| findings.push(refused(&error))).ok();
+    if findings.is_empty() {
+        findings.push(kind::SETTINGS.good("settings", "consistent"));
+    }
     let topology = match &ledger {
         Some(ledger) => topology(ledger, &config.store, &mut findings).await,
         None => None,
@@ -57,13 +58,15 @@ fn refused(error: &anyhow::Error) -> Finding {
 }
 
 fn open_ledger(store: &StoreConfig) -> anyhow::Result<Ledger> {
-    Ledger::new(store.ledger.database_url()?)
-        .map_err(|error| anyhow::anyhow!("PAYSTREAM_DATABASE_URL is not one: {}", chain(&error)))
+    Ledger::new(store.ledger.database_url()?).map_err(|error| {
+        anyhow::anyhow!("PAYSTREAM_DATABASE_URL is not a valid URL: {}", chain(&error))
+    })
 }
 
 fn open_streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Result<Streams> {
-    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .map_err(|error| anyhow::anyhow!("PAYSTREAM_REDIS_URL is not one: {}", chain(&error)))
+    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation).map_err(|error| {
+        anyhow::anyhow!("PAYSTREAM_REDIS_URL is not a valid URL: {}", chain(&error))
+    })
 }
 
 /// The topology as it was noted in Redis, for looking only.

@@ -26,6 +26,7 @@ use self::machine::Reading;
 use super::{
     Control, Error, Finding, Kind, Severity,
     Severity::Critical,
+    chain,
     finding::{self as kind},
 };
 use crate::{
@@ -224,7 +225,7 @@ async fn look_at_redis(streams: &Streams, known: Known, clock: Clock) -> (Vec<Fi
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
     let reading = Reading { there: vitals.now, before, after: clock() };
-    let mut findings = vec![kind::REDIS_AWAY.good("redis", "is reached")];
+    let mut findings = vec![kind::REDIS_AWAY.good("redis", "reachable")];
     findings.extend(redis_vitals::judge(&vitals, known.unsafe_redis_allowed));
     findings.push(machine::clock("redis", reading));
     findings.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
@@ -237,7 +238,7 @@ fn judge_ledger(
     (before, after): (DateTime<Utc>, DateTime<Utc>),
     is_local: bool,
 ) -> Vec<Finding> {
-    let mut findings = vec![kind::POSTGRESQL_AWAY.good("postgresql", "is reached")];
+    let mut findings = vec![kind::POSTGRESQL_AWAY.good("postgresql", "reachable")];
     findings.extend(postgresql::judge(vitals));
     let reading = Reading { there: vitals.now, before, after };
     findings.push(machine::clock("postgresql", reading));
@@ -297,20 +298,6 @@ fn unusable(error: &ledger::Error) -> Finding {
         "`paystream migrate` of the release that is to run; a process whose schema does not fit \
          refuses to start",
     )
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

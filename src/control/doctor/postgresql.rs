@@ -10,7 +10,7 @@ use crate::{
         finding::{self as kind, Finding},
         shapes::span,
     },
-    ledger::Vitals,
+    ledger::{LockHolder, Vitals},
 };
 
 const SUBJECT: &str = "postgresql";
@@ -78,7 +78,7 @@ fn loses(vitals: &Vitals) -> Finding {
     ];
     let wrong: Vec<&str> = settings.iter().filter(|(ok, _)| !ok).map(|(_, text)| *text).collect();
     if wrong.is_empty() {
-        return kind::POSTGRESQL_LOSES.good(SUBJECT, "has on disk what it says it has");
+        return kind::POSTGRESQL_LOSES.good(SUBJECT, "flushes commits to disk");
     }
     kind::POSTGRESQL_LOSES.found(
         Critical,
@@ -126,10 +126,14 @@ fn clients(vitals: &Vitals) -> Finding {
 }
 
 fn locks(vitals: &Vitals) -> Finding {
+    let old = |one: &&LockHolder| one.open_ms.is_none_or(|age| age >= BLOCKED_WARNING);
+    if let Some(holder) = vitals.holders.iter().find(old) {
+        return held(holder, vitals.blocked.len());
+    }
     let waits: Vec<_> =
         vitals.blocked.iter().filter(|one| one.waited_ms >= BLOCKED_WARNING).collect();
     let Some(first) = waits.first() else {
-        return kind::POSTGRESQL_LOCKS.good(SUBJECT, "no session of ours waits for a lock");
+        return kind::POSTGRESQL_LOCKS.good(SUBJECT, "no session of paystream waits for a lock");
     };
     let severity = if first.waited_ms >= BLOCKED_CRITICAL { Critical } else { Warning };
     let who = match first.blockers.as_slice() {
@@ -140,7 +144,7 @@ fn locks(vitals: &Vitals) -> Finding {
         severity,
         SUBJECT,
         format!(
-            "{} of our sessions wait for a lock; {} (process {}) has for {}, and it is held by {who}",
+            "{} sessions of paystream wait for a lock; {} (process {}) has waited for {}; held by {who}",
             waits.len(),
             first.application,
             first.pid,
@@ -148,6 +152,30 @@ fn locks(vitals: &Vitals) -> Finding {
         ),
         "end what holds it if it is nobody's work: `select pg_terminate_backend(…)` with that \
          process; a batch that is ended so is settled again",
+    )
+}
+
+/// A foreign session has locked something that a batch may need.
+fn held(holder: &LockHolder, waiting: usize) -> Finding {
+    let LockHolder { pid, application, state, open_ms, has_table, .. } = holder;
+    let age = open_ms.unwrap_or(0);
+    let severity = if age >= BLOCKED_CRITICAL { Critical } else { Warning };
+    let (what, then) = match has_table {
+        true => ("a table of the ledger", "no payment is settled meanwhile"),
+        false => ("rows of the ledger", "payments of these accounts and their partitions wait"),
+    };
+    kind::POSTGRESQL_LOCKS.found(
+        severity,
+        SUBJECT,
+        format!(
+            "process {pid} ({application}, {state}) has locked {what} in a transaction that has \
+             been open for {}: {then}; paystream sessions waiting for a lock: {waiting}",
+            span(duration(age)),
+        ),
+        format!(
+            "`paystream pending` names the payments that wait; if the session is nobody's work, \
+             end it: `select pg_terminate_backend({pid})`; what waits is settled then"
+        ),
     )
 }
 
@@ -204,6 +232,7 @@ mod tests {
             size: 1,
             directory: None,
             blocked: vec![blocked(1_999)],
+            holders: vec![holder(1_999)],
             transactions: vec![transaction(299_999)],
         }
     }
@@ -211,6 +240,18 @@ mod tests {
     fn blocked(waited_ms: i64) -> BlockedSession {
         let blockers = vec!["7 (psql, idle in transaction)".to_owned()];
         BlockedSession { pid: 1, application: "paystream a".to_owned(), waited_ms, blockers }
+    }
+
+    fn holder(open_ms: i64) -> LockHolder {
+        LockHolder {
+            pid: 7,
+            application: "psql".to_owned(),
+            state: "idle in transaction".to_owned(),
+            open_ms: Some(open_ms),
+            has_table: false,
+            accounts: Vec::new(),
+            partitions: Vec::new(),
+        }
     }
 
     fn transaction(open_ms: i64) -> OpenTransaction {
@@ -259,6 +300,14 @@ mod tests {
             ),
             (
                 Vitals { blocked: vec![blocked(10_000)], ..healthy() },
+                Some(("postgresql_lock_wait", Critical)),
+            ),
+            (
+                Vitals { holders: vec![holder(2_000)], ..healthy() },
+                Some(("postgresql_lock_wait", Warning)),
+            ),
+            (
+                Vitals { holders: vec![holder(10_000)], ..healthy() },
                 Some(("postgresql_lock_wait", Critical)),
             ),
             (

@@ -7,7 +7,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::shapes::span;
-use crate::{domain::StreamId, ledger::TrialRow};
+use crate::{
+    domain::StreamId,
+    ledger::{LockHolder, TrialRow},
+};
 
 /// A worker beats five times within its lease; silence for two beats is worth a
 /// word.
@@ -18,7 +21,7 @@ const SILENT_BEATS: (u32, u32) = (2, 5);
 pub struct Verdict {
     /// Stable, for programs: `in_flight`, `waiting_for_ledger`, `owner_silent`,
     /// `no_owner`, `changing_hands`, `committed`, `tried_again`, `poison`,
-    /// `behind_poison`, `unreadable`, `deleted`, `slow`.
+    /// `behind_poison`, `locked`, `unreadable`, `deleted`, `slow`.
     pub code: &'static str,
     /// For people.
     pub sentence: String,
@@ -66,6 +69,8 @@ pub(super) struct InLedger<'a> {
     pub(super) others_alive: usize,
     /// What is being tried on its partition.
     pub(super) trial: Option<&'a TrialRow>,
+    /// What somebody else has locked that its partition needs, and who.
+    pub(super) lock: Option<(String, &'a LockHolder)>,
 }
 
 /// The owner of a partition.
@@ -83,6 +88,23 @@ impl Owner<'_> {
 
     fn is_silent(&self) -> bool {
         self.silence * SILENT_BEATS.1 > self.lease * SILENT_BEATS.0
+    }
+}
+
+impl Verdict {
+    /// Whether a worker is at it, as far as is known.
+    pub(super) fn is_work(&self) -> bool {
+        ["in_flight", "tried_again", "slow"].contains(&self.code)
+    }
+
+    /// Adds who keeps every payment from being settled.
+    pub(super) fn waits_for_table(&mut self, holder: &LockHolder) {
+        let LockHolder { pid, application, state, .. } = holder;
+        let more = format!(
+            "; PostgreSQL process {pid} ({application}, {state}) has locked a table of the ledger, \
+             and nothing is settled meanwhile"
+        );
+        self.sentence.push_str(&more);
     }
 }
 
@@ -127,6 +149,9 @@ impl Situation<'_> {
                 "it cannot be read: {reason}. It becomes a dead letter when it is its turn"
             );
             return verdict("unreadable", sentence, vec![wait()]);
+        }
+        if let Some((what, holder)) = &ledger.lock {
+            return locked(what, holder);
         }
         if let Some(trial) = ledger.trial {
             if (trial.first..=trial.last).contains(&self.id) {
@@ -280,6 +305,26 @@ fn check_postgresql() -> Action {
 
 fn doctor() -> Action {
     action("doctor", "Look for the cause", Some("paystream doctor"), "it only looks")
+}
+
+/// Another session has locked what the entry's partition needs.
+fn locked(what: &str, holder: &LockHolder) -> Verdict {
+    let LockHolder { pid, application, state, open_ms, .. } = holder;
+    let open = open_ms.and_then(|age| u64::try_from(age).ok());
+    let open = open.map_or(String::new(), |age| {
+        format!("; its transaction has been open for {}", span(Duration::from_millis(age)))
+    });
+    let sentence = format!(
+        "waits for {what}, locked by PostgreSQL process {pid} ({application}, {state}){open}. It is \
+         settled when that transaction ends"
+    );
+    let end = Action {
+        code: "end_session",
+        label: format!("End process {pid} of PostgreSQL, if it is nobody's work"),
+        command: Some(format!("psql -c 'select pg_terminate_backend({pid})'")),
+        safe_because: "its transaction is rolled back, and the worker tries the payment again",
+    };
+    verdict("locked", sentence, vec![wait(), end])
 }
 
 fn audit() -> Action {

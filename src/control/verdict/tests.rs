@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{InLedger, Owner, Situation, Verdict};
-use crate::{domain::StreamId, ledger::TrialRow};
+use crate::{
+    domain::StreamId,
+    ledger::{LockHolder, TrialRow},
+};
 
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -23,7 +26,8 @@ fn trial(first: u64, last: u64, attempts: u32, error: Option<&str>) -> TrialRow 
 
 /// Entry 100 of partition 7, handed to `ada`, who owns the partition and lives.
 fn in_flight() -> Situation<'static> {
-    let ledger = InLedger { settled: None, owner: owner("ada", 100), others_alive: 1, trial: None };
+    let owner = owner("ada", 100);
+    let ledger = InLedger { settled: None, owner, others_alive: 1, trial: None, lock: None };
     Situation {
         partition: 7,
         id: id(100),
@@ -130,4 +134,25 @@ fn an_entry_that_is_no_payment_says_so() {
     check(&verdict, "unreadable", true, "it has no version", &["wait"]);
     let verdict = with(|s, _| s.deleted = true);
     check(&verdict, "deleted", true, "deleted from the stream", &["release_partition", "audit"]);
+}
+
+#[test]
+fn a_lock_says_who_holds_it_and_hides_the_try() {
+    let holder = LockHolder {
+        pid: 41,
+        application: "psql".to_owned(),
+        state: "idle in transaction".to_owned(),
+        open_ms: Some(35_000),
+        has_table: false,
+        accounts: vec!["ADA".to_owned()],
+        partitions: Vec::new(),
+    };
+    let tried = trial(100, 100, 1, None);
+    let verdict = with(|_, l| {
+        l.trial = Some(&tried);
+        l.lock = Some(("account ADA".to_owned(), &holder));
+    });
+    let words = "account ADA, locked by PostgreSQL process 41 (psql, idle in transaction); its \
+                 transaction has been open for 35s";
+    check(&verdict, "locked", true, words, &["wait", "end_session"]);
 }

@@ -92,7 +92,7 @@ pub(in crate::http) struct AssignBody {
     responses(
         (status = 200, description = "It is applied", body = AssignReport),
         (status = 404, description = "It is not in suspense"),
-        (status = 409, description = "It has been dealt with"),
+        (status = 409, description = "It is resolved already"),
         (status = 422, description = "No such customer, or not valid"),
     )
 )]
@@ -123,7 +123,7 @@ pub(in crate::http) async fn assign(
     responses(
         (status = 200, description = "It is marked", body = DoneView),
         (status = 404, description = "It is not in suspense"),
-        (status = 409, description = "It has been dealt with"),
+        (status = 409, description = "It is resolved already"),
     )
 )]
 pub(in crate::http) async fn mark_for_refund(
@@ -220,7 +220,7 @@ pub(in crate::http) async fn conflicts(
     responses(
         (status = 200, description = "It is resolved", body = DoneView),
         (status = 404, description = "There is no such conflict"),
-        (status = 409, description = "It has been dealt with"),
+        (status = 409, description = "It is resolved already"),
     )
 )]
 pub(in crate::http) async fn resolve_conflict(

@@ -155,7 +155,7 @@ pub(in crate::http) struct RedriveBody {
     responses(
         (status = 200, description = "It is settled, or would be", body = RedriveReport),
         (status = 404, description = "There is no such dead letter"),
-        (status = 409, description = "It has been dealt with"),
+        (status = 409, description = "It is resolved already"),
         (status = 422, description = "It cannot be settled still"),
     )
 )]
@@ -182,7 +182,7 @@ pub(in crate::http) async fn redrive_dead_letter(
     responses(
         (status = 200, description = "It is discarded", body = DoneView),
         (status = 404, description = "There is no such dead letter"),
-        (status = 409, description = "It has been dealt with"),
+        (status = 409, description = "It is resolved already"),
     )
 )]
 pub(in crate::http) async fn discard_dead_letter(

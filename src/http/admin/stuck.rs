@@ -107,7 +107,7 @@ pub(in crate::http) async fn life(
     Segment(reference): Segment,
 ) -> Result<Json<Life>, Problem> {
     let not_found =
-        || Problem::new(Code::PaymentNotFound, "it was never taken, or not under this reference");
+        || Problem::new(Code::PaymentNotFound, "no payment was accepted under this reference");
     let reference = Reference::parse(reference).map_err(|_| not_found())?;
     let life = app.operate(app.gateway.control.life(&reference)).await?;
     life.map(Json).ok_or_else(not_found)
@@ -145,12 +145,15 @@ pub(in crate::http) struct ReleaseBody {
 )]
 pub(in crate::http) async fn release_partition(
     State(app): State<App>,
-    Numbers(partition): Numbers<u16>,
+    Numbers(partition): Numbers<u32>,
     operator: Operator,
     intake::Json(body): intake::Json<ReleaseBody>,
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let control = &app.gateway.control;
+    let Ok(partition) = u16::try_from(partition) else {
+        return Err(Problem::new(Code::CaseNotFound, control.no_partition(partition)));
+    };
     let owner = app.operate(control.release(partition, body.force, &signature)).await??.owner;
     Ok(done(match body.force {
         true => format!("the epoch of {owner} on partition {partition} has ended"),

@@ -89,7 +89,8 @@ struct History {
     points: VecDeque<Point>,
     redis_away: Option<DateTime<Utc>>,
     ledger_away: Option<DateTime<Utc>>,
-    findings: Vec<Finding>,
+    /// What the last checkup found, and when.
+    findings: Option<(Instant, Vec<Finding>)>,
 }
 
 /// The sampler and its viewers.
@@ -97,6 +98,8 @@ pub(in crate::http) struct Live {
     viewers: Places<String>,
     came: Notify,
     visited: Notify,
+    /// A store went away or came back.
+    changed: Notify,
     history: Mutex<History>,
     latest: watch::Sender<Option<Arc<Look>>>,
 }
@@ -107,6 +110,7 @@ impl Default for Live {
             viewers: Places::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
             came: Notify::new(),
             visited: Notify::new(),
+            changed: Notify::new(),
             history: Mutex::default(),
             latest: watch::Sender::new(None),
         }
@@ -141,8 +145,12 @@ impl Live {
             }
             let mut findings = control.checkup().await.findings;
             findings.retain(|finding| finding.severity > Severity::Good);
-            self.history.lock().unwrap_or_else(PoisonError::into_inner).findings = findings;
-            time::sleep(CHECKED_EVERY).await;
+            let found = Some((Instant::now(), findings));
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).findings = found;
+            tokio::select! {
+                () = time::sleep(CHECKED_EVERY) => {}
+                () = self.changed.notified() => {}
+            }
         }
     }
 
@@ -164,8 +172,12 @@ impl Live {
     async fn look(&self, control: &Control) -> Arc<Look> {
         let overview = control.overview().await;
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = (history.redis_away.is_some(), history.ledger_away.is_some());
         let look = Arc::new(history.take(Instant::now(), overview));
         drop(history);
+        if away != (look.redis_away.is_some(), look.ledger_away.is_some()) {
+            self.changed.notify_one();
+        }
         self.latest.send_replace(Some(Arc::clone(&look)));
         look
     }
@@ -176,8 +188,15 @@ impl History {
         let since = |available: bool, away: Option<DateTime<Utc>>| {
             if available { None } else { away.or(Some(overview.as_of)) }
         };
+        let before = (self.redis_away.is_some(), self.ledger_away.is_some());
         self.redis_away = since(overview.redis_available, self.redis_away);
         self.ledger_away = since(overview.ledger_available, self.ledger_away);
+        let away = (self.redis_away.is_some(), self.ledger_away.is_some());
+        // What was found before a store went away or came back is not so any more.
+        let is_old = |at: &Instant| now.duration_since(*at) > CHECKED_EVERY * 3;
+        if away != before || self.findings.as_ref().is_some_and(|(at, _)| is_old(at)) {
+            self.findings = None;
+        }
         let figures = &overview.figures;
         let (appended, settled) = (figures.appended, figures.settled);
         let appended_rate = self.rate(now, appended, |(_, appended, _)| *appended);
@@ -197,7 +216,7 @@ impl History {
             settled_rate,
             redis_away: self.redis_away,
             ledger_away: self.ledger_away,
-            findings: self.findings.clone(),
+            findings: self.findings.iter().flat_map(|(_, found)| found).cloned().collect(),
             points: self.points.iter().copied().collect(),
             overview,
         }
@@ -330,5 +349,47 @@ fn fragment(look: &Look, wants: &LiveQuery) -> Result<String, Problem> {
     match wants.page.as_str() {
         "partitions" => partitions::live(look, wants.from.unwrap_or(0)),
         _ => overview::live(look),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Figures;
+
+    fn overview(ledger_available: bool) -> Overview {
+        Overview {
+            as_of: DateTime::UNIX_EPOCH,
+            redis_available: true,
+            ledger_available,
+            redis_trouble: None,
+            figures: Figures::default(),
+            workers: Vec::new(),
+            partitions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_found_during_an_outage_ends_with_it() {
+        let now = Instant::now();
+        let finding = Finding {
+            code: "postgresql_unreachable",
+            severity: Severity::Critical,
+            subject: String::new(),
+            sentence: String::new(),
+            advice: String::new(),
+            runbook: "",
+        };
+        let mut history = History::default();
+        history.take(now, overview(false));
+        history.findings = Some((now, vec![finding]));
+        assert_eq!(history.take(now, overview(false)).findings.len(), 1);
+        assert!(history.take(now, overview(true)).findings.is_empty());
+        // Nor is shown what was found long ago.
+        history.findings = Some((now, Vec::new()));
+        history.take(now + 3 * CHECKED_EVERY, overview(true));
+        assert!(history.findings.is_some());
+        history.take(now + 4 * CHECKED_EVERY, overview(true));
+        assert!(history.findings.is_none());
     }
 }

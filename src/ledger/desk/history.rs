@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::{FromRow, Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, FromRow, Row, postgres::PgRow};
 
-use super::{Desk, PAGE_MAX};
+use super::{Desk, PAGE_MAX, READ_LETTER};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::{Error, held},
@@ -115,7 +115,8 @@ impl Desk {
     /// # Errors
     /// When PostgreSQL cannot be reached.
     pub async fn stored(&self, reference: &Reference) -> Result<Vec<StoredPayment>, Error> {
-        let rows = sqlx::query_as(STORED).bind(reference.as_str());
+        let sql = STORED.replace("{LETTER}", READ_LETTER);
+        let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(reference.as_str());
         Ok(rows.fetch_all(&self.pool).await?)
     }
 
@@ -246,10 +247,11 @@ const STORED: &str = "select outcome as state, payment_status, customer_id, amou
          sequence, stream_id, epoch, transaction_date, received_at, parked_at, trace_id
      from parked where transaction_reference = $1
      union all
-     select case state when 'dead' then 'dead_lettered' else state end, null, customer_id, amount,
-         reason, null, null, null, null, partition, sequence, stream_id, epoch, null, null, dead_at,
-         trace_id
-     from dead_letters where transaction_reference = $1
+     select case state when 'dead' then 'dead_lettered' else state end,
+         read.payment ->> 'payment_status', customer_id, amount, reason, null, null, null, null,
+         partition, sequence, stream_id, epoch, (read.payment ->> 'transaction_date')::timestamptz,
+         read.received_at, dead_at, trace_id
+     from dead_letters {LETTER} where transaction_reference = $1
      union all
      select 'conflict', payment_status, customer_id, amount, null, null, null, null, null,
          partition, sequence, stream_id, epoch, transaction_date, received_at, detected_at, trace_id

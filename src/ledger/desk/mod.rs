@@ -9,6 +9,7 @@ mod audit_log;
 mod conflicts;
 mod dead_letters;
 mod history;
+mod locks;
 mod open;
 mod settling;
 mod suspense;
@@ -22,6 +23,7 @@ pub(super) use audit_log::{Change, note};
 pub use conflicts::OpenConflict;
 pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
+pub use locks::LockHolder;
 pub use open::OpenCases;
 pub use suspense::{Assigned, SuspenseRow};
 pub use vitals::{
@@ -35,6 +37,13 @@ use super::Topology;
 pub const PAGE_MAX: i64 = 500;
 /// Counting what is open ends here.
 pub const COUNT_MAX: i64 = 10_000;
+/// What stands in the entry of a dead letter, joined to its row; nothing of one that
+/// could not be read.
+pub(super) const READ_LETTER: &str = "
+    cross join lateral (select
+        case when code <> 'entry_unreadable' then (entry ->> 'payment')::jsonb end as payment,
+        case when code <> 'entry_unreadable'
+            then to_timestamp((entry ->> 'received_at')::bigint / 1000.0) end as received_at) read";
 /// How often a change is decided again because another transaction was faster.
 const RACES_MAX: usize = 5;
 

@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use tokio::time::timeout;
 
-use super::{COUNT_MAX, Desk};
+use super::{COUNT_MAX, Desk, LockHolder, locks};
 use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT};
 
 /// How often the way there is measured; the quickest counts.
@@ -48,6 +48,8 @@ pub struct Vitals {
     pub directory: Option<String>,
     /// Sessions of ours that have waited for a lock, the longest first.
     pub blocked: Vec<BlockedSession>,
+    /// Foreign sessions with locks on what a batch writes, the oldest first.
+    pub holders: Vec<LockHolder>,
     /// Sessions in this database with an old transaction, the oldest first.
     pub transactions: Vec<OpenTransaction>,
 }
@@ -327,6 +329,7 @@ async fn read(connection: &mut PgConnection) -> Result<Vitals, Error> {
         size: row.try_get("size")?,
         directory: row.try_get("directory")?,
         blocked: in_time(blocked.bind(LIST_MAX).fetch_all(&mut *connection)).await?,
+        holders: in_time(locks::holders(&mut *connection)).await?,
         transactions: in_time(transactions.bind(LIST_MAX).fetch_all(connection)).await?,
     })
 }

@@ -119,7 +119,7 @@ impl Desk {
         partition: u16,
     ) -> Result<Acted<Owned>, Error> {
         let row = sqlx::query(
-            "select owner, epoch, t.partitions, t.resizing_to,
+            "select owner, epoch, t.resizing_to,
                  (extract(epoch from clock_timestamp() - release_asked_at) * 1000)::bigint as asked,
                  (abs(extract(epoch from clock_timestamp() - beat_at)) * 1000)::bigint as silent, lease_ms
              from topology t
@@ -135,11 +135,8 @@ impl Desk {
         }
         let row = row.bind(i32::from(partition)).bind(self.topology.generation);
         let row = row.fetch_optional(connection).await?.ok_or(Error::Resized)?;
-        let partitions: i32 = row.try_get("partitions")?;
         let Some(epoch) = row.try_get::<Option<i64>, _>("epoch")? else {
-            return Ok(Err(Refusal::Missing(format!(
-                "there is no partition {partition}: the topology has {partitions}, numbered from 0"
-            ))));
+            return Ok(Err(Refusal::Missing(self.topology.no_partition(partition.into()))));
         };
         if let Some(to) = row.try_get::<Option<i32>, _>("resizing_to")? {
             return Ok(Err(Refusal::Impossible(format!(

@@ -6,6 +6,7 @@
 //! is pending in Redis and is claimed again. Orders of the ownership loop are
 //! followed between two batches, never within one.
 
+mod failures;
 mod inspect;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::{
     Worker,
@@ -34,7 +35,7 @@ use crate::{
     domain::StreamId,
     health::Board,
     ledger::{Fence, Writer},
-    stream::{self, Claim, Streams, TakenFrom},
+    stream::{Claim, Streams, TakenFrom},
 };
 
 /// How long a lane waits for an entry before it looks around.
@@ -264,12 +265,19 @@ impl Lane {
             info!(partition = claim.partition, entries, "reclaimed pending entries");
             let WorkerConfig { attempts_max, park_customer, .. } = self.config;
             let rules = Rules { attempts_max, park_customer };
-            match trial::attempt(link, claim, page, held.suspects.as_ref(), rules).await? {
-                Tried::Done(left) => {
+            let begun = Instant::now();
+            let tried = trial::attempt(link, claim, page, held.suspects.as_ref(), rules).await;
+            match tried {
+                Err(error) if error.is_locked() => {
+                    self.rest(claim.partition, begun.elapsed(), &error);
+                    return Ok(Step::Stuck);
+                }
+                Err(error) => return Err(error),
+                Ok(Tried::Done(left)) => {
                     (held.suspects, held.retry_at) = (left, None);
                     held.phase = Phase::Reclaiming(Some(last_id));
                 }
-                Tried::Failed(trial, settled_to) => {
+                Ok(Tried::Failed(trial, settled_to)) => {
                     let pause = ATTEMPT_PAUSE * 2_u32.saturating_pow(trial.attempts - 1);
                     held.retry_at = Some(Instant::now() + pause.min(PAUSE_MAX));
                     held.suspects = Some(trial);
@@ -342,87 +350,12 @@ impl Lane {
         Ok(Step::Settled(entries))
     }
 
-    /// Starts over: new connections, and everything pending first. A fenced
-    /// lane drops its partitions and lets the ownership loop acquire again.
-    fn recover(&mut self, error: Error) {
-        let signals = &self.watch.signals;
-        if error.is_fenced() {
-            signals.fenced();
-        } else if !error.is_of_an_entry() {
-            // An entry's doing was counted where it was tried.
-            signals.retried(error.class());
-        }
-        if error.is_of_an_entry() {
-            // What can be settled is, page by page; the rest is narrowed down.
-            let error = error.sentence();
-            warn!(lane = self.number, error, "a batch failed; looking for the entry");
-            self.reclaim_all();
-            return;
-        }
-        if matches!(error, Error::Stream(stream::Error::StateLost(_)) | Error::Passed(_)) {
-            warn!(lane = self.number, %error, "looking at what is left");
-            self.looked_at = None;
-            self.reclaim_all();
-            return;
-        }
-        if matches!(error, Error::Deadline(_)) {
-            self.batch = (self.batch / 2).max(1);
-        }
-        self.link = None;
-        if error.is_fenced() {
-            warn!(lane = self.number, %error, "fenced; dropping the lane's partitions");
-            self.held.clear();
-            self.tell(LaneEvent::Lost(self.number));
-            return;
-        }
-        self.reclaim_all();
-        if error.is_outage() {
-            warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
-            self.board.waits(self.number, now(), error.to_string());
-        } else {
-            error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
-        }
-    }
-
-    /// Everything pending first, on every partition that has arrived.
-    fn reclaim_all(&mut self) {
-        for held in self.held.values_mut().filter(|held| held.phase != Phase::Arriving) {
-            held.phase = Phase::Reclaiming(None);
-        }
-    }
-
-    /// Waits a while if something is known to be away.
-    async fn circuit_is_open(&self) -> bool {
-        for circuit in [&self.redis, &self.postgresql] {
-            if let Err(open) = circuit.check(Instant::now()) {
-                self.board.waits(self.number, now(), open.to_string());
-                let _closed_or_not = tokio::time::timeout(WAIT, circuit.closed()).await;
-                return true;
-            }
-        }
-        false
-    }
-
-    fn note_outage(&self, step: &Result<Step, Error>) {
-        match step {
-            Err(Error::Stream(error)) if error.is_outage() => self.redis.failed(Instant::now()),
-            Err(Error::Ledger(error)) if error.is_outage() => {
-                self.postgresql.failed(Instant::now());
-            }
-            Ok(Step::Settled(_) | Step::Idle) => {
-                self.redis.succeeded();
-                self.postgresql.succeeded();
-            }
-            Ok(Step::Stuck) | Err(_) => {}
-        }
-    }
-
     /// Nothing is ours. Without a lease that is no rest but an outage.
     fn say_idle(&self) {
         if self.lease.holds(Instant::now()) {
             self.board.moved(self.number, now());
         } else {
-            let reason = "postgresql has recorded no beat of this worker for a while";
+            let reason = "PostgreSQL has recorded no heartbeat of this worker within its lease";
             self.board.waits(self.number, now(), reason.to_owned());
         }
     }

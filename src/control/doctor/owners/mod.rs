@@ -111,12 +111,17 @@ fn silent(workers: &[WorkerRow]) -> Vec<Finding> {
             severity,
             format!("worker {}", worker.worker_id),
             format!("{} has been silent for {said}; {what}", worker.worker_id),
-            "wait for that, or start it again: nothing is lost. `paystream release --partition N \
-             --force` moves one at once",
+            match others {
+                true => {
+                    "wait for that, or start it again: nothing is lost. `paystream release \
+                     --partition N --force` moves one at once"
+                }
+                false => "start a worker: it takes them over; nothing is lost",
+            },
         ));
     }
     if findings.is_empty() {
-        findings.push(kind::SILENT.good("workers", "every owner beats"));
+        findings.push(kind::SILENT.good("workers", "every owner sends heartbeats"));
     }
     findings
 }
@@ -130,6 +135,9 @@ fn uneven(workers: &[WorkerRow], cursors: &[CursorRow]) -> Finding {
     let moving = cursors.iter().any(|row| row.as_of - row.moved_at <= SETTLING);
     let shares: Vec<String> =
         counts.iter().take(10).map(|(worker, count)| format!("{worker} {count}")).collect();
+    if shares.is_empty() {
+        return kind::UNEVEN.good("workers", "all of them are leaving");
+    }
     let shares = shares.join(", ");
     if apart <= 1 || moving {
         return kind::UNEVEN.good("workers", format!("partitions: {shares}"));
@@ -147,7 +155,7 @@ fn ignored(cursors: &[CursorRow], releases: &[(i32, DateTime<Utc>)]) -> Finding 
     let now = cursors.first().map(|row| row.as_of);
     let late = |(_, asked): &&(i32, DateTime<Utc>)| now.is_some_and(|now| now - *asked > FOLLOWING);
     let Some((partition, asked)) = releases.iter().find(late) else {
-        return kind::RELEASE.good("partitions", "none was asked for in vain");
+        return kind::RELEASE.good("partitions", "no handover request is overdue");
     };
     let owner = cursors.iter().find(|row| row.partition == *partition);
     let owner = owner.and_then(|row| row.owner.as_deref()).unwrap_or("its owner");
@@ -179,7 +187,7 @@ pub(super) fn stuck(earlier: &[CursorRow], now: &[CursorRow], waiting: &[u16]) -
         owners.entry(owner).or_default().push(number(row));
     }
     let Some((owner, partitions)) = owners.iter().max_by_key(|(_, of)| of.len()) else {
-        return kind::STUCK.good("workers", "whoever has work gets on with it");
+        return kind::STUCK.good("workers", "every worker with waiting entries makes progress");
     };
     kind::STUCK.found(
         Critical,

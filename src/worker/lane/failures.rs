@@ -1,0 +1,111 @@
+//! What a lane does when a step fails: starts over from what is pending, lets one
+//! partition rest, or waits for a store. Never settles an entry.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::{Lane, LaneEvent, PAUSE_MAX, Step, WAIT};
+use crate::{
+    stream,
+    worker::{held::Phase, now, settle::Error},
+};
+
+impl Lane {
+    /// Another session holds what this partition needs: others are served first.
+    pub(super) fn rest(&mut self, partition: u16, waited: Duration, error: &Error) {
+        self.watch.signals.retried(error.class());
+        warn!(partition, cause = error.cause(), "a partition waits for a lock");
+        self.board.waits(self.number, now(), error.to_string());
+        let now = Instant::now();
+        // However many wait in turn, between two rounds the others have their time.
+        let resting = self.held.values().filter(|held| held.rests(now)).count();
+        let round = waited.saturating_mul(u32::try_from(resting + 1).unwrap_or(u32::MAX));
+        if let Some(held) = self.held.get_mut(&partition) {
+            held.retry_at = Some(now + round + PAUSE_MAX);
+        }
+    }
+
+    /// Starts over: new connections, and everything pending first. A fenced
+    /// lane drops its partitions and lets the ownership loop acquire again.
+    pub(super) fn recover(&mut self, error: Error) {
+        let signals = &self.watch.signals;
+        if error.is_fenced() {
+            signals.fenced();
+        } else if !error.is_of_an_entry() {
+            // An entry's doing was counted where it was tried.
+            signals.retried(error.class());
+        }
+        if error.is_of_an_entry() {
+            // What can be settled is, page by page; the rest is narrowed down.
+            let error = error.sentence();
+            warn!(lane = self.number, error, "a batch failed; looking for the entry");
+            self.reclaim_all();
+            return;
+        }
+        if error.is_locked() {
+            let cause = error.cause();
+            warn!(lane = self.number, cause, "a batch met a lock; settling each partition alone");
+            self.reclaim_all();
+            return;
+        }
+        if matches!(error, Error::Stream(stream::Error::StateLost(_)) | Error::Passed(_)) {
+            warn!(lane = self.number, %error, "looking at what is left");
+            self.looked_at = None;
+            self.reclaim_all();
+            return;
+        }
+        if matches!(error, Error::Deadline(_)) {
+            self.batch = (self.batch / 2).max(1);
+        }
+        self.link = None;
+        if error.is_fenced() {
+            warn!(lane = self.number, %error, "fenced; dropping the lane's partitions");
+            self.held.clear();
+            self.tell(LaneEvent::Lost(self.number));
+            return;
+        }
+        self.reclaim_all();
+        if error.is_outage() {
+            warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
+            self.board.waits(self.number, now(), error.to_string());
+        } else {
+            error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
+        }
+    }
+
+    /// Everything pending first, on every partition that has arrived.
+    fn reclaim_all(&mut self) {
+        for held in self.held.values_mut().filter(|held| held.phase != Phase::Arriving) {
+            held.phase = Phase::Reclaiming(None);
+        }
+    }
+
+    /// Waits a while if something is known to be away.
+    pub(super) async fn circuit_is_open(&self) -> bool {
+        for circuit in [&self.redis, &self.postgresql] {
+            if let Err(open) = circuit.check(Instant::now()) {
+                self.board.waits(self.number, now(), open.to_string());
+                let _closed_or_not = tokio::time::timeout(WAIT, circuit.closed()).await;
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn note_outage(&self, step: &Result<Step, Error>) {
+        match step {
+            Err(Error::Stream(error)) if error.is_outage() => self.redis.failed(Instant::now()),
+            Err(error) if error.is_locked() => {}
+            Err(Error::Ledger(error)) if error.is_outage() => {
+                self.postgresql.failed(Instant::now());
+            }
+            Ok(Step::Settled(_) | Step::Idle) => {
+                self.redis.succeeded();
+                self.postgresql.succeeded();
+            }
+            Ok(Step::Stuck) | Err(_) => {}
+        }
+    }
+}
