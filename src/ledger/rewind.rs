@@ -85,7 +85,7 @@ impl LaneWriter {
         .fetch_all(&mut *transaction)
         .await?;
         let lost = between(settled + 1, gone_to, &jumps);
-        for (number, (first, last)) in lost.iter().enumerate() {
+        for (first, last) in &lost {
             sqlx::query(
                 "insert into sequence_jumps (partition, after_sequence, resumes_at, reason,
                      lost_first, lost_last, detail)
@@ -97,8 +97,8 @@ impl LaneWriter {
                      detail = sequence_jumps.detail || '; then ' || excluded.detail",
             )
             .bind(i32::from(fence.partition))
-            // The first leads from what is settled across all of it.
-            .bind(if number == 0 { settled } else { first - 1 })
+            // Where the first begins later, a jump leads there from what is settled.
+            .bind(first - 1)
             .bind(first)
             .bind(last)
             .bind(detail)

@@ -347,3 +347,44 @@ async fn a_gateway_that_missed_a_resize_gives_nothing_to_old_streams_of_a_promot
         process.stop().await;
     }
 }
+
+#[tokio::test]
+async fn an_old_ledger_that_is_put_back_again_and_again_lists_each_loss_once() {
+    let mut postgres = PostgresServer::start(&empty_directory("pg-again").await).await.unwrap();
+    let stores = Stores::on_postgres(postgres.url(DATABASE)).await;
+    let process = Process::serve("all", &stores, &[]).await;
+    process.api.open_account("ADA", "1000").await;
+    pay(&process.api, "r1").await;
+    process.api.until_settled().await;
+    postgres.stop().await.unwrap();
+    let data = postgres.data_directory().to_owned();
+    copy(&data, &data.with_file_name("backup")).await;
+    postgres.restart().await.unwrap();
+    for n in 2..=4 {
+        pay(&process.api, &format!("r{n}")).await;
+    }
+    let last = pay(&process.api, "r5").await;
+    process.api.until_settled().await;
+    postgres.stop().await.unwrap();
+    // The stream keeps only the last; what it lacked before, Redis has noted.
+    let partition = last["partition"].as_u64().unwrap();
+    let (stream, noted) = (stores.key(partition, "stream"), stores.key(partition, "lost"));
+    let mut commands = redis::pipe();
+    commands.cmd("XTRIM").arg(stream).arg("MINID").arg(last["stream_id"].as_str().unwrap());
+    commands.cmd("SET").arg(noted).arg("2 2\n3 3\n");
+    commands.exec_async(&mut stores.redis.clone()).await.unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(data.with_file_name("backup"), &data).unwrap();
+    postgres.restart().await.unwrap();
+    eventually("what the stream has is settled again", async || {
+        let reply = process.api.get("/api/v1/payments/r5").await;
+        (reply.status == 200 && reply.json()["status"] == "applied").then_some(())
+    })
+    .await;
+    process.api.until_settled().await;
+    assert_eq!(lost(&stores).await, [(2, 2), (3, 3), (4, 4)]);
+    succeed(&stores, &ACCEPT).await;
+    assert_eq!(drifts(&stores).await, [""; 0]);
+    process.stop().await;
+    postgres.stop().await.unwrap();
+}
