@@ -7,6 +7,7 @@ ARG PROFILE=release
 WORKDIR /build
 # Dependencies first: this layer stays until one of these files changes.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+COPY crates crates
 RUN mkdir src && touch src/lib.rs \
     && cargo build --locked --profile "$PROFILE" --lib
 COPY migrations migrations

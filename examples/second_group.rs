@@ -26,7 +26,7 @@ type Entries = Vec<(String, Vec<(String, Option<HashMap<String, String>>)>)>;
 #[expect(clippy::print_stdout, reason = "it prints payments")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Without a setting, the private Redis of a `make run` in this directory.
-    let private = || paystream::dev::running_addresses(".paystream".as_ref());
+    let private = || paystream_dev::running_addresses(".paystream".as_ref());
     let url = env::var("PAYSTREAM_REDIS_URL").ok();
     let url = url.or_else(|| Some(private()?.redis_url)).ok_or("no Redis: start `make run`")?;
     let prefix = env::var("PAYSTREAM_KEY_PREFIX").unwrap_or("paystream".to_owned());

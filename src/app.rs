@@ -21,7 +21,6 @@ use crate::{
     clock,
     config::{ServeConfig, StoreConfig},
     control::Control,
-    dev,
     health::Board,
     http::{self, Gateway},
     identity::{self, Identity},
@@ -73,7 +72,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let telemetry = start_telemetry(&config, Role::All, level)?;
     // Servers that happen to be configured are not private.
     (config.store.redis_url, config.store.ledger.database_url) = (None, None);
-    let servers = dev::Servers::start(&args.directory).await?;
+    let servers = paystream_dev::Servers::start(&args.directory).await?;
     let addresses = servers.addresses();
     config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
     let served = async {

@@ -20,6 +20,5 @@ pub mod identity;
 pub mod health;
 pub mod circuit;
 pub mod telemetry;
-pub mod dev;
 pub mod ops;
 pub mod app;

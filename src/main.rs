@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use paystream::{
     app::{self, DevArgs, Role},
     config::{ServeConfig, TelemetryConfig},
-    dev, ops, telemetry,
+    ops, telemetry,
 };
 
 /// Requests and batches allocate much and briefly; the system's allocator stood
@@ -69,7 +69,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let level = telemetry::log(&cli.telemetry)?;
     // Commands find the servers of a `paystream dev` that runs here.
     let running = || {
-        let addresses = dev::running_addresses(".paystream".as_ref())?;
+        let addresses = paystream_dev::running_addresses(".paystream".as_ref())?;
         Some((addresses.redis_url, addresses.database_url))
     };
     match cli.command {

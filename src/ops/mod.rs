@@ -5,7 +5,6 @@ pub mod conflicts;
 pub mod dead_letters;
 pub mod doctor;
 pub mod groups;
-pub mod load;
 pub mod losses;
 pub mod migrate;
 pub mod parked;
@@ -140,7 +139,7 @@ pub enum Command {
     /// Open accounts GIG00001, GIG00002, …
     Seed(seed::SeedArgs),
     /// Send payments at a fixed rate and see what becomes of each
-    Load(Box<load::LoadArgs>),
+    Load(Box<paystream_load::LoadArgs>),
     /// Recompute every account and account for every sequence
     Audit(audit::AuditArgs),
     /// Look at everything that can be wrong and say what to do; exits 1 when
@@ -189,7 +188,7 @@ impl Command {
                 args.store = args.store.or(running());
                 seed::run(&args).await?;
             }
-            Self::Load(args) => return load::run(*args).await,
+            Self::Load(args) => return paystream_load::run(*args).await,
             Self::Audit(mut args) => {
                 args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
                 return audit::run(args).await;

@@ -5,10 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use paystream::{
-    control::KINDS,
-    dev::{PostgresServer, RedisServer},
-};
+use paystream::control::KINDS;
+use paystream_dev::{PostgresServer, RedisServer};
 use serde_json::{Value, json};
 
 use crate::{
@@ -115,7 +113,7 @@ async fn a_healthy_system_is_told_to_be_well() {
 async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
     let directory = empty_directory("doctor-postgres").await;
     let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(paystream::dev::DATABASE)).await;
+    let stores = Stores::on_postgres(postgres.url(paystream_dev::DATABASE)).await;
     postgres.stop().await.unwrap();
     let said = doctor(&stores).await;
     said.has("postgresql_unreachable", "critical");
@@ -127,7 +125,7 @@ async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
 async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() {
     let directory = empty_directory("doctor-owners").await;
     let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(paystream::dev::DATABASE)).await;
+    let stores = Stores::on_postgres(postgres.url(paystream_dev::DATABASE)).await;
     let mut h = Harness::gateway_on(stores, &[]).await;
     h.start_worker();
     until_spread(&h.stores, &["tester"]).await;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use paystream::dev::RedisServer;
+use paystream_dev::RedisServer;
 use redis::aio::MultiplexedConnection;
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@
 
 use std::process::Stdio;
 
-use paystream::dev::{PostgresServer, RedisServer};
+use paystream_dev::{PostgresServer, RedisServer};
 use serde_json::json;
 use sqlx::Connection;
 
@@ -102,7 +102,7 @@ async fn redis_killed_at_full_load_loses_nothing() {
 async fn postgresql_killed_at_full_load_loses_nothing() {
     let directory = empty_directory("postgres-killed").await;
     let mut postgres = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
-    let url = postgres.url(paystream::dev::DATABASE);
+    let url = postgres.url(paystream_dev::DATABASE);
     let stores = Stores::on_postgres(url).await;
     let mut process = Process::serve("all", &stores, &[]).await;
     seed(&process).await;
@@ -213,7 +213,7 @@ async fn cut_connections_to_redis_heal_by_themselves() {
 async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
     let directory = empty_directory("postgres-away").await;
     let mut postgres = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
-    let stores = Stores::on_postgres(postgres.url(paystream::dev::DATABASE)).await;
+    let stores = Stores::on_postgres(postgres.url(paystream_dev::DATABASE)).await;
     let mut h = Harness::gateway_on(stores, &[]).await;
     h.start_worker();
     h.api.open_account("ADA", "1000").await;

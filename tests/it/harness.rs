@@ -18,11 +18,11 @@ use clap::Parser;
 use paystream::{
     app::{self, Role},
     config::ServeConfig,
-    dev::{self, Servers},
     ledger::Ledger,
     ops,
     telemetry::Signals,
 };
+use paystream_dev::{self as dev, Servers};
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};

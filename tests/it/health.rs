@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use paystream::dev::RedisServer;
+use paystream_dev::RedisServer;
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 

@@ -176,8 +176,7 @@ async fn one_place(first_is_known: bool) {
         .unwrap();
     let of_ada = json!([payment("r", "ADA", "1")]);
     let of_unknown = json!([payment("r", &unknown, "1"), payment("n", &neighbour, "1")]);
-    let (first, second) =
-        if first_is_known { (of_ada, of_unknown) } else { (of_unknown, of_ada) };
+    let (first, second) = if first_is_known { (of_ada, of_unknown) } else { (of_unknown, of_ada) };
     for (waiting, items) in [(1, first), (2, second)] {
         assert_eq!(h.api.post(BATCH, &items).await.status, 200);
         eventually("its batch waits", async || {

@@ -9,10 +9,10 @@ use std::{
 };
 
 use paystream::{
-    dev::RedisServer,
     domain::StreamId,
     stream::{Standing, Streams},
 };
+use paystream_dev::RedisServer;
 use serde_json::{Value, json};
 
 use crate::{

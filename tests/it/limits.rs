@@ -8,7 +8,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use paystream::dev::RedisServer;
+use paystream_dev::RedisServer;
 use reqwest::Method;
 use serde_json::json;
 use tokio::{

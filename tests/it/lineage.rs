@@ -2,7 +2,7 @@
 //! memory of those before it: what the ledger had settled is not lost, whose
 //! number was given out again is, and nothing that was never given out.
 
-use paystream::dev::{DATABASE, PostgresServer, RedisServer};
+use paystream_dev::{DATABASE, PostgresServer, RedisServer};
 use serde_json::Value;
 
 use crate::{

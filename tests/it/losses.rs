@@ -5,10 +5,8 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use paystream::{
-    dev::{DATABASE, PostgresServer},
-    stream::Streams,
-};
+use paystream::stream::Streams;
+use paystream_dev::{DATABASE, PostgresServer};
 use redis::Value;
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 //! them up, takes its share again when the way is open, and nothing is lost or
 //! doubled.
 
-use paystream::dev::RedisServer;
+use paystream_dev::RedisServer;
 
 use crate::{
     harness::{Stores, empty_directory, eventually, payment},

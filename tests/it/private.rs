@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use paystream::dev;
+use paystream_dev as dev;
 use reqwest::Url;
 use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
