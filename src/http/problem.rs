@@ -278,6 +278,7 @@ impl From<stream::Error> for Problem {
             ),
             error @ (stream::Error::Fenced(_)
             | stream::Error::Gate(_)
+            | stream::Error::Url(_)
             | stream::Error::Unexpected(_)
             | stream::Error::Shape(_)) => internal(&error),
         }

@@ -30,6 +30,9 @@ pub enum Error {
     /// Redis answers, but must not be given payments; it may be mended later.
     #[error("this Redis is not safe for payments: {0}")]
     Unfit(String),
+    /// The URL is not one at which Redis could be.
+    #[error("{0}")]
+    Url(RedisError),
     /// A search would have to read more entries than it may.
     #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
     SearchLimit(usize),
@@ -67,6 +70,7 @@ impl Error {
             | Self::Fenced(_)
             | Self::Outage(_)
             | Self::Unfit(_)
+            | Self::Url(_)
             | Self::SearchLimit(_)
             | Self::Deadline(_)
             | Self::Shape(_) => Self::Shape("append"),
@@ -83,13 +87,14 @@ impl Error {
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
         if error.kind() == ErrorKind::InvalidClientConfig {
-            return Self::Unfit(error.detail().unwrap_or_default().to_owned());
+            return Self::Url(error);
         }
         // The error of a pipeline has no code; the first of its commands' has.
         let answered = error.clone().into_server_errors();
         let first = answered.as_deref().and_then(<[_]>::first).map(|(_, error)| error);
         let detail = || first.and_then(ServerError::details).unwrap_or_default().to_owned();
         match first.map(ServerError::code) {
+            Some("UNFIT") => return Self::Unfit(detail()),
             Some("FENCED") => return Self::Fenced(detail()),
             Some("GATE") => return Self::Gate(detail()),
             Some("CLOSED") if detail().starts_with("resize") => return Self::Resizing,

@@ -17,7 +17,7 @@
 //! | `paystream:{p07}:seq` | the last sequence that was given out; `resize:` before it while closed, `resized:` for good, `lost:` until its owner has brought it back |
 //! | `paystream:{p07}:lineage` | which servers gave out which sequences: one line each |
 //! | `paystream:{p07}:lost` | sequences whose entries Redis has lost |
-//! | `paystream:{p07}:backlog` | unsettled entries when an append last counted them, and the sequence then |
+//! | `paystream:{p07}:backlog` | unsettled entries when an append last counted them, the sequence then, and the limit |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |

@@ -1,7 +1,7 @@
 //! The Redis server at the other end of a connection: whether payments may be
 //! given to it, and whose history its data continue. Never changes anything.
 
-use redis::{ErrorKind, RedisError, RedisResult, aio::ConnectionLike};
+use redis::{RedisError, RedisResult, aio::ConnectionLike};
 
 /// A replication id of no server.
 const NOBODY: &str = "0000000000000000000000000000000000000000";
@@ -37,7 +37,7 @@ pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult
 /// The error of a connection to a server that must not be given payments; it
 /// becomes [`super::Error::Unfit`].
 pub(super) fn unfit(why: String) -> RedisError {
-    RedisError::from((ErrorKind::InvalidClientConfig, "unfit", why))
+    redis::make_extension_error("UNFIT".to_owned(), Some(why))
 }
 
 /// The error of an append that is refused without asking the server; it becomes

@@ -238,7 +238,8 @@ impl Upkeep {
         self.trim.load(&mut connection).await?;
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
-            let mut command = self.trim.on(&[self.keys.stream(partition)]);
+            let keys = [self.keys.stream(partition), self.keys.backlog(partition)];
+            let mut command = self.trim.on(&keys);
             let aged = aged.get(usize::from(partition)).copied().unwrap_or_default();
             let reached = reached.get(&partition).copied().unwrap_or_default();
             command.arg(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));

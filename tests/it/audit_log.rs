@@ -5,7 +5,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use paystream_dev::{self, PostgresServer};
+use paystream_dev::{self as dev, PostgresServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 

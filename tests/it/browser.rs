@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use paystream_dev::{self, PostgresServer};
+use paystream_dev::{self as dev, PostgresServer};
 
 use crate::{
     chromium::Browser,

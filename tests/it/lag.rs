@@ -334,14 +334,29 @@ async fn the_backlog_is_what_is_not_settled() {
     let read = ["XREADGROUP", "GROUP", "ledger", "gone", "STREAMS", &stream, ">"];
     let _: redis::Value = ask(&h.stores, &read).await;
     refused().await;
-    // What settled entries take is bounded too.
+    // Settled entries are no reason to refuse any, unless another group keeps them,
     h.start_worker();
-    for number in 13..24 {
+    for number in 13..40 {
         h.settled().await;
-        h.api.pay(&format!("s{number}"), "ADA", "1").await;
+        let sent = payment(&format!("s{number}"), "ADA", "1");
+        eventually("there is room", async || {
+            (api.post_payment(&sent).await.status == 202).then_some(())
+        })
+        .await;
     }
     h.settled().await;
+    assert!((1..24).contains(&length(&h.stores, at).await), "what is young stays");
+    // and those are bounded too.
+    let stream = h.stores.key(at, "stream");
+    let _: redis::Value = ask(&h.stores, &["XGROUP", "CREATE", &stream, "other", "0"]).await;
+    for number in 40.. {
+        h.settled().await;
+        let reply = api.post_payment(&payment(&format!("k{number}"), "ADA", "1")).await;
+        if reply.status != 202 {
+            reply.is_problem(503, "backlog_full");
+            break;
+        }
+    }
     assert_eq!(length(&h.stores, at).await, 24);
-    refused().await;
     h.stop().await;
 }

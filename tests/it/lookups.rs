@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use paystream_dev::{self, PostgresServer, RedisServer};
+use paystream_dev::{self as dev, PostgresServer, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use paystream_dev::{self, PostgresServer};
+use paystream_dev::{self as dev, PostgresServer};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 

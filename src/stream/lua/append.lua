@@ -51,7 +51,7 @@ local function has_room(length)
   local head = tonumber(redis.call('GET', seq))
   -- A closed partition is refused below.
   if not head then return true end
-  local counted, at = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+)$')
+  local counted, at = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+) ')
   local since = counted and head - tonumber(at)
   if since and since >= 0 and since < 1000 and counted + since < limit then return true end
   local unsettled = length
@@ -63,7 +63,8 @@ local function has_room(length)
     end
   end
   if unsettled >= limit then return false end
-  redis.call('SET', KEYS[4], string.format('%d %.0f', unsettled, head))
+  -- Trimming goes by the limit, too.
+  redis.call('SET', KEYS[4], string.format('%d %.0f %d', unsettled, head, limit))
   return true
 end
 

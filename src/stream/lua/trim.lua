@@ -1,6 +1,6 @@
 -- Removes what every group has acknowledged, and nothing else.
 --
--- KEYS  stream
+-- KEYS  stream, backlog
 -- ARGV  how long entries stay, in ms; an id that was the newest that long ago or
 --       earlier, or 0-0; the last id that the ledger knows; the groups that
 --       must exist
@@ -8,6 +8,8 @@
 -- compared with another, and what goes is old by both, so that a clock that goes
 -- forward takes nothing away. While ids stand still at one millisecond, because a
 -- clock went back or nothing is appended, the given id alone lets entries go.
+-- A stream that is half as long as it may become keeps about a quarter of that,
+-- however young the rest is: settled entries must not be why payments are refused.
 -- Answers how many entries went, the newest id, the groups that must exist and do not (then
 -- nothing goes: they could not have acknowledged anything), and the groups that
 -- exist and need not (they are waited for all the same).
@@ -25,15 +27,23 @@ end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return redis.error_reply('NOSTREAM stream ' .. KEYS[1] .. ' is missing')
 end
-local info, newest = redis.call('XINFO', 'STREAM', KEYS[1]), nil
+local info, newest, length, first = redis.call('XINFO', 'STREAM', KEYS[1]), nil, 0, nil
 for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then newest = info[i + 1] end
+  if info[i] == 'length' then length = info[i + 1] end
+  if info[i] == 'first-entry' then first = info[i + 1] and info[i + 1][1] end
 end
 local newest_ms, aged_ms = string.match(newest, '^%d+'), string.match(ARGV[2], '^%d+')
 local oldest_to_stay = math.max(0, tonumber(newest_ms) - tonumber(ARGV[1]))
 local wanted, seen, missing, unregistered = {}, {}, {}, {}
 local floor = string.format('%.0f-0', oldest_to_stay)
 if before(ARGV[2], floor) or aged_ms == newest_ms then floor = ARGV[2] end
+local limit = tonumber(string.match(redis.call('GET', KEYS[2]) or '', '^%d+ %d+ (%d+)$'))
+if limit and length >= 4 * limit and first then
+  local span = tonumber(newest_ms) - tonumber(string.match(first, '^%d+'))
+  local young = string.format('%.0f-0', tonumber(newest_ms) - math.floor(span * 2 * limit / length))
+  if before(floor, young) then floor = young end
+end
 if before(ARGV[3], floor) then floor = ARGV[3] end
 for i = 4, #ARGV do wanted[ARGV[i]] = true end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
