@@ -207,7 +207,7 @@ async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
         let mut destroy = redis::cmd("XGROUP");
         destroy.arg("DESTROY").arg(stream).arg("ledger");
         destroy.exec_async(&mut h.stores.redis.clone()).await.unwrap();
-        h.api.pay(&format!("r{round}"), "ADA", "1").await;
+        pay_when_open(&h, &format!("r{round}")).await;
         eventually("it is applied all the same", async || {
             let found = h.api.payment(&format!("r{round}")).await;
             (found["status"] == "applied").then_some(())
@@ -420,7 +420,10 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
     })
     .await;
     let number = i64::try_from(partition).unwrap();
-    assert_eq!(losses(&h.stores).await, [(number, "ledger_lost".into(), Some(4), Some(6))]);
+    // One more may say that bringing it back was interrupted; it lists nothing.
+    let mut listed = losses(&h.stores).await;
+    listed.retain(|(_, _, first, _)| first.is_some());
+    assert_eq!(listed, [(number, "ledger_lost".into(), Some(4), Some(6))]);
     let why = "select count(*) from sequence_jumps where detail like 'PostgreSQL went back to \
          sequence 3 (a promoted standby, or a restored backup)%'";
     assert_eq!(h.stores.count(why).await, 1);
