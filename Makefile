@@ -18,7 +18,7 @@ test: ## Run every test, against servers and a browser that the tests start them
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories
 	@./scripts/install.sh --check-tools --observe
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) test --locked --test it -- drift:: rooms:: runbook:: observability:: --skip no_alert_can_change

@@ -39,11 +39,11 @@ impl Authority {
             return Ok(());
         }
         match timeout(PATIENCE, (self.ask)()).await.unwrap_or(None) {
-            Some((generation, changes)) => {
-                // What was closed may be open on one that was promoted meanwhile.
-                if generation != self.generation || (changes && server.promoted) {
-                    return Err(server::closed("resize: the number of partitions is changed"));
-                }
+            // What was closed may be open on one that was promoted meanwhile.
+            Some((generation, changes))
+                if generation != self.generation || (changes && server.promoted) =>
+            {
+                return Err(server::closed("resize: the number of partitions is changed"));
             }
             None if server.promoted => {
                 return Err(server::unfit(
@@ -53,7 +53,7 @@ impl Authority {
                 ));
             }
             // One that was restarted has what it had.
-            None => {}
+            Some(_) | None => {}
         }
         *met = Some(Arc::clone(server));
         Ok(())
