@@ -38,7 +38,6 @@ pub struct Circuit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{dependency} has been away for {} s and is probed until it answers", since.as_secs())]
 pub struct Open {
-    /// Which dependency.
     pub dependency: &'static str,
     /// For how long it has been open.
     pub since: Duration,

@@ -60,9 +60,6 @@ pub struct DiscardSummary {
 impl Control {
     /// Ids of dead letters that nobody has dealt with, the first buried first,
     /// at most `max` and [`BULK_MAX`], and how many there are altogether.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn open_letters(
         &self,
         filter: &DeadLetterFilter,

@@ -75,9 +75,6 @@ impl ParkedCustomer {
 
 impl Control {
     /// Changes, the latest first, older than `before`.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn audit_log(
         &self,
         subject: Option<&str>,
@@ -89,9 +86,6 @@ impl Control {
     }
 
     /// Notes that somebody changed how much a gateway logs.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn note_log_level(
         &self,
         before: &str,
@@ -102,17 +96,11 @@ impl Control {
     }
 
     /// Customers whose payments wait behind a dead letter, the longest first.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn parked(&self) -> Result<Vec<ParkedCustomer>, Error> {
         self.parked_of(None).await
     }
 
     /// The same of this customer, if it is parked.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn parked_one(&self, customer: &CustomerId) -> Result<Option<ParkedCustomer>, Error> {
         Ok(self.parked_of(Some(customer)).await?.pop())
     }

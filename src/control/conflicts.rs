@@ -50,9 +50,6 @@ pub struct Conflict {
 
 impl Control {
     /// A page of conflicts, the longest open first.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn conflicts(
         &self,
         all: bool,

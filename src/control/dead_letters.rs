@@ -73,9 +73,6 @@ pub struct RedriveReport {
 
 impl Control {
     /// A page of dead letters, the latest first.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -87,9 +84,6 @@ impl Control {
     }
 
     /// One dead letter.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, Error> {
         Ok(self.desk.dead_letter(id).await?.map(DeadLetter::from))
     }

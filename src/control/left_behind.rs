@@ -67,9 +67,6 @@ impl Control {
     /// Gives the payments in streams of earlier topologies to the current ones,
     /// each stream's in its order; says how many, and where it stopped because an
     /// entry cannot be read. Done again, what was given already has no second effect.
-    ///
-    /// # Errors
-    /// When a store cannot be reached.
     pub async fn carry_on(&self) -> Result<(usize, Vec<String>), Error> {
         let (mut given, mut stopped) = (0, BTreeMap::new());
         let producer = self.streams.producer(LIMITS).await?;

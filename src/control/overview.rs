@@ -142,9 +142,6 @@ impl Control {
     }
 
     /// Counts all customers, which costs more than a look.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn customer_count(&self) -> Result<CustomerCount, Error> {
         Ok(self.reader.customers().await?)
     }

@@ -252,9 +252,6 @@ impl Control {
 
     /// All pending entries at a glance. `on_progress` hears how many were looked
     /// at, of how many.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn pending_summary(
         &self,
         mut on_progress: impl FnMut(u64, u64),

@@ -58,9 +58,6 @@ pub struct AssignReport {
 impl Control {
     /// A page of payments in suspense, the longest held first: those that are held
     /// or to be sent back, or `all`.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked.
     pub async fn suspense(
         &self,
         all: bool,

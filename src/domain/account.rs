@@ -15,7 +15,6 @@ pub struct Account {
     pub total_paid: Decimal,
     /// The sum of all excess parts: paid beyond the asset's value.
     pub credit: Decimal,
-    /// Applied payments.
     pub payment_count: i64,
     /// Rows of the statement; rises by one with each.
     pub version: i64,

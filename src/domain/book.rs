@@ -72,7 +72,6 @@ pub enum Outcome {
     },
     /// Refused by a rule of the account.
     Rejected {
-        /// Which rule.
         refusal: Refusal,
         /// The account afterwards.
         after: Standing,

@@ -142,7 +142,6 @@ pub struct Payment {
     pub customer: CustomerId,
     /// What the bank says of it.
     pub status: PaymentStatus,
-    /// How much.
     pub amount: Amount,
     /// When the bank says that it happened, to the microsecond.
     pub date: DateTime<Utc>,

@@ -12,7 +12,6 @@ pub struct SpanId([u8; 8]);
 /// Where in which trace something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace.
     pub trace_id: TraceId,
     /// The span below which it happens; nothing when only the trace is known.
     pub span_id: Option<SpanId>,

@@ -74,15 +74,12 @@ const LOOK_UPS_MAX: usize = 2;
 
 /// What the gateway works with.
 pub struct Gateway {
-    /// Appends payments.
     pub producer: Producer,
     /// Finds them in the streams.
     pub finder: Finder,
     /// Answers what became of them.
     pub reader: Reader,
-    /// Opens accounts.
     pub registrar: Registrar,
-    /// Remembers balances.
     pub balances: Balances,
     /// Tells how deep the streams are.
     pub upkeep: Upkeep,
@@ -96,7 +93,6 @@ pub struct Gateway {
     pub board: Option<Arc<Board>>,
     /// Speaks of what it does.
     pub signals: Signals,
-    /// Its settings.
     pub config: GatewayConfig,
     /// Tells the time.
     pub clock: Clock,

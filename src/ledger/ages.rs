@@ -11,9 +11,6 @@ use crate::domain::StreamId;
 impl Groups {
     /// The newest id of each partition of a generation, as it was noted so long ago;
     /// the oldest note first.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn newest_before(
         &self,
         generation: i32,
@@ -37,9 +34,6 @@ impl Groups {
 
     /// Notes the newest id of each partition, unless somebody has within `every`;
     /// forgets notes that are twice as old as `retention`.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn note_newest(
         &self,
         generation: i32,

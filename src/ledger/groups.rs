@@ -41,9 +41,6 @@ impl Groups {
     }
 
     /// The registered groups, by name; ours is not among them.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn registered(&self) -> Result<Vec<GroupRow>, Error> {
         let rows = sqlx::query_as(
             "select name, starts_from, note, registered_at from consumer_groups order by name",
@@ -57,9 +54,6 @@ impl Groups {
 impl Groups {
     /// The highest entry of each partition whose fate the ledger knows, in a
     /// generation of the topology.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn reached(&self, generation: i32) -> Result<BTreeMap<u16, StreamId>, Error> {
         let rows: Vec<(i32, String)> = timeout(
             QUERY_TIMEOUT,
@@ -86,9 +80,6 @@ impl GroupRegistrar {
 
     /// Registers a group and notes who did it, in one step. One that is
     /// registered stays as it is.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn register(
         &self,
         name: &str,
@@ -113,9 +104,6 @@ impl GroupRegistrar {
     /// Removes a group from the registry and notes who did it, and how many
     /// entries it had `unread` and `unacknowledged`, in one step. A group that
     /// is not registered is noted as well: it is about to be removed from Redis.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn retire(
         &self,
         name: &str,

@@ -163,9 +163,6 @@ impl LaneWriter {
     }
 
     /// Notes how far streams are known to have come.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn note_heads(&mut self, heads: &[(Fence, i64)]) -> Result<(), Error> {
         sqlx::query(
             "update partition_owners o set head_sequence = u.head
@@ -273,9 +270,6 @@ impl Losses {
 
     /// Losses, the latest first; at most 1,000. `open`: only those nobody has
     /// dealt with.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn list(&self, open: bool) -> Result<Vec<LossRow>, Error> {
         let rows = sqlx::query_as(
             "select partition, after_sequence, resumes_at, reason, lost_first, lost_last, detail,

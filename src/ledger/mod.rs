@@ -122,9 +122,6 @@ impl Ledger {
 
     /// What changes the number of partitions; nothing while another process
     /// does.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn resize(&self) -> Result<Option<Resize>, Error> {
         Resize::connect(&self.options).await
     }

@@ -17,7 +17,6 @@ use super::Error;
 /// A partition that was acquired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Which.
     pub partition: u16,
     /// Under which epoch; higher than any before.
     pub epoch: i64,
@@ -32,7 +31,6 @@ pub struct Grant {
 /// A worker that beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveWorker {
-    /// Its name.
     pub worker: String,
     /// It serves on until others have asked for what it owns.
     pub leaving: bool,
@@ -41,7 +39,6 @@ pub struct LiveWorker {
 /// A partition as the registry lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
-    /// Which.
     pub partition: u16,
     /// Who owns it, alive or not.
     pub owner: Option<String>,
@@ -108,9 +105,6 @@ impl Ownership {
 
     /// Registers the worker under a new incarnation. An older process of the
     /// same name finds out at its next beat.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn join(&mut self) -> Result<(), Error> {
         let join = sqlx::query(
             "insert into workers (worker_id, incarnation, lease_ms, attempts_max)
@@ -127,9 +121,6 @@ impl Ownership {
 
     /// Says that the worker lives. False: a later process has taken its name. An
     /// earlier incarnation, or none, is what a ledger knows that has gone back.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn beat(&mut self, leaving: bool) -> Result<bool, Error> {
         let beat = sqlx::query(
             "insert into workers as known (worker_id, incarnation, lease_ms, attempts_max, leaving)
@@ -144,9 +135,6 @@ impl Ownership {
     }
 
     /// Who lives and who owns what, at one moment.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn look(&mut self) -> Result<Outlook, Error> {
         // One statement is one snapshot.
         let look = sqlx::query(
@@ -176,9 +164,6 @@ impl Ownership {
     }
 
     /// Asks the living owners of these partitions to hand them over to us.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn request(&mut self, partitions: &[u16]) -> Result<(), Error> {
         // A row that is busy with a batch or a move is asked for next time.
         let request = sqlx::query(
@@ -194,9 +179,6 @@ impl Ownership {
     /// Acquires those of these partitions that nobody owns, whose owner is
     /// silent beyond its lease, or that are ours by name. Rows that someone
     /// holds locked are left for the next time.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn acquire(&mut self, partitions: &[u16]) -> Result<Vec<Grant>, Error> {
         let acquire = sqlx::query(
             "with free as (
@@ -226,9 +208,6 @@ impl Ownership {
     }
 
     /// Gives partitions back that we hold under these epochs.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn release(&mut self, held: &[(u16, i64)]) -> Result<(), Error> {
         let (partitions, epochs): (Vec<u16>, Vec<i64>) = held.iter().copied().unzip();
         let release = sqlx::query(

@@ -25,9 +25,7 @@ const RACES_MAX: usize = 5;
 /// A customer whose payments wait.
 #[derive(Clone, Debug, FromRow)]
 pub struct ParkedCustomer {
-    /// Whose.
     pub customer_id: String,
-    /// Since when.
     pub parked_at: DateTime<Utc>,
     /// Payments that wait.
     pub payments: i64,
@@ -50,9 +48,6 @@ impl Parking {
 
     /// Customers whose payments wait, the longest first; at most 1,000. Only this
     /// one, if one is named.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn list(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
         let rows = sqlx::query_as(
             "select a.customer_id, a.parked_at, count(p.sequence) as payments,

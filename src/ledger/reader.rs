@@ -51,7 +51,6 @@ pub struct PaymentRow {
     pub reason: Option<String>,
     /// Whose it is.
     pub customer_id: Option<String>,
-    /// How much.
     pub amount: Option<Decimal>,
     /// Paid of what was outstanding.
     pub applied_amount: Option<Decimal>,
@@ -95,7 +94,6 @@ pub struct ConflictRow {
 /// A customer's account.
 #[derive(Clone, Debug, FromRow)]
 pub struct AccountRow {
-    /// Whose.
     pub customer_id: String,
     /// What it is kept in.
     pub currency: String,
@@ -109,7 +107,6 @@ pub struct AccountRow {
     pub credit: Decimal,
     /// What is left.
     pub outstanding_balance: Decimal,
-    /// Applied payments.
     pub payment_count: i64,
     /// Rows of the statement.
     pub version: i64,
@@ -124,7 +121,6 @@ pub struct AccountRow {
 /// How far the ledger has come with a partition, and under whom.
 #[derive(Clone, Debug, FromRow)]
 pub struct CursorRow {
-    /// Which.
     pub partition: i32,
     /// Who owns it, if anybody.
     pub owner: Option<String>,
@@ -208,9 +204,6 @@ impl Reader {
 
     /// Everything the ledger has under these references; a reference may have
     /// several, one for each status it was sent with.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn payments(&self, references: &[Reference]) -> Result<Vec<PaymentRow>, Error> {
         let references: Vec<&str> = references.iter().map(Reference::as_str).collect();
         let sql = sql(
@@ -249,9 +242,6 @@ impl Reader {
     }
 
     /// What came under `reference` with other content.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn conflicts(&self, reference: &Reference) -> Result<Vec<ConflictRow>, Error> {
         let rows = sqlx::query_as(
             "select customer_id, payment_status, amount, stream_id, received_at, state
@@ -264,9 +254,6 @@ impl Reader {
     }
 
     /// Whether this entry was a repetition of a payment the ledger had.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn is_duplicate(
         &self,
         partition: i32,
@@ -286,9 +273,6 @@ impl Reader {
     }
 
     /// One account.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn account(&self, customer: &CustomerId) -> Result<Option<AccountRow>, Error> {
         let sql = sql(ACCOUNT, " where customer_id = $1");
         let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -299,9 +283,6 @@ impl Reader {
     }
 
     /// A page of accounts by customer id, and how many there are.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn accounts(&self, limit: i64, offset: i64) -> Result<(Vec<AccountRow>, i64), Error> {
         let sql = sql(ACCOUNT, " order by customer_id limit $1 offset $2");
         let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -316,9 +297,6 @@ impl Reader {
     }
 
     /// A page of a customer's statement, newest first, below version `before`.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn statement(
         &self,
         customer: &CustomerId,
@@ -367,9 +345,6 @@ impl Reader {
     }
 
     /// How far the ledger has come with every partition.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
         let rows = sqlx::query_as(
             "select partition, owner, epoch, last_sequence,

@@ -13,7 +13,6 @@ const SILENT_SECONDS: i32 = 30;
 /// A topology that was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastTopology {
-    /// Which.
     pub generation: i32,
     /// Its number of partitions.
     pub partitions: u16,
@@ -37,9 +36,6 @@ impl Resize {
     }
 
     /// Writes down what is wanted; says false when something else is under way.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn wish(&mut self, partitions: u16) -> Result<bool, Error> {
         let wish = sqlx::query(
             "update topology set resizing_to = $1,
@@ -51,9 +47,6 @@ impl Resize {
     }
 
     /// Forgets the wish.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn forget(&mut self) -> Result<(), Error> {
         sqlx::query("update topology set resizing_to = null, resize_started_at = null")
             .execute(&mut self.connection)
@@ -62,9 +55,6 @@ impl Resize {
     }
 
     /// Whether a worker lives.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn has_workers(&mut self) -> Result<bool, Error> {
         let live = sqlx::query_scalar(
             "select exists (select 1 from workers
@@ -78,9 +68,6 @@ impl Resize {
     /// ledger knows of, as (partition, given, known). Entries that could not be
     /// read count as known: nobody can tell their sequence. So do those that a
     /// loss has jumped over.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn missing(&mut self, given: &[i64]) -> Result<Vec<(i32, i64, i64)>, Error> {
         let missing = sqlx::query_as(
             "select partition, given, last_sequence
@@ -96,9 +83,6 @@ impl Resize {
     }
 
     /// The highest sequence of any partition, past ones included.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn highest_sequence(&mut self) -> Result<i64, Error> {
         let highest = sqlx::query_scalar(
             "select coalesce(max(greatest(last_sequence, head_sequence)), 0) from partition_owners",
@@ -185,9 +169,6 @@ impl Resize {
     }
 
     /// Remembers that the streams of an earlier topology are removed.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn set_removed(&mut self, generation: i32) -> Result<(), Error> {
         sqlx::query(
             "update past_topologies set removed_at = clock_timestamp()

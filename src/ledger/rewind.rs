@@ -26,9 +26,6 @@ pub struct Rewound<'a> {
 impl LaneWriter {
     /// How far the ledger has come with those of these partitions that are ours
     /// still.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn cursors(&mut self, fences: &[Fence]) -> Result<BTreeMap<u16, Cursor>, Error> {
         let rows = sqlx::query(
             "select partition, last_sequence, last_stream_id, reached_stream_id
@@ -113,9 +110,6 @@ impl LaneWriter {
     /// Raises epochs to those that Redis was told of, where we are the owner: the
     /// ledger has gone back, and the next acquisition must be above them. Says
     /// whether it raised any.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn raise_epochs(&mut self, known: &[(Fence, i64)]) -> Result<bool, Error> {
         let raised = sqlx::query(
             "update partition_owners o set epoch = u.known

@@ -83,9 +83,6 @@ impl Schema {
     }
 
     /// Why this PostgreSQL could lose what it has committed, if it could.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn unsafe_setting(&self) -> Result<Option<String>, Error> {
         let off: Option<String> = sqlx::query_scalar(
             "select name from unnest(array['fsync', 'full_page_writes']) as name
@@ -180,9 +177,6 @@ impl Schema {
     }
 
     /// The generation of the topology as it is now.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn generation(&self) -> Result<i32, Error> {
         let generation = sqlx::query_scalar("select generation from topology");
         Ok(generation.fetch_one(&self.pool).await?)
@@ -202,9 +196,6 @@ impl Schema {
     }
 
     /// Earlier topologies, the latest first; at most 8.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn past(&self) -> Result<Vec<PastTopology>, Error> {
         let rows = sqlx::query(
             "select generation, partitions, removed_at is not null from past_topologies
@@ -222,9 +213,6 @@ impl Schema {
     }
 
     /// Remembers that the streams in Redis exist from now on.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn set_provisioned(&self) -> Result<(), Error> {
         sqlx::query("update topology set provisioned_at = now() where provisioned_at is null")
             .execute(&self.pool)

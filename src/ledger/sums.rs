@@ -29,7 +29,6 @@ pub struct Totals {
     pub parked: i64,
     /// The whole amount of applied payments.
     pub amount: Decimal,
-    /// Accounts.
     pub customers: i64,
     /// Accounts with nothing left to pay.
     pub customers_completed: i64,
@@ -46,9 +45,6 @@ pub struct CustomerCount {
 
 impl Reader {
     /// Sums over everything.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn totals(&self) -> Result<Totals, Error> {
         let row = sqlx::query_as(
             "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
@@ -67,9 +63,6 @@ impl Reader {
     }
 
     /// How many losses of Redis nobody has dealt with.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn open_losses(&self) -> Result<i64, Error> {
         let count = sqlx::query_scalar("select count(*) from sequence_jumps where state = 'open'")
             .fetch_one(&mut *self.pool.acquire().await?)
@@ -78,9 +71,6 @@ impl Reader {
     }
 
     /// How many payments the ledger has settled; cheap enough to ask often.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn settled(&self) -> Result<i64, Error> {
         let sum = sqlx::query_scalar(
             "select coalesce(sum(applied + recorded + rejected + suspense), 0)::bigint

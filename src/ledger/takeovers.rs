@@ -108,9 +108,6 @@ impl LaneWriter {
 
     /// Sequences of these partitions that were found lost within a day, the
     /// latest first.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn recent_losses(&mut self, partitions: &[u16]) -> Result<Vec<Gap>, Error> {
         let partitions: Vec<i32> = partitions.iter().map(|number| i32::from(*number)).collect();
         let rows: Vec<(i32, i64, i64)> = sqlx::query_as(

@@ -35,9 +35,6 @@ impl Trial {
 
 impl LaneWriter {
     /// What was being tried on a partition when its last owner left it.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn trial(&mut self, partition: u16) -> Result<Option<Trial>, Error> {
         let row = sqlx::query(
             "select first_stream_id, last_stream_id, attempts, error from partition_trials
@@ -103,9 +100,6 @@ impl LaneWriter {
     }
 
     /// Nothing is tried on the partition any more.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn end_trial(&mut self, fence: Fence) -> Result<(), Error> {
         // A newer owner's trial is not ours to end.
         sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")

@@ -20,7 +20,6 @@ use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, StreamId, Trac
 /// A partition and the epoch under which this worker may write for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fence {
-    /// Which.
     pub partition: u16,
     /// Under which epoch.
     pub epoch: i64,
@@ -47,7 +46,6 @@ pub struct Burial {
     pub code: &'static str,
     /// The reason as a sentence.
     pub reason: String,
-    /// Its fields.
     pub fields: Vec<(String, String)>,
     /// How often settling it was attempted.
     pub attempts: u32,
@@ -86,9 +84,6 @@ impl Writer {
     }
 
     /// Connects one lane.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
         let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
         let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
@@ -145,9 +140,6 @@ impl LaneWriter {
 impl LaneWriter {
     /// An account of these deliveries whose version is not the last of its
     /// statement: which, its version, and that one.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn damaged(
         &mut self,
         deliveries: &[Delivery],
@@ -180,9 +172,6 @@ impl Batch<'_> {
     }
 
     /// Whether the ledger has an outcome of this very entry.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn has_settled(&mut self, delivery: &Delivery) -> Result<bool, Error> {
         let settled = sqlx::query_scalar(
             "select exists (select 1 from processed_transactions

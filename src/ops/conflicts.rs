@@ -65,9 +65,6 @@ pub enum ConflictsAction {
 }
 
 /// Lists or resolves. Exits with 1 when the change was refused.
-///
-/// # Errors
-/// When the ledger cannot be reached.
 pub async fn run(args: ConflictsArgs) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology) = stores::open(&args.store).await?;
     let control = Control::new(&streams, &ledger, &topology, clock::system);

@@ -103,9 +103,6 @@ pub(super) fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 /// Lists, shows, redrives or discards.
-///
-/// # Errors
-/// When the ledger cannot be reached.
 pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology) = stores::open(&args.store).await?;
     let control = Control::new(&streams, &ledger, &topology, clock::system);

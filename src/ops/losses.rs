@@ -52,9 +52,6 @@ pub enum Action {
 }
 
 /// Lists losses, or notes that they were dealt with.
-///
-/// # Errors
-/// When the ledger cannot be reached.
 pub async fn run(args: LossesArgs) -> anyhow::Result<ExitCode> {
     let ledger = Ledger::new(args.ledger.database_url()?)
         .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;

@@ -29,9 +29,6 @@ pub struct ProbeArgs {
 }
 
 /// Prints what the endpoint says.
-///
-/// # Errors
-/// When it cannot be asked.
 pub async fn run(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
     ensure!(args.path.starts_with('/'), "--path must begin with a slash");
     let (status, body) = timeout(PATIENCE, ask(args))

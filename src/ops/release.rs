@@ -37,9 +37,6 @@ pub struct ReleaseArgs {
 
 /// Releases a partition and waits, for two leases, until it has an owner under a
 /// new epoch. Exits with 1 when it was refused, or has none in time.
-///
-/// # Errors
-/// When a store cannot be reached.
 pub async fn run(args: ReleaseArgs) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology) = stores::open(&args.store).await?;
     let control = Control::new(&streams, &ledger, &topology, clock::system);

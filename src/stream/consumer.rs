@@ -27,7 +27,6 @@ const SETTLING_MAX: Duration = Duration::from_secs(60);
 /// A partition that this worker owns, as the ledger granted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Which.
     pub partition: u16,
     /// Under which epoch.
     pub epoch: i64,
@@ -36,7 +35,6 @@ pub struct Claim {
 /// An entry that was taken.
 #[derive(Clone, Debug)]
 pub enum Taken {
-    /// A payment.
     Delivery(Delivery),
     /// Something that is not a payment we understand.
     Unreadable(Unreadable),
@@ -58,13 +56,10 @@ pub struct TakenFrom {
 /// How an entry was delivered before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// Which.
     pub id: StreamId,
-    /// To whom.
     pub worker: String,
     /// How long ago.
     pub ago: Duration,
-    /// How often.
     pub deliveries: u32,
 }
 
@@ -142,9 +137,6 @@ impl Consumer {
     /// Compares the highest sequence that is known to have been given out in
     /// each partition with what this server has, before anything is taken from
     /// it. What is lost is noted there, in the partition's history.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn compare(&mut self, known: &[(u16, i64)]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(known.len());
         for (partition, sequence) in known {
@@ -158,9 +150,6 @@ impl Consumer {
 
     /// Tells gateways which sequences of a partition are lost, so that what is
     /// sent again is accepted again.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn lose(&mut self, lost: &[(u16, i64, i64)]) -> Result<(), Error> {
         if lost.is_empty() {
             return Ok(());
@@ -190,9 +179,6 @@ impl Consumer {
 
     /// Closes the connections of a former owner, so that nothing it had under
     /// way arrives late. Those of this very process stay.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn cut_off(&mut self, worker: &str) -> Result<(), Error> {
         let mut list = redis::cmd("CLIENT");
         list.arg(&["LIST", "TYPE", "normal"]);
@@ -375,9 +361,6 @@ impl Consumer {
     }
 
     /// Removes consumers of former owners that hold nothing.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn forget_others(&mut self, claim: Claim) -> Result<(), Error> {
         let mut command = self.scripts.forget_consumers.on(&[self.keys.stream(claim.partition)]);
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)

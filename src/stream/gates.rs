@@ -74,9 +74,6 @@ impl Gates {
 
     /// Creates the streams with these groups, and lets their sequences begin
     /// after `sequence`. Does nothing that is done already.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached or refuses.
     pub async fn begin(&mut self, sequence: i64, groups: &BTreeSet<String>) -> Result<(), Error> {
         let ours = GROUP.to_owned();
         for group in groups.iter().chain([&ours]) {
@@ -93,9 +90,6 @@ impl Gates {
 
     /// Removes the streams that every group has settled; says which groups have
     /// not. The gates stay closed.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn remove(&mut self) -> Result<BTreeSet<String>, Error> {
         let code = concat!(include_str!("lua/entries_after.lua"), include_str!("lua/remove.lua"));
         let remove = Lua::new(code);

@@ -19,9 +19,7 @@ const PAGE: usize = 1_000;
 /// An entry that was handed out and not acknowledged.
 #[derive(Clone, Debug)]
 pub struct Pending {
-    /// Where.
     pub partition: u16,
-    /// Which.
     pub id: StreamId,
     /// Whom it was handed to last,
     pub consumer: String,
@@ -34,7 +32,6 @@ pub struct Pending {
 /// What is pending on one partition.
 #[derive(Clone, Debug, Default)]
 pub struct PendingCount {
-    /// How much.
     pub pending: u64,
     /// How much of it each consumer has.
     pub consumers: Vec<(String, u64)>,
@@ -43,7 +40,6 @@ pub struct PendingCount {
 /// What an entry holds.
 #[derive(Clone, Debug)]
 pub enum Body {
-    /// A payment.
     Delivery(Box<Delivery>),
     /// Something that is not a payment we understand.
     Unreadable(Unreadable),
@@ -117,9 +113,6 @@ impl Inspector {
     }
 
     /// What these entries hold, in their order.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn bodies(&self, entries: &[(u16, StreamId)]) -> Result<Vec<Body>, Error> {
         if entries.is_empty() {
             return Ok(Vec::new());

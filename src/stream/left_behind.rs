@@ -26,9 +26,6 @@ pub struct LeftBehind {
 impl Streams {
     /// What waits in the streams of another generation, as far as they are there:
     /// the first 1,000 entries of each, in the order of partitions and entries.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn left_behind(
         &self,
         generation: i32,
@@ -55,9 +52,6 @@ impl Streams {
 
     /// Makes our group pass these entries, of which all that come before are passed
     /// or among them.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn pass(&self, entries: &[LeftBehind]) -> Result<(), Error> {
         let mut connection = self.connect("left-behind").await?;
         let mut pipeline = Pipeline::with_capacity(2 * entries.len());

@@ -163,9 +163,6 @@ impl Streams {
 
     /// Creates every stream with its group at id 0. Only for a topology whose
     /// streams have never existed.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached or refuses.
     pub async fn provision(&self) -> Result<(), Error> {
         let mut connection = self.connect("provision").await?;
         upkeep::create_groups(&self.keys, GROUP, &mut connection).await?;
@@ -173,66 +170,42 @@ impl Streams {
     }
 
     /// What closes streams, begins and removes them.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn gates(&self) -> Result<Gates, Error> {
         Gates::connect(self).await
     }
 
     /// What appends.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn producer(&self, limits: AppendLimits) -> Result<Producer, Error> {
         Producer::connect(self, limits).await
     }
 
     /// What finds payments in the streams.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn finder(&self, dedupe_window: Duration) -> Result<Finder, Error> {
         Finder::connect(self, dedupe_window).await
     }
 
     /// What takes and acknowledges, under the name of `worker`, for this
     /// incarnation of it.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn consumer(&self, worker: &str, incarnation: &str) -> Result<Consumer, Error> {
         Consumer::connect(self, worker, incarnation).await
     }
 
     /// The cache of balances, for readers.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn balances(&self, time_to_live: Duration) -> Result<Balances, Error> {
         Balances::connect(self, time_to_live).await
     }
 
     /// Depths, trimming and health.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         Upkeep::connect(self).await
     }
 
     /// What looks at pending entries.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn inspector(&self) -> Result<Inspector, Error> {
         Inspector::connect(self).await
     }
 
     /// What creates and removes other groups than ours.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn other_groups(&self) -> Result<OtherGroups, Error> {
         OtherGroups::connect(self).await
     }

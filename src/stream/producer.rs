@@ -85,7 +85,6 @@ pub enum Appended {
 /// A payment and what its entry says about its arrival.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// The payment.
     pub payment: Payment,
     /// When the gateway took it.
     pub received_at: DateTime<Utc>,

@@ -20,9 +20,6 @@ impl Consumer {
     /// Whether our group, which was handed entries up to `last_id`, has
     /// acknowledged one after `known`, which comes before; then, what is still
     /// there after `known`.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn passed(
         &mut self,
         claim: Claim,
@@ -46,9 +43,6 @@ impl Consumer {
 
     /// The sequence of the first entry that the stream keeps after this one, if it
     /// can be read.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn first_after(
         &mut self,
         partition: u16,
@@ -63,9 +57,6 @@ impl Consumer {
     }
 
     /// Whether the stream keeps an entry between these two.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn has_between(
         &self,
         partition: u16,
@@ -80,9 +71,6 @@ impl Consumer {
     }
 
     /// The sequence of the last entry up to this one, if it has one.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn sequence_up_to(
         &mut self,
         partition: u16,
@@ -95,9 +83,6 @@ impl Consumer {
 
     /// Lets the streams of these partitions give out no id below the one beside
     /// them, nor that: a server before this one, whose clock was ahead, gave it out.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn raise_ids(&mut self, reached: &[(u16, StreamId)]) -> Result<(), Error> {
         if reached.is_empty() {
             return Ok(());
@@ -130,9 +115,6 @@ impl Consumer {
     }
 
     /// The epoch of each claimed partition as Redis was last told.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn epochs(&mut self, claims: &[Claim]) -> Result<Vec<i64>, Error> {
         let mut pipeline = Pipeline::with_capacity(claims.len());
         for claim in claims {

@@ -47,9 +47,6 @@ pub(super) fn closed(why: &str) -> RedisError {
 }
 
 /// Says so, if the server of this connection is a replica.
-///
-/// # Errors
-/// When it cannot be asked.
 pub(super) async fn replica(connection: &mut impl ConnectionLike) -> RedisResult<Option<String>> {
     Ok(as_replica(&info(connection).await?))
 }

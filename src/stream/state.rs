@@ -46,9 +46,6 @@ pub struct Reopening {
 
 impl Consumer {
     /// Where each claimed partition stands.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn states(&mut self, claims: &[Claim]) -> Result<Vec<PartitionState>, Error> {
         let mut pipeline = Pipeline::with_capacity(1 + 2 * claims.len());
         standing::Script::load(&mut pipeline);

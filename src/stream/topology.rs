@@ -23,9 +23,6 @@ impl Streams {
     }
 
     /// Generation and number of partitions as they were noted last.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn noted_topology(url: &str, key_prefix: &str) -> Result<Option<(i32, u16)>, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))

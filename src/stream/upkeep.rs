@@ -22,7 +22,6 @@ const KEEPING: [(&str, &str); 3] =
 /// How much is in one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Which.
     pub partition: u16,
     /// Entries in the stream, settled ones included.
     pub length: i64,
@@ -55,7 +54,6 @@ pub struct RedisMemory {
 /// What came of trimming one stream.
 #[derive(Debug)]
 pub struct Trim {
-    /// Whose.
     pub partition: u16,
     /// Entries that went.
     pub removed: i64,
@@ -121,9 +119,6 @@ impl Upkeep {
 
     /// Forgets that a reference was sent as this entry of a partition: sent again,
     /// it is accepted and not answered as a repetition.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn forget_reference(
         &self,
         partition: u16,
@@ -146,9 +141,6 @@ impl Upkeep {
     }
 
     /// Memory that Redis uses and may use.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
         let mut command = redis::cmd("INFO");
         let text: String = command.arg("memory").query_async(&mut self.connection.clone()).await?;
@@ -186,9 +178,6 @@ impl Upkeep {
 
     /// Whom Redis was last told to own each partition. The ledger holds the truth:
     /// an owner that has released a partition since stays here until the next one.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn owners_told(&self) -> Result<Vec<Option<String>>, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
@@ -224,9 +213,6 @@ impl Upkeep {
     /// `aged`, the newest of that partition that long ago. A stream on which one
     /// of `groups` is missing is left alone, and what fails on one stream stops
     /// no other.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn trim_all(
         &self,
         retention: Duration,

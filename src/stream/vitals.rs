@@ -19,7 +19,6 @@ const PINGS: usize = 3;
 pub struct RedisVitals {
     /// The quickest of a few questions and answers.
     pub latency: Duration,
-    /// Its clock.
     pub now: DateTime<Utc>,
     /// Its version, such as `7.0.15`.
     pub version: String,
@@ -54,7 +53,6 @@ pub struct RedisVitals {
 /// What there is of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence {
-    /// Which.
     pub partition: u16,
     /// Whether its stream exists,
     pub stream: bool,
@@ -66,9 +64,6 @@ pub struct Presence {
 
 impl Streams {
     /// Asks Redis how it is, over a connection of its own.
-    ///
-    /// # Errors
-    /// When it cannot be reached.
     pub async fn vitals(&self) -> Result<RedisVitals, Error> {
         let mut connection = self.connect("doctor").await?;
         let mut latency = Duration::MAX;
@@ -105,9 +100,6 @@ impl Streams {
     }
 
     /// What there is of each partition.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached.
     pub async fn presence(&self) -> Result<Vec<Presence>, Error> {
         let mut connection = self.connect("doctor").await?;
         let mut pipeline = Pipeline::with_capacity(2 * usize::from(self.keys.partitions));

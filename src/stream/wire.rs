@@ -62,9 +62,7 @@ pub struct Unreadable {
 /// Parts of an entry that could not be read as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// Its customer.
     pub customer: Option<CustomerId>,
-    /// Its amount.
     pub amount: Option<Amount>,
     /// The trace that brought it.
     pub trace_id: Option<TraceId>,

@@ -47,7 +47,6 @@ pub struct Sending {
 /// What became of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent<'a> {
-    /// The payment.
     pub reference: &'a Reference,
     /// `accepted`, `duplicate`, `conflict`, `overloaded` or `error`.
     pub outcome: &'static str,

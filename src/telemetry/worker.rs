@@ -21,7 +21,6 @@ use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 /// When an entry was delivered before this time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Earlier {
-    /// To whom.
     pub worker: String,
     /// How long ago.
     pub ago: Duration,
@@ -73,7 +72,6 @@ pub struct Tried<'a> {
 /// An entry that was given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Buried<'a> {
-    /// Which.
     pub entry: (u16, StreamId),
     /// Its trace, as far as it is known.
     pub trace: Option<TraceContext>,

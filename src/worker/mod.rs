@@ -39,7 +39,6 @@ pub struct Worker {
     pub id: String,
     /// Tells this process from an earlier one of the same name.
     pub incarnation: String,
-    /// Its settings.
     pub config: WorkerConfig,
     /// Of which generation of the topology its partitions are.
     pub generation: i32,

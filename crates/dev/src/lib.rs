@@ -55,7 +55,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Dropping this stops them too, but does not wait for it; [`Servers::stop`]
 /// does.
 pub struct Servers {
-    /// The stream.
     pub redis: RedisServer,
     /// The ledger's server.
     pub postgres: PostgresServer,

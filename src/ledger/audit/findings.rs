@@ -112,7 +112,6 @@ pub struct Drift {
 /// One check's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Its name.
     pub check: &'static str,
     /// Things looked at: accounts, rows, sequences or partitions.
     pub looked_at: u64,

@@ -51,7 +51,6 @@ pub struct Progress {
 /// What an audit looked at and what it found.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Accounts recomputed.
     pub accounts: u64,
     /// Rows of statements read.
     pub payments: u64,
@@ -59,13 +58,11 @@ pub struct Report {
     pub amount: Decimal,
     /// Sequences accounted for.
     pub sequences: u64,
-    /// Partitions.
     pub partitions: u64,
     /// Each check: how much it looked at and how much drift it found.
     pub checks: Vec<Line>,
     /// The first 100 drifts.
     pub drifts: Vec<Drift>,
-    /// All drifts.
     pub drift_count: u64,
 }
 

@@ -41,7 +41,6 @@ pub struct Slice {
     pub from: String,
     /// and before this one; nothing when the round has come to its end.
     pub before: Option<String>,
-    /// Accounts recomputed.
     pub accounts: u64,
     /// Those that are not as they must be.
     pub differing: Vec<String>,

@@ -13,15 +13,12 @@ use crate::ledger::Error;
 pub struct AuditRow {
     /// Rises with every change.
     pub id: i64,
-    /// When.
     pub at: DateTime<Utc>,
-    /// Who.
     pub actor: String,
     /// What: `dead_letter_redriven`, for instance.
     pub action: String,
     /// To what: a reference, a customer, `partition 7`.
     pub subject: String,
-    /// Why.
     pub reason: Option<String>,
     /// What it was before,
     pub before: Option<Value>,
@@ -32,9 +29,6 @@ pub struct AuditRow {
 impl Desk {
     /// Changes, the latest first, older than `before`; those of one subject only
     /// if it is given. At most [`super::PAGE_MAX`].
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn audit_log(
         &self,
         subject: Option<&str>,
@@ -55,9 +49,6 @@ impl Desk {
     }
 
     /// Notes that somebody changed how much a gateway logs.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn note_log_level(
         &self,
         before: &str,

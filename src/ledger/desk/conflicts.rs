@@ -38,7 +38,6 @@ pub struct OpenConflict {
     pub partition: i32,
     /// and its sequence there: together they name it.
     pub sequence: i64,
-    /// The reference.
     pub transaction_reference: String,
     /// What it said,
     pub payment_status: String,
@@ -65,9 +64,6 @@ pub struct OpenConflict {
 impl Desk {
     /// Conflicts, the longest open first, after this place; open ones only,
     /// unless `all`. At most [`super::PAGE_MAX`].
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn conflicts(
         &self,
         all: bool,

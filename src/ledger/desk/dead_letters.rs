@@ -35,7 +35,6 @@ pub struct DeadLetterFilter {
 /// An entry that could not be settled.
 #[derive(Clone, Debug, FromRow)]
 pub struct DeadLetterRow {
-    /// Names it.
     pub id: i64,
     /// Where it was.
     pub partition: i32,
@@ -111,9 +110,6 @@ impl DeadLetterFilter {
 impl Desk {
     /// Dead letters, the latest first, with an id below `before`; at most
     /// [`super::PAGE_MAX`].
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn dead_letters(
         &self,
         filter: &DeadLetterFilter,
@@ -131,9 +127,6 @@ impl Desk {
 
     /// Ids of dead letters in the order in which they were buried, which is the
     /// order in which each customer sent them; at most `limit`.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn dead_letter_ids(
         &self,
         filter: &DeadLetterFilter,
@@ -146,9 +139,6 @@ impl Desk {
     }
 
     /// How many there are.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn dead_letter_count(&self, filter: &DeadLetterFilter) -> Result<i64, Error> {
         let mut query = QueryBuilder::new("select count(*) from dead_letters where true");
         filter.narrow(&mut query);
@@ -156,9 +146,6 @@ impl Desk {
     }
 
     /// One of them.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetterRow>, Error> {
         let mut query = QueryBuilder::new(LETTER);
         query.push(" and id = ").push_bind(id);
@@ -166,9 +153,6 @@ impl Desk {
     }
 
     /// Why a dead letter cannot be dealt with any more; nothing while it can.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn dead_letter_refusal(&self, id: i64) -> Result<Option<Refusal>, Error> {
         let mut transaction = self.pool.begin().await?;
         let letter = lock_letter(&mut transaction, id).await?;

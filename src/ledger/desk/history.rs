@@ -16,15 +16,12 @@ use crate::{
 /// A partition's acquisition.
 #[derive(Clone, Debug, FromRow)]
 pub struct MoveRow {
-    /// Which.
     pub partition: i32,
     /// Under which epoch.
     pub epoch: i64,
-    /// By whom.
     pub owner: String,
     /// From whom, if that owner had not released it.
     pub previous: Option<String>,
-    /// When.
     pub acquired_at: DateTime<Utc>,
 }
 
@@ -33,7 +30,6 @@ pub struct MoveRow {
 pub struct AttemptRow {
     first_stream_id: String,
     last_stream_id: String,
-    /// Which one.
     pub attempt: i32,
     /// What it ended with; nothing where it began.
     pub error: Option<String>,
@@ -55,7 +51,6 @@ impl AttemptRow {
 /// What is being tried on a partition now.
 #[derive(Clone, Debug)]
 pub struct TrialRow {
-    /// Where.
     pub partition: u16,
     /// From this entry
     pub first: StreamId,
@@ -79,7 +74,6 @@ pub struct StoredPayment {
     pub payment_status: Option<String>,
     /// Whose it is.
     pub customer_id: Option<String>,
-    /// How much.
     pub amount: Option<Decimal>,
     /// Why it was rejected or could not be settled.
     pub reason: Option<String>,
@@ -111,9 +105,6 @@ pub struct StoredPayment {
 
 impl Desk {
     /// Every row that the ledger has of a reference, the oldest first.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn stored(&self, reference: &Reference) -> Result<Vec<StoredPayment>, Error> {
         let sql = STORED.replace("{LETTER}", READ_LETTER);
         let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(reference.as_str());
@@ -122,9 +113,6 @@ impl Desk {
 
     /// Attempts at one entry beside the ordinary, the oldest first, out of the
     /// last 500 of its partition.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn attempts(&self, partition: i32, id: StreamId) -> Result<Vec<AttemptRow>, Error> {
         let rows: Vec<AttemptRow> = sqlx::query_as(
             "select first_stream_id, last_stream_id, attempt, error, worker, epoch, at
@@ -138,9 +126,6 @@ impl Desk {
     }
 
     /// What is being tried now, on all partitions.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn trials(&self) -> Result<Vec<TrialRow>, Error> {
         let rows = sqlx::query(
             "select partition, first_stream_id, last_stream_id, attempts, error
@@ -164,9 +149,6 @@ impl Desk {
     }
 
     /// Who owned a partition under an epoch.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn owner_under(&self, partition: i32, epoch: i64) -> Result<Option<MoveRow>, Error> {
         let row = sqlx::query_as(
             "select partition, epoch, owner, previous, acquired_at from partition_moves
@@ -176,9 +158,6 @@ impl Desk {
     }
 
     /// Which of these entries the ledger has settled, and what came of each.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn settled_among(
         &self,
         entries: &[Delivery],

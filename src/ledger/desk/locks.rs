@@ -49,9 +49,6 @@ pub struct LockHolder {
 
 impl Desk {
     /// Who holds locks that a batch needs, and which of these accounts.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn lock_holders(&self, customers: &[&str]) -> Result<Vec<LockHolder>, Error> {
         // A row names the transaction that has locked it, whether anybody waits or not.
         const LOCKED: &str = "xmax in (select transactionid from pg_locks l where l.granted

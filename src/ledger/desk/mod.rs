@@ -57,9 +57,7 @@ pub struct Desk {
 /// Who changes something, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// Who.
     pub actor: String,
-    /// Why.
     pub reason: String,
 }
 

@@ -21,9 +21,6 @@ pub struct OpenCases {
 
 impl Desk {
     /// Counts what is open, each kind up to 10,000.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn open_cases(&self) -> Result<OpenCases, Error> {
         let row = sqlx::query_as(
             "select (select count(*) from (select from dead_letters where state = 'dead'

@@ -23,7 +23,6 @@ pub struct SuspenseRow {
     pub transaction_reference: String,
     /// The customer it was sent for.
     pub customer_id: String,
-    /// How much.
     pub amount: Decimal,
     /// Where it came from.
     pub partition: i32,
@@ -60,9 +59,6 @@ impl Desk {
     /// `after`; those that are held or to be sent back only,
     /// unless `all`. At most
     /// [`super::PAGE_MAX`].
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn suspense(
         &self,
         all: bool,

@@ -22,7 +22,6 @@ const LIST_MAX: i64 = 20;
 pub struct Vitals {
     /// The quickest of a few questions and answers.
     pub latency: Duration,
-    /// Its clock.
     pub now: DateTime<Utc>,
     /// Its version, such as `15.4`,
     pub version: String,
@@ -100,7 +99,6 @@ impl Pile {
 /// An entry that failed, or that its worker died of.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct RetriedEntry {
-    /// Where.
     pub partition: i32,
     /// From this entry
     pub first_stream_id: String,
@@ -118,7 +116,6 @@ pub struct RetriedEntry {
 /// become dead letters.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct DamagedAccount {
-    /// Whose.
     pub customer_id: String,
     /// The version of the account,
     pub version: i64,
@@ -139,17 +136,14 @@ pub struct Work {
     pub old_generations: i64,
     /// Partitions whose owner was asked to hand them over, and when.
     pub releases: Vec<(i32, DateTime<Utc>)>,
-    /// Dead letters.
     pub dead_letters: Pile,
     /// Payments in suspense,
     pub suspense: Pile,
     /// and what the counted ones come to.
     pub suspense_amount: Decimal,
-    /// Conflicts.
     pub conflicts: Pile,
     /// Customers whose payments wait.
     pub parked: Pile,
-    /// Losses.
     pub losses: Pile,
     /// Accounts with open dead letters that are damaged.
     pub damaged: Vec<DamagedAccount>,
@@ -160,9 +154,6 @@ pub struct Work {
 impl Ledger {
     /// Asks PostgreSQL how it is, whatever the schema, over a connection of its
     /// own.
-    ///
-    /// # Errors
-    /// When it cannot be reached.
     pub async fn vitals(&self) -> Result<Vitals, Error> {
         // Not a pool: that would only say that it had no connection in time.
         let options = self.by_key(QUERY_TIMEOUT);
@@ -184,9 +175,6 @@ impl Ledger {
 
 impl Desk {
     /// What lies in the ledger for operators.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn work(&self) -> Result<Work, Error> {
         let piles = sqlx::query(
             "with dead as (

@@ -17,7 +17,6 @@ const LOCK_TIMEOUT: &str = "6s";
 /// A worker in the registry, alive or not.
 #[derive(Clone, Debug, FromRow)]
 pub struct WorkerRow {
-    /// Its name.
     pub worker_id: String,
     /// When it joined.
     pub started_at: DateTime<Utc>,
@@ -51,9 +50,6 @@ impl WorkerRow {
 
 impl Desk {
     /// Every worker that has not left, by name.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, Error> {
         let rows = sqlx::query_as(
             "select worker_id, started_at, beat_at, leaving, lease_ms, attempts_max,

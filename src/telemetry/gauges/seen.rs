@@ -23,7 +23,6 @@ pub struct StreamsSeen {
 /// One partition's stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamSeen {
-    /// Which.
     pub partition: u16,
     /// Entries in it, settled ones included.
     pub length: i64,
@@ -109,7 +108,6 @@ pub struct ProcessSeen {
 /// A pool of connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolSeen {
-    /// Its name.
     pub name: &'static str,
     /// Connections in use,
     pub used: u32,
@@ -124,7 +122,6 @@ pub struct PoolSeen {
 /// The worker of this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerSeen {
-    /// Its name.
     pub name: String,
     /// Partitions it serves, and those it has given up since it started.
     pub partitions: BTreeMap<u16, bool>,
