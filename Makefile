@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check observe load audit release install
+.PHONY: help run test check lines observe load audit release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,9 @@ check: ## Format, lints, documentation, rooms and drift, licences and advisories
 	else \
 		echo "check: advisories NOT checked, the database on github.com is not reachable from here"; \
 	fi
+
+lines: ## Print how long each room is, and its budget
+	@./scripts/lines.sh
 
 observe: ## Load a private service for a minute and ask Prometheus every query of the dashboards and alerts
 	@./scripts/install.sh --observe

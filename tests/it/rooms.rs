@@ -3,7 +3,7 @@
 //! to. Reads the sources; knows no code.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -407,6 +407,28 @@ fn every_file_says_what_it_is_for_and_stays_short() {
             _ => LINES_MAX,
         };
         assert!(lines <= most, "{} has {lines} lines", file.name);
+    }
+}
+
+#[test]
+fn no_room_outgrows_its_budget() {
+    let architecture = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let architecture = fs::read_to_string(architecture).unwrap();
+    let mut lines = BTreeMap::new();
+    for file in all_sources() {
+        let crates = file.name.strip_prefix("crates/").and_then(|rest| rest.split('/').next());
+        let room = crates.map_or(file.room, |tool| format!("crates/{tool}"));
+        *lines.entry(room).or_insert(0) += file.text.lines().count();
+    }
+    for room in ["lib", "main"] {
+        lines.remove(room);
+    }
+    for (room, lines) in lines {
+        let begin = format!("| `{room}` | ");
+        let row = architecture.lines().find_map(|line| line.strip_prefix(&begin));
+        let row = row.unwrap_or_else(|| panic!("{room} has no budget in ARCHITECTURE.md"));
+        let budget: usize = row.split(" |").next().unwrap().replace(',', "").parse().unwrap();
+        assert!(lines <= budget, "{room} has {lines} lines; its budget is {budget}");
     }
 }
 
