@@ -5,7 +5,7 @@
 -- Whoever holds a payment first takes its key in processed_transactions until
 -- its transaction ends, and so waits for whoever is settling that reference, and
 -- is waited for. The claim is gone before anybody can read it.
-create function claim_reference() returns trigger language plpgsql as $$
+create function claim_reference() returns trigger language plpgsql set search_path from current as $$
 declare
     -- Each row of the parking has a status; money in suspense is COMPLETE.
     status text := coalesce(to_jsonb(new) ->> 'payment_status', 'COMPLETE');
@@ -30,7 +30,7 @@ create trigger parked_claim before insert on parked
 -- What was committed while a claim was waited for is seen here: a function that
 -- is volatile reads anew. The error is the one of a key that is taken, so that
 -- the batch is decided again.
-create function refuse_held_reference() returns trigger language plpgsql as $$
+create function refuse_held_reference() returns trigger language plpgsql set search_path from current as $$
 begin
     if exists (select from settled n join suspense s using (transaction_reference)
             where n.payment_status = 'COMPLETE' and s.state in ('held', 'refund_marked')

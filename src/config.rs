@@ -173,7 +173,7 @@ pub struct WorkerConfig {
     /// How long settled entries stay in the streams before they are trimmed:
     /// from them the ledger is brought forward again when PostgreSQL has lost
     /// commits. Less while the streams take more than a quarter of Redis's
-    /// maxmemory, or one has 4 times PAYSTREAM_BACKLOG_MAX entries.
+    /// maxmemory, or one has 3 times PAYSTREAM_BACKLOG_MAX entries.
     #[arg(long, env = "PAYSTREAM_RETENTION", default_value = "15m", value_parser = parse_duration)]
     pub retention: Duration,
     /// Progress a worker with waiting entries must make within, to be live.

@@ -52,10 +52,10 @@ impl From<sqlx::Error> for Error {
         let code = error.as_database_error().and_then(|error| error.code());
         match code.as_deref() {
             Some("23505") => return Self::Raced,
-            Some("55P03") => return Self::Locked(error),
-            // Serialization, deadlock, statement timeout, idle in transaction,
+            Some("55P03" | "40P01") => return Self::Locked(error),
+            // Serialization, statement timeout, idle in transaction,
             // shutting down, starting up, no resources, IO.
-            Some("40001" | "40P01" | "57014" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
+            Some("40001" | "57014" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
                 return Self::Outage(error);
             }
             Some(code) if ["08", "53", "58"].iter().any(|class| code.starts_with(class)) => {

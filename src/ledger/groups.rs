@@ -26,7 +26,7 @@ pub struct GroupRow {
 /// Reads the registry.
 #[derive(Clone)]
 pub struct Groups {
-    pub(super) pool: PgPool,
+    pool: PgPool,
 }
 
 /// Changes the registry.

@@ -28,7 +28,6 @@ mod reader;
 mod sums;
 mod registrar;
 mod groups;
-mod ages;
 mod desk;
 mod audit;
 

@@ -309,7 +309,11 @@ async fn used_references(
 ) -> Result<BTreeSet<String>, Error> {
     let rows = sqlx::query(
         "select transaction_reference from processed_transactions
-         where payment_status = 'COMPLETE' and transaction_reference = any($1)",
+         where payment_status = 'COMPLETE' and transaction_reference = any($1)
+         union
+         select transaction_reference from parked
+         where payment_status = 'COMPLETE' and transaction_reference = any($1)
+             and state = 'held'",
     )
     .bind(deliveries.iter().map(|d| d.payment.reference.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
 use super::{Error, parking};
-use crate::domain::{Book, Decision, Delivery, Outcome, Standing, StreamId};
+use crate::domain::{Book, Decision, Delivery, Outcome, PaymentStatus, Standing, StreamId};
 
 /// A fence row as the batch found it: the epoch under which rows are written.
 pub(super) type Epochs = BTreeMap<u16, i64>;
@@ -43,6 +43,9 @@ pub struct Cursor {
 /// Where partitions stand.
 pub(super) type Cursors = BTreeMap<u16, Cursor>;
 
+/// The entry of a row that is there only until its transaction ends.
+const CLAIM: &str = "claim";
+
 /// Columns of `processed_transactions`, one value per row.
 #[derive(Default)]
 struct Columns<'a> {
@@ -67,7 +70,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn push(&mut self, delivery: &'a Delivery, epoch: i64) {
+    fn push(&mut self, delivery: &'a Delivery, epoch: i64, stream_id: String) {
         let Delivery { payment, digest, .. } = delivery;
         self.references.push(payment.reference.as_str());
         self.statuses.push(payment.status.as_str());
@@ -75,7 +78,7 @@ impl<'a> Columns<'a> {
         self.amounts.push(payment.amount.get());
         self.partitions.push(i32::from(delivery.partition));
         self.sequences.push(delivery.sequence);
-        self.stream_ids.push(delivery.stream_id.to_string());
+        self.stream_ids.push(stream_id);
         self.epochs.push(epoch);
         self.dates.push(payment.date);
         self.received.push(delivery.received_at);
@@ -96,6 +99,18 @@ impl<'a> Columns<'a> {
         self.versions.push(after.map(|after| after.version));
     }
 
+    /// Takes the key of a payment that is held, as `migrations/0014_one_place.sql`
+    /// does: here among all keys of the batch, so that no two batches wait for
+    /// each other.
+    fn push_claim(&mut self, delivery: &'a Delivery, epoch: i64) {
+        self.push(delivery, epoch, CLAIM.to_owned());
+        let moves_money = delivery.payment.status == PaymentStatus::Complete;
+        let outcome = if moves_money { "rejected" } else { "recorded" };
+        self.push_outcome(outcome, (Decimal::ZERO, Decimal::ZERO), None);
+        self.reasons.push(moves_money.then_some("claimed"));
+    }
+
+    /// In the order of keys, whatever the order of the batch.
     async fn insert(self, connection: &mut PgConnection) -> Result<(), Error> {
         if self.references.is_empty() {
             return Ok(());
@@ -109,7 +124,8 @@ impl<'a> Columns<'a> {
              select * from unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[],
                  $6::text[], $7::numeric[], $8::numeric[], $9::numeric[], $10::bigint[],
                  $11::int[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
-                 $16::timestamptz[], $17::bytea[], $18::bytea[])",
+                 $16::timestamptz[], $17::bytea[], $18::bytea[])
+             order by 1, 2",
         )
         .bind(self.references)
         .bind(self.statuses)
@@ -151,29 +167,31 @@ pub(super) async fn insert_decisions(
         let tally = tallies.entry(delivery.partition).or_default();
         match *outcome {
             Outcome::Applied { applied, excess, after } => {
-                columns.push(delivery, epoch);
+                columns.push(delivery, epoch, delivery.stream_id.to_string());
                 columns.push_outcome("applied", (applied, excess), Some(after));
                 columns.reasons.push(None);
                 tally.applied += 1;
                 tally.amount += applied + excess;
             }
             Outcome::Recorded { after } => {
-                columns.push(delivery, epoch);
+                columns.push(delivery, epoch, delivery.stream_id.to_string());
                 columns.push_outcome("recorded", (Decimal::ZERO, Decimal::ZERO), after);
                 columns.reasons.push(None);
                 tally.recorded += 1;
             }
             Outcome::Rejected { refusal, after } => {
-                columns.push(delivery, epoch);
+                columns.push(delivery, epoch, delivery.stream_id.to_string());
                 columns.push_outcome("rejected", (Decimal::ZERO, Decimal::ZERO), Some(after));
                 columns.reasons.push(Some(refusal.code()));
                 tally.rejected += 1;
             }
             Outcome::Suspense => {
+                columns.push_claim(delivery, epoch);
                 held.push((delivery, epoch));
                 tally.suspense += 1;
             }
             Outcome::Parked => {
+                columns.push_claim(delivery, epoch);
                 parked.push((delivery, epoch));
                 tally.parked += 1;
             }
@@ -183,6 +201,18 @@ pub(super) async fn insert_decisions(
         }
     }
     columns.insert(connection).await?;
+    let claimed: Vec<&str> =
+        held.iter().chain(&parked).map(|(d, _)| d.payment.reference.as_str()).collect();
+    if !claimed.is_empty() {
+        sqlx::query(
+            "delete from processed_transactions
+             where transaction_reference = any($1) and stream_id = $2",
+        )
+        .bind(claimed)
+        .bind(CLAIM)
+        .execute(&mut *connection)
+        .await?;
+    }
     // The rare ones go one by one.
     for (delivery, epoch) in held {
         insert_suspense(connection, delivery, epoch).await?;

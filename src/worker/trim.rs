@@ -21,10 +21,6 @@ use crate::{
 
 /// Partitions that a sentence names.
 const NAMED: usize = 8;
-/// How often the newest ids are noted for later workers, in parts of the retention,
-const NOTES: u32 = 8;
-/// and at most so often.
-const NOTE_EVERY_MIN: Duration = Duration::from_secs(10);
 
 /// The loop's own state.
 pub(super) struct Trimmer {
@@ -34,10 +30,7 @@ pub(super) struct Trimmer {
     retention: Duration,
     /// How long entries stay now: less while they take too much memory.
     keeps: Duration,
-    /// Nothing before what earlier workers noted has been read.
-    ages: Option<Ages>,
-    /// When the newest ids were noted last.
-    noted: Option<Instant>,
+    ages: Ages,
     generation: i32,
     said: Said,
 }
@@ -50,8 +43,7 @@ impl Trimmer {
             interval: worker.config.trim_interval,
             retention: worker.config.retention,
             keeps: worker.config.retention,
-            ages: None,
-            noted: None,
+            ages: Ages::default(),
             generation: worker.generation,
             said: Said::default(),
         })
@@ -86,28 +78,13 @@ impl Trimmer {
         let reached = reached.context("could not read how far the ledger has come")?;
         self.keep_within_memory().await.context("could not see how much memory is used")?;
         let now = Instant::now();
-        let ages = match &mut self.ages {
-            Some(ages) => ages,
-            ages @ None => {
-                let noted = self.groups.newest_before(self.generation).await;
-                ages.insert(Ages::known(now, noted.context("could not read how old entries are")?))
-            }
-        };
-        let aged = ages.before(now, self.keeps);
+        let aged = self.ages.before(now, self.keeps);
         let trims = self.upkeep.trim_all(self.keeps, aged, &reached, &groups).await;
         let trims = trims.context("could not reach the streams")?;
         let newest = |trim: &Result<Trim, _>| {
             trim.as_ref().map_or_else(|_| StreamId::default(), |trim| trim.newest)
         };
-        let newest: Vec<StreamId> = trims.iter().map(newest).collect();
-        let every = (self.retention / NOTES).max(NOTE_EVERY_MIN);
-        let mut noted = Ok(());
-        if self.noted.is_none_or(|at| now - at >= every) {
-            noted = self.groups.note_newest(self.generation, &newest, every, self.retention).await;
-            self.noted = noted.is_ok().then_some(now);
-        }
-        ages.note(now, newest);
-        noted.context("could not note how old entries are")?;
+        self.ages.note(now, trims.iter().map(newest).collect());
         Ok(trims)
     }
 
@@ -137,20 +114,14 @@ fn keeps(retention: Duration, now: Duration, used: u64, limit: u64) -> Duration 
     }
 }
 
-/// The newest id of each partition at earlier rounds, and as workers before this one
-/// noted it: how old entries are by this process's own time, whatever their ids say.
+/// The newest id of each partition at earlier rounds: how old entries are by
+/// this process's own time, whatever their ids say.
 #[derive(Default)]
 struct Ages {
     rounds: VecDeque<(Instant, Vec<StreamId>)>,
 }
 
 impl Ages {
-    /// What was noted so long before `now`.
-    fn known(now: Instant, noted: Vec<(Duration, Vec<StreamId>)>) -> Self {
-        let round = |(ago, newest)| Some((now.checked_sub(ago)?, newest));
-        Self { rounds: noted.into_iter().filter_map(round).collect() }
-    }
-
     fn note(&mut self, at: Instant, newest: Vec<StreamId>) {
         self.rounds.push_back((at, newest));
     }
@@ -282,12 +253,6 @@ mod tests {
         assert_eq!(ages.before(start + 3 * second, 2 * second), [id(1)]);
         assert_eq!(ages.before(start + 9 * second, 2 * second), [id(3)]);
         assert_eq!(ages.rounds.len(), 1);
-        // Time goes on from what was noted before.
-        let noted = vec![(3 * second, vec![id(7)]), (second, vec![id(8)])];
-        let mut ages = Ages::known(start, noted);
-        assert_eq!(ages.before(start, 4 * second), []);
-        assert_eq!(ages.before(start, 2 * second), [id(7)]);
-        assert_eq!(ages.before(start + second, 2 * second), [id(8)]);
     }
 
     #[test]

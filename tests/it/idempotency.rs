@@ -217,6 +217,31 @@ async fn a_reference_that_is_being_held_is_not_applied_for_another_customer() {
     one_place(false).await;
 }
 
+/// Ledgers of earlier releases may have a reference in two places.
+#[tokio::test]
+async fn an_account_is_opened_although_a_held_reference_is_parked_too() {
+    let h = Harness::start().await;
+    let unknown = elsewhere("ADA");
+    h.api.open_account("ADA", "1000").await;
+    h.api.pay("r", &unknown, "1").await;
+    h.settled().await;
+    let mut connection = h.stores.pool.acquire().await.unwrap();
+    for sql in [
+        "set session_replication_role = replica",
+        "insert into parked (partition, sequence, transaction_reference, payment_status,
+             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
+         select (partition + 1) % 8, sequence, transaction_reference, 'COMPLETE', 'ADA', amount,
+             stream_id, epoch, transaction_date, received_at, payload_digest from suspense",
+        "reset session_replication_role",
+    ] {
+        sqlx::query(sql).execute(&mut *connection).await.unwrap();
+    }
+    h.api.open_account(&unknown, "1000").await;
+    assert_eq!(h.api.balance(&unknown).await["total_paid"], "0.00");
+    assert_eq!(h.stores.count("select count(*) from suspense where state = 'conflict'").await, 1);
+    h.stop().await;
+}
+
 #[tokio::test]
 async fn reading_the_whole_stream_again_changes_nothing() {
     let h = Harness::with(&["--retention", "1h", "--batch-max", "50"]).await;

@@ -279,46 +279,16 @@ async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
 }
 
 #[tokio::test]
-async fn retention_goes_on_when_workers_start_anew() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let mut at = 0;
-    for number in 0..3 {
-        at = h.api.pay(&format!("r{number}"), "ADA", "1").await["partition"].as_u64().unwrap();
-    }
-    h.start_worker();
-    h.settled().await;
-    eventually("it is noted how far streams have come", async || {
-        (h.stores.count("select count(*) from stream_ages").await == 1).then_some(())
-    })
-    .await;
-    h.stop_worker().await;
-    // As if that had been two hours ago, and nothing had been appended for so long.
-    sqlx::query("update stream_ages set noted_at = noted_at - interval '2 hours'")
-        .execute(&h.stores.pool)
-        .await
-        .unwrap();
-    let _: String =
-        ask(&h.stores, &["XSETID", &h.stores.key(at, "stream"), "99999999999999-0"]).await;
-    h.start_worker();
-    eventually("what is settled is trimmed", async || {
-        (length(&h.stores, at).await == 1).then_some(())
-    })
-    .await;
-    h.stop().await;
-}
-
-#[tokio::test]
 async fn the_backlog_is_what_is_not_settled() {
     let mut h = Harness::with(&["--backlog-max=3", "--retention=1h"]).await;
     h.api.open_account("ADA", "1000").await;
     let at = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
-    for number in 0..9 {
+    for number in 0..8 {
         h.settled().await;
         h.api.pay(&format!("r{number}"), "ADA", "1").await;
     }
     h.settled().await;
-    assert_eq!(length(&h.stores, at).await, 10, "settled entries stay");
+    assert_eq!(length(&h.stores, at).await, 9, "settled entries stay");
     h.stop_worker().await;
     for number in 0..3 {
         h.api.pay(&format!("w{number}"), "ADA", "1").await;
@@ -338,6 +308,12 @@ async fn the_backlog_is_what_is_not_settled() {
     h.start_worker();
     for number in 13..40 {
         h.settled().await;
+        if number == 18 {
+            // The clock of Redis was an hour ahead: ids stand still in one millisecond.
+            let ahead = format!("{}-0", chrono::Utc::now().timestamp_millis() + 3_600_000);
+            let stream = h.stores.key(at, "stream");
+            let _: redis::Value = ask(&h.stores, &["XSETID", &stream, &ahead]).await;
+        }
         let sent = payment(&format!("s{number}"), "ADA", "1");
         eventually("there is room", async || {
             (api.post_payment(&sent).await.status == 202).then_some(())
@@ -345,7 +321,7 @@ async fn the_backlog_is_what_is_not_settled() {
         .await;
     }
     h.settled().await;
-    assert!((1..24).contains(&length(&h.stores, at).await), "what is young stays");
+    assert!((9..24).contains(&length(&h.stores, at).await), "what is young stays");
     // and those are bounded too.
     let stream = h.stores.key(at, "stream");
     let _: redis::Value = ask(&h.stores, &["XGROUP", "CREATE", &stream, "other", "0"]).await;

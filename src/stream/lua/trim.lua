@@ -8,7 +8,7 @@
 -- compared with another, and what goes is old by both, so that a clock that goes
 -- forward takes nothing away. While ids stand still at one millisecond, because a
 -- clock went back or nothing is appended, the given id alone lets entries go.
--- A stream that is half as long as it may become keeps about a quarter of that,
+-- A stream with more than 3 times the backlog's limit keeps the newest of these,
 -- however young the rest is: settled entries must not be why payments are refused.
 -- Answers how many entries went, the newest id, the groups that must exist and do not (then
 -- nothing goes: they could not have acknowledged anything), and the groups that
@@ -27,22 +27,51 @@ end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return redis.error_reply('NOSTREAM stream ' .. KEYS[1] .. ' is missing')
 end
-local info, newest, length, first = redis.call('XINFO', 'STREAM', KEYS[1]), nil, 0, nil
+local info, newest, length = redis.call('XINFO', 'STREAM', KEYS[1]), nil, 0
+local first, last
 for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then newest = info[i + 1] end
   if info[i] == 'length' then length = info[i + 1] end
   if info[i] == 'first-entry' then first = info[i + 1] and info[i + 1][1] end
+  if info[i] == 'last-entry' then last = info[i + 1] and info[i + 1][1] end
 end
 local newest_ms, aged_ms = string.match(newest, '^%d+'), string.match(ARGV[2], '^%d+')
+-- The sequence of the last entry up to an id; 0 where it cannot be read.
+local function sequence_up_to(id)
+  local entry = redis.call('XREVRANGE', KEYS[1], id, '-', 'COUNT', 1)[1]
+  for i = 1, entry and #entry[2] or 0, 2 do
+    if entry[2][i] == 'seq' then return tonumber(entry[2][i + 1]) or 0 end
+  end
+  return 0
+end
+-- The lowest number from `low` to `high` at which `id_of` reaches a sequence.
+local function search(low, high, sequence, id_of)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if sequence_up_to(id_of(middle)) >= sequence then high = middle else low = middle + 1 end
+  end
+  return low
+end
+-- About the first of so many newest entries. Sequences say which; where they jump,
+-- more is kept, and the next round goes on from there.
+local function newest_of(count)
+  local from, to = string.match(first, '(%d+)-'), string.match(last, '(%d+)-')
+  local sequence = math.min(sequence_up_to(last) + 1, sequence_up_to(first) + length) - count
+  local id = function(ms) return string.format('%.0f', ms) end
+  local ms = id(search(tonumber(from), tonumber(to), sequence, id))
+  local end_of_ms = redis.call('XREVRANGE', KEYS[1], ms, ms, 'COUNT', 1)[1]
+  if not end_of_ms then return end
+  local number = function(n) return string.format('%s-%.0f', ms, n) end
+  return number(search(0, tonumber(string.match(end_of_ms[1], '-(%d+)')), sequence, number))
+end
 local oldest_to_stay = math.max(0, tonumber(newest_ms) - tonumber(ARGV[1]))
 local wanted, seen, missing, unregistered = {}, {}, {}, {}
 local floor = string.format('%.0f-0', oldest_to_stay)
 if before(ARGV[2], floor) or aged_ms == newest_ms then floor = ARGV[2] end
 local limit = tonumber(string.match(redis.call('GET', KEYS[2]) or '', '^%d+ %d+ (%d+)$'))
-if limit and length >= 4 * limit and first then
-  local span = tonumber(newest_ms) - tonumber(string.match(first, '^%d+'))
-  local young = string.format('%.0f-0', tonumber(newest_ms) - math.floor(span * 2 * limit / length))
-  if before(floor, young) then floor = young end
+if limit and length > 3 * limit then
+  local young = newest_of(3 * limit)
+  if young and before(floor, young) then floor = young end
 end
 if before(ARGV[3], floor) then floor = ARGV[3] end
 for i = 4, #ARGV do wanted[ARGV[i]] = true end
