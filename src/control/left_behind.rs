@@ -7,7 +7,7 @@ use super::{Control, Error, Finding, Severity, finding as kind};
 use crate::{
     domain::{Delivery, Reference},
     ledger::PaymentRow,
-    stream::{AppendLimits, Arrival, LeftBehind},
+    stream::{self, AppendLimits, Appended, Arrival, LeftBehind, Past, Producer},
 };
 
 /// How the payments are appended.
@@ -18,23 +18,22 @@ const LIMITS: AppendLimits = AppendLimits {
 };
 
 impl Control {
-    /// Entries in streams of earlier topologies, and whether the ledger has them;
-    /// at most 1,000 of each stream, of the last 8 topologies.
-    async fn left_behind(&self) -> Result<Vec<(LeftBehind, bool)>, Error> {
-        let mut entries = Vec::new();
-        for past in self.ledger.schema().past().await? {
-            entries.extend(self.streams.left_behind(past.generation, past.partitions).await?);
-        }
-        let payments = entries.iter().filter_map(|entry| entry.delivery.as_ref().ok());
+    /// Entries that wait in streams of an earlier topology, and whether the ledger has
+    /// them; at most 1,000 of each stream.
+    async fn waiting_in(&self, past: &mut Past) -> Result<Vec<(LeftBehind, bool)>, Error> {
+        let entries = past.waiting().await?;
+        let payments = entries.iter().filter_map(|entry| entry.delivery.as_ref()?.as_ref().ok());
         let references: Vec<Reference> =
             payments.map(|delivery| delivery.payment.reference.clone()).collect();
         let known = match references.is_empty() {
             true => Vec::new(),
             false => self.reader.payments(&references).await?,
         };
-        let is_known = |entry: &LeftBehind| {
-            let delivery = entry.delivery.as_ref();
-            delivery.is_ok_and(|delivery| known.iter().any(|row| is_of(row, delivery)))
+        let is_known = |entry: &LeftBehind| match &entry.delivery {
+            Some(Ok(delivery)) => known.iter().any(|row| is_of(row, delivery)),
+            Some(Err(_)) => false,
+            // It was deleted.
+            None => true,
         };
         let judged = |entry: LeftBehind| {
             let known = is_known(&entry);
@@ -43,11 +42,22 @@ impl Control {
         Ok(entries.into_iter().map(judged).collect())
     }
 
+    /// Entries in streams of the last 8 topologies that the ledger does not have.
+    async fn left_behind(&self) -> Result<Vec<LeftBehind>, Error> {
+        let mut unknown = Vec::new();
+        for topology in self.ledger.schema().past().await? {
+            let mut past = self.streams.past(topology.generation, topology.partitions).await?;
+            let entries = self.waiting_in(&mut past).await?.into_iter();
+            unknown.extend(entries.filter(|(_, known)| !known).map(|(entry, _)| entry));
+        }
+        Ok(unknown)
+    }
+
     /// What the doctor says of them.
     pub(super) async fn look_for_left_behind(&self) -> Option<Finding> {
         let entries = self.left_behind().await.ok()?;
-        let count = entries.iter().filter(|(_, known)| !known).count();
-        let Some((first, _)) = entries.iter().find(|(_, known)| !known) else {
+        let count = entries.len();
+        let Some(first) = entries.first() else {
             return Some(kind::LEFT.good("topology", "nothing waits in earlier streams"));
         };
         let what = if count == 1 { "payment waits" } else { "payments wait" };
@@ -64,39 +74,73 @@ impl Control {
         ))
     }
 
-    /// Gives the payments in streams of earlier topologies to the current ones,
-    /// each stream's in its order; says how many, and where it stopped because an
-    /// entry cannot be read. Done again, what was given already has no second effect.
+    /// Gives the payments in streams of earlier topologies to the current ones, those
+    /// of the oldest first, each stream's in its order; says how many, and where it
+    /// stopped. Done again, what was given already has no second effect.
     pub async fn carry_on(&self) -> Result<(usize, Vec<String>), Error> {
         let (mut given, mut stopped) = (0, BTreeMap::new());
         let producer = self.streams.producer(LIMITS).await?;
-        loop {
-            let mut entries = self.left_behind().await?;
-            entries.retain(|(entry, _)| !stopped.contains_key(&entry.stream));
-            if entries.is_empty() {
-                return Ok((given, stopped.into_values().collect()));
-            }
-            for (entry, known) in &entries {
-                let LeftBehind { stream, stream_id, delivery, .. } = entry;
-                match delivery {
-                    _ if stopped.contains_key(stream) => continue,
-                    Err(why) => {
-                        let sentence =
-                            format!("entry {stream_id} of {stream} cannot be read: {why}");
-                        stopped.insert(stream.clone(), sentence);
+        for topology in self.ledger.schema().past().await?.iter().rev() {
+            let mut past = self.streams.past(topology.generation, topology.partitions).await?;
+            let mut passed = BTreeMap::new();
+            loop {
+                let mut entries = self.waiting_in(&mut past).await?;
+                entries.retain(|(entry, _)| !stopped.contains_key(&entry.stream));
+                if entries.is_empty() {
+                    break;
+                }
+                for (entry, known) in &entries {
+                    let LeftBehind { stream, stream_id, delivery, .. } = entry;
+                    if stopped.contains_key(stream) {
                         continue;
                     }
-                    Ok(_) if *known => {}
-                    Ok(delivery) => {
-                        let Delivery { payment, received_at, trace, .. } = delivery.clone();
-                        producer.append(&Arrival { payment, received_at, trace }).await?;
-                        given += 1;
+                    if passed.get(stream).is_some_and(|last| stream_id <= last) {
+                        let why = "was passed and waits again: somebody sets the group back";
+                        stopped.insert(stream.clone(), sentence(entry, why));
+                        continue;
                     }
+                    match delivery {
+                        Some(Err(why)) => {
+                            let why = format!(
+                                "cannot be read: {why}. Look at it with XRANGE, deal with it, \
+                                 take it away with XDEL, and run it again"
+                            );
+                            stopped.insert(stream.clone(), sentence(entry, &why));
+                            continue;
+                        }
+                        Some(Ok(delivery)) if !known => {
+                            given += usize::from(give(&producer, delivery).await?);
+                        }
+                        Some(Ok(_)) | None => {}
+                    }
+                    past.pass(entry).await?;
+                    passed.insert(stream.clone(), *stream_id);
                 }
-                self.streams.pass(std::slice::from_ref(entry)).await?;
+            }
+            // A customer's payments may go on in any stream of the next topology.
+            if !stopped.is_empty() {
+                break;
             }
         }
+        Ok((given, stopped.into_values().collect()))
     }
+}
+
+fn sentence(entry: &LeftBehind, why: &str) -> String {
+    format!("entry {} of {} {why}", entry.stream_id, entry.stream)
+}
+
+/// Appends a payment to the current streams; says whether it was not there already.
+/// What has the reference of another payment is given, too: the ledger keeps it as a
+/// conflict.
+async fn give(producer: &Producer, delivery: &Delivery) -> Result<bool, stream::Error> {
+    let Delivery { payment, received_at, trace, .. } = delivery.clone();
+    let arrival = Arrival { payment, received_at, trace };
+    let mut appended = producer.append(&arrival).await?;
+    if matches!(appended, Appended::Conflict(_)) {
+        appended = producer.beside().append(&arrival).await?;
+    }
+    Ok(matches!(appended, Appended::Accepted(_)))
 }
 
 /// Whether a row of the ledger is this payment.

@@ -5,7 +5,7 @@
 use sqlx::{Connection, PgConnection};
 
 use super::{Error, Fence, LaneWriter, losses::Gap, rows::Cursors};
-use crate::domain::{Decision, Outcome, StreamId};
+use crate::domain::{Decision, Delivery, Outcome, StreamId};
 
 /// Losses that Redis is told of again.
 const RECENT_MAX: i64 = 1_000;
@@ -106,6 +106,11 @@ impl LaneWriter {
         Ok(noted)
     }
 
+    /// Whether an entry is a copy of one that is settled.
+    pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
+        is_copy(&mut self.connection, delivery).await
+    }
+
     /// Sequences of these partitions that were found lost within a day, the
     /// latest first.
     pub async fn recent_losses(&mut self, partitions: &[u16]) -> Result<Vec<Gap>, Error> {
@@ -143,6 +148,47 @@ pub(super) async fn note_reuse(
         }
     }
     Ok(())
+}
+
+/// Decisions without those about copies of settled entries under numbers that are
+/// settled: a copy has no outcome of its own.
+pub(super) async fn without_copies<'a>(
+    connection: &mut PgConnection,
+    stands: &Cursors,
+    decisions: &[Decision<'a>],
+) -> Result<Vec<Decision<'a>>, Error> {
+    let mut kept = Vec::with_capacity(decisions.len());
+    for decision in decisions {
+        let Decision { delivery, outcome } = *decision;
+        let stand = stands.get(&delivery.partition);
+        let is_settled = stand.is_some_and(|stand| delivery.sequence <= stand.sequence);
+        let may_be = is_settled && outcome == Outcome::Duplicate;
+        if !may_be || !is_copy(connection, delivery).await? {
+            kept.push(*decision);
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether another entry of this partition that is settled says the same of its
+/// payment and of its arrival: then somebody has copied it. What a client sends again
+/// arrives again.
+async fn is_copy(connection: &mut PgConnection, delivery: &Delivery) -> Result<bool, Error> {
+    let is_copy = sqlx::query_scalar(
+        "with settled as (
+             select partition, stream_id, payload_digest, received_at from processed_transactions
+                 where transaction_reference = $1
+             union all select partition, stream_id, payload_digest, received_at from suspense
+                 where transaction_reference = $1)
+         select exists (select 1 from settled where partition = $2 and stream_id <> $3
+             and payload_digest = $4 and received_at = $5)",
+    )
+    .bind(delivery.payment.reference.as_str())
+    .bind(i32::from(delivery.partition))
+    .bind(delivery.stream_id.to_string())
+    .bind(delivery.digest.0.as_slice())
+    .bind(delivery.received_at);
+    Ok(is_copy.fetch_one(connection).await?)
 }
 
 /// Notes that these numbers were given out twice, and what is lost of them; says

@@ -209,6 +209,8 @@ impl Batch<'_> {
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
         let Self { transaction, book, epochs, stands, gone, gaps, account_wait, .. } = self;
+        let settled = settled(decisions, burials);
+        let decisions = &takeovers::without_copies(transaction, stands, decisions).await?;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
         // Whoever has locked an account holds its partition up, and no other for long.
         sqlx::query("select set_config('lock_timeout', $1, true)")
@@ -226,7 +228,6 @@ impl Batch<'_> {
             }
         }
         takeovers::note_reuse(transaction, stands, decisions).await?;
-        let settled = settled(decisions, burials);
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
         let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));
         let cursors = moved(stands, &settled, buried.chain(gone.iter().copied()));

@@ -260,10 +260,7 @@ async fn remove(store: &StoreConfig, resize: &mut Resize, ledger: &Ledger) -> an
         )?;
     }
     for entry in stopped {
-        writeln!(
-            stdout(),
-            "{entry}. Look at it with XRANGE, deal with it, take it away with XDEL, and run it again"
-        )?;
+        writeln!(stdout(), "{entry}")?;
     }
     for past in ledger.schema().past().await? {
         let streams = streams(store, past.partitions, past.generation)?;

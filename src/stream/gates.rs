@@ -97,7 +97,8 @@ impl Gates {
         let mut waiting = BTreeSet::new();
         for partition in 0..self.keys.partitions {
             let keys = [self.keys.stream(partition), self.keys.owner(partition)];
-            let names: Vec<String> = remove.on(&keys).query_async(&mut self.connection).await?;
+            let mut command = remove.on(&keys);
+            let names: Vec<String> = command.arg(GROUP).query_async(&mut self.connection).await?;
             waiting.extend(names);
         }
         Ok(waiting)

@@ -77,6 +77,12 @@ impl Keys {
         [self.head(partition), "ref:", reference.as_str()].concat()
     }
 
+    /// What a reference that stands for another payment was sent as from streams of
+    /// an earlier topology.
+    pub(super) fn beside(&self, partition: u16, reference: &Reference) -> String {
+        [self.head(partition), "beside:", reference.as_str()].concat()
+    }
+
     /// A customer's cached balance.
     pub(super) fn balance(&self, customer: &CustomerId) -> String {
         [self.head(self.partition_of(customer)), "balance:", customer.as_str()].concat()

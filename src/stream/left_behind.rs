@@ -2,9 +2,11 @@
 //! replica that was promoted lacked the end of the change, and a gateway went on.
 //! Never decides what becomes of them.
 
-use redis::Pipeline;
+use std::collections::BTreeMap;
 
-use super::{Error, GROUP, Keys, Streams, replies, standing, wire};
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
+
+use super::{Error, GROUP, Keys, Producer, Streams, replies, standing, wire};
 use crate::domain::{Delivery, StreamId};
 
 /// Entries of one partition that are looked at at once.
@@ -17,57 +19,119 @@ pub struct LeftBehind {
     pub stream: String,
     /// Its entry id.
     pub stream_id: StreamId,
-    /// The payment, or why it cannot be read.
-    pub delivery: Result<Delivery, String>,
-    /// The last entry that the group was handed, if it is there.
-    handed: Option<StreamId>,
+    /// The payment, or why it cannot be read. The stream has none of an entry that
+    /// was deleted after our group was handed it.
+    pub delivery: Option<Result<Delivery, String>>,
+    /// Whether our group stands before it.
+    is_ahead: bool,
+}
+
+/// The streams of an earlier topology.
+pub struct Past {
+    keys: Keys,
+    connection: MultiplexedConnection,
 }
 
 impl Streams {
-    /// What waits in the streams of another generation, as far as they are there:
-    /// the first 1,000 entries of each, in the order of partitions and entries.
-    pub async fn left_behind(
-        &self,
-        generation: i32,
-        partitions: u16,
-    ) -> Result<Vec<LeftBehind>, Error> {
+    /// The streams of another generation, as far as they are there.
+    pub async fn past(&self, generation: i32, partitions: u16) -> Result<Past, Error> {
         let keys = Keys::new(self.keys.prefix(), partitions, generation);
-        let mut connection = self.connect("left-behind").await?;
+        Ok(Past { keys, connection: self.connect("left-behind").await? })
+    }
+}
+
+impl Producer {
+    /// One that also appends what has the reference of another payment, for the
+    /// ledger to decide. It recognises only what it has appended itself.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let mut beside = self.clone();
+        beside.reference = Keys::beside;
+        beside
+    }
+}
+
+impl Past {
+    /// What waits: the first 1,000 entries of each stream, in the order of partitions
+    /// and entries. Where our group is gone, that is all of them.
+    pub async fn waiting(&mut self) -> Result<Vec<LeftBehind>, Error> {
         let mut found = Vec::new();
-        for (partition, first, handed) in standing::left(&keys, &mut connection).await? {
-            let stream = keys.stream(partition);
-            let mut command = redis::cmd("XRANGE");
-            command.arg(&stream).arg(first.to_string()).arg("+").arg("COUNT").arg(ENTRIES_MAX);
-            let entries = replies::entries(command.query_async(&mut connection).await?)?;
-            for (stream_id, fields) in entries {
-                let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
-                let fields = fields.unwrap_or_default().into_iter();
-                let fields: Vec<_> = fields.map(|(name, value)| (name, text(value))).collect();
-                let delivery = wire::read_fields(partition, stream_id, &fields);
-                found.push(LeftBehind { stream: stream.clone(), stream_id, delivery, handed });
+        for (partition, handed) in standing::left(&self.keys, &mut self.connection).await? {
+            let stream = self.keys.stream(partition);
+            let mut entries = self.entries(&stream, handed.unwrap_or_default()).await?;
+            if handed.is_some() {
+                self.add_pending(&stream, &mut entries).await?;
+            }
+            for (stream_id, fields) in entries.into_iter().take(ENTRIES_MAX) {
+                let delivery = fields.map(|fields| {
+                    let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+                    let fields = fields.into_iter().map(|(name, value)| (name, text(value)));
+                    wire::read_fields(partition, stream_id, &fields.collect::<Vec<_>>())
+                });
+                let is_ahead = handed.is_none_or(|handed| stream_id > handed);
+                found.push(LeftBehind { stream: stream.clone(), stream_id, delivery, is_ahead });
             }
         }
         Ok(found)
     }
 
-    /// Makes our group pass these entries, of which all that come before are passed
-    /// or among them.
-    pub async fn pass(&self, entries: &[LeftBehind]) -> Result<(), Error> {
-        let mut connection = self.connect("left-behind").await?;
-        let mut pipeline = Pipeline::with_capacity(2 * entries.len());
-        for LeftBehind { stream, stream_id, handed, .. } in entries {
-            let id = stream_id.to_string();
-            match handed {
-                Some(handed) if stream_id <= handed => {
-                    pipeline.cmd("XACK").arg(stream).arg(GROUP).arg(id);
-                }
-                Some(_) => {
-                    pipeline.cmd("XGROUP").arg("SETID").arg(stream).arg(GROUP).arg(id);
-                }
-                // Nobody of ours reads it.
-                None => {}
+    /// The first entries after this one.
+    async fn entries(
+        &mut self,
+        stream: &str,
+        after: StreamId,
+    ) -> Result<BTreeMap<StreamId, Option<wire::Fields>>, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(stream).arg(format!("({after}")).arg("+").arg("COUNT").arg(ENTRIES_MAX);
+        let entries = replies::entries(command.query_async(&mut self.connection).await?)?;
+        Ok(entries.into_iter().collect())
+    }
+
+    /// Adds the first entries that our group was handed and has not acknowledged.
+    async fn add_pending(
+        &mut self,
+        stream: &str,
+        entries: &mut BTreeMap<StreamId, Option<wire::Fields>>,
+    ) -> Result<(), Error> {
+        const WHAT: &str = "XPENDING";
+        let mut command = redis::cmd(WHAT);
+        command.arg(stream).arg(GROUP).arg("-").arg("+").arg(ENTRIES_MAX);
+        let pending = replies::array(command.query_async(&mut self.connection).await?, WHAT)?;
+        let mut pipeline = Pipeline::with_capacity(pending.len());
+        for row in pending {
+            let row = replies::array(row, WHAT)?;
+            let id: StreamId = replies::parsed(row.first().ok_or(Error::Shape(WHAT))?, WHAT)?;
+            entries.entry(id).or_insert(None);
+            pipeline.cmd("XRANGE").arg(stream).arg(id.to_string()).arg(id.to_string());
+        }
+        if !pipeline.is_empty() {
+            let there: Vec<Value> = pipeline.query_async(&mut self.connection).await?;
+            for reply in there {
+                entries.extend(replies::entries(reply)?);
             }
         }
-        Ok(pipeline.exec_async(&mut connection).await?)
+        Ok(())
+    }
+
+    /// Makes our group pass this entry, when all that come before are passed. Brings
+    /// the group back where it is gone.
+    pub async fn pass(&mut self, entry: &LeftBehind) -> Result<(), Error> {
+        let LeftBehind { stream, is_ahead, .. } = entry;
+        let id = entry.stream_id.to_string();
+        let mut acknowledge = redis::cmd("XACK");
+        acknowledge.arg(stream).arg(GROUP).arg(&id).exec_async(&mut self.connection).await?;
+        if !is_ahead {
+            return Ok(());
+        }
+        let set = async |step: &str, connection: &mut MultiplexedConnection| {
+            let mut command = redis::cmd("XGROUP");
+            command.arg(step).arg(stream).arg(GROUP).arg(&id).exec_async(connection).await
+        };
+        match set("SETID", &mut self.connection).await {
+            Err(error) if error.code() == Some("NOGROUP") => {
+                Ok(set("CREATE", &mut self.connection).await?)
+            }
+            done => Ok(done?),
+        }
     }
 }

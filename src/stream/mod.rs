@@ -21,6 +21,7 @@
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
+//! | `paystream:{p07}:beside:<reference>` | the same of payments from an earlier topology whose reference stands for another payment |
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
 //! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it, behind the server it was written under |
 //!
@@ -66,7 +67,7 @@ pub use error::Error;
 pub use finder::{Finder, Heads, Seen, Unsettled};
 pub use gates::Gates;
 pub use inspector::{Body, Inspector, Pending, PendingCount};
-pub use left_behind::LeftBehind;
+pub use left_behind::{LeftBehind, Past};
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};

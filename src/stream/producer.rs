@@ -31,7 +31,7 @@ use super::{
     wire,
 };
 use crate::{
-    domain::{Payment, StreamId, TraceContext},
+    domain::{Payment, Reference, StreamId, TraceContext},
     telemetry::traceparent,
 };
 
@@ -104,6 +104,8 @@ pub struct Producer {
     limits: AppendLimits,
     append: Lua,
     lineage: Lineage,
+    /// Names what a reference was sent as.
+    pub(super) reference: fn(&Keys, u16, &Reference) -> String,
 }
 
 impl Producer {
@@ -124,6 +126,7 @@ impl Producer {
                 include_str!("lua/append.lua")
             )),
             lineage: Lineage::new().confirmed_by(streams.authority.clone()),
+            reference: Keys::reference,
         })
     }
 
@@ -332,7 +335,7 @@ impl Producer {
         keys.push(self.keys.backlog(partition));
         keys.push(self.keys.lineage(partition));
         for arrival in chunk {
-            keys.push(self.keys.reference(partition, &arrival.payment.reference));
+            keys.push((self.reference)(&self.keys, partition, &arrival.payment.reference));
         }
         let mut command = self.append.on(&keys);
         command

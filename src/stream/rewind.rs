@@ -3,8 +3,8 @@
 
 use redis::{Pipeline, Value};
 
-use super::{Claim, Consumer, Error, GROUP, replies, scripts::Lua};
-use crate::domain::StreamId;
+use super::{Claim, Consumer, Error, GROUP, replies, scripts::Lua, wire};
+use crate::domain::{Delivery, StreamId};
 
 /// What is kept of a partition after the last entry that the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +41,20 @@ impl Consumer {
         }))
     }
 
-    /// The sequence of the first entry that the stream keeps after this one, if it
-    /// can be read.
+    /// The sequence of the first entry that the stream keeps after this one, and its
+    /// payment, as far as they can be read.
     pub async fn first_after(
         &mut self,
         partition: u16,
         id: StreamId,
-    ) -> Result<Option<i64>, Error> {
+    ) -> Result<Option<(i64, Option<Delivery>)>, Error> {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.stream(partition)).arg(format!("({id}")).arg("+");
         let first = command.arg("COUNT").arg(1).query_async(&mut self.reader).await?;
-        let fields = replies::entries(first)?.into_iter().find_map(|(_, fields)| fields);
-        let sequence = fields.into_iter().flatten().find(|(name, _)| name == "seq");
-        Ok(sequence.and_then(|(_, value)| std::str::from_utf8(&value).ok()?.parse().ok()))
+        let Some((id, Some(fields))) = replies::entries(first)?.pop() else { return Ok(None) };
+        let Some(sequence) = wire::sequence_of(&fields) else { return Ok(None) };
+        let delivery = wire::decode(&self.keys, (partition, sequence), id, fields).ok();
+        Ok(Some((sequence, delivery)))
     }
 
     /// Whether the stream keeps an entry between these two.

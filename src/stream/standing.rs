@@ -93,12 +93,12 @@ pub(super) async fn unacknowledged(
     Ok(waiting)
 }
 
-/// Where entries begin that our group has not acknowledged, in streams of which
-/// some may be gone: partition, first such entry, last that was handed out.
+/// Partitions with entries that our group has not acknowledged, or without our group,
+/// in streams of which some may be gone: partition, last entry that was handed out.
 pub(super) async fn left(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
-) -> Result<Vec<(u16, StreamId, Option<StreamId>)>, Error> {
+) -> Result<Vec<(u16, Option<StreamId>)>, Error> {
     let mut left = Vec::new();
     for (partition, reply) in (0..keys.partitions).zip(run(keys, connection, Some(GROUP)).await?) {
         let groups = match read(reply) {
@@ -106,11 +106,11 @@ pub(super) async fn left(
             groups => groups?,
         };
         match groups.into_iter().next() {
-            None => left.push((partition, StreamId::default(), None)),
-            Some(ours) => {
-                let first = ours.first_pending.or(ours.next);
-                left.extend(first.map(|first| (partition, first, Some(ours.position.last_id))));
+            None => left.push((partition, None)),
+            Some(ours) if ours.first_pending.or(ours.next).is_some() => {
+                left.push((partition, Some(ours.position.last_id)));
             }
+            Some(_) => {}
         }
     }
     Ok(left)

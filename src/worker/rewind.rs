@@ -61,7 +61,8 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
 
 /// The group stands behind the ledger, so it was set back, or Redis has gone back.
 /// In the second case, which nobody may have seen, numbers that are settled have
-/// been given out again behind what the ledger knows.
+/// been given out again behind what the ledger knows. Copies of entries that are settled
+/// show nothing.
 async fn note_twice(
     link: &mut Link,
     claim: Claim,
@@ -69,8 +70,17 @@ async fn note_twice(
     known: i64,
 ) -> Result<(), Error> {
     let partition = claim.partition;
-    let first = link.consumer.first_after(partition, cursor.reached).await?;
-    let Some(first) = first.filter(|first| *first <= cursor.sequence) else { return Ok(()) };
+    let mut after = cursor.reached;
+    let first = loop {
+        let found = link.consumer.first_after(partition, after).await?;
+        match found.filter(|(sequence, _)| *sequence <= cursor.sequence) {
+            None => return Ok(()),
+            Some((_, Some(delivery))) if link.writer.is_copy(&delivery).await? => {
+                after = delivery.stream_id;
+            }
+            Some((sequence, _)) => break sequence,
+        }
+    };
     if link.writer.note_twice(fence(&claim), first, known).await? {
         error!(
             partition,

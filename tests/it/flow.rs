@@ -486,6 +486,48 @@ async fn a_forged_sequence_opens_no_loss_while_its_partition_is_closed() {
 }
 
 #[tokio::test]
+async fn a_copied_entry_opens_no_loss() {
+    let mut h = Harness::gateway(&["--retention=1h"]).await;
+    h.api.open_account("ADA", "1000").await;
+    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    h.api.pay("r2", "ADA", "2").await;
+    h.start_worker();
+    h.settled().await;
+    let stream = h.stores.key(partition, "stream");
+    let connection = h.stores.redis.clone();
+    let (from, to) = (&stream, &mut connection.clone());
+    let mut last = redis::cmd("XREVRANGE");
+    last.arg(from).arg("+").arg("-").arg("COUNT").arg(1);
+    let last: Vec<(String, Vec<(String, String)>)> = last.query_async(to).await.unwrap();
+    let copy = async |sequence: &str| {
+        let mut command = redis::cmd("XADD");
+        command.arg(&stream).arg("*");
+        for (name, value) in &last[0].1 {
+            command.arg(name).arg(if name == "seq" { sequence } else { value });
+        }
+        command.exec_async(&mut connection.clone()).await.unwrap();
+    };
+    for sequence in ["2", "1"] {
+        copy(sequence).await;
+    }
+    h.settled().await;
+    // Nor where the group is set back before they are taken.
+    h.stop_worker().await;
+    for sequence in ["2", "1"] {
+        copy(sequence).await;
+    }
+    let mut command = redis::cmd("XGROUP");
+    command.arg("SETID").arg(&stream).arg("ledger").arg("0");
+    command.exec_async(&mut connection.clone()).await.unwrap();
+    h.start_worker();
+    h.settled().await;
+    assert_eq!(h.stores.count("select count(*) from duplicates").await, 0);
+    assert_eq!(h.stores.count("select count(*) from sequence_jumps").await, 0);
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
+    h.stop().await;
+}
+
+#[tokio::test]
 async fn what_no_gateway_wrote_is_not_redriven() {
     let mut h = Harness::gateway(&["--retention=1h"]).await;
     h.api.open_account("ADA", "1000").await;

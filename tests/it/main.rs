@@ -36,6 +36,7 @@ mod hosts;
 mod http;
 mod idempotency;
 mod lag;
+mod left_behind;
 mod limits;
 mod lineage;
 mod lookups;

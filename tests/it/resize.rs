@@ -397,7 +397,7 @@ async fn a_partition_that_is_brought_back_while_it_is_closed_for_good_stays_clos
     process.stop().await;
 }
 
-fn limits() -> AppendLimits {
+pub fn limits() -> AppendLimits {
     AppendLimits {
         backlog_max: 100,
         dedupe_window: Duration::from_secs(60),
@@ -406,7 +406,7 @@ fn limits() -> AppendLimits {
 }
 
 /// What the gateway makes of a payment of 1 by ADA.
-fn arrival(reference: &str) -> Arrival {
+pub fn arrival(reference: &str) -> Arrival {
     let payment = Payment {
         reference: Reference::parse(reference).unwrap(),
         customer: CustomerId::parse("ADA").unwrap(),
