@@ -50,6 +50,8 @@ impl Control {
         };
         match asked {
             Ok(answer) => Ok(Some(answer)),
+            // It is there.
+            Err(ledger::Error::Locked(_) | ledger::Error::Slow(_)) => Ok(None),
             Err(error) if error.is_outage() => {
                 self.note_ledger(false);
                 Ok(None)

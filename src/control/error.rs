@@ -28,8 +28,8 @@ pub enum Error {
     Ledger(#[from] ledger::Error),
     /// What is asked for does not wait in a stream, and the ledger does not answer.
     #[error(
-        "PostgreSQL does not answer, and the payment is not among those that wait in the streams: \
-         look again when PostgreSQL is back"
+        "PostgreSQL does not answer in time, and the payment is not among those that wait in the \
+         streams: look again when `paystream doctor` finds PostgreSQL well"
     )]
     LedgerAway,
     /// A page was asked for that does not exist.

@@ -283,7 +283,10 @@ fn attempted(row: &AttemptRow) -> Told {
             failed(told(*at, "attempt_failed", sentence))
         }
         None => {
-            let sentence = format!("attempt {attempt} began, by {worker} under epoch {epoch}");
+            let sentence = format!(
+                "tried by {worker} under epoch {epoch}, as attempt {attempt}; a lock or an outage \
+                 does not count"
+            );
             told(*at, "attempt", sentence)
         }
     }

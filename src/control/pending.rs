@@ -229,11 +229,7 @@ impl Control {
         };
         let settled = settled.unwrap_or_default();
         let customers: Vec<&str> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        let holders = match background {
-            Some(_) => self.if_there(self.desk.lock_holders(&customers)).await?,
-            None => None,
-        };
-        let holders = holders.unwrap_or_default();
+        let holders = self.if_there(self.desk.lock_holders(&customers)).await?.unwrap_or_default();
         let judged = pending.into_iter().zip(bodies).map(|(entry, body)| {
             let settled = settled.get(&(entry.partition, entry.id)).map(String::as_str);
             let known = background.map(|background| InLedger {
@@ -242,8 +238,8 @@ impl Control {
             });
             let mut judged = judged(entry, &body, known);
             let table = holders.iter().find(|holder| holder.has_table);
-            if let Some(holder) = table.filter(|_| judged.verdict.is_work()) {
-                judged.verdict.waits_for_table(holder);
+            if let Some(holder) = table.filter(|_| judged.verdict.may_be_a_lock()) {
+                judged.verdict = Verdict::of_table(holder);
             }
             judged
         });

@@ -131,8 +131,8 @@ impl Shared {
         let asked = asking.await;
         self.gateway.signals.asked(started, asked.is_err());
         match &asked {
-            // Many ask at once; nothing is known of PostgreSQL itself.
-            Err(ledger::Error::Busy) => {}
+            // Many ask at once, or somebody holds a lock; PostgreSQL itself is there.
+            Err(ledger::Error::Busy | ledger::Error::Locked(_)) => {}
             Err(error) if error.is_outage() => circuit.failed(Instant::now()),
             Ok(_) | Err(_) => circuit.succeeded(),
         }

@@ -1,6 +1,8 @@
 //! What can go wrong between us and PostgreSQL, classified where it arises.
 //! Never decides what to do about it.
 
+use std::fmt;
+
 /// A failure of the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,20 +19,23 @@ pub enum Error {
     Resized,
     /// PostgreSQL cannot be reached or cannot answer now; it may later.
     #[error("postgresql is not available")]
-    Outage(#[source] sqlx::Error),
-    /// Another session has locked what is to be written. Says nothing of PostgreSQL.
+    Outage(#[source] Cause),
+    /// Another session has locked what is needed. Says nothing of PostgreSQL.
     #[error("another session has locked what this one needs")]
-    Locked(#[source] sqlx::Error),
+    Locked(#[source] Cause),
+    /// PostgreSQL is there and ended a statement, because it took too long.
+    #[error("postgresql ended a statement: it is slow, or something is locked")]
+    Slow(#[source] Cause),
     /// Every connection is in use, and none came free in time. Says nothing of
     /// PostgreSQL.
     #[error("every connection to postgresql is in use")]
     Busy,
-    /// PostgreSQL refused a value: nothing but these very values is wrong.
-    #[error("postgresql refused a value")]
-    Refused(#[source] sqlx::Error),
+    /// PostgreSQL refused these very values, or a rule of the database did.
+    #[error("postgresql refused it")]
+    Refused(#[source] Cause),
     /// PostgreSQL refused, or answered what we do not understand.
     #[error("postgresql answered unexpectedly")]
-    Unexpected(#[source] sqlx::Error),
+    Unexpected(#[source] Cause),
     /// A stored value is not one that we ever write.
     #[error("the ledger holds a {0} that cannot be")]
     Corrupt(&'static str),
@@ -43,19 +48,41 @@ impl Error {
     /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Outage(_) | Self::Locked(_) | Self::Busy)
+        matches!(self, Self::Outage(_) | Self::Locked(_) | Self::Slow(_) | Self::Busy)
     }
 }
 
+/// What sqlx says, without the line of PostgreSQL's own source that it adds.
+#[derive(Debug)]
+pub struct Cause(sqlx::Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = self.0.as_database_error() {
+            let code = error.code().unwrap_or_default();
+            return write!(f, "{} (SQLSTATE {code})", error.message());
+        }
+        // Ours, too, where no answer came.
+        if matches!(self.0, sqlx::Error::PoolTimedOut) {
+            return f.write_str("no connection or no answer in time");
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl std::error::Error for Cause {}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code());
+        let error = Cause(error);
+        let code = error.0.as_database_error().and_then(|error| error.code());
         match code.as_deref() {
             Some("23505") => return Self::Raced,
             Some("55P03" | "40P01") => return Self::Locked(error),
-            // Serialization, statement timeout, idle in transaction,
-            // shutting down, starting up, no resources, IO.
-            Some("40001" | "57014" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
+            Some("57014") => return Self::Slow(error),
+            // Serialization, idle in transaction, shutting down, starting up, no
+            // resources, IO.
+            Some("40001" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
                 return Self::Outage(error);
             }
             Some(code) if ["08", "53", "58"].iter().any(|class| code.starts_with(class)) => {
@@ -70,7 +97,7 @@ impl From<sqlx::Error> for Error {
             None => {}
         }
         let unavailable = matches!(
-            error,
+            error.0,
             sqlx::Error::Io(_)
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed

@@ -69,6 +69,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const REACH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a query may run for a reader or an operator.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A lane and an operator wait this part of a statement's time for a lock, so that a
+/// lock is told from a PostgreSQL that is slow.
+const LOCK_WAIT: u32 = 3;
 
 /// How long a slice of the running audit may take.
 const SLICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,11 +103,7 @@ impl Ledger {
     /// # Errors
     /// When it does not.
     pub async fn reach(&self) -> Result<(), Error> {
-        let connecting = timeout(REACH_TIMEOUT, PgConnection::connect_with(&self.options));
-        let connection = connecting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        // That it closes in an orderly way is of no interest.
-        drop(connection.close().await);
-        Ok(())
+        reach(&self.options).await
     }
 
     /// Migrations and the topology.
@@ -146,7 +145,9 @@ impl Ledger {
     /// What operators work with, under this topology.
     #[must_use]
     pub fn desk(&self, topology: &Topology, connections: u32) -> Desk {
-        Desk::new(self.pool(connections, QUERY_TIMEOUT), topology.clone())
+        let pool = self.pool(connections, QUERY_TIMEOUT);
+        pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
+        Desk::new(pool, topology.clone())
     }
 
     /// What posts, for the worker of this name.
@@ -206,4 +207,18 @@ impl Ledger {
         let timeout = statement_timeout.as_millis().to_string();
         self.options.clone().options([("statement_timeout", timeout)]).options(BY_KEY)
     }
+}
+
+/// The setting of a session whose statements may take so long.
+fn lock_wait(statement_timeout: Duration) -> (&'static str, String) {
+    ("lock_timeout", (statement_timeout / LOCK_WAIT).as_millis().to_string())
+}
+
+/// Says why where it is not, as a pool does not.
+async fn reach(options: &PgConnectOptions) -> Result<(), Error> {
+    let connecting = timeout(REACH_TIMEOUT, PgConnection::connect_with(options));
+    let connection = connecting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    // That it closes in an orderly way is of no interest.
+    drop(connection.close().await);
+    Ok(())
 }

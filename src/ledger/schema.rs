@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use sqlx::{PgPool, Row, migrate::Migrator};
 
-use super::{Error, PastTopology};
+use super::{Error, PastTopology, reach};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -77,7 +77,7 @@ impl Schema {
     /// When a migration fails, or the database is newer than this release.
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
-        sqlx::query("select 1").execute(&self.pool).await?;
+        reach(&self.pool.connect_options()).await?;
         let migrated = MIGRATIONS.run(&self.pool).await;
         migrated.map_err(|error| Error::Schema(format!("could not migrate: {error}")))
     }
@@ -103,7 +103,7 @@ impl Schema {
     /// # Errors
     /// [`Error::Schema`] with what to do.
     pub async fn check(&self) -> Result<(), Error> {
-        sqlx::query("select 1").execute(&self.pool).await?;
+        reach(&self.pool.connect_options()).await?;
         let applied: Option<i64> =
             sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
                 .fetch_one(&self.pool)

@@ -10,7 +10,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_TIMEOUT, BY_KEY, Error, lookups,
+    ACQUIRE_TIMEOUT, BY_KEY, Error, lock_wait, lookups,
     losses::{self, Gap, Settled},
     rows::{self, Cursor, Cursors, Epochs, Tallies},
     takeovers, trials,
@@ -70,7 +70,7 @@ impl Writer {
         let options = options.application_name(&format!("paystream {worker}")).options([
             // A frozen worker must not hold its fence rows.
             ("statement_timeout", deadline.to_string()),
-            ("lock_timeout", deadline.to_string()),
+            lock_wait(batch_deadline),
             ("idle_in_transaction_session_timeout", deadline.to_string()),
             // Nor one that is gone without a word: its session ends in 10 s.
             ("tcp_keepalives_idle", "4".to_owned()),

@@ -91,7 +91,8 @@ fn page(life: &Life) -> String {
         None => "  not traced".to_owned(),
     });
     if !life.ledger_available {
-        lines.push("  PostgreSQL does not answer: what became of it is not known now".to_owned());
+        let line = "  PostgreSQL does not answer in time: what became of it is not known now";
+        lines.push(line.to_owned());
     }
     let mut table = table(["when", "what", ""]);
     for moment in &life.moments {

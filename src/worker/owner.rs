@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Worker,
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     health::Board,
-    ledger::{Grant, Outlook, Ownership},
+    ledger::{self, Grant, Outlook, Ownership},
     telemetry::Signals,
 };
 
@@ -195,11 +195,17 @@ impl Owner {
         };
         if let Err(error) = moved {
             self.expecting = false;
-            warn!(%error, "could not move partitions; trying again");
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            // The beats tell of an outage.
+            if matches!(error, ledger::Error::Outage(_)) {
+                debug!(cause, "could not move partitions: {error}");
+            } else {
+                warn!(cause, %error, "could not move partitions; trying again");
+            }
         }
     }
 
-    async fn follow(&mut self, outlook: &Outlook) -> Result<(), crate::ledger::Error> {
+    async fn follow(&mut self, outlook: &Outlook) -> Result<(), ledger::Error> {
         let staying = outlook.workers.iter().filter(|worker| !worker.leaving);
         let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
         // A worker that is alone has nobody to wait for.

@@ -102,8 +102,8 @@ impl Error {
             Self::Stream(stream::Error::StateLost(_)) | Self::Passed(_) => "state_lost",
             Self::Stream(error) if error.is_outage() => "redis_outage",
             error if error.is_locked() => "locked",
+            Self::Deadline(_) | Self::Ledger(ledger::Error::Slow(_)) => "deadline",
             Self::Ledger(error) if error.is_outage() => "postgresql_outage",
-            Self::Deadline(_) => "deadline",
             Self::Stream(_)
             | Self::Ledger(_)
             | Self::Contended

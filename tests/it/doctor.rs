@@ -119,6 +119,10 @@ async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
     said.has("postgresql_unreachable", "critical");
     assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable"]));
     assert!(said.findings.iter().any(|one| one["code"] == "redis_loses"), "redis is looked at");
+    for command in [["losses", "list"], ["dead-letters", "list"], ["groups", "list"]] {
+        let ended = run(operate(&stores, &command)).await;
+        assert!(ended.stderr.contains("Connection refused"), "{command:?}: {ended:?}");
+    }
 }
 
 #[tokio::test]

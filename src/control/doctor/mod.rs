@@ -79,7 +79,8 @@ impl Known {
 struct Registry {
     workers: Vec<WorkerRow>,
     cursors: Vec<CursorRow>,
-    work: Work,
+    /// Or why that could not be read; the rest tells of the workers all the same.
+    work: Result<Work, ledger::Error>,
     groups: Vec<GroupRow>,
 }
 
@@ -120,10 +121,16 @@ impl Control {
         }
         if let Some(registry) = registry {
             let Registry { workers, cursors, work, groups } = &registry;
-            findings.extend(work::topology(&self.topology, work, now));
-            findings.extend(owners::judge(workers, cursors, &work.releases));
+            let releases = work.as_ref().map_or(&[][..], |work| &work.releases);
+            findings.extend(owners::judge(workers, cursors, releases));
             findings.extend(owners::gone(workers));
-            findings.extend(work::piles(work, now));
+            match work {
+                Ok(work) => {
+                    findings.extend(work::topology(&self.topology, work, now));
+                    findings.extend(work::piles(work, now));
+                }
+                Err(error) => findings.push(unusable(error)),
+            }
             if redis_answers {
                 findings.extend(self.look_for_left_behind().await);
             }
@@ -187,7 +194,7 @@ impl Control {
         Ok(Registry {
             workers: self.desk.workers().await?,
             cursors: self.reader.cursors().await?,
-            work: self.desk.work().await?,
+            work: self.desk.work().await,
             groups: self.groups.registered().await?,
         })
     }
@@ -265,6 +272,16 @@ fn redis_away(error: &Error) -> Finding {
 }
 
 fn postgresql_away(error: &ledger::Error) -> Finding {
+    let kind = if matches!(error, ledger::Error::Locked(_)) {
+        kind::POSTGRESQL_LOCKS
+    } else {
+        kind::POSTGRESQL_SLOW
+    };
+    if matches!(error, ledger::Error::Locked(_) | ledger::Error::Slow(_)) {
+        let advice =
+            "PostgreSQL answers: look for who holds a lock, and at the load of its machine";
+        return kind.found(Severity::Warning, "postgresql", chain(error), advice);
+    }
     if !error.is_outage() {
         return unexpected(kind::POSTGRESQL_ODD, "postgresql", error);
     }

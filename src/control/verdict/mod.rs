@@ -92,19 +92,15 @@ impl Owner<'_> {
 }
 
 impl Verdict {
-    /// Whether a worker is at it, as far as is known.
-    pub(super) fn is_work(&self) -> bool {
-        ["in_flight", "tried_again", "slow"].contains(&self.code)
+    /// Whether a locked table explains more.
+    pub(super) fn may_be_a_lock(&self) -> bool {
+        ["in_flight", "tried_again", "behind_poison", "slow", "waiting_for_ledger"]
+            .contains(&self.code)
     }
 
-    /// Adds who keeps every payment from being settled.
-    pub(super) fn waits_for_table(&mut self, holder: &LockHolder) {
-        let LockHolder { pid, application, state, .. } = holder;
-        let more = format!(
-            "; PostgreSQL process {pid} ({application}, {state}) has locked a table of the ledger, \
-             and nothing is settled meanwhile"
-        );
-        self.sentence.push_str(&more);
+    /// Somebody keeps every payment from being settled.
+    pub(super) fn of_table(holder: &LockHolder) -> Self {
+        locked("a table of the ledger", holder)
     }
 }
 
@@ -118,8 +114,8 @@ impl Situation<'_> {
             return verdict("deleted", sentence, vec![self.release(), audit()]);
         }
         let Some(ledger) = &self.ledger else {
-            let sentence = "waiting for the ledger: PostgreSQL does not answer. The payment is \
-                            safe in the stream and is settled when PostgreSQL is back";
+            let sentence = "waiting for the ledger: PostgreSQL does not answer in time. The payment \
+                            is safe in the stream and is settled when PostgreSQL does";
             return verdict("waiting_for_ledger", sentence, vec![check_postgresql()]);
         };
         if let Some(state) = ledger.settled {
@@ -297,7 +293,7 @@ fn start_worker() -> Action {
 fn check_postgresql() -> Action {
     action(
         "check_postgresql",
-        "Bring PostgreSQL back",
+        "See why PostgreSQL does not answer",
         Some("paystream doctor"),
         "nothing has to be restarted or sent again",
     )

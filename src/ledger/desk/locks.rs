@@ -61,8 +61,14 @@ impl Desk {
                      as partitions
              from holders order by xact_start limit $1"
         );
+        let mut connection = self.pool.acquire().await?;
+        let held = holders(&mut connection).await?;
+        // One who has a whole table explains all, and its rows cannot be read.
+        if held.is_empty() || held.iter().any(|one| one.has_table) {
+            return Ok(held);
+        }
         let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(HOLDERS_MAX).bind(customers);
-        Ok(rows.fetch_all(&self.pool).await?)
+        Ok(rows.fetch_all(&mut *connection).await?)
     }
 }
 

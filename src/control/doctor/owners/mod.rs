@@ -48,9 +48,9 @@ pub(super) fn unknown(told: &[Option<String>]) -> Finding {
     kind::OWNERS.found(
         Notice,
         "partitions",
-        format!("owners are unknown without PostgreSQL; {last}"),
-        "bring PostgreSQL back; running workers wait for it and go on by themselves, so start none \
-         for this",
+        format!("owners are unknown while the ledger cannot be read; {last}"),
+        "see what is said of PostgreSQL; running workers wait for it and go on by themselves, so \
+         start none for this",
     )
 }
 

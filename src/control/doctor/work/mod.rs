@@ -40,14 +40,14 @@ pub(super) fn waiting(
     vec![backlog(&ours, presence, backlog_max), lagging(&ours, now), pending(&ours, now)]
 }
 
-/// The same finding while PostgreSQL does not answer: nothing is settled then, and
+/// The same finding while the ledger cannot be read: nothing is settled then, and
 /// more workers would not help.
 pub(super) fn without_ledger(finding: Finding) -> Finding {
     if finding.severity == Severity::Good {
         return finding;
     }
-    let advice =
-        "nothing is settled without PostgreSQL: bring it back; workers go on by themselves";
+    let advice = "nothing is settled while the ledger cannot be read: see what is said of \
+                  PostgreSQL; workers go on by themselves";
     Finding { advice: advice.to_owned(), ..finding }
 }
 
