@@ -178,8 +178,9 @@ pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
         }),
         pile(kind::LOSSES, "losses", &work.losses, Critical, |what| {
             (
-                format!("{what} that nobody has dealt with: Redis has lost accepted payments"),
-                "`paystream losses list` names them; then `paystream losses accept`",
+                format!("{what} that nobody has dealt with: accepted payments are gone"),
+                "`paystream losses list` names their sequences: ask the clients whose answers have \
+                 them to send those payments again; then `paystream losses accept --reason \"…\"`",
             )
         }),
     ];
