@@ -151,11 +151,17 @@ fn pending(ours: &[&Standing], now: DateTime<Utc>) -> Finding {
 pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
     let mut findings = vec![
         pile(kind::DEAD, "dead letters", &work.dead_letters, Warning, |what| {
-            (
-                format!("{what} open"),
-                "`paystream dead-letters list`; when the cause is mended, `paystream dead-letters \
-                 redrive`",
-            )
+            let advice = match work.redrivable {
+                true => {
+                    "`paystream dead-letters list`; when the cause is mended, `paystream \
+                     dead-letters redrive ID --reason \"…\"`"
+                }
+                false => {
+                    "`paystream dead-letters list`: none of them could be read. Find out who wrote \
+                     them, then `paystream dead-letters discard ID --reason \"…\"`"
+                }
+            };
+            (format!("{what} open"), advice)
         }),
         pile(kind::SUSPENSE, "suspense", &work.suspense, aged(&work.suspense, now), |what| {
             let amount = money(work.suspense_amount);
