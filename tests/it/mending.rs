@@ -275,7 +275,7 @@ async fn a_parked_customers_dead_letter_is_settled_before_what_waits_for_it() {
     allow_poison(&h.stores).await;
     let done = redrive(&control, id).await.unwrap();
     assert!(done.sentence.starts_with("20.00 applied to ADA, 79.00 left to pay"), "{done:?}");
-    assert!(done.sentence.contains("`paystream parked release ADA`"), "{done:?}");
+    assert!(done.sentence.contains("`paystream parked release ADA --reason "), "{done:?}");
     h.api.pay("a3", "ADA", "4").await;
     h.settled().await;
     for name in ["a2", "a3"] {

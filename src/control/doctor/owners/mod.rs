@@ -114,7 +114,7 @@ fn silent(workers: &[WorkerRow]) -> Vec<Finding> {
             match others {
                 true => {
                     "wait for that, or start it again: nothing is lost. `paystream release \
-                     --partition N --force` moves one at once"
+                     --partition N --force --reason \"…\"` moves one at once"
                 }
                 false => "start a worker: it takes them over; nothing is lost",
             },
@@ -165,8 +165,8 @@ fn ignored(cursors: &[CursorRow], releases: &[(i32, DateTime<Utc>)]) -> Finding 
         format!("partition {partition}"),
         format!("{owner} was asked for partition {partition} {ago} ago and has not handed it over"),
         format!(
-            "`paystream release --partition {partition} --force --reason …`: what it still tries \
-             is refused"
+            "`paystream release --partition {partition} --force --reason \"…\"`: what it still \
+             tries is refused"
         ),
     )
 }
@@ -196,8 +196,8 @@ pub(super) fn stuck(earlier: &[CursorRow], now: &[CursorRow], waiting: &[u16]) -
             "{owner} lives and settles nothing of {}, where payments have waited for long",
             numbered(partitions)
         ),
-        "`paystream pending` says why; then its log. `paystream release --partition N` gives one \
-         to another lane or worker; a restart is safe",
+        "`paystream pending` says why; then its log. `paystream release --partition N --reason \
+         \"…\"` gives one to another lane or worker; a restart is safe",
     )
 }
 

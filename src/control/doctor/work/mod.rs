@@ -167,19 +167,21 @@ pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
             let amount = money(work.suspense_amount);
             (
                 format!("{what} held for customers nobody knows, {amount} together"),
-                "`paystream suspense list`; open the account, or `paystream suspense assign`",
+                "`paystream suspense list`; open the account, or `paystream suspense assign \
+                 REFERENCE --customer ID --reason \"…\"`",
             )
         }),
         pile(kind::CONFLICTS, "conflicts", &work.conflicts, aged(&work.conflicts, now), |what| {
             (
                 format!("{what} open: one reference, two payments"),
-                "`paystream conflicts list`, ask the bank, `paystream conflicts resolve`",
+                "`paystream conflicts list`, ask the bank, `paystream conflicts resolve PARTITION \
+                 SEQUENCE --reason \"…\"`",
             )
         }),
         pile(kind::PARKED, "parked", &work.parked, Warning, |what| {
             (
                 format!("payments of {what} wait behind a dead letter"),
-                "deal with the dead letter, then `paystream parked release`",
+                "deal with the dead letter, then `paystream parked release CUSTOMER --reason \"…\"`",
             )
         }),
         pile(kind::LOSSES, "losses", &work.losses, Critical, |what| {
@@ -250,7 +252,8 @@ fn damaged(accounts: &[DamagedAccount]) -> Vec<Finding> {
             ),
             format!(
                 "compare the account with its statement (`paystream audit`) and correct the \
-                 account; then `paystream dead-letters redrive --customer {customer_id}`"
+                 account; then `paystream dead-letters redrive --customer {customer_id} --reason \
+                 \"…\"`"
             ),
         )
     };
