@@ -198,6 +198,8 @@ async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
     said.has("redis_unreachable", "critical");
     said.has("no_worker", "critical");
     assert_eq!(said.bad(), BTreeSet::from(["redis_unreachable", "no_worker"]));
+    let praised = ["owner_silent", "owner_stuck"];
+    assert!(said.findings.iter().all(|one| !praised.contains(&one["code"].as_str().unwrap())));
     // A cause is told once, however many errors carry it.
     let ended = run(operate(&stores, &["pending"])).await;
     assert_eq!(ended.stderr.matches("refused").count(), 1, "{ended:?}");

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::words::{numbered, since};
 use crate::{
     control::{
-        Severity::{Critical, Notice, Warning},
+        Severity::{Critical, Good, Notice, Warning},
         finding::{self as kind, Finding},
         shapes::{last_owners, span},
     },
@@ -37,7 +37,8 @@ pub(super) fn judge(
         findings.push(unowned(cursors));
         findings.push(uneven(workers, cursors));
     }
-    findings.extend(silent(workers));
+    let silent = silent(workers).into_iter();
+    findings.extend(silent.filter(|one| living > 0 || one.severity > Good));
     findings.push(ignored(cursors, releases));
     findings
 }
@@ -136,7 +137,8 @@ fn uneven(workers: &[WorkerRow], cursors: &[CursorRow]) -> Finding {
     let shares: Vec<String> =
         counts.iter().take(10).map(|(worker, count)| format!("{worker} {count}")).collect();
     if shares.is_empty() {
-        return kind::UNEVEN.good("workers", "all of them are leaving");
+        let sentence = "none takes partitions: they are leaving, or do not reach Redis";
+        return kind::UNEVEN.good("workers", sentence);
     }
     let shares = shares.join(", ");
     if apart <= 1 || moving {
