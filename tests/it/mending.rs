@@ -492,6 +492,7 @@ async fn many_dead_letters_are_mended_in_their_order_from_the_command_line() {
     let dry = dead_letters(&h.stores, &[&all[..], &["--dry-run"]].concat()).await;
     assert_eq!(dry.status.code(), Some(1), "{dry:?}");
     assert!(dry.stdout.contains("10 would be redriven, 1 refused; nothing was changed"), "{dry:?}");
+    assert_eq!(dry.stdout.matches("| would be redriven |").count(), 10, "{dry:?}");
     let empty = dead_letters(&h.stores, &["redrive", "--all", "--reason", " "]).await;
     assert_eq!(empty.status.code(), Some(2), "{empty:?}");
     assert_eq!(everything(&h.stores).await, before);
