@@ -161,7 +161,7 @@ CORRECTNESS = row(
            "Their payments wait behind a dead letter. RUNBOOK: Payments are parked.",
            "max(paystream_customers_parked)", "short", limits(("green", None), ("orange", 1))),
     figure("Losses open",
-           "Redis has lost something and nobody has dealt with it. RUNBOOK: Streams or groups are missing.",
+           "Redis has lost something and nobody has dealt with it. RUNBOOK: Losses are open.",
            "max(paystream_losses)", "short", below(1)),
     figure("Accounts that differ from their payments",
            "Found by the running audit. Anything but 0 is a bug or a change by hand. RUNBOOK: The audit reports drift.",

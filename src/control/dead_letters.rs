@@ -232,7 +232,10 @@ fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
     };
     let would = if dry_run { "would be " } else { "" };
     let parked = if redriven.parked {
-        format!("; later payments of {customer} still wait: `paystream parked release {customer}`")
+        format!(
+            "; later payments of {customer} still wait: `paystream parked release {customer} \
+             --reason \"…\"`"
+        )
     } else {
         String::new()
     };

@@ -160,7 +160,7 @@ kinds! {
     SUSPENSE = "suspense_held", Warning, "a-payment-is-in-suspense";
     CONFLICTS = "conflicts_open", Warning, "a-payment-is-in-conflict";
     PARKED = "customers_parked", Warning, "payments-are-parked";
-    LOSSES = "losses_open", Critical, "streams-or-groups-are-missing";
+    LOSSES = "losses_open", Critical, "losses-are-open";
 }
 
 #[cfg(test)]

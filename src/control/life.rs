@@ -15,6 +15,9 @@ use crate::{
     stream::Seen,
 };
 
+/// What is said of a reference that neither store has: its payment may be lost.
+pub const NOTHING_KNOWN: &str = "nothing is known under this reference";
+
 /// A payment's life.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Life {
@@ -62,6 +65,17 @@ pub struct Moment {
 }
 
 impl Control {
+    /// What operators are told of a reference that neither store has.
+    pub async fn nothing_known(&self) -> String {
+        match self.reader.open_losses().await {
+            Ok(1..) => format!(
+                "{NOTHING_KNOWN}; losses are open, and it may be among them: see `paystream losses \
+                 list`"
+            ),
+            _ => NOTHING_KNOWN.to_owned(),
+        }
+    }
+
     /// The life of the payment of this reference; nothing when nobody knows it.
     ///
     /// # Errors

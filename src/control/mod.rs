@@ -38,7 +38,7 @@ pub use dead_letters::{DeadLetter, RedriveReport};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
-pub use life::{Life, Moment};
+pub use life::{Life, Moment, NOTHING_KNOWN};
 pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
 pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,

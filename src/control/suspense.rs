@@ -94,8 +94,8 @@ impl Control {
                 .to_owned(),
         };
         if assigned.parked && balance.is_some() {
-            let wait = "; other payments still wait: `paystream parked release";
-            sentence = format!("{sentence}{wait} {name}`");
+            let wait = format!("`paystream parked release {name} --reason \"…\"`");
+            sentence = format!("{sentence}; other payments still wait: {wait}");
         }
         Ok(Ok(AssignReport {
             transaction_reference: reference.as_str().to_owned(),

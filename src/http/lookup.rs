@@ -15,6 +15,7 @@ use super::{
     views::{ConflictView, Links, PaymentView},
 };
 use crate::{
+    control::NOTHING_KNOWN,
     domain::{PaymentStatus, Reference},
     ledger::PaymentRow,
     stream::{Seen, Unsettled},
@@ -49,15 +50,14 @@ pub(super) struct PaymentDetail {
     tag = "payments",
     responses(
         (status = 200, description = "Where it is", body = PaymentDetail),
-        (status = 404, description = "No payment has this reference"),
+        (status = 404, description = "Nothing is known under this reference"),
     )
 )]
 pub(super) async fn find(
     State(app): State<App>,
     Segment(reference): Segment,
 ) -> Result<Json<PaymentDetail>, Problem> {
-    let not_found =
-        || Problem::new(Code::PaymentNotFound, "no payment was accepted under this reference");
+    let not_found = || Problem::new(Code::PaymentNotFound, NOTHING_KNOWN);
     let reference = Reference::parse(reference).map_err(|_| not_found())?;
     let Located { mut views, ledger_asked } =
         locate(&app, std::slice::from_ref(&reference)).await?;

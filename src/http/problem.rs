@@ -101,7 +101,7 @@ codes! {
     Unauthorized "unauthorized" UNAUTHORIZED "A valid bearer token is needed",
     CrossOrigin "cross_origin" FORBIDDEN "The request comes from another site",
     RouteNotFound "route_not_found" NOT_FOUND "There is nothing at this path",
-    PaymentNotFound "payment_not_found" NOT_FOUND "No payment has this reference",
+    PaymentNotFound "payment_not_found" NOT_FOUND "Nothing is known under this reference",
     CustomerNotFound "customer_not_found" NOT_FOUND "No customer has this id",
     CaseNotFound "case_not_found" NOT_FOUND "Nothing to act on has this id",
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "This path does not take this method",

@@ -71,7 +71,10 @@ pub async fn run(args: ConflictsArgs) -> anyhow::Result<ExitCode> {
     let (text, code) = match args.action {
         ConflictsAction::List { all, reference, limit, json } => {
             let rows = list(&control, all, reference.as_deref(), limit).await?;
-            let text = if json { format!("{:#}\n", json!(rows)) } else { page(&rows) };
+            let text = match json {
+                true => format!("{:#}\n", json!(rows)),
+                false => page(&rows, all, reference.is_some()),
+            };
             (text, ExitCode::SUCCESS)
         }
         ConflictsAction::Resolve { partition, sequence, signature, json } => {
@@ -110,9 +113,14 @@ async fn list(
     Ok(rows)
 }
 
-fn page(rows: &[Conflict]) -> String {
+fn page(rows: &[Conflict], all: bool, filtered: bool) -> String {
     if rows.is_empty() {
-        return "There are no such conflicts.\n".to_owned();
+        let none = match (all, filtered) {
+            (_, true) => "There are no such conflicts.\n",
+            (true, false) => "There are no conflicts.\n",
+            (false, false) => "No conflict is open; --all shows all.\n",
+        };
+        return none.to_owned();
     }
     let mut table = table([
         "partition",

@@ -131,13 +131,21 @@ async fn list(control: &Control, args: ListArgs) -> anyhow::Result<(String, Exit
         }
         letters.extend(page);
     }
-    let text = if json { format!("{:#}\n", json!(letters)) } else { rows(&letters) };
+    let text = if json { format!("{:#}\n", json!(letters)) } else { rows(&letters, &filter) };
     Ok((text, ExitCode::SUCCESS))
 }
 
-fn rows(letters: &[DeadLetter]) -> String {
+fn rows(letters: &[DeadLetter], filter: &DeadLetterFilter) -> String {
     if letters.is_empty() {
-        return "There are no such dead letters.\n".to_owned();
+        let unfiltered = DeadLetterFilter { state: filter.state.clone(), ..Default::default() };
+        let none = match filter.state.as_deref() {
+            Some("dead") if *filter == unfiltered => {
+                "No dead letter is open; --state all shows all.\n"
+            }
+            None if *filter == unfiltered => "There are no dead letters.\n",
+            _ => "There are no such dead letters.\n",
+        };
+        return none.to_owned();
     }
     let mut table = table([
         "id",

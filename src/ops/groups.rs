@@ -195,10 +195,11 @@ async fn register(args: RegisterArgs) -> anyhow::Result<(String, ExitCode)> {
         format!("{name} is registered and on all {partitions} partitions; nothing to do")
     } else {
         let what = if already { "was registered" } else { "is registered" };
-        format!(
-            "{name} {what}, created on {created} of {partitions} partitions and there on the \
-             others; trimming waits for it"
-        )
+        let on = match created == i64::from(partitions) {
+            true => format!("all {partitions} partitions"),
+            false => format!("{created} of {partitions} partitions and there on the others"),
+        };
+        format!("{name} {what}, created on {on}; trimming waits for it")
     };
     Ok((text, ExitCode::SUCCESS))
 }

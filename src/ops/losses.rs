@@ -61,7 +61,7 @@ pub async fn run(args: LossesArgs) -> anyhow::Result<ExitCode> {
         Action::List { all, json } => {
             let rows = losses.list(!all).await.context("could not list losses")?;
             let open = rows.iter().any(|row| row.state == "open");
-            let text = if json { document(&rows) } else { page(&rows) };
+            let text = if json { document(&rows) } else { page(&rows, all) };
             (text, if open { ExitCode::from(1) } else { ExitCode::SUCCESS })
         }
         Action::Accept { partition, signature } => {
@@ -92,9 +92,13 @@ fn document(rows: &[LossRow]) -> String {
     format!("{:#}\n", json!(rows.iter().map(loss).collect::<Vec<_>>()))
 }
 
-fn page(rows: &[LossRow]) -> String {
+fn page(rows: &[LossRow], all: bool) -> String {
     if rows.is_empty() {
-        return "Nothing is known to be lost.\n".to_owned();
+        let none = match all {
+            true => "Nothing is known to be lost.\n",
+            false => "No loss is open; --all shows those dealt with.\n",
+        };
+        return none.to_owned();
     }
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);

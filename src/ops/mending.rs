@@ -230,10 +230,11 @@ impl Mend {
 impl Summary {
     fn page(&self, mend: Mend, dry_run: bool) -> String {
         let mut table = table(["id", "reference", "", "what came of it"]);
+        let would = if dry_run { "would be " } else { "" };
         for row in &self.rows {
             let (word, tone) = match row.done {
-                true => (mend.done(), Tone::Good),
-                false => ("refused", Tone::Bad),
+                true => (format!("{would}{}", mend.done()), Tone::Good),
+                false => ("refused".to_owned(), Tone::Bad),
             };
             table.add_row([
                 cell(row.id).set_alignment(CellAlignment::Right),
@@ -242,7 +243,6 @@ impl Summary {
                 cell(&row.sentence),
             ]);
         }
-        let would = if dry_run { "would be " } else { "" };
         let mut text = match self.rows.is_empty() {
             true => String::new(),
             false => format!("{table}\n"),

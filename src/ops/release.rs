@@ -86,8 +86,8 @@ fn sentence(handover: &Handover, force: bool) -> String {
         _ => format!(
             "{previous_owner} was asked for partition {partition} and has not handed it over yet; \
              it does at the end of its batch. If it hangs, take it away: `paystream release \
-             --partition {partition} --force --reason …`, which is safe, as the ledger refuses \
-             whatever it still tries"
+             --partition {partition} --force --reason \"…\"`, which is safe, as the ledger \
+             refuses whatever it still tries"
         ),
     }
 }

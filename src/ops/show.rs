@@ -53,12 +53,7 @@ pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
             (Some(life), true) => serde_json::to_string_pretty(life)?,
             (Some(life), false) => page(life),
             (None, true) => "null".to_owned(),
-            (None, false) => {
-                format!(
-                    "No payment has the reference {}: none was accepted under it.",
-                    args.reference
-                )
-            }
+            (None, false) => format!("{}: {}", args.reference, control.nothing_known().await),
         };
         Ok((text, life.is_some()))
     };

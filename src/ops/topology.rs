@@ -153,6 +153,11 @@ async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {
         from.resizing_to.is_some() || resize.has_workers().await?,
         "no worker lives, so nothing would be settled: start one first"
     );
+    // While Redis is away nothing could be closed.
+    streams(store, from.partitions, from.generation)?
+        .gates()
+        .await
+        .context("could not reach Redis, so nothing was changed")?;
     if !resize.wish(to).await.context("could not write down what is wanted")? {
         let under_way = from.resizing_to.unwrap_or(from.partitions);
         bail!(

@@ -27,6 +27,23 @@ pub(super) struct Link {
     pub(super) watch: Watch,
 }
 
+impl Link {
+    /// Says aloud that no entry had these sequences, and tells Redis. Should that
+    /// fail, whoever connects next tells it.
+    pub(super) async fn lose(&mut self, gaps: &[(u16, i64, i64)]) -> Result<(), stream::Error> {
+        for (partition, lost_first, lost_last) in gaps {
+            error!(
+                partition,
+                lost_first,
+                lost_last,
+                "entries were deleted from the stream before they were settled. See `paystream \
+                 losses list`"
+            );
+        }
+        self.consumer.lose(gaps).await
+    }
+}
+
 /// Why a batch was not settled. What was taken stays pending.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -247,8 +264,7 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     progress.outcomes = decisions.iter().map(|decision| decision.outcome).collect();
     let gaps = batch.commit().await?;
     progress.committed = Some(Moment::now());
-    // Should this fail, whoever connects next tells Redis.
-    Ok(link.consumer.lose(&gaps).await?)
+    Ok(link.lose(&gaps).await?)
 }
 
 /// Refuses a batch that would make the cursor pass entries which the stream has
@@ -343,7 +359,7 @@ pub(super) async fn give_up(
         );
         return Ok(link.consumer.conclude(&[(claim, vec![delivery.stream_id])]).await?);
     };
-    link.consumer.lose(&gaps).await?;
+    link.lose(&gaps).await?;
     error!(
         partition = claim.partition,
         stream_id = %delivery.stream_id,

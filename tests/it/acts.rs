@@ -85,7 +85,7 @@ async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once()
     assert_eq!(h.stores.count("select count(*) from processed_transactions").await, 2);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
     assert!(h.stores.keys("*:lost").await.is_empty());
-    let losses = operated(&h.stores, &["losses", "list"]).await;
+    let losses = operated(&h.stores, &["losses", "list", "--all"]).await;
     assert_eq!(losses.stdout, "Nothing is known to be lost.\n");
     h.stores.audit().await;
     read_again(&h).await;

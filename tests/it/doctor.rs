@@ -202,6 +202,8 @@ async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
     said.has("redis_unreachable", "critical");
     said.has("no_worker", "critical");
     assert_eq!(said.bad(), BTreeSet::from(["redis_unreachable", "no_worker"]));
+    let praised = ["owner_silent", "owner_stuck"];
+    assert!(said.findings.iter().all(|one| !praised.contains(&one["code"].as_str().unwrap())));
     // A cause is told once, however many errors carry it.
     let ended = run(operate(&stores, &["pending"])).await;
     assert_eq!(ended.stderr.matches("refused").count(), 1, "{ended:?}");
@@ -274,9 +276,15 @@ async fn a_foreign_group_that_stopped_reading_is_told_with_what_it_keeps() {
     let arguments = ["groups", "register", "notify", "--note", "tells customers", "--actor", "ada"];
     let registered = run(operate(&stores, &arguments)).await;
     assert!(registered.status.success(), "{registered:?}");
+    assert!(registered.stdout.contains("created on all 8 partitions;"), "{registered:?}");
+    assert!(doctor(&stores).await.find("group_pins_trimming").is_none(), "it has just begun");
+    sqlx::query("update consumer_groups set registered_at = now() - interval '1 hour'")
+        .execute(&stores.pool)
+        .await
+        .unwrap();
     let sentence = doctor(&stores).await.has("group_pins_trimming", "warning");
     assert!(sentence.contains("group notify"), "{sentence}");
-    assert!(sentence.contains("1 entries are kept for it alone, on partition 3"), "{sentence}");
+    assert!(sentence.contains("1 settled entries wait for it, on partition 3"), "{sentence}");
     let retire = ["groups", "retire", "notify", "--yes", "--actor", "ada"];
     assert!(run(operate(&stores, &retire)).await.status.success());
     assert!(doctor(&stores).await.find("group_pins_trimming").is_none());

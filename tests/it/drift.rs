@@ -9,6 +9,8 @@ use std::{
     path::Path,
 };
 
+use clap::Subcommand;
+
 use crate::process::{paystream, run};
 
 const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "RUNBOOK.md"];
@@ -198,6 +200,37 @@ async fn every_command_and_option_that_is_named_exists() {
         }
     }
     assert!(named.len() >= 3, "{named:?}");
+}
+
+/// Placeholders of our sentences: what is formatted in, and words in capitals.
+fn filled(word: &str) -> &str {
+    let is_blank = |c: char| c.is_ascii_uppercase() || c == '…' || c == '"';
+    if word.contains('{') || word.chars().all(is_blank) { "1" } else { word }
+}
+
+#[test]
+fn every_command_that_the_program_recommends_can_be_run() {
+    let known = paystream::ops::Command::augment_subcommands(clap::Command::new("paystream"));
+    let mut seen = 0;
+    for file in sources("src/") {
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let text = code.map(|line| line.trim().trim_end_matches('\\')).collect::<Vec<_>>().concat();
+        let text = text.replace("\\\"", "\"");
+        for (_, part) in text.match_indices("`paystream ").map(|(at, _)| (at, &text[at + 1..])) {
+            let command = part.split('`').next().unwrap();
+            let words: Vec<&str> = command.split_whitespace().map(filled).collect();
+            if ["serve", "dev"].contains(&words[1]) {
+                continue;
+            }
+            seen += 1;
+            if let Err(error) = known.clone().try_get_matches_from(&words) {
+                let help = clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+                assert_eq!(error.kind(), help, "`{command}` in {file}: {error}");
+            }
+        }
+    }
+    assert!(seen > 30, "{seen}");
 }
 
 #[test]

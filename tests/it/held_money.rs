@@ -178,7 +178,7 @@ async fn a_parked_customer_is_assigned_money_all_the_same() {
     let by = signed("ada");
     let assigned =
         control.assign(&reference("held"), &customer("ADA"), &by).await.unwrap().unwrap();
-    assert!(assigned.sentence.contains("`paystream parked release ADA`"), "{assigned:?}");
+    assert!(assigned.sentence.contains("`paystream parked release ADA --reason "), "{assigned:?}");
     assert_eq!(h.api.payment("held").await["status"], "applied");
     assert_eq!(h.api.payment("a1").await["status"], "parked");
     h.stores.audit().await;

@@ -12,7 +12,8 @@ use serde_json::json;
 
 use crate::{
     harness::{Harness, PARTITIONS, Stores, but, empty_directory, eventually, payment},
-    process::{Ended, Process, paystream, run},
+    ownership::worker,
+    process::{Ended, Process, operate, paystream, run},
 };
 
 async fn command(stores: &Stores, arguments: &[&str]) -> Ended {
@@ -314,7 +315,7 @@ async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
 
 #[tokio::test]
 async fn entries_taken_out_of_a_stream_are_listed() {
-    let mut h = Harness::gateway(&[]).await;
+    let h = Harness::gateway(&[]).await;
     h.api.open_account("ADA", "1000").await;
     let mut ids = Vec::new();
     for n in 1..=6 {
@@ -331,7 +332,7 @@ async fn entries_taken_out_of_a_stream_are_listed() {
         let deleted: Value = delete.query_async(&mut h.stores.redis.clone()).await.unwrap();
         assert_eq!(deleted, Value::Int(1));
     }
-    h.start_worker();
+    let worker = worker(&h.stores, "tester", &[]).await;
     h.api.until_settled().await;
     let number = i64::try_from(partition).unwrap();
     let mut found = losses(&h.stores).await;
@@ -343,6 +344,24 @@ async fn entries_taken_out_of_a_stream_are_listed() {
             (number, "entries_missing".into(), Some(4), Some(5)),
         ]
     );
+    let line = "entries were deleted from the stream before they were settled. See `paystream \
+         losses list`";
+    let said = eventually("both gaps are said aloud", async || {
+        Some(worker.events(line)).filter(|events| events.len() == 2)
+    })
+    .await;
+    let said: Vec<_> = said.iter().map(|event| (&event["level"], &event["lost_first"])).collect();
+    assert_eq!(said, [(&json!("ERROR"), &json!(2)), (&json!("ERROR"), &json!(4))]);
+    // Nobody claims that they were never accepted.
+    let nothing = "nothing is known under this reference";
+    let lost = h.api.get("/api/v1/payments/r2").await;
+    lost.is_problem(404, "payment_not_found");
+    assert_eq!(lost.json()["detail"], nothing);
+    let lost = h.api.get("/api/v1/admin/payments/r2").await.json();
+    let hint = "losses are open, and it may be among them: see `paystream losses list`";
+    assert_eq!(lost["detail"], format!("{nothing}; {hint}"));
+    let shown = run(operate(&h.stores, &["show", "r2"])).await;
+    assert_eq!(shown.stdout, format!("r2: {nothing}; {hint}\n"));
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
     // As the RUNBOOK says, clients send them again.
     for name in ["r2", "r4", "r5"] {
@@ -354,6 +373,9 @@ async fn entries_taken_out_of_a_stream_are_listed() {
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
     accept_losses(&h).await;
+    let listed = command(&h.stores, &["losses", "list"]).await;
+    assert_eq!(listed.stdout, "No loss is open; --all shows those dealt with.\n");
+    worker.stop().await;
     h.stop().await;
 }
 

@@ -11,11 +11,12 @@ use paystream::{
     ledger::{self, Ledger, NewAccount},
     stream::{AppendLimits, Appended, Arrival, Error, Streams},
 };
+use paystream_dev::RedisServer;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Api, Harness, PARTITIONS, Stores, eventually, payment},
+    harness::{Api, Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
     load::{CUSTOMERS, Load, assert_applied},
     process::{Process, operate, run},
 };
@@ -106,6 +107,20 @@ async fn a_topology_grows_and_shrinks_under_load() {
     assert_eq!(stores.count(unserved).await, 29);
     worker.stop().await;
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_reach_redis_is_not_begun() {
+    let directory = empty_directory("resize-redis-away").await;
+    let mut redis = RedisServer::start(&directory).await.unwrap();
+    let stores = Stores::on(&redis.url(), None).await;
+    let lives = "insert into workers (worker_id, incarnation, beat_at, lease_ms)
+         values ('ghost', gen_random_uuid(), clock_timestamp(), 3600000)";
+    sqlx::query(lives).execute(&stores.pool).await.unwrap();
+    redis.stop().await.unwrap();
+    let said = refused(&stores, &resize(&["--partitions", "16"])).await;
+    assert!(said.contains("could not reach Redis"), "{said}");
+    assert_eq!(shown(&stores).await["resizing_to"], Value::Null);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::words::numbered;
+use super::words::{numbered, since};
 use crate::{
     control::{
         Severity::Warning,
@@ -126,13 +126,16 @@ fn incomplete(name: &str, group: &Group<'_>, partitions: u16) -> Option<Finding>
 }
 
 fn pins(name: &str, group: &Group<'_>, row: &GroupRow, now: DateTime<Utc>) -> Option<Finding> {
-    let age = Duration::from_secs(group.oldest?.age_seconds(now));
+    // It cannot have read before there was one.
+    let registered = since(row.registered_at, now);
+    let age = Duration::from_secs(group.oldest?.age_seconds(now)).min(registered);
     (age > BEHIND && !group.pins.is_empty()).then(|| {
         kind::GROUP_PINS.found(
             Warning,
             format!("group {name}"),
             format!(
-                "the group {name} has not read on for {}: {} entries are kept for it alone, on {}",
+                "the group {name} has not read on for {}: {} settled entries wait for it, on {}, \
+                 and are not trimmed before it has read them",
                 span(age),
                 group.kept,
                 numbered(&group.pins)
@@ -163,7 +166,7 @@ mod tests {
             name: "reports".to_owned(),
             starts_from: "start".to_owned(),
             note: "ask Ada".to_owned(),
-            registered_at: now(),
+            registered_at: now() - TimeDelta::seconds(500),
         }
     }
 
@@ -196,8 +199,10 @@ mod tests {
         let findings = found(&[row()], &standings(939));
         assert_eq!((findings.len(), findings[0].code), (1, "group_pins_trimming"));
         let sentence = &findings[0].sentence;
-        assert!(sentence.contains("1m 1s: 40 entries") && sentence.contains("partition 0"));
+        assert!(sentence.contains("1m 1s: 40 settled entries") && sentence.contains("partition 0"));
         assert!(findings[0].advice.contains("ask Ada"));
+        let new = GroupRow { registered_at: now() - TimeDelta::seconds(60), ..row() };
+        assert_eq!(found(&[new], &standings(1))[0].severity, Good, "it has just begun");
     }
 
     #[test]

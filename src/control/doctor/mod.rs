@@ -206,6 +206,9 @@ impl Control {
         standings: &[Standing],
         now: DateTime<Utc>,
     ) -> Option<Finding> {
+        if !workers.iter().any(WorkerRow::is_alive) {
+            return None;
+        }
         let waiting = work::waiting_long(standings, now);
         if waiting.is_empty() {
             return Some(owners::stuck(cursors, cursors, &waiting));
@@ -289,7 +292,7 @@ fn postgresql_away(error: &ledger::Error) -> Finding {
         Critical,
         "postgresql",
         chain(error),
-        "bring PostgreSQL back: payments are taken meanwhile and wait in the streams, and \
+        "bring PostgreSQL back: while Redis answers, payments are taken and wait in the streams; \
          everything goes on by itself",
     )
 }

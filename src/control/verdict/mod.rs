@@ -245,7 +245,7 @@ impl Situation<'_> {
         Action {
             code: "release_partition",
             label: format!("Make the owner hand partition {partition} over"),
-            command: Some(format!("paystream release --partition {partition} --reason …")),
+            command: Some(format!("paystream release --partition {partition} --reason \"…\"")),
             safe_because: "the owner finishes its batch first, and whoever takes the partition \
                            settles what is pending once, in order",
         }
@@ -256,7 +256,9 @@ impl Situation<'_> {
         Action {
             code: "release_partition",
             label: format!("Take partition {partition} from its silent owner now"),
-            command: Some(format!("paystream release --partition {partition} --force --reason …")),
+            command: Some(format!(
+                "paystream release --partition {partition} --force --reason \"…\""
+            )),
             safe_because: "the fence in PostgreSQL refuses whatever the old owner still commits",
         }
     }

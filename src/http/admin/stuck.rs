@@ -9,7 +9,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{DoneView, done, is_full, page_size};
 use crate::{
-    control::{AuditEntry, Checkup, Life, PendingFilter, PendingPage, PendingSummary},
+    control::{
+        AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,
+    },
     domain::Reference,
     http::{
         App,
@@ -99,18 +101,20 @@ pub(in crate::http) async fn pending_summary(
     tag = "operators",
     responses(
         (status = 200, description = "Its life, the oldest moment first", body = Life),
-        (status = 404, description = "No payment has this reference"),
+        (status = 404, description = "Nothing is known under this reference"),
     )
 )]
 pub(in crate::http) async fn life(
     State(app): State<App>,
     Segment(reference): Segment,
 ) -> Result<Json<Life>, Problem> {
-    let not_found =
-        || Problem::new(Code::PaymentNotFound, "no payment was accepted under this reference");
-    let reference = Reference::parse(reference).map_err(|_| not_found())?;
-    let life = app.operate(app.gateway.control.life(&reference)).await?;
-    life.map(Json).ok_or_else(not_found)
+    let not_found = |detail| Problem::new(Code::PaymentNotFound, detail);
+    let reference = Reference::parse(reference).map_err(|_| not_found(NOTHING_KNOWN.to_owned()))?;
+    let control = &app.gateway.control;
+    match app.operate(control.life(&reference)).await? {
+        Some(life) => Ok(Json(life)),
+        None => Err(not_found(control.nothing_known().await)),
+    }
 }
 
 /// How a partition is to be handed over.

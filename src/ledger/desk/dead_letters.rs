@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Which dead letters.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// `dead`, `redriven` or `discarded`; all of them without.
     pub state: Option<String>,

@@ -137,6 +137,8 @@ pub struct Work {
     /// Partitions whose owner was asked to hand them over, and when.
     pub releases: Vec<(i32, DateTime<Utc>)>,
     pub dead_letters: Pile,
+    /// Whether any of those could be read.
+    pub redrivable: bool,
     /// Payments in suspense,
     pub suspense: Pile,
     /// and what the counted ones come to.
@@ -178,7 +180,7 @@ impl Desk {
     pub async fn work(&self) -> Result<Work, Error> {
         let piles = sqlx::query(
             "with dead as (
-                 select dead_at as at from dead_letters where state = 'dead' order by id limit $1),
+                 select dead_at as at, code from dead_letters where state = 'dead' order by id limit $1),
              held as (
                  select held_at as at, amount from suspense where state = 'held'
                  order by held_at, transaction_reference limit $1),
@@ -190,6 +192,7 @@ impl Desk {
              lost as (
                  select detected_at as at from sequence_jumps where state = 'open' limit $1)
              select (select count(*) from dead) as dead, (select min(at) from dead) as dead_at,
+                 exists (select from dead where code <> 'entry_unreadable') as redrivable,
                  (select count(*) from held) as held, (select min(at) from held) as held_at,
                  (select coalesce(sum(amount), 0) from held) as held_amount,
                  (select count(*) from disputed) as disputed,
@@ -215,6 +218,7 @@ impl Desk {
             resizing_since: row.try_get("resize_started_at")?,
             old_generations: row.try_get("past")?,
             dead_letters: pile("dead")?,
+            redrivable: row.try_get("redrivable")?,
             suspense: pile("held")?,
             suspense_amount: row.try_get("held_amount")?,
             conflicts: pile("disputed")?,

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::error;
 
 use super::{Lane, Step};
 use crate::{
@@ -80,16 +79,7 @@ impl Lane {
             let Some(given) = quiet else { continue };
             let Claim { partition, epoch } = held.claim;
             let gap = link.writer.note_missing(Fence { partition, epoch }, given).await?;
-            if let Some((_, lost_first, lost_last)) = gap {
-                error!(
-                    partition,
-                    lost_first,
-                    lost_last,
-                    "entries were deleted from the stream before they were settled. See \
-                     `paystream losses list`"
-                );
-            }
-            link.consumer.lose(gap.as_slice()).await?;
+            link.lose(gap.as_slice()).await?;
             held.accounted = given;
         }
         Ok(())

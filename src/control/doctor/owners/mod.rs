@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::words::{numbered, since};
 use crate::{
     control::{
-        Severity::{Critical, Notice, Warning},
+        Severity::{Critical, Good, Notice, Warning},
         finding::{self as kind, Finding},
         shapes::{last_owners, span},
     },
@@ -37,7 +37,8 @@ pub(super) fn judge(
         findings.push(unowned(cursors));
         findings.push(uneven(workers, cursors));
     }
-    findings.extend(silent(workers));
+    let silent = silent(workers).into_iter();
+    findings.extend(silent.filter(|one| living > 0 || one.severity > Good));
     findings.push(ignored(cursors, releases));
     findings
 }
@@ -114,7 +115,7 @@ fn silent(workers: &[WorkerRow]) -> Vec<Finding> {
             match others {
                 true => {
                     "wait for that, or start it again: nothing is lost. `paystream release \
-                     --partition N --force` moves one at once"
+                     --partition N --force --reason \"…\"` moves one at once"
                 }
                 false => "start a worker: it takes them over; nothing is lost",
             },
@@ -136,7 +137,8 @@ fn uneven(workers: &[WorkerRow], cursors: &[CursorRow]) -> Finding {
     let shares: Vec<String> =
         counts.iter().take(10).map(|(worker, count)| format!("{worker} {count}")).collect();
     if shares.is_empty() {
-        return kind::UNEVEN.good("workers", "all of them are leaving");
+        let sentence = "none takes partitions: they are leaving, or do not reach Redis";
+        return kind::UNEVEN.good("workers", sentence);
     }
     let shares = shares.join(", ");
     if apart <= 1 || moving {
@@ -165,8 +167,8 @@ fn ignored(cursors: &[CursorRow], releases: &[(i32, DateTime<Utc>)]) -> Finding 
         format!("partition {partition}"),
         format!("{owner} was asked for partition {partition} {ago} ago and has not handed it over"),
         format!(
-            "`paystream release --partition {partition} --force --reason …`: what it still tries \
-             is refused"
+            "`paystream release --partition {partition} --force --reason \"…\"`: what it still \
+             tries is refused"
         ),
     )
 }
@@ -196,8 +198,8 @@ pub(super) fn stuck(earlier: &[CursorRow], now: &[CursorRow], waiting: &[u16]) -
             "{owner} lives and settles nothing of {}, where payments have waited for long",
             numbered(partitions)
         ),
-        "`paystream pending` says why; then its log. `paystream release --partition N` gives one \
-         to another lane or worker; a restart is safe",
+        "`paystream pending` says why; then its log. `paystream release --partition N --reason \
+         \"…\"` gives one to another lane or worker; a restart is safe",
     )
 }
 

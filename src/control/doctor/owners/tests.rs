@@ -52,6 +52,13 @@ fn somebody_has_to_live() {
     assert_eq!(bad(&[worker("a", 10_000, 0)], &cursors, &[]), []);
     assert_eq!(bad(&[worker("a", 10_001, 0)], &cursors, &[]), [("no_worker", Critical)]);
     assert_eq!(bad(&[], &cursors, &[]), [("no_worker", Critical)]);
+    // Nobody is praised for beating.
+    assert!(judge(&[], &cursors, &[]).iter().all(|one| one.code != "owner_silent"));
+    // Without Redis workers give their partitions up, and do not leave.
+    let idle = WorkerRow { leaving: true, ..worker("a", 0, 0) };
+    let found = judge(&[idle], &cursors, &[]);
+    let uneven = found.iter().find(|one| one.code == "owners_uneven").unwrap();
+    assert!(uneven.sentence.contains("do not reach Redis"), "{}", uneven.sentence);
 }
 
 #[test]

@@ -151,35 +151,44 @@ fn pending(ours: &[&Standing], now: DateTime<Utc>) -> Finding {
 pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
     let mut findings = vec![
         pile(kind::DEAD, "dead letters", &work.dead_letters, Warning, |what| {
-            (
-                format!("{what} open"),
-                "`paystream dead-letters list`; when the cause is mended, `paystream dead-letters \
-                 redrive`",
-            )
+            let advice = match work.redrivable {
+                true => {
+                    "`paystream dead-letters list`; when the cause is mended, `paystream \
+                     dead-letters redrive ID --reason \"…\"`"
+                }
+                false => {
+                    "`paystream dead-letters list`: none of them could be read. Find out who wrote \
+                     them, then `paystream dead-letters discard ID --reason \"…\"`"
+                }
+            };
+            (format!("{what} open"), advice)
         }),
         pile(kind::SUSPENSE, "suspense", &work.suspense, aged(&work.suspense, now), |what| {
             let amount = money(work.suspense_amount);
             (
                 format!("{what} held for customers nobody knows, {amount} together"),
-                "`paystream suspense list`; open the account, or `paystream suspense assign`",
+                "`paystream suspense list`; open the account, or `paystream suspense assign \
+                 REFERENCE --customer ID --reason \"…\"`",
             )
         }),
         pile(kind::CONFLICTS, "conflicts", &work.conflicts, aged(&work.conflicts, now), |what| {
             (
                 format!("{what} open: one reference, two payments"),
-                "`paystream conflicts list`, ask the bank, `paystream conflicts resolve`",
+                "`paystream conflicts list`, ask the bank, `paystream conflicts resolve PARTITION \
+                 SEQUENCE --reason \"…\"`",
             )
         }),
         pile(kind::PARKED, "parked", &work.parked, Warning, |what| {
             (
                 format!("payments of {what} wait behind a dead letter"),
-                "deal with the dead letter, then `paystream parked release`",
+                "deal with the dead letter, then `paystream parked release CUSTOMER --reason \"…\"`",
             )
         }),
         pile(kind::LOSSES, "losses", &work.losses, Critical, |what| {
             (
-                format!("{what} that nobody has dealt with: Redis has lost accepted payments"),
-                "`paystream losses list` names them; then `paystream losses accept`",
+                format!("{what} that nobody has dealt with: accepted payments are gone"),
+                "`paystream losses list` names their sequences: ask the clients whose answers have \
+                 them to send those payments again; then `paystream losses accept --reason \"…\"`",
             )
         }),
     ];
@@ -243,7 +252,8 @@ fn damaged(accounts: &[DamagedAccount]) -> Vec<Finding> {
             ),
             format!(
                 "compare the account with its statement (`paystream audit`) and correct the \
-                 account; then `paystream dead-letters redrive --customer {customer_id}`"
+                 account; then `paystream dead-letters redrive --customer {customer_id} --reason \
+                 \"…\"`"
             ),
         )
     };

@@ -89,6 +89,17 @@ fn every_pile_is_told_and_grows_old() {
 }
 
 #[test]
+fn nobody_is_sent_to_redrive_what_nobody_can_read() {
+    for (redrivable, wanted) in [(true, "redrive ID"), (false, "discard ID")] {
+        let work = Work { dead_letters: some(1, 0), redrivable, ..Work::default() };
+        let found = piles(&work, now()).into_iter().find(|one| one.code == "dead_letters_open");
+        let advice = found.unwrap().advice;
+        assert!(advice.contains(wanted), "{advice}");
+        assert_eq!(advice.contains("redrive"), redrivable, "{advice}");
+    }
+}
+
+#[test]
 fn a_pile_is_told_in_a_sentence() {
     let suspense_amount = Decimal::new(12_345, 1);
     let work = Work { suspense: some(2, 3), suspense_amount, ..Work::default() };
