@@ -32,8 +32,8 @@ pub enum Error {
          look again when PostgreSQL is back"
     )]
     LedgerAway,
-    /// A page was asked for that does not exist.
-    #[error("{0} is not a valid page cursor: use `next` of the page before")]
+    /// A page or a partition was asked for that does not exist.
+    #[error("{0}")]
     Place(String),
 }
 

@@ -136,7 +136,7 @@ impl Control {
     /// 20,000 entries.
     ///
     /// # Errors
-    /// When Redis cannot be reached, or `from` is no place. Without the ledger,
+    /// When Redis cannot be reached, or `from` or the partition is no place. Without the ledger,
     /// verdicts say so.
     pub async fn pending(
         &self,
@@ -145,6 +145,10 @@ impl Control {
         limit: usize,
     ) -> Result<PendingPage, Error> {
         let limit = limit.clamp(1, ENTRIES_MAX);
+        let there = |partition: &u16| *partition < self.topology.partitions;
+        if let Some(partition) = filter.partition.filter(|partition| !there(partition)) {
+            return Err(Error::Place(self.no_partition(partition.into())));
+        }
         let (pending, next) = match &filter.reference {
             Some(reference) => (self.pending_of(reference, filter).await?, None),
             None => self.page_of(filter, from, limit).await?,
@@ -301,7 +305,9 @@ impl PendingFilter {
 
 /// A place as `next` wrote it: `7/1762523656123-0`, or `7`.
 fn place(text: &str) -> Result<Place, Error> {
-    let bad = || Error::Place(text.to_owned());
+    let bad = || {
+        Error::Place(format!("{text} is not a valid page cursor: use `next` of the page before"))
+    };
     let (partition, id) = match text.split_once('/') {
         Some((partition, id)) => (partition, Some(id.parse().map_err(|_| bad())?)),
         None => (text, None),

@@ -293,6 +293,13 @@ async fn what_is_committed_unreadable_or_deleted_is_told_apart() {
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     assert_eq!(pending(&h.stores, &[]).await.1, Some(0));
+    let nowhere = run(operate(&h.stores, &["pending", "--partition", "99"])).await;
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+    assert!(
+        nowhere.stderr.contains("there is no partition 99: the topology has partitions 0 to 7")
+    );
+    let path = "/api/v1/admin/pending?partition=99";
+    h.api.get(path).await.is_problem(400, "invalid_query");
     h.stop().await;
 }
 
