@@ -76,6 +76,7 @@ pub(super) struct ItemView {
     responses(
         (status = 200, description = "One result for each item", body = BatchView),
         (status = 413, description = "Too many items, or too large"),
+        (status = 422, description = "It is JSON, but no array"),
         (status = 503, description = "None could be taken now; sending all again is safe"),
     )
 )]
@@ -195,7 +196,7 @@ impl ItemView {
 fn split(body: &Body) -> Result<Vec<&[u8]>, Problem> {
     let items: Vec<&[u8]> = match body.media_type {
         MediaType::Json => {
-            let items: Vec<&RawValue> = intake::parse(&body.bytes, Code::MalformedJson)?;
+            let items: Vec<&RawValue> = intake::parse(&body.bytes, Code::InvalidRequest)?;
             items.into_iter().map(|item| item.get().as_bytes()).collect()
         }
         MediaType::JsonLines => {

@@ -195,7 +195,7 @@ async fn bodies_of_the_wrong_kind_or_size_are_refused() {
         (PAYMENTS, "application/x-ndjson", "{}".to_owned(), 415, "unsupported_media_type"),
         (PAYMENTS, json_type, " ".repeat(16 * 1024 + 1), 413, "body_too_large"),
         (PAYMENTS, json_type, " ".repeat(16 * 1024), 400, "malformed_json"),
-        (BATCH, json_type, "{}".to_owned(), 400, "malformed_json"),
+        (BATCH, json_type, "{}".to_owned(), 422, "invalid_request"),
         (BATCH, "application/xml", "[]".to_owned(), 415, "unsupported_media_type"),
         (BATCH, json_type, " ".repeat(4 * 1024 * 1024 + 1), 413, "body_too_large"),
         (BATCH, json_type, " ".repeat(4 * 1024 * 1024), 400, "malformed_json"),
