@@ -201,18 +201,8 @@ pub(super) async fn insert_decisions(
         }
     }
     columns.insert(connection).await?;
-    let claimed: Vec<&str> =
-        held.iter().chain(&parked).map(|(d, _)| d.payment.reference.as_str()).collect();
-    if !claimed.is_empty() {
-        sqlx::query(
-            "delete from processed_transactions
-             where transaction_reference = any($1) and stream_id = $2",
-        )
-        .bind(claimed)
-        .bind(CLAIM)
-        .execute(&mut *connection)
-        .await?;
-    }
+    let claimed = held.iter().chain(&parked).map(|(d, _)| d.payment.reference.as_str());
+    drop_claims(connection, claimed.collect()).await?;
     // The rare ones go one by one.
     for (delivery, epoch) in held {
         insert_suspense(connection, delivery, epoch).await?;
@@ -230,6 +220,22 @@ pub(super) async fn insert_decisions(
             tallies.entry(delivery.partition).or_default().duplicates += 1;
         }
     }
+    Ok(())
+}
+
+/// Their keys stay taken until the transaction ends.
+async fn drop_claims(connection: &mut PgConnection, claimed: Vec<&str>) -> Result<(), Error> {
+    if claimed.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "delete from processed_transactions
+         where transaction_reference = any($1) and stream_id = $2",
+    )
+    .bind(claimed)
+    .bind(CLAIM)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
