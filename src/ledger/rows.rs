@@ -100,8 +100,7 @@ impl<'a> Columns<'a> {
     }
 
     /// Takes the key of a payment that is held, as `migrations/0014_one_place.sql`
-    /// does: here among all keys of the batch, so that no two batches wait for
-    /// each other.
+    /// does: here among all keys of the batch, in their order.
     fn push_claim(&mut self, delivery: &'a Delivery, epoch: i64) {
         self.push(delivery, epoch, CLAIM.to_owned());
         let moves_money = delivery.payment.status == PaymentStatus::Complete;
@@ -110,7 +109,6 @@ impl<'a> Columns<'a> {
         self.reasons.push(moves_money.then_some("claimed"));
     }
 
-    /// In the order of keys, whatever the order of the batch.
     async fn insert(self, connection: &mut PgConnection) -> Result<(), Error> {
         if self.references.is_empty() {
             return Ok(());
@@ -124,8 +122,7 @@ impl<'a> Columns<'a> {
              select * from unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[],
                  $6::text[], $7::numeric[], $8::numeric[], $9::numeric[], $10::bigint[],
                  $11::int[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
-                 $16::timestamptz[], $17::bytea[], $18::bytea[])
-             order by 1, 2",
+                 $16::timestamptz[], $17::bytea[], $18::bytea[])",
         )
         .bind(self.references)
         .bind(self.statuses)
@@ -151,7 +148,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes decisions in their order and counts them. Accounts are written by
+/// Writes decisions and counts them. Accounts are written by
 /// [`update_accounts`].
 pub(super) async fn insert_decisions(
     connection: &mut PgConnection,
@@ -159,6 +156,9 @@ pub(super) async fn insert_decisions(
     epochs: &Epochs,
     tallies: &mut Tallies,
 ) -> Result<(), Error> {
+    // All batches take keys in one order, so that no two wait for each other.
+    let mut decisions: Vec<_> = decisions.iter().collect();
+    decisions.sort_by_key(|decision| decision.delivery.payment.reference.as_str());
     let mut columns = Columns::default();
     let (mut held, mut conflicting, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
     let mut parked = Vec::new();
