@@ -194,7 +194,7 @@ async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
 
 #[tokio::test]
 async fn an_attempt_that_ends_in_an_outage_is_none() {
-    let mut h = Harness::gateway(&["--attempts-max=2", "--batch-deadline=100ms"]).await;
+    let mut h = Harness::gateway(&["--attempts-max=2", "--batch-deadline=600ms"]).await;
     for sql in DEADLY {
         sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
     }
@@ -204,13 +204,15 @@ async fn an_attempt_that_ends_in_an_outage_is_none() {
     h.api.pay("DEADLY", "ADA", "1").await;
     h.start_worker();
     // Each try has another transaction; it ends when the batch's time is over.
-    let waits = "select distinct pid from pg_locks where locktype = 'advisory' and not granted
+    let waits = "select distinct a.pid::text || a.xact_start from pg_locks l
+         join pg_stat_activity a using (pid) where locktype = 'advisory' and not granted
          and database = (select oid from pg_database where datname = current_database())";
     let tries = Mutex::new(BTreeSet::new());
     eventually("it is tried more often than attempts are allowed", async || {
-        let pids: Vec<i32> = sqlx::query_scalar(waits).fetch_all(&h.stores.pool).await.unwrap();
+        let waiting: Vec<String> =
+            sqlx::query_scalar(waits).fetch_all(&h.stores.pool).await.unwrap();
         let mut tries = tries.lock().unwrap();
-        tries.extend(pids);
+        tries.extend(waiting);
         (tries.len() > 4).then_some(())
     })
     .await;
