@@ -220,6 +220,7 @@ async fn sleep_through_a_lease(step: Step) {
     let other = worker(&stores, "other", &settings[..2]).await;
     until_spread(&stores, &["sleeper", "other"]).await;
     let mut load = Load::start(&gateway.api, "sleep");
+    let mut held = None;
     if step == Step::Taken {
         load.reached(WARM).await;
         postgres.set(Way::HoldsRequests);
@@ -230,7 +231,7 @@ async fn sleep_through_a_lease(step: Step) {
         .await;
     } else {
         load.reached(WARM).await;
-        let held = lock(&stores, "processed_transactions", "exclusive").await;
+        held = Some(lock(&stores, "processed_transactions", "exclusive").await);
         eventually("its transaction waits", async || {
             let waits = sessions(&stores, "sleeper", "wait_event_type = 'Lock'").await > 0;
             let announced = !stores.keys("*:settling").await.is_empty();
@@ -239,7 +240,7 @@ async fn sleep_through_a_lease(step: Step) {
         .await;
         if step == Step::Committed {
             redis.set(Way::HoldsRequests);
-            drop(held);
+            drop(held.take());
             eventually("it has committed and not acknowledged", async || {
                 let sql = "select count(*) from partition_owners o where owner = 'sleeper'
                      and exists (select 1 from processed_transactions t
@@ -253,6 +254,7 @@ async fn sleep_through_a_lease(step: Step) {
         }
     }
     sleeper.signal("STOP").await;
+    drop(held);
     until_spread(&stores, &["other"]).await;
     sqlx::query("create table taken_over as select partition, epoch from partition_owners")
         .execute(&stores.pool)
