@@ -1,11 +1,14 @@
 //! Payments that lie in streams of earlier topologies, which nobody takes, and how
 //! they are given to the current ones. What the ledger has is not given again.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use super::{Control, Error, Finding, Severity, finding as kind};
 use crate::{
-    domain::{Delivery, Reference},
+    domain::{Delivery, Reference, StreamId},
     ledger::PaymentRow,
     stream::{self, AppendLimits, Appended, Arrival, LeftBehind, Past, Producer},
 };
@@ -29,8 +32,15 @@ impl Control {
             true => Vec::new(),
             false => self.reader.payments(&references).await?,
         };
+        let mut rows: HashMap<&str, Vec<&PaymentRow>> = HashMap::new();
+        for row in &known {
+            rows.entry(&row.transaction_reference).or_default().push(row);
+        }
         let is_known = |entry: &LeftBehind| match &entry.delivery {
-            Some(Ok(delivery)) => known.iter().any(|row| is_of(row, delivery)),
+            Some(Ok(delivery)) => {
+                let rows = rows.get(delivery.payment.reference.as_str());
+                rows.is_some_and(|rows| rows.iter().any(|row| is_of(row, delivery)))
+            }
             Some(Err(_)) => false,
             // It was deleted.
             None => true,
@@ -78,56 +88,71 @@ impl Control {
     /// of the oldest first, each stream's in its order; says how many, and where it
     /// stopped. Done again, what was given already has no second effect.
     pub async fn carry_on(&self) -> Result<(usize, Vec<String>), Error> {
-        let (mut given, mut stopped) = (0, BTreeMap::new());
         let producer = self.streams.producer(LIMITS).await?;
+        let mut carried = Carried::default();
         for topology in self.ledger.schema().past().await?.iter().rev() {
             let mut past = self.streams.past(topology.generation, topology.partitions).await?;
-            let mut passed = BTreeMap::new();
-            loop {
-                let mut entries = self.waiting_in(&mut past).await?;
-                entries.retain(|(entry, _)| !stopped.contains_key(&entry.stream));
-                if entries.is_empty() {
-                    break;
-                }
-                for (entry, known) in &entries {
-                    let LeftBehind { stream, stream_id, delivery, .. } = entry;
-                    if stopped.contains_key(stream) {
-                        continue;
-                    }
-                    if passed.get(stream).is_some_and(|last| stream_id <= last) {
-                        let why = "was passed and waits again: somebody sets the group back";
-                        stopped.insert(stream.clone(), sentence(entry, why));
-                        continue;
-                    }
-                    match delivery {
-                        Some(Err(why)) => {
-                            let why = format!(
-                                "cannot be read: {why}. Look at it with XRANGE, deal with it, \
-                                 take it away with XDEL, and run it again"
-                            );
-                            stopped.insert(stream.clone(), sentence(entry, &why));
-                            continue;
-                        }
-                        Some(Ok(delivery)) if !known => {
-                            given += usize::from(give(&producer, delivery).await?);
-                        }
-                        Some(Ok(_)) | None => {}
-                    }
-                    past.pass(entry).await?;
-                    passed.insert(stream.clone(), *stream_id);
-                }
-            }
+            while self.carry_round(&producer, &mut past, &mut carried).await? {}
             // A customer's payments may go on in any stream of the next topology.
-            if !stopped.is_empty() {
+            if !carried.stopped.is_empty() {
                 break;
             }
         }
-        Ok((given, stopped.into_values().collect()))
+        Ok((carried.given, carried.stopped.into_values().collect()))
+    }
+
+    /// Carries on what is looked at at once; says whether there was any.
+    async fn carry_round(
+        &self,
+        producer: &Producer,
+        past: &mut Past,
+        carried: &mut Carried,
+    ) -> Result<bool, Error> {
+        let mut entries = self.waiting_in(past).await?;
+        entries.retain(|(entry, _)| !carried.stopped.contains_key(&entry.stream));
+        for (entry, known) in &entries {
+            let LeftBehind { stream, stream_id, delivery, .. } = entry;
+            if carried.stopped.contains_key(stream) {
+                continue;
+            }
+            if let Some(why) = carried.obstacle(entry) {
+                let sentence = format!("entry {stream_id} of {stream} {why}");
+                carried.stopped.insert(stream.clone(), sentence);
+                continue;
+            }
+            if let (Some(Ok(delivery)), false) = (delivery, known) {
+                carried.given += usize::from(give(producer, delivery).await?);
+            }
+            past.pass(entry).await?;
+            carried.passed.insert(stream.clone(), *stream_id);
+        }
+        Ok(!entries.is_empty())
     }
 }
 
-fn sentence(entry: &LeftBehind, why: &str) -> String {
-    format!("entry {} of {} {why}", entry.stream_id, entry.stream)
+/// How far the streams of earlier topologies are carried on.
+#[derive(Default)]
+struct Carried {
+    given: usize,
+    /// The last entry of each stream.
+    passed: BTreeMap<String, StreamId>,
+    /// Why a stream goes no further.
+    stopped: BTreeMap<String, String>,
+}
+
+impl Carried {
+    /// Why this entry cannot be passed.
+    fn obstacle(&self, entry: &LeftBehind) -> Option<String> {
+        let last = self.passed.get(&entry.stream);
+        if last.is_some_and(|last| entry.stream_id <= *last) {
+            return Some("was passed and waits again: somebody sets the group back".to_owned());
+        }
+        let why = entry.delivery.as_ref()?.as_ref().err()?;
+        Some(format!(
+            "cannot be read: {why}. Look at it with XRANGE, deal with it, take it away with XDEL, \
+             and run it again"
+        ))
+    }
 }
 
 /// Appends a payment to the current streams; says whether it was not there already.
@@ -143,7 +168,7 @@ async fn give(producer: &Producer, delivery: &Delivery) -> Result<bool, stream::
     Ok(matches!(appended, Appended::Accepted(_)))
 }
 
-/// Whether a row of the ledger is this payment.
+/// Whether a row of the ledger with its reference is this payment.
 fn is_of(row: &PaymentRow, delivery: &Delivery) -> bool {
     let payment = &delivery.payment;
     let same_entry = row.stream_id == delivery.stream_id.to_string();
@@ -151,5 +176,5 @@ fn is_of(row: &PaymentRow, delivery: &Delivery) -> bool {
         && row.customer_id.as_deref() == Some(payment.customer.as_str())
         && row.amount == Some(payment.amount.get())
         && row.transaction_date == Some(payment.date);
-    row.transaction_reference == payment.reference.as_str() && (same_entry || same_content)
+    same_entry || same_content
 }

@@ -4,7 +4,12 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::{Error, Fence, LaneWriter, losses::Gap, rows::Cursors};
+use super::{
+    Error, Fence, LaneWriter,
+    losses::Gap,
+    rows::{Cursor, Cursors},
+    writer::lock_fences,
+};
 use crate::domain::{Decision, Delivery, Outcome, StreamId};
 
 /// Losses that Redis is told of again.
@@ -42,17 +47,9 @@ impl LaneWriter {
         past: Past<'_>,
     ) -> Result<Vec<(i64, i64)>, Error> {
         let mut transaction = self.connection.begin().await?;
-        let stand: Option<(i64, String)> = sqlx::query_as(
-            "select last_sequence, reached_stream_id from partition_owners
-             where partition = $1 and owner = $2 and epoch = $3 for update",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(&self.worker)
-        .bind(fence.epoch)
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let (settled, reached) = stand.ok_or(Error::Fenced)?;
-        let reached: StreamId = reached.parse().map_err(|_| Error::Corrupt("stream id"))?;
+        let stands = lock_fences(&mut transaction, &self.worker, &[fence]).await?;
+        let Cursor { sequence: settled, reached, .. } =
+            stands.get(&fence.partition).copied().ok_or(Error::Fenced)?;
         // Behind the ledger, the group has handed out nothing that the ledger has
         // settled since. Otherwise numbers may have been given out again.
         let is_behind = past.handed.is_none_or(|handed| handed < reached);
@@ -89,16 +86,8 @@ impl LaneWriter {
         known: i64,
     ) -> Result<bool, Error> {
         let mut transaction = self.connection.begin().await?;
-        let settled: Option<i64> = sqlx::query_scalar(
-            "select last_sequence from partition_owners
-             where partition = $1 and owner = $2 and epoch = $3 for update",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(&self.worker)
-        .bind(fence.epoch)
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let settled = settled.ok_or(Error::Fenced)?;
+        let stands = lock_fences(&mut transaction, &self.worker, &[fence]).await?;
+        let settled = stands.get(&fence.partition).ok_or(Error::Fenced)?.sequence;
         let lost = (known > settled).then_some((settled + 1, known));
         let range = (first, known.max(settled));
         let noted = note_twice(&mut transaction, fence.partition, range, lost).await?;

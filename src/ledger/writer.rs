@@ -58,11 +58,7 @@ pub struct Burial {
 pub struct Writer {
     options: PgConnectOptions,
     worker: String,
-    account_wait: Duration,
 }
-
-/// A batch waits this part of its deadline for an account that somebody has locked.
-const ACCOUNT_WAIT: u32 = 5;
 
 impl Writer {
     pub(super) fn new(options: PgConnectOptions, worker: &str, batch_deadline: Duration) -> Self {
@@ -79,16 +75,14 @@ impl Writer {
             ("tcp_user_timeout", "10000".to_owned()),
         ]);
         let options = options.options(BY_KEY);
-        let account_wait = batch_deadline / ACCOUNT_WAIT;
-        Self { options, worker: worker.to_owned(), account_wait }
+        Self { options, worker: worker.to_owned() }
     }
 
     /// Connects one lane.
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
         let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
         let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        let Self { worker, account_wait, .. } = self.clone();
-        Ok(LaneWriter { connection, worker, account_wait })
+        Ok(LaneWriter { connection, worker: self.worker.clone() })
     }
 }
 
@@ -96,7 +90,6 @@ impl Writer {
 pub struct LaneWriter {
     pub(super) connection: PgConnection,
     pub(super) worker: String,
-    account_wait: Duration,
 }
 
 impl LaneWriter {
@@ -132,8 +125,7 @@ impl LaneWriter {
         let buried = buried.into_iter().collect();
         let book = Book::new(accounts, known);
         let (gone, gaps) = (Vec::new(), Vec::new());
-        let account_wait = self.account_wait;
-        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps, account_wait })
+        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps })
     }
 }
 
@@ -161,7 +153,6 @@ pub struct Batch<'a> {
     /// Entries that are not in the stream any more.
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
-    account_wait: Duration,
 }
 
 impl Batch<'_> {
@@ -208,15 +199,10 @@ impl Batch<'_> {
         burials: &[Burial],
     ) -> Result<(), Error> {
         let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, stands, gone, gaps, account_wait, .. } = self;
+        let Self { transaction, book, epochs, stands, gone, gaps, .. } = self;
         let settled = settled(decisions, burials);
         let decisions = &takeovers::without_copies(transaction, stands, decisions).await?;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
-        // Whoever has locked an account holds its partition up, and no other for long.
-        sqlx::query("select set_config('lock_timeout', $1, true)")
-            .bind(account_wait.as_millis().to_string())
-            .execute(&mut **transaction)
-            .await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
             let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
@@ -246,7 +232,7 @@ impl Batch<'_> {
 }
 
 /// Locks the fence rows of a batch; says how far each partition has come.
-async fn lock_fences(
+pub(super) async fn lock_fences(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],

@@ -1,7 +1,8 @@
 //! Before anything is appended to a server that was not met before, the ledger is
 //! asked whether these streams are the ones that are served: a replica that was
 //! promoted, or a copy that was put back, may not know that they were closed for
-//! good. Never asks for a server twice, and never knows how the ledger is asked.
+//! good. Never asks again about a server that it let pass, and never knows how the
+//! ledger is asked.
 
 use std::{fmt, sync::Arc, time::Duration};
 

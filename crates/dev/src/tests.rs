@@ -272,7 +272,7 @@ async fn a_parent_to_be_killed() {
 
 fn start_parent(directory: &Path) -> std::process::Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "dev::tests::a_parent_to_be_killed"])
+        .args(["--exact", "tests::a_parent_to_be_killed"])
         .env(PARENT_OF, directory)
         .stdout(Stdio::null())
         .spawn()
