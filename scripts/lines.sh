@@ -21,7 +21,7 @@ find src crates tests -name '*.rs' | sort | xargs awk '
 	}
 	END {
 		while ((getline row < "ARCHITECTURE.md") > 0)
-			if (row ~ /^\| `[a-z\/]+` \| [0-9,]+ \|/) {
+			if (row ~ /^\| `[a-z_\/]+` \| [0-9,]+ \|/) {
 				split(row, cell, "|")
 				gsub(/[ `]/, "", cell[2]); gsub(/[ ,]/, "", cell[3])
 				budget[cell[2]] = cell[3]

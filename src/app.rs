@@ -17,19 +17,18 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    circuit::{self, Circuit},
-    clock,
+    circuit_breaker::{self, CircuitBreaker},
+    cli, clock,
     config::{ServeConfig, StoreConfig},
-    control::Control,
-    health::Board,
     http::{self, Gateway},
-    identity::{self, Identity},
     ledger::{Ledger, Schema, Topology},
-    ops,
-    sampler::{self, Sampler},
+    monitor::{self, Monitor},
+    operations::Operations,
+    progress::Board,
     stream::{AppendLimits, Streams},
     telemetry::{LogLevel, Service, Signals, Telemetry},
     worker::{self, Worker},
+    worker_name::{self, WorkerName},
 };
 
 /// The pool of connections to PostgreSQL that the gateway's queries share.
@@ -76,9 +75,9 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let addresses = servers.addresses();
     config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
     let served = async {
-        ops::migrate::run(&config.store).await?;
-        let nobody = ops::Actor { actor: None };
-        ops::seed::seed(&config.store, args.customers, nobody).await?;
+        cli::migrate::run(&config.store).await?;
+        let nobody = cli::Actor { actor: None };
+        cli::seed::seed(&config.store, args.customers, nobody).await?;
         let listener = bind(&config).await?;
         servers.greet(config.gateway.bind);
         let signals = telemetry.signals.clone();
@@ -113,7 +112,7 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
         Role::Gateway => "paystream-gateway",
         Role::Worker => "paystream-worker",
     };
-    let instance = format!("{}-{}", identity::host(), std::process::id());
+    let instance = format!("{}-{}", worker_name::host(), std::process::id());
     let (_, seed) = Uuid::now_v7().as_u64_pair();
     Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
@@ -158,28 +157,28 @@ async fn serve_topology(
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let works = role != Role::Gateway;
-    let mut sampler = sampler(config, &stores, &circuits, signals);
+    let mut monitor = monitor(config, &stores, &circuits, signals);
     // Its name stays taken for as long as it works.
     let mut identity = None;
     if works {
         let id = match &config.worker.worker_id {
             Some(id) => id,
-            None => &identity.insert(Identity::take(config.store.ledger.database_url()?)).name,
+            None => &identity.insert(WorkerName::take(config.store.ledger.database_url()?)).name,
         };
         let worker = worker(config, id, &stores, &circuits, &board, signals);
-        sampler.worker = Some((worker.id.clone(), Arc::clone(&board)));
+        monitor.worker = Some((worker.id.clone(), Arc::clone(&board)));
         tasks.spawn(worker::run(worker, stop.clone()));
     }
     if let Some(listener) = listener {
         let board = works.then_some(board);
-        let control = Arc::clone(&sampler.control);
-        let gateway = gateway(config, &stores, &circuits, board, control, signals).await?;
-        sampler.queries = Some((QUERIES, gateway.reader.clone()));
+        let operations = Arc::clone(&monitor.operations);
+        let gateway = gateway(config, &stores, &circuits, board, operations, signals).await?;
+        monitor.queries = Some((QUERIES, gateway.reader.clone()));
         tasks.spawn(http::serve(gateway, listener, stop.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }
-    tasks.spawn(sampler::run(sampler, stores.ledger.rounds(), stop.clone()));
+    tasks.spawn(monitor::run(monitor, stores.ledger.rounds(), stop.clone()));
     let schema = stores.ledger.schema();
     let ended = tokio::select! {
         // Tasks that were told to stop may have ended by now.
@@ -291,7 +290,7 @@ async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
 }
 
 /// The circuits of Redis and PostgreSQL, in this order.
-type Circuits = (Arc<Circuit>, Arc<Circuit>);
+type Circuits = (Arc<CircuitBreaker>, Arc<CircuitBreaker>);
 
 /// Closed circuits, and the tasks that close them again when they open.
 async fn keep_circuits(
@@ -299,8 +298,8 @@ async fn keep_circuits(
     stores: &Stores,
     stop: &CancellationToken,
 ) -> anyhow::Result<Circuits> {
-    let redis = Arc::new(Circuit::new(circuit::REDIS));
-    let postgresql = Arc::new(Circuit::new(circuit::POSTGRESQL));
+    let redis = Arc::new(CircuitBreaker::new(circuit_breaker::REDIS));
+    let postgresql = Arc::new(CircuitBreaker::new(circuit_breaker::POSTGRESQL));
     let upkeep = stores.streams.upkeep().await.context("could not reach Redis")?;
     let reader = stores.ledger.reader(1);
     let (kept, ended) = (Arc::clone(&redis), stop.clone());
@@ -340,17 +339,17 @@ fn worker(
     }
 }
 
-fn sampler(
+fn monitor(
     config: &ServeConfig,
     Stores { streams, ledger, topology }: &Stores,
     (redis, postgresql): &Circuits,
     signals: &Signals,
-) -> Sampler {
-    let control = Control::new(streams, ledger, topology, clock::system)
+) -> Monitor {
+    let operations = Operations::new(streams, ledger, topology, clock::system)
         .with_dedupe_window(config.gateway.dedupe_window)
         .with_signals(signals.clone());
-    Sampler {
-        control: Arc::new(control),
+    Monitor {
+        operations: Arc::new(operations),
         queries: None,
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
@@ -365,7 +364,7 @@ async fn gateway(
     stores: &Stores,
     (redis, postgresql): &Circuits,
     board: Option<Arc<Board>>,
-    control: Arc<Control>,
+    operations: Arc<Operations>,
     signals: &Signals,
 ) -> anyhow::Result<Gateway> {
     let Stores { streams, ledger, topology } = stores;
@@ -388,7 +387,7 @@ async fn gateway(
         registrar: ledger.registrar(topology),
         balances: streams.balances(settings.balance_ttl).await.context("could not reach Redis")?,
         upkeep: streams.upkeep().await.context("could not reach Redis")?,
-        control,
+        operations,
         redis: Arc::clone(redis),
         postgresql: Arc::clone(postgresql),
         board,

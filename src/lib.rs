@@ -8,17 +8,17 @@
 
 pub mod domain;
 pub mod http;
-pub mod sampler;
+pub mod monitor;
 pub mod stream;
 pub mod worker;
 pub mod ledger;
-pub mod control;
+pub mod operations;
 
 pub mod config;
 pub mod clock;
-pub mod identity;
-pub mod health;
-pub mod circuit;
+pub mod worker_name;
+pub mod progress;
+pub mod circuit_breaker;
 pub mod telemetry;
-pub mod ops;
+pub mod cli;
 pub mod app;

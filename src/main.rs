@@ -8,8 +8,9 @@ use std::{
 use clap::{Parser, Subcommand};
 use paystream::{
     app::{self, DevArgs, Role},
+    cli,
     config::{ServeConfig, TelemetryConfig},
-    ops, telemetry,
+    telemetry,
 };
 
 /// Requests and batches allocate much and briefly; the system's allocator stood
@@ -42,7 +43,7 @@ enum Command {
     },
     /// Operators' commands
     #[command(flatten)]
-    Operate(ops::Command),
+    Operate(cli::Command),
 }
 
 #[tokio::main]
@@ -53,7 +54,7 @@ async fn main() -> ExitCode {
         // Whoever read the answer has heard enough: as after SIGPIPE.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(141),
         Err(error) => {
-            eprintln!("paystream: {}", ops::failure(&error));
+            eprintln!("paystream: {}", cli::failure(&error));
             ExitCode::from(2)
         }
     }

@@ -16,9 +16,9 @@ use utoipa::ToSchema;
 
 use super::{App, access};
 use crate::{
-    circuit::Circuit,
-    health::{Board, WorkerHealth},
+    circuit_breaker::CircuitBreaker,
     ledger,
+    progress::{Board, WorkerHealth},
 };
 
 /// How long a dependency has to answer.
@@ -206,7 +206,7 @@ pub(super) fn worker_ready(board: &Board, stop: &CancellationToken) -> Response 
     }
 }
 
-fn circuit_word(circuit: &Circuit) -> Option<&'static str> {
+fn circuit_word(circuit: &CircuitBreaker) -> Option<&'static str> {
     Some(if circuit.check(Instant::now().into()).is_ok() { "closed" } else { "open" })
 }
 

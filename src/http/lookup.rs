@@ -15,9 +15,9 @@ use super::{
     views::{ConflictView, Links, PaymentView},
 };
 use crate::{
-    control::NOTHING_KNOWN,
     domain::{PaymentStatus, Reference},
     ledger::PaymentRow,
+    operations::NOTHING_KNOWN,
     stream::{Seen, Unsettled},
 };
 

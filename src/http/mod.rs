@@ -50,13 +50,13 @@ use problem::Problem;
 pub use serve::{serve, serve_health};
 
 use crate::{
-    circuit::Circuit,
+    circuit_breaker::CircuitBreaker,
     clock::Clock,
     config::GatewayConfig,
-    control::{self, Control},
     domain::Currency,
-    health::Board,
     ledger::{self, Reader, Registrar},
+    operations::{self, Operations},
+    progress::Board,
     stream::{self, Balances, Finder, Producer, Upkeep},
     telemetry::{Moment, Signals},
 };
@@ -84,11 +84,11 @@ pub struct Gateway {
     /// Tells how deep the streams are.
     pub upkeep: Upkeep,
     /// What operators see and do.
-    pub control: Arc<Control>,
+    pub operations: Arc<Operations>,
     /// Refuses calls while Redis is known to be away,
-    pub redis: Arc<Circuit>,
+    pub redis: Arc<CircuitBreaker>,
     /// and while PostgreSQL is.
-    pub postgresql: Arc<Circuit>,
+    pub postgresql: Arc<CircuitBreaker>,
     /// How the worker of this process fares, if it has one.
     pub board: Option<Arc<Board>>,
     /// Speaks of what it does.
@@ -158,7 +158,7 @@ impl Shared {
     /// be away.
     async fn operate<T>(
         &self,
-        acting: impl Future<Output = Result<T, control::Error>>,
+        acting: impl Future<Output = Result<T, operations::Error>>,
     ) -> Result<T, Problem> {
         Ok(acting.await?)
     }

@@ -9,8 +9,8 @@ use super::{
     shapes,
 };
 use crate::{
-    control::Signature,
     domain::{Invalid, is_plain},
+    operations::Signature,
 };
 
 /// Longest name of an operator,

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use utoipa::ToSchema;
 
 use super::console;
-use crate::{circuit, control, domain::Invalid, ledger, stream};
+use crate::{circuit_breaker, domain::Invalid, ledger, operations, stream};
 
 /// What went wrong with one field.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -285,34 +285,34 @@ impl From<stream::Error> for Problem {
     }
 }
 
-impl From<control::Error> for Problem {
-    fn from(error: control::Error) -> Self {
+impl From<operations::Error> for Problem {
+    fn from(error: operations::Error) -> Self {
         match error {
-            control::Error::Stream(error) => error.into(),
-            control::Error::Ledger(error) => error.into(),
-            error @ control::Error::LedgerAway => {
+            operations::Error::Stream(error) => error.into(),
+            operations::Error::Ledger(error) => error.into(),
+            error @ operations::Error::LedgerAway => {
                 Self::new(Code::LedgerUnavailable, error.to_string())
             }
-            error @ control::Error::Place(_) => Self::new(Code::InvalidQuery, error.to_string()),
+            error @ operations::Error::Place(_) => Self::new(Code::InvalidQuery, error.to_string()),
         }
     }
 }
 
-impl From<control::Refusal> for Problem {
-    fn from(refusal: control::Refusal) -> Self {
+impl From<operations::Refusal> for Problem {
+    fn from(refusal: operations::Refusal) -> Self {
         let code = match &refusal {
-            control::Refusal::Missing(_) => Code::CaseNotFound,
-            control::Refusal::Settled(_) => Code::AlreadySettled,
-            control::Refusal::Impossible(_) => Code::NotPossible,
+            operations::Refusal::Missing(_) => Code::CaseNotFound,
+            operations::Refusal::Settled(_) => Code::AlreadySettled,
+            operations::Refusal::Impossible(_) => Code::NotPossible,
         };
         Self::new(code, refusal.sentence())
     }
 }
 
-impl From<circuit::Open> for Problem {
-    fn from(open: circuit::Open) -> Self {
+impl From<circuit_breaker::Open> for Problem {
+    fn from(open: circuit_breaker::Open) -> Self {
         let code = match open.dependency {
-            circuit::REDIS => Code::StreamUnavailable,
+            circuit_breaker::REDIS => Code::StreamUnavailable,
             _ => Code::LedgerUnavailable,
         };
         Self::new(code, open.to_string())

@@ -31,7 +31,7 @@ use super::{
     places::Places,
     rate, router,
 };
-use crate::{config::GatewayConfig, health::Board};
+use crate::{config::GatewayConfig, progress::Board};
 
 /// How long a client may take to send its headers, or to send nothing.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ pub async fn serve(
         gateway,
     });
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&shared)));
-    let looking = stop.run_until_cancelled(shared.live.run(&shared.gateway.control));
+    let looking = stop.run_until_cancelled(shared.live.run(&shared.gateway.operations));
     let listening = listen(router(Arc::clone(&shared)), listener, &places, &stop);
     let (served, _, _) = tokio::join!(listening, sampling, looking);
     served

@@ -8,9 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    control::Money,
     domain::{Delivery, two_places},
     ledger::{AccountRow, ConflictRow, PaymentRow, PaymentState},
+    operations::Money,
     stream::{Place, Seen},
 };
 

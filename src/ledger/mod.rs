@@ -28,7 +28,7 @@ mod reader;
 mod sums;
 mod registrar;
 mod groups;
-mod desk;
+mod admin;
 mod audit;
 
 use std::{str::FromStr, time::Duration};
@@ -39,13 +39,13 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
-pub use desk::{
-    Acted, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DamagedAccount,
-    DeadLetterFilter, DeadLetterRow, Desk, LockHolder, MoveRow, OpenCases, OpenConflict,
-    OpenTransaction, PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment,
-    SuspenseRow, TrialRow, Vitals, Work, WorkerRow,
+pub use admin::{
+    Acted, AdminStore, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DamagedAccount,
+    DeadLetterFilter, DeadLetterRow, LockHolder, MoveRow, OpenCases, OpenConflict, OpenTransaction,
+    PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
+    TrialRow, Vitals, Work, WorkerRow,
 };
+pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption};
@@ -144,10 +144,10 @@ impl Ledger {
 
     /// What operators work with, under this topology.
     #[must_use]
-    pub fn desk(&self, topology: &Topology, connections: u32) -> Desk {
+    pub fn admin(&self, topology: &Topology, connections: u32) -> AdminStore {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
-        Desk::new(pool, topology.clone())
+        AdminStore::new(pool, topology.clone())
     }
 
     /// What posts, for the worker of this name.

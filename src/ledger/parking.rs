@@ -11,7 +11,7 @@ use sqlx::{FromRow, PgConnection, PgPool};
 
 use super::{
     Acted, Error, Refusal, Signature, Topology,
-    desk::{Change, note},
+    admin::{Change, note},
     held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };

@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
 
 use super::{
-    Error, desk, held,
+    Error, admin, held,
     pool::{Pool, PoolUse},
     rows::Cursor,
     writer,
@@ -230,7 +230,7 @@ impl Reader {
              from dead_letters",
         );
         let sql = sql
-            + desk::READ_LETTER
+            + admin::READ_LETTER
             + " where transaction_reference = any($1)
              and state <> 'redriven' order by processed_at";
         let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))

@@ -13,7 +13,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
     Error, Signature, Topology,
-    desk::{Change, note},
+    admin::{Change, note},
     held, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };

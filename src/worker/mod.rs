@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    circuit::Circuit, config::WorkerConfig, health::Board, ledger::Ledger, stream::Streams,
-    telemetry::Signals,
+    circuit_breaker::CircuitBreaker, config::WorkerConfig, ledger::Ledger, progress::Board,
+    stream::Streams, telemetry::Signals,
 };
 use lane::Lane;
 use owner::Owner;
@@ -47,9 +47,9 @@ pub struct Worker {
     /// Where they go.
     pub ledger: Ledger,
     /// Holds calls back while Redis is known to be away,
-    pub redis: Arc<Circuit>,
+    pub redis: Arc<CircuitBreaker>,
     /// and while PostgreSQL is.
-    pub postgresql: Arc<Circuit>,
+    pub postgresql: Arc<CircuitBreaker>,
     /// Where it says how it fares.
     pub board: Arc<Board>,
     /// Speaks of what it does.

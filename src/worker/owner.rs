@@ -28,8 +28,8 @@ use super::{
     reach::Reach,
 };
 use crate::{
-    health::Board,
     ledger::{self, Grant, Outlook, Ownership},
+    progress::Board,
     telemetry::Signals,
 };
 

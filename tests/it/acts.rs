@@ -4,9 +4,9 @@
 
 use paystream::{
     clock,
-    control::{Control, Refusal},
     domain::{CustomerId, Reference},
     ledger::Ledger,
+    operations::{Operations, Refusal},
     stream::Streams,
 };
 use reqwest::{Method, redirect::Policy};
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     harness::{Harness, PARTITIONS, Reply, Stores, but, payment, send},
-    mending::{control, everything, read_again, signed},
+    mending::{everything, operations, read_again, signed},
     poison::{allow_poison, refuse_poison},
     process::{Ended, operate, run},
 };
@@ -61,8 +61,8 @@ async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once()
     let (h, letters) = with_two_letters().await;
     let post = async |status: &str| h.api.post_payment(&poison(status)).await.status;
     assert_eq!(post("COMPLETE").await, 200, "a repetition, as long as it is dead");
-    let control = control(&h.stores).await;
-    let report = control.discard(letters[0], &signed("ada")).await.unwrap().unwrap();
+    let operations = operations(&h.stores).await;
+    let report = operations.discard(letters[0], &signed("ada")).await.unwrap().unwrap();
     assert_eq!((report.can_be_sent_again, &*report.sentence), (true, "discarded"));
     let references = h.stores.keys("*:ref:POISON").await;
     let mut left = redis::cmd("PTTL");
@@ -99,8 +99,8 @@ async fn a_discard_that_redis_was_not_told_of_says_when_to_send_again() {
     let topology = ledger.schema().topology(None, &h.stores.key_prefix).await.unwrap();
     // Nobody listens there.
     let streams = Streams::new("redis://127.0.0.1:1", &h.stores.key_prefix, PARTITIONS, 1).unwrap();
-    let control = Control::new(&streams, &ledger, &topology, clock::system);
-    let all = control.discard_each(&letters, &signed("ada"), false, |_, _| ()).await;
+    let operations = Operations::new(&streams, &ledger, &topology, clock::system);
+    let all = operations.discard_each(&letters, &signed("ada"), false, |_, _| ()).await;
     assert_eq!((all.discarded, all.refused), (2, 0), "{all:?}");
     for report in all.reports {
         assert!(!report.can_be_sent_again);
@@ -131,14 +131,14 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     };
     set_version(1).await;
     let before = everything(&h.stores).await;
-    let (control, by) = (control(&h.stores).await, signed("ada"));
+    let (operations, by) = (operations(&h.stores).await, signed("ada"));
     let (ada, held) = (CustomerId::parse("ADA").unwrap(), Reference::parse("held").unwrap());
     let wrong = "account ADA stands at version 1, but its statement goes on to 3";
     for (refused, stays) in [
-        (control.redrive(id, &by, true).await.unwrap().map(drop), "stays dead"),
-        (control.redrive(id, &by, false).await.unwrap().map(drop), "stays dead"),
-        (control.assign(&held, &ada, &by).await.unwrap().map(drop), "stays held"),
-        (control.release_parked(&ada, true, &by).await.unwrap().map(drop), "stays"),
+        (operations.redrive(id, &by, true).await.unwrap().map(drop), "stays dead"),
+        (operations.redrive(id, &by, false).await.unwrap().map(drop), "stays dead"),
+        (operations.assign(&held, &ada, &by).await.unwrap().map(drop), "stays held"),
+        (operations.release_parked(&ada, true, &by).await.unwrap().map(drop), "stays"),
     ] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
@@ -158,9 +158,9 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     assert_eq!(everything(&h.stores).await, before);
 
     set_version(3).await;
-    control.redrive(id, &by, false).await.unwrap().unwrap();
-    control.release_parked(&ada, false, &by).await.unwrap().unwrap();
-    control.assign(&held, &ada, &by).await.unwrap().unwrap();
+    operations.redrive(id, &by, false).await.unwrap().unwrap();
+    operations.release_parked(&ada, false, &by).await.unwrap().unwrap();
+    operations.assign(&held, &ada, &by).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
     h.settled().await;
     h.stop().await;
@@ -224,10 +224,10 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
         h.api.pay(reference, "NOBODY", "5").await;
     }
     h.settled().await;
-    let control = control(&h.stores).await;
+    let operations = operations(&h.stores).await;
     let refund = Reference::parse("refunded").unwrap();
-    control.mark_for_refund(&refund, &signed("ada")).await.unwrap().unwrap();
-    let listed = control.suspense(false, None, None, 10).await.unwrap();
+    operations.mark_for_refund(&refund, &signed("ada")).await.unwrap().unwrap();
+    let listed = operations.suspense(false, None, None, 10).await.unwrap();
     let commands = listed.iter().flat_map(|one| &one.actions);
     let commands: Vec<&str> = commands.filter_map(|one| one.command.as_deref()).collect();
     assert_eq!(commands.len(), 2);
@@ -264,13 +264,13 @@ async fn a_letter_whose_payment_came_again_and_is_parked_says_so() {
     h.api.pay("POISON", "ADA", "1").await;
     h.settled().await;
     allow_poison(&h.stores).await;
-    let (control, id) = (control(&h.stores).await, letters(&h.stores).await[0]);
-    let done = control.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
+    let (operations, id) = (operations(&h.stores).await, letters(&h.stores).await[0]);
+    let done = operations.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
     assert_eq!(done.outcome.as_deref(), Some("duplicate"));
     assert!(done.sentence.contains("came again meanwhile and waits in the parking"), "{done:?}");
     assert_eq!(h.api.payment("POISON").await["status"], "parked");
     let ada = CustomerId::parse("ADA").unwrap();
-    control.release_parked(&ada, false, &signed("ada")).await.unwrap().unwrap();
+    operations.release_parked(&ada, false, &signed("ada")).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     h.settled().await;
     h.stop().await;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use paystream::control::KINDS;
+use paystream::operations::KINDS;
 use paystream_dev::{PostgresServer, RedisServer};
 use serde_json::{Value, json};
 

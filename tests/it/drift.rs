@@ -210,7 +210,7 @@ fn filled(word: &str) -> &str {
 
 #[test]
 fn every_command_that_the_program_recommends_can_be_run() {
-    let known = paystream::ops::Command::augment_subcommands(clap::Command::new("paystream"));
+    let known = paystream::cli::Command::augment_subcommands(clap::Command::new("paystream"));
     let mut seen = 0;
     for file in sources("src/") {
         let text = fs::read_to_string(root().join(&file)).unwrap();
@@ -331,7 +331,8 @@ fn every_bound_is_in_the_table_of_limits() {
     };
     let mut seen = 0;
     for file in sources("src/") {
-        let serving = ["http/", "stream/", "worker/", "ledger/", "control/", "sampler/", "app.rs"];
+        let serving =
+            ["http/", "stream/", "worker/", "ledger/", "operations/", "monitor/", "app.rs"];
         let short = file.strip_prefix("src/").unwrap();
         if !serving.iter().any(|place| short.starts_with(place)) || short.contains("/tests") {
             continue;

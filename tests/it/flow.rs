@@ -5,16 +5,16 @@
 use std::time::Duration;
 
 use paystream::{
-    control::Refusal,
     domain::CustomerId,
     ledger::DeadLetterFilter,
+    operations::Refusal,
     stream::{Balances, Claim, Lookup, Streams},
 };
 use serde_json::json;
 
 use crate::{
     harness::{Harness, PARTITIONS, Stores, but, eventually, in_time, payment},
-    mending::{control, signed},
+    mending::{operations, signed},
 };
 
 #[tokio::test]
@@ -535,16 +535,16 @@ async fn what_no_gateway_wrote_is_not_redriven() {
     forge(&h.stores, partition, "2000").await;
     h.start_worker();
     h.settled().await;
-    let control = control(&h.stores).await;
-    let letters = control.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+    let operations = operations(&h.stores).await;
+    let letters = operations.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
     let actions: Vec<_> = letter.actions.iter().map(|action| action.code).collect();
     assert_eq!(actions, ["discard"]);
-    let refused = control.redrive(letter.id, &signed("ada"), false).await.unwrap().unwrap_err();
+    let refused = operations.redrive(letter.id, &signed("ada"), false).await.unwrap().unwrap_err();
     assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
     assert!(refused.sentence().contains("2000 was never given out: discard it"), "{refused:?}");
     h.settled().await;
-    control.discard(letter.id, &signed("ada")).await.unwrap().unwrap();
+    operations.discard(letter.id, &signed("ada")).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     h.settled().await;
     h.stop().await;

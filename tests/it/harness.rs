@@ -17,9 +17,9 @@ use std::{
 use clap::Parser;
 use paystream::{
     app::{self, Role},
+    cli,
     config::ServeConfig,
     ledger::Ledger,
-    ops,
     telemetry::Signals,
 };
 use paystream_dev::{self as dev, Servers};
@@ -163,7 +163,7 @@ impl Stores {
             redis: connect_to_redis(redis_url).await,
             _place: place,
         };
-        ops::migrate::run(&stores.config(&[]).store).await.expect("migrates");
+        cli::migrate::run(&stores.config(&[]).store).await.expect("migrates");
         stores
     }
 

@@ -5,14 +5,14 @@
 
 use futures_util::future::join_all;
 use paystream::{
-    control::Refusal,
     domain::{CustomerId, Reference},
+    operations::Refusal,
 };
 use serde_json::{Value, json};
 
 use crate::{
     harness::{Harness, Stores, payment, send},
-    mending::{control, everything, logged, read_again, settled, signed},
+    mending::{everything, logged, operations, read_again, settled, signed},
     poison::{allow_poison, refuse_poison},
     process::{Ended, operate, run},
 };
@@ -119,16 +119,20 @@ async fn money_marked_for_refund_is_never_applied() {
     let again = operated(&h.stores, &refund).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(again.stdout.starts_with("held was marked for refund by ada at 2"), "{again:?}");
-    let control = control(&h.stores).await;
-    let assign = control.assign(&reference("held"), &customer("ADA"), &signed("bob")).await;
+    let operations = operations(&h.stores).await;
+    let assign = operations.assign(&reference("held"), &customer("ADA"), &signed("bob")).await;
     assert_eq!(settled(assign.unwrap()), again.stdout.trim());
     assert_eq!(everything(&h.stores).await, changed);
     h.api.open_account("ADAA", "100").await;
     assert_eq!(h.api.balance("ADAA").await["total_paid"], "0.00");
     assert_eq!(h.api.payment("held").await["status"], "refund_marked");
-    let all = control.suspense(true, Some("ADAA"), None, 10).await.unwrap();
+    let all = operations.suspense(true, Some("ADAA"), None, 10).await.unwrap();
     assert_eq!((&*all[0].state, all[0].actions.len()), ("refund_marked", 0));
-    assert_eq!(control.suspense(false, None, None, 10).await.unwrap().len(), 1, "it is to be paid");
+    assert_eq!(
+        operations.suspense(false, None, None, 10).await.unwrap().len(),
+        1,
+        "it is to be paid"
+    );
     h.stores.delete_keys("*:ref:*").await;
     h.api.pay("held", "ADAA", "30").await;
     h.settled().await;
@@ -143,12 +147,12 @@ async fn of_all_that_happens_to_held_money_at_once_one_counts() {
     for name in ["BOB", "EVE"] {
         h.api.open_account(name, "100").await;
     }
-    let control = control(&h.stores).await;
+    let operations = operations(&h.stores).await;
     let held = reference("held");
     let whose: Vec<CustomerId> = ["ADA", "BOB", "EVE", "ADA", "BOB", "EVE"].map(customer).into();
     let by = signed("ada");
-    let assigns = join_all(whose.iter().map(|whose| control.assign(&held, whose, &by)));
-    let refunds = join_all((0..2).map(|_| control.mark_for_refund(&held, &by)));
+    let assigns = join_all(whose.iter().map(|whose| operations.assign(&held, whose, &by)));
+    let refunds = join_all((0..2).map(|_| operations.mark_for_refund(&held, &by)));
     let opening = h.api.open_account("ADAA", "100");
     let (assigns, refunds, ()) = tokio::join!(assigns, refunds, opening);
     let assigned = assigns.into_iter().filter(|one| one.as_ref().unwrap().is_ok()).count();
@@ -174,10 +178,10 @@ async fn a_parked_customer_is_assigned_money_all_the_same() {
     h.start_worker();
     h.settled().await;
     allow_poison(&h.stores).await;
-    let control = control(&h.stores).await;
+    let operations = operations(&h.stores).await;
     let by = signed("ada");
     let assigned =
-        control.assign(&reference("held"), &customer("ADA"), &by).await.unwrap().unwrap();
+        operations.assign(&reference("held"), &customer("ADA"), &by).await.unwrap().unwrap();
     assert!(assigned.sentence.contains("`paystream parked release ADA --reason "), "{assigned:?}");
     assert_eq!(h.api.payment("held").await["status"], "applied");
     assert_eq!(h.api.payment("a1").await["status"], "parked");
@@ -207,10 +211,10 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     };
     assert_eq!(of("r")["sentence"], "customer BOB instead of ADA, amount 2.00 instead of 1.00");
     assert_eq!(of("g")["first_amount"], "5.00", "one that is held has the reference, too");
-    let control = control(&h.stores).await;
-    let first = control.conflicts(false, None, None, 1).await.unwrap();
+    let operations = operations(&h.stores).await;
+    let first = operations.conflicts(false, None, None, 1).await.unwrap();
     let after = Some((i32::from(first[0].partition), first[0].sequence));
-    assert_eq!(control.conflicts(false, None, after, 10).await.unwrap().len(), 1);
+    assert_eq!(operations.conflicts(false, None, after, 10).await.unwrap().len(), 1);
 
     let (partition, sequence) = (place["partition"].to_string(), place["sequence"].to_string());
     let resolve = ["conflicts", "resolve", &partition, &sequence, "--reason", "BOB pays again"];
@@ -223,12 +227,12 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     let again = operated(&h.stores, &resolve).await;
     assert_eq!(again.status.code(), Some(1), "{again:?}");
     assert!(again.stdout.starts_with("the conflict about r was resolved by ada at 2"), "{again:?}");
-    let nowhere = control.resolve_conflict(0, 999, &signed("ada")).await.unwrap().unwrap_err();
+    let nowhere = operations.resolve_conflict(0, 999, &signed("ada")).await.unwrap().unwrap_err();
     assert!(matches!(nowhere, Refusal::Missing(_)), "{nowhere:?}");
     assert_eq!(everything(&h.stores).await, changed);
-    assert_eq!(control.conflicts(false, Some("r"), None, 10).await.unwrap().len(), 0);
-    assert_eq!(control.conflicts(true, Some("r"), None, 10).await.unwrap().len(), 1);
-    let changes = control.audit_log(Some("r"), None, 10).await.unwrap();
+    assert_eq!(operations.conflicts(false, Some("r"), None, 10).await.unwrap().len(), 0);
+    assert_eq!(operations.conflicts(true, Some("r"), None, 10).await.unwrap().len(), 1);
+    let changes = operations.audit_log(Some("r"), None, 10).await.unwrap();
     assert_eq!((changes.len(), &*changes[0].action), (1, "conflict_resolved"));
     read_again(&h).await;
     h.stop().await;
@@ -274,8 +278,8 @@ async fn the_trace_of_a_payment_is_kept_wherever_it_ends() {
     // And on, when they are settled later.
     allow_poison(&h.stores).await;
     let id = h.stores.count("select id from dead_letters").await;
-    let control = control(&h.stores).await;
-    control.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
+    let operations = operations(&h.stores).await;
+    operations.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
     let release = ["parked", "release", "ADA", "--reason", "it is settled"];
     assert!(operated(&h.stores, &release).await.status.success());
     h.api.open_account("GHOST", "10").await;

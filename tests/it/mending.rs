@@ -6,8 +6,8 @@
 use futures_util::future::join_all;
 use paystream::{
     clock,
-    control::{Acted, Control, RedriveReport, Refusal, Signature},
     ledger::Ledger,
+    operations::{Acted, Operations, RedriveReport, Refusal, Signature},
     stream::Streams,
 };
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What an operator sees and does on these stores.
-pub async fn control(stores: &Stores) -> Control {
+pub async fn operations(stores: &Stores) -> Operations {
     let ledger = Ledger::new(&stores.database_url).unwrap();
     let topology = ledger.schema().topology(None, &stores.key_prefix).await.unwrap();
     let streams = Streams::new(
@@ -30,7 +30,7 @@ pub async fn control(stores: &Stores) -> Control {
         topology.partitions,
         topology.generation,
     );
-    Control::new(&streams.unwrap(), &ledger, &topology, clock::system)
+    Operations::new(&streams.unwrap(), &ledger, &topology, clock::system)
 }
 
 pub fn signed(actor: &str) -> Signature {
@@ -98,7 +98,7 @@ pub fn settled<T: std::fmt::Debug>(acted: Acted<T>) -> String {
 }
 
 /// A customer with one payment, a dead letter, and one payment more.
-async fn with_a_dead_letter(settings: &[&str]) -> (Harness, Control, i64) {
+async fn with_a_dead_letter(settings: &[&str]) -> (Harness, Operations, i64) {
     let settings = [&["--attempts-max=1", "--retention=1h"], settings].concat();
     let mut h = Harness::gateway(&settings).await;
     refuse_poison(&h.stores).await;
@@ -109,33 +109,33 @@ async fn with_a_dead_letter(settings: &[&str]) -> (Harness, Control, i64) {
     h.start_worker();
     h.settled().await;
     assert_eq!(h.api.payment("POISON").await["status"], "dead_lettered");
-    let (control, id) = (control(&h.stores).await, id_of(&h.stores, "POISON").await);
-    (h, control, id)
+    let (operations, id) = (operations(&h.stores).await, id_of(&h.stores, "POISON").await);
+    (h, operations, id)
 }
 
-async fn redrive(control: &Control, id: i64) -> Acted<RedriveReport> {
-    control.redrive(id, &signed("ada"), false).await.unwrap()
+async fn redrive(operations: &Operations, id: i64) -> Acted<RedriveReport> {
+    operations.redrive(id, &signed("ada"), false).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_dead_letter_is_redriven_once() {
-    let (h, control, id) = with_a_dead_letter(&[]).await;
+    let (h, operations, id) = with_a_dead_letter(&[]).await;
     // It fails as before.
     let before = everything(&h.stores).await;
     for dry_run in [true, false] {
-        let refused = control.redrive(id, &signed("ada"), dry_run).await.unwrap().unwrap_err();
+        let refused = operations.redrive(id, &signed("ada"), dry_run).await.unwrap().unwrap_err();
         assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
         assert!(refused.sentence().contains("no payment is called POISON"), "{refused:?}");
         assert_eq!(everything(&h.stores).await, before);
     }
     allow_poison(&h.stores).await;
-    let would = control.redrive(id, &signed("ada"), true).await.unwrap().unwrap();
+    let would = operations.redrive(id, &signed("ada"), true).await.unwrap().unwrap();
     assert_eq!(would.sentence, "would be 20.00 applied to ADA, 76.00 left to pay");
     assert_eq!(everything(&h.stores).await, before, "a dry run changes nothing");
     // What is cached of its balance is not true afterwards.
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
 
-    let done = redrive(&control, id).await.unwrap();
+    let done = redrive(&operations, id).await.unwrap();
     assert_eq!((done.redriven, done.outcome.as_deref()), (true, Some("applied")));
     assert_eq!(h.api.balance("ADA").await["total_paid"], "24.00");
     let found = h.api.payment("POISON").await;
@@ -144,7 +144,7 @@ async fn a_dead_letter_is_redriven_once() {
         (&found["account_version"], &found["balance_after"], &found["sequence"]),
         (&json!(3), &json!("76.00"), &json!(2))
     );
-    let letter = control.dead_letter(id).await.unwrap().unwrap();
+    let letter = operations.dead_letter(id).await.unwrap().unwrap();
     assert_eq!((&*letter.state, letter.actions.len()), ("redriven", 0));
     assert!(letter.resolved_at.is_some());
     assert_eq!(letter.customer_id.as_deref(), Some("ADA"));
@@ -152,11 +152,11 @@ async fn a_dead_letter_is_redriven_once() {
     h.stores.audit().await;
 
     let after = everything(&h.stores).await;
-    let again = settled(redrive(&control, id).await);
+    let again = settled(redrive(&operations, id).await);
     assert!(again.starts_with(&format!("dead letter {id} was redriven by ada at 2")), "{again}");
-    let discard = settled(control.discard(id, &signed("bob")).await.unwrap());
+    let discard = settled(operations.discard(id, &signed("bob")).await.unwrap());
     assert_eq!(discard, again);
-    let missing = redrive(&control, id + 99).await.unwrap_err();
+    let missing = redrive(&operations, id + 99).await.unwrap_err();
     assert!(matches!(missing, Refusal::Missing(_)), "{missing:?}");
     assert_eq!(everything(&h.stores).await, after);
     let (actor, subject, reason, before, after) = logged(&h.stores, "dead_letter_redriven").await;
@@ -176,15 +176,15 @@ async fn a_dead_letter_is_redriven_once() {
 
 #[tokio::test]
 async fn of_many_operators_at_once_one_redrives() {
-    let (h, control, id) = with_a_dead_letter(&[]).await;
+    let (h, operations, id) = with_a_dead_letter(&[]).await;
     allow_poison(&h.stores).await;
     let names: Vec<Signature> = (0..8).map(|n| signed(&format!("operator {n}"))).collect();
     let mut discards = Vec::new();
     let mut redrives = Vec::new();
     for (n, name) in names.iter().enumerate() {
         match n % 4 {
-            0 => discards.push(control.discard(id, name)),
-            _ => redrives.push(control.redrive(id, name, false)),
+            0 => discards.push(operations.discard(id, name)),
+            _ => redrives.push(operations.redrive(id, name, false)),
         }
     }
     let (redrives, discards) = tokio::join!(join_all(redrives), join_all(discards));
@@ -197,7 +197,7 @@ async fn of_many_operators_at_once_one_redrives() {
         assert!(settled(refused).contains("by operator"));
     }
     assert_eq!(h.stores.count(CHANGES).await, 1);
-    let state = control.dead_letter(id).await.unwrap().unwrap().state;
+    let state = operations.dead_letter(id).await.unwrap().unwrap().state;
     let paid = if state == "redriven" { "24.00" } else { "4.00" };
     assert_eq!(h.api.balance("ADA").await["total_paid"], paid, "{state}");
     h.stores.audit().await;
@@ -237,7 +237,7 @@ async fn every_outcome_of_a_redrive_is_accounted_for() {
     h.api.pay("POISON-other", "ADA", "13").await;
     h.settled().await;
 
-    let control = control(&h.stores).await;
+    let operations = operations(&h.stores).await;
     for (name, outcome, says) in [
         ("POISON-held", "suspense", "no customer has the id GHOST"),
         ("POISON-other", "conflict", "another payment came under its reference"),
@@ -246,7 +246,7 @@ async fn every_outcome_of_a_redrive_is_accounted_for() {
         ("POISON-recorded", "recorded", "no money moved"),
         ("POISON-applied", "applied", "10.00 applied to ADA, 66.00 left to pay"),
     ] {
-        let done = redrive(&control, id_of(&h.stores, name).await).await.unwrap();
+        let done = redrive(&operations, id_of(&h.stores, name).await).await.unwrap();
         assert_eq!(done.outcome.as_deref(), Some(outcome), "{done:?}");
         assert!(done.sentence.contains(says), "{done:?}");
         h.stores.audit().await;
@@ -271,9 +271,9 @@ async fn every_outcome_of_a_redrive_is_accounted_for() {
 
 #[tokio::test]
 async fn a_parked_customers_dead_letter_is_settled_before_what_waits_for_it() {
-    let (h, control, id) = with_a_dead_letter(&["--park-customer"]).await;
+    let (h, operations, id) = with_a_dead_letter(&["--park-customer"]).await;
     allow_poison(&h.stores).await;
-    let done = redrive(&control, id).await.unwrap();
+    let done = redrive(&operations, id).await.unwrap();
     assert!(done.sentence.starts_with("20.00 applied to ADA, 79.00 left to pay"), "{done:?}");
     assert!(done.sentence.contains("`paystream parked release ADA --reason "), "{done:?}");
     h.api.pay("a3", "ADA", "4").await;
@@ -295,9 +295,9 @@ async fn a_parked_customers_dead_letter_is_settled_before_what_waits_for_it() {
 
 #[tokio::test]
 async fn a_discarded_dead_letter_stays_findable_and_is_never_settled() {
-    let (h, control, id) = with_a_dead_letter(&[]).await;
+    let (h, operations, id) = with_a_dead_letter(&[]).await;
     allow_poison(&h.stores).await;
-    control.discard(id, &signed("bob")).await.unwrap().unwrap();
+    operations.discard(id, &signed("bob")).await.unwrap().unwrap();
     let found = h.api.payment("POISON").await;
     assert_eq!((&found["status"], &found["customer_id"]), (&json!("discarded"), &json!("ADA")));
     let (actor, subject, reason, before, after) = logged(&h.stores, "dead_letter_discarded").await;
@@ -305,9 +305,9 @@ async fn a_discarded_dead_letter_stays_findable_and_is_never_settled() {
     assert_eq!((&before["state"], &after["state"]), (&json!("dead"), &json!("discarded")));
     let after = everything(&h.stores).await;
     for acted in [
-        redrive(&control, id).await.map(drop),
-        control.redrive(id, &signed("ada"), true).await.unwrap().map(drop),
-        control.discard(id, &signed("ada")).await.unwrap().map(drop),
+        redrive(&operations, id).await.map(drop),
+        operations.redrive(id, &signed("ada"), true).await.unwrap().map(drop),
+        operations.discard(id, &signed("ada")).await.unwrap().map(drop),
     ] {
         let sentence = settled(acted);
         assert!(sentence.contains("was discarded by bob at 2"), "{sentence}");
@@ -329,7 +329,7 @@ const WAITING: &str = "from pg_locks where locktype = 'advisory' and not granted
 
 #[tokio::test]
 async fn a_redrive_that_loses_postgresql_changes_nothing() {
-    let (h, control, id) = with_a_dead_letter(&[]).await;
+    let (h, operations, id) = with_a_dead_letter(&[]).await;
     for sql in [
         "create or replace function refuse_poison() returns trigger language plpgsql as $$
          begin
@@ -354,11 +354,11 @@ async fn a_redrive_that_loses_postgresql_changes_nothing() {
         .await;
     };
     let by = signed("ada");
-    let (ended, ()) = tokio::join!(control.redrive(id, &by, false), kill);
+    let (ended, ()) = tokio::join!(operations.redrive(id, &by, false), kill);
     assert!(ended.unwrap_err().is_outage());
     assert_eq!(everything(&h.stores).await, before);
     lock.close().await.unwrap();
-    redrive(&control, id).await.unwrap();
+    redrive(&operations, id).await.unwrap();
     h.stores.audit().await;
     h.stop().await;
 }
@@ -384,22 +384,22 @@ async fn what_cannot_be_read_is_discarded_or_waits_for_a_release_that_can() {
     }
     h.start_worker();
     h.settled().await;
-    let (control, id) = (control(&h.stores).await, id_of(&h.stores, "late").await);
-    let letter = control.dead_letter(id).await.unwrap().unwrap();
+    let (operations, id) = (operations(&h.stores).await, id_of(&h.stores, "late").await);
+    let letter = operations.dead_letter(id).await.unwrap().unwrap();
     assert_eq!((letter.customer_id.as_deref(), &*letter.code), (Some("ADA"), "entry_unreadable"));
     assert_eq!(letter.transaction_amount.as_deref(), Some("5.00"));
     assert_eq!(letter.actions.iter().map(|one| one.code).collect::<Vec<_>>(), ["discard"]);
-    let refused = redrive(&control, id).await.unwrap_err();
+    let refused = redrive(&operations, id).await.unwrap_err();
     assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
     assert!(refused.sentence().contains("version 99 is not known"), "{refused:?}");
     assert!(refused.sentence().contains("a release that can read it"), "{refused:?}");
     let never = id_of(&h.stores, "never").await;
-    control.discard(never, &signed("bob")).await.unwrap().unwrap();
+    operations.discard(never, &signed("bob")).await.unwrap().unwrap();
     read_again(&h).await;
     // What a later release makes of it.
     let readable = "update dead_letters set entry = jsonb_set(entry, '{v}', '\"1\"') where id = $1";
     sqlx::query(readable).bind(id).execute(&h.stores.pool).await.unwrap();
-    redrive(&control, id).await.unwrap();
+    redrive(&operations, id).await.unwrap();
     assert_eq!(h.api.payment("late").await["status"], "applied");
     let traced = "select count(*) from processed_transactions
          where encode(trace_id, 'hex') = '0af7651916cd43dd8448eb211c80319c'";
@@ -431,10 +431,10 @@ async fn dead_letters_of_an_earlier_topology_are_redriven() {
     let gone = "select count(*) from dead_letters where partition >= 3";
     assert!(stores.count(gone).await > 0, "some were in partitions that are no more");
     allow_poison(&stores).await;
-    let control = control(&stores).await;
+    let operations = operations(&stores).await;
     for customer in &customers {
         let id = id_of(&stores, &format!("POISON-{customer}")).await;
-        let done = redrive(&control, id).await.unwrap();
+        let done = redrive(&operations, id).await.unwrap();
         assert_eq!(done.outcome.as_deref(), Some("applied"), "{done:?}");
         assert_eq!(gateway.api.balance(customer).await["total_paid"], "18.00");
     }

@@ -12,14 +12,14 @@ use std::{
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
-    ("health", &[]),
-    ("circuit", &[]),
-    ("identity", &[]),
+    ("progress", &[]),
+    ("circuit_breaker", &[]),
+    ("worker_name", &[]),
     ("config", &[]),
     ("telemetry", &["domain", "config"]),
     ("stream", &["domain", "config", "telemetry"]),
     ("ledger", &["domain", "config", "telemetry"]),
-    ("control", &["domain", "config", "telemetry", "clock", "stream", "ledger"]),
+    ("operations", &["domain", "config", "telemetry", "clock", "stream", "ledger"]),
     (
         "http",
         &[
@@ -27,38 +27,47 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "config",
             "telemetry",
             "clock",
-            "health",
-            "circuit",
+            "progress",
+            "circuit_breaker",
             "stream",
             "ledger",
-            "control",
+            "operations",
         ],
     ),
     (
         "worker",
-        &["domain", "config", "telemetry", "clock", "health", "circuit", "stream", "ledger"],
+        &[
+            "domain",
+            "config",
+            "telemetry",
+            "clock",
+            "progress",
+            "circuit_breaker",
+            "stream",
+            "ledger",
+        ],
     ),
-    ("sampler", &["telemetry", "health", "circuit", "ledger", "control"]),
-    ("ops", &["domain", "config", "telemetry", "clock", "stream", "ledger", "control"]),
+    ("monitor", &["telemetry", "progress", "circuit_breaker", "ledger", "operations"]),
+    ("cli", &["domain", "config", "telemetry", "clock", "stream", "ledger", "operations"]),
     (
         "app",
         &[
             "config",
             "telemetry",
             "clock",
-            "health",
-            "circuit",
-            "identity",
+            "progress",
+            "circuit_breaker",
+            "worker_name",
             "stream",
             "ledger",
-            "control",
+            "operations",
             "http",
             "worker",
-            "sampler",
-            "ops",
+            "monitor",
+            "cli",
         ],
     ),
-    ("main", &["app", "config", "ops", "telemetry"]),
+    ("main", &["app", "config", "cli", "telemetry"]),
 ];
 
 /// The halves of the stream and the ledger, and who may never hold them.
@@ -72,7 +81,7 @@ const NEVER: &[(&str, &[&str])] = &[
             "Ownership",
             "OtherGroups",
             "GroupRegistrar",
-            "Desk",
+            "AdminStore",
             "Inspector",
         ],
     ),
@@ -85,7 +94,7 @@ const NEVER: &[(&str, &[&str])] = &[
             "Balances",
             "OtherGroups",
             "GroupRegistrar",
-            "Desk",
+            "AdminStore",
             "Inspector",
         ],
     ),
@@ -100,23 +109,26 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("tower", &["src/http/"]),
     ("tower_http", &["src/http/"]),
     // What operators see has one shape, on the command line and in the API.
-    ("utoipa", &["src/http/", "src/control/"]),
+    ("utoipa", &["src/http/", "src/operations/"]),
     ("utoipa_axum", &["src/http/"]),
     ("utoipa_swagger_ui", &["src/http/"]),
-    ("hyper", &["src/http/", "src/ops/probe.rs"]),
-    ("hyper_util", &["src/http/", "src/ops/probe.rs"]),
-    ("http_body_util", &["src/http/guard.rs", "src/ops/probe.rs"]),
+    ("hyper", &["src/http/", "src/cli/probe.rs"]),
+    ("hyper_util", &["src/http/", "src/cli/probe.rs"]),
+    ("http_body_util", &["src/http/guard.rs", "src/cli/probe.rs"]),
     ("opentelemetry", &["src/telemetry/"]),
     ("opentelemetry_sdk", &["src/telemetry/"]),
     ("opentelemetry_otlp", &["src/telemetry/"]),
     ("tracing_opentelemetry", &["src/telemetry/"]),
     ("tracing_subscriber", &["src/telemetry/"]),
-    ("indicatif", &["src/ops/"]),
-    ("comfy_table", &["src/ops/"]),
-    ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/ops/"]),
-    ("gethostname", &["src/identity.rs"]),
-    ("procfs", &["src/sampler/process.rs"]),
-    ("rustix", &["src/control/doctor/", "src/http/serve.rs", "src/ops/mod.rs", "src/ops/watch.rs"]),
+    ("indicatif", &["src/cli/"]),
+    ("comfy_table", &["src/cli/"]),
+    ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/cli/"]),
+    ("gethostname", &["src/worker_name.rs"]),
+    ("procfs", &["src/monitor/process.rs"]),
+    (
+        "rustix",
+        &["src/operations/doctor/", "src/http/serve.rs", "src/cli/mod.rs", "src/cli/watch.rs"],
+    ),
 ];
 
 /// Longest file, in lines.
@@ -256,7 +268,7 @@ fn first_names(group: &str) -> Vec<&str> {
 #[test]
 fn the_reader_of_imports_sees_what_it_should() {
     let code = "use crate::{domain::{A, b::C}, stream::{self, D}, config};\nuse crate::http::E;\n\
-                let x = crate::ledger::Error; mycrate::worker::F; use super::super::ops;";
+                let x = crate::ledger::Error; mycrate::worker::F; use super::super::cli;";
     let wanted = ["domain", "stream", "config", "http", "ledger"];
     assert_eq!(named_after(code, "crate::"), wanted);
     assert_eq!(

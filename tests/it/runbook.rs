@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use paystream::control::KINDS;
+use paystream::operations::KINDS;
 
 fn runbook() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("RUNBOOK.md")).unwrap()

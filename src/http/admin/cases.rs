@@ -6,7 +6,6 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{DoneView, done, is_full, page_size};
 use crate::{
-    control::{AssignReport, Conflict, ParkedCustomer, SuspensePayment},
     domain::{CustomerId, Reference},
     http::{
         App,
@@ -15,6 +14,7 @@ use crate::{
         problem::{Code, FieldError, Problem},
         shapes,
     },
+    operations::{AssignReport, Conflict, ParkedCustomer, SuspensePayment},
 };
 
 /// Which payments in suspense.
@@ -60,8 +60,8 @@ pub(in crate::http) async fn suspense(
 ) -> Result<Json<SuspenseView>, Problem> {
     let limit = page_size(query.limit)?;
     let SuspenseQuery { all, customer, after, .. } = query;
-    let control = &app.gateway.control;
-    let suspense = control.suspense(all, customer.as_deref(), after.as_deref(), limit);
+    let operations = &app.gateway.operations;
+    let suspense = operations.suspense(all, customer.as_deref(), after.as_deref(), limit);
     let payments = app.operate(suspense).await?;
     let next = payments.last().map(|payment| payment.transaction_reference.clone());
     let next = next.filter(|_| is_full(&payments, limit));
@@ -108,8 +108,8 @@ pub(in crate::http) async fn assign(
         let errors = vec![FieldError::new("customer_id", invalid)];
         Problem::invalid(Code::InvalidRequest, errors)
     })?;
-    let control = &app.gateway.control;
-    Ok(Json(app.operate(control.assign(&reference, &customer, &signature)).await??))
+    let operations = &app.gateway.operations;
+    Ok(Json(app.operate(operations.assign(&reference, &customer, &signature)).await??))
 }
 
 /// Mark a payment in suspense for refund
@@ -134,8 +134,8 @@ pub(in crate::http) async fn mark_for_refund(
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let reference = in_suspense(reference)?;
-    let control = &app.gateway.control;
-    app.operate(control.mark_for_refund(&reference, &signature)).await??;
+    let operations = &app.gateway.operations;
+    app.operate(operations.mark_for_refund(&reference, &signature)).await??;
     Ok(done(format!("{} is marked for refund", reference.as_str())))
 }
 
@@ -201,8 +201,8 @@ pub(in crate::http) async fn conflicts(
         })?),
         None => None,
     };
-    let control = &app.gateway.control;
-    let conflicts = control.conflicts(query.all, query.reference.as_deref(), after, limit);
+    let operations = &app.gateway.operations;
+    let conflicts = operations.conflicts(query.all, query.reference.as_deref(), after, limit);
     let conflicts = app.operate(conflicts).await?;
     let next = conflicts.last().map(|last| format!("{}/{}", last.partition, last.sequence));
     let next = next.filter(|_| is_full(&conflicts, limit));
@@ -230,8 +230,8 @@ pub(in crate::http) async fn resolve_conflict(
     intake::Json(body): intake::Json<SignatureBody>,
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let control = &app.gateway.control;
-    app.operate(control.resolve_conflict(partition, sequence, &signature)).await??;
+    let operations = &app.gateway.operations;
+    app.operate(operations.resolve_conflict(partition, sequence, &signature)).await??;
     Ok(done(format!("the conflict {partition}/{sequence} is resolved")))
 }
 
@@ -254,7 +254,7 @@ pub(in crate::http) struct ParkedView {
     )
 )]
 pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<ParkedView>, Problem> {
-    Ok(Json(ParkedView { customers: app.operate(app.gateway.control.parked()).await? }))
+    Ok(Json(ParkedView { customers: app.operate(app.gateway.operations.parked()).await? }))
 }
 
 /// How parked payments are released.
@@ -295,7 +295,7 @@ pub(in crate::http) async fn release_parked(
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let customer = CustomerId::parse(customer)
         .map_err(|_| Problem::new(Code::CaseNotFound, "no customer of this id is parked"))?;
-    let released = app.gateway.control.release_parked(&customer, body.force, &signature);
+    let released = app.gateway.operations.release_parked(&customer, body.force, &signature);
     let released = app.operate(released).await??;
     Ok(done(format!("{released} payments of {} are released", customer.as_str())))
 }

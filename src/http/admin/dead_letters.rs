@@ -7,15 +7,15 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{DoneView, done, is_full, page_size};
 use crate::{
-    control::{
-        BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,
-    },
     http::{
         App,
         intake::{self, Numbers, Query},
         operator::{Operator, SignatureBody},
         problem::{Code, Problem},
         shapes,
+    },
+    operations::{
+        BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,
     },
 };
 
@@ -93,8 +93,8 @@ pub(in crate::http) async fn list_dead_letters(
         since: query.since,
         until: query.until,
     };
-    let control = &app.gateway.control;
-    let dead_letters = app.operate(control.dead_letters(&filter, query.before, limit)).await?;
+    let operations = &app.gateway.operations;
+    let dead_letters = app.operate(operations.dead_letters(&filter, query.before, limit)).await?;
     let next = dead_letters.last().map(|letter| letter.id);
     let next = next.filter(|_| is_full(&dead_letters, limit));
     Ok(Json(DeadLettersView { dead_letters, next }))
@@ -126,7 +126,7 @@ pub(in crate::http) async fn show_dead_letter(
     State(app): State<App>,
     Numbers(id): Numbers<i64>,
 ) -> Result<Json<DeadLetter>, Problem> {
-    let found = app.operate(app.gateway.control.dead_letter(id)).await?;
+    let found = app.operate(app.gateway.operations.dead_letter(id)).await?;
     let missing = || Problem::new(Code::CaseNotFound, format!("there is no dead letter {id}"));
     found.map(Json).ok_or_else(missing)
 }
@@ -166,8 +166,8 @@ pub(in crate::http) async fn redrive_dead_letter(
     intake::Json(body): intake::Json<RedriveBody>,
 ) -> Result<Json<RedriveReport>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let control = &app.gateway.control;
-    Ok(Json(app.operate(control.redrive(id, &signature, body.dry_run)).await??))
+    let operations = &app.gateway.operations;
+    Ok(Json(app.operate(operations.redrive(id, &signature, body.dry_run)).await??))
 }
 
 /// Discard a dead letter
@@ -192,7 +192,7 @@ pub(in crate::http) async fn discard_dead_letter(
     intake::Json(body): intake::Json<SignatureBody>,
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let report = app.operate(app.gateway.control.discard(id, &signature)).await??;
+    let report = app.operate(app.gateway.operations.discard(id, &signature)).await??;
     Ok(done(format!("dead letter {id} is {}", report.sentence)))
 }
 
@@ -268,8 +268,8 @@ pub(in crate::http) async fn redrive_dead_letters(
 ) -> Result<Json<RedriveSummary>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let filter = body.filter()?;
-    let control = &app.gateway.control;
-    let redriving = control.redrive_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
+    let operations = &app.gateway.operations;
+    let redriving = operations.redrive_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
     Ok(Json(app.operate(redriving).await?))
 }
 
@@ -292,7 +292,7 @@ pub(in crate::http) async fn discard_dead_letters(
 ) -> Result<Json<DiscardSummary>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let filter = body.filter()?;
-    let control = &app.gateway.control;
-    let discarding = control.discard_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
+    let operations = &app.gateway.operations;
+    let discarding = operations.discard_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
     Ok(Json(app.operate(discarding).await?))
 }

@@ -11,7 +11,6 @@ use tracing::warn;
 use utoipa::ToSchema;
 
 use crate::{
-    control::Signature,
     domain::Invalid,
     http::{
         App, intake,
@@ -19,6 +18,7 @@ use crate::{
         problem::{Code, FieldError, Problem},
         shapes,
     },
+    operations::Signature,
     telemetry::LogLevel,
 };
 
@@ -92,7 +92,7 @@ pub(in crate::http) async fn set_log_level(
     })?;
     let Signature { actor, reason } = &by;
     warn!(level = wanted, before, actor, reason, "the log level was changed");
-    let noting = app.gateway.control.note_log_level(&before, &wanted, &by);
+    let noting = app.gateway.operations.note_log_level(&before, &wanted, &by);
     let noted = timeout(NOTE_PATIENCE, noting).await.map(|noted| noted.map_err(|e| e.sentence()));
     if let Err(error) = noted.unwrap_or_else(|_| Err("PostgreSQL does not answer".to_owned())) {
         warn!(error, actor, level = wanted, "the change of the log level is not in the audit log");

@@ -1,6 +1,6 @@
 //! The operators' part of the API: what is stuck and why, and what mends it.
 //! Everything that changes something says who and why, and is noted. Never
-//! decides anything: that is the control room's.
+//! decides anything: that is for `operations`.
 
 mod cases;
 mod dead_letters;

@@ -16,9 +16,9 @@ use crate::http::{
     views::money,
 };
 use crate::{
-    control::Money,
     domain::Invalid,
     ledger::{CursorRow, Totals},
+    operations::Money,
     stream::Depth,
 };
 

@@ -9,9 +9,6 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{DoneView, done, is_full, page_size};
 use crate::{
-    control::{
-        AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,
-    },
     domain::Reference,
     http::{
         App,
@@ -19,6 +16,9 @@ use crate::{
         operator::Operator,
         problem::{Code, Problem},
         shapes,
+    },
+    operations::{
+        AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,
     },
 };
 
@@ -70,8 +70,8 @@ pub(in crate::http) async fn pending(
         consumer: query.consumer,
         reference: query.reference,
     };
-    let control = &app.gateway.control;
-    Ok(Json(app.operate(control.pending(&filter, query.from.as_deref(), limit)).await?))
+    let operations = &app.gateway.operations;
+    Ok(Json(app.operate(operations.pending(&filter, query.from.as_deref(), limit)).await?))
 }
 
 /// Summarise pending entries
@@ -89,7 +89,7 @@ pub(in crate::http) async fn pending(
 pub(in crate::http) async fn pending_summary(
     State(app): State<App>,
 ) -> Result<Json<PendingSummary>, Problem> {
-    Ok(Json(app.operate(app.gateway.control.pending_summary(|_, _| ())).await?))
+    Ok(Json(app.operate(app.gateway.operations.pending_summary(|_, _| ())).await?))
 }
 
 /// Show a payment's life
@@ -110,10 +110,10 @@ pub(in crate::http) async fn life(
 ) -> Result<Json<Life>, Problem> {
     let not_found = |detail| Problem::new(Code::PaymentNotFound, detail);
     let reference = Reference::parse(reference).map_err(|_| not_found(NOTHING_KNOWN.to_owned()))?;
-    let control = &app.gateway.control;
-    match app.operate(control.life(&reference)).await? {
+    let operations = &app.gateway.operations;
+    match app.operate(operations.life(&reference)).await? {
         Some(life) => Ok(Json(life)),
-        None => Err(not_found(control.nothing_known().await)),
+        None => Err(not_found(operations.nothing_known().await)),
     }
 }
 
@@ -154,11 +154,11 @@ pub(in crate::http) async fn release_partition(
     intake::Json(body): intake::Json<ReleaseBody>,
 ) -> Result<Json<DoneView>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let control = &app.gateway.control;
+    let operations = &app.gateway.operations;
     let Ok(partition) = u16::try_from(partition) else {
-        return Err(Problem::new(Code::CaseNotFound, control.no_partition(partition)));
+        return Err(Problem::new(Code::CaseNotFound, operations.no_partition(partition)));
     };
-    let owner = app.operate(control.release(partition, body.force, &signature)).await??.owner;
+    let owner = app.operate(operations.release(partition, body.force, &signature)).await??.owner;
     Ok(done(match body.force {
         true => format!("the epoch of {owner} on partition {partition} has ended"),
         false => format!("{owner} was asked to hand partition {partition} over"),
@@ -176,7 +176,7 @@ pub(in crate::http) async fn release_partition(
     responses((status = 200, description = "What was found, the worst first", body = Checkup))
 )]
 pub(in crate::http) async fn doctor(State(app): State<App>) -> Json<Checkup> {
-    Json(app.gateway.control.checkup().await)
+    Json(app.gateway.operations.checkup().await)
 }
 
 /// Which changes.
@@ -217,8 +217,8 @@ pub(in crate::http) async fn audit_log(
     Query(query): Query<AuditQuery>,
 ) -> Result<Json<AuditView>, Problem> {
     let limit = page_size(query.limit)?;
-    let control = &app.gateway.control;
-    let log = control.audit_log(query.subject.as_deref(), query.before, limit);
+    let operations = &app.gateway.operations;
+    let log = operations.audit_log(query.subject.as_deref(), query.before, limit);
     let changes = app.operate(log).await?;
     let next = changes.last().map(|change| change.id).filter(|_| is_full(&changes, limit));
     Ok(Json(AuditView { changes, next }))

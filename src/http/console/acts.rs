@@ -20,8 +20,8 @@ use super::{
     trouble, words, write,
 };
 use crate::{
-    control::{RedriveReport, Signature},
     domain::{CustomerId, Reference},
+    operations::{RedriveReport, Signature},
 };
 
 /// What somebody wants to do.
@@ -168,20 +168,20 @@ async fn perform(
     form: &ActForm,
     signature: &Signature,
 ) -> Result<Option<&'static str>, Problem> {
-    let control = visit.control();
+    let operations = visit.operations();
     let refused = |sentence: String| Err(Problem::new(Code::NotPossible, sentence));
     match act {
         Act::Release(partition, force) => {
-            control.release(*partition, *force, signature).await.map_err(trouble)??;
+            operations.release(*partition, *force, signature).await.map_err(trouble)??;
         }
         Act::Redrive(id) => {
-            let report = control.redrive(*id, signature, false).await.map_err(trouble)??;
+            let report = operations.redrive(*id, signature, false).await.map_err(trouble)??;
             if !report.redriven {
                 return refused(report.sentence);
             }
         }
         Act::Discard(id) => {
-            let report = control.discard(*id, signature).await.map_err(trouble)??;
+            let report = operations.discard(*id, signature).await.map_err(trouble)??;
             return Ok((!report.can_be_sent_again).then_some("discard-untold"));
         }
         Act::Assign(reference) => {
@@ -191,20 +191,20 @@ async fn perform(
                 Problem::new(Code::InvalidRequest, detail)
             })?;
             let report =
-                control.assign(reference, &customer, signature).await.map_err(trouble)??;
+                operations.assign(reference, &customer, signature).await.map_err(trouble)??;
             if report.outcome != "applied" {
                 return refused(report.sentence);
             }
         }
         Act::Refund(reference) => {
-            control.mark_for_refund(reference, signature).await.map_err(trouble)??;
+            operations.mark_for_refund(reference, signature).await.map_err(trouble)??;
         }
         Act::Resolve(partition, sequence) => {
-            let resolved = control.resolve_conflict(*partition, *sequence, signature).await;
+            let resolved = operations.resolve_conflict(*partition, *sequence, signature).await;
             resolved.map_err(trouble)??;
         }
         Act::Unpark(customer, force) => {
-            control.release_parked(customer, *force, signature).await.map_err(trouble)??;
+            operations.release_parked(customer, *force, signature).await.map_err(trouble)??;
         }
     }
     Ok(None)
@@ -222,7 +222,7 @@ async fn asking(
         Act::Redrive(id) if refusal.is_none() => foretold = Some(foretell(visit, *id).await?),
         Act::Release(..) => asks_force = Some(AT_ONCE),
         Act::Unpark(customer, _) => {
-            let parked = visit.control().parked_one(customer).await.map_err(trouble)?;
+            let parked = visit.operations().parked_one(customer).await.map_err(trouble)?;
             let would = parked.map(|one| one.release_would());
             asks_force = would.as_ref().filter(|(must_force, _)| *must_force).map(|_| BEFORE_IT);
             foretold = would.map(|(must_force, sentence)| (!must_force, format!("{sentence}.")));
@@ -250,7 +250,7 @@ async fn asking(
 /// a sentence. Changes nothing.
 async fn foretell(visit: &Visit, id: i64) -> Result<(bool, String), Problem> {
     let nobody = Signature { actor: "dry run".to_owned(), reason: "dry run".to_owned() };
-    let report = visit.control().redrive(id, &nobody, true).await.map_err(trouble)?;
+    let report = visit.operations().redrive(id, &nobody, true).await.map_err(trouble)?;
     Ok(match report {
         Ok(RedriveReport { redriven, sentence, .. }) => (redriven, sentence),
         Err(refusal) => (false, refusal.sentence().to_owned()),

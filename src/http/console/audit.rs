@@ -11,7 +11,7 @@ use super::{
     shell::{Shell, Visit},
     trouble, words,
 };
-use crate::control::AuditEntry;
+use crate::operations::AuditEntry;
 
 /// Which changes.
 #[derive(Deserialize)]
@@ -46,7 +46,7 @@ pub(super) async fn list(
     Query(query): Query<AuditQuery>,
 ) -> Result<Response, Problem> {
     let subject = given(query.subject.as_ref());
-    let found = visit.control().audit_log(subject, query.before, PAGE).await.map_err(trouble)?;
+    let found = visit.operations().audit_log(subject, query.before, PAGE).await.map_err(trouble)?;
     let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
     let subject = subject.unwrap_or_default().to_owned();
     let next = found.last().filter(|_| full).map(|last| {

@@ -11,7 +11,7 @@ use super::{
     stuck::Safe,
     trouble, words,
 };
-use crate::control::Conflict;
+use crate::operations::Conflict;
 
 /// Which conflicts.
 #[derive(Deserialize)]
@@ -66,7 +66,7 @@ pub(super) async fn list(
     let reference = given(query.reference.as_ref());
     let after = given(query.after.as_ref()).and_then(place);
     let after = after.map(|(partition, sequence)| (i32::from(partition), sequence));
-    let found = visit.control().conflicts(all, reference, after, PAGE).await.map_err(trouble)?;
+    let found = visit.operations().conflicts(all, reference, after, PAGE).await.map_err(trouble)?;
     let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
     let reference = reference.unwrap_or_default().to_owned();
     let next = found.last().filter(|_| full).map(|last| {

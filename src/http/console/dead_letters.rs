@@ -15,7 +15,7 @@ use super::{
     stuck::Safe,
     trouble, words,
 };
-use crate::{control::DeadLetter, ledger::DeadLetterFilter};
+use crate::{ledger::DeadLetterFilter, operations::DeadLetter};
 
 /// Which dead letters.
 #[derive(Deserialize)]
@@ -86,7 +86,8 @@ pub(super) async fn list(
         customer: some(&customer),
         ..DeadLetterFilter::default()
     };
-    let found = visit.control().dead_letters(&filter, query.before, PAGE).await.map_err(trouble)?;
+    let found =
+        visit.operations().dead_letters(&filter, query.before, PAGE).await.map_err(trouble)?;
     let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
     let next = found.last().filter(|_| full).map(|last| {
         format!(
@@ -114,7 +115,7 @@ pub(super) async fn list(
 pub(super) async fn show(visit: Visit, Segment(id): Segment) -> Result<Response, Problem> {
     let missing = || Problem::new(Code::CaseNotFound, "no dead letter has this number");
     let id = id.parse().map_err(|_| missing())?;
-    let letter = visit.control().dead_letter(id).await.map_err(trouble)?.ok_or_else(missing)?;
+    let letter = visit.operations().dead_letter(id).await.map_err(trouble)?.ok_or_else(missing)?;
     page(&LetterPage {
         shell: visit.shell("/console/dead-letters", format!("Dead letter {id}")),
         letter: Letter::new(letter),

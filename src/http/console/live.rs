@@ -1,4 +1,4 @@
-//! Live figures: one sampler for everybody who watches, and a stream of events
+//! Live figures: one poll for everybody who watches, and a stream of events
 //! for each of them. Looks every second while somebody watches, and now and
 //! then otherwise, so that a chart has a past. Keeps ten minutes in memory.
 
@@ -36,7 +36,7 @@ use super::{
     chart::{self, Chart, REACH},
     overview, partitions,
 };
-use crate::control::{Control, Finding, Overview, Severity};
+use crate::operations::{Finding, Operations, Overview, Severity};
 
 /// Pages that may show live figures at once.
 const VIEWERS_MAX: usize = 64;
@@ -93,7 +93,7 @@ struct History {
     findings: Option<(Instant, Vec<Finding>)>,
 }
 
-/// The sampler and its viewers.
+/// The poll and its viewers.
 pub(in crate::http) struct Live {
     viewers: Places<String>,
     came: Notify,
@@ -119,13 +119,13 @@ impl Default for Live {
 
 impl Live {
     /// Looks again and again; never ends by itself.
-    pub(in crate::http) async fn run(&self, control: &Control) {
-        tokio::join!(self.keep_looking(control), self.keep_checking(control));
+    pub(in crate::http) async fn run(&self, operations: &Operations) {
+        tokio::join!(self.keep_looking(operations), self.keep_checking(operations));
     }
 
-    async fn keep_looking(&self, control: &Control) {
+    async fn keep_looking(&self, operations: &Operations) {
         loop {
-            self.look(control).await;
+            self.look(operations).await;
             let pause = if self.is_watched() { WATCHED_EVERY } else { UNWATCHED_EVERY };
             tokio::select! {
                 () = time::sleep(pause) => {}
@@ -135,7 +135,7 @@ impl Live {
     }
 
     /// Costs more than a look, so that it is done for somebody only.
-    async fn keep_checking(&self, control: &Control) {
+    async fn keep_checking(&self, operations: &Operations) {
         loop {
             if !self.is_watched() {
                 tokio::select! {
@@ -143,7 +143,7 @@ impl Live {
                     () = self.visited.notified() => {}
                 }
             }
-            let mut findings = control.checkup().await.findings;
+            let mut findings = operations.checkup().await.findings;
             findings.retain(|finding| finding.severity > Severity::Good);
             let found = Some((Instant::now(), findings));
             self.history.lock().unwrap_or_else(PoisonError::into_inner).findings = found;
@@ -160,17 +160,17 @@ impl Live {
 
     /// The last look, or a new one when that is old. What a checkup finds comes
     /// with a later one.
-    pub(super) async fn fresh(&self, control: &Control) -> Arc<Look> {
+    pub(super) async fn fresh(&self, operations: &Operations) -> Arc<Look> {
         self.visited.notify_waiters();
         let latest = self.latest.borrow().clone();
         match latest {
             Some(look) if look.at.elapsed() < FRESH => look,
-            _ => self.look(control).await,
+            _ => self.look(operations).await,
         }
     }
 
-    async fn look(&self, control: &Control) -> Arc<Look> {
-        let overview = control.overview().await;
+    async fn look(&self, operations: &Operations) -> Arc<Look> {
+        let overview = operations.overview().await;
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let away = (history.redis_away.is_some(), history.ledger_away.is_some());
         let look = Arc::new(history.take(Instant::now(), overview));
@@ -355,7 +355,7 @@ fn fragment(look: &Look, wants: &LiveQuery) -> Result<String, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Figures;
+    use crate::operations::Figures;
 
     fn overview(ledger_available: bool) -> Overview {
         Overview {

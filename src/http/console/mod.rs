@@ -2,7 +2,7 @@
 //! from the binary. Pages are whole documents that work without script; script
 //! only keeps figures live.
 //!
-//! Handlers are thin: what is shown comes from the control room, and every text
+//! Handlers are thin: what is shown comes from `operations`, and every text
 //! from outside is escaped by the templates. Never loads anything from another
 //! site, and has no script or style in its pages.
 
@@ -41,7 +41,7 @@ use super::{
     App,
     problem::{Code, Problem},
 };
-use crate::control;
+use crate::operations;
 
 /// Where live figures come from,
 pub(super) const LIVE: &str = "/console/live";
@@ -126,15 +126,15 @@ fn asked(problem: Problem) -> Problem {
 }
 
 /// What a failure means to whoever looks or acts here. Nothing has changed.
-fn trouble(error: control::Error) -> Problem {
+fn trouble(error: operations::Error) -> Problem {
     if !error.is_outage() {
         return error.into();
     }
     let (code, detail) = match &error {
-        control::Error::Ledger(_) | control::Error::LedgerAway => {
+        operations::Error::Ledger(_) | operations::Error::LedgerAway => {
             (Code::LedgerUnavailable, LEDGER_AWAY)
         }
-        control::Error::Stream(_) | control::Error::Place(_) => (
+        operations::Error::Stream(_) | operations::Error::Place(_) => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \
              is safe and can be looked at. Nothing was changed; look again when it is back",

@@ -11,7 +11,7 @@ use super::{
     shell::{self, Shell, Visit},
     words, write,
 };
-use crate::control::{Finding, Severity};
+use crate::operations::{Finding, Severity};
 
 /// An oldest waiting entry of this age, in seconds, is worth a look.
 const LATE_SECONDS: u64 = 15;

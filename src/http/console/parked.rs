@@ -9,7 +9,7 @@ use super::{
     shell::{Shell, Visit},
     trouble, words,
 };
-use crate::control::ParkedCustomer;
+use crate::operations::ParkedCustomer;
 
 /// One of them.
 struct Parked {
@@ -30,7 +30,7 @@ struct ParkedPage {
 
 /// The list.
 pub(super) async fn list(visit: Visit) -> Result<Response, Problem> {
-    let found = visit.control().parked().await.map_err(trouble)?;
+    let found = visit.operations().parked().await.map_err(trouble)?;
     page(&ParkedPage {
         shell: visit.shell("/console/parked", "Parked"),
         customers: found.into_iter().map(Parked::new).collect(),

@@ -13,7 +13,7 @@ use super::{
     shell::{self, Shell, Visit},
     words, write,
 };
-use crate::control::{PartitionLook, last_owners};
+use crate::operations::{PartitionLook, last_owners};
 
 /// Rows of the table at once; tiles show all of them.
 const ROWS: u16 = 64;
@@ -143,7 +143,7 @@ fn summary(look: &Look) -> String {
 }
 
 fn workers(look: &Look, colours: &BTreeMap<&str, usize>) -> Vec<WorkerView> {
-    let view = |worker: &crate::control::WorkerLook| {
+    let view = |worker: &crate::operations::WorkerLook| {
         let (state, mood) = match (worker.alive, worker.leaving) {
             (true, false) => ("alive", "good"),
             (true, true) => ("leaving", "warn"),

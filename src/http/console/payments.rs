@@ -12,8 +12,8 @@ use super::{
     trouble, words,
 };
 use crate::{
-    control::{DeadLetterFilter, Life, Moment},
     domain::Reference,
+    operations::{DeadLetterFilter, Life, Moment},
 };
 
 /// Dead letters of one payment that its page leads to.
@@ -71,7 +71,7 @@ pub(super) async fn show(
         text.clone_into(&mut view.reference);
         match Reference::parse(text) {
             Ok(reference) => {
-                let life = visit.control().life(&reference).await.map_err(trouble)?;
+                let life = visit.operations().life(&reference).await.map_err(trouble)?;
                 view.missing = life.is_none();
                 if let Some(life) = life {
                     let letters = dead_letters(&visit, &life).await?;
@@ -92,7 +92,7 @@ async fn dead_letters(visit: &Visit, life: &Life) -> Result<Vec<i64>, Problem> {
     }
     let reference = Some(life.transaction_reference.clone());
     let filter = DeadLetterFilter { reference, ..DeadLetterFilter::default() };
-    let letters = visit.control().dead_letters(&filter, None, LETTERS_MAX).await;
+    let letters = visit.operations().dead_letters(&filter, None, LETTERS_MAX).await;
     Ok(letters.map_err(trouble)?.into_iter().map(|letter| letter.id).collect())
 }
 

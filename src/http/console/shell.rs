@@ -16,7 +16,7 @@ use super::{
     live::Look,
     session, words,
 };
-use crate::control::Control;
+use crate::operations::Operations;
 
 /// A place in the navigation.
 pub(super) struct Area {
@@ -119,7 +119,7 @@ where
         Ok(Self {
             operator,
             remembered: session::remembered(&parts.headers),
-            look: app.live.fresh(&app.gateway.control).await,
+            look: app.live.fresh(&app.gateway.operations).await,
             done: done.map(|(_, text)| *text),
             app,
         })
@@ -127,8 +127,8 @@ where
 }
 
 impl Visit {
-    pub(super) fn control(&self) -> &Control {
-        &self.app.gateway.control
+    pub(super) fn operations(&self) -> &Operations {
+        &self.app.gateway.operations
     }
 
     pub(super) fn shell(&self, here: &'static str, title: impl Into<String>) -> Shell {

@@ -16,7 +16,7 @@ use super::{
     shell::{Shell, Visit},
     trouble, words,
 };
-use crate::control::{Action, PendingEntry, PendingFilter, PendingSummary};
+use crate::operations::{Action, PendingEntry, PendingFilter, PendingSummary};
 
 /// Width of the longest bar, in the units of its drawing.
 const BAR: u64 = 100;
@@ -91,11 +91,11 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let filter = filter(&query)?;
     let limit = usize::try_from(PAGE).unwrap_or(usize::MAX);
-    let control = visit.control();
+    let operations = visit.operations();
     let looking = async {
         tokio::try_join!(
-            control.pending(&filter, query.from.as_deref(), limit),
-            control.pending_summary(|_, _| ()),
+            operations.pending(&filter, query.from.as_deref(), limit),
+            operations.pending_summary(|_, _| ()),
         )
     };
     let (found, summary) = looking.await.map_err(trouble)?;

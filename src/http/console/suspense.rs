@@ -11,7 +11,7 @@ use super::{
     stuck::Safe,
     trouble, words,
 };
-use crate::control::SuspensePayment;
+use crate::operations::SuspensePayment;
 
 /// Which payments.
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ pub(super) async fn list(
     let all = given(query.all.as_ref()).is_some();
     let customer = given(query.customer.as_ref());
     let after = given(query.after.as_ref());
-    let found = visit.control().suspense(all, customer, after, PAGE).await.map_err(trouble)?;
+    let found = visit.operations().suspense(all, customer, after, PAGE).await.map_err(trouble)?;
     let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
     let customer = customer.unwrap_or_default().to_owned();
     let next = found.last().filter(|_| full).map(|last| {

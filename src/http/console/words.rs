@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::control::CASES_COUNTED_MAX;
+use crate::operations::CASES_COUNTED_MAX;
 
 /// Characters that stay as they are in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');

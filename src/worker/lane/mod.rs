@@ -30,11 +30,11 @@ use super::{
     watch::Watch,
 };
 use crate::{
-    circuit::Circuit,
+    circuit_breaker::CircuitBreaker,
     config::WorkerConfig,
     domain::StreamId,
-    health::Board,
     ledger::{Fence, Writer},
+    progress::Board,
     stream::{Claim, Streams, TakenFrom},
 };
 
@@ -79,8 +79,8 @@ pub(super) struct Lane {
     streams: Streams,
     writer: Writer,
     board: Arc<Board>,
-    redis: Arc<Circuit>,
-    postgresql: Arc<Circuit>,
+    redis: Arc<CircuitBreaker>,
+    postgresql: Arc<CircuitBreaker>,
     lease: Lease,
     // Both bounded by use: one message a move of a partition.
     orders: mpsc::UnboundedReceiver<Order>,

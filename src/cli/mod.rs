@@ -1,0 +1,242 @@
+//! Operators' commands, one file each. Never called by a room.
+
+pub mod audit;
+pub mod conflicts;
+pub mod dead_letters;
+pub mod doctor;
+pub mod groups;
+pub mod losses;
+pub mod migrate;
+pub mod parked;
+pub mod partitions;
+pub mod pending;
+pub mod probe;
+pub mod release;
+pub mod seed;
+pub mod show;
+pub mod suspense;
+pub mod topology;
+
+mod mending;
+mod partitions_table;
+mod stores;
+mod watch;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::{
+    domain::{is_plain, shown},
+    operations,
+};
+
+/// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
+pub type Running = Option<(String, String)>;
+
+/// Who makes a change.
+#[derive(Args, Clone, Debug)]
+pub struct Actor {
+    /// Who makes the change, for the audit log. Without it, the user that runs
+    /// this.
+    #[arg(long, env = "PAYSTREAM_ACTOR")]
+    pub actor: Option<String>,
+}
+
+impl Actor {
+    pub(crate) fn name(self) -> anyhow::Result<String> {
+        let said = |name: &String| !name.trim().is_empty();
+        let variable = |name| std::env::var(name).ok().filter(said);
+        let name = self
+            .actor
+            .filter(said)
+            .or_else(|| ["USER", "LOGNAME"].into_iter().find_map(variable))
+            .unwrap_or_else(account);
+        plain("--actor", &name)?;
+        Ok(name)
+    }
+}
+
+/// The account that this process runs as: its name, or its number where it has
+/// none, as in many containers.
+fn account() -> String {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(&*uid)).then(|| name.to_owned())
+    });
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {uid}"))
+}
+
+/// Refuses a text that does not show what it says.
+fn plain(option: &str, text: &str) -> anyhow::Result<()> {
+    ensure!(
+        is_plain(text),
+        "{option} must not have control or invisible characters, nor ones that change the direction \
+         of writing"
+    );
+    Ok(())
+}
+
+/// Who changes something, and why: for the audit log.
+#[derive(Args, Clone, Debug)]
+pub struct Signature {
+    /// Why, for the audit log.
+    #[arg(long)]
+    pub reason: String,
+    /// Who, for the audit log.
+    #[command(flatten)]
+    pub actor: Actor,
+}
+
+impl Signature {
+    pub(crate) fn signed(self) -> anyhow::Result<operations::Signature> {
+        let Self { reason, actor } = self;
+        ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
+        plain("--reason", &reason)?;
+        Ok(operations::Signature { actor: actor.name()?, reason })
+    }
+}
+
+/// Why a command failed, and what made it so. What would lead a terminal astray
+/// is shown as an escape.
+#[must_use]
+pub fn failure(error: &anyhow::Error) -> String {
+    let lines: Vec<String> = operations::chain(error.as_ref()).lines().map(shown).collect();
+    lines.join("\n")
+}
+
+/// What came of a change, as text or as a JSON document, and how to exit: with 1
+/// when it was refused.
+fn answer<T>(
+    acted: operations::Acted<T>,
+    json: bool,
+    done: impl FnOnce(&T) -> (Value, String),
+) -> (String, ExitCode) {
+    let (document, sentence, code) = match &acted {
+        Ok(report) => {
+            let (document, sentence) = done(report);
+            (document, sentence, ExitCode::SUCCESS)
+        }
+        Err(refusal) => {
+            let sentence = refusal.sentence().to_owned();
+            (json!({ "refused": sentence }), sentence, ExitCode::from(1))
+        }
+    };
+    (if json { format!("{document:#}\n") } else { format!("{}\n", shown(&sentence)) }, code)
+}
+
+/// What an operator can do, beside running the service.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Bring the database to this release's schema and create the streams
+    Migrate(migrate::MigrateArgs),
+    /// Open accounts GIG00001, GIG00002, …
+    Seed(seed::SeedArgs),
+    /// Send payments at a fixed rate and see what becomes of each
+    Load(Box<paystream_load::LoadArgs>),
+    /// Recompute every account and account for every sequence
+    Audit(audit::AuditArgs),
+    /// Look at everything that can be wrong and say what to do; exits 1 when
+    /// something is a warning or worse
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Sequences that Redis has lost
+    Losses(losses::LossesArgs),
+    /// Entries that could not be settled: see, redrive, discard
+    DeadLetters(Box<dead_letters::DeadLettersArgs>),
+    /// Money that arrived for customers we do not know
+    Suspense(Box<suspense::SuspenseArgs>),
+    /// Payments under a used reference with other content
+    Conflicts(Box<conflicts::ConflictsArgs>),
+    /// Payments that wait behind a dead letter of their customer
+    Parked(parked::ParkedArgs),
+    /// Show who owns each partition, what waits in it, and how fast it is
+    /// settled; exits 1 when one has no living owner, 2 when PostgreSQL does not
+    /// answer
+    Partitions(Box<partitions::PartitionsArgs>),
+    /// Entries that were taken and are not acknowledged, why, and what is safe to
+    /// do; exits 1 when one of them is more than work under way
+    Pending(Box<pending::PendingArgs>),
+    /// One payment's whole life; exits 1 when nobody knows it
+    Show(show::ShowArgs),
+    /// Make the owner of a partition hand it over; exits 1 when nobody has
+    /// acquired it in time
+    Release(release::ReleaseArgs),
+    /// List, register and retire other consumer groups on the streams
+    #[command(subcommand)]
+    Groups(groups::GroupsCommand),
+    /// Show the topology, or change its number of partitions
+    Topology(topology::TopologyArgs),
+    /// Ask a health endpoint; exits 0 when the answer is 200
+    Probe(probe::ProbeArgs),
+}
+
+impl Command {
+    /// Runs the command on the configured stores, or on those of `running`.
+    ///
+    /// # Errors
+    /// A sentence that says what failed and what to do.
+    pub async fn run(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Migrate(args) => migrate::run(&args.store.or(running())).await?,
+            Self::Seed(mut args) => {
+                args.store = args.store.or(running());
+                seed::run(&args).await?;
+            }
+            Self::Load(args) => return paystream_load::run(*args).await,
+            Self::Audit(mut args) => {
+                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
+                return audit::run(args).await;
+            }
+            Self::Doctor(mut args) => {
+                args.config.store = args.config.store.or(running());
+                return doctor::run(*args).await;
+            }
+            Self::Losses(mut args) => {
+                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
+                return losses::run(args).await;
+            }
+            Self::DeadLetters(mut args) => {
+                args.store = args.store.or(running());
+                return dead_letters::run(*args).await;
+            }
+            Self::Suspense(mut args) => {
+                args.store = args.store.or(running());
+                return suspense::run(*args).await;
+            }
+            Self::Conflicts(mut args) => {
+                args.store = args.store.or(running());
+                return conflicts::run(*args).await;
+            }
+            Self::Parked(mut args) => {
+                args.store = args.store.or(running());
+                return parked::run(args).await;
+            }
+            Self::Partitions(mut args) => {
+                args.store = args.store.or(running());
+                return partitions::run(*args).await;
+            }
+            Self::Pending(mut args) => {
+                args.store = args.store.or(running());
+                return pending::run(*args).await;
+            }
+            Self::Show(mut args) => {
+                args.store = args.store.or(running());
+                return show::run(args).await;
+            }
+            Self::Release(mut args) => {
+                args.store = args.store.or(running());
+                return release::run(args).await;
+            }
+            Self::Groups(command) => return command.run(running()).await,
+            Self::Topology(args) => topology::run(args, running()).await?,
+            Self::Probe(args) => return probe::run(&args).await,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,251 @@
+//! `paystream pending`: every entry that was taken and is not acknowledged, why,
+//! and what is safe to do about it. Never claims or acknowledges one.
+
+use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use comfy_table::{CellAlignment, Table};
+use humantime::{format_duration, parse_duration};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{
+    stores,
+    table::{Tone, cell, known, table, toned},
+    watch::{WatchArgs, watch},
+};
+use crate::{
+    config::StoreConfig,
+    domain::shown,
+    operations::{
+        Operations, PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
+    },
+};
+
+/// Width of the longest bar, in characters.
+const BAR: u64 = 30;
+
+/// What `paystream pending` is told.
+#[derive(Args, Clone, Debug)]
+pub struct PendingArgs {
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    pub store: StoreConfig,
+    /// Only those of this partition.
+    #[arg(long)]
+    pub partition: Option<u16>,
+    /// Only those that have not been touched for at least this long.
+    #[arg(long, value_parser = parse_duration)]
+    pub min_idle: Option<Duration>,
+    /// Only those that this consumer holds.
+    #[arg(long)]
+    pub consumer: Option<String>,
+    /// Only those of this reference.
+    #[arg(long)]
+    pub reference: Option<String>,
+    /// Entries to show. They are asked for in pages of 500 at most.
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+    /// Where to go on: what an earlier answer said.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// How long gateways remember a reference in the stream. What waits for
+    /// longer is looked for in the streams themselves.
+    #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
+    pub dedupe_window: Duration,
+    /// How to look.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Shows pending entries, once or until Ctrl-C. Exits with 1 when, looked at
+/// once, one of those shown is more than work under way.
+///
+/// # Errors
+/// When Redis cannot be reached. Without PostgreSQL, verdicts say so.
+pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
+    args.watch.check()?;
+    let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
+    if args.watch.watch {
+        let json = args.watch.json;
+        return watch(&args.watch, async || {
+            let look = Look::take(&operations, &args, &ProgressBar::hidden()).await?;
+            Ok(if json { look.document().to_string() } else { look.page() })
+        })
+        .await;
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}");
+    bar.set_style(style.context("the bar's template")?);
+    let look = Look::take(&operations, &args, &bar).await?;
+    bar.finish_and_clear();
+    let text =
+        if args.watch.json { format!("{:#}\n", look.document()) } else { look.page() + "\n" };
+    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
+    let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
+    Ok(ExitCode::from(u8::from(trouble)))
+}
+
+/// All that is shown.
+struct Look {
+    summary: PendingSummary,
+    page: PendingPage,
+}
+
+impl Look {
+    async fn take(
+        operations: &Operations,
+        args: &PendingArgs,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Self> {
+        let summary = operations.pending_summary(|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        let summary = summary.await.context("could not read what is pending")?;
+        let filter = PendingFilter {
+            partition: args.partition,
+            min_idle: args.min_idle,
+            consumer: args.consumer.clone(),
+            reference: args.reference.clone(),
+        };
+        let (mut entries, mut from) = (Vec::new(), args.from.clone());
+        bar.set_length(summary.pending.min(u64::try_from(args.limit).unwrap_or(u64::MAX)));
+        loop {
+            let limit = (args.limit - entries.len()).min(PENDING_MAX);
+            let page = operations.pending(&filter, from.as_deref(), limit);
+            let page = page.await.context("could not read what is pending")?;
+            entries.extend(page.entries);
+            bar.set_position(u64::try_from(entries.len()).unwrap_or(u64::MAX));
+            if page.next.is_none() || entries.len() >= args.limit {
+                return Ok(Self { summary, page: PendingPage { entries, ..page } });
+            }
+            from = page.next;
+        }
+    }
+
+    fn document(&self) -> Value {
+        let Self { summary, page } = self;
+        json!({
+            "summary": summary,
+            "entries": page.entries,
+            "next": page.next,
+            "ledger_available": page.ledger_available,
+            "as_of": page.as_of,
+        })
+    }
+
+    fn page(&self) -> String {
+        let mut parts = vec![self.glance()];
+        if !self.page.ledger_available {
+            parts.push("PostgreSQL does not answer: owners and outcomes are not known.".to_owned());
+        }
+        if self.page.entries.is_empty() {
+            parts.push(match self.summary.pending {
+                0 => "Nothing is pending.".to_owned(),
+                _ => "No pending entry matches the filters.".to_owned(),
+            });
+            return parts.join("\n\n");
+        }
+        parts.push(listed(&self.page.entries).to_string());
+        parts.extend(safe_actions(&self.page.entries));
+        if let Some(next) = &self.page.next {
+            parts.push(format!("There are more: go on with --from {next}"));
+        }
+        parts.join("\n\n")
+    }
+
+    /// How much, how old, and who has it.
+    fn glance(&self) -> String {
+        let PendingSummary { pending, lag, ages, consumers, looked_at, .. } = &self.summary;
+        let mut lines = vec![format!("{pending} pending; {lag} waiting, not taken yet")];
+        if *pending == 0 {
+            return lines.remove(0);
+        }
+        let most = ages.iter().map(|age| age.entries).max().unwrap_or(1).max(1);
+        let mut from = 0;
+        for age in ages {
+            let name = match age.below_seconds {
+                Some(below) => format!("{from}-{below} s"),
+                None => format!("over {from} s"),
+            };
+            let bar = usize::try_from((age.entries * BAR).div_ceil(most)).unwrap_or(0);
+            lines.push(format!("  idle {name:>10}  {:>7}  {}", age.entries, "#".repeat(bar)));
+            from = age.below_seconds.unwrap_or(from);
+        }
+        if looked_at < pending {
+            lines.push(format!("  (of the first {looked_at})"));
+        }
+        let shares =
+            consumers.iter().map(|one| format!("{} {}", shown(&one.consumer), one.entries));
+        lines.push(format!("  held by: {}", shares.collect::<Vec<_>>().join(", ")));
+        lines.join("\n")
+    }
+}
+
+fn listed(entries: &[PendingEntry]) -> Table {
+    let mut table = table([
+        "entry",
+        "sequence",
+        "reference",
+        "customer",
+        "amount",
+        "held by",
+        "owner",
+        "idle",
+        "taken",
+        "attempts",
+        "verdict",
+    ]);
+    for entry in entries {
+        let owner = match (&entry.owner, entry.owner_alive) {
+            (Some(owner), Some(false)) => toned(format!("{owner} (silent)"), Tone::Bad),
+            (owner @ Some(_), _) => known(owner.as_ref()),
+            (None, Some(_)) => toned("NONE", Tone::Bad),
+            (None, None) => known(None::<String>),
+        };
+        let tone = if entry.verdict.trouble { Tone::Bad } else { Tone::Good };
+        table.add_row([
+            cell(format!("{}/{}", entry.partition, entry.stream_id)),
+            known(entry.sequence),
+            known(entry.transaction_reference.as_ref()),
+            known(entry.customer_id.as_ref()),
+            known(entry.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
+            cell(&entry.consumer),
+            owner,
+            cell(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
+            cell(entry.deliveries).set_alignment(CellAlignment::Right),
+            cell(entry.attempts).set_alignment(CellAlignment::Right),
+            toned(&entry.verdict.sentence, tone),
+        ]);
+    }
+    table
+}
+
+fn idle(milliseconds: u64) -> String {
+    match milliseconds {
+        ..1_000 => format!("{milliseconds}ms"),
+        _ => format_duration(Duration::from_secs(milliseconds / 1_000)).to_string(),
+    }
+}
+
+/// What is safe to do about those that are in trouble, each once.
+fn safe_actions(entries: &[PendingEntry]) -> Option<String> {
+    let mut actions: BTreeMap<(&str, &str), (&str, &str)> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.verdict.trouble) {
+        for action in &entry.verdict.actions {
+            let command = action.command.as_deref().unwrap_or("nothing to run");
+            actions
+                .entry((entry.verdict.code, &action.label))
+                .or_insert((command, action.safe_because));
+        }
+    }
+    if actions.is_empty() {
+        return None;
+    }
+    let lines = actions.iter().map(|((code, label), (command, because))| {
+        format!("  {}", shown(&format!("{code}: {label} ({command}); safe, because {because}")))
+    });
+    Some(format!("What is safe to do:\n{}", lines.collect::<Vec<_>>().join("\n")))
+}

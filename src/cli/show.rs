@@ -1,0 +1,114 @@
+//! `paystream show`: one payment's whole life, from the request to the ledger.
+//! Never changes anything.
+
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use humantime::parse_duration;
+
+use super::{
+    stores,
+    table::{Tone, cell, known, table, toned},
+    watch::{WatchArgs, watch},
+};
+use crate::{
+    config::StoreConfig,
+    domain::{Reference, shown},
+    operations::Life,
+};
+
+/// What `paystream show` is told.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// The payment's reference.
+    pub reference: String,
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    pub store: StoreConfig,
+    /// How long gateways remember a reference in the stream. What waits for
+    /// longer is looked for in the streams themselves.
+    #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
+    pub dedupe_window: Duration,
+    /// How to look.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Shows a payment's life, once or until Ctrl-C. Exits with 1 when nobody knows
+/// it.
+///
+/// # Errors
+/// When neither store can be asked, or the reference is not one.
+pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
+    args.watch.check()?;
+    let reference = Reference::parse(&*args.reference)
+        .map_err(|invalid| anyhow!("the reference {}", invalid.reason))?;
+    let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
+    let json = args.watch.json;
+    let look = async || -> anyhow::Result<(String, bool)> {
+        let life = operations.life(&reference).await.context("could not look the payment up")?;
+        let text = match (&life, json) {
+            (Some(life), true) if args.watch.watch => serde_json::to_string(life)?,
+            (Some(life), true) => serde_json::to_string_pretty(life)?,
+            (Some(life), false) => page(life),
+            (None, true) => "null".to_owned(),
+            (None, false) => format!("{}: {}", args.reference, operations.nothing_known().await),
+        };
+        Ok((text, life.is_some()))
+    };
+    if args.watch.watch {
+        return watch(&args.watch, async || Ok(look().await?.0)).await;
+    }
+    let (text, found) = look().await?;
+    writeln!(std::io::stdout(), "{text}").context("could not write the answer")?;
+    Ok(ExitCode::from(u8::from(!found)))
+}
+
+fn page(life: &Life) -> String {
+    let text = |text: &Option<String>| text.as_deref().map_or("unknown".to_owned(), shown);
+    let mut lines = vec![
+        format!("{}: {}", life.transaction_reference, life.state),
+        format!("  {}", shown(&life.sentence)),
+        format!(
+            "  customer {}, amount {}, {}",
+            text(&life.customer_id),
+            text(&life.transaction_amount),
+            text(&life.payment_status)
+        ),
+    ];
+    if let (Some(partition), Some(id)) = (life.partition, &life.stream_id) {
+        let sequence = life.sequence.map_or("unknown".to_owned(), |number| number.to_string());
+        lines.push(format!("  partition {partition}, entry {id}, sequence {sequence}"));
+    }
+    lines.push(match &life.trace_id {
+        Some(trace_id) => format!("  trace {trace_id}"),
+        None => "  not traced".to_owned(),
+    });
+    if !life.ledger_available {
+        let line = "  PostgreSQL does not answer in time: what became of it is not known now";
+        lines.push(line.to_owned());
+    }
+    let mut table = table(["when", "what", ""]);
+    for moment in &life.moments {
+        let at = moment.at.map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string());
+        let sentence = match moment.failed {
+            true => toned(&moment.sentence, Tone::Bad),
+            false => cell(&moment.sentence),
+        };
+        table.add_row([known(at), cell(&moment.code), sentence]);
+    }
+    lines.push(String::new());
+    lines.push(table.to_string());
+    if let Some(pending) = &life.pending {
+        lines.push(String::new());
+        lines.push("What is safe to do:".to_owned());
+        for action in &pending.verdict.actions {
+            let command = action.command.as_deref().unwrap_or("nothing to run");
+            let line =
+                format!("{} ({command}); safe, because {}", action.label, action.safe_because);
+            lines.push(format!("  {}", shown(&line)));
+        }
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,70 @@
+//! Opens both stores for an operator's command. Never for a topology that is
+//! not the one in the settings.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::{
+    clock,
+    config::StoreConfig,
+    ledger::{Ledger, Topology},
+    operations::Operations,
+    stream::Streams,
+};
+
+/// The streams and the ledger, once both are known to belong together, and how
+/// the streams are cut.
+pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger, Topology)> {
+    let (ledger, topology) = open_ledger(store).await?;
+    let Topology { partitions, generation, .. } = topology;
+    let streams = Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
+    ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
+    Ok((streams, ledger, topology))
+}
+
+/// What looks at both stores; also while the ledger is away.
+pub(super) async fn operations_to_look(
+    store: &StoreConfig,
+    dedupe_window: Duration,
+) -> anyhow::Result<Operations> {
+    let (streams, ledger, topology, answers) = open_to_look(store).await?;
+    let operations = Operations::new(&streams, &ledger, &topology, clock::system);
+    operations.note_ledger(answers);
+    Ok(operations.with_dedupe_window(dedupe_window))
+}
+
+/// As [`open`], and also while the ledger is away: then with the topology that
+/// was noted in Redis, for looking only. The last says whether the ledger answers.
+pub(super) async fn open_to_look(
+    store: &StoreConfig,
+) -> anyhow::Result<(Streams, Ledger, Topology, bool)> {
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let answers = !ledger.reach().await.is_err_and(|error| error.is_outage());
+    if answers {
+        let (streams, ledger, topology) = open(store).await?;
+        return Ok((streams, ledger, topology, answers));
+    }
+    let url = store.redis_url()?;
+    let noted = Streams::noted_topology(url, &store.key_prefix).await;
+    let noted = noted.context("neither PostgreSQL nor Redis answers")?;
+    let (generation, partitions) = noted.context(
+        "PostgreSQL does not answer, and Redis does not know how the streams are cut: look again \
+         when PostgreSQL is back",
+    )?;
+    let streams = Streams::new(url, &store.key_prefix, partitions, generation)
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
+    Ok((streams, ledger, Topology::noted(generation, partitions), answers))
+}
+
+/// The ledger alone, and how the streams are cut.
+pub(super) async fn open_ledger(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
+    let ledger = Ledger::new(store.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let schema = ledger.schema();
+    schema.check().await.context("could not read the database")?;
+    let topology = schema.topology(store.partitions, &store.key_prefix).await;
+    Ok((ledger, topology.context("could not read the topology")?))
+}

@@ -1,0 +1,92 @@
+//! What operators see of the ledger beside its payments, and what they change
+//! in it: dead letters, suspense, conflicts, owners, and the log of all such
+//! changes. Each change is one transaction that also notes who made it and why.
+//!
+//! A change that comes too late, or twice, is refused with a sentence and
+//! changes nothing. Never reaches Redis.
+
+mod audit_log;
+mod conflicts;
+mod dead_letters;
+mod history;
+mod locks;
+mod open;
+mod settling;
+mod suspense;
+mod vitals;
+mod workers;
+
+use sqlx::PgPool;
+
+pub use audit_log::AuditRow;
+pub(super) use audit_log::{Change, note};
+pub use conflicts::OpenConflict;
+pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
+pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
+pub use locks::LockHolder;
+pub use open::OpenCases;
+pub use suspense::{Assigned, SuspenseRow};
+pub use vitals::{
+    BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
+};
+pub use workers::WorkerRow;
+
+use super::Topology;
+
+/// Rows that one page may have.
+pub const PAGE_MAX: i64 = 500;
+/// Counting what is open ends here.
+pub const COUNT_MAX: i64 = 10_000;
+/// What stands in the entry of a dead letter, joined to its row; nothing of one that
+/// could not be read.
+pub(super) const READ_LETTER: &str = "
+    cross join lateral (select
+        case when code <> 'entry_unreadable' then (entry ->> 'payment')::jsonb end as payment,
+        case when code <> 'entry_unreadable'
+            then to_timestamp((entry ->> 'received_at')::bigint / 1000.0) end as received_at) read";
+/// How often a change is decided again because another transaction was faster.
+const RACES_MAX: usize = 5;
+
+/// The part of the ledger that operators work with.
+#[derive(Clone)]
+pub struct AdminStore {
+    pool: PgPool,
+    topology: Topology,
+}
+
+/// Who changes something, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    pub actor: String,
+    pub reason: String,
+}
+
+/// Why a change was not made. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What it is about does not exist.
+    Missing(String),
+    /// It was done before, or something else was.
+    Settled(String),
+    /// It cannot be done as things are.
+    Impossible(String),
+}
+
+impl Refusal {
+    /// The sentence for whoever wanted it.
+    #[must_use]
+    pub fn sentence(&self) -> &str {
+        match self {
+            Self::Missing(text) | Self::Settled(text) | Self::Impossible(text) => text,
+        }
+    }
+}
+
+/// What came of a change: it was made, or refused.
+pub type Acted<T> = Result<T, Refusal>;
+
+impl AdminStore {
+    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
+        Self { pool, topology }
+    }
+}

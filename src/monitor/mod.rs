@@ -1,0 +1,177 @@
+//! The monitor: looks at the whole from time to time and puts down what it saw,
+//! for whoever exports it. Every serving process has one, so that somebody looks
+//! when no worker lives.
+//!
+//! Never a condition of service: it waits for no one without a limit, what it
+//! cannot see is missing, and when it fails it is only logged. Never changes
+//! anything.
+
+mod audit;
+mod cgroup;
+mod mapping;
+mod process;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::{
+    circuit_breaker::{self, CircuitBreaker},
+    ledger::{Reader, Rounds},
+    operations::Operations,
+    progress::Board,
+    telemetry::{PoolSeen, ProcessSeen, Signals, WorkerSeen},
+};
+use process::Reading;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a look may take.
+const LOOK_MAX: Duration = Duration::from_secs(4);
+/// Between two counts of all customers.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+/// How long a count may take, waiting for a connection included.
+const COUNT_MAX: Duration = Duration::from_secs(10);
+
+/// What is looked at.
+pub struct Monitor {
+    /// The whole.
+    pub operations: Arc<Operations>,
+    /// What queries of the gateway go through, and the name of its pool.
+    pub queries: Option<(&'static str, Reader)>,
+    /// Whether Redis is known to be away,
+    pub redis: Arc<CircuitBreaker>,
+    /// and PostgreSQL.
+    pub postgresql: Arc<CircuitBreaker>,
+    /// The worker of this process, and how it fares.
+    pub worker: Option<(String, Arc<Board>)>,
+    /// Accounts a second that the running audit may recompute.
+    pub audit_pace: u32,
+    /// Where it is put down.
+    pub signals: Signals,
+}
+
+/// Audits until `stop`, and looks and counts if somebody listens. Nothing that
+/// was seen is said after that.
+///
+/// # Errors
+/// None: that it fails is nobody's concern but its own.
+pub async fn run(monitor: Monitor, rounds: Rounds, stop: CancellationToken) -> anyhow::Result<()> {
+    let looking = async {
+        let around = async {
+            if monitor.signals.are_heard() {
+                tokio::join!(monitor.keep_looking(), monitor.keep_counting());
+            }
+        };
+        tokio::join!(around, audit::keep_auditing(&monitor, rounds));
+        // What is turned off ends; this one ends with the process.
+        std::future::pending::<()>().await;
+    };
+    stop.run_until_cancelled(looking).await;
+    monitor.signals.forget_what_was_seen();
+    Ok(())
+}
+
+/// Does one step; one that panics is only logged.
+async fn guarded<T>(step: impl Future<Output = T>) -> Option<T> {
+    let stepped = AssertUnwindSafe(step).catch_unwind().await;
+    if stepped.is_err() {
+        error!("a look of the monitor failed; it goes on");
+    }
+    stepped.ok()
+}
+
+impl Monitor {
+    async fn keep_looking(&self) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = None;
+        loop {
+            looks.tick().await;
+            guarded(async {
+                // What is known at once does not wait for the stores.
+                before = self.look_at_process(before.take()).await;
+                self.look_at_whole().await;
+            })
+            .await;
+        }
+    }
+
+    async fn look_at_whole(&self) {
+        let (streams, ledger) = match timeout(LOOK_MAX, self.operations.overview()).await {
+            Ok(overview) => (mapping::streams(&overview), mapping::ledger(&overview)),
+            Err(_) => (None, None),
+        };
+        let now = std::time::Instant::now();
+        self.signals.saw_streams(now, streams);
+        self.signals.saw_ledger(now, ledger);
+    }
+
+    /// Says how the process fares; needs the reading before, for how much
+    /// processor time it used since.
+    async fn look_at_process(&self, before: Option<Reading>) -> Option<Reading> {
+        let reading = spawn_blocking(process::read).await.ok();
+        let now = std::time::Instant::now();
+        let current = reading.as_ref();
+        let seen = ProcessSeen {
+            cpu: before.zip(current).and_then(|(before, reading)| reading.cpu_since(&before)),
+            memory: current.and_then(|reading| reading.memory),
+            memory_limit: current.and_then(|reading| reading.memory_limit),
+            files: current.and_then(|reading| reading.files),
+            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            circuits: vec![
+                (circuit_breaker::REDIS, self.redis.check(Instant::now()).is_err()),
+                (circuit_breaker::POSTGRESQL, self.postgresql.check(Instant::now()).is_err()),
+            ],
+            pools: self.queries.iter().map(|(name, reader)| pool(name, reader)).collect(),
+            worker: self.worker.as_ref().map(|(name, board)| WorkerSeen {
+                name: name.clone(),
+                partitions: board.served(),
+                progress_age: board.still(now),
+            }),
+        };
+        self.signals.saw_process(now, Some(seen));
+        reading
+    }
+
+    async fn keep_counting(&self) {
+        let mut counts = interval(COUNT_EVERY);
+        counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            counts.tick().await;
+            let count = guarded(timeout(COUNT_MAX, self.operations.customer_count())).await;
+            let count = match count {
+                Some(Ok(Ok(count))) => Some(mapping::customers(count)),
+                Some(Ok(Err(error))) => {
+                    debug!(%error, "customers could not be counted");
+                    None
+                }
+                Some(Err(_)) | None => None,
+            };
+            self.signals.saw_customers(std::time::Instant::now(), count);
+        }
+    }
+}
+
+fn pool(name: &'static str, reader: &Reader) -> PoolSeen {
+    let usage = reader.usage();
+    PoolSeen { name, used: usage.used, idle: usage.idle, max: usage.max, waiting: usage.waiting }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_step_that_panics_is_survived() {
+        assert_eq!(guarded(async { 7 }).await, Some(7));
+        let fails = async { panic!("on purpose") };
+        assert_eq!(guarded::<()>(fails).await, None);
+    }
+}

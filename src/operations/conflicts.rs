@@ -1,0 +1,130 @@
+//! Conflicts as operators see them: two payments under one reference, side by
+//! side.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Acted, Action, Error, Operations, Signature,
+    shapes::{Money, money},
+};
+use crate::ledger::OpenConflict;
+
+/// A payment that came under a used reference with other content.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Conflict {
+    /// Where it came from,
+    pub partition: u16,
+    /// and its sequence there: together they name it.
+    pub sequence: i64,
+    /// The reference.
+    pub transaction_reference: String,
+    /// Whom it is of,
+    pub customer_id: String,
+    /// how much,
+    #[schema(value_type = Money)]
+    pub transaction_amount: String,
+    /// what the bank said,
+    pub payment_status: String,
+    /// and when.
+    pub transaction_date: DateTime<Utc>,
+    /// The payment that has the reference: of whom,
+    pub first_customer_id: Option<String>,
+    /// how much,
+    #[schema(value_type = Option<Money>)]
+    pub first_amount: Option<String>,
+    /// and when.
+    pub first_transaction_date: Option<DateTime<Utc>>,
+    /// What differs, as a sentence.
+    pub sentence: String,
+    /// `open` or `resolved`.
+    pub state: String,
+    /// When it was found.
+    pub detected_at: DateTime<Utc>,
+    /// When somebody dealt with it.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// What is safe to do; empty once it is dealt with.
+    pub actions: Vec<Action>,
+}
+
+impl Operations {
+    /// A page of conflicts, the longest open first.
+    pub async fn conflicts(
+        &self,
+        all: bool,
+        reference: Option<&str>,
+        after: Option<(i32, i64)>,
+        limit: i64,
+    ) -> Result<Vec<Conflict>, Error> {
+        let rows = self.admin.conflicts(all, reference, after, limit).await?;
+        Ok(rows.into_iter().map(Conflict::from).collect())
+    }
+
+    /// Notes that a conflict was dealt with; it never moves money.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked; nothing has changed then.
+    pub async fn resolve_conflict(
+        &self,
+        partition: u16,
+        sequence: i64,
+        signature: &Signature,
+    ) -> Result<Acted<()>, Error> {
+        Ok(self.admin.resolve_conflict(partition, sequence, signature).await?)
+    }
+}
+
+impl From<OpenConflict> for Conflict {
+    fn from(row: OpenConflict) -> Self {
+        let (partition, sequence) = (row.partition, row.sequence);
+        let resolve = Action {
+            code: "resolve",
+            label: "Ask the bank which is right, then note that it was dealt with".to_owned(),
+            command: Some(format!(
+                "paystream conflicts resolve {partition} {sequence} --reason \"…\""
+            )),
+            safe_because: "it moves no money; the bank sends a payment again under a new reference",
+        };
+        Self {
+            partition: u16::try_from(partition).unwrap_or_default(),
+            sequence,
+            sentence: difference(&row),
+            transaction_reference: row.transaction_reference,
+            customer_id: row.customer_id,
+            transaction_amount: money(row.amount),
+            payment_status: row.payment_status,
+            transaction_date: row.transaction_date,
+            first_customer_id: row.first_customer_id,
+            first_amount: row.first_amount.map(money),
+            first_transaction_date: row.first_transaction_date,
+            actions: if row.state == "open" { vec![resolve] } else { Vec::new() },
+            state: row.state,
+            detected_at: row.detected_at,
+            resolved_at: row.resolved_at,
+        }
+    }
+}
+
+/// What the payment says, and what the one said that has the reference.
+fn difference(row: &OpenConflict) -> String {
+    let (Some(customer), Some(amount), Some(date)) =
+        (&row.first_customer_id, row.first_amount, row.first_transaction_date)
+    else {
+        return "the payment that has the reference is not settled yet".to_owned();
+    };
+    let date = date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let was = [
+        ("customer", row.customer_id.clone(), customer.clone()),
+        ("amount", money(row.amount), money(amount)),
+        ("date", row.transaction_date.to_rfc3339_opts(SecondsFormat::AutoSi, true), date),
+    ];
+    let differ = was.into_iter().filter(|(_, new, first)| new != first);
+    let differ: Vec<String> =
+        differ.map(|(what, new, first)| format!("{what} {new} instead of {first}")).collect();
+    match differ.is_empty() {
+        // Money in suspense was sent for one customer and assigned to another.
+        true => "says now what the first was corrected to".to_owned(),
+        false => differ.join(", "),
+    }
+}

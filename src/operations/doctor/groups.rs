@@ -1,0 +1,226 @@
+//! Judges consumer groups of others on our streams: which of them trimming
+//! waits for, and how much it keeps. Pure: standings go in, findings come out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+
+use super::words::{numbered, since};
+use crate::{
+    domain::{StreamId, argument},
+    ledger::GroupRow,
+    operations::{
+        Severity::Warning,
+        finding::{self as kind, Finding},
+        shapes::span,
+    },
+    stream::{GROUP, Standing},
+};
+
+/// A group that reads is behind for a moment.
+const BEHIND: Duration = Duration::from_secs(60);
+/// Groups that are told of one by one.
+const NAMED_MAX: usize = 20;
+
+/// One group of others.
+#[derive(Default)]
+struct Group<'a> {
+    row: Option<&'a GroupRow>,
+    on: BTreeSet<u16>,
+    /// Partitions on which entries are kept only for it.
+    pins: Vec<u16>,
+    /// Entries that it has not acknowledged and we have.
+    kept: i64,
+    oldest: Option<StreamId>,
+}
+
+/// Every group but ours.
+pub(super) fn judge(
+    registered: &[GroupRow],
+    standings: &[Standing],
+    partitions: u16,
+    now: DateTime<Utc>,
+) -> Vec<Finding> {
+    let groups = groups(registered, standings);
+    let mut findings = Vec::new();
+    for (name, group) in groups.iter().take(NAMED_MAX) {
+        match group.row {
+            None => findings.push(strange(name, group)),
+            Some(row) => {
+                findings.extend(incomplete(name, group, partitions));
+                findings.extend(pins(name, group, row, now));
+            }
+        }
+    }
+    if findings.is_empty() {
+        let sentence = match groups.len() {
+            0 => "none but ours".to_owned(),
+            1 => "1 other, registered and reading".to_owned(),
+            many => format!("{many} others, registered and reading"),
+        };
+        findings.push(kind::GROUP_PINS.good("groups", sentence));
+    }
+    findings
+}
+
+fn groups<'a>(
+    registered: &'a [GroupRow],
+    standings: &'a [Standing],
+) -> BTreeMap<&'a str, Group<'a>> {
+    let (ours, others): (Vec<_>, Vec<_>) = standings.iter().partition(|one| one.group == GROUP);
+    let ours: BTreeMap<u16, &Standing> = ours.into_iter().map(|one| (one.partition, one)).collect();
+    let mut groups: BTreeMap<&str, Group> = registered
+        .iter()
+        .map(|row| (row.name.as_str(), Group { row: Some(row), ..Group::default() }))
+        .collect();
+    for one in others {
+        let group = groups.entry(&one.group).or_default();
+        group.on.insert(one.partition);
+        let Some(ours) = ours.get(&one.partition).filter(|ours| one.floor < ours.floor) else {
+            continue;
+        };
+        group.pins.push(one.partition);
+        let left = |standing: &Standing| standing.lag + standing.pending;
+        group.kept += (left(one) - left(ours)).max(0);
+        group.oldest = group.oldest.into_iter().chain(one.oldest_waiting).min();
+    }
+    groups
+}
+
+fn strange(name: &str, group: &Group<'_>) -> Finding {
+    let on: Vec<u16> = group.on.iter().copied().collect();
+    kind::GROUP_STRANGE.found(
+        Warning,
+        format!("group {name}"),
+        format!(
+            "the group {name} is on {} without being registered, and trimming waits for it there",
+            numbered(&on)
+        ),
+        format!(
+            "find out whose it is; then `paystream groups register {named} --note …`, or `paystream \
+             groups retire {named}`",
+            named = argument(name)
+        ),
+    )
+}
+
+fn incomplete(name: &str, group: &Group<'_>, partitions: u16) -> Option<Finding> {
+    let missing: Vec<u16> = (0..partitions).filter(|number| !group.on.contains(number)).collect();
+    (!missing.is_empty()).then(|| {
+        kind::GROUP_PARTLY.found(
+            Warning,
+            format!("group {name}"),
+            format!(
+                "the group {name} is registered and missing on {}, which nothing is trimmed from",
+                numbered(&missing)
+            ),
+            format!(
+                "`paystream groups register {} --note …` creates it where it is missing",
+                argument(name)
+            ),
+        )
+    })
+}
+
+fn pins(name: &str, group: &Group<'_>, row: &GroupRow, now: DateTime<Utc>) -> Option<Finding> {
+    // It cannot have read before there was one.
+    let registered = since(row.registered_at, now);
+    let age = Duration::from_secs(group.oldest?.age_seconds(now)).min(registered);
+    (age > BEHIND && !group.pins.is_empty()).then(|| {
+        kind::GROUP_PINS.found(
+            Warning,
+            format!("group {name}"),
+            format!(
+                "the group {name} has not read on for {}: {} settled entries wait for it, on {}, \
+                 and are not trimmed before it has read them",
+                span(age),
+                group.kept,
+                numbered(&group.pins)
+            ),
+            format!(
+                "start its reader (its note: {}); if nobody needs it, `paystream groups retire \
+                 {} --yes`",
+                row.note,
+                argument(name)
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::operations::Severity::Good;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(1_000)
+    }
+
+    fn row() -> GroupRow {
+        GroupRow {
+            name: "reports".to_owned(),
+            starts_from: "start".to_owned(),
+            note: "ask Ada".to_owned(),
+            registered_at: now() - TimeDelta::seconds(500),
+        }
+    }
+
+    /// A group whose next entry is of this second.
+    fn standing(partition: u16, group: &str, second: u64, lag: i64) -> Standing {
+        let id = StreamId { milliseconds: second * 1000, number: 0 };
+        let oldest_waiting = (lag > 0).then_some(id);
+        Standing { partition, group: group.to_owned(), lag, pending: 0, oldest_waiting, floor: id }
+    }
+
+    fn found(registered: &[GroupRow], standings: &[Standing]) -> Vec<Finding> {
+        judge(registered, standings, 2, now())
+    }
+
+    #[test]
+    fn without_other_groups_nothing_pins() {
+        let ours = [standing(0, GROUP, 900, 0), standing(1, GROUP, 900, 3)];
+        let findings = found(&[], &ours);
+        assert_eq!((findings.len(), findings[0].severity), (1, Good));
+    }
+
+    #[test]
+    fn a_group_that_stopped_reading_is_told_with_what_it_keeps() {
+        let standings = |second| {
+            let ours = [standing(0, GROUP, 990, 0), standing(1, GROUP, 990, 0)];
+            let others = [standing(0, "reports", second, 40), standing(1, "reports", 990, 0)];
+            [ours, others].concat()
+        };
+        assert_eq!(found(&[row()], &standings(940))[0].severity, Good, "60 s are nothing");
+        let findings = found(&[row()], &standings(939));
+        assert_eq!((findings.len(), findings[0].code), (1, "group_pins_trimming"));
+        let sentence = &findings[0].sentence;
+        assert!(sentence.contains("1m 1s: 40 settled entries") && sentence.contains("partition 0"));
+        assert!(findings[0].advice.contains("ask Ada"));
+        let new = GroupRow { registered_at: now() - TimeDelta::seconds(60), ..row() };
+        assert_eq!(found(&[new], &standings(1))[0].severity, Good, "it has just begun");
+    }
+
+    #[test]
+    fn a_group_that_is_as_far_as_ours_pins_nothing() {
+        let ours = [standing(0, GROUP, 100, 5), standing(1, GROUP, 100, 5)];
+        let others = [standing(0, "reports", 100, 5), standing(1, "reports", 100, 5)];
+        assert_eq!(found(&[row()], &[ours, others].concat())[0].severity, Good);
+    }
+
+    #[test]
+    fn what_is_not_registered_or_not_everywhere_is_told() {
+        let ours = [standing(0, GROUP, 990, 0), standing(1, GROUP, 990, 0)];
+        let strange = [&ours[..], &[standing(1, "who", 990, 0)]].concat();
+        let findings = found(&[], &strange);
+        assert_eq!((findings.len(), findings[0].code), (1, "group_unregistered"));
+        let findings = found(&[row()], &[&ours[..], &[standing(1, "reports", 990, 0)]].concat());
+        assert_eq!((findings.len(), findings[0].code), (1, "group_incomplete"));
+        assert!(findings[0].sentence.contains("missing on partition 0"));
+        assert_eq!(found(&[row()], &ours)[0].code, "group_incomplete");
+    }
+}

@@ -1,0 +1,281 @@
+//! The whole system at a glance, for whoever watches it live. Goes on when a
+//! store is away: what it would have said is missing then. Never changes
+//! anything.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+use utoipa::ToSchema;
+
+use super::{Error, Operations};
+use crate::{
+    ledger::{CursorRow, CustomerCount, OpenCases, WorkerRow},
+    stream::{Contents, Depth, RedisMemory},
+};
+
+/// How long a store has to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Everything at a glance. What could not be asked is missing.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Overview {
+    /// When it was looked.
+    pub as_of: DateTime<Utc>,
+    /// Whether Redis answered,
+    pub redis_available: bool,
+    /// and PostgreSQL.
+    pub ledger_available: bool,
+    /// What Redis has lost, if it has.
+    pub redis_trouble: Option<String>,
+    /// The figures.
+    pub figures: Figures,
+    /// Every worker in the registry, alive or not.
+    pub workers: Vec<WorkerLook>,
+    /// Every partition, as far as it is known.
+    pub partitions: Vec<PartitionLook>,
+}
+
+/// What can be said in one number each; nothing where it is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Figures {
+    /// Entries ever appended to the streams as they are.
+    pub appended: Option<i64>,
+    /// Payments ever settled.
+    pub settled: Option<i64>,
+    /// Entries that no worker has taken yet.
+    pub lag: Option<i64>,
+    /// Entries that were taken and are not acknowledged.
+    pub pending: Option<i64>,
+    /// How long the first entry that is not settled has waited.
+    pub oldest_waiting_seconds: Option<u64>,
+    /// Dead letters that wait for a decision,
+    pub dead_letters: Option<i64>,
+    /// payments of unknown customers,
+    pub suspense: Option<i64>,
+    /// payments under a used reference,
+    pub conflicts: Option<i64>,
+    /// customers whose payments are parked,
+    pub parked: Option<i64>,
+    /// and losses of Redis.
+    pub losses: Option<i64>,
+    /// Workers whose lease runs.
+    pub workers_alive: Option<usize>,
+    /// Partitions without a living owner.
+    pub partitions_unserved: Option<usize>,
+    /// How old the oldest entry is that the streams keep, settled or not.
+    pub oldest_kept_seconds: Option<u64>,
+    /// Memory that Redis uses, in bytes,
+    pub redis_memory_used: Option<u64>,
+    /// and may use; 0 is no limit.
+    pub redis_memory_limit: Option<u64>,
+}
+
+/// A worker at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct WorkerLook {
+    /// Its name.
+    pub worker: String,
+    /// Whether its lease runs.
+    pub alive: bool,
+    /// Whether it is leaving.
+    pub leaving: bool,
+    /// How long it has been silent.
+    pub silent_seconds: i64,
+    /// Partitions it owns.
+    pub partitions: i64,
+    /// Since when it is there.
+    pub started_at: DateTime<Utc>,
+}
+
+/// A partition at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PartitionLook {
+    /// Which.
+    pub partition: u16,
+    /// Who owns it, if anybody; nothing while the ledger cannot be asked.
+    pub owner: Option<String>,
+    /// Whom Redis was last told to own it, while the ledger cannot be asked.
+    pub owner_told: Option<String>,
+    /// Whether the owner's lease runs; nothing while the ledger cannot be asked.
+    pub owner_alive: Option<bool>,
+    /// Under which epoch.
+    pub epoch: Option<i64>,
+    /// The worker that has asked the owner to hand it over.
+    pub draining_to: Option<String>,
+    /// Seconds since it last changed hands.
+    pub moved_seconds: Option<i64>,
+    /// Entries in the stream, settled ones included until they are trimmed.
+    pub depth: Option<i64>,
+    /// Entries no worker has taken yet.
+    pub lag: Option<i64>,
+    /// Entries taken and not acknowledged.
+    pub pending: Option<i64>,
+    /// How long the first entry that is not settled has waited.
+    pub oldest_waiting_seconds: Option<u64>,
+}
+
+impl Operations {
+    /// Looks at everything, for two seconds at most.
+    pub async fn overview(&self) -> Overview {
+        let (streams, ledger) =
+            tokio::join!(answered(self.streams_now()), answered(self.ledger_now()));
+        let as_of = (self.clock)();
+        let redis_trouble = match &streams {
+            Err(Some(error)) if !error.is_outage() => Some(error.sentence()),
+            _ => None,
+        };
+        let (streams, ledger) = (streams.ok(), ledger.ok());
+        let partitions =
+            partitions(self.topology.partitions, streams.as_ref(), ledger.as_ref(), as_of);
+        Overview {
+            as_of,
+            redis_available: streams.is_some(),
+            ledger_available: ledger.is_some(),
+            redis_trouble,
+            figures: figures(streams.as_ref(), ledger.as_ref(), &partitions, as_of),
+            workers: ledger.iter().flat_map(|ledger| &ledger.workers).map(worker).collect(),
+            partitions,
+        }
+    }
+
+    /// Counts all customers, which costs more than a look.
+    pub async fn customer_count(&self) -> Result<CustomerCount, Error> {
+        Ok(self.reader.customers().await?)
+    }
+
+    async fn streams_now(&self) -> Result<StreamsNow, Error> {
+        let upkeep = &self.looks().await?.upkeep;
+        let (depths, contents, memory, owners) = tokio::try_join!(
+            upkeep.depths(),
+            upkeep.contents(),
+            upkeep.memory(),
+            upkeep.owners_told()
+        )?;
+        Ok(StreamsNow { depths, contents, memory, owners })
+    }
+
+    async fn ledger_now(&self) -> Result<LedgerNow, Error> {
+        let (cursors, workers, settled, open, losses) = tokio::try_join!(
+            self.reader.cursors(),
+            self.admin.workers(),
+            self.reader.settled(),
+            self.admin.open_cases(),
+            self.reader.open_losses(),
+        )?;
+        Ok(LedgerNow { cursors, workers, settled, open, losses })
+    }
+}
+
+/// What Redis says.
+struct StreamsNow {
+    depths: Vec<Depth>,
+    contents: Contents,
+    memory: RedisMemory,
+    /// Whom Redis was last told to own each partition.
+    owners: Vec<Option<String>>,
+}
+
+/// What PostgreSQL says.
+struct LedgerNow {
+    cursors: Vec<CursorRow>,
+    workers: Vec<WorkerRow>,
+    settled: i64,
+    open: OpenCases,
+    losses: i64,
+}
+
+/// What a store answered in time; no error when it did not answer at all.
+async fn answered<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Option<Error>> {
+    let answer = timeout(ANSWER, asking).await.map_err(|_| None)?;
+    answer.map_err(|error| {
+        // Outages are told by the page; anything else must not hide in one.
+        match error.is_outage() {
+            true => debug!(%error, "a store could not be asked for the overview"),
+            false => warn!(error = error.sentence(), "the overview could not be read"),
+        }
+        Some(error)
+    })
+}
+
+fn figures(
+    streams: Option<&StreamsNow>,
+    ledger: Option<&LedgerNow>,
+    partitions: &[PartitionLook],
+    now: DateTime<Utc>,
+) -> Figures {
+    let kept = streams.and_then(|streams| streams.contents.oldest);
+    let workers = ledger.map(|ledger| &ledger.workers);
+    let open = ledger.map(|ledger| ledger.open);
+    let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
+    Figures {
+        appended: streams.map(|streams| streams.contents.appended),
+        settled: ledger.map(|ledger| ledger.settled),
+        lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
+        pending: streams.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
+        oldest_waiting_seconds: partitions
+            .iter()
+            .filter_map(|one| one.oldest_waiting_seconds)
+            .max(),
+        dead_letters: open.map(|open| open.dead_letters),
+        suspense: open.map(|open| open.suspense),
+        conflicts: open.map(|open| open.conflicts),
+        parked: open.map(|open| open.parked),
+        losses: ledger.map(|ledger| ledger.losses),
+        workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
+        partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
+        oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),
+        redis_memory_used: streams.map(|streams| streams.memory.used),
+        redis_memory_limit: streams.map(|streams| streams.memory.limit),
+    }
+}
+
+fn worker(row: &WorkerRow) -> WorkerLook {
+    WorkerLook {
+        worker: row.worker_id.clone(),
+        alive: row.is_alive(),
+        leaving: row.leaving,
+        silent_seconds: row.silence().num_seconds(),
+        partitions: row.partitions,
+        started_at: row.started_at,
+    }
+}
+
+fn partitions(
+    count: u16,
+    streams: Option<&StreamsNow>,
+    ledger: Option<&LedgerNow>,
+    now: DateTime<Utc>,
+) -> Vec<PartitionLook> {
+    let depths = streams.iter().flat_map(|streams| &streams.depths);
+    let depths: BTreeMap<u16, &Depth> = depths.map(|depth| (depth.partition, depth)).collect();
+    let cursors = ledger.iter().flat_map(|ledger| &ledger.cursors);
+    let cursors: BTreeMap<i32, &CursorRow> = cursors.map(|row| (row.partition, row)).collect();
+    let alive = |owner: Option<&str>| {
+        let workers = &ledger?.workers;
+        Some(workers.iter().any(|w| Some(w.worker_id.as_str()) == owner && w.is_alive()))
+    };
+    let look = |partition: u16| {
+        let depth = depths.get(&partition);
+        let cursor = cursors.get(&i32::from(partition));
+        let owner = cursor.and_then(|cursor| cursor.owner.as_deref());
+        let oldest = depth.and_then(|depth| depth.oldest_waiting);
+        let told = streams.and_then(|streams| streams.owners.get(usize::from(partition)));
+        PartitionLook {
+            partition,
+            owner: owner.map(str::to_owned),
+            owner_told: told.filter(|_| ledger.is_none()).cloned().flatten(),
+            owner_alive: alive(owner),
+            epoch: cursor.map(|cursor| cursor.epoch),
+            draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
+            moved_seconds: cursor.map(|cursor| cursor.moved_seconds()),
+            depth: depth.map(|depth| depth.length),
+            lag: depth.map(|depth| depth.lag),
+            pending: depth.map(|depth| depth.pending),
+            oldest_waiting_seconds: oldest.map(|id| id.age_seconds(now)),
+        }
+    };
+    (0..count).map(look).collect()
+}
