@@ -18,6 +18,14 @@ pub fn partition_of(customer: &CustomerId, partitions: u16) -> u16 {
     u16::try_from(slot).unwrap_or_else(|_| unreachable!("a remainder is below its u16 divisor"))
 }
 
+/// A partition and the epoch under which its owner may take from it and write for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    pub partition: u16,
+    /// Rises with every acquisition: the fencing token.
+    pub epoch: i64,
+}
+
 /// A Redis Stream entry id: milliseconds and a number within them. Ordered as
 /// the pair that it is, not as text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

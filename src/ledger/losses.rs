@@ -5,8 +5,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
 
-use super::{Error, Fence, LaneWriter, rewind::between, rows::Cursors};
-use crate::domain::StreamId;
+use super::{Error, LaneWriter, rewind::between, rows::Cursors};
+use crate::domain::{Fence, StreamId};
 
 /// How far sequences jump after a loss, so that none is given out twice even
 /// if more was given out than anybody knows.

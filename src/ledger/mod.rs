@@ -18,7 +18,7 @@ mod lookups;
 mod held;
 mod rows;
 mod writer;
-mod trials;
+mod attempts;
 mod losses;
 mod takeovers;
 mod rewind;
@@ -45,11 +45,12 @@ pub use admin::{
     PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
     TrialRow, Vitals, Work, WorkerRow,
 };
+pub use attempts::Attempt;
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption};
-pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
+pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
 pub use parking::{ParkedCustomer, Parking};
 pub use pool::PoolUse;
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
@@ -60,8 +61,7 @@ pub use rows::Cursor;
 pub use schema::{Schema, Topology};
 pub use sums::{CustomerCount, Totals};
 pub use takeovers::Past;
-pub use trials::Trial;
-pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
+pub use writer::{Batch, Burial, LaneWriter, Writer};
 
 /// How long to wait for a free connection, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);

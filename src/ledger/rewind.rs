@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 
 use sqlx::{Connection, Row};
 
-use super::{Error, Fence, LaneWriter, rows::Cursor, writer};
-use crate::domain::StreamId;
+use super::{
+    Error, LaneWriter,
+    rows::{Cursor, columns},
+    writer,
+};
+use crate::domain::{Fence, StreamId};
 
 /// What commits that were lost leave to be noted.
 #[derive(Clone, Copy, Debug)]
@@ -27,14 +31,15 @@ impl LaneWriter {
     /// How far the ledger has come with those of these partitions that are ours
     /// still.
     pub async fn cursors(&mut self, fences: &[Fence]) -> Result<BTreeMap<u16, Cursor>, Error> {
+        let (partitions, epochs) = columns(fences);
         let rows = sqlx::query(
             "select partition, last_sequence, last_stream_id, reached_stream_id
              from partition_owners where owner = $1
                  and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))",
         )
         .bind(&self.worker)
-        .bind(fences.iter().map(|fence| i32::from(fence.partition)).collect::<Vec<_>>())
-        .bind(fences.iter().map(|fence| fence.epoch).collect::<Vec<_>>())
+        .bind(partitions)
+        .bind(epochs)
         .fetch_all(&mut self.connection)
         .await?;
         let stand = |row: &sqlx::postgres::PgRow| {

@@ -5,12 +5,12 @@
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    Error, Fence, LaneWriter,
+    Error, LaneWriter,
     losses::Gap,
     rows::{Cursor, Cursors},
     writer::lock_fences,
 };
-use crate::domain::{Decision, Delivery, Outcome, StreamId};
+use crate::domain::{Decision, Delivery, Fence, Outcome, StreamId};
 
 /// Losses that Redis is told of again.
 const RECENT_MAX: i64 = 1_000;

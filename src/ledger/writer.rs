@@ -10,20 +10,12 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_TIMEOUT, BY_KEY, Error, lock_wait, lookups,
+    ACQUIRE_TIMEOUT, BY_KEY, Error, attempts, lock_wait, lookups,
     losses::{self, Gap, Settled},
     rows::{self, Cursor, Cursors, Epochs, Tallies},
-    takeovers, trials,
+    takeovers,
 };
-use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, StreamId, TraceId};
-
-/// A partition and the epoch under which this worker may write for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    pub partition: u16,
-    /// Under which epoch.
-    pub epoch: i64,
-}
+use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, Fence, StreamId, TraceId};
 
 /// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
@@ -120,7 +112,7 @@ impl LaneWriter {
             deliveries.iter().filter(again).map(|d| (d.partition, d.stream_id)).collect();
         let buried = match again.is_empty() {
             true => Vec::new(),
-            false => trials::read_buried(&mut transaction, &again).await?,
+            false => attempts::read_buried(&mut transaction, &again).await?,
         };
         let buried = buried.into_iter().collect();
         let book = Book::new(accounts, known);
@@ -237,8 +229,7 @@ pub(super) async fn lock_fences(
     worker: &str,
     fences: &[Fence],
 ) -> Result<Cursors, Error> {
-    let partitions: Vec<i32> = fences.iter().map(|fence| i32::from(fence.partition)).collect();
-    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
+    let (partitions, epochs) = rows::columns(fences);
     let locked = sqlx::query(
         "select partition, last_sequence, last_stream_id, reached_stream_id from partition_owners
          where owner = $1

@@ -17,20 +17,12 @@ use super::{
     server::{self, Server},
     standing, upkeep, wire,
 };
-use crate::domain::{CustomerId, Delivery, StreamId};
+use crate::domain::{CustomerId, Delivery, Fence, StreamId};
 
 /// Notices that a partition's dead stream keeps, about.
 const DEAD_NOTICES_MAX: u32 = 10_000;
 /// Longest time a batch may hold back the balance cache if its worker dies.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
-
-/// A partition that this worker owns, as the ledger granted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    pub partition: u16,
-    /// Under which epoch.
-    pub epoch: i64,
-}
 
 /// An entry that was taken.
 #[derive(Clone, Debug)]
@@ -163,15 +155,15 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Tells Redis who owns `claims`, so that takes by anyone else are refused.
+    /// Tells Redis who owns `fences`, so that takes by anyone else are refused.
     ///
     /// # Errors
     /// [`Error::Fenced`] when a newer epoch is known.
-    pub async fn mirror(&mut self, claims: &[Claim]) -> Result<(), Error> {
-        let mut pipeline = Pipeline::with_capacity(claims.len());
-        for claim in claims {
-            let mut command = self.scripts.mirror.on(&[self.keys.owner(claim.partition)]);
-            command.arg(&self.worker).arg(claim.epoch);
+    pub async fn mirror(&mut self, fences: &[Fence]) -> Result<(), Error> {
+        let mut pipeline = Pipeline::with_capacity(fences.len());
+        for fence in fences {
+            let mut command = self.scripts.mirror.on(&[self.keys.owner(fence.partition)]);
+            command.arg(&self.worker).arg(fence.epoch);
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
@@ -237,22 +229,22 @@ impl Consumer {
     /// # Errors
     /// [`Error::Fenced`] when one is not ours any more. After any error,
     /// entries may have been handed to us that we did not see: reclaim.
-    pub async fn take(&mut self, counts: &[(Claim, u32)]) -> Result<Vec<TakenFrom>, Error> {
+    pub async fn take(&mut self, counts: &[(Fence, u32)]) -> Result<Vec<TakenFrom>, Error> {
         let mut pipeline = Pipeline::with_capacity(counts.len());
-        for (claim, count) in counts {
-            let mut command = self.scripts.take.on(&self.taking(*claim));
-            command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
+        for (fence, count) in counts {
+            let mut command = self.scripts.take.on(&self.taking(*fence));
+            command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
             pipeline.add_command(command);
         }
         let replies: Vec<Value> = pipeline.query_async(&mut self.reader).await?;
-        let read = |((claim, _), reply): (&(Claim, u32), Value)| {
+        let read = |((fence, _), reply): (&(Fence, u32), Value)| {
             let mut pair = replies::array(reply, "take")?.into_iter();
             let (Some(streams), Some(counter)) = (pair.next(), pair.next()) else {
                 return Err(Error::Shape("take"));
             };
             let streams = replies::streams(streams)?;
             let entries = streams.into_iter().next().map_or(Value::Nil, |(_, entries)| entries);
-            self.read(claim.partition, entries, &counter)
+            self.read(fence.partition, entries, &counter)
         };
         counts.iter().zip(replies).map(read).collect()
     }
@@ -264,12 +256,12 @@ impl Consumer {
     /// As [`Consumer::take`].
     pub async fn reclaim(
         &mut self,
-        claim: Claim,
+        fence: Fence,
         after: Option<StreamId>,
         count: u32,
     ) -> Result<TakenFrom, Error> {
-        let mut command = self.scripts.reclaim.on(&self.taking(claim));
-        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
+        let mut command = self.scripts.reclaim.on(&self.taking(fence));
+        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
         command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
         let reply: Value = command.query_async(&mut self.reader).await?;
         let mut parts = replies::array(reply, "reclaim")?.into_iter();
@@ -278,7 +270,7 @@ impl Consumer {
         else {
             return Err(Error::Shape("reclaim"));
         };
-        let mut page = self.read(claim.partition, entries, &counter)?;
+        let mut page = self.read(fence.partition, entries, &counter)?;
         let pending = replies::array(pending, "reclaim")?;
         page.earlier = pending.into_iter().map(read_delivered).collect::<Result<_, _>>()?;
         let pending: Vec<StreamId> = page.earlier.iter().map(|delivered| delivered.id).collect();
@@ -286,7 +278,7 @@ impl Consumer {
         // XCLAIM drops deleted entries from the pending list without a word.
         let gone =
             pending.into_iter().filter(|id| !page.taken.iter().any(|taken| taken.id() == *id));
-        let gone: Vec<_> = gone.map(|id| Taken::Deleted(claim.partition, id)).collect();
+        let gone: Vec<_> = gone.map(|id| Taken::Deleted(fence.partition, id)).collect();
         page.taken.extend(gone);
         page.taken.sort_by_key(Taken::id);
         Ok(page)
@@ -299,22 +291,22 @@ impl Consumer {
     /// When Redis cannot be told; the batch must then not commit.
     pub async fn announce(
         &self,
-        claims: &[Claim],
+        fences: &[Fence],
         customers: impl Iterator<Item = &CustomerId>,
     ) -> Result<(), Error> {
-        let mut keys: Vec<(Claim, Vec<String>)> =
-            claims.iter().map(|c| (*c, vec![self.keys.settling(c.partition)])).collect();
+        let mut keys: Vec<(Fence, Vec<String>)> =
+            fences.iter().map(|c| (*c, vec![self.keys.settling(c.partition)])).collect();
         for customer in customers {
             let partition = self.keys.partition_of(customer);
-            if let Some((_, keys)) = keys.iter_mut().find(|(claim, _)| claim.partition == partition)
+            if let Some((_, keys)) = keys.iter_mut().find(|(fence, _)| fence.partition == partition)
             {
                 keys.push(self.keys.balance(customer));
             }
         }
         let mut pipeline = Pipeline::with_capacity(keys.len());
-        for (claim, keys) in keys {
+        for (fence, keys) in keys {
             let mut command = self.scripts.settling_begin.on(&keys);
-            command.arg(self.token(claim)).arg(SETTLING_MAX.as_millis().to_string());
+            command.arg(self.token(fence)).arg(SETTLING_MAX.as_millis().to_string());
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader.clone()).await?)
@@ -325,18 +317,18 @@ impl Consumer {
     ///
     /// # Errors
     /// When Redis cannot be told; the entries stay pending and are reclaimed.
-    pub async fn conclude(&mut self, settled: &[(Claim, Vec<StreamId>)]) -> Result<(), Error> {
+    pub async fn conclude(&mut self, settled: &[(Fence, Vec<StreamId>)]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(2 * settled.len());
-        for (claim, ids) in settled {
+        for (fence, ids) in settled {
             if !ids.is_empty() {
-                let ack = pipeline.cmd("XACK").arg(self.keys.stream(claim.partition)).arg(GROUP);
+                let ack = pipeline.cmd("XACK").arg(self.keys.stream(fence.partition)).arg(GROUP);
                 for id in ids {
                     ack.arg(id.to_string());
                 }
             }
-            let keys = [self.keys.settling(claim.partition)];
+            let keys = [self.keys.settling(fence.partition)];
             let mut command = self.scripts.settling_end.on(&keys);
-            command.arg(self.token(*claim));
+            command.arg(self.token(*fence));
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
@@ -361,13 +353,13 @@ impl Consumer {
     }
 
     /// Removes consumers of former owners that hold nothing.
-    pub async fn forget_others(&mut self, claim: Claim) -> Result<(), Error> {
-        let mut command = self.scripts.forget_consumers.on(&[self.keys.stream(claim.partition)]);
+    pub async fn forget_others(&mut self, fence: Fence) -> Result<(), Error> {
+        let mut command = self.scripts.forget_consumers.on(&[self.keys.stream(fence.partition)]);
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
     }
 
-    fn taking(&self, claim: Claim) -> [String; 3] {
-        let Claim { partition, .. } = claim;
+    fn taking(&self, fence: Fence) -> [String; 3] {
+        let Fence { partition, .. } = fence;
         [self.keys.stream(partition), self.keys.owner(partition), self.keys.sequence(partition)]
     }
 
@@ -393,8 +385,8 @@ impl Consumer {
         Ok(TakenFrom { taken, last_id, earlier: Vec::new() })
     }
 
-    fn token(&self, claim: Claim) -> String {
-        format!("{}.{}", self.worker, claim.epoch)
+    fn token(&self, fence: Fence) -> String {
+        format!("{}.{}", self.worker, fence.epoch)
     }
 }
 

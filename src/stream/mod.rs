@@ -62,7 +62,7 @@ use futures_util::future::BoxFuture;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
-pub use consumer::{Claim, Consumer, Delivered, Taken, TakenFrom};
+pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Heads, Seen, Unsettled};
 pub use gates::Gates;

@@ -3,8 +3,8 @@
 
 use redis::{Pipeline, Value};
 
-use super::{Claim, Consumer, Error, GROUP, replies, scripts::Lua, wire};
-use crate::domain::{Delivery, StreamId};
+use super::{Consumer, Error, GROUP, replies, scripts::Lua, wire};
+use crate::domain::{Delivery, Fence, StreamId};
 
 /// What is kept of a partition after the last entry that the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +22,12 @@ impl Consumer {
     /// there after `known`.
     pub async fn passed(
         &mut self,
-        claim: Claim,
+        fence: Fence,
         known: StreamId,
         last_id: StreamId,
     ) -> Result<Option<Kept>, Error> {
         const WHAT: &str = "passed";
-        let mut command = self.scripts.passed.on(&[self.keys.stream(claim.partition)]);
+        let mut command = self.scripts.passed.on(&[self.keys.stream(fence.partition)]);
         command.arg(GROUP).arg(known.to_string()).arg(last_id.to_string());
         let reply: Value = command.query_async(&mut self.reader).await?;
         let reply = replies::array(reply, WHAT)?;
@@ -104,22 +104,22 @@ impl Consumer {
     ///
     /// # Errors
     /// [`Error::Fenced`] when it is not ours any more.
-    pub async fn rewind(&mut self, claim: Claim, id: StreamId, sequence: i64) -> Result<(), Error> {
+    pub async fn rewind(&mut self, fence: Fence, id: StreamId, sequence: i64) -> Result<(), Error> {
         let keys = [
-            self.keys.stream(claim.partition),
-            self.keys.owner(claim.partition),
-            self.keys.sequence(claim.partition),
+            self.keys.stream(fence.partition),
+            self.keys.owner(fence.partition),
+            self.keys.sequence(fence.partition),
         ];
         let mut command = self.scripts.rewind.on(&keys);
-        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(id.to_string()).arg(sequence);
+        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(id.to_string()).arg(sequence);
         Ok(command.exec_async(&mut self.reader).await?)
     }
 
     /// The epoch of each claimed partition as Redis was last told.
-    pub async fn epochs(&mut self, claims: &[Claim]) -> Result<Vec<i64>, Error> {
-        let mut pipeline = Pipeline::with_capacity(claims.len());
-        for claim in claims {
-            pipeline.cmd("HGET").arg(self.keys.owner(claim.partition)).arg("epoch");
+    pub async fn epochs(&mut self, fences: &[Fence]) -> Result<Vec<i64>, Error> {
+        let mut pipeline = Pipeline::with_capacity(fences.len());
+        for fence in fences {
+            pipeline.cmd("HGET").arg(self.keys.owner(fence.partition)).arg("epoch");
         }
         let epochs: Vec<Option<i64>> = pipeline.query_async(&mut self.reader).await?;
         Ok(epochs.into_iter().map(Option::unwrap_or_default).collect())

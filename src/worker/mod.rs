@@ -6,6 +6,7 @@
 //! HTTP, SQL or Redis commands.
 
 mod assignment;
+mod attempt;
 mod held;
 mod lane;
 mod lease;
@@ -14,7 +15,6 @@ mod recovery;
 mod rewind;
 mod reach;
 mod settle;
-mod trial;
 mod trim;
 mod watch;
 

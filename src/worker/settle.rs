@@ -8,9 +8,9 @@ use tracing::{error, info, warn};
 
 use super::watch::{Again, Progress, Watch};
 use crate::{
-    domain::{Book, Decision, Delivery, Outcome, StreamId, TraceContext, unpanicked},
-    ledger::{self, Batch, Burial, Fence, LaneWriter},
-    stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable, fields_of},
+    domain::{Book, Decision, Delivery, Fence, Outcome, StreamId, TraceContext, unpanicked},
+    ledger::{self, Batch, Burial, LaneWriter},
+    stream::{self, Consumer, Taken, TakenFrom, Unreadable, fields_of},
     telemetry::Moment,
 };
 
@@ -153,13 +153,13 @@ struct Sorted {
     unreadable: Vec<Unreadable>,
     /// Entries that are not in the stream any more.
     deleted: Vec<(u16, StreamId)>,
-    settled: Vec<(Claim, Vec<StreamId>)>,
+    settled: Vec<(Fence, Vec<StreamId>)>,
     earlier: Again,
 }
 
 /// Settles what was taken. When this returns, all of it is in the ledger and
 /// acknowledged.
-pub(super) async fn settle(link: &mut Link, taken: Vec<(Claim, TakenFrom)>) -> Result<(), Error> {
+pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> Result<(), Error> {
     let sorted = sort(&link.watch, taken);
     let mut progress = Progress::default();
     let settled = settle_sorted(link, &sorted, &mut progress).await;
@@ -215,11 +215,11 @@ async fn contended(link: &mut Link, deliveries: &[Delivery]) -> Result<Error, Er
     }))
 }
 
-fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
+fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
     let mut sorted = Sorted::default();
-    for (claim, from) in taken.into_iter().filter(|(_, from)| !from.taken.is_empty()) {
-        sorted.fences.push(Fence { partition: claim.partition, epoch: claim.epoch });
-        sorted.earlier.extend(watch.earlier(claim, &from.earlier));
+    for (fence, from) in taken.into_iter().filter(|(_, from)| !from.taken.is_empty()) {
+        sorted.fences.push(fence);
+        sorted.earlier.extend(watch.earlier(fence, &from.earlier));
         let mut ids = Vec::with_capacity(from.taken.len());
         for taken in from.taken {
             match taken {
@@ -237,15 +237,14 @@ fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
                 }
             }
         }
-        sorted.settled.push((claim, ids));
+        sorted.settled.push((fence, ids));
     }
     sorted
 }
 
 /// One transaction: fence, decide, write, commit.
 async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Result<(), Error> {
-    let Sorted { fences, deliveries, unreadable, deleted, settled, .. } = sorted;
-    let claims: Vec<Claim> = settled.iter().map(|(claim, _)| *claim).collect();
+    let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
     progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
     for (partition, id) in deleted {
@@ -259,7 +258,7 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
     tokio::try_join!(
         async { batch.post(&decisions, &burials).await.map_err(Error::from) },
-        async { link.consumer.announce(&claims, customers).await.map_err(Error::from) },
+        async { link.consumer.announce(fences, customers).await.map_err(Error::from) },
     )?;
     progress.outcomes = decisions.iter().map(|decision| decision.outcome).collect();
     let gaps = batch.commit().await?;
@@ -321,13 +320,13 @@ pub(super) struct GivenUp {
 /// already, though that was never acknowledged, is acknowledged instead.
 pub(super) async fn give_up(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     delivery: &Delivery,
     given_up: &GivenUp,
 ) -> Result<(), Error> {
     let GivenUp { code, reason, attempts, parks } = given_up;
     let burial = Burial {
-        partition: claim.partition,
+        partition: fence.partition,
         stream_id: delivery.stream_id,
         sequence: Some(delivery.sequence),
         reference: Some(delivery.payment.reference.as_str().to_owned()),
@@ -340,7 +339,6 @@ pub(super) async fn give_up(
         attempts: *attempts,
         parks: parks.then(|| delivery.payment.customer.clone()),
     };
-    let fence = Fence { partition: claim.partition, epoch: claim.epoch };
     let burying = async {
         let mut batch = link.writer.open(&[fence], &[]).await?;
         if batch.has_settled(delivery).await? {
@@ -353,15 +351,15 @@ pub(super) async fn give_up(
     let buried = timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
     let Some(gaps) = buried else {
         info!(
-            partition = claim.partition,
+            partition = fence.partition,
             stream_id = %delivery.stream_id,
             "the entry is in the ledger already; it is only acknowledged"
         );
-        return Ok(link.consumer.conclude(&[(claim, vec![delivery.stream_id])]).await?);
+        return Ok(link.consumer.conclude(&[(fence, vec![delivery.stream_id])]).await?);
     };
     link.lose(&gaps).await?;
     error!(
-        partition = claim.partition,
+        partition = fence.partition,
         stream_id = %delivery.stream_id,
         reference = delivery.payment.reference.as_str(),
         trace_id = delivery.trace_id().map(tracing::field::display),
@@ -369,8 +367,8 @@ pub(super) async fn give_up(
         reason,
         "an entry used up its attempts and is a dead letter now"
     );
-    link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?;
-    link.watch.buried((claim.partition, delivery.stream_id), delivery.trace, code, reason);
+    link.consumer.bury(fence.partition, delivery.stream_id, code, reason).await?;
+    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, reason);
     Ok(())
 }
 
