@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use super::Error;
 use crate::domain::{
-    Account, CustomerId, Digest, Known, PaymentStatus, Reference, TraceContext, TraceId,
+    Account, CustomerId, Delivery, Digest, Known, PaymentStatus, Reference, TraceContext, TraceId,
 };
 
 pub(super) async fn read_accounts(
@@ -90,6 +90,30 @@ pub(super) async fn damage(pool: &PgPool, customer: &CustomerId) -> Result<Optio
              the account was changed by hand or damaged. See `paystream audit`"
         )
     }))
+}
+
+/// Whether another entry of this partition that is settled says the same of its
+/// payment and of its arrival: then somebody has copied it. What a client sends again
+/// arrives again.
+pub(super) async fn is_copy(
+    connection: &mut PgConnection,
+    delivery: &Delivery,
+) -> Result<bool, Error> {
+    let is_copy = sqlx::query_scalar(
+        "with settled as (
+             select partition, stream_id, payload_digest, received_at from processed_transactions
+                 where transaction_reference = $1
+             union all select partition, stream_id, payload_digest, received_at from suspense
+                 where transaction_reference = $1)
+         select exists (select 1 from settled where partition = $2 and stream_id <> $3
+             and payload_digest = $4 and received_at = $5)",
+    )
+    .bind(delivery.payment.reference.as_str())
+    .bind(i32::from(delivery.partition))
+    .bind(delivery.stream_id.to_string())
+    .bind(delivery.digest.0.as_slice())
+    .bind(delivery.received_at);
+    Ok(is_copy.fetch_one(connection).await?)
 }
 
 pub(super) fn customer(text: String) -> Result<CustomerId, Error> {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
-use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
+use sqlx::{FromRow, PgPool};
 
 use super::{
-    Error, admin, held,
+    Error, admin,
+    cursors::CursorColumns,
     pool::{Pool, PoolUse},
     rows::Cursor,
-    writer,
 };
 use crate::domain::{CustomerId, Reference, StreamId};
 use crate::telemetry::Signals;
@@ -326,8 +326,8 @@ impl Reader {
         &self,
         generation: i32,
     ) -> Result<BTreeMap<u16, (i64, StreamId)>, Error> {
-        let rows = sqlx::query(
-            "select partition, last_sequence, last_stream_id, reached_stream_id
+        let rows: Vec<CursorColumns> = sqlx::query_as(
+            "select partition, last_sequence, last_stream_id, reached_stream_id, head_sequence
              from partition_owners
              where generation = $1 and generation = (select generation from topology)",
         )
@@ -337,11 +337,11 @@ impl Reader {
         if rows.is_empty() {
             return Err(Error::Resized);
         }
-        let settled = |row: &PgRow| {
-            let Cursor { sequence, stream_id, reached } = writer::cursor(row)?;
-            Ok((held::partition(row.try_get(0)?)?, (sequence, stream_id.max(reached))))
+        let settled = |row: CursorColumns| {
+            let (partition, Cursor { sequence, stream_id, reached, .. }) = row.read()?;
+            Ok((partition, (sequence, stream_id.max(reached))))
         };
-        rows.iter().map(settled).collect()
+        rows.into_iter().map(settled).collect()
     }
 
     /// How far the ledger has come with every partition.

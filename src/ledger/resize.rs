@@ -137,8 +137,8 @@ impl Resize {
         // Where nothing was settled since an earlier jump, that one grows.
         sqlx::query(
             "insert into sequence_jumps
-                 (partition, after_sequence, resumes_at, reason, detail, state)
-             select partition, last_sequence, $2 + 1, 'resize',
+                 (partition, after_sequence, resumes_at, kinds, reason, detail, state)
+             select partition, last_sequence, $2 + 1, array['resize'], 'resize',
                  'the number of partitions was changed to ' || $1, 'accepted'
              from partition_owners where partition < $1
              on conflict (partition, after_sequence) do update

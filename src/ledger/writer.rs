@@ -3,19 +3,17 @@
 use std::{collections::HashSet, time::Duration};
 
 use serde_json::{Map, Value};
-use sqlx::{
-    Connection, PgConnection, Postgres, Row, Transaction,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_TIMEOUT, BY_KEY, Error, attempts, lock_wait, lookups,
+    ACQUIRE_TIMEOUT, BY_KEY, Error, attempts, cursors, lock_wait, lookups,
     losses::{self, Gap, Settled},
     rows::{self, Cursor, Cursors, Epochs, Tallies},
-    takeovers,
 };
-use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, Fence, StreamId, TraceId};
+use crate::domain::{
+    Amount, Book, CustomerId, Decision, Delivery, Fence, Outcome, StreamId, TraceId,
+};
 
 /// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
@@ -96,7 +94,7 @@ impl LaneWriter {
         deliveries: &[Delivery],
     ) -> Result<Batch<'_>, Error> {
         let mut transaction = self.connection.begin().await?;
-        let stands = lock_fences(&mut transaction, &self.worker, fences).await?;
+        let stands = cursors::lock(&mut transaction, &self.worker, fences).await?;
         let mut customers: Vec<_> =
             deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
         customers.sort_unstable();
@@ -130,6 +128,11 @@ impl LaneWriter {
     ) -> Result<Option<(String, i64, i64)>, Error> {
         let customers: Vec<_> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
         lookups::damaged(&mut self.connection, customers).await
+    }
+
+    /// Whether an entry is a copy of one that is settled.
+    pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
+        lookups::is_copy(&mut self.connection, delivery).await
     }
 }
 
@@ -193,7 +196,7 @@ impl Batch<'_> {
         let mut tallies = Tallies::new();
         let Self { transaction, book, epochs, stands, gone, gaps, .. } = self;
         let settled = settled(decisions, burials);
-        let decisions = &takeovers::without_copies(transaction, stands, decisions).await?;
+        let decisions = &without_copies(transaction, stands, decisions).await?;
         rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
         rows::update_accounts(transaction, book).await?;
         for burial in burials {
@@ -205,7 +208,7 @@ impl Batch<'_> {
                 park(transaction, customer).await?;
             }
         }
-        takeovers::note_reuse(transaction, stands, decisions).await?;
+        losses::note_reuse(transaction, stands, decisions).await?;
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
         let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));
         let cursors = moved(stands, &settled, buried.chain(gone.iter().copied()));
@@ -223,41 +226,24 @@ impl Batch<'_> {
     }
 }
 
-/// Locks the fence rows of a batch; says how far each partition has come.
-pub(super) async fn lock_fences(
+/// Decisions without those about copies of settled entries under numbers that are
+/// settled: a copy has no outcome of its own.
+async fn without_copies<'a>(
     connection: &mut PgConnection,
-    worker: &str,
-    fences: &[Fence],
-) -> Result<Cursors, Error> {
-    let (partitions, epochs) = rows::columns(fences);
-    let locked = sqlx::query(
-        "select partition, last_sequence, last_stream_id, reached_stream_id from partition_owners
-         where owner = $1
-           and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
-         order by partition for update",
-    )
-    .bind(worker)
-    .bind(partitions)
-    .bind(epochs)
-    .fetch_all(connection)
-    .await?;
-    if locked.len() != fences.len() {
-        return Err(Error::Fenced);
+    stands: &Cursors,
+    decisions: &[Decision<'a>],
+) -> Result<Vec<Decision<'a>>, Error> {
+    let mut kept = Vec::with_capacity(decisions.len());
+    for decision in decisions {
+        let Decision { delivery, outcome } = *decision;
+        let stand = stands.get(&delivery.partition);
+        let is_settled = stand.is_some_and(|stand| delivery.sequence <= stand.sequence);
+        let may_be = is_settled && outcome == Outcome::Duplicate;
+        if !may_be || !lookups::is_copy(connection, delivery).await? {
+            kept.push(*decision);
+        }
     }
-    let stand = |row: &PgRow| {
-        let partition: i32 = row.try_get(0)?;
-        let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
-        Ok((partition, cursor(row)?))
-    };
-    locked.iter().map(stand).collect()
-}
-
-/// Out of a row whose second to fourth columns it is.
-pub(super) fn cursor(row: &PgRow) -> Result<Cursor, Error> {
-    let id = |column: usize| -> Result<StreamId, Error> {
-        row.try_get::<&str, _>(column)?.parse().map_err(|_| Error::Corrupt("stream id"))
-    };
-    Ok(Cursor { sequence: row.try_get(1)?, stream_id: id(2)?, reached: id(3)? })
+    Ok(kept)
 }
 
 /// False when a redelivery put it there before.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Fence, StreamId},
-    ledger::{self, Cursor, Past},
+    ledger::{self, Cursor, Takeovers},
     stream::{History, PartitionState, Reopening},
 };
 
@@ -108,8 +108,9 @@ pub(super) async fn note(
 ) -> Result<(), Error> {
     let Fence { partition, .. } = fence;
     let History { holes: jumps, lost } = &state.history;
-    let past = Past { jumps, lost, handed: state.position.map(|position| position.last_id) };
-    let lost = link.writer.note_history(fence, past).await?;
+    let takeovers =
+        Takeovers { jumps, lost, handed: state.position.map(|position| position.last_id) };
+    let lost = link.writer.note_takeovers(fence, takeovers).await?;
     for (lost_first, lost_last) in lost {
         error!(
             partition,

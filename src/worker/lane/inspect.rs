@@ -72,8 +72,8 @@ impl Lane {
             let is_taking = matches!(held.phase, Phase::Taking { .. });
             let quiet = held.quiet.filter(|given| is_taking && *given > held.accounted);
             let Some(given) = quiet else { continue };
-            let gap = link.writer.note_missing(held.fence, given).await?;
-            link.lose(gap.as_slice()).await?;
+            let gaps = link.writer.note_missing(held.fence, given).await?;
+            link.lose(&gaps).await?;
             held.accounted = given;
         }
         Ok(())
