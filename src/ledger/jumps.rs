@@ -157,7 +157,8 @@ pub(super) fn unlisted<'a>(
     ranges
 }
 
-/// The only writer of findings. One that begins where another does is added to it.
+/// The only writer of findings. One that begins where another does is added to it; a
+/// takeover that adds to a loss of another reason leaves it that.
 pub(super) async fn record(
     connection: &mut PgConnection,
     partition: u16,
@@ -177,7 +178,8 @@ pub(super) async fn record(
              lost_last = greatest(known.lost_last, excluded.lost_last),
              kinds = case when excluded.kinds <@ known.kinds then known.kinds
                  else known.kinds || excluded.kinds end,
-             reason = case when $9 then excluded.reason else known.reason end,
+             reason = case when $9 and (known.reason = 'resize' or excluded.reason <> 'takeover')
+                 then excluded.reason else known.reason end,
              detail = case when strpos(known.detail, excluded.detail) > 0 then known.detail
                  else known.detail || '; then ' || excluded.detail end,
              state = case when $9 then 'open' else known.state end",
