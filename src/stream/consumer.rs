@@ -10,12 +10,9 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable,
-    lineage::Lineage,
-    replies,
-    scripts::{Lua, losing},
+    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, lineage, replies, scripts,
     server::{self, Server},
-    standing, upkeep, wire,
+    upkeep, wire,
 };
 use crate::domain::{CustomerId, Delivery, Fence, StreamId};
 
@@ -37,7 +34,6 @@ pub enum Taken {
 /// What one partition gave.
 #[derive(Clone, Debug, Default)]
 pub struct TakenFrom {
-    /// Its entries in stream order.
     pub taken: Vec<Taken>,
     /// The last id that was looked at; where the next page starts.
     pub last_id: Option<StreamId>,
@@ -50,7 +46,6 @@ pub struct TakenFrom {
 pub struct Delivered {
     pub id: StreamId,
     pub worker: String,
-    /// How long ago.
     pub ago: Duration,
     pub deliveries: u32,
 }
@@ -65,26 +60,8 @@ pub struct Consumer {
     incarnation: String,
     /// The server at the other end of both connections.
     pub(super) server: Server,
-    lineage: Lineage,
     /// How far the counter of each partition was seen to have come.
     pub(super) counted: BTreeMap<u16, i64>,
-    pub(super) scripts: Scripts,
-}
-
-pub(super) struct Scripts {
-    mirror: Lua,
-    take: Lua,
-    reclaim: Lua,
-    forget_consumers: Lua,
-    bury: Lua,
-    settling_begin: Lua,
-    settling_end: Lua,
-    pub(super) standing: standing::Script,
-    pub(super) close: Lua,
-    pub(super) reopen: Lua,
-    lose: Lua,
-    pub(super) passed: Lua,
-    pub(super) rewind: Lua,
 }
 
 impl Consumer {
@@ -93,21 +70,6 @@ impl Consumer {
         worker: &str,
         incarnation: &str,
     ) -> Result<Self, Error> {
-        let scripts = Scripts {
-            mirror: Lua::new(include_str!("lua/mirror.lua")),
-            take: Lua::new(include_str!("lua/take.lua")),
-            reclaim: Lua::new(include_str!("lua/reclaim.lua")),
-            forget_consumers: Lua::new(include_str!("lua/forget_consumers.lua")),
-            bury: Lua::new(include_str!("lua/bury.lua")),
-            settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
-            settling_end: Lua::new(include_str!("lua/settling_end.lua")),
-            standing: standing::Script::new(),
-            close: Lua::new(include_str!("lua/close.lua")),
-            reopen: losing(include_str!("lua/reopen.lua")),
-            lose: losing(include_str!("lua/lose.lua")),
-            passed: Lua::new(include_str!("lua/passed.lua")),
-            rewind: Lua::new(include_str!("lua/rewind.lua")),
-        };
         let name = format!("worker:{worker}:{incarnation}");
         let mut reader = streams.connect(&name).await?;
         // A blocked read answers up to twice its time late.
@@ -116,14 +78,13 @@ impl Consumer {
         if streams.insists_on_safety {
             upkeep::insist_on_safety(&mut reader).await?;
         }
-        let lineage = Lineage::new();
-        for script in scripts.all().into_iter().chain([lineage.script()]) {
+        for script in scripts::OF_A_LANE {
             script.load(&mut reader).await?;
         }
         let keys = streams.keys.clone();
         let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
         let counted = BTreeMap::new();
-        Ok(Self { reader, waiter, keys, worker, incarnation, server, lineage, counted, scripts })
+        Ok(Self { reader, waiter, keys, worker, incarnation, server, counted })
     }
 
     /// Compares the highest sequence that is known to have been given out in
@@ -135,7 +96,7 @@ impl Consumer {
             let seen = self.counted.entry(*partition).or_default();
             *seen = (*seen).max(*sequence);
             let known = (*sequence, ("-", 0));
-            pipeline.add_command(self.lineage.command(&self.keys, *partition, &self.server, known));
+            pipeline.add_command(lineage::command(&self.keys, *partition, &self.server, known));
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
@@ -148,7 +109,7 @@ impl Consumer {
         }
         let mut pipeline = Pipeline::with_capacity(lost.len());
         for (partition, first, last) in lost {
-            let mut command = self.scripts.lose.on(&[self.keys.lost(*partition)]);
+            let mut command = scripts::LOSE.on(&[self.keys.lost(*partition)]);
             command.arg(first).arg(last);
             pipeline.add_command(command);
         }
@@ -156,13 +117,10 @@ impl Consumer {
     }
 
     /// Tells Redis who owns `fences`, so that takes by anyone else are refused.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when a newer epoch is known.
     pub async fn mirror(&mut self, fences: &[Fence]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(fences.len());
         for fence in fences {
-            let mut command = self.scripts.mirror.on(&[self.keys.owner(fence.partition)]);
+            let mut command = scripts::MIRROR.on(&[self.keys.owner(fence.partition)]);
             command.arg(&self.worker).arg(fence.epoch);
             pipeline.add_command(command);
         }
@@ -195,9 +153,6 @@ impl Consumer {
 
     /// Says which of the partitions have an entry after the id beside them;
     /// waits until one has, at most `block`.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream is gone.
     pub async fn wait(
         &mut self,
         after: &[(u16, StreamId)],
@@ -232,7 +187,7 @@ impl Consumer {
     pub async fn take(&mut self, counts: &[(Fence, u32)]) -> Result<Vec<TakenFrom>, Error> {
         let mut pipeline = Pipeline::with_capacity(counts.len());
         for (fence, count) in counts {
-            let mut command = self.scripts.take.on(&self.taking(*fence));
+            let mut command = scripts::TAKE.on(&self.taking(*fence));
             command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
             pipeline.add_command(command);
         }
@@ -251,16 +206,13 @@ impl Consumer {
 
     /// Claims a page of what was handed to anyone and not acknowledged, in
     /// stream order, starting after `after`.
-    ///
-    /// # Errors
-    /// As [`Consumer::take`].
     pub async fn reclaim(
         &mut self,
         fence: Fence,
         after: Option<StreamId>,
         count: u32,
     ) -> Result<TakenFrom, Error> {
-        let mut command = self.scripts.reclaim.on(&self.taking(fence));
+        let mut command = scripts::RECLAIM.on(&self.taking(fence));
         command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
         command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
         let reply: Value = command.query_async(&mut self.reader).await?;
@@ -305,7 +257,7 @@ impl Consumer {
         }
         let mut pipeline = Pipeline::with_capacity(keys.len());
         for (fence, keys) in keys {
-            let mut command = self.scripts.settling_begin.on(&keys);
+            let mut command = scripts::SETTLING_BEGIN.on(&keys);
             command.arg(self.token(fence)).arg(SETTLING_MAX.as_millis().to_string());
             pipeline.add_command(command);
         }
@@ -327,7 +279,7 @@ impl Consumer {
                 }
             }
             let keys = [self.keys.settling(fence.partition)];
-            let mut command = self.scripts.settling_end.on(&keys);
+            let mut command = scripts::SETTLING_END.on(&keys);
             command.arg(self.token(*fence));
             pipeline.add_command(command);
         }
@@ -347,14 +299,14 @@ impl Consumer {
         reason: &str,
     ) -> Result<(), Error> {
         let keys = [self.keys.stream(partition), self.keys.dead(partition)];
-        let mut command = self.scripts.bury.on(&keys);
+        let mut command = scripts::BURY.on(&keys);
         command.arg(GROUP).arg(id.to_string()).arg(code).arg(reason);
         Ok(command.arg(DEAD_NOTICES_MAX).exec_async(&mut self.reader).await?)
     }
 
     /// Removes consumers of former owners that hold nothing.
     pub async fn forget_others(&mut self, fence: Fence) -> Result<(), Error> {
-        let mut command = self.scripts.forget_consumers.on(&[self.keys.stream(fence.partition)]);
+        let mut command = scripts::FORGET_CONSUMERS.on(&[self.keys.stream(fence.partition)]);
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
     }
 
@@ -404,32 +356,11 @@ fn read_delivered(row: Value) -> Result<Delivered, Error> {
 }
 
 impl Taken {
-    /// Its entry id.
-    #[must_use]
     pub fn id(&self) -> StreamId {
         match self {
             Self::Delivery(delivery) => delivery.stream_id,
             Self::Unreadable(unreadable) => unreadable.stream_id,
             Self::Deleted(_, id) => *id,
         }
-    }
-}
-
-impl Scripts {
-    fn all(&self) -> [&Lua; 12] {
-        [
-            &self.mirror,
-            &self.take,
-            &self.reclaim,
-            &self.forget_consumers,
-            &self.bury,
-            &self.settling_begin,
-            &self.settling_end,
-            &self.close,
-            &self.reopen,
-            &self.lose,
-            &self.passed,
-            &self.rewind,
-        ]
     }
 }

@@ -4,7 +4,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, standing};
+use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, scripts, standing};
 use crate::domain::{Fence, StreamId};
 
 /// Where a partition stands in Redis.
@@ -35,6 +35,8 @@ pub struct Remains {
 pub struct Reopening {
     /// The ledger's cursor: a stream or a group that is missing begins behind it.
     pub cursor: StreamId,
+    /// A group that is there goes back to the cursor.
+    pub sets_back: bool,
     /// Sequences go on after this one.
     pub sequence: i64,
     /// The last sequence that is kept, where any may be lost: gateways compare
@@ -48,10 +50,10 @@ impl Consumer {
     /// Where each claimed partition stands.
     pub async fn states(&mut self, fences: &[Fence]) -> Result<Vec<PartitionState>, Error> {
         let mut pipeline = Pipeline::with_capacity(1 + 2 * fences.len());
-        standing::Script::load(&mut pipeline);
+        scripts::STANDING.load_in(&mut pipeline);
         for fence in fences {
             let stream = self.keys.stream(fence.partition);
-            pipeline.add_command(self.scripts.standing.on(stream, Some(GROUP)));
+            pipeline.add_command(standing::command(stream, Some(GROUP)));
             pipeline.cmd("MGET").arg(self.keys.sequence(fence.partition));
             pipeline.arg(self.keys.lineage(fence.partition));
             pipeline.arg(self.keys.lost(fence.partition));
@@ -93,9 +95,6 @@ impl Consumer {
 
     /// Closes a partition whose state is lost: nothing is appended to it until
     /// [`Consumer::reopen`]. Says what is left of it.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
     pub async fn close(&mut self, fence: Fence) -> Result<Remains, Error> {
         const WHAT: &str = "close";
         let keys = [
@@ -103,7 +102,7 @@ impl Consumer {
             self.keys.owner(fence.partition),
             self.keys.sequence(fence.partition),
         ];
-        let mut command = self.scripts.close.on(&keys);
+        let mut command = scripts::CLOSE.on(&keys);
         let seen = self.counted.get(&fence.partition).copied().unwrap_or_default();
         command.arg(&self.worker).arg(fence.epoch).arg(seen).arg(HOLE);
         let reply: Value = command.query_async(&mut self.reader).await?;
@@ -119,16 +118,14 @@ impl Consumer {
     }
 
     /// Opens the partition again.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
     pub async fn reopen(
         &mut self,
         fence: Fence,
         remains: Remains,
         reopening: Reopening,
     ) -> Result<(), Error> {
-        let Reopening { cursor, sequence, kept, lost } = reopening;
+        let Reopening { cursor, sets_back, sequence, kept, lost } = reopening;
+        let raises = remains.last_id < cursor;
         let keys = [
             self.keys.stream(fence.partition),
             self.keys.owner(fence.partition),
@@ -136,9 +133,16 @@ impl Consumer {
             self.keys.lost(fence.partition),
             self.keys.lineage(fence.partition),
         ];
-        let mut command = self.scripts.reopen.on(&keys);
+        let mut command = scripts::REOPEN.on(&keys);
         command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(cursor.to_string());
-        command.arg(i32::from(remains.last_id < cursor)).arg(sequence).arg(&self.server.identity);
+        command.arg(if sets_back {
+            "back"
+        } else if raises {
+            "raise"
+        } else {
+            ""
+        });
+        command.arg(sequence).arg(&self.server.identity);
         command.arg(kept.map_or_else(String::new, |kept| kept.to_string()));
         if let Some((first, last)) = lost {
             command.arg(first).arg(last);

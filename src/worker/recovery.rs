@@ -50,7 +50,7 @@ pub(super) async fn recover(
         // The entries are all there; only how far we had read them is gone.
         let cursor = begin_at(link, fence).await?;
         let sequence = remains.counted;
-        let reopening = Reopening { cursor, sequence, kept: None, lost: None };
+        let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: None };
         link.consumer.reopen(fence, remains, reopening).await?;
         error!(partition, %cursor, "our group was gone; created again behind what is settled");
         return Ok(remains.counted);
@@ -60,6 +60,7 @@ pub(super) async fn recover(
     let sequence = resumption.resumes_at - 1;
     let reopening = Reopening {
         cursor: resumption.cursor,
+        sets_back: false,
         sequence,
         kept: Some(resumption.kept()),
         lost: resumption.lost,

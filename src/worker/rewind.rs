@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::Fence,
     ledger::{Cursor, LaneWriter, Rewound},
-    stream::{self, Consumer, Kept},
+    stream::{self, Consumer, Kept, Reopening},
 };
 
 /// Compares where our group stands with the ledger, and sets it back where the
@@ -122,7 +122,9 @@ async fn rewind(
     let lost = link.writer.note_rewound(fence, rewound).await?;
     let told: Vec<_> = lost.iter().map(|(first, last)| (partition, *first, *last)).collect();
     link.consumer.lose(&told).await?;
-    link.consumer.rewind(fence, back_to, given).await?;
+    let reopening =
+        Reopening { cursor: back_to, sets_back: true, sequence: given, kept: None, lost: None };
+    link.consumer.reopen(fence, remains, reopening).await?;
     error!(
         partition,
         settled = cursor.sequence,
