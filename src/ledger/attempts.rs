@@ -3,6 +3,8 @@
 //! nothing after the entries that are tried is touched before them. Beside it,
 //! a history of attempts for whoever asks later what happened to an entry.
 
+use std::collections::HashSet;
+
 use sqlx::{PgConnection, Row};
 
 use super::{Error, LaneWriter};
@@ -27,7 +29,6 @@ pub struct Attempt {
 
 impl Attempt {
     /// Whether the entry is among those that are tried.
-    #[must_use]
     pub fn covers(&self, id: StreamId) -> bool {
         (self.first..=self.last).contains(&id)
     }
@@ -56,9 +57,6 @@ impl LaneWriter {
     }
 
     /// Notes what is about to be tried, or what an attempt ended with.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when the partition has another owner or epoch.
     pub async fn note_attempt(&mut self, fence: Fence, attempt: &Attempt) -> Result<(), Error> {
         let noted: i64 = sqlx::query_scalar(
             // An outage is no attempt: it is taken back, and the same is noted again
@@ -115,7 +113,7 @@ impl LaneWriter {
 pub(super) async fn read_buried(
     connection: &mut PgConnection,
     entries: &[(u16, StreamId)],
-) -> Result<Vec<(u16, StreamId)>, Error> {
+) -> Result<HashSet<(u16, StreamId)>, Error> {
     let rows = sqlx::query(
         "select partition, stream_id from dead_letters where state <> 'redriven'
              and (partition, stream_id) in (select * from unnest($1::int[], $2::text[]))",

@@ -1,7 +1,7 @@
 //! What a batch looks up before it is decided: accounts, and references that
 //! are used already. Changes nothing, locks nothing; the fence rows are held.
 
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 
 use super::Error;
 use crate::domain::{
@@ -66,30 +66,23 @@ pub(super) async fn read_known(
     rows.into_iter().map(known).collect()
 }
 
-/// An account of these customers whose version is not the last of its statement:
-/// which, its version, and that one.
-pub(super) async fn damaged(
+/// Why changes of these accounts lose every race: one is damaged, or others were faster.
+pub(super) async fn damage(
     connection: &mut PgConnection,
     customers: Vec<&str>,
-) -> Result<Option<(String, i64, i64)>, Error> {
-    let damaged = sqlx::query_as(
+) -> Result<Error, Error> {
+    let damaged: Option<(String, i64, i64)> = sqlx::query_as(
         "select a.customer_id, a.version, s.last from customer_accounts a
          cross join lateral (select coalesce(max(account_version), 0) as last
              from processed_transactions p where p.customer_id = a.customer_id) s
          where a.customer_id = any($1) and a.version < s.last order by 1 limit 1",
-    );
-    Ok(damaged.bind(customers).fetch_optional(connection).await?)
-}
-
-/// Why changes of this account lose every race, if it is damaged.
-pub(super) async fn damage(pool: &PgPool, customer: &CustomerId) -> Result<Option<String>, Error> {
-    let damaged = damaged(&mut *pool.acquire().await?, vec![customer.as_str()]).await?;
-    Ok(damaged.map(|(customer, version, last)| {
-        format!(
-            "account {customer} stands at version {version}, but its statement goes on to {last}: \
-             the account was changed by hand or damaged. See `paystream audit`"
-        )
-    }))
+    )
+    .bind(customers)
+    .fetch_optional(connection)
+    .await?;
+    let damaged =
+        damaged.map(|(customer, version, last)| Error::Damaged { customer, version, last });
+    Ok(damaged.unwrap_or(Error::Raced))
 }
 
 /// Whether another entry of this partition that is settled says the same of its

@@ -33,7 +33,6 @@ pub struct Resumption {
 
 impl Resumption {
     /// The last sequence that is settled or still in the stream.
-    #[must_use]
     pub fn kept(&self) -> i64 {
         self.lost.map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
     }

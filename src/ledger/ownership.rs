@@ -28,7 +28,6 @@ pub struct Grant {
     pub since_moved: Duration,
 }
 
-/// A worker that beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveWorker {
     pub worker: String,
@@ -48,7 +47,6 @@ pub struct PartitionOwner {
     pub release_asked: bool,
 }
 
-/// The registry at one moment.
 #[derive(Clone, Debug)]
 pub struct RegistrySnapshot {
     /// Workers that beat, by name.
@@ -96,7 +94,6 @@ impl Ownership {
     }
 
     /// How long one call may take, so that the next beat is in time.
-    #[must_use]
     pub fn patience(lease: Duration) -> Duration {
         lease / 4
     }

@@ -10,11 +10,9 @@ const LOCK: i64 = 0x7061_7973_7472;
 /// A worker that has not beaten for so long is not counted on.
 const SILENT_SECONDS: i32 = 30;
 
-/// A topology that was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastTopology {
     pub generation: i32,
-    /// Its number of partitions.
     pub partitions: u16,
     /// Whether its streams are removed.
     pub removed: bool,

@@ -1,40 +1,32 @@
 //! Posts batches, each in one fenced transaction.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_TIMEOUT, BY_KEY, Error, attempts, cursors, lock_wait, lookups,
+    ACQUIRE_TIMEOUT, BY_KEY, Error, cursors, lock_wait, lookups,
     losses::{self, Gap, Settled},
-    rows::{self, Cursor, Cursors, Epochs, Tallies},
+    rows::{self, Cursor, Cursors},
+    settling::Settling,
 };
-use crate::domain::{
-    Amount, Book, CustomerId, Decision, Delivery, Fence, Outcome, StreamId, TraceId,
-};
+use crate::domain::{Amount, CustomerId, Decision, Delivery, Fence, Outcome, StreamId, TraceId};
 
 /// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
 pub struct Burial {
-    /// Where it was.
     pub partition: u16,
-    /// Its entry id.
     pub stream_id: StreamId,
-    /// Its sequence, if known.
     pub sequence: Option<i64>,
-    /// Its reference, if known.
     pub reference: Option<String>,
-    /// Its customer, if known.
     pub customer: Option<CustomerId>,
-    /// Its amount, if known.
     pub amount: Option<Amount>,
     /// The trace that brought it, if it came with one.
     pub trace_id: Option<TraceId>,
     /// Stable class of the reason.
     pub code: &'static str,
-    /// The reason as a sentence.
     pub reason: String,
     pub fields: Vec<(String, String)>,
     /// How often settling it was attempted.
@@ -68,7 +60,6 @@ impl Writer {
         Self { options, worker: worker.to_owned() }
     }
 
-    /// Connects one lane.
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
         let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
         let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
@@ -76,7 +67,6 @@ impl Writer {
     }
 }
 
-/// One lane's connection to the ledger.
 pub struct LaneWriter {
     pub(super) connection: PgConnection,
     pub(super) worker: String,
@@ -85,9 +75,6 @@ pub struct LaneWriter {
 impl LaneWriter {
     /// Opens a batch: checks and locks its fence rows, and reads all that the
     /// deliveries may touch.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when a partition has another owner or epoch.
     pub async fn open(
         &mut self,
         fences: &[Fence],
@@ -95,39 +82,16 @@ impl LaneWriter {
     ) -> Result<Batch<'_>, Error> {
         let mut transaction = self.connection.begin().await?;
         let stands = cursors::lock(&mut transaction, &self.worker, fences).await?;
-        let mut customers: Vec<_> =
-            deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        customers.sort_unstable();
-        customers.dedup();
-        let references = deliveries.iter().map(|d| d.payment.reference.as_str()).collect();
-        let accounts = lookups::read_accounts(&mut transaction, customers).await?;
-        let known = lookups::read_known(&mut transaction, references).await?;
         let epochs = fences.iter().map(|fence| (fence.partition, fence.epoch)).collect();
-        // What is behind the cursor comes again; it may be buried by now.
-        let again =
-            |d: &&Delivery| stands.get(&d.partition).is_some_and(|s| d.sequence <= s.sequence);
-        let again: Vec<_> =
-            deliveries.iter().filter(again).map(|d| (d.partition, d.stream_id)).collect();
-        let buried = match again.is_empty() {
-            true => Vec::new(),
-            false => attempts::read_buried(&mut transaction, &again).await?,
-        };
-        let buried = buried.into_iter().collect();
-        let book = Book::new(accounts, known);
-        let (gone, gaps) = (Vec::new(), Vec::new());
-        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps })
+        let settling = Settling::open(&mut transaction, epochs, stands, deliveries).await?;
+        Ok(Batch { transaction, settling, gone: Vec::new(), gaps: Vec::new() })
     }
-}
 
-impl LaneWriter {
-    /// An account of these deliveries whose version is not the last of its
-    /// statement: which, its version, and that one.
-    pub async fn damaged(
-        &mut self,
-        deliveries: &[Delivery],
-    ) -> Result<Option<(String, i64, i64)>, Error> {
-        let customers: Vec<_> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        lookups::damaged(&mut self.connection, customers).await
+    /// Why a batch of these was raced each time: nothing else writes these accounts while
+    /// their partition is locked, so one may not be what its statement says.
+    pub async fn damage(&mut self, deliveries: &[Delivery]) -> Result<Error, Error> {
+        let customers = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
+        lookups::damage(&mut self.connection, customers).await
     }
 
     /// Whether an entry is a copy of one that is settled.
@@ -136,15 +100,10 @@ impl LaneWriter {
     }
 }
 
-/// An open transaction, and the book to decide by. Dropped, it rolls back.
+/// An open transaction that settles entries of the stream. Dropped, it rolls back.
 pub struct Batch<'a> {
     transaction: Transaction<'a, Postgres>,
-    /// What the ledger knows; decide with it, in stream order.
-    pub book: Book,
-    /// Deliveries that are dead letters already.
-    pub buried: HashSet<(u16, StreamId)>,
-    epochs: Epochs,
-    stands: Cursors,
+    settling: Settling,
     /// Entries that are not in the stream any more.
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
@@ -152,9 +111,8 @@ pub struct Batch<'a> {
 
 impl Batch<'_> {
     /// How far the ledger had come with a partition before this batch.
-    #[must_use]
     pub fn stand(&self, partition: u16) -> Option<Cursor> {
-        self.stands.get(&partition).copied()
+        self.settling.stands.get(&partition).copied()
     }
 
     /// Whether the ledger has an outcome of this very entry.
@@ -183,22 +141,23 @@ impl Batch<'_> {
         self.gone.push((partition, id));
     }
 
-    /// Writes decisions, dead letters and cursors.
+    /// Decides about the deliveries with which the batch was opened, in stream order, and
+    /// writes decisions, dead letters and cursors. Says what was decided.
     ///
     /// # Errors
-    /// [`Error::Raced`] when something moved meanwhile: decide again. Nothing
+    /// [`Error::Raced`] when something moved meanwhile: begin again. Nothing
     /// is visible before [`Batch::commit`].
-    pub async fn post(
+    pub async fn settle(
         &mut self,
-        decisions: &[Decision<'_>],
+        deliveries: &[Delivery],
         burials: &[Burial],
-    ) -> Result<(), Error> {
-        let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, stands, gone, gaps, .. } = self;
-        let settled = settled(decisions, burials);
-        let decisions = &without_copies(transaction, stands, decisions).await?;
-        rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
-        rows::update_accounts(transaction, book).await?;
+    ) -> Result<Vec<Outcome>, Error> {
+        let Self { transaction, settling, gone, gaps } = self;
+        let decisions = settling.decide(deliveries)?;
+        let settled = settled(&decisions, burials);
+        let kept = without_copies(transaction, &settling.stands, &decisions).await?;
+        settling.write(transaction, &kept).await?;
+        let Settling { epochs, stands, tallies, .. } = settling;
         for burial in burials {
             let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
             if insert_dead_letter(transaction, burial, epoch).await? {
@@ -208,11 +167,12 @@ impl Batch<'_> {
                 park(transaction, customer).await?;
             }
         }
-        losses::note_reuse(transaction, stands, decisions).await?;
+        losses::note_reuse(transaction, stands, &kept).await?;
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
         let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));
         let cursors = moved(stands, &settled, buried.chain(gone.iter().copied()));
-        rows::advance(transaction, &tallies, &cursors).await
+        rows::advance(transaction, tallies, &cursors).await?;
+        Ok(decisions.iter().map(|decision| decision.outcome).collect())
     }
 
     /// Makes the batch durable; says which sequences it found missing.

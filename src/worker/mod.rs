@@ -33,7 +33,6 @@ use lane::Lane;
 use owner::Owner;
 use trim::Trimmer;
 
-/// What a worker works with.
 pub struct Worker {
     /// Its name: unique, and the same after a restart.
     pub id: String,
@@ -57,9 +56,6 @@ pub struct Worker {
 }
 
 /// Works until `stop`, then hands everything over.
-///
-/// # Errors
-/// When another process takes the worker's name, or a task ends by itself.
 pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> {
     // Lanes go on while partitions are handed over.
     let stop_lanes = CancellationToken::new();

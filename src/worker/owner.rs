@@ -57,7 +57,6 @@ struct Held {
     leaving: bool,
 }
 
-/// The loop's own state.
 pub(super) struct Owner {
     worker: String,
     ownership: Ownership,
@@ -110,9 +109,6 @@ impl Owner {
     }
 
     /// Owns until `stop`, and then until everything is handed over.
-    ///
-    /// # Errors
-    /// When another process takes the worker's name.
     pub(super) async fn run(
         &mut self,
         mut events: mpsc::UnboundedReceiver<LaneEvent>,
