@@ -7,7 +7,6 @@ use super::{Amount, CustomerId, LEDGER_MAX, Outcome};
 /// What was financed for a customer and what has been paid of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// Whose account it is.
     pub customer: CustomerId,
     /// What was financed; never changes.
     pub asset_value: Decimal,
@@ -40,7 +39,6 @@ pub enum Refusal {
 
 impl Refusal {
     /// Stable, as it is stored.
-    #[must_use]
     pub fn code(self) -> &'static str {
         match self {
             Self::CreditLimit => "credit_limit",
@@ -50,7 +48,6 @@ impl Refusal {
 
 impl Account {
     /// What is left to pay.
-    #[must_use]
     pub fn outstanding(&self) -> Decimal {
         self.asset_value - self.total_paid
     }

@@ -16,15 +16,12 @@ use super::{
 /// A payment as it came out of its partition's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The partition it came from.
     pub partition: u16,
     /// Its contiguous number in that partition.
     pub sequence: i64,
-    /// Its entry id in the stream.
     pub stream_id: StreamId,
     /// When the gateway took it.
     pub received_at: DateTime<Utc>,
-    /// What was reported.
     pub payment: Payment,
     /// [`Payment::digest`] of it as it was sent. One that was assigned to
     /// another customer keeps it.
@@ -35,7 +32,6 @@ pub struct Delivery {
 
 impl Delivery {
     /// The trace that brought it, if it came with one.
-    #[must_use]
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace.map(|trace| trace.trace_id)
     }
@@ -43,9 +39,6 @@ impl Delivery {
 
 /// Runs what must not end its caller when it panics; what it worked on is to be
 /// dropped then. Says what the panic said.
-///
-/// # Errors
-/// When it panicked.
 pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
@@ -62,7 +55,6 @@ pub enum Outcome {
         applied: Decimal,
         /// Paid beyond it.
         excess: Decimal,
-        /// The account afterwards.
         after: Standing,
     },
     /// A notice that moves no money; without an account it stands alone.
@@ -71,11 +63,7 @@ pub enum Outcome {
         after: Option<Standing>,
     },
     /// Refused by a rule of the account.
-    Rejected {
-        refusal: Refusal,
-        /// The account afterwards.
-        after: Standing,
-    },
+    Rejected { refusal: Refusal, after: Standing },
     /// Money for a customer we do not know; held.
     Suspense,
     /// Waits behind a dead letter of its customer, in its order.
@@ -89,8 +77,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The account afterwards, where the delivery reached one.
+    pub fn after(&self) -> Option<Standing> {
+        match *self {
+            Self::Applied { after, .. } | Self::Rejected { after, .. } => Some(after),
+            Self::Recorded { after } => after,
+            Self::Suspense
+            | Self::Parked
+            | Self::Conflict
+            | Self::Duplicate
+            | Self::Redelivered => None,
+        }
+    }
+
     /// How it is called, wherever it is told.
-    #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Applied { .. } => "applied",
@@ -112,16 +112,13 @@ pub struct Known {
     pub digest: Digest,
     /// Where it came from first.
     pub partition: u16,
-    /// Its sequence there.
     pub sequence: i64,
 }
 
 /// A delivery and what becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision<'a> {
-    /// What was delivered.
     pub delivery: &'a Delivery,
-    /// What becomes of it.
     pub outcome: Outcome,
 }
 
@@ -142,7 +139,6 @@ pub struct Book {
 
 impl Book {
     /// Opens the book at what the ledger holds.
-    #[must_use]
     pub fn new(
         accounts: impl IntoIterator<Item = Account>,
         known: impl IntoIterator<Item = ((Reference, PaymentStatus), Known)>,
@@ -181,8 +177,23 @@ impl Book {
         touched.map(|open| (&open.account, open.version))
     }
 
+    /// Forgets that this very delivery is in the ledger: it is held there, and is settled now.
+    pub fn forget(&mut self, delivery: &Delivery) {
+        let Delivery { payment, partition, sequence, .. } = delivery;
+        let key = (payment.reference.clone(), payment.status);
+        let is_it = |known: &Known| (known.partition, known.sequence) == (*partition, *sequence);
+        if self.known.get(&key).is_some_and(is_it) {
+            self.known.remove(&key);
+        }
+    }
+
+    /// Lets payments of parked customers not wait; says whether any would have.
+    pub fn unpark(&mut self) -> bool {
+        let parked = self.accounts.values_mut().map(|open| &mut open.account.parked);
+        parked.fold(false, |any, parked| std::mem::take(parked) || any)
+    }
+
     /// The account of `customer` as it stands now.
-    #[must_use]
     pub fn account(&self, customer: &CustomerId) -> Option<&Account> {
         self.accounts.get(customer).map(|open| &open.account)
     }

@@ -19,9 +19,6 @@ impl Currency {
     /// What a deployment has that names none.
     pub const DEFAULT: Self = Self("NGN");
 
-    /// # Errors
-    /// When it is no code of ISO 4217, or one of a currency that has not two
-    /// decimal places.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         CODES.split_ascii_whitespace().find(|code| *code == text).map(Self).ok_or(Invalid::new(
             "unknown_currency",
@@ -29,8 +26,6 @@ impl Currency {
         ))
     }
 
-    /// The code itself.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.0
     }

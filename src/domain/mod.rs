@@ -19,7 +19,7 @@ pub use account::{Account, Refusal, Standing};
 pub use book::{Book, Decision, Delivery, Known, Outcome, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
-pub use partition::{HASH_VERSION, StreamId, partition_of};
+pub use partition::{Fence, HASH_VERSION, StreamId, partition_of};
 pub use payment::{
     CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, check_date, is_in_calendar,
     parse_date,

@@ -20,9 +20,6 @@ pub struct Amount(Decimal);
 
 impl Amount {
     /// Reads a plain decimal such as `10000` or `10000.50`.
-    ///
-    /// # Errors
-    /// Says exactly what is wrong with anything else.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         let (whole, fraction) = split(text)?;
         if fraction.len() > 2 {
@@ -38,9 +35,6 @@ impl Amount {
     }
 
     /// Takes an amount that is already a number, as the ledger stores it.
-    ///
-    /// # Errors
-    /// When it is not above zero, has more than two places or is too large.
     pub fn checked(value: Decimal) -> Result<Self, Invalid> {
         if value.is_zero() {
             return Err(Invalid::new("not_positive", "must be greater than 0"));
@@ -58,7 +52,6 @@ impl Amount {
     }
 
     /// The number itself, with two places.
-    #[must_use]
     pub fn get(self) -> Decimal {
         self.0
     }
@@ -71,7 +64,6 @@ impl std::fmt::Display for Amount {
 }
 
 /// The same value written with exactly two places, as money is shown everywhere.
-#[must_use]
 pub fn two_places(mut value: Decimal) -> Decimal {
     value.rescale(2);
     value

@@ -12,10 +12,17 @@ use super::CustomerId;
 pub const HASH_VERSION: i16 = 1;
 
 /// The partition of `customer`: xxh3-64 with seed 0, modulo `partitions`.
-#[must_use]
 pub fn partition_of(customer: &CustomerId, partitions: u16) -> u16 {
     let slot = xxh3_64(customer.as_str().as_bytes()) % u64::from(partitions);
     u16::try_from(slot).unwrap_or_else(|_| unreachable!("a remainder is below its u16 divisor"))
+}
+
+/// A partition and the epoch under which its owner may take from it and write for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    pub partition: u16,
+    /// Rises with every acquisition: the fencing token.
+    pub epoch: i64,
 }
 
 /// A Redis Stream entry id: milliseconds and a number within them. Ordered as
@@ -30,7 +37,6 @@ pub struct StreamId {
 
 impl StreamId {
     /// Whole seconds since the entry was appended, as far as the clocks agree.
-    #[must_use]
     pub fn age_seconds(&self, now: DateTime<Utc>) -> u64 {
         let now = u64::try_from(now.timestamp_millis()).unwrap_or(0);
         now.saturating_sub(self.milliseconds) / 1000

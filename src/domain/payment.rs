@@ -29,11 +29,8 @@ impl Invalid {
 pub struct Reference(String);
 
 impl Reference {
-    /// Longest reference, in characters.
     pub const LENGTH_MAX: usize = 128;
 
-    /// # Errors
-    /// When it is empty, too long, or has anything but visible ASCII.
     pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
         let text = text.into();
         if text.is_empty() {
@@ -53,13 +50,10 @@ impl Reference {
 
     /// Whether it can be the last part of a path. Clients and proxies take `.`
     /// and `..` out of a path before they send it.
-    #[must_use]
     pub fn is_addressable(&self) -> bool {
         !matches!(self.as_str(), "." | "..")
     }
 
-    /// The text itself.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -70,11 +64,8 @@ impl Reference {
 pub struct CustomerId(String);
 
 impl CustomerId {
-    /// Longest customer id, in characters.
     pub const LENGTH_MAX: usize = 64;
 
-    /// # Errors
-    /// When it is empty, too long, or has another character.
     pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
         let text = text.into();
         if text.is_empty() {
@@ -92,8 +83,6 @@ impl CustomerId {
         Ok(Self(text))
     }
 
-    /// The text itself.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -111,8 +100,6 @@ pub enum PaymentStatus {
 }
 
 impl PaymentStatus {
-    /// # Errors
-    /// When it is none of `COMPLETE`, `PENDING`, `FAILED`.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         match text {
             "COMPLETE" => Ok(Self::Complete),
@@ -123,7 +110,6 @@ impl PaymentStatus {
     }
 
     /// As it is written everywhere.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "COMPLETE",
@@ -138,7 +124,6 @@ impl PaymentStatus {
 pub struct Payment {
     /// The bank's name for it.
     pub reference: Reference,
-    /// Whose account it is for.
     pub customer: CustomerId,
     /// What the bank says of it.
     pub status: PaymentStatus,
@@ -151,7 +136,6 @@ impl Payment {
     /// Stands for the content: two payments with the same reference and the
     /// same digest are one payment sent twice, however the amount or the date
     /// was written.
-    #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(self.customer.as_str(), self.status.as_str(), self.amount.get(), self.date)
     }
@@ -164,7 +148,6 @@ pub struct Digest(pub [u8; 16]);
 impl Digest {
     /// Of a payment's content as it is stored. Never changes: a payment that is
     /// sent again is recognised by it.
-    #[must_use]
     pub fn of(customer: &str, status: &str, amount: Decimal, date: DateTime<Utc>) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(customer);
@@ -186,9 +169,6 @@ impl std::fmt::Display for Digest {
 }
 
 /// Reads `YYYY-MM-DD HH:MM:SS` in `zone`, or RFC 3339.
-///
-/// # Errors
-/// When it is neither, or when the clocks of `zone` skipped that hour.
 pub fn parse_date(text: &str, zone: Tz) -> Result<DateTime<Utc>, Invalid> {
     const REASON: Invalid = Invalid::new(
         "bad_date",
@@ -212,16 +192,12 @@ pub fn parse_date(text: &str, zone: Tz) -> Result<DateTime<Utc>, Invalid> {
 }
 
 /// Whether every store and every text can say this moment: years 1 to 9999.
-#[must_use]
 pub fn is_in_calendar(moment: DateTime<Utc>) -> bool {
     (1..=9999).contains(&moment.year())
 }
 
 /// Whether a payment can have happened then, when nothing later than `latest` is
 /// believed.
-///
-/// # Errors
-/// When it is outside the years 1 to 9999 in UTC, or later than `latest`.
 pub fn check_date(date: DateTime<Utc>, latest: DateTime<Utc>) -> Result<DateTime<Utc>, Invalid> {
     if !is_in_calendar(date) {
         return Err(Invalid::new("date_out_of_range", "must be in the years 1 to 9999 in UTC"));

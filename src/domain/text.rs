@@ -3,13 +3,11 @@
 
 /// Whether a text shows what it says: no control characters, none that change
 /// the direction or the line of what is around them, and none that are not seen.
-#[must_use]
 pub fn is_plain(text: &str) -> bool {
     !text.chars().any(misleads)
 }
 
 /// The text with everything that misleads in it as an escape, such as `\u{1b}`.
-#[must_use]
 pub fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -23,7 +21,6 @@ pub fn shown(text: &str) -> String {
 }
 
 /// A text as one argument of a command that somebody is told to run.
-#[must_use]
 pub fn argument(text: &str) -> String {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if !text.is_empty() && text.bytes().all(fits) {

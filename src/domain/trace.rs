@@ -21,13 +21,11 @@ pub struct TraceContext {
 
 impl TraceContext {
     /// Whether something below it is to be recorded.
-    #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.sampled && self.span_id.is_some()
     }
 
     /// The same trace, below no span of it.
-    #[must_use]
     pub fn unparented(self) -> Self {
         Self { span_id: None, ..self }
     }
@@ -35,13 +33,10 @@ impl TraceContext {
 
 impl TraceId {
     /// Nothing when all bytes are zero: that stands for no trace.
-    #[must_use]
     pub fn new(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
     }
 
-    /// The bytes themselves.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -49,13 +44,10 @@ impl TraceId {
 
 impl SpanId {
     /// Nothing when all bytes are zero: that stands for no span.
-    #[must_use]
     pub fn new(bytes: [u8; 8]) -> Option<Self> {
         (bytes != [0; 8]).then_some(Self(bytes))
     }
 
-    /// The bytes themselves.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8; 8] {
         &self.0
     }

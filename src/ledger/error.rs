@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-/// A failure of the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A newer owner has taken a partition; nothing was changed.
@@ -36,6 +35,16 @@ pub enum Error {
     /// PostgreSQL refused, or answered what we do not understand.
     #[error("postgresql answered unexpectedly")]
     Unexpected(#[source] Cause),
+    /// Deciding about a delivery panicked.
+    #[error("deciding panicked: {0}")]
+    Panicked(String),
+    /// An account's version is not the last of its statement, so that every change of it
+    /// loses its race.
+    #[error(
+        "account {customer} stands at version {version}, but its statement goes on to {last}: the \
+         account was changed by hand or damaged. See `paystream audit`"
+    )]
+    Damaged { customer: String, version: i64, last: i64 },
     /// A stored value is not one that we ever write.
     #[error("the ledger holds a {0} that cannot be")]
     Corrupt(&'static str),
@@ -45,8 +54,22 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is the doing of a delivery that was to be settled. Whatever could fail
+    /// for every delivery is not.
+    pub fn is_of_a_delivery(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_) | Self::Corrupt(_) | Self::Panicked(_) | Self::Damaged { .. }
+        )
+    }
+
+    /// All of it in one line.
+    pub fn sentence(&self) -> String {
+        let cause = std::error::Error::source(self);
+        cause.map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))
+    }
+
     /// Whether waiting may help.
-    #[must_use]
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Outage(_) | Self::Locked(_) | Self::Slow(_) | Self::Busy)
     }

@@ -10,10 +10,8 @@ use tokio::time::timeout;
 use super::{Error, QUERY_TIMEOUT};
 use crate::domain::StreamId;
 
-/// A registered group.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct GroupRow {
-    /// Its name in Redis.
     pub name: String,
     /// Where it began on each stream: `start` or `now`.
     pub starts_from: String,
@@ -23,13 +21,11 @@ pub struct GroupRow {
     pub registered_at: DateTime<Utc>,
 }
 
-/// Reads the registry.
 #[derive(Clone)]
 pub struct Groups {
     pool: PgPool,
 }
 
-/// Changes the registry.
 #[derive(Clone)]
 pub struct GroupRegistrar {
     pool: PgPool,

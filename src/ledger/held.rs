@@ -1,51 +1,9 @@
-//! Deliveries that wait in the ledger itself, in suspense or parked, and the
-//! fences of those who let them go on. Decides nothing.
-
-use std::collections::BTreeSet;
+//! Deliveries that wait in the ledger itself, in suspense or parked. Decides nothing.
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
-use super::{Error, lookups, rows::Epochs};
+use super::{Error, lookups};
 use crate::domain::{Amount, Delivery, Payment, Reference};
-
-/// Locks the fence rows of these partitions, as a batch does, and of those in
-/// which payments of the customers wait since before a resize, and of the
-/// `others`, whatever topology they are of; says under which epoch each stands.
-///
-/// # Errors
-/// [`Error::Resized`] when one of `partitions` is not of this generation.
-pub(super) async fn lock_partitions(
-    connection: &mut PgConnection,
-    partitions: &BTreeSet<u16>,
-    customers: &[&str],
-    generation: i32,
-    others: &[u16],
-) -> Result<Epochs, Error> {
-    let rows = sqlx::query(
-        "select partition, epoch, generation from partition_owners
-         where partition = any($1) or partition = any($3)
-             or partition in
-                 (select partition from suspense where customer_id = any($2) and state = 'held')
-             or partition in
-                 (select partition from parked where customer_id = any($2) and state = 'held')
-         order by partition for update",
-    )
-    .bind(partitions.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-    .bind(customers)
-    .bind(others.iter().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    let mut epochs = Epochs::new();
-    for row in &rows {
-        let partition = partition(row.try_get(0)?)?;
-        epochs.insert(partition, row.try_get(1)?);
-        // Under another topology somebody else settles what these customers pay.
-        if partitions.contains(&partition) && row.try_get::<i32, _>(2)? != generation {
-            return Err(Error::Resized);
-        }
-    }
-    Ok(epochs)
-}
 
 /// One held delivery: reference, customer, amount, partition, sequence, stream
 /// id, date, time of receipt, digest, status, trace.

@@ -1,11 +1,11 @@
 //! What a batch looks up before it is decided: accounts, and references that
 //! are used already. Changes nothing, locks nothing; the fence rows are held.
 
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 
 use super::Error;
 use crate::domain::{
-    Account, CustomerId, Digest, Known, PaymentStatus, Reference, TraceContext, TraceId,
+    Account, CustomerId, Delivery, Digest, Known, PaymentStatus, Reference, TraceContext, TraceId,
 };
 
 pub(super) async fn read_accounts(
@@ -66,30 +66,47 @@ pub(super) async fn read_known(
     rows.into_iter().map(known).collect()
 }
 
-/// An account of these customers whose version is not the last of its statement:
-/// which, its version, and that one.
-pub(super) async fn damaged(
+/// Why changes of these accounts lose every race: one is damaged, or others were faster.
+pub(super) async fn damage(
     connection: &mut PgConnection,
     customers: Vec<&str>,
-) -> Result<Option<(String, i64, i64)>, Error> {
-    let damaged = sqlx::query_as(
+) -> Result<Error, Error> {
+    let damaged: Option<(String, i64, i64)> = sqlx::query_as(
         "select a.customer_id, a.version, s.last from customer_accounts a
          cross join lateral (select coalesce(max(account_version), 0) as last
              from processed_transactions p where p.customer_id = a.customer_id) s
          where a.customer_id = any($1) and a.version < s.last order by 1 limit 1",
-    );
-    Ok(damaged.bind(customers).fetch_optional(connection).await?)
+    )
+    .bind(customers)
+    .fetch_optional(connection)
+    .await?;
+    let damaged =
+        damaged.map(|(customer, version, last)| Error::Damaged { customer, version, last });
+    Ok(damaged.unwrap_or(Error::Raced))
 }
 
-/// Why changes of this account lose every race, if it is damaged.
-pub(super) async fn damage(pool: &PgPool, customer: &CustomerId) -> Result<Option<String>, Error> {
-    let damaged = damaged(&mut *pool.acquire().await?, vec![customer.as_str()]).await?;
-    Ok(damaged.map(|(customer, version, last)| {
-        format!(
-            "account {customer} stands at version {version}, but its statement goes on to {last}: \
-             the account was changed by hand or damaged. See `paystream audit`"
-        )
-    }))
+/// Whether another entry of this partition that is settled says the same of its
+/// payment and of its arrival: then somebody has copied it. What a client sends again
+/// arrives again.
+pub(super) async fn is_copy(
+    connection: &mut PgConnection,
+    delivery: &Delivery,
+) -> Result<bool, Error> {
+    let is_copy = sqlx::query_scalar(
+        "with settled as (
+             select partition, stream_id, payload_digest, received_at from processed_transactions
+                 where transaction_reference = $1
+             union all select partition, stream_id, payload_digest, received_at from suspense
+                 where transaction_reference = $1)
+         select exists (select 1 from settled where partition = $2 and stream_id <> $3
+             and payload_digest = $4 and received_at = $5)",
+    )
+    .bind(delivery.payment.reference.as_str())
+    .bind(i32::from(delivery.partition))
+    .bind(delivery.stream_id.to_string())
+    .bind(delivery.digest.0.as_slice())
+    .bind(delivery.received_at);
+    Ok(is_copy.fetch_one(connection).await?)
 }
 
 pub(super) fn customer(text: String) -> Result<CustomerId, Error> {

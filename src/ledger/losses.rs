@@ -1,17 +1,22 @@
-//! Sequences that belong to no settled entry, and why: what Redis has lost, and
-//! what was taken out of a stream. Written by the partition's owner, reviewed
-//! by an operator. Never removes a finding.
+//! Sequences that belong to no settled entry, and why: what Redis or PostgreSQL has
+//! lost, what was taken out of a stream, and where sequences jump behind a takeover.
+//! Written by the partition's owner, reviewed by an operator. Never removes a finding,
+//! and never decides whether there was a takeover.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
+use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
-use super::{Error, Fence, LaneWriter, rewind::between, rows::Cursors};
-use crate::domain::StreamId;
+use super::{
+    Error, LaneWriter, cursors, held,
+    jumps::{Finding, Jump, Kind, jumps, of_range, of_takeover, record, unlisted},
+    rows::{Cursor, Cursors},
+};
+use crate::domain::{Decision, Fence, Outcome, StreamId};
 
 /// How far sequences jump after a loss, so that none is given out twice even
 /// if more was given out than anybody knows.
 const JUMP: i64 = 1_000_000;
-/// Losses listed at once.
+/// Losses listed, or told to Redis again, at once.
 const LIST_MAX: i64 = 1_000;
 
 /// Where a partition goes on after its state was lost.
@@ -28,42 +33,54 @@ pub struct Resumption {
 
 impl Resumption {
     /// The last sequence that is settled or still in the stream.
-    #[must_use]
     pub fn kept(&self) -> i64 {
         self.lost.map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
     }
 }
 
-/// A finding: sequences that were not settled.
-#[derive(Clone, Debug, FromRow)]
-pub struct LossRow {
-    /// In which partition.
-    pub partition: i32,
-    /// The last sequence before the jump.
-    pub after_sequence: i64,
-    /// The first one behind it.
-    pub resumes_at: i64,
-    /// `state_lost`, `entries_missing` or `ledger_lost`.
-    pub reason: String,
-    /// Sequences that are known to have been given out: from here
-    pub lost_first: Option<i64>,
-    /// to here.
-    pub lost_last: Option<i64>,
-    /// What happened, as a sentence.
-    pub detail: String,
-    /// `open`, or `accepted` when somebody has dealt with it.
-    pub state: String,
-    /// When it was found.
-    pub detected_at: DateTime<Utc>,
+/// What Redis notes about takeovers by other servers.
+#[derive(Clone, Copy, Debug)]
+pub struct Takeovers<'a> {
+    /// Where sequences jump: the last before, the first behind.
+    pub jumps: &'a [(i64, i64)],
+    /// First and last sequences that were given out and lost.
+    pub lost: &'a [(i64, i64)],
+    /// The last entry that our group was handed, if it is there.
+    pub handed: Option<StreamId>,
 }
 
+/// What commits that were lost leave to be noted.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewound<'a> {
+    /// The highest sequence that the ledger has.
+    pub settled: i64,
+    /// The sequence before the first entry that the stream still has; without
+    /// one, the last that was given out.
+    pub gone_to: i64,
+    /// The last entry that was handed out, when the stream has none left to
+    /// settle: the ledger passes it.
+    pub passed: Option<StreamId>,
+    /// What was found, as a sentence.
+    pub detail: &'a str,
+}
+
+/// Sequences that no entry had: partition, first, last.
+pub(super) type Gap = (u16, i64, i64);
+/// An entry of a batch that has a sequence: partition, id, sequence.
+pub(super) type Settled = (u16, StreamId, i64);
+
+/// Each function here fails with [`Error::Fenced`] when the partition has another owner
+/// or epoch, and noting the same again changes nothing.
 impl LaneWriter {
+    async fn review(&mut self, fence: Fence) -> Result<(Transaction<'_, Postgres>, Cursor), Error> {
+        let mut transaction = self.connection.begin().await?;
+        let stands = cursors::lock(&mut transaction, &self.worker, &[fence]).await?;
+        let stand = stands.get(&fence.partition).copied().ok_or(Error::Fenced)?;
+        Ok((transaction, stand))
+    }
+
     /// Notes that a partition's state in Redis is lost, and decides where its
-    /// sequences go on. Noting it again, before anything was given out since,
-    /// changes nothing.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when the partition has another owner or epoch.
+    /// sequences go on. Changes nothing before anything was given out since.
     pub async fn note_loss(
         &mut self,
         fence: Fence,
@@ -71,120 +88,156 @@ impl LaneWriter {
         last_in_stream: i64,
         detail: &str,
     ) -> Result<Resumption, Error> {
-        let mut transaction = self.connection.begin().await?;
-        let row = sqlx::query(
-            "select o.last_sequence, o.reached_stream_id, o.head_sequence, j.resumes_at, j.lost_first,
-                 j.lost_last
-             from partition_owners o left join sequence_jumps j on j.partition = o.partition
-                 and j.reason = 'state_lost' and j.resumes_at = o.head_sequence + 1
-             where o.partition = $1 and o.owner = $2 and o.epoch = $3 for update of o",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(&self.worker)
-        .bind(fence.epoch)
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let row = row.ok_or(Error::Fenced)?;
-        let (settled, head): (i64, i64) = (row.try_get(0)?, row.try_get(2)?);
-        let cursor = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
-        let noted: Option<i64> = row.try_get(3)?;
-        if let Some(resumes_at) = noted.filter(|resumes_at| counted < *resumes_at) {
-            let lost = Option::zip(row.try_get(4)?, row.try_get(5)?);
-            return Ok(Resumption { resumes_at, lost, cursor });
+        let (mut transaction, stand) = self.review(fence).await?;
+        let (head, cursor) = (stand.head, stand.reached);
+        let jumps = jumps(&mut transaction, fence.partition).await?;
+        let mut noted = jumps.iter().filter(|jump| jump.is(Kind::StateLost));
+        if let Some(jump) = noted.find(|jump| jump.resumes_at == head + 1 && counted <= head) {
+            let lost = jump.lost_first.zip(jump.lost_last);
+            return Ok(Resumption { resumes_at: jump.resumes_at, lost, cursor });
         }
-        let after = settled.max(last_in_stream);
+        let after = stand.sequence.max(last_in_stream);
         let top = after.max(head).max(counted);
         let resumes_at = top.saturating_add(JUMP);
-        // What jumps left out was never given out, or is listed: a takeover that
-        // lacked it may have been noted.
-        let jumps: Vec<(i64, i64)> = sqlx::query_as(
-            "select after_sequence, resumes_at from sequence_jumps
-             where partition = $1 and resumes_at > $2 order by after_sequence",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(after)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let unlisted = between(after + 1, top, &jumps);
+        let unlisted = unlisted(after + 1, top, jumps.iter());
         let lost = unlisted.first().zip(unlisted.last()).map(|(from, to)| (from.0, to.1));
         let after = lost.map_or(after, |(first, _)| first - 1);
-        sqlx::query(
-            "with headed as (
-                 update partition_owners set head_sequence = $3 - 1 where partition = $1)
-             insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
-                 lost_last, detail) values ($1, $2, $3, 'state_lost', $4, $5, $6)
-             on conflict (partition, after_sequence) do update
-             set resumes_at = excluded.resumes_at, state = 'open', reason = excluded.reason,
-                 lost_first = coalesce(sequence_jumps.lost_first, excluded.lost_first),
-                 lost_last = coalesce(excluded.lost_last, sequence_jumps.lost_last),
-                 detail = sequence_jumps.detail || '; then ' || excluded.detail",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(after)
-        .bind(resumes_at)
-        .bind(lost.map(|(first, _)| first))
-        .bind(lost.map(|(_, last)| last))
-        .bind(detail)
-        .execute(&mut *transaction)
-        .await?;
+        sqlx::query("update partition_owners set head_sequence = $2 - 1 where partition = $1")
+            .bind(i32::from(fence.partition))
+            .bind(resumes_at)
+            .execute(&mut *transaction)
+            .await?;
+        let finding = Finding { kind: Kind::StateLost, after, resumes_at, lost, open: true };
+        record(&mut transaction, fence.partition, &finding, detail).await?;
         transaction.commit().await?;
         Ok(Resumption { resumes_at, lost, cursor })
     }
 
     /// Notes what is missing at the end of a stream, from which nothing waits
     /// although sequences up to `given` were given out.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when the partition has another owner or epoch.
-    pub async fn note_missing(&mut self, fence: Fence, given: i64) -> Result<Option<Gap>, Error> {
-        let mut transaction = self.connection.begin().await?;
-        let row: Option<(i64, String, Option<i64>)> = sqlx::query_as(
-            "select o.last_sequence, o.last_stream_id, (select max(j.resumes_at) - 1
-                 from sequence_jumps j where j.partition = o.partition)
-             from partition_owners o
-             where o.partition = $1 and o.owner = $2 and o.epoch = $3 for update of o",
+    pub async fn note_missing(&mut self, fence: Fence, given: i64) -> Result<Vec<Gap>, Error> {
+        let (mut transaction, stand) = self.review(fence).await?;
+        let jumps = jumps(&mut transaction, fence.partition).await?;
+        let jumped_to = jumps.iter().map(|jump| jump.resumes_at - 1).max().unwrap_or(0);
+        let first = jumped_to.max(stand.sequence) + 1;
+        let end = StreamId { milliseconds: u64::MAX, number: u64::MAX };
+        let ids = (stand.stream_id, end);
+        let gaps = note_gap(&mut transaction, fence.partition, (first, given), ids).await?;
+        transaction.commit().await?;
+        Ok(gaps)
+    }
+
+    /// Notes takeovers and what they lost; says which losses are new. What the
+    /// ledger had settled before a takeover is not lost.
+    pub async fn note_takeovers(
+        &mut self,
+        fence: Fence,
+        takeovers: Takeovers<'_>,
+    ) -> Result<Vec<(i64, i64)>, Error> {
+        let (mut transaction, stand) = self.review(fence).await?;
+        // Behind the ledger, the group has handed out nothing that the ledger has
+        // settled since. Otherwise numbers may have been given out again.
+        let is_behind = takeovers.handed.is_none_or(|handed| handed < stand.reached);
+        let settled_before = if is_behind { stand.sequence } else { 0 };
+        let is_in = |jump: &(i64, i64), lost: &(i64, i64)| jump.0 < lost.0 && lost.1 < jump.1;
+        let mut found = Vec::new();
+        for jump in takeovers.jumps {
+            let lost = takeovers.lost.iter().filter(|lost| is_in(jump, lost));
+            let lost_to = lost.map(|(_, last)| *last).max();
+            let known = jumps(&mut transaction, fence.partition).await?;
+            let Some(finding) = of_takeover(&known, stand.sequence, *jump, lost_to) else {
+                continue;
+            };
+            record(&mut transaction, fence.partition, &finding, finding.kind.sentence()).await?;
+            found.extend(finding.lost);
+        }
+        for lost in takeovers.lost {
+            if takeovers.jumps.iter().any(|jump| is_in(jump, lost)) {
+                continue;
+            }
+            let known = jumps(&mut transaction, fence.partition).await?;
+            let Some(finding) = of_range(&known, settled_before, *lost) else { continue };
+            record(&mut transaction, fence.partition, &finding, finding.kind.sentence()).await?;
+            found.extend(finding.lost);
+        }
+        transaction.commit().await?;
+        Ok(found)
+    }
+
+    /// Notes that Redis has gone back unseen and has given out numbers again, from
+    /// `first` on, which is settled already. Of what the other had given out, up to
+    /// `known`, what is not settled is lost. Says whether that is new.
+    pub async fn note_twice(
+        &mut self,
+        fence: Fence,
+        first: i64,
+        known: i64,
+    ) -> Result<bool, Error> {
+        let (mut transaction, Cursor { sequence: settled, .. }) = self.review(fence).await?;
+        let lost = (known > settled).then_some((settled + 1, known));
+        let range = (first, known.max(settled));
+        let noted = note_twice(&mut transaction, fence.partition, range, lost).await?;
+        transaction.commit().await?;
+        Ok(noted)
+    }
+
+    /// Lists what the ledger had settled, has lost, and cannot settle again; says
+    /// which sequences those are.
+    pub async fn note_rewound(
+        &mut self,
+        fence: Fence,
+        rewound: Rewound<'_>,
+    ) -> Result<Vec<(i64, i64)>, Error> {
+        let Rewound { settled, gone_to, passed, detail } = rewound;
+        let (mut transaction, stand) = self.review(fence).await?;
+        if stand.sequence != settled {
+            return Err(Error::Fenced);
+        }
+        sqlx::query(
+            "update partition_owners set reached_stream_id = coalesce($2, reached_stream_id),
+                 head_sequence = greatest(head_sequence, $3)
+             where partition = $1",
         )
         .bind(i32::from(fence.partition))
-        .bind(&self.worker)
-        .bind(fence.epoch)
-        .fetch_optional(&mut *transaction)
+        .bind(passed.map(|id| id.to_string()))
+        .bind(gone_to)
+        .execute(&mut *transaction)
         .await?;
-        let (settled, last_id, jumped_to) = row.ok_or(Error::Fenced)?;
-        let after = jumped_to.map_or(settled, |jumped_to| jumped_to.max(settled));
-        if after >= given {
-            return Ok(None);
+        let jumps = jumps(&mut transaction, fence.partition).await?;
+        let behind = jumps.iter().filter(|jump| jump.after_sequence >= settled);
+        let lost = unlisted(settled + 1, gone_to, behind);
+        for (first, last) in &lost {
+            // Where the first begins later, a jump leads there from what is settled.
+            let finding = Finding {
+                kind: Kind::LedgerLost,
+                after: first - 1,
+                resumes_at: gone_to + 1,
+                lost: Some((*first, *last)),
+                open: true,
+            };
+            record(&mut transaction, fence.partition, &finding, detail).await?;
         }
-        let last_id = last_id.parse::<StreamId>().map_err(|_| Error::Corrupt("stream id"))?;
-        let end = StreamId { milliseconds: u64::MAX, number: u64::MAX };
-        let missing = (after + 1, given);
-        let gap = note_gap(&mut transaction, fence.partition, missing, (last_id, end)).await?;
         transaction.commit().await?;
-        Ok(gap)
+        Ok(lost)
     }
 
-    /// Notes how far streams are known to have come.
-    pub async fn note_heads(&mut self, heads: &[(Fence, i64)]) -> Result<(), Error> {
-        sqlx::query(
-            "update partition_owners o set head_sequence = u.head
-             from unnest($2::int[], $3::bigint[], $4::bigint[]) as u (partition, epoch, head)
-             where o.partition = u.partition and o.owner = $1 and o.epoch = u.epoch
-                 and o.head_sequence < u.head",
+    /// Sequences of these partitions that were found lost within a day, the
+    /// latest first.
+    pub async fn recent_losses(&mut self, partitions: &[u16]) -> Result<Vec<Gap>, Error> {
+        let rows: Vec<(i32, i64, i64)> = sqlx::query_as(
+            "select partition, lost_first, lost_last from sequence_jumps
+             where partition = any($1) and lost_first is not null
+                 and detected_at > clock_timestamp() - interval '1 day'
+             order by detected_at desc limit $2",
         )
-        .bind(&self.worker)
-        .bind(heads.iter().map(|(fence, _)| i32::from(fence.partition)).collect::<Vec<_>>())
-        .bind(heads.iter().map(|(fence, _)| fence.epoch).collect::<Vec<_>>())
-        .bind(heads.iter().map(|(_, head)| *head).collect::<Vec<_>>())
-        .execute(&mut self.connection)
+        .bind(partitions.iter().map(|number| i32::from(*number)).collect::<Vec<_>>())
+        .bind(LIST_MAX)
+        .fetch_all(&mut self.connection)
         .await?;
-        Ok(())
+        let gap = |(partition, first, last)| Ok((held::partition(partition)?, first, last));
+        rows.into_iter().map(gap).collect()
     }
 }
-
-/// An entry of a batch that has a sequence: partition, id, sequence.
-pub(super) type Settled = (u16, StreamId, i64);
-
-/// Sequences that no entry had: partition, first, last.
-pub(super) type Gap = (u16, i64, i64);
 
 /// Notes sequences that are missing between what the ledger has and a batch,
 /// or within the batch, which is in stream order.
@@ -201,10 +254,8 @@ pub(super) async fn note_gaps(
             continue;
         }
         (stand.sequence, stand.stream_id) = (*sequence, *id);
-        if *sequence > last.saturating_add(1) {
-            let missing = (last + 1, sequence - 1);
-            gaps.extend(note_gap(connection, *partition, missing, (last_id, *id)).await?);
-        }
+        let missing = (last.saturating_add(1), sequence - 1);
+        gaps.extend(note_gap(connection, *partition, missing, (last_id, *id)).await?);
     }
     Ok(gaps)
 }
@@ -214,22 +265,13 @@ async fn note_gap(
     partition: u16,
     (first, last): (i64, i64),
     (after, before): (StreamId, StreamId),
-) -> Result<Option<Gap>, Error> {
-    // Nothing was given out where sequences are known to jump.
-    let jumps_after: Option<i64> = sqlx::query_scalar(
-        "select after_sequence from sequence_jumps
-         where partition = $1 and resumes_at = $2 + 1 and after_sequence >= $3 - 1
-         order by after_sequence limit 1",
-    )
-    .bind(i32::from(partition))
-    .bind(last)
-    .bind(first)
-    .fetch_optional(&mut *connection)
-    .await?;
-    let last = jumps_after.unwrap_or(last);
+) -> Result<Vec<Gap>, Error> {
     if last < first {
-        return Ok(None);
+        return Ok(Vec::new());
     }
+    let jumps = jumps(connection, partition).await?;
+    let behind = jumps.iter().filter(|jump| jump.after_sequence >= first - 1);
+    let missing = unlisted(first, last, behind);
     // Entries whose sequence could not be read have taken one each.
     let unread: Vec<String> = sqlx::query_scalar(
         "select stream_id from dead_letters where partition = $1 and sequence is null",
@@ -237,30 +279,82 @@ async fn note_gap(
     .bind(i32::from(partition))
     .fetch_all(&mut *connection)
     .await?;
-    let stood = unread.iter().filter_map(|id| id.parse::<StreamId>().ok());
-    let stood = stood.filter(|id| after < *id && *id < before).count();
-    if i64::try_from(stood).is_ok_and(|stood| stood > last - first) {
-        return Ok(None);
+    let unread = unread.iter().filter_map(|id| id.parse::<StreamId>().ok());
+    let unread = unread.filter(|id| after < *id && *id < before).count();
+    let count: i64 = missing.iter().map(|(first, last)| last - first + 1).sum();
+    if i64::try_from(unread).is_ok_and(|unread| unread >= count) {
+        return Ok(Vec::new());
     }
-    let noted = sqlx::query(
-        "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
-             lost_last, detail)
-         values ($1, $2 - 1, $3 + 1, 'entries_missing', $2, $3,
-             'the stream had no entries with these sequences')
-         on conflict do nothing",
-    )
-    .bind(i32::from(partition))
-    .bind(first)
-    .bind(last)
-    .execute(connection)
-    .await?;
-    Ok((noted.rows_affected() == 1).then_some((partition, first, last)))
+    let kind = Kind::EntriesMissing;
+    for lost in &missing {
+        let (after, resumes_at) = (lost.0 - 1, lost.1 + 1);
+        let finding = Finding { kind, after, resumes_at, lost: Some(*lost), open: true };
+        record(connection, partition, &finding, kind.sentence()).await?;
+    }
+    Ok(missing.into_iter().map(|(first, last)| (partition, first, last)).collect())
+}
+
+/// Notes numbers that decisions show to have been given out twice: they are
+/// settled already, under entries that came before.
+pub(super) async fn note_reuse(
+    connection: &mut PgConnection,
+    stands: &Cursors,
+    decisions: &[Decision<'_>],
+) -> Result<(), Error> {
+    for Decision { delivery, outcome } in decisions {
+        let Some(stand) = stands.get(&delivery.partition) else { continue };
+        let is_new = delivery.stream_id > stand.reached && *outcome != Outcome::Redelivered;
+        if is_new && delivery.sequence <= stand.sequence {
+            let range = (delivery.sequence, stand.sequence);
+            note_twice(connection, delivery.partition, range, None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes that these numbers were given out twice, and what is lost of them; says
+/// whether that is new.
+async fn note_twice(
+    connection: &mut PgConnection,
+    partition: u16,
+    (first, last): (i64, i64),
+    lost: Option<(i64, i64)>,
+) -> Result<bool, Error> {
+    let (kind, is_from) = (Kind::Twice, |jump: &Jump| jump.after_sequence < first);
+    let jumps = jumps(connection, partition).await?;
+    if jumps.iter().any(|jump| jump.is(kind) && is_from(jump) && jump.resumes_at > first) {
+        return Ok(false);
+    }
+    let finding = Finding { kind, after: first - 1, resumes_at: last + 1, lost, open: true };
+    record(connection, partition, &finding, kind.sentence()).await?;
+    Ok(true)
 }
 
 /// The part of the ledger that tells what was lost.
 #[derive(Clone)]
 pub struct Losses {
     pool: PgPool,
+}
+
+/// A finding, as it is listed.
+#[derive(Clone, Debug, FromRow)]
+pub struct LossRow {
+    pub partition: i32,
+    /// The last sequence before the jump.
+    pub after_sequence: i64,
+    /// The first one behind it.
+    pub resumes_at: i64,
+    /// `state_lost`, `entries_missing`, `ledger_lost` or `takeover`.
+    pub reason: String,
+    /// Sequences that are known to have been given out and were not settled: from here
+    pub lost_first: Option<i64>,
+    /// to here.
+    pub lost_last: Option<i64>,
+    /// What happened, as a sentence.
+    pub detail: String,
+    /// `open`, or `accepted` when somebody has dealt with it.
+    pub state: String,
+    pub detected_at: DateTime<Utc>,
 }
 
 impl Losses {
@@ -276,19 +370,12 @@ impl Losses {
                  state, detected_at
              from sequence_jumps where reason <> 'resize' and (state = 'open' or not $1)
              order by detected_at desc, partition limit $2",
-        )
-        .bind(open)
-        .bind(LIST_MAX)
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows)
+        );
+        Ok(rows.bind(open).bind(LIST_MAX).fetch_all(&self.pool).await?)
     }
 
     /// Notes that somebody has dealt with all open losses of a partition, or of
     /// every one. Says how many there were.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn accept(
         &self,
         partition: Option<u16>,
@@ -303,12 +390,8 @@ impl Losses {
              select $2, 'loss_accepted', format('partition %s', partition), $3,
                  to_jsonb(accepted) || '{\"state\": \"open\"}', to_jsonb(accepted)
              from accepted",
-        )
-        .bind(partition.map(i32::from))
-        .bind(actor)
-        .bind(reason)
-        .execute(&self.pool)
-        .await?;
-        Ok(accepted.rows_affected())
+        );
+        let accepted = accepted.bind(partition.map(i32::from)).bind(actor).bind(reason);
+        Ok(accepted.execute(&self.pool).await?.rows_affected())
     }
 }

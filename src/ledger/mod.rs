@@ -7,8 +7,8 @@
 //! account carries a version all the same, and an update that does not find
 //! the version it read rolls everything back.
 //!
-//! Never decides what becomes of a payment (that is the domain's), never
-//! retries, and never knows the stream or HTTP.
+//! Never decides what becomes of a payment (that is the domain's book, which
+//! `settling.rs` alone asks), waits for no outage, and never knows the stream or HTTP.
 
 mod error;
 mod schema;
@@ -17,11 +17,12 @@ mod ownership;
 mod lookups;
 mod held;
 mod rows;
+mod settling;
 mod writer;
-mod trials;
+mod attempts;
 mod losses;
-mod takeovers;
-mod rewind;
+mod jumps;
+mod cursors;
 mod parking;
 mod pool;
 mod reader;
@@ -45,23 +46,22 @@ pub use admin::{
     PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
     TrialRow, Vitals, Work, WorkerRow,
 };
+pub use attempts::Attempt;
 pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
-pub use losses::{LossRow, Losses, Resumption};
-pub use ownership::{Grant, LiveWorker, Outlook, Ownership, Seat};
+pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
+pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
 pub use parking::{ParkedCustomer, Parking};
 pub use pool::PoolUse;
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
-pub use rewind::Rewound;
 pub use rows::Cursor;
 pub use schema::{Schema, Topology};
+pub use settling::Races;
 pub use sums::{CustomerCount, Totals};
-pub use takeovers::Past;
-pub use trials::Trial;
-pub use writer::{Batch, Burial, Fence, LaneWriter, Writer};
+pub use writer::{Batch, Burial, LaneWriter, Writer};
 
 /// How long to wait for a free connection, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -88,9 +88,6 @@ pub struct Ledger {
 
 impl Ledger {
     /// Reads the URL; does not connect.
-    ///
-    /// # Errors
-    /// When the URL is not one.
     pub fn new(url: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?.application_name("paystream");
         // What was acknowledged must be on disk, whatever the server's default is.
@@ -99,21 +96,16 @@ impl Ledger {
     }
 
     /// Whether PostgreSQL takes a new connection: asked once, for two seconds at most.
-    ///
-    /// # Errors
-    /// When it does not.
     pub async fn reach(&self) -> Result<(), Error> {
         reach(&self.options).await
     }
 
     /// Migrations and the topology.
-    #[must_use]
     pub fn schema(&self) -> Schema {
         Schema::new(self.pool(2, Duration::from_secs(600)))
     }
 
     /// What reads.
-    #[must_use]
     pub fn reader(&self, connections: u32) -> Reader {
         Reader::new(self.pool(connections, QUERY_TIMEOUT))
     }
@@ -125,25 +117,21 @@ impl Ledger {
     }
 
     /// What opens accounts, under this topology.
-    #[must_use]
     pub fn registrar(&self, topology: &Topology) -> Registrar {
         Registrar::new(self.pool(2, Duration::from_secs(60)), topology.clone())
     }
 
     /// What tells of sequences that were lost.
-    #[must_use]
     pub fn losses(&self) -> Losses {
         Losses::new(self.pool(2, QUERY_TIMEOUT))
     }
 
     /// What lets parked payments go on.
-    #[must_use]
     pub fn parking(&self, topology: &Topology) -> Parking {
         Parking::new(self.pool(2, Duration::from_secs(60)), topology.clone())
     }
 
     /// What operators work with, under this topology.
-    #[must_use]
     pub fn admin(&self, topology: &Topology, connections: u32) -> AdminStore {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
@@ -151,14 +139,12 @@ impl Ledger {
     }
 
     /// What posts, for the worker of this name.
-    #[must_use]
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
         Writer::new(self.options.clone(), worker, batch_deadline)
     }
 
     /// Who owns what of this generation of the topology, for the worker of this
     /// name, which gives an entry so many attempts.
-    #[must_use]
     pub fn ownership(
         &self,
         worker: &str,
@@ -172,25 +158,21 @@ impl Ledger {
     }
 
     /// What lists the consumer groups that trimming waits for.
-    #[must_use]
     pub fn groups(&self) -> Groups {
         Groups::new(self.pool(1, QUERY_TIMEOUT))
     }
 
     /// What registers and retires them.
-    #[must_use]
     pub fn group_registrar(&self) -> GroupRegistrar {
         GroupRegistrar::new(self.pool(1, QUERY_TIMEOUT))
     }
 
     /// What recomputes the ledger and reports drift.
-    #[must_use]
     pub fn audit(&self) -> Audit {
         Audit::new(&self.options)
     }
 
     /// What audits account after account, again and again.
-    #[must_use]
     pub fn rounds(&self) -> Rounds {
         Rounds::new(&self.by_key(SLICE_TIMEOUT))
     }

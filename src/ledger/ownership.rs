@@ -12,14 +12,14 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::Error;
+use super::{Error, held, rows::columns};
+use crate::domain::Fence;
 
 /// A partition that was acquired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    pub partition: u16,
-    /// Under which epoch; higher than any before.
-    pub epoch: i64,
+    /// Its epoch is higher than any before.
+    pub fence: Fence,
     /// The highest sequence that is known to have been given out.
     pub sequence: i64,
     /// Whose it was, if its owner had not released it.
@@ -28,7 +28,6 @@ pub struct Grant {
     pub since_moved: Duration,
 }
 
-/// A worker that beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveWorker {
     pub worker: String,
@@ -38,25 +37,22 @@ pub struct LiveWorker {
 
 /// A partition as the registry lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
-    pub partition: u16,
-    /// Who owns it, alive or not.
+pub struct PartitionOwner {
+    pub fence: Fence,
+    /// Alive or not.
     pub owner: Option<String>,
-    /// Under which epoch.
-    pub epoch: i64,
     /// Who has asked its owner to hand it over.
     pub draining_to: Option<String>,
     /// An operator has asked its owner to hand it over, to whoever.
     pub release_asked: bool,
 }
 
-/// The registry at one moment.
 #[derive(Clone, Debug)]
-pub struct Outlook {
+pub struct RegistrySnapshot {
     /// Workers that beat, by name.
     pub workers: Vec<LiveWorker>,
     /// All partitions in order.
-    pub seats: Vec<Seat>,
+    pub partitions: Vec<PartitionOwner>,
 }
 
 /// One worker's dealings with the registry of owners. No call takes longer
@@ -98,7 +94,6 @@ impl Ownership {
     }
 
     /// How long one call may take, so that the next beat is in time.
-    #[must_use]
     pub fn patience(lease: Duration) -> Duration {
         lease / 4
     }
@@ -135,7 +130,7 @@ impl Ownership {
     }
 
     /// Who lives and who owns what, at one moment.
-    pub async fn look(&mut self) -> Result<Outlook, Error> {
+    pub async fn look(&mut self) -> Result<RegistrySnapshot, Error> {
         // One statement is one snapshot.
         let look = sqlx::query(
             "select null::int as partition, worker_id as name, null::bigint as epoch,
@@ -150,17 +145,17 @@ impl Ownership {
         );
         let look = look.bind(self.lease_milliseconds).bind(self.generation);
         let rows = self.fetch(look).await?;
-        let mut outlook = Outlook { workers: Vec::new(), seats: Vec::new() };
+        let mut snapshot = RegistrySnapshot { workers: Vec::new(), partitions: Vec::new() };
         for row in rows {
             match row.try_get::<Option<i32>, _>("partition")? {
-                Some(partition) => outlook.seats.push(seat(&row, partition)?),
-                None => outlook.workers.push(LiveWorker {
+                Some(_) => snapshot.partitions.push(partition_owner(&row)?),
+                None => snapshot.workers.push(LiveWorker {
                     worker: row.try_get("name")?,
                     leaving: row.try_get("leaving")?,
                 }),
             }
         }
-        Ok(outlook)
+        Ok(snapshot)
     }
 
     /// Asks the living owners of these partitions to hand them over to us.
@@ -208,15 +203,15 @@ impl Ownership {
     }
 
     /// Gives partitions back that we hold under these epochs.
-    pub async fn release(&mut self, held: &[(u16, i64)]) -> Result<(), Error> {
-        let (partitions, epochs): (Vec<u16>, Vec<i64>) = held.iter().copied().unzip();
+    pub async fn release(&mut self, held: &[Fence]) -> Result<(), Error> {
+        let (partitions, epochs) = columns(held);
         let release = sqlx::query(
             "update partition_owners
              set owner = null, release_asked_at = null, moved_at = clock_timestamp()
              where owner = $1 and (partition, epoch) in
                  (select * from unnest($2::int[], $3::bigint[]))",
         );
-        let release = release.bind(self.worker.clone()).bind(numbers(&partitions)).bind(epochs);
+        let release = release.bind(self.worker.clone()).bind(partitions).bind(epochs);
         self.execute(release).await?;
         Ok(())
     }
@@ -277,11 +272,10 @@ fn numbers(partitions: &[u16]) -> Vec<i32> {
     partitions.iter().map(|partition| i32::from(*partition)).collect()
 }
 
-fn seat(row: &PgRow, partition: i32) -> Result<Seat, Error> {
-    Ok(Seat {
-        partition: number(partition)?,
+fn partition_owner(row: &PgRow) -> Result<PartitionOwner, Error> {
+    Ok(PartitionOwner {
+        fence: fence(row)?,
         owner: row.try_get("name")?,
-        epoch: row.try_get("epoch")?,
         draining_to: row.try_get("draining_to")?,
         release_asked: row.try_get("release_asked")?,
     })
@@ -290,14 +284,16 @@ fn seat(row: &PgRow, partition: i32) -> Result<Seat, Error> {
 fn grant(row: &PgRow) -> Result<Grant, Error> {
     let moved: i64 = row.try_get("moved")?;
     Ok(Grant {
-        partition: number(row.try_get("partition")?)?,
-        epoch: row.try_get("epoch")?,
+        fence: fence(row)?,
         sequence: row.try_get("sequence")?,
         previous: row.try_get("previous")?,
         since_moved: Duration::from_millis(u64::try_from(moved).unwrap_or(0)),
     })
 }
 
-fn number(partition: i32) -> Result<u16, Error> {
-    u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))
+fn fence(row: &PgRow) -> Result<Fence, Error> {
+    Ok(Fence {
+        partition: held::partition(row.try_get("partition")?)?,
+        epoch: row.try_get("epoch")?,
+    })
 }

@@ -2,9 +2,8 @@
 //! release, in order and in one transaction. Never parks by itself: that is
 //! decided with the batch.
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use rust_decimal::Decimal;
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -12,22 +11,20 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
-    held, lookups,
-    rows::{self, Cursors, Epochs, Tallies},
+    held,
+    rows::{self, Cursors},
+    settling::{self, Settling},
 };
-use crate::domain::{Book, CustomerId, Decision, Delivery, partition_of};
+use crate::domain::{CustomerId, Delivery};
 
 /// Customers listed at once.
 const LIST_MAX: i64 = 1_000;
-/// How often a release is decided again because another transaction was faster.
-const RACES_MAX: usize = 5;
 
 /// A customer whose payments wait.
 #[derive(Clone, Debug, FromRow)]
 pub struct ParkedCustomer {
     pub customer_id: String,
     pub parked_at: DateTime<Utc>,
-    /// Payments that wait.
     pub payments: i64,
     /// What they come to, all statuses together.
     pub amount: Decimal,
@@ -70,24 +67,15 @@ impl Parking {
     /// their order, and those that come are not parked any more. Says how many
     /// waited. Refused while they wait for a dead letter that nobody has dealt
     /// with, unless forced: they would be settled before it.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn release(
         &self,
         customer: &CustomerId,
         force: bool,
         signature: &Signature,
     ) -> Result<Acted<u64>, Error> {
-        for _ in 1..RACES_MAX {
-            match self.release_once(customer, force, signature).await {
-                Err(Error::Raced) => {}
-                result => return result,
-            }
-        }
-        match self.release_once(customer, force, signature).await {
-            Err(Error::Raced) => {
-                let damage = lookups::damage(&self.pool, customer).await?.ok_or(Error::Raced)?;
+        let attempt = || self.release_once(customer, force, signature).boxed();
+        match settling::insist_on(&self.pool, customer, attempt).await {
+            Err(damage @ Error::Damaged { .. }) => {
                 let name = customer.as_str();
                 let text =
                     format!("what is parked of {name} cannot be settled and stays: {damage}");
@@ -107,9 +95,7 @@ impl Parking {
         let connection = &mut *transaction;
         // The partition whose batches park for this customer, and those in which
         // its payments were taken: others after the topology was resized.
-        let home = BTreeSet::from([partition_of(customer, self.topology.partitions)]);
-        let (customers, generation) = ([customer.as_str()], self.topology.generation);
-        let epochs = held::lock_partitions(connection, &home, &customers, generation, &[]).await?;
+        let epochs = settling::lock(connection, &[customer], &[], &self.topology).await?;
         let parked_at: Option<DateTime<Utc>> = sqlx::query_scalar(
             "with was as (select parked_at from customer_accounts
                  where customer_id = $1 and parked_at is not null for update)
@@ -127,7 +113,12 @@ impl Parking {
             return Ok(Err(behind(customer, &letters)));
         }
         let deliveries = take_held(connection, customer).await?;
-        settle(connection, customer, &deliveries, &epochs).await?;
+        let stands = Cursors::new();
+        let mut settling = Settling::open(connection, epochs, stands, &deliveries).await?;
+        for delivery in &deliveries {
+            settling.tallies.entry(delivery.partition).or_default().parked -= 1;
+        }
+        settling.settle(connection, &deliveries).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
         let change = Change {
             action: "parked_released",
@@ -181,27 +172,6 @@ async fn take_held(
     .fetch_all(connection)
     .await?;
     rows.iter().map(held::delivery).collect()
-}
-
-async fn settle(
-    connection: &mut PgConnection,
-    customer: &CustomerId,
-    deliveries: &[Delivery],
-    epochs: &Epochs,
-) -> Result<(), Error> {
-    let references = deliveries.iter().map(|d| d.payment.reference.as_str()).collect();
-    let accounts = lookups::read_accounts(connection, vec![customer.as_str()]).await?;
-    let known = lookups::read_known(connection, references).await?;
-    let mut book = Book::new(accounts, known);
-    let mut tallies = Tallies::new();
-    let mut decisions = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        tallies.entry(delivery.partition).or_default().parked -= 1;
-        decisions.push(Decision { delivery, outcome: book.decide(delivery) });
-    }
-    rows::insert_decisions(connection, &decisions, epochs, &mut tallies).await?;
-    rows::update_accounts(connection, &book).await?;
-    rows::advance(connection, &tallies, &Cursors::new()).await
 }
 
 /// Parks one delivery, within its batch.

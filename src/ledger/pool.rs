@@ -65,7 +65,6 @@ impl Pool {
         }
     }
 
-    /// How it fares now.
     pub(super) fn usage(&self) -> PoolUse {
         let size = self.pool.size();
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX).min(size);

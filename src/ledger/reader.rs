@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
-use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
+use sqlx::{FromRow, PgPool};
 
 use super::{
-    Error, admin, held,
+    Error, admin,
+    cursors::CursorColumns,
     pool::{Pool, PoolUse},
     rows::Cursor,
-    writer,
 };
 use crate::domain::{CustomerId, Reference, StreamId};
 use crate::telemetry::Signals;
@@ -43,13 +43,10 @@ pub enum PaymentState {
 pub struct PaymentRow {
     /// The bank's name for it.
     pub transaction_reference: String,
-    /// What the bank said of it.
     pub payment_status: Option<String>,
-    /// Where it ended.
     pub state: PaymentState,
     /// Why it was rejected or could not be settled.
     pub reason: Option<String>,
-    /// Whose it is.
     pub customer_id: Option<String>,
     pub amount: Option<Decimal>,
     /// Paid of what was outstanding.
@@ -60,11 +57,8 @@ pub struct PaymentRow {
     pub balance_after: Option<Decimal>,
     /// The account's version afterwards: its place in the statement.
     pub account_version: Option<i64>,
-    /// Its customer's partition.
     pub partition: i32,
-    /// Its number there.
     pub sequence: Option<i64>,
-    /// Its entry id there.
     pub stream_id: String,
     /// When the bank says that it happened.
     pub transaction_date: Option<DateTime<Utc>>,
@@ -79,11 +73,8 @@ pub struct PaymentRow {
 pub struct ConflictRow {
     /// Whose it would have been.
     pub customer_id: String,
-    /// What the bank said of it.
     pub payment_status: String,
-    /// How much it would have been.
     pub amount: Decimal,
-    /// Its entry id.
     pub stream_id: String,
     /// When the gateway took it.
     pub received_at: DateTime<Utc>,
@@ -91,7 +82,6 @@ pub struct ConflictRow {
     pub state: String,
 }
 
-/// A customer's account.
 #[derive(Clone, Debug, FromRow)]
 pub struct AccountRow {
     pub customer_id: String,
@@ -105,16 +95,12 @@ pub struct AccountRow {
     pub total_paid: Decimal,
     /// What has been paid beyond it.
     pub credit: Decimal,
-    /// What is left.
     pub outstanding_balance: Decimal,
     pub payment_count: i64,
     /// Rows of the statement.
     pub version: i64,
-    /// When it was opened.
     pub created_at: DateTime<Utc>,
-    /// When it last changed.
     pub updated_at: DateTime<Utc>,
-    /// When this was read.
     pub as_of: DateTime<Utc>,
 }
 
@@ -122,9 +108,7 @@ pub struct AccountRow {
 #[derive(Clone, Debug, FromRow)]
 pub struct CursorRow {
     pub partition: i32,
-    /// Who owns it, if anybody.
     pub owner: Option<String>,
-    /// Under which epoch.
     pub epoch: i64,
     /// The highest sequence the ledger has.
     pub last_sequence: i64,
@@ -132,7 +116,6 @@ pub struct CursorRow {
     pub head_sequence: i64,
     /// Who has asked the owner to hand it over.
     pub draining_to: Option<String>,
-    /// When it last changed hands.
     pub moved_at: DateTime<Utc>,
     /// When its owner last said that it lives; nothing once it has left.
     pub owner_beat_at: Option<DateTime<Utc>>,
@@ -144,19 +127,16 @@ pub struct CursorRow {
 
 impl CursorRow {
     /// Whole seconds since it last changed hands.
-    #[must_use]
     pub fn moved_seconds(&self) -> i64 {
         (self.as_of - self.moved_at).num_seconds()
     }
 
     /// How long its owner has been silent.
-    #[must_use]
     pub fn owner_silence(&self) -> Option<TimeDelta> {
         Some((self.as_of - self.owner_beat_at?).abs())
     }
 
     /// Whether it has an owner whose lease runs.
-    #[must_use]
     pub fn is_owner_alive(&self) -> bool {
         let lease = self.owner_lease_ms.map(TimeDelta::milliseconds);
         self.owner_silence().zip(lease).is_some_and(|(silence, lease)| silence <= lease)
@@ -191,13 +171,10 @@ impl Reader {
 
     /// The same, which says how long its queries wait for a connection of the
     /// pool of this name.
-    #[must_use]
     pub fn telling(self, pool: &'static str, signals: Signals) -> Self {
         Self { pool: self.pool.telling(pool, signals) }
     }
 
-    /// How its connections fare.
-    #[must_use]
     pub fn usage(&self) -> PoolUse {
         self.pool.usage()
     }
@@ -272,7 +249,6 @@ impl Reader {
         Ok(found)
     }
 
-    /// One account.
     pub async fn account(&self, customer: &CustomerId) -> Result<Option<AccountRow>, Error> {
         let sql = sql(ACCOUNT, " where customer_id = $1");
         let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
@@ -319,15 +295,12 @@ impl Reader {
 
     /// Up to which sequence and entry all is settled, for each partition of this
     /// generation of the topology.
-    ///
-    /// # Errors
-    /// [`Error::Resized`] when another generation is served by now.
     pub async fn settled_up_to(
         &self,
         generation: i32,
     ) -> Result<BTreeMap<u16, (i64, StreamId)>, Error> {
-        let rows = sqlx::query(
-            "select partition, last_sequence, last_stream_id, reached_stream_id
+        let rows: Vec<CursorColumns> = sqlx::query_as(
+            "select partition, last_sequence, last_stream_id, reached_stream_id, head_sequence
              from partition_owners
              where generation = $1 and generation = (select generation from topology)",
         )
@@ -337,11 +310,11 @@ impl Reader {
         if rows.is_empty() {
             return Err(Error::Resized);
         }
-        let settled = |row: &PgRow| {
-            let Cursor { sequence, stream_id, reached } = writer::cursor(row)?;
-            Ok((held::partition(row.try_get(0)?)?, (sequence, stream_id.max(reached))))
+        let settled = |row: CursorColumns| {
+            let (partition, Cursor { sequence, stream_id, reached, .. }) = row.read()?;
+            Ok((partition, (sequence, stream_id.max(reached))))
         };
-        rows.iter().map(settled).collect()
+        rows.into_iter().map(settled).collect()
     }
 
     /// How far the ledger has come with every partition.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::FutureExt;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Row};
@@ -14,17 +15,14 @@ use sqlx::{PgConnection, PgPool, Row};
 use super::{
     Error, Signature, Topology,
     admin::{Change, note},
-    held, lookups,
-    rows::{self, Cursors, Epochs, Tallies},
+    held,
+    rows::{self, Epochs},
+    settling::{self, Settling},
 };
-use crate::domain::{
-    Book, Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, partition_of,
-};
+use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome};
 
 /// Accounts opened in one transaction.
 const CHUNK: usize = 5_000;
-/// How often a chunk is opened because another transaction was faster.
-const RACES_MAX: usize = 5;
 /// References that one row of the audit log names.
 const NAMED_MAX: usize = 500;
 
@@ -39,7 +37,6 @@ pub struct NewAccount {
 impl NewAccount {
     /// Nothing when the value is not above zero, has more than two places or
     /// does not fit the ledger, or when the term is not 1 to 5,200 weeks.
-    #[must_use]
     pub fn new(customer: CustomerId, asset_value: Decimal, term_weeks: i32) -> Option<Self> {
         let fits = asset_value > Decimal::ZERO
             && asset_value <= LEDGER_MAX
@@ -50,7 +47,6 @@ impl NewAccount {
 
     /// The customer of this number among the seeded ones: `GIG00001` has
     /// number 1; each has an asset value of 1,000,000 over 50 weeks.
-    #[must_use]
     pub fn seeded(number: u32) -> Self {
         let customer = CustomerId::parse(format!("GIG{number:05}"));
         let customer = customer.unwrap_or_else(|_| unreachable!("letters and digits"));
@@ -80,7 +76,6 @@ struct Released<'a> {
 /// What opening accounts did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
-    /// Accounts that are new.
     pub opened: u64,
     /// Payments that waited in suspense and have been applied.
     pub released: u64,
@@ -99,13 +94,11 @@ impl Registrar {
     }
 
     /// The generation of the topology that this process serves.
-    #[must_use]
     pub fn generation(&self) -> i32 {
         self.topology.generation
     }
 
     /// What accounts are kept in.
-    #[must_use]
     pub fn currency(&self) -> Currency {
         self.topology.currency
     }
@@ -115,7 +108,7 @@ impl Registrar {
     /// # Errors
     /// When PostgreSQL cannot be reached; opening it again is safe.
     pub async fn open(&self, account: NewAccount, by: &Signature) -> Result<Opening, Error> {
-        self.open_insisting(&[account], by, Noting::Each).await
+        self.open_chunk(&[account], by, Noting::Each).await
     }
 
     /// Opens those of the first `count` seeded accounts that do not exist, in
@@ -135,7 +128,7 @@ impl Registrar {
         for chunk in numbers.chunks(CHUNK) {
             let accounts: Vec<NewAccount> = chunk.iter().copied().map(NewAccount::seeded).collect();
             let noting = if total.opened == 0 { Noting::Seed(count) } else { Noting::Noted };
-            let opening = self.open_insisting(&accounts, by, noting).await?;
+            let opening = self.open_chunk(&accounts, by, noting).await?;
             total.opened += opening.opened;
             total.released += opening.released;
             on_chunk(chunk.len());
@@ -145,38 +138,27 @@ impl Registrar {
 
     /// Opens again when another transaction used a reference meanwhile that
     /// waited in suspense.
-    async fn open_insisting(
-        &self,
-        accounts: &[NewAccount],
-        by: &Signature,
-        noting: Noting,
-    ) -> Result<Opening, Error> {
-        for _ in 1..RACES_MAX {
-            match self.open_chunk(accounts, by, noting).await {
-                Err(Error::Raced) => {}
-                result => return result,
-            }
-        }
-        self.open_chunk(accounts, by, noting).await
-    }
-
     async fn open_chunk(
         &self,
         accounts: &[NewAccount],
         by: &Signature,
         noting: Noting,
     ) -> Result<Opening, Error> {
+        settling::insist(|| self.open_once(accounts, by, noting).boxed()).await
+    }
+
+    async fn open_once(
+        &self,
+        accounts: &[NewAccount],
+        by: &Signature,
+        noting: Noting,
+    ) -> Result<Opening, Error> {
         let mut transaction = self.pool.begin().await?;
-        let partitions: BTreeSet<u16> =
-            accounts.iter().map(|a| partition_of(&a.customer, self.topology.partitions)).collect();
-        let customers: Vec<&str> = accounts.iter().map(|a| a.customer.as_str()).collect();
-        let generation = self.topology.generation;
-        let epochs =
-            held::lock_partitions(&mut transaction, &partitions, &customers, generation, &[])
-                .await?;
+        let customers: Vec<&CustomerId> = accounts.iter().map(|a| &a.customer).collect();
+        let epochs = settling::lock(&mut transaction, &customers, &[], &self.topology).await?;
         let opened = insert_accounts(&mut transaction, accounts, self.currency()).await?;
         let deliveries = held_for(&mut transaction, &opened).await?;
-        let released = release(&mut transaction, &opened, &deliveries, &epochs).await?;
+        let released = release(&mut transaction, &deliveries, epochs).await?;
         if let (Noting::Seed(count), false) = (noting, opened.is_empty()) {
             note_seed(&mut transaction, by, count).await?;
         }
@@ -267,72 +249,45 @@ async fn held_for(
 /// Applies it. Says what became of each customer's.
 async fn release<'a>(
     connection: &mut PgConnection,
-    opened: &BTreeSet<String>,
     deliveries: &'a [Delivery],
-    epochs: &Epochs,
+    epochs: Epochs,
 ) -> Result<BTreeMap<&'a str, Released<'a>>, Error> {
     let mut released: BTreeMap<&str, Released<'_>> = BTreeMap::new();
     if deliveries.is_empty() {
         return Ok(released);
     }
-    let customers = opened.iter().map(String::as_str).collect();
-    let mut book = Book::new(lookups::read_accounts(connection, customers).await?, []);
-    let used = used_references(connection, deliveries).await?;
-    let mut decisions = Vec::with_capacity(deliveries.len());
-    let (mut conflicting, mut tallies) = (Vec::new(), Tallies::new());
-    for delivery in deliveries {
-        tallies.entry(delivery.partition).or_default().suspense -= 1;
+    let settling = Settling::open_held(connection, epochs, deliveries).await?;
+    let (mut applied, mut conflicting) = (Vec::new(), Vec::new());
+    for Decision { delivery, outcome } in settling.settle(connection, deliveries).await? {
         let reference = delivery.payment.reference.as_str();
         let theirs = released.entry(delivery.payment.customer.as_str()).or_default();
         // The reference was used for another customer while this one waited.
-        if used.contains(reference) {
+        if matches!(outcome, Outcome::Conflict | Outcome::Duplicate) {
             theirs.conflicting.push(reference);
-            conflicting.push(Decision { delivery, outcome: Outcome::Conflict });
+            conflicting.push(reference);
         } else {
             theirs.applied.push(reference);
-            let outcome = book.decide(delivery);
-            decisions.push(Decision { delivery, outcome });
+            applied.push(reference);
         }
     }
-    resolve(connection, &decisions, "applied").await?;
-    resolve(connection, &conflicting, "conflict").await?;
-    decisions.append(&mut conflicting);
-    rows::insert_decisions(connection, &decisions, epochs, &mut tallies).await?;
-    rows::update_accounts(connection, &book).await?;
-    rows::advance(connection, &tallies, &Cursors::new()).await?;
+    resolve(connection, applied, "applied").await?;
+    resolve(connection, conflicting, "conflict").await?;
     Ok(released)
-}
-
-async fn used_references(
-    connection: &mut PgConnection,
-    deliveries: &[Delivery],
-) -> Result<BTreeSet<String>, Error> {
-    let rows = sqlx::query(
-        "select transaction_reference from processed_transactions
-         where payment_status = 'COMPLETE' and transaction_reference = any($1)
-         union
-         select transaction_reference from parked
-         where payment_status = 'COMPLETE' and transaction_reference = any($1)
-             and state = 'held'",
-    )
-    .bind(deliveries.iter().map(|d| d.payment.reference.as_str()).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 async fn resolve(
     connection: &mut PgConnection,
-    decisions: &[Decision<'_>],
+    references: Vec<&str>,
     state: &str,
 ) -> Result<(), Error> {
+    let count = references.len();
     let resolved = sqlx::query(
         "update suspense set state = $1, resolved_at = clock_timestamp()
          where transaction_reference = any($2) and state = 'held'",
     )
     .bind(state)
-    .bind(decisions.iter().map(|d| d.delivery.payment.reference.as_str()).collect::<Vec<_>>())
+    .bind(references)
     .execute(connection)
     .await?;
-    rows::expect_rows(resolved.rows_affected(), decisions.len())
+    rows::expect_rows(resolved.rows_affected(), count)
 }

@@ -10,11 +10,9 @@ const LOCK: i64 = 0x7061_7973_7472;
 /// A worker that has not beaten for so long is not counted on.
 const SILENT_SECONDS: i32 = 30;
 
-/// A topology that was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastTopology {
     pub generation: i32,
-    /// Its number of partitions.
     pub partitions: u16,
     /// Whether its streams are removed.
     pub removed: bool,
@@ -137,8 +135,8 @@ impl Resize {
         // Where nothing was settled since an earlier jump, that one grows.
         sqlx::query(
             "insert into sequence_jumps
-                 (partition, after_sequence, resumes_at, reason, detail, state)
-             select partition, last_sequence, $2 + 1, 'resize',
+                 (partition, after_sequence, resumes_at, kinds, reason, detail, state)
+             select partition, last_sequence, $2 + 1, array['resize'], 'resize',
                  'the number of partitions was changed to ' || $1, 'accepted'
              from partition_owners where partition < $1
              on conflict (partition, after_sequence) do update

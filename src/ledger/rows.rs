@@ -8,10 +8,15 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
 use super::{Error, parking};
-use crate::domain::{Book, Decision, Delivery, Outcome, PaymentStatus, Standing, StreamId};
+use crate::domain::{Book, Decision, Delivery, Fence, Outcome, PaymentStatus, Standing, StreamId};
 
 /// A fence row as the batch found it: the epoch under which rows are written.
 pub(super) type Epochs = BTreeMap<u16, i64>;
+
+/// Partitions and epochs, each as one parameter of a statement.
+pub(super) fn columns(fences: &[Fence]) -> (Vec<i32>, Vec<i64>) {
+    fences.iter().map(|fence| (i32::from(fence.partition), fence.epoch)).unzip()
+}
 
 /// What a batch adds to one partition's totals.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +43,8 @@ pub struct Cursor {
     pub stream_id: StreamId,
     /// The highest entry whose fate it knows, also when that has no sequence.
     pub reached: StreamId,
+    /// The highest sequence that is known to have been given out.
+    pub head: i64,
 }
 
 /// Where partitions stand.

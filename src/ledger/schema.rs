@@ -19,7 +19,6 @@ const PAST_MAX: i64 = 8;
 pub struct Topology {
     /// Counts the times it was cut, from 1.
     pub generation: i32,
-    /// Number of partitions.
     pub partitions: u16,
     /// Whether the streams in Redis have ever been created.
     pub provisioned: bool,
@@ -32,23 +31,18 @@ pub struct Topology {
 impl Topology {
     /// The topology as Redis has it noted, for looking while the ledger is away: no
     /// account can be opened in it then, whatever the currency.
-    #[must_use]
     pub fn noted(generation: i32, partitions: u16) -> Self {
         let currency = Currency::DEFAULT;
         Self { generation, partitions, provisioned: true, resizing_to: None, currency }
     }
 
     /// Says that a partition is not one of these.
-    #[must_use]
     pub fn no_partition(&self, partition: u32) -> String {
         let last = self.partitions.saturating_sub(1);
         format!("there is no partition {partition}: the topology has partitions 0 to {last}")
     }
 
     /// The topology, which must be in this currency, if one is given.
-    ///
-    /// # Errors
-    /// [`Error::Schema`] when it is in another.
     pub fn in_currency(self, wanted: Option<&str>) -> Result<Self, Error> {
         let ours = self.currency.as_str();
         match wanted.filter(|wanted| *wanted != ours) {
@@ -61,7 +55,6 @@ impl Topology {
     }
 }
 
-/// The schema of one database.
 pub struct Schema {
     pool: PgPool,
 }
@@ -72,9 +65,6 @@ impl Schema {
     }
 
     /// Brings the schema to this release's; does nothing when it is there.
-    ///
-    /// # Errors
-    /// When a migration fails, or the database is newer than this release.
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.pool.connect_options()).await?;
@@ -99,9 +89,6 @@ impl Schema {
     }
 
     /// Refuses a schema that is older or newer than this release.
-    ///
-    /// # Errors
-    /// [`Error::Schema`] with what to do.
     pub async fn check(&self) -> Result<(), Error> {
         reach(&self.pool.connect_options()).await?;
         let applied: Option<i64> =
@@ -124,9 +111,6 @@ impl Schema {
 
     /// Creates the topology if there is none: with this number of partitions, or
     /// with `PARTITIONS`; and in this currency, or in the default one.
-    ///
-    /// # Errors
-    /// [`Error::Schema`] when it exists and differs from what is wanted.
     pub async fn establish(
         &self,
         partitions: Option<u16>,
@@ -164,9 +148,6 @@ impl Schema {
     }
 
     /// The topology, which must have this number of partitions, if one is given.
-    ///
-    /// # Errors
-    /// [`Error::Schema`] when it is missing or differs from what is wanted.
     pub async fn topology(
         &self,
         partitions: Option<u16>,

@@ -8,7 +8,6 @@ use super::{Error, Reader};
 /// How long counting all customers may take, in milliseconds.
 const COUNTING_MS_MAX: &str = "5000";
 
-/// Sums over everything.
 #[derive(Clone, Debug, FromRow)]
 pub struct Totals {
     /// Payments that moved money,
@@ -44,7 +43,6 @@ pub struct CustomerCount {
 }
 
 impl Reader {
-    /// Sums over everything.
     pub async fn totals(&self) -> Result<Totals, Error> {
         let row = sqlx::query_as(
             "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,

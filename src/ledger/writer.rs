@@ -1,50 +1,32 @@
 //! Posts batches, each in one fenced transaction.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
-use sqlx::{
-    Connection, PgConnection, Postgres, Row, Transaction,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_TIMEOUT, BY_KEY, Error, lock_wait, lookups,
+    ACQUIRE_TIMEOUT, BY_KEY, Error, cursors, lock_wait, lookups,
     losses::{self, Gap, Settled},
-    rows::{self, Cursor, Cursors, Epochs, Tallies},
-    takeovers, trials,
+    rows::{self, Cursor, Cursors},
+    settling::Settling,
 };
-use crate::domain::{Amount, Book, CustomerId, Decision, Delivery, StreamId, TraceId};
-
-/// A partition and the epoch under which this worker may write for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    pub partition: u16,
-    /// Under which epoch.
-    pub epoch: i64,
-}
+use crate::domain::{Amount, CustomerId, Decision, Delivery, Fence, Outcome, StreamId, TraceId};
 
 /// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
 pub struct Burial {
-    /// Where it was.
     pub partition: u16,
-    /// Its entry id.
     pub stream_id: StreamId,
-    /// Its sequence, if known.
     pub sequence: Option<i64>,
-    /// Its reference, if known.
     pub reference: Option<String>,
-    /// Its customer, if known.
     pub customer: Option<CustomerId>,
-    /// Its amount, if known.
     pub amount: Option<Amount>,
     /// The trace that brought it, if it came with one.
     pub trace_id: Option<TraceId>,
     /// Stable class of the reason.
     pub code: &'static str,
-    /// The reason as a sentence.
     pub reason: String,
     pub fields: Vec<(String, String)>,
     /// How often settling it was attempted.
@@ -78,7 +60,6 @@ impl Writer {
         Self { options, worker: worker.to_owned() }
     }
 
-    /// Connects one lane.
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
         let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
         let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
@@ -86,7 +67,6 @@ impl Writer {
     }
 }
 
-/// One lane's connection to the ledger.
 pub struct LaneWriter {
     pub(super) connection: PgConnection,
     pub(super) worker: String,
@@ -95,61 +75,35 @@ pub struct LaneWriter {
 impl LaneWriter {
     /// Opens a batch: checks and locks its fence rows, and reads all that the
     /// deliveries may touch.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when a partition has another owner or epoch.
     pub async fn open(
         &mut self,
         fences: &[Fence],
         deliveries: &[Delivery],
     ) -> Result<Batch<'_>, Error> {
         let mut transaction = self.connection.begin().await?;
-        let stands = lock_fences(&mut transaction, &self.worker, fences).await?;
-        let mut customers: Vec<_> =
-            deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        customers.sort_unstable();
-        customers.dedup();
-        let references = deliveries.iter().map(|d| d.payment.reference.as_str()).collect();
-        let accounts = lookups::read_accounts(&mut transaction, customers).await?;
-        let known = lookups::read_known(&mut transaction, references).await?;
+        let stands = cursors::lock(&mut transaction, &self.worker, fences).await?;
         let epochs = fences.iter().map(|fence| (fence.partition, fence.epoch)).collect();
-        // What is behind the cursor comes again; it may be buried by now.
-        let again =
-            |d: &&Delivery| stands.get(&d.partition).is_some_and(|s| d.sequence <= s.sequence);
-        let again: Vec<_> =
-            deliveries.iter().filter(again).map(|d| (d.partition, d.stream_id)).collect();
-        let buried = match again.is_empty() {
-            true => Vec::new(),
-            false => trials::read_buried(&mut transaction, &again).await?,
-        };
-        let buried = buried.into_iter().collect();
-        let book = Book::new(accounts, known);
-        let (gone, gaps) = (Vec::new(), Vec::new());
-        Ok(Batch { transaction, book, buried, epochs, stands, gone, gaps })
+        let settling = Settling::open(&mut transaction, epochs, stands, deliveries).await?;
+        Ok(Batch { transaction, settling, gone: Vec::new(), gaps: Vec::new() })
+    }
+
+    /// Why a batch of these was raced each time: nothing else writes these accounts while
+    /// their partition is locked, so one may not be what its statement says.
+    pub async fn damage(&mut self, deliveries: &[Delivery]) -> Result<Error, Error> {
+        let customers = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
+        lookups::damage(&mut self.connection, customers).await
+    }
+
+    /// Whether an entry is a copy of one that is settled.
+    pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
+        lookups::is_copy(&mut self.connection, delivery).await
     }
 }
 
-impl LaneWriter {
-    /// An account of these deliveries whose version is not the last of its
-    /// statement: which, its version, and that one.
-    pub async fn damaged(
-        &mut self,
-        deliveries: &[Delivery],
-    ) -> Result<Option<(String, i64, i64)>, Error> {
-        let customers: Vec<_> = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        lookups::damaged(&mut self.connection, customers).await
-    }
-}
-
-/// An open transaction, and the book to decide by. Dropped, it rolls back.
+/// An open transaction that settles entries of the stream. Dropped, it rolls back.
 pub struct Batch<'a> {
     transaction: Transaction<'a, Postgres>,
-    /// What the ledger knows; decide with it, in stream order.
-    pub book: Book,
-    /// Deliveries that are dead letters already.
-    pub buried: HashSet<(u16, StreamId)>,
-    epochs: Epochs,
-    stands: Cursors,
+    settling: Settling,
     /// Entries that are not in the stream any more.
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
@@ -157,9 +111,8 @@ pub struct Batch<'a> {
 
 impl Batch<'_> {
     /// How far the ledger had come with a partition before this batch.
-    #[must_use]
     pub fn stand(&self, partition: u16) -> Option<Cursor> {
-        self.stands.get(&partition).copied()
+        self.settling.stands.get(&partition).copied()
     }
 
     /// Whether the ledger has an outcome of this very entry.
@@ -188,22 +141,23 @@ impl Batch<'_> {
         self.gone.push((partition, id));
     }
 
-    /// Writes decisions, dead letters and cursors.
+    /// Decides about the deliveries with which the batch was opened, in stream order, and
+    /// writes decisions, dead letters and cursors. Says what was decided.
     ///
     /// # Errors
-    /// [`Error::Raced`] when something moved meanwhile: decide again. Nothing
+    /// [`Error::Raced`] when something moved meanwhile: begin again. Nothing
     /// is visible before [`Batch::commit`].
-    pub async fn post(
+    pub async fn settle(
         &mut self,
-        decisions: &[Decision<'_>],
+        deliveries: &[Delivery],
         burials: &[Burial],
-    ) -> Result<(), Error> {
-        let mut tallies = Tallies::new();
-        let Self { transaction, book, epochs, stands, gone, gaps, .. } = self;
-        let settled = settled(decisions, burials);
-        let decisions = &takeovers::without_copies(transaction, stands, decisions).await?;
-        rows::insert_decisions(transaction, decisions, epochs, &mut tallies).await?;
-        rows::update_accounts(transaction, book).await?;
+    ) -> Result<Vec<Outcome>, Error> {
+        let Self { transaction, settling, gone, gaps } = self;
+        let decisions = settling.decide(deliveries)?;
+        let settled = settled(&decisions, burials);
+        let kept = without_copies(transaction, &settling.stands, &decisions).await?;
+        settling.write(transaction, &kept).await?;
+        let Settling { epochs, stands, tallies, .. } = settling;
         for burial in burials {
             let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
             if insert_dead_letter(transaction, burial, epoch).await? {
@@ -213,11 +167,12 @@ impl Batch<'_> {
                 park(transaction, customer).await?;
             }
         }
-        takeovers::note_reuse(transaction, stands, decisions).await?;
+        losses::note_reuse(transaction, stands, &kept).await?;
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
         let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));
         let cursors = moved(stands, &settled, buried.chain(gone.iter().copied()));
-        rows::advance(transaction, &tallies, &cursors).await
+        rows::advance(transaction, tallies, &cursors).await?;
+        Ok(decisions.iter().map(|decision| decision.outcome).collect())
     }
 
     /// Makes the batch durable; says which sequences it found missing.
@@ -231,42 +186,24 @@ impl Batch<'_> {
     }
 }
 
-/// Locks the fence rows of a batch; says how far each partition has come.
-pub(super) async fn lock_fences(
+/// Decisions without those about copies of settled entries under numbers that are
+/// settled: a copy has no outcome of its own.
+async fn without_copies<'a>(
     connection: &mut PgConnection,
-    worker: &str,
-    fences: &[Fence],
-) -> Result<Cursors, Error> {
-    let partitions: Vec<i32> = fences.iter().map(|fence| i32::from(fence.partition)).collect();
-    let epochs: Vec<i64> = fences.iter().map(|fence| fence.epoch).collect();
-    let locked = sqlx::query(
-        "select partition, last_sequence, last_stream_id, reached_stream_id from partition_owners
-         where owner = $1
-           and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
-         order by partition for update",
-    )
-    .bind(worker)
-    .bind(partitions)
-    .bind(epochs)
-    .fetch_all(connection)
-    .await?;
-    if locked.len() != fences.len() {
-        return Err(Error::Fenced);
+    stands: &Cursors,
+    decisions: &[Decision<'a>],
+) -> Result<Vec<Decision<'a>>, Error> {
+    let mut kept = Vec::with_capacity(decisions.len());
+    for decision in decisions {
+        let Decision { delivery, outcome } = *decision;
+        let stand = stands.get(&delivery.partition);
+        let is_settled = stand.is_some_and(|stand| delivery.sequence <= stand.sequence);
+        let may_be = is_settled && outcome == Outcome::Duplicate;
+        if !may_be || !lookups::is_copy(connection, delivery).await? {
+            kept.push(*decision);
+        }
     }
-    let stand = |row: &PgRow| {
-        let partition: i32 = row.try_get(0)?;
-        let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
-        Ok((partition, cursor(row)?))
-    };
-    locked.iter().map(stand).collect()
-}
-
-/// Out of a row whose second to fourth columns it is.
-pub(super) fn cursor(row: &PgRow) -> Result<Cursor, Error> {
-    let id = |column: usize| -> Result<StreamId, Error> {
-        row.try_get::<&str, _>(column)?.parse().map_err(|_| Error::Corrupt("stream id"))
-    };
-    Ok(Cursor { sequence: row.try_get(1)?, stream_id: id(2)?, reached: id(3)? })
+    Ok(kept)
 }
 
 /// False when a redelivery put it there before.

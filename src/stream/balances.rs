@@ -14,8 +14,7 @@ use redis::Value;
 use tokio::time::timeout;
 
 use super::{
-    Error, Keys, Streams, replies,
-    scripts::{self, Lua},
+    Error, Keys, Streams, replies, scripts,
     shared::{Purpose, Shared},
 };
 use crate::domain::CustomerId;
@@ -42,8 +41,6 @@ pub struct Balances {
     connection: Shared,
     keys: Keys,
     time_to_live: Duration,
-    get: Lua,
-    fill: Lua,
 }
 
 impl Balances {
@@ -52,8 +49,6 @@ impl Balances {
             connection: streams.connect_shared(Purpose::Other).await?,
             keys: streams.keys.clone(),
             time_to_live,
-            get: Lua::new(include_str!("lua/balance_get.lua")),
-            fill: Lua::new(include_str!("lua/balance_fill.lua")),
         })
     }
 
@@ -74,11 +69,11 @@ impl Balances {
     pub async fn fill(&self, customer: &CustomerId, lease: &str, json: &str) -> Result<(), Error> {
         let filling = async {
             let line = self.connection.line().await?;
-            let mut command = self.fill.on(&[self.keys.balance(customer)]);
+            let mut command = scripts::BALANCE_FILL.on(&[self.keys.balance(customer)]);
             command.arg(lease).arg(json).arg(self.time_to_live.as_millis().to_string());
             command.arg(&line.server.identity);
             let mut connection = line.connection.clone();
-            let asking = command.query_async::<Value>(&mut connection);
+            let asking = scripts::BALANCE_FILL.ask::<Value>(&command, &mut connection);
             self.connection.ask(&line, asking).await.map(drop)
         };
         Ok(timeout(PATIENCE, filling).await.map_err(|_| Error::Deadline(PATIENCE))??)
@@ -100,18 +95,10 @@ impl Balances {
         let partition = self.keys.partition_of(customer);
         let keys = [self.keys.balance(customer), self.keys.settling(partition)];
         let line = self.connection.line().await?;
-        let mut command = self.get.on(&keys);
+        let mut command = scripts::BALANCE_GET.on(&keys);
         command.arg(&token).arg(LEASE.as_millis().to_string()).arg(&line.server.identity);
         let mut connection = line.connection.clone();
-        let asking = async {
-            let mut reply = command.query_async::<Value>(&mut connection).await;
-            if reply.as_ref().is_err_and(scripts::is_unknown) {
-                self.get.load(&mut connection).await?;
-                self.fill.load(&mut connection).await?;
-                reply = command.query_async(&mut connection).await;
-            }
-            reply
-        };
+        let asking = scripts::BALANCE_GET.ask::<Value>(&command, &mut connection);
         let reply = self.connection.ask(&line, asking).await?;
         if let Value::Int(granted) = reply {
             return Ok(if granted == 1 { Lookup::Lease(token) } else { Lookup::Pass });

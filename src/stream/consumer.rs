@@ -10,27 +10,16 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable,
-    lineage::Lineage,
-    replies,
-    scripts::{Lua, losing},
+    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, lineage, replies, scripts,
     server::{self, Server},
-    standing, upkeep, wire,
+    upkeep, wire,
 };
-use crate::domain::{CustomerId, Delivery, StreamId};
+use crate::domain::{CustomerId, Delivery, Fence, StreamId};
 
 /// Notices that a partition's dead stream keeps, about.
 const DEAD_NOTICES_MAX: u32 = 10_000;
 /// Longest time a batch may hold back the balance cache if its worker dies.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
-
-/// A partition that this worker owns, as the ledger granted it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    pub partition: u16,
-    /// Under which epoch.
-    pub epoch: i64,
-}
 
 /// An entry that was taken.
 #[derive(Clone, Debug)]
@@ -45,7 +34,6 @@ pub enum Taken {
 /// What one partition gave.
 #[derive(Clone, Debug, Default)]
 pub struct TakenFrom {
-    /// Its entries in stream order.
     pub taken: Vec<Taken>,
     /// The last id that was looked at; where the next page starts.
     pub last_id: Option<StreamId>,
@@ -58,7 +46,6 @@ pub struct TakenFrom {
 pub struct Delivered {
     pub id: StreamId,
     pub worker: String,
-    /// How long ago.
     pub ago: Duration,
     pub deliveries: u32,
 }
@@ -73,26 +60,8 @@ pub struct Consumer {
     incarnation: String,
     /// The server at the other end of both connections.
     pub(super) server: Server,
-    lineage: Lineage,
     /// How far the counter of each partition was seen to have come.
     pub(super) counted: BTreeMap<u16, i64>,
-    pub(super) scripts: Scripts,
-}
-
-pub(super) struct Scripts {
-    mirror: Lua,
-    take: Lua,
-    reclaim: Lua,
-    forget_consumers: Lua,
-    bury: Lua,
-    settling_begin: Lua,
-    settling_end: Lua,
-    pub(super) standing: standing::Script,
-    pub(super) close: Lua,
-    pub(super) reopen: Lua,
-    lose: Lua,
-    pub(super) passed: Lua,
-    pub(super) rewind: Lua,
 }
 
 impl Consumer {
@@ -101,21 +70,6 @@ impl Consumer {
         worker: &str,
         incarnation: &str,
     ) -> Result<Self, Error> {
-        let scripts = Scripts {
-            mirror: Lua::new(include_str!("lua/mirror.lua")),
-            take: Lua::new(include_str!("lua/take.lua")),
-            reclaim: Lua::new(include_str!("lua/reclaim.lua")),
-            forget_consumers: Lua::new(include_str!("lua/forget_consumers.lua")),
-            bury: Lua::new(include_str!("lua/bury.lua")),
-            settling_begin: Lua::new(include_str!("lua/settling_begin.lua")),
-            settling_end: Lua::new(include_str!("lua/settling_end.lua")),
-            standing: standing::Script::new(),
-            close: Lua::new(include_str!("lua/close.lua")),
-            reopen: losing(include_str!("lua/reopen.lua")),
-            lose: losing(include_str!("lua/lose.lua")),
-            passed: Lua::new(include_str!("lua/passed.lua")),
-            rewind: Lua::new(include_str!("lua/rewind.lua")),
-        };
         let name = format!("worker:{worker}:{incarnation}");
         let mut reader = streams.connect(&name).await?;
         // A blocked read answers up to twice its time late.
@@ -124,14 +78,13 @@ impl Consumer {
         if streams.insists_on_safety {
             upkeep::insist_on_safety(&mut reader).await?;
         }
-        let lineage = Lineage::new();
-        for script in scripts.all().into_iter().chain([lineage.script()]) {
+        for script in scripts::OF_A_LANE {
             script.load(&mut reader).await?;
         }
         let keys = streams.keys.clone();
         let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
         let counted = BTreeMap::new();
-        Ok(Self { reader, waiter, keys, worker, incarnation, server, lineage, counted, scripts })
+        Ok(Self { reader, waiter, keys, worker, incarnation, server, counted })
     }
 
     /// Compares the highest sequence that is known to have been given out in
@@ -143,7 +96,7 @@ impl Consumer {
             let seen = self.counted.entry(*partition).or_default();
             *seen = (*seen).max(*sequence);
             let known = (*sequence, ("-", 0));
-            pipeline.add_command(self.lineage.command(&self.keys, *partition, &self.server, known));
+            pipeline.add_command(lineage::command(&self.keys, *partition, &self.server, known));
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
@@ -156,22 +109,19 @@ impl Consumer {
         }
         let mut pipeline = Pipeline::with_capacity(lost.len());
         for (partition, first, last) in lost {
-            let mut command = self.scripts.lose.on(&[self.keys.lost(*partition)]);
+            let mut command = scripts::LOSE.on(&[self.keys.lost(*partition)]);
             command.arg(first).arg(last);
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Tells Redis who owns `claims`, so that takes by anyone else are refused.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when a newer epoch is known.
-    pub async fn mirror(&mut self, claims: &[Claim]) -> Result<(), Error> {
-        let mut pipeline = Pipeline::with_capacity(claims.len());
-        for claim in claims {
-            let mut command = self.scripts.mirror.on(&[self.keys.owner(claim.partition)]);
-            command.arg(&self.worker).arg(claim.epoch);
+    /// Tells Redis who owns `fences`, so that takes by anyone else are refused.
+    pub async fn mirror(&mut self, fences: &[Fence]) -> Result<(), Error> {
+        let mut pipeline = Pipeline::with_capacity(fences.len());
+        for fence in fences {
+            let mut command = scripts::MIRROR.on(&[self.keys.owner(fence.partition)]);
+            command.arg(&self.worker).arg(fence.epoch);
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
@@ -203,9 +153,6 @@ impl Consumer {
 
     /// Says which of the partitions have an entry after the id beside them;
     /// waits until one has, at most `block`.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream is gone.
     pub async fn wait(
         &mut self,
         after: &[(u16, StreamId)],
@@ -237,39 +184,36 @@ impl Consumer {
     /// # Errors
     /// [`Error::Fenced`] when one is not ours any more. After any error,
     /// entries may have been handed to us that we did not see: reclaim.
-    pub async fn take(&mut self, counts: &[(Claim, u32)]) -> Result<Vec<TakenFrom>, Error> {
+    pub async fn take(&mut self, counts: &[(Fence, u32)]) -> Result<Vec<TakenFrom>, Error> {
         let mut pipeline = Pipeline::with_capacity(counts.len());
-        for (claim, count) in counts {
-            let mut command = self.scripts.take.on(&self.taking(*claim));
-            command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
+        for (fence, count) in counts {
+            let mut command = scripts::TAKE.on(&self.taking(*fence));
+            command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
             pipeline.add_command(command);
         }
         let replies: Vec<Value> = pipeline.query_async(&mut self.reader).await?;
-        let read = |((claim, _), reply): (&(Claim, u32), Value)| {
+        let read = |((fence, _), reply): (&(Fence, u32), Value)| {
             let mut pair = replies::array(reply, "take")?.into_iter();
             let (Some(streams), Some(counter)) = (pair.next(), pair.next()) else {
                 return Err(Error::Shape("take"));
             };
             let streams = replies::streams(streams)?;
             let entries = streams.into_iter().next().map_or(Value::Nil, |(_, entries)| entries);
-            self.read(claim.partition, entries, &counter)
+            self.read(fence.partition, entries, &counter)
         };
         counts.iter().zip(replies).map(read).collect()
     }
 
     /// Claims a page of what was handed to anyone and not acknowledged, in
     /// stream order, starting after `after`.
-    ///
-    /// # Errors
-    /// As [`Consumer::take`].
     pub async fn reclaim(
         &mut self,
-        claim: Claim,
+        fence: Fence,
         after: Option<StreamId>,
         count: u32,
     ) -> Result<TakenFrom, Error> {
-        let mut command = self.scripts.reclaim.on(&self.taking(claim));
-        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(count);
+        let mut command = scripts::RECLAIM.on(&self.taking(fence));
+        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
         command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
         let reply: Value = command.query_async(&mut self.reader).await?;
         let mut parts = replies::array(reply, "reclaim")?.into_iter();
@@ -278,7 +222,7 @@ impl Consumer {
         else {
             return Err(Error::Shape("reclaim"));
         };
-        let mut page = self.read(claim.partition, entries, &counter)?;
+        let mut page = self.read(fence.partition, entries, &counter)?;
         let pending = replies::array(pending, "reclaim")?;
         page.earlier = pending.into_iter().map(read_delivered).collect::<Result<_, _>>()?;
         let pending: Vec<StreamId> = page.earlier.iter().map(|delivered| delivered.id).collect();
@@ -286,7 +230,7 @@ impl Consumer {
         // XCLAIM drops deleted entries from the pending list without a word.
         let gone =
             pending.into_iter().filter(|id| !page.taken.iter().any(|taken| taken.id() == *id));
-        let gone: Vec<_> = gone.map(|id| Taken::Deleted(claim.partition, id)).collect();
+        let gone: Vec<_> = gone.map(|id| Taken::Deleted(fence.partition, id)).collect();
         page.taken.extend(gone);
         page.taken.sort_by_key(Taken::id);
         Ok(page)
@@ -299,22 +243,22 @@ impl Consumer {
     /// When Redis cannot be told; the batch must then not commit.
     pub async fn announce(
         &self,
-        claims: &[Claim],
+        fences: &[Fence],
         customers: impl Iterator<Item = &CustomerId>,
     ) -> Result<(), Error> {
-        let mut keys: Vec<(Claim, Vec<String>)> =
-            claims.iter().map(|c| (*c, vec![self.keys.settling(c.partition)])).collect();
+        let mut keys: Vec<(Fence, Vec<String>)> =
+            fences.iter().map(|c| (*c, vec![self.keys.settling(c.partition)])).collect();
         for customer in customers {
             let partition = self.keys.partition_of(customer);
-            if let Some((_, keys)) = keys.iter_mut().find(|(claim, _)| claim.partition == partition)
+            if let Some((_, keys)) = keys.iter_mut().find(|(fence, _)| fence.partition == partition)
             {
                 keys.push(self.keys.balance(customer));
             }
         }
         let mut pipeline = Pipeline::with_capacity(keys.len());
-        for (claim, keys) in keys {
-            let mut command = self.scripts.settling_begin.on(&keys);
-            command.arg(self.token(claim)).arg(SETTLING_MAX.as_millis().to_string());
+        for (fence, keys) in keys {
+            let mut command = scripts::SETTLING_BEGIN.on(&keys);
+            command.arg(self.token(fence)).arg(SETTLING_MAX.as_millis().to_string());
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader.clone()).await?)
@@ -325,18 +269,18 @@ impl Consumer {
     ///
     /// # Errors
     /// When Redis cannot be told; the entries stay pending and are reclaimed.
-    pub async fn conclude(&mut self, settled: &[(Claim, Vec<StreamId>)]) -> Result<(), Error> {
+    pub async fn conclude(&mut self, settled: &[(Fence, Vec<StreamId>)]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(2 * settled.len());
-        for (claim, ids) in settled {
+        for (fence, ids) in settled {
             if !ids.is_empty() {
-                let ack = pipeline.cmd("XACK").arg(self.keys.stream(claim.partition)).arg(GROUP);
+                let ack = pipeline.cmd("XACK").arg(self.keys.stream(fence.partition)).arg(GROUP);
                 for id in ids {
                     ack.arg(id.to_string());
                 }
             }
-            let keys = [self.keys.settling(claim.partition)];
-            let mut command = self.scripts.settling_end.on(&keys);
-            command.arg(self.token(*claim));
+            let keys = [self.keys.settling(fence.partition)];
+            let mut command = scripts::SETTLING_END.on(&keys);
+            command.arg(self.token(*fence));
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
@@ -355,19 +299,19 @@ impl Consumer {
         reason: &str,
     ) -> Result<(), Error> {
         let keys = [self.keys.stream(partition), self.keys.dead(partition)];
-        let mut command = self.scripts.bury.on(&keys);
+        let mut command = scripts::BURY.on(&keys);
         command.arg(GROUP).arg(id.to_string()).arg(code).arg(reason);
         Ok(command.arg(DEAD_NOTICES_MAX).exec_async(&mut self.reader).await?)
     }
 
     /// Removes consumers of former owners that hold nothing.
-    pub async fn forget_others(&mut self, claim: Claim) -> Result<(), Error> {
-        let mut command = self.scripts.forget_consumers.on(&[self.keys.stream(claim.partition)]);
+    pub async fn forget_others(&mut self, fence: Fence) -> Result<(), Error> {
+        let mut command = scripts::FORGET_CONSUMERS.on(&[self.keys.stream(fence.partition)]);
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
     }
 
-    fn taking(&self, claim: Claim) -> [String; 3] {
-        let Claim { partition, .. } = claim;
+    fn taking(&self, fence: Fence) -> [String; 3] {
+        let Fence { partition, .. } = fence;
         [self.keys.stream(partition), self.keys.owner(partition), self.keys.sequence(partition)]
     }
 
@@ -393,8 +337,8 @@ impl Consumer {
         Ok(TakenFrom { taken, last_id, earlier: Vec::new() })
     }
 
-    fn token(&self, claim: Claim) -> String {
-        format!("{}.{}", self.worker, claim.epoch)
+    fn token(&self, fence: Fence) -> String {
+        format!("{}.{}", self.worker, fence.epoch)
     }
 }
 
@@ -412,32 +356,11 @@ fn read_delivered(row: Value) -> Result<Delivered, Error> {
 }
 
 impl Taken {
-    /// Its entry id.
-    #[must_use]
     pub fn id(&self) -> StreamId {
         match self {
             Self::Delivery(delivery) => delivery.stream_id,
             Self::Unreadable(unreadable) => unreadable.stream_id,
             Self::Deleted(_, id) => *id,
         }
-    }
-}
-
-impl Scripts {
-    fn all(&self) -> [&Lua; 12] {
-        [
-            &self.mirror,
-            &self.take,
-            &self.reclaim,
-            &self.forget_consumers,
-            &self.bury,
-            &self.settling_begin,
-            &self.settling_end,
-            &self.close,
-            &self.reopen,
-            &self.lose,
-            &self.passed,
-            &self.rewind,
-        ]
     }
 }

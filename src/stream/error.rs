@@ -3,7 +3,6 @@
 
 use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
-/// A failure of the stream.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The partition holds as many entries as it may.
@@ -78,7 +77,6 @@ impl Error {
     }
 
     /// Whether waiting may help.
-    #[must_use]
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_))
     }

@@ -40,9 +40,7 @@ const SET_BACK_MAX: Duration = Duration::from_secs(60);
 pub struct Seen {
     /// The payment's reference.
     pub reference: Reference,
-    /// Where it is.
     pub partition: u16,
-    /// Its entry id.
     pub stream_id: StreamId,
     /// What it holds; nothing when this release cannot read it.
     pub delivery: Option<Delivery>,
@@ -55,9 +53,6 @@ pub struct Heads(Vec<Option<i64>>);
 impl Heads {
     /// What a ledger has not settled of it that has come so far: for each partition
     /// its highest sequence, and the entry up to which all is settled.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when Redis knows nothing of a partition that was in use.
     pub fn beyond(&self, settled: &BTreeMap<u16, (i64, StreamId)>) -> Result<Unsettled, Error> {
         let mut ranges = Vec::new();
         for (partition, head) in (0..).zip(&self.0) {
@@ -84,7 +79,6 @@ pub struct Unsettled(Vec<Range>);
 
 impl Unsettled {
     /// Whether nothing waits.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -117,9 +111,6 @@ impl Finder {
     }
 
     /// The highest sequences, by one command whatever the number of partitions.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached or answers in an unknown shape.
     pub async fn heads(&self) -> Result<Heads, Error> {
         let counters: Vec<_> = (0..self.keys.partitions).map(|p| self.keys.sequence(p)).collect();
         let mut command = redis::cmd("MGET");
@@ -135,9 +126,6 @@ impl Finder {
 
     /// What our group has not acknowledged: what is certainly unsettled, where the
     /// ledger cannot be asked.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream or our group is gone.
     pub async fn unacknowledged(&self) -> Result<Unsettled, Error> {
         let waiting = standing::unacknowledged(&self.keys, &mut self.connection.clone()).await?;
         let range = |(partition, from, last)| Range {
@@ -152,9 +140,6 @@ impl Finder {
     /// Unsettled entries of these references, those of each partition in their order.
     /// An entry that is settled and trimmed meanwhile is not found: whoever finds
     /// nothing asks the ledger again.
-    ///
-    /// # Errors
-    /// [`Error::SearchLimit`] when too many entries are older than the dedupe window.
     pub async fn find(
         &self,
         references: &[Reference],

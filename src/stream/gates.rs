@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 
-use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts::Lua, upkeep};
+use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts, upkeep};
 
 /// The gates of one topology's partitions.
 pub struct Gates {
@@ -20,25 +20,16 @@ impl Gates {
     }
 
     /// Closes every partition to appends; says the last sequence of each.
-    ///
-    /// # Errors
-    /// [`Error::Gate`] when a partition is closed for another reason.
     pub async fn close(&mut self) -> Result<Vec<i64>, Error> {
         self.move_all("close").await
     }
 
     /// Opens every partition again.
-    ///
-    /// # Errors
-    /// [`Error::Gate`] when the partitions are closed for good.
     pub async fn open(&mut self) -> Result<(), Error> {
         self.move_all("open").await.map(|_| ())
     }
 
     /// Closes every partition for good. From the first on, nothing opens them.
-    ///
-    /// # Errors
-    /// [`Error::Gate`] when one was opened meanwhile.
     pub async fn seal(&mut self) -> Result<(), Error> {
         self.move_all("seal").await.map(|_| ())
     }
@@ -46,11 +37,10 @@ impl Gates {
     /// In the order of partitions, so that whoever opens meets the first that
     /// is sealed before it has opened any.
     async fn move_all(&mut self, step: &str) -> Result<Vec<i64>, Error> {
-        let gate = Lua::new(include_str!("lua/gate.lua"));
-        gate.load(&mut self.connection).await?;
+        scripts::GATE.load(&mut self.connection).await?;
         let mut sequences = Vec::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
-            let mut command = gate.on(&[self.keys.sequence(partition)]);
+            let mut command = scripts::GATE.on(&[self.keys.sequence(partition)]);
             let reply: Value = command.arg(step).query_async(&mut self.connection).await?;
             sequences.push(replies::integer(&reply, "gate")?);
         }
@@ -58,9 +48,6 @@ impl Gates {
     }
 
     /// Every consumer group of these streams.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream is missing.
     pub async fn groups(&mut self) -> Result<BTreeSet<String>, Error> {
         let mut names = BTreeSet::new();
         for partition in 0..self.keys.partitions {
@@ -79,10 +66,9 @@ impl Gates {
         for group in groups.iter().chain([&ours]) {
             upkeep::create_groups(&self.keys, group, &mut self.connection).await?;
         }
-        let begin = Lua::new(include_str!("lua/begin.lua"));
-        begin.load(&mut self.connection).await?;
+        scripts::BEGIN.load(&mut self.connection).await?;
         for partition in 0..self.keys.partitions {
-            let mut command = begin.on(&[self.keys.sequence(partition)]);
+            let mut command = scripts::BEGIN.on(&[self.keys.sequence(partition)]);
             let () = command.arg(sequence).query_async(&mut self.connection).await?;
         }
         lineage::begin(&self.keys, &mut self.connection).await
@@ -91,13 +77,11 @@ impl Gates {
     /// Removes the streams that every group has settled; says which groups have
     /// not. The gates stay closed.
     pub async fn remove(&mut self) -> Result<BTreeSet<String>, Error> {
-        let code = concat!(include_str!("lua/entries_after.lua"), include_str!("lua/remove.lua"));
-        let remove = Lua::new(code);
-        remove.load(&mut self.connection).await?;
+        scripts::REMOVE.load(&mut self.connection).await?;
         let mut waiting = BTreeSet::new();
         for partition in 0..self.keys.partitions {
             let keys = [self.keys.stream(partition), self.keys.owner(partition)];
-            let mut command = remove.on(&keys);
+            let mut command = scripts::REMOVE.on(&keys);
             let names: Vec<String> = command.arg(GROUP).query_async(&mut self.connection).await?;
             waiting.extend(names);
         }

@@ -61,9 +61,6 @@ impl Inspector {
     }
 
     /// How much is pending on each partition, in order.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream or our group is gone.
     pub async fn counts(&self) -> Result<Vec<PendingCount>, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
@@ -75,9 +72,6 @@ impl Inspector {
 
     /// Entries of our group on one partition that come after `after`, in order,
     /// at most 1,000: all of them, or those of one consumer.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when the stream or our group is gone.
     pub async fn pending(
         &self,
         partition: u16,
@@ -89,9 +83,6 @@ impl Inspector {
     }
 
     /// One entry, if it is pending.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when the stream or our group is gone.
     pub async fn one(&self, partition: u16, id: StreamId) -> Result<Option<Pending>, Error> {
         let id = id.to_string();
         Ok(self.range(partition, &id, &id, None).await?.pop())

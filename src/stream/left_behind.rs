@@ -17,7 +17,6 @@ const ENTRIES_MAX: usize = 1_000;
 pub struct LeftBehind {
     /// The stream's key.
     pub stream: String,
-    /// Its entry id.
     pub stream_id: StreamId,
     /// The payment, or why it cannot be read. The stream has none of an entry that
     /// was deleted after our group was handed it.
@@ -43,7 +42,6 @@ impl Streams {
 impl Producer {
     /// One that also appends what has the reference of another payment, for the
     /// ledger to decide. It recognises only what it has appended itself.
-    #[must_use]
     pub fn beside(&self) -> Self {
         let mut beside = self.clone();
         beside.reference = Keys::beside;

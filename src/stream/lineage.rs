@@ -7,10 +7,7 @@ use std::sync::Arc;
 use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, Keys,
-    authority::Authority,
-    replies,
-    scripts::{self, Lua, losing},
+    Error, Keys, replies, scripts,
     server::{self, Server},
     shared::Line,
 };
@@ -130,101 +127,68 @@ pub(super) struct Compared {
     lacked: Vec<GivenOut>,
 }
 
-/// The script that compares.
-#[derive(Clone)]
-pub(super) struct Lineage {
-    script: Lua,
-    authority: Option<Authority>,
+/// Compares all that is known of a partition with the server of this connection. What is
+/// lost is noted there, to be accepted again.
+pub(super) async fn compare(
+    line: &mut Line,
+    keys: &Keys,
+    partition: u16,
+    known: &Known,
+) -> RedisResult<Compared> {
+    let mut compared = ask(line, keys, partition, None).await?;
+    let server = Arc::clone(&line.server);
+    let first = compared.newest.first;
+    for given_out in known.given_out.iter().filter(|known| !known.is_of(&server, first)) {
+        let found = ask(line, keys, partition, Some(given_out)).await?;
+        compared.lacked.extend(found.lost.map(|_| given_out.clone()));
+        let lost = compared.lost.into_iter().chain(found.lost);
+        compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+    }
+    for given_out in &known.lacked {
+        ask(line, keys, partition, Some(given_out)).await?;
+    }
+    Ok(compared)
 }
 
-impl Lineage {
-    pub(super) fn new() -> Self {
-        Self { script: losing(include_str!("lua/lineage.lua")), authority: None }
-    }
+async fn ask(
+    line: &mut Line,
+    keys: &Keys,
+    partition: u16,
+    given_out: Option<&GivenOut>,
+) -> RedisResult<Compared> {
+    let origin = given_out.and_then(|given_out| given_out.by.as_ref());
+    let origin = origin.map_or(("-", 0), |(by, first)| (by.identity.as_str(), *first));
+    let sequence = given_out.map_or(0, |given_out| given_out.sequence);
+    let command = command(keys, partition, &line.server, (sequence, origin));
+    let (first, lines, lost_first, lost_last): (i64, String, i64, i64) =
+        scripts::LINEAGE.ask(&command, &mut line.connection).await?;
+    let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
+    let lost = (lost_first > 0).then_some((lost_first, lost_last));
+    Ok(Compared { newest: Newest { first, line }, lost, lacked: Vec::new() })
+}
 
-    /// The same, where the ledger is asked before a server is compared.
-    pub(super) fn confirmed_by(self, authority: Option<Authority>) -> Self {
-        Self { authority, ..self }
-    }
-
-    /// Compares all that is known of a partition with the server of this
-    /// connection. What is lost is noted there, to be accepted again.
-    pub(super) async fn compare(
-        &self,
-        line: &mut Line,
-        keys: &Keys,
-        partition: u16,
-        known: &Known,
-    ) -> RedisResult<Compared> {
-        if let Some(authority) = &self.authority {
-            authority.confirm(&line.server).await?;
-        }
-        let mut compared = self.ask(line, keys, partition, None).await?;
-        let server = Arc::clone(&line.server);
-        let first = compared.newest.first;
-        for given_out in known.given_out.iter().filter(|known| !known.is_of(&server, first)) {
-            let found = self.ask(line, keys, partition, Some(given_out)).await?;
-            compared.lacked.extend(found.lost.map(|_| given_out.clone()));
-            let lost = compared.lost.into_iter().chain(found.lost);
-            compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
-        }
-        for given_out in &known.lacked {
-            self.ask(line, keys, partition, Some(given_out)).await?;
-        }
-        Ok(compared)
-    }
-
-    async fn ask(
-        &self,
-        line: &mut Line,
-        keys: &Keys,
-        partition: u16,
-        given_out: Option<&GivenOut>,
-    ) -> RedisResult<Compared> {
-        let origin = given_out.and_then(|given_out| given_out.by.as_ref());
-        let origin = origin.map_or(("-", 0), |(by, first)| (by.identity.as_str(), *first));
-        let sequence = given_out.map_or(0, |given_out| given_out.sequence);
-        let command = self.command(keys, partition, &line.server, (sequence, origin));
-        let mut reply = command.query_async(&mut line.connection).await;
-        if reply.as_ref().is_err_and(scripts::is_unknown) {
-            self.script.load(&mut line.connection).await?;
-            reply = command.query_async(&mut line.connection).await;
-        }
-        let (first, lines, lost_first, lost_last): (i64, String, i64, i64) = reply?;
-        let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
-        let lost = (lost_first > 0).then_some((lost_first, lost_last));
-        Ok(Compared { newest: Newest { first, line }, lost, lacked: Vec::new() })
-    }
-
-    /// `known`: a sequence, the identity that gave it out or "-", and the first
-    /// sequence of that identity's lineage.
-    pub(super) fn command(
-        &self,
-        keys: &Keys,
-        partition: u16,
-        server: &Server,
-        known: (i64, (&str, i64)),
-    ) -> Cmd {
-        let (sequence, (origin, origin_first)) = known;
-        let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
-        let mut command = self.script.on(&keys);
-        command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
-        command.arg(sequence).arg(origin).arg(origin_first);
-        command
-    }
-
-    pub(super) fn script(&self) -> &Lua {
-        &self.script
-    }
+/// `known`: a sequence, the identity that gave it out or "-", and the first
+/// sequence of that identity's lineage.
+pub(super) fn command(
+    keys: &Keys,
+    partition: u16,
+    server: &Server,
+    known: (i64, (&str, i64)),
+) -> Cmd {
+    let (sequence, (origin, origin_first)) = known;
+    let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
+    let mut command = scripts::LINEAGE.on(&keys);
+    command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
+    command.arg(sequence).arg(origin).arg(origin_first);
+    command
 }
 
 /// Notes on every partition which server its sequences begin with.
 pub(super) async fn begin(keys: &Keys, connection: &mut impl ConnectionLike) -> Result<(), Error> {
-    let lineage = Lineage::new();
     let server = server::primary(connection).await?;
-    lineage.script.load(connection).await?;
+    scripts::LINEAGE.load(connection).await?;
     for partition in 0..keys.partitions {
-        let command = lineage.command(keys, partition, &server, (0, ("-", 0)));
+        let command = command(keys, partition, &server, (0, ("-", 0)));
         command.exec_async(connection).await?;
     }
     Ok(())

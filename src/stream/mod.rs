@@ -62,7 +62,7 @@ use futures_util::future::BoxFuture;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
-pub use consumer::{Claim, Consumer, Delivered, Taken, TakenFrom};
+pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Heads, Seen, Unsettled};
 pub use gates::Gates;
@@ -107,9 +107,6 @@ pub struct Streams {
 impl Streams {
     /// The streams of one generation of the topology. Reads the URL; does not
     /// connect.
-    ///
-    /// # Errors
-    /// When the URL is not one.
     pub fn new(
         url: &str,
         key_prefix: &str,
@@ -129,14 +126,12 @@ impl Streams {
 
     /// The same, where every connection for payments is refused by a server
     /// whose settings do not keep what it acknowledges.
-    #[must_use]
     pub fn insisting_on_safety(self) -> Self {
         Self { insists_on_safety: true, ..self }
     }
 
     /// The same, where before the first append to another server the ledger is
     /// asked which generation is served, and whether that is being changed.
-    #[must_use]
     pub fn confirmed_by<A>(self, ask: A) -> Self
     where
         A: Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync + 'static,
@@ -145,18 +140,12 @@ impl Streams {
     }
 
     /// Says why this Redis must not be trusted with payments, if so.
-    ///
-    /// # Errors
-    /// [`Error::Outage`] while Redis cannot be asked.
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
         let mut connection = self.connect("check").await?;
         upkeep::unsafe_settings(&mut connection).await
     }
 
     /// Whether Redis takes a new connection and answers on it.
-    ///
-    /// # Errors
-    /// When it does not.
     pub async fn reach(&self) -> Result<(), Error> {
         // Naming the connection is a question that is answered.
         self.connect("reach").await.map(drop)

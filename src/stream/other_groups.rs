@@ -6,8 +6,7 @@ use std::str::FromStr;
 use redis::{Pipeline, RedisResult};
 
 use super::{
-    Error, GROUP, Keys, Streams,
-    scripts::Lua,
+    Error, GROUP, Keys, Streams, scripts,
     shared::{Purpose, Shared},
 };
 
@@ -22,7 +21,6 @@ pub enum StartsFrom {
 
 impl StartsFrom {
     /// As the registry and the scripts have it.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -48,38 +46,30 @@ impl FromStr for StartsFrom {
 pub struct OtherGroups {
     connection: Shared,
     keys: Keys,
-    create: Lua,
 }
 
 impl OtherGroups {
     pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
         let connection = streams.connect_shared(Purpose::Other).await?;
-        let create = Lua::new(include_str!("lua/create_group.lua"));
-        Ok(Self { connection, keys: streams.keys.clone(), create })
+        Ok(Self { connection, keys: streams.keys.clone() })
     }
 
     /// Creates `group` on every stream where it is missing; says on how many.
     /// After a failure some streams may have it: creating again goes on.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream is gone.
     ///
     /// # Panics
     /// When asked for our own group.
     pub async fn create(&self, group: &str, from: StartsFrom) -> Result<i64, Error> {
         assert_ne!(group, GROUP, "our group comes with the streams");
         let mut connection = self.connection.clone();
-        self.create.load(&mut connection).await?;
+        scripts::CREATE_GROUP.load(&mut connection).await?;
         self.on_every_stream(|stream| {
-            self.create.on(&[stream]).arg(group).arg(from.as_str()).clone()
+            scripts::CREATE_GROUP.on(&[stream]).arg(group).arg(from.as_str()).clone()
         })
         .await
     }
 
     /// Removes `group` from every stream that has it; says from how many.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream is gone.
     ///
     /// # Panics
     /// When asked for our own group.

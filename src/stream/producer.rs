@@ -23,9 +23,9 @@ use tracing::error;
 
 use super::{
     Error, GROUP, Keys, Streams,
-    lineage::{self, Known, Lineage},
-    replies,
-    scripts::{self, Lua},
+    authority::Authority,
+    lineage::{self, Known},
+    replies, scripts,
     server::Server,
     shared::{Line, Purpose, Shared},
     wire,
@@ -63,11 +63,9 @@ pub struct AppendLimits {
 /// Where a payment is in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its customer's partition.
     pub partition: u16,
     /// Its contiguous number there.
     pub sequence: i64,
-    /// Its entry id.
     pub stream_id: StreamId,
 }
 
@@ -102,8 +100,7 @@ pub struct Producer {
     known: Arc<[Mutex<Known>]>,
     keys: Keys,
     limits: AppendLimits,
-    append: Lua,
-    lineage: Lineage,
+    authority: Option<Authority>,
     /// Names what a reference was sent as.
     pub(super) reference: fn(&Keys, u16, &Reference) -> String,
 }
@@ -121,11 +118,7 @@ impl Producer {
             known: (0..streams.keys.partitions).map(|_| Mutex::default()).collect(),
             keys: streams.keys.clone(),
             limits,
-            append: Lua::new(concat!(
-                include_str!("lua/entries_after.lua"),
-                include_str!("lua/append.lua")
-            )),
-            lineage: Lineage::new().confirmed_by(streams.authority.clone()),
+            authority: streams.authority.clone(),
             reference: Keys::reference,
         })
     }
@@ -173,9 +166,6 @@ impl Producer {
     }
 
     /// Whether Redis answers, and is still one that payments may be given to.
-    ///
-    /// # Errors
-    /// When it does not, or is not.
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?)
     }
@@ -254,8 +244,7 @@ impl Producer {
         Ok((line.server, reply))
     }
 
-    /// Runs the append script. A script that Redis does not know has done
-    /// nothing, so it is sent again.
+    /// Runs the append script.
     async fn try_append(
         &self,
         mut line: Line,
@@ -267,11 +256,7 @@ impl Producer {
         }
         let known = self.known(partition).clone();
         let command = self.command(partition, chunk, &known);
-        let mut reply = command.query_async(&mut line.connection).await;
-        if reply.as_ref().is_err_and(scripts::is_unknown) {
-            self.append.load(&mut line.connection).await?;
-            reply = command.query_async(&mut line.connection).await;
-        }
+        let reply = scripts::APPEND.ask(&command, &mut line.connection).await;
         if reply.as_ref().is_err_and(lineage::is_another) {
             self.known(partition).outdated(known.line());
         }
@@ -282,7 +267,10 @@ impl Producer {
     /// given out part of its history?
     async fn verify(&self, line: &mut Line, partition: u16) -> RedisResult<()> {
         let asked = self.known(partition).clone();
-        let found = self.lineage.compare(line, &self.keys, partition, &asked).await?;
+        if let Some(authority) = &self.authority {
+            authority.confirm(&line.server).await?;
+        }
+        let found = lineage::compare(line, &self.keys, partition, &asked).await?;
         if let Some((lost_first, lost_last)) = found.lost {
             error!(
                 partition,
@@ -337,7 +325,7 @@ impl Producer {
         for arrival in chunk {
             keys.push((self.reference)(&self.keys, partition, &arrival.payment.reference));
         }
-        let mut command = self.append.on(&keys);
+        let mut command = scripts::APPEND.on(&keys);
         command
             .arg(self.limits.backlog_max)
             .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))

@@ -3,8 +3,8 @@
 
 use redis::{Pipeline, Value};
 
-use super::{Claim, Consumer, Error, GROUP, replies, scripts::Lua, wire};
-use crate::domain::{Delivery, StreamId};
+use super::{Consumer, Error, GROUP, replies, scripts, wire};
+use crate::domain::{Delivery, Fence, StreamId};
 
 /// What is kept of a partition after the last entry that the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +22,12 @@ impl Consumer {
     /// there after `known`.
     pub async fn passed(
         &mut self,
-        claim: Claim,
+        fence: Fence,
         known: StreamId,
         last_id: StreamId,
     ) -> Result<Option<Kept>, Error> {
         const WHAT: &str = "passed";
-        let mut command = self.scripts.passed.on(&[self.keys.stream(claim.partition)]);
+        let mut command = scripts::PASSED.on(&[self.keys.stream(fence.partition)]);
         command.arg(GROUP).arg(known.to_string()).arg(last_id.to_string());
         let reply: Value = command.query_async(&mut self.reader).await?;
         let reply = replies::array(reply, WHAT)?;
@@ -88,38 +88,20 @@ impl Consumer {
         if reached.is_empty() {
             return Ok(());
         }
-        let raise = Lua::new(include_str!("lua/raise_ids.lua"));
-        raise.load(&mut self.reader).await?;
         let mut pipeline = Pipeline::with_capacity(reached.len());
         for (partition, id) in reached {
-            let mut command = raise.on(&[self.keys.stream(*partition)]);
+            let mut command = scripts::RAISE_IDS.on(&[self.keys.stream(*partition)]);
             command.arg(id.to_string());
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Sets the group of a partition that was closed back to `id` and opens the
-    /// partition; sequences go on after `sequence`.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
-    pub async fn rewind(&mut self, claim: Claim, id: StreamId, sequence: i64) -> Result<(), Error> {
-        let keys = [
-            self.keys.stream(claim.partition),
-            self.keys.owner(claim.partition),
-            self.keys.sequence(claim.partition),
-        ];
-        let mut command = self.scripts.rewind.on(&keys);
-        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(id.to_string()).arg(sequence);
-        Ok(command.exec_async(&mut self.reader).await?)
-    }
-
     /// The epoch of each claimed partition as Redis was last told.
-    pub async fn epochs(&mut self, claims: &[Claim]) -> Result<Vec<i64>, Error> {
-        let mut pipeline = Pipeline::with_capacity(claims.len());
-        for claim in claims {
-            pipeline.cmd("HGET").arg(self.keys.owner(claim.partition)).arg("epoch");
+    pub async fn epochs(&mut self, fences: &[Fence]) -> Result<Vec<i64>, Error> {
+        let mut pipeline = Pipeline::with_capacity(fences.len());
+        for fence in fences {
+            pipeline.cmd("HGET").arg(self.keys.owner(fence.partition)).arg("epoch");
         }
         let epochs: Vec<Option<i64>> = pipeline.query_async(&mut self.reader).await?;
         Ok(epochs.into_iter().map(Option::unwrap_or_default).collect())

@@ -4,10 +4,8 @@
 
 use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
-use super::{Error, GROUP, Keys, replies, scripts::Lua};
+use super::{Error, GROUP, Keys, replies, scripts};
 use crate::domain::StreamId;
-
-const CODE: &str = concat!(include_str!("lua/entries_after.lua"), include_str!("lua/standing.lua"));
 
 /// Where one group stands on one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,31 +36,14 @@ pub struct Position {
     pub pending: i64,
 }
 
-/// The script that tells where groups stand on a stream.
-pub(super) struct Script(Lua);
-
-impl Script {
-    pub(super) fn new() -> Self {
-        Self(Lua::new(CODE))
-    }
-
-    /// Makes Redis know the script, ahead of the calls in the same pipeline.
-    pub(super) fn load(pipeline: &mut Pipeline) {
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(CODE);
-    }
-
-    /// Asks for every group of a stream, or for one.
-    pub(super) fn on(&self, stream: String, group: Option<&str>) -> Cmd {
-        let mut command = self.0.on(&[stream]);
-        command.arg(group);
-        command
-    }
+/// Asks for every group of a stream, or for one.
+pub(super) fn command(stream: String, group: Option<&str>) -> Cmd {
+    let mut command = scripts::STANDING.on(&[stream]);
+    command.arg(group);
+    command
 }
 
 /// Our group on every partition.
-///
-/// # Errors
-/// [`Error::StateLost`] when a stream or our group is gone.
 pub(super) async fn ours(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -77,9 +58,6 @@ pub(super) async fn ours(
 
 /// Where entries begin that our group has not acknowledged: partition, first such
 /// entry, last entry that was handed out. Partitions without any are left out.
-///
-/// # Errors
-/// [`Error::StateLost`] when a stream or our group is gone.
 pub(super) async fn unacknowledged(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -117,9 +95,6 @@ pub(super) async fn left(
 }
 
 /// Every group on every partition.
-///
-/// # Errors
-/// [`Error::StateLost`] when a stream is gone.
 pub(super) async fn all(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -131,10 +106,7 @@ pub(super) async fn all(
     Ok(standings.collect())
 }
 
-/// Where our group stands, out of a reply to [`Script::on`].
-///
-/// # Errors
-/// [`Error::StateLost`] when the stream or our group is gone.
+/// Where our group stands, out of a reply to [`command`].
 pub(super) fn our_position(
     keys: &Keys,
     partition: u16,
@@ -163,11 +135,10 @@ async fn run(
     connection: &mut impl ConnectionLike,
     group: Option<&str>,
 ) -> Result<Vec<RedisResult<Value>>, Error> {
-    let script = Script::new();
     let mut pipeline = Pipeline::with_capacity(1 + usize::from(keys.partitions));
-    Script::load(&mut pipeline);
+    scripts::STANDING.load_in(&mut pipeline);
     for partition in 0..keys.partitions {
-        pipeline.add_command(script.on(keys.stream(partition), group));
+        pipeline.add_command(command(keys.stream(partition), group));
     }
     pipeline.ignore_errors();
     let replies: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;

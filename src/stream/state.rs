@@ -4,8 +4,8 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Claim, Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, standing};
-use crate::domain::StreamId;
+use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, scripts, standing};
+use crate::domain::{Fence, StreamId};
 
 /// Where a partition stands in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Remains {
 pub struct Reopening {
     /// The ledger's cursor: a stream or a group that is missing begins behind it.
     pub cursor: StreamId,
+    /// A group that is there goes back to the cursor.
+    pub sets_back: bool,
     /// Sequences go on after this one.
     pub sequence: i64,
     /// The last sequence that is kept, where any may be lost: gateways compare
@@ -46,21 +48,21 @@ pub struct Reopening {
 
 impl Consumer {
     /// Where each claimed partition stands.
-    pub async fn states(&mut self, claims: &[Claim]) -> Result<Vec<PartitionState>, Error> {
-        let mut pipeline = Pipeline::with_capacity(1 + 2 * claims.len());
-        standing::Script::load(&mut pipeline);
-        for claim in claims {
-            let stream = self.keys.stream(claim.partition);
-            pipeline.add_command(self.scripts.standing.on(stream, Some(GROUP)));
-            pipeline.cmd("MGET").arg(self.keys.sequence(claim.partition));
-            pipeline.arg(self.keys.lineage(claim.partition));
-            pipeline.arg(self.keys.lost(claim.partition));
+    pub async fn states(&mut self, fences: &[Fence]) -> Result<Vec<PartitionState>, Error> {
+        let mut pipeline = Pipeline::with_capacity(1 + 2 * fences.len());
+        scripts::STANDING.load_in(&mut pipeline);
+        for fence in fences {
+            let stream = self.keys.stream(fence.partition);
+            pipeline.add_command(standing::command(stream, Some(GROUP)));
+            pipeline.cmd("MGET").arg(self.keys.sequence(fence.partition));
+            pipeline.arg(self.keys.lineage(fence.partition));
+            pipeline.arg(self.keys.lost(fence.partition));
         }
         pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut self.reader).await?;
         let mut replies = replies.into_iter().skip(1);
-        let mut states = Vec::with_capacity(claims.len());
-        for claim in claims {
+        let mut states = Vec::with_capacity(fences.len());
+        for fence in fences {
             let (Some(standing), Some(values)) = (replies.next(), replies.next()) else {
                 return Err(Error::Shape("standing"));
             };
@@ -68,7 +70,7 @@ impl Consumer {
             let [counter, lineage, lost] = values.as_slice() else {
                 return Err(Error::Shape("MGET"));
             };
-            let position = match standing::our_position(&self.keys, claim.partition, standing) {
+            let position = match standing::our_position(&self.keys, fence.partition, standing) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };
@@ -93,19 +95,16 @@ impl Consumer {
 
     /// Closes a partition whose state is lost: nothing is appended to it until
     /// [`Consumer::reopen`]. Says what is left of it.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
-    pub async fn close(&mut self, claim: Claim) -> Result<Remains, Error> {
+    pub async fn close(&mut self, fence: Fence) -> Result<Remains, Error> {
         const WHAT: &str = "close";
         let keys = [
-            self.keys.stream(claim.partition),
-            self.keys.owner(claim.partition),
-            self.keys.sequence(claim.partition),
+            self.keys.stream(fence.partition),
+            self.keys.owner(fence.partition),
+            self.keys.sequence(fence.partition),
         ];
-        let mut command = self.scripts.close.on(&keys);
-        let seen = self.counted.get(&claim.partition).copied().unwrap_or_default();
-        command.arg(&self.worker).arg(claim.epoch).arg(seen).arg(HOLE);
+        let mut command = scripts::CLOSE.on(&keys);
+        let seen = self.counted.get(&fence.partition).copied().unwrap_or_default();
+        command.arg(&self.worker).arg(fence.epoch).arg(seen).arg(HOLE);
         let reply: Value = command.query_async(&mut self.reader).await?;
         let reply = replies::array(reply, WHAT)?;
         let [counted, last_sequence, last_id] = reply.as_slice() else {
@@ -119,26 +118,31 @@ impl Consumer {
     }
 
     /// Opens the partition again.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when it is not ours any more.
     pub async fn reopen(
         &mut self,
-        claim: Claim,
+        fence: Fence,
         remains: Remains,
         reopening: Reopening,
     ) -> Result<(), Error> {
-        let Reopening { cursor, sequence, kept, lost } = reopening;
+        let Reopening { cursor, sets_back, sequence, kept, lost } = reopening;
+        let raises = remains.last_id < cursor;
         let keys = [
-            self.keys.stream(claim.partition),
-            self.keys.owner(claim.partition),
-            self.keys.sequence(claim.partition),
-            self.keys.lost(claim.partition),
-            self.keys.lineage(claim.partition),
+            self.keys.stream(fence.partition),
+            self.keys.owner(fence.partition),
+            self.keys.sequence(fence.partition),
+            self.keys.lost(fence.partition),
+            self.keys.lineage(fence.partition),
         ];
-        let mut command = self.scripts.reopen.on(&keys);
-        command.arg(GROUP).arg(&self.worker).arg(claim.epoch).arg(cursor.to_string());
-        command.arg(i32::from(remains.last_id < cursor)).arg(sequence).arg(&self.server.identity);
+        let mut command = scripts::REOPEN.on(&keys);
+        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(cursor.to_string());
+        command.arg(if sets_back {
+            "back"
+        } else if raises {
+            "raise"
+        } else {
+            ""
+        });
+        command.arg(sequence).arg(&self.server.identity);
         command.arg(kept.map_or_else(String::new, |kept| kept.to_string()));
         if let Some((first, last)) = lost {
             command.arg(first).arg(last);

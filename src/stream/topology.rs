@@ -11,9 +11,6 @@ fn key(prefix: &str) -> String {
 
 impl Streams {
     /// Notes how the streams are cut.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached, or has no memory left.
     pub async fn note_topology(&self, generation: i32) -> Result<(), Error> {
         let mut connection = self.connect("topology").await?;
         let note = format!("{generation} {}", self.keys.partitions);

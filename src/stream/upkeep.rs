@@ -6,9 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, Streams, Unsafe, replies,
-    scripts::{self, Lua},
-    server,
+    Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts, server,
     shared::{Purpose, Shared},
     standing,
 };
@@ -70,30 +68,20 @@ pub struct Trim {
 pub struct Upkeep {
     connection: Shared,
     keys: Keys,
-    trim: Lua,
-    forget_reference: Lua,
 }
 
 impl Upkeep {
     pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
         let connection = streams.connect_shared(Purpose::Other).await?;
-        let trim = Lua::new(include_str!("lua/trim.lua"));
-        let forget_reference = Lua::new(include_str!("lua/forget_reference.lua"));
-        Ok(Self { connection, keys: streams.keys.clone(), trim, forget_reference })
+        Ok(Self { connection, keys: streams.keys.clone() })
     }
 
     /// Whether Redis answers.
-    ///
-    /// # Errors
-    /// When it does not.
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
 
     /// What was ever appended, and what is still kept, all partitions together.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached, or a stream is gone.
     pub async fn contents(&self) -> Result<Contents, Error> {
         const WHAT: &str = "XINFO STREAM";
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
@@ -129,15 +117,9 @@ impl Upkeep {
         if partition >= self.keys.partitions {
             return Ok(());
         }
-        let mut command = self.forget_reference.on(&[self.keys.reference(partition, reference)]);
-        command.arg(entry);
-        let mut connection = self.connection.clone();
-        let mut reply = command.exec_async(&mut connection).await;
-        if reply.as_ref().is_err_and(scripts::is_unknown) {
-            self.forget_reference.load(&mut connection).await?;
-            reply = command.exec_async(&mut connection).await;
-        }
-        Ok(reply?)
+        let script = &scripts::FORGET_REFERENCE;
+        let mut command = script.on(&[self.keys.reference(partition, reference)]);
+        Ok(script.ask(command.arg(entry), &mut self.connection.clone()).await?)
     }
 
     /// Memory that Redis uses and may use.
@@ -155,9 +137,6 @@ impl Upkeep {
     }
 
     /// How much is in each partition, by our group.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream or its group is gone.
     pub async fn depths(&self) -> Result<Vec<Depth>, Error> {
         let mut connection = self.connection.clone();
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
@@ -187,17 +166,11 @@ impl Upkeep {
     }
 
     /// Where every group stands on every partition, ours and others'.
-    ///
-    /// # Errors
-    /// [`Error::StateLost`] when a stream is gone.
     pub async fn standings(&self) -> Result<Vec<Standing>, Error> {
         standing::all(&self.keys, &mut self.connection.clone()).await
     }
 
     /// What the streams take of Redis's memory, in bytes, about.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached, or refuses to say.
     pub async fn streams_memory(&self) -> Result<u64, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
@@ -221,11 +194,11 @@ impl Upkeep {
         groups: &[String],
     ) -> Result<Vec<Result<Trim, Error>>, Error> {
         let mut connection = self.connection.clone();
-        self.trim.load(&mut connection).await?;
+        scripts::TRIM.load(&mut connection).await?;
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             let keys = [self.keys.stream(partition), self.keys.backlog(partition)];
-            let mut command = self.trim.on(&keys);
+            let mut command = scripts::TRIM.on(&keys);
             let aged = aged.get(usize::from(partition)).copied().unwrap_or_default();
             let reached = reached.get(&partition).copied().unwrap_or_default();
             command.arg(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));

@@ -132,7 +132,6 @@ impl Streams {
     }
 
     /// Whether Redis is on this machine, as far as its address tells.
-    #[must_use]
     pub fn is_local(&self) -> bool {
         match self.client.get_connection_info().addr() {
             redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => {

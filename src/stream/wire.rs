@@ -43,13 +43,10 @@ pub(super) type Fields = Vec<(String, Vec<u8>)>;
 /// An entry that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// Where it was.
     pub partition: u16,
-    /// Its entry id.
     pub stream_id: StreamId,
     /// Its sequence, if that much could be read.
     pub sequence: Option<i64>,
-    /// Its reference, if that much could be read.
     pub reference: Option<String>,
     /// What else could be read.
     pub parts: Box<Parts>,
@@ -80,7 +77,6 @@ pub(super) fn encode(payment: &Payment) -> String {
 }
 
 /// A delivery as its entry has it, but for the trace context.
-#[must_use]
 pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
     let fields = [
         ("v", Some(VERSION.to_owned())),
@@ -192,7 +188,6 @@ fn decode_payment(json: &str) -> Result<Payment, String> {
     })
 }
 
-/// The sequence alone.
 pub(super) fn sequence_of(fields: &Fields) -> Option<i64> {
     field(fields, "seq").and_then(read_sequence)
 }

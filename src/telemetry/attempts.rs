@@ -16,7 +16,6 @@ use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 
 /// Links of one span.
 const LINKS_MAX: usize = 128;
-/// The table that a batch is for.
 const TABLE: &str = "processed_transactions";
 
 impl Signals {

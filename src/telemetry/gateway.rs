@@ -20,16 +20,12 @@ pub struct RequestTrace {
     own: Option<TraceContext>,
 }
 
-/// A request that was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange<'a> {
     /// Its method, if it is a usual one.
     pub method: &'static str,
-    /// The route that it matched, if any.
     pub route: Option<&'a str>,
-    /// What it was answered with.
     pub status: u16,
-    /// When it came.
     pub started: Moment,
     /// It asked for its answer to wait, so that it is not slow.
     pub waits: bool,
@@ -67,14 +63,11 @@ impl Drop for Active<'_> {
 }
 
 impl RequestTrace {
-    /// The trace, if there is one.
-    #[must_use]
     pub fn trace_id(&self) -> Option<TraceId> {
         self.own.or(self.inbound).map(|context| context.trace_id)
     }
 
     /// The request's own span, when it is recorded.
-    #[must_use]
     pub fn recorded(&self) -> Option<TraceContext> {
         self.own.filter(|own| own.sampled)
     }
@@ -83,7 +76,6 @@ impl RequestTrace {
 impl Signals {
     /// A request comes in, with what its `traceparent` said; whether its caller
     /// may have it recorded is `trusted`.
-    #[must_use]
     pub fn request(&self, inbound: Option<TraceContext>, trusted: bool) -> RequestTrace {
         let inbound =
             inbound.map(|context| TraceContext { sampled: context.sampled && trusted, ..context });
@@ -100,7 +92,6 @@ impl Signals {
     }
 
     /// Counts a request until the guard is dropped.
-    #[must_use]
     pub fn active(&self, method: &'static str) -> Active<'_> {
         self.0.meters.http_active.add(1, &[KeyValue::new(words::METHOD, method)]);
         Active { signals: self, method }
@@ -145,7 +136,6 @@ impl Signals {
     }
 
     /// A payment is about to be appended.
-    #[must_use]
     pub fn sending(&self, trace: &RequestTrace) -> Sending {
         let recorded = trace.recorded();
         // What is not recorded here goes on below the caller's own span.

@@ -37,20 +37,16 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Now.
-    #[must_use]
     #[expect(clippy::disallowed_methods, reason = "what is measured decides nothing")]
     pub fn now() -> Self {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 
     /// How long it is from here to a later moment.
-    #[must_use]
     pub fn until(self, later: Self) -> Duration {
         later.steady.saturating_duration_since(self.steady)
     }
 
-    /// So long before.
     pub(super) fn before(self, by: Duration) -> SystemTime {
         self.wall.checked_sub(by).unwrap_or(self.wall)
     }

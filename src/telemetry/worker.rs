@@ -22,7 +22,6 @@ use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Earlier {
     pub worker: String,
-    /// How long ago.
     pub ago: Duration,
     /// How often, this time included.
     pub deliveries: u32,
@@ -48,13 +47,11 @@ pub struct Steps {
 pub struct Failure {
     /// Its class, stable: `postgresql_outage`, `entry`, and so on.
     pub class: &'static str,
-    /// As a sentence.
     pub text: String,
     /// It is the doing of an entry.
     pub of_an_entry: bool,
 }
 
-/// A batch that was tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried<'a> {
     /// What was taken, in stream order.
@@ -65,11 +62,9 @@ pub struct Tried<'a> {
     pub earlier: &'a HashMap<(u16, StreamId), Earlier>,
     /// How far it came, and when.
     pub steps: Steps,
-    /// Why no further.
     pub failure: Option<&'a Failure>,
 }
 
-/// An entry that was given up.
 #[derive(Clone, Copy, Debug)]
 pub struct Buried<'a> {
     pub entry: (u16, StreamId),

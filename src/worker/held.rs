@@ -4,21 +4,10 @@
 use tokio::time::Instant;
 
 use crate::{
-    domain::StreamId,
-    ledger::Trial,
-    stream::{Claim, History},
+    domain::{Fence, StreamId},
+    ledger::{Attempt, Grant},
+    stream::History,
 };
-
-/// A partition that was acquired for a lane.
-#[derive(Debug)]
-pub(super) struct Claimed {
-    pub(super) partition: u16,
-    pub(super) epoch: i64,
-    /// The highest sequence that is known to have been given out.
-    pub(super) sequence: i64,
-    /// Whose it was, if its owner had not released it.
-    pub(super) previous: Option<String>,
-}
 
 /// How far a lane has come with a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +22,7 @@ pub(super) enum Phase {
 
 /// A partition that a lane serves.
 pub(super) struct Held {
-    pub(super) claim: Claim,
+    pub(super) fence: Fence,
     pub(super) phase: Phase,
     /// Whose connections are to be cut off, on arrival.
     pub(super) previous: Option<String>,
@@ -50,18 +39,17 @@ pub(super) struct Held {
     /// What Redis notes of the partition's past, as the ledger was told it.
     pub(super) history: History,
     /// What failed before, or may have ended a worker: tried one by one.
-    pub(super) suspects: Option<Trial>,
+    pub(super) suspects: Option<Attempt>,
     /// Not to be touched before this: its first entry has just failed.
     pub(super) retry_at: Option<Instant>,
 }
 
 impl Held {
-    pub(super) fn new(claimed: Claimed) -> Self {
-        let Claimed { partition, epoch, sequence, previous } = claimed;
-        let (claim, phase) = (Claim { partition, epoch }, Phase::Arriving);
+    pub(super) fn new(grant: Grant) -> Self {
+        let Grant { fence, sequence, previous, .. } = grant;
         Self {
-            claim,
-            phase,
+            fence,
+            phase: Phase::Arriving,
             previous,
             sequence,
             noted: sequence,

@@ -6,6 +6,7 @@
 //! HTTP, SQL or Redis commands.
 
 mod assignment;
+mod attempt;
 mod held;
 mod lane;
 mod lease;
@@ -14,7 +15,6 @@ mod recovery;
 mod rewind;
 mod reach;
 mod settle;
-mod trial;
 mod trim;
 mod watch;
 
@@ -33,7 +33,6 @@ use lane::Lane;
 use owner::Owner;
 use trim::Trimmer;
 
-/// What a worker works with.
 pub struct Worker {
     /// Its name: unique, and the same after a restart.
     pub id: String,
@@ -57,9 +56,6 @@ pub struct Worker {
 }
 
 /// Works until `stop`, then hands everything over.
-///
-/// # Errors
-/// When another process takes the worker's name, or a task ends by itself.
 pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> {
     // Lanes go on while partitions are handed over.
     let stop_lanes = CancellationToken::new();

@@ -22,13 +22,13 @@ use tracing::{debug, info, warn};
 use super::{
     Worker,
     assignment::assign,
-    held::Claimed,
     lane::{LaneEvent, Order},
     lease::Keeper,
     reach::Reach,
 };
 use crate::{
-    ledger::{self, Grant, Outlook, Ownership},
+    domain::Fence,
+    ledger::{self, Grant, Ownership, RegistrySnapshot},
     progress::Board,
     telemetry::Signals,
 };
@@ -57,7 +57,6 @@ struct Held {
     leaving: bool,
 }
 
-/// The loop's own state.
 pub(super) struct Owner {
     worker: String,
     ownership: Ownership,
@@ -110,9 +109,6 @@ impl Owner {
     }
 
     /// Owns until `stop`, and then until everything is handed over.
-    ///
-    /// # Errors
-    /// When another process takes the worker's name.
     pub(super) async fn run(
         &mut self,
         mut events: mpsc::UnboundedReceiver<LaneEvent>,
@@ -190,7 +186,7 @@ impl Owner {
             return;
         }
         let moved = match self.ownership.look().await {
-            Ok(outlook) => self.follow(&outlook).await,
+            Ok(snapshot) => self.follow(&snapshot).await,
             Err(error) => Err(error),
         };
         if let Err(error) = moved {
@@ -205,8 +201,8 @@ impl Owner {
         }
     }
 
-    async fn follow(&mut self, outlook: &Outlook) -> Result<(), ledger::Error> {
-        let staying = outlook.workers.iter().filter(|worker| !worker.leaving);
+    async fn follow(&mut self, snapshot: &RegistrySnapshot) -> Result<(), ledger::Error> {
+        let staying = snapshot.workers.iter().filter(|worker| !worker.leaving);
         let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
         // A worker that is alone has nobody to wait for.
         let alone = staying == [self.worker.as_str()];
@@ -219,9 +215,7 @@ impl Owner {
             self.expecting = false;
             return Ok(());
         }
-        let mut moves = Moves::plan(&self.worker, &staying, outlook, |seat, epoch| {
-            self.held.get(&seat).is_some_and(|held| held.epoch == epoch)
-        });
+        let mut moves = Moves::plan(&self.worker, &staying, snapshot, |fence| self.serves(fence));
         if !self.reach.is_sure() {
             // Whoever may be out of reach itself takes nothing on.
             moves.acquire.clear();
@@ -229,7 +223,7 @@ impl Owner {
         }
         self.expecting = !moves.request.is_empty() || !moves.acquire.is_empty();
         // Before anything is acquired again: another lane may be given it.
-        self.order_releases(&self.taken_from_us(outlook));
+        self.order_releases(&self.taken_from_us(snapshot));
         if !moves.acquire.is_empty() {
             let grants = self.ownership.acquire(&moves.acquire).await?;
             self.deal(grants);
@@ -248,25 +242,34 @@ impl Owner {
     fn deal(&mut self, grants: Vec<Grant>) {
         self.signals.moved("acquired", grants.len());
         for grant in grants {
-            let Grant { partition, epoch, sequence, previous, since_moved } = grant;
-            let idle_ms = u64::try_from(since_moved.as_millis()).unwrap_or(u64::MAX);
-            info!(partition, epoch, previous = previous.as_deref(), idle_ms, "partition acquired");
+            let Fence { partition, epoch } = grant.fence;
+            let idle_ms = u64::try_from(grant.since_moved.as_millis()).unwrap_or(u64::MAX);
+            let previous = grant.previous.as_deref();
+            info!(partition, epoch, previous, idle_ms, "partition acquired");
             let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
             let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
             self.held.insert(partition, Held { epoch, lane, leaving: false });
-            self.send(lane, Order::Adopt(Claimed { partition, epoch, sequence, previous }));
+            self.send(lane, Order::Adopt(grant));
         }
     }
 
     /// What a lane of ours serves though the registry has moved on.
-    fn taken_from_us(&self, outlook: &Outlook) -> BTreeSet<u16> {
+    fn taken_from_us(&self, snapshot: &RegistrySnapshot) -> BTreeSet<u16> {
         // An acquisition of ours may be younger than the look. After a change of
         // the topology the registry does not list what is ours at all.
         let is_ours = |partition: u16, held: &Held| {
-            outlook.seats.iter().any(|s| s.partition == partition && s.epoch <= held.epoch)
+            snapshot
+                .partitions
+                .iter()
+                .map(|row| row.fence)
+                .any(|fence| fence.partition == partition && fence.epoch <= held.epoch)
         };
         let taken = self.held.iter().filter(|(partition, held)| !is_ours(**partition, held));
         taken.map(|(partition, _)| *partition).collect()
+    }
+
+    fn serves(&self, fence: Fence) -> bool {
+        self.held.get(&fence.partition).is_some_and(|held| held.epoch == fence.epoch)
     }
 
     /// Tells lanes to drop partitions at their next batch edge.
@@ -299,12 +302,11 @@ impl Owner {
                     self.expecting = true;
                 }
                 // If it has been acquired again meanwhile, the epoch differs.
-                LaneEvent::Released(partition, epoch) => {
-                    if self.held.get(&partition).is_some_and(|held| held.epoch == epoch) {
-                        self.held.remove(&partition);
-                        released.push((partition, epoch));
-                    }
+                LaneEvent::Released(fence) if self.serves(fence) => {
+                    self.held.remove(&fence.partition);
+                    released.push(fence);
                 }
+                LaneEvent::Released(_) => {}
             }
         }
         if released.is_empty() {
@@ -329,38 +331,38 @@ struct Moves {
     /// Ours to ask a live owner for.
     request: Vec<u16>,
     /// Listed as ours, served by no lane, and wanted by another.
-    abandon: Vec<(u16, i64)>,
+    abandon: Vec<Fence>,
     /// Asked for by a worker who should have it, or by an operator.
     hand_over: BTreeSet<u16>,
 }
 
 impl Moves {
-    /// What `me` has to do. `serves` says whether a lane of ours serves a
-    /// partition under an epoch.
+    /// What `me` has to do. `serves`: whether a lane of ours serves a partition under an epoch.
     fn plan(
         me: &str,
         staying: &[&str],
-        outlook: &Outlook,
-        serves: impl Fn(u16, i64) -> bool,
+        snapshot: &RegistrySnapshot,
+        serves: impl Fn(Fence) -> bool,
     ) -> Self {
-        let lives = |owner: &&str| outlook.workers.iter().any(|live| live.worker == *owner);
+        let lives = |owner: &&str| snapshot.workers.iter().any(|live| live.worker == *owner);
         let owners: Vec<Option<&str>> =
-            outlook.seats.iter().map(|seat| seat.owner.as_deref().filter(lives)).collect();
+            snapshot.partitions.iter().map(|row| row.owner.as_deref().filter(lives)).collect();
         let wanted = assign(staying, &owners);
         let mut moves = Self::default();
-        for ((seat, owner), wanted) in outlook.seats.iter().zip(owners).zip(wanted) {
-            let served = owner == Some(me) && serves(seat.partition, seat.epoch);
+        for ((row, owner), wanted) in snapshot.partitions.iter().zip(owners).zip(wanted) {
+            let partition = row.fence.partition;
+            let served = owner == Some(me) && serves(row.fence);
             match (wanted == Some(me), owner == Some(me)) {
-                (_, true) if served && seat.release_asked => {
-                    moves.hand_over.insert(seat.partition);
+                (_, true) if served && row.release_asked => {
+                    moves.hand_over.insert(partition);
                 }
                 (true, true) if served => {}
-                (true, true) => moves.acquire.push(seat.partition),
-                (true, false) if owner.is_none() => moves.acquire.push(seat.partition),
-                (true, false) => moves.request.push(seat.partition),
-                (false, true) if !served => moves.abandon.push((seat.partition, seat.epoch)),
-                (false, true) if wanted.is_none() || seat.draining_to.as_deref() == wanted => {
-                    moves.hand_over.insert(seat.partition);
+                (true, true) => moves.acquire.push(partition),
+                (true, false) if owner.is_none() => moves.acquire.push(partition),
+                (true, false) => moves.request.push(partition),
+                (false, true) if !served => moves.abandon.push(row.fence),
+                (false, true) if wanted.is_none() || row.draining_to.as_deref() == wanted => {
+                    moves.hand_over.insert(partition);
                 }
                 (false, _) => {}
             }
@@ -372,82 +374,87 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{LiveWorker, Seat};
+    use crate::ledger::{LiveWorker, PartitionOwner};
 
-    fn outlook(workers: &[(&str, bool)], seats: &[(Option<&str>, Option<&str>)]) -> Outlook {
+    fn snapshot(
+        workers: &[(&str, bool)],
+        partitions: &[(Option<&str>, Option<&str>)],
+    ) -> RegistrySnapshot {
         let live = |(worker, leaving): &(&str, bool)| LiveWorker {
             worker: (*worker).to_owned(),
             leaving: *leaving,
         };
-        let seat = |(partition, (owner, draining_to)): (u16, &(Option<&str>, Option<&str>))| Seat {
-            partition,
-            owner: owner.map(str::to_owned),
-            epoch: 7,
-            draining_to: draining_to.map(str::to_owned),
-            release_asked: false,
-        };
-        Outlook {
+        let partition =
+            |(partition, (owner, draining_to)): (u16, &(Option<&str>, Option<&str>))| {
+                PartitionOwner {
+                    fence: Fence { partition, epoch: 7 },
+                    owner: owner.map(str::to_owned),
+                    draining_to: draining_to.map(str::to_owned),
+                    release_asked: false,
+                }
+            };
+        RegistrySnapshot {
             workers: workers.iter().map(live).collect(),
-            seats: (0..).zip(seats).map(seat).collect(),
+            partitions: (0..).zip(partitions).map(partition).collect(),
         }
     }
 
     #[test]
     fn what_nobody_living_owns_is_acquired() {
         let seen =
-            outlook(&[("a", false)], &[(None, None), (Some("dead"), None), (Some("a"), None)]);
-        let moves =
-            Moves::plan("a", &["a"], &seen, |partition, epoch| (partition, epoch) == (2, 7));
+            snapshot(&[("a", false)], &[(None, None), (Some("dead"), None), (Some("a"), None)]);
+        let ours = Fence { partition: 2, epoch: 7 };
+        let moves = Moves::plan("a", &["a"], &seen, |fence| fence == ours);
         assert_eq!(moves, Moves { acquire: vec![0, 1], ..Moves::default() });
         // Ours by name, but no lane serves it: an earlier process had it.
-        let moves = Moves::plan("a", &["a"], &seen, |_, _| false);
+        let moves = Moves::plan("a", &["a"], &seen, |_| false);
         assert_eq!(moves, Moves { acquire: vec![0, 1, 2], ..Moves::default() });
     }
 
     #[test]
     fn a_living_owner_is_asked_and_hands_over_what_it_is_asked_for() {
         let workers = [("a", false), ("b", false)];
-        let seen = outlook(&workers, &[(Some("a"), None), (Some("a"), None)]);
-        let asked = Moves::plan("b", &["a", "b"], &seen, |_, _| false);
+        let seen = snapshot(&workers, &[(Some("a"), None), (Some("a"), None)]);
+        let asked = Moves::plan("b", &["a", "b"], &seen, |_| false);
         assert_eq!((asked.request.len(), asked.acquire.len()), (1, 0));
-        let kept = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
+        let kept = Moves::plan("a", &["a", "b"], &seen, |_| true);
         assert_eq!(kept, Moves::default(), "not before it is asked");
         let wanted = asked.request[0];
-        let mut seats = [(Some("a"), None), (Some("a"), None)];
-        seats[usize::from(wanted)].1 = Some("b");
-        seats[usize::from(1 - wanted)].1 = Some("b");
-        let seen = outlook(&workers, &seats);
-        let given = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
+        let mut partitions = [(Some("a"), None), (Some("a"), None)];
+        partitions[usize::from(wanted)].1 = Some("b");
+        partitions[usize::from(1 - wanted)].1 = Some("b");
+        let seen = snapshot(&workers, &partitions);
+        let given = Moves::plan("a", &["a", "b"], &seen, |_| true);
         assert_eq!(given.hand_over, BTreeSet::from([wanted]), "and nothing it should keep");
     }
 
     #[test]
     fn what_an_operator_asks_for_is_handed_over_by_its_owner_only() {
         let workers = [("a", false), ("b", false)];
-        let mut seen = outlook(&workers, &[(Some("a"), None), (Some("b"), None)]);
-        seen.seats[0].release_asked = true;
-        let given = Moves::plan("a", &["a", "b"], &seen, |_, _| true);
+        let mut seen = snapshot(&workers, &[(Some("a"), None), (Some("b"), None)]);
+        seen.partitions[0].release_asked = true;
+        let given = Moves::plan("a", &["a", "b"], &seen, |_| true);
         assert_eq!(given, Moves { hand_over: BTreeSet::from([0]), ..Moves::default() });
-        let kept = Moves::plan("b", &["a", "b"], &seen, |_, _| true);
+        let kept = Moves::plan("b", &["a", "b"], &seen, |_| true);
         assert_eq!(kept, Moves::default());
     }
 
     #[test]
     fn a_leaving_worker_serves_until_asked_and_the_last_one_just_goes() {
-        let seats = [(Some("a"), None), (Some("a"), Some("b"))];
-        let seen = outlook(&[("a", true), ("b", false)], &seats);
-        let moves = Moves::plan("a", &["b"], &seen, |_, _| true);
+        let partitions = [(Some("a"), None), (Some("a"), Some("b"))];
+        let seen = snapshot(&[("a", true), ("b", false)], &partitions);
+        let moves = Moves::plan("a", &["b"], &seen, |_| true);
         assert_eq!(moves, Moves { hand_over: BTreeSet::from([1]), ..Moves::default() });
-        let seen = outlook(&[("a", true)], &seats);
-        let moves = Moves::plan("a", &[], &seen, |_, _| true);
+        let seen = snapshot(&[("a", true)], &partitions);
+        let moves = Moves::plan("a", &[], &seen, |_| true);
         assert_eq!(moves, Moves { hand_over: BTreeSet::from([0, 1]), ..Moves::default() });
     }
 
     #[test]
     fn what_no_lane_serves_is_not_kept_from_others() {
         let workers = [("a", false), ("b", false)];
-        let seen = outlook(&workers, &[(Some("a"), None), (Some("a"), None)]);
-        let moves = Moves::plan("a", &["a", "b"], &seen, |_, _| false);
+        let seen = snapshot(&workers, &[(Some("a"), None), (Some("a"), None)]);
+        let moves = Moves::plan("a", &["a", "b"], &seen, |_| false);
         assert_eq!((moves.acquire.len(), moves.abandon.len()), (1, 1));
     }
 }

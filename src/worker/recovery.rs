@@ -15,9 +15,9 @@ use super::{
     settle::{Error, Link},
 };
 use crate::{
-    domain::StreamId,
-    ledger::{self, Cursor, Fence, Past},
-    stream::{Claim, History, PartitionState, Reopening},
+    domain::{Fence, StreamId},
+    ledger::{self, Cursor, Takeovers},
+    stream::{History, PartitionState, Reopening},
 };
 
 /// Why the state of a partition is lost, if it is. `known` is the highest
@@ -39,20 +39,19 @@ pub(super) fn finding(state: &PartitionState, known: i64) -> Option<String> {
 /// as given out from now on.
 pub(super) async fn recover(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     (state, known): (&PartitionState, i64),
     finding: &str,
 ) -> Result<i64, Error> {
-    let Claim { partition, epoch } = claim;
-    let remains = link.consumer.close(claim).await?;
-    let fence = Fence { partition, epoch };
+    let Fence { partition, .. } = fence;
+    let remains = link.consumer.close(fence).await?;
     let counts_on = state.sequence.is_some_and(|sequence| sequence >= known);
     if counts_on && remains.last_id > StreamId::default() {
         // The entries are all there; only how far we had read them is gone.
         let cursor = begin_at(link, fence).await?;
         let sequence = remains.counted;
-        let reopening = Reopening { cursor, sequence, kept: None, lost: None };
-        link.consumer.reopen(claim, remains, reopening).await?;
+        let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: None };
+        link.consumer.reopen(fence, remains, reopening).await?;
         error!(partition, %cursor, "our group was gone; created again behind what is settled");
         return Ok(remains.counted);
     }
@@ -61,11 +60,12 @@ pub(super) async fn recover(
     let sequence = resumption.resumes_at - 1;
     let reopening = Reopening {
         cursor: resumption.cursor,
+        sets_back: false,
         sequence,
         kept: Some(resumption.kept()),
         lost: resumption.lost,
     };
-    link.consumer.reopen(claim, remains, reopening).await?;
+    link.consumer.reopen(fence, remains, reopening).await?;
     let (lost_first, lost_last) = resumption.lost.unzip();
     error!(
         partition,
@@ -94,7 +94,7 @@ pub(super) async fn compare<'a>(
     partitions: impl Iterator<Item = &'a Held>,
 ) -> Result<(), Error> {
     let known: Vec<(u16, i64)> =
-        partitions.map(|held| (held.claim.partition, held.sequence)).collect();
+        partitions.map(|held| (held.fence.partition, held.sequence)).collect();
     link.consumer.compare(&known).await?;
     let partitions: Vec<u16> = known.into_iter().map(|(partition, _)| partition).collect();
     let lost = link.writer.recent_losses(&partitions).await?;
@@ -104,13 +104,14 @@ pub(super) async fn compare<'a>(
 /// Puts on record that a replica took over, and what it lacked.
 pub(super) async fn note(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     state: &PartitionState,
 ) -> Result<(), Error> {
-    let Claim { partition, epoch } = claim;
+    let Fence { partition, .. } = fence;
     let History { holes: jumps, lost } = &state.history;
-    let past = Past { jumps, lost, handed: state.position.map(|position| position.last_id) };
-    let lost = link.writer.note_history(Fence { partition, epoch }, past).await?;
+    let takeovers =
+        Takeovers { jumps, lost, handed: state.position.map(|position| position.last_id) };
+    let lost = link.writer.note_takeovers(fence, takeovers).await?;
     for (lost_first, lost_last) in lost {
         error!(
             partition,

@@ -18,22 +18,22 @@ use super::{
     settle::{Error, Link},
 };
 use crate::{
-    ledger::{Cursor, Fence, LaneWriter, Rewound},
-    stream::{self, Claim, Consumer, Kept},
+    domain::Fence,
+    ledger::{Cursor, LaneWriter, Rewound},
+    stream::{self, Consumer, Kept, Reopening},
 };
 
 /// Compares where our group stands with the ledger, and sets it back where the
 /// ledger has lost commits. Where the group stands before what the ledger knows,
 /// another server may answer whose clock is behind: its ids must go on above that.
 pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Result<(), Error> {
-    let claims: Vec<Claim> = held.values().map(|held| held.claim).collect();
-    let fences: Vec<Fence> = claims.iter().map(fence).collect();
+    let fences: Vec<Fence> = held.values().map(|held| held.fence).collect();
     let cursors = link.writer.cursors(&fences).await?;
-    let states = link.consumer.states(&claims).await?;
+    let states = link.consumer.states(&fences).await?;
     let mut behind = Vec::new();
-    for (claim, state) in claims.iter().zip(states) {
+    for (fence, state) in fences.iter().zip(states) {
         let (Some(cursor), Some(held)) =
-            (cursors.get(&claim.partition), held.get_mut(&claim.partition))
+            (cursors.get(&fence.partition), held.get_mut(&fence.partition))
         else {
             continue;
         };
@@ -41,17 +41,17 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
         let Some(position) = state.position else { continue };
         if position.last_id <= cursor.reached {
             if position.last_id < cursor.reached {
-                note_twice(link, *claim, *cursor, held.sequence).await?;
-                behind.push((claim.partition, cursor.reached));
+                note_twice(link, *fence, *cursor, held.sequence).await?;
+                behind.push((fence.partition, cursor.reached));
             }
             continue;
         }
-        let kept = link.consumer.passed(*claim, cursor.reached, position.last_id).await?;
+        let kept = link.consumer.passed(*fence, cursor.reached, position.last_id).await?;
         if let Some(kept) = kept {
             // Where sequences jumped, the ledger may have forgotten.
-            recovery::note(link, *claim, &state).await?;
+            recovery::note(link, *fence, &state).await?;
             let known = held.sequence.max(state.sequence.unwrap_or(0));
-            held.sequence = rewind(link, *claim, *cursor, (position, kept), known).await?;
+            held.sequence = rewind(link, *fence, *cursor, (position, kept), known).await?;
             (held.suspects, held.retry_at) = (None, None);
             held.phase = Phase::Reclaiming(None);
         }
@@ -65,11 +65,11 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
 /// show nothing.
 async fn note_twice(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     cursor: Cursor,
     known: i64,
 ) -> Result<(), Error> {
-    let partition = claim.partition;
+    let partition = fence.partition;
     let mut after = cursor.reached;
     let first = loop {
         let found = link.consumer.first_after(partition, after).await?;
@@ -81,7 +81,7 @@ async fn note_twice(
             Some((sequence, _)) => break sequence,
         }
     };
-    if link.writer.note_twice(fence(&claim), first, known).await? {
+    if link.writer.note_twice(fence, first, known).await? {
         error!(
             partition,
             first,
@@ -96,13 +96,13 @@ async fn note_twice(
 /// Sets the group back; says the last sequence that was given out.
 async fn rewind(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     cursor: Cursor,
     (position, kept): (stream::Position, Kept),
     known: i64,
 ) -> Result<i64, Error> {
-    let partition = claim.partition;
-    let remains = link.consumer.close(claim).await?;
+    let partition = fence.partition;
+    let remains = link.consumer.close(fence).await?;
     let given = known.max(remains.counted);
     let (gone_to, back_to) = match kept {
         Kept::Nothing => (given, position.last_id),
@@ -119,10 +119,12 @@ async fn rewind(
     );
     let passed = (kept == Kept::Nothing).then_some(position.last_id);
     let rewound = Rewound { settled: cursor.sequence, gone_to, passed, detail: &detail };
-    let lost = link.writer.note_rewound(fence(&claim), rewound).await?;
+    let lost = link.writer.note_rewound(fence, rewound).await?;
     let told: Vec<_> = lost.iter().map(|(first, last)| (partition, *first, *last)).collect();
     link.consumer.lose(&told).await?;
-    link.consumer.rewind(claim, back_to, given).await?;
+    let reopening =
+        Reopening { cursor: back_to, sets_back: true, sequence: given, kept: None, lost: None };
+    link.consumer.reopen(fence, remains, reopening).await?;
     error!(
         partition,
         settled = cursor.sequence,
@@ -140,19 +142,15 @@ async fn rewind(
 pub(super) async fn mirror(
     consumer: &mut Consumer,
     writer: &mut LaneWriter,
-    claims: &[Claim],
+    fences: &[Fence],
 ) -> Result<(), Error> {
-    let told = consumer.mirror(claims).await;
+    let told = consumer.mirror(fences).await;
     if matches!(told, Err(stream::Error::Fenced(_))) {
-        let known = consumer.epochs(claims).await?;
-        let known: Vec<(Fence, i64)> = claims.iter().map(fence).zip(known).collect();
+        let known = consumer.epochs(fences).await?;
+        let known: Vec<(Fence, i64)> = fences.iter().copied().zip(known).collect();
         if writer.raise_epochs(&known).await? {
             warn!("Redis knows higher epochs than the ledger had; acquiring above them");
         }
     }
     Ok(told?)
-}
-
-fn fence(claim: &Claim) -> Fence {
-    Fence { partition: claim.partition, epoch: claim.epoch }
 }

@@ -1,25 +1,22 @@
-//! Settles one batch: decides about each delivery, posts the decisions in one
-//! fenced transaction, and acknowledges. The only decider.
+//! Settles one batch: has the ledger decide and write in one fenced transaction, and
+//! acknowledges. Never decides about a payment itself.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::watch::{Again, Progress, Watch};
 use crate::{
-    domain::{Book, Decision, Delivery, Outcome, StreamId, TraceContext, unpanicked},
-    ledger::{self, Batch, Burial, Fence, LaneWriter},
-    stream::{self, Claim, Consumer, Taken, TakenFrom, Unreadable, fields_of},
+    domain::{Delivery, Fence, StreamId, TraceContext},
+    ledger::{self, Batch, Burial, LaneWriter, Races},
+    stream::{self, Consumer, Taken, TakenFrom, Unreadable, fields_of},
     telemetry::Moment,
 };
 
-/// How often a batch is decided again because another transaction was faster.
-const RACES_MAX: usize = 5;
 /// Class of entries that cannot be read.
 const UNREADABLE: &str = "entry_unreadable";
 
-/// A lane's connections.
 pub(super) struct Link {
     pub(super) consumer: Consumer,
     pub(super) writer: LaneWriter,
@@ -53,17 +50,8 @@ pub(super) enum Error {
     Ledger(#[from] ledger::Error),
     #[error("the batch did not end within {0:?}")]
     Deadline(Duration),
-    #[error("other transactions were faster {RACES_MAX} times")]
-    Contended,
-    #[error(
-        "account {customer} stands at version {version}, but its statement goes on to {last}: the \
-         account was changed by hand or damaged. See `paystream audit`"
-    )]
-    Damaged { customer: String, version: i64, last: i64 },
     #[error("entries of partition {0} were acknowledged that the ledger does not have")]
     Passed(u16),
-    #[error("deciding panicked: {0}")]
-    Panicked(String),
     #[error("this worker's lease has run out")]
     LeaseOver,
     #[error("the lane is not connected")]
@@ -85,12 +73,7 @@ impl Error {
             Self::Stream(error) => error.is_outage(),
             Self::Ledger(error) => error.is_outage(),
             Self::Deadline(_) => true,
-            Self::Contended
-            | Self::Damaged { .. }
-            | Self::Passed(_)
-            | Self::Panicked(_)
-            | Self::LeaseOver
-            | Self::NotConnected => false,
+            Self::Passed(_) | Self::LeaseOver | Self::NotConnected => false,
         }
     }
 
@@ -102,13 +85,12 @@ impl Error {
     /// Whether it is the doing of an entry in the batch, so that others may be
     /// settled without it. Whatever could fail for every entry is not.
     pub(super) fn is_of_an_entry(&self) -> bool {
-        matches!(
-            self,
-            Self::Panicked(_)
-                | Self::Contended
-                | Self::Damaged { .. }
-                | Self::Ledger(ledger::Error::Refused(_) | ledger::Error::Corrupt(_))
-        )
+        self.is_raced() || matches!(self, Self::Ledger(error) if error.is_of_a_delivery())
+    }
+
+    /// Whether other transactions were faster.
+    fn is_raced(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Raced))
     }
 
     /// Its class, as it is counted.
@@ -121,13 +103,9 @@ impl Error {
             error if error.is_locked() => "locked",
             Self::Deadline(_) | Self::Ledger(ledger::Error::Slow(_)) => "deadline",
             Self::Ledger(error) if error.is_outage() => "postgresql_outage",
-            Self::Stream(_)
-            | Self::Ledger(_)
-            | Self::Contended
-            | Self::Damaged { .. }
-            | Self::Panicked(_)
-            | Self::LeaseOver
-            | Self::NotConnected => "unexpected",
+            Self::Stream(_) | Self::Ledger(_) | Self::LeaseOver | Self::NotConnected => {
+                "unexpected"
+            }
         }
     }
 
@@ -153,13 +131,13 @@ struct Sorted {
     unreadable: Vec<Unreadable>,
     /// Entries that are not in the stream any more.
     deleted: Vec<(u16, StreamId)>,
-    settled: Vec<(Claim, Vec<StreamId>)>,
+    settled: Vec<(Fence, Vec<StreamId>)>,
     earlier: Again,
 }
 
 /// Settles what was taken. When this returns, all of it is in the ledger and
 /// acknowledged.
-pub(super) async fn settle(link: &mut Link, taken: Vec<(Claim, TakenFrom)>) -> Result<(), Error> {
+pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> Result<(), Error> {
     let sorted = sort(&link.watch, taken);
     let mut progress = Progress::default();
     let settled = settle_sorted(link, &sorted, &mut progress).await;
@@ -175,13 +153,16 @@ async fn settle_sorted(
 ) -> Result<(), Error> {
     let deadline = link.batch_deadline;
     let posting = async {
-        for _ in 0..RACES_MAX {
+        let mut races = Races::default();
+        loop {
             match post(link, sorted, progress).await {
-                Err(Error::Ledger(ledger::Error::Raced)) => link.watch.signals.retried("raced"),
-                result => return result,
+                Err(error) if error.is_raced() => link.watch.signals.retried("raced"),
+                posted => return posted,
+            }
+            if !races.go_on() {
+                return Err(link.writer.damage(&sorted.deliveries).await?.into());
             }
         }
-        Err(contended(link, &sorted.deliveries).await?)
     };
     timeout(deadline, posting).await.map_err(|_| Error::Deadline(deadline))??;
     for entry in &sorted.unreadable {
@@ -204,22 +185,11 @@ async fn settle_sorted(
     Ok(())
 }
 
-/// Why a batch was raced each time: nothing else writes these accounts while
-/// their partition is locked, so one may not be what its statement says.
-async fn contended(link: &mut Link, deliveries: &[Delivery]) -> Result<Error, Error> {
-    let damaged = link.writer.damaged(deliveries).await?;
-    Ok(damaged.map_or(Error::Contended, |(customer, version, last)| Error::Damaged {
-        customer,
-        version,
-        last,
-    }))
-}
-
-fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
+fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
     let mut sorted = Sorted::default();
-    for (claim, from) in taken.into_iter().filter(|(_, from)| !from.taken.is_empty()) {
-        sorted.fences.push(Fence { partition: claim.partition, epoch: claim.epoch });
-        sorted.earlier.extend(watch.earlier(claim, &from.earlier));
+    for (fence, from) in taken.into_iter().filter(|(_, from)| !from.taken.is_empty()) {
+        sorted.fences.push(fence);
+        sorted.earlier.extend(watch.earlier(fence, &from.earlier));
         let mut ids = Vec::with_capacity(from.taken.len());
         for taken in from.taken {
             match taken {
@@ -237,15 +207,14 @@ fn sort(watch: &Watch, taken: Vec<(Claim, TakenFrom)>) -> Sorted {
                 }
             }
         }
-        sorted.settled.push((claim, ids));
+        sorted.settled.push((fence, ids));
     }
     sorted
 }
 
-/// One transaction: fence, decide, write, commit.
+/// One transaction: lock the fences, settle, commit.
 async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Result<(), Error> {
-    let Sorted { fences, deliveries, unreadable, deleted, settled, .. } = sorted;
-    let claims: Vec<Claim> = settled.iter().map(|(claim, _)| *claim).collect();
+    let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
     progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
     for (partition, id) in deleted {
@@ -254,14 +223,13 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     for fence in fences {
         must_follow(&link.consumer, &batch, fence.partition, sorted).await?;
     }
-    let decisions = decide(&mut batch.book, &batch.buried, deliveries)?;
     let burials: Vec<Burial> = unreadable.iter().map(burial).collect();
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
-    tokio::try_join!(
-        async { batch.post(&decisions, &burials).await.map_err(Error::from) },
-        async { link.consumer.announce(&claims, customers).await.map_err(Error::from) },
+    let (outcomes, ()) = tokio::try_join!(
+        async { batch.settle(deliveries, &burials).await.map_err(Error::from) },
+        async { link.consumer.announce(fences, customers).await.map_err(Error::from) },
     )?;
-    progress.outcomes = decisions.iter().map(|decision| decision.outcome).collect();
+    progress.outcomes = outcomes;
     let gaps = batch.commit().await?;
     progress.committed = Some(Moment::now());
     Ok(link.lose(&gaps).await?)
@@ -289,24 +257,6 @@ async fn must_follow(
     Ok(())
 }
 
-/// Decides delivery by delivery, in stream order. A bug that shows in one of
-/// them is an error of this batch, not the end of the worker.
-fn decide<'a>(
-    book: &mut Book,
-    buried: &HashSet<(u16, StreamId)>,
-    deliveries: &'a [Delivery],
-) -> Result<Vec<Decision<'a>>, Error> {
-    let decide = |delivery: &'a Delivery| Decision {
-        delivery,
-        outcome: match buried.contains(&(delivery.partition, delivery.stream_id)) {
-            true => Outcome::Redelivered,
-            false => book.decide(delivery),
-        },
-    };
-    // The book is dropped with the batch when it panics.
-    unpanicked(|| deliveries.iter().map(decide).collect()).map_err(Error::Panicked)
-}
-
 /// Why an entry is given up.
 pub(super) struct GivenUp {
     pub(super) code: &'static str,
@@ -321,13 +271,13 @@ pub(super) struct GivenUp {
 /// already, though that was never acknowledged, is acknowledged instead.
 pub(super) async fn give_up(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     delivery: &Delivery,
     given_up: &GivenUp,
 ) -> Result<(), Error> {
     let GivenUp { code, reason, attempts, parks } = given_up;
     let burial = Burial {
-        partition: claim.partition,
+        partition: fence.partition,
         stream_id: delivery.stream_id,
         sequence: Some(delivery.sequence),
         reference: Some(delivery.payment.reference.as_str().to_owned()),
@@ -340,28 +290,27 @@ pub(super) async fn give_up(
         attempts: *attempts,
         parks: parks.then(|| delivery.payment.customer.clone()),
     };
-    let fence = Fence { partition: claim.partition, epoch: claim.epoch };
     let burying = async {
         let mut batch = link.writer.open(&[fence], &[]).await?;
         if batch.has_settled(delivery).await? {
             return Ok(None);
         }
-        batch.post(&[], &[burial]).await?;
+        batch.settle(&[], &[burial]).await?;
         Ok::<_, ledger::Error>(Some(batch.commit().await?))
     };
     let deadline = link.batch_deadline;
     let buried = timeout(deadline, burying).await.map_err(|_| Error::Deadline(deadline))??;
     let Some(gaps) = buried else {
         info!(
-            partition = claim.partition,
+            partition = fence.partition,
             stream_id = %delivery.stream_id,
             "the entry is in the ledger already; it is only acknowledged"
         );
-        return Ok(link.consumer.conclude(&[(claim, vec![delivery.stream_id])]).await?);
+        return Ok(link.consumer.conclude(&[(fence, vec![delivery.stream_id])]).await?);
     };
     link.lose(&gaps).await?;
     error!(
-        partition = claim.partition,
+        partition = fence.partition,
         stream_id = %delivery.stream_id,
         reference = delivery.payment.reference.as_str(),
         trace_id = delivery.trace_id().map(tracing::field::display),
@@ -369,8 +318,8 @@ pub(super) async fn give_up(
         reason,
         "an entry used up its attempts and is a dead letter now"
     );
-    link.consumer.bury(claim.partition, delivery.stream_id, code, reason).await?;
-    link.watch.buried((claim.partition, delivery.stream_id), delivery.trace, code, reason);
+    link.consumer.bury(fence.partition, delivery.stream_id, code, reason).await?;
+    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, reason);
     Ok(())
 }
 
@@ -394,15 +343,6 @@ fn burial(entry: &Unreadable) -> Burial {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bug_that_shows_in_a_decision_is_the_batchs_error() {
-        assert_eq!(unpanicked(|| 7).unwrap(), 7);
-        let error =
-            unpanicked::<()>(|| panic!("on entry {}", 3)).map_err(Error::Panicked).unwrap_err();
-        assert_eq!(error.sentence(), "deciding panicked: on entry 3");
-        assert!(error.is_of_an_entry() && !error.is_outage() && !error.is_fenced());
-    }
 
     #[test]
     fn what_could_fail_for_every_entry_is_no_entrys_doing() {

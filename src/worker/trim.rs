@@ -22,7 +22,6 @@ use crate::{
 /// Partitions that a sentence names.
 const NAMED: usize = 8;
 
-/// The loop's own state.
 pub(super) struct Trimmer {
     upkeep: Upkeep,
     groups: Groups,

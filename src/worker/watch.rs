@@ -10,8 +10,8 @@ use tracing::{debug, info};
 
 use super::settle::Error;
 use crate::{
-    domain::{Delivery, Outcome, StreamId, TraceContext},
-    stream::{Claim, Delivered},
+    domain::{Delivery, Fence, Outcome, StreamId, TraceContext},
+    stream::Delivered,
     telemetry::{Buried, Earlier, Failure, Moment, Signals, Steps, Tried},
 };
 
@@ -85,7 +85,7 @@ impl Watch {
     }
 
     /// How entries of a partition were delivered before.
-    pub(super) fn earlier(&self, claim: Claim, delivered: &[Delivered]) -> Again {
+    pub(super) fn earlier(&self, fence: Fence, delivered: &[Delivered]) -> Again {
         let here = self.since.elapsed();
         let earlier = delivered.iter().map(|before| {
             let Delivered { id, worker, ago, deliveries } = before;
@@ -93,7 +93,7 @@ impl Watch {
             let lost = *worker != self.worker || *ago > here;
             let deliveries = deliveries.saturating_add(1);
             let earlier = Earlier { worker: worker.clone(), ago: *ago, deliveries, lost };
-            ((claim.partition, *id), earlier)
+            ((fence.partition, *id), earlier)
         });
         earlier.collect()
     }

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use paystream::{
-    domain::CustomerId,
+    domain::{CustomerId, Fence},
     ledger::DeadLetterFilter,
     operations::Refusal,
-    stream::{Balances, Claim, Lookup, Streams},
+    stream::{Balances, Lookup, Streams},
 };
 use serde_json::json;
 
@@ -244,18 +244,18 @@ async fn a_slow_reader_cannot_put_an_old_balance_back() {
     let stores = Stores::new().await;
     let (streams, balances, ada) = cache(&stores).await;
     let partition = paystream::domain::partition_of(&ada, PARTITIONS);
-    let claim = Claim { partition, epoch: 1 };
+    let fence = Fence { partition, epoch: 1 };
     let mut consumer = streams.consumer("w", "first").await.unwrap();
     let get = async |token: &str| balances.get(&ada, token.to_owned()).await.unwrap();
 
     // A lease, then a batch, then the fill: refused.
     assert_eq!(get("slow").await, Lookup::Lease("slow".to_owned()));
     assert_eq!(get("other").await, Lookup::Pass, "one lease at a time");
-    consumer.announce(&[claim], [&ada].into_iter()).await.unwrap();
+    consumer.announce(&[fence], [&ada].into_iter()).await.unwrap();
     assert_eq!(get("during").await, Lookup::Pass, "no lease while a batch settles");
     balances.fill(&ada, "slow", "{\"old\":1}").await.unwrap();
     assert_eq!(get("during").await, Lookup::Pass);
-    consumer.conclude(&[(claim, vec![])]).await.unwrap();
+    consumer.conclude(&[(fence, vec![])]).await.unwrap();
     balances.fill(&ada, "slow", "{\"old\":1}").await.unwrap();
     assert_eq!(get("fresh").await, Lookup::Lease("fresh".to_owned()));
 
@@ -264,14 +264,14 @@ async fn a_slow_reader_cannot_put_an_old_balance_back() {
     assert_eq!(get("x").await, Lookup::Pass);
     balances.fill(&ada, "fresh", "{\"new\":2}").await.unwrap();
     assert_eq!(get("x").await, Lookup::Hit("{\"new\":2}".to_owned()));
-    consumer.announce(&[claim], [&ada].into_iter()).await.unwrap();
+    consumer.announce(&[fence], [&ada].into_iter()).await.unwrap();
     assert_eq!(get("x").await, Lookup::Pass);
 
     // The end of an older owner's batch does not end ours.
-    let older = Claim { partition, epoch: 0 };
+    let older = Fence { partition, epoch: 0 };
     consumer.conclude(&[(older, vec![])]).await.unwrap();
     assert_eq!(get("x").await, Lookup::Pass);
-    consumer.conclude(&[(claim, vec![])]).await.unwrap();
+    consumer.conclude(&[(fence, vec![])]).await.unwrap();
     assert_eq!(get("x").await, Lookup::Lease("x".to_owned()));
 }
 

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use paystream::{
-    domain::StreamId,
-    ledger::{self, Fence, Ledger},
-    stream::{self, Claim, Streams},
+    domain::{Fence, StreamId},
+    ledger::{self, Ledger},
+    stream::{self, Streams},
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -306,13 +306,13 @@ async fn refuses_the_sleeper(stores: &Stores) {
     let refused = lane.open(&[Fence { partition: 0, epoch }], &[]).await.err();
     assert!(matches!(refused, Some(ledger::Error::Fenced)), "{refused:?}");
     let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
-    let claim = Claim { partition: 0, epoch };
+    let fence = Fence { partition: 0, epoch };
     eventually("redis refuses it", async || {
         // The new owner cuts off connections of this name.
         let mut consumer = streams.consumer("sleeper", "earlier").await.ok()?;
         let refused = [
-            consumer.take(&[(claim, 1)]).await.expect_err("it took an entry"),
-            consumer.mirror(&[claim]).await.expect_err("it took the partition"),
+            consumer.take(&[(fence, 1)]).await.expect_err("it took an entry"),
+            consumer.mirror(&[fence]).await.expect_err("it took the partition"),
         ];
         refused.iter().all(|error| matches!(error, stream::Error::Fenced(_))).then_some(())
     })

@@ -326,7 +326,7 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
         }
     }
     assert_eq!(ownership.acquire(&all).await.unwrap(), []);
-    assert_eq!(ownership.look().await.unwrap().seats, []);
+    assert_eq!(ownership.look().await.unwrap().partitions, []);
     let opened = registrar.open(NewAccount::seeded(7), &crate::mending::signed("ada")).await;
     assert!(matches!(opened, Err(ledger::Error::Resized)), "{opened:?}");
     let groups = "fraud";

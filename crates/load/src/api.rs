@@ -79,7 +79,6 @@ struct Partition {
 }
 
 impl Stats {
-    /// Payments in the ledger.
     pub(super) fn payments(&self) -> u64 {
         self.totals.payments
     }
@@ -91,7 +90,6 @@ impl Stats {
 }
 
 impl FoundStatus {
-    /// The word the service uses.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "applied",
@@ -108,7 +106,6 @@ impl FoundStatus {
     }
 }
 
-/// Where one payment is.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Found {
     pub(super) transaction_reference: String,
@@ -153,7 +150,6 @@ impl Api {
         Self { target, connection: None }
     }
 
-    /// All customers of the service.
     pub(super) async fn customers(&mut self) -> anyhow::Result<Vec<Customer>> {
         let mut all = Vec::new();
         loop {
@@ -176,7 +172,6 @@ impl Api {
             .context("could not seed customers")
     }
 
-    /// The service's statistics.
     pub(super) async fn stats(&mut self) -> anyhow::Result<Stats> {
         self.get("/api/v1/admin/stats").await.context("could not read the statistics")
     }

@@ -226,7 +226,6 @@ impl Balances {
         Self(balances)
     }
 
-    /// How many customers are looked at.
     pub(super) fn customers(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }

@@ -55,7 +55,6 @@ pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) parent: u32,
     pub(super) name: String,
-    /// Its own time.
     pub(super) own: u64,
     /// That of its children that ended and were waited for.
     pub(super) children: u64,

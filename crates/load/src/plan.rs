@@ -72,7 +72,6 @@ impl Content {
     }
 }
 
-/// Every arrival of one run.
 #[derive(Debug)]
 pub(super) struct Plan {
     run_id: String,
@@ -110,7 +109,6 @@ impl Plan {
         &self.run_id
     }
 
-    /// The seed of every random choice.
     pub(super) fn seed(&self) -> u64 {
         self.seed
     }
@@ -123,7 +121,6 @@ impl Plan {
         }
     }
 
-    /// What arrival `index` is.
     pub(super) fn arrival(&self, index: u64) -> Arrival {
         let mut random = self.random(index, Purpose::Kind);
         let drawn = random.random_range(0..PARTS_PER_MILLION);

@@ -19,7 +19,6 @@ use super::plan::Arrival;
 const LATENCY_MAX_MICROS: u64 = 3_600_000_000;
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// A histogram of microseconds.
 pub(super) fn latencies() -> anyhow::Result<Histogram<u64>> {
     Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, SIGNIFICANT_DIGITS)
         .context("could not make a histogram")
@@ -107,7 +106,6 @@ pub(super) struct Times {
     pub(super) ended: Instant,
 }
 
-/// The figures of the sending so far.
 #[derive(Debug, Clone)]
 pub(super) struct Figures {
     /// Payments in requests that were sent.

@@ -43,7 +43,6 @@ impl Percentiles {
     }
 }
 
-/// The whole of one run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) run_id: String,
@@ -63,7 +62,6 @@ pub(super) struct Report {
     pub(super) problems: Vec<String>,
 }
 
-/// What was asked for.
 #[derive(Debug, Serialize)]
 pub(super) struct Options {
     url: String,
@@ -78,7 +76,6 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Payments per second asked for.
     pub(super) fn rate(&self) -> u32 {
         self.rate
     }
@@ -109,7 +106,6 @@ pub(super) struct SendingReport {
     /// Payments sent per second, from the first to the last.
     pub(super) achieved_per_second: u64,
     pub(super) statuses: BTreeMap<u16, u64>,
-    /// References that were accepted.
     pub(super) accepted: u64,
     /// References of which nobody said whether they were taken.
     pub(super) unknown: u64,

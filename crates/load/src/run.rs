@@ -41,7 +41,6 @@ struct Interrupts {
     waiting: CancellationToken,
 }
 
-/// Runs the load and reports on it.
 pub(super) async fn run(args: &LoadArgs) -> anyhow::Result<Report> {
     let interrupts = Interrupts::default();
     let mut listener = JoinSet::new();

@@ -29,24 +29,20 @@ impl Schedule {
         Self { start, rate: u64::from(rate), batch, requests: payments / batch }
     }
 
-    /// When the first request is due.
     pub(super) fn start(&self) -> Instant {
         self.start
     }
 
-    /// How many requests there are.
     pub(super) fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// When request `index` is due.
     pub(super) fn due(&self, index: u64) -> Instant {
         let payments = u128::from(index) * u128::from(self.batch);
         let nanos = payments * 1_000_000_000 / u128::from(self.rate);
         self.start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 4))
     }
 
-    /// When the last request is due.
     pub(super) fn end(&self) -> Instant {
         self.due(self.requests.saturating_sub(1))
     }
@@ -77,7 +73,6 @@ impl Pacer {
         Self { schedule, due: Semaphore::new(0), taken: AtomicU64::new(0) }
     }
 
-    /// The schedule that is kept.
     pub(super) fn schedule(&self) -> &Schedule {
         &self.schedule
     }

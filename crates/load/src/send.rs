@@ -71,12 +71,10 @@ impl Sending {
         })
     }
 
-    /// What was noted so far.
     pub(super) fn record(&self) -> &Record {
         &self.record
     }
 
-    /// What is sent.
     pub(super) fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -4,7 +4,6 @@ use comfy_table::{Table, presets};
 
 use super::report::{Percentiles, Report, time};
 
-/// The report, ready to print.
 pub(super) fn render(report: &Report) -> String {
     let mut parts = vec![format!("run {}  seed {}", report.run_id, report.seed)];
     parts.push(sending(report).to_string());

@@ -1,18 +1,22 @@
 //! Dead letters: found, sent on their way again, discarded. Never removes one.
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::{
-    Acted, AdminStore, PAGE_MAX, RACES_MAX, Refusal, Signature,
+    Acted, AdminStore, PAGE_MAX, Refusal, Signature,
     audit_log::{Change, by_whom, note},
-    settling::{self, Failure},
 };
 use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
-    ledger::{Error, held, lookups, rows::Tallies},
+    ledger::{
+        Error, held, lookups,
+        rows::Cursors,
+        settling::{self, Settling, decided},
+    },
 };
 
 /// Which dead letters.
@@ -176,15 +180,14 @@ impl AdminStore {
         signature: &Signature,
         dry_run: bool,
     ) -> Result<Acted<Redriven>, Error> {
-        for _ in 1..RACES_MAX {
-            match self.redrive_once(id, delivery, signature, dry_run).await {
-                Err(Failure::Ledger(Error::Raced)) => {}
-                result => return stays_dead(id, result),
-            }
+        let attempt = || self.redrive_once(id, delivery, signature, dry_run).boxed();
+        match settling::insist_on(&self.pool, &delivery.payment.customer, attempt).await {
+            Err(error) if error.is_of_a_delivery() => Ok(Err(Refusal::Impossible(format!(
+                "dead letter {id} still cannot be settled and stays dead: {}",
+                error.sentence()
+            )))),
+            result => result,
         }
-        let last = self.redrive_once(id, delivery, signature, dry_run).await;
-        let customer = &delivery.payment.customer;
-        stays_dead(id, settling::at_last(&self.pool, customer, last).await)
     }
 
     async fn redrive_once(
@@ -193,12 +196,12 @@ impl AdminStore {
         delivery: &Delivery,
         signature: &Signature,
         dry_run: bool,
-    ) -> Result<Acted<Redriven>, Failure> {
+    ) -> Result<Acted<Redriven>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         let customer = &delivery.payment.customer;
         let epochs =
-            settling::lock(connection, &[customer], delivery.partition, &self.topology).await?;
+            settling::lock(connection, &[customer], &[delivery.partition], &self.topology).await?;
         let letter = match lock_letter(connection, id).await? {
             Ok(letter) => letter,
             Err(refusal) => return Ok(Err(refusal)),
@@ -208,18 +211,16 @@ impl AdminStore {
             return Ok(Err(Refusal::Impossible(text)));
         }
         let trace = delivery.trace.or(lookups::trace(letter.trace_id.as_deref())?);
-        let delivery = Delivery { trace, ..delivery.clone() };
-        let uses = settling::uses(connection, &delivery).await?;
-        let settled =
-            settling::settle(connection, &delivery, uses, &epochs, Tallies::new()).await?;
-        let waits = settled.outcome == Outcome::Duplicate
+        let deliveries = [Delivery { trace, ..delivery.clone() }];
+        let stands = Cursors::new();
+        let mut settling = Settling::open(connection, epochs, stands, &deliveries).await?;
+        let parked = settling.book.unpark();
+        let outcome = decided(&settling.settle(connection, &deliveries).await?)?;
+        let waits = outcome == Outcome::Duplicate
             && held::is_parked(connection, &delivery.payment.reference).await?;
-        let redriven = Redriven {
-            waits,
-            outcome: settled.outcome.as_str().to_owned(),
-            balance_after: settled.balance_after(),
-            parked: settled.parked,
-        };
+        let balance_after = outcome.after().map(|after| after.balance);
+        let redriven =
+            Redriven { waits, outcome: outcome.as_str().to_owned(), balance_after, parked };
         // Where it stood is known now, if it could not be read before.
         sqlx::query(
             "update dead_letters set state = 'redriven', resolved_at = clock_timestamp(),
@@ -328,17 +329,4 @@ async fn lock_letter(connection: &mut PgConnection, id: i64) -> Result<Acted<Loc
         by_whom(connection, &letter.subject(id), action, &json!({ "dead_letter": id })).await?;
     let text = format!("dead letter {id} was {} {by}", letter.state);
     Ok(Err(Refusal::Settled(text)))
-}
-
-/// A failure that is this letter's own is a refusal; it stays as it is.
-fn stays_dead(id: i64, result: Result<Acted<Redriven>, Failure>) -> Result<Acted<Redriven>, Error> {
-    match result {
-        Ok(acted) => Ok(acted),
-        Err(failure) => {
-            let why = failure.of_the_entry()?;
-            Ok(Err(Refusal::Impossible(format!(
-                "dead letter {id} still cannot be settled and stays dead: {why}"
-            ))))
-        }
-    }
 }

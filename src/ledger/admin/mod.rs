@@ -11,7 +11,6 @@ mod dead_letters;
 mod history;
 mod locks;
 mod open;
-mod settling;
 mod suspense;
 mod vitals;
 mod workers;
@@ -44,8 +43,6 @@ pub(super) const READ_LETTER: &str = "
         case when code <> 'entry_unreadable' then (entry ->> 'payment')::jsonb end as payment,
         case when code <> 'entry_unreadable'
             then to_timestamp((entry ->> 'received_at')::bigint / 1000.0) end as received_at) read";
-/// How often a change is decided again because another transaction was faster.
-const RACES_MAX: usize = 5;
 
 /// The part of the ledger that operators work with.
 #[derive(Clone)]

@@ -2,18 +2,21 @@
 //! customer, or marked for refund. Never moves money out of the ledger.
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use rust_decimal::Decimal;
 use serde_json::json;
 use sqlx::{FromRow, PgConnection, QueryBuilder};
 
 use super::{
-    Acted, AdminStore, PAGE_MAX, RACES_MAX, Refusal, Signature,
+    Acted, AdminStore, PAGE_MAX, Refusal, Signature,
     audit_log::{Change, by_whom, note},
-    settling::{self, Failure},
 };
 use crate::{
-    domain::{CustomerId, Delivery, Outcome, Payment, PaymentStatus, Reference, two_places},
-    ledger::{Error, held, lookups, rows::Tallies},
+    domain::{CustomerId, Delivery, Outcome, Payment, Reference, two_places},
+    ledger::{
+        Error, held, lookups,
+        settling::{self, Settling, decided},
+    },
 };
 
 /// A payment in suspense.
@@ -97,14 +100,15 @@ impl AdminStore {
         customer: &CustomerId,
         signature: &Signature,
     ) -> Result<Acted<Assigned>, Error> {
-        for _ in 1..RACES_MAX {
-            match self.assign_once(reference, customer, signature).await {
-                Err(Failure::Ledger(Error::Raced)) => {}
-                result => return stays_held(reference, result),
-            }
+        let attempt = || self.assign_once(reference, customer, signature).boxed();
+        match settling::insist_on(&self.pool, customer, attempt).await {
+            Err(error) if error.is_of_a_delivery() => Ok(Err(Refusal::Impossible(format!(
+                "{} cannot be applied and stays held: {}",
+                reference.as_str(),
+                error.sentence()
+            )))),
+            result => result,
         }
-        let last = self.assign_once(reference, customer, signature).await;
-        stays_held(reference, settling::at_last(&self.pool, customer, last).await)
     }
 
     async fn assign_once(
@@ -112,7 +116,7 @@ impl AdminStore {
         reference: &Reference,
         customer: &CustomerId,
         signature: &Signature,
-    ) -> Result<Acted<Assigned>, Failure> {
+    ) -> Result<Acted<Assigned>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         // Where it stands and whom it was sent for never change; its state does.
@@ -120,27 +124,22 @@ impl AdminStore {
             return Ok(Err(missing(reference)));
         };
         let customers = [&sent_for, customer];
-        let epochs = settling::lock(connection, &customers, partition, &self.topology).await?;
+        let epochs = settling::lock(connection, &customers, &[partition], &self.topology).await?;
         if let Err(refusal) = lock_held(connection, reference).await? {
             return Ok(Err(refusal));
         }
-        if lookups::read_accounts(connection, vec![customer.as_str()]).await?.is_empty() {
+        let sent = read_held(connection, reference).await?;
+        let payment = Payment { customer: customer.clone(), ..sent.payment.clone() };
+        let deliveries = [Delivery { payment, ..sent }];
+        let mut settling = Settling::open_held(connection, epochs, &deliveries).await?;
+        if settling.book.account(customer).is_none() {
             let customer = customer.as_str();
             let text = format!("no customer has the id {customer}: open the account first");
             return Ok(Err(Refusal::Impossible(text)));
         }
-        let sent = read_held(connection, reference).await?;
-        let payment = Payment { customer: customer.clone(), ..sent.payment.clone() };
-        let delivery = Delivery { payment, ..sent };
-        let mut tallies = Tallies::new();
-        tallies.entry(partition).or_default().suspense -= 1;
-        let mut uses = settling::uses(connection, &delivery).await?;
-        uses.retain(|((_, status), known)| {
-            *status == PaymentStatus::Complete
-                && (known.partition, known.sequence) != (partition, delivery.sequence)
-        });
-        let settled = settling::settle(connection, &delivery, uses, &epochs, tallies).await?;
-        let (state, assigned_to) = match settled.outcome {
+        let parked = settling.book.unpark();
+        let outcome = decided(&settling.settle(connection, &deliveries).await?)?;
+        let (state, assigned_to) = match outcome {
             Outcome::Applied { .. } => ("applied", Some(customer.as_str())),
             // Its reference was used for another payment while it waited.
             Outcome::Conflict | Outcome::Duplicate => ("conflict", None),
@@ -153,7 +152,7 @@ impl AdminStore {
             | Outcome::Suspense
             | Outcome::Parked
             | Outcome::Redelivered => {
-                return Err(Error::Corrupt("payment in suspense").into());
+                return Err(Error::Corrupt("payment in suspense"));
             }
         };
         sqlx::query(
@@ -165,7 +164,7 @@ impl AdminStore {
         .bind(assigned_to)
         .execute(&mut *connection)
         .await?;
-        let balance_after = settled.balance_after();
+        let balance_after = outcome.after().map(|after| after.balance);
         let change = Change {
             action: ASSIGNED,
             subject: reference.as_str(),
@@ -177,7 +176,7 @@ impl AdminStore {
         };
         note(connection, signature, &change).await?;
         transaction.commit().await?;
-        Ok(Ok(Assigned { outcome: state.to_owned(), balance_after, parked: settled.parked }))
+        Ok(Ok(Assigned { outcome: state.to_owned(), balance_after, parked }))
     }
 
     /// Notes that a held payment is to be sent back. It stays in suspense and is
@@ -286,19 +285,4 @@ async fn read_held(
     .fetch_one(connection)
     .await?;
     held::delivery(&row)
-}
-
-/// A failure that is this payment's own is a refusal; it stays as it is.
-fn stays_held(
-    reference: &Reference,
-    result: Result<Acted<Assigned>, Failure>,
-) -> Result<Acted<Assigned>, Error> {
-    match result {
-        Ok(acted) => Ok(acted),
-        Err(failure) => {
-            let why = failure.of_the_entry()?;
-            let text = format!("{} cannot be applied and stays held: {why}", reference.as_str());
-            Ok(Err(Refusal::Impossible(text)))
-        }
-    }
 }

@@ -14,10 +14,7 @@ use super::{
     findings::{Check, Findings},
     sequences::{Jump, Kind, Loss, Owed, Place, Sequences, Sums},
 };
-use crate::{
-    domain::{Digest, StreamId},
-    ledger::takeovers::TWICE,
-};
+use crate::domain::{Digest, StreamId};
 
 /// Comes after every customer's id.
 const BEYOND_ALL: &str = "\u{10FFFF}";
@@ -46,16 +43,16 @@ pub(super) async fn statements(
     mut on_row: impl FnMut(),
 ) -> Result<Recomputed, Error> {
     let resizes = sqlx::query_scalar(
-        // A loss right behind a resize is noted in its row, which keeps its detail.
+        // A loss right behind a resize is noted in its row.
         "select distinct resumes_at from sequence_jumps
-         where reason = 'resize' or detail like 'the number of partitions was changed to %'
+         where 'resize' = any(kinds)
          order by 1",
     );
     let twice = sqlx::query_as(
         "select partition, after_sequence, resumes_at from sequence_jumps
-         where detail like '%' || $1 || '%'",
+         where 'twice' = any(kinds)",
     );
-    let twice = twice.bind(TWICE).fetch_all(&mut *connection).await?;
+    let twice = twice.fetch_all(&mut *connection).await?;
     let mut accounts = Accounts::new(resizes.fetch_all(&mut *connection).await?).with_twice(twice);
     let mut rows = sqlx::query(
         "select customer_id, '-9223372036854775808'::bigint as version, null as outcome, asset_value as balance,

@@ -1,10 +1,12 @@
--- Opens a partition again whose state was lost: its stream and our group exist
--- from the ledger's cursor on, and sequences go on behind all that were ever
--- given out.
+-- Opens a partition again that was closed, because its state was lost or the ledger has
+-- lost commits: its stream and our group exist from the ledger's cursor on, and sequences
+-- go on behind all that were ever given out.
 --
 -- KEYS  stream, owner, seq, lost, lineage
--- ARGV  group, worker, epoch, the ledger's cursor, 1 if ids must be raised to
---       it, sequence to go on behind, identity of the server, the last sequence
+-- ARGV  group, worker, epoch, the ledger's cursor, "raise" if ids must be raised to
+--       it or "back" if the group must be set back to it, so that what is pending after it
+--       is handed out again with the rest, in stream order; sequence to go on behind,
+--       identity of the server, the last sequence
 --       that is kept if any may be lost or nothing, [first and last sequence that
 --       are lost]
 -- Where sequences may be lost, another lineage begins, so that gateways compare
@@ -20,7 +22,15 @@ local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[4], 'MKST
 if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
   return redis.error_reply(created.err)
 end
-if ARGV[5] == '1' then redis.call('XSETID', KEYS[1], ARGV[4]) end
+if ARGV[5] == 'raise' then redis.call('XSETID', KEYS[1], ARGV[4]) end
+if ARGV[5] == 'back' then
+  redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], ARGV[4])
+  while true do
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. ARGV[4], '+', 1000)
+    if #pending == 0 then break end
+    for _, delivery in ipairs(pending) do redis.call('XACK', KEYS[1], ARGV[1], delivery[1]) end
+  end
+end
 if ARGV[9] then note_lost(KEYS[4], ARGV[9], ARGV[10]) end
 if ARGV[8] ~= '' then
   local line = string.format('%s %s %.0f\n', ARGV[7], ARGV[8], tonumber(ARGV[6]) + 1)

@@ -8,13 +8,8 @@ use tokio::time::Instant;
 
 use super::{Lane, Step};
 use crate::{
-    ledger::Fence,
-    stream::Claim,
-    worker::{
-        held::{Held, Phase},
-        recovery, rewind,
-        settle::Error,
-    },
+    domain::Fence,
+    worker::{held::Phase, recovery, rewind, settle::Error},
 };
 
 /// How often a lane sees where its partitions stand in Redis, however busy.
@@ -32,14 +27,14 @@ impl Lane {
     /// what is lost there. Says whether nothing waits.
     async fn inspect(&mut self) -> Result<bool, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
-        let states = link.consumer.states(&claims).await?;
+        let fences: Vec<Fence> = self.held.values().map(|held| held.fence).collect();
+        let states = link.consumer.states(&fences).await?;
         let mut empty = true;
-        for (claim, state) in claims.iter().zip(states) {
-            let Some(held) = self.held.get_mut(&claim.partition) else { continue };
+        for (fence, state) in fences.iter().zip(states) {
+            let Some(held) = self.held.get_mut(&fence.partition) else { continue };
             // Before anything is brought back: what was settled until then is seen.
             if held.history != state.history {
-                recovery::note(link, *claim, &state).await?;
+                recovery::note(link, *fence, &state).await?;
                 held.history.clone_from(&state.history);
             }
             // Given out before this look began, so it is settled if nothing waits.
@@ -48,7 +43,7 @@ impl Lane {
             held.quiet = None;
             if let Some(finding) = finding {
                 let seen = (&state, held.sequence);
-                held.sequence = recovery::recover(link, *claim, seen, &finding).await?;
+                held.sequence = recovery::recover(link, *fence, seen, &finding).await?;
                 held.phase = Phase::Reclaiming(None);
             }
             held.sequence = held.sequence.max(state.sequence.unwrap_or(0));
@@ -77,9 +72,8 @@ impl Lane {
             let is_taking = matches!(held.phase, Phase::Taking { .. });
             let quiet = held.quiet.filter(|given| is_taking && *given > held.accounted);
             let Some(given) = quiet else { continue };
-            let Claim { partition, epoch } = held.claim;
-            let gap = link.writer.note_missing(Fence { partition, epoch }, given).await?;
-            link.lose(gap.as_slice()).await?;
+            let gaps = link.writer.note_missing(held.fence, given).await?;
+            link.lose(&gaps).await?;
             held.accounted = given;
         }
         Ok(())
@@ -98,11 +92,7 @@ impl Lane {
         self.note_missing().await?;
         self.looked_at = Some(now);
         let ahead = self.held.values().filter(|held| held.noted < held.sequence);
-        let heads: Vec<(Fence, i64)> = ahead
-            .map(|Held { claim: Claim { partition, epoch }, sequence, .. }| {
-                (Fence { partition: *partition, epoch: *epoch }, *sequence)
-            })
-            .collect();
+        let heads: Vec<(Fence, i64)> = ahead.map(|held| (held.fence, held.sequence)).collect();
         if heads.is_empty() {
             return Ok(());
         }

@@ -22,20 +22,20 @@ use tracing::info;
 
 use super::{
     Worker,
-    held::{Claimed, Held, Phase},
+    attempt::{self, Attempted, Rules},
+    held::{Held, Phase},
     lease::Lease,
     now, recovery, rewind,
     settle::{self, Error, Link},
-    trial::{self, Rules, Tried},
     watch::Watch,
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
     config::WorkerConfig,
-    domain::StreamId,
-    ledger::{Fence, Writer},
+    domain::{Fence, StreamId},
+    ledger::{Grant, Writer},
     progress::Board,
-    stream::{Claim, Streams, TakenFrom},
+    stream::{Streams, TakenFrom},
 };
 
 /// How long a lane waits for an entry before it looks around.
@@ -45,7 +45,7 @@ const WAIT: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) enum Order {
     /// Serve this one too.
-    Adopt(Claimed),
+    Adopt(Grant),
     /// Drop this one.
     Release(u16),
 }
@@ -55,9 +55,8 @@ pub(super) enum Order {
 pub(super) enum LaneEvent {
     /// This lane was fenced and has dropped its partitions.
     Lost(u16),
-    /// This lane has dropped this partition, as it was told to, under this
-    /// epoch; nothing of it is under way.
-    Released(u16, i64),
+    /// This lane has dropped this partition, as it was told to; nothing of it is under way.
+    Released(Fence),
 }
 
 /// What a step did.
@@ -166,12 +165,12 @@ impl Lane {
     /// Follows an order, between two batches.
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Adopt(claimed) => {
-                self.held.insert(claimed.partition, Held::new(claimed));
+            Order::Adopt(grant) => {
+                self.held.insert(grant.fence.partition, Held::new(grant));
             }
             Order::Release(partition) => {
-                if let Some(Held { claim, .. }) = self.held.remove(&partition) {
-                    self.tell(LaneEvent::Released(partition, claim.epoch));
+                if let Some(Held { fence, .. }) = self.held.remove(&partition) {
+                    self.tell(LaneEvent::Released(fence));
                 }
             }
         }
@@ -198,13 +197,13 @@ impl Lane {
         let now = Instant::now();
         let awake = self.held.values().filter(|held| !held.rests(now));
         let reclaiming = awake.filter_map(|held| match held.phase {
-            Phase::Reclaiming(after) => Some((held.suspects.is_some(), held.claim, after)),
+            Phase::Reclaiming(after) => Some((held.suspects.is_some(), held.fence, after)),
             Phase::Arriving | Phase::Taking { .. } => None,
         });
         // What may end this worker comes last.
-        let next = reclaiming.min_by_key(|(suspected, claim, _)| (*suspected, claim.partition));
-        match next.map(|(_, claim, after)| (claim, after)) {
-            Some((claim, after)) => self.reclaim(claim, after).await,
+        let next = reclaiming.min_by_key(|(suspected, fence, _)| (*suspected, fence.partition));
+        match next.map(|(_, fence, after)| (fence, after)) {
+            Some((fence, after)) => self.reclaim(fence, after).await,
             None => self.take().await,
         }
     }
@@ -213,14 +212,13 @@ impl Lane {
         // The ledger first: while it is away nothing is taken.
         let mut writer = self.writer.lane().await?;
         let mut consumer = self.streams.consumer(&self.worker, &self.incarnation).await?;
-        let claims: Vec<Claim> = self.held.values().map(|held| held.claim).collect();
-        rewind::mirror(&mut consumer, &mut writer, &claims).await?;
+        let fences: Vec<Fence> = self.held.values().map(|held| held.fence).collect();
+        rewind::mirror(&mut consumer, &mut writer, &fences).await?;
         // What could not be taken back while the ledger was away is now.
         for held in self.held.values().filter(|held| held.phase != Phase::Arriving) {
-            let fence = Fence { partition: held.claim.partition, epoch: held.claim.epoch };
             match &held.suspects {
-                Some(trial) => writer.note_trial(fence, trial).await?,
-                None => writer.end_trial(fence).await?,
+                Some(attempt) => writer.note_attempt(held.fence, attempt).await?,
+                None => writer.end_attempt(held.fence).await?,
             }
         }
         let WorkerConfig { batch_deadline, .. } = self.config;
@@ -235,8 +233,8 @@ impl Lane {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let arriving = self.held.values_mut().filter(|held| held.phase == Phase::Arriving);
         let mut arriving: Vec<&mut Held> = arriving.collect();
-        let claims: Vec<Claim> = arriving.iter().map(|held| held.claim).collect();
-        rewind::mirror(&mut link.consumer, &mut link.writer, &claims).await?;
+        let fences: Vec<Fence> = arriving.iter().map(|held| held.fence).collect();
+        rewind::mirror(&mut link.consumer, &mut link.writer, &fences).await?;
         let previous: BTreeSet<&str> =
             arriving.iter().filter_map(|held| held.previous.as_deref()).collect();
         for worker in previous {
@@ -245,7 +243,7 @@ impl Lane {
         recovery::compare(link, arriving.iter().map(|held| &**held)).await?;
         for held in &mut arriving {
             held.previous = None;
-            held.suspects = link.writer.trial(held.claim.partition).await?;
+            held.suspects = link.writer.attempt(held.fence.partition).await?;
             held.phase = Phase::Reclaiming(None);
         }
         self.looked_at = None;
@@ -253,45 +251,46 @@ impl Lane {
     }
 
     /// Settles a page of what is pending, or finds that nothing is.
-    async fn reclaim(&mut self, claim: Claim, after: Option<StreamId>) -> Result<Step, Error> {
+    async fn reclaim(&mut self, fence: Fence, after: Option<StreamId>) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
-        let Some(held) = self.held.get_mut(&claim.partition) else { return Ok(Step::Idle) };
+        let Some(held) = self.held.get_mut(&fence.partition) else { return Ok(Step::Idle) };
         let count = if held.suspects.is_some() { 1 } else { self.batch };
         link.watch.asks();
-        let page = link.consumer.reclaim(claim, after, count).await?;
+        let page = link.consumer.reclaim(fence, after, count).await?;
         if let Some(last_id) = page.last_id {
             let entries = page.taken.len();
             link.watch.took(entries, entries);
-            info!(partition = claim.partition, entries, "reclaimed pending entries");
+            info!(partition = fence.partition, entries, "reclaimed pending entries");
             let WorkerConfig { attempts_max, park_customer, .. } = self.config;
             let rules = Rules { attempts_max, park_customer };
             let begun = Instant::now();
-            let tried = trial::attempt(link, claim, page, held.suspects.as_ref(), rules).await;
+            let tried =
+                attempt::settle_page(link, fence, page, held.suspects.as_ref(), rules).await;
             match tried {
                 Err(error) if error.is_locked() => {
-                    self.rest(claim.partition, begun.elapsed(), &error);
+                    self.rest(fence.partition, begun.elapsed(), &error);
                     return Ok(Step::Stuck);
                 }
                 Err(error) => return Err(error),
-                Ok(Tried::Done(left)) => {
+                Ok(Attempted::Done(left)) => {
                     (held.suspects, held.retry_at) = (left, None);
                     held.phase = Phase::Reclaiming(Some(last_id));
                 }
-                Ok(Tried::Failed(trial, settled_to)) => {
-                    let pause = ATTEMPT_PAUSE * 2_u32.saturating_pow(trial.attempts - 1);
+                Ok(Attempted::Failed(attempt, settled_to)) => {
+                    let pause = ATTEMPT_PAUSE * 2_u32.saturating_pow(attempt.attempts - 1);
                     held.retry_at = Some(Instant::now() + pause.min(PAUSE_MAX));
-                    held.suspects = Some(trial);
+                    held.suspects = Some(attempt);
                     held.phase = Phase::Reclaiming(settled_to.or(after));
                 }
             }
             return Ok(Step::Settled(entries));
         }
         (held.suspects, held.retry_at) = (None, None);
-        link.writer.end_trial(Fence { partition: claim.partition, epoch: claim.epoch }).await?;
-        link.consumer.forget_others(claim).await?;
+        link.writer.end_attempt(fence).await?;
+        link.consumer.forget_others(fence).await?;
         // Where the group stands is seen by the next look around.
         let last_id = after.unwrap_or_default();
-        self.enter(claim.partition, Phase::Taking { last_id, full: false });
+        self.enter(fence.partition, Phase::Taking { last_id, full: false });
         self.looked_at = None;
         Ok(Step::Settled(0))
     }
@@ -303,7 +302,7 @@ impl Lane {
             .held
             .values()
             .filter_map(|held| match held.phase {
-                Phase::Taking { last_id, .. } => Some((held.claim.partition, last_id)),
+                Phase::Taking { last_id, .. } => Some((held.fence.partition, last_id)),
                 Phase::Arriving | Phase::Reclaiming(_) => None,
             })
             .collect();
@@ -322,21 +321,21 @@ impl Lane {
         }
         let share = self.batch / u32::try_from(ready.len()).unwrap_or(1);
         let share = share.max(1);
-        let counts: Vec<(Claim, u32)> =
-            ready.iter().filter_map(|p| Some((self.held.get(p)?.claim, share))).collect();
+        let counts: Vec<(Fence, u32)> =
+            ready.iter().filter_map(|p| Some((self.held.get(p)?.fence, share))).collect();
         link.watch.asks();
         let taken = link.consumer.take(&counts).await?;
         if taken.iter().all(|from| from.taken.is_empty()) {
             // Entries are there, but not for us: someone moved the group on.
             return self.look_around().await;
         }
-        let batch: Vec<(Claim, TakenFrom)> =
-            counts.into_iter().map(|(claim, _)| claim).zip(taken).collect();
+        let batch: Vec<(Fence, TakenFrom)> =
+            counts.into_iter().map(|(fence, _)| fence).zip(taken).collect();
         let moved: Vec<(u16, Option<StreamId>, bool)> = batch
             .iter()
-            .map(|(claim, from)| {
+            .map(|(fence, from)| {
                 let full = u32::try_from(from.taken.len()).is_ok_and(|taken| taken >= share);
-                (claim.partition, from.last_id, full)
+                (fence.partition, from.last_id, full)
             })
             .collect();
         let entries = batch.iter().map(|(_, from)| from.taken.len()).sum();

@@ -8,7 +8,7 @@
 //! becomes of it.
 //!
 //! What counts is an entry's own failure, and a worker that vanished while it
-//! tried the entry alone. A try that ended otherwise (an outage, a deadline, a
+//! tried the entry alone. An attempt that ended otherwise (an outage, a deadline, a
 //! worker that stops) is given back: the note is then what it was before.
 
 use tokio::time::timeout;
@@ -16,9 +16,9 @@ use tracing::warn;
 
 use super::settle::{self, Error, GivenUp, Link};
 use crate::{
-    domain::StreamId,
-    ledger::{Fence, Trial},
-    stream::{Claim, Taken, TakenFrom},
+    domain::{Fence, StreamId},
+    ledger::Attempt,
+    stream::{Taken, TakenFrom},
 };
 
 /// Class of entries that could not be settled.
@@ -27,7 +27,7 @@ const FAILED: &str = "settle_failed";
 const DIED: &str = "worker_died";
 
 /// How often taking an attempt back is tried over one connection.
-const GIVE_BACK_TRIES: usize = 3;
+const GIVE_BACK_MAX: usize = 3;
 
 /// When to give up, and what then.
 #[derive(Clone, Copy, Debug)]
@@ -36,34 +36,34 @@ pub(super) struct Rules {
     pub(super) park_customer: bool,
 }
 
-/// What came of a try.
-pub(super) enum Tried {
+/// What came of an attempt.
+pub(super) enum Attempted {
     /// The page is settled, or buried. What is left under suspicion.
-    Done(Option<Trial>),
+    Done(Option<Attempt>),
     /// This entry failed and is to be tried again; what came before it in the
     /// page is settled up to the id.
-    Failed(Trial, Option<StreamId>),
+    Failed(Attempt, Option<StreamId>),
 }
 
 /// Tries a page of entries that came back, which are not empty.
-pub(super) async fn attempt(
+pub(super) async fn settle_page(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     page: TakenFrom,
-    suspects: Option<&Trial>,
+    suspects: Option<&Attempt>,
     rules: Rules,
-) -> Result<Tried, Error> {
+) -> Result<Attempted, Error> {
     let (Some(first), Some(last)) = (page.taken.first(), page.taken.last()) else {
-        return Ok(Tried::Done(None));
+        return Ok(Attempted::Done(None));
     };
-    match suspects.filter(|trial| trial.covers(first.id())) {
-        Some(trial) => alone(link, claim, page, trial, rules).await,
+    match suspects.filter(|attempt| attempt.covers(first.id())) {
+        Some(attempt) => alone(link, fence, page, attempt, rules).await,
         None => {
-            let trial = Trial { first: first.id(), last: last.id(), attempts: 1, error: None };
-            link.writer.note_trial(fence(claim), &trial).await?;
-            let tried = together(link, claim, page, rules).await;
+            let attempt = Attempt { first: first.id(), last: last.id(), attempts: 1, error: None };
+            link.writer.note_attempt(fence, &attempt).await?;
+            let tried = together(link, fence, page, rules).await;
             if let Err(error) = &tried {
-                give_back(link, claim, None, error).await;
+                give_back(link, fence, None, error).await;
             }
             tried
         }
@@ -73,82 +73,81 @@ pub(super) async fn attempt(
 /// Settles the page, halving whatever fails.
 async fn together(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     page: TakenFrom,
     rules: Rules,
-) -> Result<Tried, Error> {
+) -> Result<Attempted, Error> {
     let mut settled_to = None;
     let TakenFrom { taken, earlier, .. } = page;
     let mut pieces = vec![taken];
     while let Some(mut piece) = pieces.pop() {
         let last_id = piece.last().map(Taken::id);
         let batch = TakenFrom { taken: piece.clone(), last_id, earlier: earlier.clone() };
-        match settle::settle(link, vec![(claim, batch)]).await {
+        match settle::settle(link, vec![(fence, batch)]).await {
             Ok(()) => settled_to = last_id.or(settled_to),
             Err(error) if error.is_of_an_entry() && piece.len() > 1 => {
                 let behind = piece.split_off(piece.len() / 2);
                 pieces.extend([behind, piece]);
             }
             Err(error) if error.is_of_an_entry() => {
-                let tried = failed(link, claim, &piece, 1, &error, rules).await?;
-                let Tried::Failed(trial, _) = tried else {
+                let tried = failed(link, fence, &piece, 1, &error, rules).await?;
+                let Attempted::Failed(attempt, _) = tried else {
                     settled_to = last_id;
                     continue;
                 };
-                return Ok(Tried::Failed(trial, settled_to));
+                return Ok(Attempted::Failed(attempt, settled_to));
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(Tried::Done(None))
+    Ok(Attempted::Done(None))
 }
 
 /// Settles one entry that failed before, or of which a worker may have died.
 async fn alone(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     page: TakenFrom,
-    trial: &Trial,
+    attempt: &Attempt,
     rules: Rules,
-) -> Result<Tried, Error> {
-    let Some(id) = page.taken.first().map(Taken::id) else { return Ok(Tried::Done(None)) };
-    let left = || (id < trial.last).then(|| trial.clone());
-    if trial.first == trial.last && trial.attempts >= rules.attempts_max {
-        give_up(link, claim, &page.taken, trial, rules).await?;
-        return Ok(Tried::Done(left()));
+) -> Result<Attempted, Error> {
+    let Some(id) = page.taken.first().map(Taken::id) else { return Ok(Attempted::Done(None)) };
+    let left = || (id < attempt.last).then(|| attempt.clone());
+    if attempt.first == attempt.last && attempt.attempts >= rules.attempts_max {
+        give_up(link, fence, &page.taken, attempt, rules).await?;
+        return Ok(Attempted::Done(left()));
     }
     // Those of a page were tried together: none of them was to blame.
-    let attempts = if trial.first == trial.last { trial.attempts + 1 } else { 1 };
-    let this = Trial { first: id, last: id, attempts, error: None };
-    link.writer.note_trial(fence(claim), &this).await?;
+    let attempts = if attempt.first == attempt.last { attempt.attempts + 1 } else { 1 };
+    let this = Attempt { first: id, last: id, attempts, error: None };
+    link.writer.note_attempt(fence, &this).await?;
     let entry = page.taken.clone();
-    match settle::settle(link, vec![(claim, page)]).await {
-        Ok(()) => Ok(Tried::Done(left())),
+    match settle::settle(link, vec![(fence, page)]).await {
+        Ok(()) => Ok(Attempted::Done(left())),
         Err(error) if error.is_of_an_entry() => {
-            failed(link, claim, &entry, attempts, &error, rules).await
+            failed(link, fence, &entry, attempts, &error, rules).await
         }
         Err(error) => {
-            give_back(link, claim, Some(trial), &error).await;
+            give_back(link, fence, Some(attempt), &error).await;
             Err(error)
         }
     }
 }
 
-/// A try ended by nobody's doing: what is noted is what was before it. If that
+/// An attempt ended by nobody's doing: what is noted is what was before it. If that
 /// cannot be said now, it is when the lane is connected again.
-async fn give_back(link: &mut Link, claim: Claim, before: Option<&Trial>, error: &Error) {
+async fn give_back(link: &mut Link, fence: Fence, before: Option<&Attempt>, error: &Error) {
     if error.is_fenced() {
         return;
     }
-    let fence = fence(claim);
     // The connection may still be busy with the statement that was given up, whose
     // failure is then the answer to the next one.
     let deadline = link.batch_deadline;
     let giving = async {
-        for _ in 0..GIVE_BACK_TRIES {
+        for _ in 0..GIVE_BACK_MAX {
             let given = match before {
-                Some(trial) => link.writer.note_trial(fence, trial).await,
-                None => link.writer.end_trial(fence).await,
+                Some(attempt) => link.writer.note_attempt(fence, attempt).await,
+                None => link.writer.end_attempt(fence).await,
             };
             if given.is_ok() {
                 return true;
@@ -157,58 +156,54 @@ async fn give_back(link: &mut Link, claim: Claim, before: Option<&Trial>, error:
         false
     };
     if timeout(deadline, giving).await != Ok(true) {
-        warn!(partition = claim.partition, "could not take an attempt back yet");
+        warn!(partition = fence.partition, "could not take an attempt back yet");
     }
 }
 
 /// Notes a failure of one entry, or gives the entry up.
 async fn failed(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     entry: &[Taken],
     attempts: u32,
     error: &Error,
     rules: Rules,
-) -> Result<Tried, Error> {
+) -> Result<Attempted, Error> {
     let id = entry.first().map(Taken::id).unwrap_or_default();
-    let trial = Trial { first: id, last: id, attempts, error: Some(error.sentence()) };
-    link.writer.note_trial(fence(claim), &trial).await?;
+    let attempt = Attempt { first: id, last: id, attempts, error: Some(error.sentence()) };
+    link.writer.note_attempt(fence, &attempt).await?;
     let Rules { attempts_max, .. } = rules;
     let trace_id = match entry.first() {
         Some(Taken::Delivery(delivery)) => delivery.trace_id().map(tracing::field::display),
         Some(Taken::Unreadable(_) | Taken::Deleted(..)) | None => None,
     };
-    warn!(partition = claim.partition, stream_id = %id, trace_id, attempts, attempts_max,
+    warn!(partition = fence.partition, stream_id = %id, trace_id, attempts, attempts_max,
         error = error.sentence(), "an entry could not be settled");
     if attempts < attempts_max {
-        return Ok(Tried::Failed(trial, None));
+        return Ok(Attempted::Failed(attempt, None));
     }
-    give_up(link, claim, entry, &trial, rules).await?;
-    Ok(Tried::Done(None))
+    give_up(link, fence, entry, &attempt, rules).await?;
+    Ok(Attempted::Done(None))
 }
 
 async fn give_up(
     link: &mut Link,
-    claim: Claim,
+    fence: Fence,
     entry: &[Taken],
-    trial: &Trial,
+    attempt: &Attempt,
     rules: Rules,
 ) -> Result<(), Error> {
     let Some(Taken::Delivery(delivery)) = entry.first() else {
         // What cannot be read, or is gone, has nothing that could fail.
         let batch = TakenFrom { taken: entry.to_vec(), ..TakenFrom::default() };
-        return settle::settle(link, vec![(claim, batch)]).await;
+        return settle::settle(link, vec![(fence, batch)]).await;
     };
-    let Trial { attempts, error, .. } = trial;
+    let Attempt { attempts, error, .. } = attempt;
     let (code, reason) = match error {
         Some(error) => (FAILED, error.clone()),
         None => (DIED, format!("the worker ended while settling it, {attempts} times")),
     };
     let parks = rules.park_customer;
     let given_up = GivenUp { code, reason, attempts: *attempts, parks };
-    settle::give_up(link, claim, delivery, &given_up).await
-}
-
-fn fence(claim: Claim) -> Fence {
-    Fence { partition: claim.partition, epoch: claim.epoch }
+    settle::give_up(link, fence, delivery, &given_up).await
 }

@@ -3,17 +3,19 @@
 //! nothing after the entries that are tried is touched before them. Beside it,
 //! a history of attempts for whoever asks later what happened to an entry.
 
+use std::collections::HashSet;
+
 use sqlx::{PgConnection, Row};
 
-use super::{Error, Fence, LaneWriter};
-use crate::domain::StreamId;
+use super::{Error, LaneWriter};
+use crate::domain::{Fence, StreamId};
 
 /// Attempts of a partition among which one is looked for that was noted before.
 const RECENT: i64 = 50;
 
 /// Entries of one partition that are tried, or failed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trial {
+pub struct Attempt {
     /// From this entry
     pub first: StreamId,
     /// to this one.
@@ -25,9 +27,8 @@ pub struct Trial {
     pub error: Option<String>,
 }
 
-impl Trial {
+impl Attempt {
     /// Whether the entry is among those that are tried.
-    #[must_use]
     pub fn covers(&self, id: StreamId) -> bool {
         (self.first..=self.last).contains(&id)
     }
@@ -35,7 +36,7 @@ impl Trial {
 
 impl LaneWriter {
     /// What was being tried on a partition when its last owner left it.
-    pub async fn trial(&mut self, partition: u16) -> Result<Option<Trial>, Error> {
+    pub async fn attempt(&mut self, partition: u16) -> Result<Option<Attempt>, Error> {
         let row = sqlx::query(
             "select first_stream_id, last_stream_id, attempts, error from partition_trials
              where partition = $1",
@@ -47,7 +48,7 @@ impl LaneWriter {
         let id = |name: &str| -> Result<StreamId, Error> {
             row.try_get::<&str, _>(name)?.parse().map_err(|_| Error::Corrupt("stream id"))
         };
-        Ok(Some(Trial {
+        Ok(Some(Attempt {
             first: id("first_stream_id")?,
             last: id("last_stream_id")?,
             attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(u32::MAX),
@@ -56,10 +57,7 @@ impl LaneWriter {
     }
 
     /// Notes what is about to be tried, or what an attempt ended with.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when the partition has another owner or epoch.
-    pub async fn note_trial(&mut self, fence: Fence, trial: &Trial) -> Result<(), Error> {
+    pub async fn note_attempt(&mut self, fence: Fence, attempt: &Attempt) -> Result<(), Error> {
         let noted: i64 = sqlx::query_scalar(
             // An outage is no attempt: it is taken back, and the same is noted again
             // after it. The history has it already.
@@ -89,10 +87,10 @@ impl LaneWriter {
         .bind(i32::from(fence.partition))
         .bind(&self.worker)
         .bind(fence.epoch)
-        .bind(trial.first.to_string())
-        .bind(trial.last.to_string())
-        .bind(i32::try_from(trial.attempts).unwrap_or(i32::MAX))
-        .bind(trial.error.as_deref())
+        .bind(attempt.first.to_string())
+        .bind(attempt.last.to_string())
+        .bind(i32::try_from(attempt.attempts).unwrap_or(i32::MAX))
+        .bind(attempt.error.as_deref())
         .bind(RECENT)
         .fetch_one(&mut self.connection)
         .await?;
@@ -100,8 +98,8 @@ impl LaneWriter {
     }
 
     /// Nothing is tried on the partition any more.
-    pub async fn end_trial(&mut self, fence: Fence) -> Result<(), Error> {
-        // A newer owner's trial is not ours to end.
+    pub async fn end_attempt(&mut self, fence: Fence) -> Result<(), Error> {
+        // A newer owner's attempt is not ours to end.
         sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")
             .bind(i32::from(fence.partition))
             .bind(fence.epoch)
@@ -115,7 +113,7 @@ impl LaneWriter {
 pub(super) async fn read_buried(
     connection: &mut PgConnection,
     entries: &[(u16, StreamId)],
-) -> Result<Vec<(u16, StreamId)>, Error> {
+) -> Result<HashSet<(u16, StreamId)>, Error> {
     let rows = sqlx::query(
         "select partition, stream_id from dead_letters where state <> 'redriven'
              and (partition, stream_id) in (select * from unnest($1::int[], $2::text[]))",

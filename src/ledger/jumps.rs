@@ -1,0 +1,199 @@
+//! One finding about a partition's sequences: its kind, what of it is new, and the only
+//! statement that puts it on record. Never decides whether something was lost.
+
+use sqlx::{FromRow, PgConnection};
+
+use super::Error;
+
+/// What a finding tells. A row of `sequence_jumps` has the kind of each that met in it.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// The partition's state in Redis was gone or had gone back.
+    StateLost,
+    /// The stream had no entries with these sequences.
+    EntriesMissing,
+    /// The ledger has lost commits, and the stream what they settled.
+    LedgerLost,
+    /// A promoted replica begins its sequences further on.
+    Takeover,
+    /// A server took over that lacked these, without a jump.
+    Lacking,
+    /// Numbers were given out again that are settled.
+    Twice,
+}
+
+impl Kind {
+    /// As it is stored, and under which reason it is listed.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::StateLost => ("state_lost", "state_lost"),
+            Self::EntriesMissing => ("entries_missing", "entries_missing"),
+            Self::LedgerLost => ("ledger_lost", "ledger_lost"),
+            Self::Takeover => ("takeover", "takeover"),
+            Self::Lacking => ("lacking", "takeover"),
+            Self::Twice => ("twice", "takeover"),
+        }
+    }
+
+    /// What is said of a finding that comes without a sentence of its own.
+    pub(super) fn sentence(self) -> &'static str {
+        match self {
+            Self::StateLost | Self::LedgerLost => "",
+            Self::EntriesMissing => "the stream had no entries with these sequences",
+            Self::Takeover => {
+                "another Redis took over; sequences go on behind all that may have been given out"
+            }
+            Self::Lacking => {
+                "another Redis took over that lacked these, and may have given their numbers out \
+                 again"
+            }
+            Self::Twice => {
+                "another Redis answered that had gone back, and numbers from here on were given \
+                 out twice: what the ledger does not have under them is lost"
+            }
+        }
+    }
+}
+
+/// A finding before it is on record.
+pub(super) struct Finding {
+    pub(super) kind: Kind,
+    /// The last sequence before the jump,
+    pub(super) after: i64,
+    /// and the first behind it.
+    pub(super) resumes_at: i64,
+    /// Sequences known to have been given out that were never settled.
+    pub(super) lost: Option<(i64, i64)>,
+    /// Somebody must look at it.
+    pub(super) open: bool,
+}
+
+/// A finding that is on record.
+#[derive(FromRow)]
+pub(super) struct Jump {
+    pub(super) after_sequence: i64,
+    pub(super) resumes_at: i64,
+    pub(super) lost_first: Option<i64>,
+    pub(super) lost_last: Option<i64>,
+    pub(super) kinds: Vec<String>,
+}
+
+impl Jump {
+    pub(super) fn is(&self, kind: Kind) -> bool {
+        self.kinds.iter().any(|known| known == kind.names().0)
+    }
+}
+
+/// One jump, with what is known to be lost in it, if that is new.
+pub(super) fn of_takeover(
+    jumps: &[Jump],
+    settled: i64,
+    (after, resumes_at): (i64, i64),
+    lost_to: Option<i64>,
+) -> Option<Finding> {
+    let noted = jumps.iter().find(|jump| jump.resumes_at == resumes_at);
+    // What was settled before the takeover is in the ledger, whatever Redis lacks.
+    let settled_before = if settled < resumes_at { settled } else { 0 };
+    let after = noted.map_or(after.max(settled_before), |jump| jump.after_sequence);
+    let known_to = noted.and_then(|jump| jump.lost_last).unwrap_or(after);
+    let lost = lost_to.filter(|last| *last > known_to).map(|last| (after + 1, last));
+    let open = lost.is_some();
+    let finding = Finding { kind: Kind::Takeover, after, resumes_at, lost, open };
+    (noted.is_none() || open).then_some(finding)
+}
+
+/// A loss behind which sequences went on without a jump, unless it is on record: a copy
+/// was put back, and some numbers were given out twice. What was settled before that is
+/// not lost; with nothing lost, that is on record.
+pub(super) fn of_range(
+    jumps: &[Jump],
+    settled_before: i64,
+    (first, last): (i64, i64),
+) -> Option<Finding> {
+    // On record as settled before it was taken for lost.
+    let spared = jumps.iter().filter(|jump| jump.is(Kind::Lacking) && jump.after_sequence < first);
+    let spared = spared.map(|jump| jump.lost_first.unwrap_or(jump.resumes_at)).max().unwrap_or(0);
+    if spared > last {
+        return None;
+    }
+    let lost_first = first.max(spared).max(settled_before.saturating_add(1));
+    let lost = (lost_first <= last).then_some((lost_first, last));
+    let from = lost.map_or(first, |(first, _)| first);
+    let is_listed = |jump: &Jump| {
+        jump.lost_first.is_some_and(|first| first <= from)
+            && jump.lost_last.is_some_and(|listed| listed >= last)
+    };
+    let (after, resumes_at) = (first - 1, last.max(settled_before) + 1);
+    let finding = Finding { kind: Kind::Lacking, after, resumes_at, lost, open: lost.is_some() };
+    (!jumps.iter().any(is_listed)).then_some(finding)
+}
+
+/// All findings about a partition, in the order of sequences.
+pub(super) async fn jumps(
+    connection: &mut PgConnection,
+    partition: u16,
+) -> Result<Vec<Jump>, Error> {
+    let jumps = sqlx::query_as(
+        "select after_sequence, resumes_at, lost_first, lost_last, kinds from sequence_jumps
+         where partition = $1 order by after_sequence",
+    );
+    Ok(jumps.bind(i32::from(partition)).fetch_all(connection).await?)
+}
+
+/// Which of these sequences no jump leaves out, as ranges in order: what one left out was
+/// never given out, or is listed.
+pub(super) fn unlisted<'a>(
+    mut first: i64,
+    last: i64,
+    jumps: impl Iterator<Item = &'a Jump>,
+) -> Vec<(i64, i64)> {
+    let mut ranges = Vec::new();
+    for Jump { after_sequence, resumes_at, .. } in jumps {
+        ranges.push((first, last.min(*after_sequence)));
+        first = first.max(*resumes_at);
+    }
+    ranges.push((first, last));
+    ranges.retain(|(first, last)| first <= last);
+    ranges
+}
+
+/// The only writer of findings. One that begins where another does is added to it; a
+/// takeover that adds to a loss of another reason leaves it that.
+pub(super) async fn record(
+    connection: &mut PgConnection,
+    partition: u16,
+    finding: &Finding,
+    detail: &str,
+) -> Result<(), Error> {
+    let Finding { kind, after, resumes_at, lost, open } = finding;
+    let (kind, reason) = kind.names();
+    sqlx::query(
+        "insert into sequence_jumps as known (partition, after_sequence, resumes_at, kinds, reason,
+             lost_first, lost_last, detail, state)
+         values ($1, $2, $3, array[$4], $5, $6, $7, $8,
+             case when $9 then 'open' else 'accepted' end)
+         on conflict (partition, after_sequence) do update
+         set resumes_at = greatest(known.resumes_at, excluded.resumes_at),
+             lost_first = least(known.lost_first, excluded.lost_first),
+             lost_last = greatest(known.lost_last, excluded.lost_last),
+             kinds = case when excluded.kinds <@ known.kinds then known.kinds
+                 else known.kinds || excluded.kinds end,
+             reason = case when $9 and (known.reason = 'resize' or excluded.reason <> 'takeover')
+                 then excluded.reason else known.reason end,
+             detail = case when strpos(known.detail, excluded.detail) > 0 then known.detail
+                 else known.detail || '; then ' || excluded.detail end,
+             state = case when $9 then 'open' else known.state end",
+    )
+    .bind(i32::from(partition))
+    .bind(after)
+    .bind(resumes_at)
+    .bind(kind)
+    .bind(reason)
+    .bind(lost.map(|(first, _)| first))
+    .bind(lost.map(|(_, last)| last))
+    .bind(detail)
+    .bind(open)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
