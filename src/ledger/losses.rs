@@ -4,6 +4,7 @@
 //! and never decides whether there was a takeover.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
 use super::{
@@ -337,7 +338,7 @@ pub struct Losses {
 }
 
 /// A finding, as it is listed.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize)]
 pub struct LossRow {
     pub partition: i32,
     /// The last sequence before the jump.

@@ -127,14 +127,14 @@ fn asked(problem: Problem) -> Problem {
 
 /// What a failure means to whoever looks or acts here. Nothing has changed.
 fn trouble(error: operations::Error) -> Problem {
-    if !error.is_outage() {
+    if !error.is_outage() || matches!(error, operations::Error::Halfway(..)) {
         return error.into();
     }
     let (code, detail) = match &error {
         operations::Error::Ledger(_) | operations::Error::LedgerAway => {
             (Code::LedgerUnavailable, LEDGER_AWAY)
         }
-        operations::Error::Stream(_) | operations::Error::Place(_) => (
+        _ => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \
              is safe and can be looked at. Nothing was changed; look again when it is back",

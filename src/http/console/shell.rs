@@ -16,7 +16,7 @@ use super::{
     live::Look,
     session, words,
 };
-use crate::operations::Operations;
+use crate::operations::{Operations, notice};
 
 /// A place in the navigation.
 pub(super) struct Area {
@@ -38,24 +38,6 @@ const AREAS: [(&str, &str); 10] = [
     ("Parked", "/console/parked"),
     ("Customers", "/console/customers"),
     ("Audit log", "/console/audit"),
-];
-
-/// What was done, by the code in the query of the page that follows. A code and
-/// no text: a link cannot make a page say what it likes.
-const DONE: [(&str, &str); 9] = [
-    ("release", "The owner was asked to hand the partition over. Watch it move here."),
-    ("redrive", "Redriven: the payment is settled, and the audit log says who did it and why."),
-    ("discard", "Discarded: it will not be settled, and the audit log says who did it and why."),
-    (
-        "discard-untold",
-        "Discarded. Redis could not be told: sent again within the dedupe window, the payment is \
-         answered as a repetition and not settled. Have it sent after that.",
-    ),
-    ("assign", "Assigned: the payment was applied to the customer's account."),
-    ("refund", "Marked for refund: it stays in suspense and is not applied any more."),
-    ("resolve", "Resolved: the conflict is noted as dealt with. No money moved."),
-    ("unpark", "Released: what waited was settled in its order, and what comes is not parked."),
-    ("sign-out", "Signed out."),
 ];
 
 /// What is around a page.
@@ -115,12 +97,11 @@ where
         let operator = parts.extensions.get::<Operator>().cloned().unwrap_or_default();
         let query = Query::<DoneQuery>::try_from_uri(&parts.uri).ok();
         let code = query.and_then(|Query(query)| query.done);
-        let done = DONE.iter().find(|(name, _)| Some(*name) == code.as_deref());
         Ok(Self {
             operator,
             remembered: session::remembered(&parts.headers),
             look: app.live.fresh(&app.gateway.operations).await,
-            done: done.map(|(_, text)| *text),
+            done: code.as_deref().and_then(done),
             app,
         })
     }
@@ -143,6 +124,22 @@ impl Visit {
             assets: &ASSETS,
         }
     }
+}
+
+/// What was done, by the code in the query of the page that follows. A code and
+/// no text: a link cannot make a page say what it likes.
+fn done(code: &str) -> Option<&'static str> {
+    match code {
+        "sign-out" => Some("Signed out."),
+        _ => notice(code),
+    }
+}
+
+/// The path of an area; that of the overview where there is none of this name.
+pub(super) fn area(name: &str) -> &'static str {
+    let paths = AREAS.iter().map(|(_, path)| *path);
+    let of_name = |path: &&str| path.strip_prefix("/console/") == Some(name);
+    paths.clone().find(of_name).unwrap_or(AREAS[0].1)
 }
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
