@@ -6,11 +6,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    App, intake,
+    intake,
     intake::{Body, MediaType},
     observe::Traced,
     payments::{self, PaymentBody},
     problem::{self, Code, FieldError, Problem},
+    state::App,
 };
 use crate::stream::{self, Appended, Arrival};
 

@@ -14,9 +14,9 @@ use utoipa::{
 };
 
 use super::{
-    access::Surface,
     problem::{CODES, ProblemDocument},
     shapes,
+    surface::Surface,
 };
 use crate::domain::Currency;
 

@@ -122,7 +122,7 @@ where
 }
 
 /// The name in a path. What is not text names nothing.
-pub(super) struct Segment(pub(super) String);
+pub(crate) struct Segment(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
     type Rejection = Problem;
@@ -148,7 +148,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Numbers
 }
 
 /// What a query asks for.
-pub(super) struct Query<T>(pub(super) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;

@@ -8,11 +8,11 @@ use super::{DoneView, done, is_full, page_size};
 use crate::{
     domain::{CustomerId, Reference},
     http::{
-        App,
         intake::{self, Numbers, Query, Segment},
         operator::{Operator, SignatureBody},
         problem::{Code, FieldError, Problem},
         shapes,
+        state::App,
     },
     operations::{AssignReport, Conflict, ParkedCustomer, SuspensePayment},
 };

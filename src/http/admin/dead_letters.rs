@@ -8,11 +8,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{DoneView, done, is_full, page_size};
 use crate::{
     http::{
-        App,
         intake::{self, Numbers, Query},
         operator::{Operator, SignatureBody},
         problem::{Code, Problem},
         shapes,
+        state::App,
     },
     operations::{
         BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,

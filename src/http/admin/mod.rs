@@ -19,8 +19,8 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App,
     problem::{Code, Problem},
+    state::App,
 };
 
 /// Rows of a page when no number is asked for,

@@ -11,11 +11,11 @@ use super::{DoneView, done, is_full, page_size};
 use crate::{
     domain::Reference,
     http::{
-        App,
         intake::{self, Numbers, Query, Segment},
         operator::Operator,
         problem::{Code, Problem},
         shapes,
+        state::App,
     },
     operations::{
         AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,

@@ -7,12 +7,11 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::{intake::Query, problem::Problem},
-    live::Look,
-    page,
-    shell::{self, Shell, Visit},
-    words, write,
+    history::Look,
+    pages::{Shell, Visit, banners, page, write},
+    words,
 };
+use crate::http::{Problem, Query};
 use crate::operations::{PartitionLook, last_owners};
 
 /// Rows of the table at once; tiles show all of them.
@@ -110,7 +109,7 @@ pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
     let shown = all.iter().skip(usize::from(from)).take(usize::from(ROWS));
     let after = from.checked_add(ROWS).filter(|after| usize::from(*after) < all.len());
     write(&LivePart {
-        banners: shell::banners(look),
+        banners: banners(look),
         as_of: words::time(overview.as_of),
         summary: summary(look),
         ledger_available: overview.ledger_available,

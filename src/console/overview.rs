@@ -4,13 +4,12 @@ use askama::Template;
 use axum::response::Response;
 
 use super::{
-    super::problem::Problem,
     chart::Chart,
-    live::Look,
-    page,
-    shell::{self, Shell, Visit},
-    words, write,
+    history::Look,
+    pages::{Shell, Visit, banners, page, write},
+    words,
 };
+use crate::http::Problem;
 use crate::operations::{Finding, Severity};
 
 /// An oldest waiting entry of this age, in seconds, is worth a look.
@@ -86,7 +85,7 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
 /// The live part.
 pub(super) fn live(look: &Look) -> Result<String, Problem> {
     write(&LivePart {
-        banners: shell::banners(look),
+        banners: banners(look),
         as_of: words::time(look.overview.as_of),
         reach: words::span(look.reach()),
         concerns: concerns(look),

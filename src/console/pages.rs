@@ -5,18 +5,30 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    extract::{FromRef, FromRequestParts, Query},
-    http::request::Parts,
+    extract::{FromRequestParts, Query},
+    http::{HeaderMap, request::Parts},
+    response::{Html, IntoResponse, Response},
 };
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use tracing::error;
 
 use super::{
-    super::{App, access, operator::Operator, problem::Problem},
     assets::{ASSETS, Assets},
-    live::Look,
-    session, words,
+    history::Look,
+    state::Console,
+    words,
 };
-use crate::operations::Operations;
+use crate::{
+    http::{Code, Operator, Problem, SIGN_IN, access},
+    operations::{self, Operations},
+};
+
+/// Rows of a page.
+pub(super) const PAGE: i64 = 50;
+
+/// Holds the name of whoever made the last change here.
+pub(super) const NAME_COOKIE: &str = "paystream_name";
 
 /// A place in the navigation.
 pub(super) struct Area {
@@ -91,7 +103,7 @@ impl Shell {
 
 /// Somebody who looks at a page, with everything at a glance as it is now.
 pub(super) struct Visit {
-    pub(super) app: App,
+    pub(super) console: Arc<Console>,
     pub(super) operator: Operator,
     /// The name that was given with the last change.
     pub(super) remembered: String,
@@ -104,31 +116,30 @@ struct DoneQuery {
     done: Option<String>,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Visit
-where
-    App: FromRef<S>,
-{
+impl FromRequestParts<Arc<Console>> for Visit {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let app = App::from_ref(state);
+    async fn from_request_parts(
+        parts: &mut Parts,
+        console: &Arc<Console>,
+    ) -> Result<Self, Problem> {
         let operator = parts.extensions.get::<Operator>().cloned().unwrap_or_default();
         let query = Query::<DoneQuery>::try_from_uri(&parts.uri).ok();
         let code = query.and_then(|Query(query)| query.done);
         let done = DONE.iter().find(|(name, _)| Some(*name) == code.as_deref());
         Ok(Self {
             operator,
-            remembered: session::remembered(&parts.headers),
-            look: app.live.fresh(&app.gateway.operations).await,
+            remembered: remembered(&parts.headers),
+            look: console.live.fresh(&console.app.gateway.operations).await,
             done: done.map(|(_, text)| *text),
-            app,
+            console: Arc::clone(console),
         })
     }
 }
 
 impl Visit {
     pub(super) fn operations(&self) -> &Operations {
-        &self.app.gateway.operations
+        &self.console.app.gateway.operations
     }
 
     pub(super) fn shell(&self, here: &'static str, title: impl Into<String>) -> Shell {
@@ -137,7 +148,7 @@ impl Visit {
             here,
             areas: areas(Some(&self.look)),
             operator: self.operator.0.clone(),
-            signs_out: access::asks_for_token(&self.app.gateway.config),
+            signs_out: access::asks_for_token(&self.console.app.gateway.config),
             notice: self.done,
             banners: banners(&self.look),
             assets: &ASSETS,
@@ -203,15 +214,21 @@ pub(super) struct SignInPage {
     pub(super) refused: bool,
 }
 
+/// The name that was given with the last change.
+fn remembered(headers: &HeaderMap) -> String {
+    let name = access::cookie(headers, NAME_COOKIE).unwrap_or_default();
+    percent_decode_str(name).decode_utf8().map(String::from).unwrap_or_default()
+}
+
 /// The page of a problem; who has not signed in is asked to.
-pub(in crate::http) fn problem_page(
+pub(super) fn problem_page(
     problem: &Problem,
     path_and_query: &str,
     request_id: Option<&str>,
 ) -> String {
     let code = problem.code();
     let page = if problem.is_unauthorized() {
-        let refused = path_and_query.starts_with(super::SIGN_IN);
+        let refused = path_and_query.starts_with(SIGN_IN);
         let to = if refused { String::new() } else { path_and_query.to_owned() };
         SignInPage { shell: Shell::bare("Sign in"), to, refused }.render()
     } else {
@@ -221,4 +238,52 @@ pub(in crate::http) fn problem_page(
             .render()
     };
     page.unwrap_or_else(|_| problem.detail().to_owned())
+}
+
+/// A page out of its template.
+pub(super) fn page(template: &impl Template) -> Result<Response, Problem> {
+    Ok(Html(write(template)?).into_response())
+}
+
+pub(super) fn write(template: &impl Template) -> Result<String, Problem> {
+    template.render().map_err(|error| {
+        error!(%error, "a page could not be written");
+        Problem::new(Code::Internal, "it has been logged under this request id")
+    })
+}
+
+/// What it means here that PostgreSQL is away.
+const LEDGER_AWAY: &str = "PostgreSQL does not answer, and what this page shows is kept there. \
+     Payments are still taken and wait in the streams. Nothing was changed; look again when it is \
+     back";
+
+/// The same for what was asked of the ledger through its circuit.
+pub(super) fn asked(problem: Problem) -> Problem {
+    match problem.code() == Code::LedgerUnavailable {
+        true => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
+        false => problem,
+    }
+}
+
+/// What a failure means to whoever looks or acts here. Nothing has changed.
+pub(super) fn trouble(error: operations::Error) -> Problem {
+    if !error.is_outage() {
+        return error.into();
+    }
+    let (code, detail) = match &error {
+        operations::Error::Ledger(_) | operations::Error::LedgerAway => {
+            (Code::LedgerUnavailable, LEDGER_AWAY)
+        }
+        operations::Error::Stream(_) | operations::Error::Place(_) => (
+            Code::StreamUnavailable,
+            "Redis does not answer, and what this page shows is kept there. What the ledger has \
+             is safe and can be looked at. Nothing was changed; look again when it is back",
+        ),
+    };
+    Problem::new(code, detail)
+}
+
+/// A field of a form or a query, unless it is empty.
+pub(super) fn given(field: Option<&String>) -> Option<&str> {
+    field.map(|text| text.trim()).filter(|text| !text.is_empty())
 }

@@ -6,11 +6,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    super::{intake::Query, problem::Problem},
-    PAGE, given, page,
-    shell::{Shell, Visit},
-    trouble, words,
+    pages::{PAGE, Shell, Visit, given, page, trouble},
+    words,
 };
+use crate::http::{Problem, Query};
 use crate::operations::AuditEntry;
 
 /// Which changes.

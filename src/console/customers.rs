@@ -5,15 +5,10 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::{
-    super::{
-        intake::{Query, Segment},
-        problem::{Code, Problem},
-        views,
-    },
-    PAGE, asked, given, page,
-    shell::{Shell, Visit},
+    pages::{PAGE, Shell, Visit, asked, given, page},
     words,
 };
+use crate::http::{Code, Problem, Query, Segment};
 use crate::{
     domain::CustomerId,
     ledger::{AccountRow, PaymentRow},
@@ -89,16 +84,17 @@ pub(super) async fn list(
     visit: Visit,
     Query(query): Query<CustomersQuery>,
 ) -> Result<Response, Problem> {
-    let reader = &visit.app.gateway.reader;
+    let reader = &visit.console.app.gateway.reader;
     let wanted = given(query.customer.as_ref());
     if let Some(wanted) = wanted
         && let Ok(customer) = CustomerId::parse(wanted)
-        && visit.app.ask(reader.account(&customer)).await.map_err(asked)?.is_some()
+        && visit.console.app.ask(reader.account(&customer)).await.map_err(asked)?.is_some()
     {
         return Ok(Redirect::to(&words::customer_path(wanted)).into_response());
     }
     let offset = query.offset.unwrap_or(0).max(0);
-    let (rows, total) = visit.app.ask(reader.accounts(PAGE, offset)).await.map_err(asked)?;
+    let (rows, total) =
+        visit.console.app.ask(reader.accounts(PAGE, offset)).await.map_err(asked)?;
     page(&CustomersPage {
         shell: visit.shell("/console/customers", "Customers"),
         customer: wanted.unwrap_or_default().to_owned(),
@@ -118,10 +114,17 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let missing = || Problem::new(Code::CustomerNotFound, "look it up in the list of customers");
     let customer = CustomerId::parse(customer).map_err(|_| missing())?;
-    let reader = &visit.app.gateway.reader;
-    let row = visit.app.ask(reader.account(&customer)).await.map_err(asked)?.ok_or_else(missing)?;
+    let reader = &visit.console.app.gateway.reader;
+    let row = visit
+        .console
+        .app
+        .ask(reader.account(&customer))
+        .await
+        .map_err(asked)?
+        .ok_or_else(missing)?;
     let before = query.before.unwrap_or(i64::MAX);
-    let rows = visit.app.ask(reader.statement(&customer, before, PAGE)).await.map_err(asked)?;
+    let rows =
+        visit.console.app.ask(reader.statement(&customer, before, PAGE)).await.map_err(asked)?;
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE);
     let next = rows.last().and_then(|last| last.account_version);
     let next = next.filter(|version| full && *version > 1);
@@ -137,7 +140,7 @@ pub(super) async fn show(
 
 impl Account {
     fn new(row: AccountRow) -> Self {
-        let money = |value| words::money(&views::money(value));
+        let money = |value| words::money(&crate::http::money(value));
         let hundred = rust_decimal::Decimal::ONE_HUNDRED;
         let percent = (row.total_paid * hundred).checked_div(row.asset_value).unwrap_or_default();
         Self {
@@ -158,7 +161,7 @@ impl Account {
 impl Line {
     fn new(row: PaymentRow) -> Self {
         let money = |value: Option<_>| {
-            words::or_dash(value.map(|value| words::money(&views::money(value))))
+            words::or_dash(value.map(|value| words::money(&crate::http::money(value))))
         };
         let outcome = match row.state {
             crate::ledger::PaymentState::Applied => "applied",

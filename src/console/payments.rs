@@ -5,12 +5,11 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::{intake::Query, problem::Problem},
-    given, page,
-    shell::{Shell, Visit},
+    pages::{Shell, Visit, given, page, trouble},
     stuck::Entry,
-    trouble, words,
+    words,
 };
+use crate::http::{Problem, Query};
 use crate::{
     domain::Reference,
     operations::{DeadLetterFilter, Life, Moment},

@@ -4,11 +4,10 @@ use askama::Template;
 use axum::response::Response;
 
 use super::{
-    super::problem::Problem,
-    page,
-    shell::{Shell, Visit},
-    trouble, words,
+    pages::{Shell, Visit, page, trouble},
+    words,
 };
+use crate::http::Problem;
 use crate::operations::ParkedCustomer;
 
 /// One of them.

@@ -8,14 +8,10 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::{
-        intake::Query,
-        problem::{Code, Problem},
-    },
-    PAGE, given, page,
-    shell::{Shell, Visit},
-    trouble, words,
+    pages::{PAGE, Shell, Visit, given, page, trouble},
+    words,
 };
+use crate::http::{Code, Problem, Query};
 use crate::operations::{Action, PendingEntry, PendingFilter, PendingSummary};
 
 /// Width of the longest bar, in the units of its drawing.

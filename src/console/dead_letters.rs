@@ -6,15 +6,11 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::{
-        intake::{Query, Segment},
-        problem::{Code, Problem},
-    },
-    PAGE, given, page,
-    shell::{Shell, Visit},
+    pages::{PAGE, Shell, Visit, given, page, trouble},
     stuck::Safe,
-    trouble, words,
+    words,
 };
+use crate::http::{Code, Problem, Query, Segment};
 use crate::{ledger::DeadLetterFilter, operations::DeadLetter};
 
 /// Which dead letters.

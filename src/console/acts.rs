@@ -11,14 +11,11 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    super::{
-        intake::{Query, Segment},
-        problem::{Code, Problem},
-    },
-    conflicts, page, session,
-    shell::{Shell, Visit},
-    trouble, words, write,
+    conflicts,
+    pages::{Shell, Visit, page, trouble, write},
+    session, words,
 };
+use crate::http::{Code, Problem, Query, Segment};
 use crate::{
     domain::{CustomerId, Reference},
     operations::{RedriveReport, Signature},

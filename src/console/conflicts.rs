@@ -5,12 +5,11 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::{
-    super::{intake::Query, problem::Problem},
-    PAGE, given, page,
-    shell::{Shell, Visit},
+    pages::{PAGE, Shell, Visit, given, page, trouble},
     stuck::Safe,
-    trouble, words,
+    words,
 };
+use crate::http::{Problem, Query};
 use crate::operations::Conflict;
 
 /// Which conflicts.
