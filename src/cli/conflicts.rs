@@ -4,7 +4,7 @@
 
 use std::{io::Write, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::{
     clock,
     config::StoreConfig,
     ledger::PAGE_MAX,
-    operations::{Conflict, Operations},
+    operations::{Act, Conflict, Operations},
 };
 
 /// What `paystream conflicts` is told.
@@ -51,10 +51,9 @@ pub enum ConflictsAction {
     },
     /// Note that a conflict was dealt with
     Resolve {
-        /// The partition it came from.
-        partition: u16,
-        /// Its sequence there.
-        sequence: i64,
+        /// Its partition and its sequence there, such as 7/3.
+        #[arg(value_name = "PARTITION/SEQUENCE", num_args = 1..=2, required = true)]
+        conflict: Vec<String>,
         /// Who and why.
         #[command(flatten)]
         signature: Signature,
@@ -77,17 +76,13 @@ pub async fn run(args: ConflictsArgs) -> anyhow::Result<ExitCode> {
             };
             (text, ExitCode::SUCCESS)
         }
-        ConflictsAction::Resolve { partition, sequence, signature, json } => {
-            let acted =
-                operations.resolve_conflict(partition, sequence, &signature.signed()?).await;
-            let acted = acted.context("could not note it")?;
-            super::answer(acted, json, |()| {
-                let sentence =
-                    format!("the conflict on partition {partition} at {sequence} is resolved");
-                let document =
-                    json!({ "partition": partition, "sequence": sequence, "state": "resolved" });
-                (document, sentence)
-            })
+        ConflictsAction::Resolve { conflict, signature, json } => {
+            // Partition and sequence may be two words.
+            let conflict = conflict.join("/");
+            let conflict =
+                conflict.parse().map_err(|wrong| anyhow!("the conflict {conflict} {wrong}"))?;
+            let act = Act::Resolve { conflict };
+            super::perform(&operations, &act, &signature.signed()?, json).await?
         }
     };
     std::io::stdout().write_all(text.as_bytes()).context("could not write")?;
@@ -102,7 +97,7 @@ async fn list(
 ) -> anyhow::Result<Vec<Conflict>> {
     let mut rows: Vec<Conflict> = Vec::new();
     while rows.len() < limit {
-        let after = rows.last().map(|row| (i32::from(row.partition), row.sequence));
+        let after = rows.last().map(Conflict::name);
         let page = i64::try_from(limit - rows.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
         let page = operations.conflicts(all, reference, after, page).await;
         let page = page.context("could not list conflicts")?;

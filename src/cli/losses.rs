@@ -11,11 +11,16 @@ use serde_json::json;
 
 use super::Signature;
 use crate::{
+    clock,
     config::LedgerConfig,
     domain::shown,
-    ledger::{Ledger, LossRow},
-    operations,
+    ledger::{Ledger, LossRow, Topology},
+    operations::{Act, Operations},
+    stream::Streams,
 };
+
+/// Where Redis is not.
+const UNUSED: &str = "redis://unused";
 
 /// What `paystream losses` is told.
 #[derive(Args, Clone, Debug)]
@@ -56,19 +61,19 @@ pub async fn run(args: LossesArgs) -> anyhow::Result<ExitCode> {
     let ledger = Ledger::new(args.ledger.database_url()?)
         .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     ledger.schema().check().await.context("could not use the ledger")?;
-    let losses = ledger.losses();
+    // Losses are in the ledger, whatever Redis and the topology are.
+    let streams = Streams::new(UNUSED, "", 1, 1).context("could not use the ledger")?;
+    let operations = Operations::new(&streams, &ledger, &Topology::noted(1, 1), clock::system);
     let (text, code) = match args.action {
         Action::List { all, json } => {
-            let rows = losses.list(!all).await.context("could not list losses")?;
+            let rows = operations.losses(all).await.context("could not list losses")?;
             let open = rows.iter().any(|row| row.state == "open");
             let text = if json { document(&rows) } else { page(&rows, all) };
             (text, if open { ExitCode::from(1) } else { ExitCode::SUCCESS })
         }
         Action::Accept { partition, signature } => {
-            let operations::Signature { actor, reason } = signature.signed()?;
-            let accepted = losses.accept(partition, &actor, &reason).await;
-            let accepted = accepted.context("could not note it")?;
-            (format!("{accepted} losses accepted\n"), ExitCode::SUCCESS)
+            let act = Act::AcceptLosses { partition };
+            super::perform(&operations, &act, &signature.signed()?, false).await?
         }
     };
     std::io::stdout().write_all(text.as_bytes()).context("could not write")?;

@@ -27,11 +27,10 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
 use crate::{
     domain::{is_plain, shown},
-    operations,
+    operations::{self, Act, Operations},
 };
 
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
@@ -111,24 +110,20 @@ pub fn failure(error: &anyhow::Error) -> String {
     lines.join("\n")
 }
 
-/// What came of a change, as text or as a JSON document, and how to exit: with 1
-/// when it was refused.
-fn answer<T>(
-    acted: operations::Acted<T>,
+/// Makes an act. Says what came of it, as text or as a JSON document, and how to
+/// exit: with 1 when it was refused or not all of it was done.
+async fn perform(
+    operations: &Operations,
+    act: &Act,
+    by: &operations::Signature,
     json: bool,
-    done: impl FnOnce(&T) -> (Value, String),
-) -> (String, ExitCode) {
-    let (document, sentence, code) = match &acted {
-        Ok(report) => {
-            let (document, sentence) = done(report);
-            (document, sentence, ExitCode::SUCCESS)
-        }
-        Err(refusal) => {
-            let sentence = refusal.sentence().to_owned();
-            (json!({ "refused": sentence }), sentence, ExitCode::from(1))
-        }
+) -> anyhow::Result<(String, ExitCode)> {
+    let (document, sentence, complete) = match operations.perform(act, by).await? {
+        Ok(answer) => (answer.document, answer.sentence, answer.complete),
+        Err(refusal) => (act.refused(&refusal), refusal.sentence().to_owned(), false),
     };
-    (if json { format!("{document:#}\n") } else { format!("{}\n", shown(&sentence)) }, code)
+    let text = if json { format!("{document:#}\n") } else { format!("{}\n", shown(&sentence)) };
+    Ok((text, ExitCode::from(u8::from(!complete))))
 }
 
 /// What an operator can do, beside running the service.

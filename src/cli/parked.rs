@@ -19,7 +19,7 @@ use crate::{
     clock,
     config::StoreConfig,
     domain::CustomerId,
-    operations::{Operations, ParkedCustomer},
+    operations::{Act, Foretold, Operations, ParkedCustomer},
 };
 
 /// What `paystream parked` is told.
@@ -78,15 +78,11 @@ pub async fn run(args: ParkedArgs) -> anyhow::Result<ExitCode> {
         Action::Release { customer, force, dry_run, yes, signature } => {
             let id = CustomerId::parse(&*customer)
                 .map_err(|invalid| anyhow!("the customer id {customer} {}", invalid.reason))?;
-            let (signature, parked) = (signature.signed()?, operations.parked_one(&id).await);
-            let parked = parked.context("could not see what waits")?;
-            if let Some(refusal) = parked.and_then(|one| hold(&one, force, dry_run, yes)) {
-                refusal?
-            } else {
-                let released = operations.release_parked(&id, force, &signature).await;
-                super::answer(released.context("could not release")?, false, |count| {
-                    (json!(count), format!("{count} payments of {customer} released"))
-                })
+            let (signature, act) = (signature.signed()?, Act::Unpark { customer: id, force });
+            let foretold = operations.foretell(&act).await.context("could not see what waits")?;
+            match foretold.and_then(|one| hold(&one, force, dry_run, yes)) {
+                Some(held) => held?,
+                None => super::perform(&operations, &act, &signature, false).await?,
             }
         }
     };
@@ -97,21 +93,21 @@ pub async fn run(args: ParkedArgs) -> anyhow::Result<ExitCode> {
 /// Says what a release would do, and asks where somebody can be asked. What to
 /// answer instead, and how to exit, when it is not to be done.
 fn hold(
-    parked: &ParkedCustomer,
+    foretold: &Foretold,
     force: bool,
     dry_run: bool,
     yes: bool,
 ) -> Option<anyhow::Result<(String, ExitCode)>> {
-    let (must_force, would) = parked.release_would();
+    let Foretold { must_force, sentence: would, .. } = foretold;
     if dry_run {
-        let forced = if must_force { "; it would have to be forced" } else { "" };
+        let forced = if *must_force { "; it would have to be forced" } else { "" };
         return Some(Ok((format!("{would}{forced}. Nothing was changed.\n"), ExitCode::SUCCESS)));
     }
-    if (must_force && !force) || yes || !std::io::stdin().is_terminal() {
+    if (*must_force && !force) || yes || !std::io::stdin().is_terminal() {
         // What must be forced is refused by the ledger, with a sentence.
         return None;
     }
-    match confirm(&would) {
+    match confirm(would) {
         Ok(true) => None,
         Ok(false) => Some(Ok(("Nothing was changed.\n".to_owned(), ExitCode::from(1)))),
         Err(error) => Some(Err(error)),

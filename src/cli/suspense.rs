@@ -18,7 +18,7 @@ use crate::{
     config::StoreConfig,
     domain::{CustomerId, Reference},
     ledger::PAGE_MAX,
-    operations::{Operations, SuspensePayment},
+    operations::{Act, Operations, SuspensePayment},
 };
 
 /// What `paystream suspense` is told.
@@ -93,18 +93,12 @@ pub async fn run(args: SuspenseArgs) -> anyhow::Result<ExitCode> {
         SuspenseAction::Assign { reference, customer, signature, json } => {
             let id = CustomerId::parse(&*customer)
                 .map_err(|invalid| anyhow!("the customer id {customer} {}", invalid.reason))?;
-            let acted = operations.assign(&parsed(&reference)?, &id, &signature.signed()?).await;
-            let acted = acted.context("could not assign it")?;
-            super::answer(acted, json, |report| (json!(report), report.sentence.clone()))
+            let act = Act::Assign { reference: parsed(&reference)?, customer: Some(id) };
+            super::perform(&operations, &act, &signature.signed()?, json).await?
         }
         SuspenseAction::RefundMark { reference, signature, json } => {
-            let acted =
-                operations.mark_for_refund(&parsed(&reference)?, &signature.signed()?).await;
-            let acted = acted.context("could not mark it")?;
-            super::answer(acted, json, |()| {
-                let sentence = format!("{reference} is marked for refund");
-                (json!({ "transaction_reference": reference, "state": "refund_marked" }), sentence)
-            })
+            let act = Act::MarkForRefund { reference: parsed(&reference)? };
+            super::perform(&operations, &act, &signature.signed()?, json).await?
         }
     };
     std::io::stdout().write_all(text.as_bytes()).context("could not write")?;

@@ -9,15 +9,17 @@ use super::{
     stuck::Safe,
     words,
 };
-use crate::http::{Problem, Query};
-use crate::operations::Conflict;
+use crate::{
+    http::{Problem, Query},
+    operations::{Conflict, ConflictName},
+};
 
 /// Which conflicts.
 #[derive(Deserialize)]
 pub(super) struct ConflictsQuery {
     all: Option<String>,
     reference: Option<String>,
-    /// `3-17`: behind the one of partition 3 with sequence 17.
+    /// Behind this conflict.
     after: Option<String>,
 }
 
@@ -50,12 +52,6 @@ struct ConflictsPage {
     next: Option<String>,
 }
 
-/// Which conflict a text such as `3-17` names.
-pub(super) fn place(text: &str) -> Option<(u16, i64)> {
-    let (partition, sequence) = text.split_once('-')?;
-    Some((partition.parse().ok()?, sequence.parse().ok()?))
-}
-
 /// The list.
 pub(super) async fn list(
     visit: Visit,
@@ -63,18 +59,17 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let all = given(query.all.as_ref()).is_some();
     let reference = given(query.reference.as_ref());
-    let after = given(query.after.as_ref()).and_then(place);
-    let after = after.map(|(partition, sequence)| (i32::from(partition), sequence));
+    let after: Option<ConflictName> =
+        given(query.after.as_ref()).and_then(|text| text.parse().ok());
     let found = visit.operations().conflicts(all, reference, after, PAGE).await.map_err(trouble)?;
     let full = i64::try_from(found.len()).is_ok_and(|rows| rows == PAGE);
     let reference = reference.unwrap_or_default().to_owned();
     let next = found.last().filter(|_| full).map(|last| {
         format!(
-            "/console/conflicts?all={}&reference={}&after={}-{}",
+            "/console/conflicts?all={}&reference={}&after={}",
             if all { "yes" } else { "" },
             words::encoded(&reference),
-            last.partition,
-            last.sequence
+            words::encoded(&last.name().to_string())
         )
     });
     page(&ConflictsPage {
@@ -88,11 +83,6 @@ pub(super) async fn list(
 
 impl Pair {
     fn new(conflict: Conflict) -> Self {
-        let of = format!("{}-{}", conflict.partition, conflict.sequence);
-        let actions = conflict.actions.iter().map(|action| {
-            let here = action.code.starts_with("resolve");
-            Safe::new(action, here.then(|| words::act_path("resolve", &of)))
-        });
         let line = |name, first: Option<String>, later: String| Line {
             name,
             differs: first.as_ref().is_some_and(|first| *first != later),
@@ -101,7 +91,7 @@ impl Pair {
         };
         let amount = |text: &str| words::money(text);
         Self {
-            actions: actions.collect(),
+            actions: conflict.actions.iter().map(Safe::new).collect(),
             lines: vec![
                 line("Customer", conflict.first_customer_id, conflict.customer_id),
                 line(

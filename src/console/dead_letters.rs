@@ -120,13 +120,8 @@ pub(super) async fn show(visit: Visit, Segment(id): Segment) -> Result<Response,
 
 impl Letter {
     fn new(letter: DeadLetter) -> Self {
-        let actions = letter.actions.iter().map(|action| {
-            let here = matches!(action.code, "redrive" | "discard");
-            let path = here.then(|| words::act_path(action.code, &letter.id.to_string()));
-            Safe::new(action, path)
-        });
         Self {
-            actions: actions.collect(),
+            actions: letter.actions.iter().map(Safe::new).collect(),
             id: letter.id,
             reference: letter.transaction_reference.map(|r| (words::payment_path(&r), r)),
             customer: letter.customer_id.map(|c| (words::customer_path(&c), c)),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
-    operations::{self, Operations},
+    operations::{self, Operations, notice},
 };
 
 /// Rows of a page.
@@ -50,24 +50,6 @@ const AREAS: [(&str, &str); 10] = [
     ("Parked", "/console/parked"),
     ("Customers", "/console/customers"),
     ("Audit log", "/console/audit"),
-];
-
-/// What was done, by the code in the query of the page that follows. A code and
-/// no text: a link cannot make a page say what it likes.
-const DONE: [(&str, &str); 9] = [
-    ("release", "The owner was asked to hand the partition over. Watch it move here."),
-    ("redrive", "Redriven: the payment is settled, and the audit log says who did it and why."),
-    ("discard", "Discarded: it will not be settled, and the audit log says who did it and why."),
-    (
-        "discard-untold",
-        "Discarded. Redis could not be told: sent again within the dedupe window, the payment is \
-         answered as a repetition and not settled. Have it sent after that.",
-    ),
-    ("assign", "Assigned: the payment was applied to the customer's account."),
-    ("refund", "Marked for refund: it stays in suspense and is not applied any more."),
-    ("resolve", "Resolved: the conflict is noted as dealt with. No money moved."),
-    ("unpark", "Released: what waited was settled in its order, and what comes is not parked."),
-    ("sign-out", "Signed out."),
 ];
 
 /// What is around a page.
@@ -126,12 +108,11 @@ impl FromRequestParts<Arc<Console>> for Visit {
         let operator = parts.extensions.get::<Operator>().cloned().unwrap_or_default();
         let query = Query::<DoneQuery>::try_from_uri(&parts.uri).ok();
         let code = query.and_then(|Query(query)| query.done);
-        let done = DONE.iter().find(|(name, _)| Some(*name) == code.as_deref());
         Ok(Self {
             operator,
             remembered: remembered(&parts.headers),
             look: console.live.fresh(&console.app.gateway.operations).await,
-            done: done.map(|(_, text)| *text),
+            done: code.as_deref().and_then(done),
             console: Arc::clone(console),
         })
     }
@@ -154,6 +135,22 @@ impl Visit {
             assets: &ASSETS,
         }
     }
+}
+
+/// What was done, by the code in the query of the page that follows. A code and
+/// no text: a link cannot make a page say what it likes.
+fn done(code: &str) -> Option<&'static str> {
+    match code {
+        "sign-out" => Some("Signed out."),
+        _ => notice(code),
+    }
+}
+
+/// The path of an area; that of the overview where there is none of this name.
+pub(super) fn area(name: &str) -> &'static str {
+    let paths = AREAS.iter().map(|(_, path)| *path);
+    let of_name = |path: &&str| path.strip_prefix("/console/") == Some(name);
+    paths.clone().find(of_name).unwrap_or(AREAS[0].1)
 }
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
@@ -267,14 +264,14 @@ pub(super) fn asked(problem: Problem) -> Problem {
 
 /// What a failure means to whoever looks or acts here. Nothing has changed.
 pub(super) fn trouble(error: operations::Error) -> Problem {
-    if !error.is_outage() {
+    if !error.is_outage() || matches!(error, operations::Error::Halfway(..)) {
         return error.into();
     }
     let (code, detail) = match &error {
         operations::Error::Ledger(_) | operations::Error::LedgerAway => {
             (Code::LedgerUnavailable, LEDGER_AWAY)
         }
-        operations::Error::Stream(_) | operations::Error::Place(_) => (
+        _ => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \
              is safe and can be looked at. Nothing was changed; look again when it is back",

@@ -38,12 +38,13 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Problem> {
 
 impl Parked {
     fn new(row: ParkedCustomer) -> Self {
+        let release = row.release().as_ref().map(words::act_path).unwrap_or_default();
         let customer = row.customer_id;
         Self {
             parked_at: words::time(row.parked_at),
             payments: words::number(row.payments),
             amount: words::money(&row.amount),
-            release: words::act_path("unpark", &customer),
+            release,
             dead_letters: format!("/console/dead-letters?customer={}", words::encoded(&customer)),
             customer: (words::customer_path(&customer), customer),
         }

@@ -11,8 +11,10 @@ use super::{
     pages::{Shell, Visit, banners, page, write},
     words,
 };
-use crate::http::{Problem, Query};
-use crate::operations::{PartitionLook, last_owners};
+use crate::{
+    http::{Problem, Query},
+    operations::{Act, PartitionLook, last_owners},
+};
 
 /// Rows of the table at once; tiles show all of them.
 const ROWS: u16 = 64;
@@ -218,9 +220,9 @@ fn row(one: &PartitionLook, colours: &BTreeMap<&str, usize>) -> Row {
         oldest,
         moved: moved
             .map_or_else(|| words::UNKNOWN.to_owned(), |s| format!("{} ago", words::span(s))),
-        hand_over: one
-            .owner
-            .as_ref()
-            .map(|_| words::act_path("release", &one.partition.to_string())),
+        hand_over: one.owner.is_some().then(|| {
+            let act = Act::Release { partition: one.partition, force: false, wait: false };
+            words::act_path(&act)
+        }),
     }
 }

@@ -178,14 +178,8 @@ fn consumers(summary: &PendingSummary) -> Vec<Bar> {
 impl Entry {
     pub(super) fn new(entry: PendingEntry) -> Self {
         let reference = entry.transaction_reference;
-        let actions = entry.verdict.actions.iter();
-        let actions = actions.map(|action| {
-            let path = (action.code == "release_partition")
-                .then(|| words::act_path("release", &entry.partition.to_string()));
-            Safe::new(action, path)
-        });
         Self {
-            actions: actions.collect(),
+            actions: entry.verdict.actions.iter().map(Safe::new).collect(),
             partition: entry.partition,
             stream_id: entry.stream_id,
             sequence: entry.sequence.map_or_else(|| words::UNKNOWN.to_owned(), words::number),
@@ -210,8 +204,9 @@ impl Entry {
 }
 
 impl Safe {
-    /// An action, done on this page of the console if there is one.
-    pub(super) fn new(action: &Action, path: Option<String>) -> Self {
+    /// An action, done on a page of the console where it is an act.
+    pub(super) fn new(action: &Action) -> Self {
+        let path = action.act.as_ref().map(words::act_path);
         Self {
             label: action.label.clone(),
             command: if path.is_some() { None } else { action.command.clone() },

@@ -74,16 +74,8 @@ pub(super) async fn list(
 impl Held {
     fn new(payment: SuspensePayment) -> Self {
         let reference = payment.transaction_reference;
-        let actions = payment.actions.iter().map(|action| {
-            let kind = match action.code {
-                "assign" => Some("assign"),
-                "refund_mark" | "mark_for_refund" | "refund" => Some("refund"),
-                _ => None,
-            };
-            Safe::new(action, kind.map(|kind| words::act_path(kind, &reference)))
-        });
         Self {
-            actions: actions.collect(),
+            actions: payment.actions.iter().map(Safe::new).collect(),
             reference: (words::payment_path(&reference), reference),
             customer: payment.customer_id,
             amount: words::money(&payment.transaction_amount),

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::operations::CASES_COUNTED_MAX;
+use crate::operations::{Act, CASES_COUNTED_MAX};
 
 /// Characters that stay as they are in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -97,8 +97,8 @@ pub(super) fn customer_path(customer: &str) -> String {
 }
 
 /// The page that asks before something is done.
-pub(super) fn act_path(kind: &str, of: &str) -> String {
-    format!("/console/act/{kind}?of={}", encoded(of))
+pub(super) fn act_path(act: &Act) -> String {
+    format!("/console/act/{}?of={}", act.words().code, encoded(&act.of()))
 }
 
 #[cfg(test)]

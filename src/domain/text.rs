@@ -25,7 +25,7 @@ pub fn shown(text: &str) -> String {
 /// A text as one argument of a command that somebody is told to run.
 #[must_use]
 pub fn argument(text: &str) -> String {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/');
     if !text.is_empty() && text.bytes().all(fits) {
         return text.to_owned();
     }
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn an_argument_is_one_word_of_a_shell() {
-        assert_eq!(argument("VPAY_1.2-3"), "VPAY_1.2-3");
+        assert_eq!(argument("VPAY_1.2-3/4"), "VPAY_1.2-3/4");
         assert_eq!(argument("a;b"), "'a;b'");
         assert_eq!(argument("it's"), r"'it'\''s'");
         assert_eq!(argument(""), "''");

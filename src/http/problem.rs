@@ -293,6 +293,7 @@ impl From<operations::Error> for Problem {
             error @ operations::Error::LedgerAway => {
                 Self::new(Code::LedgerUnavailable, error.to_string())
             }
+            operations::Error::Halfway(what, error) => Self::new(Self::from(*error).code, what),
             error @ operations::Error::Place(_) => Self::new(Code::InvalidQuery, error.to_string()),
         }
     }

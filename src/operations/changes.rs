@@ -7,10 +7,13 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
-    Acted, Error, Operations, Signature,
+    Act, Acted, Error, Foretold, Operations, Signature,
     shapes::{Money, money},
 };
-use crate::{domain::CustomerId, ledger::AuditRow};
+use crate::{
+    domain::CustomerId,
+    ledger::{AuditRow, LossRow},
+};
 
 /// A change that somebody made.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -53,23 +56,27 @@ pub struct ParkedCustomer {
 }
 
 impl ParkedCustomer {
-    /// What releasing them would do, and whether it has to be forced.
+    /// The act that settles what waits.
     #[must_use]
-    pub fn release_would(&self) -> (bool, String) {
+    pub fn release(&self) -> Option<Act> {
+        let customer = CustomerId::parse(&*self.customer_id).ok()?;
+        Some(Act::Unpark { customer, force: false })
+    }
+
+    /// What releasing them would do.
+    pub(super) fn release_would(&self) -> Foretold {
         let Self { customer_id, payments, amount, dead_letters, .. } = self;
         let would = format!("{payments} payments of {customer_id}, {amount} together, are settled");
         let ids: Vec<String> = dead_letters.iter().map(i64::to_string).collect();
-        match ids.is_empty() {
-            true => (false, format!("{would} now, in their order")),
-            false => (
-                true,
-                format!(
-                    "{would} before dead letter {}, which they wait for and which nobody has \
-                     dealt with",
-                    ids.join(", ")
-                ),
+        let must_force = !ids.is_empty();
+        let sentence = match must_force {
+            false => format!("{would} now, in their order"),
+            true => format!(
+                "{would} before dead letter {}, which they wait for and which nobody has dealt with",
+                ids.join(", ")
             ),
-        }
+        };
+        Foretold { would: !must_force, must_force, sentence }
     }
 }
 
@@ -114,6 +121,20 @@ impl Operations {
             dead_letters: row.dead_letters,
         };
         Ok(self.parking.list(customer).await?.into_iter().map(of_row).collect())
+    }
+
+    /// Losses, the latest first; only those that nobody has dealt with, unless `all`.
+    pub async fn losses(&self, all: bool) -> Result<Vec<LossRow>, Error> {
+        Ok(self.ledger.losses().list(!all).await?)
+    }
+
+    /// Notes that open losses were dealt with; says how many there were.
+    pub(super) async fn accept_losses(
+        &self,
+        partition: Option<u16>,
+        by: &Signature,
+    ) -> Result<u64, Error> {
+        Ok(self.ledger.losses().accept(partition, &by.actor, &by.reason).await?)
     }
 
     /// Settles what waits for a customer and parks no more. Says how many

@@ -1,15 +1,43 @@
 //! Conflicts as operators see them: two payments under one reference, side by
 //! side.
 
+use std::{fmt, str::FromStr};
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Acted, Action, Error, Operations, Signature,
+    Act, Acted, Action, Error, Operations, Signature,
     shapes::{Money, money},
 };
 use crate::ledger::OpenConflict;
+
+/// Names a conflict: `7/3` came from partition 7 with sequence 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConflictName {
+    pub partition: u16,
+    pub sequence: i64,
+}
+
+impl fmt::Display for ConflictName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.partition, self.sequence)
+    }
+}
+
+impl FromStr for ConflictName {
+    type Err = &'static str;
+
+    /// `7-3`, as the console wrote it once, is the same.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "must be a partition and a sequence, such as 7/3";
+        let (partition, sequence) = text.split_once(['/', '-']).ok_or(wrong)?;
+        let parsed = partition.parse().ok().zip(sequence.parse().ok());
+        let (partition, sequence) = parsed.ok_or(wrong)?;
+        Ok(Self { partition, sequence })
+    }
+}
 
 /// A payment that came under a used reference with other content.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -48,15 +76,23 @@ pub struct Conflict {
     pub actions: Vec<Action>,
 }
 
+impl Conflict {
+    #[must_use]
+    pub fn name(&self) -> ConflictName {
+        ConflictName { partition: self.partition, sequence: self.sequence }
+    }
+}
+
 impl Operations {
     /// A page of conflicts, the longest open first.
     pub async fn conflicts(
         &self,
         all: bool,
         reference: Option<&str>,
-        after: Option<(i32, i64)>,
+        after: Option<ConflictName>,
         limit: i64,
     ) -> Result<Vec<Conflict>, Error> {
+        let after = after.map(|name| (i32::from(name.partition), name.sequence));
         let rows = self.admin.conflicts(all, reference, after, limit).await?;
         Ok(rows.into_iter().map(Conflict::from).collect())
     }
@@ -77,18 +113,12 @@ impl Operations {
 
 impl From<OpenConflict> for Conflict {
     fn from(row: OpenConflict) -> Self {
-        let (partition, sequence) = (row.partition, row.sequence);
-        let resolve = Action {
-            code: "resolve",
-            label: "Ask the bank which is right, then note that it was dealt with".to_owned(),
-            command: Some(format!(
-                "paystream conflicts resolve {partition} {sequence} --reason \"…\""
-            )),
-            safe_because: "it moves no money; the bank sends a payment again under a new reference",
-        };
+        let partition = u16::try_from(row.partition).unwrap_or_default();
+        let conflict = ConflictName { partition, sequence: row.sequence };
+        let actions = [Act::Resolve { conflict }].map(Act::action);
         Self {
-            partition: u16::try_from(partition).unwrap_or_default(),
-            sequence,
+            partition,
+            sequence: row.sequence,
             sentence: difference(&row),
             transaction_reference: row.transaction_reference,
             customer_id: row.customer_id,
@@ -98,7 +128,7 @@ impl From<OpenConflict> for Conflict {
             first_customer_id: row.first_customer_id,
             first_amount: row.first_amount.map(money),
             first_transaction_date: row.first_transaction_date,
-            actions: if row.state == "open" { vec![resolve] } else { Vec::new() },
+            actions: actions.into_iter().filter(|_| row.state == "open").collect(),
             state: row.state,
             detected_at: row.detected_at,
             resolved_at: row.resolved_at,

@@ -8,7 +8,7 @@ use tracing::warn;
 use utoipa::ToSchema;
 
 use super::{
-    Acted, Action, DiscardReport, Error, FORGET_PATIENCE, Operations, Refusal, Signature,
+    Act, Acted, Action, DiscardReport, Error, FORGET_PATIENCE, Operations, Refusal, Signature,
     shapes::{Money, money, span},
 };
 use crate::{
@@ -300,23 +300,7 @@ impl From<DeadLetterRow> for DeadLetter {
 
 fn actions(row: &DeadLetterRow) -> Vec<Action> {
     let id = row.id;
-    if row.state != "dead" {
-        return Vec::new();
-    }
-    let redrive = Action {
-        code: "redrive",
-        label: "Settle it now".to_owned(),
-        command: Some(format!("paystream dead-letters redrive {id} --reason \"…\"")),
-        safe_because: "it is settled once, in one transaction, or stays dead",
-    };
-    let discard = Action {
-        code: "discard",
-        label: "Give it up, and ask the bank to send it again if money is missing".to_owned(),
-        command: Some(format!("paystream dead-letters discard {id} --reason \"…\"")),
-        safe_because: "nothing is removed, no money moves, and it is found as discarded",
-    };
-    match read(row) {
-        Ok(_) => vec![redrive, discard],
-        Err(_) => vec![discard],
-    }
+    let redrive = read(row).ok().map(|_| Act::Redrive { id, dry_run: false });
+    let acts = redrive.into_iter().chain([Act::Discard { id }]);
+    acts.filter(|_| row.state == "dead").map(Act::action).collect()
 }

@@ -35,6 +35,9 @@ pub enum Error {
     /// A page or a partition was asked for that does not exist.
     #[error("{0}")]
     Place(String),
+    /// What was begun could not be ended.
+    #[error("{0}")]
+    Halfway(&'static str, #[source] Box<Error>),
 }
 
 impl Error {
@@ -42,6 +45,11 @@ impl Error {
     #[must_use]
     pub fn sentence(&self) -> String {
         chain(self)
+    }
+
+    /// The same, after something has changed.
+    pub(super) fn after(self, what: &'static str) -> Self {
+        Self::Halfway(what, Box::new(self))
     }
 
     /// Whether the streams cannot be searched now; the ledger may be asked.
@@ -59,6 +67,7 @@ impl Error {
             Self::Ledger(error) => error.is_outage(),
             Self::LedgerAway => true,
             Self::Place(_) => false,
+            Self::Halfway(_, error) => error.is_outage(),
         }
     }
 }

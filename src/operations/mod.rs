@@ -6,6 +6,7 @@
 //! in one shape. Never settles by itself what a worker will settle, never
 //! decides about money (that is the domain's), never trims.
 
+mod act;
 mod background;
 mod bulk;
 mod changes;
@@ -14,10 +15,12 @@ mod dead_letters;
 mod doctor;
 mod error;
 mod finding;
+mod groups;
 mod left_behind;
 mod life;
 mod overview;
 mod pending;
+mod perform;
 mod release;
 mod shapes;
 mod suspense;
@@ -31,22 +34,24 @@ use std::{
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
 
+pub use act::{Act, Action, Words, group_name};
 pub use bulk::{BULK_MAX, DiscardReport, DiscardSummary, RedriveSummary};
 pub use changes::{AuditEntry, ParkedCustomer};
-pub use conflicts::Conflict;
+pub use conflicts::{Conflict, ConflictName};
 pub use dead_letters::{DeadLetter, RedriveReport};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
+pub use groups::Group;
 pub use life::{Life, Moment, NOTHING_KNOWN};
 pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
 pub use pending::{
     ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
 };
-pub use release::{Handover, Released};
+pub use perform::{Answer, Foretold, notice};
 pub use shapes::{Money, last_owners};
 pub use suspense::{AssignReport, SuspensePayment};
-pub use verdict::{Action, Verdict};
+pub use verdict::Verdict;
 
 pub use crate::ledger::{
     Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, DeadLetterFilter, Refusal, Signature,

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
-use utoipa::ToSchema;
 
-use super::{Acted, Error, Operations, Signature};
+use super::{Acted, Answer, Error, Operations, Signature};
 
 /// Between two looks at whether a partition has a new owner.
 const LOOK: Duration = Duration::from_millis(100);
@@ -15,40 +15,33 @@ const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A partition that was released, or is about to be.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Released {
-    /// Which.
-    pub partition: u16,
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Released {
+    partition: u16,
     /// Who had it,
-    pub owner: String,
+    owner: String,
     /// under which epoch.
-    pub epoch: i64,
+    epoch: i64,
 }
 
 /// What became of a partition that was released.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Handover {
-    /// Which.
-    pub partition: u16,
-    /// Who had it,
-    pub previous_owner: String,
-    /// under which epoch.
-    pub previous_epoch: i64,
-    /// Who has it now; nothing while nobody does.
-    pub owner: Option<String>,
-    /// Under which epoch: a higher one once it was acquired.
-    pub epoch: i64,
+#[derive(Serialize)]
+struct Handover {
+    partition: u16,
+    previous_owner: String,
+    previous_epoch: i64,
+    /// Nothing while nobody has it.
+    owner: Option<String>,
+    /// A higher one once it was acquired.
+    epoch: i64,
     /// Whether it was acquired under a new epoch.
-    pub handed_over: bool,
+    handed_over: bool,
 }
 
 impl Operations {
     /// Asks the owner of a partition to hand it over at its next batch edge, or
     /// with `force` takes it away at once. Does not wait for the next owner.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
-    pub async fn release(
+    pub(super) async fn release(
         &self,
         partition: u16,
         force: bool,
@@ -70,7 +63,25 @@ impl Operations {
     ///
     /// # Errors
     /// When the ledger cannot be asked; it may be handed over all the same.
-    pub async fn handover(&self, released: Released) -> Result<Handover, Error> {
+    pub(super) async fn handed_over(
+        &self,
+        code: &'static str,
+        released: Released,
+        force: bool,
+    ) -> Result<Answer, Error> {
+        let handover = self.handover(released).await.map_err(|error| {
+            let what = "the partition is released, but it cannot be seen who has it: look at \
+                        `paystream partitions`";
+            error.after(what)
+        })?;
+        Ok(Answer {
+            complete: handover.handed_over,
+            document: json!(handover),
+            ..Answer::done(code, handover.sentence(force), json!({}))
+        })
+    }
+
+    async fn handover(&self, released: Released) -> Result<Handover, Error> {
         let workers = self.admin.workers().await?;
         let lease = workers.iter().map(|worker| worker.lease_ms).max().unwrap_or(0);
         let lease = Duration::from_millis(u64::try_from(lease).unwrap_or(0));
@@ -98,5 +109,60 @@ impl Operations {
         let cursors = self.reader.cursors().await?;
         let seat = cursors.into_iter().find(|row| row.partition == i32::from(partition));
         Ok(seat.map_or((None, 0), |row| (row.owner, row.epoch)))
+    }
+}
+
+impl Released {
+    pub(super) fn sentence(&self, force: bool) -> String {
+        let Self { partition, owner, .. } = self;
+        match force {
+            true => format!("the epoch of {owner} on partition {partition} has ended"),
+            false => format!("{owner} was asked to hand partition {partition} over"),
+        }
+    }
+}
+
+impl Handover {
+    fn sentence(&self, force: bool) -> String {
+        let Self { partition, previous_owner, previous_epoch, owner, epoch, handed_over } = self;
+        match owner {
+            Some(owner) if *handed_over => format!(
+                "partition {partition} is with {owner} under epoch {epoch}; it was with \
+                 {previous_owner} under epoch {previous_epoch}"
+            ),
+            _ if force => format!(
+                "partition {partition} was taken from {previous_owner} and nobody has acquired it \
+                 yet: `paystream doctor` says whether a worker lives; one that starts takes it"
+            ),
+            _ => format!(
+                "{previous_owner} was asked for partition {partition} and has not handed it over \
+                 yet; it does at the end of its batch. If it hangs, take it away: `paystream \
+                 release --partition {partition} --force --reason \"…\"`, which is safe, as the \
+                 ledger refuses whatever it still tries"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Handover;
+
+    #[test]
+    fn what_to_do_next_is_said_when_nobody_has_it() {
+        let mut handover = Handover {
+            partition: 7,
+            previous_owner: "a".to_owned(),
+            previous_epoch: 3,
+            owner: Some("a".to_owned()),
+            epoch: 3,
+            handed_over: false,
+        };
+        assert!(handover.sentence(false).contains("--partition 7 --force"));
+        handover.owner = None;
+        assert!(handover.sentence(true).contains("nobody has acquired it"));
+        let handover =
+            Handover { owner: Some("b".to_owned()), epoch: 5, handed_over: true, ..handover };
+        assert!(handover.sentence(true).starts_with("partition 7 is with b under epoch 5"));
     }
 }

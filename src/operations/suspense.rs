@@ -5,11 +5,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Acted, Action, Error, Operations, Signature,
+    Act, Acted, Action, Error, Operations, Signature,
     shapes::{Money, money},
 };
 use crate::{
-    domain::{CustomerId, Reference, argument},
+    domain::{CustomerId, Reference},
     ledger::SuspenseRow,
 };
 
@@ -146,27 +146,14 @@ impl From<SuspenseRow> for SuspensePayment {
 }
 
 fn actions(row: &SuspenseRow) -> Vec<Action> {
-    let (reference, customer) = (argument(&row.transaction_reference), &row.customer_id);
-    vec![
-        Action {
-            code: "open_account",
-            label: format!("Open the account of {customer}, if it is a customer of ours"),
-            command: None,
-            safe_because: "what is held for it is applied with it, once and in order",
-        },
-        Action {
-            code: "assign",
-            label: "Give it to the customer that was meant".to_owned(),
-            command: Some(format!(
-                "paystream suspense assign {reference} --customer … --reason \"…\""
-            )),
-            safe_because: "it is applied once, in one transaction, or stays held",
-        },
-        Action {
-            code: "refund_mark",
-            label: "Mark it, and send the money back".to_owned(),
-            command: Some(format!("paystream suspense refund-mark {reference} --reason \"…\"")),
-            safe_because: "no money moves in the ledger, and it cannot be applied any more",
-        },
-    ]
+    let open = Action {
+        code: "open_account",
+        label: format!("Open the account of {}, if it is a customer of ours", row.customer_id),
+        command: None,
+        safe_because: "what is held for it is applied with it, once and in order",
+        act: None,
+    };
+    let Ok(reference) = Reference::parse(&*row.transaction_reference) else { return vec![open] };
+    let assign = Act::Assign { reference: reference.clone(), customer: None };
+    vec![open, assign.action(), Act::MarkForRefund { reference }.action()]
 }

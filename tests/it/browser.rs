@@ -159,7 +159,7 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
     browser.reads("no payment is called POISON1").await;
     browser.find("tbody th a").await.click().await.unwrap();
     browser.reads("The entry as it was").await;
-    browser.follow("Settle it now").await;
+    browser.follow("Redrive").await;
     // The dry run says that the cause is still there.
     browser.reads("Dry run: ").await;
     browser.reads("Nothing would change.").await;
@@ -170,7 +170,7 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
     browser.fill("#reason", "the rule was wrong, ticket 4711").await;
     browser.fill("#actor", "ada").await;
     browser.picture("redrive", 1280).await;
-    browser.press("Redrive it").await;
+    browser.press("Redrive").await;
     browser.reads("Redriven: the payment is settled").await;
     browser.follow("POISON1").await;
     browser.reads("the rule was wrong, ticket 4711").await;
@@ -210,7 +210,7 @@ async fn a_dead_letter_is_discarded_with_a_reason_by_keyboard_alone() {
     browser.keys("\u{e004}").await;
     let first = browser.script("return document.activeElement.className").await;
     assert_eq!(first, "skip", "the first stop skips to the content");
-    tab_to("Give it up").await;
+    tab_to("Discard").await;
     let outline = "return getComputedStyle(document.activeElement).outlineStyle";
     assert_eq!(browser.script(outline).await, "solid", "the focus can be seen");
     browser.keys("\u{e007}").await;

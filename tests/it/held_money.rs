@@ -213,7 +213,7 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     assert_eq!(of("g")["first_amount"], "5.00", "one that is held has the reference, too");
     let operations = operations(&h.stores).await;
     let first = operations.conflicts(false, None, None, 1).await.unwrap();
-    let after = Some((i32::from(first[0].partition), first[0].sequence));
+    let after = Some(first[0].name());
     assert_eq!(operations.conflicts(false, None, after, 10).await.unwrap().len(), 1);
 
     let (partition, sequence) = (place["partition"].to_string(), place["sequence"].to_string());

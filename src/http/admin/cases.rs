@@ -2,9 +2,10 @@
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DoneView, done, is_full, page_size};
+use super::{DoneView, is_full, page_size, perform};
 use crate::{
     domain::{CustomerId, Reference},
     http::{
@@ -14,7 +15,7 @@ use crate::{
         shapes,
         state::App,
     },
-    operations::{AssignReport, Conflict, ParkedCustomer, SuspensePayment},
+    operations::{Act, AssignReport, Conflict, ConflictName, ParkedCustomer, SuspensePayment},
 };
 
 /// Which payments in suspense.
@@ -101,15 +102,14 @@ pub(in crate::http) async fn assign(
     Segment(reference): Segment,
     operator: Operator,
     intake::Json(body): intake::Json<AssignBody>,
-) -> Result<Json<AssignReport>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
+) -> Result<Json<Value>, Problem> {
     let reference = in_suspense(reference)?;
     let customer = CustomerId::parse(body.customer_id).map_err(|invalid| {
         let errors = vec![FieldError::new("customer_id", invalid)];
         Problem::invalid(Code::InvalidRequest, errors)
     })?;
-    let operations = &app.gateway.operations;
-    Ok(Json(app.operate(operations.assign(&reference, &customer, &signature)).await??))
+    let act = Act::Assign { reference, customer: Some(customer) };
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), act).await
 }
 
 /// Mark a payment in suspense for refund
@@ -131,12 +131,9 @@ pub(in crate::http) async fn mark_for_refund(
     Segment(reference): Segment,
     operator: Operator,
     intake::Json(body): intake::Json<SignatureBody>,
-) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let reference = in_suspense(reference)?;
-    let operations = &app.gateway.operations;
-    app.operate(operations.mark_for_refund(&reference, &signature)).await??;
-    Ok(done(format!("{} is marked for refund", reference.as_str())))
+) -> Result<Json<Value>, Problem> {
+    let act = Act::MarkForRefund { reference: in_suspense(reference)? };
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), act).await
 }
 
 /// What is no reference is not in suspense.
@@ -191,20 +188,13 @@ pub(in crate::http) async fn conflicts(
     Query(query): Query<ConflictsQuery>,
 ) -> Result<Json<ConflictsView>, Problem> {
     let limit = page_size(query.limit)?;
-    let place = |text: &str| -> Option<(i32, i64)> {
-        let (partition, sequence) = text.split_once('/')?;
-        Some((partition.parse().ok()?, sequence.parse().ok()?))
-    };
-    let after = match query.after.as_deref() {
-        Some(text) => Some(place(text).ok_or_else(|| {
-            Problem::new(Code::InvalidQuery, "after must be what `next` of a page says")
-        })?),
-        None => None,
-    };
+    let after = query.after.map(|text| text.parse()).transpose().map_err(|_| {
+        Problem::new(Code::InvalidQuery, "after must be what `next` of a page says")
+    })?;
     let operations = &app.gateway.operations;
     let conflicts = operations.conflicts(query.all, query.reference.as_deref(), after, limit);
     let conflicts = app.operate(conflicts).await?;
-    let next = conflicts.last().map(|last| format!("{}/{}", last.partition, last.sequence));
+    let next = conflicts.last().map(|last| last.name().to_string());
     let next = next.filter(|_| is_full(&conflicts, limit));
     Ok(Json(ConflictsView { conflicts, next }))
 }
@@ -228,11 +218,9 @@ pub(in crate::http) async fn resolve_conflict(
     Numbers((partition, sequence)): Numbers<(u16, i64)>,
     operator: Operator,
     intake::Json(body): intake::Json<SignatureBody>,
-) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let operations = &app.gateway.operations;
-    app.operate(operations.resolve_conflict(partition, sequence, &signature)).await??;
-    Ok(done(format!("the conflict {partition}/{sequence} is resolved")))
+) -> Result<Json<Value>, Problem> {
+    let act = Act::Resolve { conflict: ConflictName { partition, sequence } };
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), act).await
 }
 
 /// Customers whose payments wait.
@@ -291,11 +279,9 @@ pub(in crate::http) async fn release_parked(
     Segment(customer): Segment,
     operator: Operator,
     intake::Json(body): intake::Json<ReleaseParkedBody>,
-) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
+) -> Result<Json<Value>, Problem> {
     let customer = CustomerId::parse(customer)
         .map_err(|_| Problem::new(Code::CaseNotFound, "no customer of this id is parked"))?;
-    let released = app.gateway.operations.release_parked(&customer, body.force, &signature);
-    let released = app.operate(released).await??;
-    Ok(done(format!("{released} payments of {} are released", customer.as_str())))
+    let act = Act::Unpark { customer, force: body.force };
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), act).await
 }

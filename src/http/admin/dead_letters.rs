@@ -3,9 +3,10 @@
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DoneView, done, is_full, page_size};
+use super::{DoneView, is_full, page_size, perform};
 use crate::{
     http::{
         intake::{self, Numbers, Query},
@@ -15,7 +16,7 @@ use crate::{
         state::App,
     },
     operations::{
-        BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,
+        Act, BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,
     },
 };
 
@@ -164,10 +165,9 @@ pub(in crate::http) async fn redrive_dead_letter(
     Numbers(id): Numbers<i64>,
     operator: Operator,
     intake::Json(body): intake::Json<RedriveBody>,
-) -> Result<Json<RedriveReport>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let operations = &app.gateway.operations;
-    Ok(Json(app.operate(operations.redrive(id, &signature, body.dry_run)).await??))
+) -> Result<Json<Value>, Problem> {
+    let act = Act::Redrive { id, dry_run: body.dry_run };
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), act).await
 }
 
 /// Discard a dead letter
@@ -190,10 +190,8 @@ pub(in crate::http) async fn discard_dead_letter(
     Numbers(id): Numbers<i64>,
     operator: Operator,
     intake::Json(body): intake::Json<SignatureBody>,
-) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let report = app.operate(app.gateway.operations.discard(id, &signature)).await??;
-    Ok(done(format!("dead letter {id} is {}", report.sentence)))
+) -> Result<Json<Value>, Problem> {
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), Act::Discard { id }).await
 }
 
 /// Many dead letters, and what is to become of them.

@@ -9,19 +9,22 @@ mod stats;
 mod stuck;
 
 use axum::{
+    Json,
     extract::Request,
     http::Method,
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    operator::Operator,
     problem::{Code, Problem},
     state::App,
 };
+use crate::operations::Act;
 
 /// Rows of a page when no number is asked for,
 const PAGE: i64 = 50;
@@ -70,14 +73,23 @@ async fn no_query(request: Request, next: Next) -> Response {
 }
 
 /// A change was made.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what an answer has")]
 pub(super) struct DoneView {
     /// What was done, as a sentence.
     done: String,
 }
 
-fn done(sentence: impl Into<String>) -> axum::Json<DoneView> {
-    axum::Json(DoneView { done: sentence.into() })
+/// Makes an act of whoever asks; says what came of it.
+async fn perform(
+    app: &App,
+    operator: &Operator,
+    by: (Option<&str>, &str),
+    act: Act,
+) -> Result<Json<Value>, Problem> {
+    let signature = operator.sign(by.0, by.1)?;
+    let answer = app.operate(app.gateway.operations.perform(&act, &signature)).await??;
+    Ok(Json(answer.document))
 }
 
 fn page_size(limit: Option<i64>) -> Result<i64, Problem> {

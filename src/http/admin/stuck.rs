@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DoneView, done, is_full, page_size};
+use super::{DoneView, is_full, page_size, perform};
 use crate::{
     domain::Reference,
     http::{
@@ -18,7 +19,7 @@ use crate::{
         state::App,
     },
     operations::{
-        AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,
+        Act, AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,
     },
 };
 
@@ -152,17 +153,13 @@ pub(in crate::http) async fn release_partition(
     Numbers(partition): Numbers<u32>,
     operator: Operator,
     intake::Json(body): intake::Json<ReleaseBody>,
-) -> Result<Json<DoneView>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let operations = &app.gateway.operations;
+) -> Result<Json<Value>, Problem> {
     let Ok(partition) = u16::try_from(partition) else {
-        return Err(Problem::new(Code::CaseNotFound, operations.no_partition(partition)));
+        let detail = app.gateway.operations.no_partition(partition);
+        return Err(Problem::new(Code::CaseNotFound, detail));
     };
-    let owner = app.operate(operations.release(partition, body.force, &signature)).await??.owner;
-    Ok(done(match body.force {
-        true => format!("the epoch of {owner} on partition {partition} has ended"),
-        false => format!("{owner} was asked to hand partition {partition} over"),
-    }))
+    let act = Act::Release { partition, force: body.force, wait: false };
+    perform(&app, &operator, (body.actor.as_deref(), &body.reason), act).await
 }
 
 /// Look for what is wrong

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::shapes::span;
+use super::{Act, Action, shapes::span};
 use crate::{
     domain::StreamId,
     ledger::{LockHolder, TrialRow},
@@ -29,20 +29,6 @@ pub struct Verdict {
     pub trouble: bool,
     /// What is safe to do, the best first. Never empty.
     pub actions: Vec<Action>,
-}
-
-/// Something safe to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Action {
-    /// Stable, for programs: `wait`, `release_partition`, `start_worker`,
-    /// `check_postgresql`, `doctor`, `audit`, `redrive`, `discard`, and so on.
-    pub code: &'static str,
-    /// What it does, as an imperative.
-    pub label: String,
-    /// The command that does it, if a command does.
-    pub command: Option<String>,
-    /// Why it can do no harm.
-    pub safe_because: &'static str,
 }
 
 /// All that is known of one pending entry.
@@ -241,26 +227,11 @@ impl Situation<'_> {
     }
 
     fn release(&self) -> Action {
-        let partition = self.partition;
-        Action {
-            code: "release_partition",
-            label: format!("Make the owner hand partition {partition} over"),
-            command: Some(format!("paystream release --partition {partition} --reason \"…\"")),
-            safe_because: "the owner finishes its batch first, and whoever takes the partition \
-                           settles what is pending once, in order",
-        }
+        Act::Release { partition: self.partition, force: false, wait: false }.action()
     }
 
     fn force(&self) -> Action {
-        let partition = self.partition;
-        Action {
-            code: "release_partition",
-            label: format!("Take partition {partition} from its silent owner now"),
-            command: Some(format!(
-                "paystream release --partition {partition} --force --reason \"…\""
-            )),
-            safe_because: "the fence in PostgreSQL refuses whatever the old owner still commits",
-        }
+        Act::Release { partition: self.partition, force: true, wait: false }.action()
     }
 }
 
@@ -276,7 +247,7 @@ fn action(
     safe_because: &'static str,
 ) -> Action {
     let command = command.map(str::to_owned);
-    Action { code, label: label.to_owned(), command, safe_because }
+    Action { code, label: label.to_owned(), command, safe_because, act: None }
 }
 
 fn wait() -> Action {
@@ -321,6 +292,7 @@ fn locked(what: &str, holder: &LockHolder) -> Verdict {
         label: format!("End process {pid} of PostgreSQL, if it is nobody's work"),
         command: Some(format!("psql -c 'select pg_terminate_backend({pid})'")),
         safe_because: "its transaction is rolled back, and the worker tries the payment again",
+        act: None,
     };
     verdict("locked", sentence, vec![wait(), end])
 }

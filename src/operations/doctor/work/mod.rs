@@ -174,8 +174,8 @@ pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
         pile(kind::CONFLICTS, "conflicts", &work.conflicts, aged(&work.conflicts, now), |what| {
             (
                 format!("{what} open: one reference, two payments"),
-                "`paystream conflicts list`, ask the bank, `paystream conflicts resolve PARTITION \
-                 SEQUENCE --reason \"…\"`",
+                "`paystream conflicts list`, ask the bank, `paystream conflicts resolve \
+                 PARTITION/SEQUENCE --reason \"…\"`",
             )
         }),
         pile(kind::PARKED, "parked", &work.parked, Warning, |what| {

@@ -1,0 +1,167 @@
+//! Makes acts, and says beforehand what would come of one. Refused, nothing has
+//! changed. Never asks anybody whether to go on: that is for whoever reads acts.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, act};
+
+/// What came of an act.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The code of the act, or of an end that is not the usual one: see [`notice`].
+    pub code: &'static str,
+    /// For people,
+    pub sentence: String,
+    /// and for programs.
+    pub document: Value,
+    /// Whether everything was done that was asked for.
+    pub complete: bool,
+}
+
+/// What would come of an act.
+#[derive(Clone, Debug)]
+pub struct Foretold {
+    /// Whether it would be made: not refused, nor by force alone.
+    pub would: bool,
+    /// Whether it has to be forced.
+    pub must_force: bool,
+    pub sentence: String,
+}
+
+/// Ends that are not the usual ones of their acts.
+const UNTOLD: &str = "discard-untold";
+const IN_CONFLICT: &str = "assign-conflict";
+
+/// What a code says that an act ended with.
+#[must_use]
+pub fn notice(code: &str) -> Option<&'static str> {
+    match code {
+        UNTOLD => Some(
+            "Discarded. Redis could not be told: sent again within the dedupe window, the payment \
+             is answered as a repetition and not settled. Have it sent after that.",
+        ),
+        IN_CONFLICT => Some(
+            "In conflict: the reference was used for another payment while this one was held. No \
+             money moved.",
+        ),
+        _ => act::ALL.iter().find(|words| words.code == code).map(|words| words.notice),
+    }
+}
+
+impl Answer {
+    /// As a report says it.
+    fn report(code: &'static str, sentence: &str, report: &impl Serialize) -> Self {
+        Self { code, sentence: sentence.to_owned(), document: json!(report), complete: true }
+    }
+
+    /// As a sentence says it, and `facts` for programs.
+    pub(super) fn done(code: &'static str, sentence: String, mut facts: Value) -> Self {
+        facts["done"] = sentence.as_str().into();
+        Self { code, sentence, document: facts, complete: true }
+    }
+}
+
+impl Act {
+    /// The document that says that it was refused.
+    #[must_use]
+    pub fn refused(&self, refusal: &Refusal) -> Value {
+        let refused = refusal.sentence();
+        match self {
+            Self::Release { partition, .. } => {
+                json!({ "partition": partition, "handed_over": false, "refused": refused })
+            }
+            _ => json!({ "refused": refused }),
+        }
+    }
+}
+
+impl Operations {
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// When a store cannot be asked; the error says so where something has changed.
+    pub async fn perform(&self, act: &Act, by: &Signature) -> Result<Acted<Answer>, Error> {
+        let code = act.words().code;
+        let done = |sentence, facts| Answer::done(code, sentence, facts);
+        Ok(match act {
+            Act::Redrive { id, dry_run } => {
+                let report = self.redrive(*id, by, *dry_run).await?;
+                report.map(|report| Answer::report(code, &report.sentence, &report))
+            }
+            Act::Discard { id } => self.discard(*id, by).await?.map(|report| {
+                let code = if report.can_be_sent_again { code } else { UNTOLD };
+                Answer::done(
+                    code,
+                    format!("dead letter {id} is {}", report.sentence),
+                    json!(report),
+                )
+            }),
+            Act::Assign { reference, customer: Some(customer) } => {
+                self.assign(reference, customer, by).await?.map(|report| {
+                    let code = if report.outcome == "applied" { code } else { IN_CONFLICT };
+                    Answer::report(code, &report.sentence, &report)
+                })
+            }
+            Act::Assign { customer: None, .. } => {
+                Err(Refusal::Impossible("say whose payment it is".to_owned()))
+            }
+            Act::MarkForRefund { reference } => {
+                let name = reference.as_str();
+                let facts = json!({ "transaction_reference": name, "state": "refund_marked" });
+                let marked = self.mark_for_refund(reference, by).await?;
+                marked.map(|()| done(format!("{name} is marked for refund"), facts))
+            }
+            Act::Resolve { conflict } => {
+                let ConflictName { partition, sequence } = conflict;
+                let facts =
+                    json!({ "partition": partition, "sequence": sequence, "state": "resolved" });
+                let resolved = self.resolve_conflict(*partition, *sequence, by).await?;
+                resolved.map(|()| done(format!("the conflict {conflict} is resolved"), facts))
+            }
+            Act::Release { partition, force, wait } => {
+                match self.release(*partition, *force, by).await? {
+                    Ok(released) if *wait => Ok(self.handed_over(code, released, *force).await?),
+                    released => {
+                        released.map(|released| done(released.sentence(*force), json!(released)))
+                    }
+                }
+            }
+            Act::Unpark { customer, force } => {
+                let name = customer.as_str();
+                let released = self.release_parked(customer, *force, by).await?;
+                released.map(|payments| {
+                    let facts = json!({ "customer_id": name, "payments": payments });
+                    done(format!("{payments} payments of {name} released"), facts)
+                })
+            }
+            Act::AcceptLosses { partition } => {
+                let losses = self.accept_losses(*partition, by).await?;
+                Ok(done(format!("{losses} losses accepted"), json!({ "accepted": losses })))
+            }
+            Act::RegisterGroup { name, from } => Ok(self.register_group(name, *from, by).await?),
+            Act::RetireGroup { name, force } => Ok(self.retire_group(name, *force, by).await?),
+        })
+    }
+
+    /// What would come of an act, where that can be said without making it. Changes
+    /// nothing.
+    pub async fn foretell(&self, act: &Act) -> Result<Option<Foretold>, Error> {
+        match act {
+            Act::Redrive { id, .. } => {
+                let nobody =
+                    Signature { actor: "dry run".to_owned(), reason: "dry run".to_owned() };
+                let (would, sentence) = match self.redrive(*id, &nobody, true).await? {
+                    Ok(report) => (report.redriven, report.sentence),
+                    Err(refusal) => (false, refusal.sentence().to_owned()),
+                };
+                Ok(Some(Foretold { would, must_force: false, sentence }))
+            }
+            Act::Unpark { customer, .. } => {
+                let parked = self.parked_one(customer).await?;
+                Ok(parked.map(|one| one.release_would()))
+            }
+            _ => Ok(None),
+        }
+    }
+}
