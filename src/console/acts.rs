@@ -12,8 +12,9 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    pages::{Shell, Visit, area, given, page, trouble, write},
-    session, words,
+    session,
+    shell::{Shell, Visit, area, page, trouble, write},
+    words,
 };
 use crate::http::{Code, Problem, Query, Segment};
 use crate::{
@@ -105,7 +106,7 @@ async fn perform(visit: &Visit, act: &Act, form: &ActForm) -> Result<Answer, Pro
     let signature = visit.operator.sign(form.actor.as_deref(), reason)?;
     let mut act = act.clone();
     if act.asks_customer() {
-        let customer = given(form.customer.as_ref()).unwrap_or_default();
+        let customer = form.customer.as_deref().unwrap_or_default().trim();
         act = act.for_customer(CustomerId::parse(customer).map_err(|invalid| {
             Problem::new(Code::InvalidRequest, format!("the customer {}", invalid.reason))
         })?);

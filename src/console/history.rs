@@ -22,9 +22,6 @@ const POINT_EVERY: Duration = Duration::from_secs(3);
 pub(super) struct Look {
     pub(super) at: Instant,
     pub(super) overview: Overview,
-    /// Per second; nothing before there are two looks.
-    pub(super) appended_rate: Option<i64>,
-    pub(super) settled_rate: Option<i64>,
     /// Since when Redis has not answered,
     pub(super) redis_away: Option<DateTime<Utc>>,
     /// and PostgreSQL.
@@ -34,21 +31,21 @@ pub(super) struct Look {
     points: Vec<Point>,
 }
 
-/// A point of every chart.
+/// A point of every chart; the last one is of now. Rates are per second.
 #[derive(Clone, Copy)]
-struct Point {
+pub(super) struct Point {
     at: Instant,
-    appended: Option<i64>,
-    settled: Option<i64>,
-    waiting: Option<i64>,
-    oldest: Option<i64>,
+    /// Totals: appended and settled.
+    totals: [Option<i64>; 2],
+    pub(super) appended: Option<i64>,
+    pub(super) settled: Option<i64>,
+    pub(super) waiting: Option<i64>,
+    pub(super) oldest: Option<i64>,
 }
 
 /// What the last looks saw.
 #[derive(Default)]
 pub(super) struct History {
-    /// Totals of the last seconds: appended and settled.
-    totals: VecDeque<(Instant, Option<i64>, Option<i64>)>,
     points: VecDeque<Point>,
     pub(super) redis_away: Option<DateTime<Utc>>,
     pub(super) ledger_away: Option<DateTime<Utc>>,
@@ -71,22 +68,18 @@ impl History {
             self.findings = None;
         }
         let figures = &overview.figures;
-        let (appended, settled) = (figures.appended, figures.settled);
-        let appended_rate = self.rate(now, appended, |(_, appended, _)| *appended);
-        let settled_rate = self.rate(now, settled, |(_, _, settled)| *settled);
-        self.totals.push_back((now, appended, settled));
+        let totals = [figures.appended, figures.settled];
         let oldest = figures.oldest_waiting_seconds.unwrap_or(0);
-        self.point(Point {
+        self.push(Point {
             at: now,
-            appended: appended_rate,
-            settled: settled_rate,
+            totals,
+            appended: self.rate(now, totals, 0),
+            settled: self.rate(now, totals, 1),
             waiting: figures.lag.zip(figures.pending).map(|(lag, pending)| lag + pending),
             oldest: figures.pending.and_then(|_| i64::try_from(oldest).ok()),
         });
         Look {
             at: now,
-            appended_rate,
-            settled_rate,
             redis_away: self.redis_away,
             ledger_away: self.ledger_away,
             findings: self.findings.iter().flat_map(|(_, found)| found).cloned().collect(),
@@ -95,25 +88,17 @@ impl History {
         }
     }
 
-    /// The rate since the newest look that is old enough. A total that falls was
-    /// begun again: its rate is not known.
-    fn rate(
-        &mut self,
-        now: Instant,
-        total: Option<i64>,
-        of: impl Fn(&(Instant, Option<i64>, Option<i64>)) -> Option<i64>,
-    ) -> Option<i64> {
-        let old = |then: &Instant| now.duration_since(*then) >= RATE_OVER;
-        while self.totals.get(1).is_some_and(|(then, ..)| old(then)) {
-            self.totals.pop_front();
-        }
-        let first = self.totals.front()?;
-        let milliseconds = i64::try_from(now.duration_since(first.0).as_millis()).ok()?;
-        let gained = total?.checked_sub(of(first)?)?;
+    /// The rate since the newest look that is old enough, or else the first. A total
+    /// that falls was begun again: its rate is not known.
+    fn rate(&self, now: Instant, totals: [Option<i64>; 2], which: usize) -> Option<i64> {
+        let old = |then: &&Point| now.duration_since(then.at) >= RATE_OVER;
+        let then = self.points.iter().rev().find(old).or(self.points.front())?;
+        let milliseconds = i64::try_from(now.duration_since(then.at).as_millis()).ok()?;
+        let gained = totals[which]?.checked_sub(then.totals[which]?)?;
         (gained >= 0 && milliseconds > 0).then(|| gained.saturating_mul(1_000) / milliseconds)
     }
 
-    fn point(&mut self, point: Point) {
+    fn push(&mut self, point: Point) {
         let newest = self.points.len().checked_sub(2).and_then(|at| self.points.get(at));
         // The last point moves until it is far enough from the one before.
         if newest.is_some_and(|newest| point.at.duration_since(newest.at) <= POINT_EVERY) {
@@ -127,33 +112,18 @@ impl History {
 }
 
 impl Look {
-    /// Payments that were accepted, per second.
-    pub(super) fn appended_chart(&self) -> Chart {
-        self.chart("accepted per second", |point| point.appended)
+    /// A figure of now.
+    pub(super) fn now(&self, of: impl Fn(&Point) -> Option<i64>) -> Option<i64> {
+        self.points.last().and_then(of)
     }
 
-    /// Payments that were settled, per second.
-    pub(super) fn settled_chart(&self) -> Chart {
-        self.chart("settled per second", |point| point.settled)
-    }
-
-    /// Entries that wait.
-    pub(super) fn waiting_chart(&self) -> Chart {
-        self.chart("payments that wait", |point| point.waiting)
-    }
-
-    /// How long the first of them has waited, in seconds.
-    pub(super) fn oldest_chart(&self) -> Chart {
-        self.chart("seconds that the oldest has waited", |point| point.oldest)
+    pub(super) fn chart(&self, what: &str, of: impl Fn(&Point) -> Option<i64>) -> Chart {
+        Chart::new(what, &self.past(of))
     }
 
     /// How far back the charts reach, in seconds.
     pub(super) fn reach(&self) -> u64 {
         chart::reach(&self.past(|_| None))
-    }
-
-    fn chart(&self, what: &str, of: impl Fn(&Point) -> Option<i64>) -> Chart {
-        Chart::new(what, &self.past(of))
     }
 
     fn past(&self, of: impl Fn(&Point) -> Option<i64>) -> Vec<(u64, Option<i64>)> {

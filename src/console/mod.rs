@@ -8,22 +8,18 @@
 
 mod acts;
 mod assets;
-mod audit;
+mod cases;
 mod chart;
-mod conflicts;
 mod customers;
-mod dead_letters;
 mod history;
+mod list;
 mod live;
 mod overview;
-mod pages;
-mod parked;
 mod partitions;
-mod payments;
 mod session;
+mod shell;
 mod state;
 mod stuck;
-mod suspense;
 mod viewers;
 mod words;
 
@@ -36,7 +32,7 @@ use axum::{
     routing::{get, post},
 };
 
-use pages::problem_page;
+use shell::problem_page;
 pub(crate) use state::Console;
 
 use crate::http::{CONSOLE, LIVE, Pages, Problem, SIGN_IN};
@@ -53,16 +49,16 @@ fn routes() -> Router<Arc<Console>> {
         .route("/console", get(overview::show))
         .route("/console/", get(async || Redirect::permanent("/console")))
         .route("/console/partitions", get(partitions::show))
-        .route("/console/stuck", get(stuck::show))
-        .route("/console/payments", get(payments::show))
-        .route("/console/dead-letters", get(dead_letters::list))
-        .route("/console/dead-letters/{id}", get(dead_letters::show))
-        .route("/console/suspense", get(suspense::list))
-        .route("/console/conflicts", get(conflicts::list))
-        .route("/console/parked", get(parked::list))
+        .route("/console/stuck", get(stuck::list))
+        .route("/console/payments", get(stuck::payment))
+        .route("/console/dead-letters", get(cases::dead_letters))
+        .route("/console/dead-letters/{id}", get(cases::dead_letter))
+        .route("/console/suspense", get(cases::suspense))
+        .route("/console/conflicts", get(cases::conflicts))
+        .route("/console/parked", get(cases::parked))
         .route("/console/customers", get(customers::list))
         .route("/console/customers/{customer}", get(customers::show))
-        .route("/console/audit", get(audit::list))
+        .route("/console/audit", get(cases::audit))
         .route("/console/act/{kind}", get(acts::ask).post(acts::act))
         .route(SIGN_IN, get(session::ask).post(session::sign_in))
         .route("/console/sign-out", post(session::sign_out))

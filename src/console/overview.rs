@@ -6,11 +6,13 @@ use axum::response::Response;
 use super::{
     chart::Chart,
     history::Look,
-    pages::{Shell, Visit, banners, page, write},
+    shell::{Shell, Visit, banners, page, write},
     words,
 };
-use crate::http::Problem;
-use crate::operations::{Finding, Severity};
+use crate::{
+    http::Problem,
+    operations::{Figures, Finding, Severity},
+};
 
 /// An oldest waiting entry of this age, in seconds, is worth a look.
 const LATE_SECONDS: u64 = 15;
@@ -25,14 +27,9 @@ struct Figure {
     path: &'static str,
 }
 
-/// A figure with its past.
-struct Charted {
-    figure: Figure,
-    chart: Chart,
-}
-
 /// Something that needs somebody.
 struct Concern {
+    /// `bad`, `warn` or `notice`.
     mood: &'static str,
     sentence: String,
     advice: String,
@@ -41,6 +38,56 @@ struct Concern {
     /// The heading of the RUNBOOK that says more, if one does.
     runbook: String,
 }
+
+/// Cases that wait for a decision, and how they are spoken of.
+struct Cases {
+    name: &'static str,
+    unit: &'static str,
+    path: &'static str,
+    count: fn(&Figures) -> Option<i64>,
+    one: &'static str,
+    many: &'static str,
+    advice: &'static str,
+}
+
+const CASES: [Cases; 4] = [
+    Cases {
+        name: "Dead letters",
+        unit: "to decide",
+        path: "/console/dead-letters",
+        count: |figures| figures.dead_letters,
+        one: "1 payment could not be settled and became a dead letter.",
+        many: "{} payments could not be settled and became dead letters.",
+        advice: "Mend the cause, then redrive or discard.",
+    },
+    Cases {
+        name: "Suspense",
+        unit: "held",
+        path: "/console/suspense",
+        count: |figures| figures.suspense,
+        one: "1 payment is in suspense: nobody knows its customer.",
+        many: "{} payments are in suspense: nobody knows their customers.",
+        advice: "Assign it, open the account, or mark it for refund.",
+    },
+    Cases {
+        name: "Conflicts",
+        unit: "open",
+        path: "/console/conflicts",
+        count: |figures| figures.conflicts,
+        one: "1 payment is in conflict: another one has its reference.",
+        many: "{} payments are in conflict: others have their references.",
+        advice: "Compare them, ask the bank, then resolve.",
+    },
+    Cases {
+        name: "Parked",
+        unit: "customers",
+        path: "/console/parked",
+        count: |figures| figures.parked,
+        one: "Payments of 1 customer wait behind a dead letter.",
+        many: "Payments of {} customers wait behind a dead letter.",
+        advice: "Release them when it is dealt with.",
+    },
+];
 
 /// Findings of a checkup that the figures tell every second.
 const TOLD_BY_FIGURES: [&str; 9] = [
@@ -58,12 +105,12 @@ const TOLD_BY_FIGURES: [&str; 9] = [
 /// The live part of the page.
 #[derive(Template)]
 #[template(path = "console/overview_live.html")]
-pub(super) struct LivePart {
+struct LivePart {
     banners: Vec<String>,
     as_of: String,
     reach: String,
     concerns: Vec<Concern>,
-    charted: Vec<Charted>,
+    flow: Vec<(Figure, Chart)>,
     figures: Vec<Figure>,
 }
 
@@ -74,7 +121,6 @@ struct OverviewPage {
     live: String,
 }
 
-/// The page.
 pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
     let mut shell = visit.shell("/console", "Overview");
     // The live part has them.
@@ -86,113 +132,92 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
 pub(super) fn live(look: &Look) -> Result<String, Problem> {
     write(&LivePart {
         banners: banners(look),
-        as_of: words::time(look.overview.as_of),
+        as_of: words::time(&look.overview.as_of),
         reach: words::span(look.reach()),
         concerns: concerns(look),
-        charted: charted(look),
-        figures: figures(look),
+        flow: flow(look),
+        figures: figures(&look.overview.figures),
     })
 }
 
-fn charted(look: &Look) -> Vec<Charted> {
+/// How payments flow, with the last minutes as charts.
+fn flow(look: &Look) -> Vec<(Figure, Chart)> {
     let figures = &look.overview.figures;
-    let oldest = figures.oldest_waiting_seconds;
-    let waiting = figures.lag.zip(figures.pending).map(|(lag, pending)| lag + pending);
-    let oldest_text = match (figures.pending, oldest) {
+    let figure = |name, value: String, unit, path| {
+        let mood = if value == words::UNKNOWN { "unknown" } else { "good" };
+        Figure { name, value, unit, mood, path }
+    };
+    let rate = |name, rate: Option<i64>, total: Option<i64>| {
+        let value = match (rate, total) {
+            (None, Some(_)) => "measuring".to_owned(),
+            (rate, _) => words::known(&rate),
+        };
+        let mood = if rate.is_some() { "good" } else { "unknown" };
+        Figure { mood, ..figure(name, value, "a second", "/console/partitions") }
+    };
+    let accepted = rate("Accepted", look.now(|point| point.appended), figures.appended);
+    let settled = rate("Settled", look.now(|point| point.settled), figures.settled);
+    let waiting = words::known(&look.now(|point| point.waiting));
+    let oldest = match (figures.pending, figures.oldest_waiting_seconds) {
         (None, _) => words::UNKNOWN.to_owned(),
         (Some(_), None) => "none".to_owned(),
         (Some(_), Some(seconds)) => words::span(seconds),
     };
-    let late = oldest.is_some_and(|seconds| seconds >= LATE_SECONDS);
-    let figure = |name, value, unit, mood, path| Figure { name, value, unit, mood, path };
-    let mood = |known: bool, mood: &'static str| if known { mood } else { "unknown" };
-    let rate = |rate: Option<i64>, total: Option<i64>| match (rate, total) {
-        (Some(rate), _) => words::number(rate),
-        (None, Some(_)) => "measuring".to_owned(),
-        (None, None) => words::UNKNOWN.to_owned(),
-    };
+    let mut oldest = figure("Oldest waiting", oldest, "", "/console/stuck");
+    if figures.pending.is_some() && late(figures).is_some() {
+        oldest.mood = "warn";
+    }
     vec![
-        Charted {
-            figure: figure(
-                "Accepted",
-                rate(look.appended_rate, figures.appended),
-                "a second",
-                mood(look.appended_rate.is_some(), "good"),
-                "/console/partitions",
-            ),
-            chart: look.appended_chart(),
-        },
-        Charted {
-            figure: figure(
-                "Settled",
-                rate(look.settled_rate, figures.settled),
-                "a second",
-                mood(look.settled_rate.is_some(), "good"),
-                "/console/partitions",
-            ),
-            chart: look.settled_chart(),
-        },
-        Charted {
-            figure: figure(
-                "Waiting",
-                words::known(waiting),
-                "payments",
-                mood(waiting.is_some(), "good"),
-                "/console/stuck",
-            ),
-            chart: look.waiting_chart(),
-        },
-        Charted {
-            figure: figure(
-                "Oldest waiting",
-                oldest_text,
-                "",
-                mood(figures.pending.is_some(), if late { "warn" } else { "good" }),
-                "/console/stuck",
-            ),
-            chart: look.oldest_chart(),
-        },
+        (accepted, look.chart("accepted per second", |point| point.appended)),
+        (settled, look.chart("settled per second", |point| point.settled)),
+        (
+            figure("Waiting", waiting, "payments", "/console/stuck"),
+            look.chart("payments that wait", |point| point.waiting),
+        ),
+        (oldest, look.chart("seconds that the oldest has waited", |point| point.oldest)),
     ]
 }
 
-fn figures(look: &Look) -> Vec<Figure> {
-    let figures = &look.overview.figures;
-    let cases = |name, count: Option<i64>, unit, path| Figure {
+/// How long the oldest entry has waited, if that is long.
+fn late(figures: &Figures) -> Option<u64> {
+    figures.oldest_waiting_seconds.filter(|seconds| *seconds >= LATE_SECONDS)
+}
+
+fn figures(figures: &Figures) -> Vec<Figure> {
+    let (partitions, stuck) = ("/console/partitions", "/console/stuck");
+    let figure = |name, unit, path, count: Option<i64>, mood: fn(i64) -> &'static str| Figure {
         name,
         value: count.map_or_else(|| words::UNKNOWN.to_owned(), words::cases),
         unit,
-        mood: match count {
-            None => "unknown",
-            Some(0) => "good",
-            Some(_) => "warn",
+        mood: count.map_or("unknown", mood),
+        path,
+    };
+    let small = |count: Option<usize>| count.and_then(|count| i64::try_from(count).ok());
+    let (lag, pending) = (words::known(&figures.lag), words::known(&figures.pending));
+    let (alive, unserved) = (small(figures.workers_alive), small(figures.partitions_unserved));
+    let mut all = vec![
+        Figure {
+            value: lag,
+            ..figure("Not taken yet", "lag", partitions, figures.lag, |_| "good")
         },
-        path,
-    };
-    let plain = |name, count: Option<i64>, unit, path| Figure {
-        name,
-        value: words::known(count),
-        unit,
-        mood: if count.is_some() { "good" } else { "unknown" },
-        path,
-    };
-    let count = |count: Option<usize>| count.and_then(|count| i64::try_from(count).ok());
-    let alive = count(figures.workers_alive);
-    let unserved = count(figures.partitions_unserved);
-    let bad =
-        |figure: Figure, bad: bool| if bad { Figure { mood: "bad", ..figure } } else { figure };
-    vec![
-        plain("Not taken yet", figures.lag, "lag", "/console/partitions"),
-        plain("Under way", figures.pending, "pending", "/console/stuck"),
-        cases("Dead letters", figures.dead_letters, "to decide", "/console/dead-letters"),
-        cases("Suspense", figures.suspense, "held", "/console/suspense"),
-        cases("Conflicts", figures.conflicts, "open", "/console/conflicts"),
-        cases("Parked", figures.parked, "customers", "/console/parked"),
-        bad(plain("Workers", alive, "alive", "/console/partitions"), alive == Some(0)),
-        bad(
-            cases("Partitions", unserved, "unserved", "/console/partitions"),
-            unserved.is_some_and(|count| count > 0),
-        ),
-    ]
+        Figure {
+            value: pending,
+            ..figure("Under way", "pending", stuck, figures.pending, |_| "good")
+        },
+    ];
+    all.extend(CASES.iter().map(|cases| {
+        let mood = |count| if count == 0 { "good" } else { "warn" };
+        figure(cases.name, cases.unit, cases.path, (cases.count)(figures), mood)
+    }));
+    all.push(figure("Workers", "alive", partitions, alive, |count| match count {
+        0 => "bad",
+        _ => "good",
+    }));
+    all.push(figure("Partitions", "unserved", partitions, unserved, |count| match count {
+        0 => "good",
+        _ => "bad",
+    }));
+    all
 }
 
 /// What needs somebody, the worst first.
@@ -212,76 +237,44 @@ fn concerns(look: &Look) -> Vec<Concern> {
         let sentence = format!("{count} {are} no living owner: {what}.");
         add("bad", sentence, advice, "/console/partitions");
     }
-    let late = figures.oldest_waiting_seconds.filter(|seconds| *seconds >= LATE_SECONDS);
-    if let Some(seconds) = late {
+    if let Some(seconds) = late(figures) {
         let sentence = format!("A payment has waited for {}.", words::span(seconds));
         add("warn", sentence, "See what it waits for.", "/console/stuck");
     }
-    let cases = [
-        (
-            figures.dead_letters,
-            "1 payment could not be settled and became a dead letter.",
-            "payments could not be settled and became dead letters.",
-            "Mend the cause, then redrive or discard.",
-            "/console/dead-letters",
-        ),
-        (
-            figures.conflicts,
-            "1 payment is in conflict: another one has its reference.",
-            "payments are in conflict: others have their references.",
-            "Compare them, ask the bank, then resolve.",
-            "/console/conflicts",
-        ),
-        (
-            figures.suspense,
-            "1 payment is in suspense: nobody knows its customer.",
-            "payments are in suspense: nobody knows their customers.",
-            "Assign it, open the account, or mark it for refund.",
-            "/console/suspense",
-        ),
-    ];
-    for (count, one, many, advice, path) in cases {
-        let Some(count) = count.filter(|count| *count > 0) else { continue };
-        let sentence = match count {
-            1 => one.to_owned(),
-            count => format!("{} {many}", words::cases(count)),
+    for cases in &CASES {
+        let sentence = match (cases.count)(figures) {
+            None | Some(0) => continue,
+            Some(1) => cases.one.to_owned(),
+            Some(count) => cases.many.replace("{}", &words::cases(count)),
         };
-        add("warn", sentence, advice, path);
-    }
-    if let Some(count) = figures.parked.filter(|count| *count > 0) {
-        let customers = if count == 1 { "customer" } else { "customers" };
-        let count = words::cases(count);
-        let sentence = format!("Payments of {count} {customers} wait behind a dead letter.");
-        add("warn", sentence, "Release them when it is dealt with.", "/console/parked");
+        add("warn", sentence, cases.advice, cases.path);
     }
     let told = |finding: &&Finding| TOLD_BY_FIGURES.contains(&finding.code);
-    concerns.extend(look.findings.iter().filter(|finding| !told(finding)).map(Concern::found));
+    concerns.extend(look.findings.iter().filter(|finding| !told(finding)).map(found));
     let rank =
         |concern: &Concern| ["bad", "warn", "notice"].iter().position(|m| *m == concern.mood);
     concerns.sort_by_key(rank);
     concerns
 }
 
-impl Concern {
-    /// What a checkup found.
-    fn found(finding: &Finding) -> Self {
-        let path = match finding.code {
-            "owner_silent" | "owner_stuck" | "owners_uneven" | "release_ignored" => {
-                "/console/partitions"
-            }
-            "pending_old" | "poison_on_trial" => "/console/stuck",
-            _ => "",
-        };
-        Self {
-            mood: match finding.severity {
-                Severity::Critical => "bad",
-                Severity::Warning => "warn",
-                Severity::Notice | Severity::Good => "notice",
-            },
-            sentence: format!("{}: {}.", finding.subject, finding.sentence.trim_end_matches('.')),
-            advice: finding.advice.clone(),
-            path,
-            runbook: finding.runbook.replace('-', " "),
+/// What a checkup found.
+fn found(finding: &Finding) -> Concern {
+    let path = match finding.code {
+        "owner_silent" | "owner_stuck" | "owners_uneven" | "release_ignored" => {
+            "/console/partitions"
         }
+        "pending_old" | "poison_on_trial" => "/console/stuck",
+        _ => "",
+    };
+    Concern {
+        mood: match finding.severity {
+            Severity::Critical => "bad",
+            Severity::Warning => "warn",
+            Severity::Notice | Severity::Good => "notice",
+        },
+        sentence: format!("{}: {}.", finding.subject, finding.sentence.trim_end_matches('.')),
+        advice: finding.advice.clone(),
+        path,
+        runbook: finding.runbook.replace('-', " "),
     }
 }

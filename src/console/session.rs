@@ -13,7 +13,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    pages::{NAME_COOKIE, Shell, SignInPage, page},
+    shell::{NAME_COOKIE, Shell, SignInPage, page},
     state::Console,
     words,
 };

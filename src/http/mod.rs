@@ -41,4 +41,3 @@ pub use routes::description;
 pub(crate) use serve::{serve, serve_health};
 pub(crate) use state::{App, Gateway, Shared};
 pub(crate) use surface::{ASSETS, CONSOLE, LIVE, SIGN_IN, Surface};
-pub(crate) use views::money;

@@ -18,7 +18,7 @@ use crate::{
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Money as it is shown: `"10000.00"`.
-pub(crate) fn money(value: Decimal) -> String {
+pub(super) fn money(value: Decimal) -> String {
     two_places(value).to_string()
 }
 

@@ -21,11 +21,9 @@ use super::{
 };
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
-    operations::{self, Operations, notice},
+    ledger,
+    operations::{self, Figures, Operations, notice},
 };
-
-/// Rows of a page.
-pub(super) const PAGE: i64 = 50;
 
 /// Holds the name of whoever made the last change here.
 pub(super) const NAME_COOKIE: &str = "paystream_name";
@@ -38,18 +36,18 @@ pub(super) struct Area {
     pub(super) open: Option<String>,
 }
 
-/// Where one can go: a name, a path.
-const AREAS: [(&str, &str); 10] = [
-    ("Overview", "/console"),
-    ("Partitions", "/console/partitions"),
-    ("Stuck work", "/console/stuck"),
-    ("Payments", "/console/payments"),
-    ("Dead letters", "/console/dead-letters"),
-    ("Suspense", "/console/suspense"),
-    ("Conflicts", "/console/conflicts"),
-    ("Parked", "/console/parked"),
-    ("Customers", "/console/customers"),
-    ("Audit log", "/console/audit"),
+/// Where one can go: a name, a path, and how many cases wait there.
+const AREAS: [(&str, &str, fn(&Figures) -> Option<i64>); 10] = [
+    ("Overview", "/console", |_| None),
+    ("Partitions", "/console/partitions", |_| None),
+    ("Stuck work", "/console/stuck", |_| None),
+    ("Payments", "/console/payments", |_| None),
+    ("Dead letters", "/console/dead-letters", |figures| figures.dead_letters),
+    ("Suspense", "/console/suspense", |figures| figures.suspense),
+    ("Conflicts", "/console/conflicts", |figures| figures.conflicts),
+    ("Parked", "/console/parked", |figures| figures.parked),
+    ("Customers", "/console/customers", |_| None),
+    ("Audit log", "/console/audit", |_| None),
 ];
 
 /// What is around a page.
@@ -123,6 +121,17 @@ impl Visit {
         &self.console.app.gateway.operations
     }
 
+    /// Asks the ledger through its circuit.
+    pub(super) async fn ask<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ledger::Error>>,
+    ) -> Result<T, Problem> {
+        self.console.app.ask(asking).await.map_err(|problem| match problem.code() {
+            Code::LedgerUnavailable => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
+            _ => problem,
+        })
+    }
+
     pub(super) fn shell(&self, here: &'static str, title: impl Into<String>) -> Shell {
         Shell {
             title: title.into(),
@@ -148,25 +157,18 @@ fn done(code: &str) -> Option<&'static str> {
 
 /// The path of an area; that of the overview where there is none of this name.
 pub(super) fn area(name: &str) -> &'static str {
-    let paths = AREAS.iter().map(|(_, path)| *path);
+    let paths = AREAS.iter().map(|(_, path, _)| *path);
     let of_name = |path: &&str| path.strip_prefix("/console/") == Some(name);
     paths.clone().find(of_name).unwrap_or(AREAS[0].1)
 }
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
     let figures = look.map(|look| &look.overview.figures);
-    let open = |path: &str| {
-        let figures = figures?;
-        let count = match path {
-            "/console/dead-letters" => figures.dead_letters,
-            "/console/suspense" => figures.suspense,
-            "/console/conflicts" => figures.conflicts,
-            "/console/parked" => figures.parked,
-            _ => None,
-        };
-        count.filter(|count| *count > 0).map(words::cases)
+    let area = |(name, path, open): (_, _, fn(&Figures) -> _)| {
+        let open = figures.and_then(open).filter(|count| *count > 0).map(words::cases);
+        Area { name, path, open }
     };
-    AREAS.iter().map(|(name, path)| Area { name, path, open: open(path) }).collect()
+    AREAS.into_iter().map(area).collect()
 }
 
 /// Which store does not answer, since when, and what that means.
@@ -176,7 +178,7 @@ pub(super) fn banners(look: &Look) -> Vec<String> {
         banners.push(format!(
             "PostgreSQL has not answered since {} UTC. Payments are still taken and wait in the \
              streams; nothing is settled. Figures of the ledger are unknown until it is back.",
-            words::time(since)
+            words::time(&since)
         ));
     }
     if let Some(since) = look.redis_away {
@@ -187,7 +189,7 @@ pub(super) fn banners(look: &Look) -> Vec<String> {
         banners.push(format!(
             "{what} {} UTC. Payments cannot be taken while that is so; what the ledger has is \
              safe. Figures of the streams are unknown until it is back.",
-            words::time(since)
+            words::time(&since)
         ));
     }
     banners
@@ -254,14 +256,6 @@ const LEDGER_AWAY: &str = "PostgreSQL does not answer, and what this page shows 
      Payments are still taken and wait in the streams. Nothing was changed; look again when it is \
      back";
 
-/// The same for what was asked of the ledger through its circuit.
-pub(super) fn asked(problem: Problem) -> Problem {
-    match problem.code() == Code::LedgerUnavailable {
-        true => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
-        false => problem,
-    }
-}
-
 /// What a failure means to whoever looks or acts here. Nothing has changed.
 pub(super) fn trouble(error: operations::Error) -> Problem {
     if !error.is_outage() || matches!(error, operations::Error::Halfway(..)) {
@@ -278,9 +272,4 @@ pub(super) fn trouble(error: operations::Error) -> Problem {
         ),
     };
     Problem::new(code, detail)
-}
-
-/// A field of a form or a query, unless it is empty.
-pub(super) fn given(field: Option<&String>) -> Option<&str> {
-    field.map(|text| text.trim()).filter(|text| !text.is_empty())
 }
