@@ -6,7 +6,7 @@ use axum::response::Response;
 use super::{
     chart::Chart,
     history::Look,
-    shell::{Shell, Visit, banners, page, write},
+    shell::{Shell, Visit, page, write},
     words,
 };
 use crate::{
@@ -105,10 +105,8 @@ const TOLD_BY_FIGURES: [&str; 9] = [
 /// The live part of the page.
 #[derive(Template)]
 #[template(path = "console/overview_live.html")]
-struct LivePart {
-    banners: Vec<String>,
-    as_of: String,
-    reach: String,
+struct LivePart<'a> {
+    look: &'a Look,
     concerns: Vec<Concern>,
     flow: Vec<(Figure, Chart)>,
     figures: Vec<Figure>,
@@ -124,16 +122,14 @@ struct OverviewPage {
 pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
     let mut shell = visit.shell("/console", "Overview");
     // The live part has them.
-    shell.banners.clear();
+    shell.look = None;
     page(&OverviewPage { shell, live: live(&visit.look)? })
 }
 
 /// The live part.
 pub(super) fn live(look: &Look) -> Result<String, Problem> {
     write(&LivePart {
-        banners: banners(look),
-        as_of: words::time(&look.overview.as_of),
-        reach: words::span(look.reach()),
+        look,
         concerns: concerns(look),
         flow: flow(look),
         figures: figures(&look.overview.figures),
@@ -185,39 +181,30 @@ fn late(figures: &Figures) -> Option<u64> {
 
 fn figures(figures: &Figures) -> Vec<Figure> {
     let (partitions, stuck) = ("/console/partitions", "/console/stuck");
-    let figure = |name, unit, path, count: Option<i64>, mood: fn(i64) -> &'static str| Figure {
-        name,
-        value: count.map_or_else(|| words::UNKNOWN.to_owned(), words::cases),
-        unit,
-        mood: count.map_or("unknown", mood),
-        path,
+    let figure = |name, count: Option<i64>, unit, path, mood: fn(i64) -> &'static str| {
+        let value = words::known(&count);
+        Figure { name, value, unit, mood: count.map_or("unknown", mood), path }
     };
     let small = |count: Option<usize>| count.and_then(|count| i64::try_from(count).ok());
-    let (lag, pending) = (words::known(&figures.lag), words::known(&figures.pending));
     let (alive, unserved) = (small(figures.workers_alive), small(figures.partitions_unserved));
-    let mut all = vec![
-        Figure {
-            value: lag,
-            ..figure("Not taken yet", "lag", partitions, figures.lag, |_| "good")
-        },
-        Figure {
-            value: pending,
-            ..figure("Under way", "pending", stuck, figures.pending, |_| "good")
-        },
+    let flow = [
+        figure("Not taken yet", figures.lag, "lag", partitions, |_| "good"),
+        figure("Under way", figures.pending, "pending", stuck, |_| "good"),
     ];
-    all.extend(CASES.iter().map(|cases| {
+    let open = CASES.iter().map(|cases| {
+        let count = (cases.count)(figures);
         let mood = |count| if count == 0 { "good" } else { "warn" };
-        figure(cases.name, cases.unit, cases.path, (cases.count)(figures), mood)
-    }));
-    all.push(figure("Workers", "alive", partitions, alive, |count| match count {
-        0 => "bad",
-        _ => "good",
-    }));
-    all.push(figure("Partitions", "unserved", partitions, unserved, |count| match count {
-        0 => "good",
-        _ => "bad",
-    }));
-    all
+        let figure = figure(cases.name, count, cases.unit, cases.path, mood);
+        Figure { value: count.map_or(figure.value, words::cases), ..figure }
+    });
+    let owners = [
+        figure("Workers", alive, "alive", partitions, |n| if n == 0 { "bad" } else { "good" }),
+        figure("Partitions", unserved, "unserved", partitions, |n| match n {
+            0 => "good",
+            _ => "bad",
+        }),
+    ];
+    flow.into_iter().chain(open).chain(owners).collect()
 }
 
 /// What needs somebody, the worst first.

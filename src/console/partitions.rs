@@ -6,7 +6,7 @@ use axum::response::Response;
 use super::{
     history::Look,
     list::Asked,
-    shell::{Shell, Visit, banners, page, write},
+    shell::{Shell, Visit, page, write},
     words,
 };
 use crate::{
@@ -39,7 +39,7 @@ struct PartitionsPage {
 pub(super) async fn show(visit: Visit, asked: Asked) -> Result<Response, Problem> {
     let mut shell = visit.shell("/console/partitions", "Partitions");
     // The live part has them.
-    shell.banners.clear();
+    shell.look = None;
     let from = asked.parsed("from")?.unwrap_or(0);
     page(&PartitionsPage { shell, from, live: live(&visit.look, from)? })
 }

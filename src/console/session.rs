@@ -55,7 +55,7 @@ pub(super) async fn sign_in(
 /// Forgets the token.
 pub(super) async fn sign_out(headers: HeaderMap) -> Result<Response, Problem> {
     let cookie = kept(access::TOKEN_COOKIE, "", Some(0), &headers)?;
-    let to = format!("{}?done=sign-out", SIGN_IN);
+    let to = format!("{SIGN_IN}?done=sign-out");
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&to)).into_response())
 }
 

@@ -61,7 +61,8 @@ pub(super) struct Shell {
     /// Whether there is something to sign out of.
     pub(super) signs_out: bool,
     pub(super) notice: Option<&'static str>,
-    pub(super) banners: Vec<String>,
+    /// Which stores are away, where the live part of the page does not say so.
+    pub(super) look: Option<Arc<Look>>,
     pub(super) assets: &'static Assets,
 }
 
@@ -75,7 +76,7 @@ impl Shell {
             operator: None,
             signs_out: false,
             notice: None,
-            banners: Vec::new(),
+            look: None,
             assets: &ASSETS,
         }
     }
@@ -140,7 +141,7 @@ impl Visit {
             operator: self.operator.0.clone(),
             signs_out: access::asks_for_token(&self.console.app.gateway.config),
             notice: self.done,
-            banners: banners(&self.look),
+            look: Some(Arc::clone(&self.look)),
             assets: &ASSETS,
         }
     }
@@ -169,30 +170,6 @@ fn areas(look: Option<&Look>) -> Vec<Area> {
         Area { name, path, open }
     };
     AREAS.into_iter().map(area).collect()
-}
-
-/// Which store does not answer, since when, and what that means.
-pub(super) fn banners(look: &Look) -> Vec<String> {
-    let mut banners = Vec::new();
-    if let Some(since) = look.ledger_away {
-        banners.push(format!(
-            "PostgreSQL has not answered since {} UTC. Payments are still taken and wait in the \
-             streams; nothing is settled. Figures of the ledger are unknown until it is back.",
-            words::time(&since)
-        ));
-    }
-    if let Some(since) = look.redis_away {
-        let what = match &look.overview.redis_trouble {
-            Some(trouble) => format!("Redis is not as it should be ({trouble}), seen since"),
-            None => "Redis has not answered since".to_owned(),
-        };
-        banners.push(format!(
-            "{what} {} UTC. Payments cannot be taken while that is so; what the ledger has is \
-             safe. Figures of the streams are unknown until it is back.",
-            words::time(&since)
-        ));
-    }
-    banners
 }
 
 #[derive(Template)]
@@ -226,7 +203,7 @@ pub(super) fn problem_page(
     request_id: Option<&str>,
 ) -> String {
     let code = problem.code();
-    let page = if problem.is_unauthorized() {
+    let page = if code == Code::Unauthorized {
         let refused = path_and_query.starts_with(SIGN_IN);
         let to = if refused { String::new() } else { path_and_query.to_owned() };
         SignInPage { shell: Shell::bare("Sign in"), to, refused }.render()

@@ -19,12 +19,16 @@ use tokio::{
 };
 
 use super::{
-    access, preferences,
+    access, intake, preferences,
     problem::{Code, Problem},
-    state::{App, BODY_BYTES_MAX, BULK_BYTES_MAX},
+    state::App,
     surface::Surface,
 };
 
+/// Largest body of a request,
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// and of one that carries many payments.
+const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Paths that take many at once.
@@ -135,10 +139,7 @@ async fn collected(
 }
 
 fn unread(error: BoxError) -> Problem {
-    if error.is::<LengthLimitError>() {
-        return too_large();
-    }
-    Problem::new(Code::MalformedJson, "the body could not be read to its end")
+    if error.is::<LengthLimitError>() { too_large() } else { intake::unread() }
 }
 
 fn too_large() -> Problem {

@@ -134,26 +134,20 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 
 /// Whether the worker behind this board makes progress.
 pub(super) fn live_answer(board: Option<&Board>) -> Response {
-    match board.map(|board| board.read(Instant::now())) {
-        Some(WorkerHealth::Stalled(still)) => {
-            let detail = format!("a lane has not moved for {} s", still.as_secs());
-            answer(StatusCode::SERVICE_UNAVAILABLE, "stalled", Some(detail))
-        }
-        Some(WorkerHealth::Waiting(reason)) => answer(StatusCode::OK, "live", Some(reason)),
-        Some(WorkerHealth::Working) | None => answer(StatusCode::OK, "live", None),
+    let worker = board.map_or_else(|| DependencyView::new("working", None), worker_view);
+    match worker.status {
+        "stalled" => answer(StatusCode::SERVICE_UNAVAILABLE, "stalled", worker.detail),
+        _ => answer(StatusCode::OK, "live", worker.detail),
     }
 }
 
 /// Whether a worker without a gateway is at work.
 pub(super) fn worker_ready(board: &Board, stop: &CancellationToken) -> Response {
-    if stop.is_cancelled() {
-        return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None);
-    }
-    match board.read(Instant::now()) {
-        WorkerHealth::Waiting(reason) => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "waiting", Some(reason))
-        }
-        WorkerHealth::Working | WorkerHealth::Stalled(_) => answer(StatusCode::OK, "ready", None),
+    let worker = worker_view(board);
+    match worker.status {
+        _ if stop.is_cancelled() => answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None),
+        "waiting" => answer(StatusCode::SERVICE_UNAVAILABLE, "waiting", worker.detail),
+        _ => answer(StatusCode::OK, "ready", None),
     }
 }
 

@@ -110,14 +110,6 @@ fn outcome(response: &Response) -> &'static str {
 
 /// Methods are told apart only as far as they are usual.
 fn usual(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        _ => "_OTHER",
-    }
+    const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+    USUAL.into_iter().find(|usual| *usual == method.as_str()).unwrap_or("_OTHER")
 }

@@ -164,10 +164,6 @@ impl Problem {
         &self.detail
     }
 
-    pub(crate) fn is_unauthorized(&self) -> bool {
-        self.code == Code::Unauthorized
-    }
-
     /// This page under the status of this problem.
     pub(crate) fn with_page(&self, html: String) -> Response {
         let mut response = (self.code.status(), Html(html)).into_response();
@@ -322,26 +318,24 @@ impl From<circuit_breaker::Open> for Problem {
 
 impl From<ledger::Error> for Problem {
     fn from(error: ledger::Error) -> Self {
-        if matches!(error, ledger::Error::Resized) {
-            return Self::resizing();
+        let busy = |detail| Self::new(Code::GatewayBusy, detail);
+        match error {
+            ledger::Error::Resized => Self::resizing(),
+            ledger::Error::Busy => {
+                busy("every connection to the ledger is in use; send it again later")
+            }
+            ledger::Error::Raced => busy(
+                "others changed the same rows each time; nothing was changed, send it again later",
+            ),
+            error if error.is_outage() => {
+                warn!(cause = cause(&error), "{error}");
+                Self::new(
+                    Code::LedgerUnavailable,
+                    "payments are still taken; what became of them can be asked again later",
+                )
+            }
+            error => internal(&error),
         }
-        if matches!(error, ledger::Error::Busy) {
-            let detail = "every connection to the ledger is in use; send it again later";
-            return Self::new(Code::GatewayBusy, detail);
-        }
-        if matches!(error, ledger::Error::Raced) {
-            let detail = "others changed the same rows each time; nothing was changed, send it \
-                          again later";
-            return Self::new(Code::GatewayBusy, detail);
-        }
-        if error.is_outage() {
-            warn!(cause = cause(&error), "{error}");
-            return Self::new(
-                Code::LedgerUnavailable,
-                "payments are still taken; what became of them can be asked again later",
-            );
-        }
-        internal(&error)
     }
 }
 

@@ -17,10 +17,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    admin, batch, customers, description as shared, guard, health,
-    intake::Segment,
-    lookup, observe, payments, problem,
-    state::{App, BODY_BYTES_MAX, BULK_BYTES_MAX},
+    admin, batch, customers, description as shared, guard, health, intake::Segment, lookup,
+    observe, payments, problem, state::App,
 };
 use crate::domain::Currency;
 
@@ -33,14 +31,12 @@ pub(crate) struct Pages {
 
 /// Every route, and its description.
 fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
-    let bulk = OpenApiRouter::new()
-        .routes(routes!(batch::accept_batch))
-        .routes(routes!(lookup::look_up))
-        .layer(DefaultBodyLimit::max(BULK_BYTES_MAX));
     OpenApiRouter::with_openapi(shared::outline())
         // Payments.
         .routes(routes!(payments::accept))
         .routes(routes!(lookup::find))
+        .routes(routes!(batch::accept_batch))
+        .routes(routes!(lookup::look_up))
         // Customers.
         .routes(routes!(customers::list, customers::open))
         .routes(routes!(customers::show))
@@ -52,8 +48,8 @@ fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .merge(bulk)
+        // The guard has bounded every body before.
+        .layer(DefaultBodyLimit::disable())
         .split_for_parts()
 }
 

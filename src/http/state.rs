@@ -23,11 +23,8 @@ use crate::{
     telemetry::{Moment, Signals},
 };
 
-/// Largest body of a request,
-pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
-/// and of one that carries many payments.
-pub(super) const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes of such bodies at once, from the first that comes until the answer.
+/// Bytes of bodies that carry many payments, at once, from the first that comes until
+/// the answer.
 const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests that may wait for an outcome at once; one more is answered 202.
 const WAITERS_MAX: usize = 512;
@@ -37,26 +34,18 @@ const LOOK_UPS_MAX: usize = 2;
 /// What the gateway works with.
 pub(crate) struct Gateway {
     pub producer: Producer,
-    /// Finds them in the streams.
     pub finder: Finder,
-    /// Answers what became of them.
     pub reader: Reader,
     pub registrar: Registrar,
     pub balances: Balances,
-    /// Tells how deep the streams are.
     pub upkeep: Upkeep,
-    /// What operators see and do.
     pub operations: Arc<Operations>,
-    /// Refuses calls while Redis is known to be away,
     pub redis: Arc<CircuitBreaker>,
-    /// and while PostgreSQL is.
     pub postgresql: Arc<CircuitBreaker>,
-    /// How the worker of this process fares, if it has one.
+    /// Of the worker of this process, if it has one.
     pub board: Option<Arc<Board>>,
-    /// Speaks of what it does.
     pub signals: Signals,
     pub config: GatewayConfig,
-    /// Tells the time.
     pub clock: Clock,
 }
 
