@@ -20,7 +20,8 @@ use crate::{
     circuit_breaker::{self, CircuitBreaker},
     cli, clock,
     config::{ServeConfig, StoreConfig},
-    http::{self, Gateway},
+    console::{self, Console},
+    http::{self, Gateway, Shared},
     ledger::{Ledger, Schema, Topology},
     monitor::{self, Monitor},
     operations::Operations,
@@ -174,7 +175,11 @@ async fn serve_topology(
         let operations = Arc::clone(&monitor.operations);
         let gateway = gateway(config, &stores, &circuits, board, operations, signals).await?;
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
-        tasks.spawn(http::serve(gateway, listener, stop.clone()));
+        let app = Shared::new(gateway, stop.clone());
+        let console = Arc::new(Console::new(Arc::clone(&app)));
+        let pages = console::pages(Arc::clone(&console));
+        tasks.spawn(async move { Ok(console.keep_looking().await) });
+        tasks.spawn(http::serve(app, pages, listener));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }

@@ -8,6 +8,7 @@
 
 pub mod domain;
 pub mod http;
+mod console;
 pub mod monitor;
 pub mod stream;
 pub mod worker;

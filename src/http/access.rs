@@ -10,64 +10,11 @@ use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::{console, operator::Operator};
+use super::{operator::Operator, surface::Surface};
 use crate::config::GatewayConfig;
 
-/// Where the API is described.
-const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
-/// Paths that need no token and are never refused for load.
-const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
-/// Where operators work.
-const OPERATORS: [&str; 2] = ["/console", "/api/v1/admin"];
-
-/// What a path belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Surface {
-    /// Health: for everybody.
-    Open,
-    /// What the API is: for everybody.
-    Docs,
-    /// Payments and customers.
-    Api,
-    /// The operators' API.
-    Admin,
-    /// The console, for whoever has signed in,
-    Console,
-    /// what it needs before that,
-    Doorstep,
-    /// and its live figures, which go on for as long as somebody looks.
-    Live,
-}
-
-impl Surface {
-    pub(super) fn of(path: &str) -> Self {
-        let [console, admin] = OPERATORS;
-        if OPEN_PATHS.contains(&path) {
-            Self::Open
-        } else if DOCS.iter().any(|docs| is_below(path, docs)) {
-            Self::Docs
-        } else if path == console::LIVE {
-            Self::Live
-        } else if path == console::SIGN_IN || path.starts_with(console::ASSETS) {
-            Self::Doorstep
-        } else if is_below(path, console) {
-            Self::Console
-        } else if is_below(path, admin) {
-            Self::Admin
-        } else {
-            Self::Api
-        }
-    }
-
-    /// Whether it is of the console.
-    pub(super) fn is_console(self) -> bool {
-        matches!(self, Self::Console | Self::Doorstep | Self::Live)
-    }
-}
-
-fn is_below(path: &str, folder: &str) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
+/// Holds the token of whoever has signed in to the console.
+pub(crate) const TOKEN_COOKIE: &str = "paystream_console";
 
 /// Who the request is from; nothing when it may not pass.
 pub(super) fn admit(
@@ -79,7 +26,7 @@ pub(super) fn admit(
         Surface::Open | Surface::Docs | Surface::Doorstep => return Some(Operator(None)),
         Surface::Api | Surface::Admin => bearer(headers).map(str::to_owned),
         Surface::Console | Surface::Live => bearer(headers).map(str::to_owned).or_else(|| {
-            let token = console::cookie(headers, console::TOKEN_COOKIE)?;
+            let token = cookie(headers, TOKEN_COOKIE)?;
             Some(percent_decode_str(token).decode_utf8().ok()?.into_owned())
         }),
     };
@@ -125,7 +72,7 @@ pub(super) fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
 }
 
 /// Whose token this is.
-pub(super) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
+pub(crate) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
     if !config.operators.is_empty() {
         let token = token?;
         // All of them are compared, whichever it is.
@@ -145,12 +92,22 @@ pub(super) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Op
 }
 
 /// Whether somebody must sign in to use the console.
-pub(super) fn asks_for_token(config: &GatewayConfig) -> bool {
+pub(crate) fn asks_for_token(config: &GatewayConfig) -> bool {
     !config.operators.is_empty() || config.api_token.is_some()
 }
 
 fn is_same(wanted: &SecretString, given: &str) -> bool {
     given.as_bytes().ct_eq(wanted.expose_secret().as_bytes()).into()
+}
+
+/// The value of a cookie.
+pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';'));
+    pairs.find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then_some(value)
+    })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -200,27 +157,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_path_is_of_one_surface() {
-        let surfaces = [
-            ("/livez", Surface::Open),
-            ("/console", Surface::Console),
-            ("/console/partitions", Surface::Console),
-            ("/consoles", Surface::Api),
-            ("/console/live", Surface::Live),
-            ("/console/sign-in", Surface::Doorstep),
-            ("/console/assets/x.css", Surface::Doorstep),
-            ("/api/v1/admin/stats", Surface::Admin),
-            ("/api/v1/administrators", Surface::Api),
-            ("/api/v1/payments", Surface::Api),
-            ("/docs/index.css", Surface::Docs),
-            ("/openapi.json", Surface::Docs),
-        ];
-        for (path, surface) in surfaces {
-            assert_eq!(Surface::of(path), surface, "{path}");
-        }
-    }
-
-    #[test]
     fn only_names_of_this_machine_are_its_own() {
         for (host, ours) in [
             ("127.0.0.1:8081", true),
@@ -252,5 +188,13 @@ mod tests {
             assert!(!of_this_machine("/x", &headers), "{host} and another");
         }
         assert!(!is_of_this_machine(&Uri::from_static("/x"), &HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, "a=1; paystream_console=x%3By; b=2".parse().unwrap());
+        assert_eq!(cookie(&headers, TOKEN_COOKIE), Some("x%3By"));
+        assert_eq!(cookie(&headers, "console"), None);
     }
 }

@@ -6,11 +6,12 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    App, intake,
+    intake,
     intake::{Body, MediaType},
     observe::Traced,
     payments::{self, PaymentBody},
     problem::{self, Code, FieldError, Problem},
+    state::App,
 };
 use crate::stream::{self, Appended, Arrival};
 
@@ -31,7 +32,7 @@ pub(super) struct BatchView {
 }
 
 /// What became of one item.
-#[derive(Serialize, ToSchema)]
+#[derive(Default, Serialize, ToSchema)]
 pub(super) struct ItemView {
     /// Place in the batch, from 0.
     index: usize,
@@ -168,10 +169,7 @@ impl ItemView {
             partition: Some(place.partition),
             sequence: Some(place.sequence),
             stream_id: Some(place.stream_id.to_string()),
-            code: None,
-            detail: None,
-            errors: Vec::new(),
-            ignored: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -181,13 +179,10 @@ impl ItemView {
             status: "refused",
             outcome: problem::counted_as(problem.status()),
             transaction_reference: reference,
-            partition: None,
-            sequence: None,
-            stream_id: None,
             code: Some(problem.code().as_str()),
             detail: Some(problem.detail().to_owned()),
             errors: problem.errors().to_vec(),
-            ignored: Vec::new(),
+            ..Self::default()
         }
     }
 }

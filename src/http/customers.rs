@@ -12,11 +12,12 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    App, intake,
+    intake,
     intake::{Body, Fields, Query, Segment},
     operator::Operator,
     problem::{Code, Problem},
     shapes,
+    state::App,
     views::{AccountView, BalanceView, PaymentView, Taken, customer_path, money},
 };
 use crate::{

@@ -14,9 +14,9 @@ use utoipa::{
 };
 
 use super::{
-    access::Surface,
     problem::{CODES, ProblemDocument},
     shapes,
+    surface::Surface,
 };
 use crate::domain::Currency;
 
@@ -50,58 +50,42 @@ struct Failure {
     of: fn(&Operation) -> bool,
 }
 
-const FAILURES: [Failure; 9] = [
-    Failure {
-        status: 400,
-        name: "Malformed",
-        description: "The body is not JSON, or the query is not valid",
-        of: |operation| has_body(operation) || has_query(operation),
-    },
-    Failure {
-        status: 401,
-        name: "Unauthorized",
-        description: "A valid bearer token is needed",
-        of: any,
-    },
-    Failure {
-        status: 408,
-        name: "BodyLate",
-        description: "The body did not arrive in time",
-        of: has_body,
-    },
-    Failure { status: 413, name: "TooLarge", description: "The body is too large", of: has_body },
-    Failure {
-        status: 415,
-        name: "WrongType",
-        description: "The body has the wrong type, or a `Content-Encoding` such as gzip",
-        of: has_body,
-    },
-    Failure {
-        status: 422,
-        name: "Invalid",
-        description: "The body is not valid; `errors` names the fields",
-        of: has_body,
-    },
-    Failure {
-        status: 429,
-        name: "RateLimited",
-        description: "The proxy in front: too many requests from this address; try again after \
-                      `Retry-After`",
-        of: any,
-    },
-    Failure {
-        status: 500,
-        name: "Internal",
-        description: "Something went wrong on our side; the log has it under `request_id`",
-        of: any,
-    },
-    Failure {
-        status: 503,
-        name: "Unavailable",
-        description: "Not now; try again after `Retry-After`",
-        of: any,
-    },
-];
+const FAILURES: [Failure; 9] = {
+    const fn failure(
+        status: u16,
+        name: &'static str,
+        description: &'static str,
+        of: fn(&Operation) -> bool,
+    ) -> Failure {
+        Failure { status, name, description, of }
+    }
+    [
+        failure(400, "Malformed", "The body is not JSON, or the query is not valid", has_either),
+        failure(401, "Unauthorized", "A valid bearer token is needed", any),
+        failure(408, "BodyLate", "The body did not arrive in time", has_body),
+        failure(413, "TooLarge", "The body is too large", has_body),
+        failure(
+            415,
+            "WrongType",
+            "The body has the wrong type, or a `Content-Encoding` such as gzip",
+            has_body,
+        ),
+        failure(422, "Invalid", "The body is not valid; `errors` names the fields", has_body),
+        failure(
+            429,
+            "RateLimited",
+            "The proxy in front: too many requests from this address; try again after `Retry-After`",
+            any,
+        ),
+        failure(
+            500,
+            "Internal",
+            "Something went wrong on our side; the log has it under `request_id`",
+            any,
+        ),
+        failure(503, "Unavailable", "Not now; try again after `Retry-After`", any),
+    ]
+};
 
 fn any(_: &Operation) -> bool {
     true
@@ -111,12 +95,10 @@ fn has_body(operation: &Operation) -> bool {
     operation.request_body.is_some()
 }
 
-fn has_query(operation: &Operation) -> bool {
-    let parameters = operation.parameters.iter().flatten();
-    parameters.into_iter().any(|one| match one {
-        RefOr::T(one) => one.parameter_in == ParameterIn::Query,
-        RefOr::Ref(_) => false,
-    })
+fn has_either(operation: &Operation) -> bool {
+    let mut parameters = operation.parameters.iter().flatten();
+    let in_query = |one: &RefOr<Parameter>| matches!(one, RefOr::T(one) if one.parameter_in == ParameterIn::Query);
+    has_body(operation) || parameters.any(in_query)
 }
 
 /// What the description is made of, before there are routes.

@@ -9,7 +9,6 @@ use axum::{
     BoxError,
     body::{Body, Bytes, HttpBody},
     extract::{Request, State},
-    http::{HeaderMap, Method},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -20,15 +19,16 @@ use tokio::{
 };
 
 use super::{
-    App, BODY_BYTES_MAX, BULK_BYTES_MAX,
-    access::{self, Surface},
+    access, intake, preferences,
     problem::{Code, Problem},
+    state::App,
+    surface::Surface,
 };
 
-/// Longest wait that `Prefer: wait=N` may ask for.
-const WAIT_MAX: Duration = Duration::from_secs(30);
-/// The path that honours it.
-const WAITS: &str = "/api/v1/payments";
+/// Largest body of a request,
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// and of one that carries many payments.
+const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Paths that take many at once.
@@ -59,7 +59,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     // A place is for work: whoever sends slowly has none yet.
-    let wait = wait_of(&request);
+    let wait = preferences::wait_of(&request);
     // Its share of the memory for bodies is given back when it is answered.
     let (request, _room) = match arrived(request, &app.bodies).await {
         Ok(arrived) => arrived,
@@ -139,30 +139,10 @@ async fn collected(
 }
 
 fn unread(error: BoxError) -> Problem {
-    if error.is::<LengthLimitError>() {
-        return too_large();
-    }
-    Problem::new(Code::MalformedJson, "the body could not be read to its end")
+    if error.is::<LengthLimitError>() { too_large() } else { intake::unread() }
 }
 
 fn too_large() -> Problem {
     let detail = "16 KiB at most; 4 MiB where many are sent at once";
     Problem::new(Code::BodyTooLarge, detail)
-}
-
-/// How long the request may wait for an outcome; nothing where none is waited
-/// for.
-pub(super) fn wait_of(request: &Request) -> Duration {
-    let honoured = request.method() == Method::POST && request.uri().path() == WAITS;
-    if honoured { wanted_wait(request.headers()) } else { Duration::ZERO }
-}
-
-/// How long the client prefers to wait for an outcome (RFC 7240), bounded.
-pub(super) fn wanted_wait(headers: &HeaderMap) -> Duration {
-    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
-    let mut waits = preferences
-        .flat_map(|value| value.split([',', ';']))
-        .filter_map(|preference| preference.trim().strip_prefix("wait="))
-        .filter_map(|seconds| seconds.trim_matches('"').parse().ok());
-    waits.next().map_or(Duration::ZERO, Duration::from_secs).min(WAIT_MAX)
 }

@@ -1,7 +1,7 @@
 //! Truthful health: what answers, what does not, and whether the process makes
 //! progress.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::{
     Json,
@@ -10,47 +10,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use tokio::{sync::Mutex, time::timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::{App, access};
+use super::{
+    access,
+    state::App,
+    stores::{DependencyView, Stores},
+};
 use crate::{
     circuit_breaker::CircuitBreaker,
-    ledger,
     progress::{Board, WorkerHealth},
 };
-
-/// How long a dependency has to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long an answer is given again: whoever asks needs no token.
-const KEPT: Duration = Duration::from_secs(1);
-
-/// How both stores fared when they were last asked.
-#[derive(Default)]
-pub(super) struct Latest(Mutex<Option<Stores>>);
-
-#[derive(Clone)]
-struct Stores {
-    asked: Instant,
-    redis: DependencyView,
-    postgresql: DependencyView,
-    open_losses: Option<i64>,
-}
-
-impl Latest {
-    /// Asks the stores, unless that was just done. Whoever comes meanwhile waits
-    /// for the same answer.
-    async fn look(&self, app: &App) -> Stores {
-        let mut latest = self.0.lock().await;
-        if let Some(stores) = latest.as_ref().filter(|stores| stores.asked.elapsed() < KEPT) {
-            return stores.clone();
-        }
-        let (redis, (postgresql, open_losses)) = tokio::join!(redis(app), postgresql(app));
-        let stores = Stores { asked: Instant::now(), redis, postgresql, open_losses };
-        latest.insert(stores).clone()
-    }
-}
 
 /// How the process fares. Only whoever shows a token is told more than the
 /// status.
@@ -77,26 +48,6 @@ struct DependenciesView {
     postgresql: DependencyView,
 }
 
-/// How something fares.
-#[derive(Clone, Serialize, ToSchema)]
-struct DependencyView {
-    /// Of a store `up` or `down`, else of a worker.
-    #[schema(pattern = "^(up|down|working|waiting|stalled)$")]
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    /// `open`: calls are refused at once until a probe succeeds.
-    #[schema(pattern = "^(open|closed)$")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    circuit: Option<&'static str>,
-}
-
-impl DependencyView {
-    fn new(status: &'static str, detail: Option<String>) -> Self {
-        Self { status, detail, circuit: None }
-    }
-}
-
 /// A yes or no in words.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AnswerView {
@@ -118,7 +69,7 @@ pub(super) struct AnswerView {
     )
 )]
 pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Response {
-    let Stores { mut redis, mut postgresql, open_losses, .. } = app.health.look(&app).await;
+    let Stores { mut redis, mut postgresql, open_losses, .. } = app.stores().await;
     redis.circuit = circuit_word(&app.gateway.redis);
     postgresql.circuit = circuit_word(&app.gateway.postgresql);
     let worker = app.gateway.board.as_deref().map(worker_view);
@@ -174,7 +125,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     if let Err(open) = app.gateway.redis.check(Instant::now().into()) {
         return answer(StatusCode::SERVICE_UNAVAILABLE, "redis_down", Some(open.to_string()));
     }
-    let redis = app.health.look(&app).await.redis;
+    let redis = app.stores().await.redis;
     match redis.status {
         "up" => answer(StatusCode::OK, "ready", None),
         _ => answer(StatusCode::SERVICE_UNAVAILABLE, "redis_down", redis.detail),
@@ -183,26 +134,20 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 
 /// Whether the worker behind this board makes progress.
 pub(super) fn live_answer(board: Option<&Board>) -> Response {
-    match board.map(|board| board.read(Instant::now())) {
-        Some(WorkerHealth::Stalled(still)) => {
-            let detail = format!("a lane has not moved for {} s", still.as_secs());
-            answer(StatusCode::SERVICE_UNAVAILABLE, "stalled", Some(detail))
-        }
-        Some(WorkerHealth::Waiting(reason)) => answer(StatusCode::OK, "live", Some(reason)),
-        Some(WorkerHealth::Working) | None => answer(StatusCode::OK, "live", None),
+    let worker = board.map_or_else(|| DependencyView::new("working", None), worker_view);
+    match worker.status {
+        "stalled" => answer(StatusCode::SERVICE_UNAVAILABLE, "stalled", worker.detail),
+        _ => answer(StatusCode::OK, "live", worker.detail),
     }
 }
 
 /// Whether a worker without a gateway is at work.
 pub(super) fn worker_ready(board: &Board, stop: &CancellationToken) -> Response {
-    if stop.is_cancelled() {
-        return answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None);
-    }
-    match board.read(Instant::now()) {
-        WorkerHealth::Waiting(reason) => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "waiting", Some(reason))
-        }
-        WorkerHealth::Working | WorkerHealth::Stalled(_) => answer(StatusCode::OK, "ready", None),
+    let worker = worker_view(board);
+    match worker.status {
+        _ if stop.is_cancelled() => answer(StatusCode::SERVICE_UNAVAILABLE, "stopping", None),
+        "waiting" => answer(StatusCode::SERVICE_UNAVAILABLE, "waiting", worker.detail),
+        _ => answer(StatusCode::OK, "ready", None),
     }
 }
 
@@ -223,34 +168,4 @@ fn worker_view(board: &Board) -> DependencyView {
             DependencyView::new("stalled", Some(detail))
         }
     }
-}
-
-async fn redis(app: &App) -> DependencyView {
-    dependency(timeout(ANSWER_TIMEOUT, app.gateway.producer.ping()).await).0
-}
-
-async fn postgresql(app: &App) -> (DependencyView, Option<i64>) {
-    let reader = &app.gateway.reader;
-    let asked = timeout(ANSWER_TIMEOUT, reader.open_losses()).await;
-    let is_busy = match &asked {
-        Ok(asked) => matches!(asked, Err(ledger::Error::Busy)),
-        Err(_) => reader.usage().used >= reader.usage().max,
-    };
-    if is_busy && app.gateway.postgresql.check(Instant::now().into()).is_ok() {
-        let detail = "every connection for queries is in use".to_owned();
-        return (DependencyView::new("up", Some(detail)), None);
-    }
-    dependency(asked)
-}
-
-/// How a dependency fares, and what it answered.
-fn dependency<T, E: std::fmt::Display>(
-    result: Result<Result<T, E>, tokio::time::error::Elapsed>,
-) -> (DependencyView, Option<T>) {
-    let detail = match result {
-        Ok(Ok(answer)) => return (DependencyView::new("up", None), Some(answer)),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("it did not answer within {} s", ANSWER_TIMEOUT.as_secs()),
-    };
-    (DependencyView::new("down", Some(detail)), None)
 }

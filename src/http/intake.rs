@@ -8,10 +8,7 @@ use std::borrow::Cow;
 
 use axum::{
     body::Bytes,
-    extract::{
-        self, FromRequest, FromRequestParts, Path, Request,
-        rejection::{BytesRejection, FailedToBufferBody, QueryRejection},
-    },
+    extract::{self, FromRequest, FromRequestParts, Path, Request, rejection::QueryRejection},
     http::{HeaderMap, header, request::Parts},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -62,6 +59,11 @@ impl Body {
     }
 }
 
+/// What is wrong with a body that broke off.
+pub(super) fn unread() -> Problem {
+    Problem::new(Code::MalformedJson, "the body could not be read to its end")
+}
+
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
@@ -78,7 +80,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                           Content-Encoding";
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|_| unread())?;
         Ok(Self { media_type, bytes })
     }
 }
@@ -122,7 +124,7 @@ where
 }
 
 /// The name in a path. What is not text names nothing.
-pub(super) struct Segment(pub(super) String);
+pub(crate) struct Segment(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
     type Rejection = Problem;
@@ -148,7 +150,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Numbers
 }
 
 /// What a query asks for.
-pub(super) struct Query<T>(pub(super) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
@@ -338,14 +340,4 @@ fn media_type(headers: &HeaderMap) -> Option<MediaType> {
         }
         _ => None,
     }
-}
-
-fn unreadable(rejection: BytesRejection) -> Problem {
-    if let BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) = rejection {
-        return Problem::new(
-            Code::BodyTooLarge,
-            "16 KiB at most; 4 MiB where many are sent at once",
-        );
-    }
-    Problem::new(Code::MalformedJson, "the body could not be read to its end")
 }

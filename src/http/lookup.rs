@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    App, Gateway, intake,
+    intake,
     intake::Segment,
     problem::{Code, FieldError, Problem},
     shapes,
+    state::{App, Gateway},
     views::{ConflictView, Links, PaymentView},
 };
 use crate::{

@@ -13,7 +13,12 @@ use axum::{
 
 use tracing::{Level, debug, enabled};
 
-use super::{App, access::Surface, guard, payments, problem};
+use super::{
+    preferences::{self, REPLAYED},
+    problem,
+    state::App,
+    surface::Surface,
+};
 use crate::{
     domain::TraceContext,
     telemetry::{
@@ -28,7 +33,7 @@ const PAYMENTS: &str = "/api/v1/payments";
 
 /// Whoever is at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// The trace of a request, for its handler.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +65,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
             signals.request(inbound, trusted)
         }
     };
-    let waits = !guard::wait_of(&request).is_zero() || surface == Surface::Live;
+    let waits = !preferences::wait_of(&request).is_zero() || surface == Surface::Live;
     request.extensions_mut().insert(Traced(trace));
     let _active = signals.active(method);
     let answering = async {
@@ -97,7 +102,7 @@ fn is_trusted(app: &App, request: &Request) -> bool {
 fn outcome(response: &Response) -> &'static str {
     match response.status() {
         StatusCode::ACCEPTED => "accepted",
-        StatusCode::OK if payments::is_replay(response.headers()) => "duplicate",
+        StatusCode::OK if response.headers().contains_key(REPLAYED) => "duplicate",
         StatusCode::OK => "accepted",
         refused => problem::counted_as(refused),
     }
@@ -105,14 +110,6 @@ fn outcome(response: &Response) -> &'static str {
 
 /// Methods are told apart only as far as they are usual.
 fn usual(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        _ => "_OTHER",
-    }
+    const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+    USUAL.into_iter().find(|usual| *usual == method.as_str()).unwrap_or("_OTHER")
 }

@@ -21,7 +21,7 @@ const REASON_MAX: usize = 500;
 /// Who a request is from: the name that its token stands for, if it stands for
 /// one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Operator(pub(super) Option<String>);
+pub(crate) struct Operator(pub(crate) Option<String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = std::convert::Infallible;
@@ -57,7 +57,7 @@ impl Operator {
     }
 
     /// The signature of a change.
-    pub(super) fn sign(&self, given: Option<&str>, reason: &str) -> Result<Signature, Problem> {
+    pub(crate) fn sign(&self, given: Option<&str>, reason: &str) -> Result<Signature, Problem> {
         let actor = self.0.as_deref().or(given).unwrap_or_default().trim();
         let reason = reason.trim();
         let mut errors = Vec::new();

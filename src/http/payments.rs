@@ -13,11 +13,13 @@ use tokio::time::{Instant, sleep};
 use utoipa::ToSchema;
 
 use super::{
-    App, guard, intake,
+    intake,
     intake::Body,
     observe::Traced,
+    preferences::{self, REPLAYED},
     problem::{self, Code, Problem},
     shapes,
+    state::App,
     views::{AcceptedView, PaymentView, Taken, payment_path},
 };
 use crate::{
@@ -26,7 +28,6 @@ use crate::{
     telemetry::Sent,
 };
 
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// Pauses between looks at the ledger while a client waits: from this,
 const LOOK_MIN: Duration = Duration::from_millis(10);
@@ -93,7 +94,7 @@ pub(super) async fn accept(
         Appended::Duplicate(place) => (place, true),
         Appended::Conflict(place) => return Err(conflict(place.stream_id)),
     };
-    let wait = guard::wanted_wait(&headers);
+    let wait = preferences::wanted_wait(&headers);
     if !wait.is_zero()
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
@@ -140,11 +141,6 @@ pub(super) fn conflict(first: impl std::fmt::Display) -> Problem {
          for a new payment"
     );
     Problem::new(Code::ReferenceConflict, detail)
-}
-
-/// Whether an answer says that its payment was taken before.
-pub(super) fn is_replay(headers: &HeaderMap) -> bool {
-    headers.contains_key(REPLAYED)
 }
 
 /// Looks until the ledger has the payment, or until the wait is over.

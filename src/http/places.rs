@@ -10,7 +10,7 @@ use std::{
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(crate) enum Full {
     /// All are taken.
     All,
     /// This client has as many as one may have.
@@ -18,7 +18,7 @@ pub(super) enum Full {
 }
 
 /// Places, and who has them.
-pub(super) struct Places<K> {
+pub(crate) struct Places<K> {
     max: usize,
     of_one_max: usize,
     taken: Arc<Mutex<Taken<K>>>,
@@ -30,19 +30,19 @@ struct Taken<K> {
 }
 
 /// A place that is taken.
-pub(super) struct Place<K: Eq + Hash> {
+pub(crate) struct Place<K: Eq + Hash> {
     client: K,
     taken: Arc<Mutex<Taken<K>>>,
 }
 
 impl<K: Clone + Eq + Hash> Places<K> {
-    pub(super) fn new(max: usize, of_one_max: usize) -> Self {
+    pub(crate) fn new(max: usize, of_one_max: usize) -> Self {
         let taken = Taken { all: 0, by: HashMap::new() };
         Self { max, of_one_max, taken: Arc::new(Mutex::new(taken)) }
     }
 
     /// A place for this client, if there is one.
-    pub(super) fn take(&self, client: K) -> Result<Place<K>, Full> {
+    pub(crate) fn take(&self, client: K) -> Result<Place<K>, Full> {
         let mut taken = lock(&self.taken);
         if taken.all >= self.max {
             return Err(Full::All);
@@ -57,7 +57,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
     }
 
     /// How many are taken.
-    pub(super) fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         lock(&self.taken).all
     }
 }

@@ -6,8 +6,8 @@ use std::any::Any;
 
 use axum::{
     body::Body,
-    extract::Request,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::Next,
     response::{Html, IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
-use super::console;
+use super::surface::Surface;
 use crate::{circuit_breaker, domain::Invalid, ledger, operations, stream};
 
 /// What went wrong with one field.
@@ -63,7 +63,7 @@ pub(super) struct ProblemDocument<'a> {
 
 /// A failed request, before it is rendered.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     code: Code,
     detail: String,
     errors: Vec<FieldError>,
@@ -73,14 +73,14 @@ macro_rules! codes {
     ($($name:ident $text:literal $status:ident $title:literal,)*) => {
         /// Every kind of problem.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Code { $(#[doc = $title] $name,)* }
+        pub(crate) enum Code { $(#[doc = $title] $name,)* }
 
         /// Every `code` a client can see, with its status and its title.
         pub const CODES: &[(&str, u16, &str)] =
             &[$(($text, StatusCode::$status.as_u16(), $title),)*];
 
         impl Code {
-            pub(super) fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
 
@@ -88,7 +88,7 @@ macro_rules! codes {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
 
-            pub(super) fn title(self) -> &'static str {
+            pub(crate) fn title(self) -> &'static str {
                 match self { $(Self::$name => $title,)* }
             }
         }
@@ -140,7 +140,7 @@ const STATE_LOST: &str =
     "Redis has lost state of a partition; ask again when the partition has been brought back";
 
 impl Problem {
-    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), errors: Vec::new() }
     }
 
@@ -156,20 +156,16 @@ impl Problem {
         self.code.status()
     }
 
-    pub(super) fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         self.code
     }
 
-    pub(super) fn detail(&self) -> &str {
+    pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
 
-    pub(super) fn is_unauthorized(&self) -> bool {
-        self.code == Code::Unauthorized
-    }
-
     /// This page under the status of this problem.
-    pub(super) fn with_page(&self, html: String) -> Response {
+    pub(crate) fn with_page(&self, html: String) -> Response {
         let mut response = (self.code.status(), Html(html)).into_response();
         if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
@@ -322,26 +318,24 @@ impl From<circuit_breaker::Open> for Problem {
 
 impl From<ledger::Error> for Problem {
     fn from(error: ledger::Error) -> Self {
-        if matches!(error, ledger::Error::Resized) {
-            return Self::resizing();
+        let busy = |detail| Self::new(Code::GatewayBusy, detail);
+        match error {
+            ledger::Error::Resized => Self::resizing(),
+            ledger::Error::Busy => {
+                busy("every connection to the ledger is in use; send it again later")
+            }
+            ledger::Error::Raced => busy(
+                "others changed the same rows each time; nothing was changed, send it again later",
+            ),
+            error if error.is_outage() => {
+                warn!(cause = cause(&error), "{error}");
+                Self::new(
+                    Code::LedgerUnavailable,
+                    "payments are still taken; what became of them can be asked again later",
+                )
+            }
+            error => internal(&error),
         }
-        if matches!(error, ledger::Error::Busy) {
-            let detail = "every connection to the ledger is in use; send it again later";
-            return Self::new(Code::GatewayBusy, detail);
-        }
-        if matches!(error, ledger::Error::Raced) {
-            let detail = "others changed the same rows each time; nothing was changed, send it \
-                          again later";
-            return Self::new(Code::GatewayBusy, detail);
-        }
-        if error.is_outage() {
-            warn!(cause = cause(&error), "{error}");
-            return Self::new(
-                Code::LedgerUnavailable,
-                "payments are still taken; what became of them can be asked again later",
-            );
-        }
-        internal(&error)
     }
 }
 
@@ -354,23 +348,24 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
 
+/// Completes an answer of the console: a problem becomes a page. Is told where the
+/// request went, and by which id it is found in the log.
+pub(crate) type Finish = fn(Response, Option<Problem>, &Uri, Option<&str>) -> Response;
+
 /// Writes the document of a problem that a handler answered with; a page, where
 /// a person reads it.
-pub(super) async fn render(request: Request, next: Next) -> Response {
+pub(super) async fn render(State(finish): State<Finish>, request: Request, next: Next) -> Response {
     let request_id = request.headers().get(REQUEST_ID).cloned();
-    let console = console::has(request.uri().path()).then(|| request.uri().clone());
+    let is_page = Surface::of(request.uri().path()).is_console();
+    let page = is_page.then(|| request.uri().clone());
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();
     let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
-    let Some(uri) = console else {
-        return problem.map_or(response, |problem| problem.document(request_id));
-    };
-    if let Some(problem) = problem {
-        let place = uri.path_and_query().map_or("/console", |place| place.as_str());
-        response = problem.with_page(console::problem_page(&problem, place, request_id));
+    match (page, problem) {
+        (Some(uri), problem) => finish(response, problem, &uri, request_id),
+        (None, Some(problem)) => problem.document(request_id),
+        (None, None) => response,
     }
-    console::dress(response.headers_mut());
-    response
 }
 
 /// Nothing is at this path.

@@ -15,7 +15,6 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time,
 };
@@ -24,12 +23,13 @@ use tower::util::MapRequest;
 use tracing::{debug, info, warn};
 
 use super::{
-    App, BODIES_BYTES_MAX, Gateway, LOOK_UPS_MAX, Shared, WAITERS_MAX,
     connection::{Connection, WRITE_TIMEOUT},
-    console, health,
+    health,
     observe::Peer,
     places::Places,
-    rate, router,
+    rate,
+    routes::{Pages, router},
+    state::App,
 };
 use crate::{config::GatewayConfig, progress::Board};
 
@@ -45,31 +45,15 @@ const DESCRIPTORS_KEPT: usize = 512;
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the gateway on `listener` until `stop`.
+/// Serves the gateway and `pages` on `listener` until it is told to stop.
 ///
 /// # Errors
 /// When the listener has no address.
-pub async fn serve(
-    gateway: Gateway,
-    listener: TcpListener,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let places = places(&gateway.config);
-    let shared = Arc::new(Shared {
-        requests: Semaphore::new(gateway.config.requests_max),
-        bodies: Semaphore::new(BODIES_BYTES_MAX),
-        waiters: Semaphore::new(WAITERS_MAX),
-        look_ups: Semaphore::new(LOOK_UPS_MAX),
-        health: health::Latest::default(),
-        rate: rate::Rate::default(),
-        live: console::Live::default(),
-        stop: stop.clone(),
-        gateway,
-    });
-    let sampling = stop.run_until_cancelled(sample(Arc::clone(&shared)));
-    let looking = stop.run_until_cancelled(shared.live.run(&shared.gateway.operations));
-    let listening = listen(router(Arc::clone(&shared)), listener, &places, &stop);
-    let (served, _, _) = tokio::join!(listening, sampling, looking);
+pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyhow::Result<()> {
+    let (places, stop) = (places(&app.gateway.config), app.stop.clone());
+    let sampling = stop.run_until_cancelled(sample(Arc::clone(&app)));
+    let listening = listen(router(app, pages), listener, &places, &stop);
+    let (served, _) = tokio::join!(listening, sampling);
     served
 }
 
@@ -77,7 +61,7 @@ pub async fn serve(
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve_health(
+pub(crate) async fn serve_health(
     board: Arc<Board>,
     address: SocketAddr,
     stop: CancellationToken,

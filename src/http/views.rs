@@ -89,7 +89,7 @@ pub(super) struct Taken<T> {
 }
 
 /// Where a payment is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StatusView {
     /// On disk in the stream, and not known to be in the ledger yet.
@@ -111,11 +111,12 @@ pub(super) enum StatusView {
     /// Waits behind a dead letter of its customer, in its order.
     Parked,
     /// Neither the stream nor the ledger knows it.
+    #[default]
     Unknown,
 }
 
 /// A payment, from stream to ledger.
-#[derive(Clone, Serialize, ToSchema)]
+#[derive(Clone, Default, Serialize, ToSchema)]
 pub(super) struct PaymentView {
     pub(super) transaction_reference: String,
     pub(super) status: StatusView,
@@ -212,25 +213,7 @@ impl PaymentView {
 
     /// A payment that nobody knows.
     pub(super) fn unknown(reference: &str) -> Self {
-        Self {
-            transaction_reference: reference.to_owned(),
-            status: StatusView::Unknown,
-            payment_status: None,
-            reason: None,
-            customer_id: None,
-            transaction_amount: None,
-            applied_amount: None,
-            excess_amount: None,
-            balance_after: None,
-            account_version: None,
-            partition: None,
-            sequence: None,
-            stream_id: None,
-            transaction_date: None,
-            received_at: None,
-            processed_at: None,
-            age_seconds: None,
-        }
+        Self { transaction_reference: reference.to_owned(), ..Self::default() }
     }
 }
 

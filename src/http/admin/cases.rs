@@ -9,11 +9,11 @@ use super::{DoneView, is_full, page_size, perform};
 use crate::{
     domain::{CustomerId, Reference},
     http::{
-        App,
         intake::{self, Numbers, Query, Segment},
         operator::{Operator, SignatureBody},
         problem::{Code, FieldError, Problem},
         shapes,
+        state::App,
     },
     operations::{Act, AssignReport, Conflict, ConflictName, ParkedCustomer, SuspensePayment},
 };

@@ -9,11 +9,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::{DoneView, is_full, page_size, perform};
 use crate::{
     http::{
-        App,
         intake::{self, Numbers, Query},
         operator::{Operator, SignatureBody},
         problem::{Code, Problem},
         shapes,
+        state::App,
     },
     operations::{Act, DeadLetter, DeadLetterFilter, LetterReport, Mend, MendSummary},
 };

@@ -13,10 +13,11 @@ use utoipa::ToSchema;
 use crate::{
     domain::Invalid,
     http::{
-        App, intake,
+        intake,
         operator::Operator,
         problem::{Code, FieldError, Problem},
         shapes,
+        state::App,
     },
     operations::Signature,
     telemetry::LogLevel,

@@ -20,9 +20,9 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App,
     operator::Operator,
     problem::{Code, Problem},
+    state::App,
 };
 use crate::operations::Act;
 

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::{
-    App, intake,
+    intake,
     operator::Operator,
     problem::{Code, FieldError, Problem},
     shapes,
+    state::App,
     views::money,
 };
 use crate::{

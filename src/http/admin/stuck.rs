@@ -12,11 +12,11 @@ use super::{DoneView, is_full, page_size, perform};
 use crate::{
     domain::Reference,
     http::{
-        App,
         intake::{self, Numbers, Query, Segment},
         operator::Operator,
         problem::{Code, Problem},
         shapes,
+        state::App,
     },
     operations::{
         Act, AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,

@@ -2,50 +2,30 @@
 //! and no other site can use. Remembers the name of whoever has no token of
 //! their own. Never logs a token.
 
+use std::sync::Arc;
+
 use axum::{
     Form,
     extract::{State, rejection::FormRejection},
     http::{HeaderMap, HeaderValue, header},
     response::{AppendHeaders, IntoResponse, Redirect, Response},
 };
-use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::{
-    super::{
-        App, access,
-        problem::{Code, Problem},
-    },
-    TOKEN_COOKIE, page,
-    shell::{Shell, SignInPage},
+    shell::{NAME_COOKIE, Shell, SignInPage, page},
+    state::Console,
     words,
 };
+use crate::http::{CONSOLE, Code, Problem, SIGN_IN, Surface, access};
 
-/// Holds the name of whoever made the last change here.
-const NAME_COOKIE: &str = "paystream_name";
 /// How long a name is remembered, in seconds.
 const NAME_KEPT: u32 = 90 * 86_400;
 
-/// The value of a cookie.
-pub(in crate::http) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';'));
-    pairs.find_map(|pair| {
-        let (key, value) = pair.trim().split_once('=')?;
-        (key == name).then_some(value)
-    })
-}
-
-/// The name that was given with the last change.
-pub(super) fn remembered(headers: &HeaderMap) -> String {
-    let name = cookie(headers, NAME_COOKIE).unwrap_or_default();
-    percent_decode_str(name).decode_utf8().map(String::from).unwrap_or_default()
-}
-
 /// The page that asks for a token.
-pub(super) async fn ask(State(app): State<App>) -> Result<Response, Problem> {
-    if !access::asks_for_token(&app.gateway.config) {
-        return Ok(Redirect::to("/console").into_response());
+pub(super) async fn ask(State(console): State<Arc<Console>>) -> Result<Response, Problem> {
+    if !access::asks_for_token(&console.app.gateway.config) {
+        return Ok(Redirect::to(CONSOLE).into_response());
     }
     page(&SignInPage { shell: Shell::bare("Sign in"), to: String::new(), refused: false })
 }
@@ -59,23 +39,23 @@ pub(super) struct SignInForm {
 
 /// Keeps the token in a cookie, if it is one.
 pub(super) async fn sign_in(
-    State(app): State<App>,
+    State(console): State<Arc<Console>>,
     headers: HeaderMap,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let refused = || Problem::new(Code::Unauthorized, "this token opens nothing");
     let Form(form) = form.map_err(|_| refused())?;
     let token = form.token.trim();
-    access::operator(&app.gateway.config, Some(token)).ok_or_else(refused)?;
-    let cookie = kept(TOKEN_COOKIE, &words::encoded(token), None, &headers)?;
+    access::operator(&console.app.gateway.config, Some(token)).ok_or_else(refused)?;
+    let cookie = kept(access::TOKEN_COOKIE, &words::encoded(token), None, &headers)?;
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(inside(form.to.as_deref())))
         .into_response())
 }
 
 /// Forgets the token.
 pub(super) async fn sign_out(headers: HeaderMap) -> Result<Response, Problem> {
-    let cookie = kept(TOKEN_COOKIE, "", Some(0), &headers)?;
-    let to = format!("{}?done=sign-out", super::SIGN_IN);
+    let cookie = kept(access::TOKEN_COOKIE, "", Some(0), &headers)?;
+    let to = format!("{SIGN_IN}?done=sign-out");
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&to)).into_response())
 }
 
@@ -101,9 +81,9 @@ fn kept(
 
 /// Where to go after signing in: a page of ours, wherever the form points.
 fn inside(to: Option<&str>) -> &str {
-    to.filter(|to| super::has(to.split('?').next().unwrap_or_default()))
+    to.filter(|to| Surface::of(to.split('?').next().unwrap_or_default()).is_console())
         .filter(|to| to.bytes().all(|byte| byte.is_ascii_graphic()) && !to.contains('\\'))
-        .unwrap_or("/console")
+        .unwrap_or(CONSOLE)
 }
 
 #[cfg(test)]
@@ -121,13 +101,5 @@ mod tests {
         ] {
             assert_eq!(inside(Some(to)), lands, "{to}");
         }
-    }
-
-    #[test]
-    fn a_cookie_is_found_among_others() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::COOKIE, "a=1; paystream_console=x%3By; b=2".parse().unwrap());
-        assert_eq!(cookie(&headers, TOKEN_COOKIE), Some("x%3By"));
-        assert_eq!(cookie(&headers, "console"), None);
     }
 }

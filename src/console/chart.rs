@@ -59,8 +59,8 @@ impl Chart {
             (Some(least), Some(most)) => format!(
                 "{what} over the last {}: lowest {}, highest {}",
                 super::words::span(reach),
-                super::words::number(least),
-                super::words::number(most)
+                super::words::number(&least),
+                super::words::number(&most)
             ),
             _ => format!("{what}: nothing is known yet"),
         };

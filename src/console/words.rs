@@ -1,10 +1,16 @@
 //! How the console writes numbers, times and spans, and paths to its pages.
 //! What is not known is written as such and never as zero.
 
+use std::fmt::Display;
+
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rust_decimal::Decimal;
 
-use crate::operations::{Act, CASES_COUNTED_MAX};
+use crate::{
+    domain::two_places,
+    operations::{Act, CASES_COUNTED_MAX},
+};
 
 /// Characters that stay as they are in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -12,14 +18,14 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 /// What is written where nothing is known.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// With groups of three digits: `1,234,567`.
-pub(super) fn number(value: impl Into<i128>) -> String {
-    let value: i128 = value.into();
-    let digits = value.unsigned_abs().to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
-    if value < 0 {
-        text.push('−');
-    }
+/// What is written where there is nothing.
+pub(super) const NONE: &str = "–";
+
+/// A whole number with groups of three digits: `1,234,567`.
+pub(super) fn number<T: Display + ?Sized>(value: &T) -> String {
+    let value = value.to_string();
+    let digits = value.trim_start_matches('-');
+    let mut text = String::from(if digits.len() < value.len() { "−" } else { "" });
     for (at, digit) in digits.char_indices() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
@@ -30,35 +36,41 @@ pub(super) fn number(value: impl Into<i128>) -> String {
 }
 
 /// A number, or that it is not known.
-pub(super) fn known(value: Option<impl Into<i128>>) -> String {
-    value.map_or_else(|| UNKNOWN.to_owned(), number)
+pub(super) fn known(value: &Option<impl Display>) -> String {
+    value.as_ref().map_or_else(|| UNKNOWN.to_owned(), number)
 }
 
 /// Open cases, which are counted up to a bound: `10,000+`.
 pub(super) fn cases(count: i64) -> String {
     let more = if count >= CASES_COUNTED_MAX { "+" } else { "" };
-    number(count) + more
+    number(&count) + more
 }
 
 /// Money with groups of three digits; the text is of two decimals.
-pub(super) fn money(text: &str) -> String {
-    let (whole, cents) = text.split_once('.').unwrap_or((text, "00"));
-    whole.parse::<i128>().map_or_else(|_| text.to_owned(), |n| format!("{}.{cents}", number(n)))
+pub(super) fn money<T: Display + ?Sized>(text: &T) -> String {
+    let text = text.to_string();
+    let (whole, cents) = text.split_once('.').unwrap_or((&text, "00"));
+    format!("{}.{cents}", number(whole))
+}
+
+/// Money of the ledger.
+pub(super) fn decimal(value: &Decimal) -> String {
+    money(&two_places(*value))
+}
+
+/// Something as it is written, or a dash where there is none.
+pub(super) fn or_dash<T>(value: &Option<T>, written: impl FnOnce(&T) -> String) -> String {
+    value.as_ref().map_or_else(|| NONE.to_owned(), written)
 }
 
 /// To the second, in UTC, which the page says once.
-pub(super) fn time(at: DateTime<Utc>) -> String {
+pub(super) fn time(at: &DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// A time, or a dash where there is none.
-pub(super) fn time_or_dash(at: Option<DateTime<Utc>>) -> String {
-    at.map_or_else(|| "–".to_owned(), time)
-}
-
-/// A text, or a dash where there is none.
-pub(super) fn or_dash(text: Option<String>) -> String {
-    text.unwrap_or_else(|| "–".to_owned())
+/// A stable code for people.
+pub(super) fn spaced(code: &str) -> String {
+    code.replace('_', " ")
 }
 
 /// Seconds in the two largest units: `2h 5m`.
@@ -77,8 +89,8 @@ pub(super) fn span(seconds: u64) -> String {
 }
 
 /// Milliseconds as a span; below a second as they are.
-pub(super) fn idle(milliseconds: u64) -> String {
-    if milliseconds < 1_000 { format!("{milliseconds}ms") } else { span(milliseconds / 1_000) }
+pub(super) fn idle(milliseconds: &u64) -> String {
+    if *milliseconds < 1_000 { format!("{milliseconds}ms") } else { span(milliseconds / 1_000) }
 }
 
 /// Something as part of a query.
@@ -107,10 +119,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_unknown_is_said() {
-        assert_eq!(number(0), "0");
-        assert_eq!(number(1_234_567), "1,234,567");
-        assert_eq!(number(-12_345), "−12,345");
-        assert_eq!(known(None::<i64>), "unknown");
+        assert_eq!(number(&0), "0");
+        assert_eq!(number(&1_234_567), "1,234,567");
+        assert_eq!(number(&-12_345), "−12,345");
+        assert_eq!(known(&None::<i64>), "unknown");
         assert_eq!((cases(9_999), cases(10_000)), ("9,999".to_owned(), "10,000+".to_owned()));
         assert_eq!(money("1000000.00"), "1,000,000.00");
     }

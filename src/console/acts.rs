@@ -12,20 +12,17 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    super::{
-        intake::{Query, Segment},
-        problem::{Code, Problem},
-    },
-    given, page, session,
-    shell::{Shell, Visit, area},
-    trouble, words, write,
+    session,
+    shell::{Shell, Visit, area, page, trouble, write},
+    words,
 };
+use crate::http::{Code, Problem, Query, Segment};
 use crate::{
     domain::CustomerId,
-    operations::{Act, Answer, Words},
+    operations::{Act, Answer, Foretold, Words},
 };
 
-/// What it is done to.
+/// What an act is done to; a link fills in no more of its form.
 #[derive(Deserialize)]
 pub(super) struct ActQuery {
     of: String,
@@ -35,9 +32,11 @@ pub(super) struct ActQuery {
 #[derive(Default, Deserialize)]
 pub(super) struct ActForm {
     of: String,
-    reason: Option<String>,
+    #[serde(default)]
+    reason: String,
     actor: Option<String>,
-    customer: Option<String>,
+    #[serde(default)]
+    customer: String,
     force: Option<String>,
 }
 
@@ -45,19 +44,15 @@ pub(super) struct ActForm {
 #[template(path = "console/act.html")]
 struct ActPage {
     shell: Shell,
-    of: String,
     act: Act,
     words: &'static Words,
+    form: ActForm,
     /// Where one came from, and goes back to.
     back: String,
     /// What forcing it means, where it can be forced.
     asks_force: Option<&'static str>,
     asks_name: bool,
-    actor: String,
-    reason: String,
-    customer: String,
-    /// What a dry run said.
-    foretold: Option<(bool, String)>,
+    foretold: Option<Foretold>,
     /// Why it was not done.
     refusal: Option<String>,
 }
@@ -105,12 +100,10 @@ fn read(code: &str, form: &ActForm) -> Result<Act, Problem> {
 
 /// Makes the change; refused, nothing has changed.
 async fn perform(visit: &Visit, act: &Act, form: &ActForm) -> Result<Answer, Problem> {
-    let reason = form.reason.as_deref().unwrap_or_default();
-    let signature = visit.operator.sign(form.actor.as_deref(), reason)?;
+    let signature = visit.operator.sign(form.actor.as_deref(), &form.reason)?;
     let mut act = act.clone();
     if act.asks_customer() {
-        let customer = given(form.customer.as_ref()).unwrap_or_default();
-        act = act.for_customer(CustomerId::parse(customer).map_err(|invalid| {
+        act = act.for_customer(CustomerId::parse(form.customer.trim()).map_err(|invalid| {
             Problem::new(Code::InvalidRequest, format!("the customer {}", invalid.reason))
         })?);
     }
@@ -124,9 +117,10 @@ async fn perform(visit: &Visit, act: &Act, form: &ActForm) -> Result<Answer, Pro
 async fn asking(
     visit: &Visit,
     act: Act,
-    form: ActForm,
+    mut form: ActForm,
     refusal: Option<String>,
 ) -> Result<ActPage, Problem> {
+    form.actor.get_or_insert_with(|| visit.remembered.clone());
     // What was refused is said; only whether it can be forced is asked for then.
     let foretold = match refusal.is_some() && act.words().force.is_none() {
         true => None,
@@ -135,16 +129,13 @@ async fn asking(
     let needs_force = foretold.as_ref().is_none_or(|foretold| foretold.must_force);
     Ok(ActPage {
         shell: visit.shell(area(act.words().listing), act.title()),
-        of: form.of,
         back: back(&act),
         words: act.words(),
         asks_force: act.words().force.filter(|_| needs_force),
         asks_name: visit.operator.0.is_none(),
-        actor: form.actor.unwrap_or_else(|| visit.remembered.clone()),
-        reason: form.reason.unwrap_or_default(),
-        customer: form.customer.unwrap_or_default(),
-        foretold: foretold.filter(|_| refusal.is_none()).map(|one| (one.would, one.sentence)),
+        foretold: foretold.filter(|_| refusal.is_none()),
         refusal,
+        form,
         act,
     })
 }

@@ -11,10 +11,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::super::{
-    intake::Segment,
-    problem::{Code, Problem},
-};
+use crate::http::{ASSETS as FOLDER, Code, Problem, Segment};
 
 const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
@@ -36,7 +33,7 @@ impl Asset {
 
     /// Where pages find it.
     pub(super) fn path(&self) -> String {
-        [super::ASSETS, &self.name].concat()
+        [FOLDER, &self.name].concat()
     }
 }
 

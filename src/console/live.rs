@@ -1,0 +1,121 @@
+//! Live figures: one poll for everybody who watches, and a stream of events
+//! for each of them. Looks every second while somebody watches, and now and
+//! then otherwise, so that a chart has a past. Keeps ten minutes in memory.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+
+use super::history::{History, Look};
+use crate::{
+    http::Places,
+    operations::{Operations, Severity},
+};
+
+/// Pages that may show live figures at once.
+pub(super) const VIEWERS_MAX: usize = 64;
+/// Those of one operator, or of one address where operators have no names.
+pub(super) const VIEWERS_OF_ONE_MAX: usize = 8;
+/// Between two looks while somebody watches,
+const WATCHED_EVERY: Duration = Duration::from_secs(1);
+/// and while nobody does.
+const UNWATCHED_EVERY: Duration = Duration::from_secs(10);
+/// Between two checkups while somebody watches.
+const CHECKED_EVERY: Duration = Duration::from_secs(10);
+/// A look that is this old is not shown on a new page.
+const FRESH: Duration = Duration::from_secs(2);
+/// The poll and its viewers.
+pub(super) struct Live {
+    pub(super) viewers: Places<String>,
+    pub(super) came: Notify,
+    visited: Notify,
+    /// A store went away or came back.
+    changed: Notify,
+    history: Mutex<History>,
+    pub(super) latest: watch::Sender<Option<Arc<Look>>>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            viewers: Places::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
+            came: Notify::new(),
+            visited: Notify::new(),
+            changed: Notify::new(),
+            history: Mutex::default(),
+            latest: watch::Sender::new(None),
+        }
+    }
+}
+
+impl Live {
+    /// Looks again and again; never ends by itself.
+    pub(super) async fn run(&self, operations: &Operations) {
+        tokio::join!(self.keep_looking(operations), self.keep_checking(operations));
+    }
+
+    async fn keep_looking(&self, operations: &Operations) {
+        loop {
+            self.look(operations).await;
+            let pause = if self.is_watched() { WATCHED_EVERY } else { UNWATCHED_EVERY };
+            tokio::select! {
+                () = time::sleep(pause) => {}
+                () = self.came.notified() => {}
+            }
+        }
+    }
+
+    /// Costs more than a look, so that it is done for somebody only.
+    async fn keep_checking(&self, operations: &Operations) {
+        loop {
+            if !self.is_watched() {
+                tokio::select! {
+                    () = self.came.notified() => {}
+                    () = self.visited.notified() => {}
+                }
+            }
+            let mut findings = operations.checkup().await.findings;
+            findings.retain(|finding| finding.severity > Severity::Good);
+            let found = Some((Instant::now(), findings));
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).findings = found;
+            tokio::select! {
+                () = time::sleep(CHECKED_EVERY) => {}
+                () = self.changed.notified() => {}
+            }
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.viewers.taken() > 0
+    }
+
+    /// The last look, or a new one when that is old. What a checkup finds comes
+    /// with a later one.
+    pub(super) async fn fresh(&self, operations: &Operations) -> Arc<Look> {
+        self.visited.notify_waiters();
+        let latest = self.latest.borrow().clone();
+        match latest {
+            Some(look) if look.at.elapsed() < FRESH => look,
+            _ => self.look(operations).await,
+        }
+    }
+
+    async fn look(&self, operations: &Operations) -> Arc<Look> {
+        let overview = operations.overview().await;
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = (history.redis_away.is_some(), history.ledger_away.is_some());
+        let look = Arc::new(history.take(Instant::now(), overview));
+        drop(history);
+        if away != (look.redis_away.is_some(), look.ledger_away.is_some()) {
+            self.changed.notify_one();
+        }
+        self.latest.send_replace(Some(Arc::clone(&look)));
+        look
+    }
+}

@@ -1,0 +1,32 @@
+//! What headers say of one payment: how long its client waits for the outcome, and
+//! whether it was taken before.
+
+use std::time::Duration;
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderName, Method},
+};
+
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Longest wait that `Prefer: wait=N` may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The path that honours it.
+const WAITS: &str = "/api/v1/payments";
+
+/// How long the request may wait for an outcome; nothing where none is waited
+/// for.
+pub(super) fn wait_of(request: &Request) -> Duration {
+    let honoured = request.method() == Method::POST && request.uri().path() == WAITS;
+    if honoured { wanted_wait(request.headers()) } else { Duration::ZERO }
+}
+
+/// How long the client prefers to wait for an outcome (RFC 7240), bounded.
+pub(super) fn wanted_wait(headers: &HeaderMap) -> Duration {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut waits = preferences
+        .flat_map(|value| value.split([',', ';']))
+        .filter_map(|preference| preference.trim().strip_prefix("wait="))
+        .filter_map(|seconds| seconds.trim_matches('"').parse().ok());
+    waits.next().map_or(Duration::ZERO, Duration::from_secs).min(WAIT_MAX)
+}

@@ -1,0 +1,134 @@
+//! What the gateway works with, and how handlers ask the stores: through the
+//! circuits, and as many at once as there is room for.
+
+use std::sync::Arc;
+
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    intake::Rules,
+    problem::Problem,
+    rate::Rate,
+    stores::{Latest, Stores},
+};
+use crate::{
+    circuit_breaker::CircuitBreaker,
+    clock::Clock,
+    config::GatewayConfig,
+    ledger::{self, Reader, Registrar},
+    operations::{self, Operations},
+    progress::Board,
+    stream::{self, Balances, Finder, Producer, Upkeep},
+    telemetry::{Moment, Signals},
+};
+
+/// Bytes of bodies that carry many payments, at once, from the first that comes until
+/// the answer.
+const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Requests that may wait for an outcome at once; one more is answered 202.
+const WAITERS_MAX: usize = 512;
+/// Look-ups that search the streams at once; the next one waits.
+const LOOK_UPS_MAX: usize = 2;
+
+/// What the gateway works with.
+pub(crate) struct Gateway {
+    pub producer: Producer,
+    pub finder: Finder,
+    pub reader: Reader,
+    pub registrar: Registrar,
+    pub balances: Balances,
+    pub upkeep: Upkeep,
+    pub operations: Arc<Operations>,
+    pub redis: Arc<CircuitBreaker>,
+    pub postgresql: Arc<CircuitBreaker>,
+    /// Of the worker of this process, if it has one.
+    pub board: Option<Arc<Board>>,
+    pub signals: Signals,
+    pub config: GatewayConfig,
+    pub clock: Clock,
+}
+
+/// The gateway as its handlers see it.
+pub(crate) struct Shared {
+    pub(crate) gateway: Gateway,
+    /// Cancelled when the process is stopping.
+    pub(crate) stop: CancellationToken,
+    pub(super) requests: Semaphore,
+    pub(super) bodies: Semaphore,
+    pub(super) waiters: Semaphore,
+    pub(super) look_ups: Semaphore,
+    pub(super) stores: Latest,
+    pub(super) rate: Rate,
+}
+
+pub(crate) type App = Arc<Shared>;
+
+impl Shared {
+    pub(crate) fn new(gateway: Gateway, stop: CancellationToken) -> App {
+        Arc::new(Self {
+            requests: Semaphore::new(gateway.config.requests_max),
+            bodies: Semaphore::new(BODIES_BYTES_MAX),
+            waiters: Semaphore::new(WAITERS_MAX),
+            look_ups: Semaphore::new(LOOK_UPS_MAX),
+            stores: Latest::default(),
+            rate: Rate::default(),
+            stop,
+            gateway,
+        })
+    }
+
+    /// How both stores answered when they were last asked, a moment ago at most.
+    pub(super) async fn stores(&self) -> Stores {
+        let Gateway { producer, reader, postgresql, .. } = &self.gateway;
+        self.stores.look(producer, reader, postgresql).await
+    }
+
+    /// What is taken now.
+    pub(super) fn rules(&self, now: chrono::DateTime<chrono::Utc>) -> Rules {
+        Rules::new(&self.gateway.config, self.gateway.registrar.currency(), now)
+    }
+
+    /// Asks the ledger, unless it is known to be away.
+    pub(crate) async fn ask<T>(
+        &self,
+        asking: impl Future<Output = Result<T, ledger::Error>>,
+    ) -> Result<T, Problem> {
+        let circuit = &self.gateway.postgresql;
+        circuit.check(Instant::now())?;
+        let started = Moment::now();
+        let asked = asking.await;
+        self.gateway.signals.asked(started, asked.is_err());
+        match &asked {
+            // Many ask at once, or somebody holds a lock; PostgreSQL itself is there.
+            Err(ledger::Error::Busy | ledger::Error::Locked(_)) => {}
+            Err(error) if error.is_outage() => circuit.failed(Instant::now()),
+            Ok(_) | Err(_) => circuit.succeeded(),
+        }
+        Ok(asked?)
+    }
+
+    /// Calls the stream, unless it is known to be away.
+    pub(super) async fn call<T>(
+        &self,
+        calling: impl Future<Output = Result<T, stream::Error>>,
+    ) -> Result<T, Problem> {
+        let circuit = &self.gateway.redis;
+        circuit.check(Instant::now())?;
+        let called = calling.await;
+        match called.as_ref().is_err_and(stream::Error::is_outage) {
+            true => circuit.failed(Instant::now()),
+            false => circuit.succeeded(),
+        }
+        Ok(called?)
+    }
+
+    /// Lets an operator look or act, unless a store that it needs is known to
+    /// be away.
+    pub(super) async fn operate<T>(
+        &self,
+        acting: impl Future<Output = Result<T, operations::Error>>,
+    ) -> Result<T, Problem> {
+        Ok(acting.await?)
+    }
+}

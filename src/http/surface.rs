@@ -1,0 +1,91 @@
+//! Which part of the service a path belongs to, and so who may use it and how it
+//! is measured. Knows paths, and nobody who serves them.
+
+/// Where the API is described.
+const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
+/// Paths that need no token and are never refused for load.
+const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
+/// The operators' API.
+const ADMIN: &str = "/api/v1/admin";
+/// The console's overview, above all of its pages.
+pub(crate) const CONSOLE: &str = "/console";
+/// Live figures.
+pub(crate) const LIVE: &str = "/console/live";
+/// Where an operator shows a token.
+pub(crate) const SIGN_IN: &str = "/console/sign-in";
+/// Files that pages load.
+pub(crate) const ASSETS: &str = "/console/assets/";
+
+/// What a path belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surface {
+    /// Health: for everybody.
+    Open,
+    /// What the API is: for everybody.
+    Docs,
+    /// Payments and customers.
+    Api,
+    /// The operators' API.
+    Admin,
+    /// The console, for whoever has signed in,
+    Console,
+    /// what it needs before that,
+    Doorstep,
+    /// and its live figures, which go on for as long as somebody looks.
+    Live,
+}
+
+impl Surface {
+    pub(crate) fn of(path: &str) -> Self {
+        if OPEN_PATHS.contains(&path) {
+            Self::Open
+        } else if DOCS.iter().any(|docs| is_below(path, docs)) {
+            Self::Docs
+        } else if path == LIVE {
+            Self::Live
+        } else if path == SIGN_IN || path.starts_with(ASSETS) {
+            Self::Doorstep
+        } else if is_below(path, CONSOLE) {
+            Self::Console
+        } else if is_below(path, ADMIN) {
+            Self::Admin
+        } else {
+            Self::Api
+        }
+    }
+
+    /// Whether it is of the console.
+    pub(crate) fn is_console(self) -> bool {
+        matches!(self, Self::Console | Self::Doorstep | Self::Live)
+    }
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_is_of_one_surface() {
+        let surfaces = [
+            ("/livez", Surface::Open),
+            ("/console", Surface::Console),
+            ("/console/partitions", Surface::Console),
+            ("/consoles", Surface::Api),
+            ("/console/live", Surface::Live),
+            ("/console/sign-in", Surface::Doorstep),
+            ("/console/assets/x.css", Surface::Doorstep),
+            ("/api/v1/admin/stats", Surface::Admin),
+            ("/api/v1/administrators", Surface::Api),
+            ("/api/v1/payments", Surface::Api),
+            ("/docs/index.css", Surface::Docs),
+            ("/openapi.json", Surface::Docs),
+        ];
+        for (path, surface) in surfaces {
+            assert_eq!(Surface::of(path), surface, "{path}");
+        }
+    }
+}
