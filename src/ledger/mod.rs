@@ -45,7 +45,7 @@ pub use admin::{
     PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
     TrialRow, Vitals, Work, WorkerRow,
 };
-pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
+pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption};
