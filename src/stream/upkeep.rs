@@ -245,29 +245,6 @@ impl Upkeep {
     }
 }
 
-/// The names of all groups in an `XINFO GROUPS` reply.
-pub(super) fn groups(
-    keys: &Keys,
-    partition: u16,
-    reply: RedisResult<Value>,
-) -> Result<Vec<String>, Error> {
-    const WHAT: &str = "XINFO GROUPS";
-    let groups = match reply {
-        // A stream that does not exist is a plain ERR here.
-        Err(error) if error.code() == Some("ERR") => {
-            let stream = keys.stream(partition);
-            return Err(Error::StateLost(format!("stream {stream} is missing")));
-        }
-        reply => replies::array(reply?, WHAT)?,
-    };
-    let name = |group: Value| {
-        let group = replies::array(group, WHAT)?;
-        let name = replies::pick(&group, "name").ok_or(Error::Shape(WHAT))?;
-        Ok(replies::text(name, WHAT)?.to_owned())
-    };
-    groups.into_iter().map(name).collect()
-}
-
 /// Creates every stream that is missing, with this group at id 0.
 pub(super) async fn create_groups(
     keys: &Keys,
