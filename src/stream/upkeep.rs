@@ -10,7 +10,7 @@ use super::{
     scripts::{self, Lua},
     server,
     shared::{Purpose, Shared},
-    standing,
+    standing, vitals,
 };
 use crate::domain::{Reference, StreamId};
 
@@ -142,13 +142,8 @@ impl Upkeep {
 
     /// Memory that Redis uses and may use.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
-        let mut command = redis::cmd("INFO");
-        let text: String = command.arg("memory").query_async(&mut self.connection.clone()).await?;
-        let number = |name: &str| {
-            let lines = text.lines().filter_map(|line| line.split_once(':'));
-            let value = lines.into_iter().find(|(key, _)| *key == name)?.1;
-            value.trim().parse().ok()
-        };
+        let info = vitals::info(&mut self.connection.clone(), Some("memory")).await?;
+        let number = |name: &str| info.get(name)?.parse().ok();
         let memory = number("used_memory").zip(number("maxmemory"));
         let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
         Ok(RedisMemory { used, limit })

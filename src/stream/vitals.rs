@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use redis::{Pipeline, aio::MultiplexedConnection};
+use redis::{Pipeline, aio::ConnectionLike};
 
 use super::{Error, GROUP, Standing, Streams, Unsafe, standing, upkeep};
 
@@ -75,7 +75,7 @@ impl Streams {
         let (seconds, microseconds): (i64, u32) =
             redis::cmd("TIME").query_async(&mut connection).await?;
         let now = DateTime::from_timestamp(seconds, microseconds.saturating_mul(1_000));
-        let info = info(&mut connection).await?;
+        let info = info(&mut connection, None).await?;
         let number = |name: &str| info.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
         let ok = |name: &str| info.get(name).is_none_or(|status| status == "ok");
         let (own_limit, machine) = (number("maxmemory"), number("total_system_memory"));
@@ -132,9 +132,12 @@ impl Streams {
     }
 }
 
-/// Everything that `INFO` says, by name.
-async fn info(connection: &mut MultiplexedConnection) -> Result<HashMap<String, String>, Error> {
-    let text: String = redis::cmd("INFO").query_async(connection).await?;
+/// What `INFO` says, of one section or of all, by name.
+pub(super) async fn info(
+    connection: &mut impl ConnectionLike,
+    section: Option<&str>,
+) -> Result<HashMap<String, String>, Error> {
+    let text: String = redis::cmd("INFO").arg(section).query_async(connection).await?;
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }

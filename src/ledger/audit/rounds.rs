@@ -71,8 +71,8 @@ impl Rounds {
         // goes the lock.
         let Some(mut connection) = self.locked().await? else { return Ok(None) };
         let looking = slice(&mut connection, &self.from, accounts_max);
-        // PostgreSQL may be gone without a word.
-        let looked = timeout(2 * SLICE_TIMEOUT, looking).await;
+        // Accounts and rows have their time each; PostgreSQL may be gone without a word.
+        let looked = timeout(3 * SLICE_TIMEOUT, looking).await;
         let slice = looked.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))?;
         self.from = slice.before.clone().unwrap_or_default();
         self.connection = Some(connection);
