@@ -70,8 +70,6 @@ fn draw(bar: &ProgressBar, progress: Progress) {
 }
 
 fn document(report: &Report) -> Value {
-    let checks = report.checks.iter();
-    let drifts = report.drifts.iter();
     json!({
         "clean": report.drift_count == 0,
         "drift_count": report.drift_count,
@@ -80,12 +78,8 @@ fn document(report: &Report) -> Value {
         "amount": two_places(report.amount).to_string(),
         "sequences": report.sequences,
         "partitions": report.partitions,
-        "checks": checks.map(|line| json!({
-            "check": line.check, "looked_at": line.looked_at, "drift": line.drift,
-        })).collect::<Vec<_>>(),
-        "drifts": drifts.map(|drift| json!({
-            "check": drift.check, "subject": drift.subject, "detail": drift.detail,
-        })).collect::<Vec<_>>(),
+        "checks": report.checks,
+        "drifts": report.drifts,
     })
 }
 

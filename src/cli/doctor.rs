@@ -1,16 +1,11 @@
 //! `paystream doctor`: looks at everything that can be wrong, and says what to do
 //! about it. Never changes anything.
 
-use std::{
-    collections::BTreeMap,
-    io::{IsTerminal, Write},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, io::IsTerminal, process::ExitCode};
 
-use anyhow::Context;
 use clap::Args;
 
-use super::watch::{WatchArgs, watch};
+use super::watch::{Shown, WatchArgs, show};
 use crate::{
     clock,
     config::ServeConfig,
@@ -45,29 +40,17 @@ pub struct DoctorArgs {
 /// # Errors
 /// When the answer cannot be written.
 pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
-    args.watch.check()?;
-    let colours = !args.watch.json
-        && std::io::stdout().is_terminal()
+    let colours = std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if args.watch.watch {
-        return watch(&args.watch, async || {
-            let checkup = operations::examine(&args.config, clock::system).await;
-            Ok(if args.watch.json {
-                serde_json::to_string(&checkup)?
-            } else {
-                page(&checkup, colours)
-            })
+    show(&args.watch, async || {
+        let checkup = operations::examine(&args.config, clock::system).await;
+        Ok(Shown {
+            document: serde_json::to_value(&checkup)?,
+            page: page(&checkup, colours),
+            status: u8::from(checkup.severity >= Severity::Warning),
         })
-        .await;
-    }
-    let checkup = operations::examine(&args.config, clock::system).await;
-    let text = if args.watch.json {
-        format!("{}\n", serde_json::to_string_pretty(&checkup)?)
-    } else {
-        page(&checkup, colours)
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
-    Ok(ExitCode::from(u8::from(checkup.severity >= Severity::Warning)))
+    })
+    .await
 }
 
 /// The worst first, and what is as it should be in a few lines at the end.

@@ -2,25 +2,21 @@
 //! and how fast it is settled. Without PostgreSQL it shows the owners that Redis
 //! knows and calls none of them absent. Never changes anything.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
-use anyhow::Context;
-use chrono::{DateTime, Utc};
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    partitions_table::{self, Line, UNKNOWN},
-    stores,
-    watch::{Screen, WatchArgs, screen, watch},
+    partitions_table, stores,
+    watch::{Screen, Shown, WatchArgs, screen, show},
 };
 use crate::{
     clock,
     config::StoreConfig,
-    ledger::{CursorRow, Reader},
-    operations::last_owners,
-    stream::{Depth, Upkeep},
+    operations::{Operations, Overview, PartitionLook, last_owners},
 };
 
 /// What looking at partitions needs.
@@ -42,82 +38,37 @@ pub struct PartitionsArgs {
 /// When Redis cannot be reached; `--watch` waits for it after the first look.
 pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
-    let (streams, ledger, ..) = stores::open_to_look(&args.store).await?;
-    let upkeep = streams.upkeep().await.context("could not reach Redis")?;
-    let stores = Stores { upkeep, reader: ledger.reader(1) };
-    let mut before = stores.look().await?;
+    let (streams, ledger, topology, _) = stores::open_to_look(&args.store).await?;
+    streams.upkeep().await.context("could not reach Redis")?;
+    let operations = Operations::new(&streams, &ledger, &topology, clock::system);
+    let mut before = look(&operations).await?;
     sleep(args.watch.interval).await;
-    if args.watch.watch {
-        return watch(&args.watch, async || {
-            let view = View::between(&before, stores.look().await?);
-            let text = match args.watch.json {
-                true => view.document().to_string(),
-                false => view.page(screen()),
-            };
-            before = view.look;
-            Ok(text)
-        })
-        .await;
-    }
-    let view = View::between(&before, stores.look().await?);
-    let text = if args.watch.json { format!("{:#}", view.document()) } else { view.page(None) };
-    writeln!(std::io::stdout(), "{text}").context("could not write the answer")?;
-    Ok(ExitCode::from(match view.is_served() {
-        Some(true) => 0,
-        Some(false) => 1,
-        None => 2,
-    }))
-}
-
-/// Where it is looked.
-struct Stores {
-    upkeep: Upkeep,
-    reader: Reader,
+    show(&args.watch, async || {
+        let view = View::between(&before, look(&operations).await?);
+        let shown = Shown {
+            document: view.document(),
+            page: view.page(if args.watch.watch { screen() } else { None }),
+            status: match view.is_served() {
+                Some(true) => 0,
+                Some(false) => 1,
+                None => 2,
+            },
+        };
+        before = view.look;
+        Ok(shown)
+    })
+    .await
 }
 
 /// Everything at one moment.
-struct Look {
-    at: Instant,
-    rows: Vec<Row>,
-    /// Whether PostgreSQL answered.
-    ledger_available: bool,
-}
+type Look = (Instant, Overview);
 
-/// One partition at one moment.
-struct Row {
-    depth: Depth,
-    /// Nothing while PostgreSQL does not answer,
-    cursor: Option<CursorRow>,
-    /// but whom Redis was last told to own it.
-    told: Option<String>,
-    as_of: DateTime<Utc>,
-}
-
-impl Stores {
-    async fn look(&self) -> anyhow::Result<Look> {
-        let cursors = match self.reader.cursors().await {
-            Ok(cursors) => Some(cursors),
-            Err(error) if error.is_outage() => None,
-            Err(error) => return Err(error).context("could not read the ledger"),
-        };
-        let ledger_available = cursors.is_some();
-        let depths = self.upkeep.depths().await.context("could not read the streams")?;
-        let mut told = match ledger_available {
-            true => Vec::new(),
-            false => self.upkeep.owners_told().await.context("could not read the owners")?,
-        }
-        .into_iter();
-        let at = Instant::now();
-        let now = clock::system();
-        let mut cursors: BTreeMap<i32, CursorRow> =
-            cursors.into_iter().flatten().map(|cursor| (cursor.partition, cursor)).collect();
-        let row = |depth: Depth| {
-            let cursor = cursors.remove(&i32::from(depth.partition));
-            let as_of = cursor.as_ref().map_or(now, |cursor| cursor.as_of);
-            let row = Row { depth, told: told.next().flatten(), as_of, cursor };
-            (row.cursor.is_some() || !ledger_available).then_some(row)
-        };
-        Ok(Look { at, rows: depths.into_iter().filter_map(row).collect(), ledger_available })
+async fn look(operations: &Operations) -> anyhow::Result<Look> {
+    let overview = operations.overview().await;
+    match overview.redis_trouble {
+        Some(trouble) => bail!("could not read the streams: {trouble}"),
+        None if !overview.redis_available => bail!("Redis does not answer"),
+        None => Ok((Instant::now(), overview)),
     }
 }
 
@@ -129,77 +80,75 @@ struct View {
 
 impl View {
     fn between(before: &Look, look: Look) -> Self {
-        let before_at = before.at;
-        let milliseconds = i64::try_from((look.at - before_at).as_millis()).unwrap_or(i64::MAX);
-        let settled = |row: &Row| Some((row.depth.partition, row.cursor.as_ref()?.last_sequence));
-        let before: BTreeMap<u16, i64> = before.rows.iter().filter_map(settled).collect();
-        let rate = |row: &Row| {
-            let now = row.cursor.as_ref()?.last_sequence;
-            let then = before.get(&row.depth.partition).copied().unwrap_or(now);
+        let milliseconds = i64::try_from((look.0 - before.0).as_millis()).unwrap_or(i64::MAX);
+        let then = before.1.partitions.iter().map(|one| (one.partition, one.last_sequence));
+        let then: BTreeMap<u16, Option<i64>> = then.collect();
+        let rate = |one: &PartitionLook| {
+            let now = one.last_sequence?;
+            let then = then.get(&one.partition).copied().flatten().unwrap_or(now);
             Some((now - then) * 1000 / milliseconds.max(1))
         };
-        Self { rates: look.rows.iter().map(rate).collect(), look }
+        Self { rates: look.1.partitions.iter().map(rate).collect(), look }
+    }
+
+    /// Each partition, and its rate.
+    fn rows(&self) -> impl Iterator<Item = (&PartitionLook, Option<i64>)> {
+        self.look.1.partitions.iter().zip(self.rates.iter().copied())
     }
 
     /// Whether every partition has a living owner; nothing while nobody knows.
     fn is_served(&self) -> Option<bool> {
-        self.look.ledger_available.then(|| self.look.rows.iter().all(Row::is_owner_alive))
+        self.rows().map(|(one, _)| one.owner_alive).try_fold(true, |all, one| Some(all && one?))
     }
 
     /// How many partitions each living owner has.
     fn workers(&self) -> BTreeMap<&str, usize> {
         let mut workers = BTreeMap::new();
-        for row in self.look.rows.iter().filter(|row| row.is_owner_alive()) {
-            *workers.entry(row.owner().unwrap_or_default()).or_default() += 1;
+        for (one, _) in self.rows().filter(|(one, _)| one.owner_alive == Some(true)) {
+            *workers.entry(one.owner.as_deref().unwrap_or_default()).or_default() += 1;
         }
         workers
     }
 
     fn document(&self) -> Value {
-        let row = |(row, rate): (&Row, &Option<i64>)| {
-            let Row { depth, cursor, told, .. } = row;
-            let cursor = cursor.as_ref();
+        let row = |(one, rate): (&PartitionLook, Option<i64>)| {
             json!({
-                "partition": depth.partition,
-                "owner": row.owner(),
-                "owner_alive": cursor.map(CursorRow::is_owner_alive),
-                "last_owner_in_redis": told,
-                "epoch": cursor.map(|cursor| cursor.epoch),
-                "depth": depth.length,
-                "lag": depth.lag,
-                "pending": depth.pending,
-                "oldest_waiting_seconds": row.oldest_waiting_seconds(),
+                "partition": one.partition,
+                "owner": one.owner,
+                "owner_alive": one.owner_alive,
+                "last_owner_in_redis": one.owner_told,
+                "epoch": one.epoch,
+                "depth": one.depth,
+                "lag": one.lag,
+                "pending": one.pending,
+                "oldest_waiting_seconds": one.oldest_waiting_seconds,
                 "settled_per_second": rate,
-                "last_sequence": cursor.map(|cursor| cursor.last_sequence),
-                "moved_at": cursor.map(|cursor| cursor.moved_at),
-                "draining_to": cursor.and_then(|cursor| cursor.draining_to.as_ref()),
+                "last_sequence": one.last_sequence,
+                "moved_at": one.moved_at,
+                "draining_to": one.draining_to,
             })
         };
-        let partitions: Vec<Value> = self.look.rows.iter().zip(&self.rates).map(row).collect();
         json!({
             "workers": self.workers(),
-            "ledger_available": self.look.ledger_available,
-            "partitions": partitions,
+            "ledger_available": self.look.1.ledger_available,
+            "partitions": self.rows().map(row).collect::<Vec<_>>(),
         })
     }
 
     /// The table and its sum, as far as the screen has room for them.
     fn page(&self, screen: Option<Screen>) -> String {
-        let line = |(row, rate): (&Row, &Option<i64>)| row.line(*rate);
-        let lines = self.look.rows.iter().zip(&self.rates).map(line).collect();
-        partitions_table::page(lines, &self.summary(), screen)
+        partitions_table::page(self.rows().collect(), &self.summary(), screen)
     }
 
     fn summary(&self) -> String {
-        let rows = &self.look.rows;
-        let lag: i64 = rows.iter().map(|row| row.depth.lag).sum();
-        let pending: i64 = rows.iter().map(|row| row.depth.pending).sum();
-        if !self.look.ledger_available {
-            let told = rows.iter().filter_map(|row| row.told.as_deref());
+        let count = self.look.1.partitions.len();
+        let waits = self.rows().map(|(one, _)| (one.lag.unwrap_or(0), one.pending.unwrap_or(0)));
+        let (lag, pending) = waits.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        if !self.look.1.ledger_available {
+            let told = self.rows().filter_map(|(one, _)| one.owner_told.as_deref());
             return format!(
-                "{} partitions; PostgreSQL does not answer, so owners are unknown ({}); lag {lag}, \
-                 pending {pending}",
-                rows.len(),
+                "{count} partitions; PostgreSQL does not answer, so owners are unknown ({}); lag \
+                 {lag}, pending {pending}",
                 last_owners(told)
             );
         }
@@ -208,52 +157,13 @@ impl View {
             workers.iter().map(|(worker, count)| format!("{worker} {count}")).collect();
         let shares =
             if shares.is_empty() { String::new() } else { format!(" ({})", shares.join(", ")) };
-        let unserved = rows.iter().filter(|row| !row.is_owner_alive()).count();
+        let unserved = self.rows().filter(|(one, _)| one.owner_alive != Some(true)).count();
         let rate: i64 = self.rates.iter().flatten().sum();
         format!(
-            "{} partitions, {unserved} without a living owner; workers with partitions: \
+            "{count} partitions, {unserved} without a living owner; workers with partitions: \
              {}{shares}; lag {lag}, pending {pending}, {rate} settled/s",
-            rows.len(),
             workers.len()
         )
-    }
-}
-
-impl Row {
-    fn owner(&self) -> Option<&str> {
-        self.cursor.as_ref()?.owner.as_deref()
-    }
-
-    fn is_owner_alive(&self) -> bool {
-        self.cursor.as_ref().is_some_and(CursorRow::is_owner_alive)
-    }
-
-    fn oldest_waiting_seconds(&self) -> Option<u64> {
-        Some(self.depth.oldest_waiting?.age_seconds(self.as_of))
-    }
-
-    fn line(&self, rate: Option<i64>) -> Line {
-        let Self { depth, cursor, told, .. } = self;
-        let cursor = cursor.as_ref();
-        let owner = match (self.owner(), told) {
-            (Some(owner), _) if self.is_owner_alive() => owner.to_owned(),
-            (Some(owner), _) => format!("{owner} (silent)"),
-            (None, Some(told)) => format!("{told}?"),
-            (None, None) => if cursor.is_some() { "NONE" } else { UNKNOWN }.to_owned(),
-        };
-        Line {
-            partition: depth.partition,
-            unserved: cursor.is_some() && !self.is_owner_alive(),
-            owner,
-            epoch: cursor.map(|cursor| cursor.epoch),
-            depth: depth.length,
-            lag: depth.lag,
-            pending: depth.pending,
-            oldest_seconds: self.oldest_waiting_seconds(),
-            rate,
-            moved_seconds: cursor.map(|cursor| u64::try_from(cursor.moved_seconds()).unwrap_or(0)),
-            draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
-        }
     }
 }
 
@@ -261,30 +171,37 @@ impl Row {
 mod tests {
     use std::time::Duration;
 
-    use chrono::{DateTime, TimeDelta, Utc};
+    use chrono::DateTime;
     use tokio::time::Instant;
 
-    use super::{Look, Row, View};
-    use crate::{domain::StreamId, ledger::CursorRow, stream::Depth};
+    use super::{Look, View};
+    use crate::operations::{Figures, Overview, PartitionLook};
 
     fn look(at: Instant, settled: i64, owner: Option<&str>) -> Look {
-        let as_of = DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(100);
-        let oldest_waiting = Some(StreamId { milliseconds: 25_000, number: 0 });
-        let depth = Depth { partition: 7, length: 9, lag: 5, pending: 2, oldest_waiting };
-        let cursor = CursorRow {
-            head_sequence: 0,
+        let one = PartitionLook {
             partition: 7,
+            depth: Some(9),
+            lag: Some(5),
+            pending: Some(2),
+            oldest_waiting_seconds: Some(75),
             owner: owner.map(str::to_owned),
-            epoch: 3,
-            last_sequence: settled,
+            owner_alive: Some(false),
+            epoch: Some(3),
+            last_sequence: Some(settled),
             draining_to: Some("next".to_owned()),
-            moved_at: as_of - TimeDelta::seconds(61),
-            owner_beat_at: None,
-            owner_lease_ms: None,
-            as_of,
+            moved_seconds: Some(61),
+            ..PartitionLook::default()
         };
-        let row = Row { depth, cursor: Some(cursor), told: None, as_of };
-        Look { at, rows: vec![row], ledger_available: true }
+        let overview = Overview {
+            as_of: DateTime::UNIX_EPOCH,
+            redis_available: true,
+            ledger_available: true,
+            redis_trouble: None,
+            figures: Figures::default(),
+            workers: Vec::new(),
+            partitions: vec![one],
+        };
+        (at, overview)
     }
 
     #[test]
@@ -318,8 +235,13 @@ mod tests {
     fn without_the_ledger_owners_are_unknown_and_not_absent() {
         let at = Instant::now();
         let mut away = look(at, 0, None);
-        away.ledger_available = false;
-        (away.rows[0].cursor, away.rows[0].told) = (None, Some("one".to_owned()));
+        away.1.ledger_available = false;
+        away.1.partitions[0] = PartitionLook {
+            owner_told: Some("one".to_owned()),
+            lag: Some(5),
+            pending: Some(2),
+            ..PartitionLook::default()
+        };
         let view = View::between(&look(at, 0, Some("one")), away);
         assert_eq!((view.is_served(), &view.rates[..]), (None, &[None][..]));
         let page = view.page(None);

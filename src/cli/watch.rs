@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Args;
 use humantime::parse_duration;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 /// Goes to the top of a terminal, and clears what is left below the answer.
@@ -41,6 +41,37 @@ impl WatchArgs {
         ensure!(self.interval >= INTERVAL_MIN, "--interval must be at least 100ms");
         Ok(())
     }
+}
+
+/// A look, as it is shown.
+pub(super) struct Shown {
+    pub(super) document: Value,
+    pub(super) page: String,
+    /// What the command ends with when it looks once.
+    pub(super) status: u8,
+}
+
+/// Shows a look: once, or with `--watch` until Ctrl-C.
+///
+/// # Errors
+/// What the only look fails with, or when nobody reads what it says.
+pub(super) async fn show(
+    args: &WatchArgs,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Shown>,
+) -> anyhow::Result<ExitCode> {
+    args.check()?;
+    if args.watch {
+        return watch(args, async || {
+            let Shown { document, page, .. } = look().await?;
+            Ok(if args.json { document.to_string() } else { page })
+        })
+        .await;
+    }
+    let Shown { document, page, status } = look().await?;
+    let text = if args.json { format!("{document:#}") } else { page };
+    let text = format!("{}\n", text.trim_end());
+    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
+    Ok(ExitCode::from(status))
 }
 
 /// Shows what `look` says, at once and after every pause, until Ctrl-C: over

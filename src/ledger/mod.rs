@@ -47,7 +47,7 @@ pub use admin::{
     TrialRow, Vitals, Work, WorkerRow,
 };
 pub use attempts::Attempt;
-pub use audit::{Audit, Check, Drift, Line, Progress, Report, Rounds, Slice, Stage};
+pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};

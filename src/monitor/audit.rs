@@ -10,10 +10,10 @@ use std::{
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use super::{Monitor, guarded};
+use super::{Monitor, guarded, samples};
 use crate::{
     ledger::{Rounds, Slice},
-    telemetry::AuditSeen,
+    telemetry::Look,
 };
 
 /// Between two slices, as far as the pace allows.
@@ -42,12 +42,12 @@ pub(super) async fn keep_auditing(monitor: &Monitor, mut rounds: Rounds) {
         let pause = match next {
             Some(Ok(Some(slice))) => {
                 found.take(&slice, now);
-                monitor.signals.saw_audit(now, Some(found.seen()));
+                monitor.saw(Look::Audit, samples::audit(found.differing.len(), found.since));
                 pace.pause(&slice, now.saturating_duration_since(began))
             }
             Some(Ok(None)) => {
                 found = Found::new(now);
-                monitor.signals.saw_audit(now, None);
+                monitor.saw(Look::Audit, Vec::new());
                 RETRY
             }
             Some(Err(error)) => {
@@ -99,10 +99,6 @@ impl Found {
         Self { differing: BTreeSet::new(), since }
     }
 
-    fn seen(&self) -> AuditSeen {
-        AuditSeen { drift: self.differing.len(), since: self.since }
-    }
-
     /// Takes what a slice says in place of what was known of its accounts. Says
     /// once that there is drift, and once that there is none any more.
     fn take(&mut self, slice: &Slice, now: Instant) {
@@ -149,17 +145,17 @@ mod tests {
         let later = |seconds| start + Duration::from_secs(seconds);
         let mut found = Found::new(start);
         found.take(&slice("", Some("M"), &["ADA", "BOB"]), later(1));
-        assert_eq!(found.seen(), AuditSeen { drift: 2, since: start });
+        assert_eq!((found.differing.len(), found.since), (2, start));
         found.take(&slice("M", None, &["ZOE"]), later(2));
-        assert_eq!(found.seen(), AuditSeen { drift: 3, since: later(2) });
+        assert_eq!((found.differing.len(), found.since), (3, later(2)));
         // One was mended, and slices need not be cut as they were.
         found.take(&slice("", Some("B"), &[]), later(3));
-        assert_eq!(found.seen().drift, 2);
+        assert_eq!(found.differing.len(), 2);
         let left_out = Slice { left_out: true, ..slice("B", None, &[]) };
         found.take(&left_out, later(4));
-        assert_eq!(found.seen(), AuditSeen { drift: 2, since: later(4) });
+        assert_eq!((found.differing.len(), found.since), (2, later(4)));
         found.take(&slice("B", None, &[]), later(5));
-        assert_eq!(found.seen().drift, 0);
+        assert_eq!(found.differing.len(), 0);
     }
 
     #[test]
@@ -182,6 +178,6 @@ mod tests {
         let names: Vec<String> = (0..=REMEMBERED_MAX).map(|number| number.to_string()).collect();
         let mut found = Found::new(Instant::now());
         found.take(&Slice { differing: names, ..slice("", None, &[]) }, Instant::now());
-        assert_eq!(found.seen().drift, REMEMBERED_MAX);
+        assert_eq!(found.differing.len(), REMEMBERED_MAX);
     }
 }

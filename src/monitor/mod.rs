@@ -8,8 +8,8 @@
 
 mod audit;
 mod cgroup;
-mod mapping;
 mod process;
+mod samples;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     ledger::{Reader, Rounds},
     operations::Operations,
     progress::Board,
-    telemetry::{PoolSeen, ProcessSeen, Signals, WorkerSeen},
+    telemetry::{Look, Sample, Signals, catalog},
 };
 use process::Reading;
 
@@ -104,39 +104,38 @@ impl Monitor {
     }
 
     async fn look_at_whole(&self) {
-        let (streams, ledger) = match timeout(LOOK_MAX, self.operations.overview()).await {
-            Ok(overview) => (mapping::streams(&overview), mapping::ledger(&overview)),
-            Err(_) => (None, None),
+        let (redis, postgresql) = match timeout(LOOK_MAX, self.operations.overview()).await {
+            Ok(overview) => (samples::redis(&overview), samples::postgresql(&overview)),
+            Err(_) => (Vec::new(), Vec::new()),
         };
-        let now = std::time::Instant::now();
-        self.signals.saw_streams(now, streams);
-        self.signals.saw_ledger(now, ledger);
+        self.saw(Look::Redis, redis);
+        self.saw(Look::Postgresql, postgresql);
+    }
+
+    fn saw(&self, look: Look, samples: Vec<Sample>) {
+        self.signals.saw(look, std::time::Instant::now(), samples);
     }
 
     /// Says how the process fares; needs the reading before, for how much
     /// processor time it used since.
     async fn look_at_process(&self, before: Option<Reading>) -> Option<Reading> {
         let reading = spawn_blocking(process::read).await.ok();
-        let now = std::time::Instant::now();
-        let current = reading.as_ref();
-        let seen = ProcessSeen {
-            cpu: before.zip(current).and_then(|(before, reading)| reading.cpu_since(&before)),
-            memory: current.and_then(|reading| reading.memory),
-            memory_limit: current.and_then(|reading| reading.memory_limit),
-            files: current.and_then(|reading| reading.files),
-            tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks(),
-            circuits: vec![
-                (circuit_breaker::REDIS, self.redis.check(Instant::now()).is_err()),
-                (circuit_breaker::POSTGRESQL, self.postgresql.check(Instant::now()).is_err()),
-            ],
-            pools: self.queries.iter().map(|(name, reader)| pool(name, reader)).collect(),
-            worker: self.worker.as_ref().map(|(name, board)| WorkerSeen {
-                name: name.clone(),
-                partitions: board.served(),
-                progress_age: board.still(now),
-            }),
-        };
-        self.signals.saw_process(now, Some(seen));
+        let mut seen = samples::process(before.as_ref(), reading.as_ref());
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        seen.push(Sample::count(&catalog::TASKS, tasks));
+        for (dependency, circuit) in
+            [(circuit_breaker::REDIS, &self.redis), (circuit_breaker::POSTGRESQL, &self.postgresql)]
+        {
+            seen.push(samples::circuit(dependency, circuit.check(Instant::now()).is_err()));
+        }
+        if let Some((pool, reader)) = &self.queries {
+            seen.extend(samples::pool(pool, reader.usage()));
+        }
+        if let Some((name, board)) = &self.worker {
+            let still = board.still(std::time::Instant::now());
+            seen.extend(samples::worker(name, board.served(), still));
+        }
+        self.saw(Look::Process, seen);
         reading
     }
 
@@ -146,22 +145,19 @@ impl Monitor {
         loop {
             counts.tick().await;
             let count = guarded(timeout(COUNT_MAX, self.operations.customer_count())).await;
-            let count = match count {
-                Some(Ok(Ok(count))) => Some(mapping::customers(count)),
-                Some(Ok(Err(error))) => {
-                    debug!(%error, "customers could not be counted");
-                    None
-                }
-                Some(Err(_)) | None => None,
-            };
-            self.signals.saw_customers(std::time::Instant::now(), count);
+            self.saw(
+                Look::Customers,
+                match count {
+                    Some(Ok(Ok(count))) => samples::customers(count),
+                    Some(Ok(Err(error))) => {
+                        debug!(%error, "customers could not be counted");
+                        Vec::new()
+                    }
+                    Some(Err(_)) | None => Vec::new(),
+                },
+            );
         }
     }
-}
-
-fn pool(name: &'static str, reader: &Reader) -> PoolSeen {
-    let usage = reader.usage();
-    PoolSeen { name, used: usage.used, idle: usage.idle, max: usage.max, waiting: usage.waiting }
 }
 
 #[cfg(test)]

@@ -109,17 +109,17 @@ mod linux {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn reading(at: Instant, cpu: u64) -> Reading {
+    pub(in crate::monitor) fn reading(at: Instant, cpu: u64) -> Reading {
         Reading {
             at,
             cpu: Some(Duration::from_secs(cpu)),
             quota: Some(Quota::of(2)),
-            memory: None,
-            memory_limit: None,
-            files: None,
+            memory: Some(5),
+            memory_limit: Some(6),
+            files: Some(7),
         }
     }
 

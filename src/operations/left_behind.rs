@@ -55,12 +55,18 @@ impl Operations {
     /// Entries in streams of the last 8 topologies that the ledger does not have.
     async fn left_behind(&self) -> Result<Vec<LeftBehind>, Error> {
         let mut unknown = Vec::new();
-        for topology in self.ledger.schema().past().await? {
-            let mut past = self.streams.past(topology.generation, topology.partitions).await?;
+        for mut past in self.past_streams().await? {
             let entries = self.waiting_in(&mut past).await?.into_iter();
             unknown.extend(entries.filter(|(_, known)| !known).map(|(entry, _)| entry));
         }
         Ok(unknown)
+    }
+
+    /// The streams of the last 8 topologies, the newest first.
+    async fn past_streams(&self) -> Result<Vec<Past>, Error> {
+        let past = self.ledger.schema().past().await?;
+        let past: Vec<_> = past.iter().map(|one| (one.generation, one.partitions)).collect();
+        Ok(self.streams.past(&past).await?)
     }
 
     /// What the doctor says of them.
@@ -68,20 +74,15 @@ impl Operations {
         let entries = self.left_behind().await.ok()?;
         let count = entries.len();
         let Some(first) = entries.first() else {
-            return Some(kind::LEFT.good("topology", "nothing waits in earlier streams"));
+            return Some(kind::LEFT.good());
         };
         let what = if count == 1 { "payment waits" } else { "payments wait" };
-        Some(kind::LEFT.found(
-            Severity::Critical,
-            "topology",
-            format!(
-                "{count} {what} in streams of an earlier topology, which nobody serves: a Redis \
-                 took over that lacked the end of its change. The first is {} in {}",
-                first.stream_id, first.stream
-            ),
-            "`paystream topology resize` again with the number there is: it gives them to the \
-             current streams",
-        ))
+        let sentence = format!(
+            "{count} {what} in streams of an earlier topology, which nobody serves: a Redis took \
+             over that lacked the end of its change. The first is {} in {}",
+            first.stream_id, first.stream
+        );
+        Some(kind::LEFT.found(Severity::Critical, sentence))
     }
 
     /// Gives the payments in streams of earlier topologies to the current ones, those
@@ -90,8 +91,7 @@ impl Operations {
     pub async fn carry_on(&self) -> Result<(usize, Vec<String>), Error> {
         let producer = self.streams.producer(LIMITS).await?;
         let mut carried = Carried::default();
-        for topology in self.ledger.schema().past().await?.iter().rev() {
-            let mut past = self.streams.past(topology.generation, topology.partitions).await?;
+        for mut past in self.past_streams().await?.into_iter().rev() {
             while self.carry_round(&producer, &mut past, &mut carried).await? {}
             // A customer's payments may go on in any stream of the next topology.
             if !carried.stopped.is_empty() {

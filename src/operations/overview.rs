@@ -105,8 +105,11 @@ pub struct PartitionLook {
     pub epoch: Option<i64>,
     /// The worker that has asked the owner to hand it over.
     pub draining_to: Option<String>,
-    /// Seconds since it last changed hands.
+    /// When it last changed hands, and how many seconds ago.
+    pub moved_at: Option<DateTime<Utc>>,
     pub moved_seconds: Option<i64>,
+    /// The highest sequence the ledger has.
+    pub last_sequence: Option<i64>,
     /// Entries in the stream, settled ones included until they are trimmed.
     pub depth: Option<i64>,
     /// Entries no worker has taken yet.
@@ -270,7 +273,9 @@ fn partitions(
             owner_alive: alive(owner),
             epoch: cursor.map(|cursor| cursor.epoch),
             draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
+            moved_at: cursor.map(|cursor| cursor.moved_at),
             moved_seconds: cursor.map(|cursor| cursor.moved_seconds()),
+            last_sequence: cursor.map(|cursor| cursor.last_sequence),
             depth: depth.map(|depth| depth.length),
             lag: depth.map(|depth| depth.lag),
             pending: depth.map(|depth| depth.pending),

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use redis::{RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Value, aio::MultiplexedConnection};
 
-use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts, upkeep};
+use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts, standing, upkeep};
 
 /// The gates of one topology's partitions.
 pub struct Gates {
@@ -49,14 +49,8 @@ impl Gates {
 
     /// Every consumer group of these streams.
     pub async fn groups(&mut self) -> Result<BTreeSet<String>, Error> {
-        let mut names = BTreeSet::new();
-        for partition in 0..self.keys.partitions {
-            let mut command = redis::cmd("XINFO");
-            command.arg("GROUPS").arg(self.keys.stream(partition));
-            let reply: RedisResult<Value> = command.query_async(&mut self.connection).await;
-            names.extend(upkeep::groups(&self.keys, partition, reply)?);
-        }
-        Ok(names)
+        let standings = standing::all(&self.keys, &mut self.connection).await?;
+        Ok(standings.into_iter().map(|standing| standing.group).collect())
     }
 
     /// Creates the streams with these groups, and lets their sequences begin

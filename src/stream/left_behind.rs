@@ -32,10 +32,18 @@ pub struct Past {
 }
 
 impl Streams {
-    /// The streams of another generation, as far as they are there.
-    pub async fn past(&self, generation: i32, partitions: u16) -> Result<Past, Error> {
-        let keys = Keys::new(self.keys.prefix(), partitions, generation);
-        Ok(Past { keys, connection: self.connect("left-behind").await? })
+    /// The streams of other topologies, by generation and number of partitions, as far
+    /// as they are there; over one connection.
+    pub async fn past(&self, topologies: &[(i32, u16)]) -> Result<Vec<Past>, Error> {
+        if topologies.is_empty() {
+            return Ok(Vec::new());
+        }
+        let connection = self.connect("left-behind").await?;
+        let past = topologies.iter().map(|(generation, partitions)| {
+            let keys = Keys::new(self.keys.prefix(), *partitions, *generation);
+            Past { keys, connection: connection.clone() }
+        });
+        Ok(past.collect())
     }
 }
 

@@ -99,11 +99,19 @@ pub(super) async fn all(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<Standing>, Error> {
-    let found = ask(keys, connection, None).await?.into_iter();
-    let standings = found.flat_map(|(partition, groups)| {
-        groups.into_iter().map(move |group| group.standing(partition))
-    });
-    Ok(standings.collect())
+    Ok(on_each(keys, connection).await?.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// Every group, partition by partition.
+pub(super) async fn on_each(
+    keys: &Keys,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<Result<Vec<Standing>, Error>>, Error> {
+    let replies = (0..keys.partitions).zip(run(keys, connection, None).await?);
+    let standings = |(partition, reply): (u16, RedisResult<Value>)| {
+        Ok(read(reply)?.into_iter().map(|group| group.standing(partition)).collect())
+    };
+    Ok(replies.map(standings).collect())
 }
 
 /// Where our group stands, out of a reply to [`command`].

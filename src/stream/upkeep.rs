@@ -8,7 +8,7 @@ use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 use super::{
     Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts, server,
     shared::{Purpose, Shared},
-    standing,
+    standing, vitals,
 };
 use crate::domain::{Reference, StreamId};
 
@@ -124,13 +124,8 @@ impl Upkeep {
 
     /// Memory that Redis uses and may use.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
-        let mut command = redis::cmd("INFO");
-        let text: String = command.arg("memory").query_async(&mut self.connection.clone()).await?;
-        let number = |name: &str| {
-            let lines = text.lines().filter_map(|line| line.split_once(':'));
-            let value = lines.into_iter().find(|(key, _)| *key == name)?.1;
-            value.trim().parse().ok()
-        };
+        let info = vitals::info(&mut self.connection.clone(), Some("memory")).await?;
+        let number = |name: &str| info.get(name)?.parse().ok();
         let memory = number("used_memory").zip(number("maxmemory"));
         let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
         Ok(RedisMemory { used, limit })
@@ -216,29 +211,6 @@ impl Upkeep {
         };
         Ok((0..self.keys.partitions).zip(replies).map(trim).collect())
     }
-}
-
-/// The names of all groups in an `XINFO GROUPS` reply.
-pub(super) fn groups(
-    keys: &Keys,
-    partition: u16,
-    reply: RedisResult<Value>,
-) -> Result<Vec<String>, Error> {
-    const WHAT: &str = "XINFO GROUPS";
-    let groups = match reply {
-        // A stream that does not exist is a plain ERR here.
-        Err(error) if error.code() == Some("ERR") => {
-            let stream = keys.stream(partition);
-            return Err(Error::StateLost(format!("stream {stream} is missing")));
-        }
-        reply => replies::array(reply?, WHAT)?,
-    };
-    let name = |group: Value| {
-        let group = replies::array(group, WHAT)?;
-        let name = replies::pick(&group, "name").ok_or(Error::Shape(WHAT))?;
-        Ok(replies::text(name, WHAT)?.to_owned())
-    };
-    groups.into_iter().map(name).collect()
 }
 
 /// Creates every stream that is missing, with this group at id 0.

@@ -7,9 +7,9 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use redis::{Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, aio::ConnectionLike};
 
-use super::{Error, GROUP, Streams, Unsafe, replies, upkeep};
+use super::{Error, GROUP, Standing, Streams, Unsafe, standing, upkeep};
 
 /// How often the way there is measured; the quickest counts.
 const PINGS: usize = 3;
@@ -75,7 +75,7 @@ impl Streams {
         let (seconds, microseconds): (i64, u32) =
             redis::cmd("TIME").query_async(&mut connection).await?;
         let now = DateTime::from_timestamp(seconds, microseconds.saturating_mul(1_000));
-        let info = info(&mut connection).await?;
+        let info = info(&mut connection, None).await?;
         let number = |name: &str| info.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
         let ok = |name: &str| info.get(name).is_none_or(|status| status == "ok");
         let (own_limit, machine) = (number("maxmemory"), number("total_system_memory"));
@@ -99,36 +99,24 @@ impl Streams {
         })
     }
 
-    /// What there is of each partition.
-    pub async fn presence(&self) -> Result<Vec<Presence>, Error> {
+    /// What there is of each partition, and where every group stands on it.
+    pub async fn presence(&self) -> Result<Vec<(Presence, Vec<Standing>)>, Error> {
         let mut connection = self.connect("doctor").await?;
-        let mut pipeline = Pipeline::with_capacity(2 * usize::from(self.keys.partitions));
+        let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
-            pipeline.cmd("XLEN").arg(self.keys.stream(partition));
-            pipeline.cmd("XINFO").arg("GROUPS").arg(self.keys.stream(partition));
+            lengths.cmd("XLEN").arg(self.keys.stream(partition));
         }
-        pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
-        let mut replies = replies.into_iter();
-        let mut presence = Vec::with_capacity(usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            let (Some(length), Some(groups)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("XINFO GROUPS"));
+        let lengths: Vec<i64> = lengths.query_async(&mut connection).await?;
+        let standings = standing::on_each(&self.keys, &mut connection).await?;
+        let one = |((partition, length), standings): ((u16, i64), Result<Vec<Standing>, _>)| {
+            let (stream, standings) = match standings {
+                Err(Error::StateLost(_)) => (false, Vec::new()),
+                standings => (true, standings?),
             };
-            let groups = match upkeep::groups(&self.keys, partition, groups) {
-                Ok(groups) => Some(groups),
-                Err(Error::StateLost(_)) => None,
-                Err(error) => return Err(error),
-            };
-            let group = |groups: &Vec<String>| groups.iter().any(|name| name == GROUP);
-            presence.push(Presence {
-                partition,
-                stream: groups.is_some(),
-                group: groups.as_ref().is_some_and(group),
-                length: replies::integer(&length?, "XLEN")?,
-            });
-        }
-        Ok(presence)
+            let group = standings.iter().any(|one| one.group == GROUP);
+            Ok((Presence { partition, stream, group, length }, standings))
+        };
+        (0..).zip(lengths).zip(standings).map(one).collect()
     }
 
     /// Whether Redis is on this machine, as far as its address tells.
@@ -143,9 +131,12 @@ impl Streams {
     }
 }
 
-/// Everything that `INFO` says, by name.
-async fn info(connection: &mut MultiplexedConnection) -> Result<HashMap<String, String>, Error> {
-    let text: String = redis::cmd("INFO").query_async(connection).await?;
+/// What `INFO` says, of one section or of all, by name.
+pub(super) async fn info(
+    connection: &mut impl ConnectionLike,
+    section: Option<&str>,
+) -> Result<HashMap<String, String>, Error> {
+    let text: String = redis::cmd("INFO").arg(section).query_async(connection).await?;
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }

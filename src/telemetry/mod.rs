@@ -14,7 +14,7 @@ mod meters;
 mod signals;
 mod spans;
 pub mod traceparent;
-mod words;
+pub mod words;
 mod worker;
 
 use std::{sync::mpsc, thread, time::Duration};
@@ -24,10 +24,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 pub use export::Service;
 pub use gateway::{Active, Exchange, RequestTrace, Sending, Sent};
-pub use gauges::{
-    AuditSeen, CustomersSeen, LedgerSeen, PoolSeen, ProcessSeen, StreamSeen, StreamsSeen,
-    WorkerSeen,
-};
+pub use gauges::{Look, Sample};
 pub use logs::{LogLevel, within};
 pub use signals::Signals;
 pub use spans::Moment;

@@ -19,14 +19,14 @@ pub(super) const DB_BATCH: &str = "db.operation.batch.size";
 pub(super) const OUTCOME: &str = "paystream.outcome";
 pub(super) const REFERENCE: &str = "paystream.reference";
 pub(super) const ATTEMPT: &str = "paystream.attempt";
-pub(super) const WORKER: &str = "paystream.worker";
+pub const WORKER: &str = "paystream.worker";
 pub(super) const REASON: &str = "paystream.retry.reason";
 pub(super) const MOVE: &str = "paystream.move";
 pub(super) const DESTINATION_NAME: &str = "messaging.destination.name";
-pub(super) const PARTITION: &str = "paystream.partition";
-pub(super) const DEPENDENCY: &str = "paystream.dependency";
-pub(super) const POOL: &str = "db.client.connection.pool.name";
-pub(super) const POOL_STATE: &str = "db.client.connection.state";
+pub const PARTITION: &str = "paystream.partition";
+pub const DEPENDENCY: &str = "paystream.dependency";
+pub const POOL: &str = "db.client.connection.pool.name";
+pub const POOL_STATE: &str = "db.client.connection.state";
 
 /// What a payment that came is counted as,
 pub(super) const RECEIVED: &[&str] =

@@ -98,6 +98,10 @@ async fn a_healthy_system_is_told_to_be_well() {
         OF_THE_MACHINE.contains(&one["code"].as_str().unwrap()) && one["severity"] != "good"
     });
     assert_eq!(said.status, Some(i32::from(machine)), "{:?}", said.findings);
+    let told = |one: &Value, field: &str| one[field].as_str().is_some_and(|it| !it.is_empty());
+    for one in &said.findings {
+        assert!(told(one, "subject") && told(one, "sentence"), "{one}");
+    }
     // Both stores, and everything that lies in them, was looked at.
     let good = |code| said.findings.iter().any(|one| one["code"] == code);
     for code in ["redis_loses", "postgresql_loses", "schema_mismatch", "no_worker", "pending_old"] {

@@ -18,9 +18,10 @@ const QUESTIONS: usize = 3;
 const LIST_MAX: i64 = 20;
 
 /// What `paystream doctor` wants to know of PostgreSQL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Vitals {
     /// The quickest of a few questions and answers.
+    #[sqlx(skip)]
     pub latency: Duration,
     pub now: DateTime<Utc>,
     /// Its version, such as `15.4`,
@@ -46,10 +47,13 @@ pub struct Vitals {
     /// Where it keeps its data; nothing when this user may not ask.
     pub directory: Option<String>,
     /// Sessions of ours that have waited for a lock, the longest first.
+    #[sqlx(skip)]
     pub blocked: Vec<BlockedSession>,
     /// Foreign sessions with locks on what a batch writes, the oldest first.
+    #[sqlx(skip)]
     pub holders: Vec<LockHolder>,
     /// Sessions in this database with an old transaction, the oldest first.
+    #[sqlx(skip)]
     pub transactions: Vec<OpenTransaction>,
 }
 
@@ -268,7 +272,7 @@ async fn read(connection: &mut PgConnection) -> Result<Vitals, Error> {
         in_time(sqlx::query("select 1").execute(&mut *connection)).await?;
         latency = latency.min(asked.elapsed());
     }
-    let settings = sqlx::query(
+    let settings = sqlx::query_as(
         "select current_setting('server_version') as version,
              current_setting('server_version_num')::int as version_number,
              pg_is_in_recovery() as recovering,
@@ -285,7 +289,7 @@ async fn read(connection: &mut PgConnection) -> Result<Vitals, Error> {
              (select setting from pg_settings where name = 'data_directory') as directory,
              clock_timestamp() as now",
     );
-    let row = in_time(settings.fetch_one(&mut *connection)).await?;
+    let vitals: Vitals = in_time(settings.fetch_one(&mut *connection)).await?;
     let blocked = sqlx::query_as(
         "select pid, application_name as application,
              (extract(epoch from clock_timestamp() - query_start) * 1000)::bigint as waited_ms,
@@ -308,21 +312,10 @@ async fn read(connection: &mut PgConnection) -> Result<Vitals, Error> {
     );
     Ok(Vitals {
         latency,
-        now: row.try_get("now")?,
-        version: row.try_get("version")?,
-        version_number: row.try_get("version_number")?,
-        recovering: row.try_get("recovering")?,
-        read_only: row.try_get("read_only")?,
-        fsync: row.try_get("fsync")?,
-        full_page_writes: row.try_get("full_page_writes")?,
-        synchronous_commit: row.try_get("synchronous_commit")?,
-        connections: row.try_get("connections")?,
-        connections_max: row.try_get("connections_max")?,
-        size: row.try_get("size")?,
-        directory: row.try_get("directory")?,
         blocked: in_time(blocked.bind(LIST_MAX).fetch_all(&mut *connection)).await?,
         holders: in_time(locks::holders(&mut *connection)).await?,
         transactions: in_time(transactions.bind(LIST_MAX).fetch_all(connection)).await?,
+        ..vitals
     })
 }
 

@@ -1,32 +1,39 @@
 //! The self-audit: recomputes every account from its statement, and accounts
 //! for every sequence of every partition.
 //!
-//! One read-only transaction sees one moment, whatever is posted meanwhile.
-//! Rows are streamed in order and forgotten, so that memory does not grow with
-//! the ledger. Never changes anything, never locks what a worker needs, and
-//! never trusts a sum that the ledger keeps: those are what it checks.
+//! PostgreSQL answers by the table of checks; digests are made here. One read-only
+//! transaction sees one moment, whatever is posted meanwhile. Rows are streamed and
+//! forgotten, so that memory does not grow with the ledger. Never changes anything,
+//! never locks what a worker needs, and never trusts a sum that the ledger keeps:
+//! those are what it checks.
 
-mod accounts;
-mod findings;
+mod checks;
 mod rounds;
-mod sequences;
-mod streams;
-#[cfg(test)]
-mod tests;
 
-use std::collections::BTreeMap;
-
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
 use rust_decimal::Decimal;
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use serde::Serialize;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgRow},
+};
 
-use self::{accounts::Recomputed, findings::Findings, sequences::Owed};
-pub use findings::{Check, Drift, Line};
+use self::checks::{CHECKS, CONTENT_CHANGED, ENTRIES, Relation};
 pub use rounds::{Rounds, Slice};
 
 use super::Error;
+use crate::domain::Digest;
 
 /// Rows between two reports of progress.
 const PROGRESS_EVERY: u64 = 10_000;
+/// Drifts that are kept with their details; all are counted.
+const DRIFTS_KEPT: usize = 100;
+/// Checks that are about every sequence.
+const OF_SEQUENCES: [&str; 4] =
+    ["sequence_gap", "sequence_twice", "sequence_beyond", "outcome_twice"];
+/// Comes after every customer's id.
+const BEYOND_ALL: &str = "\u{10FFFF}";
 
 /// What an audit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +47,32 @@ pub enum Stage {
 /// How far an audit has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// In which stage it is.
     pub stage: Stage,
-    /// Rows read in both stages.
+    /// Rows read in both stages; those of the second count when PostgreSQL has read all.
     pub done: u64,
     /// Rows to read in both stages, going by the ledger's own totals.
     pub total: u64,
+}
+
+/// One thing that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Drift {
+    /// Name of the check that found it.
+    pub check: &'static str,
+    /// Whose or what it is: a customer, a sequence, a reference, a partition.
+    pub subject: String,
+    /// What is there and what should be.
+    pub detail: String,
+}
+
+/// One check's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    pub check: &'static str,
+    /// Things looked at: accounts, rows, sequences or partitions.
+    pub looked_at: u64,
+    /// Drifts among them.
+    pub drift: u64,
 }
 
 /// What an audit looked at and what it found.
@@ -59,7 +86,6 @@ pub struct Report {
     /// Sequences accounted for.
     pub sequences: u64,
     pub partitions: u64,
-    /// Each check: how much it looked at and how much drift it found.
     pub checks: Vec<Line>,
     /// The first 100 drifts.
     pub drifts: Vec<Drift>,
@@ -101,55 +127,138 @@ impl Audit {
 
 async fn look(
     connection: &mut PgConnection,
-    on_event: impl FnMut(Progress),
+    mut on_event: impl FnMut(Progress),
 ) -> Result<Report, Error> {
-    let mut findings = Findings::default();
-    let owed = streams::owed(connection).await?;
-    let mut pace = Pace::new(connection, &owed, on_event).await?;
-    let everybody = streams::Range::all();
-    let recomputed =
-        streams::statements(connection, &everybody, &mut findings, || pace.step()).await?;
-    pace.enter(Stage::Sequences);
-    let partitions = u64::try_from(owed.len()).unwrap_or(u64::MAX);
-    let (sequences, amount) = streams::entries(connection, owed, &mut findings, &mut pace).await?;
-    streams::held_and_complete(connection, &mut findings).await?;
-    let (checks, drifts, drift_count) = findings.conclude();
-    let Recomputed { accounts, payments, .. } = recomputed;
-    Ok(Report { accounts, payments, amount, sequences, partitions, checks, drifts, drift_count })
+    let mut report = Report::empty();
+    let mut progress = expected(connection).await?;
+    on_event(progress);
+    let on_row = |_: &str, _: bool| {
+        progress.done += 1;
+        if progress.done.is_multiple_of(PROGRESS_EVERY) {
+            on_event(progress);
+        }
+    };
+    statements(connection, ("", BEYOND_ALL), &mut report, on_row).await?;
+    on_event(Progress { stage: Stage::Sequences, ..progress });
+    for relation in [Relation::Sequence, Relation::Jump, Relation::Partition, Relation::Held] {
+        examine(connection, relation, None, &mut report, |report, row, _| {
+            if relation == Relation::Partition {
+                report.partitions += 1;
+                report.sequences += row.try_get::<i64, _>("sequences")?.unsigned_abs();
+                report.amount += row.try_get::<Decimal, _>("amount")?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    // Only those at fault were read one by one.
+    for line in report.checks.iter_mut().filter(|line| OF_SEQUENCES.contains(&line.check)) {
+        line.looked_at = report.sequences;
+    }
+    Ok(report)
 }
 
-/// Counts rows, and passes on how far it is.
-struct Pace<F> {
-    progress: Progress,
-    on_event: F,
+/// How much there is to read.
+async fn expected(connection: &mut PgConnection) -> Result<Progress, Error> {
+    // A row of a statement is read twice: for its account, for its sequence.
+    let total: i64 = sqlx::query_scalar(
+        "select (select count(*) from customer_accounts) + coalesce(sum(2 * (applied + recorded
+             + rejected) + suspense + conflicts + duplicates + dead_letters + parked), 0)::bigint
+         from partition_totals",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Progress { stage: Stage::Accounts, done: 0, total: u64::try_from(total).unwrap_or(0) })
 }
 
-impl<F: FnMut(Progress)> Pace<F> {
-    async fn new(
-        connection: &mut PgConnection,
-        owed: &BTreeMap<i32, Owed>,
-        mut on_event: F,
-    ) -> Result<Self, Error> {
-        let accounts: i64 = sqlx::query_scalar("select count(*) from customer_accounts")
-            .fetch_one(connection)
-            .await?;
-        // A row of a statement is read twice: for its account, for its sequence.
-        let rows = owed.values().map(|owed| owed.sums.rows() + owed.sums.posted()).sum::<i64>();
-        let total = u64::try_from(accounts.saturating_add(rows)).unwrap_or(0);
-        let progress = Progress { stage: Stage::Accounts, done: 0, total };
-        on_event(progress);
-        Ok(Self { progress, on_event })
+/// Recomputes the accounts from the one customer on and before the other. Says of each
+/// account and of each row of a statement whose it is, and whether it is at fault.
+async fn statements(
+    connection: &mut PgConnection,
+    range: (&str, &str),
+    report: &mut Report,
+    mut on_row: impl FnMut(&str, bool),
+) -> Result<(), Error> {
+    examine(connection, Relation::Account, Some(range), report, |report, row, at_fault| {
+        report.accounts += u64::from(row.try_get::<bool, _>("opened")?);
+        on_row(row.try_get("customer_id")?, at_fault);
+        Ok(())
+    })
+    .await?;
+    examine(connection, Relation::Row, Some(range), report, |report, row, at_fault| {
+        report.payments += 1;
+        let changed = is_changed(row)?;
+        if changed {
+            let detail = "its amount, status, date, customer or digest was changed";
+            report.add(CONTENT_CHANGED, row.try_get("subject")?, detail.to_owned());
+        }
+        on_row(row.try_get("customer_id")?, at_fault || changed);
+        Ok(())
+    })
+    .await
+}
+
+/// Whether the stored digest is not that of the stored content.
+fn is_changed(row: &PgRow) -> Result<bool, Error> {
+    let (sent_for, status) = (row.try_get("sent_for")?, row.try_get("payment_status")?);
+    let date: DateTime<Utc> = row.try_get("transaction_date")?;
+    let digest: &[u8] = row.try_get("payload_digest")?;
+    Ok(Digest::of(sent_for, status, row.try_get("amount")?, date).0 != digest)
+}
+
+/// Does every check of a relation on each of its rows.
+async fn examine(
+    connection: &mut PgConnection,
+    relation: Relation,
+    range: Option<(&str, &str)>,
+    report: &mut Report,
+    mut on_row: impl FnMut(&mut Report, &PgRow, bool) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let checks = || CHECKS.iter().filter(|check| check.of == relation);
+    let details: Vec<&str> = checks().map(|check| check.detail).collect();
+    let (details, columns, rows) = (details.join(", "), relation.columns(), relation.rows());
+    let sql = format!("{ENTRIES} select {details}, subject{columns} from ({rows}) one");
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    if let Some((from, before)) = range {
+        query = query.bind(from).bind(before);
+    }
+    let (mut rows, mut number) = (query.fetch(connection), 0);
+    while let Some(row) = rows.try_next().await? {
+        let mut at_fault = false;
+        for (at, check) in checks().enumerate() {
+            if let Some(detail) = row.try_get::<Option<String>, _>(at)? {
+                report.add(check.name, row.try_get("subject")?, detail);
+                at_fault = true;
+            }
+        }
+        on_row(report, &row, at_fault)?;
+        number += 1;
+    }
+    let lines = report.checks.iter_mut().zip(&CHECKS).filter(|(_, check)| check.of == relation);
+    lines.for_each(|(line, _)| line.looked_at = number);
+    Ok(())
+}
+
+impl Report {
+    fn empty() -> Self {
+        let line = |check: &checks::Check| Line { check: check.name, looked_at: 0, drift: 0 };
+        Self {
+            accounts: 0,
+            payments: 0,
+            amount: Decimal::ZERO,
+            sequences: 0,
+            partitions: 0,
+            checks: CHECKS.iter().map(line).collect(),
+            drifts: Vec::new(),
+            drift_count: 0,
+        }
     }
 
-    fn enter(&mut self, stage: Stage) {
-        self.progress.stage = stage;
-        (self.on_event)(self.progress);
-    }
-
-    fn step(&mut self) {
-        self.progress.done += 1;
-        if self.progress.done.is_multiple_of(PROGRESS_EVERY) {
-            (self.on_event)(self.progress);
+    fn add(&mut self, check: &'static str, subject: &str, detail: String) {
+        self.drift_count += 1;
+        self.checks.iter_mut().filter(|line| line.check == check).for_each(|line| line.drift += 1);
+        if self.drifts.len() < DRIFTS_KEPT {
+            self.drifts.push(Drift { check, subject: subject.to_owned(), detail });
         }
     }
 }

@@ -7,15 +7,12 @@
 //! which are being changed do not seem to differ. Never remembers what it found:
 //! whoever asks for slices does.
 
-use sqlx::{ConnectOptions, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use std::collections::BTreeSet;
+
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{
-    Error,
-    accounts::Recomputed,
-    findings::Findings,
-    streams::{self, Range},
-};
+use super::{BEYOND_ALL, Error, Report, statements};
 use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT};
 
 /// Whoever holds it audits.
@@ -23,6 +20,8 @@ const LOCK: i64 = 0x7061_7973_6175_6469;
 /// Rows of statements in one slice, as far as the accounts count them right; of
 /// one account, all.
 const SLICE_ROWS_MAX: i64 = 20_000;
+/// Customers that a slice names as differing.
+const DIFFERING_KEPT: usize = 1_000;
 
 /// Audits slice after slice, over a connection of its own.
 pub struct Rounds {
@@ -40,7 +39,7 @@ pub struct Slice {
     /// and before this one; nothing when the round has come to its end.
     pub before: Option<String>,
     pub accounts: u64,
-    /// Those that are not as they must be.
+    /// Customers whose account or statement is not as it must be; the first 1,000.
     pub differing: Vec<String>,
     /// It took too long and was left out: `paystream audit` has more time.
     pub left_out: bool,
@@ -72,8 +71,8 @@ impl Rounds {
         // goes the lock.
         let Some(mut connection) = self.locked().await? else { return Ok(None) };
         let looking = slice(&mut connection, &self.from, accounts_max);
-        // PostgreSQL may be gone without a word.
-        let looked = timeout(2 * SLICE_TIMEOUT, looking).await;
+        // Accounts and rows have their time each; PostgreSQL may be gone without a word.
+        let looked = timeout(3 * SLICE_TIMEOUT, looking).await;
         let slice = looked.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))?;
         self.from = slice.before.clone().unwrap_or_default();
         self.connection = Some(connection);
@@ -108,16 +107,21 @@ async fn slice(
     let begin = "begin isolation level repeatable read, read only";
     let mut transaction = connection.begin_with(begin).await?;
     let before = end(&mut transaction, from, accounts_max).await?;
-    let range = Range { from: from.to_owned(), before };
-    let mut findings = Findings::default();
-    let recomputed = streams::statements(&mut transaction, &range, &mut findings, || ()).await;
-    let (recomputed, left_out) = match recomputed {
-        Err(error) if took_too_long(&error) => (Recomputed::default(), true),
-        recomputed => (recomputed?, false),
+    let range = (from, before.as_deref().unwrap_or(BEYOND_ALL));
+    let (mut report, mut differing) = (Report::empty(), BTreeSet::new());
+    let on_row = |customer: &str, at_fault: bool| {
+        if at_fault && differing.len() < DIFFERING_KEPT {
+            differing.insert(customer.to_owned());
+        }
+    };
+    let left_out = match statements(&mut transaction, range, &mut report, on_row).await {
+        // An account alone may have more than can be read in time.
+        Err(Error::Slow(_)) => true,
+        looked => looked.map(|()| false)?,
     };
     transaction.rollback().await?;
-    let (Range { from, before }, Recomputed { accounts, differing, .. }) = (range, recomputed);
-    Ok(Slice { from, before, accounts, differing, left_out })
+    let (accounts, from) = (report.accounts, from.to_owned());
+    Ok(Slice { from, before, accounts, differing: differing.into_iter().collect(), left_out })
 }
 
 /// The customer before whom a slice ends, by what it may have of accounts and
@@ -127,22 +131,15 @@ async fn end(
     from: &str,
     accounts_max: u32,
 ) -> Result<Option<String>, Error> {
-    let ahead = sqlx::query(
-        "select customer_id, version from customer_accounts where customer_id >= $1
-         order by customer_id limit $2",
+    let end = sqlx::query_scalar(
+        "select customer_id from (
+             select customer_id, row_number() over ahead as number,
+                 sum(greatest(version, 0)) over ahead as rows
+             from (select * from customer_accounts where customer_id >= $1
+                 order by customer_id limit $2 + 1) a
+             window ahead as (order by customer_id)) s
+         where number > 1 and (number > $2 or rows > $3) order by customer_id limit 1",
     );
-    let ahead = ahead.bind(from).bind(i64::from(accounts_max.max(1)) + 1);
-    let mut rows = 0_i64;
-    for (number, row) in (0_u32..).zip(ahead.fetch_all(connection).await?) {
-        let version: i64 = row.try_get(1)?;
-        rows = rows.saturating_add(version.max(0));
-        if number > 0 && (number >= accounts_max || rows > SLICE_ROWS_MAX) {
-            return Ok(Some(row.try_get(0)?));
-        }
-    }
-    Ok(None)
-}
-
-fn took_too_long(error: &Error) -> bool {
-    matches!(error, Error::Slow(_))
+    let end = end.bind(from).bind(i64::from(accounts_max.max(1))).bind(SLICE_ROWS_MAX);
+    Ok(end.fetch_optional(connection).await?)
 }

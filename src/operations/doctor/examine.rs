@@ -25,7 +25,7 @@ pub async fn examine(config: &ServeConfig, clock: Clock) -> Checkup {
     let streams = open_streams(&config.store, 1, 1);
     let streams = streams.map_err(|error| findings.push(refused(&error))).ok();
     if findings.is_empty() {
-        findings.push(kind::SETTINGS.good("settings", "consistent"));
+        findings.push(kind::SETTINGS.good());
     }
     let topology = match &ledger {
         Some(ledger) => topology(ledger, &config.store, &mut findings).await,
@@ -53,8 +53,7 @@ pub async fn examine(config: &ServeConfig, clock: Clock) -> Checkup {
 }
 
 fn refused(error: &anyhow::Error) -> Finding {
-    let advice = "no process starts with these settings: change what it names";
-    kind::SETTINGS.found(Critical, "settings", format!("{error:#}"), advice)
+    kind::SETTINGS.found(Critical, format!("{error:#}"))
 }
 
 fn open_ledger(store: &StoreConfig) -> anyhow::Result<Ledger> {
@@ -97,17 +96,12 @@ async fn topology(
     match topology.and_then(|topology| topology.in_currency(store.currency.as_deref())) {
         Ok(topology) if topology.provisioned => Some(topology),
         Ok(_) => {
-            findings.push(kind::PROVISIONED.found(
-                Critical,
-                "topology",
-                "the streams have not been created in Redis yet",
-                "`paystream migrate`",
-            ));
+            let sentence = "the streams have not been created in Redis yet";
+            findings.push(kind::PROVISIONED.found(Critical, sentence));
             None
         }
         Err(Error::Schema(sentence)) => {
-            let advice = "no process starts so: set what it names";
-            findings.push(kind::TOPOLOGY.found(Critical, "topology", sentence, advice));
+            findings.push(kind::TOPOLOGY.found(Critical, sentence));
             None
         }
         Err(_) => None,

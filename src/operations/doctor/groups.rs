@@ -14,7 +14,7 @@ use crate::{
     ledger::GroupRow,
     operations::{
         Severity::Warning,
-        finding::{self as kind, Finding},
+        finding::{self as kind, Finding, Kind},
         shapes::span,
     },
     stream::{GROUP, Standing},
@@ -61,7 +61,7 @@ pub(super) fn judge(
             1 => "1 other, registered and reading".to_owned(),
             many => format!("{many} others, registered and reading"),
         };
-        findings.push(kind::GROUP_PINS.good("groups", sentence));
+        findings.push(kind::GROUP_PINS.good().or(sentence));
     }
     findings
 }
@@ -92,62 +92,53 @@ fn groups<'a>(
 
 fn strange(name: &str, group: &Group<'_>) -> Finding {
     let on: Vec<u16> = group.on.iter().copied().collect();
-    kind::GROUP_STRANGE.found(
-        Warning,
-        format!("group {name}"),
-        format!(
-            "the group {name} is on {} without being registered, and trimming waits for it there",
-            numbered(&on)
-        ),
-        format!(
-            "find out whose it is; then `paystream groups register {named} --note …`, or `paystream \
-             groups retire {named}`",
-            named = argument(name)
-        ),
-    )
+    let sentence = format!(
+        "the group {name} is on {} without being registered, and trimming waits for it there",
+        numbered(&on)
+    );
+    let advice = format!(
+        "find out whose it is; then `paystream groups register {named} --note …`, or `paystream \
+         groups retire {named}`",
+        named = argument(name)
+    );
+    told(kind::GROUP_STRANGE, name, sentence, advice)
 }
 
 fn incomplete(name: &str, group: &Group<'_>, partitions: u16) -> Option<Finding> {
     let missing: Vec<u16> = (0..partitions).filter(|number| !group.on.contains(number)).collect();
-    (!missing.is_empty()).then(|| {
-        kind::GROUP_PARTLY.found(
-            Warning,
-            format!("group {name}"),
-            format!(
-                "the group {name} is registered and missing on {}, which nothing is trimmed from",
-                numbered(&missing)
-            ),
-            format!(
-                "`paystream groups register {} --note …` creates it where it is missing",
-                argument(name)
-            ),
-        )
-    })
+    let sentence = format!(
+        "the group {name} is registered and missing on {}, which nothing is trimmed from",
+        numbered(&missing)
+    );
+    let advice = format!(
+        "`paystream groups register {} --note …` creates it where it is missing",
+        argument(name)
+    );
+    (!missing.is_empty()).then(|| told(kind::GROUP_PARTLY, name, sentence, advice))
 }
 
 fn pins(name: &str, group: &Group<'_>, row: &GroupRow, now: DateTime<Utc>) -> Option<Finding> {
     // It cannot have read before there was one.
     let registered = since(row.registered_at, now);
     let age = Duration::from_secs(group.oldest?.age_seconds(now)).min(registered);
-    (age > BEHIND && !group.pins.is_empty()).then(|| {
-        kind::GROUP_PINS.found(
-            Warning,
-            format!("group {name}"),
-            format!(
-                "the group {name} has not read on for {}: {} settled entries wait for it, on {}, \
-                 and are not trimmed before it has read them",
-                span(age),
-                group.kept,
-                numbered(&group.pins)
-            ),
-            format!(
-                "start its reader (its note: {}); if nobody needs it, `paystream groups retire \
-                 {} --yes`",
-                row.note,
-                argument(name)
-            ),
-        )
-    })
+    let sentence = format!(
+        "the group {name} has not read on for {}: {} settled entries wait for it, on {}, and are \
+         not trimmed before it has read them",
+        span(age),
+        group.kept,
+        numbered(&group.pins)
+    );
+    let advice = format!(
+        "start its reader (its note: {}); if nobody needs it, `paystream groups retire {} --yes`",
+        row.note,
+        argument(name)
+    );
+    let pins = age > BEHIND && !group.pins.is_empty();
+    pins.then(|| told(kind::GROUP_PINS, name, sentence, advice))
+}
+
+fn told(kind: Kind, name: &str, sentence: String, advice: String) -> Finding {
+    kind.found(Warning, sentence).about(format!("group {name}")).advising(advice)
 }
 
 #[cfg(test)]

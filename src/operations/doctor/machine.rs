@@ -40,18 +40,11 @@ impl Reading {
 /// The clocks of a store and of this machine.
 pub(super) fn clock(subject: &str, reading: Reading) -> Finding {
     let ahead = reading.ahead();
-    if ahead.abs() <= APART {
-        return kind::CLOCKS.good(subject, "its clock agrees with this machine's");
-    }
     let seconds = ahead.abs().num_seconds();
     let side = if ahead > TimeDelta::zero() { "ahead of" } else { "behind" };
-    kind::CLOCKS.found(
-        Warning,
-        subject,
-        format!("the clock of {subject} is {seconds} s {side} this machine's"),
-        "let NTP set both clocks; ownership does not depend on them, but ages, retention and \
-         look-ups of what waits long do",
-    )
+    let sentence = format!("the clock of {subject} is {seconds} s {side} this machine's");
+    let apart = ahead.abs() > APART;
+    kind::CLOCKS.judge(apart.then_some((Warning, sentence))).about(subject)
 }
 
 /// Free and total bytes of the disk below a directory; nothing when it cannot be
@@ -66,22 +59,16 @@ pub(super) fn space(directory: &Path) -> Option<(u64, u64)> {
 
 /// The disk of a store, which has this much free of that.
 pub(super) fn disk(subject: &str, space: Option<(u64, u64)>) -> Finding {
-    let Some((free, total)) = space else {
-        return kind::DISK.good(subject, "its disk is not on this machine: not checked");
-    };
+    let Some((free, total)) = space else { return kind::DISK.good().about(subject) };
     let share = percent(free, total);
     let sentence = format!("its disk has {} of {} free", bytes(free), bytes(total));
     let severity = match share {
-        DISK_WARNING.. => return kind::DISK.good(subject, sentence),
-        DISK_CRITICAL..DISK_WARNING => Warning,
-        _ => Critical,
+        DISK_WARNING.. => None,
+        DISK_CRITICAL..DISK_WARNING => Some(Warning),
+        _ => Some(Critical),
     };
-    kind::DISK.found(
-        severity,
-        subject,
-        format!("{sentence}, {share} %"),
-        "make room before it is full: Redis then refuses payments, and PostgreSQL stops",
-    )
+    let found = severity.map(|severity| (severity, format!("{sentence}, {share} %")));
+    kind::DISK.judge(found).or(sentence).about(subject)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub use examine::examine;
 
 use self::machine::Reading;
 use super::{
-    Error, Finding, Kind, Operations, Severity,
+    Error, Finding, Operations, Severity,
     Severity::Critical,
     chain,
     finding::{self as kind},
@@ -33,7 +33,7 @@ use crate::{
     clock::Clock,
     config::ServeConfig,
     ledger::{self, CursorRow, GroupRow, Vitals, Work, WorkerRow},
-    stream::{self, Presence, RedisVitals, Standing, Streams},
+    stream::{Presence, RedisVitals, Standing, Streams},
 };
 
 /// Between two looks at whether a worker gets on with what waits.
@@ -97,19 +97,16 @@ impl Operations {
         let (mut findings, redis_answers) = redis;
         let (found, registry) = ledger;
         findings.extend(found);
-        let streams = if redis_answers { self.look_at_streams().await } else { Ok(None) };
-        let streams = match streams {
-            Ok(streams) => streams,
-            Err(error) => {
-                findings.push(redis_away(&error));
-                None
+        let mut streams = None;
+        if redis_answers {
+            match self.look_at_streams().await {
+                Ok(seen) => streams = Some(seen),
+                Err(error) => findings.push(redis_away(&error)),
             }
-        };
-        if let Some((presence, _)) = &streams {
-            findings.extend(redis_vitals::streams(presence));
         }
         let now = (self.clock)();
         if let Some((presence, standings)) = &streams {
+            findings.extend(redis_vitals::streams(presence));
             let waiting = work::waiting(standings, presence, known.backlog_max, now);
             match registry {
                 Some(_) => findings.extend(waiting),
@@ -145,19 +142,13 @@ impl Operations {
 
     /// What there is of each partition, and where every group stands; nobody
     /// stands anywhere while a stream or our group is missing.
-    async fn look_at_streams(&self) -> Result<Option<(Vec<Presence>, Vec<Standing>)>, Error> {
-        let presence = self.streams.presence().await?;
-        let whole = presence.iter().all(|one| one.stream && one.group);
-        let standings = match whole {
-            true => self.looks().await?.upkeep.standings().await,
-            false => Ok(Vec::new()),
-        };
-        match standings {
-            Ok(standings) => Ok(Some((presence, standings))),
-            // Gone since it was looked whether it is there.
-            Err(stream::Error::StateLost(_)) => Ok(Some((presence, Vec::new()))),
-            Err(error) => Err(error.into()),
+    async fn look_at_streams(&self) -> Result<(Vec<Presence>, Vec<Standing>), Error> {
+        let (presence, mut standings): (Vec<_>, Vec<_>) =
+            self.streams.presence().await?.into_iter().unzip();
+        if !presence.iter().all(|one| one.stream && one.group) {
+            standings.clear();
         }
+        Ok((presence, standings.concat()))
     }
 
     /// While the ledger does not say who owns what, Redis knows who did.
@@ -180,7 +171,7 @@ impl Operations {
         };
         match registry {
             Ok(registry) => {
-                findings.push(kind::SCHEMA.good("postgresql", "has this release's schema"));
+                findings.push(kind::SCHEMA.good());
                 (findings, Some(registry))
             }
             Err(error) => {
@@ -235,7 +226,7 @@ async fn look_at_redis(streams: &Streams, known: Known, clock: Clock) -> (Vec<Fi
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
     let reading = Reading { there: vitals.now, before, after: clock() };
-    let mut findings = vec![kind::REDIS_AWAY.good("redis", "reachable")];
+    let mut findings = vec![kind::REDIS_AWAY.good()];
     findings.extend(redis_vitals::judge(&vitals, known.unsafe_redis_allowed));
     findings.push(machine::clock("redis", reading));
     findings.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
@@ -248,7 +239,7 @@ fn judge_ledger(
     (before, after): (DateTime<Utc>, DateTime<Utc>),
     is_local: bool,
 ) -> Vec<Finding> {
-    let mut findings = vec![kind::POSTGRESQL_AWAY.good("postgresql", "reachable")];
+    let mut findings = vec![kind::POSTGRESQL_AWAY.good()];
     findings.extend(postgresql::judge(vitals));
     let reading = Reading { there: vitals.now, before, after };
     findings.push(machine::clock("postgresql", reading));
@@ -262,62 +253,30 @@ fn disk(subject: &str, directory: Option<&str>, is_local: bool) -> Finding {
 }
 
 fn redis_away(error: &Error) -> Finding {
-    if !error.is_outage() {
-        return unexpected(kind::REDIS_ODD, "redis", error);
-    }
-    kind::REDIS_AWAY.found(
-        Critical,
-        "redis",
-        chain(error),
-        "bring Redis back with the data it had: nothing is accepted until then, nothing is lost, \
-         and everything goes on by itself",
-    )
+    // Where it is there, it says no.
+    let kind = if error.is_outage() { kind::REDIS_AWAY } else { kind::REDIS_ODD };
+    kind.found(Critical, chain(error))
 }
 
 fn postgresql_away(error: &ledger::Error) -> Finding {
-    let kind = if matches!(error, ledger::Error::Locked(_)) {
-        kind::POSTGRESQL_LOCKS
-    } else {
-        kind::POSTGRESQL_SLOW
+    let (kind, severity) = match error {
+        ledger::Error::Locked(_) => (kind::POSTGRESQL_LOCKS, Severity::Warning),
+        ledger::Error::Slow(_) => (kind::POSTGRESQL_SLOW, Severity::Warning),
+        error if error.is_outage() => (kind::POSTGRESQL_AWAY, Critical),
+        _ => (kind::POSTGRESQL_ODD, Critical),
     };
-    if matches!(error, ledger::Error::Locked(_) | ledger::Error::Slow(_)) {
-        let advice =
-            "PostgreSQL answers: look for who holds a lock, and at the load of its machine";
-        return kind.found(Severity::Warning, "postgresql", chain(error), advice);
+    let finding = kind.found(severity, chain(error));
+    if severity == Critical {
+        return finding;
     }
-    if !error.is_outage() {
-        return unexpected(kind::POSTGRESQL_ODD, "postgresql", error);
-    }
-    kind::POSTGRESQL_AWAY.found(
-        Critical,
-        "postgresql",
-        chain(error),
-        "bring PostgreSQL back: while Redis answers, payments are taken and wait in the streams; \
-         everything goes on by itself",
-    )
-}
-
-/// It is there, and says no.
-fn unexpected(kind: Kind, subject: &str, error: &dyn std::error::Error) -> Finding {
-    kind.found(
-        Critical,
-        subject,
-        chain(error),
-        "see that the URL has the right user, password and database, and that this user may do \
-         what it needs",
-    )
+    finding
+        .advising("PostgreSQL answers: look for who holds a lock, and at the load of its machine")
 }
 
 /// Why a PostgreSQL that answers cannot be worked with.
 fn unusable(error: &ledger::Error) -> Finding {
     let ledger::Error::Schema(sentence) = error else { return postgresql_away(error) };
-    kind::SCHEMA.found(
-        Critical,
-        "postgresql",
-        sentence.clone(),
-        "`paystream migrate` of the release that is to run; a process whose schema does not fit \
-         refuses to start",
-    )
+    kind::SCHEMA.found(Critical, sentence.clone())
 }
 
 #[cfg(test)]
@@ -331,10 +290,10 @@ mod tests {
         let at = DateTime::UNIX_EPOCH;
         assert_eq!(Checkup::of(Vec::new(), at).severity, Severity::Good);
         let findings = vec![
-            kind::SCHEMA.good("a", ""),
-            kind::SCHEMA.found(Severity::Warning, "b", "", ""),
-            kind::SCHEMA.found(Critical, "c", "", ""),
-            kind::SCHEMA.found(Severity::Warning, "d", "", ""),
+            kind::SCHEMA.good().about("a"),
+            kind::SCHEMA.found(Severity::Warning, "").about("b"),
+            kind::SCHEMA.found(Critical, "").about("c"),
+            kind::SCHEMA.found(Severity::Warning, "").about("d"),
         ];
         let checkup = Checkup::of(findings, at);
         assert_eq!(checkup.severity, Critical);

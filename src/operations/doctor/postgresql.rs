@@ -3,17 +3,16 @@
 
 use std::time::Duration;
 
-use super::words::{bytes, percent};
+use super::words::{above, bytes, percent};
 use crate::{
     ledger::{LockHolder, Vitals},
     operations::{
-        Severity::{Critical, Warning},
+        Severity::{self, Critical, Warning},
         finding::{self as kind, Finding},
         shapes::span,
     },
 };
 
-const SUBJECT: &str = "postgresql";
 /// Slower than this is no network of one place, or an overloaded machine.
 const SLOW: Duration = Duration::from_millis(100);
 /// The oldest version that is tried.
@@ -32,97 +31,50 @@ const OPEN_WARNING: i64 = 300_000;
 
 /// Everything about the server and its sessions.
 pub(super) fn judge(vitals: &Vitals) -> Vec<Finding> {
+    let Vitals { latency: took, version, connections, connections_max, .. } = vitals;
+    let slow = format!("PostgreSQL takes {took:.1?} for the simplest question");
+    let old = format!("PostgreSQL is {version}; nothing below {} is tried", OLDEST / 10_000);
+    let size = bytes(u64::try_from(vitals.size).unwrap_or(0));
+    let number = |count: i64| u64::try_from(count).unwrap_or(0);
+    let share = percent(number(*connections), number(*connections_max));
+    let in_use = format!("{connections} of {connections_max} connections are in use");
+    let few = above(share, CLIENTS_WARNING, CLIENTS_CRITICAL);
     vec![
-        latency(vitals),
-        version(vitals),
-        loses(vitals),
-        reads(vitals),
-        clients(vitals),
+        kind::POSTGRESQL_SLOW
+            .judge((*took > SLOW).then_some((Warning, slow)))
+            .or(format!("answers in {took:.1?}")),
+        kind::POSTGRESQL_OLD
+            .judge((vitals.version_number < OLDEST).then_some((Warning, old)))
+            .or(format!("is version {version}, the database has {size}")),
+        kind::POSTGRESQL_LOSES.judge(loses(vitals)),
+        kind::POSTGRESQL_READS.judge(refuses_writes(vitals)),
+        kind::POSTGRESQL_CLIENTS.judge(few.map(|severity| (severity, in_use.clone()))).or(in_use),
         locks(vitals),
-        open(vitals),
+        kind::POSTGRESQL_OPEN.judge(open(vitals)),
     ]
 }
 
-fn latency(vitals: &Vitals) -> Finding {
-    let took = vitals.latency;
-    if took <= SLOW {
-        return kind::POSTGRESQL_SLOW.good(SUBJECT, format!("answers in {took:.1?}"));
-    }
-    kind::POSTGRESQL_SLOW.found(
-        Warning,
-        SUBJECT,
-        format!("PostgreSQL takes {took:.1?} for the simplest question"),
-        "look at the load and the disk of its machine, and at the way there",
-    )
-}
-
-fn version(vitals: &Vitals) -> Finding {
-    let size = bytes(u64::try_from(vitals.size).unwrap_or(0));
-    if vitals.version_number >= OLDEST {
-        return kind::POSTGRESQL_OLD
-            .good(SUBJECT, format!("is version {}, the database has {size}", vitals.version));
-    }
-    kind::POSTGRESQL_OLD.found(
-        Warning,
-        SUBJECT,
-        format!("PostgreSQL is {}; nothing below {} is tried", vitals.version, OLDEST / 10_000),
-        "upgrade it",
-    )
-}
-
-fn loses(vitals: &Vitals) -> Finding {
+fn loses(vitals: &Vitals) -> Option<(Severity, String)> {
     let settings = [
         (vitals.fsync, "fsync is off"),
         (vitals.full_page_writes, "full_page_writes is off"),
         (vitals.synchronous_commit != "off", "synchronous_commit is off"),
     ];
     let wrong: Vec<&str> = settings.iter().filter(|(ok, _)| !ok).map(|(_, text)| *text).collect();
-    if wrong.is_empty() {
-        return kind::POSTGRESQL_LOSES.good(SUBJECT, "flushes commits to disk");
-    }
-    kind::POSTGRESQL_LOSES.found(
-        Critical,
-        SUBJECT,
-        format!(
-            "{}: a crash of its machine can lose payments that were settled and acknowledged",
-            wrong.join(" and ")
-        ),
-        "`alter system set … = on` for each, then `select pg_reload_conf()`",
-    )
+    let sentence = format!(
+        "{}: a crash of its machine can lose payments that were settled and acknowledged",
+        wrong.join(" and ")
+    );
+    (!wrong.is_empty()).then_some((Critical, sentence))
 }
 
-fn reads(vitals: &Vitals) -> Finding {
+fn refuses_writes(vitals: &Vitals) -> Option<(Severity, String)> {
     let why = match (vitals.recovering, vitals.read_only) {
-        (false, false) => return kind::POSTGRESQL_READS.good(SUBJECT, "takes writes"),
+        (false, false) => return None,
         (true, _) => "it is a standby, which copies another PostgreSQL",
         (false, true) => "default_transaction_read_only is on",
     };
-    kind::POSTGRESQL_READS.found(
-        Critical,
-        SUBJECT,
-        format!("this PostgreSQL takes no writes: {why}"),
-        "point PAYSTREAM_DATABASE_URL to the primary, or set default_transaction_read_only to off; \
-         payments wait in the streams meanwhile",
-    )
-}
-
-fn clients(vitals: &Vitals) -> Finding {
-    let number = |count: i64| u64::try_from(count).unwrap_or(0);
-    let share = percent(number(vitals.connections), number(vitals.connections_max));
-    let sentence =
-        format!("{} of {} connections are in use", vitals.connections, vitals.connections_max);
-    let severity = match share {
-        ..CLIENTS_WARNING => return kind::POSTGRESQL_CLIENTS.good(SUBJECT, sentence),
-        CLIENTS_WARNING..CLIENTS_CRITICAL => Warning,
-        _ => Critical,
-    };
-    kind::POSTGRESQL_CLIENTS.found(
-        severity,
-        SUBJECT,
-        sentence,
-        "find out whose they are (`select application_name, count(*) from pg_stat_activity group \
-         by 1`); lower PAYSTREAM_QUERY_CONNECTIONS or PAYSTREAM_LANES, or raise max_connections",
-    )
+    Some((Critical, format!("this PostgreSQL takes no writes: {why}")))
 }
 
 fn locks(vitals: &Vitals) -> Finding {
@@ -132,74 +84,58 @@ fn locks(vitals: &Vitals) -> Finding {
     }
     let waits: Vec<_> =
         vitals.blocked.iter().filter(|one| one.waited_ms >= BLOCKED_WARNING).collect();
-    let Some(first) = waits.first() else {
-        return kind::POSTGRESQL_LOCKS.good(SUBJECT, "no session of paystream waits for a lock");
-    };
-    let severity = if first.waited_ms >= BLOCKED_CRITICAL { Critical } else { Warning };
+    let Some(first) = waits.first() else { return kind::POSTGRESQL_LOCKS.good() };
     let who = match first.blockers.as_slice() {
         [] => "somebody who has just let go".to_owned(),
         blockers => blockers.join(", "),
     };
-    kind::POSTGRESQL_LOCKS.found(
-        severity,
-        SUBJECT,
-        format!(
-            "{} sessions of paystream wait for a lock; {} (process {}) has waited for {}; held by {who}",
-            waits.len(),
-            first.application,
-            first.pid,
-            span(duration(first.waited_ms)),
-        ),
-        "end what holds it if it is nobody's work: `select pg_terminate_backend(…)` with that \
-         process; a batch that is ended so is settled again",
-    )
+    let sentence = format!(
+        "{} sessions of paystream wait for a lock; {} (process {}) has waited for {}; held by {who}",
+        waits.len(),
+        first.application,
+        first.pid,
+        span(duration(first.waited_ms)),
+    );
+    kind::POSTGRESQL_LOCKS.found(blocked(first.waited_ms), sentence)
 }
 
 /// A foreign session has locked something that a batch may need.
 fn held(holder: &LockHolder, waiting: usize) -> Finding {
     let LockHolder { pid, application, state, open_ms, has_table, .. } = holder;
     let age = open_ms.unwrap_or(0);
-    let severity = if age >= BLOCKED_CRITICAL { Critical } else { Warning };
     let (what, then) = match has_table {
         true => ("a table of the ledger", "no payment is settled meanwhile"),
         false => ("rows of the ledger", "payments of these accounts and their partitions wait"),
     };
-    kind::POSTGRESQL_LOCKS.found(
-        severity,
-        SUBJECT,
-        format!(
-            "process {pid} ({application}, {state}) has locked {what} in a transaction that has \
-             been open for {}: {then}; paystream sessions waiting for a lock: {waiting}",
-            span(duration(age)),
-        ),
-        format!(
-            "`paystream pending` names the payments that wait; if the session is nobody's work, \
-             end it: `select pg_terminate_backend({pid})`; what waits is settled then"
-        ),
-    )
+    let sentence = format!(
+        "process {pid} ({application}, {state}) has locked {what} in a transaction that has been \
+         open for {}: {then}; paystream sessions waiting for a lock: {waiting}",
+        span(duration(age)),
+    );
+    kind::POSTGRESQL_LOCKS.found(blocked(age), sentence).advising(format!(
+        "`paystream pending` names the payments that wait; if the session is nobody's work, end it: \
+         `select pg_terminate_backend({pid})`; what waits is settled then"
+    ))
 }
 
-fn open(vitals: &Vitals) -> Finding {
-    let old = vitals.transactions.iter().find(|one| one.open_ms >= OPEN_WARNING);
-    let Some(oldest) = old else {
-        return kind::POSTGRESQL_OPEN.good(SUBJECT, "no transaction stays open");
-    };
+fn blocked(milliseconds: i64) -> Severity {
+    if milliseconds >= BLOCKED_CRITICAL { Critical } else { Warning }
+}
+
+fn open(vitals: &Vitals) -> Option<(Severity, String)> {
+    let oldest = vitals.transactions.iter().find(|one| one.open_ms >= OPEN_WARNING)?;
     let name = match oldest.application.as_str() {
         "" => "an unnamed session",
         name => name,
     };
-    kind::POSTGRESQL_OPEN.found(
-        Warning,
-        SUBJECT,
-        format!(
-            "{name} (process {}, {}) has had a transaction open for {}: nothing that was deleted \
-             since can be cleaned up",
-            oldest.pid,
-            oldest.state,
-            span(duration(oldest.open_ms)),
-        ),
-        "ask whose it is, and end it: `select pg_terminate_backend(…)` with that process",
-    )
+    let sentence = format!(
+        "{name} (process {}, {}) has had a transaction open for {}: nothing that was deleted since \
+         can be cleaned up",
+        oldest.pid,
+        oldest.state,
+        span(duration(oldest.open_ms)),
+    );
+    Some((Warning, sentence))
 }
 
 fn duration(milliseconds: i64) -> Duration {
@@ -211,10 +147,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::{
-        ledger::{BlockedSession, OpenTransaction},
-        operations::Severity,
-    };
+    use crate::ledger::{BlockedSession, OpenTransaction};
 
     fn healthy() -> Vitals {
         Vitals {

@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use crate::{
     operations::{
-        Severity::{Critical, Warning},
+        Severity::{self, Critical, Warning},
         finding::{self as kind, Finding},
     },
     stream::{Presence, RedisVitals},
 };
 
-use super::words::{bytes, numbered, percent};
+use super::words::{above, bytes, numbered, percent};
 
-const SUBJECT: &str = "redis";
 /// Slower than this is no network of one place, or an overloaded machine.
-pub(super) const SLOW: Duration = Duration::from_millis(100);
+const SLOW: Duration = Duration::from_millis(100);
 /// Streams count the entries ever added from here on.
 const OLDEST: (u32, u32) = (7, 0);
 /// Shares of memory and connections, in percent.
@@ -25,115 +24,52 @@ const CLIENTS_WARNING: u64 = 80;
 /// Everything about the server itself. `unsafe_allowed`: whether the settings
 /// allow a Redis that loses.
 pub(super) fn judge(vitals: &RedisVitals, unsafe_allowed: bool) -> Vec<Finding> {
+    let RedisVitals { latency: took, version, unsafe_settings, clients, clients_max, .. } = vitals;
     if vitals.loading {
-        return vec![kind::REDIS_LOADING.found(
-            Critical,
-            SUBJECT,
-            "Redis reads its data back and answers nothing else meanwhile",
-            "wait: payments are refused until it is through, and everything goes on by itself",
-        )];
+        let sentence = "Redis reads its data back and answers nothing else meanwhile";
+        return vec![kind::REDIS_LOADING.found(Critical, sentence)];
     }
+    let slow = format!("Redis takes {took:.1?} for a question and its answer");
+    let (major, minor) = OLDEST;
+    let old = format!("Redis is {version}; below {major}.{minor} it does not tell how much waits");
+    let replica = "this Redis is a replica of another one and takes no payments";
+    let used = percent(*clients, *clients_max);
+    let in_use = format!("{clients} of {clients_max} connections are in use");
+    let refused = format!("{in_use}; {} were refused since it started", vitals.rejected);
     vec![
-        latency(vitals),
-        version(vitals),
-        evicts(vitals),
-        loses(vitals, unsafe_allowed),
-        replica(vitals),
-        writes(vitals),
+        kind::REDIS_SLOW
+            .judge((*took > SLOW).then_some((Warning, slow)))
+            .or(format!("answers in {took:.1?}")),
+        kind::REDIS_OLD
+            .judge((number(version) < OLDEST).then_some((Warning, old)))
+            .or(format!("is version {version}")),
+        kind::REDIS_EVICTS.judge(unsafe_settings.evicts.clone().map(|why| (Critical, why))),
+        kind::REDIS_LOSES.judge(unsafe_settings.loses.as_ref().map(|why| match unsafe_allowed {
+            true => (Warning, format!("{why} (PAYSTREAM_ALLOW_UNSAFE_REDIS accepts that)")),
+            false => (Critical, why.clone()),
+        })),
+        kind::REDIS_REPLICA.judge(vitals.replica.then(|| (Critical, replica.to_owned()))),
+        kind::REDIS_WRITES.judge(failed_write(vitals)),
         memory(vitals),
-        clients(vitals),
+        kind::REDIS_CLIENTS
+            .judge((used >= CLIENTS_WARNING).then_some((Warning, refused)))
+            .or(in_use),
     ]
 }
 
-fn latency(vitals: &RedisVitals) -> Finding {
-    let took = vitals.latency;
-    if took <= SLOW {
-        return kind::REDIS_SLOW.good(SUBJECT, format!("answers in {took:.1?}"));
-    }
-    kind::REDIS_SLOW.found(
-        Warning,
-        SUBJECT,
-        format!("Redis takes {took:.1?} for a question and its answer"),
-        "look at the load and the disk of its machine (`redis-cli --latency`, `redis-cli slowlog \
-         get`), and at the way there",
-    )
-}
-
-fn version(vitals: &RedisVitals) -> Finding {
-    let version = &vitals.version;
+fn number(version: &str) -> (u32, u32) {
     let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-    let number = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if number >= OLDEST {
-        return kind::REDIS_OLD.good(SUBJECT, format!("is version {version}"));
-    }
-    let (major, minor) = OLDEST;
-    kind::REDIS_OLD.found(
-        Warning,
-        SUBJECT,
-        format!("Redis is {version}; below {major}.{minor} it does not tell how much waits"),
-        "upgrade it; its data stays as it is",
-    )
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-fn evicts(vitals: &RedisVitals) -> Finding {
-    match &vitals.unsafe_settings.evicts {
-        None => kind::REDIS_EVICTS.good(SUBJECT, "evicts nothing"),
-        Some(why) => kind::REDIS_EVICTS.found(
-            Critical,
-            SUBJECT,
-            why.clone(),
-            "`redis-cli config set maxmemory-policy noeviction`, and in redis.conf; no process \
-             starts before",
-        ),
-    }
-}
-
-fn loses(vitals: &RedisVitals, allowed: bool) -> Finding {
-    match &vitals.unsafe_settings.loses {
-        None => kind::REDIS_LOSES.good(SUBJECT, "syncs every write to disk"),
-        Some(why) => kind::REDIS_LOSES.found(
-            if allowed { Warning } else { Critical },
-            SUBJECT,
-            if allowed {
-                format!("{why} (PAYSTREAM_ALLOW_UNSAFE_REDIS accepts that)")
-            } else {
-                why.clone()
-            },
-            "`redis-cli config set appendonly yes`, `redis-cli config set appendfsync always`, and \
-             the same in redis.conf",
-        ),
-    }
-}
-
-fn replica(vitals: &RedisVitals) -> Finding {
-    if !vitals.replica {
-        return kind::REDIS_REPLICA.good(SUBJECT, "is a primary");
-    }
-    kind::REDIS_REPLICA.found(
-        Critical,
-        SUBJECT,
-        "this Redis is a replica of another one and takes no payments",
-        "set PAYSTREAM_REDIS_URL to the primary; make this one the primary only when the other is \
-         gone for good, and then look at `paystream losses list`",
-    )
-}
-
-fn writes(vitals: &RedisVitals) -> Finding {
+fn failed_write(vitals: &RedisVitals) -> Option<(Severity, String)> {
     let failed = [
         (vitals.append_ok, Critical, "its last write to the append-only file"),
         (vitals.snapshot_ok, Critical, "its last snapshot, after which it refuses writes"),
         (vitals.rewrite_ok, Warning, "its last try to write the append-only file anew"),
     ];
-    match failed.into_iter().find(|(ok, _, _)| !ok) {
-        None => kind::REDIS_WRITES.good(SUBJECT, "writes to its disk"),
-        Some((_, severity, what)) => kind::REDIS_WRITES.found(
-            severity,
-            SUBJECT,
-            format!("Redis could not write to its disk: {what} failed"),
-            "make room on its disk or mend it, and read Redis's log; the next write that succeeds \
-             ends this",
-        ),
-    }
+    let (_, severity, what) = failed.into_iter().find(|(ok, ..)| !ok)?;
+    Some((severity, format!("Redis could not write to its disk: {what} failed")))
 }
 
 fn memory(vitals: &RedisVitals) -> Finding {
@@ -141,57 +77,23 @@ fn memory(vitals: &RedisVitals) -> Finding {
     let share = percent(used, most);
     let of = if vitals.memory_limited { "its maxmemory" } else { "the machine's memory" };
     let sentence = format!("uses {share} % of {of}: {} of {}", bytes(used), bytes(most));
-    let severity = match share {
-        ..MEMORY_WARNING => return kind::REDIS_MEMORY.good(SUBJECT, sentence),
-        MEMORY_WARNING..MEMORY_CRITICAL => Warning,
-        _ => Critical,
-    };
-    kind::REDIS_MEMORY.found(
-        severity,
-        SUBJECT,
-        format!("Redis {sentence}"),
-        "see whether payments wait (below, and `paystream partitions`) or a group pins trimming \
-         (`paystream groups list`); else give it more memory",
-    )
-}
-
-fn clients(vitals: &RedisVitals) -> Finding {
-    let share = percent(vitals.clients, vitals.clients_max);
-    let sentence = format!("{} of {} connections are in use", vitals.clients, vitals.clients_max);
-    if share < CLIENTS_WARNING {
-        return kind::REDIS_CLIENTS.good(SUBJECT, sentence);
-    }
-    kind::REDIS_CLIENTS.found(
-        Warning,
-        SUBJECT,
-        format!("{sentence}; {} were refused since it started", vitals.rejected),
-        "find out whose they are with `redis-cli client list`, or raise maxclients",
-    )
+    let severity = above(share, MEMORY_WARNING, MEMORY_CRITICAL);
+    let found = severity.map(|severity| (severity, format!("Redis {sentence}")));
+    kind::REDIS_MEMORY.judge(found).or(sentence)
 }
 
 /// Whether every partition has its stream and our group.
-pub(super) fn streams(presence: &[Presence]) -> Vec<Finding> {
+pub(super) fn streams(presence: &[Presence]) -> [Finding; 2] {
     let without = |has: fn(&Presence) -> bool| -> Vec<u16> {
         presence.iter().filter(|one| !has(one)).map(|one| one.partition).collect()
     };
-    let advice = "a worker that lives brings it back by itself; then `paystream losses list` says \
-                  what is gone";
-    let streams = without(|one| one.stream);
-    let groups = without(|one| one.group || !one.stream);
+    let (streams, groups) = (without(|one| one.stream), without(|one| one.group || !one.stream));
+    let stream = format!("the stream of {} is missing in Redis", numbered(&streams));
+    let group = format!("our group is missing on {}", numbered(&groups));
     let all = format!("all {} partitions have one", presence.len());
-    vec![
-        if streams.is_empty() {
-            kind::STREAMS.good("streams", all.clone())
-        } else {
-            let sentence = format!("the stream of {} is missing in Redis", numbered(&streams));
-            kind::STREAMS.found(Critical, "streams", sentence, advice)
-        },
-        if groups.is_empty() {
-            kind::GROUP_OURS.good("group ledger", all)
-        } else {
-            let sentence = format!("our group is missing on {}", numbered(&groups));
-            kind::GROUP_OURS.found(Critical, "group ledger", sentence, advice)
-        },
+    [
+        kind::STREAMS.judge((!streams.is_empty()).then_some((Critical, stream))).or(all.clone()),
+        kind::GROUP_OURS.judge((!groups.is_empty()).then_some((Critical, group))).or(all),
     ]
 }
 
@@ -200,7 +102,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::{operations::Severity, stream::Unsafe};
+    use crate::stream::Unsafe;
 
     fn healthy() -> RedisVitals {
         RedisVitals {

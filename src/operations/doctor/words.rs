@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::operations::Severity;
+
 /// Partitions that one sentence names.
 const NAMED_MAX: usize = 5;
 
@@ -22,6 +24,15 @@ pub(super) fn numbered(partitions: &[u16]) -> String {
 pub(super) fn percent(used: u64, most: u64) -> u64 {
     let share = u128::from(used) * 100 / u128::from(most).max(1);
     if most == 0 { 0 } else { u64::try_from(share).unwrap_or(u64::MAX) }
+}
+
+/// How bad it is that a share reaches these bounds.
+pub(super) fn above(share: u64, warning: u64, critical: u64) -> Option<Severity> {
+    match share {
+        share if share >= critical => Some(Severity::Critical),
+        share if share >= warning => Some(Severity::Warning),
+        _ => None,
+    }
 }
 
 /// `1.5 GiB`, with one place.

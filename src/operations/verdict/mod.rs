@@ -97,12 +97,12 @@ impl Situation<'_> {
         if self.deleted {
             let sentence = "the entry was deleted from the stream before it was settled; its \
                             sequence is reported by the audit";
-            return verdict("deleted", sentence, vec![self.release(), audit()]);
+            return verdict("deleted", sentence, partition, &[RELEASE, AUDIT]);
         }
         let Some(ledger) = &self.ledger else {
             let sentence = "waiting for the ledger: PostgreSQL does not answer in time. The payment \
                             is safe in the stream and is settled when PostgreSQL does";
-            return verdict("waiting_for_ledger", sentence, vec![check_postgresql()]);
+            return verdict("waiting_for_ledger", sentence, partition, &[CHECK_POSTGRESQL]);
         };
         if let Some(state) = ledger.settled {
             let sentence = format!(
@@ -112,16 +112,16 @@ impl Situation<'_> {
             let calm = self.idle < Duration::from_secs(2);
             return Verdict {
                 trouble: !calm,
-                ..verdict("committed", sentence, vec![wait(), self.release()])
+                ..verdict("committed", sentence, partition, &[WAIT, RELEASE])
             };
         }
         let Some(owner) = &ledger.owner else {
             let (then, action) = match ledger.others_alive {
-                0 => ("no worker lives", start_worker()),
-                _ => ("a living worker acquires it within a second", wait()),
+                0 => ("no worker lives", START_WORKER),
+                _ => ("a living worker acquires it within a second", WAIT),
             };
             let sentence = format!("nobody owns partition {partition}: {then}");
-            return verdict("no_owner", sentence, vec![action]);
+            return verdict("no_owner", sentence, partition, &[action]);
         };
         if owner.is_silent() {
             return self.silent(owner, ledger.others_alive);
@@ -130,7 +130,7 @@ impl Situation<'_> {
             let sentence = format!(
                 "it cannot be read: {reason}. It becomes a dead letter when it is its turn"
             );
-            return verdict("unreadable", sentence, vec![wait()]);
+            return verdict("unreadable", sentence, partition, &[WAIT]);
         }
         if let Some((what, holder)) = &ledger.lock {
             return locked(what, holder);
@@ -145,7 +145,7 @@ impl Situation<'_> {
                      is settled in order",
                     trial.first, trial.attempts, owner.attempts_max
                 );
-                return verdict("behind_poison", sentence, vec![wait()]);
+                return verdict("behind_poison", sentence, partition, &[WAIT]);
             }
         }
         self.held(owner)
@@ -156,49 +156,39 @@ impl Situation<'_> {
         let Owner { name, silence, lease, .. } = owner;
         let for_how_long = span(*silence);
         let left = lease.saturating_sub(*silence);
-        let (then, actions) = match (others_alive, left.is_zero()) {
-            (0, true) => ("no other worker lives".to_owned(), vec![start_worker()]),
+        let in_time = span(left.max(Duration::from_secs(1)));
+        let then = match (others_alive, left.is_zero()) {
+            (0, true) => "no other worker lives".to_owned(),
             (0, false) => {
-                let then = format!(
-                    "no other worker lives to take it over when its lease ends in {}",
-                    span(left.max(Duration::from_secs(1)))
-                );
-                (then, vec![start_worker()])
+                format!("no other worker lives to take it over when its lease ends in {in_time}")
             }
-            (_, true) => ("taken over at any moment".to_owned(), vec![wait(), self.force()]),
-            (_, false) => {
-                let left = span(left.max(Duration::from_secs(1)));
-                (format!("taken over in {left}"), vec![wait(), self.force()])
-            }
+            (_, true) => "taken over at any moment".to_owned(),
+            (_, false) => format!("taken over in {in_time}"),
         };
+        let actions: &[Advice] = if others_alive == 0 { &[START_WORKER] } else { &[WAIT, FORCE] };
         let sentence = format!(
             "owner {name} has not been heard of for {for_how_long} (dead, frozen or cut off); {then}"
         );
-        verdict("owner_silent", sentence, actions)
+        verdict("owner_silent", sentence, self.partition, actions)
     }
 
     fn tried(trial: &TrialRow, owner: &Owner<'_>) -> Verdict {
         let of = format!("{} of {} attempts", trial.attempts, owner.attempts_max);
-        match &trial.error {
-            Some(error) => {
-                let sentence = format!(
-                    "poison, {of}: {error}. After the last it becomes a dead letter, and the \
-                     partition goes on"
-                );
-                verdict("poison", sentence, vec![wait(), once_dead()])
-            }
-            None if trial.attempts > 1 => {
-                let sentence = format!(
-                    "poison, {of}: the last one failed or ended its worker. It is being tried \
-                     alone; after the last attempt it becomes a dead letter"
-                );
-                verdict("poison", sentence, vec![wait(), once_dead()])
-            }
-            None => {
+        let sentence = match &trial.error {
+            None if trial.attempts <= 1 => {
                 let sentence = format!("came back after a crash or a failure; being tried, {of}");
-                Verdict { trouble: false, ..verdict("tried_again", sentence, vec![wait()]) }
+                return calm("tried_again", sentence);
             }
-        }
+            None => format!(
+                "poison, {of}: the last one failed or ended its worker. It is being tried alone; \
+                 after the last attempt it becomes a dead letter"
+            ),
+            Some(error) => format!(
+                "poison, {of}: {error}. After the last it becomes a dead letter, and the partition \
+                 goes on"
+            ),
+        };
+        verdict("poison", sentence, trial.partition, &[WAIT, ONCE_DEAD])
     }
 
     /// The owner lives and nothing is wrong with the entry.
@@ -212,68 +202,37 @@ impl Situation<'_> {
                  one left, untouched for {idle}",
                 self.partition
             );
-            let actions = if late { vec![self.release(), doctor()] } else { vec![wait()] };
-            return Verdict { trouble: late, ..verdict("changing_hands", sentence, actions) };
+            return match late {
+                true => verdict("changing_hands", sentence, self.partition, &[RELEASE, DOCTOR]),
+                false => calm("changing_hands", sentence),
+            };
         }
         if late {
             let sentence = format!(
                 "{name} lives and has had it for {idle}, longer than a batch may take: it waits \
                  for PostgreSQL or Redis, or hangs"
             );
-            return verdict("slow", sentence, vec![doctor(), self.release()]);
+            return verdict("slow", sentence, self.partition, &[DOCTOR, RELEASE]);
         }
-        let sentence = format!("in flight: {name} has had it for {idle}");
-        Verdict { trouble: false, ..verdict("in_flight", sentence, vec![wait()]) }
-    }
-
-    fn release(&self) -> Action {
-        Act::Release { partition: self.partition, force: false, wait: false }.action()
-    }
-
-    fn force(&self) -> Action {
-        Act::Release { partition: self.partition, force: true, wait: false }.action()
+        calm("in_flight", format!("in flight: {name} has had it for {idle}"))
     }
 }
 
-/// A verdict that is trouble.
-fn verdict(code: &'static str, sentence: impl Into<String>, actions: Vec<Action>) -> Verdict {
+/// A verdict that is trouble; `number` is put into what to do.
+fn verdict(
+    code: &'static str,
+    sentence: impl Into<String>,
+    number: impl Into<i64>,
+    advice: &[Advice],
+) -> Verdict {
+    let number = number.into();
+    let actions = advice.iter().map(|advice| advice.action(number)).collect();
     Verdict { code, sentence: sentence.into(), trouble: true, actions }
 }
 
-fn action(
-    code: &'static str,
-    label: &str,
-    command: Option<&str>,
-    safe_because: &'static str,
-) -> Action {
-    let command = command.map(str::to_owned);
-    Action { code, label: label.to_owned(), command, safe_because, act: None }
-}
-
-fn wait() -> Action {
-    action("wait", "Wait", None, "it goes on by itself")
-}
-
-fn start_worker() -> Action {
-    action(
-        "start_worker",
-        "Start a worker",
-        Some("paystream serve worker"),
-        "a worker takes only what nobody living owns",
-    )
-}
-
-fn check_postgresql() -> Action {
-    action(
-        "check_postgresql",
-        "See why PostgreSQL does not answer",
-        Some("paystream doctor"),
-        "nothing has to be restarted or sent again",
-    )
-}
-
-fn doctor() -> Action {
-    action("doctor", "Look for the cause", Some("paystream doctor"), "it only looks")
+/// Work under way.
+fn calm(code: &'static str, sentence: String) -> Verdict {
+    Verdict { trouble: false, ..verdict(code, sentence, 0, &[WAIT]) }
 }
 
 /// Another session has locked what the entry's partition needs.
@@ -287,28 +246,65 @@ fn locked(what: &str, holder: &LockHolder) -> Verdict {
         "waits for {what}, locked by PostgreSQL process {pid} ({application}, {state}){open}. It is \
          settled when that transaction ends"
     );
-    let end = Action {
-        code: "end_session",
-        label: format!("End process {pid} of PostgreSQL, if it is nobody's work"),
-        command: Some(format!("psql -c 'select pg_terminate_backend({pid})'")),
-        safe_because: "its transaction is rolled back, and the worker tries the payment again",
-        act: None,
-    };
-    verdict("locked", sentence, vec![wait(), end])
+    verdict("locked", sentence, *pid, &[WAIT, END_SESSION])
 }
 
-fn audit() -> Action {
-    action("audit", "Account for every sequence", Some("paystream audit"), "it only looks")
+/// What is safe to do.
+enum Advice {
+    /// Code, label, command if a command does it, and why it can do no harm. `#` stands for
+    /// a process of PostgreSQL.
+    Plain([&'static str; 4]),
+    /// Releases the entry's partition.
+    Release { force: bool },
 }
 
-fn once_dead() -> Action {
-    action(
-        "redrive",
-        "Mend the cause; once it is a dead letter, redrive or discard it",
-        Some("paystream dead-letters list"),
-        "a reference moves money once, however often it is tried",
-    )
+impl Advice {
+    fn action(&self, number: i64) -> Action {
+        match self {
+            Self::Plain([code, label, command, safe_because]) => Action {
+                code,
+                label: label.replace('#', &number.to_string()),
+                command: (!command.is_empty()).then(|| command.replace('#', &number.to_string())),
+                safe_because,
+                act: None,
+            },
+            Self::Release { force } => {
+                let partition = u16::try_from(number).unwrap_or(u16::MAX);
+                Act::Release { partition, force: *force, wait: false }.action()
+            }
+        }
+    }
 }
+
+const WAIT: Advice = Advice::Plain(["wait", "Wait", "", "it goes on by itself"]);
+const START_WORKER: Advice = Advice::Plain([
+    "start_worker",
+    "Start a worker",
+    "paystream serve worker",
+    "a worker takes only what nobody living owns",
+]);
+const CHECK_POSTGRESQL: Advice = Advice::Plain([
+    "check_postgresql",
+    "See why PostgreSQL does not answer",
+    "paystream doctor",
+    "nothing has to be restarted or sent again",
+]);
+const DOCTOR: Advice = Advice::Plain(["doctor", "Look for the cause", "paystream doctor", "it only looks"]);
+const AUDIT: Advice = Advice::Plain(["audit", "Account for every sequence", "paystream audit", "it only looks"]);
+const RELEASE: Advice = Advice::Release { force: false };
+const FORCE: Advice = Advice::Release { force: true };
+const END_SESSION: Advice = Advice::Plain([
+    "end_session",
+    "End process # of PostgreSQL, if it is nobody's work",
+    "psql -c 'select pg_terminate_backend(#)'",
+    "its transaction is rolled back, and the worker tries the payment again",
+]);
+const ONCE_DEAD: Advice = Advice::Plain([
+    "redrive",
+    "Mend the cause; once it is a dead letter, redrive or discard it",
+    "paystream dead-letters list",
+    "a reference moves money once, however often it is tried",
+]);
 
 #[cfg(test)]
 mod tests;

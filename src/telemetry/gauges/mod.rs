@@ -1,102 +1,119 @@
-//! What is seen from time to time: how deep the streams are, who owns what, how
-//! the process fares. Whoever looks puts down what it saw; it is exported for
-//! as long as it is fresh, and not at all after that. Never looks by itself.
+//! Gauges: values that a look puts down from time to time. They are exported for as long
+//! as the look is fresh, and not at all after that. Never looks by itself.
 
-mod readings;
-mod seen;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use opentelemetry::{KeyValue, metrics::Meter};
+use opentelemetry::{KeyValue, Value, metrics::Meter};
 
-pub use seen::{
-    AuditSeen, CustomersSeen, LedgerSeen, PoolSeen, ProcessSeen, StreamSeen, StreamsSeen,
-    WorkerSeen,
+use super::{
+    Signals,
+    catalog::{Kind, METRICS, Metric},
+    words,
 };
 
-use super::{Signals, words};
-use readings::READINGS;
-
-/// How long a look counts that is made every few seconds,
-const FRESH: Duration = Duration::from_secs(30);
-/// and one that costs more and is made less often.
-const FRESH_IF_RARE: Duration = Duration::from_secs(180);
-
-/// Something that was seen, and when.
-struct Sight<T> {
-    last: Option<(Instant, T)>,
-    fresh_for: Duration,
+/// Who looks. What it sees replaces all that it saw before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    Redis,
+    Postgresql,
+    Customers,
+    Audit,
+    Process,
 }
 
-impl<T> Sight<T> {
-    fn new(fresh_for: Duration) -> Self {
-        Self { last: None, fresh_for }
-    }
-
-    /// What was seen, unless that was too long ago.
-    fn at(&self, now: Instant) -> Option<&T> {
-        let (at, seen) = self.last.as_ref()?;
-        (now.saturating_duration_since(*at) <= self.fresh_for).then_some(seen)
-    }
-
-    fn put(&mut self, now: Instant, seen: Option<T>) {
-        self.last = seen.map(|seen| (now, seen));
-    }
-}
-
-/// Everything that was seen last.
-struct Sights {
-    streams: Sight<StreamsSeen>,
-    ledger: Sight<LedgerSeen>,
-    customers: Sight<CustomersSeen>,
-    audit: Sight<AuditSeen>,
-    process: Sight<ProcessSeen>,
-}
-
-impl Default for Sights {
-    fn default() -> Self {
-        Self {
-            streams: Sight::new(FRESH),
-            ledger: Sight::new(FRESH),
-            customers: Sight::new(FRESH_IF_RARE),
-            audit: Sight::new(FRESH_IF_RARE),
-            process: Sight::new(FRESH),
+impl Look {
+    /// How long it counts: some looks cost more and are made less often.
+    fn fresh_for(self) -> Duration {
+        match self {
+            Self::Redis | Self::Postgresql | Self::Process => Duration::from_secs(30),
+            Self::Customers | Self::Audit => Duration::from_secs(180),
         }
     }
 }
 
-/// What may be exported at one moment.
-struct View<'a> {
-    now: Instant,
-    streams: Option<&'a StreamsSeen>,
-    ledger: Option<&'a LedgerSeen>,
-    customers: Option<&'a CustomersSeen>,
-    audit: Option<&'a AuditSeen>,
-    process: Option<&'a ProcessSeen>,
+/// A value of a gauge, and what tells it apart.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    pub metric: &'static Metric,
+    amount: Amount,
+    attributes: Vec<KeyValue>,
 }
 
-impl Sights {
-    fn at(&self, now: Instant) -> View<'_> {
-        View {
-            now,
-            streams: self.streams.at(now),
-            ledger: self.ledger.at(now),
-            customers: self.customers.at(now),
-            audit: self.audit.at(now),
-            process: self.process.at(now),
+#[derive(Clone, Copy, Debug)]
+enum Amount {
+    /// Exact up to 2^53, as everything that leaves as a gauge.
+    Count(i64),
+    Time(Duration),
+    /// The time since then, whenever that is asked.
+    Since(Instant),
+    Share(Duration, Duration),
+}
+
+impl Sample {
+    #[must_use]
+    pub fn count(metric: &'static Metric, count: impl TryInto<i64>) -> Self {
+        Self::new(metric, Amount::Count(count.try_into().unwrap_or(i64::MAX)))
+    }
+
+    #[must_use]
+    pub fn time(metric: &'static Metric, time: Duration) -> Self {
+        Self::new(metric, Amount::Time(time))
+    }
+
+    #[must_use]
+    pub fn since(metric: &'static Metric, then: Instant) -> Self {
+        Self::new(metric, Amount::Since(then))
+    }
+
+    /// How much of `whole` is `part`.
+    #[must_use]
+    pub fn share(metric: &'static Metric, part: Duration, whole: Duration) -> Self {
+        Self::new(metric, Amount::Share(part, whole))
+    }
+
+    fn new(metric: &'static Metric, amount: Amount) -> Self {
+        // What is the same for every value of a metric.
+        let same = [(words::DESTINATION_NAME, words::DESTINATION), (words::GROUP, words::LEDGER)];
+        let same = same.into_iter().filter(|(name, _)| metric.attributes.contains(name));
+        let attributes = same.map(|(name, value)| KeyValue::new(name, value)).collect();
+        Self { metric, amount, attributes }
+    }
+
+    /// Tells it apart from others of its metric.
+    #[must_use]
+    pub fn by(mut self, attribute: &'static str, value: impl Into<Value>) -> Self {
+        self.attributes.push(KeyValue::new(attribute, value));
+        self
+    }
+
+    /// Names of what tells it apart.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.attributes.iter().map(|attribute| attribute.key.as_str())
+    }
+
+    #[must_use]
+    pub fn value(&self, now: Instant) -> f64 {
+        match self.amount {
+            Amount::Count(count) => count as f64,
+            Amount::Time(time) => time.as_secs_f64(),
+            Amount::Since(then) => now.saturating_duration_since(then).as_secs_f64(),
+            Amount::Share(part, whole) => part.div_duration_f64(whole),
         }
     }
 }
+
+/// What each look saw last, and when.
+type Seen = BTreeMap<Look, (Instant, Vec<Sample>)>;
 
 /// What was seen last.
-pub(super) struct Gauges {
-    sights: Arc<Mutex<Sights>>,
-}
+pub(super) struct Gauges(Arc<Mutex<Seen>>);
 
 impl Gauges {
     pub(super) fn register(meter: &Meter) -> Self {
@@ -107,61 +124,44 @@ impl Gauges {
         meter: &Meter,
         clock: impl Fn() -> Instant + Clone + Send + Sync + 'static,
     ) -> Self {
-        let sights = Arc::new(Mutex::new(Sights::default()));
-        for (metric, read) in READINGS {
-            let (sights, clock) = (Arc::clone(&sights), clock.clone());
+        let gauges = Self(Arc::default());
+        for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Gauge) {
+            let (seen, clock) = (Self(Arc::clone(&gauges.0)), clock.clone());
             // The meter keeps what asks.
             let _asked = meter
                 .f64_observable_gauge(metric.name)
                 .with_unit(metric.unit)
                 .with_description(metric.description)
                 .with_callback(move |observer| {
-                    let sights = sights.lock().unwrap_or_else(PoisonError::into_inner);
-                    read(&sights.at(clock()), &mut |value, attributes| {
-                        observer.observe(value, attributes);
+                    let now = clock();
+                    let seen = seen.lock();
+                    let fresh = seen.iter().filter(|(look, (at, _))| {
+                        now.saturating_duration_since(*at) <= look.fresh_for()
                     });
+                    fresh
+                        .flat_map(|(_, (_, samples))| samples)
+                        .filter(|sample| std::ptr::eq(sample.metric, *metric))
+                        .for_each(|sample| observer.observe(sample.value(now), &sample.attributes));
                 })
                 .build();
         }
-        Self { sights }
+        gauges
     }
 
-    fn put(&self, put: impl FnOnce(&mut Sights)) {
-        put(&mut self.sights.lock().unwrap_or_else(PoisonError::into_inner));
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What was seen replaces what was seen before; nothing says that it could not
-/// be seen.
 impl Signals {
-    /// What Redis says.
-    pub fn saw_streams(&self, now: Instant, seen: Option<StreamsSeen>) {
-        self.0.gauges.put(|sights| sights.streams.put(now, seen));
-    }
-
-    /// What PostgreSQL says.
-    pub fn saw_ledger(&self, now: Instant, seen: Option<LedgerSeen>) {
-        self.0.gauges.put(|sights| sights.ledger.put(now, seen));
-    }
-
-    /// How many customers there are.
-    pub fn saw_customers(&self, now: Instant, seen: Option<CustomersSeen>) {
-        self.0.gauges.put(|sights| sights.customers.put(now, seen));
-    }
-
-    /// How far the running audit has come, while this process does it.
-    pub fn saw_audit(&self, now: Instant, seen: Option<AuditSeen>) {
-        self.0.gauges.put(|sights| sights.audit.put(now, seen));
-    }
-
-    /// How this process fares.
-    pub fn saw_process(&self, now: Instant, seen: Option<ProcessSeen>) {
-        self.0.gauges.put(|sights| sights.process.put(now, seen));
+    /// What was seen replaces what this look saw before; nothing, when it could not see.
+    pub fn saw(&self, look: Look, now: Instant, samples: Vec<Sample>) {
+        self.0.gauges.lock().insert(look, (now, samples));
     }
 
     /// Nobody looks any more: nothing that was seen is said.
     pub fn forget_what_was_seen(&self) {
-        self.0.gauges.put(|sights| *sights = Sights::default());
+        self.0.gauges.lock().clear();
     }
 
     /// A query waited so long for a connection of this pool.

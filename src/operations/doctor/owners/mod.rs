@@ -33,7 +33,7 @@ pub(super) fn judge(
     if living == 0 {
         findings.push(nobody(workers));
     } else {
-        findings.push(kind::NO_WORKER.good("workers", format!("{living} live")));
+        findings.push(kind::NO_WORKER.good().or(format!("{living} live")));
         findings.push(unowned(cursors));
         findings.push(uneven(workers, cursors));
     }
@@ -46,13 +46,8 @@ pub(super) fn judge(
 /// Who owns what while the ledger does not say; Redis was `told` of these.
 pub(super) fn unknown(told: &[Option<String>]) -> Finding {
     let last = last_owners(told.iter().flatten().map(String::as_str));
-    kind::OWNERS.found(
-        Notice,
-        "partitions",
-        format!("owners are unknown while the ledger cannot be read; {last}"),
-        "see what is said of PostgreSQL; running workers wait for it and go on by themselves, so \
-         start none for this",
-    )
+    let sentence = format!("owners are unknown while the ledger cannot be read; {last}");
+    kind::OWNERS.found(Notice, sentence)
 }
 
 fn nobody(workers: &[WorkerRow]) -> Finding {
@@ -61,12 +56,8 @@ fn nobody(workers: &[WorkerRow]) -> Finding {
         let silence = worker.silence().to_std().unwrap_or_default();
         format!("; the last was {}, {} ago", worker.worker_id, span(silence))
     });
-    kind::NO_WORKER.found(
-        Critical,
-        "workers",
-        format!("no worker lives{since}: payments are taken and wait in the streams"),
-        "start one: `paystream serve worker`; it goes on where the last one stopped",
-    )
+    let sentence = format!("no worker lives{since}: payments are taken and wait in the streams");
+    kind::NO_WORKER.found(Critical, sentence)
 }
 
 fn unowned(cursors: &[CursorRow]) -> Finding {
@@ -74,15 +65,11 @@ fn unowned(cursors: &[CursorRow]) -> Finding {
     let long = free.filter(|row| row.as_of - row.moved_at > UNOWNED);
     let partitions: Vec<u16> = long.map(number).collect();
     if partitions.is_empty() {
-        return kind::UNOWNED.good("partitions", "each has an owner");
+        return kind::UNOWNED.good();
     }
-    kind::UNOWNED.found(
-        Critical,
-        numbered(&partitions),
-        format!("nobody owns {} although a worker lives", numbered(&partitions)),
-        "look in the workers' logs for `could not move partitions` or `redis does not answer`; a \
-         worker that is started anew takes them",
-    )
+    let named = numbered(&partitions);
+    let sentence = format!("nobody owns {named} although a worker lives");
+    kind::UNOWNED.found(Critical, sentence).about(named)
 }
 
 /// Workers that miss beats and still own something.
@@ -108,21 +95,18 @@ fn silent(workers: &[WorkerRow]) -> Vec<Finding> {
             Ok(_) => (Warning, format!("{owns} taken over as soon as another worker lives")),
             Err(_) => (Critical, format!("{owns} taken over as soon as another worker lives")),
         };
-        findings.push(kind::SILENT.found(
-            severity,
-            format!("worker {}", worker.worker_id),
-            format!("{} has been silent for {said}; {what}", worker.worker_id),
-            match others {
-                true => {
-                    "wait for that, or start it again: nothing is lost. `paystream release \
-                     --partition N --force --reason \"…\"` moves one at once"
-                }
-                false => "start a worker: it takes them over; nothing is lost",
-            },
-        ));
+        let sentence = format!("{} has been silent for {said}; {what}", worker.worker_id);
+        let mut finding = kind::SILENT.found(severity, sentence);
+        if others {
+            finding = finding.advising(
+                "wait for that, or start it again: nothing is lost. `paystream release \
+                 --partition N --force --reason \"…\"` moves one at once",
+            );
+        }
+        findings.push(finding.about(format!("worker {}", worker.worker_id)));
     }
     if findings.is_empty() {
-        findings.push(kind::SILENT.good("workers", "every owner sends heartbeats"));
+        findings.push(kind::SILENT.good());
     }
     findings
 }
@@ -138,39 +122,31 @@ fn uneven(workers: &[WorkerRow], cursors: &[CursorRow]) -> Finding {
         counts.iter().take(10).map(|(worker, count)| format!("{worker} {count}")).collect();
     if shares.is_empty() {
         let sentence = "none takes partitions: they are leaving, or do not reach Redis";
-        return kind::UNEVEN.good("workers", sentence);
+        return kind::UNEVEN.good().or(sentence);
     }
     let shares = shares.join(", ");
-    if apart <= 1 || moving {
-        return kind::UNEVEN.good("workers", format!("partitions: {shares}"));
-    }
-    kind::UNEVEN.found(
-        Warning,
-        "workers",
-        format!("partitions are spread unevenly and nothing moves: {shares}"),
-        "look in the logs of those with few for `redis does not answer` or `could not move \
-         partitions`, and see that all workers run one release",
-    )
+    let sentence = format!("partitions are spread unevenly and nothing moves: {shares}");
+    let uneven = apart > 1 && !moving;
+    kind::UNEVEN.judge(uneven.then_some((Warning, sentence))).or(format!("partitions: {shares}"))
 }
 
 fn ignored(cursors: &[CursorRow], releases: &[(i32, DateTime<Utc>)]) -> Finding {
     let now = cursors.first().map(|row| row.as_of);
     let late = |(_, asked): &&(i32, DateTime<Utc>)| now.is_some_and(|now| now - *asked > FOLLOWING);
     let Some((partition, asked)) = releases.iter().find(late) else {
-        return kind::RELEASE.good("partitions", "no handover request is overdue");
+        return kind::RELEASE.good();
     };
     let owner = cursors.iter().find(|row| row.partition == *partition);
     let owner = owner.and_then(|row| row.owner.as_deref()).unwrap_or("its owner");
     let ago = span(since(*asked, now.unwrap_or(*asked)));
-    kind::RELEASE.found(
-        Warning,
-        format!("partition {partition}"),
-        format!("{owner} was asked for partition {partition} {ago} ago and has not handed it over"),
-        format!(
-            "`paystream release --partition {partition} --force --reason \"…\"`: what it still \
-             tries is refused"
-        ),
-    )
+    let sentence =
+        format!("{owner} was asked for partition {partition} {ago} ago and has not handed it over");
+    let advice = format!(
+        "`paystream release --partition {partition} --force --reason \"…\"`: what it still tries is \
+         refused"
+    );
+    let finding = kind::RELEASE.found(Warning, sentence).advising(advice);
+    finding.about(format!("partition {partition}"))
 }
 
 /// Owners that live and have not moved the cursor of these partitions since an
@@ -189,18 +165,13 @@ pub(super) fn stuck(earlier: &[CursorRow], now: &[CursorRow], waiting: &[u16]) -
         owners.entry(owner).or_default().push(number(row));
     }
     let Some((owner, partitions)) = owners.iter().max_by_key(|(_, of)| of.len()) else {
-        return kind::STUCK.good("workers", "every worker with waiting entries makes progress");
+        return kind::STUCK.good();
     };
-    kind::STUCK.found(
-        Critical,
-        format!("worker {owner}"),
-        format!(
-            "{owner} lives and settles nothing of {}, where payments have waited for long",
-            numbered(partitions)
-        ),
-        "`paystream pending` says why; then its log. `paystream release --partition N --reason \
-         \"…\"` gives one to another lane or worker; a restart is safe",
-    )
+    let sentence = format!(
+        "{owner} lives and settles nothing of {}, where payments have waited for long",
+        numbered(partitions)
+    );
+    kind::STUCK.found(Critical, sentence).about(format!("worker {owner}"))
 }
 
 /// A worker that ended without leaving, and whose partitions others have.
@@ -208,18 +179,15 @@ pub(super) fn gone(workers: &[WorkerRow]) -> Option<Finding> {
     let lost = workers.iter().filter(|worker| !worker.is_alive() && worker.partitions == 0);
     let last = lost.min_by_key(|worker| worker.silence())?;
     let silence = last.silence();
-    (silence <= TimeDelta::hours(1)).then(|| {
-        kind::SILENT.found(
-            Notice,
-            format!("worker {}", last.worker_id),
-            format!(
-                "{} has not beaten for {} and did not say that it leaves; it owns nothing any more",
-                last.worker_id,
-                span(silence.to_std().unwrap_or_default())
-            ),
-            "see in its log why; start it again if it is missed",
-        )
-    })
+    let sentence = format!(
+        "{} has not beaten for {} and did not say that it leaves; it owns nothing any more",
+        last.worker_id,
+        span(silence.to_std().unwrap_or_default())
+    );
+    let advice = "see in its log why; start it again if it is missed";
+    let finding = kind::SILENT.found(Notice, sentence).advising(advice);
+    let recent = silence <= TimeDelta::hours(1);
+    recent.then(|| finding.about(format!("worker {}", last.worker_id)))
 }
 
 fn number(row: &CursorRow) -> u16 {
