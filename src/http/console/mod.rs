@@ -134,7 +134,9 @@ fn trouble(error: operations::Error) -> Problem {
         operations::Error::Ledger(_) | operations::Error::LedgerAway => {
             (Code::LedgerUnavailable, LEDGER_AWAY)
         }
-        _ => (
+        operations::Error::Stream(_)
+        | operations::Error::Place(_)
+        | operations::Error::Halfway(..) => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \
              is safe and can be looked at. Nothing was changed; look again when it is back",
