@@ -13,12 +13,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tracing::error;
 
-use super::{
-    assets::{ASSETS, Assets},
-    history::Look,
-    state::Console,
-    words,
-};
+use super::{assets, history::Look, state::Console, words};
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
     ledger,
@@ -63,7 +58,6 @@ pub(super) struct Shell {
     pub(super) notice: Option<&'static str>,
     /// Which stores are away, where the live part of the page does not say so.
     pub(super) look: Option<Arc<Look>>,
-    pub(super) assets: &'static Assets,
 }
 
 impl Shell {
@@ -77,8 +71,12 @@ impl Shell {
             signs_out: false,
             notice: None,
             look: None,
-            assets: &ASSETS,
         }
+    }
+
+    /// Where pages find a file.
+    pub(super) fn asset(&self, name: &str) -> String {
+        assets::path(name)
     }
 }
 
@@ -142,7 +140,6 @@ impl Visit {
             signs_out: access::asks_for_token(&self.console.app.gateway.config),
             notice: self.done,
             look: Some(Arc::clone(&self.look)),
-            assets: &ASSETS,
         }
     }
 }
