@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use paystream::{
+    domain::StreamId,
     ledger::{self, Fence, Ledger},
     stream::{self, Claim, Streams},
 };
@@ -181,16 +182,28 @@ enum Step {
 }
 
 /// Entries that were handed to a worker and not acknowledged.
-async fn pending(stores: &Stores, worker: &str) -> usize {
-    let mut count = 0;
+async fn pending(stores: &Stores, worker: &str) -> Vec<(i32, StreamId)> {
+    let mut pending = Vec::new();
     for partition in 0..u64::from(PARTITIONS) {
         let mut command = redis::cmd("XPENDING");
         command.arg(stores.key(partition, "stream")).arg(&["ledger", "-", "+", "10000", worker]);
-        let entries: Vec<redis::Value> =
+        let entries: Vec<(String, String, u64, u64)> =
             command.query_async(&mut stores.redis.clone()).await.unwrap();
-        count += entries.len();
+        let partition = i32::try_from(partition).unwrap();
+        pending.extend(entries.iter().map(|(id, ..)| (partition, id.parse().unwrap())));
     }
-    count
+    pending
+}
+
+/// Whether a worker has taken an entry that is not settled.
+async fn has_unsettled(stores: &Stores, worker: &str) -> bool {
+    let reached = "select partition, reached_stream_id from partition_owners";
+    let pending = pending(stores, worker).await;
+    let reached: Vec<(i32, String)> =
+        sqlx::query_as(reached).fetch_all(&stores.pool).await.unwrap();
+    let reached: BTreeMap<i32, StreamId> =
+        reached.into_iter().map(|(partition, id)| (partition, id.parse().unwrap())).collect();
+    pending.iter().any(|(partition, id)| *id > reached[partition])
 }
 
 /// Sessions of a worker's lanes in this state.
@@ -225,7 +238,8 @@ async fn sleep_through_a_lease(step: Step) {
         load.reached(WARM).await;
         postgres.set(Way::HoldsRequests);
         eventually("it has taken entries, and no transaction", async || {
-            let taken = pending(&stores, "sleeper").await > 0;
+            // Not one whose acknowledgement is on its way.
+            let taken = has_unsettled(&stores, "sleeper").await;
             (taken && sessions(&stores, "sleeper", "state <> 'idle'").await == 0).then_some(())
         })
         .await;
@@ -248,7 +262,7 @@ async fn sleep_through_a_lease(step: Step) {
                          and t.processed_at > clock_timestamp() - interval '1 second')";
                 let committed = stores.count(sql).await > 0;
                 let idle = sessions(&stores, "sleeper", "state <> 'idle'").await == 0;
-                (committed && idle && pending(&stores, "sleeper").await > 0).then_some(())
+                (committed && idle && !pending(&stores, "sleeper").await.is_empty()).then_some(())
             })
             .await;
         }
