@@ -1,38 +1,30 @@
 //! `paystream dead-letters`: entries that could not be settled. Lists and shows
-//! them; redriving and discarding is in `mending`. Never removes one.
+//! them; redrives or discards one or many: says how many there are and asks before
+//! it changes many, shows how far it is, and sums up. Never decides what becomes
+//! of one, and never removes one.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
 
 use anyhow::{Context, anyhow};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use clap::{Args, Subcommand};
-use comfy_table::{Cell, CellAlignment};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{
-    mending::{self, Mend, MendArgs},
-    stores,
-    table::{Tone, cell, instant, known, table, toned},
+    ActArgs, Said,
+    table::{self, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
     clock,
-    config::StoreConfig,
     domain::{parse_date, shown},
     ledger::{DeadLetterFilter, PAGE_MAX},
-    operations::{DeadLetter, Operations},
+    operations::{BULK_MAX, DeadLetter, Mend, MendSummary, Operations},
 };
-
-/// What `paystream dead-letters` is told.
-#[derive(Args, Clone, Debug)]
-pub struct DeadLettersArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub action: DeadLettersAction,
-    /// Redis, PostgreSQL and the topology.
-    #[command(flatten)]
-    pub store: StoreConfig,
-}
 
 /// What can be done with dead letters.
 #[derive(Clone, Debug, Subcommand)]
@@ -40,7 +32,14 @@ pub enum DeadLettersAction {
     /// Show them, the latest first
     List(ListArgs),
     /// Show all that is known of one, and what was done about it
-    Show(ShowArgs),
+    Show {
+        /// Its id, or its reference.
+        #[arg(value_name = "ID|REFERENCE")]
+        name: String,
+        /// Print one JSON document instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Settle them now; what still cannot be settled stays dead. Exits with 1
     /// when one was refused, or when there was none
     Redrive(MendArgs),
@@ -55,45 +54,69 @@ pub struct ListArgs {
     /// Those that nobody has dealt with, those that were settled, given up, or
     /// all.
     #[arg(long, default_value = "dead", value_parser = ["dead", "redriven", "discarded", "all"])]
-    pub state: String,
+    state: String,
     /// Of this reference.
     #[arg(long)]
-    pub reference: Option<String>,
+    reference: Option<String>,
     /// Of this class of reason: `settle_failed`, `worker_died` or
     /// `entry_unreadable`.
     #[arg(long)]
-    pub code: Option<String>,
+    code: Option<String>,
     /// Of this customer.
     #[arg(long)]
-    pub customer: Option<String>,
+    customer: Option<String>,
     /// Dead since then: RFC 3339, `2025-11-07 14:54:16` in UTC, or how long
     /// ago, such as 2h.
     #[arg(long, value_parser = parse_instant)]
-    pub since: Option<DateTime<Utc>>,
+    since: Option<DateTime<Utc>>,
     /// Dead before then.
     #[arg(long, value_parser = parse_instant)]
-    pub until: Option<DateTime<Utc>>,
-    /// How many to show.
-    #[arg(long, default_value_t = 50)]
-    pub limit: usize,
-    /// Print one JSON document instead of a table.
-    #[arg(long)]
-    pub json: bool,
+    until: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    list: table::ListArgs,
 }
 
-/// Which dead letter is shown.
+/// Which dead letters, by whom and why.
 #[derive(Args, Clone, Debug)]
-pub struct ShowArgs {
-    /// Its id, or its reference.
-    #[arg(value_name = "ID|REFERENCE")]
-    pub name: String,
-    /// Print one JSON document instead of text.
+pub struct MendArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Say what would come of each by itself, and change nothing.
     #[arg(long)]
-    pub json: bool,
+    dry_run: bool,
+    /// Do not ask, however many there are.
+    #[arg(long)]
+    yes: bool,
+    /// Deal with at most so many, the first buried first; at most 1000.
+    #[arg(long, default_value_t = BULK_MAX)]
+    max: usize,
+    #[command(flatten)]
+    act: ActArgs,
+}
+
+/// Which dead letters; filters narrow each other down.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = true)]
+pub struct Which {
+    /// Their ids.
+    #[arg(value_name = "ID", conflicts_with_all = ["reference", "code", "customer", "all"])]
+    ids: Vec<i64>,
+    /// Those of this reference.
+    #[arg(long)]
+    reference: Option<String>,
+    /// Those of this class of reason.
+    #[arg(long)]
+    code: Option<String>,
+    /// Those of this customer.
+    #[arg(long)]
+    customer: Option<String>,
+    /// All that nobody has dealt with.
+    #[arg(long, conflicts_with_all = ["reference", "code", "customer"])]
+    all: bool,
 }
 
 /// Reads an instant, or how long ago it was.
-pub(super) fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
+fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
         let instant = chrono::TimeDelta::from_std(ago).ok();
         let instant = instant.and_then(|ago| clock::system().checked_sub_signed(ago));
@@ -103,96 +126,63 @@ pub(super) fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 /// Lists, shows, redrives or discards.
-pub async fn run(args: DeadLettersArgs) -> anyhow::Result<ExitCode> {
-    let (streams, ledger, topology) = stores::open(&args.store).await?;
-    let operations = Operations::new(&streams, &ledger, &topology, clock::system);
-    let (text, code) = match args.action {
-        DeadLettersAction::List(args) => list(&operations, args).await?,
-        DeadLettersAction::Show(args) => show(&operations, args).await?,
-        DeadLettersAction::Redrive(args) => mending::run(&operations, Mend::Redrive, args).await?,
-        DeadLettersAction::Discard(args) => mending::run(&operations, Mend::Discard, args).await?,
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("could not write")?;
-    Ok(code)
+pub(super) async fn run(
+    action: DeadLettersAction,
+    operations: &Operations,
+) -> anyhow::Result<Said> {
+    match action {
+        DeadLettersAction::List(args) => list(operations, args).await,
+        DeadLettersAction::Show { name, json } => show(operations, &name, json).await,
+        DeadLettersAction::Redrive(args) => mend(operations, Mend::Redrive, args).await,
+        DeadLettersAction::Discard(args) => mend(operations, Mend::Discard, args).await,
+    }
 }
 
-async fn list(operations: &Operations, args: ListArgs) -> anyhow::Result<(String, ExitCode)> {
-    let ListArgs { state, reference, code, customer, since, until, limit, json } = args;
+async fn list(operations: &Operations, args: ListArgs) -> anyhow::Result<Said> {
+    let ListArgs { state, reference, code, customer, since, until, list } = args;
     let state = (state != "all").then_some(state);
     let filter = DeadLetterFilter { state, reference, code, customer, since, until };
-    let mut letters: Vec<DeadLetter> = Vec::new();
-    while letters.len() < limit {
-        let before = letters.last().map(|letter| letter.id);
-        let page = i64::try_from(limit - letters.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
-        let page = operations.dead_letters(&filter, before, page).await;
-        let page = page.context("could not list dead letters")?;
-        if page.is_empty() {
-            break;
-        }
-        letters.extend(page);
-    }
-    let text = if json { format!("{:#}\n", json!(letters)) } else { rows(&letters, &filter) };
+    let letters = up_to(list.limit, async |last: Option<&DeadLetter>, size| {
+        operations.dead_letters(&filter, last.map(|letter| letter.id), size).await
+    });
+    let unfiltered = DeadLetterFilter { state: filter.state.clone(), ..Default::default() };
+    let none = match filter.state.as_deref() {
+        Some("dead") if filter == unfiltered => "No dead letter is open; --state all shows all.",
+        None if filter == unfiltered => "There are no dead letters.",
+        _ => "There are no such dead letters.",
+    };
+    let columns =
+        ["id", "state", "reference", "customer", "amount", "dead at", "attempts", "code", "reason"];
+    let text = listing(&letters.await?, list.json, none, columns, |letter| {
+        let tone = match letter.state.as_str() {
+            "dead" => Tone::Bad,
+            "redriven" => Tone::Good,
+            _ => Tone::Quiet,
+        };
+        [
+            number(letter.id),
+            toned(&letter.state, tone),
+            known(letter.transaction_reference.as_ref()),
+            known(letter.customer_id.as_ref()),
+            known(letter.transaction_amount.as_ref()),
+            cell(instant(letter.dead_at)),
+            number(letter.attempts),
+            cell(&letter.code),
+            cell(&letter.reason),
+        ]
+    });
     Ok((text, ExitCode::SUCCESS))
 }
 
-fn rows(letters: &[DeadLetter], filter: &DeadLetterFilter) -> String {
-    if letters.is_empty() {
-        let unfiltered = DeadLetterFilter { state: filter.state.clone(), ..Default::default() };
-        let none = match filter.state.as_deref() {
-            Some("dead") if *filter == unfiltered => {
-                "No dead letter is open; --state all shows all.\n"
-            }
-            None if *filter == unfiltered => "There are no dead letters.\n",
-            _ => "There are no such dead letters.\n",
-        };
-        return none.to_owned();
-    }
-    let mut table = table([
-        "id",
-        "state",
-        "reference",
-        "customer",
-        "amount",
-        "dead at",
-        "attempts",
-        "code",
-        "reason",
-    ]);
-    for letter in letters {
-        table.add_row([
-            cell(letter.id).set_alignment(CellAlignment::Right),
-            state(letter),
-            known(letter.transaction_reference.as_ref()),
-            known(letter.customer_id.as_ref()),
-            known(letter.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
-            cell(instant(letter.dead_at)),
-            cell(letter.attempts).set_alignment(CellAlignment::Right),
-            cell(&letter.code),
-            cell(&letter.reason),
-        ]);
-    }
-    format!("{table}\n")
-}
-
-fn state(letter: &DeadLetter) -> Cell {
-    let tone = match letter.state.as_str() {
-        "dead" => Tone::Bad,
-        "redriven" => Tone::Good,
-        _ => Tone::Quiet,
-    };
-    toned(&letter.state, tone)
-}
-
 /// Everything about the dead letters of this name, and what was done to them.
-async fn show(operations: &Operations, args: ShowArgs) -> anyhow::Result<(String, ExitCode)> {
-    let ShowArgs { name, json } = args;
+async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result<Said> {
     let failed = "could not read dead letters";
     let mut letters = Vec::new();
     if let Ok(id) = name.parse() {
         letters.extend(operations.dead_letter(id).await.context(failed)?);
     }
     if letters.is_empty() {
-        let filter = DeadLetterFilter { reference: Some(name.clone()), ..Default::default() };
+        let filter = DeadLetterFilter { reference: Some(name.to_owned()), ..Default::default() };
         letters = operations.dead_letters(&filter, None, PAGE_MAX).await.context(failed)?;
     }
     let mut documents = Vec::new();
@@ -211,14 +201,11 @@ async fn show(operations: &Operations, args: ShowArgs) -> anyhow::Result<(String
             text.push_str(&format!("  {at}  {}\n", shown(&said)));
         }
     }
-    let (text, code) = match (letters.is_empty(), json) {
-        (_, true) => {
-            (format!("{:#}\n", json!(documents)), ExitCode::from(u8::from(letters.is_empty())))
-        }
-        (true, false) => {
-            (format!("There is no dead letter {}.\n", shown(&name)), ExitCode::from(1))
-        }
-        (false, false) => (text, ExitCode::SUCCESS),
+    let code = ExitCode::from(u8::from(letters.is_empty()));
+    let text = match (json, letters.is_empty()) {
+        (true, _) => format!("{:#}\n", json!(documents)),
+        (false, true) => format!("There is no dead letter {}.\n", shown(name)),
+        (false, false) => text,
     };
     Ok((text, code))
 }
@@ -260,4 +247,101 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     }
     lines.push(String::new());
     Ok(lines.join("\n"))
+}
+
+/// Deals with the dead letters. Says what came of it, and how to exit: with 1
+/// when one was refused or none was found, with 2 when it had to stop.
+async fn mend(operations: &Operations, mend: Mend, args: MendArgs) -> anyhow::Result<Said> {
+    let MendArgs { which, dry_run, yes, max, act: ActArgs { signature, json } } = args;
+    let by = signature.signed()?;
+    let (ids, count) = find(operations, which, max).await?;
+    if ids.is_empty() {
+        let none = "There are no such dead letters, or somebody has dealt with them.\n".to_owned();
+        let text = if json { format!("{:#}\n", json!({ "reports": [] })) } else { none };
+        return Ok((text, ExitCode::from(1)));
+    }
+    if ids.len() > 1 && !dry_run && !confirm(mend, ids.len(), count, yes)? {
+        return Ok(("Nothing was changed.\n".to_owned(), ExitCode::from(1)));
+    }
+    // It hides itself where there is no terminal.
+    let style = ProgressStyle::with_template("[{bar:40}] {pos}/{len} dead letters, {eta} left")?;
+    let bar = ProgressBar::new(u64::try_from(ids.len()).unwrap_or(u64::MAX)).with_style(style);
+    let mut summary = operations.mend_each(mend, &ids, &by, dry_run, || bar.inc(1)).await;
+    bar.finish_and_clear();
+    summary.left += count.saturating_sub(ids.len());
+    let code = match (&summary.stopped, summary.refused) {
+        (Some(_), _) => 2,
+        (None, 0) => 0,
+        (None, _) => 1,
+    };
+    let text = match json {
+        true => format!("{:#}\n", json!(summary)),
+        false => summed_up(&summary, mend, dry_run),
+    };
+    Ok((text, ExitCode::from(code)))
+}
+
+/// Which dead letters are meant, and how many there are altogether.
+async fn find(
+    operations: &Operations,
+    which: Which,
+    max: usize,
+) -> anyhow::Result<(Vec<i64>, usize)> {
+    let Which { mut ids, reference, code, customer, all: _ } = which;
+    if ids.is_empty() {
+        let filter = DeadLetterFilter { reference, code, customer, ..Default::default() };
+        return operations.open_letters(&filter, max).await.context("could not find dead letters");
+    }
+    // The order in which they were buried.
+    ids.sort_unstable();
+    ids.dedup();
+    let count = ids.len();
+    ids.truncate(max.min(BULK_MAX));
+    Ok((ids, count))
+}
+
+/// Says how many there are, and asks.
+fn confirm(mend: Mend, picked: usize, count: usize, yes: bool) -> anyhow::Result<bool> {
+    let mut stderr = std::io::stderr();
+    let of = if count > picked { format!(" of {count}") } else { String::new() };
+    writeln!(stderr, "{picked}{of} dead letters, each in a transaction of its own.")?;
+    if yes {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        writeln!(stderr, "Nobody can be asked here: say --yes, or see first with --dry-run.")?;
+        return Ok(false);
+    }
+    super::confirm(&format!("{mend:?} {picked} dead letters?"))
+}
+
+fn summed_up(summary: &MendSummary, mend: Mend, dry_run: bool) -> String {
+    let would = if dry_run { "would be " } else { "" };
+    let mended = match mend {
+        Mend::Redrive => format!("{would}redriven"),
+        Mend::Discard => format!("{would}discarded"),
+    };
+    let columns = ["id", "reference", "", "what came of it"];
+    let mut text = listing(&summary.reports, false, "", columns, |report| {
+        let done = report.redriven.or(report.discarded) == Some(true);
+        [
+            number(report.id),
+            known(report.transaction_reference.as_ref()),
+            if done { toned(&mended, Tone::Good) } else { toned("refused", Tone::Bad) },
+            cell(&report.sentence),
+        ]
+    });
+    text.push_str(&format!("{} {mended}, {} refused", summary.done(), summary.refused));
+    if summary.left > 0 {
+        text.push_str(&format!(", {} left: run this again", summary.left));
+    }
+    if dry_run {
+        text.push_str("; nothing was changed");
+    }
+    text.push('\n');
+    if let Some(error) = &summary.stopped {
+        let error = shown(error);
+        text.push_str(&format!("It stopped: {error}. What was done before is done.\n"));
+    }
+    text
 }

@@ -1,22 +1,21 @@
 //! `paystream groups`: lists, registers and retires consumer groups of others
 //! on our streams. Never touches `ledger`, which is ours.
 
-use std::{collections::BTreeSet, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{
     Args, Subcommand,
     builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
 };
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
-use super::{Actor, Running, stores};
+use super::{
+    Actor, Running, Said, stores,
+    table::{cell, listing, number},
+};
 use crate::{
-    clock,
     config::StoreConfig,
-    domain::shown,
-    ledger::Topology,
     operations::{Act, Group, Operations, Signature, group_name},
     stream::StartsFrom,
 };
@@ -98,53 +97,31 @@ fn starts() -> impl TypedValueParser<Value = StartsFrom> {
 }
 
 impl GroupsCommand {
-    /// Runs it on the configured stores, or on those of `running`.
-    ///
-    /// # Errors
-    /// When a store cannot be reached; the same command again goes on.
-    pub async fn run(self, running: Running) -> anyhow::Result<ExitCode> {
-        let (text, code) = match self {
-            Self::List(mut args) => {
-                args.store = args.store.or(running);
-                list(&args).await?
+    /// Lists, registers or retires.
+    pub(super) async fn run(self, running: Running) -> anyhow::Result<Said> {
+        match self {
+            Self::List(ListArgs { store, json }) => {
+                let operations = stores::operations(store, running).await?;
+                let groups = operations.groups().await;
+                Ok(list(&operations, &groups.context("could not read the groups")?, json))
             }
             Self::Register(RegisterArgs { store, name, from, note, actor, json }) => {
-                let (operations, _) = open(&store.or(running)).await?;
+                let operations = stores::operations(store, running).await?;
                 let by = Signature { actor: actor.name()?, reason: note };
-                let act = Act::RegisterGroup { name, from };
-                super::perform(&operations, &act, &by, json).await?
+                super::perform(&operations, &Act::RegisterGroup { name, from }, &by, json).await
             }
             Self::Retire(RetireArgs { store, name, yes, note, actor, json }) => {
-                let (operations, _) = open(&store.or(running)).await?;
+                let operations = stores::operations(store, running).await?;
                 let by = Signature { actor: actor.name()?, reason: note.unwrap_or_default() };
                 let act = Act::RetireGroup { name, force: yes };
-                super::perform(&operations, &act, &by, json).await?
+                super::perform(&operations, &act, &by, json).await
             }
-        };
-        std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
-        Ok(code)
+        }
     }
 }
 
-async fn list(args: &ListArgs) -> anyhow::Result<(String, ExitCode)> {
-    let (operations, Topology { partitions, .. }) = open(&args.store).await?;
-    let groups = operations.groups().await.context("could not see which groups there are")?;
-    let text = match args.json {
-        true => format!("{:#}\n", json!({ "partitions": partitions, "groups": groups })),
-        false => format!("{}\n", table(&groups)),
-    };
-    let in_order = groups.iter().all(Group::is_in_order);
-    Ok((text, ExitCode::from(u8::from(!in_order))))
-}
-
-async fn open(store: &StoreConfig) -> anyhow::Result<(Operations, Topology)> {
-    let (streams, ledger, topology) = stores::open(store).await?;
-    Ok((Operations::new(&streams, &ledger, &topology, clock::system), topology))
-}
-
-fn table(groups: &[Group]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header([
+fn list(operations: &Operations, groups: &[Group], json: bool) -> Said {
+    let columns = [
         "group",
         "registered",
         "missing on",
@@ -153,28 +130,29 @@ fn table(groups: &[Group]) -> Table {
         "oldest waiting",
         "pins trimming on",
         "note",
-    ]);
-    for group in groups {
+    ];
+    let mut text = listing(groups, false, "", columns, |group| {
         let registered = match &group.starts_from {
             Some(from) => format!("from {from}"),
             None if group.is_ours() => "always".to_owned(),
             None => "NO".to_owned(),
         };
-        table.add_row([
-            shown(&group.name),
-            shown(&registered),
-            partitions(&group.missing_on),
-            group.lag.to_string(),
-            group.pending.to_string(),
-            group.oldest_waiting_seconds.map_or("-".to_owned(), seconds),
-            partitions(&group.pins_trimming_on),
-            group.note.as_deref().map_or(String::new(), shown),
-        ]);
+        [
+            cell(&group.name),
+            cell(registered),
+            cell(partitions(&group.missing_on)),
+            number(group.lag),
+            number(group.pending),
+            number(group.oldest_waiting_seconds.map_or("-".to_owned(), seconds)),
+            cell(partitions(&group.pins_trimming_on)),
+            cell(group.note.as_deref().unwrap_or_default()),
+        ]
+    });
+    if json {
+        let partitions = operations.partitions();
+        text = format!("{:#}\n", json!({ "partitions": partitions, "groups": groups }));
     }
-    for column in table.column_iter_mut().skip(3).take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    (text, ExitCode::from(u8::from(!groups.iter().all(Group::is_in_order))))
 }
 
 fn partitions(partitions: &BTreeSet<u16>) -> String {

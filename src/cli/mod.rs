@@ -1,34 +1,33 @@
 //! Operators' commands, one file each. Never called by a room.
 
 pub mod audit;
-pub mod conflicts;
+pub mod cases;
 pub mod dead_letters;
 pub mod doctor;
 pub mod groups;
-pub mod losses;
 pub mod migrate;
-pub mod parked;
 pub mod partitions;
 pub mod pending;
 pub mod probe;
-pub mod release;
 pub mod seed;
 pub mod show;
-pub mod suspense;
 pub mod topology;
 
-mod mending;
 mod partitions_table;
 mod stores;
 mod watch;
 mod table;
 
-use std::process::ExitCode;
+use std::{
+    io::{BufRead, Write},
+    process::ExitCode,
+};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 
 use crate::{
+    config::StoreConfig,
     domain::{is_plain, shown},
     operations::{self, Act, Operations},
 };
@@ -110,20 +109,77 @@ pub fn failure(error: &anyhow::Error) -> String {
     lines.join("\n")
 }
 
-/// Makes an act. Says what came of it, as text or as a JSON document, and how to
-/// exit: with 1 when it was refused or not all of it was done.
+/// What a command says, and how it exits.
+type Said = (String, ExitCode);
+
+/// How an act is made and its answer is shown.
+#[derive(Args, Clone, Debug)]
+pub struct ActArgs {
+    #[command(flatten)]
+    signature: Signature,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ActArgs {
+    /// Makes an act; see [`perform`].
+    async fn make(self, operations: &Operations, act: Act) -> anyhow::Result<Said> {
+        perform(operations, &act, &self.signature.signed()?, self.json).await
+    }
+}
+
+/// Makes an act. Says what came of it, as text or as a JSON document, and exits with
+/// 1 when it was refused or not all of it was done.
 async fn perform(
     operations: &Operations,
     act: &Act,
     by: &operations::Signature,
     json: bool,
-) -> anyhow::Result<(String, ExitCode)> {
+) -> anyhow::Result<Said> {
     let (document, sentence, complete) = match operations.perform(act, by).await? {
         Ok(answer) => (answer.document, answer.sentence, answer.complete),
         Err(refusal) => (act.refused(&refusal), refusal.sentence().to_owned(), false),
     };
     let text = if json { format!("{document:#}\n") } else { format!("{}\n", shown(&sentence)) };
     Ok((text, ExitCode::from(u8::from(!complete))))
+}
+
+/// Asks at the terminal.
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    let mut stderr = std::io::stderr();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("could not read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A command with commands of its own, on both stores.
+#[derive(Args, Clone, Debug)]
+pub struct OnStores<A: Subcommand> {
+    #[command(subcommand)]
+    action: A,
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    store: StoreConfig,
+}
+
+/// Which partition is handed over.
+#[derive(Args, Clone, Debug)]
+pub struct ReleaseArgs {
+    /// Redis, PostgreSQL and the topology.
+    #[command(flatten)]
+    store: StoreConfig,
+    /// Which partition.
+    #[arg(long)]
+    partition: u16,
+    /// Do not wait for its owner to end its batch: what it has under way is
+    /// refused by the ledger and settled by the next owner.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    act: ActArgs,
 }
 
 /// What an operator can do, beside running the service.
@@ -141,15 +197,15 @@ pub enum Command {
     /// something is a warning or worse
     Doctor(Box<doctor::DoctorArgs>),
     /// Sequences that Redis has lost
-    Losses(losses::LossesArgs),
+    Losses(cases::LossesArgs),
     /// Entries that could not be settled: see, redrive, discard
-    DeadLetters(Box<dead_letters::DeadLettersArgs>),
+    DeadLetters(Box<OnStores<dead_letters::DeadLettersAction>>),
     /// Money that arrived for customers we do not know
-    Suspense(Box<suspense::SuspenseArgs>),
+    Suspense(Box<OnStores<cases::SuspenseAction>>),
     /// Payments under a used reference with other content
-    Conflicts(Box<conflicts::ConflictsArgs>),
+    Conflicts(Box<OnStores<cases::ConflictsAction>>),
     /// Payments that wait behind a dead letter of their customer
-    Parked(parked::ParkedArgs),
+    Parked(Box<OnStores<cases::ParkedAction>>),
     /// Show who owns each partition, what waits in it, and how fast it is
     /// settled; exits 1 when one has no living owner, 2 when PostgreSQL does not
     /// answer
@@ -161,7 +217,7 @@ pub enum Command {
     Show(show::ShowArgs),
     /// Make the owner of a partition hand it over; exits 1 when nobody has
     /// acquired it in time
-    Release(release::ReleaseArgs),
+    Release(Box<ReleaseArgs>),
     /// List, register and retire other consumer groups on the streams
     #[command(subcommand)]
     Groups(groups::GroupsCommand),
@@ -177,6 +233,38 @@ impl Command {
     /// # Errors
     /// A sentence that says what failed and what to do.
     pub async fn run(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
+        let said = match self {
+            Self::DeadLetters(on) => {
+                dead_letters::run(on.action, &stores::operations(on.store, running()).await?).await
+            }
+            Self::Suspense(on) => {
+                cases::suspense(on.action, &stores::operations(on.store, running()).await?).await
+            }
+            Self::Conflicts(on) => {
+                cases::conflicts(on.action, &stores::operations(on.store, running()).await?).await
+            }
+            Self::Parked(on) => {
+                cases::parked(on.action, &stores::operations(on.store, running()).await?).await
+            }
+            Self::Losses(mut args) => {
+                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
+                cases::losses(args).await
+            }
+            Self::Release(args) => {
+                let ReleaseArgs { store, partition, force, act } = *args;
+                let operations = stores::operations(store, running()).await?;
+                act.make(&operations, Act::Release { partition, force, wait: true }).await
+            }
+            Self::Groups(command) => command.run(running()).await,
+            other => return other.run_at_length(running).await,
+        };
+        let (text, code) = said?;
+        std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
+        Ok(code)
+    }
+
+    /// Commands that write by themselves, because they go on for a while.
+    async fn run_at_length(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
         match self {
             Self::Migrate(args) => migrate::run(&args.store.or(running())).await?,
             Self::Seed(mut args) => {
@@ -192,26 +280,6 @@ impl Command {
                 args.config.store = args.config.store.or(running());
                 return doctor::run(*args).await;
             }
-            Self::Losses(mut args) => {
-                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
-                return losses::run(args).await;
-            }
-            Self::DeadLetters(mut args) => {
-                args.store = args.store.or(running());
-                return dead_letters::run(*args).await;
-            }
-            Self::Suspense(mut args) => {
-                args.store = args.store.or(running());
-                return suspense::run(*args).await;
-            }
-            Self::Conflicts(mut args) => {
-                args.store = args.store.or(running());
-                return conflicts::run(*args).await;
-            }
-            Self::Parked(mut args) => {
-                args.store = args.store.or(running());
-                return parked::run(args).await;
-            }
             Self::Partitions(mut args) => {
                 args.store = args.store.or(running());
                 return partitions::run(*args).await;
@@ -224,13 +292,9 @@ impl Command {
                 args.store = args.store.or(running());
                 return show::run(args).await;
             }
-            Self::Release(mut args) => {
-                args.store = args.store.or(running());
-                return release::run(args).await;
-            }
-            Self::Groups(command) => return command.run(running()).await,
             Self::Topology(args) => topology::run(args, running()).await?,
             Self::Probe(args) => return probe::run(&args).await,
+            _ => {}
         }
         Ok(ExitCode::SUCCESS)
     }

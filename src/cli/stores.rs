@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use super::Running;
 use crate::{
     clock,
     config::StoreConfig,
@@ -22,6 +23,12 @@ pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger
         .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
     ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
     Ok((streams, ledger, topology))
+}
+
+/// What changes something, on the configured stores or on those of `running`.
+pub(super) async fn operations(store: StoreConfig, running: Running) -> anyhow::Result<Operations> {
+    let (streams, ledger, topology) = open(&store.or(running)).await?;
+    Ok(Operations::new(&streams, &ledger, &topology, clock::system))
 }
 
 /// What looks at both stores; also while the ledger is away.

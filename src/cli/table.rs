@@ -1,10 +1,28 @@
-//! Tables that operators read: coloured on a terminal, plain anywhere else and
+//! Lists that operators read: fetched page after page, shown as a table or as one
+//! JSON document. Tables are coloured on a terminal, plain anywhere else and
 //! wherever `NO_COLOR` is set. Never decides what is shown.
 
-use chrono::{DateTime, Utc};
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use std::fmt::Display;
 
-use crate::domain::shown;
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{domain::shown, ledger::PAGE_MAX, operations};
+
+/// How a list is shown.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// How many to show.
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// How something is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +37,42 @@ pub(super) enum Tone {
     Quiet,
 }
 
+/// Rows, page after page; `page` is given the last row so far and its size.
+pub(super) async fn up_to<T>(
+    limit: usize,
+    mut page: impl AsyncFnMut(Option<&T>, i64) -> Result<Vec<T>, operations::Error>,
+) -> anyhow::Result<Vec<T>> {
+    let mut rows = Vec::new();
+    while rows.len() < limit {
+        let size = i64::try_from(limit - rows.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
+        let more = page(rows.last(), size).await.context("could not read the list")?;
+        if more.is_empty() {
+            break;
+        }
+        rows.extend(more);
+    }
+    Ok(rows)
+}
+
+/// Rows as a JSON document, or as a table; `none` says that there are no rows.
+pub(super) fn listing<T: Serialize, const COLUMNS: usize>(
+    rows: &[T],
+    json: bool,
+    none: &str,
+    columns: [&str; COLUMNS],
+    cells: impl Fn(&T) -> [Cell; COLUMNS],
+) -> String {
+    match (json, rows.is_empty()) {
+        (true, _) => format!("{:#}\n", json!(rows)),
+        (false, true) => format!("{none}\n"),
+        (false, false) => {
+            let mut table = table(columns);
+            table.add_rows(rows.iter().map(cells));
+            format!("{table}\n")
+        }
+    }
+}
+
 /// An empty table with these columns. Fits itself to a terminal.
 pub(super) fn table<const COLUMNS: usize>(columns: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
@@ -29,12 +83,17 @@ pub(super) fn table<const COLUMNS: usize>(columns: [&str; COLUMNS]) -> Table {
 }
 
 /// A cell. What would lead a terminal astray is shown as an escape.
-pub(super) fn cell(text: impl ToString) -> Cell {
+pub(super) fn cell(text: impl Display) -> Cell {
     Cell::new(shown(&text.to_string()))
 }
 
+/// A cell of a number, an amount or a span, to the right.
+pub(super) fn number(value: impl Display) -> Cell {
+    cell(value).set_alignment(CellAlignment::Right)
+}
+
 /// A cell in the colour of its tone.
-pub(super) fn toned(text: impl ToString, tone: Tone) -> Cell {
+pub(super) fn toned(text: impl Display, tone: Tone) -> Cell {
     let cell = cell(text);
     if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
         return cell;
@@ -49,7 +108,7 @@ pub(super) fn toned(text: impl ToString, tone: Tone) -> Cell {
 }
 
 /// A cell of something that may not be known.
-pub(super) fn known(text: Option<impl ToString>) -> Cell {
+pub(super) fn known(text: Option<impl Display>) -> Cell {
     text.map_or_else(|| toned("-", Tone::Quiet), cell)
 }
 

@@ -3,6 +3,7 @@
 //! by an operator. Never removes a finding.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
 
 use super::{Error, Fence, LaneWriter, rewind::between, rows::Cursors};
@@ -35,7 +36,7 @@ impl Resumption {
 }
 
 /// A finding: sequences that were not settled.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize)]
 pub struct LossRow {
     /// In which partition.
     pub partition: i32,

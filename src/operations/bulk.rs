@@ -5,17 +5,28 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, Error, Operations, RedriveReport, Signature};
+use super::{Error, LetterReport, Operations, Signature};
 use crate::ledger::DeadLetterFilter;
 
 /// Dead letters that one call deals with.
 pub const BULK_MAX: usize = 1_000;
 
-/// What came of redriving many.
+/// What is done to many dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mend {
+    Redrive,
+    Discard,
+}
+
+/// What came of many.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct RedriveSummary {
-    /// How many are settled now, or would be.
-    pub redriven: usize,
+pub struct MendSummary {
+    /// How many are settled now, or would be; where they are redriven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redriven: Option<usize>,
+    /// How many are discarded now, or would be; where they are discarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<usize>,
     /// How many were refused and stay as they were.
     pub refused: usize,
     /// How many dead ones match and were not looked at.
@@ -23,38 +34,15 @@ pub struct RedriveSummary {
     /// Why it stopped before the end; what was done before is done.
     pub stopped: Option<String>,
     /// Each of them, in the order in which they were buried.
-    pub reports: Vec<RedriveReport>,
+    pub reports: Vec<LetterReport>,
 }
 
-/// What came of discarding one.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct DiscardReport {
-    /// Which.
-    pub id: i64,
-    /// Its reference, if it could be read so far.
-    pub transaction_reference: Option<String>,
-    /// Whether it is discarded now, or would be.
-    pub discarded: bool,
-    /// Whether the payment is accepted when it is sent again now. It is not for a
-    /// while when Redis could not be told.
-    pub can_be_sent_again: bool,
-    /// What came of it, or why not.
-    pub sentence: String,
-}
-
-/// What came of discarding many.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct DiscardSummary {
-    /// How many are discarded now, or would be.
-    pub discarded: usize,
-    /// How many were refused and stay as they were.
-    pub refused: usize,
-    /// How many dead ones match and were not looked at.
-    pub left: usize,
-    /// Why it stopped before the end; what was done before is done.
-    pub stopped: Option<String>,
-    /// Each of them, in the order in which they were buried.
-    pub reports: Vec<DiscardReport>,
+impl MendSummary {
+    /// How many were dealt with, or would be.
+    #[must_use]
+    pub fn done(&self) -> usize {
+        self.redriven.or(self.discarded).unwrap_or_default()
+    }
 }
 
 impl Operations {
@@ -73,139 +61,64 @@ impl Operations {
         Ok((ids, count))
     }
 
-    /// Settles the dead letters that match, or says what would come of each by
-    /// itself. `on_report` hears of each with how many are to come.
+    /// Mends the dead letters that match, or says what would come of each by itself.
     ///
     /// # Errors
     /// When the ledger cannot be asked which match; nothing has changed then.
-    pub async fn redrive_all(
+    pub async fn mend_all(
         &self,
+        mend: Mend,
         filter: &DeadLetterFilter,
-        signature: &Signature,
+        by: &Signature,
         dry_run: bool,
-        max: usize,
-        on_report: impl FnMut(&RedriveReport, usize) + Send,
-    ) -> Result<RedriveSummary, Error> {
-        let (ids, count) = self.open_letters(filter, max).await?;
-        let mut summary = self.redrive_each(&ids, signature, dry_run, on_report).await;
+    ) -> Result<MendSummary, Error> {
+        let (ids, count) = self.open_letters(filter, BULK_MAX).await?;
+        let mut summary = self.mend_each(mend, &ids, by, dry_run, || ()).await;
         summary.left += count - ids.len();
         Ok(summary)
     }
 
-    /// Settles these dead letters, in this order; see [`Self::redrive_all`].
-    pub async fn redrive_each(
+    /// Mends these dead letters, in this order. `on_report` is called after each.
+    pub async fn mend_each(
         &self,
+        mend: Mend,
         ids: &[i64],
-        signature: &Signature,
+        by: &Signature,
         dry_run: bool,
-        mut on_report: impl FnMut(&RedriveReport, usize) + Send,
-    ) -> RedriveSummary {
-        let mut summary = RedriveSummary::default();
-        for (id, left) in ids.iter().zip((0..ids.len()).rev()) {
-            let report = match self.redrive(*id, signature, dry_run).await {
-                Ok(Ok(report)) => report,
-                Ok(Err(refusal)) => RedriveReport {
-                    id: *id,
-                    transaction_reference: None,
-                    redriven: false,
-                    outcome: None,
-                    sentence: refusal.sentence().to_owned(),
-                },
-                Err(error) => {
-                    summary.stopped = Some(error.sentence());
-                    summary.left = left + 1;
-                    break;
-                }
-            };
-            match report.redriven {
-                true => summary.redriven += 1,
-                false => summary.refused += 1,
-            }
-            on_report(&report, left);
-            summary.reports.push(report);
-        }
-        summary
-    }
-
-    /// Discards the dead letters that match, or says which would be; see
-    /// [`Self::redrive_all`].
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked which match; nothing has changed then.
-    pub async fn discard_all(
-        &self,
-        filter: &DeadLetterFilter,
-        signature: &Signature,
-        dry_run: bool,
-        max: usize,
-        on_report: impl FnMut(&DiscardReport, usize) + Send,
-    ) -> Result<DiscardSummary, Error> {
-        let (ids, count) = self.open_letters(filter, max).await?;
-        let mut summary = self.discard_each(&ids, signature, dry_run, on_report).await;
-        summary.left += count - ids.len();
-        Ok(summary)
-    }
-
-    /// Discards these dead letters, in this order; see [`Self::redrive_all`].
-    pub async fn discard_each(
-        &self,
-        ids: &[i64],
-        signature: &Signature,
-        dry_run: bool,
-        mut on_report: impl FnMut(&DiscardReport, usize) + Send,
-    ) -> DiscardSummary {
-        let mut summary = DiscardSummary::default();
+        mut on_report: impl FnMut() + Send,
+    ) -> MendSummary {
+        let mut summary = MendSummary::default();
+        let mut done = 0;
         // A Redis that is away is not waited for again and again.
         let mut tells = true;
         for (id, left) in ids.iter().zip((0..ids.len()).rev()) {
-            let report = match self.discard_one(*id, signature, dry_run, tells).await {
-                Ok(Ok(report)) => report,
-                Ok(Err(refusal)) => DiscardReport {
-                    id: *id,
-                    transaction_reference: None,
-                    discarded: false,
-                    can_be_sent_again: false,
-                    sentence: refusal.sentence().to_owned(),
-                },
+            let acted = match mend {
+                Mend::Redrive => self.redrive(*id, by, dry_run).await,
+                Mend::Discard => self.discard_telling(*id, by, dry_run, tells).await,
+            };
+            let acted = match acted {
+                Ok(acted) => acted,
                 Err(error) => {
                     summary.stopped = Some(error.sentence());
                     summary.left = left + 1;
                     break;
                 }
             };
-            match report.discarded {
-                true => {
-                    tells = report.can_be_sent_again;
-                    summary.discarded += 1;
-                }
+            match acted.is_ok() {
+                true => done += 1,
                 false => summary.refused += 1,
             }
-            on_report(&report, left);
+            let report = acted.unwrap_or_else(|refusal| {
+                LetterReport::new(mend, *id, None, refusal.sentence().to_owned())
+            });
+            tells &= report.can_be_sent_again != Some(false) || report.discarded == Some(false);
+            on_report();
             summary.reports.push(report);
         }
-        summary
-    }
-
-    async fn discard_one(
-        &self,
-        id: i64,
-        signature: &Signature,
-        dry_run: bool,
-        tells: bool,
-    ) -> Result<Acted<DiscardReport>, Error> {
-        let row = match self.open_letter(id).await? {
-            Ok(row) => row,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if !dry_run {
-            return self.discard_open(row, signature, tells).await;
+        match mend {
+            Mend::Redrive => summary.redriven = Some(done),
+            Mend::Discard => summary.discarded = Some(done),
         }
-        Ok(Ok(DiscardReport {
-            id,
-            transaction_reference: row.transaction_reference,
-            discarded: true,
-            can_be_sent_again: true,
-            sentence: "would be discarded".to_owned(),
-        }))
+        summary
     }
 }

@@ -8,7 +8,7 @@ use tracing::warn;
 use utoipa::ToSchema;
 
 use super::{
-    Act, Acted, Action, DiscardReport, Error, FORGET_PATIENCE, Operations, Refusal, Signature,
+    Act, Acted, Action, Error, FORGET_PATIENCE, Mend, Operations, Refusal, Signature,
     shapes::{Money, money, span},
 };
 use crate::{
@@ -56,19 +56,46 @@ pub struct DeadLetter {
     pub actions: Vec<Action>,
 }
 
-/// What came of redriving one dead letter.
+/// What came of redriving or discarding one dead letter.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct RedriveReport {
-    /// Which.
+pub struct LetterReport {
     pub id: i64,
-    /// Its reference.
     pub transaction_reference: Option<String>,
-    /// Whether it is settled now, or would be.
-    pub redriven: bool,
-    /// `applied` and so on; nothing when it was refused.
+    /// Whether it is settled now, or would be; where it was to be redriven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redriven: Option<bool>,
+    /// Whether it is discarded now, or would be; where it was to be discarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<bool>,
+    /// `applied` and so on, where it is redriven.
     pub outcome: Option<String>,
+    /// Whether the payment is accepted when it is sent again now; where it was to be
+    /// discarded. It is not for a while when Redis could not be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub can_be_sent_again: Option<bool>,
     /// What came of it, or why not.
     pub sentence: String,
+}
+
+impl LetterReport {
+    /// Of one that was refused, unless more is said.
+    pub(super) fn new(
+        mend: Mend,
+        id: i64,
+        transaction_reference: Option<String>,
+        sentence: String,
+    ) -> Self {
+        let refused = |of: Mend| (mend == of).then_some(false);
+        Self {
+            id,
+            transaction_reference,
+            redriven: refused(Mend::Redrive),
+            discarded: refused(Mend::Discard),
+            outcome: None,
+            can_be_sent_again: refused(Mend::Discard),
+            sentence,
+        }
+    }
 }
 
 impl Operations {
@@ -97,7 +124,7 @@ impl Operations {
         id: i64,
         signature: &Signature,
         dry_run: bool,
-    ) -> Result<Acted<RedriveReport>, Error> {
+    ) -> Result<Acted<LetterReport>, Error> {
         let row = match self.open_letter(id).await? {
             Ok(row) => row,
             Err(refusal) => return Ok(Err(refusal)),
@@ -117,12 +144,12 @@ impl Operations {
         if !dry_run && redriven.balance_after.is_some() {
             self.forget_balance(&delivery.payment.customer).await;
         }
-        Ok(Ok(RedriveReport {
-            id,
-            transaction_reference: Some(delivery.payment.reference.as_str().to_owned()),
-            redriven: true,
-            sentence: sentence(&delivery, &redriven, dry_run),
+        let reference = delivery.payment.reference.as_str().to_owned();
+        let sentence = sentence(&delivery, &redriven, dry_run);
+        Ok(Ok(LetterReport {
+            redriven: Some(true),
             outcome: Some(redriven.outcome),
+            ..LetterReport::new(Mend::Redrive, id, Some(reference), sentence)
         }))
     }
 
@@ -131,28 +158,35 @@ impl Operations {
     ///
     /// # Errors
     /// When the ledger cannot be asked; nothing has changed then.
-    pub async fn discard(
-        &self,
-        id: i64,
-        signature: &Signature,
-    ) -> Result<Acted<DiscardReport>, Error> {
-        match self.open_letter(id).await? {
-            Ok(row) => self.discard_open(row, signature, true).await,
-            Err(refusal) => Ok(Err(refusal)),
-        }
+    pub async fn discard(&self, id: i64, by: &Signature) -> Result<Acted<LetterReport>, Error> {
+        self.discard_telling(id, by, false, true).await
     }
 
-    /// Discards a dead letter that nobody has dealt with; does not try to tell
-    /// Redis if `tells` is false.
+    /// The same, or what would come of it; does not try to tell Redis if `tells` is
+    /// false.
     ///
     /// Redis is told first: who stops in between has changed nothing, because the
     /// ledger settles a reference once, however often it is accepted.
-    pub(super) async fn discard_open(
+    pub(super) async fn discard_telling(
         &self,
-        row: DeadLetterRow,
+        id: i64,
         signature: &Signature,
+        dry_run: bool,
         tells: bool,
-    ) -> Result<Acted<DiscardReport>, Error> {
+    ) -> Result<Acted<LetterReport>, Error> {
+        let row = match self.open_letter(id).await? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let reference = row.transaction_reference.clone();
+        let report = |can_be_sent_again, sentence| LetterReport {
+            discarded: Some(true),
+            can_be_sent_again: Some(can_be_sent_again),
+            ..LetterReport::new(Mend::Discard, id, reference, sentence)
+        };
+        if dry_run {
+            return Ok(Ok(report(true, "would be discarded".to_owned())));
+        }
         let can_be_sent_again = tells && self.forget_reference(&row).await;
         let done = self.admin.discard(row.id, signature).await?;
         let sentence = match can_be_sent_again {
@@ -163,13 +197,7 @@ impl Operations {
                 span(self.dedupe_window)
             ),
         };
-        Ok(done.map(|()| DiscardReport {
-            id: row.id,
-            transaction_reference: row.transaction_reference,
-            discarded: true,
-            can_be_sent_again,
-            sentence,
-        }))
+        Ok(done.map(|()| report(can_be_sent_again, sentence)))
     }
 
     /// Makes Redis forget that this letter's payment was sent. Says whether it
@@ -195,7 +223,7 @@ impl Operations {
     }
 
     /// A dead letter that nobody has dealt with.
-    pub(super) async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetterRow>, Error> {
+    async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetterRow>, Error> {
         let Some(row) = self.admin.dead_letter(id).await? else {
             return Ok(Err(Refusal::Missing(format!("there is no dead letter {id}"))));
         };

@@ -35,10 +35,10 @@ use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
 
 pub use act::{Act, Action, Words, group_name};
-pub use bulk::{BULK_MAX, DiscardReport, DiscardSummary, RedriveSummary};
+pub use bulk::{BULK_MAX, Mend, MendSummary};
 pub use changes::{AuditEntry, ParkedCustomer};
 pub use conflicts::{Conflict, ConflictName};
-pub use dead_letters::{DeadLetter, RedriveReport};
+pub use dead_letters::{DeadLetter, LetterReport};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};

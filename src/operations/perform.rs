@@ -90,7 +90,8 @@ impl Operations {
                 report.map(|report| Answer::report(code, &report.sentence, &report))
             }
             Act::Discard { id } => self.discard(*id, by).await?.map(|report| {
-                let code = if report.can_be_sent_again { code } else { UNTOLD };
+                let told = report.can_be_sent_again == Some(true);
+                let code = if told { code } else { UNTOLD };
                 Answer::done(
                     code,
                     format!("dead letter {id} is {}", report.sentence),
@@ -152,7 +153,7 @@ impl Operations {
                 let nobody =
                     Signature { actor: "dry run".to_owned(), reason: "dry run".to_owned() };
                 let (would, sentence) = match self.redrive(*id, &nobody, true).await? {
-                    Ok(report) => (report.redriven, report.sentence),
+                    Ok(report) => (true, report.sentence),
                     Err(refusal) => (false, refusal.sentence().to_owned()),
                 };
                 Ok(Some(Foretold { would, must_force: false, sentence }))

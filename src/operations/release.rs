@@ -52,6 +52,12 @@ impl Operations {
         Ok(released.map(|owner| Released { partition, owner, epoch }))
     }
 
+    /// How many partitions there are.
+    #[must_use]
+    pub fn partitions(&self) -> u16 {
+        self.topology.partitions
+    }
+
     /// Says that a partition is not one of this topology's.
     #[must_use]
     pub fn no_partition(&self, partition: u32) -> String {

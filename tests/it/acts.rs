@@ -6,7 +6,7 @@ use paystream::{
     clock,
     domain::{CustomerId, Reference},
     ledger::Ledger,
-    operations::{Operations, Refusal},
+    operations::{Mend, Operations, Refusal},
     stream::Streams,
 };
 use reqwest::{Method, redirect::Policy};
@@ -63,7 +63,7 @@ async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once()
     assert_eq!(post("COMPLETE").await, 200, "a repetition, as long as it is dead");
     let operations = operations(&h.stores).await;
     let report = operations.discard(letters[0], &signed("ada")).await.unwrap().unwrap();
-    assert_eq!((report.can_be_sent_again, &*report.sentence), (true, "discarded"));
+    assert_eq!((report.can_be_sent_again, &*report.sentence), (Some(true), "discarded"));
     let references = h.stores.keys("*:ref:POISON").await;
     let mut left = redis::cmd("PTTL");
     let left: i64 =
@@ -100,10 +100,10 @@ async fn a_discard_that_redis_was_not_told_of_says_when_to_send_again() {
     // Nobody listens there.
     let streams = Streams::new("redis://127.0.0.1:1", &h.stores.key_prefix, PARTITIONS, 1).unwrap();
     let operations = Operations::new(&streams, &ledger, &topology, clock::system);
-    let all = operations.discard_each(&letters, &signed("ada"), false, |_, _| ()).await;
-    assert_eq!((all.discarded, all.refused), (2, 0), "{all:?}");
+    let all = operations.mend_each(Mend::Discard, &letters, &signed("ada"), false, || ()).await;
+    assert_eq!((all.discarded, all.refused), (Some(2), 0), "{all:?}");
     for report in all.reports {
-        assert!(!report.can_be_sent_again);
+        assert_eq!(report.can_be_sent_again, Some(false));
         assert!(report.sentence.contains("sent again within 15m"), "{report:?}");
     }
     assert_eq!(h.api.post_payment(&poison("COMPLETE")).await.status, 200, "as it was said");

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use paystream::{
     clock,
     ledger::Ledger,
-    operations::{Acted, Operations, RedriveReport, Refusal, Signature},
+    operations::{Acted, LetterReport, Operations, Refusal, Signature},
     stream::Streams,
 };
 use serde_json::{Value, json};
@@ -113,7 +113,7 @@ async fn with_a_dead_letter(settings: &[&str]) -> (Harness, Operations, i64) {
     (h, operations, id)
 }
 
-async fn redrive(operations: &Operations, id: i64) -> Acted<RedriveReport> {
+async fn redrive(operations: &Operations, id: i64) -> Acted<LetterReport> {
     operations.redrive(id, &signed("ada"), false).await.unwrap()
 }
 
@@ -136,7 +136,7 @@ async fn a_dead_letter_is_redriven_once() {
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
 
     let done = redrive(&operations, id).await.unwrap();
-    assert_eq!((done.redriven, done.outcome.as_deref()), (true, Some("applied")));
+    assert_eq!((done.redriven, done.outcome.as_deref()), (Some(true), Some("applied")));
     assert_eq!(h.api.balance("ADA").await["total_paid"], "24.00");
     let found = h.api.payment("POISON").await;
     assert_eq!(found["status"], "applied", "{found}");

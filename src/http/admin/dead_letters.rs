@@ -15,9 +15,7 @@ use crate::{
         shapes,
         state::App,
     },
-    operations::{
-        Act, BULK_MAX, DeadLetter, DeadLetterFilter, DiscardSummary, RedriveReport, RedriveSummary,
-    },
+    operations::{Act, DeadLetter, DeadLetterFilter, LetterReport, Mend, MendSummary},
 };
 
 /// Which dead letters.
@@ -154,7 +152,7 @@ pub(in crate::http) struct RedriveBody {
     tag = "operators",
     request_body = RedriveBody,
     responses(
-        (status = 200, description = "It is settled, or would be", body = RedriveReport),
+        (status = 200, description = "It is settled, or would be", body = LetterReport),
         (status = 404, description = "There is no such dead letter"),
         (status = 409, description = "It is resolved already"),
         (status = 422, description = "It cannot be settled still"),
@@ -229,21 +227,15 @@ pub(in crate::http) struct ManyBody {
 }
 
 impl ManyBody {
-    fn filter(&self) -> Result<DeadLetterFilter, Problem> {
+    fn filter(self) -> Result<DeadLetterFilter, Problem> {
         let Self { reference, code, customer, since, until, all, .. } = self;
-        let named = [reference, code, customer].into_iter().any(Option::is_some);
-        if !(named || since.is_some() || until.is_some() || *all) {
+        let named = [&reference, &code, &customer].into_iter().any(Option::is_some);
+        if !(named || since.is_some() || until.is_some() || all) {
             let detail = "name a reference, code, customer, since or until, or say \"all\": true";
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
-        Ok(DeadLetterFilter {
-            state: Some("dead".to_owned()),
-            reference: reference.clone(),
-            code: code.clone(),
-            customer: customer.clone(),
-            since: *since,
-            until: *until,
-        })
+        let state = Some("dead".to_owned());
+        Ok(DeadLetterFilter { state, reference, code, customer, since, until })
     }
 }
 
@@ -256,19 +248,15 @@ impl ManyBody {
     tag = "operators",
     request_body = ManyBody,
     responses(
-        (status = 200, description = "What came of each", body = RedriveSummary),
+        (status = 200, description = "What came of each", body = MendSummary),
     )
 )]
 pub(in crate::http) async fn redrive_dead_letters(
     State(app): State<App>,
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
-) -> Result<Json<RedriveSummary>, Problem> {
-    let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let filter = body.filter()?;
-    let operations = &app.gateway.operations;
-    let redriving = operations.redrive_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
-    Ok(Json(app.operate(redriving).await?))
+) -> Result<Json<MendSummary>, Problem> {
+    mend(&app, &operator, Mend::Redrive, body).await
 }
 
 /// Discard many dead letters
@@ -280,17 +268,25 @@ pub(in crate::http) async fn redrive_dead_letters(
     tag = "operators",
     request_body = ManyBody,
     responses(
-        (status = 200, description = "What came of each", body = DiscardSummary),
+        (status = 200, description = "What came of each", body = MendSummary),
     )
 )]
 pub(in crate::http) async fn discard_dead_letters(
     State(app): State<App>,
     operator: Operator,
     intake::Json(body): intake::Json<ManyBody>,
-) -> Result<Json<DiscardSummary>, Problem> {
+) -> Result<Json<MendSummary>, Problem> {
+    mend(&app, &operator, Mend::Discard, body).await
+}
+
+async fn mend(
+    app: &App,
+    operator: &Operator,
+    mend: Mend,
+    body: ManyBody,
+) -> Result<Json<MendSummary>, Problem> {
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
-    let filter = body.filter()?;
-    let operations = &app.gateway.operations;
-    let discarding = operations.discard_all(&filter, &signature, body.dry_run, BULK_MAX, |_, _| ());
-    Ok(Json(app.operate(discarding).await?))
+    let (dry_run, filter) = (body.dry_run, body.filter()?);
+    let mending = app.gateway.operations.mend_all(mend, &filter, &signature, dry_run);
+    Ok(Json(app.operate(mending).await?))
 }

@@ -1,0 +1,347 @@
+//! `paystream suspense`, `conflicts`, `parked` and `losses`: cases that wait for a
+//! decision. Lists them and makes what was decided; never sends money anywhere.
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand};
+
+use super::{
+    ActArgs, Said, Signature,
+    table::{ListArgs, Tone, cell, instant, known, listing, number, toned, up_to},
+};
+use crate::{
+    clock,
+    config::LedgerConfig,
+    domain::{CustomerId, Invalid, Reference},
+    ledger::{Ledger, LossRow, Topology},
+    operations::{Act, Conflict, Foretold, Operations, SuspensePayment},
+    stream::Streams,
+};
+
+/// What can be done with payments in suspense.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SuspenseAction {
+    /// Show those that are held or marked for refund, the longest held first
+    List {
+        /// Show those that were applied or found in conflict, too.
+        #[arg(long)]
+        all: bool,
+        /// Those that were sent for this customer.
+        #[arg(long)]
+        customer: Option<String>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Apply a held payment to the account of the customer that was meant
+    Assign {
+        /// Its reference.
+        reference: String,
+        /// Whose it is.
+        #[arg(long)]
+        customer: String,
+        #[command(flatten)]
+        act: ActArgs,
+    },
+    /// Note that a held payment is to be sent back; it is not applied any more
+    RefundMark {
+        /// Its reference.
+        reference: String,
+        #[command(flatten)]
+        act: ActArgs,
+    },
+}
+
+/// What can be done about conflicts.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConflictsAction {
+    /// Show them, the longest open first
+    List {
+        /// Show those that were dealt with, too.
+        #[arg(long)]
+        all: bool,
+        /// Those of this reference.
+        #[arg(long)]
+        reference: Option<String>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Note that a conflict was dealt with
+    Resolve {
+        /// Its partition and its sequence there, such as 7/3.
+        #[arg(value_name = "PARTITION/SEQUENCE", num_args = 1..=2, required = true)]
+        conflict: Vec<String>,
+        #[command(flatten)]
+        act: ActArgs,
+    },
+}
+
+/// What can be done with parked payments.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ParkedAction {
+    /// Show the customers whose payments wait
+    List {
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Settle what waits for a customer, in its order, and park no more
+    Release {
+        /// Whose payments.
+        customer: String,
+        /// Release them though a dead letter that they wait for is open: they are
+        /// settled before it.
+        #[arg(long)]
+        force: bool,
+        /// Say what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        signature: Signature,
+    },
+}
+
+/// What `paystream losses` is told.
+#[derive(Args, Clone, Debug)]
+pub struct LossesArgs {
+    #[command(subcommand)]
+    action: LossesAction,
+    /// Where the ledger is.
+    #[command(flatten)]
+    pub(super) ledger: LedgerConfig,
+}
+
+/// What can be done about losses.
+#[derive(Clone, Debug, Subcommand)]
+enum LossesAction {
+    /// Show losses that nobody has dealt with; exits with 1 when there are some
+    List {
+        /// Show those that were dealt with, too.
+        #[arg(long)]
+        all: bool,
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Note that the open losses were dealt with; health and audit are content
+    Accept {
+        /// Only those of this partition.
+        #[arg(long)]
+        partition: Option<u16>,
+        #[command(flatten)]
+        signature: Signature,
+    },
+}
+
+/// Where Redis is not.
+const UNUSED: &str = "redis://unused";
+
+/// Lists, assigns or marks.
+pub(super) async fn suspense(
+    action: SuspenseAction,
+    operations: &Operations,
+) -> anyhow::Result<Said> {
+    match action {
+        SuspenseAction::List { all, customer, list } => {
+            let rows = up_to(list.limit, async |last: Option<&SuspensePayment>, size| {
+                let after = last.map(|row| row.transaction_reference.as_str());
+                operations.suspense(all, customer.as_deref(), after, size).await
+            });
+            let header =
+                ["reference", "sent for", "amount", "held since", "state", "assigned to", "why"];
+            let none = "No payment is in suspense.";
+            let text = listing(&rows.await?, list.json, none, header, |row| {
+                let tone = match row.state.as_str() {
+                    "held" => Tone::Notice,
+                    "applied" => Tone::Good,
+                    "conflict" => Tone::Bad,
+                    _ => Tone::Quiet,
+                };
+                [
+                    cell(&row.transaction_reference),
+                    cell(&row.customer_id),
+                    number(&row.transaction_amount),
+                    cell(instant(row.held_at)),
+                    toned(&row.state, tone),
+                    known(row.assigned_to.as_ref()),
+                    cell(&row.sentence),
+                ]
+            });
+            Ok((text, ExitCode::SUCCESS))
+        }
+        SuspenseAction::Assign { reference, customer, act } => {
+            let customer = Some(parsed("customer id", &customer, CustomerId::parse)?);
+            let reference = parsed("reference", &reference, Reference::parse)?;
+            act.make(operations, Act::Assign { reference, customer }).await
+        }
+        SuspenseAction::RefundMark { reference, act } => {
+            let reference = parsed("reference", &reference, Reference::parse)?;
+            act.make(operations, Act::MarkForRefund { reference }).await
+        }
+    }
+}
+
+fn parsed<T>(
+    what: &str,
+    text: &str,
+    parse: impl FnOnce(String) -> Result<T, Invalid>,
+) -> anyhow::Result<T> {
+    parse(text.to_owned()).map_err(|invalid| anyhow!("the {what} {text} {}", invalid.reason))
+}
+
+/// Lists or resolves.
+pub(super) async fn conflicts(
+    action: ConflictsAction,
+    operations: &Operations,
+) -> anyhow::Result<Said> {
+    match action {
+        ConflictsAction::List { all, reference, list } => {
+            let reference = reference.as_deref();
+            let rows = up_to(list.limit, async |last: Option<&Conflict>, size| {
+                operations.conflicts(all, reference, last.map(Conflict::name), size).await
+            });
+            let none = match (all, reference) {
+                (_, Some(_)) => "There are no such conflicts.",
+                (true, None) => "There are no conflicts.",
+                (false, None) => "No conflict is open; --all shows all.",
+            };
+            let header = [
+                "conflict",
+                "reference",
+                "status",
+                "customer",
+                "amount",
+                "first customer",
+                "first amount",
+                "found at",
+                "state",
+                "what differs",
+            ];
+            let text = listing(&rows.await?, list.json, none, header, |row| {
+                let tone = if row.state == "open" { Tone::Notice } else { Tone::Quiet };
+                [
+                    number(row.name()),
+                    cell(&row.transaction_reference),
+                    cell(&row.payment_status),
+                    cell(&row.customer_id),
+                    number(&row.transaction_amount),
+                    known(row.first_customer_id.as_ref()),
+                    known(row.first_amount.as_ref()),
+                    cell(instant(row.detected_at)),
+                    toned(&row.state, tone),
+                    cell(&row.sentence),
+                ]
+            });
+            Ok((text, ExitCode::SUCCESS))
+        }
+        ConflictsAction::Resolve { conflict, act } => {
+            // Partition and sequence may be two words.
+            let conflict = conflict.join("/");
+            let conflict =
+                conflict.parse().map_err(|wrong| anyhow!("the conflict {conflict} {wrong}"))?;
+            act.make(operations, Act::Resolve { conflict }).await
+        }
+    }
+}
+
+/// Lists or releases.
+pub(super) async fn parked(action: ParkedAction, operations: &Operations) -> anyhow::Result<Said> {
+    match action {
+        ParkedAction::List { json } => {
+            let rows = operations.parked().await.context("could not list parked payments")?;
+            let header = ["customer", "parked at", "payments", "amount"];
+            let text = listing(&rows, json, "No customer is parked.", header, |row| {
+                [
+                    cell(&row.customer_id),
+                    cell(instant(row.parked_at)),
+                    number(row.payments),
+                    number(&row.amount),
+                ]
+            });
+            Ok((text, ExitCode::SUCCESS))
+        }
+        ParkedAction::Release { customer, force, dry_run, yes, signature } => {
+            let customer = parsed("customer id", &customer, CustomerId::parse)?;
+            let act = ActArgs { signature, json: false };
+            let unpark = Act::Unpark { customer, force };
+            let foretold =
+                operations.foretell(&unpark).await.context("could not see what waits")?;
+            match foretold.and_then(|foretold| hold(&foretold, force, dry_run, yes)) {
+                Some(held) => held,
+                None => act.make(operations, unpark).await,
+            }
+        }
+    }
+}
+
+/// Says what a release would do, and asks where somebody can be asked. What to
+/// answer instead, and how to exit, when it is not to be done.
+fn hold(
+    foretold: &Foretold,
+    force: bool,
+    dry_run: bool,
+    yes: bool,
+) -> Option<anyhow::Result<Said>> {
+    let Foretold { must_force, sentence: would, .. } = foretold;
+    if dry_run {
+        let forced = if *must_force { "; it would have to be forced" } else { "" };
+        return Some(Ok((format!("{would}{forced}. Nothing was changed.\n"), ExitCode::SUCCESS)));
+    }
+    if (*must_force && !force) || yes || !std::io::stdin().is_terminal() {
+        // What must be forced is refused by the ledger, with a sentence.
+        return None;
+    }
+    match super::confirm(&format!("{would}. Release them?")) {
+        Ok(true) => None,
+        Ok(false) => Some(Ok(("Nothing was changed.\n".to_owned(), ExitCode::from(1)))),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// Lists losses, or notes that they were dealt with.
+pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
+    let ledger = Ledger::new(args.ledger.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    ledger.schema().check().await.context("could not use the ledger")?;
+    // Losses are in the ledger, whatever Redis and the topology are.
+    let streams = Streams::new(UNUSED, "", 1, 1).context("could not use the ledger")?;
+    let operations = Operations::new(&streams, &ledger, &Topology::noted(1, 1), clock::system);
+    match args.action {
+        LossesAction::List { all, json } => {
+            let rows = operations.losses(all).await.context("could not list losses")?;
+            let open = rows.iter().any(|row| row.state == "open");
+            let none = match all {
+                true => "Nothing is known to be lost.",
+                false => "No loss is open; --all shows those dealt with.",
+            };
+            let header = ["partition", "found", "lost sequences", "goes on at", "state", "what"];
+            let text = listing(&rows, json, none, header, |row| {
+                [
+                    cell(row.partition),
+                    cell(instant(row.detected_at)),
+                    cell(lost(row)),
+                    cell(row.resumes_at),
+                    cell(&row.state),
+                    cell(format!("{}: {}", row.reason, row.detail)),
+                ]
+            });
+            Ok((text, ExitCode::from(u8::from(open))))
+        }
+        LossesAction::Accept { partition, signature } => {
+            let act = ActArgs { signature, json: false };
+            act.make(&operations, Act::AcceptLosses { partition }).await
+        }
+    }
+}
+
+fn lost(row: &LossRow) -> String {
+    match (row.lost_first, row.lost_last) {
+        (Some(first), Some(last)) if first == last => first.to_string(),
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        // Given out after the ledger was last told, if any was.
+        _ => "none known".to_owned(),
+    }
+}
