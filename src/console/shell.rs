@@ -31,8 +31,11 @@ pub(super) struct Area {
     pub(super) open: Option<String>,
 }
 
-/// Where one can go: a name, a path, and how many cases wait there.
-const AREAS: [(&str, &str, fn(&Figures) -> Option<i64>); 10] = [
+/// How many cases wait somewhere.
+type Open = fn(&Figures) -> Option<i64>;
+
+/// Where one can go: a name, a path, and what is open there.
+const AREAS: [(&str, &str, Open); 10] = [
     ("Overview", "/console", |_| None),
     ("Partitions", "/console/partitions", |_| None),
     ("Stuck work", "/console/stuck", |_| None),
@@ -125,9 +128,10 @@ impl Visit {
         &self,
         asking: impl Future<Output = Result<T, ledger::Error>>,
     ) -> Result<T, Problem> {
-        self.console.app.ask(asking).await.map_err(|problem| match problem.code() {
-            Code::LedgerUnavailable => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
-            _ => problem,
+        let away = |problem: &Problem| problem.code() == Code::LedgerUnavailable;
+        self.console.app.ask(asking).await.map_err(|problem| match away(&problem) {
+            true => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
+            false => problem,
         })
     }
 
@@ -162,7 +166,7 @@ pub(super) fn area(name: &str) -> &'static str {
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
     let figures = look.map(|look| &look.overview.figures);
-    let area = |(name, path, open): (_, _, fn(&Figures) -> _)| {
+    let area = |(name, path, open): (_, _, Open)| {
         let open = figures.and_then(open).filter(|count| *count > 0).map(words::cases);
         Area { name, path, open }
     };
@@ -239,7 +243,9 @@ pub(super) fn trouble(error: operations::Error) -> Problem {
         operations::Error::Ledger(_) | operations::Error::LedgerAway => {
             (Code::LedgerUnavailable, LEDGER_AWAY)
         }
-        _ => (
+        operations::Error::Stream(_)
+        | operations::Error::Place(_)
+        | operations::Error::Halfway(..) => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \
              is safe and can be looked at. Nothing was changed; look again when it is back",
