@@ -178,7 +178,10 @@ async fn serve_topology(
         let app = Shared::new(gateway, stop.clone());
         let console = Arc::new(Console::new(Arc::clone(&app)));
         let pages = console::pages(Arc::clone(&console));
-        tasks.spawn(async move { Ok(console.keep_looking().await) });
+        tasks.spawn(async move {
+            console.keep_looking().await;
+            Ok(())
+        });
         tasks.spawn(http::serve(app, pages, listener));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));

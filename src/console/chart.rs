@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(super) const REACH: Duration = Duration::from_secs(600);
 /// and at least, in seconds, also when less is known.
 const REACH_MIN: u64 = 60;
-/// Points farther apart than this are not joined.
+/// Points farther apart than this, in seconds, are not joined.
 const GAP: u64 = 31;
 /// The drawing's size in its own units.
 const WIDTH: u64 = 600;
@@ -29,31 +29,22 @@ impl Chart {
         let most = points.iter().filter_map(|(_, value)| *value).max().unwrap_or(0).max(1);
         let reach = reach(points);
         let (mut line, mut area) = (String::new(), String::new());
-        let mut before: Option<u64> = None;
-        for (ago, value) in points {
-            let Some(value) = value else {
-                close(&mut area, before.take());
-                continue;
-            };
-            let x = reach.saturating_sub(*ago) * WIDTH / reach;
-            // The line keeps a little room above and below.
-            let y = HEIGHT - 4 - value.max(&0) * (HEIGHT - 8) / most;
-            if before.is_some_and(|then| x.saturating_sub(then) > GAP * WIDTH / reach) {
-                close(&mut area, before.take());
-            }
-            match before {
-                Some(_) => {
-                    line += &format!("L{x} {y}");
-                    area += &format!("L{x} {y}");
-                }
-                None => {
-                    line += &format!("M{x} {y}");
-                    area += &format!("M{x} {HEIGHT}L{x} {y}");
-                }
-            }
-            before = Some(x);
+        let joined = |then: &(u64, Option<i64>), now: &(u64, Option<i64>)| {
+            then.1.is_some() && now.1.is_some() && then.0.saturating_sub(now.0) <= GAP
+        };
+        for run in points.chunk_by(joined) {
+            let drawn = run.iter().filter_map(|(ago, value)| {
+                let x = reach.saturating_sub(*ago) * WIDTH / reach;
+                // The line keeps a little room above and below.
+                let y = HEIGHT - 4 - (*value)?.max(0) * (HEIGHT - 8) / most;
+                Some((x, format!("{x} {y}")))
+            });
+            let (across, places): (Vec<u64>, Vec<String>) = drawn.unzip();
+            let (Some(first), Some(last)) = (across.first(), across.last()) else { continue };
+            let path = places.join("L");
+            line += &format!("M{path}");
+            area += &format!("M{first} {HEIGHT}L{path}L{last} {HEIGHT}Z");
         }
-        close(&mut area, before);
         let known = points.iter().filter_map(|(_, value)| *value);
         let label = match (known.clone().min(), known.max()) {
             (Some(least), Some(most)) => format!(
@@ -72,12 +63,6 @@ impl Chart {
 pub(super) fn reach(points: &[(u64, Option<i64>)]) -> u64 {
     let oldest = points.first().map_or(0, |(ago, _)| *ago);
     oldest.clamp(REACH_MIN, REACH.as_secs())
-}
-
-fn close(area: &mut String, at: Option<u64>) {
-    if let Some(x) = at {
-        *area += &format!("L{x} {HEIGHT}Z");
-    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ const UNWATCHED_EVERY: Duration = Duration::from_secs(10);
 const CHECKED_EVERY: Duration = Duration::from_secs(10);
 /// A look that is this old is not shown on a new page.
 const FRESH: Duration = Duration::from_secs(2);
+
 /// The poll and its viewers.
 pub(super) struct Live {
     pub(super) viewers: Places<String>,

@@ -13,12 +13,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tracing::error;
 
-use super::{
-    assets::{ASSETS, Assets},
-    history::Look,
-    state::Console,
-    words,
-};
+use super::{assets, history::Look, state::Console, words};
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
     ledger,
@@ -36,8 +31,11 @@ pub(super) struct Area {
     pub(super) open: Option<String>,
 }
 
-/// Where one can go: a name, a path, and how many cases wait there.
-const AREAS: [(&str, &str, fn(&Figures) -> Option<i64>); 10] = [
+/// How many cases wait somewhere.
+type Open = fn(&Figures) -> Option<i64>;
+
+/// Where one can go: a name, a path, and what is open there.
+const AREAS: [(&str, &str, Open); 10] = [
     ("Overview", "/console", |_| None),
     ("Partitions", "/console/partitions", |_| None),
     ("Stuck work", "/console/stuck", |_| None),
@@ -63,7 +61,6 @@ pub(super) struct Shell {
     pub(super) notice: Option<&'static str>,
     /// Which stores are away, where the live part of the page does not say so.
     pub(super) look: Option<Arc<Look>>,
-    pub(super) assets: &'static Assets,
 }
 
 impl Shell {
@@ -77,8 +74,12 @@ impl Shell {
             signs_out: false,
             notice: None,
             look: None,
-            assets: &ASSETS,
         }
+    }
+
+    /// Where pages find a file.
+    pub(super) fn asset(&self, name: &str) -> String {
+        assets::path(name)
     }
 }
 
@@ -127,9 +128,10 @@ impl Visit {
         &self,
         asking: impl Future<Output = Result<T, ledger::Error>>,
     ) -> Result<T, Problem> {
-        self.console.app.ask(asking).await.map_err(|problem| match problem.code() {
-            Code::LedgerUnavailable => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
-            _ => problem,
+        let away = |problem: &Problem| problem.code() == Code::LedgerUnavailable;
+        self.console.app.ask(asking).await.map_err(|problem| match away(&problem) {
+            true => Problem::new(Code::LedgerUnavailable, LEDGER_AWAY),
+            false => problem,
         })
     }
 
@@ -142,7 +144,6 @@ impl Visit {
             signs_out: access::asks_for_token(&self.console.app.gateway.config),
             notice: self.done,
             look: Some(Arc::clone(&self.look)),
-            assets: &ASSETS,
         }
     }
 }
@@ -165,7 +166,7 @@ pub(super) fn area(name: &str) -> &'static str {
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
     let figures = look.map(|look| &look.overview.figures);
-    let area = |(name, path, open): (_, _, fn(&Figures) -> _)| {
+    let area = |(name, path, open): (_, _, Open)| {
         let open = figures.and_then(open).filter(|count| *count > 0).map(words::cases);
         Area { name, path, open }
     };
@@ -242,7 +243,9 @@ pub(super) fn trouble(error: operations::Error) -> Problem {
         operations::Error::Ledger(_) | operations::Error::LedgerAway => {
             (Code::LedgerUnavailable, LEDGER_AWAY)
         }
-        _ => (
+        operations::Error::Stream(_)
+        | operations::Error::Place(_)
+        | operations::Error::Halfway(..) => (
             Code::StreamUnavailable,
             "Redis does not answer, and what this page shows is kept there. What the ledger has \
              is safe and can be looked at. Nothing was changed; look again when it is back",

@@ -327,14 +327,18 @@ impl From<ledger::Error> for Problem {
             ledger::Error::Raced => busy(
                 "others changed the same rows each time; nothing was changed, send it again later",
             ),
-            error if error.is_outage() => {
+            ledger::Error::Outage(_) | ledger::Error::Locked(_) | ledger::Error::Slow(_) => {
                 warn!(cause = cause(&error), "{error}");
                 Self::new(
                     Code::LedgerUnavailable,
                     "payments are still taken; what became of them can be asked again later",
                 )
             }
-            error => internal(&error),
+            ledger::Error::Fenced
+            | ledger::Error::Refused(_)
+            | ledger::Error::Unexpected(_)
+            | ledger::Error::Corrupt(_)
+            | ledger::Error::Schema(_) => internal(&error),
         }
     }
 }

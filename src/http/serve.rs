@@ -46,9 +46,6 @@ const DESCRIPTORS_KEPT: usize = 512;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves the gateway and `pages` on `listener` until it is told to stop.
-///
-/// # Errors
-/// When the listener has no address.
 pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyhow::Result<()> {
     let (places, stop) = (places(&app.gateway.config), app.stop.clone());
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&app)));
@@ -58,9 +55,6 @@ pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyh
 }
 
 /// Serves the health endpoints of a worker that has no gateway.
-///
-/// # Errors
-/// When the address cannot be bound.
 pub(crate) async fn serve_health(
     board: Arc<Board>,
     address: SocketAddr,

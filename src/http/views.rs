@@ -246,44 +246,22 @@ impl From<ConflictRow> for ConflictView {
 /// A customer's account.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AccountView {
-    #[schema(example = "GIG00001")]
-    customer_id: String,
-    /// ISO 4217.
-    #[schema(example = "NGN")]
-    currency: String,
-    #[schema(value_type = Money)]
-    asset_value: String,
+    #[serde(flatten)]
+    balance: BalanceView,
     term_weeks: i32,
-    #[schema(value_type = Money)]
-    total_paid: String,
-    #[schema(value_type = Money)]
-    outstanding_balance: String,
-    /// Paid beyond the asset's value.
-    #[schema(value_type = Money)]
-    credit: String,
     payment_count: i64,
-    /// Rows of the statement.
-    version: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
-    as_of: DateTime<Utc>,
 }
 
 impl From<AccountRow> for AccountView {
     fn from(row: AccountRow) -> Self {
         Self {
-            customer_id: row.customer_id,
-            currency: row.currency,
-            asset_value: money(row.asset_value),
             term_weeks: row.term_weeks,
-            total_paid: money(row.total_paid),
-            outstanding_balance: money(row.outstanding_balance),
-            credit: money(row.credit),
             payment_count: row.payment_count,
-            version: row.version,
             created_at: row.created_at,
             updated_at: row.updated_at,
-            as_of: row.as_of,
+            balance: row.into(),
         }
     }
 }
