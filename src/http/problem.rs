@@ -336,6 +336,8 @@ impl From<ledger::Error> for Problem {
             }
             ledger::Error::Fenced
             | ledger::Error::Refused(_)
+            | ledger::Error::Panicked(_)
+            | ledger::Error::Damaged { .. }
             | ledger::Error::Unexpected(_)
             | ledger::Error::Corrupt(_)
             | ledger::Error::Schema(_) => internal(&error),
