@@ -16,9 +16,6 @@ pub struct MigrateArgs {
 }
 
 /// Migrates; running it again changes nothing.
-///
-/// # Errors
-/// When a store cannot be reached, or the topology differs from the settings.
 pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
     let ledger = Ledger::new(store.ledger.database_url()?)
         .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;

@@ -196,6 +196,26 @@ pub enum Command {
     /// Look at everything that can be wrong and say what to do; exits 1 when
     /// something is a warning or worse
     Doctor(Box<doctor::DoctorArgs>),
+    #[command(flatten)]
+    Case(CaseCommand),
+    /// Show who owns each partition, what waits in it, and how fast it is
+    /// settled; exits 1 when one has no living owner, 2 when PostgreSQL does not
+    /// answer
+    Partitions(Box<partitions::PartitionsArgs>),
+    /// Entries that were taken and are not acknowledged, why, and what is safe to
+    /// do; exits 1 when one of them is more than work under way
+    Pending(Box<pending::PendingArgs>),
+    /// One payment's whole life; exits 1 when nobody knows it
+    Show(show::ShowArgs),
+    /// Show the topology, or change its number of partitions
+    Topology(topology::TopologyArgs),
+    /// Ask a health endpoint; exits 0 when the answer is 200
+    Probe(probe::ProbeArgs),
+}
+
+/// What lists cases, groups and partitions, and makes acts.
+#[derive(Subcommand)]
+pub enum CaseCommand {
     /// Sequences that Redis has lost
     Losses(cases::LossesArgs),
     /// Entries that could not be settled: see, redrive, discard
@@ -206,66 +226,53 @@ pub enum Command {
     Conflicts(Box<OnStores<cases::ConflictsAction>>),
     /// Payments that wait behind a dead letter of their customer
     Parked(Box<OnStores<cases::ParkedAction>>),
-    /// Show who owns each partition, what waits in it, and how fast it is
-    /// settled; exits 1 when one has no living owner, 2 when PostgreSQL does not
-    /// answer
-    Partitions(Box<partitions::PartitionsArgs>),
-    /// Entries that were taken and are not acknowledged, why, and what is safe to
-    /// do; exits 1 when one of them is more than work under way
-    Pending(Box<pending::PendingArgs>),
-    /// One payment's whole life; exits 1 when nobody knows it
-    Show(show::ShowArgs),
     /// Make the owner of a partition hand it over; exits 1 when nobody has
     /// acquired it in time
     Release(Box<ReleaseArgs>),
     /// List, register and retire other consumer groups on the streams
     #[command(subcommand)]
     Groups(groups::GroupsCommand),
-    /// Show the topology, or change its number of partitions
-    Topology(topology::TopologyArgs),
-    /// Ask a health endpoint; exits 0 when the answer is 200
-    Probe(probe::ProbeArgs),
 }
 
-impl Command {
-    /// Runs the command on the configured stores, or on those of `running`.
-    ///
-    /// # Errors
-    /// A sentence that says what failed and what to do.
-    pub async fn run(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
-        let said = match self {
+impl CaseCommand {
+    async fn run(self, running: Running) -> anyhow::Result<Said> {
+        match self {
             Self::DeadLetters(on) => {
-                dead_letters::run(on.action, &stores::operations(on.store, running()).await?).await
+                dead_letters::run(on.action, &stores::operations(on.store, running).await?).await
             }
             Self::Suspense(on) => {
-                cases::suspense(on.action, &stores::operations(on.store, running()).await?).await
+                cases::suspense(on.action, &stores::operations(on.store, running).await?).await
             }
             Self::Conflicts(on) => {
-                cases::conflicts(on.action, &stores::operations(on.store, running()).await?).await
+                cases::conflicts(on.action, &stores::operations(on.store, running).await?).await
             }
             Self::Parked(on) => {
-                cases::parked(on.action, &stores::operations(on.store, running()).await?).await
+                cases::parked(on.action, &stores::operations(on.store, running).await?).await
             }
             Self::Losses(mut args) => {
-                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
+                args.ledger = args.ledger.or(running.map(|(_, database_url)| database_url));
                 cases::losses(args).await
             }
             Self::Release(args) => {
                 let ReleaseArgs { store, partition, force, act } = *args;
-                let operations = stores::operations(store, running()).await?;
+                let operations = stores::operations(store, running).await?;
                 act.make(&operations, Act::Release { partition, force, wait: true }).await
             }
-            Self::Groups(command) => command.run(running()).await,
-            other => return other.run_at_length(running).await,
-        };
-        let (text, code) = said?;
-        std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
-        Ok(code)
+            Self::Groups(command) => command.run(running).await,
+        }
     }
+}
 
-    /// Commands that write by themselves, because they go on for a while.
-    async fn run_at_length(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
+impl Command {
+    /// Runs the command on the configured stores, or on those of `running`.
+    pub async fn run(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Case(command) => {
+                let (text, code) = command.run(running()).await?;
+                let written = std::io::stdout().write_all(text.as_bytes());
+                written.context("could not write the answer")?;
+                return Ok(code);
+            }
             Self::Migrate(args) => migrate::run(&args.store.or(running())).await?,
             Self::Seed(mut args) => {
                 args.store = args.store.or(running());
@@ -294,7 +301,6 @@ impl Command {
             }
             Self::Topology(args) => topology::run(args, running()).await?,
             Self::Probe(args) => return probe::run(&args).await,
-            _ => {}
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -54,16 +54,12 @@ pub struct PendingArgs {
     /// longer is looked for in the streams themselves.
     #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
     pub dedupe_window: Duration,
-    /// How to look.
     #[command(flatten)]
     pub watch: WatchArgs,
 }
 
 /// Shows pending entries, once or until Ctrl-C. Exits with 1 when, looked at
 /// once, one of those shown is more than work under way.
-///
-/// # Errors
-/// When Redis cannot be reached. Without PostgreSQL, verdicts say so.
 pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
     let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;

@@ -32,9 +32,6 @@ pub struct SeedArgs {
 }
 
 /// Seeds and says what it did.
-///
-/// # Errors
-/// When PostgreSQL cannot be reached; seeding again is safe.
 pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
     let opening = seed(&args.store, args.count, args.actor.clone()).await?;
     let existing = u64::from(args.count) - opening.opened;
@@ -58,9 +55,6 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 }
 
 /// Opens those of the first `count` seeded accounts that do not exist.
-///
-/// # Errors
-/// When PostgreSQL cannot be reached, or the topology differs.
 pub async fn seed(store: &StoreConfig, count: u32, actor: Actor) -> anyhow::Result<Opening> {
     let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
     let ledger = Ledger::new(store.ledger.database_url()?)

@@ -30,16 +30,12 @@ pub struct ShowArgs {
     /// longer is looked for in the streams themselves.
     #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
     pub dedupe_window: Duration,
-    /// How to look.
     #[command(flatten)]
     pub watch: WatchArgs,
 }
 
 /// Shows a payment's life, once or until Ctrl-C. Exits with 1 when nobody knows
 /// it.
-///
-/// # Errors
-/// When neither store can be asked, or the reference is not one.
 pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
     args.watch.check()?;
     let reference = Reference::parse(&*args.reference)

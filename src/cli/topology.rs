@@ -68,9 +68,6 @@ struct ResizeArgs {
 }
 
 /// Shows or resizes.
-///
-/// # Errors
-/// A sentence that says what failed and what to do.
 pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
     match args.command {
         Command::Show(mut args) => {

@@ -335,9 +335,10 @@ impl Act {
     /// The same, for this customer.
     #[must_use]
     pub fn for_customer(self, whose: CustomerId) -> Self {
-        match self {
-            Self::Assign { reference, .. } => Self::Assign { reference, customer: Some(whose) },
-            other => other,
+        if let Self::Assign { reference, .. } = self {
+            Self::Assign { reference, customer: Some(whose) }
+        } else {
+            self
         }
     }
 

@@ -62,9 +62,6 @@ impl Operations {
     }
 
     /// Mends the dead letters that match, or says what would come of each by itself.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked which match; nothing has changed then.
     pub async fn mend_all(
         &self,
         mend: Mend,

@@ -20,15 +20,12 @@ use crate::{
 pub struct AuditEntry {
     /// Rises with every change.
     pub id: i64,
-    /// When.
     pub at: DateTime<Utc>,
-    /// Who.
     pub actor: String,
     /// What: `dead_letter_redriven`, for instance.
     pub action: String,
     /// To what: a reference, a customer, `partition 7`.
     pub subject: String,
-    /// Why.
     pub reason: Option<String>,
     /// What it was before,
     #[schema(value_type = Option<Object>)]
@@ -41,7 +38,6 @@ pub struct AuditEntry {
 /// A customer whose payments wait behind a dead letter.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ParkedCustomer {
-    /// Whose.
     pub customer_id: String,
     /// Since when.
     pub parked_at: DateTime<Utc>,
@@ -139,9 +135,6 @@ impl Operations {
 
     /// Settles what waits for a customer and parks no more. Says how many
     /// payments waited. Refused behind an open dead letter, unless forced.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
     pub async fn release_parked(
         &self,
         customer: &CustomerId,

@@ -46,7 +46,6 @@ pub struct Conflict {
     pub partition: u16,
     /// and its sequence there: together they name it.
     pub sequence: i64,
-    /// The reference.
     pub transaction_reference: String,
     /// Whom it is of,
     pub customer_id: String,
@@ -98,9 +97,6 @@ impl Operations {
     }
 
     /// Notes that a conflict was dealt with; it never moves money.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
     pub async fn resolve_conflict(
         &self,
         partition: u16,

@@ -25,7 +25,6 @@ pub struct DeadLetter {
     pub id: i64,
     /// Where it was.
     pub partition: u16,
-    /// Its entry id.
     pub stream_id: String,
     /// Its sequence, if it could be read so far.
     pub sequence: Option<i64>,
@@ -39,7 +38,6 @@ pub struct DeadLetter {
     /// Stable class of the reason: `entry_unreadable`, `settle_failed`,
     /// `worker_died`.
     pub code: String,
-    /// Why.
     pub reason: String,
     /// How often it was tried.
     pub attempts: u32,
@@ -116,9 +114,6 @@ impl Operations {
     }
 
     /// Settles one dead letter now, or says what would come of it.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
     pub async fn redrive(
         &self,
         id: i64,
@@ -155,9 +150,6 @@ impl Operations {
 
     /// Notes that a dead letter is not to be settled. Sent again, the payment is
     /// accepted anew; where Redis could not be told so, the report says it.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
     pub async fn discard(&self, id: i64, by: &Signature) -> Result<Acted<LetterReport>, Error> {
         self.discard_telling(id, by, false, true).await
     }

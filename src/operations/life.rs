@@ -27,9 +27,7 @@ pub struct Life {
     pub state: String,
     /// What that means, as a sentence.
     pub sentence: String,
-    /// Whose it is.
     pub customer_id: Option<String>,
-    /// How much.
     #[schema(value_type = Option<Money>)]
     pub transaction_amount: Option<String>,
     /// What the bank said: COMPLETE, PENDING or FAILED.
@@ -38,7 +36,6 @@ pub struct Life {
     pub partition: Option<u16>,
     /// Its sequence there.
     pub sequence: Option<i64>,
-    /// Its entry id.
     pub stream_id: Option<String>,
     /// The trace that brought it, in hexadecimal.
     pub trace_id: Option<String>,
@@ -77,10 +74,6 @@ impl Operations {
     }
 
     /// The life of the payment of this reference; nothing when nobody knows it.
-    ///
-    /// # Errors
-    /// When neither store can be asked, or the ledger cannot be and the payment does
-    /// not wait.
     pub async fn life(&self, reference: &Reference) -> Result<Option<Life>, Error> {
         // The streams first: what does not wait in them is in the ledger by then.
         let seen = self.seen(reference).await;

@@ -35,17 +35,13 @@ pub struct PendingFilter {
 /// An entry that was taken and is not acknowledged.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PendingEntry {
-    /// Where it is.
     pub partition: u16,
-    /// Its entry id.
     pub stream_id: String,
     /// Its sequence; nothing when it cannot be read.
     pub sequence: Option<i64>,
     /// The bank's name for it.
     pub transaction_reference: Option<String>,
-    /// Whose it is.
     pub customer_id: Option<String>,
-    /// How much.
     #[schema(value_type = Option<Money>)]
     pub transaction_amount: Option<String>,
     /// When the gateway took it.
@@ -105,14 +101,12 @@ pub struct PendingSummary {
 pub struct AgeBucket {
     /// Idle for less than this many seconds; nothing for the last.
     pub below_seconds: Option<u64>,
-    /// How many.
     pub entries: u64,
 }
 
 /// What one consumer holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ConsumerShare {
-    /// Which.
     pub consumer: String,
     /// How many entries.
     pub entries: u64,
@@ -134,10 +128,6 @@ impl Operations {
     /// A page of pending entries, from where the last one's `next` says. It may
     /// be short, or empty, and still have a `next`: it looks through no more than
     /// 20,000 entries.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached, or `from` or the partition is no place. Without the ledger,
-    /// verdicts say so.
     pub async fn pending(
         &self,
         filter: &PendingFilter,

@@ -67,11 +67,10 @@ impl Act {
     #[must_use]
     pub fn refused(&self, refusal: &Refusal) -> Value {
         let refused = refusal.sentence();
-        match self {
-            Self::Release { partition, .. } => {
-                json!({ "partition": partition, "handed_over": false, "refused": refused })
-            }
-            _ => json!({ "refused": refused }),
+        if let Self::Release { partition, .. } = self {
+            json!({ "partition": partition, "handed_over": false, "refused": refused })
+        } else {
+            json!({ "refused": refused })
         }
     }
 }
@@ -148,21 +147,17 @@ impl Operations {
     /// What would come of an act, where that can be said without making it. Changes
     /// nothing.
     pub async fn foretell(&self, act: &Act) -> Result<Option<Foretold>, Error> {
-        match act {
-            Act::Redrive { id, .. } => {
-                let nobody =
-                    Signature { actor: "dry run".to_owned(), reason: "dry run".to_owned() };
-                let (would, sentence) = match self.redrive(*id, &nobody, true).await? {
-                    Ok(report) => (true, report.sentence),
-                    Err(refusal) => (false, refusal.sentence().to_owned()),
-                };
-                Ok(Some(Foretold { would, must_force: false, sentence }))
-            }
-            Act::Unpark { customer, .. } => {
-                let parked = self.parked_one(customer).await?;
-                Ok(parked.map(|one| one.release_would()))
-            }
-            _ => Ok(None),
+        if let Act::Redrive { id, .. } = act {
+            let nobody = Signature { actor: "dry run".to_owned(), reason: "dry run".to_owned() };
+            let (would, sentence) = match self.redrive(*id, &nobody, true).await? {
+                Ok(report) => (true, report.sentence),
+                Err(refusal) => (false, refusal.sentence().to_owned()),
+            };
+            return Ok(Some(Foretold { would, must_force: false, sentence }));
         }
+        if let Act::Unpark { customer, .. } = act {
+            return Ok(self.parked_one(customer).await?.map(|one| one.release_would()));
+        }
+        Ok(None)
     }
 }

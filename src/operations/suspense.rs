@@ -20,7 +20,6 @@ pub struct SuspensePayment {
     pub transaction_reference: String,
     /// The customer it was sent for.
     pub customer_id: String,
-    /// How much.
     #[schema(value_type = Money)]
     pub transaction_amount: String,
     /// `held`, `applied`, `conflict` or `refund_marked`.
@@ -70,9 +69,6 @@ impl Operations {
     }
 
     /// Applies a held payment to the account of `customer`, whose it is.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
     pub async fn assign(
         &self,
         reference: &Reference,
@@ -107,9 +103,6 @@ impl Operations {
     }
 
     /// Notes that a held payment is to be sent back; it is not applied any more.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; nothing has changed then.
     pub async fn mark_for_refund(
         &self,
         reference: &Reference,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DoneView, is_full, page_size, perform};
+use super::{DoneView, ForcedBody, is_full, page_size, perform};
 use crate::{
     domain::{CustomerId, Reference},
     http::{
@@ -245,20 +245,6 @@ pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<Parke
     Ok(Json(ParkedView { customers: app.operate(app.gateway.operations.parked()).await? }))
 }
 
-/// How parked payments are released.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct ReleaseParkedBody {
-    #[schema(value_type = Option<shapes::Actor>)]
-    actor: Option<String>,
-    #[schema(value_type = shapes::Reason)]
-    reason: String,
-    /// Though a dead letter that they wait for is open: they are settled before
-    /// it.
-    #[serde(default)]
-    force: bool,
-}
-
 /// Release a parked customer
 ///
 /// Settles what waits, in its order, and parks no more. Refused while a dead
@@ -267,7 +253,7 @@ pub(in crate::http) struct ReleaseParkedBody {
     post,
     path = "/api/v1/admin/parked/{customer_id}/release",
     tag = "operators",
-    request_body = ReleaseParkedBody,
+    request_body = ForcedBody,
     responses(
         (status = 200, description = "They are settled", body = DoneView),
         (status = 404, description = "No such customer is parked"),
@@ -278,7 +264,7 @@ pub(in crate::http) async fn release_parked(
     State(app): State<App>,
     Segment(customer): Segment,
     operator: Operator,
-    intake::Json(body): intake::Json<ReleaseParkedBody>,
+    intake::Json(body): intake::Json<ForcedBody>,
 ) -> Result<Json<Value>, Problem> {
     let customer = CustomerId::parse(customer)
         .map_err(|_| Problem::new(Code::CaseNotFound, "no customer of this id is parked"))?;

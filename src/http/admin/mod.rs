@@ -15,6 +15,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -22,6 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     operator::Operator,
     problem::{Code, Problem},
+    shapes,
     state::App,
 };
 use crate::operations::Act;
@@ -70,6 +72,21 @@ async fn no_query(request: Request, next: Next) -> Response {
         return Problem::new(Code::InvalidQuery, detail).into_response();
     }
     next.run(request).await
+}
+
+/// Who releases something, why, and whether by force.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForcedBody {
+    #[schema(value_type = Option<shapes::Actor>)]
+    actor: Option<String>,
+    #[schema(value_type = shapes::Reason)]
+    reason: String,
+    /// A partition: end its owner's epoch at once; what the owner has under way is
+    /// refused by the ledger. Parked payments: settle them though a dead letter that
+    /// they wait for is open, before it.
+    #[serde(default)]
+    force: bool,
 }
 
 /// A change was made.

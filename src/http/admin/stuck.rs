@@ -8,14 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DoneView, is_full, page_size, perform};
+use super::{DoneView, ForcedBody, is_full, page_size, perform};
 use crate::{
     domain::Reference,
     http::{
         intake::{self, Numbers, Query, Segment},
         operator::Operator,
         problem::{Code, Problem},
-        shapes,
         state::App,
     },
     operations::{
@@ -118,20 +117,6 @@ pub(in crate::http) async fn life(
     }
 }
 
-/// How a partition is to be handed over.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct ReleaseBody {
-    #[schema(value_type = Option<shapes::Actor>)]
-    actor: Option<String>,
-    #[schema(value_type = shapes::Reason)]
-    reason: String,
-    /// Do not wait for the owner: end its epoch at once. What it has under way
-    /// is refused by the ledger.
-    #[serde(default)]
-    force: bool,
-}
-
 /// Make an owner hand a partition over
 ///
 /// Its owner finishes the batch that is under way and releases the partition;
@@ -141,7 +126,7 @@ pub(in crate::http) struct ReleaseBody {
     post,
     path = "/api/v1/admin/partitions/{partition}/release",
     tag = "operators",
-    request_body = ReleaseBody,
+    request_body = ForcedBody,
     responses(
         (status = 200, description = "The owner was asked, or its epoch has ended", body = DoneView),
         (status = 404, description = "There is no such partition"),
@@ -152,7 +137,7 @@ pub(in crate::http) async fn release_partition(
     State(app): State<App>,
     Numbers(partition): Numbers<u32>,
     operator: Operator,
-    intake::Json(body): intake::Json<ReleaseBody>,
+    intake::Json(body): intake::Json<ForcedBody>,
 ) -> Result<Json<Value>, Problem> {
     let Ok(partition) = u16::try_from(partition) else {
         let detail = app.gateway.operations.no_partition(partition);

@@ -90,9 +90,6 @@ impl AdminStore {
 
     /// Notes that a conflict was dealt with. Of several under one number, which
     /// was given out twice, the first that is open.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn resolve_conflict(
         &self,
         partition: u16,

@@ -38,7 +38,6 @@ pub struct DeadLetterRow {
     pub id: i64,
     /// Where it was.
     pub partition: i32,
-    /// Its entry id.
     pub stream_id: String,
     /// Its sequence, if it could be read so far.
     pub sequence: Option<i64>,
@@ -57,8 +56,6 @@ pub struct DeadLetterRow {
     pub entry: Value,
     /// How often it was tried.
     pub attempts: i32,
-    /// Under which epoch it was buried.
-    pub epoch: i64,
     /// `dead`, `redriven` or `discarded`.
     pub state: String,
     /// When it was buried.
@@ -83,7 +80,7 @@ pub struct Redriven {
 
 /// Selects [`DeadLetterRow`]s.
 const LETTER: &str = "select id, partition, stream_id, sequence, transaction_reference, \
-     customer_id, amount, code, reason, entry, attempts, epoch, state, dead_at, resolved_at \
+     customer_id, amount, code, reason, entry, attempts, state, dead_at, resolved_at \
      from dead_letters where true";
 
 impl DeadLetterFilter {
@@ -166,9 +163,6 @@ impl AdminStore {
     ///
     /// A customer that is parked stays so; its dead letter is settled all the
     /// same, because what is parked waits for it.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn redrive(
         &self,
         id: i64,
@@ -254,9 +248,6 @@ impl AdminStore {
     }
 
     /// Notes that a dead letter is not to be settled.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn discard(&self, id: i64, signature: &Signature) -> Result<Acted<()>, Error> {
         let mut transaction = self.pool.begin().await?;
         let letter = match lock_letter(&mut transaction, id).await? {

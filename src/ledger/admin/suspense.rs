@@ -24,18 +24,12 @@ pub struct SuspenseRow {
     /// The customer it was sent for.
     pub customer_id: String,
     pub amount: Decimal,
-    /// Where it came from.
-    pub partition: i32,
-    /// Its sequence there.
-    pub sequence: i64,
     /// `held`, `applied`, `conflict` or `refund_marked`.
     pub state: String,
     /// The customer that it was assigned to.
     pub assigned_to: Option<String>,
     /// When the bank says it happened.
     pub transaction_date: DateTime<Utc>,
-    /// When the gateway took it.
-    pub received_at: DateTime<Utc>,
     /// Since when it is held.
     pub held_at: DateTime<Utc>,
     /// When it was dealt with.
@@ -67,8 +61,8 @@ impl AdminStore {
         limit: i64,
     ) -> Result<Vec<SuspenseRow>, Error> {
         let mut query = QueryBuilder::new(
-            "select transaction_reference, customer_id, amount, partition, sequence, state,
-                 assigned_to, transaction_date, received_at, held_at, resolved_at from suspense",
+            "select transaction_reference, customer_id, amount, state, assigned_to,
+                 transaction_date, held_at, resolved_at from suspense",
         );
         query.push(if all { " where true" } else { " where state in ('held', 'refund_marked')" });
         if let Some(customer) = customer {
@@ -88,9 +82,6 @@ impl AdminStore {
 
     /// Applies a held payment to the account of `customer`, whose it is. A
     /// customer that is parked stays so, and the payment does not wait.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn assign(
         &self,
         reference: &Reference,
@@ -182,9 +173,6 @@ impl AdminStore {
 
     /// Notes that a held payment is to be sent back. It stays in suspense and is
     /// not applied any more, even when its customer's account is opened.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn mark_for_refund(
         &self,
         reference: &Reference,

@@ -64,9 +64,6 @@ impl AdminStore {
     /// should have it acquires it again, under a new epoch. With `force`, does
     /// not wait for the owner: its epoch is over at once, and what it has under
     /// way is refused. Says whose it was.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; nothing has changed then.
     pub async fn release(
         &self,
         partition: u16,
