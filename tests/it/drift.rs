@@ -13,7 +13,18 @@ use clap::Subcommand;
 
 use crate::process::{paystream, run};
 
-const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "RUNBOOK.md"];
+const DOCUMENTS: [&str; 10] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "RUNBOOK.md",
+    "docs/consumer-groups.md",
+    "docs/decisions.md",
+    "docs/limits.md",
+    "docs/measurements.md",
+    "docs/recovery.md",
+    "docs/settings.md",
+    "docs/tracing.md",
+];
 /// Files that set settings; some of them may not be there.
 const USERS_OF_SETTINGS: [&str; 6] =
     ["compose.yaml", ".env.example", "Dockerfile", "Makefile", ".ci/run", "scripts/install.sh"];
@@ -37,12 +48,16 @@ fn quoted(document: &str) -> Vec<&str> {
     quoted
 }
 
-/// The cells of every row of the tables under a heading.
-fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
+/// The part of a document under a heading.
+fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     let section = document.split(&format!("\n## {heading}\n")).nth(1);
     let section = section.unwrap_or_else(|| panic!("there is no heading {heading}"));
-    let section = section.split("\n## ").next().unwrap();
-    let rows = section.lines().filter(|line| line.starts_with("| `") || line.starts_with("| "));
+    section.split("\n## ").next().unwrap()
+}
+
+/// The cells of every row of the tables in a text.
+fn table(text: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().filter(|line| line.starts_with("| `") || line.starts_with("| "));
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
     };
@@ -136,18 +151,17 @@ async fn options() -> Options {
 
 #[tokio::test]
 async fn every_setting_is_documented_with_its_default() {
-    let architecture = read("ARCHITECTURE.md");
-    let documented: BTreeMap<String, String> = table(&architecture, "Settings")
+    let documented: BTreeMap<String, String> = table(&read("docs/settings.md"))
         .into_iter()
         .filter(|row| row[0].starts_with("`PAYSTREAM_"))
         .map(|row| (row[0].replace('`', ""), row[1].replace('`', "")))
         .collect();
     let settings = options().await.settings;
     for (name, default) in &settings {
-        assert_eq!(documented.get(name), Some(default), "{name} in ARCHITECTURE.md");
+        assert_eq!(documented.get(name), Some(default), "{name} in docs/settings.md");
     }
     for name in documented.keys() {
-        assert!(settings.contains_key(name), "{name} in ARCHITECTURE.md is no setting");
+        assert!(settings.contains_key(name), "{name} in docs/settings.md is no setting");
     }
 }
 
@@ -273,7 +287,7 @@ fn every_endpoint_that_is_named_exists() {
 
 #[test]
 fn every_problem_code_is_documented_with_its_status() {
-    let documented: BTreeMap<String, String> = table(&read("RUNBOOK.md"), "Problem codes")
+    let documented: BTreeMap<String, String> = table(section(&read("RUNBOOK.md"), "Problem codes"))
         .into_iter()
         .filter(|row| row[0].starts_with('`'))
         .map(|row| (row[0].replace('`', ""), row[1].clone()))
@@ -319,8 +333,7 @@ fn sources(folder: &str) -> Vec<String> {
 
 #[test]
 fn every_bound_is_in_the_table_of_limits() {
-    let architecture = read("ARCHITECTURE.md");
-    let limits = table(&architecture, "Limits");
+    let limits = table(&read("docs/limits.md"));
     let places: BTreeSet<&str> = limits.iter().flat_map(|row| quoted(&row[2])).collect();
     let bound = |line: &str| {
         let name = line.trim_start_matches("pub ").trim_start_matches("pub(super) ");
@@ -347,7 +360,7 @@ fn every_bound_is_in_the_table_of_limits() {
         }
         let text = fs::read_to_string(root().join(&file)).unwrap();
         for name in text.lines().filter_map(bound) {
-            assert!(places.contains(short), "{name} of {short} is not in the table of limits");
+            assert!(places.contains(short), "{name} of {short} is not in docs/limits.md");
             seen += 1;
         }
     }
@@ -356,23 +369,20 @@ fn every_bound_is_in_the_table_of_limits() {
 
 #[test]
 fn every_file_that_is_named_exists() {
-    let architecture = read("ARCHITECTURE.md");
     let files = sources("src/");
-    for heading in ["Limits", "Failures"] {
-        for row in table(&architecture, heading) {
-            for place in row.iter().flat_map(|cell| quoted(cell)) {
-                if place.ends_with(".rs") || place.ends_with(".lua") {
-                    let found = files.iter().any(|file| file.ends_with(&format!("/{place}")));
-                    assert!(found, "`{place}` under {heading} is no file");
-                }
-            }
-        }
-    }
+    let exists = |place: &str| {
+        root().join(place).exists() || files.iter().any(|file| file.ends_with(&format!("/{place}")))
+    };
     for document in DOCUMENTS {
         let text = read(document);
+        let is_source = |place: &&str| place.ends_with(".rs") || place.ends_with(".lua");
+        for place in quoted(&text).into_iter().filter(is_source) {
+            assert!(exists(place), "`{place}` in {document} is no file");
+        }
+        let folder = root().join(document).parent().unwrap().to_owned();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             let inside = !target.is_empty() && !target.contains("://");
-            assert!(!inside || root().join(target).exists(), "{target} in {document}");
+            assert!(!inside || folder.join(target).exists(), "{target} in {document}");
         }
     }
 }
