@@ -137,7 +137,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["src/telemetry/"]),
     ("indicatif", &["src/cli/"]),
     ("comfy_table", &["src/cli/"]),
-    ("clap", &["src/config.rs", "src/app.rs", "src/main.rs", "src/cli/"]),
+    ("clap", &["src/config.rs", "src/app/", "src/main.rs", "src/cli/"]),
     ("gethostname", &["src/worker_name.rs"]),
     ("procfs", &["src/monitor/process.rs"]),
     (

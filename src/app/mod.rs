@@ -1,0 +1,227 @@
+//! The composition root: opens the stores, hands each room its capabilities, runs the
+//! tasks of a role and drains them. Never decides anything about a payment.
+
+mod capabilities;
+mod shutdown;
+mod stores;
+
+use std::{path::PathBuf, sync::Arc, time::Duration, time::Instant};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    cli,
+    config::ServeConfig,
+    console::{self, Console},
+    http::{self, Shared},
+    ledger::Schema,
+    monitor,
+    progress::Board,
+    telemetry::{LogLevel, Service, Signals, Telemetry},
+    worker,
+    worker_name::{self, WorkerName},
+};
+use capabilities::{Circuits, QUERIES};
+use shutdown::{drain, until_interrupted};
+use stores::Stores;
+
+/// Between two checks whether the topology is still the one served.
+const TOPOLOGY_CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Gateway and worker in one process.
+    All,
+    /// Takes payments over HTTP.
+    Gateway,
+    /// Settles payments in the ledger.
+    Worker,
+}
+
+/// Settings of a development run.
+#[derive(Args, Clone, Debug)]
+pub struct DevArgs {
+    /// Where the private Redis and PostgreSQL keep their data.
+    #[arg(long, env = "PAYSTREAM_DEV_DIRECTORY", default_value = ".paystream")]
+    pub directory: PathBuf,
+    /// Customers to seed, GIG00001 being the first.
+    #[arg(long, env = "PAYSTREAM_DEV_CUSTOMERS", default_value_t = 500)]
+    pub customers: u32,
+    #[command(flatten)]
+    pub(crate) config: ServeConfig,
+}
+
+/// Runs everything on this machine, with private servers, until interrupted.
+///
+/// # Errors
+/// When a server does not start, or serving fails.
+pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
+    let mut config = args.config.check()?;
+    let telemetry = start_telemetry(&config, Role::All, level)?;
+    // Servers that happen to be configured are not private.
+    (config.store.redis_url, config.store.ledger.database_url) = (None, None);
+    let servers = paystream_dev::Servers::start(&args.directory).await?;
+    let addresses = servers.addresses();
+    config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
+    let served = async {
+        cli::migrate::run(&config.store).await?;
+        let nobody = cli::Actor { actor: None };
+        cli::seed::seed(&config.store, args.customers, nobody).await?;
+        let listener = bind(&config).await?;
+        servers.greet(config.gateway.bind);
+        let signals = telemetry.signals.clone();
+        let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
+        until_interrupted(&telemetry.signals, serving).await
+    };
+    let served = served.await;
+    servers.stop().await?;
+    telemetry.shut_down();
+    served
+}
+
+/// Serves in `role` until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something is unsafe or missing at the start, or a task ends by itself.
+pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
+    let config = config.check()?;
+    let telemetry = start_telemetry(&config, role, level)?;
+    let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
+    let signals = telemetry.signals.clone();
+    let serving = |stop| serve_on(role, config, signals, listener, stop);
+    let served = until_interrupted(&telemetry.signals, serving).await;
+    telemetry.shut_down();
+    served
+}
+
+/// Starts to say what happens here.
+fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
+    let name = match role {
+        Role::All => "paystream",
+        Role::Gateway => "paystream-gateway",
+        Role::Worker => "paystream-worker",
+    };
+    let instance = format!("{}-{}", worker_name::host(), std::process::id());
+    let (_, seed) = Uuid::now_v7().as_u64_pair();
+    Telemetry::start(&config.export, Service { name, instance }, level, seed)
+}
+
+/// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
+/// When the number of partitions is changed, serves the new topology.
+///
+/// # Errors
+/// As [`serve`], or when the stop takes longer than its grace.
+pub async fn serve_on(
+    role: Role,
+    config: ServeConfig,
+    signals: Signals,
+    listener: Option<TcpListener>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = listener.map(TcpListener::into_std).transpose()?;
+    while !stop.is_cancelled() {
+        // Connections wait at the listener while the stores are opened anew.
+        let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
+        let listener = listener.map(TcpListener::from_std).transpose()?;
+        serve_topology(role, &config, &signals, listener, &stop).await?;
+    }
+    Ok(())
+}
+
+/// Serves the topology as it is until `stop`, or until it is another.
+async fn serve_topology(
+    role: Role,
+    config: &ServeConfig,
+    signals: &Signals,
+    listener: Option<TcpListener>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(stores) = stop.run_until_cancelled(Stores::open(&config.store)).await else {
+        return Ok(());
+    };
+    let stop = stop.child_token();
+    let stores = stores?;
+    let mut tasks = JoinSet::new();
+    let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
+    let lanes = config.worker.lanes;
+    let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
+    let works = role != Role::Gateway;
+    let mut monitor = capabilities::monitor(config, &stores, &circuits, signals);
+    // Its name stays taken for as long as it works.
+    let mut identity = None;
+    if works {
+        let id = match &config.worker.worker_id {
+            Some(id) => id,
+            None => &identity.insert(WorkerName::take(config.store.ledger.database_url()?)).name,
+        };
+        let worker = capabilities::worker(&config.worker, id, &stores, &circuits, &board, signals);
+        monitor.worker = Some((worker.id.clone(), Arc::clone(&board)));
+        tasks.spawn(worker::run(worker, stop.clone()));
+    }
+    if let Some(listener) = listener {
+        let board = works.then_some(board);
+        let operations = Arc::clone(&monitor.operations);
+        let gateway = &config.gateway;
+        let gateway =
+            capabilities::gateway(gateway, &stores, &circuits, board, operations, signals).await?;
+        monitor.queries = Some((QUERIES, gateway.reader.clone()));
+        let app = Shared::new(gateway, stop.clone());
+        let console = Arc::new(Console::new(Arc::clone(&app)));
+        let pages = console::pages(Arc::clone(&console));
+        tasks.spawn(async move {
+            console.keep_looking().await;
+            Ok(())
+        });
+        tasks.spawn(http::serve(app, pages, listener));
+    } else if let Some(address) = config.worker.health_bind {
+        tasks.spawn(http::serve_health(board, address, stop.clone()));
+    }
+    tasks.spawn(monitor::run(monitor, stores.ledger.rounds(), stop.clone()));
+    let schema = stores.ledger.schema();
+    let ended = tokio::select! {
+        // Tasks that were told to stop may have ended by now.
+        biased;
+        () = stop.cancelled() => Ok(()),
+        () = another_topology(&schema, stores.topology.generation) => {
+            warn!("the number of partitions was changed; serving the new topology");
+            Ok(())
+        }
+        Some(ended) = tasks.join_next() => match ended.context("a task failed")? {
+            Ok(()) => Err(anyhow::anyhow!("a task ended before it was told to stop")),
+            Err(error) => Err(error),
+        },
+    };
+    info!("stopping");
+    stop.cancel();
+    drain(tasks, config.shutdown_grace).await?;
+    ended
+}
+
+/// Returns once the topology is of another generation. Outages are waited out.
+async fn another_topology(schema: &Schema, generation: i32) {
+    let mut looks = interval(TOPOLOGY_CHECK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        if schema.generation().await.is_ok_and(|now| now != generation) {
+            return;
+        }
+    }
+}
+
+async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
+    let address = config.gateway.bind;
+    TcpListener::bind(address).await.with_context(|| {
+        format!("could not listen on {address}; set PAYSTREAM_BIND to another address")
+    })
+}

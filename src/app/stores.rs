@@ -1,0 +1,92 @@
+//! Opens Redis and PostgreSQL for a serving process. Never serves on a store that
+//! could lose payments, or under another topology than the configured one.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use backon::{ExponentialBuilder, Retryable};
+use tracing::warn;
+
+use crate::{
+    config::StoreConfig,
+    ledger::{self, Ledger, Topology},
+    stream::{self, Streams},
+};
+
+/// How long a start waits for Redis and PostgreSQL.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Both stores, and how the streams are partitioned.
+pub(super) struct Stores {
+    pub(super) streams: Streams,
+    pub(super) ledger: Ledger,
+    pub(super) topology: Topology,
+}
+
+impl Stores {
+    /// Waits until both stores answer, at most [`START_PATIENCE`], and refuses one that
+    /// could lose payments.
+    pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<Self> {
+        let ledger = Ledger::new(store.ledger.database_url()?)
+            .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+        // What Redis is allowed to be does not depend on the topology.
+        let streams = |partitions, generation| {
+            Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
+                .context("PAYSTREAM_REDIS_URL is not a valid URL")
+        };
+        let any = streams(1, 1)?;
+        let found = patiently("Redis", || any.unsafe_settings(), stream::Error::is_outage);
+        let found = found.await?;
+        if let Some(reason) = found.replica.or(found.evicts) {
+            bail!("this Redis is not safe for payments: {reason}");
+        }
+        match found.loses {
+            Some(reason) if store.allow_unsafe_redis => warn!(reason, "an unsafe Redis is allowed"),
+            Some(reason) => bail!(
+                "this Redis is not safe for payments: {reason}, or start with --allow-unsafe-redis and \
+                 accept that loss"
+            ),
+            None => {}
+        }
+        let schema = ledger.schema();
+        let is_outage = ledger::Error::is_outage;
+        let found = patiently("PostgreSQL", || schema.unsafe_setting(), is_outage).await?;
+        if let Some(reason) = found {
+            bail!("this PostgreSQL is not safe for payments: {reason}");
+        }
+        patiently("PostgreSQL", || schema.check(), is_outage).await?;
+        let topology = schema.topology(store.partitions, &store.key_prefix).await?;
+        let topology = topology.in_currency(store.currency.as_deref())?;
+        if !topology.provisioned {
+            bail!("the streams have not been created: run `paystream migrate`");
+        }
+        let streams =
+            streams(topology.partitions, topology.generation)?.confirmed_by(schema.asking());
+        let streams = match store.allow_unsafe_redis {
+            true => streams,
+            false => streams.insisting_on_safety(),
+        };
+        // Only for looking while the ledger is away.
+        if let Err(error) = streams.note_topology(topology.generation).await {
+            warn!(%error, "could not note the topology in Redis");
+        }
+        Ok(Self { streams, ledger, topology })
+    }
+}
+
+/// Asks again while something is away, for as long as a start may wait.
+async fn patiently<T, E, F, A>(what: &str, ask: F, is_outage: fn(&E) -> bool) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+    F: FnMut() -> A,
+    A: Future<Output = Result<T, E>>,
+{
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_total_delay(Some(START_PATIENCE))
+        .without_max_times();
+    let notify = |error: &E, _| warn!("waiting for {what}: {error}");
+    let asking = ask.retry(pauses).when(is_outage).notify(notify);
+    asking.await.with_context(|| format!("could not start with this {what}"))
+}
