@@ -13,14 +13,13 @@ use humantime::parse_duration;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where the stream and the ledger are, and how the stream is cut.
+/// Both stores, and how the streams are partitioned.
 #[derive(Args, Clone, Debug)]
 pub struct StoreConfig {
     /// Redis, as redis:// or rediss:// URL. Without it, the private Redis of a
     /// `paystream dev` that runs in this directory.
     #[arg(long, env = "PAYSTREAM_REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
-    /// Where the ledger is.
     #[command(flatten)]
     pub ledger: LedgerConfig,
     /// First part of every Redis key. Stored with the topology.
@@ -31,9 +30,9 @@ pub struct StoreConfig {
     /// topology refuses to start; `paystream topology resize` changes it.
     #[arg(long, env = "PAYSTREAM_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub partitions: Option<u16>,
-    /// The ISO 4217 code that accounts are kept in. Without it, that of the
-    /// topology, which is created with NGN. A process configured otherwise than
-    /// the topology refuses to start.
+    /// ISO 4217 code of the accounts' currency. Without it, that of the topology,
+    /// which is created with NGN. A process configured otherwise than the topology
+    /// refuses to start.
     #[arg(long, env = "PAYSTREAM_CURRENCY")]
     pub currency: Option<String>,
     /// Start although Redis does not keep its data safe (AOF off, or not synced
@@ -43,7 +42,7 @@ pub struct StoreConfig {
     pub allow_unsafe_redis: bool,
 }
 
-/// Where the ledger is.
+/// The ledger alone.
 #[derive(Args, Clone, Debug)]
 pub struct LedgerConfig {
     /// PostgreSQL, as postgres:// URL. Without it, the private PostgreSQL of a
@@ -71,55 +70,54 @@ pub struct GatewayConfig {
     /// what is changed is signed with the name.
     #[arg(long, env = "PAYSTREAM_OPERATOR_TOKENS", hide_env_values = true)]
     pub operator_tokens: Option<SecretString>,
-    /// File that holds them, one `ada=token` a line, instead of
+    /// File with operators and their tokens, one `ada=token` a line, instead of
     /// --operator-tokens.
     #[arg(long, env = "PAYSTREAM_OPERATOR_TOKENS_FILE", conflicts_with = "operator_tokens")]
     pub operator_tokens_file: Option<PathBuf>,
-    /// The operators that either of them names.
+    /// From --operator-tokens and its file.
     #[arg(skip)]
     pub operators: Vec<OperatorToken>,
     /// Time zone of transaction dates that carry no offset.
     #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
     pub time_zone: Tz,
-    /// How far ahead of the gateway's clock a transaction date may be. One that is
-    /// further is refused.
+    /// Longest time that a transaction date may be ahead of the gateway's clock;
+    /// later dates are refused.
     #[arg(long, env = "PAYSTREAM_DATE_AHEAD_MAX", default_value = "1d", value_parser = parse_duration)]
     pub date_ahead_max: Duration,
-    /// Unsettled entries of one partition at which the gateway answers 503; settled
-    /// ones that are still kept have eight times that room.
+    /// Unsettled entries of one partition at which the gateway answers 503. Settled
+    /// entries that are still kept have eight times that room.
     #[arg(long, env = "PAYSTREAM_BACKLOG_MAX", default_value_t = 200_000)]
     pub backlog_max: u32,
-    /// How long the stream remembers a reference, to answer a repetition at
-    /// once. Later repetitions are accepted and have no effect in the ledger.
+    /// How long a stream remembers a reference and answers a repetition at once.
+    /// Later repetitions are accepted and have no effect in the ledger.
     #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
     pub dedupe_window: Duration,
-    /// How long a request waits for an append, retries included, before 503.
+    /// Longest wait of a request for its append, retries included, before 503.
     #[arg(long, env = "PAYSTREAM_APPEND_DEADLINE", default_value = "5s", value_parser = parse_duration)]
     pub append_deadline: Duration,
-    /// Requests that may be under way at once; one more is answered 503.
+    /// Requests in progress at once; one more is answered 503.
     #[arg(long, env = "PAYSTREAM_REQUESTS_MAX", default_value_t = 10_000)]
     pub requests_max: usize,
-    /// Connections that clients may have to the gateway; one more is closed at
-    /// once. Never more than descriptors allow, of which 512 are kept for
-    /// everything else.
+    /// Client connections of the gateway; one more is closed at once. Never more
+    /// than the limit of file descriptors less 512.
     #[arg(long, env = "PAYSTREAM_CONNECTIONS_MAX", default_value_t = 8192)]
     pub connections_max: usize,
-    /// Those of one address. A proxy in front is one address. Where descriptors allow
-    /// fewer connections, an address has fewer in proportion.
+    /// Client connections from one address; a proxy in front is one address. Reduced
+    /// in proportion where file descriptors allow fewer connections.
     #[arg(long, env = "PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 4096)]
     pub connections_per_address_max: usize,
-    /// How long a request may take as a whole, apart from `Prefer: wait`.
+    /// Longest duration of a request, apart from `Prefer: wait`.
     #[arg(long, env = "PAYSTREAM_REQUEST_TIMEOUT", default_value = "15s", value_parser = parse_duration)]
     pub request_timeout: Duration,
     /// Connections to PostgreSQL for queries.
     #[arg(long, env = "PAYSTREAM_QUERY_CONNECTIONS", default_value_t = 10)]
     pub query_connections: u32,
     /// Networks whose callers decide by their traceparent whether a request is
-    /// recorded, such as 10.0.0.0/8,192.0.2.7/32. Everybody else's is continued,
-    /// and recorded by the ratio.
+    /// traced, such as 10.0.0.0/8,192.0.2.7/32. Traces of other callers are
+    /// continued, and sampled by PAYSTREAM_TRACE_RATIO.
     #[arg(long, env = "PAYSTREAM_TRACE_TRUSTED", value_delimiter = ',')]
     pub trace_trusted: Vec<IpNet>,
-    /// How long a balance stays in the cache.
+    /// Time to live of cached balances.
     #[arg(long, env = "PAYSTREAM_BALANCE_TTL", default_value = "10m", value_parser = parse_duration)]
     pub balance_ttl: Duration,
 }
@@ -127,56 +125,52 @@ pub struct GatewayConfig {
 /// The token that earlier releases had in compose.yaml.
 const PUBLISHED_TOKEN: &str = "paystream-local-token";
 
-/// An operator's name, and the token that stands for it.
+/// An operator. The audit log has the name.
 #[derive(Clone, Debug)]
 pub struct OperatorToken {
-    /// What the audit log calls them.
     pub name: String,
-    /// What they show.
     pub token: SecretString,
 }
 
 /// Settings of the worker, which settles payments in the ledger.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerConfig {
-    /// This worker's name, unique and the same after a restart. Without it, the
-    /// host's name and the first ordinal that no other worker of this machine
-    /// has.
+    /// Name of this worker: unique, and the same after a restart. Without it, the
+    /// host name and the first ordinal that is free on this machine.
     #[arg(long, env = "PAYSTREAM_WORKER_ID")]
     pub worker_id: Option<String>,
-    /// Lanes: each settles its share of the partitions with connections of its
-    /// own, one batch at a time.
+    /// Number of lanes. Each settles its share of the partitions over its own
+    /// connections, one batch at a time.
     #[arg(long, env = "PAYSTREAM_LANES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub lanes: u16,
-    /// Payments in one batch, shared by the partitions that have some; at least
-    /// one of each.
+    /// Maximum payments in a batch, shared by the partitions that have some; at
+    /// least one of each.
     #[arg(long, env = "PAYSTREAM_BATCH_MAX", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_max: u32,
-    /// How long one batch's transaction may take before it is given up.
+    /// Longest duration of a batch's transaction before it is rolled back.
     #[arg(long, env = "PAYSTREAM_BATCH_DEADLINE", default_value = "4s", value_parser = parse_duration)]
     pub batch_deadline: Duration,
-    /// Attempts at settling an entry before it becomes a dead letter. Outages
-    /// are no attempts.
+    /// Attempts at an entry before it becomes a dead letter. Outages do not count.
     #[arg(long, env = "PAYSTREAM_ATTEMPTS_MAX", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub attempts_max: u32,
-    /// When a payment becomes a dead letter after its attempts, park what its
-    /// customer sends after it, until `paystream parked release`.
+    /// When a payment becomes a dead letter after its attempts, park later payments
+    /// of its customer until `paystream parked release`.
     #[arg(long, env = "PAYSTREAM_PARK_CUSTOMER")]
     pub park_customer: bool,
-    /// How long a silent worker keeps its partitions. At least twice the batch
-    /// deadline.
+    /// Time without a heartbeat after which a worker loses its partitions. At least
+    /// twice the batch deadline.
     #[arg(long, env = "PAYSTREAM_LEASE", default_value = "10s", value_parser = parse_duration)]
     pub lease: Duration,
-    /// How often settled entries are trimmed from the streams.
+    /// Interval at which settled entries are trimmed from the streams.
     #[arg(long, env = "PAYSTREAM_TRIM_INTERVAL", default_value = "2s", value_parser = parse_duration)]
     pub trim_interval: Duration,
-    /// How long settled entries stay in the streams before they are trimmed:
-    /// from them the ledger is brought forward again when PostgreSQL has lost
-    /// commits. Less while the streams take more than a quarter of Redis's
-    /// maxmemory, or one has 3 times PAYSTREAM_BACKLOG_MAX entries.
+    /// How long settled entries stay in the streams, so that a ledger that lost
+    /// commits can be replayed. Shorter while the streams take more than a quarter of
+    /// Redis's maxmemory, or one has 3 times PAYSTREAM_BACKLOG_MAX entries.
     #[arg(long, env = "PAYSTREAM_RETENTION", default_value = "15m", value_parser = parse_duration)]
     pub retention: Duration,
-    /// Progress a worker with waiting entries must make within, to be live.
+    /// Longest time without progress before a worker with waiting entries counts as
+    /// stalled.
     #[arg(long, env = "PAYSTREAM_STALL_LIMIT", default_value = "30s", value_parser = parse_duration)]
     pub stall_limit: Duration,
     /// Address for the health endpoints of a worker without a gateway.
@@ -184,41 +178,38 @@ pub struct WorkerConfig {
     pub health_bind: Option<SocketAddr>,
 }
 
-/// What a serving process needs.
+/// Settings of a serving process.
 #[derive(Args, Clone, Debug)]
 pub struct ServeConfig {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
-    /// Settings of the gateway.
     #[command(flatten)]
     pub gateway: GatewayConfig,
-    /// Settings of the worker.
     #[command(flatten)]
     pub worker: WorkerConfig,
-    /// What it sends of itself.
     #[command(flatten)]
     pub export: ExportConfig,
-    /// Accounts a second that the running audit recomputes from their payments,
-    /// at most; 0 turns it off. One process at a time does it.
+    /// Maximum accounts a second that the running audit recomputes from their
+    /// payments; 0 turns it off. One process at a time does it.
     #[arg(long, env = "PAYSTREAM_AUDIT_PACE", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub audit_pace: u32,
-    /// How long a stop may take: requests under way and batches are finished.
+    /// Longest duration of a stop, in which requests and batches in progress are
+    /// finished.
     #[arg(long, env = "PAYSTREAM_SHUTDOWN_GRACE", default_value = "25s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
 }
 
-/// What a serving process sends of itself. Where to is said by the variables of
-/// the OpenTelemetry specification.
+/// Telemetry export. Its target is set by the variables of the OpenTelemetry
+/// specification.
 #[derive(Args, Clone, Debug)]
 pub struct ExportConfig {
-    /// Share of the traces that are recorded, 0 to 1. Without it, what
-    /// OTEL_TRACES_SAMPLER says, or 0.01. Metrics count everything. Traces and
-    /// metrics are sent to OTEL_EXPORTER_OTLP_ENDPOINT, if that is set.
+    /// Share of traces that are sampled, 0 to 1. Without it, the ratio of
+    /// OTEL_TRACES_SAMPLER, or 0.01. Metrics count everything. Traces and metrics are
+    /// sent to OTEL_EXPORTER_OTLP_ENDPOINT, if that is set.
     #[arg(long, env = "PAYSTREAM_TRACE_RATIO", value_parser = ratio)]
     pub trace_ratio: Option<f64>,
-    /// Payments and requests that take this long are recorded whatever the
-    /// ratio, some of them each second.
+    /// Duration from which payments and requests are always traced, at most 20 a
+    /// second.
     #[arg(long, env = "PAYSTREAM_TRACE_SLOW", default_value = "1s", value_parser = parse_duration)]
     pub trace_slow: Duration,
 }
@@ -228,32 +219,31 @@ fn ratio(text: &str) -> Result<f64, String> {
     ratio.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
-/// How the process speaks of itself.
+/// Logging.
 #[derive(Args, Clone, Debug)]
 pub struct TelemetryConfig {
-    /// What is logged: a level, or directives such as `info,paystream=debug`.
+    /// Log level, or directives such as `info,paystream=debug`.
     #[arg(long, env = "PAYSTREAM_LOG", default_value = "info", global = true)]
     pub log: String,
-    /// How it is written.
+    /// Format of log lines.
     #[arg(long, env = "PAYSTREAM_LOG_FORMAT", value_enum, default_value_t, global = true)]
     pub log_format: LogFormat,
 }
 
-/// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
 impl StoreConfig {
-    /// Uses these addresses if none is set: one store of ours and one of
-    /// somebody else's do not belong together.
+    /// Uses these addresses if none is set. A configured store and a private one do
+    /// not belong together, so one setting excludes both.
     #[must_use]
     pub fn or(mut self, addresses: Option<(String, String)>) -> Self {
         if self.redis_url.is_some() || self.ledger.database_url.is_some() {
@@ -265,10 +255,6 @@ impl StoreConfig {
         self
     }
 
-    /// The Redis URL.
-    ///
-    /// # Errors
-    /// When none is set.
     pub fn redis_url(&self) -> anyhow::Result<&str> {
         let url = self.redis_url.as_ref().context(
             "no Redis: set PAYSTREAM_REDIS_URL, or run this where `paystream dev` is running",
@@ -285,10 +271,6 @@ impl LedgerConfig {
         self
     }
 
-    /// The PostgreSQL URL.
-    ///
-    /// # Errors
-    /// When none is set.
     pub fn database_url(&self) -> anyhow::Result<&str> {
         let url = self.database_url.as_ref().context(
             "no PostgreSQL: set PAYSTREAM_DATABASE_URL, or run this where `paystream dev` is running",
@@ -298,11 +280,7 @@ impl LedgerConfig {
 }
 
 impl ServeConfig {
-    /// Refuses settings that are each fine and together unsafe, and reads the
-    /// token's file.
-    ///
-    /// # Errors
-    /// A sentence that says which settings and why.
+    /// Reads the files of tokens, and refuses settings that are unsafe together.
     pub fn check(mut self) -> anyhow::Result<Self> {
         self.gateway.read_token_file()?;
         self.gateway.read_operators()?;
@@ -413,7 +391,7 @@ fn operators(text: &str, api_token: Option<&SecretString>) -> anyhow::Result<Vec
         let taken = operators.iter().map(|other| &other.token).chain(api_token);
         ensure!(
             taken.into_iter().all(|other| other.expose_secret() != token),
-            "PAYSTREAM_OPERATOR_TOKENS: the token of {name} stands for somebody else too"
+            "PAYSTREAM_OPERATOR_TOKENS: the token of {name} is used twice"
         );
         ensure!(
             operators.iter().all(|other| other.name != name),
@@ -421,7 +399,7 @@ fn operators(text: &str, api_token: Option<&SecretString>) -> anyhow::Result<Vec
         );
         operators.push(OperatorToken { name: name.to_owned(), token: token.into() });
     }
-    ensure!(!operators.is_empty(), "PAYSTREAM_OPERATOR_TOKENS names nobody");
+    ensure!(!operators.is_empty(), "PAYSTREAM_OPERATOR_TOKENS has no operator");
     Ok(operators)
 }
 
