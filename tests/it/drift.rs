@@ -112,10 +112,10 @@ async fn helps() -> Vec<String> {
     helps
 }
 
-/// Every option of every command: its name, and its setting and default.
+/// Every option of every command, and every setting with its row of docs/settings.md.
 struct Options {
     names: BTreeSet<String>,
-    settings: BTreeMap<String, String>,
+    settings: BTreeMap<String, Vec<String>>,
 }
 
 async fn options() -> Options {
@@ -140,8 +140,10 @@ async fn options() -> Options {
                 Some(rest.split(']').next().unwrap().trim().to_owned())
             };
             if let Some(setting) = between("[env: ") {
-                let setting = setting.split('=').next().unwrap().to_owned();
-                options.settings.insert(setting, between("[default: ").unwrap_or_default());
+                let name = setting.split('=').next().unwrap().to_owned();
+                let default = between("[default: ").map(|default| format!("`{default}`"));
+                let row = vec![format!("`{name}`"), default.unwrap_or_default(), meaning(&block)];
+                options.settings.insert(name, row);
             }
         }
     }
@@ -149,16 +151,26 @@ async fn options() -> Options {
     options
 }
 
+/// What a help text says of an option, behind its names and before its setting.
+fn meaning(block: &str) -> String {
+    let words = block.split(" Possible values:").next().unwrap();
+    let words = words.split(" [env: ").next().unwrap().split_whitespace();
+    let words: Vec<&str> = words.skip_while(|word| word.starts_with(['-', '<', '['])).collect();
+    words.join(" ")
+}
+
 #[tokio::test]
-async fn every_setting_is_documented_with_its_default() {
-    let documented: BTreeMap<String, String> = table(&read("docs/settings.md"))
+async fn every_setting_is_documented_in_the_words_of_the_help() {
+    let document = read("docs/settings.md");
+    let documented: BTreeMap<String, Vec<String>> = table(&document)
         .into_iter()
         .filter(|row| row[0].starts_with("`PAYSTREAM_"))
-        .map(|row| (row[0].replace('`', ""), row[1].replace('`', "")))
+        .map(|row| (row[0].replace('`', ""), row))
         .collect();
     let settings = options().await.settings;
-    for (name, default) in &settings {
-        assert_eq!(documented.get(name), Some(default), "{name} in docs/settings.md");
+    for (name, row) in &settings {
+        let wanted = row.join(" | ");
+        assert_eq!(documented.get(name), Some(row), "docs/settings.md must say:\n| {wanted} |");
     }
     for name in documented.keys() {
         assert!(settings.contains_key(name), "{name} in docs/settings.md is no setting");
