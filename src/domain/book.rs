@@ -189,8 +189,11 @@ impl Book {
 
     /// Lets payments of parked customers not wait; says whether any would have.
     pub fn unpark(&mut self) -> bool {
-        let parked = self.accounts.values_mut().map(|open| &mut open.account.parked);
-        parked.fold(false, |any, parked| std::mem::take(parked) || any)
+        let mut any = false;
+        for open in self.accounts.values_mut() {
+            any |= std::mem::take(&mut open.account.parked);
+        }
+        any
     }
 
     /// The account of `customer` as it stands now.
