@@ -126,13 +126,13 @@ impl Situation<'_> {
             let calm = self.idle < Duration::from_secs(2);
             return Verdict {
                 trouble: !calm,
-                ..verdict("committed", sentence, partition, &[WAIT, RELEASE])
+                ..verdict("committed", sentence, partition, &[JUST_WAIT, RELEASE])
             };
         }
         let Some(owner) = &ledger.owner else {
             let (then, action) = match ledger.others_alive {
                 0 => ("no worker lives", START_WORKER),
-                _ => ("a living worker acquires it within a second", WAIT),
+                _ => ("a living worker acquires it within a second", JUST_WAIT),
             };
             let sentence = format!("nobody owns partition {partition}: {then}");
             return verdict("no_owner", sentence, partition, &[action]);
@@ -144,7 +144,7 @@ impl Situation<'_> {
             let sentence = format!(
                 "it cannot be read: {reason}. It becomes a dead letter when it is its turn"
             );
-            return verdict("unreadable", sentence, partition, &[WAIT]);
+            return verdict("unreadable", sentence, partition, &[JUST_WAIT]);
         }
         if let Some((what, holder)) = &ledger.lock {
             return locked(what, holder);
@@ -159,7 +159,7 @@ impl Situation<'_> {
                      is settled in order",
                     trial.first, trial.attempts, owner.attempts_max
                 );
-                return verdict("behind_poison", sentence, partition, &[WAIT]);
+                return verdict("behind_poison", sentence, partition, &[JUST_WAIT]);
             }
         }
         self.held(owner)
@@ -179,7 +179,8 @@ impl Situation<'_> {
             (_, true) => "taken over at any moment".to_owned(),
             (_, false) => format!("taken over in {in_time}"),
         };
-        let actions: &[Template] = if others_alive == 0 { &[START_WORKER] } else { &[WAIT, FORCE] };
+        let actions: &[Template] =
+            if others_alive == 0 { &[START_WORKER] } else { &[JUST_WAIT, FORCE] };
         let sentence = format!(
             "owner {name} has not been heard of for {for_how_long} (dead, frozen or cut off); {then}"
         );
@@ -202,7 +203,7 @@ impl Situation<'_> {
                  goes on"
             ),
         };
-        verdict("poison", sentence, trial.partition, &[WAIT, ONCE_DEAD])
+        verdict("poison", sentence, trial.partition, &[JUST_WAIT, ONCE_DEAD])
     }
 
     /// The owner lives and nothing is wrong with the entry.
@@ -252,7 +253,7 @@ fn verdict(
 
 /// Work under way.
 fn calm(code: &'static str, sentence: String) -> Verdict {
-    Verdict { trouble: false, ..verdict(code, sentence, 0, &[WAIT]) }
+    Verdict { trouble: false, ..verdict(code, sentence, 0, &[JUST_WAIT]) }
 }
 
 /// Another session has locked what the entry's partition needs.
@@ -266,14 +267,14 @@ fn locked(what: &str, holder: &LockHolder) -> Verdict {
         "waits for {what}, locked by PostgreSQL process {pid} ({application}, {state}){open}. It is \
          settled when that transaction ends"
     );
-    verdict("locked", sentence, *pid, &[WAIT, END_SESSION])
+    verdict("locked", sentence, *pid, &[JUST_WAIT, END_SESSION])
 }
 
 /// What is safe to do: code, label, command if a command does it, and why it can do no
 /// harm. `#` stands for the partition, or for a process of PostgreSQL.
 type Template = [&'static str; 4];
 
-const WAIT: Template = ["wait", "Wait", "", "it goes on by itself"];
+const JUST_WAIT: Template = ["wait", "Wait", "", "it goes on by itself"];
 const START_WORKER: Template = [
     "start_worker",
     "Start a worker",
