@@ -45,7 +45,7 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     show(&args.watch, async || {
         let checkup = operations::examine(&args.config, clock::system).await;
         Ok(Shown {
-            document: serde_json::to_value(&checkup)?,
+            document: args.watch.document(&checkup)?,
             page: page(&checkup, colours),
             status: u8::from(checkup.severity >= Severity::Warning),
         })

@@ -46,7 +46,7 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     show(&args.watch, async || {
         let view = View::between(&before, look(&operations).await?);
         let shown = Shown {
-            document: view.document(),
+            document: args.watch.document(&view.document())?,
             page: view.page(if args.watch.watch { screen() } else { None }),
             status: match view.is_served() {
                 Some(true) => 0,

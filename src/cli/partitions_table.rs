@@ -146,7 +146,7 @@ mod tests {
             depth: Some(12_345),
             lag: Some(i64::from(partition % 4)),
             pending: Some(0),
-            oldest_waiting_seconds: (partition % 4 > 0).then_some(7),
+            oldest_waiting_seconds: (!partition.is_multiple_of(4)).then_some(7),
             moved_seconds: Some(3_661),
             ..PartitionLook::default()
         };

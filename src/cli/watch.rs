@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Args;
 use humantime::parse_duration;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tokio::time::sleep;
 
 /// Goes to the top of a terminal, and clears what is left below the answer.
@@ -41,11 +42,16 @@ impl WatchArgs {
         ensure!(self.interval >= INTERVAL_MIN, "--interval must be at least 100ms");
         Ok(())
     }
+
+    /// A look as JSON: in one line where others follow.
+    pub(super) fn document(&self, look: &impl Serialize) -> serde_json::Result<String> {
+        if self.watch { serde_json::to_string(look) } else { serde_json::to_string_pretty(look) }
+    }
 }
 
 /// A look, as it is shown.
 pub(super) struct Shown {
-    pub(super) document: Value,
+    pub(super) document: String,
     pub(super) page: String,
     /// What the command ends with when it looks once.
     pub(super) status: u8,
@@ -60,16 +66,16 @@ pub(super) async fn show(
     mut look: impl AsyncFnMut() -> anyhow::Result<Shown>,
 ) -> anyhow::Result<ExitCode> {
     args.check()?;
+    let text = |document, page| if args.json { document } else { page };
     if args.watch {
         return watch(args, async || {
             let Shown { document, page, .. } = look().await?;
-            Ok(if args.json { document.to_string() } else { page })
+            Ok(text(document, page))
         })
         .await;
     }
     let Shown { document, page, status } = look().await?;
-    let text = if args.json { format!("{document:#}") } else { page };
-    let text = format!("{}\n", text.trim_end());
+    let text = format!("{}\n", text(document, page).trim_end());
     std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
     Ok(ExitCode::from(status))
 }

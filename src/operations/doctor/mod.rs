@@ -259,14 +259,17 @@ fn redis_away(error: &Error) -> Finding {
 }
 
 fn postgresql_away(error: &ledger::Error) -> Finding {
-    let (kind, severity) = match error {
-        ledger::Error::Locked(_) => (kind::POSTGRESQL_LOCKS, Severity::Warning),
-        ledger::Error::Slow(_) => (kind::POSTGRESQL_SLOW, Severity::Warning),
-        error if error.is_outage() => (kind::POSTGRESQL_AWAY, Critical),
-        _ => (kind::POSTGRESQL_ODD, Critical),
+    let (kind, answers) = if matches!(error, ledger::Error::Locked(_)) {
+        (kind::POSTGRESQL_LOCKS, true)
+    } else if matches!(error, ledger::Error::Slow(_)) {
+        (kind::POSTGRESQL_SLOW, true)
+    } else if error.is_outage() {
+        (kind::POSTGRESQL_AWAY, false)
+    } else {
+        (kind::POSTGRESQL_ODD, false)
     };
-    let finding = kind.found(severity, chain(error));
-    if severity == Critical {
+    let finding = kind.found(if answers { Severity::Warning } else { Critical }, chain(error));
+    if !answers {
         return finding;
     }
     finding

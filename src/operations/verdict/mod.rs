@@ -112,13 +112,13 @@ impl Situation<'_> {
             let calm = self.idle < Duration::from_secs(2);
             return Verdict {
                 trouble: !calm,
-                ..verdict("committed", sentence, partition, &[WAIT, RELEASE])
+                ..verdict("committed", sentence, partition, &[JUST_WAIT, RELEASE])
             };
         }
         let Some(owner) = &ledger.owner else {
             let (then, action) = match ledger.others_alive {
                 0 => ("no worker lives", START_WORKER),
-                _ => ("a living worker acquires it within a second", WAIT),
+                _ => ("a living worker acquires it within a second", JUST_WAIT),
             };
             let sentence = format!("nobody owns partition {partition}: {then}");
             return verdict("no_owner", sentence, partition, &[action]);
@@ -130,7 +130,7 @@ impl Situation<'_> {
             let sentence = format!(
                 "it cannot be read: {reason}. It becomes a dead letter when it is its turn"
             );
-            return verdict("unreadable", sentence, partition, &[WAIT]);
+            return verdict("unreadable", sentence, partition, &[JUST_WAIT]);
         }
         if let Some((what, holder)) = &ledger.lock {
             return locked(what, holder);
@@ -145,7 +145,7 @@ impl Situation<'_> {
                      is settled in order",
                     trial.first, trial.attempts, owner.attempts_max
                 );
-                return verdict("behind_poison", sentence, partition, &[WAIT]);
+                return verdict("behind_poison", sentence, partition, &[JUST_WAIT]);
             }
         }
         self.held(owner)
@@ -165,7 +165,7 @@ impl Situation<'_> {
             (_, true) => "taken over at any moment".to_owned(),
             (_, false) => format!("taken over in {in_time}"),
         };
-        let actions: &[Advice] = if others_alive == 0 { &[START_WORKER] } else { &[WAIT, FORCE] };
+        let actions: &[Advice] = if others_alive == 0 { &[START_WORKER] } else { &[JUST_WAIT, FORCE] };
         let sentence = format!(
             "owner {name} has not been heard of for {for_how_long} (dead, frozen or cut off); {then}"
         );
@@ -188,7 +188,7 @@ impl Situation<'_> {
                  goes on"
             ),
         };
-        verdict("poison", sentence, trial.partition, &[WAIT, ONCE_DEAD])
+        verdict("poison", sentence, trial.partition, &[JUST_WAIT, ONCE_DEAD])
     }
 
     /// The owner lives and nothing is wrong with the entry.
@@ -232,7 +232,7 @@ fn verdict(
 
 /// Work under way.
 fn calm(code: &'static str, sentence: String) -> Verdict {
-    Verdict { trouble: false, ..verdict(code, sentence, 0, &[WAIT]) }
+    Verdict { trouble: false, ..verdict(code, sentence, 0, &[JUST_WAIT]) }
 }
 
 /// Another session has locked what the entry's partition needs.
@@ -246,7 +246,7 @@ fn locked(what: &str, holder: &LockHolder) -> Verdict {
         "waits for {what}, locked by PostgreSQL process {pid} ({application}, {state}){open}. It is \
          settled when that transaction ends"
     );
-    verdict("locked", sentence, *pid, &[WAIT, END_SESSION])
+    verdict("locked", sentence, *pid, &[JUST_WAIT, END_SESSION])
 }
 
 /// What is safe to do.
@@ -276,7 +276,7 @@ impl Advice {
     }
 }
 
-const WAIT: Advice = Advice::Plain(["wait", "Wait", "", "it goes on by itself"]);
+const JUST_WAIT: Advice = Advice::Plain(["wait", "Wait", "", "it goes on by itself"]);
 const START_WORKER: Advice = Advice::Plain([
     "start_worker",
     "Start a worker",
