@@ -20,7 +20,7 @@ use crate::{
     circuit_breaker::{self, CircuitBreaker},
     cli, clock,
     config::{ServeConfig, StoreConfig},
-    console::{self, Console},
+    console,
     http::{self, Gateway, Shared},
     ledger::{Ledger, Schema, Topology},
     monitor::{self, Monitor},
@@ -176,12 +176,8 @@ async fn serve_topology(
         let gateway = gateway(config, &stores, &circuits, board, operations, signals).await?;
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
         let app = Shared::new(gateway, stop.clone());
-        let console = Arc::new(Console::new(Arc::clone(&app)));
-        let pages = console::pages(Arc::clone(&console));
-        tasks.spawn(async move {
-            console.keep_looking().await;
-            Ok(())
-        });
+        let (pages, looking) = console::open(Arc::clone(&app));
+        tasks.spawn(looking);
         tasks.spawn(http::serve(app, pages, listener));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
