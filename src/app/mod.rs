@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     cli,
     config::ServeConfig,
-    console::{self, Console},
+    console,
     http::{self, Shared},
     ledger::Schema,
     monitor,
@@ -176,12 +176,8 @@ async fn serve_topology(
             capabilities::gateway(gateway, &stores, &circuits, board, operations, signals).await?;
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
         let app = Shared::new(gateway, stop.clone());
-        let console = Arc::new(Console::new(Arc::clone(&app)));
-        let pages = console::pages(Arc::clone(&console));
-        tasks.spawn(async move {
-            console.keep_looking().await;
-            Ok(())
-        });
+        let (pages, looking) = console::open(Arc::clone(&app));
+        tasks.spawn(looking);
         tasks.spawn(http::serve(app, pages, listener));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));

@@ -33,9 +33,9 @@ use axum::{
 };
 
 use shell::problem_page;
-pub(crate) use state::Console;
+use state::Console;
 
-use crate::http::{CONSOLE, LIVE, Pages, Problem, SIGN_IN};
+use crate::http::{App, CONSOLE, LIVE, Pages, Problem, SIGN_IN};
 
 /// Nothing from elsewhere, nothing written into a page.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -66,9 +66,15 @@ fn routes() -> Router<Arc<Console>> {
         .route("/console/assets/{name}", get(assets::asset))
 }
 
-/// The console's part of the gateway.
-pub(crate) fn pages(console: Arc<Console>) -> Pages {
-    Pages { routes: routes().with_state(console), finish }
+/// The console's part of a gateway, and what keeps its figures live meanwhile.
+pub(crate) fn open(app: App) -> (Pages, impl Future<Output = anyhow::Result<()>>) {
+    let console = Arc::new(Console::new(app));
+    let pages = Pages { routes: routes().with_state(Arc::clone(&console)), finish };
+    let looking = async move {
+        console.keep_looking().await;
+        Ok(())
+    };
+    (pages, looking)
 }
 
 /// Makes a page of a problem, and gives every answer the headers that keep a

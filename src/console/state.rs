@@ -3,18 +3,18 @@
 use super::live::Live;
 use crate::http::App;
 
-pub(crate) struct Console {
+pub(super) struct Console {
     pub(super) app: App,
     pub(super) live: Live,
 }
 
 impl Console {
-    pub(crate) fn new(app: App) -> Self {
+    pub(super) fn new(app: App) -> Self {
         Self { app, live: Live::default() }
     }
 
     /// Keeps figures live until the process stops.
-    pub(crate) async fn keep_looking(&self) {
+    pub(super) async fn keep_looking(&self) {
         let looking = self.live.run(&self.app.gateway.operations);
         self.app.stop.run_until_cancelled(looking).await;
     }
