@@ -7,14 +7,14 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
 use super::{
-    ActArgs, Said, Signature,
-    table::{ListArgs, Tone, cell, instant, known, listing, number, toned, up_to},
+    ActArgs, Said, Signature, stores,
+    table::{PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
     clock,
     config::LedgerConfig,
     domain::{CustomerId, Invalid, Reference},
-    ledger::{Ledger, LossRow, Topology},
+    ledger::{LossRow, Topology},
     operations::{Act, Conflict, Foretold, Operations, SuspensePayment},
     stream::Streams,
 };
@@ -31,7 +31,7 @@ pub enum SuspenseAction {
         #[arg(long)]
         customer: Option<String>,
         #[command(flatten)]
-        list: ListArgs,
+        list: PageArgs,
     },
     /// Apply a held payment to the account of the customer that was meant
     Assign {
@@ -64,7 +64,7 @@ pub enum ConflictsAction {
         #[arg(long)]
         reference: Option<String>,
         #[command(flatten)]
-        list: ListArgs,
+        list: PageArgs,
     },
     /// Note that a conflict was dealt with
     Resolve {
@@ -303,8 +303,7 @@ fn hold(
 
 /// Lists losses, or notes that they were dealt with.
 pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
-    let ledger = Ledger::new(args.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let ledger = stores::ledger(&args.ledger)?;
     ledger.schema().check().await.context("could not use the ledger")?;
     // Losses are in the ledger, whatever Redis and the topology are.
     let streams = Streams::new(UNUSED, "", 1, 1).context("could not use the ledger")?;

@@ -73,7 +73,7 @@ pub struct ListArgs {
     #[arg(long, value_parser = parse_instant)]
     until: Option<DateTime<Utc>>,
     #[command(flatten)]
-    list: table::ListArgs,
+    list: table::PageArgs,
 }
 
 /// Which dead letters, by whom and why.

@@ -5,7 +5,8 @@ use anyhow::Context;
 use clap::Args;
 use tracing::info;
 
-use crate::{config::StoreConfig, ledger::Ledger, stream::Streams};
+use super::stores;
+use crate::config::StoreConfig;
 
 /// What migrating needs.
 #[derive(Args, Clone, Debug)]
@@ -17,8 +18,7 @@ pub struct MigrateArgs {
 
 /// Migrates; running it again changes nothing.
 pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
-    let ledger = Ledger::new(store.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let ledger = stores::ledger(&store.ledger)?;
     let schema = ledger.schema();
     schema.migrate().await.context("could not migrate the database")?;
     let currency = store.currency.as_deref();
@@ -26,8 +26,7 @@ pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
     let topology = topology.context("could not set up the topology")?;
     if !topology.provisioned {
         let (partitions, generation) = (topology.partitions, topology.generation);
-        let streams = Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-            .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
+        let streams = stores::streams(store, partitions, generation)?;
         streams.provision().await.context("could not create the streams")?;
         schema.set_provisioned().await.context("could not note that the streams exist")?;
         info!(partitions, "streams created");

@@ -8,10 +8,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::Actor;
+use super::{Actor, stores};
 use crate::{
     config::StoreConfig,
-    ledger::{Ledger, Opening, Signature},
+    ledger::{Opening, Signature},
 };
 
 /// What seeding needs.
@@ -57,8 +57,7 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 /// Opens those of the first `count` seeded accounts that do not exist.
 pub async fn seed(store: &StoreConfig, count: u32, actor: Actor) -> anyhow::Result<Opening> {
     let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
-    let ledger = Ledger::new(store.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let ledger = stores::ledger(&store.ledger)?;
     let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;
     let registrar = ledger.registrar(&topology.context("could not seed")?);
     let style =

@@ -8,19 +8,33 @@ use anyhow::{Context, ensure};
 use super::Running;
 use crate::{
     clock,
-    config::StoreConfig,
+    config::{LedgerConfig, StoreConfig},
     ledger::{Ledger, Topology},
     operations::Operations,
     stream::Streams,
 };
+
+/// The ledger; does not connect yet.
+pub(super) fn ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
+    Ledger::new(config.database_url()?).context("PAYSTREAM_DATABASE_URL is not a valid URL")
+}
+
+/// The streams of a topology; does not connect yet.
+pub(super) fn streams(
+    store: &StoreConfig,
+    partitions: u16,
+    generation: i32,
+) -> anyhow::Result<Streams> {
+    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")
+}
 
 /// The streams and the ledger, once both are known to belong together, and how
 /// the streams are cut.
 pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger, Topology)> {
     let (ledger, topology) = open_ledger(store).await?;
     let Topology { partitions, generation, .. } = topology;
-    let streams = Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
+    let streams = streams(store, partitions, generation)?;
     ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
     Ok((streams, ledger, topology))
 }
@@ -47,29 +61,25 @@ pub(super) async fn operations_to_look(
 pub(super) async fn open_to_look(
     store: &StoreConfig,
 ) -> anyhow::Result<(Streams, Ledger, Topology, bool)> {
-    let ledger = Ledger::new(store.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let ledger = ledger(&store.ledger)?;
     let answers = !ledger.reach().await.is_err_and(|error| error.is_outage());
     if answers {
         let (streams, ledger, topology) = open(store).await?;
         return Ok((streams, ledger, topology, answers));
     }
-    let url = store.redis_url()?;
-    let noted = Streams::noted_topology(url, &store.key_prefix).await;
+    let noted = Streams::noted_topology(store.redis_url()?, &store.key_prefix).await;
     let noted = noted.context("neither PostgreSQL nor Redis answers")?;
     let (generation, partitions) = noted.context(
         "PostgreSQL does not answer, and Redis does not know how the streams are cut: look again \
          when PostgreSQL is back",
     )?;
-    let streams = Streams::new(url, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
+    let streams = streams(store, partitions, generation)?;
     Ok((streams, ledger, Topology::noted(generation, partitions), answers))
 }
 
 /// The ledger alone, and how the streams are cut.
 pub(super) async fn open_ledger(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
-    let ledger = Ledger::new(store.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let ledger = ledger(&store.ledger)?;
     let schema = ledger.schema();
     schema.check().await.context("could not read the database")?;
     let topology = schema.topology(store.partitions, &store.key_prefix).await;

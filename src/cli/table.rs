@@ -15,7 +15,7 @@ use crate::{domain::shown, ledger::PAGE_MAX, operations};
 
 /// How a list is shown.
 #[derive(Args, Clone, Debug)]
-pub struct ListArgs {
+pub struct PageArgs {
     /// How many to show.
     #[arg(long, default_value_t = 50)]
     pub limit: usize,

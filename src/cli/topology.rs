@@ -17,13 +17,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::Running;
+use super::{
+    Running,
+    stores::{self, streams},
+};
 use crate::{
     clock,
     config::StoreConfig,
     ledger::{Ledger, Resize, Topology},
     operations::Operations,
-    stream::Streams,
 };
 
 /// Between two looks at what is still waiting.
@@ -82,17 +84,11 @@ pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
 }
 
 async fn open(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
-    let ledger = Ledger::new(store.ledger.database_url()?)
-        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let ledger = stores::ledger(&store.ledger)?;
     let schema = ledger.schema();
     schema.check().await.context("could not read the topology")?;
     let topology = schema.topology(None, &store.key_prefix).await;
     Ok((ledger, topology.context("could not read the topology")?))
-}
-
-fn streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Result<Streams> {
-    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not a valid URL")
 }
 
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {

@@ -364,3 +364,39 @@ pub fn group_name(name: &str) -> Result<String, String> {
     }
     Ok(name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn an_act_is_read_back_from_its_code_and_the_name_of_its_object() {
+        let mut codes = BTreeSet::new();
+        for words in ALL {
+            let of = if words.code == "resolve" { "7/3" } else { "7" };
+            let act = Act::named(words.code, of, false).unwrap().unwrap();
+            assert_eq!((act.words().code, &*act.of()), (words.code, of));
+            assert!(act.command().contains(&format!(" {of}")), "{}", act.command());
+            for text in [act.title(), act.label(), act.command()] {
+                assert!(!text.contains("{}"), "{text}");
+            }
+            codes.insert(words.code);
+        }
+        assert_eq!(codes.len(), ALL.len());
+        let older = [("refund", "r", "refund_mark"), ("release", "7", "release_partition")];
+        for (code, of, now) in older {
+            assert_eq!(Act::named(code, of, false).unwrap().unwrap().words().code, now);
+        }
+        assert!(Act::named("explode", "7", false).is_none());
+        assert!(matches!(Act::named("redrive", "x", false), Some(Err(Refusal::Missing(_)))));
+    }
+
+    #[test]
+    fn names_from_outside_are_quoted_in_commands() {
+        let reference = Reference::parse("a;reboot").unwrap();
+        let command = Act::MarkForRefund { reference }.command();
+        assert!(command.contains(" 'a;reboot' --"), "{command}");
+    }
+}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Act, Acted, Action, Error, Operations, Signature,
+    Act, Action, Error, Operations,
     shapes::{Money, money},
 };
 use crate::ledger::OpenConflict;
@@ -95,16 +95,6 @@ impl Operations {
         let rows = self.admin.conflicts(all, reference, after, limit).await?;
         Ok(rows.into_iter().map(Conflict::from).collect())
     }
-
-    /// Notes that a conflict was dealt with; it never moves money.
-    pub async fn resolve_conflict(
-        &self,
-        partition: u16,
-        sequence: i64,
-        signature: &Signature,
-    ) -> Result<Acted<()>, Error> {
-        Ok(self.admin.resolve_conflict(partition, sequence, signature).await?)
-    }
 }
 
 impl From<OpenConflict> for Conflict {
@@ -152,5 +142,20 @@ fn difference(row: &OpenConflict) -> String {
         // Money in suspense was sent for one customer and assigned to another.
         true => "says now what the first was corrected to".to_owned(),
         false => differ.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ConflictName;
+
+    #[test]
+    fn a_conflict_has_one_name_and_its_older_one_is_known() {
+        for text in ["7/3", "7-3"] {
+            assert_eq!(text.parse::<ConflictName>().unwrap().to_string(), "7/3");
+        }
+        for text in ["", "7", "7/", "/3", "70000/3", "7/3/1"] {
+            assert!(text.parse::<ConflictName>().is_err(), "{text}");
+        }
     }
 }

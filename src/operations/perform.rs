@@ -109,14 +109,14 @@ impl Operations {
             Act::MarkForRefund { reference } => {
                 let name = reference.as_str();
                 let facts = json!({ "transaction_reference": name, "state": "refund_marked" });
-                let marked = self.mark_for_refund(reference, by).await?;
+                let marked = self.admin.mark_for_refund(reference, by).await?;
                 marked.map(|()| done(format!("{name} is marked for refund"), facts))
             }
             Act::Resolve { conflict } => {
                 let ConflictName { partition, sequence } = conflict;
                 let facts =
                     json!({ "partition": partition, "sequence": sequence, "state": "resolved" });
-                let resolved = self.resolve_conflict(*partition, *sequence, by).await?;
+                let resolved = self.admin.resolve_conflict(*partition, *sequence, by).await?;
                 resolved.map(|()| done(format!("the conflict {conflict} is resolved"), facts))
             }
             Act::Release { partition, force, wait } => {

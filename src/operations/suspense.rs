@@ -101,15 +101,6 @@ impl Operations {
             sentence,
         }))
     }
-
-    /// Notes that a held payment is to be sent back; it is not applied any more.
-    pub async fn mark_for_refund(
-        &self,
-        reference: &Reference,
-        signature: &Signature,
-    ) -> Result<Acted<()>, Error> {
-        Ok(self.admin.mark_for_refund(reference, signature).await?)
-    }
 }
 
 impl From<SuspenseRow> for SuspensePayment {

@@ -6,7 +6,7 @@ use paystream::{
     clock,
     domain::{CustomerId, Reference},
     ledger::Ledger,
-    operations::{Mend, Operations, Refusal},
+    operations::{Act, Mend, Operations, Refusal},
     stream::Streams,
 };
 use reqwest::{Method, redirect::Policy};
@@ -225,8 +225,8 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
     }
     h.settled().await;
     let operations = operations(&h.stores).await;
-    let refund = Reference::parse("refunded").unwrap();
-    operations.mark_for_refund(&refund, &signed("ada")).await.unwrap().unwrap();
+    let refund = Act::MarkForRefund { reference: Reference::parse("refunded").unwrap() };
+    operations.perform(&refund, &signed("ada")).await.unwrap().unwrap();
     let listed = operations.suspense(false, None, None, 10).await.unwrap();
     let commands = listed.iter().flat_map(|one| &one.actions);
     let commands: Vec<&str> = commands.filter_map(|one| one.command.as_deref()).collect();

@@ -6,7 +6,7 @@
 use futures_util::future::join_all;
 use paystream::{
     domain::{CustomerId, Reference},
-    operations::Refusal,
+    operations::{Act, ConflictName, Refusal},
 };
 use serde_json::{Value, json};
 
@@ -152,7 +152,8 @@ async fn of_all_that_happens_to_held_money_at_once_one_counts() {
     let whose: Vec<CustomerId> = ["ADA", "BOB", "EVE", "ADA", "BOB", "EVE"].map(customer).into();
     let by = signed("ada");
     let assigns = join_all(whose.iter().map(|whose| operations.assign(&held, whose, &by)));
-    let refunds = join_all((0..2).map(|_| operations.mark_for_refund(&held, &by)));
+    let refund = Act::MarkForRefund { reference: held.clone() };
+    let refunds = join_all((0..2).map(|_| operations.perform(&refund, &by)));
     let opening = h.api.open_account("ADAA", "100");
     let (assigns, refunds, ()) = tokio::join!(assigns, refunds, opening);
     let assigned = assigns.into_iter().filter(|one| one.as_ref().unwrap().is_ok()).count();
@@ -227,7 +228,8 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     let again = operated(&h.stores, &resolve).await;
     assert_eq!(again.status.code(), Some(1), "{again:?}");
     assert!(again.stdout.starts_with("the conflict about r was resolved by ada at 2"), "{again:?}");
-    let nowhere = operations.resolve_conflict(0, 999, &signed("ada")).await.unwrap().unwrap_err();
+    let nowhere = Act::Resolve { conflict: ConflictName { partition: 0, sequence: 999 } };
+    let nowhere = operations.perform(&nowhere, &signed("ada")).await.unwrap().unwrap_err();
     assert!(matches!(nowhere, Refusal::Missing(_)), "{nowhere:?}");
     assert_eq!(everything(&h.stores).await, changed);
     assert_eq!(operations.conflicts(false, Some("r"), None, 10).await.unwrap().len(), 0);
