@@ -140,7 +140,10 @@ impl Resize {
                  'the number of partitions was changed to ' || $1, 'accepted'
              from partition_owners where partition < $1
              on conflict (partition, after_sequence) do update
-                 set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at)",
+                 set resumes_at = greatest(sequence_jumps.resumes_at, excluded.resumes_at),
+                     kinds = case when excluded.kinds <@ sequence_jumps.kinds
+                         then sequence_jumps.kinds
+                         else sequence_jumps.kinds || excluded.kinds end",
         )
         .bind(i32::from(partitions))
         .bind(sequence)

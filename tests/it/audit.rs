@@ -216,10 +216,11 @@ const TOOLS: &str = "
     alter table processed_transactions drop constraint processed_transactions_check;
     create function jump(after bigint, resumes bigint, why text default 'state_lost',
             state text default 'accepted', first bigint default null, last bigint default null,
-            detail text default 'the stream went back')
+            detail text default 'the stream went back', kind text default null)
         returns void language sql as $$
-        insert into sequence_jumps (partition, after_sequence, resumes_at, reason, state,
-            lost_first, lost_last, detail) values (7, after, resumes, why, state, first, last, detail)
+        insert into sequence_jumps (partition, after_sequence, resumes_at, kinds, reason, state,
+            lost_first, lost_last, detail)
+            values (7, after, resumes, array[coalesce(kind, why)], why, state, first, last, detail)
         $$;
     create function misread(id text) returns void language sql as $$
         insert into dead_letters (partition, stream_id, code, reason, entry, attempts, epoch)
@@ -314,8 +315,7 @@ const STATEMENTS: &[(&[&str], &[&str])] = &[
     (
         &[
             "update processed_transactions set sequence = 2 where account_version = 3",
-            "select jump(0, 9, detail => 'another Redis answered that had gone back, and numbers \
-             from here on were given out twice: what the ledger does not have under them is lost')",
+            "select jump(0, 9, 'takeover', kind => 'twice')",
         ],
         &[],
     ),

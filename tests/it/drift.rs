@@ -143,7 +143,8 @@ async fn options() -> Options {
                 let name = setting.split('=').next().unwrap().to_owned();
                 let default = between("[default: ").map(|default| format!("`{default}`"));
                 let row = vec![format!("`{name}`"), default.unwrap_or_default(), meaning(&block)];
-                options.settings.insert(name, row);
+                // Where commands differ, `dev` and `serve` come first.
+                options.settings.entry(name).or_insert(row);
             }
         }
     }
