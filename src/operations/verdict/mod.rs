@@ -165,7 +165,8 @@ impl Situation<'_> {
             (_, true) => "taken over at any moment".to_owned(),
             (_, false) => format!("taken over in {in_time}"),
         };
-        let actions: &[Advice] = if others_alive == 0 { &[START_WORKER] } else { &[JUST_WAIT, FORCE] };
+        let actions: &[Advice] =
+            if others_alive == 0 { &[START_WORKER] } else { &[JUST_WAIT, FORCE] };
         let sentence = format!(
             "owner {name} has not been heard of for {for_how_long} (dead, frozen or cut off); {then}"
         );
@@ -289,8 +290,10 @@ const CHECK_POSTGRESQL: Advice = Advice::Plain([
     "paystream doctor",
     "nothing has to be restarted or sent again",
 ]);
-const DOCTOR: Advice = Advice::Plain(["doctor", "Look for the cause", "paystream doctor", "it only looks"]);
-const AUDIT: Advice = Advice::Plain(["audit", "Account for every sequence", "paystream audit", "it only looks"]);
+const DOCTOR: Advice =
+    Advice::Plain(["doctor", "Look for the cause", "paystream doctor", "it only looks"]);
+const AUDIT: Advice =
+    Advice::Plain(["audit", "Account for every sequence", "paystream audit", "it only looks"]);
 const RELEASE: Advice = Advice::Release { force: false };
 const FORCE: Advice = Advice::Release { force: true };
 const END_SESSION: Advice = Advice::Plain([
