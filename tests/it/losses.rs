@@ -552,3 +552,28 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
     accept_losses(&h).await;
     h.stop().await;
 }
+
+/// A process of an earlier release may still run beside a ledger that is migrated.
+#[tokio::test]
+async fn findings_of_an_older_process_have_their_kinds() {
+    let stores = Stores::new().await;
+    let kinds = async |sql: &'static str| {
+        sqlx::query(sql).execute(&stores.pool).await.unwrap();
+        let kinds: Vec<String> =
+            sqlx::query_scalar("select unnest(kinds) from sequence_jumps order by 1")
+                .fetch_all(&stores.pool)
+                .await
+                .unwrap();
+        kinds
+    };
+    let written = "insert into sequence_jumps
+            (partition, after_sequence, resumes_at, reason, detail, state)
+        values (0, 10, 21, 'takeover', 'another Redis answered that had gone back, and numbers \
+            from here on were given out twice: what the ledger does not have is lost', 'open')";
+    assert_eq!(kinds(written).await, ["takeover", "twice"]);
+    let added = "update sequence_jumps set detail = detail || '; then another Redis took over that \
+         lacked these, and may have given their numbers out again'";
+    assert_eq!(kinds(added).await, ["lacking", "takeover", "twice"]);
+    let accepted = "update sequence_jumps set state = 'accepted', kinds = array['twice']";
+    assert_eq!(kinds(accepted).await, ["twice"], "what a process of today writes stays");
+}
