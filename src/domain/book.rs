@@ -177,16 +177,6 @@ impl Book {
         touched.map(|open| (&open.account, open.version))
     }
 
-    /// Forgets that this very delivery is in the ledger: it is held there, and is settled now.
-    pub fn forget(&mut self, delivery: &Delivery) {
-        let Delivery { payment, partition, sequence, .. } = delivery;
-        let key = (payment.reference.clone(), payment.status);
-        let is_it = |known: &Known| (known.partition, known.sequence) == (*partition, *sequence);
-        if self.known.get(&key).is_some_and(is_it) {
-            self.known.remove(&key);
-        }
-    }
-
     /// Lets payments of parked customers not wait; says whether any would have.
     pub fn unpark(&mut self) -> bool {
         let mut any = false;

@@ -14,7 +14,8 @@ use super::{
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{
-    Book, CustomerId, Decision, Delivery, Outcome, StreamId, partition_of, unpanicked,
+    Book, CustomerId, Decision, Delivery, Known, Outcome, Reference, StreamId, partition_of,
+    unpanicked,
 };
 
 /// How often a transaction is begun because another one was faster.
@@ -40,12 +41,24 @@ impl Settling {
         stands: Cursors,
         deliveries: &[Delivery],
     ) -> Result<Self, Error> {
+        Self::open_beside(connection, epochs, stands, deliveries, |_, _| false).await
+    }
+
+    /// The same, and passes over uses of references that are none.
+    async fn open_beside(
+        connection: &mut PgConnection,
+        epochs: Epochs,
+        stands: Cursors,
+        deliveries: &[Delivery],
+        is_none: impl Fn(&Reference, &Known) -> bool,
+    ) -> Result<Self, Error> {
         let customers: BTreeSet<&str> =
             deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
         let references = deliveries.iter().map(|d| d.payment.reference.as_str()).collect();
         let accounts =
             lookups::read_accounts(&mut *connection, customers.into_iter().collect()).await?;
-        let known = lookups::read_known(&mut *connection, references).await?;
+        let mut known = lookups::read_known(&mut *connection, references).await?;
+        known.retain(|((reference, _), known)| !is_none(reference, known));
         // What is behind the cursor comes again; it may be buried by now.
         let again =
             |d: &&Delivery| stands.get(&d.partition).is_some_and(|s| d.sequence <= s.sequence);
@@ -66,9 +79,19 @@ impl Settling {
         epochs: Epochs,
         deliveries: &[Delivery],
     ) -> Result<Self, Error> {
-        let mut settling = Self::open(connection, epochs, Cursors::new(), deliveries).await?;
+        // A ledger of an earlier release may have a reference elsewhere, too: only the
+        // row that holds a delivery is passed over.
+        let own: HashSet<(&str, u16, i64)> = deliveries
+            .iter()
+            .map(|d| (d.payment.reference.as_str(), d.partition, d.sequence))
+            .collect();
+        let is_own = |reference: &Reference, known: &Known| {
+            own.contains(&(reference.as_str(), known.partition, known.sequence))
+        };
+        let stands = Cursors::new();
+        let mut settling =
+            Self::open_beside(connection, epochs, stands, deliveries, is_own).await?;
         for delivery in deliveries {
-            settling.book.forget(delivery);
             settling.tallies.entry(delivery.partition).or_default().suspense -= 1;
         }
         Ok(settling)

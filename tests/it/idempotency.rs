@@ -4,11 +4,17 @@
 
 use std::collections::HashSet;
 
-use paystream::domain::{CustomerId, partition_of};
+use paystream::{
+    domain::{CustomerId, Reference, partition_of},
+    operations::Act,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::harness::{Harness, PARTITIONS, but, eventually, payment};
+use crate::{
+    harness::{Harness, PARTITIONS, but, eventually, payment},
+    mending::{operations, signed},
+};
 
 const BATCH: &str = "/api/v1/payments/batch";
 
@@ -239,6 +245,40 @@ async fn an_account_is_opened_although_a_held_reference_is_parked_too() {
     h.api.open_account(&unknown, "1000").await;
     assert_eq!(h.api.balance(&unknown).await["total_paid"], "0.00");
     assert_eq!(h.stores.count("select count(*) from suspense where state = 'conflict'").await, 1);
+    h.stop().await;
+}
+
+/// The same where it moved another customer's money: neither opening nor assigning
+/// applies it again, and both go on.
+#[tokio::test]
+async fn held_money_whose_reference_was_used_becomes_a_conflict() {
+    let h = Harness::start().await;
+    let unknown = elsewhere("ADA");
+    h.api.open_account("ADA", "1000").await;
+    for (held, used) in [("r1", "b1"), ("r2", "b2")] {
+        h.api.pay(held, &unknown, "1").await;
+        h.api.pay(used, "ADA", "2").await;
+    }
+    h.settled().await;
+    let mut connection = h.stores.pool.acquire().await.unwrap();
+    for sql in [
+        "set session_replication_role = replica",
+        "update processed_transactions
+         set transaction_reference = 'r' || substr(transaction_reference, 2)",
+        "reset session_replication_role",
+    ] {
+        sqlx::query(sql).execute(&mut *connection).await.unwrap();
+    }
+    let operations = operations(&h.stores).await;
+    let (reference, ada) = (Reference::parse("r2").unwrap(), CustomerId::parse("ADA").unwrap());
+    let assign = Act::Assign { reference, customer: Some(ada) };
+    let assigned = operations.perform(&assign, &signed("ada")).await.unwrap().unwrap();
+    assert!(assigned.sentence.contains("conflict"), "{}", assigned.sentence);
+    h.api.open_account(&unknown, "1000").await;
+    assert_eq!(h.api.balance(&unknown).await["total_paid"], "0.00");
+    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    assert_eq!(h.stores.count("select count(*) from suspense where state = 'conflict'").await, 2);
+    assert_eq!(h.stores.count("select count(*) from conflicts").await, 2);
     h.stop().await;
 }
 
