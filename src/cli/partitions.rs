@@ -65,10 +65,11 @@ type Look = (Instant, Overview);
 
 async fn look(operations: &Operations) -> anyhow::Result<Look> {
     let overview = operations.overview().await;
-    match overview.redis_trouble {
-        Some(trouble) => bail!("could not read the streams: {trouble}"),
-        None if !overview.redis_available => bail!("Redis does not answer"),
-        None => Ok((Instant::now(), overview)),
+    match (&overview.redis_trouble, &overview.ledger_trouble) {
+        (Some(trouble), _) => bail!("could not read the streams: {trouble}"),
+        (None, Some(trouble)) => bail!("could not read the ledger: {trouble}"),
+        (None, None) if !overview.redis_available => bail!("Redis does not answer"),
+        (None, None) => Ok((Instant::now(), overview)),
     }
 }
 
@@ -197,6 +198,7 @@ mod tests {
             redis_available: true,
             ledger_available: true,
             redis_trouble: None,
+            ledger_trouble: None,
             figures: Figures::default(),
             workers: Vec::new(),
             partitions: vec![one],

@@ -143,6 +143,7 @@ mod tests {
             redis_available: true,
             ledger_available,
             redis_trouble: None,
+            ledger_trouble: None,
             figures: Figures::default(),
             workers: Vec::new(),
             partitions: Vec::new(),

@@ -186,6 +186,7 @@ mod tests {
             redis_available: true,
             ledger_available: true,
             redis_trouble: None,
+            ledger_trouble: None,
             figures,
             workers: Vec::new(),
             partitions: vec![look(0), look(1)],

@@ -66,6 +66,8 @@ pub struct Words {
     pub listing: &'static str,
     title: &'static str,
     label: &'static str,
+    /// What makes it, on a button.
+    pub verb: &'static str,
     command: &'static str,
     /// What will happen,
     pub what: &'static str,
@@ -84,6 +86,7 @@ const REDRIVE: Words = Words {
     listing: "dead-letters",
     title: "Redrive dead letter {}",
     label: "Redrive",
+    verb: "Redrive",
     command: "paystream dead-letters redrive {} --reason \"…\"",
     what: "The payment is settled now, by the rules of today, in one transaction.",
     because: "it is settled once, in one transaction, or stays dead",
@@ -95,7 +98,8 @@ const REDRIVE: Words = Words {
 const DISCARD: Words = Words {
     code: "discard",
     title: "Discard dead letter {}",
-    label: "Discard",
+    label: "Discard; if money is missing, ask the bank to send it again",
+    verb: "Discard",
     command: "paystream dead-letters discard {} --reason \"…\"",
     what: "The payment is noted as not to be settled. The entry and the reason are kept. If money \
            is missing, ask the bank to send the payment again.",
@@ -110,6 +114,7 @@ const ASSIGN: Words = Words {
     listing: "suspense",
     title: "Assign {}",
     label: "Assign to the customer that was meant",
+    verb: "Assign",
     command: "paystream suspense assign {} --customer … --reason \"…\"",
     what: "The held money is applied to the account of the customer whose it is.",
     because: "it is applied once, in one transaction, or stays held",
@@ -121,6 +126,7 @@ const MARK_FOR_REFUND: Words = Words {
     code: "refund_mark",
     title: "Mark {} for refund",
     label: "Mark for refund",
+    verb: "Mark for refund",
     command: "paystream suspense refund-mark {} --reason \"…\"",
     what: "The money is noted as to be sent back. It stays in suspense and is not applied any \
            more, even when the account is opened.",
@@ -135,6 +141,7 @@ const RESOLVE: Words = Words {
     listing: "conflicts",
     title: "Resolve conflict {}",
     label: "Ask the bank which payment is right, then resolve",
+    verb: "Resolve",
     command: "paystream conflicts resolve {} --reason \"…\"",
     what: "The conflict is noted as dealt with. Neither payment changes.",
     because: "it moves no money; the bank sends a payment again under a new reference",
@@ -147,11 +154,11 @@ const RELEASE: Words = Words {
     listing: "partitions",
     title: "Hand partition {} over",
     label: "Make the owner hand partition {} over",
+    verb: "Hand over",
     command: "paystream release --partition {} --reason \"…\"",
     what: "The owner finishes the batch under way and gives the partition up; whoever should have \
            it acquires it under a new epoch.",
-    because: "the owner finishes its batch first, and whoever takes the partition settles what is \
-              pending once, in order",
+    because: "whoever takes the partition settles what is pending once, in order, and payments go on",
     force: Some(
         "do not wait for the owner: its epoch ends at once, and what it has under way is refused",
     ),
@@ -171,6 +178,7 @@ const UNPARK: Words = Words {
     listing: "parked",
     title: "Release what is parked of {}",
     label: "Release",
+    verb: "Release",
     command: "paystream parked release {} --reason \"…\"",
     what: "What waits is settled now, in its order and in one transaction, and what comes is not \
            parked any more.",
@@ -185,6 +193,7 @@ const ACCEPT_ALL: Words = Words {
     listing: "losses",
     title: "Accept all open losses",
     label: "Accept",
+    verb: "Accept",
     command: "paystream losses accept --reason \"…\"",
     what: "The losses are noted as dealt with. Health and audit do not report them any more.",
     because: "no payment changes, and one that is sent again is taken",
@@ -204,6 +213,7 @@ const REGISTER_GROUP: Words = Words {
     listing: "groups",
     title: "Register group {}",
     label: "Register",
+    verb: "Register",
     command: "paystream groups register {} --note \"…\"",
     what: "The group is created on every stream that lacks it, and trimming waits for it.",
     because: "nothing is removed, and a group that exists stays where it is",
@@ -215,6 +225,7 @@ const RETIRE_GROUP: Words = Words {
     code: "retire_group",
     title: "Retire group {}",
     label: "Retire",
+    verb: "Retire",
     command: "paystream groups retire {}",
     what: "The group is removed from every stream, and trimming goes on without it.",
     because: "payments are settled by a group of our own, which cannot be retired",

@@ -167,7 +167,10 @@ impl Operations {
             "group": name, "retired": retires, "registered": registered,
             "removed_from": removed, "unread": unread, "unacknowledged": pending,
         });
-        Ok(Answer { complete: retires, ..Answer::done("retire_group", sentence, facts) })
+        match retires {
+            true => Ok(Answer::done("retire_group", sentence, facts)),
+            false => Ok(Answer::undone("retire_group", sentence, facts)),
+        }
     }
 }
 

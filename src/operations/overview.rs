@@ -30,6 +30,8 @@ pub struct Overview {
     pub ledger_available: bool,
     /// What Redis has lost, if it has.
     pub redis_trouble: Option<String>,
+    /// Why PostgreSQL, which answers, cannot be read.
+    pub ledger_trouble: Option<String>,
     /// The figures.
     pub figures: Figures,
     /// Every worker in the registry, alive or not.
@@ -123,14 +125,14 @@ pub struct PartitionLook {
 impl Operations {
     /// Looks at everything, for two seconds at most.
     pub async fn overview(&self) -> Overview {
-        let (streams, ledger) =
-            tokio::join!(answered(self.streams_now()), answered(self.ledger_now()));
+        let (streams, ledger, cases) = tokio::join!(
+            answered(self.streams_now()),
+            answered(self.ledger_now()),
+            answered(self.cases_now())
+        );
         let as_of = (self.clock)();
-        let redis_trouble = match &streams {
-            Err(Some(error)) if !error.is_outage() => Some(error.sentence()),
-            _ => None,
-        };
-        let (streams, ledger) = (streams.ok(), ledger.ok());
+        let (redis_trouble, ledger_trouble) = (trouble(&streams), trouble(&ledger));
+        let (streams, ledger, cases) = (streams.ok(), ledger.ok(), cases.ok());
         let partitions =
             partitions(self.topology.partitions, streams.as_ref(), ledger.as_ref(), as_of);
         Overview {
@@ -138,7 +140,8 @@ impl Operations {
             redis_available: streams.is_some(),
             ledger_available: ledger.is_some(),
             redis_trouble,
-            figures: figures(streams.as_ref(), ledger.as_ref(), &partitions, as_of),
+            ledger_trouble,
+            figures: figures(streams.as_ref(), ledger.as_ref(), cases, &partitions, as_of),
             workers: ledger.iter().flat_map(|ledger| &ledger.workers).map(worker).collect(),
             partitions,
         }
@@ -161,14 +164,17 @@ impl Operations {
     }
 
     async fn ledger_now(&self) -> Result<LedgerNow, Error> {
-        let (cursors, workers, settled, open, losses) = tokio::try_join!(
-            self.reader.cursors(),
-            self.admin.workers(),
+        let (cursors, workers) = tokio::try_join!(self.reader.cursors(), self.admin.workers())?;
+        Ok(LedgerNow { cursors, workers })
+    }
+
+    async fn cases_now(&self) -> Result<CasesNow, Error> {
+        let (settled, open, losses) = tokio::try_join!(
             self.reader.settled(),
             self.admin.open_cases(),
             self.reader.open_losses(),
         )?;
-        Ok(LedgerNow { cursors, workers, settled, open, losses })
+        Ok(CasesNow { settled, open, losses })
     }
 }
 
@@ -181,10 +187,15 @@ struct StreamsNow {
     owners: Vec<Option<String>>,
 }
 
-/// What PostgreSQL says.
+/// Who owns what, in PostgreSQL.
 struct LedgerNow {
     cursors: Vec<CursorRow>,
     workers: Vec<WorkerRow>,
+}
+
+/// What PostgreSQL counts. Apart from the owners: a count may wait for a locked table.
+#[derive(Clone, Copy)]
+struct CasesNow {
     settled: i64,
     open: OpenCases,
     losses: i64,
@@ -203,19 +214,26 @@ async fn answered<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T
     })
 }
 
+/// What is wrong with a store that answered, and not as it should.
+fn trouble<T>(answer: &Result<T, Option<Error>>) -> Option<String> {
+    let error = answer.as_ref().err()?.as_ref()?;
+    (!error.is_outage()).then(|| error.sentence())
+}
+
 fn figures(
     streams: Option<&StreamsNow>,
     ledger: Option<&LedgerNow>,
+    cases: Option<CasesNow>,
     partitions: &[PartitionLook],
     now: DateTime<Utc>,
 ) -> Figures {
     let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
-    let open = ledger.map(|ledger| ledger.open);
+    let open = cases.map(|cases| cases.open);
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     Figures {
         appended: streams.map(|streams| streams.contents.appended),
-        settled: ledger.map(|ledger| ledger.settled),
+        settled: cases.map(|cases| cases.settled),
         lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
         pending: streams.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
         oldest_waiting_seconds: partitions
@@ -226,7 +244,7 @@ fn figures(
         suspense: open.map(|open| open.suspense),
         conflicts: open.map(|open| open.conflicts),
         parked: open.map(|open| open.parked),
-        losses: ledger.map(|ledger| ledger.losses),
+        losses: cases.map(|cases| cases.losses),
         workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
         partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),

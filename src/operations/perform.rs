@@ -60,6 +60,11 @@ impl Answer {
         facts["done"] = sentence.as_str().into();
         Self { code, sentence, document: facts, complete: true }
     }
+
+    /// The same where it was not done; programs that look for `done` find none.
+    pub(super) fn undone(code: &'static str, sentence: String, document: Value) -> Self {
+        Self { code, sentence, document, complete: false }
+    }
 }
 
 impl Act {
@@ -156,7 +161,15 @@ impl Operations {
             return Ok(Some(Foretold { would, must_force: false, sentence }));
         }
         if let Act::Unpark { customer, .. } = act {
-            return Ok(self.parked_one(customer).await?.map(|one| one.release_would()));
+            let parked = self.parked_one(customer).await?;
+            return Ok(Some(parked.map_or_else(
+                || Foretold {
+                    would: false,
+                    must_force: false,
+                    sentence: format!("No payment of {} is parked.", customer.as_str()),
+                },
+                |one| one.release_would(),
+            )));
         }
         Ok(None)
     }

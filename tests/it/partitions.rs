@@ -73,6 +73,14 @@ async fn what_waits_is_shown_until_it_is_settled() {
     assert_eq!((&one["last_sequence"], &one["draining_to"]), (&json!(2), &Value::Null));
     assert!(one["oldest_waiting_seconds"].is_null(), "{one}");
     assert!(one["epoch"].as_i64().unwrap() >= 1, "{one}");
+
+    // Whoever locks a table of cases hides no owner.
+    let mut locking = h.stores.pool.begin().await.unwrap();
+    let lock = "lock table dead_letters in access exclusive mode";
+    sqlx::query(lock).execute(&mut *locking).await.unwrap();
+    let (locked, served) = document(&h.stores, &[]).await;
+    assert!(served && locked["ledger_available"] == true, "{locked}");
+    locking.rollback().await.unwrap();
     let shown = table(&h.stores).await;
     assert_eq!(shown.status.code(), Some(0), "{shown:?}");
     let line = shown.stdout.lines().find(|line| line.starts_with(&format!("| {at} ")));
