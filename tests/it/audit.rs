@@ -4,14 +4,7 @@
 //! is damaged all the same, with the constraints out of the way. Then a small ledger
 //! says exactly which rows and sequences are named.
 
-use paystream::ledger::Ledger;
-use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
-
-use crate::{
-    harness::{Harness, Stores, but, payment},
-    process::{paystream, run},
-};
+use crate::prelude::*;
 
 /// A check, damage that it must see, and what undoes the damage.
 const DAMAGE: &[(&str, &str, &str)] = &[
@@ -137,7 +130,7 @@ async fn audit(stores: &Stores, arguments: &[&str]) -> (Option<i32>, String) {
     command.arg("audit").args(arguments).env("PAYSTREAM_DATABASE_URL", &stores.database_url);
     let ended = run(command).await;
     assert!(ended.stderr.is_empty(), "{ended:?}");
-    (ended.status.code(), ended.stdout)
+    (ended.code(), ended.stdout)
 }
 
 #[tokio::test]
@@ -201,12 +194,12 @@ async fn an_audit_that_cannot_be_done_is_no_clean_one() {
     let mut command = paystream();
     command.arg("audit").env("PAYSTREAM_DATABASE_URL", "postgres://paystream@127.0.0.1:1/none");
     let ended = run(command).await;
-    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-    sqlx::query("drop table partition_totals").execute(&stores.pool).await.unwrap();
+    assert_eq!(ended.code(), Some(2), "{ended:?}");
+    stores.sql("drop table partition_totals").await;
     let mut command = paystream();
     command.arg("audit").env("PAYSTREAM_DATABASE_URL", &stores.database_url);
     let ended = run(command).await;
-    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert_eq!(ended.code(), Some(2), "{ended:?}");
 }
 
 /// What makes the small ledger, and changes it: `jump` notes that sequences do not
@@ -481,7 +474,7 @@ async fn all_drifts_are_counted_and_the_first_are_kept() {
     let stores = Stores::new().await;
     let sql = "insert into customer_accounts (customer_id, asset_value, term_weeks, version)
          select 'GIG' || n, 1, 1, 1 from generate_series(1, 1000) n";
-    sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    stores.sql(sql).await;
     let report = Ledger::new(&stores.database_url).unwrap().audit().run(|_| ()).await.unwrap();
     assert_eq!((report.drifts.len(), report.drift_count, report.accounts), (100, 1000, 1000));
     let line = report.checks.iter().find(|line| line.check == "account_version").unwrap();

@@ -2,10 +2,7 @@
 //! something, where a form must come from, that nothing from outside becomes
 //! markup, and that it works without script.
 
-use reqwest::{Method, RequestBuilder, redirect::Policy};
-use serde_json::json;
-
-use crate::harness::{Harness, Reply, but, payment, send};
+use crate::prelude::*;
 
 const API: &str = "the-token-of-the-api";
 const ADA: &str = "the-token-of-ada-01";
@@ -107,7 +104,6 @@ async fn a_cookie_opens_the_console_and_nothing_else() {
     let elsewhere = [("token", ADA), ("to", "https://example.org/")];
     let signed = send(form(&h, "/console/sign-in", &elsewhere)).await;
     assert_eq!(signed.header("location"), "/console");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -134,7 +130,6 @@ async fn pages_carry_a_strict_policy_and_are_not_kept() {
         assert!(asset.header("cache-control").contains("immutable"), "{name}");
     }
     assert_eq!(get(&h, "/console/assets/console-000000000000.css").await.status, 404);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -154,7 +149,6 @@ async fn a_problem_is_a_page_with_its_status() {
         assert!(reply.text.contains(code), "{path}: {}", reply.text);
         assert!(reply.text.contains("Overview"), "{path} leads on");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -198,7 +192,6 @@ async fn a_form_from_elsewhere_changes_nothing() {
     // A name from elsewhere that leads here is not let in where nothing else guards.
     let rebound = request(&h, Method::GET, "/console").header("host", "example.org");
     assert_eq!(send(rebound).await.status, 401);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -242,7 +235,6 @@ async fn what_comes_from_outside_never_becomes_markup() {
         audit.contains("&#60;script&#62;alert(1)") || audit.contains("&lt;script&gt;alert(1)"),
         "{audit}"
     );
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -251,9 +243,9 @@ async fn without_script_a_held_payment_is_assigned_once() {
     h.api.open_account("ADA", "1000").await;
     h.api.pay("HELD-2", "NOBODY", "70").await;
     let as_ada = |asked: RequestBuilder| asked.bearer_auth(ADA);
-    crate::harness::eventually("it is held", async || {
+    crate::harness::until("it is held", async || {
         let list = send(as_ada(request(&h, Method::GET, "/console/suspense"))).await;
-        list.text.contains("/console/act/assign?of=HELD-2").then_some(())
+        list.text.contains("/console/act/assign?of=HELD-2")
     })
     .await;
     let asked = request(&h, Method::GET, "/console/act/assign?of=HELD-2");
@@ -279,7 +271,6 @@ async fn without_script_a_held_payment_is_assigned_once() {
     assert_eq!(h.api.balance("ADA").await["total_paid"], "70.00");
     let audit = send(as_ada(request(&h, Method::GET, "/console/audit?subject=HELD-2"))).await.text;
     assert!(audit.contains("the bank mistyped it") && audit.contains("<td>ada</td>"), "{audit}");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -301,9 +292,9 @@ async fn viewers_of_live_figures_are_bounded_and_do_not_hold_requests() {
     assert!(String::from_utf8_lossy(&event).starts_with("data:"), "{event:?}");
     assert!(!viewers[0].chunk().await.unwrap().unwrap().is_empty(), "it goes on");
     drop(viewers);
-    crate::harness::eventually("a place is free again", async || {
+    crate::harness::until("a place is free again", async || {
         let viewer = request(&h, Method::GET, "/console/live?page=overview").send().await.unwrap();
-        (viewer.status() == 200).then_some(())
+        viewer.status() == 200
     })
     .await;
     // Streams end with the process: the stop does not wait for them.

@@ -2,20 +2,12 @@
 //! suspense, credit and the notices of one reference; and that the cache of
 //! balances is never older than what was reported, whatever happens to it.
 
-use std::time::Duration;
-
 use paystream::{
-    domain::{CustomerId, Fence},
     ledger::DeadLetterFilter,
-    operations::Refusal,
-    stream::{Balances, Lookup, Streams},
+    stream::{Balances, Lookup},
 };
-use serde_json::json;
 
-use crate::{
-    harness::{Harness, PARTITIONS, Stores, but, eventually, in_time, payment},
-    mending::{operations, signed},
-};
+use crate::prelude::*;
 
 #[tokio::test]
 async fn a_payment_walks_from_the_door_to_the_balance() {
@@ -24,8 +16,7 @@ async fn a_payment_walks_from_the_door_to_the_balance() {
     h.api.pay("r1", "ADA", "400.50").await;
     assert_eq!(h.api.payment("r1").await["status"], "accepted");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "0.00");
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let found = h.api.payment("r1").await;
     for (field, wanted) in [
         ("status", json!("applied")),
@@ -51,7 +42,6 @@ async fn a_payment_walks_from_the_door_to_the_balance() {
     ] {
         assert_eq!(balance[field], wanted, "{field}");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -73,7 +63,6 @@ async fn what_is_paid_beyond_the_value_becomes_credit() {
     let balance = h.api.balance("ADA").await;
     assert_eq!((&balance["total_paid"], &balance["credit"]), (&json!("100.00"), &json!("25.25")));
     assert_eq!(h.api.stats().await["customers"]["completed"], 1);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -92,10 +81,7 @@ async fn notices_do_not_use_up_a_reference() {
     h.api.pay("q", "ADA", "4").await;
     h.settled().await;
     let found = h.api.payment("r").await;
-    assert_eq!(
-        (&found["status"], &found["payment_status"]),
-        (&json!("applied"), &json!("COMPLETE"))
-    );
+    has(&found, json!({"status": "applied", "payment_status": "COMPLETE"}));
     let notices: Vec<(&str, &str)> = found["notices"]
         .as_array()
         .unwrap()
@@ -107,7 +93,6 @@ async fn notices_do_not_use_up_a_reference() {
     assert_eq!((&balance["total_paid"], &balance["version"]), (&json!("14.00"), &json!(5)));
     let totals = &h.api.stats().await["totals"];
     assert_eq!((&totals["applied"], &totals["recorded"]), (&json!(2), &json!(3)));
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -138,7 +123,6 @@ async fn money_for_an_unknown_customer_waits_and_is_applied_in_order() {
     h.settled().await;
     assert_eq!(h.api.payment("s5").await["account_version"], 4);
     assert_eq!(h.api.stats().await["totals"]["suspense"], 0);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -165,12 +149,8 @@ async fn accounts_opened_while_their_payments_stream_in_lose_none() {
     h.settled().await;
     for customer in &customers {
         let balance = h.api.balance(customer).await;
-        assert_eq!(
-            (&balance["total_paid"], &balance["credit"]),
-            (&json!("60.00"), &json!("40.00"))
-        );
+        has(&balance, json!({"total_paid": "60.00", "credit": "40.00"}));
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -189,18 +169,13 @@ async fn a_payment_reported_applied_is_in_every_balance_read_after_it() {
     h.settled().await;
     // The cache works at all: a filled value is served though the ledger moved.
     let cached = h.stores.keys("*:balance:ADA").await;
-    eventually("a balance is cached", async || {
+    until("a balance is cached", async || {
         h.api.balance("ADA").await;
-        let value: Option<String> = redis::cmd("GET")
-            .arg(&h.stores.keys("*:balance:ADA").await)
-            .query_async(&mut h.stores.redis.clone())
-            .await
-            .unwrap_or_default();
-        value.filter(|value| value.contains('{'))
+        let [key] = &h.stores.keys("*:balance:ADA").await[..] else { return false };
+        h.stores.ask::<Option<String>>(&["GET", key]).await.is_some_and(|it| it.contains('{'))
     })
     .await;
     assert!(cached.len() <= 1, "{cached:?}");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -230,7 +205,6 @@ async fn readers_at_full_speed_never_see_a_balance_go_back() {
         reader.unwrap();
     }
     h.settled().await;
-    h.stop().await;
 }
 
 async fn cache(stores: &Stores) -> (Streams, Balances, CustomerId) {
@@ -287,26 +261,18 @@ async fn balances_are_right_though_the_cache_is_lost() {
         h.stores.delete_keys("*:settling").await;
     }
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn cut_connections_and_forgotten_scripts_heal_by_themselves() {
     let h = Harness::start().await;
     h.api.seed(10).await;
-    let redis = |words: &'static [&'static str]| {
-        let mut connection = h.stores.redis.clone();
-        async move {
-            let mut command = redis::cmd(words[0]);
-            command.arg(&words[1..]).exec_async(&mut connection).await.unwrap();
-        }
-    };
     for round in 0..6 {
         for n in 0..20 {
             let customer = format!("GIG{:05}", n % 10 + 1);
             h.api.pay(&format!("{round}-{n}"), &customer, "1").await;
         }
-        redis(&["SCRIPT", "FLUSH"]).await;
+        h.stores.tell(&["SCRIPT", "FLUSH"]).await;
         // Every worker's and gateway's backend, in the middle of its work.
         let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
              where datname = current_database() and pid <> pg_backend_pid()";
@@ -314,7 +280,6 @@ async fn cut_connections_and_forgotten_scripts_heal_by_themselves() {
     }
     h.settled().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 120);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -326,7 +291,7 @@ async fn a_stopped_worker_gives_back_and_the_next_goes_on() {
             h.api.pay(&format!("{round}-{n}"), &format!("GIG{:05}", n % 5 + 1), "1").await;
         }
         let owned = "select count(*) from partition_owners where owner is not null";
-        eventually("it owns all", async || (h.stores.count(owned).await == 8).then_some(())).await;
+        until("it owns all", async || h.stores.count(owned).await == 8).await;
         h.stop_worker().await;
         assert_eq!(h.stores.count(owned).await, 0);
         assert_eq!(h.stores.count("select count(*) from workers").await, 0);
@@ -335,8 +300,7 @@ async fn a_stopped_worker_gives_back_and_the_next_goes_on() {
     h.settled().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 30);
     let epoch = "select coalesce(min(epoch), 0) from partition_owners where owner is not null";
-    eventually("a fourth epoch", async || (h.stores.count(epoch).await == 4).then_some(())).await;
-    h.stop().await;
+    until("a fourth epoch", async || h.stores.count(epoch).await == 4).await;
 }
 
 #[tokio::test]
@@ -347,35 +311,27 @@ async fn an_entry_that_is_no_payment_becomes_a_dead_letter_and_the_rest_flows_on
     let partition = place["partition"].as_u64().unwrap();
     let poison = json!({"transaction_reference": "poison", "customer_id": "ADA",
         "payment_status": "COMPLETE", "transaction_amount": "-1", "transaction_date": "x"});
-    let entries = [
-        ["v", "1", "seq", "2", "payment", &poison.to_string(), "received_at", "1"]
-            .iter()
-            .map(|text| text.as_bytes().to_vec())
-            .collect::<Vec<_>>(),
-        vec![b"v".to_vec(), b"99".to_vec()],
-        vec![b"\xff\xfe".to_vec(), b"\x00\xff".to_vec()],
+    let poison = poison.to_string();
+    let entries: [&[&[u8]]; 3] = [
+        &[b"v", b"1", b"seq", b"2", b"payment", poison.as_bytes(), b"received_at", b"1"],
+        &[b"v", b"99"],
+        &[b"\xff\xfe", b"\x00\xff"],
     ];
     for entry in entries {
         let mut command = redis::cmd("XADD");
         command.arg(h.stores.key(partition, "stream")).arg("*").arg(entry);
         command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
     }
-    let mut command = redis::cmd("SET");
-    command.arg(h.stores.key(partition, "seq")).arg(2);
-    command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.tell(&["SET", &h.stores.key(partition, "seq"), "2"]).await;
     h.api.pay("after", "ADA", "2").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let found = h.api.payment("poison").await;
     assert_eq!((&found["status"], &found["sequence"]), (&json!("dead_lettered"), &json!(2)));
     assert!(found["reason"].as_str().unwrap().contains("transaction_amount"), "{found}");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(h.api.stats().await["totals"]["dead_lettered"], 3);
-    let mut command = redis::cmd("XLEN");
-    command.arg(h.stores.key(partition, "dead"));
-    let notices: i64 = command.query_async(&mut h.stores.redis.clone()).await.unwrap();
+    let notices: i64 = h.stores.ask(&["XLEN", &h.stores.key(partition, "dead")]).await;
     assert_eq!(notices, 3);
-    h.stop().await;
 }
 
 /// An entry that no gateway wrote.
@@ -383,10 +339,9 @@ async fn forge(stores: &Stores, partition: u64, sequence: &str) {
     let forged = json!({"transaction_reference": format!("forged-{sequence}"),
         "customer_id": "ADA", "payment_status": "COMPLETE", "transaction_amount": "5.00",
         "transaction_date": "2025-11-07T13:54:16Z"});
-    let mut command = redis::cmd("XADD");
-    command.arg(stores.key(partition, "stream")).arg(&["*", "v", "1", "seq", sequence]);
-    command.arg(&["payment", &forged.to_string(), "received_at", "1762523656123"]);
-    command.exec_async(&mut stores.redis.clone()).await.unwrap();
+    let key = stores.key(partition, "stream");
+    let entry = ["XADD", &key, "*", "v", "1", "seq", sequence, "payment", &forged.to_string()];
+    stores.tell(&[&entry[..], &["received_at", "1762523656123"]].concat()).await;
 }
 
 #[tokio::test]
@@ -395,26 +350,18 @@ async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
     h.api.open_account("ADA", "1000").await;
     let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
     let stream = h.stores.key(partition, "stream");
-    let connection = h.stores.redis.clone();
-    let redis = async |words: &[&str]| {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]).exec_async(&mut connection.clone()).await.unwrap();
-    };
     // Some were handed out before, the others are new.
     for sequence in ["9223372036854775807", "998"] {
         forge(&h.stores, partition, sequence).await;
     }
-    redis(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
+    h.stores.tell(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
     for sequence in ["9223372036854775806", "9007199254740991", "999"] {
         forge(&h.stores, partition, sequence).await;
     }
     h.api.pay("r2", "ADA", "2").await;
     h.start_worker();
     let applied = async |reference: &str| {
-        eventually("a good payment is applied", async || {
-            (h.api.payment(reference).await["status"] == "applied").then_some(())
-        })
-        .await;
+        h.api.until_is(reference, "applied").await;
     };
     applied("r2").await;
     h.settled().await;
@@ -428,18 +375,13 @@ async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
         ("9223372036854775807", ["SET", &h.stores.key(partition, "seq"), "0", "GET"], "r4"),
     ] {
         forge(&h.stores, partition, last).await;
-        redis(&lost).await;
-        eventually("it takes payments again", async || {
-            let reply = h.api.post_payment(&payment(reference, "ADA", "3")).await;
-            (reply.status == 202).then_some(())
-        })
-        .await;
+        h.stores.tell(&lost).await;
+        h.api.until_taken(&payment(reference, "ADA", "3")).await;
         applied(reference).await;
     }
     h.api.until_settled().await;
     assert_eq!(h.stores.count(unreadable).await, 7);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "9.00");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -449,40 +391,27 @@ async fn a_forged_sequence_opens_no_loss_while_its_partition_is_closed() {
     h.api.open_account("ADA", "1000").await;
     let partition = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
     let counter = h.stores.key(partition, "seq");
-    let connection = h.stores.redis.clone();
-    let count = async |value: &str| {
-        let mut command = redis::cmd("SET");
-        command.arg(&counter).arg(value).exec_async(&mut connection.clone()).await.unwrap();
-    };
     // Closed for a change of the number of partitions, then because its state is lost.
     for (number, gate) in [(1, "resize"), (2, "lost")] {
         let waiting = h.api.pay(&format!("waits{number}"), "ADA", "1").await;
-        count(&format!("{gate}:{}", waiting["sequence"])).await;
+        let closed = format!("{gate}:{}", waiting["sequence"]);
+        h.stores.tell(&["SET", &counter, &closed]).await;
         forge(&h.stores, partition, FORGED).await;
         h.start_worker();
         let letters = "select count(*) from dead_letters where sequence is null";
-        eventually("it is a dead letter", async || {
-            (h.stores.count(letters).await == number).then_some(())
-        })
-        .await;
+        until("it is a dead letter", async || h.stores.count(letters).await == number).await;
         if gate == "resize" {
-            count(&waiting["sequence"].to_string()).await;
+            h.stores.tell(&["SET", &counter, &waiting["sequence"].to_string()]).await;
         }
-        eventually("it takes payments again", async || {
-            let reply = h.api.post_payment(&payment(&format!("r{number}"), "ADA", "2")).await;
-            (reply.status == 202).then_some(())
-        })
-        .await;
+        h.api.until_taken(&payment(&format!("r{number}"), "ADA", "2")).await;
         h.api.until_settled().await;
         h.stop_worker().await;
     }
     let lost = "select count(*) from sequence_jumps where lost_first is not null";
     assert_eq!(h.stores.count(lost).await, 0);
-    let mut get = redis::cmd("GET");
-    let head: i64 = get.arg(&counter).query_async(&mut h.stores.redis.clone()).await.unwrap();
+    let head: i64 = h.stores.ask(&["GET", &counter]).await;
     assert!(head < 2_000_010, "sequences went on behind a forged one: {head}");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -491,40 +420,31 @@ async fn a_copied_entry_opens_no_loss() {
     h.api.open_account("ADA", "1000").await;
     let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
     h.api.pay("r2", "ADA", "2").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let stream = h.stores.key(partition, "stream");
-    let connection = h.stores.redis.clone();
-    let (from, to) = (&stream, &mut connection.clone());
-    let mut last = redis::cmd("XREVRANGE");
-    last.arg(from).arg("+").arg("-").arg("COUNT").arg(1);
-    let last: Vec<(String, Vec<(String, String)>)> = last.query_async(to).await.unwrap();
-    let copy = async |sequence: &str| {
-        let mut command = redis::cmd("XADD");
-        command.arg(&stream).arg("*");
+    let last = ["XREVRANGE", &stream, "+", "-", "COUNT", "1"];
+    let last: Vec<(String, Vec<(String, String)>)> = h.stores.ask(&last).await;
+    let copy = async |stores: &Stores, sequence: &str| {
+        let mut command = vec!["XADD", &stream, "*"];
         for (name, value) in &last[0].1 {
-            command.arg(name).arg(if name == "seq" { sequence } else { value });
+            command.extend([&**name, if name == "seq" { sequence } else { value }]);
         }
-        command.exec_async(&mut connection.clone()).await.unwrap();
+        stores.tell(&command).await;
     };
     for sequence in ["2", "1"] {
-        copy(sequence).await;
+        copy(&h.stores, sequence).await;
     }
     h.settled().await;
     // Nor where the group is set back before they are taken.
     h.stop_worker().await;
     for sequence in ["2", "1"] {
-        copy(sequence).await;
+        copy(&h.stores, sequence).await;
     }
-    let mut command = redis::cmd("XGROUP");
-    command.arg("SETID").arg(&stream).arg("ledger").arg("0");
-    command.exec_async(&mut connection.clone()).await.unwrap();
-    h.start_worker();
-    h.settled().await;
+    h.stores.rewind().await;
+    h.work().await;
     assert_eq!(h.stores.count("select count(*) from duplicates").await, 0);
     assert_eq!(h.stores.count("select count(*) from sequence_jumps").await, 0);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -533,8 +453,7 @@ async fn what_no_gateway_wrote_is_not_redriven() {
     h.api.open_account("ADA", "1000").await;
     let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
     forge(&h.stores, partition, "2000").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let operations = operations(&h.stores).await;
     let letters = operations.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
     let [letter] = letters.as_slice() else { panic!("{letters:?}") };
@@ -547,5 +466,4 @@ async fn what_no_gateway_wrote_is_not_redriven() {
     operations.discard(letter.id, &signed("ada")).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     h.settled().await;
-    h.stop().await;
 }

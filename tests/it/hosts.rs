@@ -3,16 +3,7 @@
 //! whose own name leads here (DNS rebinding) learns and changes nothing. Where tokens
 //! guard it, published ones do not.
 
-use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
-
-use crate::{
-    harness::{Harness, Stores, in_time},
-    process::{Process, run, serve},
-};
+use crate::prelude::*;
 
 /// A path of every surface, and what answers when the request may pass.
 const SURFACES: [(&str, u16); 13] = [
@@ -100,7 +91,6 @@ async fn without_a_token_only_names_of_this_machine_are_answered() {
     );
     assert_eq!(status(&h, "POST /api/v1/customers HTTP/1.1", &headers).await, 401);
     assert_eq!(h.api.get("/api/v1/customers/EVIL").await.status, 404);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -153,7 +143,7 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     ];
     for settings in refused {
         let ended = run(serve("gateway", &stores, settings)).await;
-        assert_eq!(ended.status.code(), Some(2), "{settings:?}: {}", ended.stderr);
+        assert_eq!(ended.code(), Some(2), "{settings:?}: {}", ended.stderr);
         let said = ["no token guards it", "published with compose.yaml"];
         assert!(said.iter().any(|said| ended.stderr.contains(said)), "{}", ended.stderr);
         assert!(!ended.stderr.contains(published), "{}", ended.stderr);

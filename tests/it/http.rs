@@ -2,12 +2,7 @@
 //! and problem documents; bounds on bodies; the token; the description of it
 //! all.
 
-use reqwest::Method;
-use serde_json::{Value, json};
-
-use crate::harness::{
-    Api, Harness, PARTITIONS, Reply, Stores, but, eventually, in_time, payment, send,
-};
+use crate::prelude::*;
 
 const PAYMENTS: &str = "/api/v1/payments";
 const BATCH: &str = "/api/v1/payments/batch";
@@ -74,7 +69,6 @@ async fn an_accepted_payment_says_where_it_is_and_a_replay_says_the_same() {
     assert_eq!(found["transaction_date"], "2025-11-07T13:54:16Z");
     assert_eq!((&found["sequence"], &found["stream_id"]), (&json!(1), &json!(id)));
     assert!(found["age_seconds"].as_i64().is_some_and(|age| age >= 0), "{found}");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -178,7 +172,6 @@ async fn every_wrong_field_is_named_with_its_reason() {
     }
     let longest = payment(&"r".repeat(128), "ADA", "1");
     assert_eq!(h.api.post_payment(&longest).await.status, 202);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -223,7 +216,6 @@ async fn bodies_of_the_wrong_kind_or_size_are_refused() {
     let charset = payment("charset", "ADA", "1").to_string();
     let reply = post_text(&h.api, PAYMENTS, "Application/JSON; charset=utf-8", charset).await;
     assert_eq!(reply.status, 202, "{}", reply.text);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -271,7 +263,6 @@ async fn paths_and_methods_that_do_not_exist_are_problems_too() {
         let path = format!("{CUSTOMERS}/ADA/payments?{query}");
         h.api.get(&path).await.is_problem(400, "invalid_query");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -284,7 +275,6 @@ async fn every_request_has_an_id_that_comes_back() {
         let given = h.api.request(Method::GET, path).header("x-request-id", "from-the-client-7");
         assert_eq!(send(given).await.header("x-request-id"), "from-the-client-7");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -328,7 +318,6 @@ async fn without_the_token_only_health_is_open() {
     let request =
         h.api.request(Method::GET, CUSTOMERS).header("authorization", format!("bearer {token}"));
     assert_eq!(send(request).await.status, 200, "the scheme's case does not matter");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -392,7 +381,6 @@ async fn a_batch_answers_each_item_in_order() {
 
     let empty = h.api.post(BATCH, &json!([])).await;
     assert_eq!(empty.json(), json!({"accepted": 0, "replayed": 0, "refused": 0, "results": []}));
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -420,7 +408,6 @@ async fn ten_thousand_payments_fit_one_batch() {
     );
     assert!(found[..999].iter().all(|one| one["status"] == "applied"));
     assert_eq!(found[999]["status"], "unknown");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -433,9 +420,9 @@ async fn whoever_prefers_to_wait_is_told_the_outcome() {
     assert_eq!(applied.header("location"), "/api/v1/payments/w1");
     let body = applied.json();
     assert_eq!(body["status"], "applied");
-    assert_eq!(
-        (&body["applied_amount"], &body["excess_amount"], &body["balance_after"]),
-        (&json!("100.00"), &json!("20.00"), &json!("0.00"))
+    has(
+        &body,
+        json!({"applied_amount": "100.00", "excess_amount": "20.00", "balance_after": "0.00"}),
     );
     assert_eq!(body["account_version"], 1);
 
@@ -466,7 +453,6 @@ async fn whoever_prefers_to_wait_is_told_the_outcome() {
         let sent = payment(&format!("odd-{odd}"), "ADA", "1");
         assert_eq!(send(request.json(&sent)).await.status, 202, "{odd}");
     }
-    h.stop().await;
 }
 
 fn paystream_partition(customer: &str) -> u64 {
@@ -481,7 +467,6 @@ async fn a_wait_that_is_over_is_answered_with_202() {
     let reply = send(request.json(&payment("slow", "ADA", "1"))).await;
     assert_eq!((reply.status, &reply.json()["status"]), (202, &json!("accepted")));
     assert_eq!(reply.header("preference-applied"), "");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -524,7 +509,6 @@ async fn a_statement_is_paged_newest_first_with_a_running_balance() {
         ("s1", "applied", "99.00"),
     ];
     assert_eq!(seen, wanted);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -567,10 +551,7 @@ async fn customers_are_opened_once_listed_in_order_and_seeded_again_without_harm
     let seeded = h.api.post(SEED, &json!({"count": 30})).await.json();
     assert_eq!(seeded, json!({"requested": 30, "created": 5, "existing": 25, "released": 0}));
     let page = h.api.get(&format!("{CUSTOMERS}?limit=4&offset=1")).await.json();
-    assert_eq!(
-        (&page["total"], &page["limit"], &page["offset"]),
-        (&json!(31), &json!(4), &json!(1))
-    );
+    has(&page, json!({"total": 31, "limit": 4, "offset": 1}));
     let names: Vec<&Value> =
         page["customers"].as_array().unwrap().iter().map(|one| &one["customer_id"]).collect();
     assert_eq!(names, ["GIG00001", "GIG00002", "GIG00003", "GIG00004"]);
@@ -579,7 +560,6 @@ async fn customers_are_opened_once_listed_in_order_and_seeded_again_without_harm
     let rest = h.api.get(&format!("{CUSTOMERS}?offset=31")).await.json();
     assert_eq!(rest["customers"], json!([]));
     assert_eq!(rest["limit"], 20);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -603,7 +583,6 @@ async fn references_may_have_any_visible_character() {
         assert_eq!(again.header("idempotent-replayed"), "true", "{reference}");
     }
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -623,7 +602,6 @@ async fn references_that_look_like_other_paths_are_found_too() {
         reply.is_problem(422, "invalid_payment");
     }
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -646,19 +624,13 @@ async fn a_trace_context_travels_with_the_entry() {
         assert_eq!(fields["v"], "1");
         assert_eq!(fields["seq"], place["sequence"].to_string());
     }
-    h.stop().await;
 }
 
 async fn entry(stores: &Stores, place: &Value) -> std::collections::HashMap<String, String> {
     let key = stores.key(place["partition"].as_u64().unwrap(), "stream");
     let id = place["stream_id"].as_str().unwrap();
-    let entries: Vec<(String, std::collections::HashMap<String, String>)> = redis::cmd("XRANGE")
-        .arg(key)
-        .arg(id)
-        .arg(id)
-        .query_async(&mut stores.redis.clone())
-        .await
-        .unwrap();
+    let entries: Vec<(String, std::collections::HashMap<String, String>)> =
+        stores.ask(&["XRANGE", &key, id, id]).await;
     entries.into_iter().next().unwrap().1
 }
 
@@ -692,30 +664,22 @@ async fn stats_and_health_tell_the_truth() {
     let up = json!({"status": "up", "circuit": "closed"});
     let up = json!({"redis": up, "postgresql": up});
     assert_eq!((&health["status"], &health["dependencies"]), (&json!("ok"), &up));
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_full_backlog_is_answered_with_503_and_drains() {
     let mut h = Harness::gateway(&["--backlog-max", "3", "--retention", "0s"]).await;
     h.api.open_account("ADA", "1000").await;
-    for n in 0..3 {
-        h.api.pay(&format!("full{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("full", 0..3).await;
     h.api.post_payment(&payment("over", "ADA", "1")).await.is_problem(503, "backlog_full");
     let replay = h.api.post_payment(&payment("full1", "ADA", "1")).await;
     assert_eq!(replay.status, 200, "a replay needs no place: {}", replay.text);
     let batch = h.api.post(BATCH, &json!([payment("over", "ADA", "1")])).await.json();
     assert_eq!(batch["results"][0]["code"], "backlog_full", "{batch}");
     h.start_worker();
-    eventually("there is room again", async || {
-        let reply = h.api.post_payment(&payment("over", "ADA", "1")).await;
-        (reply.status == 202).then_some(())
-    })
-    .await;
+    h.api.until_taken(&payment("over", "ADA", "1")).await;
     h.settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -725,8 +689,7 @@ async fn too_many_requests_at_once_are_refused_and_health_is_not() {
     let waiting = waiting.json(&payment("waits", "ADA", "1"));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(send(waiting));
-    eventually("it is appended", async || (!h.stores.keys("*:seq").await.is_empty()).then_some(()))
-        .await;
+    until("it is appended", async || !h.stores.keys("*:seq").await.is_empty()).await;
     h.api.get("/api/v1/payments/waits").await.is_problem(503, "gateway_busy");
     assert_eq!(h.api.get("/livez").await.status, 200);
     assert_eq!(h.api.get("/readyz").await.status, 200);
@@ -791,7 +754,6 @@ async fn the_description_is_whole() {
         }
     }
     check_references(&document, &document);
-    h.stop().await;
 }
 
 fn check_references(document: &Value, value: &Value) {
@@ -830,7 +792,6 @@ async fn the_page_of_the_description_needs_no_other_host() {
     let setup = h.api.get("/docs/swagger-initializer.js").await.text;
     assert!(setup.contains("/openapi.json"), "{setup}");
     assert!(!setup.contains("petstore") && !setup.contains("https://"), "{setup}");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -854,7 +815,6 @@ async fn only_objects_are_payments_accounts_and_requests() {
         post_text(&h.api, path, json_type, text).await.is_problem(422, "invalid_request");
     }
     assert_eq!(h.stores.delete_keys("*:seq").await, 0);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -876,7 +836,6 @@ async fn dates_that_cannot_be_and_references_that_no_path_keeps_are_refused() {
     }
     let soon = but(payment("soon", "ADA", "1"), json!({"transaction_date": ahead(60)}));
     assert_eq!(h.api.post_payment(&soon).await.status, 202);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -907,7 +866,6 @@ async fn what_no_store_keeps_is_refused_where_it_is_asked_for() {
         let reply = h.api.post("/api/v1/admin/dead-letters/redrive", &body).await;
         reply.is_problem(422, "invalid_request");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -938,5 +896,4 @@ async fn another_currency_is_refused_and_unknown_fields_are_named() {
     assert_eq!(batch["results"][0]["ignored"], json!(["curency"]), "{batch}");
     assert_eq!(batch["results"][1]["errors"][0]["pointer"], "/currency", "{batch}");
     h.settled().await;
-    h.stop().await;
 }

@@ -2,16 +2,9 @@
 //! be made of the description breaks it: schemathesis asks the real binary. Also
 //! that no query, path or form is answered with 500.
 
-use std::{path::Path, time::Duration};
+use tokio::time::timeout;
 
-use reqwest::Method;
-use serde_json::json;
-use tokio::{process::Command, time::timeout};
-
-use crate::{
-    harness::{Harness, Stores, send},
-    process::Process,
-};
+use crate::prelude::*;
 
 const API_TOKEN: &str = "a-token-for-payments";
 const OPERATOR_TOKEN: &str = "a-token-for-an-operator";
@@ -52,7 +45,6 @@ async fn the_api_is_as_it_is_described() {
     let said = String::from_utf8_lossy(&ended.stdout);
     assert!(ended.status.success(), "{said}{}", String::from_utf8_lossy(&ended.stderr));
     serving.must_live();
-    serving.stop().await;
 }
 
 /// What no parameter should have to bear: in a query or a path as it stands.
@@ -154,7 +146,6 @@ async fn no_query_path_or_form_is_answered_with_500() {
             }
         }
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -166,7 +157,6 @@ async fn the_description_needs_no_token() {
         assert_eq!(h.api.get(path).await.status, 200, "{path}");
     }
     h.api.get("/api/v1/customers").await.is_problem(401, "unauthorized");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -178,5 +168,4 @@ async fn a_misspelt_field_of_an_operator_changes_nothing() {
         let problem = reply.is_problem(422, "invalid_request");
         assert!(problem["detail"].as_str().unwrap().contains("unknown field"), "{problem}");
     }
-    h.stop().await;
 }
