@@ -47,8 +47,8 @@ async fn the_token_of_the_api_opens_nothing_of_the_operators_beyond_loopback() {
         let refused = send(with_token(Method::GET, &format!("{ADMIN}{path}"))).await;
         refused.is_problem(401, "unauthorized");
     }
-    assert_eq!(send(with_token(Method::GET, "/console/partitions")).await.status, 401);
-    assert_eq!(send(with_token(Method::GET, "/api/v1/customers")).await.status, 200);
+    send(with_token(Method::GET, "/console/partitions")).await.is(401);
+    send(with_token(Method::GET, "/api/v1/customers")).await.is(200);
     assert_eq!(stores.count("select count(*) from audit_log").await, 0);
     assert_eq!(stores.count("select count(*) from customer_accounts").await, 0);
 }
@@ -92,14 +92,14 @@ async fn one_viewer_leaves_room_for_others() {
 #[tokio::test]
 async fn a_misspelt_field_is_named_and_changes_nothing() {
     let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
-    crate::poison::refuse_poison(&h.stores).await;
+    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
     h.api.open_account("BOB", "100").await;
     h.api.pay("POISON1", "ADA", "5").await;
     h.api.pay("POISON2", "BOB", "6").await;
     h.work().await;
-    crate::poison::allow_poison(&h.stores).await;
-    let before = crate::mending::everything(&h.stores).await;
+    allow_poison(&h.stores).await;
+    let before = everything(&h.stores).await;
     for (method, path, body) in changes() {
         let path = format!("{ADMIN}{path}");
         for wrong in ["custmer", "dry_rum"] {
@@ -120,5 +120,5 @@ async fn a_misspelt_field_is_named_and_changes_nothing() {
         let problem = reply.is_problem(400, "invalid_query");
         assert!(problem["detail"].as_str().unwrap().contains("`custmer`"), "{problem}");
     }
-    assert_eq!(crate::mending::everything(&h.stores).await, before);
+    assert_eq!(everything(&h.stores).await, before);
 }

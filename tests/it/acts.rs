@@ -18,10 +18,10 @@ async fn letters(stores: &Stores) -> Vec<i64> {
 /// ADA has a dead letter for each status that POISON was sent with.
 async fn with_two_letters() -> (Harness, Vec<i64>) {
     let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     for sent in [poison("COMPLETE"), poison("PENDING")] {
-        assert_eq!(h.api.post_payment(&sent).await.status, 202);
+        h.api.post_payment(&sent).await.is(202);
     }
     h.work().await;
     allow_poison(&h.stores).await;
@@ -88,12 +88,9 @@ async fn a_discard_that_redis_was_not_told_of_says_when_to_send_again() {
 #[tokio::test]
 async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     let settings = ["--park-customer", "--attempts-max=1", "--retention=1h"];
-    let mut h = Harness::gateway(&settings).await;
+    let mut h = Harness::gateway(&settings).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
-    for reference in ["a1", "a2", "a3", "POISON", "waits"] {
-        h.api.pay(reference, "ADA", "1").await;
-    }
+    h.api.pay_all("ADA", &["a1", "a2", "a3", "POISON", "waits"].map(|name| (name, "1"))).await;
     h.api.pay("held", "ADAA", "5").await;
     h.work().await;
     allow_poison(&h.stores).await;
@@ -118,8 +115,7 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
         let sentence = refused.sentence();
         assert!(sentence.contains(wrong) && sentence.contains(stays), "{sentence}");
     }
-    let page = at_the_console(&h, &format!("/console/act/redrive?of={id}")).await;
-    assert_eq!(page.status, 200, "{}", page.text);
+    let page = at_the_console(&h, &format!("/console/act/redrive?of={id}")).await.is(200);
     assert!(page.text.contains(wrong), "{}", page.text);
     let path = format!("/api/v1/admin/dead-letters/{id}/redrive");
     let body = json!({"actor": "ada", "reason": "ticket 4711"});
@@ -152,7 +148,7 @@ async fn what_comes_from_outside_leads_no_terminal_astray() {
     h.api.pay("POISON", "ADA", "1").await;
     h.work().await;
     h.stop_worker().await;
-    let partition = h.api.pay("waits", "ADA", "1").await["partition"].as_u64().unwrap();
+    let partition = h.api.pay_into("waits").await;
     let (stream, evil) = (h.stores.key(partition, "stream"), "evil\x1b[2J\nx; reboot");
     for words in [
         ["XREADGROUP", "GROUP", "ledger", evil, "COUNT", "1", "STREAMS", &stream, ">"].as_slice(),
@@ -219,9 +215,8 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
 #[tokio::test]
 async fn a_letter_whose_payment_came_again_and_is_parked_says_so() {
     let settings = ["--park-customer", "--attempts-max=1", "--retention=1h"];
-    let mut h = Harness::gateway(&settings).await;
+    let mut h = Harness::gateway(&settings).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
     h.api.pay("POISON", "ADA", "1").await;
     h.work().await;
     h.stores.forget().await;

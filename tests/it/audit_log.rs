@@ -21,11 +21,8 @@ fn row(actor: &str, action: &str, subject: &str) -> (String, String, String) {
 
 #[tokio::test]
 async fn opening_an_account_notes_what_it_applied() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
-    for (reference, amount) in [("held1", "7"), ("held2", "8")] {
-        h.api.pay(reference, "LATE", amount).await;
-    }
+    let h = Harness::start().await.account("ADA", "1000").await;
+    h.api.pay_all("LATE", &[("held1", "7"), ("held2", "8")]).await;
     h.settled().await;
     h.api.open_account("LATE", "100.5").await;
     let (actor, subject, reason, before, after) = logged(&h.stores, "account_opened").await;
@@ -38,7 +35,7 @@ async fn opening_an_account_notes_what_it_applied() {
     assert_eq!(after, wanted);
     // Again: nothing is opened, and nothing is noted.
     let body = json!({"customer_id": "LATE", "asset_value": "100.50", "term_weeks": 50});
-    assert_eq!(h.api.post("/api/v1/customers", &body).await.status, 200);
+    h.api.post("/api/v1/customers", &body).await.is(200);
     let opened = |subject| row("api", "account_opened", subject);
     assert_eq!(rows(&h.stores).await, [opened("ADA"), opened("LATE")]);
     // No row, no money: the log refuses, and the account is not there.
@@ -58,7 +55,7 @@ async fn opening_an_account_notes_what_it_applied() {
     h.settled().await;
     let body = json!({"customer_id": "NEVER", "asset_value": "100", "term_weeks": 50});
     h.api.post("/api/v1/customers", &body).await.is_problem(500, "internal");
-    assert_eq!(h.api.get("/api/v1/customers/NEVER").await.status, 404);
+    h.api.get("/api/v1/customers/NEVER").await.is(404);
     assert_eq!(h.api.payment("held3").await["status"], "suspense");
 }
 
@@ -67,7 +64,7 @@ async fn a_seed_is_noted_once_and_held_money_each_time() {
     let h = Harness::with(&["--operator-tokens", &format!("ada={ADA}")]).await;
     h.api.pay("held", "GIG00002", "7").await;
     let stored = "select count(*) from suspense";
-    crate::harness::until("it is held", async || h.stores.count(stored).await == 1).await;
+    h.stores.until(1, stored).await;
     let seed = async |body: Value| {
         let path = "/api/v1/admin/seed-customers";
         send(h.api.request(Method::POST, path).json(&body).bearer_auth(ADA)).await
@@ -100,11 +97,11 @@ async fn a_log_level_is_noted_and_changes_without_postgresql_too() {
     let (mut postgres, stores) = Stores::on_own_postgres("audit-log-postgres").await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let body = json!({"level": "info,paystream=debug", "actor": "ada", "reason": "posts are slow"});
-    assert_eq!(set_level(&gateway.api, &body).await.status, 200);
+    set_level(&gateway.api, &body).await.is(200);
     let (actor, subject, reason, before, after) = logged(&stores, "log_level_changed").await;
     assert_eq!((&*actor, &*subject, &*reason), ("ada", "log level", "posts are slow"));
     assert_eq!((before, after), (json!({"level": "info"}), json!({"level": body["level"]})));
-    assert_eq!(set_level(&gateway.api, &json!({"level": "loud"})).await.status, 422);
+    set_level(&gateway.api, &json!({"level": "loud"})).await.is(422);
     assert_eq!(stores.count("select count(*) from audit_log").await, 1, "a refusal is no change");
     postgres.kill().await.unwrap();
     let set = set_level(&gateway.api, &json!({"level": "debug", "actor": "ada"})).await;
@@ -138,8 +135,7 @@ async fn a_failure_is_found_in_the_log_by_the_id_that_the_client_was_given() {
         .map(|line| serde_json::from_str(line).unwrap())
         .unwrap();
     assert_eq!((&line["level"], &line["request_id"]), (&json!("ERROR"), &json!(chosen)));
-    let reply = gateway.api.post_payment(&payment("fine", "ADA", "1")).await;
-    assert_eq!(reply.status, 202, "{}", reply.text);
+    gateway.api.post_payment(&payment("fine", "ADA", "1")).await.is(202);
 }
 
 /// A user that no name is known for, as in many containers.

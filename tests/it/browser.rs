@@ -33,8 +33,7 @@ async fn figure(browser: &Browser, name: &str) -> Option<i64> {
 
 #[tokio::test]
 async fn live_figures_move_while_payments_are_posted() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "100000").await;
+    let h = Harness::gateway(&[]).await.account("ADA", "100000").await;
     let browser = Browser::open(&h.api.url).await;
     browser.go("/console").await;
     browser.reads("live").await;
@@ -113,8 +112,7 @@ async fn a_rebalance_shows_without_a_reload() {
 
 #[tokio::test]
 async fn a_poison_entry_is_found_explained_and_redriven() {
-    let mut h = Harness::gateway(&["--attempts-max", "10"]).await;
-    h.api.open_account("ADA", "100000").await;
+    let mut h = Harness::gateway(&["--attempts-max", "10"]).await.account("ADA", "100000").await;
     refuse_poison(&h.stores).await;
     h.api.pay("sound1", "ADA", "10").await;
     h.api.pay("POISON1", "ADA", "250").await;
@@ -165,8 +163,7 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
 
 #[tokio::test]
 async fn a_dead_letter_is_discarded_with_a_reason_by_keyboard_alone() {
-    let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
-    h.api.open_account("ADA", "100000").await;
+    let mut h = Harness::gateway(&["--attempts-max", "1"]).await.account("ADA", "100000").await;
     refuse_poison(&h.stores).await;
     h.api.pay("POISON7", "ADA", "250").await;
     h.start_worker();
@@ -278,14 +275,14 @@ async fn the_console_is_honest_while_postgresql_is_away() {
 
 #[tokio::test]
 async fn a_statement_shows_all_of_itself_at_1400_pixels() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100000000").await;
-    for (reference, amount) in
-        [("VPAY25110713542114478761522000", "10000000.50"), ("VPAY2", "1234567.89")]
-    {
+    let h = Harness::start().await.account("ADA", "100000000").await;
+    for (reference, amount) in [
+        ("VPAY25110713542114478761522000", "10000000.50"),
+        ("VPAY2", "1234567.89"),
+        ("VPAY25110713542114478761522003", "99000000"),
+    ] {
         h.api.pay(reference, "ADA", amount).await;
     }
-    h.api.pay("VPAY25110713542114478761522003", "ADA", "99000000").await;
     h.settled().await;
     let browser = Browser::open(&h.api.url).await;
     browser.width(1400, 900, 1).await;

@@ -74,8 +74,7 @@ async fn until_found(stores: &Stores, code: &str) -> Said {
 
 #[tokio::test]
 async fn a_healthy_system_is_told_to_be_well() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("one", "ADA", "1").await;
     h.settled().await;
     let said = eventually("nothing is wrong", async || {
@@ -151,8 +150,7 @@ async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() 
 
 #[tokio::test]
 async fn a_damaged_account_is_named_until_it_is_corrected() {
-    let mut h = Harness::gateway(&["--attempts-max=2"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&["--attempts-max=2"]).await.account("ADA", "1000").await;
     h.start_worker();
     h.api.pay_each("a", 0..3).await;
     h.settled().await;
@@ -286,9 +284,8 @@ async fn a_payment_of_an_unknown_customer_is_noticed() {
 #[tokio::test]
 async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
     // Pauses of 7 s in all, so that a doctor on a busy machine comes in time.
-    let h = Harness::with(&["--attempts-max", "8"]).await;
+    let h = Harness::with(&["--attempts-max", "8"]).await.account("ADA", "1000").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "1000").await;
     h.api.pay("POISON", "ADA", "1").await;
     // While an attempt is under way, it has not failed yet.
     let sentence = eventually("the doctor tells why it fails", async || {
@@ -305,13 +302,9 @@ async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
     assert!(said.find("poison_on_trial").is_none());
 
     // Every attempt is kept, as it began and as it failed.
-    let attempts: Vec<(i32, bool)> = sqlx::query_as(
-        "select attempt, error is not null from attempts
-         where first_stream_id = (select stream_id from dead_letters) order by id",
-    )
-    .fetch_all(&h.stores.pool)
-    .await
-    .unwrap();
+    let attempts = "select attempt, error is not null from attempts
+         where first_stream_id = (select stream_id from dead_letters) order by id";
+    let attempts: Vec<(i32, bool)> = h.stores.rows(attempts).await;
     let wanted: Vec<(i32, bool)> = (1..=8).flat_map(|n| [(n, false), (n, true)]).collect();
     assert_eq!(attempts, wanted);
     let by = "select count(*) from attempts join partition_owners using (partition, epoch)
@@ -321,8 +314,7 @@ async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
 
 #[tokio::test]
 async fn a_lock_is_told_with_who_holds_it() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let held = lock(&h.stores, "processed_transactions", "exclusive").await;
     h.api.pay("waits", "ADA", "1").await;
     let sentence = until_found(&h.stores, "postgresql_lock_wait").await;

@@ -69,6 +69,12 @@ impl Pair {
         tell(&self.replica, &["REPLICAOF", "NO", "ONE"]).await;
     }
 
+    /// The replica takes over with all that the primary has.
+    pub async fn promote_in_step(&self) {
+        self.in_step().await;
+        self.promote().await;
+    }
+
     /// Everybody is led to the former replica.
     pub async fn fail_over(&mut self) {
         self.proxy.lead_to(&self.replica.url());
@@ -119,8 +125,7 @@ async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
     for (api, reference) in [(&a.api, "r1"), (&b.api, "r2"), (&a.api, "r3")] {
         pay(api, reference).await;
     }
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     assert_eq!(pay(&a.api, "r4").await["sequence"], 4);
     assert_eq!(pay(&a.api, "r5").await["sequence"], 5);
     pair.fail_over().await;
@@ -151,15 +156,13 @@ async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence()
     let b = Process::serve("gateway", &pair.stores, &[]).await;
     a.api.open_account("ADA", "1000").await;
     pay(&a.api, "r1").await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pay(&a.api, "r2").await;
     a.api.until_settled().await;
     pair.fail_over().await;
     assert!(pay(&b.api, "r3").await["sequence"].as_i64().unwrap() > 1_000_000);
     assert!(pay(&b.api, "r2").await["sequence"].as_i64().unwrap() > 1_000_000);
-    a.api.until_settled().await;
-    pair.stores.audit().await;
+    a.settled(&pair.stores).await;
     assert_eq!(a.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(losses(&pair.stores).await, []);
 }
@@ -168,7 +171,7 @@ async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence()
 async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_connection() {
     let pair = Pair::start("returned").await;
     let gateway = Process::serve("gateway", &pair.stores, &[]).await;
-    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_LANES", "1")];
+    let settings = [("PAYSTREAM_LANES", "1")];
     let worker = Process::serve("worker", &pair.stores, &settings).await;
     gateway.api.open_account("ADA", "1000").await;
     for n in 1..=10 {
@@ -194,8 +197,7 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
     // Another is the first to see that it has been a replica.
     let worker = Process::serve("worker", &pair.stores, &settings).await;
     let jumped = "select count(*) from partition_owners where head_sequence >= 999999";
-    until("all sequences jump", async || pair.stores.count(jumped).await == i64::from(PARTITIONS))
-        .await;
+    pair.stores.until(i64::from(PARTITIONS), jumped).await;
     let taken = pay(&gateway.api, "new").await;
     assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
     until("exactly what was lost is listed", async || {
@@ -224,16 +226,13 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
 #[tokio::test]
 async fn a_failover_that_loses_nothing_is_no_loss() {
     let mut pair = Pair::start("lossless").await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     pay(&process.api, "r2").await;
-    process.api.until_settled().await;
-    pair.stores.audit().await;
+    process.settled(&pair.stores).await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], "2.00");
     assert_eq!(losses(&pair.stores).await, []);
 }
@@ -259,8 +258,7 @@ async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
     all.api.open_account("ADA", "1000").await;
     pay(&all.api, "r1").await;
     all.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     heads_are_noted(&pair.stores).await;
     pair.fail_over().await;
@@ -289,8 +287,7 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     pair.stores.succeed(&resize(&["--partitions", "16"])).await;
     served(&gateway, 16).await;
     worker.stop().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pay(&gateway.api, "r1").await;
     pay(&gateway.api, "r2").await;
     pair.fail_over().await;
@@ -318,8 +315,7 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
 #[tokio::test]
 async fn a_primary_stays_the_same_when_a_first_replica_follows() {
     let mut pair = Pair::apart("first", None).await;
-    let before = Process::serve("gateway", &pair.stores, &[]).await;
-    before.api.open_account("ADA", "1000").await;
+    let before = Process::serve("gateway", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&before.api, "r1").await;
     let named = ask::<String>(&pair.primary, &["INFO", "replication"]).await;
     pair.follow().await;
@@ -334,13 +330,11 @@ async fn a_primary_stays_the_same_when_a_first_replica_follows() {
         pay(api, reference).await;
     }
     since.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     pay(&before.api, "r5").await;
     pay(&since.api, "r6").await;
-    since.api.until_settled().await;
-    pair.stores.audit().await;
+    since.settled(&pair.stores).await;
     assert_eq!(since.api.balance("ADA").await["total_paid"], "6.00");
     assert_eq!(losses(&pair.stores).await, []);
 }
@@ -348,19 +342,16 @@ async fn a_primary_stays_the_same_when_a_first_replica_follows() {
 #[tokio::test]
 async fn nobody_stays_with_a_primary_that_was_demoted() {
     let mut pair = Pair::start("demoted").await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     // Connections that stand lead to the former primary, which follows now.
     pair.proxy.lead_to(&pair.replica.url());
     let port = pair.replica.port().to_string();
     tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
     pay(&process.api, "r2").await;
     pair.stores.connect_again().await;
-    process.api.until_settled().await;
-    pair.stores.audit().await;
+    process.settled(&pair.stores).await;
 }
 
 #[tokio::test]
@@ -483,8 +474,7 @@ async fn batches_keep_their_order_and_are_no_repetitions_while_scripts_are_forgo
         replayed += client;
     }
     assert_eq!(replayed, 0, "payments were called repetitions at their first sending");
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     let inverted = "select count(*) from (select transaction_reference as this, lag(
              transaction_reference) over (partition by customer_id order by account_version)
              as before from processed_transactions) s where this < before";

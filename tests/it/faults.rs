@@ -10,8 +10,7 @@ const WARM: usize = 1_000;
 
 /// Nothing waits, nothing is lost, nothing came twice.
 async fn verify(stores: &Stores, process: &Process, loads: &[Loaded]) {
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     for load in loads {
         assert_applied(stores, &load.accepted).await;
     }
@@ -41,15 +40,14 @@ async fn a_worker_killed_apart_from_its_gateway_loses_nothing() {
     gateway.api.seed(CUSTOMERS).await;
     let mut load = Load::start(&gateway.api, "w");
     for round in 1..=3 {
-        let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_BATCH_MAX", "50")];
+        let settings = [("PAYSTREAM_BATCH_MAX", "50")];
         let worker = Process::serve("worker", &stores, &settings).await;
         load.reached(round * WARM).await;
         worker.kill().await;
     }
     let loads = [load.finish().await];
     assert_eq!(loads[0].broken, 0, "the gateway lives on");
-    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
-    let _worker = Process::serve("worker", &stores, &settings).await;
+    let _worker = Process::serve("worker", &stores, &[]).await;
     verify(&stores, &gateway, &loads).await;
 }
 
@@ -135,7 +133,7 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     }
     let batch = h.api.post("/api/v1/payments/batch", &json!([payment("away0", "ADA", "1")])).await;
     batch.is_problem(503, "stream_unavailable");
-    assert_eq!(h.api.get("/readyz").await.status, 503);
+    h.api.get("/readyz").await.is(503);
     let health = h.api.get("/api/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &json!("down")));
     let circuit = &health.json()["dependencies"]["redis"]["circuit"];
@@ -189,7 +187,7 @@ async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
         health.status == 200 && health.json()["status"] == "degraded"
     })
     .await;
-    assert_eq!(h.api.get("/readyz").await.status, 200);
+    h.api.get("/readyz").await.is(200);
     postgres.restart().await.unwrap();
     h.api.until_is("during", "applied").await;
     h.settled().await;
@@ -198,8 +196,7 @@ async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
 #[tokio::test]
 async fn a_full_redis_takes_nothing_and_is_drained() {
     let (_redis, stores) = Stores::on_own_redis("redis-full").await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway_on(stores, &[]).await.account("ADA", "1000").await;
     h.api.pay_each("full", 0..20).await;
     h.stores.tell(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let many: Vec<_> = (0..201).map(|n| payment(&format!("batch{n}"), "ADA", "1")).collect();
@@ -224,8 +221,7 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
 #[tokio::test]
 async fn a_full_redis_that_lost_a_counter_is_drained() {
     let (_redis, stores) = Stores::on_own_redis("redis-full-counter").await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway_on(stores, &[]).await.account("ADA", "1000").await;
     h.api.pay_each("full", 0..20).await;
     let partition = h.api.payment("full0").await["partition"].as_u64().unwrap();
     h.stores.tell(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -386,8 +382,7 @@ async fn a_schema_of_another_release_is_refused() {
 
 #[tokio::test]
 async fn lost_streams_are_refused_and_never_created_again_in_silence() {
-    let mut h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     // A worker would bring them back, and say so.
@@ -402,8 +397,7 @@ async fn lost_streams_are_refused_and_never_created_again_in_silence() {
 
 #[tokio::test]
 async fn the_statement_of_an_account_cannot_be_rewritten() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r", "ADA", "1").await;
     h.settled().await;
     let mut connection = sqlx::PgConnection::connect(&h.stores.database_url).await.unwrap();

@@ -11,55 +11,38 @@ use crate::prelude::*;
 
 #[tokio::test]
 async fn a_payment_walks_from_the_door_to_the_balance() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000.00").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000.00").await;
     h.api.pay("r1", "ADA", "400.50").await;
     assert_eq!(h.api.payment("r1").await["status"], "accepted");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "0.00");
     h.work().await;
-    let found = h.api.payment("r1").await;
-    for (field, wanted) in [
-        ("status", json!("applied")),
-        ("payment_status", json!("COMPLETE")),
-        ("customer_id", json!("ADA")),
-        ("transaction_amount", json!("400.50")),
-        ("applied_amount", json!("400.50")),
-        ("excess_amount", json!("0.00")),
-        ("balance_after", json!("599.50")),
-        ("account_version", json!(1)),
-        ("transaction_date", json!("2025-11-07T13:54:16Z")),
-    ] {
-        assert_eq!(found[field], wanted, "{field}");
-    }
-    let balance = h.api.balance("ADA").await;
-    for (field, wanted) in [
-        ("customer_id", json!("ADA")),
-        ("asset_value", json!("1000.00")),
-        ("total_paid", json!("400.50")),
-        ("outstanding_balance", json!("599.50")),
-        ("credit", json!("0.00")),
-        ("version", json!(1)),
-    ] {
-        assert_eq!(balance[field], wanted, "{field}");
-    }
+    let wanted = json!({
+        "status": "applied", "payment_status": "COMPLETE", "customer_id": "ADA",
+        "transaction_amount": "400.50", "applied_amount": "400.50", "excess_amount": "0.00",
+        "balance_after": "599.50", "account_version": 1, "transaction_date": "2025-11-07T13:54:16Z",
+    });
+    has(&h.api.payment("r1").await, wanted);
+    let wanted = json!({
+        "customer_id": "ADA", "asset_value": "1000.00", "total_paid": "400.50",
+        "outstanding_balance": "599.50", "credit": "0.00", "version": 1,
+    });
+    has(&h.api.balance("ADA").await, wanted);
 }
 
 #[tokio::test]
 async fn what_is_paid_beyond_the_value_becomes_credit() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100.00").await;
-    for (reference, amount) in [("r1", "60"), ("r2", "60"), ("r3", "5.25")] {
-        h.api.pay(reference, "ADA", amount).await;
-    }
+    let h = Harness::start().await.account("ADA", "100.00").await;
+    h.api.pay_all("ADA", &[("r1", "60"), ("r2", "60"), ("r3", "5.25")]).await;
     h.settled().await;
-    let split = |found: serde_json::Value| {
-        let text = |name: &str| found[name].as_str().unwrap().to_owned();
-        (text("applied_amount"), text("excess_amount"), text("balance_after"))
-    };
-    let parts = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
-    assert_eq!(split(h.api.payment("r1").await), parts("60.00", "0.00", "40.00"));
-    assert_eq!(split(h.api.payment("r2").await), parts("40.00", "20.00", "0.00"));
-    assert_eq!(split(h.api.payment("r3").await), parts("0.00", "5.25", "0.00"));
+    for (reference, applied, excess, after) in [
+        ("r1", "60.00", "0.00", "40.00"),
+        ("r2", "40.00", "20.00", "0.00"),
+        ("r3", "0.00", "5.25", "0.00"),
+    ] {
+        let parts =
+            json!({"applied_amount": applied, "excess_amount": excess, "balance_after": after});
+        has(&h.api.payment(reference).await, parts);
+    }
     let balance = h.api.balance("ADA").await;
     assert_eq!((&balance["total_paid"], &balance["credit"]), (&json!("100.00"), &json!("25.25")));
     assert_eq!(h.api.stats().await["customers"]["completed"], 1);
@@ -67,8 +50,7 @@ async fn what_is_paid_beyond_the_value_becomes_credit() {
 
 #[tokio::test]
 async fn notices_do_not_use_up_a_reference() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100.00").await;
+    let h = Harness::start().await.account("ADA", "100.00").await;
     let complete = payment("r", "ADA", "10");
     for status in ["PENDING", "FAILED", "COMPLETE", "PENDING", "FAILED", "COMPLETE"] {
         let sent = but(complete.clone(), json!({"payment_status": status}));
@@ -98,9 +80,7 @@ async fn notices_do_not_use_up_a_reference() {
 #[tokio::test]
 async fn money_for_an_unknown_customer_waits_and_is_applied_in_order() {
     let h = Harness::start().await;
-    for (reference, amount) in [("s1", "60"), ("s2", "30"), ("s3", "20")] {
-        h.api.pay(reference, "LATE", amount).await;
-    }
+    h.api.pay_all("LATE", &[("s1", "60"), ("s2", "30"), ("s3", "20")]).await;
     let failed = but(payment("s4", "LATE", "9"), json!({"payment_status": "FAILED"}));
     h.api.post_payment(&failed).await;
     h.settled().await;
@@ -155,8 +135,7 @@ async fn accounts_opened_while_their_payments_stream_in_lose_none() {
 
 #[tokio::test]
 async fn a_payment_reported_applied_is_in_every_balance_read_after_it() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000000").await;
+    let h = Harness::start().await.account("ADA", "1000000").await;
     for n in 1..=200_i64 {
         let outcome = h.api.pay_and_wait(&payment(&format!("r{n}"), "ADA", "1")).await;
         assert_eq!(outcome.json()["status"], "applied", "{}", outcome.text);
@@ -251,8 +230,7 @@ async fn a_slow_reader_cannot_put_an_old_balance_back() {
 
 #[tokio::test]
 async fn balances_are_right_though_the_cache_is_lost() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     for n in 1..=20 {
         let outcome = h.api.pay_and_wait(&payment(&format!("r{n}"), "ADA", "1")).await;
         assert_eq!(outcome.json()["status"], "applied");
@@ -268,10 +246,7 @@ async fn cut_connections_and_forgotten_scripts_heal_by_themselves() {
     let h = Harness::start().await;
     h.api.seed(10).await;
     for round in 0..6 {
-        for n in 0..20 {
-            let customer = format!("GIG{:05}", n % 10 + 1);
-            h.api.pay(&format!("{round}-{n}"), &customer, "1").await;
-        }
+        h.api.pay_seeded(&format!("{round}-"), 20, 10).await;
         h.stores.tell(&["SCRIPT", "FLUSH"]).await;
         // Every worker's and gateway's backend, in the middle of its work.
         let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -287,11 +262,9 @@ async fn a_stopped_worker_gives_back_and_the_next_goes_on() {
     let mut h = Harness::start().await;
     h.api.seed(5).await;
     for round in 0..3 {
-        for n in 0..10 {
-            h.api.pay(&format!("{round}-{n}"), &format!("GIG{:05}", n % 5 + 1), "1").await;
-        }
+        h.api.pay_seeded(&format!("{round}-"), 10, 5).await;
         let owned = "select count(*) from partition_owners where owner is not null";
-        until("it owns all", async || h.stores.count(owned).await == 8).await;
+        h.stores.until(8, owned).await;
         h.stop_worker().await;
         assert_eq!(h.stores.count(owned).await, 0);
         assert_eq!(h.stores.count("select count(*) from workers").await, 0);
@@ -300,13 +273,12 @@ async fn a_stopped_worker_gives_back_and_the_next_goes_on() {
     h.settled().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 30);
     let epoch = "select coalesce(min(epoch), 0) from partition_owners where owner is not null";
-    until("a fourth epoch", async || h.stores.count(epoch).await == 4).await;
+    h.stores.until(4, epoch).await;
 }
 
 #[tokio::test]
 async fn an_entry_that_is_no_payment_becomes_a_dead_letter_and_the_rest_flows_on() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     let place = h.api.pay("before", "ADA", "1").await;
     let partition = place["partition"].as_u64().unwrap();
     let poison = json!({"transaction_reference": "poison", "customer_id": "ADA",
@@ -339,16 +311,14 @@ async fn forge(stores: &Stores, partition: u64, sequence: &str) {
     let forged = json!({"transaction_reference": format!("forged-{sequence}"),
         "customer_id": "ADA", "payment_status": "COMPLETE", "transaction_amount": "5.00",
         "transaction_date": "2025-11-07T13:54:16Z"});
-    let key = stores.key(partition, "stream");
-    let entry = ["XADD", &key, "*", "v", "1", "seq", sequence, "payment", &forged.to_string()];
-    stores.tell(&[&entry[..], &["received_at", "1762523656123"]].concat()).await;
+    let fields = format!("v 1 seq {sequence} received_at 1762523656123");
+    stores.forge(partition, &fields, &forged).await;
 }
 
 #[tokio::test]
 async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("r1").await;
     let stream = h.stores.key(partition, "stream");
     // Some were handed out before, the others are new.
     for sequence in ["9223372036854775807", "998"] {
@@ -387,9 +357,8 @@ async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
 #[tokio::test]
 async fn a_forged_sequence_opens_no_loss_while_its_partition_is_closed() {
     const FORGED: &str = "4000000000000000";
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("first").await;
     let counter = h.stores.key(partition, "seq");
     // Closed for a change of the number of partitions, then because its state is lost.
     for (number, gate) in [(1, "resize"), (2, "lost")] {
@@ -399,7 +368,7 @@ async fn a_forged_sequence_opens_no_loss_while_its_partition_is_closed() {
         forge(&h.stores, partition, FORGED).await;
         h.start_worker();
         let letters = "select count(*) from dead_letters where sequence is null";
-        until("it is a dead letter", async || h.stores.count(letters).await == number).await;
+        h.stores.until(number, letters).await;
         if gate == "resize" {
             h.stores.tell(&["SET", &counter, &waiting["sequence"].to_string()]).await;
         }
@@ -416,9 +385,8 @@ async fn a_forged_sequence_opens_no_loss_while_its_partition_is_closed() {
 
 #[tokio::test]
 async fn a_copied_entry_opens_no_loss() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("r1").await;
     h.api.pay("r2", "ADA", "2").await;
     h.work().await;
     let stream = h.stores.key(partition, "stream");
@@ -449,9 +417,8 @@ async fn a_copied_entry_opens_no_loss() {
 
 #[tokio::test]
 async fn what_no_gateway_wrote_is_not_redriven() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("r1").await;
     forge(&h.stores, partition, "2000").await;
     h.work().await;
     let operations = operations(&h.stores).await;

@@ -105,20 +105,7 @@ async fn depths_and_owners_are_said_while_workers_come_and_die() {
     assert_eq!(gateway.points(&catalog::PARTITION_DEPTH).len(), usize::from(PARTITIONS));
 
     // Somebody takes two and does not acknowledge them.
-    harness
-        .stores
-        .tell(&[
-            "XREADGROUP",
-            "GROUP",
-            "ledger",
-            "nobody",
-            "COUNT",
-            "2",
-            "STREAMS",
-            &harness.stores.key(partition, "stream"),
-            ">",
-        ])
-        .await;
+    harness.stores.hand_out(partition, "ledger", "nobody", 2).await;
     gateway.until(&catalog::PARTITION_PENDING, at, 2.0).await;
     assert_eq!(gateway.value(&catalog::PARTITION_LAG, at), Some(3.0));
     assert_eq!(gateway.value(&catalog::PARTITION_DEPTH, at), Some(5.0));

@@ -55,7 +55,7 @@ async fn until_trimmed(stores: &Stores, partition: u64, left: i64) {
 /// A customer of a partition other than ADA's, and both partitions.
 async fn two_customers(api: &Api) -> (u64, &'static str, u64) {
     api.open_account("ADA", "1000000").await;
-    let ada = api.pay("first-ada", "ADA", "1").await["partition"].as_u64().unwrap();
+    let ada = api.pay_into("first-ada").await;
     for name in ["BOB", "CID", "DAN", "EVE", "FAY"] {
         api.open_account(name, "1000000").await;
         let reply = api.pay(&format!("first-{name}"), name, "1").await;
@@ -123,13 +123,9 @@ async fn a_retired_group_is_waited_for_no_longer() {
     // Again: nothing to do.
     assert_eq!(answer(&h.stores, 0, &["retire", "notify"]).await["retired"], false);
 
-    let noted: Vec<(String, String, Option<String>, bool, bool)> = sqlx::query_as(
-        "select actor, action, reason, before is null, after is null from audit_log
-         where subject = 'notify' order by id",
-    )
-    .fetch_all(&h.stores.pool)
-    .await
-    .unwrap();
+    let noted = "select actor, action, reason, before is null, after is null from audit_log
+         where subject = 'notify' order by id";
+    let noted: Vec<(String, String, Option<String>, bool, bool)> = h.stores.rows(noted).await;
     let row = |actor: &str, action: &str, reason: &str, before, after| {
         (actor.to_owned(), action.to_owned(), Some(reason.to_owned()), before, after)
     };
@@ -185,9 +181,8 @@ async fn a_missing_registered_group_stops_its_stream_only_and_is_said_aloud() {
 async fn an_unregistered_group_is_waited_for_and_named() {
     let stores = Stores::new().await;
     let settings = [("PAYSTREAM_RETENTION", "0s"), ("PAYSTREAM_TRIM_INTERVAL", "200ms")];
-    let process = Process::serve("all", &stores, &settings).await;
-    process.api.open_account("ADA", "1000").await;
-    let ada = process.api.pay("a", "ADA", "1").await["partition"].as_u64().unwrap();
+    let process = Process::serve("all", &stores, &settings).await.account("ADA", "1000").await;
+    let ada = process.api.pay_into("a").await;
     xgroup(&stores, "CREATE", ada, &["0"]).await;
     process.api.pay("b", "ADA", "1").await;
     process.api.pay("c", "ADA", "1").await;
@@ -261,19 +256,7 @@ async fn the_example_reads_every_payment_beside_the_ledger() {
     }
     // One that an earlier run took and did not acknowledge is read as well.
     let partition = h.api.payment("n0").await["partition"].as_u64().unwrap();
-    h.stores
-        .tell(&[
-            "XREADGROUP",
-            "GROUP",
-            "notify",
-            "printer-1",
-            "COUNT",
-            "1",
-            "STREAMS",
-            &h.stores.key(partition, "stream"),
-            ">",
-        ])
-        .await;
+    h.stores.hand_out(partition, "notify", "printer-1", 1).await;
 
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let streams = second_group::streams(&h.stores.key_prefix, PARTITIONS);

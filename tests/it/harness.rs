@@ -295,6 +295,21 @@ impl Stores {
         self.ask::<redis::Value>(words).await;
     }
 
+    /// Hands entries of a partition to a consumer that does nothing with them.
+    pub async fn hand_out(&self, partition: u64, group: &str, consumer: &str, count: u32) {
+        let (stream, count) = (self.key(partition, "stream"), count.to_string());
+        let to = ["XREADGROUP", "GROUP", group, consumer, "COUNT", &count, "STREAMS", &stream, ">"];
+        self.tell(&to).await;
+    }
+
+    /// Appends an entry that no gateway wrote, of this payment and these other fields.
+    pub async fn forge(&self, partition: u64, fields: &str, payment: &Value) {
+        let (stream, payment) = (self.key(partition, "stream"), payment.to_string());
+        let mut entry = vec!["XADD", &stream, "*", "payment", &payment];
+        entry.extend(fields.split(' '));
+        self.tell(&entry).await;
+    }
+
     /// Sets the ledger's group back: the streams are read anew from their start.
     pub async fn rewind(&self) {
         for partition in 0..u64::from(PARTITIONS) {
@@ -547,6 +562,12 @@ impl Harness {
         harness
     }
 
+    /// And an account is open.
+    pub async fn account(self, customer: &str, asset_value: &str) -> Self {
+        self.api.open_account(customer, asset_value).await;
+        self
+    }
+
     /// Starts the worker.
     pub fn start_worker(&mut self) {
         assert!(self.servings.worker.is_none());
@@ -609,6 +630,13 @@ impl Reply {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// Fails unless it has this status.
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text);
+        self
+    }
+
     /// Fails unless this is the whole problem document of `code`.
     #[track_caller]
     pub fn is_problem(&self, status: u16, code: &str) -> Value {
@@ -662,40 +690,47 @@ impl Api {
 
     /// Pays; it must be accepted as new.
     pub async fn pay(&self, reference: &str, customer: &str, amount: &str) -> Value {
-        let reply = self.post_payment(&payment(reference, customer, amount)).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
-        reply.json()
+        self.post_payment(&payment(reference, customer, amount)).await.is(202).json()
     }
 
     pub async fn open_account(&self, customer: &str, asset_value: &str) {
         let body = json!({"customer_id": customer, "asset_value": asset_value, "term_weeks": 50});
-        let reply = self.post("/api/v1/customers", &body).await;
-        assert_eq!(reply.status, 201, "{}", reply.text);
+        self.post("/api/v1/customers", &body).await.is(201);
     }
 
     /// Opens the first seeded accounts.
     pub async fn seed(&self, count: u32) {
-        let reply = self.post("/api/v1/admin/seed-customers", &json!({"count": count})).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        self.post("/api/v1/admin/seed-customers", &json!({"count": count})).await.is(200);
     }
 
     pub async fn balance(&self, customer: &str) -> Value {
-        let reply = self.get(&format!("/api/v1/customers/{customer}/balance")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        reply.json()
+        self.get(&format!("/api/v1/customers/{customer}/balance")).await.is(200).json()
     }
 
     /// Where a payment is.
     pub async fn payment(&self, reference: &str) -> Value {
-        let reply = self.get(&format!("/api/v1/payments/{reference}")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        reply.json()
+        self.get(&format!("/api/v1/payments/{reference}")).await.is(200).json()
     }
 
     /// Pays 1 for ADA under each of these numbers.
     pub async fn pay_each(&self, label: &str, numbers: impl IntoIterator<Item = usize>) {
         for number in numbers {
             self.pay(&format!("{label}{number}"), "ADA", "1").await;
+        }
+    }
+
+    /// Pays these amounts for a customer.
+    pub async fn pay_all(&self, customer: &str, payments: &[(&str, &str)]) {
+        for (reference, amount) in payments {
+            self.pay(reference, customer, amount).await;
+        }
+    }
+
+    /// Pays 1 for each of the first seeded customers in turn.
+    pub async fn pay_seeded(&self, label: &str, count: usize, customers: usize) {
+        for number in 0..count {
+            let customer = format!("GIG{:05}", number % customers + 1);
+            self.pay(&format!("{label}{number}"), &customer, "1").await;
         }
     }
 
@@ -728,15 +763,8 @@ impl Api {
         }
     }
 
-    /// Fails unless this has been paid for a customer.
-    pub async fn paid(&self, customer: &str, total: &str) {
-        assert_eq!(self.balance(customer).await["total_paid"], total, "{customer}");
-    }
-
     pub async fn stats(&self) -> Value {
-        let reply = self.get("/api/v1/admin/stats").await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        reply.json()
+        self.get("/api/v1/admin/stats").await.is(200).json()
     }
 
     pub async fn until_ready(&self) {
@@ -766,12 +794,6 @@ pub fn has(found: &Value, wanted: Value) {
     for (name, value) in wanted.as_object().unwrap() {
         assert_eq!(found[name], *value, "{name} of {found}");
     }
-}
-
-/// The entries of a list.
-#[track_caller]
-pub fn list<'a>(found: &'a Value, name: &str) -> &'a [Value] {
-    found[name].as_array().unwrap_or_else(|| panic!("no {name}: {found}"))
 }
 
 /// Sends a request that must be answered.

@@ -19,8 +19,7 @@ async fn pings(stores: &Stores) -> u64 {
 #[tokio::test]
 async fn stores_are_asked_for_their_health_once_a_second() {
     let (_redis, stores) = Stores::on_own_redis("redis-health").await;
-    let h = Harness::gateway_on(stores, &[]).await;
-    h.api.open_account("ADA", "10").await;
+    let h = Harness::gateway_on(stores, &[]).await.account("ADA", "10").await;
 
     let (before, began) = (pings(&h.stores).await, Instant::now());
     for path in ["/api/v1/health", "/readyz"] {
@@ -47,8 +46,7 @@ async fn stores_are_asked_for_their_health_once_a_second() {
              and a.datname = current_database()";
     until("PostgreSQL is asked", async || h.stores.count(waiting).await > 0).await;
     for _ in 0..20 {
-        let reply = h.api.get("/api/v1/customers/ADA").await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        h.api.get("/api/v1/customers/ADA").await.is(200);
     }
     let statuses = in_time("health is told", asking.join_all()).await;
     assert!(statuses.iter().all(|status| *status == 200), "payments are taken: {statuses:?}");
@@ -57,8 +55,7 @@ async fn stores_are_asked_for_their_health_once_a_second() {
 
 #[tokio::test]
 async fn waiting_for_a_connection_of_ours_is_no_outage() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "10").await;
+    let h = Harness::gateway(&[]).await.account("ADA", "10").await;
     let held = lock(&h.stores, "processed_transactions", "access exclusive").await;
     // Four have the connections; more than open the circuit wait for one in vain.
     let mut reads = JoinSet::new();
@@ -78,6 +75,5 @@ async fn waiting_for_a_connection_of_ours_is_no_outage() {
     while let Some(read) = in_time("a read is answered", reads.join_next()).await {
         read.unwrap().is_problem(404, "payment_not_found");
     }
-    let reply = h.api.get("/api/v1/customers/ADA").await;
-    assert_eq!(reply.status, 200, "{}", reply.text);
+    h.api.get("/api/v1/customers/ADA").await.is(200);
 }

@@ -17,8 +17,7 @@ fn customer(text: &str) -> CustomerId {
 
 /// ADA has paid 1 and 2; 30 came for ADAA, who does not exist, between them.
 async fn with_held_money() -> Harness {
-    let h = Harness::with(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "100").await;
+    let h = Harness::with(&["--retention=1h"]).await.account("ADA", "100").await;
     h.api.pay("a1", "ADA", "1").await;
     h.api.pay("held", "ADAA", "30").await;
     h.settled().await;
@@ -148,8 +147,8 @@ async fn of_all_that_happens_to_held_money_at_once_one_counts() {
 #[tokio::test]
 async fn a_parked_customer_is_assigned_money_all_the_same() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1", "--retention=1h"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     h.api.pay("POISON", "ADA", "1").await;
     h.api.pay("a1", "ADA", "2").await;
     h.api.pay("held", "ADAA", "30").await;
@@ -216,13 +215,13 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
 #[tokio::test]
 async fn the_trace_of_a_payment_is_kept_wherever_it_ends() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     let traced = async |name: &str, customer: &str, amount: &str, trace: u128| {
-        let request = h.api.request(reqwest::Method::POST, "/api/v1/payments");
+        let request = h.api.request(Method::POST, "/api/v1/payments");
         let header = format!("00-{trace:032x}-00f067aa0ba902b7-01");
         let request = request.json(&payment(name, customer, amount)).header("traceparent", header);
-        assert_eq!(send(request).await.status, 202);
+        send(request).await.is(202);
     };
     traced("applied", "ADA", "1", 1).await;
     traced("held", "GHOST", "2", 2).await;

@@ -90,7 +90,7 @@ async fn without_a_token_only_names_of_this_machine_are_answered() {
         body.len()
     );
     assert_eq!(status(&h, "POST /api/v1/customers HTTP/1.1", &headers).await, 401);
-    assert_eq!(h.api.get("/api/v1/customers/EVIL").await.status, 404);
+    h.api.get("/api/v1/customers/EVIL").await.is(404);
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     let stores = Stores::new().await;
     let published = "paystream-local-token";
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("{published}\n")).unwrap();
+    fs::write(file.path(), format!("{published}\n")).unwrap();
     let file = file.path().to_str().unwrap();
     let outside = ("PAYSTREAM_BIND", "0.0.0.0:0");
     let operators = format!("ada={published}");
@@ -152,8 +152,8 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     alone.stop().await;
     // What is published now has none.
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    let compose = std::fs::read_to_string(root.join("compose.yaml")).unwrap();
+    let example = fs::read_to_string(root.join(".env.example")).unwrap();
+    let compose = fs::read_to_string(root.join("compose.yaml")).unwrap();
     for name in ["PAYSTREAM_API_TOKEN", "PAYSTREAM_OPERATOR_TOKENS"] {
         assert!(example.contains(&format!("\n{name}=\n")), "{name} is set in .env.example");
         assert!(compose.contains(&format!("{name}: ${{{name}:?")), "{name} has a default");

@@ -8,8 +8,7 @@ const BATCH: &str = "/api/v1/payments/batch";
 
 #[tokio::test]
 async fn sixty_identical_posts_at_once_are_one_payment() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let mut posts = JoinSet::new();
     for _ in 0..60 {
         let api = h.api.clone();
@@ -34,8 +33,7 @@ async fn sixty_identical_posts_at_once_are_one_payment() {
 
 #[tokio::test]
 async fn a_repetition_that_the_stream_has_forgotten_is_found_by_the_ledger() {
-    let mut h = Harness::gateway(&["--batch-max", "4"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&["--batch-max", "4"]).await.account("ADA", "1000").await;
     let forget = async || assert_ne!(h.stores.forget().await, 0);
     // Three entries of the same payment in one batch of the worker, and more in
     // the next one.
@@ -60,11 +58,10 @@ async fn a_repetition_that_the_stream_has_forgotten_is_found_by_the_ledger() {
 
 #[tokio::test]
 async fn repetitions_of_notices_and_of_suspense_have_no_effect_either() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let notice = but(payment("n", "ADA", "10"), json!({"payment_status": "PENDING"}));
     for _ in 0..3 {
-        assert_eq!(h.api.post_payment(&notice).await.status, 202);
+        h.api.post_payment(&notice).await.is(202);
         h.api.pay("held", "NOBODY", "5").await;
         h.stores.forget().await;
     }
@@ -82,8 +79,7 @@ async fn repetitions_of_notices_and_of_suspense_have_no_effect_either() {
 
 #[tokio::test]
 async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let elsewhere = elsewhere("ADA");
     h.api.open_account(&elsewhere, "1000").await;
     h.api.pay("r", "ADA", "10").await;
@@ -164,7 +160,7 @@ async fn one_place(first_is_known: bool) {
     let of_unknown = json!([payment("r", &unknown, "1"), payment("n", &neighbour, "1")]);
     let (first, second) = if first_is_known { (of_ada, of_unknown) } else { (of_unknown, of_ada) };
     for (waiting, items) in [(1, first), (2, second)] {
-        assert_eq!(h.api.post(BATCH, &items).await.status, 200);
+        h.api.post(BATCH, &items).await.is(200);
         until("its batch waits", async || {
             let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
             // Or it is settled, which is what must not be.
@@ -312,7 +308,7 @@ async fn reading_the_whole_stream_again_changes_nothing() {
 async fn delivered(h: &Harness) -> Vec<String> {
     let mut positions = Vec::new();
     for partition in 0..u64::from(PARTITIONS) {
-        let groups: Vec<std::collections::HashMap<String, redis::Value>> =
+        let groups: Vec<HashMap<String, redis::Value>> =
             h.stores.ask(&["XINFO", "GROUPS", &h.stores.key(partition, "stream")]).await;
         let id = groups[0]["last-delivered-id"].clone();
         positions.push(redis::from_redis_value(id).unwrap());
@@ -366,19 +362,7 @@ async fn the_largest_batch_that_may_be_set_can_be_reclaimed() {
     }
     // Somebody took all of it and vanished.
     let partition = partition_of(&CustomerId::parse("ADA").unwrap(), PARTITIONS);
-    h.stores
-        .tell(&[
-            "XREADGROUP",
-            "GROUP",
-            "ledger",
-            "vanished",
-            "COUNT",
-            "9000",
-            "STREAMS",
-            &h.stores.key(partition.into(), "stream"),
-            ">",
-        ])
-        .await;
+    h.stores.hand_out(partition.into(), "ledger", "vanished", 9000).await;
     h.work().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 9_000);
 }

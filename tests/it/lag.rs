@@ -12,12 +12,8 @@ use crate::prelude::*;
 /// Longer than an idle lane needs to look around, on any machine.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// Each take is full, so that a lane that believes in a lag would not rest.
-const WORKER: [(&str, &str); 4] = [
-    ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
-    ("PAYSTREAM_STALL_LIMIT", "10s"),
-    ("PAYSTREAM_LANES", "1"),
-    ("PAYSTREAM_BATCH_MAX", "1"),
-];
+const WORKER: [(&str, &str); 3] =
+    [("PAYSTREAM_STALL_LIMIT", "10s"), ("PAYSTREAM_LANES", "1"), ("PAYSTREAM_BATCH_MAX", "1")];
 
 /// A line of `INFO`.
 async fn info(stores: &Stores, section: &str, name: &str) -> String {
@@ -30,7 +26,7 @@ async fn info(stores: &Stores, section: &str, name: &str) -> String {
 async fn lag_of_redis(stores: &Stores) -> i64 {
     let mut sum = 0;
     for key in stores.keys("*:stream").await {
-        type Groups = Vec<std::collections::HashMap<String, redis::Value>>;
+        type Groups = Vec<HashMap<String, redis::Value>>;
         for group in stores.ask::<Groups>(&["XINFO", "GROUPS", &key]).await {
             if let redis::Value::Int(lag) = group["lag"] {
                 sum += lag;
@@ -40,18 +36,11 @@ async fn lag_of_redis(stores: &Stores) -> i64 {
     sum
 }
 
-async fn pay(process: &Process, round: &str) {
-    for number in 0..40 {
-        let customer = format!("GIG{:05}", number % 20 + 1);
-        process.api.pay(&format!("{round}{number}"), &customer, "1").await;
-    }
-}
-
 /// Everything that tells what waits says that nothing does, the worker lives on
 /// and rests, and the number of partitions can be changed.
 /// Answers the lag that Redis itself said there was.
 async fn nothing_waits(stores: &Stores, gateway: &Process, worker: &Process) -> i64 {
-    pay(gateway, "after").await;
+    gateway.api.pay_seeded("after", 40, 20).await;
     gateway.api.until_settled().await;
     let said = lag_of_redis(stores).await;
     assert_eq!(gateway.api.stats().await["backlog"], json!({"lag": 0, "pending": 0}));
@@ -74,7 +63,7 @@ async fn nothing_waits(stores: &Stores, gateway: &Process, worker: &Process) -> 
     .await;
     let start = Instant::now();
     until("the stall limit is over", async || {
-        assert_eq!(worker.api.get("/livez").await.status, 200);
+        worker.api.get("/livez").await.is(200);
         start.elapsed() > STALL_LIMIT + Duration::from_secs(1)
     })
     .await;
@@ -90,7 +79,7 @@ async fn nothing_waits_after_a_rewrite_and_a_restart_of_redis() {
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let worker = Process::serve("worker", &stores, &WORKER).await;
     gateway.api.seed(20).await;
-    pay(&gateway, "one").await;
+    gateway.api.pay_seeded("one", 40, 20).await;
     gateway.api.until_settled().await;
     stores.tell(&["BGREWRITEAOF"]).await;
     until("the file is written anew", async || {
@@ -99,7 +88,7 @@ async fn nothing_waits_after_a_rewrite_and_a_restart_of_redis() {
         under_way == "0" && scheduled == "0"
     })
     .await;
-    pay(&gateway, "two").await;
+    gateway.api.pay_seeded("two", 40, 20).await;
     gateway.api.until_settled().await;
     redis.restart().await.unwrap();
     stores.connect_again().await;
@@ -122,7 +111,7 @@ async fn nothing_waits_on_a_promoted_replica() {
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let worker = Process::serve("worker", &stores, &WORKER).await;
     gateway.api.seed(20).await;
-    pay(&gateway, "one").await;
+    gateway.api.pay_seeded("one", 40, 20).await;
     gateway.api.until_settled().await;
     worker.stop().await;
     gateway.stop().await;
@@ -137,7 +126,7 @@ async fn nothing_waits_on_a_promoted_replica() {
     stores.connect_again().await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
     // It does not say what waits until somebody has read to the end.
-    pay(&gateway, "waiting").await;
+    gateway.api.pay_seeded("waiting", 40, 20).await;
     assert_eq!(lag_of_redis(&stores).await, 0, "this Redis knows its lag");
     assert_eq!(gateway.api.stats().await["backlog"], json!({"lag": 40, "pending": 0}));
     let worker = Process::serve("worker", &stores, &WORKER).await;
@@ -199,9 +188,8 @@ async fn length(stores: &Stores, partition: u64) -> i64 {
 
 #[tokio::test]
 async fn trimming_goes_on_after_the_clock_of_redis_stepped() {
-    let h = Harness::with(&["--retention=0s"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("before", "ADA", "1").await["partition"].as_u64().unwrap();
+    let h = Harness::with(&["--retention=0s"]).await.account("ADA", "1000").await;
+    let at = h.api.pay_into("before").await;
     h.settled().await;
     // As if its clock had gone forward, and back.
     h.stores.tell(&["XSETID", &h.stores.key(at, "stream"), "99999999999999-0"]).await;
@@ -213,8 +201,7 @@ async fn trimming_goes_on_after_the_clock_of_redis_stepped() {
 #[tokio::test]
 async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
     const KEEPS: Duration = Duration::from_hours(1);
-    let h = Harness::with(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::with(&["--retention=1h"]).await.account("ADA", "1000").await;
     let mut at = 0;
     for number in 0..3 {
         at = h.api.pay(&format!("r{number}"), "ADA", "1").await["partition"].as_u64().unwrap();
@@ -240,7 +227,7 @@ async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
 async fn the_backlog_is_what_is_not_settled() {
     let mut h = Harness::with(&["--backlog-max=3", "--retention=1h"]).await;
     h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
+    let at = h.api.pay_into("first").await;
     for number in 0..8 {
         h.settled().await;
         h.api.pay(&format!("r{number}"), "ADA", "1").await;

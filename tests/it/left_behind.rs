@@ -30,8 +30,7 @@ async fn append(producer: &Producer, reference: &str) -> u64 {
 /// Everything, with an account, on the topology after one of 8 partitions.
 async fn changed() -> (Stores, Process) {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "10000").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "10000").await;
     stores.succeed(&resize(&["--partitions", "16"])).await;
     served(&process, 16).await;
     (stores, process)

@@ -159,8 +159,7 @@ async fn slow_bodies_take_no_places_of_requests() {
     }
     // The gateway has begun to read them when it asks for more of one.
     for n in 0..20 {
-        let reply = h.api.post_payment(&payment(&format!("quick{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
+        h.api.post_payment(&payment(&format!("quick{n}"), "ADA", "1")).await.is(202);
     }
     drop(slow);
 }
@@ -188,8 +187,7 @@ async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() 
     let answer = heard(sent(&h.api.url, 1, &chunked).await, "").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     for n in 0..20 {
-        let reply = h.api.post_payment(&payment(&format!("single{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
+        h.api.post_payment(&payment(&format!("single{n}"), "ADA", "1")).await.is(202);
     }
     // Whoever waits to be told to go on is told at once that it is too much.
     let much = format!(
@@ -285,10 +283,8 @@ async fn idle_clients_take_neither_descriptors_nor_partitions() {
         (answer.status().as_u16() < 300).then_some(())
     })
     .await;
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], json!("10.00"));
     assert_eq!(stores.count(moves).await, moved, "a partition was given up");
-    let live = send(process.api.request(Method::GET, "/livez")).await;
-    assert_eq!(live.status, 200, "{}", live.text);
+    send(process.api.request(Method::GET, "/livez")).await.is(200);
 }

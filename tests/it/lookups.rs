@@ -19,8 +19,7 @@ async fn look_up(api: &Api, references: &[impl AsRef<str>]) -> Reply {
 
 /// The status of one reference, which both look-ups must tell.
 async fn status(api: &Api, reference: &str) -> String {
-    let reply = look_up(api, &[reference]).await;
-    assert_eq!(reply.status, 200, "{}", reply.text);
+    let reply = look_up(api, &[reference]).await.is(200);
     let many = reply.json()["payments"][0].clone();
     let one = api.get(&format!("/api/v1/payments/{reference}")).await;
     if one.status == 404 {
@@ -38,11 +37,10 @@ async fn status(api: &Api, reference: &str) -> String {
 async fn a_payment_that_waits_longer_than_it_is_remembered_is_found_by_every_look_up() {
     // More than a search reads first of one partition.
     const WAITING: usize = 60;
-    let mut h = Harness::gateway(&["--dedupe-window=10s"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&["--dedupe-window=10s"]).await.account("ADA", "1000").await;
     h.api.open_account("BOB", "1000").await;
     let notice = but(payment("b", "BOB", "1"), json!({"payment_status": "PENDING"}));
-    assert_eq!(h.api.post_payment(&notice).await.status, 202);
+    h.api.post_payment(&notice).await.is(202);
     h.api.pay_each("a", 0..WAITING).await;
     let last = format!("a{}", WAITING - 1);
     // Remembered or forgotten, they wait.
@@ -79,8 +77,7 @@ async fn a_payment_that_waits_longer_than_it_is_remembered_is_found_by_every_loo
 #[tokio::test]
 async fn a_search_that_would_be_too_long_is_refused_instead_of_saying_unknown() {
     const ENTRIES: i64 = 100_100;
-    let h = Harness::gateway(&["--dedupe-window=10s"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::gateway(&["--dedupe-window=10s"]).await.account("ADA", "1000").await;
     let place = h.api.pay("first", "ADA", "1").await;
     let partition = place["partition"].as_u64().unwrap();
     let (stream, seq) = (h.stores.key(partition, "stream"), h.stores.key(partition, "seq"));
@@ -223,8 +220,7 @@ async fn looking_up_what_nobody_knows_costs_redis_the_same_for_any_number_of_par
         let mut least = None;
         for _ in 0..5 {
             stores.tell(&["CONFIG", "RESETSTAT"]).await;
-            let reply = look_up(&process.api, references).await;
-            assert_eq!(reply.status, 200, "{}", reply.text);
+            let reply = look_up(&process.api, references).await.is(200);
             let payments = reply.json()["payments"].as_array().unwrap().clone();
             assert!(payments.iter().all(|one| one["status"] == "unknown"));
             let calls = calls(&stores).await;
@@ -236,8 +232,7 @@ async fn looking_up_what_nobody_knows_costs_redis_the_same_for_any_number_of_par
         least.unwrap().1
     };
     let few = cost(&unknown).await;
-    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
-    let worker = Process::serve("worker", &stores, &worker).await;
+    let worker = Process::serve("worker", &stores, &[]).await;
     stores.succeed(&resize(&["--partitions", "64"])).await;
     eventually("64 partitions are served", async || {
         let answer = process.api.request(Method::GET, "/api/v1/admin/stats").send().await.ok()?;
@@ -279,8 +274,7 @@ async fn whoever_prefers_to_wait_is_not_waited_for_by_a_look_up() {
 
 #[tokio::test]
 async fn a_life_is_told_in_its_order_and_without_times_that_nobody_knows() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     // Appended before any worker had the partition.
     h.api.pay("early", "ADA", "1").await;
     h.api.pay("held", "NOBODY", "7").await;

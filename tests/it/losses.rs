@@ -3,6 +3,7 @@
 //! partition goes on behind the ledger's cursor; what is sent again is taken
 //! again; and what was settled stays settled.
 
+use paystream_dev::PostgresServer;
 use redis::Value;
 
 use crate::prelude::*;
@@ -60,14 +61,10 @@ async fn dump(stores: &Stores, key: &str) -> Option<Vec<u8>> {
 }
 
 async fn restore(stores: &Stores, key: &str, value: Option<Vec<u8>>) {
-    let mut redis = stores.redis.clone();
-    match value {
-        None => redis::cmd("DEL").arg(key).exec_async(&mut redis).await.unwrap(),
-        Some(value) => {
-            let mut restore = redis::cmd("RESTORE");
-            restore.arg(key).arg(0).arg(value).arg("REPLACE").exec_async(&mut redis).await.unwrap();
-        }
-    }
+    let Some(value) = value else { return stores.tell(&["DEL", key]).await };
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(key).arg(0).arg(value).arg("REPLACE");
+    restore.exec_async(&mut stores.redis.clone()).await.unwrap();
 }
 
 async fn partition_of(h: &Harness, reference: &str) -> u64 {
@@ -92,8 +89,7 @@ async fn pay_when_open(h: &Harness, reference: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.api.pay_each("r", 1..=3).await;
     let partition = partition_of(&h, "r1").await;
     h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
@@ -117,8 +113,7 @@ async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
 /// Redis is emptied while only a gateway knows of r4 to r6. `gateway_first`: it
 /// finds out before a worker has brought the partition back.
 async fn flush(gateway_first: bool) {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.start_worker();
     h.api.pay_each("r", 1..=3).await;
     h.settled().await;
@@ -164,13 +159,12 @@ async fn a_loss_is_not_taken_for_another_whose_numbers_end_alike() {
     h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
     h.start_worker();
     pay_when_open(&h, "new").await;
-    assert_eq!(h.api.post_payment(&payment("r1", "ADA", "1")).await.status, 202);
+    h.api.post_payment(&payment("r1", "ADA", "1")).await.is(202);
 }
 
 #[tokio::test]
 async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.start_worker();
     h.api.pay("r1", "ADA", "1").await;
     h.settled().await;
@@ -186,8 +180,7 @@ async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
 
 #[tokio::test]
 async fn a_flushed_redis_is_brought_back_and_said_aloud() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     h.stores.delete_keys("*").await;
@@ -195,7 +188,7 @@ async fn a_flushed_redis_is_brought_back_and_said_aloud() {
     until("all partitions are back", async || losses(&h.stores).await.len() == 8).await;
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00");
-    assert_eq!(h.api.post_payment(&payment("before", "ADA", "1")).await.status, 202);
+    h.api.post_payment(&payment("before", "ADA", "1")).await.is(202);
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00", "it was settled before");
     accept_losses(&h).await;
@@ -203,8 +196,7 @@ async fn a_flushed_redis_is_brought_back_and_said_aloud() {
 
 #[tokio::test]
 async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.api.pay_each("r", 1..=3).await;
     let partition = partition_of(&h, "r1").await;
     let keys = ["stream", "seq", "ref:r4", "ref:r5"];
@@ -232,7 +224,7 @@ async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
     assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), Some(4), Some(5))]);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
     for name in ["r4", "r5"] {
-        assert_eq!(h.api.post_payment(&payment(name, "ADA", "1")).await.status, 202);
+        h.api.post_payment(&payment(name, "ADA", "1")).await.is(202);
     }
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
@@ -241,8 +233,7 @@ async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
 
 #[tokio::test]
 async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
-    let mut h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r1", "ADA", "1").await;
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
@@ -269,8 +260,7 @@ async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
 
 #[tokio::test]
 async fn entries_taken_out_of_a_stream_are_listed() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     let mut ids = Vec::new();
     for n in 1..=6 {
         let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
@@ -321,7 +311,7 @@ async fn entries_taken_out_of_a_stream_are_listed() {
         assert_eq!(h.api.post_payment(&body).await.status, 202, "{name} is no repetition");
         assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
     }
-    assert_eq!(h.api.post_payment(&payment("r1", "ADA", "1")).await.status, 200);
+    h.api.post_payment(&payment("r1", "ADA", "1")).await.is(200);
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
     accept_losses(&h).await;
@@ -336,21 +326,32 @@ pub async fn copy(from: &Path, to: &Path) {
     assert!(copied.success(), "{} to {}", from.display(), to.display());
 }
 
+/// Keeps a copy of the data of a PostgreSQL beside it.
+pub async fn back_up(postgres: &mut PostgresServer) {
+    postgres.stop().await.unwrap();
+    let data = postgres.data_directory().to_owned();
+    copy(&data, &data.with_file_name("backup")).await;
+    postgres.restart().await.unwrap();
+}
+
+/// Starts a stopped PostgreSQL on the copy.
+pub async fn put_back(postgres: &mut PostgresServer) {
+    let data = postgres.data_directory().to_owned();
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(data.with_file_name("backup"), &data).unwrap();
+    postgres.restart().await.unwrap();
+}
+
 /// Puts an old backup of PostgreSQL back. `restarts`: the worker was started
 /// anew since the backup, so that Redis knows higher epochs than it. `dies`: and
 /// is killed before it is put back.
 async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
     let (mut postgres, stores) = Stores::on_own_postgres(name).await;
-    let data = postgres.data_directory().to_owned();
-    let backup = data.with_file_name("backup");
-    let mut h = Harness::gateway_on(stores, &["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway_on(stores, &["--retention=1h"]).await.account("ADA", "1000").await;
     h.start_worker();
     h.api.pay_each("r", 1..=3).await;
     h.settled().await;
-    postgres.stop().await.unwrap();
-    copy(&data, &backup).await;
-    postgres.restart().await.unwrap();
+    back_up(&mut postgres).await;
     if restarts {
         for _ in 0..2 {
             h.stop_worker().await;
@@ -370,9 +371,7 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
     if dies {
         h.crash_worker();
     }
-    std::fs::remove_dir_all(&data).unwrap();
-    std::fs::rename(&backup, &data).unwrap();
-    postgres.restart().await.unwrap();
+    put_back(&mut postgres).await;
     if dies {
         h.start_worker();
     }
@@ -394,7 +393,7 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
         assert_eq!(h.api.post_payment(&body).await.status, 202, "r{n} is taken again");
         assert_eq!(h.api.post_payment(&body).await.status, 200, "r{n} once");
     }
-    assert_eq!(h.api.post_payment(&payment("r7", "ADA", "1")).await.status, 200);
+    h.api.post_payment(&payment("r7", "ADA", "1")).await.is(200);
     h.api.until_settled().await;
     assert_eq!(h.stores.count(paid).await, 13);
     accept_losses(&h).await;
@@ -411,8 +410,7 @@ cases! { put_back_a_backup:
 
 #[tokio::test]
 async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
-    let mut h = Harness::with(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::with(&["--retention=1h"]).await.account("ADA", "1000").await;
     let mut ids = Vec::new();
     for n in 1..=5 {
         let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
@@ -434,8 +432,7 @@ async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
 
 #[tokio::test]
 async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_comes() {
-    let mut h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r1", "ADA", "1").await;
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
@@ -452,19 +449,7 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
             delete.arg(h.api.pay(reference, "ADA", "1").await["stream_id"].as_str().unwrap());
         }
         // One was handed out, the others were not.
-        h.stores
-            .tell(&[
-                "XREADGROUP",
-                "GROUP",
-                "ledger",
-                "ghost",
-                "COUNT",
-                "1",
-                "STREAMS",
-                &stream,
-                ">",
-            ])
-            .await;
+        h.stores.hand_out(partition, "ledger", "ghost", 1).await;
         delete.exec_async(&mut h.stores.redis.clone()).await.unwrap();
         h.start_worker();
         until("they are listed", async || {

@@ -42,8 +42,7 @@ pub async fn everything(stores: &Stores) -> Vec<String> {
         "audit_log",
     ] {
         let sql = format!("select '{table}' || to_jsonb(t)::text from {table} t order by 1");
-        let table: Vec<String> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&stores.pool).await.unwrap();
+        let table = stores.texts(&sql).await;
         rows.extend(table);
     }
     rows
@@ -83,12 +82,9 @@ pub fn settled<T: std::fmt::Debug>(acted: Acted<T>) -> String {
 /// A customer with one payment, a dead letter, and one payment more.
 async fn with_a_dead_letter(settings: &[&str]) -> (Harness, Operations, i64) {
     let settings = [&["--attempts-max=1", "--retention=1h"], settings].concat();
-    let mut h = Harness::gateway(&settings).await;
+    let mut h = Harness::gateway(&settings).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
-    for (reference, amount) in [("a1", "1"), ("POISON", "20"), ("a2", "3")] {
-        h.api.pay(reference, "ADA", amount).await;
-    }
+    h.api.pay_all("ADA", &[("a1", "1"), ("POISON", "20"), ("a2", "3")]).await;
     h.work().await;
     assert_eq!(h.api.payment("POISON").await["status"], "dead_lettered");
     let (operations, id) = (operations(&h.stores).await, id_of(&h.stores, "POISON").await);
@@ -201,7 +197,7 @@ async fn every_outcome_of_a_redrive_is_accounted_for() {
         payment("POISON-again", "ADA", "11"),
         payment("POISON-other", "ADA", "12"),
     ] {
-        assert_eq!(h.api.post_payment(&sent).await.status, 202);
+        h.api.post_payment(&sent).await.is(202);
     }
     h.work().await;
     assert_eq!(h.stores.count("select count(*) from dead_letters").await, 6);
@@ -332,31 +328,15 @@ async fn a_redrive_that_loses_postgresql_changes_nothing() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_discarded_or_waits_for_a_release_that_can() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "100").await;
-    let partition = h.api.pay("a1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "100").await;
+    let partition = h.api.pay_into("a1").await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (sequence, name) in [("2", "late"), ("3", "never")] {
         let sent = json!({"transaction_reference": name, "customer_id": "ADA",
             "payment_status": "COMPLETE", "transaction_amount": "5.00",
             "transaction_date": "2025-11-07T13:54:16Z"});
-        h.stores
-            .tell(&[
-                "XADD",
-                &h.stores.key(partition, "stream"),
-                "*",
-                "v",
-                "99",
-                "seq",
-                sequence,
-                "payment",
-                &sent.to_string(),
-                "received_at",
-                "1762523656123",
-                "traceparent",
-                trace,
-            ])
-            .await;
+        let fields = format!("v 99 seq {sequence} received_at 1762523656123 traceparent {trace}");
+        h.stores.forge(partition, &fields, &sent).await;
         h.stores.tell(&["INCR", &h.stores.key(partition, "seq")]).await;
     }
     h.work().await;
@@ -387,7 +367,7 @@ async fn what_cannot_be_read_is_discarded_or_waits_for_a_release_that_can() {
 async fn dead_letters_of_an_earlier_topology_are_redriven() {
     let stores = Stores::new().await;
     refuse_poison(&stores).await;
-    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_ATTEMPTS_MAX", "1")];
+    let settings = [("PAYSTREAM_ATTEMPTS_MAX", "1")];
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let _worker = Process::serve("worker", &stores, &settings).await;
     let customers: Vec<String> = (0..8).map(|n| format!("CUSTOMER{n}")).collect();

@@ -34,8 +34,8 @@ async fn noted(api: &Api) -> Vec<[String; 4]> {
 
 /// A dead letter named POISON of ADA; says its id.
 async fn bury(h: &mut Harness) -> i64 {
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     h.api.pay("POISON", "ADA", "5").await;
     h.work().await;
     allow_poison(&h.stores).await;
@@ -172,11 +172,8 @@ async fn many_dead_letters_are_redriven_or_discarded_when_they_are_named() {
 
 #[tokio::test]
 async fn held_money_and_conflicts_are_dealt_with_once() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100").await;
-    for (reference, amount) in [("held1", "7"), ("held2", "8")] {
-        h.api.pay(reference, "NOBODY", amount).await;
-    }
+    let h = Harness::start().await.account("ADA", "100").await;
+    h.api.pay_all("NOBODY", &[("held1", "7"), ("held2", "8")]).await;
     h.settled().await;
     let held = get(&h.api, "/suspense?limit=1").await;
     assert_eq!(held["payments"][0]["transaction_reference"], "held1");
@@ -197,7 +194,7 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     post(&h.api, assign, &to("ADA")).await.is_problem(409, "already_settled");
     post(&h.api, "/suspense/no/assign", &to("ADA")).await.is_problem(404, "case_not_found");
     let refund = "/suspense/held2/refund-mark";
-    assert_eq!(post(&h.api, refund, &signed()).await.status, 200);
+    post(&h.api, refund, &signed()).await.is(200);
     post(&h.api, refund, &signed()).await.is_problem(409, "already_settled");
     post(&h.api, "/suspense/held2/assign", &to("ADA")).await.is_problem(409, "already_settled");
     let listed = get(&h.api, "/suspense").await["payments"].clone();
@@ -215,7 +212,7 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     let conflict = &conflicts["conflicts"][0];
     has(&conflict, json!({"transaction_amount": "2.00", "first_amount": "1.00"}));
     let resolve = format!("/conflicts/{}/{}/resolve", conflict["partition"], conflict["sequence"]);
-    assert_eq!(post(&h.api, &resolve, &signed()).await.status, 200);
+    post(&h.api, &resolve, &signed()).await.is(200);
     post(&h.api, &resolve, &signed()).await.is_problem(409, "already_settled");
     post(&h.api, "/conflicts/0/999/resolve", &signed()).await.is_problem(404, "case_not_found");
     h.api.get(&format!("{ADMIN}/conflicts?after=x")).await.is_problem(400, "invalid_query");
@@ -236,16 +233,15 @@ async fn parked_customers_and_partitions_are_released() {
     assert_eq!(parked["customers"][0]["dead_letters"], json!([id]));
     post(&h.api, "/parked/ADA/release", &signed()).await.is_problem(422, "not_possible");
     assert_eq!(h.api.payment("after").await["status"], "parked");
-    assert_eq!(post(&h.api, &format!("/dead-letters/{id}/redrive"), &signed()).await.status, 200);
-    assert_eq!(post(&h.api, "/parked/ADA/release", &signed()).await.status, 200);
+    post(&h.api, &format!("/dead-letters/{id}/redrive"), &signed()).await.is(200);
+    post(&h.api, "/parked/ADA/release", &signed()).await.is(200);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
     post(&h.api, "/parked/ADA/release", &signed()).await.is_problem(404, "case_not_found");
 
     let epoch =
         async || h.stores.count("select epoch from partition_owners where partition = 3").await;
     let before = epoch().await;
-    let done = post(&h.api, "/partitions/3/release", &signed()).await;
-    assert_eq!(done.status, 200, "{}", done.text);
+    let done = post(&h.api, "/partitions/3/release", &signed()).await.is(200);
     assert!(done.json()["done"].as_str().unwrap().contains("tester"), "{}", done.text);
     until("it is acquired anew", async || epoch().await > before).await;
     post(&h.api, "/partitions/99/release", &signed()).await.is_problem(404, "case_not_found");

@@ -12,7 +12,7 @@ pub const SHORT: [(&str, &str); 2] =
 
 /// A worker of this name, at work.
 pub async fn worker(stores: &Stores, name: &str, settings: &[(&str, &str)]) -> Process {
-    let own = [("PAYSTREAM_WORKER_ID", name), ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let own = [("PAYSTREAM_WORKER_ID", name)];
     Process::serve("worker", stores, &[&own, settings].concat()).await
 }
 
@@ -184,8 +184,7 @@ async fn pending(stores: &Stores, worker: &str) -> Vec<(i32, StreamId)> {
 async fn has_unsettled(stores: &Stores, worker: &str) -> bool {
     let reached = "select partition, reached_stream_id from partition_owners";
     let pending = pending(stores, worker).await;
-    let reached: Vec<(i32, String)> =
-        sqlx::query_as(reached).fetch_all(&stores.pool).await.unwrap();
+    let reached: Vec<(i32, String)> = stores.rows(reached).await;
     let reached: BTreeMap<i32, StreamId> =
         reached.into_iter().map(|(partition, id)| (partition, id.parse().unwrap())).collect();
     pending.iter().any(|(partition, id)| *id > reached[partition])

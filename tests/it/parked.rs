@@ -43,11 +43,9 @@ async fn at_the_console(h: &Harness, method: Method, fields: &str) -> Reply {
 #[tokio::test]
 async fn a_release_past_an_open_dead_letter_asks_and_has_to_be_forced() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "1000").await;
-    for (reference, amount) in [("POISON", "2"), ("a1", "5"), ("a2", "7")] {
-        h.api.pay(reference, "ADA", amount).await;
-    }
+    refuse_poison(&h.stores).await;
+    h.api.pay_all("ADA", &[("POISON", "2"), ("a1", "5"), ("a2", "7")]).await;
     h.work().await;
     let waits = async || {
         for reference in ["a1", "a2"] {

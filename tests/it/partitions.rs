@@ -26,9 +26,8 @@ async fn table(stores: &Stores) -> Ended {
 
 #[tokio::test]
 async fn what_waits_is_shown_until_it_is_settled() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("one", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    let at = h.api.pay_into("one").await;
     h.api.pay("two", "ADA", "1").await;
 
     let (waiting, served) = document(&h.stores, &[]).await;
@@ -77,20 +76,9 @@ async fn what_waits_is_shown_until_it_is_settled() {
 
 #[tokio::test]
 async fn an_entry_that_was_taken_and_not_acknowledged_is_what_waits_longest() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("one", "ADA", "1").await["partition"].as_u64().unwrap();
-    h.stores
-        .tell(&[
-            "XREADGROUP",
-            "GROUP",
-            "ledger",
-            "gone",
-            "STREAMS",
-            &h.stores.key(at, "stream"),
-            ">",
-        ])
-        .await;
+    let h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    let at = h.api.pay_into("one").await;
+    h.stores.hand_out(at, "ledger", "gone", 1000).await;
     let (waiting, _) = document(&h.stores, &[]).await;
     let one = &waiting["partitions"][usize::try_from(at).unwrap()];
     assert_eq!((&one["lag"], &one["pending"]), (&json!(0), &json!(1)));

@@ -42,8 +42,8 @@ async fn notices(stores: &Stores) -> i64 {
 /// Applies `count` payments of one customer but those at `poisons`.
 async fn bury_among(count: usize, poisons: &[usize], attempts: &str) {
     let mut h = Harness::gateway(&["--attempts-max", attempts]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100000").await;
+    refuse_poison(&h.stores).await;
     h.api.open_account("BOB", "100000").await;
     let name = |n: usize| match poisons.contains(&n) {
         true => format!("POISON{n}"),
@@ -120,14 +120,11 @@ async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
     h.stores.sql(DEADLY).await;
     let _lock = h.stores.advisory_lock(7).await;
     h.api.open_account("ADA", "1000").await;
-    for name in ["before", "DEADLY", "after"] {
-        h.api.pay(name, "ADA", "1").await;
-    }
+    h.api.pay_all("ADA", &["before", "DEADLY", "after"].map(|name| (name, "1"))).await;
     let settings = [
         ("PAYSTREAM_ATTEMPTS_MAX", "3"),
         ("PAYSTREAM_BATCH_DEADLINE", "500ms"),
         ("PAYSTREAM_LEASE", "1s"),
-        ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
     ];
     let buried = "select count(*) from dead_letters";
     let mut deaths = 0;
@@ -144,7 +141,7 @@ async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
         worker.kill().await;
         deaths += 1;
         assert!(deaths <= 5, "it must be given up by now");
-        until("its transaction is gone", async || h.stores.count(WAITING).await == 0).await;
+        h.stores.until(0, WAITING).await;
     };
     // The first deaths cannot be told from an outage, and are of several entries;
     // the three count in which it was tried alone.
@@ -172,8 +169,7 @@ async fn an_attempt_that_ends_in_an_outage_is_none() {
          and database = (select oid from pg_database where datname = current_database())";
     let tries = Mutex::new(BTreeSet::new());
     until("it is tried more often than attempts are allowed", async || {
-        let waiting: Vec<String> =
-            sqlx::query_scalar(waits).fetch_all(&h.stores.pool).await.unwrap();
+        let waiting = h.stores.texts(waits).await;
         let mut tries = tries.lock().unwrap();
         tries.extend(waiting);
         tries.len() > 4
@@ -192,8 +188,8 @@ async fn parked(stores: &Stores, arguments: &[&str]) -> Ended {
 #[tokio::test]
 async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=2"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     h.api.open_account("BOB", "100").await;
     for (name, customer, amount) in [
         ("a1", "ADA", "1"),
@@ -221,7 +217,7 @@ async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order()
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     // Sent again after the stream has forgotten it: still one payment.
     h.stores.forget().await;
-    assert_eq!(h.api.post_payment(&payment("a2", "ADA", "60")).await.status, 202);
+    h.api.post_payment(&payment("a2", "ADA", "60")).await.is(202);
     h.settled().await;
 
     let list = parked(&h.stores, &["list", "--json"]).await;
@@ -266,9 +262,7 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     h.stores.sql(DEADLY).await;
     let lock = h.stores.advisory_lock(7).await;
     h.api.open_account("ADA", "1000").await;
-    for name in ["DEADLY", "after"] {
-        h.api.pay(name, "ADA", "1").await;
-    }
+    h.api.pay_all("ADA", &["DEADLY", "after"].map(|name| (name, "1"))).await;
     let dead = "select count(*) from dead_letters";
     for _ in 0..6 {
         h.start_worker();
@@ -291,8 +285,7 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
 
 #[tokio::test]
 async fn an_entry_that_is_settled_is_not_given_up_when_its_workers_died() {
-    let mut h = Harness::with(&["--attempts-max=2"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::with(&["--attempts-max=2"]).await.account("ADA", "1000").await;
     let taken = h.api.pay("settled", "ADA", "1").await;
     h.settled().await;
     h.stop_worker().await;

@@ -32,8 +32,7 @@ pub use crate::{
     failover::{LOST, Pair, pay},
     harness::{
         Api, Harness, PARTITIONS, Reply, Stores, ask, but, connect_to_redis, empty_directory,
-        eventually, has, in_background, in_time, list, own_postgres, own_redis, payment, send,
-        until,
+        eventually, has, in_background, in_time, own_postgres, own_redis, payment, send, until,
     },
     load::{CUSTOMERS, Load, Loaded, assert_applied},
     mending::{everything, logged, operations, read_again, signed},

@@ -108,6 +108,7 @@ pub fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Command 
     command
         .env("PAYSTREAM_WORKER_ID", "tester")
         .env("PAYSTREAM_BIND", "127.0.0.1:0")
+        .env("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")
         .envs(settings.iter().copied());
     command
 }
@@ -168,6 +169,18 @@ impl Process {
         let process = Self { running, api: Api::new(format!("http://{address}")), log };
         process.api.until_ready().await;
         process
+    }
+
+    /// And an account is open.
+    pub async fn account(self, customer: &str, asset_value: &str) -> Self {
+        self.api.open_account(customer, asset_value).await;
+        self
+    }
+
+    /// Waits until everything accepted is settled, and audits.
+    pub async fn settled(&self, stores: &Stores) {
+        self.api.until_settled().await;
+        stores.audit().await;
     }
 
     /// Its process id.

@@ -55,9 +55,8 @@ pub async fn served(process: &Process, partitions: usize) {
 #[tokio::test]
 async fn a_topology_grows_and_shrinks_under_load() {
     let stores = Stores::new().await;
-    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
     let gateway = Process::serve("gateway", &stores, &[]).await;
-    let _worker = Process::serve("worker", &stores, &worker).await;
+    let _worker = Process::serve("worker", &stores, &[]).await;
     gateway.api.seed(CUSTOMERS).await;
     // Held from before the changes, and applied after them, in order.
     gateway.api.pay("early", "LATE", "1").await;
@@ -74,8 +73,7 @@ async fn a_topology_grows_and_shrinks_under_load() {
     gateway.api.until_settled().await;
     gateway.api.open_account("LATE", "100").await;
     gateway.api.pay("last", "LATE", "3").await;
-    gateway.api.until_settled().await;
-    stores.audit().await;
+    gateway.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
     assert_eq!(gateway.api.balance("LATE").await["total_paid"], "6.00");
     assert_eq!(
@@ -103,8 +101,7 @@ async fn a_change_that_cannot_reach_redis_is_not_begun() {
 
 #[tokio::test]
 async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     let to_16 = resize(&["--partitions", "16", "--drain-timeout", "1h"]);
     assert!(refused(&h.stores, &to_16).await.contains("no worker lives"));
@@ -200,8 +197,7 @@ async fn a_change_interrupted_at_any_step_goes_on_when_it_is_run_again() {
     }
     load.reached(load.accepted() + WARM).await;
     let load = load.finish().await;
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
 }
 
@@ -257,15 +253,13 @@ async fn a_change_killed_wherever_it_is_goes_on_when_it_is_run_again() {
         to = if to == 32 { PARTITIONS } else { 32 };
     }
     let load = load.finish().await;
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
 }
 
 #[tokio::test]
 async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_streams() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     for partition in 0..u64::from(PARTITIONS) {
         h.stores
             .tell(&["XGROUP", "CREATE", &h.stores.key(partition, "stream"), "fraud", "0"])
@@ -299,7 +293,7 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     }
     assert_eq!(ownership.acquire(&all).await.unwrap(), []);
     assert_eq!(ownership.look().await.unwrap().partitions, []);
-    let opened = registrar.open(NewAccount::seeded(7), &crate::mending::signed("ada")).await;
+    let opened = registrar.open(NewAccount::seeded(7), &signed("ada")).await;
     assert!(matches!(opened, Err(ledger::Error::Resized)), "{opened:?}");
     let groups = "fraud";
     let stream = stores.key_of(2, 15, "stream");
@@ -324,8 +318,7 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
 #[tokio::test]
 async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_after_all() {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     process.api.pay("before", "ADA", "1").await;
     process.api.until_settled().await;
     stores.succeed(&resize(&["--partitions", "16"])).await;
@@ -360,8 +353,7 @@ async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_aft
 #[tokio::test]
 async fn a_partition_that_is_brought_back_while_it_is_closed_for_good_stays_closed() {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     process.api.pay("before", "ADA", "1").await;
     process.api.until_settled().await;
     leave_at(&stores, &process.api, 4, 1, (PARTITIONS, 16)).await;

@@ -20,7 +20,7 @@ const SPAN_ID: &str = "b7ad6b7169203331";
 
 /// Posts a payment as part of a caller's trace.
 async fn post_traced(gateway: &Process, reference: &str, flags: &str) -> Reply {
-    let request = gateway.api.request(reqwest::Method::POST, "/api/v1/payments");
+    let request = gateway.api.request(Method::POST, "/api/v1/payments");
     let traceparent = format!("00-{TRACE_ID}-{SPAN_ID}-{flags}");
     send(request.header("traceparent", traceparent).json(&payment(reference, "ADA", "1"))).await
 }
@@ -44,8 +44,7 @@ async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
         let url = sink.url();
         let settings = [exporting(&url, ratio), vec![trusted]].concat();
         let (gateway, ada) = both(&stores, &settings).await;
-        let reply = post_traced(&gateway, &reference, flags).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
+        let reply = post_traced(&gateway, &reference, flags).await.is(202);
         until("it is settled", async || {
             let sql = format!(
                 "select count(*) from suspense where transaction_reference = '{reference}'"
@@ -78,8 +77,7 @@ async fn send_nothing_but_these_spans(protocol: &str, url: &str, sink: &Sink) {
     let (gateway, ada) = both(&stores, &[exporting(url, "1"), vec![protocol]].concat()).await;
     gateway.api.open_account("ADA", "100").await;
     for n in 0..PAYMENTS {
-        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await.is(200);
         let (trace_id, _) = named_by(reply.header("traceparent"));
         // It is acknowledged, so the next one has a batch of its own.
         Trace::of(sink, &trace_id, SPANS).await;
@@ -117,8 +115,7 @@ async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds(
     let began = Instant::now();
     let mut told = 0;
     for n in 0..200 {
-        let reply = gateway.api.post_payment(&payment(&format!("p{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 503, "{}", reply.text);
+        let reply = gateway.api.post_payment(&payment(&format!("p{n}"), "ADA", "1")).await.is(503);
         told += usize::from(!reply.header("traceparent").is_empty());
     }
     let seconds = began.elapsed().as_secs() + 2;

@@ -127,16 +127,14 @@ async fn while_postgresql_is_stopped_everything_waits_for_the_ledger() {
     assert_eq!((reply.status, &reply.json()["ledger_available"]), (200, &json!(false)));
     // The right thing to do was to bring it back.
     postgres.restart().await.unwrap();
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_eq!(stores.show("meanwhile").await["state"], "applied");
 }
 
 #[tokio::test]
 async fn poison_is_found_with_what_waits_behind_it() {
-    let h = Harness::gateway(&[]).await;
+    let h = Harness::gateway(&[]).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
     h.api.pay("POISON", "ADA", "1").await;
     h.api.pay("behind", "ADA", "2").await;
     let settings = [("PAYSTREAM_ATTEMPTS_MAX", "100")];
@@ -227,8 +225,7 @@ async fn a_locked_account_stops_its_partition_and_no_other() {
 #[tokio::test]
 async fn a_locked_table_is_told_from_an_outage() {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "10").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "10").await;
     let held = lock(&stores, "customer_accounts", "access exclusive").await;
     process.api.pay("locked", "ADA", "1").await;
     process.until_logged("a partition waits for a lock").await;
@@ -266,8 +263,7 @@ async fn hand_to_ghost(stores: &Stores) {
 
 #[tokio::test]
 async fn what_is_committed_unreadable_or_deleted_is_told_apart() {
-    let mut h = Harness::with(&["--retention", "1h"]).await;
-    h.api.open_account("ADA", "100").await;
+    let mut h = Harness::with(&["--retention", "1h"]).await.account("ADA", "100").await;
     h.api.pay("done", "ADA", "1").await;
     h.settled().await;
     h.stop_worker().await;
@@ -330,8 +326,7 @@ async fn a_hundred_thousand_pending_entries_are_listed_in_pages() {
             payment(&format!("many{batch}-{number}"), &customer, "1")
         });
         let body = Value::Array(payments.collect());
-        let reply = h.api.post("/api/v1/payments/batch", &body).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        h.api.post("/api/v1/payments/batch", &body).await.is(200);
     }
     hand_to_ghost(&h.stores).await;
     let summary = h.api.get("/api/v1/admin/pending/summary").await.json();

@@ -6,8 +6,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::{failover::tell, prelude::*};
 
-const APART: [(&str, &str); 2] =
-    [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_LANES", "1")];
+const APART: [(&str, &str); 1] = [("PAYSTREAM_LANES", "1")];
 
 /// Waits until a payment is found at all, and says what became of it.
 async fn look_up(api: &Api, reference: &str) -> String {
@@ -19,11 +18,6 @@ async fn look_up(api: &Api, reference: &str) -> String {
         })
     })
     .await
-}
-
-async fn applied(api: &Api, reference: &str) {
-    until(&format!("{reference} is applied"), async || look_up(api, reference).await == "applied")
-        .await;
 }
 
 /// The replica hears nothing more.
@@ -67,7 +61,7 @@ async fn payments_are_found_and_settled_though_the_clock_of_a_promoted_server_is
     let _: i64 = ask(&mut redis, &destroy).await;
     let worker = Process::serve("worker", &pair.stores, &APART).await;
     for reference in &waiting {
-        applied(&gateway.api, reference).await;
+        gateway.api.until_is(reference, "applied").await;
     }
     // From then on ids are above all that the ledger knows.
     until("ids are raised", async || {
@@ -83,18 +77,16 @@ async fn payments_are_found_and_settled_though_the_clock_of_a_promoted_server_is
     assert_eq!(look_up(&gateway.api, "above").await, "accepted");
     let _: i64 = ask(&mut redis, &destroy).await;
     let _worker = Process::serve("worker", &pair.stores, &APART).await;
-    applied(&gateway.api, "above").await;
-    gateway.api.until_settled().await;
+    gateway.api.until_is("above", "applied").await;
+    gateway.settled(&pair.stores).await;
     assert_eq!(pair.stores.count(LOST).await, 0);
-    pair.stores.audit().await;
     assert_eq!(gateway.api.balance("ADA").await["total_paid"], "31.00");
 }
 
 #[tokio::test]
 async fn a_promoted_replica_that_lacks_a_removal_shows_no_old_balance() {
     let mut pair = Pair::on("cached", None).await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
     let cached = async |redis: &mut MultiplexedConnection, keys: &[String]| -> Option<String> {

@@ -108,8 +108,7 @@ async fn pay_whatever_happens(url: &str, meanwhile: impl AsyncFn(&Process, &Proc
     let (gateway, worker) = both(&stores, &settings).await;
     gateway.api.open_account("ADA", "1000").await;
     for n in 0..20 {
-        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await.is(200);
     }
     meanwhile(&gateway, &worker).await;
     gateway.api.pay("last", "ADA", "1").await;
@@ -213,8 +212,7 @@ async fn a_line_that_is_logged_during_a_request_names_its_trace() {
     let gateway = Process::serve("gateway", &stores, &exporting(&url, "1")).await;
     gateway.api.pay("before", "ADA", "1").await;
     assert_ne!(stores.delete_keys("*:stream").await, 0);
-    let reply = gateway.api.post_payment(&payment("after", "ADA", "1")).await;
-    assert_eq!(reply.status, 503, "{}", reply.text);
+    let reply = gateway.api.post_payment(&payment("after", "ADA", "1")).await.is(503);
     let (trace_id, span_id) = named_by(reply.header("traceparent"));
     let message = "state is lost in Redis; payments of this partition are refused";
     gateway.until_logged(message).await;

@@ -41,8 +41,7 @@ async fn a_posted_payment_is_one_trace_of_six_spans_over_two_processes() {
     let (stores, sink) = (Stores::new().await, sink().await);
     let (gateway, ada) = both(&stores, &exporting(&sink.url(), "1")).await;
     gateway.api.open_account("ADA", "100").await;
-    let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await;
-    assert_eq!(reply.status, 202, "{}", reply.text);
+    let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await.is(202);
     let (trace_id, answered) = named_by(reply.header("traceparent"));
     Trace::of(&sink, &trace_id, SPANS).await;
     ada.stop().await;
@@ -215,8 +214,8 @@ async fn a_dead_letter_shows_its_attempts() {
     allow_poison(&stores).await;
     let letter = stores.count("select id from dead_letters").await;
     let path = format!("/api/v1/admin/dead-letters/{letter}/redrive");
-    let redrive = gateway.api.post(&path, &json!({"reason": "a test", "actor": "ada"})).await;
-    assert_eq!(redrive.status, 200, "{}", redrive.text);
+    let redrive =
+        gateway.api.post(&path, &json!({"reason": "a test", "actor": "ada"})).await.is(200);
     let (request_trace, request) = named_by(redrive.header("traceparent"));
     assert_ne!(request_trace, trace_id);
     let attempts = trace.named(PROCESS).len();
