@@ -63,8 +63,7 @@ where
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
-        sleep(PAUSE).await;
+        pause(what, end).await;
     }
 }
 
@@ -72,9 +71,14 @@ where
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds().await {
-        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
-        sleep(PAUSE).await;
+        pause(what, end).await;
     }
+}
+
+/// Before the next look.
+async fn pause(what: &str, end: Instant) {
+    assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+    sleep(PAUSE).await;
 }
 
 /// Waits for what must end, and fails when it does not in time.
@@ -472,25 +476,27 @@ pub struct Harness {
     worker_signals: Signals,
 }
 
-#[derive(Default)]
 struct Servings {
     worker: Option<Serving>,
     gateway: Option<Serving>,
 }
 
 impl Servings {
-    async fn stop(mut self) {
-        for serving in [self.worker.take(), self.gateway.take()].into_iter().flatten() {
-            serving.stop().await;
+    /// Stops what runs: the worker first.
+    fn stop(&mut self) -> impl Future<Output = ()> + use<> {
+        let running = [self.worker.take(), self.gateway.take()];
+        async move {
+            for serving in running.into_iter().flatten() {
+                serving.stop().await;
+            }
         }
     }
 }
 
 impl Drop for Servings {
     fn drop(&mut self) {
-        let rest = std::mem::take(self);
-        if rest.worker.is_some() || rest.gateway.is_some() {
-            end(rest.stop());
+        if self.worker.is_some() || self.gateway.is_some() {
+            end(self.stop());
         }
     }
 }
@@ -599,7 +605,7 @@ impl Harness {
     }
 
     /// Stops everything cleanly now.
-    pub async fn stop(self) -> Stores {
+    pub async fn stop(mut self) -> Stores {
         self.servings.stop().await;
         self.stores
     }
