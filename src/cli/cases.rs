@@ -15,7 +15,7 @@ use crate::{
     config::LedgerConfig,
     domain::{CustomerId, Invalid, Reference},
     ledger::{LossRow, Topology},
-    operations::{Act, Conflict, Foretold, Operations, SuspensePayment},
+    operations::{Act, ConflictFilter, Foretold, Operations, SuspenseFilter},
     stream::Streams,
 };
 
@@ -24,12 +24,8 @@ use crate::{
 pub enum SuspenseAction {
     /// Show those that are held or marked for refund, the longest held first
     List {
-        /// Show those that were applied or found in conflict, too.
-        #[arg(long)]
-        all: bool,
-        /// Those that were sent for this customer.
-        #[arg(long)]
-        customer: Option<String>,
+        #[command(flatten)]
+        filter: SuspenseFilter,
         #[command(flatten)]
         list: PageArgs,
     },
@@ -57,12 +53,8 @@ pub enum SuspenseAction {
 pub enum ConflictsAction {
     /// Show them, the longest open first
     List {
-        /// Show those that were dealt with, too.
-        #[arg(long)]
-        all: bool,
-        /// Those of this reference.
-        #[arg(long)]
-        reference: Option<String>,
+        #[command(flatten)]
+        filter: ConflictFilter,
         #[command(flatten)]
         list: PageArgs,
     },
@@ -145,10 +137,9 @@ pub(super) async fn suspense(
     operations: &Operations,
 ) -> anyhow::Result<Said> {
     match action {
-        SuspenseAction::List { all, customer, list } => {
-            let rows = up_to(list.limit, async |last: Option<&SuspensePayment>, size| {
-                let after = last.map(|row| row.transaction_reference.as_str());
-                operations.suspense(all, customer.as_deref(), after, size).await
+        SuspenseAction::List { filter, list } => {
+            let rows = up_to(list.limit, async |after, limit| {
+                operations.suspense(&SuspenseFilter { after, limit, ..filter.clone() }).await
             });
             let header =
                 ["reference", "sent for", "amount", "held since", "state", "assigned to", "why"];
@@ -163,7 +154,7 @@ pub(super) async fn suspense(
                 [
                     cell(&row.transaction_reference),
                     cell(&row.customer_id),
-                    number(&row.transaction_amount),
+                    number(row.transaction_amount),
                     cell(instant(row.held_at)),
                     toned(&row.state, tone),
                     known(row.assigned_to.as_ref()),
@@ -198,12 +189,11 @@ pub(super) async fn conflicts(
     operations: &Operations,
 ) -> anyhow::Result<Said> {
     match action {
-        ConflictsAction::List { all, reference, list } => {
-            let reference = reference.as_deref();
-            let rows = up_to(list.limit, async |last: Option<&Conflict>, size| {
-                operations.conflicts(all, reference, last.map(Conflict::name), size).await
+        ConflictsAction::List { filter, list } => {
+            let rows = up_to(list.limit, async |after, limit| {
+                operations.conflicts(&ConflictFilter { after, limit, ..filter.clone() }).await
             });
-            let none = match (all, reference) {
+            let none = match (filter.all, &filter.reference) {
                 (_, Some(_)) => "There are no such conflicts.",
                 (true, None) => "There are no conflicts.",
                 (false, None) => "No conflict is open; --all shows all.",
@@ -227,9 +217,9 @@ pub(super) async fn conflicts(
                     cell(&row.transaction_reference),
                     cell(&row.payment_status),
                     cell(&row.customer_id),
-                    number(&row.transaction_amount),
+                    number(row.transaction_amount),
                     known(row.first_customer_id.as_ref()),
-                    known(row.first_amount.as_ref()),
+                    known(row.first_amount),
                     cell(instant(row.detected_at)),
                     toned(&row.state, tone),
                     cell(&row.sentence),
@@ -251,14 +241,14 @@ pub(super) async fn conflicts(
 pub(super) async fn parked(action: ParkedAction, operations: &Operations) -> anyhow::Result<Said> {
     match action {
         ParkedAction::List { json } => {
-            let rows = operations.parked().await.context("could not list parked payments")?;
+            let rows = operations.parked(None).await.context("could not list parked payments")?;
             let header = ["customer", "parked at", "payments", "amount"];
             let text = listing(&rows, json, "No customer is parked.", header, |row| {
                 [
                     cell(&row.customer_id),
                     cell(instant(row.parked_at)),
                     number(row.payments),
-                    number(&row.amount),
+                    number(row.amount),
                 ]
             });
             Ok((text, ExitCode::SUCCESS))

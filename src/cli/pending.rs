@@ -18,9 +18,7 @@ use super::{
 use crate::{
     config::StoreConfig,
     domain::shown,
-    operations::{
-        Operations, PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
-    },
+    operations::{Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary},
 };
 
 /// Width of the longest bar, in characters.
@@ -32,24 +30,11 @@ pub struct PendingArgs {
     /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
-    /// Only those of this partition.
-    #[arg(long)]
-    pub partition: Option<u16>,
-    /// Only those that have not been touched for at least this long.
-    #[arg(long, value_parser = parse_duration)]
-    pub min_idle: Option<Duration>,
-    /// Only those that this consumer holds.
-    #[arg(long)]
-    pub consumer: Option<String>,
-    /// Only those of this reference.
-    #[arg(long)]
-    pub reference: Option<String>,
+    #[command(flatten)]
+    pub filter: PendingFilter,
     /// Entries to show. They are asked for in pages of 500 at most.
     #[arg(long, default_value_t = 50)]
     pub limit: usize,
-    /// Where to go on: what an earlier answer said.
-    #[arg(long)]
-    pub from: Option<String>,
     /// How long gateways remember a reference in the stream. What waits for
     /// longer is looked for in the streams themselves.
     #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
@@ -100,24 +85,20 @@ impl Look {
             bar.set_position(done);
         });
         let summary = summary.await.context("could not read what is pending")?;
-        let filter = PendingFilter {
-            partition: args.partition,
-            min_idle: args.min_idle,
-            consumer: args.consumer.clone(),
-            reference: args.reference.clone(),
-        };
-        let (mut entries, mut from) = (Vec::new(), args.from.clone());
+        let mut filter = args.filter.clone();
+        let mut entries = Vec::new();
         bar.set_length(summary.pending.min(u64::try_from(args.limit).unwrap_or(u64::MAX)));
         loop {
-            let limit = (args.limit - entries.len()).min(PENDING_MAX);
-            let page = operations.pending(&filter, from.as_deref(), limit);
-            let page = page.await.context("could not read what is pending")?;
+            let limit = i64::try_from(args.limit - entries.len()).unwrap_or(PAGE_MAX);
+            filter.limit = Some(limit.clamp(1, PAGE_MAX));
+            let page =
+                operations.pending(&filter).await.context("could not read what is pending")?;
             entries.extend(page.entries);
             bar.set_position(u64::try_from(entries.len()).unwrap_or(u64::MAX));
             if page.next.is_none() || entries.len() >= args.limit {
                 return Ok(Self { summary, page: PendingPage { entries, ..page } });
             }
-            from = page.next;
+            filter.from = page.next;
         }
     }
 
@@ -207,7 +188,7 @@ fn listed(entries: &[PendingEntry]) -> Table {
             known(entry.sequence),
             known(entry.transaction_reference.as_ref()),
             known(entry.customer_id.as_ref()),
-            known(entry.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
+            known(entry.transaction_amount).set_alignment(CellAlignment::Right),
             cell(&entry.consumer),
             owner,
             cell(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),

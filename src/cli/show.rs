@@ -69,7 +69,7 @@ fn page(life: &Life) -> String {
         format!(
             "  customer {}, amount {}, {}",
             text(&life.customer_id),
-            text(&life.transaction_amount),
+            life.transaction_amount.map_or("unknown".to_owned(), |amount| amount.to_string()),
             text(&life.payment_status)
         ),
     ];

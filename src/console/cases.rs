@@ -7,14 +7,13 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::{
-    list::{Asked, Listing, PAGE},
+    list::{Asked, Listing},
     shell::{Shell, Visit, page, trouble},
     words,
 };
 use crate::{
     http::{Code, Problem, Segment},
-    ledger::DeadLetterFilter,
-    operations::{AuditEntry, Conflict, ConflictName, DeadLetter, ParkedCustomer, SuspensePayment},
+    operations::{AuditEntry, Conflict, DeadLetter, ParkedCustomer, SuspensePayment},
 };
 
 #[derive(Template)]
@@ -25,17 +24,8 @@ struct DeadLettersPage {
 }
 
 pub(super) async fn dead_letters(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let state = asked.owned("state").unwrap_or_else(|| "dead".to_owned());
-    let filter = DeadLetterFilter {
-        state: Some(state).filter(|state| state != "all"),
-        reference: asked.owned("reference"),
-        code: asked.owned("code"),
-        customer: asked.owned("customer"),
-        ..DeadLetterFilter::default()
-    };
-    let before = asked.parsed("before")?;
-    let found = visit.operations().dead_letters(&filter, before, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "before", |last| last.id);
+    let found = visit.operations().dead_letters(&asked.filter()?).await.map_err(trouble)?;
+    let list = Listing::new(asked, found, "before");
     page(&DeadLettersPage { shell: visit.shell("/console/dead-letters", "Dead letters"), list })
 }
 
@@ -62,10 +52,8 @@ struct SuspensePage {
 }
 
 pub(super) async fn suspense(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let (all, customer, after) =
-        (asked.text("all").is_some(), asked.text("customer"), asked.text("after"));
-    let found = visit.operations().suspense(all, customer, after, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "after", |last| last.transaction_reference.clone());
+    let found = visit.operations().suspense(&asked.filter()?).await.map_err(trouble)?;
+    let list = Listing::new(asked, found, "after");
     page(&SuspensePage { shell: visit.shell("/console/suspense", "Suspense"), list })
 }
 
@@ -77,13 +65,8 @@ struct ConflictsPage {
 }
 
 pub(super) async fn conflicts(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let (all, reference) = (asked.text("all").is_some(), asked.text("reference"));
-    let after = asked.parsed("after")?;
-    let found = visit.operations().conflicts(all, reference, after, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "after", |last| ConflictName {
-        partition: last.partition,
-        sequence: last.sequence,
-    });
+    let found = visit.operations().conflicts(&asked.filter()?).await.map_err(trouble)?;
+    let list = Listing::new(asked, found, "after");
     page(&ConflictsPage { shell: visit.shell("/console/conflicts", "Conflicts"), list })
 }
 
@@ -95,7 +78,7 @@ struct ParkedPage {
 }
 
 pub(super) async fn parked(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let rows = visit.operations().parked().await.map_err(trouble)?;
+    let rows = visit.operations().parked(None).await.map_err(trouble)?;
     let list = Listing { rows, asked, next: None };
     page(&ParkedPage { shell: visit.shell("/console/parked", "Parked"), list })
 }
@@ -108,9 +91,8 @@ struct AuditPage {
 }
 
 pub(super) async fn audit(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let (subject, before) = (asked.text("subject"), asked.parsed("before")?);
-    let found = visit.operations().audit_log(subject, before, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "before", |last| last.id);
+    let found = visit.operations().audit_log(&asked.filter()?).await.map_err(trouble)?;
+    let list = Listing::new(asked, found, "before");
     page(&AuditPage { shell: visit.shell("/console/audit", "Audit log"), list })
 }
 

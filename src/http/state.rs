@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     config::GatewayConfig,
     ledger::{self, Reader, Registrar},
-    operations::{self, Operations},
+    operations::Operations,
     progress::Board,
     stream::{self, Balances, Finder, Producer, Upkeep},
     telemetry::{Moment, Signals},
@@ -121,14 +121,5 @@ impl Shared {
             false => circuit.succeeded(),
         }
         Ok(called?)
-    }
-
-    /// Lets an operator look or act, unless a store that it needs is known to
-    /// be away.
-    pub(super) async fn operate<T>(
-        &self,
-        acting: impl Future<Output = Result<T, operations::Error>>,
-    ) -> Result<T, Problem> {
-        Ok(acting.await?)
     }
 }

@@ -41,10 +41,9 @@ use sqlx::{
 use tokio::time::timeout;
 
 pub use admin::{
-    Acted, AdminStore, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DamagedAccount,
-    DeadLetterFilter, DeadLetterRow, LockHolder, MoveRow, OpenCases, OpenConflict, OpenTransaction,
-    PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
-    TrialRow, Vitals, Work, WorkerRow,
+    Acted, AdminStore, Assigned, AttemptRow, BlockedSession, COUNT_MAX, DamagedAccount, LockHolder,
+    MoveRow, OpenCases, OpenTransaction, Pile, Redriven, Refusal, RetriedEntry, Signature,
+    StoredPayment, TrialRow, Vitals, Work, WorkerRow,
 };
 pub use attempts::Attempt;
 pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};
@@ -52,7 +51,7 @@ pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
-pub use parking::{ParkedCustomer, Parking};
+pub use parking::Parking;
 pub use pool::PoolUse;
 pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
 pub use registrar::{NewAccount, Opening, Registrar};
@@ -131,11 +130,12 @@ impl Ledger {
         Parking::new(self.pool(2, Duration::from_secs(60)), topology.clone())
     }
 
-    /// What operators work with, under this topology.
-    pub fn admin(&self, topology: &Topology, connections: u32) -> AdminStore {
+    /// What operators work with, under this topology, and the connections with which
+    /// they read.
+    pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, PgPool) {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
-        AdminStore::new(pool, topology.clone())
+        (AdminStore::new(pool.clone(), topology.clone()), pool)
     }
 
     /// What posts, for the worker of this name.

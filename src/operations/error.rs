@@ -40,6 +40,12 @@ pub enum Error {
     Halfway(&'static str, #[source] Box<Error>),
 }
 
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
 impl Error {
     /// All of it in one line: what happened, and what made it so.
     #[must_use]

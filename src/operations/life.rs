@@ -5,13 +5,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    AuditEntry, Error, Operations, PendingEntry,
-    shapes::{Money, money},
-};
+use super::{AuditEntry, AuditFilter, Error, Money, Operations, PendingEntry};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{AttemptRow, PAGE_MAX, StoredPayment},
+    ledger::{AttemptRow, StoredPayment},
     stream::Seen,
 };
 
@@ -28,8 +25,7 @@ pub struct Life {
     /// What that means, as a sentence.
     pub sentence: String,
     pub customer_id: Option<String>,
-    #[schema(value_type = Option<Money>)]
-    pub transaction_amount: Option<String>,
+    pub transaction_amount: Option<Money>,
     /// What the bank said: COMPLETE, PENDING or FAILED.
     pub payment_status: Option<String>,
     /// Where it was appended.
@@ -103,8 +99,8 @@ impl Operations {
             stories.push(entry.story(&attempts));
         }
         if ledger_available {
-            let changes = self.audit_log(Some(reference.as_str()), None, PAGE_MAX).await?;
-            stories.extend(changes.iter().map(|change| vec![changed(change)]));
+            let changes = self.audit_log(&AuditFilter::of(reference.as_str())).await?;
+            stories.extend(changes.rows.iter().map(|change| vec![changed(change)]));
         }
         let mut life = match main_of(&stored) {
             Some(row) => of_stored(row),
@@ -329,12 +325,12 @@ fn changed(change: &AuditEntry) -> Told {
 fn sentence_of(row: &StoredPayment) -> String {
     let customer = row.customer_id.as_deref().unwrap_or("an unknown customer");
     let reason = row.reason.as_deref().unwrap_or("no reason is kept");
-    let left = row.balance_after.map(money).unwrap_or_default();
+    let left = Money(row.balance_after.unwrap_or_default());
     let version = row.account_version.unwrap_or_default();
     match row.state.as_str() {
         "applied" => {
-            let applied = row.applied_amount.map(money).unwrap_or_default();
-            let excess = row.excess_amount.filter(|excess| !excess.is_zero()).map(money);
+            let applied = Money(row.applied_amount.unwrap_or_default());
+            let excess = row.excess_amount.filter(|excess| !excess.is_zero()).map(Money);
             let excess = excess.map_or_else(String::new, |e| format!(", {e} to the credit"));
             format!("applied to {customer}: {applied} paid{excess}; {left} left, row {version}")
         }
@@ -376,7 +372,7 @@ fn of_stored(row: &StoredPayment) -> Life {
         state: row.state.clone(),
         sentence: sentence_of(row),
         customer_id: row.customer_id.clone(),
-        transaction_amount: row.amount.map(money),
+        transaction_amount: row.amount.map(Money),
         payment_status: row.payment_status.clone(),
         partition: u16::try_from(row.partition).ok(),
         sequence: row.sequence,
@@ -398,7 +394,7 @@ fn of_waiting(waiting: Option<&Waiting>) -> Life {
         sentence: verdict
             .unwrap_or_else(|| "on disk in the stream; no worker has taken it yet".to_owned()),
         customer_id: payment.map(|payment| payment.customer.as_str().to_owned()),
-        transaction_amount: payment.map(|payment| money(payment.amount.get())),
+        transaction_amount: payment.map(|payment| Money(payment.amount.get())),
         payment_status: payment.map(|payment| payment.status.as_str().to_owned()),
         partition: seen.map(|seen| seen.partition),
         sequence: delivery.map(|delivery| delivery.sequence),

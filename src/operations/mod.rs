@@ -19,6 +19,7 @@ mod groups;
 mod left_behind;
 mod life;
 mod overview;
+mod page;
 mod pending;
 mod perform;
 mod release;
@@ -31,31 +32,29 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::PgPool;
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
 
 pub use act::{Act, Action, Words, group_name};
 pub use bulk::{BULK_MAX, Mend, MendSummary};
-pub use changes::{AuditEntry, ParkedCustomer};
-pub use conflicts::{Conflict, ConflictName};
-pub use dead_letters::{DeadLetter, LetterReport};
+pub use changes::{AuditEntry, AuditFilter, ParkedCustomer};
+pub use conflicts::{Conflict, ConflictFilter, ConflictName};
+pub use dead_letters::{DeadLetter, LetterFilter, LetterReport, LetterState, moment};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
 pub use groups::Group;
 pub use life::{Life, Moment, NOTHING_KNOWN};
 pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
-pub use pending::{
-    ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
-};
+pub use page::{PAGE_MAX, Page};
+pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
 pub use shapes::{Money, last_owners};
-pub use suspense::{AssignReport, SuspensePayment};
+pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 
-pub use crate::ledger::{
-    Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, DeadLetterFilter, Refusal, Signature,
-};
+pub use crate::ledger::{Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, Refusal, Signature};
 use crate::{
     clock::Clock,
     domain::CustomerId,
@@ -77,6 +76,8 @@ const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
 /// What operators can see and do.
 pub struct Operations {
     admin: AdminStore,
+    /// Reads what operators look at; changes nothing.
+    pool: PgPool,
     parking: Parking,
     groups: Groups,
     reader: Reader,
@@ -106,8 +107,10 @@ impl Operations {
     /// Over these stores; does not connect yet.
     #[must_use]
     pub fn new(streams: &Streams, ledger: &Ledger, topology: &Topology, clock: Clock) -> Self {
+        let (admin, pool) = ledger.admin(topology, CONNECTIONS);
         Self {
-            admin: ledger.admin(topology, CONNECTIONS),
+            admin,
+            pool,
             parking: ledger.parking(topology),
             groups: ledger.groups(),
             reader: ledger.reader(2),

@@ -161,7 +161,7 @@ impl Operations {
             return Ok(Some(Foretold { would, must_force: false, sentence }));
         }
         if let Act::Unpark { customer, .. } = act {
-            let parked = self.parked_one(customer).await?;
+            let parked = self.parked(Some(customer)).await?.pop();
             return Ok(Some(parked.map_or_else(
                 || Foretold {
                     would: false,

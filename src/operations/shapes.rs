@@ -1,8 +1,9 @@
 //! How values are written wherever operators read them as data. Never rounds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use rust_decimal::Decimal;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::domain::two_places;
@@ -28,14 +29,21 @@ pub fn last_owners<'a>(owners: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// Money as it is shown: `"10000.00"`.
-#[derive(ToSchema)]
-#[schema(pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
-#[expect(dead_code, reason = "describes what `money` writes")]
-pub struct Money(String);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type, ToSchema)]
+#[sqlx(transparent)]
+#[schema(value_type = String, pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
+pub struct Money(pub Decimal);
 
-/// Money as it is shown.
-pub(super) fn money(value: Decimal) -> String {
-    two_places(value).to_string()
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        two_places(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// A time span in words, to the second, or to the millisecond below one: `1m

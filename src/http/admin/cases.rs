@@ -3,9 +3,9 @@
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::{DoneView, ForcedBody, is_full, page_size, perform};
+use super::{DoneView, ForcedBody, perform};
 use crate::{
     domain::{CustomerId, Reference},
     http::{
@@ -15,26 +15,11 @@ use crate::{
         shapes,
         state::App,
     },
-    operations::{Act, AssignReport, Conflict, ConflictName, ParkedCustomer, SuspensePayment},
+    operations::{
+        Act, AssignReport, Conflict, ConflictFilter, ConflictName, Page, ParkedCustomer,
+        SuspenseFilter, SuspensePayment,
+    },
 };
-
-/// Which payments in suspense.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(in crate::http) struct SuspenseQuery {
-    /// Those that were applied or found in conflict, too. Without it, those that are
-    /// held or marked for refund.
-    #[serde(default)]
-    all: bool,
-    /// Only those that were sent for this customer.
-    customer: Option<String>,
-    /// Where to go on: `next` of the page before.
-    after: Option<String>,
-    /// 1 to 500; default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-}
 
 /// A page of payments in suspense.
 #[derive(Serialize, ToSchema)]
@@ -50,22 +35,16 @@ pub(in crate::http) struct SuspenseView {
     get,
     path = "/api/v1/admin/suspense",
     tag = "operators",
-    params(SuspenseQuery),
+    params(SuspenseFilter),
     responses(
         (status = 200, description = "A page, the longest held first", body = SuspenseView),
     )
 )]
 pub(in crate::http) async fn suspense(
     State(app): State<App>,
-    Query(query): Query<SuspenseQuery>,
+    Query(filter): Query<SuspenseFilter>,
 ) -> Result<Json<SuspenseView>, Problem> {
-    let limit = page_size(query.limit)?;
-    let SuspenseQuery { all, customer, after, .. } = query;
-    let operations = &app.gateway.operations;
-    let suspense = operations.suspense(all, customer.as_deref(), after.as_deref(), limit);
-    let payments = app.operate(suspense).await?;
-    let next = payments.last().map(|payment| payment.transaction_reference.clone());
-    let next = next.filter(|_| is_full(&payments, limit));
+    let Page { rows: payments, next } = app.gateway.operations.suspense(&filter).await?;
     Ok(Json(SuspenseView { payments, next }))
 }
 
@@ -143,24 +122,6 @@ fn in_suspense(reference: String) -> Result<Reference, Problem> {
     })
 }
 
-/// Which conflicts.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(in crate::http) struct ConflictsQuery {
-    /// Those that were dealt with, too.
-    #[serde(default)]
-    all: bool,
-    /// Only those of this reference.
-    reference: Option<String>,
-    /// Where to go on: `next` of the page before.
-    #[param(pattern = "^[0-9]{1,5}/[0-9]{1,18}$")]
-    after: Option<String>,
-    /// 1 to 500; default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-}
-
 /// A page of conflicts.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct ConflictsView {
@@ -178,25 +139,17 @@ pub(in crate::http) struct ConflictsView {
     get,
     path = "/api/v1/admin/conflicts",
     tag = "operators",
-    params(ConflictsQuery),
+    params(ConflictFilter),
     responses(
         (status = 200, description = "A page, the longest open first", body = ConflictsView),
     )
 )]
 pub(in crate::http) async fn conflicts(
     State(app): State<App>,
-    Query(query): Query<ConflictsQuery>,
+    Query(filter): Query<ConflictFilter>,
 ) -> Result<Json<ConflictsView>, Problem> {
-    let limit = page_size(query.limit)?;
-    let after = query.after.map(|text| text.parse()).transpose().map_err(|_| {
-        Problem::new(Code::InvalidQuery, "after must be what `next` of a page says")
-    })?;
-    let operations = &app.gateway.operations;
-    let conflicts = operations.conflicts(query.all, query.reference.as_deref(), after, limit);
-    let conflicts = app.operate(conflicts).await?;
-    let next = conflicts.last().map(|last| last.name().to_string());
-    let next = next.filter(|_| is_full(&conflicts, limit));
-    Ok(Json(ConflictsView { conflicts, next }))
+    let Page { rows: conflicts, next } = app.gateway.operations.conflicts(&filter).await?;
+    Ok(Json(ConflictsView { conflicts, next: next.map(|next| next.to_string()) }))
 }
 
 /// Resolve a conflict
@@ -242,7 +195,7 @@ pub(in crate::http) struct ParkedView {
     )
 )]
 pub(in crate::http) async fn parked(State(app): State<App>) -> Result<Json<ParkedView>, Problem> {
-    Ok(Json(ParkedView { customers: app.operate(app.gateway.operations.parked()).await? }))
+    Ok(Json(ParkedView { customers: app.gateway.operations.parked(None).await? }))
 }
 
 /// Release a parked customer

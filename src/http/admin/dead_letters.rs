@@ -4,9 +4,9 @@ use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::{DoneView, is_full, page_size, perform};
+use super::{DoneView, perform};
 use crate::{
     http::{
         intake::{self, Numbers, Query},
@@ -15,50 +15,8 @@ use crate::{
         shapes,
         state::App,
     },
-    operations::{Act, DeadLetter, DeadLetterFilter, LetterReport, Mend, MendSummary},
+    operations::{Act, DeadLetter, LetterFilter, LetterReport, Mend, MendSummary, Page, moment},
 };
-
-/// Which dead letters.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(in crate::http) struct ListQuery {
-    /// Default `dead`.
-    #[serde(default)]
-    #[param(inline)]
-    state: Wanted,
-    /// Only those of this reference.
-    #[serde(default, deserialize_with = "intake::text")]
-    reference: Option<String>,
-    /// Only those of this class of reason.
-    #[serde(default, deserialize_with = "intake::text")]
-    code: Option<String>,
-    /// Only those of this customer.
-    #[serde(default, deserialize_with = "intake::text")]
-    customer: Option<String>,
-    /// Only those that died then or later.
-    #[serde(default, deserialize_with = "intake::moment")]
-    since: Option<DateTime<Utc>>,
-    /// Only those that died before then.
-    #[serde(default, deserialize_with = "intake::moment")]
-    until: Option<DateTime<Utc>>,
-    /// Only those older than this one: `next` of the page before.
-    before: Option<i64>,
-    /// 1 to 500; default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-}
-
-/// The state that is asked for.
-#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum Wanted {
-    #[default]
-    Dead,
-    Redriven,
-    Discarded,
-    All,
-}
 
 /// A page of dead letters.
 #[derive(Serialize, ToSchema)]
@@ -74,41 +32,17 @@ pub(in crate::http) struct DeadLettersView {
     get,
     path = "/api/v1/admin/dead-letters",
     tag = "operators",
-    params(ListQuery),
+    params(LetterFilter),
     responses(
         (status = 200, description = "A page, the latest first", body = DeadLettersView),
     )
 )]
 pub(in crate::http) async fn list_dead_letters(
     State(app): State<App>,
-    Query(query): Query<ListQuery>,
+    Query(filter): Query<LetterFilter>,
 ) -> Result<Json<DeadLettersView>, Problem> {
-    let limit = page_size(query.limit)?;
-    let filter = DeadLetterFilter {
-        state: query.state.stored().map(str::to_owned),
-        reference: query.reference,
-        code: query.code,
-        customer: query.customer,
-        since: query.since,
-        until: query.until,
-    };
-    let operations = &app.gateway.operations;
-    let dead_letters = app.operate(operations.dead_letters(&filter, query.before, limit)).await?;
-    let next = dead_letters.last().map(|letter| letter.id);
-    let next = next.filter(|_| is_full(&dead_letters, limit));
+    let Page { rows: dead_letters, next } = app.gateway.operations.dead_letters(&filter).await?;
     Ok(Json(DeadLettersView { dead_letters, next }))
-}
-
-impl Wanted {
-    /// As the ledger has it; nothing for all.
-    fn stored(self) -> Option<&'static str> {
-        match self {
-            Self::Dead => Some("dead"),
-            Self::Redriven => Some("redriven"),
-            Self::Discarded => Some("discarded"),
-            Self::All => None,
-        }
-    }
 }
 
 /// Show a dead letter
@@ -125,7 +59,7 @@ pub(in crate::http) async fn show_dead_letter(
     State(app): State<App>,
     Numbers(id): Numbers<i64>,
 ) -> Result<Json<DeadLetter>, Problem> {
-    let found = app.operate(app.gateway.operations.dead_letter(id)).await?;
+    let found = app.gateway.operations.dead_letter(id).await?;
     let missing = || Problem::new(Code::CaseNotFound, format!("there is no dead letter {id}"));
     found.map(Json).ok_or_else(missing)
 }
@@ -213,10 +147,10 @@ pub(in crate::http) struct ManyBody {
     #[schema(value_type = Option<shapes::Text>)]
     customer: Option<String>,
     /// Those that died then or later.
-    #[serde(default, deserialize_with = "intake::moment")]
+    #[serde(default, deserialize_with = "moment")]
     since: Option<DateTime<Utc>>,
     /// Those that died before then.
-    #[serde(default, deserialize_with = "intake::moment")]
+    #[serde(default, deserialize_with = "moment")]
     until: Option<DateTime<Utc>>,
     /// All there are: needed where nothing else narrows them down.
     #[serde(default)]
@@ -227,15 +161,15 @@ pub(in crate::http) struct ManyBody {
 }
 
 impl ManyBody {
-    fn filter(self) -> Result<DeadLetterFilter, Problem> {
+    fn filter(self) -> Result<LetterFilter, Problem> {
         let Self { reference, code, customer, since, until, all, .. } = self;
         let named = [&reference, &code, &customer].into_iter().any(Option::is_some);
         if !(named || since.is_some() || until.is_some() || all) {
             let detail = "name a reference, code, customer, since or until, or say \"all\": true";
             return Err(Problem::new(Code::InvalidRequest, detail));
         }
-        let state = Some("dead".to_owned());
-        Ok(DeadLetterFilter { state, reference, code, customer, since, until })
+        let filter = LetterFilter { reference, code, customer, since, until, ..Default::default() };
+        Ok(filter)
     }
 }
 
@@ -288,5 +222,5 @@ async fn mend(
     let signature = operator.sign(body.actor.as_deref(), &body.reason)?;
     let (dry_run, filter) = (body.dry_run, body.filter()?);
     let mending = app.gateway.operations.mend_all(mend, &filter, &signature, dry_run);
-    Ok(Json(app.operate(mending).await?))
+    Ok(Json(mending.await?))
 }

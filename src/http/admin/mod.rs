@@ -28,11 +28,6 @@ use super::{
 };
 use crate::operations::Act;
 
-/// Rows of a page when no number is asked for,
-const PAGE: i64 = 50;
-/// and at most.
-const PAGE_MAX: i64 = 500;
-
 /// The operators' routes.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -105,19 +100,6 @@ async fn perform(
     act: Act,
 ) -> Result<Json<Value>, Problem> {
     let signature = operator.sign(by.0, by.1)?;
-    let answer = app.operate(app.gateway.operations.perform(&act, &signature)).await??;
+    let answer = app.gateway.operations.perform(&act, &signature).await??;
     Ok(Json(answer.document))
-}
-
-fn page_size(limit: Option<i64>) -> Result<i64, Problem> {
-    let limit = limit.unwrap_or(PAGE);
-    if (1..=PAGE_MAX).contains(&limit) {
-        return Ok(limit);
-    }
-    Err(Problem::new(Code::InvalidQuery, format!("limit must be from 1 to {PAGE_MAX}")))
-}
-
-/// Whether a page was filled, so that another may follow it.
-fn is_full<T>(rows: &[T], limit: i64) -> bool {
-    i64::try_from(rows.len()).is_ok_and(|rows| rows >= limit)
 }

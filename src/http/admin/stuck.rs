@@ -1,14 +1,12 @@
 //! What is stuck, one payment's life, what is wrong, who changed what; and
 //! making an owner hand a partition over.
 
-use std::time::Duration;
-
 use axum::{Json, extract::State};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::{DoneView, ForcedBody, is_full, page_size, perform};
+use super::{DoneView, ForcedBody, perform};
 use crate::{
     domain::Reference,
     http::{
@@ -18,32 +16,10 @@ use crate::{
         state::App,
     },
     operations::{
-        Act, AuditEntry, Checkup, Life, NOTHING_KNOWN, PendingFilter, PendingPage, PendingSummary,
+        Act, AuditEntry, AuditFilter, Checkup, Life, NOTHING_KNOWN, Page, PendingFilter,
+        PendingPage, PendingSummary,
     },
 };
-
-/// Which pending entries.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(in crate::http) struct PendingQuery {
-    /// Only those of this partition.
-    #[param(maximum = 65535)]
-    partition: Option<u16>,
-    /// Only those that have not been touched for at least so many seconds.
-    #[param(maximum = 4_294_967_295_u64)]
-    min_idle_seconds: Option<u32>,
-    /// Only those that this consumer holds.
-    consumer: Option<String>,
-    /// Only those of this reference.
-    reference: Option<String>,
-    /// Where to go on: `next` of the page before.
-    #[param(pattern = "^[0-9]{1,4}(/[0-9]{1,13}-[0-9]{1,9})?$")]
-    from: Option<String>,
-    /// 1 to 500; default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-}
 
 /// List pending entries
 ///
@@ -54,24 +30,16 @@ pub(in crate::http) struct PendingQuery {
     get,
     path = "/api/v1/admin/pending",
     tag = "operators",
-    params(PendingQuery),
+    params(PendingFilter),
     responses(
         (status = 200, description = "A page, by partition and entry", body = PendingPage),
     )
 )]
 pub(in crate::http) async fn pending(
     State(app): State<App>,
-    Query(query): Query<PendingQuery>,
+    Query(filter): Query<PendingFilter>,
 ) -> Result<Json<PendingPage>, Problem> {
-    let limit = usize::try_from(page_size(query.limit)?).unwrap_or(usize::MAX);
-    let filter = PendingFilter {
-        partition: query.partition,
-        min_idle: query.min_idle_seconds.map(|seconds| Duration::from_secs(seconds.into())),
-        consumer: query.consumer,
-        reference: query.reference,
-    };
-    let operations = &app.gateway.operations;
-    Ok(Json(app.operate(operations.pending(&filter, query.from.as_deref(), limit)).await?))
+    Ok(Json(app.gateway.operations.pending(&filter).await?))
 }
 
 /// Summarise pending entries
@@ -89,7 +57,7 @@ pub(in crate::http) async fn pending(
 pub(in crate::http) async fn pending_summary(
     State(app): State<App>,
 ) -> Result<Json<PendingSummary>, Problem> {
-    Ok(Json(app.operate(app.gateway.operations.pending_summary(|_, _| ())).await?))
+    Ok(Json(app.gateway.operations.pending_summary(|_, _| ()).await?))
 }
 
 /// Show a payment's life
@@ -111,7 +79,7 @@ pub(in crate::http) async fn life(
     let not_found = |detail| Problem::new(Code::PaymentNotFound, detail);
     let reference = Reference::parse(reference).map_err(|_| not_found(NOTHING_KNOWN.to_owned()))?;
     let operations = &app.gateway.operations;
-    match app.operate(operations.life(&reference)).await? {
+    match operations.life(&reference).await? {
         Some(life) => Ok(Json(life)),
         None => Err(not_found(operations.nothing_known().await)),
     }
@@ -161,20 +129,6 @@ pub(in crate::http) async fn doctor(State(app): State<App>) -> Json<Checkup> {
     Json(app.gateway.operations.checkup().await)
 }
 
-/// Which changes.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(in crate::http) struct AuditQuery {
-    /// Only those of this subject: a reference, a customer, `partition 7`.
-    subject: Option<String>,
-    /// Only those older than this one: `next` of the page before.
-    before: Option<i64>,
-    /// 1 to 500; default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-}
-
 /// Changes that were made by hand.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct AuditView {
@@ -189,19 +143,15 @@ pub(in crate::http) struct AuditView {
     get,
     path = "/api/v1/admin/audit-log",
     tag = "operators",
-    params(AuditQuery),
+    params(AuditFilter),
     responses(
         (status = 200, description = "Who changed what, when and why", body = AuditView),
     )
 )]
 pub(in crate::http) async fn audit_log(
     State(app): State<App>,
-    Query(query): Query<AuditQuery>,
+    Query(filter): Query<AuditFilter>,
 ) -> Result<Json<AuditView>, Problem> {
-    let limit = page_size(query.limit)?;
-    let operations = &app.gateway.operations;
-    let log = operations.audit_log(query.subject.as_deref(), query.before, limit);
-    let changes = app.operate(log).await?;
-    let next = changes.last().map(|change| change.id).filter(|_| is_full(&changes, limit));
+    let Page { rows: changes, next } = app.gateway.operations.audit_log(&filter).await?;
     Ok(Json(AuditView { changes, next }))
 }

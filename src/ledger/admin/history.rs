@@ -7,11 +7,14 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, FromRow, Row, postgres::PgRow};
 
-use super::{AdminStore, PAGE_MAX, READ_LETTER};
+use super::{AdminStore, READ_LETTER};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::{Error, held},
 };
+
+/// Attempts that are looked through for one entry.
+const ATTEMPTS_MAX: i64 = 500;
 
 /// A partition's acquisition.
 #[derive(Clone, Debug, FromRow)]
@@ -119,7 +122,7 @@ impl AdminStore {
              from attempts where partition = $1 order by id desc limit $2",
         )
         .bind(partition)
-        .bind(PAGE_MAX)
+        .bind(ATTEMPTS_MAX)
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.into_iter().rev().filter(|row| row.covers(id)).collect())

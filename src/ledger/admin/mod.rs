@@ -17,14 +17,12 @@ mod workers;
 
 use sqlx::PgPool;
 
-pub use audit_log::AuditRow;
 pub(super) use audit_log::{Change, note};
-pub use conflicts::OpenConflict;
-pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
+pub use dead_letters::Redriven;
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use locks::LockHolder;
 pub use open::OpenCases;
-pub use suspense::{Assigned, SuspenseRow};
+pub use suspense::Assigned;
 pub use vitals::{
     BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
 };
@@ -32,8 +30,6 @@ pub use workers::WorkerRow;
 
 use super::Topology;
 
-/// Rows that one page may have.
-pub const PAGE_MAX: i64 = 500;
 /// Counting what is open ends here.
 pub const COUNT_MAX: i64 = 10_000;
 /// What stands in the entry of a dead letter, joined to its row; nothing of one that
