@@ -28,6 +28,12 @@ impl fmt::Display for ConflictName {
     }
 }
 
+impl From<ConflictName> for String {
+    fn from(name: ConflictName) -> Self {
+        name.to_string()
+    }
+}
+
 impl TryFrom<String> for ConflictName {
     type Error = &'static str;
 
