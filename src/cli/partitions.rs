@@ -37,7 +37,6 @@ pub struct PartitionsArgs {
 /// # Errors
 /// When Redis cannot be reached; `--watch` waits for it after the first look.
 pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
-    args.watch.check()?;
     let (streams, ledger, topology, _) = stores::open_to_look(&args.store).await?;
     streams.upkeep().await.context("could not reach Redis")?;
     let operations = Operations::new(&streams, &ledger, &topology, clock::system);

@@ -1,19 +1,19 @@
 //! `paystream pending`: every entry that was taken and is not acknowledged, why,
 //! and what is safe to do about it. Never claims or acknowledges one.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use humantime::{format_duration, parse_duration};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     stores,
     table::{Tone, cell, known, table, toned},
-    watch::{WatchArgs, watch},
+    watch::{Shown, WatchArgs, show},
 };
 use crate::{
     config::StoreConfig,
@@ -46,26 +46,19 @@ pub struct PendingArgs {
 /// Shows pending entries, once or until Ctrl-C. Exits with 1 when, looked at
 /// once, one of those shown is more than work under way.
 pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
-    args.watch.check()?;
     let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
-    if args.watch.watch {
-        let json = args.watch.json;
-        return watch(&args.watch, async || {
-            let look = Look::take(&operations, &args, &ProgressBar::hidden()).await?;
-            Ok(if json { look.document().to_string() } else { look.page() })
+    let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}")?;
+    show(&args.watch, async || {
+        let bar = if args.watch.watch { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let look = Look::take(&operations, &args, &bar.with_style(style.clone())).await?;
+        let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
+        Ok(Shown {
+            document: args.watch.document(&look.document())?,
+            page: look.page(),
+            status: u8::from(trouble),
         })
-        .await;
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}");
-    bar.set_style(style.context("the bar's template")?);
-    let look = Look::take(&operations, &args, &bar).await?;
-    bar.finish_and_clear();
-    let text =
-        if args.watch.json { format!("{:#}\n", look.document()) } else { look.page() + "\n" };
-    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
-    let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
-    Ok(ExitCode::from(u8::from(trouble)))
+    })
+    .await
 }
 
 /// All that is shown.
@@ -96,6 +89,7 @@ impl Look {
             entries.extend(page.entries);
             bar.set_position(u64::try_from(entries.len()).unwrap_or(u64::MAX));
             if page.next.is_none() || entries.len() >= args.limit {
+                bar.finish_and_clear();
                 return Ok(Self { summary, page: PendingPage { entries, ..page } });
             }
             filter.from = page.next;

@@ -6,7 +6,7 @@ use paystream::{
     clock,
     domain::{CustomerId, Reference},
     ledger::Ledger,
-    operations::{Act, Mend, Operations, Refusal},
+    operations::{Act, Mend, Operations, Refusal, SuspenseFilter},
     stream::Streams,
 };
 use reqwest::{Method, redirect::Policy};
@@ -227,8 +227,8 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
     let operations = operations(&h.stores).await;
     let refund = Act::MarkForRefund { reference: Reference::parse("refunded").unwrap() };
     operations.perform(&refund, &signed("ada")).await.unwrap().unwrap();
-    let listed = operations.suspense(false, None, None, 10).await.unwrap();
-    let commands = listed.iter().flat_map(|one| &one.actions);
+    let listed = operations.suspense(&SuspenseFilter::default()).await.unwrap();
+    let commands = listed.rows.iter().flat_map(|one| &one.actions);
     let commands: Vec<&str> = commands.filter_map(|one| one.command.as_deref()).collect();
     assert_eq!(commands.len(), 2);
     assert!(commands.iter().all(|command| command.contains(" 'a;reboot' --")), "{commands:?}");
