@@ -112,21 +112,9 @@ impl View {
 
     fn document(&self) -> Value {
         let row = |(one, rate): (&PartitionLook, Option<i64>)| {
-            json!({
-                "partition": one.partition,
-                "owner": one.owner,
-                "owner_alive": one.owner_alive,
-                "last_owner_in_redis": one.owner_told,
-                "epoch": one.epoch,
-                "depth": one.depth,
-                "lag": one.lag,
-                "pending": one.pending,
-                "oldest_waiting_seconds": one.oldest_waiting_seconds,
-                "settled_per_second": rate,
-                "last_sequence": one.last_sequence,
-                "moved_at": one.moved_at,
-                "draining_to": one.draining_to,
-            })
+            let mut row = json!(one);
+            row["settled_per_second"] = json!(rate);
+            row
         };
         json!({
             "workers": self.workers(),

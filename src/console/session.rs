@@ -13,8 +13,8 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
+    Console,
     shell::{NAME_COOKIE, Shell, SignInPage, page},
-    state::Console,
     words,
 };
 use crate::http::{CONSOLE, Code, Problem, SIGN_IN, Surface, access};

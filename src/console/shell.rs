@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tracing::error;
 
-use super::{assets, history::Look, state::Console, words};
+use super::{Console, assets, history::Look, words};
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
     ledger,

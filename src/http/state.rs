@@ -19,7 +19,7 @@ use crate::{
     ledger::{self, Reader, Registrar},
     operations::Operations,
     progress::Board,
-    stream::{self, Balances, Finder, Producer, Upkeep},
+    stream::{self, Balances, Finder, Producer},
     telemetry::{Moment, Signals},
 };
 
@@ -38,7 +38,6 @@ pub(crate) struct Gateway {
     pub reader: Reader,
     pub registrar: Registrar,
     pub balances: Balances,
-    pub upkeep: Upkeep,
     pub operations: Arc<Operations>,
     pub redis: Arc<CircuitBreaker>,
     pub postgresql: Arc<CircuitBreaker>,
