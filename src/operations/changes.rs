@@ -8,7 +8,7 @@ use sqlx::{FromRow, QueryBuilder};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Acted, Error, Foretold, Money, Operations, PAGE_MAX, Page, Signature,
+    Error, Foretold, Money, Operations, PAGE_MAX, Page, Signature,
     page::{narrow, page_size},
 };
 use crate::{domain::CustomerId, ledger::LossRow};
@@ -136,29 +136,5 @@ impl Operations {
     /// Losses, the latest first; only those that nobody has dealt with, unless `all`.
     pub async fn losses(&self, all: bool) -> Result<Vec<LossRow>, Error> {
         Ok(self.ledger.losses().list(!all).await?)
-    }
-
-    /// Notes that open losses were dealt with; says how many there were.
-    pub(super) async fn accept_losses(
-        &self,
-        partition: Option<u16>,
-        by: &Signature,
-    ) -> Result<u64, Error> {
-        Ok(self.ledger.losses().accept(partition, &by.actor, &by.reason).await?)
-    }
-
-    /// Settles what waits for a customer and parks no more. Says how many
-    /// payments waited. Refused behind an open dead letter, unless forced.
-    pub async fn release_parked(
-        &self,
-        customer: &CustomerId,
-        force: bool,
-        signature: &Signature,
-    ) -> Result<Acted<u64>, Error> {
-        let released = self.parking.release(customer, force, signature).await?;
-        if released.is_ok() {
-            self.forget_balance(customer).await;
-        }
-        Ok(released)
     }
 }

@@ -6,12 +6,10 @@ use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use sqlx::{FromRow, Postgres, QueryBuilder};
-use tokio::time::timeout;
-use tracing::warn;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Act, Acted, Action, Error, FORGET_PATIENCE, Mend, Money, Operations, Page, Refusal, Signature,
+    Act, Acted, Action, Error, Looks, Mend, Money, Operations, Page, Refusal, Signature,
     page::{narrow, page_size},
     shapes::span,
 };
@@ -310,18 +308,10 @@ impl Operations {
         let reference = row.transaction_reference.clone().map(Reference::parse);
         // Nothing that could be sent again is remembered of it.
         let Some(Ok(reference)) = reference else { return true };
-        let forgetting = async {
-            let upkeep = &self.looks().await?.upkeep;
-            Ok(upkeep.forget_reference(row.partition, &reference, &row.stream_id).await?)
+        let forget = async |looks: &Looks| {
+            looks.upkeep.forget_reference(row.partition, &reference, &row.stream_id).await
         };
-        let forgotten: Result<(), Error> = match timeout(FORGET_PATIENCE, forgetting).await {
-            Ok(forgotten) => forgotten,
-            Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
-        };
-        if let Err(error) = &forgotten {
-            warn!(error = error.sentence(), "Redis could not be told that a payment was discarded");
-        }
-        forgotten.is_ok()
+        self.tell_redis(forget, "Redis could not be told that a payment was discarded").await
     }
 
     /// A dead letter that nobody has dealt with.

@@ -59,7 +59,7 @@ use crate::{
     clock::Clock,
     domain::CustomerId,
     ledger::{AdminStore, Groups, Ledger, Parking, Reader, Topology},
-    stream::{Balances, Finder, Inspector, Streams, Upkeep},
+    stream::{self, Balances, Finder, Inspector, Streams, Upkeep},
     telemetry::Signals,
 };
 
@@ -152,16 +152,27 @@ impl Operations {
     /// What is cached of a customer's balance is not true any more. While Redis
     /// cannot be told, a balance may be shown for as long as it is cached.
     async fn forget_balance(&self, customer: &CustomerId) {
-        let forgetting = async { Ok(self.looks().await?.balances.forget(customer).await?) };
-        let forgotten: Result<(), Error> = match timeout(FORGET_PATIENCE, forgetting).await {
-            Ok(forgotten) => forgotten,
-            Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
+        self.tell_redis(
+            async |looks: &Looks| looks.balances.forget(customer).await,
+            "a cached balance could not be removed from Redis; it may be shown",
+        )
+        .await;
+    }
+
+    /// Tells Redis something, within a bound; says whether it was told, and logs if not.
+    async fn tell_redis<T>(
+        &self,
+        telling: impl AsyncFnOnce(&Looks) -> Result<T, stream::Error>,
+        failed: &'static str,
+    ) -> bool {
+        let telling = async { Ok(telling(self.looks().await?).await?) };
+        let told: Result<T, Error> = match timeout(FORGET_PATIENCE, telling).await {
+            Ok(told) => told,
+            Err(_) => Err(stream::Error::Deadline(FORGET_PATIENCE).into()),
         };
-        if let Err(error) = forgotten {
-            warn!(
-                error = error.sentence(),
-                "a cached balance could not be forgotten; it may be shown"
-            );
+        if let Err(error) = &told {
+            warn!(error = error.sentence(), "{failed}");
         }
+        told.is_ok()
     }
 }

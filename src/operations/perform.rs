@@ -125,23 +125,22 @@ impl Operations {
                 resolved.map(|()| done(format!("the conflict {conflict} is resolved"), facts))
             }
             Act::Release { partition, force, wait } => {
-                match self.release(*partition, *force, by).await? {
-                    Ok(released) if *wait => Ok(self.handed_over(code, released, *force).await?),
-                    released => {
-                        released.map(|released| done(released.sentence(*force), json!(released)))
-                    }
-                }
+                self.release(*partition, (*force, *wait), by).await?
             }
             Act::Unpark { customer, force } => {
                 let name = customer.as_str();
-                let released = self.release_parked(customer, *force, by).await?;
+                let released = self.parking.release(customer, *force, by).await?;
+                if released.is_ok() {
+                    self.forget_balance(customer).await;
+                }
                 released.map(|payments| {
                     let facts = json!({ "customer_id": name, "payments": payments });
                     done(format!("{payments} payments of {name} released"), facts)
                 })
             }
             Act::AcceptLosses { partition } => {
-                let losses = self.accept_losses(*partition, by).await?;
+                let losses = self.ledger.losses();
+                let losses = losses.accept(*partition, &by.actor, &by.reason).await?;
                 Ok(done(format!("{losses} losses accepted"), json!({ "accepted": losses })))
             }
             Act::RegisterGroup { name, from } => Ok(self.register_group(name, *from, by).await?),
