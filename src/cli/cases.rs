@@ -19,7 +19,6 @@ use crate::{
     stream::Streams,
 };
 
-/// What can be done with payments in suspense.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SuspenseAction {
     /// Show those that are held or marked for refund, the longest held first
@@ -48,7 +47,6 @@ pub enum SuspenseAction {
     },
 }
 
-/// What can be done about conflicts.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConflictsAction {
     /// Show them, the longest open first
@@ -68,7 +66,6 @@ pub enum ConflictsAction {
     },
 }
 
-/// What can be done with parked payments.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ParkedAction {
     /// Show the customers whose payments wait
@@ -96,17 +93,14 @@ pub enum ParkedAction {
     },
 }
 
-/// What `paystream losses` is told.
 #[derive(Args, Clone, Debug)]
 pub struct LossesArgs {
     #[command(subcommand)]
     action: LossesAction,
-    /// Where the ledger is.
     #[command(flatten)]
     pub(super) ledger: LedgerConfig,
 }
 
-/// What can be done about losses.
 #[derive(Clone, Debug, Subcommand)]
 enum LossesAction {
     /// Show losses that nobody has dealt with; exits with 1 when there are some
@@ -128,10 +122,8 @@ enum LossesAction {
     },
 }
 
-/// Where Redis is not.
 const UNUSED: &str = "redis://unused";
 
-/// Lists, assigns or marks.
 pub(super) async fn suspense(
     action: SuspenseAction,
     operations: &Operations,
@@ -183,7 +175,6 @@ fn parsed<T>(
     parse(text.to_owned()).map_err(|invalid| anyhow!("the {what} {text} {}", invalid.reason))
 }
 
-/// Lists or resolves.
 pub(super) async fn conflicts(
     action: ConflictsAction,
     operations: &Operations,
@@ -237,7 +228,6 @@ pub(super) async fn conflicts(
     }
 }
 
-/// Lists or releases.
 pub(super) async fn parked(action: ParkedAction, operations: &Operations) -> anyhow::Result<Said> {
     match action {
         ParkedAction::List { json } => {

@@ -25,7 +25,6 @@ use crate::{
     },
 };
 
-/// What can be done with dead letters.
 #[derive(Clone, Debug, Subcommand)]
 pub enum DeadLettersAction {
     /// Show them, the latest first
@@ -52,7 +51,6 @@ pub enum DeadLettersAction {
     Discard(MendArgs),
 }
 
-/// Which dead letters, by whom and why.
 #[derive(Args, Clone, Debug)]
 pub struct MendArgs {
     #[command(flatten)]
@@ -91,7 +89,6 @@ pub struct Which {
     all: bool,
 }
 
-/// Lists, shows, redrives or discards.
 pub(super) async fn run(
     action: DeadLettersAction,
     operations: &Operations,
@@ -179,7 +176,6 @@ async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result
     Ok((text, code))
 }
 
-/// All that is known of one.
 fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     let unknown = || "not known".to_owned();
     let text = |text: &Option<String>| text.as_deref().map_or_else(unknown, shown);

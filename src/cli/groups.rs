@@ -20,7 +20,6 @@ use crate::{
     stream::StartsFrom,
 };
 
-/// What an operator does with other consumer groups.
 #[derive(Subcommand, Clone, Debug)]
 pub enum GroupsCommand {
     /// Show every group, how far it is, and whether it holds trimming; exits 1
@@ -80,7 +79,6 @@ fn starts() -> impl TypedValueParser<Value = StartsFrom> {
 }
 
 impl GroupsCommand {
-    /// Lists, registers or retires.
     pub(super) async fn run(self, running: Running) -> anyhow::Result<Said> {
         match self {
             Self::List { store, json } => {
@@ -146,7 +144,6 @@ fn partitions(partitions: &BTreeSet<u16>) -> String {
     }
 }
 
-/// As a person reads a time span.
 pub(super) fn seconds(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }

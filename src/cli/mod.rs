@@ -35,7 +35,6 @@ use crate::{
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
 
-/// Who makes a change.
 #[derive(Args, Clone, Debug)]
 pub struct Actor {
     /// Who makes the change, for the audit log. Without it, the user that runs
@@ -81,13 +80,11 @@ fn plain(option: &str, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who changes something, and why: for the audit log.
 #[derive(Args, Clone, Debug)]
 pub struct Signature {
     /// Why, for the audit log.
     #[arg(long)]
     pub reason: String,
-    /// Who, for the audit log.
     #[command(flatten)]
     pub actor: Actor,
 }
@@ -123,7 +120,6 @@ pub struct ActArgs {
 }
 
 impl ActArgs {
-    /// Makes an act; see [`perform`].
     async fn make(self, operations: &Operations, act: Act) -> anyhow::Result<Said> {
         perform(operations, &act, &self.signature.signed()?, self.json).await
     }
@@ -145,7 +141,6 @@ async fn perform(
     Ok((text, ExitCode::from(u8::from(!complete))))
 }
 
-/// Asks at the terminal.
 fn confirm(question: &str) -> anyhow::Result<bool> {
     let mut stderr = std::io::stderr();
     write!(stderr, "{question} [y/N] ")?;
@@ -160,7 +155,6 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
 pub struct OnStores<A: Subcommand> {
     #[command(subcommand)]
     action: A,
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     store: StoreConfig,
 }
@@ -168,7 +162,6 @@ pub struct OnStores<A: Subcommand> {
 /// Which partition is handed over.
 #[derive(Args, Clone, Debug)]
 pub struct ReleaseArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     store: StoreConfig,
     /// Which partition.

@@ -19,10 +19,8 @@ use crate::{
     operations::{Operations, Overview, PartitionLook, last_owners},
 };
 
-/// What looking at partitions needs.
 #[derive(Args, Clone, Debug)]
 pub struct PartitionsArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     /// Once, or again and again; the rate is what was settled between two
@@ -33,9 +31,6 @@ pub struct PartitionsArgs {
 
 /// Shows the partitions, once or until Ctrl-C. Exits, when looked at once, with 1
 /// when a partition has no living owner and with 2 when nobody knows.
-///
-/// # Errors
-/// When Redis cannot be reached; `--watch` waits for it after the first look.
 pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology, _) = stores::open_to_look(&args.store).await?;
     streams.upkeep().await.context("could not reach Redis")?;
@@ -59,7 +54,6 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     .await
 }
 
-/// Everything at one moment.
 type Look = (Instant, Overview);
 
 async fn look(operations: &Operations) -> anyhow::Result<Look> {

@@ -24,10 +24,8 @@ use crate::{
 /// Width of the longest bar, in characters.
 const BAR: u64 = 30;
 
-/// What `paystream pending` is told.
 #[derive(Args, Clone, Debug)]
 pub struct PendingArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     #[command(flatten)]
@@ -61,7 +59,6 @@ pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     .await
 }
 
-/// All that is shown.
 struct Look {
     summary: PendingSummary,
     page: PendingPage,

@@ -14,10 +14,8 @@ use crate::{
     ledger::{Opening, Signature},
 };
 
-/// What seeding needs.
 #[derive(Args, Clone, Debug)]
 pub struct SeedArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     /// How many customers there should be, GIG00001 being the first.
@@ -26,12 +24,10 @@ pub struct SeedArgs {
     /// Print one JSON document instead of a sentence.
     #[arg(long)]
     pub json: bool,
-    /// Who, for the audit log.
     #[command(flatten)]
     pub actor: Actor,
 }
 
-/// Seeds and says what it did.
 pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
     let opening = seed(&args.store, args.count, args.actor.clone()).await?;
     let existing = u64::from(args.count) - opening.opened;

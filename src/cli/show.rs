@@ -18,12 +18,10 @@ use crate::{
     operations::Life,
 };
 
-/// What `paystream show` is told.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArgs {
     /// The payment's reference.
     pub reference: String,
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     /// How long gateways remember a reference in the stream. What waits for

@@ -31,7 +31,6 @@ use crate::{
 /// Between two looks at what is still waiting.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What can be done with the topology.
 #[derive(Args, Clone, Debug)]
 pub struct TopologyArgs {
     #[command(subcommand)]
@@ -66,7 +65,6 @@ struct ResizeArgs {
     drain_timeout: Duration,
 }
 
-/// Shows or resizes.
 pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
     match args.command {
         TopologyCommand::Show { store, json } => show(&store.or(running), json).await,

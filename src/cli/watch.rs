@@ -22,7 +22,6 @@ const CLEAR_LINE: &str = "\x1b[K\n";
 /// Looks cost the stores something.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Whether to look once, or again and again.
 #[derive(Args, Clone, Debug)]
 pub struct WatchArgs {
     /// Look again and again until Ctrl-C.
@@ -53,9 +52,6 @@ pub(super) struct Shown {
 
 /// Shows a look: once, or with `--watch` until Ctrl-C, each over the one before on a
 /// terminal and below it elsewhere.
-///
-/// # Errors
-/// When the only look fails, or nobody reads the answer.
 pub(super) async fn show(
     args: &WatchArgs,
     mut look: impl AsyncFnMut() -> anyhow::Result<Shown>,

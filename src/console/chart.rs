@@ -15,9 +15,7 @@ const HEIGHT: i64 = 100;
 
 /// A line over what is known of the last ten minutes.
 pub(super) struct Chart {
-    /// The line,
     pub(super) line: String,
-    /// and what is below it.
     pub(super) area: String,
     /// What it shows, for those who do not see it.
     pub(super) label: String,

@@ -22,9 +22,7 @@ const POINT_EVERY: Duration = Duration::from_secs(3);
 pub(super) struct Look {
     pub(super) at: Instant,
     pub(super) overview: Overview,
-    /// Since when Redis has not answered,
     pub(super) redis_away: Option<DateTime<Utc>>,
-    /// and PostgreSQL.
     pub(super) ledger_away: Option<DateTime<Utc>>,
     /// What the last checkup found that is not as it should be, the worst first.
     pub(super) findings: Vec<Finding>,
@@ -43,7 +41,6 @@ pub(super) struct Point {
     pub(super) oldest: Option<i64>,
 }
 
-/// What the last looks saw.
 #[derive(Default)]
 pub(super) struct History {
     points: VecDeque<Point>,

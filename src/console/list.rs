@@ -15,7 +15,6 @@ use crate::{
     operations::Page,
 };
 
-/// Rows of a page.
 pub(super) const PAGE: i64 = 50;
 /// Fields of a query that are no filters.
 const BESIDE: [&str; 5] = ["done", "after", "before", "from", "offset"];
@@ -47,7 +46,6 @@ impl Asked {
         self.0.get(name).cloned()
     }
 
-    /// The filter of a list.
     pub(super) fn filter<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         let pairs = self.0.iter().filter(|(name, _)| *name != "done");
         let pairs = pairs.map(|(name, value)| (name.as_str(), value.as_str()));
@@ -72,7 +70,6 @@ impl Asked {
 pub(super) struct Listing<T> {
     pub(super) rows: Vec<T>,
     pub(super) asked: Asked,
-    /// The query of the next page.
     pub(super) next: Option<String>,
 }
 

@@ -45,7 +45,6 @@ const CHECKED_EVERY: Duration = Duration::from_secs(10);
 /// A look that is this old is not shown on a new page.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The poll and its viewers.
 pub(super) struct Live {
     viewers: Places<String>,
     came: Notify,
@@ -135,14 +134,12 @@ impl Live {
     }
 }
 
-/// What a page wants to be told live.
 #[derive(Deserialize)]
 pub(super) struct LiveQuery {
     page: String,
     from: Option<u16>,
 }
 
-/// One viewer.
 struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<Look>>>,

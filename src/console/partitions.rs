@@ -19,7 +19,6 @@ const ROWS: u16 = 64;
 /// Colours of workers; more workers share them.
 const COLOURS: usize = 8;
 
-/// The live part of the page.
 #[derive(Template)]
 #[template(path = "console/partitions_live.html")]
 struct LivePart<'a> {
@@ -44,7 +43,6 @@ pub(super) async fn show(visit: Visit, asked: Asked) -> Result<Response, Problem
     page(&PartitionsPage { shell, from, live: live(&visit.look, from)? })
 }
 
-/// The live part.
 pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
     write(&LivePart { look, from })
 }
@@ -84,7 +82,6 @@ impl LivePart<'_> {
         }
     }
 
-    /// The colour of a worker.
     fn colour(&self, name: &str) -> Option<String> {
         let workers = &self.look.overview.workers;
         let at = workers.iter().position(|worker| worker.worker == name)?;

@@ -48,13 +48,10 @@ const AREAS: [(&str, &str, Open); 10] = [
     ("Audit log", "/console/audit", |_| None),
 ];
 
-/// What is around a page.
 pub(super) struct Shell {
     pub(super) title: String,
-    /// The path of its area.
     pub(super) here: &'static str,
     pub(super) areas: Vec<Area>,
-    /// Who has signed in, by name.
     pub(super) operator: Option<String>,
     /// Whether there is something to sign out of.
     pub(super) signs_out: bool,

@@ -56,7 +56,6 @@ impl Operator {
         self.sign(actor.or(Some(API)), reason.unwrap_or(otherwise))
     }
 
-    /// The signature of a change.
     pub(crate) fn sign(&self, given: Option<&str>, reason: &str) -> Result<Signature, Problem> {
         let actor = self.0.as_deref().or(given).unwrap_or_default().trim();
         let reason = reason.trim();

@@ -21,7 +21,6 @@ const ATTEMPTS_DEFAULT: u32 = 5;
 /// How long it is not asked again whether the ledger is there.
 const THERE_FOR: Duration = Duration::from_secs(5);
 
-/// Owners, workers and trials.
 pub(super) struct Background {
     cursors: BTreeMap<u16, CursorRow>,
     workers: Vec<WorkerRow>,

@@ -11,14 +11,12 @@ use super::{Error, LetterFilter, LetterReport, LetterState, Operations, Signatur
 /// Dead letters that one call deals with.
 pub const BULK_MAX: usize = 1_000;
 
-/// What is done to many dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mend {
     Redrive,
     Discard,
 }
 
-/// What came of many.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct MendSummary {
     /// How many are settled now, or would be; where they are redriven.

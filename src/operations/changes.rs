@@ -16,7 +16,6 @@ use crate::{domain::CustomerId, ledger::LossRow};
 /// Customers that are listed at once.
 const LIST_MAX: i64 = 1_000;
 
-/// Which changes.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

@@ -55,7 +55,6 @@ impl FromStr for ConflictName {
     }
 }
 
-/// Which conflicts.
 #[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -95,7 +94,6 @@ pub struct Conflict {
     pub first_amount: Option<Money>,
     /// Date of the payment that has the reference.
     pub first_transaction_date: Option<DateTime<Utc>>,
-    /// What differs.
     #[sqlx(skip)]
     pub sentence: String,
     /// `open` or `resolved`.

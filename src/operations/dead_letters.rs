@@ -21,7 +21,6 @@ use crate::{
     telemetry,
 };
 
-/// Which dead letters.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -215,7 +214,6 @@ impl Operations {
         Ok(Page::new(rows, limit, |letter| letter.id))
     }
 
-    /// One dead letter.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, Error> {
         let mut query = QueryBuilder::new(LETTER);
         query.push(" where id = ").push_bind(id);
@@ -314,7 +312,6 @@ impl Operations {
         self.tell_redis(forget, "Redis could not be told that a payment was discarded").await
     }
 
-    /// A dead letter that nobody has dealt with.
     async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetter>, Error> {
         let Some(row) = self.dead_letter(id).await? else {
             return Ok(Err(Refusal::Missing(format!("there is no dead letter {id}"))));
@@ -328,7 +325,6 @@ impl Operations {
     }
 }
 
-/// What came of it, for whoever wanted it.
 fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
     let customer = delivery.payment.customer.as_str();
     let amount = Money(delivery.payment.amount.get());

@@ -15,10 +15,8 @@ use crate::{
 /// What is said of a reference that neither store has: its payment may be lost.
 pub const NOTHING_KNOWN: &str = "nothing is known under this reference";
 
-/// A payment's life.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Life {
-    /// The bank's name for it.
     pub transaction_reference: String,
     /// Where it is now: `accepted`, or as the ledger has it.
     pub state: String,
@@ -28,22 +26,18 @@ pub struct Life {
     pub transaction_amount: Option<Money>,
     /// What the bank said: COMPLETE, PENDING or FAILED.
     pub payment_status: Option<String>,
-    /// Where it was appended.
     pub partition: Option<u16>,
-    /// Its sequence there.
     pub sequence: Option<i64>,
     pub stream_id: Option<String>,
     /// The trace that brought it, in hexadecimal.
     pub trace_id: Option<String>,
     /// The pending entry, while there is one.
     pub pending: Option<PendingEntry>,
-    /// What happened, the oldest first.
     pub moments: Vec<Moment>,
     /// Whether the ledger could be asked.
     pub ledger_available: bool,
 }
 
-/// Something that happened to a payment.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Moment {
     /// When; nothing where it is not known.
@@ -51,9 +45,7 @@ pub struct Moment {
     /// Stable, for programs: `received`, `appended`, `taken`, `attempt`,
     /// `attempt_failed`, `applied`, and so on.
     pub code: String,
-    /// What happened.
     pub sentence: String,
-    /// Whether it is a failure.
     pub failed: bool,
 }
 

@@ -73,7 +73,6 @@ const FORGET_PATIENCE: Duration = Duration::from_secs(2);
 /// How long gateways remember a reference unless they are told otherwise.
 const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
 
-/// What operators can see and do.
 pub struct Operations {
     admin: AdminStore,
     /// Reads what operators look at; changes nothing.

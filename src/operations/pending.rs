@@ -20,7 +20,6 @@ use crate::{
     stream::{Body, Pending, PendingCount},
 };
 
-/// Which pending entries.
 #[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -62,11 +61,9 @@ pub struct PendingEntry {
     pub stream_id: String,
     /// Its sequence; nothing when it cannot be read.
     pub sequence: Option<i64>,
-    /// The bank's name for it.
     pub transaction_reference: Option<String>,
     pub customer_id: Option<String>,
     pub transaction_amount: Option<Money>,
-    /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,
     /// The worker it was handed to last.
     pub consumer: String,
@@ -89,13 +86,11 @@ pub struct PendingEntry {
 /// A page of pending entries.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PendingPage {
-    /// Them, by partition and entry id.
     pub entries: Vec<PendingEntry>,
     /// Where the next page begins; nothing on the last one.
     pub next: Option<String>,
     /// Whether the ledger could be asked. Without it verdicts say so.
     pub ledger_available: bool,
-    /// When it was looked.
     pub as_of: DateTime<Utc>,
 }
 
@@ -114,7 +109,6 @@ pub struct PendingSummary {
     /// Entries that were looked at for the ages; fewer than `pending` when there
     /// are very many.
     pub looked_at: u64,
-    /// When it was looked.
     pub as_of: DateTime<Utc>,
 }
 
@@ -126,11 +120,9 @@ pub struct AgeBucket {
     pub entries: u64,
 }
 
-/// What one consumer holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ConsumerShare {
     pub consumer: String,
-    /// How many entries.
     pub entries: u64,
 }
 
@@ -170,7 +162,6 @@ impl Operations {
         })
     }
 
-    /// The pending entries of one reference.
     async fn pending_of(
         &self,
         reference: &str,

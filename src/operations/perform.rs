@@ -6,14 +6,11 @@ use serde_json::{Value, json};
 
 use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, act};
 
-/// What came of an act.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The code of the act, or of an end that is not the usual one: see [`notice`].
     pub code: &'static str,
-    /// For people,
     pub sentence: String,
-    /// and for programs.
     pub document: Value,
     /// Whether everything was done that was asked for.
     pub complete: bool,
@@ -24,7 +21,6 @@ pub struct Answer {
 pub struct Foretold {
     /// Whether it would be made: not refused, nor by force alone.
     pub would: bool,
-    /// Whether it has to be forced.
     pub must_force: bool,
     pub sentence: String,
 }
@@ -50,7 +46,6 @@ pub fn notice(code: &str) -> Option<&'static str> {
 }
 
 impl Answer {
-    /// As a report says it.
     fn report(code: &'static str, sentence: &str, report: &impl Serialize) -> Self {
         Self { code, sentence: sentence.to_owned(), document: json!(report), complete: true }
     }
@@ -68,7 +63,6 @@ impl Answer {
 }
 
 impl Act {
-    /// The document that says that it was refused.
     #[must_use]
     pub fn refused(&self, refusal: &Refusal) -> Value {
         let refused = refusal.sentence();
@@ -82,9 +76,6 @@ impl Act {
 
 impl Operations {
     /// Makes a change.
-    ///
-    /// # Errors
-    /// When a store cannot be asked; the error says so where something has changed.
     pub async fn perform(&self, act: &Act, by: &Signature) -> Result<Acted<Answer>, Error> {
         let code = act.words().code;
         let done = |sentence, facts| Answer::done(code, sentence, facts);

@@ -37,9 +37,6 @@ impl Operations {
 
     /// Asks the owner of a partition to hand it over at its next batch edge, or
     /// with `force` takes it away at once. With `wait`, says who acquired it.
-    ///
-    /// # Errors
-    /// When the ledger cannot be asked; the error says so where it is released.
     pub(super) async fn release(
         &self,
         partition: u16,

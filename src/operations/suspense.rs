@@ -12,7 +12,6 @@ use super::{
 };
 use crate::domain::{CustomerId, Reference};
 
-/// Which payments in suspense.
 #[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -37,13 +36,11 @@ pub struct SuspenseFilter {
 #[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
 pub struct SuspensePayment {
     pub transaction_reference: String,
-    /// The customer that it was sent for.
     pub customer_id: String,
     #[sqlx(rename = "amount")]
     pub transaction_amount: Money,
     /// `held`, `applied`, `conflict` or `refund_marked`.
     pub state: String,
-    /// Why it is there.
     #[sqlx(skip)]
     pub sentence: String,
     /// The customer that it was assigned to.

@@ -20,7 +20,6 @@ use super::{
     state::App,
 };
 
-/// The operators' routes.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(stats::seed_customers))

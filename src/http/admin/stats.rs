@@ -35,7 +35,6 @@ pub(in crate::http) struct SeedBody {
     reason: Option<String>,
 }
 
-/// What seeding did.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct SeedView {
     requested: u32,
@@ -81,7 +80,6 @@ pub(in crate::http) async fn seed_customers(
     }))
 }
 
-/// Everything at a glance.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct StatsView {
     totals: TotalsView,
@@ -93,7 +91,6 @@ pub(in crate::http) struct StatsView {
     partitions: Vec<PartitionLook>,
 }
 
-/// Sums over all payments.
 #[derive(Serialize, ToSchema)]
 struct TotalsView {
     /// All that the ledger took: applied, recorded, rejected and suspense.
@@ -114,7 +111,6 @@ struct TotalsView {
     average_amount: Money,
 }
 
-/// Sums over all customers.
 #[derive(Serialize, ToSchema)]
 struct CustomerTotalsView {
     total: i64,
@@ -124,7 +120,6 @@ struct CustomerTotalsView {
     completion_rate: f64,
 }
 
-/// How much waits.
 #[derive(Serialize, ToSchema)]
 struct BacklogView {
     lag: i64,

@@ -34,7 +34,6 @@ pub(in crate::ledger) struct Change<'a> {
     pub(in crate::ledger) after: Value,
 }
 
-/// Notes a change, within its transaction.
 pub(in crate::ledger) async fn note(
     connection: &mut PgConnection,
     signature: &Signature,

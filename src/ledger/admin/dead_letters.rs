@@ -18,7 +18,6 @@ use crate::{
     },
 };
 
-/// What came of redriving a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redriven {
     /// `applied`, `recorded`, `rejected`, `suspense`, `conflict`, `duplicate`, or
@@ -128,7 +127,6 @@ impl AdminStore {
         Ok(Ok(redriven))
     }
 
-    /// Notes that a dead letter is not to be settled.
     pub async fn discard(&self, id: i64, signature: &Signature) -> Result<Acted<()>, Error> {
         let mut transaction = self.pool.begin().await?;
         let letter = match lock_letter(&mut transaction, id).await? {

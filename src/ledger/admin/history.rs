@@ -20,7 +20,6 @@ const ATTEMPTS_MAX: i64 = 500;
 #[derive(Clone, Debug, FromRow)]
 pub struct MoveRow {
     pub partition: i32,
-    /// Under which epoch.
     pub epoch: i64,
     pub owner: String,
     /// From whom, if that owner had not released it.
@@ -36,11 +35,8 @@ pub struct AttemptRow {
     pub attempt: i32,
     /// What it ended with; nothing where it began.
     pub error: Option<String>,
-    /// By whom,
     pub worker: String,
-    /// under which epoch
     pub epoch: i64,
-    /// and when.
     pub at: DateTime<Utc>,
 }
 
@@ -55,9 +51,7 @@ impl AttemptRow {
 #[derive(Clone, Debug)]
 pub struct TrialRow {
     pub partition: u16,
-    /// From this entry
     pub first: StreamId,
-    /// to this one.
     pub last: StreamId,
     /// Attempts so far, the one under way included.
     pub attempts: u32,
@@ -73,9 +67,7 @@ pub struct StoredPayment {
     /// `refund_marked`, `dead_lettered`, `redriven`, `discarded`,
     /// `conflict`, `duplicate`.
     pub state: String,
-    /// What the bank said of it.
     pub payment_status: Option<String>,
-    /// Whose it is.
     pub customer_id: Option<String>,
     pub amount: Option<Decimal>,
     /// Why it was rejected or could not be settled.
@@ -84,23 +76,16 @@ pub struct StoredPayment {
     pub applied_amount: Option<Decimal>,
     /// Paid beyond it.
     pub excess_amount: Option<Decimal>,
-    /// What was left to pay afterwards.
     pub balance_after: Option<Decimal>,
     /// Its place in the statement.
     pub account_version: Option<i64>,
-    /// Where it came from.
     pub partition: i32,
-    /// Its sequence there.
     pub sequence: Option<i64>,
-    /// Its entry id.
     pub stream_id: String,
-    /// Under which epoch it was written.
     pub epoch: i64,
     /// When the bank says it happened.
     pub transaction_date: Option<DateTime<Utc>>,
-    /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,
-    /// When it was written.
     pub at: DateTime<Utc>,
     /// The trace that brought it.
     pub trace_id: Option<Vec<u8>>,

@@ -31,7 +31,6 @@ const HOLDERS: &str = "
 /// A foreign session with locks on what a batch writes.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct LockHolder {
-    /// Its process id in PostgreSQL.
     pub pid: i32,
     /// As it calls itself.
     pub application: String,

@@ -66,7 +66,6 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The sentence for whoever wanted it.
     #[must_use]
     pub fn sentence(&self) -> &str {
         match self {
@@ -75,7 +74,6 @@ impl Refusal {
     }
 }
 
-/// What came of a change: it was made, or refused.
 pub type Acted<T> = Result<T, Refusal>;
 
 impl AdminStore {

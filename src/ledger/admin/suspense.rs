@@ -18,13 +18,11 @@ use crate::{
     },
 };
 
-/// What came of assigning a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
     /// `applied`, or `conflict` when its reference was used for another payment
     /// while it was held.
     pub outcome: String,
-    /// What is left to pay afterwards.
     pub balance_after: Option<Decimal>,
     /// Whether later payments of its customer wait in the parking still.
     pub parked: bool,

@@ -60,7 +60,6 @@ pub struct Vitals {
 /// A session of ours that waits for a lock.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct BlockedSession {
-    /// Its process id in PostgreSQL.
     pub pid: i32,
     /// As it calls itself.
     pub application: String,
@@ -73,7 +72,6 @@ pub struct BlockedSession {
 /// A session with an open transaction.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct OpenTransaction {
-    /// Its process id in PostgreSQL.
     pub pid: i32,
     /// As it calls itself.
     pub application: String,
@@ -104,9 +102,7 @@ impl Pile {
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct RetriedEntry {
     pub partition: i32,
-    /// From this entry
     pub first_stream_id: String,
-    /// to this one.
     pub last_stream_id: String,
     /// Attempts so far,
     pub attempts: i32,
@@ -129,7 +125,6 @@ pub struct DamagedAccount {
     pub dead_letters: i64,
 }
 
-/// What lies in the ledger for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The number of partitions that it is being changed to,
@@ -180,7 +175,6 @@ impl Ledger {
 }
 
 impl AdminStore {
-    /// What lies in the ledger for operators.
     pub async fn work(&self) -> Result<Work, Error> {
         let piles = sqlx::query(
             "with dead as (

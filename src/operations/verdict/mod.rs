@@ -23,7 +23,6 @@ pub struct Verdict {
     /// `no_owner`, `changing_hands`, `committed`, `tried_again`, `poison`,
     /// `behind_poison`, `locked`, `unreadable`, `deleted`, `slow`.
     pub code: &'static str,
-    /// For people.
     pub sentence: String,
     /// Whether it is more than work under way.
     pub trouble: bool,
