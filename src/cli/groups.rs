@@ -1,7 +1,7 @@
 //! `paystream groups`: lists, registers and retires consumer groups of others
 //! on our streams. Never touches `ledger`, which is ours.
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Context;
 use clap::{
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Actor, Running, Said, stores,
-    table::{cell, listing, number},
+    table::{cell, listing, number, seconds},
 };
 use crate::{
     config::StoreConfig,
@@ -142,8 +142,4 @@ fn partitions(partitions: &BTreeSet<u16>) -> String {
         1 => "1 partition".to_owned(),
         many => format!("{many} partitions"),
     }
-}
-
-pub(super) fn seconds(seconds: u64) -> String {
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }

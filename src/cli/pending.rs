@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
-use humantime::{format_duration, parse_duration};
+use humantime::parse_duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -18,7 +18,9 @@ use super::{
 use crate::{
     config::StoreConfig,
     domain::shown,
-    operations::{Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary},
+    operations::{
+        Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary, span,
+    },
 };
 
 /// Width of the longest bar, in characters.
@@ -182,20 +184,13 @@ fn listed(entries: &[PendingEntry]) -> Table {
             known(entry.transaction_amount).set_alignment(CellAlignment::Right),
             cell(&entry.consumer),
             owner,
-            cell(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
+            cell(span(Duration::from_millis(entry.idle_ms))).set_alignment(CellAlignment::Right),
             cell(entry.deliveries).set_alignment(CellAlignment::Right),
             cell(entry.attempts).set_alignment(CellAlignment::Right),
             toned(&entry.verdict.sentence, tone),
         ]);
     }
     table
-}
-
-fn idle(milliseconds: u64) -> String {
-    match milliseconds {
-        ..1_000 => format!("{milliseconds}ms"),
-        _ => format_duration(Duration::from_secs(milliseconds / 1_000)).to_string(),
-    }
 }
 
 /// What is safe to do about those that are in trouble, each once.

@@ -2,7 +2,7 @@
 //! JSON document. Tables are coloured on a terminal, plain anywhere else and
 //! wherever `NO_COLOR` is set. Never decides what is shown.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     domain::shown,
-    operations::{self, PAGE_MAX, Page},
+    operations::{self, PAGE_MAX, Page, span},
 };
 
 /// How a list is shown.
@@ -119,4 +119,9 @@ pub(super) fn known(text: Option<impl Display>) -> Cell {
 /// An instant, to the second.
 pub(super) fn instant(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A time span in whole seconds.
+pub(super) fn seconds(seconds: u64) -> String {
+    span(Duration::from_secs(seconds))
 }

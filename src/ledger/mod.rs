@@ -41,9 +41,9 @@ use sqlx::{
 use tokio::time::timeout;
 
 pub use admin::{
-    Acted, AdminStore, Assigned, AttemptRow, BlockedSession, COUNT_MAX, DamagedAccount, LockHolder,
-    MoveRow, OpenCases, OpenTransaction, Pile, Redriven, Refusal, RetriedEntry, Signature,
-    StoredPayment, TrialRow, Vitals, Work, WorkerRow,
+    Acted, AdminStore, AttemptRow, BlockedSession, COUNT_MAX, DamagedAccount, LockHolder, MoveRow,
+    OpenCases, OpenTransaction, Pile, Refusal, RetriedEntry, SettledCase, Signature, StoredPayment,
+    TrialRow, Vitals, Work, WorkerRow,
 };
 pub use attempts::Attempt;
 pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};

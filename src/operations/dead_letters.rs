@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     domain::{Delivery, Reference, is_in_calendar, parse_date},
-    ledger::Redriven,
+    ledger::SettledCase,
     stream::read_fields,
     telemetry,
 };
@@ -325,7 +325,7 @@ impl Operations {
     }
 }
 
-fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
+fn sentence(delivery: &Delivery, redriven: &SettledCase, dry_run: bool) -> String {
     let customer = delivery.payment.customer.as_str();
     let amount = Money(delivery.payment.amount.get());
     let balance = Money(redriven.balance_after.unwrap_or_default());

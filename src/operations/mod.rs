@@ -50,7 +50,7 @@ pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
 pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
-pub use shapes::{Money, last_owners};
+pub use shapes::{Money, last_owners, span};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 

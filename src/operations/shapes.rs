@@ -48,7 +48,8 @@ impl Serialize for Money {
 
 /// A time span in words, to the second, or to the millisecond below one: `1m
 /// 15s`, `200ms`.
-pub(super) fn span(duration: Duration) -> String {
+#[must_use]
+pub fn span(duration: Duration) -> String {
     let rounded = match duration.as_secs() {
         0 => Duration::from_millis(u64::from(duration.subsec_millis())),
         seconds => Duration::from_secs(seconds),

@@ -1,12 +1,11 @@
 //! Redrives and discards dead letters. Never removes one.
 
 use futures_util::FutureExt;
-use rust_decimal::Decimal;
 use serde_json::json;
 use sqlx::{FromRow, PgConnection};
 
 use super::{
-    Acted, AdminStore, Refusal, Signature,
+    Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
 use crate::{
@@ -17,19 +16,6 @@ use crate::{
         settling::{self, Settling, decided},
     },
 };
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redriven {
-    /// `applied`, `recorded`, `rejected`, `suspense`, `conflict`, `duplicate`, or
-    /// `redelivered` when this very entry was in the ledger already.
-    pub outcome: String,
-    /// What is left to pay afterwards, where it reached an account.
-    pub balance_after: Option<Decimal>,
-    /// Whether later payments of its customer wait in the parking still.
-    pub parked: bool,
-    /// Whether this very payment came again meanwhile and waits there.
-    pub waits: bool,
-}
 
 impl AdminStore {
     /// Why a dead letter cannot be dealt with any more; nothing while it can.
@@ -52,7 +38,7 @@ impl AdminStore {
         delivery: &Delivery,
         signature: &Signature,
         dry_run: bool,
-    ) -> Result<Acted<Redriven>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let attempt = || self.redrive_once(id, delivery, signature, dry_run).boxed();
         match settling::insist_on(&self.pool, &delivery.payment.customer, attempt).await {
             Err(error) if error.is_of_a_delivery() => Ok(Err(Refusal::Impossible(format!(
@@ -69,7 +55,7 @@ impl AdminStore {
         delivery: &Delivery,
         signature: &Signature,
         dry_run: bool,
-    ) -> Result<Acted<Redriven>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         let customer = &delivery.payment.customer;
@@ -93,7 +79,7 @@ impl AdminStore {
             && held::is_parked(connection, &delivery.payment.reference).await?;
         let balance_after = outcome.after().map(|after| after.balance);
         let redriven =
-            Redriven { waits, outcome: outcome.as_str().to_owned(), balance_after, parked };
+            SettledCase { waits, outcome: outcome.as_str().to_owned(), balance_after, parked };
         // Where it stood is known now, if it could not be read before.
         sqlx::query(
             "update dead_letters set state = 'redriven', resolved_at = clock_timestamp(),

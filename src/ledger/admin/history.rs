@@ -30,8 +30,10 @@ pub struct MoveRow {
 /// An attempt beside the ordinary.
 #[derive(Clone, Debug, FromRow)]
 pub struct AttemptRow {
-    first_stream_id: String,
-    last_stream_id: String,
+    #[sqlx(try_from = "String")]
+    first_stream_id: StreamId,
+    #[sqlx(try_from = "String")]
+    last_stream_id: StreamId,
     pub attempt: i32,
     /// What it ended with; nothing where it began.
     pub error: Option<String>,
@@ -40,20 +42,17 @@ pub struct AttemptRow {
     pub at: DateTime<Utc>,
 }
 
-impl AttemptRow {
-    fn covers(&self, id: StreamId) -> bool {
-        let bounds = (self.first_stream_id.parse(), self.last_stream_id.parse());
-        matches!(bounds, (Ok(first), Ok(last)) if (first..=last).contains(&id))
-    }
-}
-
 /// What is being tried on a partition now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromRow)]
 pub struct TrialRow {
+    #[sqlx(try_from = "i32")]
     pub partition: u16,
+    #[sqlx(try_from = "String", rename = "first_stream_id")]
     pub first: StreamId,
+    #[sqlx(try_from = "String", rename = "last_stream_id")]
     pub last: StreamId,
     /// Attempts so far, the one under way included.
+    #[sqlx(try_from = "i32")]
     pub attempts: u32,
     /// What the last one ended with; nothing while one is under way.
     pub error: Option<String>,
@@ -110,30 +109,17 @@ impl AdminStore {
         .bind(ATTEMPTS_MAX)
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().rev().filter(|row| row.covers(id)).collect())
+        let covers = |row: &AttemptRow| (row.first_stream_id..=row.last_stream_id).contains(&id);
+        Ok(rows.into_iter().rev().filter(covers).collect())
     }
 
     /// What is being tried now, on all partitions.
     pub async fn trials(&self) -> Result<Vec<TrialRow>, Error> {
-        let rows = sqlx::query(
+        let rows = sqlx::query_as(
             "select partition, first_stream_id, last_stream_id, attempts, error
              from partition_trials order by partition",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let trial = |row: &PgRow| {
-            let id = |name: &str| -> Result<StreamId, Error> {
-                row.try_get::<&str, _>(name)?.parse().map_err(|_| Error::Corrupt("stream id"))
-            };
-            Ok(TrialRow {
-                partition: held::partition(row.try_get("partition")?)?,
-                first: id("first_stream_id")?,
-                last: id("last_stream_id")?,
-                attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(u32::MAX),
-                error: row.try_get("error")?,
-            })
-        };
-        rows.iter().map(trial).collect()
+        );
+        Ok(rows.fetch_all(&self.pool).await?)
     }
 
     /// Who owned a partition under an epoch.

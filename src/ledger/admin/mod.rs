@@ -15,14 +15,13 @@ mod suspense;
 mod vitals;
 mod workers;
 
+use rust_decimal::Decimal;
 use sqlx::PgPool;
 
 pub(super) use audit_log::{Change, note};
-pub use dead_letters::Redriven;
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use locks::LockHolder;
 pub use open::OpenCases;
-pub use suspense::Assigned;
 pub use vitals::{
     BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
 };
@@ -75,6 +74,20 @@ impl Refusal {
 }
 
 pub type Acted<T> = Result<T, Refusal>;
+
+/// What came of settling a dead letter or a held payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledCase {
+    /// `applied`, `recorded`, `rejected`, `suspense`, `conflict`, `duplicate`, or
+    /// `redelivered` when this very entry was in the ledger already.
+    pub outcome: String,
+    /// Outstanding balance afterwards, where an account was reached.
+    pub balance_after: Option<Decimal>,
+    /// Whether later payments of the customer are still parked.
+    pub parked: bool,
+    /// Whether this very payment came again meanwhile and is parked.
+    pub waits: bool,
+}
 
 impl AdminStore {
     pub(super) fn new(pool: PgPool, topology: Topology) -> Self {

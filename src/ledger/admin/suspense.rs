@@ -2,12 +2,11 @@
 //! refund. Never moves money out of the ledger.
 
 use futures_util::FutureExt;
-use rust_decimal::Decimal;
 use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    Acted, AdminStore, Refusal, Signature,
+    Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
 use crate::{
@@ -18,16 +17,6 @@ use crate::{
     },
 };
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assigned {
-    /// `applied`, or `conflict` when its reference was used for another payment
-    /// while it was held.
-    pub outcome: String,
-    pub balance_after: Option<Decimal>,
-    /// Whether later payments of its customer wait in the parking still.
-    pub parked: bool,
-}
-
 impl AdminStore {
     /// Applies a held payment to the account of `customer`, whose it is. A
     /// customer that is parked stays so, and the payment does not wait.
@@ -36,7 +25,7 @@ impl AdminStore {
         reference: &Reference,
         customer: &CustomerId,
         signature: &Signature,
-    ) -> Result<Acted<Assigned>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let attempt = || self.assign_once(reference, customer, signature).boxed();
         match settling::insist_on(&self.pool, customer, attempt).await {
             Err(error) if error.is_of_a_delivery() => Ok(Err(Refusal::Impossible(format!(
@@ -53,7 +42,7 @@ impl AdminStore {
         reference: &Reference,
         customer: &CustomerId,
         signature: &Signature,
-    ) -> Result<Acted<Assigned>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         // Where it stands and whom it was sent for never change; its state does.
@@ -113,7 +102,8 @@ impl AdminStore {
         };
         note(connection, signature, &change).await?;
         transaction.commit().await?;
-        Ok(Ok(Assigned { outcome: state.to_owned(), balance_after, parked }))
+        let outcome = state.to_owned();
+        Ok(Ok(SettledCase { outcome, balance_after, parked, waits: false }))
     }
 
     /// Notes that a held payment is to be sent back. It stays in suspense and is
