@@ -1,4 +1,4 @@
-//! The ledger: post and read. The only room that knows SQL.
+//! The ledger: post and read. The only room that writes to PostgreSQL.
 //!
 //! PostgreSQL is the judge: who owns a partition, how far it has come, which
 //! references are used, and every balance. A batch is one transaction that
