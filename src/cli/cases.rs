@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum SuspenseAction {
-    /// Show those that are held or marked for refund, the longest held first
+    /// Show payments that are held or marked for refund, the longest held first
     List {
         #[command(flatten)]
         filter: SuspenseFilter,
@@ -38,7 +38,7 @@ pub enum SuspenseAction {
         #[command(flatten)]
         act: ActArgs,
     },
-    /// Note that a held payment is to be sent back; it is not applied any more
+    /// Mark a held payment for refund; it is not applied any more
     RefundMark {
         /// Its reference.
         reference: String,
@@ -49,14 +49,14 @@ pub enum SuspenseAction {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConflictsAction {
-    /// Show them, the longest open first
+    /// Show conflicts, the longest open first
     List {
         #[command(flatten)]
         filter: ConflictFilter,
         #[command(flatten)]
         list: PageArgs,
     },
-    /// Note that a conflict was dealt with
+    /// Resolve a conflict
     Resolve {
         /// Its partition and its sequence there, such as 7/3.
         #[arg(value_name = "PARTITION/SEQUENCE", num_args = 1..=2, required = true)]
@@ -103,16 +103,16 @@ pub struct LossesArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum LossesAction {
-    /// Show losses that nobody has dealt with; exits with 1 when there are some
+    /// Show open losses; exits with 1 when there are some
     List {
-        /// Show those that were dealt with, too.
+        /// Include accepted losses.
         #[arg(long)]
         all: bool,
         /// Print one JSON document instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Note that the open losses were dealt with; health and audit are content
+    /// Accept the open losses; health and audit no longer report them
     Accept {
         /// Only those of this partition.
         #[arg(long)]
@@ -185,7 +185,7 @@ pub(super) async fn conflicts(
                 operations.conflicts(&ConflictFilter { after, limit, ..filter.clone() }).await
             });
             let none = match (filter.all, &filter.reference) {
-                (_, Some(_)) => "There are no such conflicts.",
+                (_, Some(_)) => "No conflict matches.",
                 (true, None) => "There are no conflicts.",
                 (false, None) => "No conflict is open; --all shows all.",
             };
@@ -281,7 +281,7 @@ fn hold(
     }
 }
 
-/// Lists losses, or notes that they were dealt with.
+/// Lists or accepts losses.
 pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
     let ledger = stores::ledger(&args.ledger)?;
     ledger.schema().check().await.context("could not use the ledger")?;
@@ -294,7 +294,7 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
             let open = rows.iter().any(|row| row.state == "open");
             let none = match all {
                 true => "Nothing is known to be lost.",
-                false => "No loss is open; --all shows those dealt with.",
+                false => "No loss is open; --all shows accepted ones.",
             };
             let header = ["partition", "found", "lost sequences", "goes on at", "state", "what"];
             let text = listing(&rows, json, none, header, |row| {

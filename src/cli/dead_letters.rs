@@ -27,7 +27,7 @@ use crate::{
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum DeadLettersAction {
-    /// Show them, the latest first
+    /// Show dead letters, the latest first
     List {
         #[command(flatten)]
         filter: LetterFilter,
@@ -43,10 +43,10 @@ pub enum DeadLettersAction {
         #[arg(long)]
         json: bool,
     },
-    /// Settle them now; what still cannot be settled stays dead. Exits with 1
+    /// Redrive dead letters: settle them now; what still cannot be settled stays dead. Exits with 1
     /// when one was refused, or when there was none
     Redrive(MendArgs),
-    /// Note that they are not to be settled; nothing is removed. Exits with 1
+    /// Discard dead letters: they are not settled; nothing is removed. Exits with 1
     /// when one was refused, or when there was none
     Discard(MendArgs),
 }
@@ -84,7 +84,7 @@ pub struct Which {
     /// Those of this customer.
     #[arg(long)]
     customer: Option<String>,
-    /// All that nobody has dealt with.
+    /// All open dead letters.
     #[arg(long, conflicts_with_all = ["reference", "code", "customer"])]
     all: bool,
 }
@@ -115,7 +115,7 @@ async fn listed(
             "No dead letter is open; --state all shows all."
         }
         LetterState::All if *filter == unfiltered => "There are no dead letters.",
-        _ => "There are no such dead letters.",
+        _ => "No dead letter matches.",
     };
     let columns =
         ["id", "state", "reference", "customer", "amount", "dead at", "attempts", "code", "reason"];
@@ -224,7 +224,7 @@ async fn mend(operations: &Operations, mend: Mend, args: MendArgs) -> anyhow::Re
     let by = signature.signed()?;
     let (ids, count) = find(operations, which, max).await?;
     if ids.is_empty() {
-        let none = "There are no such dead letters, or somebody has dealt with them.\n".to_owned();
+        let none = "No open dead letter matches.\n".to_owned();
         let text = if json { format!("{:#}\n", json!({ "reports": [] })) } else { none };
         return Ok((text, ExitCode::from(1)));
     }
@@ -277,7 +277,7 @@ fn confirm(mend: Mend, picked: usize, count: usize, yes: bool) -> anyhow::Result
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        writeln!(stderr, "Nobody can be asked here: say --yes, or see first with --dry-run.")?;
+        writeln!(stderr, "No terminal to ask at: add --yes, or look first with --dry-run.")?;
         return Ok(false);
     }
     super::confirm(&format!("{mend:?} {picked} dead letters?"))

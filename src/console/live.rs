@@ -36,11 +36,11 @@ use crate::{
 const VIEWERS_MAX: usize = 64;
 /// Those of one operator, or of one address where operators have no names.
 const VIEWERS_OF_ONE_MAX: usize = 8;
-/// Between two looks while somebody watches,
+/// Interval of looks while somebody watches.
 const WATCHED_EVERY: Duration = Duration::from_secs(1);
-/// and while nobody does.
+/// Interval of looks while nobody watches.
 const UNWATCHED_EVERY: Duration = Duration::from_secs(10);
-/// Between two checkups while somebody watches.
+/// Interval of checkups while somebody watches.
 const CHECKED_EVERY: Duration = Duration::from_secs(10);
 /// A look that is this old is not shown on a new page.
 const FRESH: Duration = Duration::from_secs(2);

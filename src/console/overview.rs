@@ -83,7 +83,7 @@ const CASES: [Cases; 4] = [
         count: |figures| figures.parked,
         one: "Payments of 1 customer wait behind a dead letter.",
         many: "Payments of {} customers wait behind a dead letter.",
-        advice: "Release them when it is dealt with.",
+        advice: "Redrive or discard it, then release them.",
     },
 ];
 

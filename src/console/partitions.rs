@@ -72,8 +72,8 @@ impl LivePart<'_> {
             );
         };
         let workers = match alive {
-            1 => "1 worker lives".to_owned(),
-            alive => format!("{alive} workers live"),
+            1 => "1 worker running".to_owned(),
+            alive => format!("{alive} workers running"),
         };
         match unserved {
             0 => format!("Every partition has a living owner; {workers}."),

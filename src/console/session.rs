@@ -41,7 +41,7 @@ pub(super) async fn sign_in(
     headers: HeaderMap,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let refused = || Problem::new(Code::Unauthorized, "this token opens nothing");
+    let refused = || Problem::new(Code::Unauthorized, "token not recognised");
     let Form(form) = form.map_err(|_| refused())?;
     let token = form.token.trim();
     access::operator(&console.app.gateway.config, Some(token)).ok_or_else(refused)?;

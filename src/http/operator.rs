@@ -13,9 +13,9 @@ use crate::{
     operations::Signature,
 };
 
-/// Longest name of an operator,
+/// Longest name of an operator, in characters.
 const ACTOR_MAX: usize = 64;
-/// and longest reason, in characters.
+/// Longest reason, in characters.
 const REASON_MAX: usize = 500;
 
 /// Who a request is from: the name that its token stands for, if it stands for

@@ -47,7 +47,7 @@ pub enum Act {
         customer: CustomerId,
         force: bool,
     },
-    /// Notes that losses were dealt with: those of one partition, or all.
+    /// Accepts losses: those of one partition, or all.
     AcceptLosses {
         partition: Option<u16>,
     },
@@ -159,9 +159,9 @@ const RESOLVE: Words = Words {
     label: "Ask the bank which payment is right, then resolve",
     verb: "Resolve",
     command: "paystream conflicts resolve {} --reason \"…\"",
-    what: "The conflict is noted as dealt with. Neither payment changes.",
+    what: "The conflict is marked as resolved. Neither payment changes.",
     because: "it moves no money; the bank sends a payment again under a new reference",
-    notice: "Resolved: the conflict is noted as dealt with. No money moved.",
+    notice: "Resolved: the conflict is closed. No money moved.",
     ..REDRIVE
 };
 
@@ -211,10 +211,10 @@ const ACCEPT_ALL: Words = Words {
     label: "Accept",
     verb: "Accept",
     command: "paystream losses accept --reason \"…\"",
-    what: "The losses are noted as dealt with. Health and audit do not report them any more.",
+    what: "The losses are marked as accepted. Health and audit do not report them any more.",
     because: "no payment changes, and one that is sent again is taken",
     grave: true,
-    notice: "Accepted: the losses are noted as dealt with.",
+    notice: "Accepted: the losses are closed.",
     ..REDRIVE
 };
 

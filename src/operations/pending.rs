@@ -128,9 +128,9 @@ pub struct ConsumerShare {
 
 /// Below how many seconds of idleness each bucket ends; the last has no end.
 const BUCKETS: [u64; 6] = [1, 5, 10, 30, 60, 300];
-/// Pending entries that one page looks through at most,
+/// Pending entries that one page looks through.
 const LOOKED_THROUGH_MAX: usize = 20_000;
-/// and the summary.
+/// Pending entries that the summary looks through.
 const SUMMED_MAX: u64 = 200_000;
 
 /// Where a page begins: behind this entry of this partition.

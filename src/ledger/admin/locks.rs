@@ -32,7 +32,6 @@ const HOLDERS: &str = "
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct LockHolder {
     pub pid: i32,
-    /// As it calls itself.
     pub application: String,
     /// `active`, `idle in transaction`, and so on.
     pub state: String,

@@ -37,9 +37,9 @@ pub(super) struct Situation<'a> {
     /// Why it cannot be read, if it cannot.
     pub(super) unreadable: Option<&'a str>,
     pub(super) deleted: bool,
-    /// Whom it was handed to last,
+    /// The worker it was handed to last.
     pub(super) consumer: &'a str,
-    /// and how long ago.
+    /// Time since it was handed to that worker.
     pub(super) idle: Duration,
     /// Nothing while the ledger cannot be asked.
     pub(super) ledger: Option<InLedger<'a>>,
