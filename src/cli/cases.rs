@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
 use super::{
-    ActArgs, Said, Signature, stores,
+    ActArgs, Said, SignatureArgs, stores,
     table::{PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
@@ -89,7 +89,7 @@ pub enum ParkedAction {
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
-        signature: Signature,
+        signature: SignatureArgs,
     },
 }
 
@@ -118,7 +118,7 @@ enum LossesAction {
         #[arg(long)]
         partition: Option<u16>,
         #[command(flatten)]
-        signature: Signature,
+        signature: SignatureArgs,
     },
 }
 

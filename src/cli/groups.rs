@@ -11,7 +11,7 @@ use clap::{
 use serde_json::json;
 
 use super::{
-    Actor, Running, Said, stores,
+    ActorArgs, Running, Said, stores,
     table::{cell, listing, number, seconds},
 };
 use crate::{
@@ -47,7 +47,7 @@ pub enum GroupsCommand {
         #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         note: String,
         #[command(flatten)]
-        actor: Actor,
+        actor: ActorArgs,
         /// Print one JSON document instead of a sentence.
         #[arg(long)]
         json: bool,
@@ -67,7 +67,7 @@ pub enum GroupsCommand {
         #[arg(long)]
         note: Option<String>,
         #[command(flatten)]
-        actor: Actor,
+        actor: ActorArgs,
         /// Print one JSON document instead of a sentence.
         #[arg(long)]
         json: bool,

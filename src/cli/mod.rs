@@ -36,14 +36,14 @@ use crate::{
 pub type Running = Option<(String, String)>;
 
 #[derive(Args, Clone, Debug)]
-pub struct Actor {
+pub struct ActorArgs {
     /// Who makes the change, for the audit log. Without it, the user that runs
     /// this.
     #[arg(long, env = "PAYSTREAM_ACTOR")]
     pub actor: Option<String>,
 }
 
-impl Actor {
+impl ActorArgs {
     pub(crate) fn name(self) -> anyhow::Result<String> {
         let said = |name: &String| !name.trim().is_empty();
         let variable = |name| std::env::var(name).ok().filter(said);
@@ -81,15 +81,15 @@ fn plain(option: &str, text: &str) -> anyhow::Result<()> {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct Signature {
+pub struct SignatureArgs {
     /// Why, for the audit log.
     #[arg(long)]
     pub reason: String,
     #[command(flatten)]
-    pub actor: Actor,
+    pub actor: ActorArgs,
 }
 
-impl Signature {
+impl SignatureArgs {
     pub(crate) fn signed(self) -> anyhow::Result<operations::Signature> {
         let Self { reason, actor } = self;
         ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
@@ -113,7 +113,7 @@ type Said = (String, ExitCode);
 #[derive(Args, Clone, Debug)]
 pub struct ActArgs {
     #[command(flatten)]
-    signature: Signature,
+    signature: SignatureArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,

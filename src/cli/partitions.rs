@@ -54,9 +54,9 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     .await
 }
 
-type Look = (Instant, Overview);
+type TimedOverview = (Instant, Overview);
 
-async fn look(operations: &Operations) -> anyhow::Result<Look> {
+async fn look(operations: &Operations) -> anyhow::Result<TimedOverview> {
     let overview = operations.overview().await;
     match (&overview.redis_trouble, &overview.ledger_trouble) {
         (Some(trouble), _) => bail!("could not read the streams: {trouble}"),
@@ -68,12 +68,12 @@ async fn look(operations: &Operations) -> anyhow::Result<Look> {
 
 /// A look, and what was settled per second since the one before.
 struct View {
-    look: Look,
+    look: TimedOverview,
     rates: Vec<Option<i64>>,
 }
 
 impl View {
-    fn between(before: &Look, look: Look) -> Self {
+    fn between(before: &TimedOverview, look: TimedOverview) -> Self {
         let milliseconds = i64::try_from((look.0 - before.0).as_millis()).unwrap_or(i64::MAX);
         let then = before.1.partitions.iter().map(|one| (one.partition, one.last_sequence));
         let then: BTreeMap<u16, Option<i64>> = then.collect();
@@ -156,10 +156,10 @@ mod tests {
     use chrono::DateTime;
     use tokio::time::Instant;
 
-    use super::{Look, View};
+    use super::{TimedOverview, View};
     use crate::operations::{Figures, Overview, PartitionLook};
 
-    fn look(at: Instant, settled: i64, owner: Option<&str>) -> Look {
+    fn look(at: Instant, settled: i64, owner: Option<&str>) -> TimedOverview {
         let one = PartitionLook {
             partition: 7,
             depth: Some(9),

@@ -50,7 +50,7 @@ pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}")?;
     show(&args.watch, async || {
         let bar = if args.watch.watch { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let look = Look::take(&operations, &args, &bar.with_style(style.clone())).await?;
+        let look = PendingLook::take(&operations, &args, &bar.with_style(style.clone())).await?;
         let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
         Ok(Shown {
             document: args.watch.document(&look.document())?,
@@ -61,12 +61,12 @@ pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
     .await
 }
 
-struct Look {
+struct PendingLook {
     summary: PendingSummary,
     page: PendingPage,
 }
 
-impl Look {
+impl PendingLook {
     async fn take(
         operations: &Operations,
         args: &PendingArgs,

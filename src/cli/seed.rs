@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Actor, stores};
+use super::{ActorArgs, stores};
 use crate::{
     config::StoreConfig,
     ledger::{Opening, Signature},
@@ -25,7 +25,7 @@ pub struct SeedArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub actor: Actor,
+    pub actor: ActorArgs,
 }
 
 pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
@@ -51,7 +51,7 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 }
 
 /// Opens those of the first `count` seeded accounts that do not exist.
-pub async fn seed(store: &StoreConfig, count: u32, actor: Actor) -> anyhow::Result<Opening> {
+pub async fn seed(store: &StoreConfig, count: u32, actor: ActorArgs) -> anyhow::Result<Opening> {
     let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
     let ledger = stores::ledger(&store.ledger)?;
     let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;

@@ -42,7 +42,7 @@ pub(super) struct Point {
 }
 
 #[derive(Default)]
-pub(super) struct History {
+pub(super) struct LookHistory {
     points: VecDeque<Point>,
     pub(super) redis_away: Option<DateTime<Utc>>,
     pub(super) ledger_away: Option<DateTime<Utc>>,
@@ -50,7 +50,7 @@ pub(super) struct History {
     pub(super) findings: Option<(Instant, Vec<Finding>)>,
 }
 
-impl History {
+impl LookHistory {
     pub(super) fn take(&mut self, now: Instant, overview: Overview) -> Look {
         let since = |available: bool, away: Option<DateTime<Utc>>| {
             if available { None } else { away.or(Some(overview.as_of)) }
@@ -158,7 +158,7 @@ mod tests {
             advice: String::new(),
             runbook: "",
         };
-        let mut history = History::default();
+        let mut history = LookHistory::default();
         history.take(now, overview(false));
         history.findings = Some((now, vec![finding]));
         assert_eq!(history.take(now, overview(false)).findings.len(), 1);

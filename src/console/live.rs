@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     Console,
-    history::{History, Look},
+    history::{Look, LookHistory},
     overview, partitions,
 };
 use crate::{
@@ -51,7 +51,7 @@ pub(super) struct Live {
     visited: Notify,
     /// A store went away or came back.
     changed: Notify,
-    history: Mutex<History>,
+    history: Mutex<LookHistory>,
     latest: watch::Sender<Option<Arc<Look>>>,
 }
 

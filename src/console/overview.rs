@@ -102,7 +102,7 @@ const TOLD_BY_FIGURES: [&str; 9] = [
 
 #[derive(Template)]
 #[template(path = "console/overview_live.html")]
-struct LivePart<'a> {
+struct OverviewLive<'a> {
     look: &'a Look,
     concerns: Vec<Concern>,
     flow: Vec<(Figure, Chart)>,
@@ -124,7 +124,7 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
 }
 
 pub(super) fn live(look: &Look) -> Result<String, Problem> {
-    write(&LivePart {
+    write(&OverviewLive {
         look,
         concerns: concerns(look),
         flow: flow(look),

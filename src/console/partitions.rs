@@ -21,7 +21,7 @@ const COLOURS: usize = 8;
 
 #[derive(Template)]
 #[template(path = "console/partitions_live.html")]
-struct LivePart<'a> {
+struct PartitionsLive<'a> {
     look: &'a Look,
     /// The first row.
     from: u16,
@@ -44,10 +44,10 @@ pub(super) async fn show(visit: Visit, asked: Asked) -> Result<Response, Problem
 }
 
 pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
-    write(&LivePart { look, from })
+    write(&PartitionsLive { look, from })
 }
 
-impl LivePart<'_> {
+impl PartitionsLive<'_> {
     fn rows(&self) -> impl Iterator<Item = &PartitionLook> {
         let all = self.look.overview.partitions.iter();
         all.skip(usize::from(self.from)).take(usize::from(ROWS))

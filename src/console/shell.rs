@@ -32,10 +32,10 @@ pub(super) struct Area {
 }
 
 /// How many cases wait somewhere.
-type Open = fn(&Figures) -> Option<i64>;
+type CountOpen = fn(&Figures) -> Option<i64>;
 
 /// Where one can go: a name, a path, and what is open there.
-const AREAS: [(&str, &str, Open); 10] = [
+const AREAS: [(&str, &str, CountOpen); 10] = [
     ("Overview", "/console", |_| None),
     ("Partitions", "/console/partitions", |_| None),
     ("Stuck work", "/console/stuck", |_| None),
@@ -163,7 +163,7 @@ pub(super) fn area(name: &str) -> &'static str {
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
     let figures = look.map(|look| &look.overview.figures);
-    let area = |(name, path, open): (_, _, Open)| {
+    let area = |(name, path, open): (_, _, CountOpen)| {
         let open = figures.and_then(open).filter(|count| *count > 0).map(words::cases);
         Area { name, path, open }
     };

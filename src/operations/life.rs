@@ -115,7 +115,7 @@ impl Operations {
         &self,
         seen: Vec<Seen>,
         stored: &[StoredPayment],
-    ) -> Result<Vec<Waiting>, Error> {
+    ) -> Result<Vec<WaitingEntry>, Error> {
         let mut waiting = Vec::new();
         if seen.is_empty() {
             return Ok(waiting);
@@ -133,7 +133,7 @@ impl Operations {
             let handed = pending.as_ref().map(|handed| (self.clock)() - handed.idle);
             let pending = self.judged(pending.into_iter().collect(), background.as_ref()).await?;
             let pending = pending.into_iter().next();
-            waiting.push(Waiting { seen, handed, pending, stored: is_stored });
+            waiting.push(WaitingEntry { seen, handed, pending, stored: is_stored });
         }
         Ok(waiting)
     }
@@ -185,7 +185,7 @@ impl Operations {
 const SECOND: &str = "%Y-%m-%d %H:%M:%S UTC";
 
 /// An entry that the ledger does not have, or that is pending still.
-struct Waiting {
+struct WaitingEntry {
     seen: Seen,
     /// When it was handed out last.
     handed: Option<DateTime<Utc>>,
@@ -194,7 +194,7 @@ struct Waiting {
     stored: bool,
 }
 
-impl Waiting {
+impl WaitingEntry {
     fn story(&self, attempts: &[AttemptRow]) -> Story {
         let (mut story, mut handled) = (Story::new(), Story::new());
         if !self.stored {
@@ -374,7 +374,7 @@ fn of_stored(row: &StoredPayment) -> Life {
     }
 }
 
-fn of_waiting(waiting: Option<&Waiting>) -> Life {
+fn of_waiting(waiting: Option<&WaitingEntry>) -> Life {
     let seen = waiting.map(|waiting| &waiting.seen);
     let delivery = seen.and_then(|seen| seen.delivery.as_ref());
     let payment = delivery.map(|delivery| &delivery.payment);

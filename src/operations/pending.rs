@@ -134,7 +134,7 @@ const LOOKED_THROUGH_MAX: usize = 20_000;
 const SUMMED_MAX: u64 = 200_000;
 
 /// Where a page begins: behind this entry of this partition.
-type Place = (u16, Option<StreamId>);
+type PageStart = (u16, Option<StreamId>);
 
 impl Operations {
     /// A page of pending entries, from where the last one's `next` says. It may
@@ -182,7 +182,7 @@ impl Operations {
         &self,
         filter: &PendingFilter,
         limit: usize,
-    ) -> Result<(Vec<Pending>, Option<Place>), Error> {
+    ) -> Result<(Vec<Pending>, Option<PageStart>), Error> {
         let inspector = &self.looks().await?.inspector;
         let (first, mut after) = filter.from.as_deref().map_or(Ok((0, None)), place)?;
         let counts = (0..).zip(inspector.counts().await?).skip(usize::from(first));
@@ -295,7 +295,7 @@ impl PendingFilter {
 }
 
 /// A place as `next` wrote it: `7/1762523656123-0`, or `7`.
-fn place(text: &str) -> Result<Place, Error> {
+fn place(text: &str) -> Result<PageStart, Error> {
     let bad = || {
         Error::Place(format!("{text} is not a valid page cursor: use `next` of the page before"))
     };

@@ -49,7 +49,7 @@ pub(super) struct Situation<'a> {
 pub(super) struct InLedger<'a> {
     /// What came of it already.
     pub(super) settled: Option<&'a str>,
-    pub(super) owner: Option<Owner<'a>>,
+    pub(super) owner: Option<OwnerLease<'a>>,
     /// How many other workers live.
     pub(super) others_alive: usize,
     /// What is being tried on its partition.
@@ -59,14 +59,14 @@ pub(super) struct InLedger<'a> {
 }
 
 /// The owner of a partition.
-pub(super) struct Owner<'a> {
+pub(super) struct OwnerLease<'a> {
     pub(super) name: &'a str,
     pub(super) silence: Duration,
     pub(super) lease: Duration,
     pub(super) attempts_max: u32,
 }
 
-impl Owner<'_> {
+impl OwnerLease<'_> {
     pub(super) fn is_alive(&self) -> bool {
         self.silence <= self.lease
     }
@@ -151,8 +151,8 @@ impl Situation<'_> {
     }
 
     /// The owner does not beat.
-    fn silent(&self, owner: &Owner<'_>, others_alive: usize) -> Verdict {
-        let Owner { name, silence, lease, .. } = owner;
+    fn silent(&self, owner: &OwnerLease<'_>, others_alive: usize) -> Verdict {
+        let OwnerLease { name, silence, lease, .. } = owner;
         let for_how_long = span(*silence);
         let left = lease.saturating_sub(*silence);
         let in_time = span(left.max(Duration::from_secs(1)));
@@ -172,7 +172,7 @@ impl Situation<'_> {
         verdict("owner_silent", sentence, self.partition, actions)
     }
 
-    fn tried(trial: &TrialRow, owner: &Owner<'_>) -> Verdict {
+    fn tried(trial: &TrialRow, owner: &OwnerLease<'_>) -> Verdict {
         let of = format!("{} of {} attempts", trial.attempts, owner.attempts_max);
         let sentence = match &trial.error {
             None if trial.attempts <= 1 => {
@@ -192,8 +192,8 @@ impl Situation<'_> {
     }
 
     /// The owner lives and nothing is wrong with the entry.
-    fn held(&self, owner: &Owner<'_>) -> Verdict {
-        let Owner { name, lease, .. } = owner;
+    fn held(&self, owner: &OwnerLease<'_>) -> Verdict {
+        let OwnerLease { name, lease, .. } = owner;
         let (consumer, idle) = (self.consumer, span(self.idle));
         let late = self.idle > *lease;
         if consumer != *name {
