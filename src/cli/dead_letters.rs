@@ -110,12 +110,10 @@ async fn listed(
         operations.dead_letters(&LetterFilter { before, limit, ..filter.clone() }).await
     });
     let unfiltered = LetterFilter { state: filter.state, ..LetterFilter::default() };
-    let none = match filter.state {
-        LetterState::Dead if *filter == unfiltered => {
-            "No dead letter is open; --state all shows all."
-        }
-        LetterState::All if *filter == unfiltered => "There are no dead letters.",
-        _ => "No dead letter matches.",
+    let none = match (filter.state, *filter == unfiltered) {
+        (LetterState::Dead, true) => "No dead letter is open; --state all shows all.",
+        (LetterState::All, true) => "There are no dead letters.",
+        (_, _) => "No dead letter matches.",
     };
     let columns =
         ["id", "state", "reference", "customer", "amount", "dead at", "attempts", "code", "reason"];
