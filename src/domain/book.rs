@@ -6,10 +6,9 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
 
 use super::{
-    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId,
+    Account, CustomerId, Digest, Outcome, Payment, PaymentStatus, Reference, StreamId,
     TraceContext, TraceId,
 };
 
@@ -44,65 +43,6 @@ pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
     })
-}
-
-/// What becomes of a delivery. Each accepted payment ends in exactly one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Moved money: `applied` to the balance, `excess` to the credit.
-    Applied {
-        /// Paid of what was outstanding.
-        applied: Decimal,
-        /// Paid beyond it.
-        excess: Decimal,
-        after: Standing,
-    },
-    /// A notice that moves no money; without an account it stands alone.
-    Recorded {
-        /// The account afterwards, if the customer has one.
-        after: Option<Standing>,
-    },
-    /// Refused by a rule of the account.
-    Rejected { refusal: Refusal, after: Standing },
-    /// Money for a customer we do not know; held.
-    Suspense,
-    /// Waits behind a dead letter of its customer, in its order.
-    Parked,
-    /// The reference stands for another content; no effect.
-    Conflict,
-    /// The reference was sent again under another sequence; no effect.
-    Duplicate,
-    /// This very entry is in the ledger already; no effect.
-    Redelivered,
-}
-
-impl Outcome {
-    /// The account afterwards, where the delivery reached one.
-    pub fn after(&self) -> Option<Standing> {
-        match *self {
-            Self::Applied { after, .. } | Self::Rejected { after, .. } => Some(after),
-            Self::Recorded { after } => after,
-            Self::Suspense
-            | Self::Parked
-            | Self::Conflict
-            | Self::Duplicate
-            | Self::Redelivered => None,
-        }
-    }
-
-    /// How it is called, wherever it is told.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Applied { .. } => "applied",
-            Self::Recorded { .. } => "recorded",
-            Self::Rejected { .. } => "rejected",
-            Self::Suspense => "suspense",
-            Self::Parked => "parked",
-            Self::Conflict => "conflict",
-            Self::Duplicate => "duplicate",
-            Self::Redelivered => "redelivered",
-        }
-    }
 }
 
 /// A reference that the ledger knows already.

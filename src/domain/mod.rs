@@ -11,14 +11,16 @@ mod text;
 mod trace;
 mod partition;
 mod account;
+mod outcome;
 mod book;
 #[cfg(test)]
 mod tests;
 
 pub use account::{Account, Refusal, Standing};
-pub use book::{Book, Decision, Delivery, Known, Outcome, unpanicked};
+pub use book::{Book, Decision, Delivery, Known, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
+pub use outcome::{Outcome, PaymentState};
 pub use partition::{Fence, HASH_VERSION, StreamId, partition_of};
 pub use payment::{
     CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, check_date, is_in_calendar,

@@ -4,12 +4,15 @@
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rust_decimal::Decimal;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Serialize, Serializer};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema, Type, schema::ObjectBuilder},
+};
 
 use crate::{
-    domain::{Delivery, two_places},
-    ledger::{AccountRow, ConflictRow, PaymentRow, PaymentState},
+    domain::{Delivery, PaymentState, two_places},
+    ledger::{AccountRow, ConflictRow, PaymentRow},
     operations::Money,
     stream::{Place, Seen},
 };
@@ -88,38 +91,34 @@ pub(super) struct Taken<T> {
     pub(super) ignored: Vec<String>,
 }
 
-/// Where a payment is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum StatusView {
-    /// On disk in the stream, and not known to be in the ledger yet.
-    Accepted,
-    /// It moved money.
-    Applied,
-    /// It was noted and moved no money.
-    Recorded,
-    /// Held, because no customer has its id.
-    Suspense,
-    /// Was held, and is to be sent back; it will not be applied.
-    RefundMarked,
-    /// Refused by a rule of the account.
-    Rejected,
-    /// Could not be settled; an operator will look.
-    DeadLettered,
-    /// Could not be settled, and an operator has given it up.
-    Discarded,
-    /// Waits behind a dead letter of its customer, in its order.
-    Parked,
-    /// Neither the stream nor the ledger knows it.
-    #[default]
-    Unknown,
+/// Where a payment is, for the description.
+pub(super) struct StatusView;
+
+impl PartialSchema for StatusView {
+    fn schema() -> RefOr<Schema> {
+        let states = || PaymentState::ALL.into_iter().filter(|state| state.is_of_a_payment());
+        let meanings = states().map(|state| format!("- `{}`: {}", state.as_str(), state.meaning()));
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(states().map(PaymentState::as_str)))
+            .description(Some(meanings.collect::<Vec<_>>().join("\n")))
+            .into()
+    }
+}
+
+impl ToSchema for StatusView {}
+
+fn name<S: Serializer>(state: &PaymentState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.as_str())
 }
 
 /// A payment, from stream to ledger.
 #[derive(Clone, Default, Serialize, ToSchema)]
 pub(super) struct PaymentView {
     pub(super) transaction_reference: String,
-    pub(super) status: StatusView,
+    #[schema(value_type = StatusView)]
+    #[serde(serialize_with = "name")]
+    pub(super) status: PaymentState,
     /// What the bank said: COMPLETE, PENDING or FAILED.
     pub(super) payment_status: Option<String>,
     /// Why it was rejected or could not be settled.
@@ -154,16 +153,7 @@ impl From<PaymentRow> for PaymentView {
     fn from(row: PaymentRow) -> Self {
         Self {
             transaction_reference: row.transaction_reference,
-            status: match row.state {
-                PaymentState::Applied => StatusView::Applied,
-                PaymentState::Recorded => StatusView::Recorded,
-                PaymentState::Rejected => StatusView::Rejected,
-                PaymentState::Suspense => StatusView::Suspense,
-                PaymentState::RefundMarked => StatusView::RefundMarked,
-                PaymentState::DeadLettered => StatusView::DeadLettered,
-                PaymentState::Discarded => StatusView::Discarded,
-                PaymentState::Parked => StatusView::Parked,
-            },
+            status: row.state,
             payment_status: row.payment_status,
             reason: row.reason,
             customer_id: row.customer_id,
@@ -188,7 +178,7 @@ impl PaymentView {
     pub(super) fn waiting(seen: Seen, now: DateTime<Utc>) -> Self {
         let Seen { reference, partition, stream_id, delivery } = seen;
         let unread = Self {
-            status: StatusView::Accepted,
+            status: PaymentState::Accepted,
             partition: Some(partition),
             stream_id: Some(stream_id.to_string()),
             ..Self::unknown(reference.as_str())
@@ -208,7 +198,7 @@ impl PaymentView {
 
     /// Whether it could not be settled: it stands in nobody's way.
     pub(super) fn is_dead(&self) -> bool {
-        matches!(self.status, StatusView::DeadLettered | StatusView::Discarded)
+        matches!(self.status, PaymentState::DeadLettered | PaymentState::Discarded)
     }
 
     /// A payment that nobody knows.

@@ -54,7 +54,7 @@ pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
 pub use parking::{ParkedCustomer, Parking};
 pub use pool::PoolUse;
-pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
+pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, Reader};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
 pub use rows::Cursor;

@@ -12,10 +12,10 @@ use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
     held,
-    rows::{self, Cursors},
+    rows::Cursors,
     settling::{self, Settling},
 };
-use crate::domain::{CustomerId, Delivery};
+use crate::domain::{CustomerId, Delivery, PaymentState};
 
 /// Customers listed at once.
 const LIST_MAX: i64 = 1_000;
@@ -116,7 +116,7 @@ impl Parking {
         let stands = Cursors::new();
         let mut settling = Settling::open(connection, epochs, stands, &deliveries).await?;
         for delivery in &deliveries {
-            settling.tallies.entry(delivery.partition).or_default().parked -= 1;
+            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Parked, -1);
         }
         settling.settle(connection, &deliveries).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
@@ -172,18 +172,4 @@ async fn take_held(
     .fetch_all(connection)
     .await?;
     rows.iter().map(held::delivery).collect()
-}
-
-/// Parks one delivery, within its batch.
-pub(super) async fn insert(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-    epoch: i64,
-) -> Result<(), Error> {
-    let insert = "insert into parked (partition, sequence, transaction_reference, payment_status,
-             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
-             trace_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-    rows::insert_whole(connection, insert, delivery, epoch).await?;
-    Ok(())
 }

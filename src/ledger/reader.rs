@@ -12,30 +12,8 @@ use super::{
     pool::{Pool, PoolUse},
     rows::Cursor,
 };
-use crate::domain::{CustomerId, Reference, StreamId};
+use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
 use crate::telemetry::Signals;
-
-/// Where a payment ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum PaymentState {
-    /// It moved money.
-    Applied,
-    /// It was noted and moved no money.
-    Recorded,
-    /// A rule of the account refused it.
-    Rejected,
-    /// It is held for a customer we do not know.
-    Suspense,
-    /// It could not be settled.
-    DeadLettered,
-    /// It could not be settled, and an operator has given it up.
-    Discarded,
-    /// It waits behind a dead letter of its customer.
-    Parked,
-    /// It was held, and is to be sent back.
-    RefundMarked,
-}
 
 /// A payment that the ledger has. What a dead letter could not be read of is
 /// missing.
@@ -44,6 +22,7 @@ pub struct PaymentRow {
     /// The bank's name for it.
     pub transaction_reference: String,
     pub payment_status: Option<String>,
+    #[sqlx(try_from = "String")]
     pub state: PaymentState,
     /// Why it was rejected or could not be settled.
     pub reason: Option<String>,

@@ -14,8 +14,8 @@ use super::{
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{
-    Book, CustomerId, Decision, Delivery, Known, Outcome, Reference, StreamId, partition_of,
-    unpanicked,
+    Book, CustomerId, Decision, Delivery, Known, Outcome, PaymentState, Reference, StreamId,
+    partition_of, unpanicked,
 };
 
 /// How often a transaction is begun because another one was faster.
@@ -92,7 +92,7 @@ impl Settling {
         let mut settling =
             Self::open_beside(connection, epochs, stands, deliveries, is_own).await?;
         for delivery in deliveries {
-            settling.tallies.entry(delivery.partition).or_default().suspense -= 1;
+            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Suspense, -1);
         }
         Ok(settling)
     }

@@ -12,7 +12,9 @@ use super::{
     rows::{self, Cursor, Cursors},
     settling::Settling,
 };
-use crate::domain::{Amount, CustomerId, Decision, Delivery, Fence, Outcome, StreamId, TraceId};
+use crate::domain::{
+    Amount, CustomerId, Decision, Delivery, Fence, Outcome, PaymentState, StreamId, TraceId,
+};
 
 /// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
@@ -161,7 +163,7 @@ impl Batch<'_> {
         for burial in burials {
             let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
             if insert_dead_letter(transaction, burial, epoch).await? {
-                tallies.entry(burial.partition).or_default().dead_letters += 1;
+                tallies.entry(burial.partition).or_default().add(PaymentState::DeadLettered, 1);
             }
             if let Some(customer) = &burial.parks {
                 park(transaction, customer).await?;
