@@ -14,7 +14,7 @@ use redis::Value;
 use tokio::time::timeout;
 
 use super::{
-    Error, Keys, Streams, replies, scripts,
+    Error, Keys, Streams, scripts,
     shared::{Purpose, Shared},
 };
 use crate::domain::CustomerId;
@@ -103,6 +103,6 @@ impl Balances {
         if let Value::Int(granted) = reply {
             return Ok(if granted == 1 { Lookup::Lease(token) } else { Lookup::Pass });
         }
-        Ok(Lookup::Hit(replies::text(&reply, "a balance")?.to_owned()))
+        Ok(Lookup::Hit(redis::from_redis_value(reply)?))
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong between us and Redis, classified where it arises. Never
 //! decides what to do about it.
 
-use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
+use redis::{ErrorKind, ParsingError, RedisError, ServerError, ServerErrorKind};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -79,6 +79,12 @@ impl Error {
     /// Whether waiting may help.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_))
+    }
+}
+
+impl From<ParsingError> for Error {
+    fn from(error: ParsingError) -> Self {
+        Self::Unexpected(error.into())
     }
 }
 

@@ -16,7 +16,8 @@ use std::{
 use redis::{Pipeline, Value};
 
 use super::{
-    Error, GROUP, Keys, Streams, replies,
+    Error, GROUP, Keys, Streams,
+    replies::{self, Entry},
     shared::{Purpose, Shared},
     standing, wire,
 };
@@ -170,10 +171,10 @@ impl Finder {
             pipeline.cmd("XREVRANGE").arg(stream).arg(format!("({}", range.from)).arg("-");
             pipeline.arg("COUNT").arg(1);
         }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let replies: Vec<Vec<Entry>> = pipeline.query_async(&mut self.connection.clone()).await?;
         let (mut whole, mut cut) = (Vec::new(), HashSet::new());
         for (range, reply) in unsettled.0.iter().zip(replies) {
-            match replies::last_sequence(reply)? {
+            match replies::last_sequence(&reply) {
                 Some(before) if before > range.settled => _ = cut.insert(range.partition),
                 Some(_) | None => whole.push(*range),
             }
@@ -201,8 +202,8 @@ impl Finder {
         }
         let mut pipeline = Pipeline::with_capacity(handed_out.len());
         for one in &handed_out {
-            let (stream, id) = (self.keys.stream(one.partition), one.stream_id.to_string());
-            pipeline.cmd("XPENDING").arg(stream).arg(GROUP).arg(&id).arg(&id).arg(1);
+            let (stream, id) = (self.keys.stream(one.partition), one.stream_id);
+            pipeline.cmd("XPENDING").arg(stream).arg(GROUP).arg(id).arg(id).arg(1);
         }
         let replies: Vec<Vec<Value>> = pipeline.query_async(&mut self.connection.clone()).await?;
         let pending = handed_out.into_iter().zip(replies).filter(|(_, rows)| !rows.is_empty());
@@ -231,7 +232,7 @@ impl<'a> Search<'a> {
         for range in ranges {
             let stream = self.finder.keys.stream(range.partition);
             pipeline.cmd("EXISTS").arg(&stream);
-            pipeline.cmd("XRANGE").arg(stream).arg(range.from.to_string()).arg("+");
+            pipeline.cmd("XRANGE").arg(stream).arg(range.from).arg("+");
             pipeline.arg("COUNT").arg(each);
         }
         let replies: Vec<Value> = self.ask(&pipeline).await?;
@@ -245,8 +246,8 @@ impl<'a> Search<'a> {
                 let stream = self.finder.keys.stream(range.partition);
                 return Err(Error::StateLost(format!("{stream} is missing")));
             }
-            let page = replies::entries(page)?;
-            let last = page.last().filter(|_| page.len() == each).map(|(id, _)| *id);
+            let page: Vec<Entry> = redis::from_redis_value(page)?;
+            let last = page.last().filter(|_| page.len() == each).map(|entry| entry.id);
             rest.extend(last.map(|last| Range { from: after(last), ..*range }));
             self.take(range.partition, page);
         }
@@ -282,12 +283,11 @@ impl<'a> Search<'a> {
         for found in found.chunks(KEYS_AT_ONCE) {
             let mut pipeline = Pipeline::with_capacity(found.len());
             for (partition, id) in found {
-                let (stream, id) = (self.finder.keys.stream(*partition), id.to_string());
-                pipeline.cmd("XRANGE").arg(stream).arg(&id).arg(&id);
+                pipeline.cmd("XRANGE").arg(self.finder.keys.stream(*partition)).arg(id).arg(id);
             }
-            let replies: Vec<Value> = self.ask(&pipeline).await?;
-            for ((partition, _), reply) in found.iter().zip(replies) {
-                self.take(*partition, replies::entries(reply)?);
+            let replies: Vec<Vec<Entry>> = self.ask(&pipeline).await?;
+            for ((partition, _), page) in found.iter().zip(replies) {
+                self.take(*partition, page);
             }
         }
         Ok(time.0.saturating_mul(1_000).saturating_add(time.1 / 1_000))
@@ -307,12 +307,12 @@ impl<'a> Search<'a> {
             while from.milliseconds <= end && !self.wanted.is_empty() {
                 // From an id to the end of the millisecond that is `end`.
                 let mut command = redis::cmd("XRANGE");
-                command.arg(self.finder.keys.stream(range.partition)).arg(from.to_string());
+                command.arg(self.finder.keys.stream(range.partition)).arg(from);
                 command.arg(end).arg("COUNT").arg(PAGE);
-                let page = command.query_async(&mut self.finder.connection.clone()).await?;
-                let page = replies::entries(page)?;
-                let Some((last, _)) = page.last() else { break };
-                from = after(*last);
+                let page: Vec<Entry> =
+                    command.query_async(&mut self.finder.connection.clone()).await?;
+                let Some(last) = page.last() else { break };
+                from = after(last.id);
                 read += page.len();
                 if read > OLD_READ_MAX {
                     return Err(Error::SearchLimit(OLD_READ_MAX));
@@ -332,8 +332,8 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the entries of wanted references.
-    fn take(&mut self, partition: u16, page: Vec<(StreamId, Option<wire::Fields>)>) {
-        for (stream_id, fields) in page {
+    fn take(&mut self, partition: u16, page: Vec<Entry>) {
+        for Entry { id: stream_id, fields } in page {
             let Some(fields) = fields else { continue };
             let reference = wire::reference_of(&fields);
             let Some(reference) = reference.filter(|one| self.wanted.contains(&**one)) else {

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use redis::{Value, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 
-use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts, standing, upkeep};
+use super::{Error, GROUP, Keys, Streams, lineage, scripts, standing, upkeep};
 
 /// The gates of one topology's partitions.
 pub struct Gates {
@@ -41,8 +41,7 @@ impl Gates {
         let mut sequences = Vec::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             let mut command = scripts::GATE.on(&[self.keys.sequence(partition)]);
-            let reply: Value = command.arg(step).query_async(&mut self.connection).await?;
-            sequences.push(replies::integer(&reply, "gate")?);
+            sequences.push(command.arg(step).query_async(&mut self.connection).await?);
         }
         Ok(sequences)
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use redis::{Pipeline, RedisResult, Value};
 
 use super::{
-    Error, GROUP, Keys, Streams, Unreadable, replies,
+    Error, GROUP, Keys, Streams, Unreadable,
+    replies::Entry,
     shared::{Purpose, Shared},
     wire,
 };
@@ -66,8 +67,11 @@ impl Inspector {
         for partition in 0..self.keys.partitions {
             pipeline.cmd("XPENDING").arg(self.keys.stream(partition)).arg(GROUP);
         }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
-        replies.into_iter().map(count).collect()
+        // A partition without pending entries has no consumers.
+        type Row = (u64, Value, Value, Vec<(String, u64)>);
+        let rows: Vec<Row> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let count = |(pending, _, _, consumers): Row| PendingCount { pending, consumers };
+        Ok(rows.into_iter().map(count).collect())
     }
 
     /// Entries of our group on one partition that come after `after`, in order,
@@ -98,9 +102,13 @@ impl Inspector {
         let mut command = redis::cmd("XPENDING");
         command.arg(self.keys.stream(partition)).arg(GROUP).arg(start).arg(end).arg(PAGE);
         command.arg(consumer);
-        let reply = command.query_async(&mut self.connection.clone()).await?;
-        let rows = replies::array(reply, "XPENDING")?.into_iter();
-        rows.map(|row| pending(partition, row)).collect()
+        let rows: Vec<(StreamId, String, u64, u64)> =
+            command.query_async(&mut self.connection.clone()).await?;
+        let pending = |(id, consumer, idle, deliveries)| {
+            let idle = Duration::from_millis(idle);
+            Pending { partition, id, consumer, idle, deliveries }
+        };
+        Ok(rows.into_iter().map(pending).collect())
     }
 
     /// What these entries hold, in their order.
@@ -110,57 +118,21 @@ impl Inspector {
         }
         let mut pipeline = Pipeline::with_capacity(entries.len());
         for (partition, id) in entries {
-            let id = id.to_string();
-            pipeline.cmd("XRANGE").arg(self.keys.stream(*partition)).arg(&id).arg(&id);
+            pipeline.cmd("XRANGE").arg(self.keys.stream(*partition)).arg(id).arg(id);
         }
         pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> =
+        let replies: Vec<RedisResult<Vec<Entry>>> =
             pipeline.query_async(&mut self.connection.clone()).await?;
-        entries.iter().zip(replies).map(|((p, id), reply)| self.body(*p, *id, reply?)).collect()
-    }
-
-    fn body(&self, partition: u16, id: StreamId, reply: Value) -> Result<Body, Error> {
-        let Some((_, Some(fields))) = replies::entries(reply)?.pop() else {
-            return Ok(Body::Deleted);
+        let body = |((partition, id), reply): (&(u16, StreamId), RedisResult<Vec<Entry>>)| {
+            let Some(Entry { fields: Some(fields), .. }) = reply?.pop() else {
+                return Ok(Body::Deleted);
+            };
+            let place = (*partition, wire::SEQUENCE_MAX);
+            Ok(match wire::decode(&self.keys, place, *id, fields) {
+                Ok(delivery) => Body::Delivery(Box::new(delivery)),
+                Err(unreadable) => Body::Unreadable(unreadable),
+            })
         };
-        let decoded = wire::decode(&self.keys, (partition, wire::SEQUENCE_MAX), id, fields);
-        Ok(match decoded {
-            Ok(delivery) => Body::Delivery(Box::new(delivery)),
-            Err(unreadable) => Body::Unreadable(unreadable),
-        })
+        entries.iter().zip(replies).map(body).collect()
     }
-}
-
-/// `[count, first, last, [[consumer, count], …]]`.
-fn count(reply: Value) -> Result<PendingCount, Error> {
-    const WHAT: &str = "XPENDING";
-    let mut cells = replies::array(reply, WHAT)?.into_iter();
-    let pending = cells.next().ok_or(Error::Shape(WHAT))?;
-    let pending = u64::try_from(replies::integer(&pending, WHAT)?).unwrap_or(0);
-    let consumer = |pair: Value| {
-        let pair = replies::array(pair, WHAT)?;
-        let [name, count] = pair.as_slice() else { return Err(Error::Shape(WHAT)) };
-        let count = u64::try_from(replies::integer(count, WHAT)?).unwrap_or(0);
-        Ok((replies::text(name, WHAT)?.to_owned(), count))
-    };
-    let consumers = replies::array(cells.nth(2).unwrap_or(Value::Nil), WHAT)?;
-    Ok(PendingCount {
-        pending,
-        consumers: consumers.into_iter().map(consumer).collect::<Result<_, _>>()?,
-    })
-}
-
-/// `[id, consumer, idle in ms, deliveries]`.
-fn pending(partition: u16, row: Value) -> Result<Pending, Error> {
-    const WHAT: &str = "XPENDING";
-    let row = replies::array(row, WHAT)?;
-    let [id, consumer, idle, deliveries] = row.as_slice() else { return Err(Error::Shape(WHAT)) };
-    let number = |value| Ok::<_, Error>(u64::try_from(replies::integer(value, WHAT)?).unwrap_or(0));
-    Ok(Pending {
-        partition,
-        id: replies::parsed(id, WHAT)?,
-        consumer: replies::text(consumer, WHAT)?.to_owned(),
-        idle: Duration::from_millis(number(idle)?),
-        deliveries: number(deliveries)?,
-    })
 }

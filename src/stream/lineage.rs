@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, RedisError, RedisResult, aio::ConnectionLike};
 
 use super::{
-    Error, Keys, replies, scripts,
+    Error, Keys, scripts,
     server::{self, Server},
     shared::Line,
 };
@@ -206,8 +206,7 @@ pub struct History {
 
 impl History {
     /// Reads the lineage and the lost key.
-    pub(super) fn read(lineage: &Value, lost: &Value) -> Self {
-        let text = |value| replies::text(value, "history").unwrap_or_default();
+    pub(super) fn read(lineage: Option<&str>, lost: Option<&str>) -> Self {
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<i64>().ok());
         let hole = |line: &str| {
             let mut words = line.split(' ').skip(1);
@@ -219,8 +218,8 @@ impl History {
             number(words.next()).zip(number(words.next()))
         };
         Self {
-            holes: text(lineage).lines().filter_map(hole).collect(),
-            lost: text(lost).lines().filter_map(range).collect(),
+            holes: lineage.unwrap_or_default().lines().filter_map(hole).collect(),
+            lost: lost.unwrap_or_default().lines().filter_map(range).collect(),
         }
     }
 }
@@ -275,11 +274,10 @@ mod tests {
 
     #[test]
     fn a_history_is_read_as_the_scripts_write_it() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let lineage = text("aa 0 1\nbb 3 1000004\ncc 1000009 1000010\n");
-        let history = History::read(&lineage, &text("4 5\n4 9\n"));
+        let lineage = "aa 0 1\nbb 3 1000004\ncc 1000009 1000010\n";
+        let history = History::read(Some(lineage), Some("4 5\n4 9\n"));
         assert_eq!(history.holes, [(3, 1_000_004)]);
         assert_eq!(history.lost, [(4, 5), (4, 9)]);
-        assert_eq!(History::read(&Value::Nil, &Value::Nil), History::default());
+        assert_eq!(History::read(None, None), History::default());
     }
 }

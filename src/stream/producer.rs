@@ -25,7 +25,7 @@ use super::{
     Error, GROUP, Keys, Streams,
     authority::Authority,
     lineage::{self, Known},
-    replies, scripts,
+    scripts,
     server::Server,
     shared::{Line, Purpose, Shared},
     wire,
@@ -204,9 +204,9 @@ impl Producer {
         let doubt = AtomicBool::new(false);
         let attempt = || async {
             let (server, reply) = self.give(shared, partition, chunk).await?;
-            let appended = reply
-                .map_err(Error::from)
-                .and_then(|reply| read_appended(reply, partition, chunk.len()));
+            let appended = reply.map_err(Error::from).and_then(|reply| {
+                read_appended(redis::from_redis_value(reply)?, partition, chunk.len())
+            });
             match appended {
                 Err(error) => {
                     doubt.fetch_or(error.is_outage(), Ordering::Relaxed);
@@ -375,17 +375,15 @@ fn accept_our_own(appended: &mut [Result<Appended, Error>]) {
 /// One result for each payment: the script's list ends at the first refusal,
 /// and what follows it was not tried.
 fn read_appended(
-    reply: Value,
+    reply: Vec<String>,
     partition: u16,
     wanted: usize,
 ) -> Result<Vec<Result<Appended, Error>>, Error> {
-    const SHAPE: Error = Error::Shape("append");
-    let mut results = Vec::with_capacity(wanted);
-    for answer in replies::array(reply, "append")? {
-        results.push(read_one(replies::text(&answer, "append")?, partition));
-    }
+    let mut results: Vec<_> = reply.iter().map(|answer| read_one(answer, partition)).collect();
     if results.len() < wanted {
-        let Some(Err(refusal)) = results.last() else { return Err(SHAPE) };
+        let Some(Err(refusal)) = results.last() else {
+            return Err(Error::Shape("append"));
+        };
         let refusal = refusal.again();
         results.resize_with(wanted, || Err(refusal.again()));
     }
@@ -415,9 +413,8 @@ fn read_one(answer: &str, partition: u16) -> Result<Appended, Error> {
 mod tests {
     use super::*;
 
-    fn text(answers: &[&str]) -> Value {
-        let bulk = |answer: &&str| Value::BulkString(answer.as_bytes().to_vec());
-        Value::Array(answers.iter().map(bulk).collect())
+    fn text(answers: &[&str]) -> Vec<String> {
+        answers.iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -3,7 +3,11 @@
 
 use redis::{Pipeline, Value};
 
-use super::{Consumer, Error, GROUP, replies, scripts, wire};
+use super::{
+    Consumer, Error, GROUP,
+    replies::{self, Entry},
+    scripts, wire,
+};
 use crate::domain::{Delivery, Fence, StreamId};
 
 /// What is kept of a partition after the last entry that the ledger knows.
@@ -26,16 +30,10 @@ impl Consumer {
         known: StreamId,
         last_id: StreamId,
     ) -> Result<Option<Kept>, Error> {
-        const WHAT: &str = "passed";
         let mut command = scripts::PASSED.on(&[self.keys.stream(fence.partition)]);
-        command.arg(GROUP).arg(known.to_string()).arg(last_id.to_string());
-        let reply: Value = command.query_async(&mut self.reader).await?;
-        let reply = replies::array(reply, WHAT)?;
-        let [passed, first] = reply.as_slice() else { return Err(Error::Shape(WHAT)) };
-        if replies::integer(passed, WHAT)? == 0 {
-            return Ok(None);
-        }
-        Ok(Some(match replies::text(first, WHAT)? {
+        command.arg(GROUP).arg(known).arg(last_id);
+        let (passed, first): (i64, String) = command.query_async(&mut self.reader).await?;
+        Ok((passed != 0).then(|| match &*first {
             "" => Kept::Nothing,
             sequence => Kept::From(sequence.parse().ok()),
         }))
@@ -50,8 +48,9 @@ impl Consumer {
     ) -> Result<Option<(i64, Option<Delivery>)>, Error> {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.stream(partition)).arg(format!("({id}")).arg("+");
-        let first = command.arg("COUNT").arg(1).query_async(&mut self.reader).await?;
-        let Some((id, Some(fields))) = replies::entries(first)?.pop() else { return Ok(None) };
+        let mut first: Vec<Entry> =
+            command.arg("COUNT").arg(1).query_async(&mut self.reader).await?;
+        let Some(Entry { id, fields: Some(fields) }) = first.pop() else { return Ok(None) };
         let Some(sequence) = wire::sequence_of(&fields) else { return Ok(None) };
         let delivery = wire::decode(&self.keys, (partition, sequence), id, fields).ok();
         Ok(Some((sequence, delivery)))
@@ -67,8 +66,8 @@ impl Consumer {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.stream(partition)).arg(format!("({after}")).arg(format!("({before}"));
         command.arg("COUNT").arg(1);
-        let entries: Value = command.query_async(&mut self.reader.clone()).await?;
-        Ok(!replies::array(entries, "XRANGE")?.is_empty())
+        let entries: Vec<Value> = command.query_async(&mut self.reader.clone()).await?;
+        Ok(!entries.is_empty())
     }
 
     /// The sequence of the last entry up to this one, if it has one.
@@ -78,8 +77,9 @@ impl Consumer {
         id: StreamId,
     ) -> Result<Option<i64>, Error> {
         let mut command = redis::cmd("XREVRANGE");
-        command.arg(self.keys.stream(partition)).arg(id.to_string()).arg("-").arg("COUNT").arg(1);
-        replies::last_sequence(command.query_async(&mut self.reader).await?)
+        command.arg(self.keys.stream(partition)).arg(id).arg("-").arg("COUNT").arg(1);
+        let last: Vec<Entry> = command.query_async(&mut self.reader).await?;
+        Ok(replies::last_sequence(&last))
     }
 
     /// Lets the streams of these partitions give out no id below the one beside
@@ -91,7 +91,7 @@ impl Consumer {
         let mut pipeline = Pipeline::with_capacity(reached.len());
         for (partition, id) in reached {
             let mut command = scripts::RAISE_IDS.on(&[self.keys.stream(*partition)]);
-            command.arg(id.to_string());
+            command.arg(id);
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)

@@ -4,7 +4,7 @@
 
 use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
-use super::{Error, GROUP, Keys, replies, scripts};
+use super::{Error, GROUP, Keys, scripts};
 use crate::domain::StreamId;
 
 /// Where one group stands on one partition.
@@ -176,24 +176,16 @@ impl Found {
     }
 }
 
+/// Group, last id, lag, pending, first pending, next; an id is empty where there is none.
+type Row = (String, StreamId, i64, i64, String, String);
+
 fn read(reply: RedisResult<Value>) -> Result<Vec<Found>, Error> {
-    const WHAT: &str = "standing";
-    let id = |value: &Value| match replies::text(value, WHAT)? {
-        "" => Ok(None),
-        _ => replies::parsed(value, WHAT).map(Some),
+    let rows: Vec<Row> = redis::from_redis_value(reply?)?;
+    let found = |(group, last_id, lag, pending, first_pending, next): Row| Found {
+        group,
+        position: Position { last_id, lag, pending },
+        first_pending: first_pending.parse().ok(),
+        next: next.parse().ok(),
     };
-    let found = |group: Value| {
-        let group = replies::array(group, WHAT)?;
-        let [name, last_id, lag, pending, first_pending, next] = group.as_slice() else {
-            return Err(Error::Shape(WHAT));
-        };
-        let position = Position {
-            last_id: replies::parsed(last_id, WHAT)?,
-            lag: replies::integer(lag, WHAT)?,
-            pending: replies::integer(pending, WHAT)?,
-        };
-        let group = replies::text(name, WHAT)?.to_owned();
-        Ok(Found { group, position, first_pending: id(first_pending)?, next: id(next)? })
-    };
-    replies::array(reply?, WHAT)?.into_iter().map(found).collect()
+    Ok(rows.into_iter().map(found).collect())
 }

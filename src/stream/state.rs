@@ -4,7 +4,7 @@
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, scripts, standing};
+use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, scripts, standing};
 use crate::domain::{Fence, StreamId};
 
 /// Where a partition stands in Redis.
@@ -66,16 +66,18 @@ impl Consumer {
             let (Some(standing), Some(values)) = (replies.next(), replies.next()) else {
                 return Err(Error::Shape("standing"));
             };
-            let values = replies::array(values?, "MGET")?;
-            let [counter, lineage, lost] = values.as_slice() else {
-                return Err(Error::Shape("MGET"));
-            };
+            let (counter, lineage, lost): (Option<String>, Option<String>, Option<String>) =
+                redis::from_redis_value(values?)?;
             let position = match standing::our_position(&self.keys, fence.partition, standing) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };
-            let history = History::read(lineage, lost);
-            states.push(PartitionState { position, sequence: counted(counter)?, history });
+            let history = History::read(lineage.as_deref(), lost.as_deref());
+            states.push(PartitionState {
+                position,
+                sequence: counted(counter.as_deref()),
+                history,
+            });
         }
         Ok(states)
     }
@@ -83,8 +85,8 @@ impl Consumer {
     /// The highest sequence that an entry of a partition may have: what its counter
     /// has given out, closed or not. Where that is lost, or has gone back, no more was
     /// given out unseen than sequences jump.
-    pub(super) fn given_out(&mut self, partition: u16, counter: &Value) -> i64 {
-        let text = replies::text(counter, "a counter").unwrap_or_default();
+    pub(super) fn given_out(&mut self, partition: u16, counter: Option<&str>) -> i64 {
+        let text = counter.unwrap_or_default();
         let (gate, number) = text.split_once(':').unwrap_or(("", text));
         let number = number.parse::<i64>().ok();
         let seen = self.counted.entry(partition).or_default();
@@ -96,7 +98,6 @@ impl Consumer {
     /// Closes a partition whose state is lost: nothing is appended to it until
     /// [`Consumer::reopen`]. Says what is left of it.
     pub async fn close(&mut self, fence: Fence) -> Result<Remains, Error> {
-        const WHAT: &str = "close";
         let keys = [
             self.keys.stream(fence.partition),
             self.keys.owner(fence.partition),
@@ -105,16 +106,8 @@ impl Consumer {
         let mut command = scripts::CLOSE.on(&keys);
         let seen = self.counted.get(&fence.partition).copied().unwrap_or_default();
         command.arg(&self.worker).arg(fence.epoch).arg(seen).arg(HOLE);
-        let reply: Value = command.query_async(&mut self.reader).await?;
-        let reply = replies::array(reply, WHAT)?;
-        let [counted, last_sequence, last_id] = reply.as_slice() else {
-            return Err(Error::Shape(WHAT));
-        };
-        Ok(Remains {
-            counted: replies::parsed(counted, WHAT)?,
-            last_sequence: replies::parsed(last_sequence, WHAT)?,
-            last_id: replies::parsed(last_id, WHAT)?,
-        })
+        let (counted, last_sequence, last_id) = command.query_async(&mut self.reader).await?;
+        Ok(Remains { counted, last_sequence, last_id })
     }
 
     /// Opens the partition again.
@@ -134,7 +127,7 @@ impl Consumer {
             self.keys.lineage(fence.partition),
         ];
         let mut command = scripts::REOPEN.on(&keys);
-        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(cursor.to_string());
+        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(cursor);
         command.arg(if sets_back {
             "back"
         } else if raises {
@@ -153,11 +146,8 @@ impl Consumer {
 
 /// A counter: a number, or one behind the reason for which it is closed. One
 /// that is closed because it is lost counts nothing.
-fn counted(reply: &Value) -> Result<Option<i64>, Error> {
-    if *reply == Value::Nil {
-        return Ok(Some(0));
-    }
-    let text = replies::text(reply, "a counter")?;
+fn counted(counter: Option<&str>) -> Option<i64> {
+    let Some(text) = counter else { return Some(0) };
     let (reason, number) = text.split_once(':').unwrap_or(("", text));
-    Ok(number.parse().ok().filter(|_| reason != "lost"))
+    number.parse().ok().filter(|_| reason != "lost")
 }

@@ -1,12 +1,17 @@
 //! What keeps the streams in order: provisioning, safety checks, depths,
 //! trimming. Never removes an entry that a group has not acknowledged.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
+use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts, server,
+    Error, GROUP, Keys, Standing, Streams, Unsafe,
+    replies::Entry,
+    scripts, server,
     shared::{Purpose, Shared},
     standing, vitals,
 };
@@ -83,23 +88,18 @@ impl Upkeep {
 
     /// What was ever appended, and what is still kept, all partitions together.
     pub async fn contents(&self) -> Result<Contents, Error> {
-        const WHAT: &str = "XINFO STREAM";
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             pipeline.cmd("XINFO").arg("STREAM").arg(self.keys.stream(partition));
         }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let streams: Vec<HashMap<String, Value>> =
+            pipeline.query_async(&mut self.connection.clone()).await?;
         let mut contents = Contents::default();
-        for reply in replies {
-            let fields = replies::array(reply, WHAT)?;
-            let field = |name| replies::pick(&fields, name).ok_or(Error::Shape(WHAT));
-            contents.appended += replies::integer(field("entries-added")?, WHAT)?;
-            let first: Option<StreamId> = if let Value::Array(entry) = field("first-entry")? {
-                let id = entry.first().ok_or(Error::Shape(WHAT))?;
-                Some(replies::parsed(id, WHAT)?)
-            } else {
-                None
-            };
+        for mut fields in streams {
+            let mut field = |name| fields.remove(name).ok_or(Error::Shape("XINFO STREAM"));
+            contents.appended += i64::from_redis_value(field("entries-added")?)?;
+            let first: Option<Entry> = redis::from_redis_value(field("first-entry")?)?;
+            let first = first.map(|entry| entry.id);
             contents.oldest = contents.oldest.into_iter().chain(first).min();
         }
         Ok(contents)
@@ -197,16 +197,13 @@ impl Upkeep {
             let aged = aged.get(usize::from(partition)).copied().unwrap_or_default();
             let reached = reached.get(&partition).copied().unwrap_or_default();
             command.arg(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
-            command.arg(aged.to_string()).arg(reached.to_string()).arg(GROUP).arg(groups);
+            command.arg(aged).arg(reached).arg(GROUP).arg(groups);
             pipeline.add_command(command);
         }
         pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
         let trim = |(partition, reply): (u16, RedisResult<Value>)| {
-            const SHAPE: Error = Error::Shape("trim");
-            let (removed, newest, missing, unregistered): (_, String, _, _) =
-                redis::from_redis_value(reply?).map_err(|_| SHAPE)?;
-            let newest = newest.parse().map_err(|_| SHAPE)?;
+            let (removed, newest, missing, unregistered) = redis::from_redis_value(reply?)?;
             Ok(Trim { partition, removed, newest, missing, unregistered })
         };
         Ok((0..self.keys.partitions).zip(replies).map(trim).collect())
