@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
-    Account, CustomerId, Digest, Outcome, Payment, PaymentStatus, Reference, StreamId,
+    Account, Amount, CustomerId, Digest, Outcome, Payment, PaymentStatus, Reference, StreamId,
     TraceContext, TraceId,
 };
 
@@ -34,6 +34,21 @@ impl Delivery {
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace.map(|trace| trace.trace_id)
     }
+}
+
+/// An entry that cannot be settled: what can be read of it, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadEntry {
+    pub partition: u16,
+    pub stream_id: StreamId,
+    pub sequence: Option<i64>,
+    pub reference: Option<String>,
+    pub customer: Option<CustomerId>,
+    pub amount: Option<Amount>,
+    pub trace_id: Option<TraceId>,
+    pub reason: String,
+    /// As text where they are text.
+    pub fields: Vec<(String, String)>,
 }
 
 /// Runs what must not end its caller when it panics; what it worked on is to be

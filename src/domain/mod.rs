@@ -17,7 +17,7 @@ mod book;
 mod tests;
 
 pub use account::{Account, Refusal, Standing};
-pub use book::{Book, Decision, Delivery, Known, unpanicked};
+pub use book::{Book, DeadEntry, Decision, Delivery, Known, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use outcome::{Outcome, PaymentState};

@@ -10,13 +10,13 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, lineage,
+    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, lineage,
     replies::Entry,
     scripts,
     server::{self, Server},
     upkeep, wire,
 };
-use crate::domain::{CustomerId, Delivery, Fence, StreamId};
+use crate::domain::{CustomerId, DeadEntry, Delivery, Fence, StreamId};
 
 /// Notices that a partition's dead stream keeps, about.
 const DEAD_NOTICES_MAX: u32 = 10_000;
@@ -28,7 +28,7 @@ const SETTLING_MAX: Duration = Duration::from_secs(60);
 pub enum Taken {
     Delivery(Delivery),
     /// Something that is not a payment we understand.
-    Unreadable(Unreadable),
+    Unreadable(Box<DeadEntry>),
     /// An entry that was pending and has been deleted from the stream.
     Deleted(u16, StreamId),
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use redis::{Pipeline, RedisResult, Value};
 
 use super::{
-    Error, GROUP, Keys, Streams, Unreadable,
+    Error, GROUP, Keys, Streams,
     replies::Entry,
     shared::{Purpose, Shared},
     wire,
 };
-use crate::domain::{Delivery, StreamId};
+use crate::domain::{DeadEntry, Delivery, StreamId};
 
 /// Pending entries that are asked for at once. Redis does nothing else while it
 /// lists them.
@@ -43,7 +43,7 @@ pub struct PendingCount {
 pub enum Body {
     Delivery(Box<Delivery>),
     /// Something that is not a payment we understand.
-    Unreadable(Unreadable),
+    Unreadable(Box<DeadEntry>),
     /// Nothing: it was deleted.
     Deleted,
 }

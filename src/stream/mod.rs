@@ -76,7 +76,7 @@ pub use standing::{Position, Standing};
 pub use state::{PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
-pub use wire::{Parts, Unreadable, fields_of, read_fields};
+pub use wire::{fields_of, read_fields};
 
 use authority::Authority;
 pub(crate) use keys::GROUP;

@@ -14,11 +14,11 @@
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::settle::{self, Error, GivenUp, Link};
+use super::settle::{self, Error, Link};
 use crate::{
-    domain::{Fence, StreamId},
-    ledger::Attempt,
-    stream::{Taken, TakenFrom},
+    domain::{DeadEntry, Fence, StreamId},
+    ledger::{Attempt, Burial},
+    stream::{Taken, TakenFrom, fields_of},
 };
 
 /// Class of entries that could not be settled.
@@ -203,7 +203,17 @@ async fn give_up(
         Some(error) => (FAILED, error.clone()),
         None => (DIED, format!("the worker ended while settling it, {attempts} times")),
     };
-    let parks = rules.park_customer;
-    let given_up = GivenUp { code, reason, attempts: *attempts, parks };
-    settle::give_up(link, fence, delivery, &given_up).await
+    let entry = DeadEntry {
+        partition: fence.partition,
+        stream_id: delivery.stream_id,
+        sequence: Some(delivery.sequence),
+        reference: Some(delivery.payment.reference.as_str().to_owned()),
+        customer: Some(delivery.payment.customer.clone()),
+        amount: Some(delivery.payment.amount),
+        trace_id: delivery.trace_id(),
+        reason,
+        fields: fields_of(delivery),
+    };
+    let burial = Burial { entry, code, attempts: *attempts, parks: rules.park_customer };
+    settle::give_up(link, fence, delivery, burial).await
 }

@@ -8,9 +8,9 @@ use tracing::{error, info, warn};
 
 use super::watch::{Again, Progress, Watch};
 use crate::{
-    domain::{Delivery, Fence, StreamId, TraceContext},
+    domain::{DeadEntry, Delivery, Fence, StreamId, TraceContext},
     ledger::{self, Batch, Burial, LaneWriter, Races},
-    stream::{self, Consumer, Taken, TakenFrom, Unreadable, fields_of},
+    stream::{self, Consumer, Taken, TakenFrom},
     telemetry::Moment,
 };
 
@@ -128,7 +128,7 @@ impl Error {
 struct Sorted {
     fences: Vec<Fence>,
     deliveries: Vec<Delivery>,
-    unreadable: Vec<Unreadable>,
+    unreadable: Vec<Box<DeadEntry>>,
     /// Entries that are not in the stream any more.
     deleted: Vec<(u16, StreamId)>,
     settled: Vec<(Fence, Vec<StreamId>)>,
@@ -170,12 +170,12 @@ async fn settle_sorted(
             partition = entry.partition,
             stream_id = %entry.stream_id,
             reference = entry.reference,
-            trace_id = entry.parts.trace_id.map(tracing::field::display),
+            trace_id = entry.trace_id.map(tracing::field::display),
             reason = entry.reason,
             "an entry could not be read and is a dead letter now"
         );
         link.consumer.bury(entry.partition, entry.stream_id, UNREADABLE, &entry.reason).await?;
-        let trace = entry.parts.trace_id;
+        let trace = entry.trace_id;
         let trace = trace.map(|id| TraceContext { trace_id: id, span_id: None, sampled: false });
         let buried = (entry.partition, entry.stream_id);
         link.watch.buried(buried, trace, UNREADABLE, &entry.reason);
@@ -223,6 +223,12 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     for fence in fences {
         must_follow(&link.consumer, &batch, fence.partition, sorted).await?;
     }
+    let burial = |entry: &Box<DeadEntry>| Burial {
+        entry: (**entry).clone(),
+        code: UNREADABLE,
+        attempts: 1,
+        parks: false,
+    };
     let burials: Vec<Burial> = unreadable.iter().map(burial).collect();
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
     let (outcomes, ()) = tokio::try_join!(
@@ -257,15 +263,6 @@ async fn must_follow(
     Ok(())
 }
 
-/// Why an entry is given up.
-pub(super) struct GivenUp {
-    pub(super) code: &'static str,
-    pub(super) reason: String,
-    pub(super) attempts: u32,
-    /// What its customer sends after it is to wait.
-    pub(super) parks: bool,
-}
-
 /// Makes an entry a dead letter: first the ledger's row, then one script that
 /// acknowledges it and tells the dead stream. One that the ledger has settled
 /// already, though that was never acknowledged, is acknowledged instead.
@@ -273,23 +270,10 @@ pub(super) async fn give_up(
     link: &mut Link,
     fence: Fence,
     delivery: &Delivery,
-    given_up: &GivenUp,
+    burial: Burial,
 ) -> Result<(), Error> {
-    let GivenUp { code, reason, attempts, parks } = given_up;
-    let burial = Burial {
-        partition: fence.partition,
-        stream_id: delivery.stream_id,
-        sequence: Some(delivery.sequence),
-        reference: Some(delivery.payment.reference.as_str().to_owned()),
-        customer: Some(delivery.payment.customer.clone()),
-        amount: Some(delivery.payment.amount),
-        trace_id: delivery.trace_id(),
-        code,
-        reason: reason.clone(),
-        fields: fields_of(delivery),
-        attempts: *attempts,
-        parks: parks.then(|| delivery.payment.customer.clone()),
-    };
+    let Burial { code, attempts, .. } = burial;
+    let reason = burial.entry.reason.clone();
     let burying = async {
         let mut batch = link.writer.open(&[fence], &[]).await?;
         if batch.has_settled(delivery).await? {
@@ -318,26 +302,9 @@ pub(super) async fn give_up(
         reason,
         "an entry used up its attempts and is a dead letter now"
     );
-    link.consumer.bury(fence.partition, delivery.stream_id, code, reason).await?;
-    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, reason);
+    link.consumer.bury(fence.partition, delivery.stream_id, code, &reason).await?;
+    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, &reason);
     Ok(())
-}
-
-fn burial(entry: &Unreadable) -> Burial {
-    Burial {
-        partition: entry.partition,
-        stream_id: entry.stream_id,
-        sequence: entry.sequence,
-        reference: entry.reference.clone(),
-        customer: entry.parts.customer.clone(),
-        amount: entry.parts.amount,
-        trace_id: entry.parts.trace_id,
-        code: UNREADABLE,
-        reason: entry.reason.clone(),
-        fields: entry.fields.clone(),
-        attempts: 1,
-        parks: None,
-    }
 }
 
 #[cfg(test)]
