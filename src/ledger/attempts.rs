@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row};
 
-use super::{Error, LaneWriter};
+use super::{Error, LaneWriter, lookups};
 use crate::domain::{Fence, StreamId};
 
 /// Attempts of a partition among which one is looked for that was noted before.
@@ -123,8 +123,7 @@ pub(super) async fn read_buried(
     .fetch_all(connection)
     .await?;
     let entry = |row: sqlx::postgres::PgRow| {
-        let partition: i32 = row.try_get(0)?;
-        let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+        let partition = lookups::partition(row.try_get(0)?)?;
         let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
         Ok((partition, id))
     };

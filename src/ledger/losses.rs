@@ -8,8 +8,9 @@ use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
 use super::{
-    Error, LaneWriter, cursors, held,
+    Error, LaneWriter, cursors,
     jumps::{Finding, Jump, Kind, jumps, of_range, of_takeover, record, unlisted},
+    lookups,
     rows::{Cursor, Cursors},
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
@@ -235,7 +236,7 @@ impl LaneWriter {
         .bind(LIST_MAX)
         .fetch_all(&mut self.connection)
         .await?;
-        let gap = |(partition, first, last)| Ok((held::partition(partition)?, first, last));
+        let gap = |(partition, first, last)| Ok((lookups::partition(partition)?, first, last));
         rows.into_iter().map(gap).collect()
     }
 }
@@ -334,7 +335,7 @@ async fn note_twice(
 /// The part of the ledger that tells what was lost.
 #[derive(Clone)]
 pub struct Losses {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
 /// A finding, as it is listed.
@@ -359,10 +360,6 @@ pub struct LossRow {
 }
 
 impl Losses {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
     /// Losses, the latest first; at most 1,000. `open`: only those nobody has
     /// dealt with.
     pub async fn list(&self, open: bool) -> Result<Vec<LossRow>, Error> {

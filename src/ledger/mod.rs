@@ -15,7 +15,6 @@ mod schema;
 mod resize;
 mod ownership;
 mod lookups;
-mod held;
 mod rows;
 mod settling;
 mod writer;
@@ -26,7 +25,6 @@ mod cursors;
 mod parking;
 mod pool;
 mod reader;
-mod sums;
 mod registrar;
 mod groups;
 mod admin;
@@ -53,14 +51,14 @@ pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
 pub use parking::{ParkedCustomer, Parking};
+use pool::Pool;
 pub use pool::PoolUse;
-pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, Reader};
+pub use reader::{AccountRow, ConflictRow, CursorRow, CustomerCount, PaymentRow, Reader, Totals};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::{PastTopology, Resize};
 pub use rows::Cursor;
 pub use schema::{Schema, Topology};
 pub use settling::Races;
-pub use sums::{CustomerCount, Totals};
 pub use writer::{Batch, Burial, LaneWriter, Writer};
 
 /// How long to wait for a free connection, or for a new one.
@@ -100,14 +98,12 @@ impl Ledger {
         reach(&self.options).await
     }
 
-    /// Migrations and the topology.
     pub fn schema(&self) -> Schema {
-        Schema::new(self.pool(2, Duration::from_secs(600)))
+        Schema { pool: self.pool(2, Duration::from_secs(600)) }
     }
 
-    /// What reads.
     pub fn reader(&self, connections: u32) -> Reader {
-        Reader::new(self.pool(connections, QUERY_TIMEOUT))
+        Reader { pool: Pool::new(self.pool(connections, QUERY_TIMEOUT)) }
     }
 
     /// What changes the number of partitions; nothing while another process
@@ -118,17 +114,17 @@ impl Ledger {
 
     /// What opens accounts, under this topology.
     pub fn registrar(&self, topology: &Topology) -> Registrar {
-        Registrar::new(self.pool(2, Duration::from_secs(60)), topology.clone())
+        Registrar { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
     /// What tells of sequences that were lost.
     pub fn losses(&self) -> Losses {
-        Losses::new(self.pool(2, QUERY_TIMEOUT))
+        Losses { pool: self.pool(2, QUERY_TIMEOUT) }
     }
 
     /// What lets parked payments go on.
     pub fn parking(&self, topology: &Topology) -> Parking {
-        Parking::new(self.pool(2, Duration::from_secs(60)), topology.clone())
+        Parking { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
     /// What operators work with, under this topology.
@@ -159,12 +155,12 @@ impl Ledger {
 
     /// What lists the consumer groups that trimming waits for.
     pub fn groups(&self) -> Groups {
-        Groups::new(self.pool(1, QUERY_TIMEOUT))
+        Groups { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
     /// What registers and retires them.
     pub fn group_registrar(&self) -> GroupRegistrar {
-        GroupRegistrar::new(self.pool(1, QUERY_TIMEOUT))
+        GroupRegistrar { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
     /// What recomputes the ledger and reports drift.

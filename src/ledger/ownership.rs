@@ -12,7 +12,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{Error, held, rows::columns};
+use super::{Error, lookups, rows::columns};
 use crate::domain::Fence;
 
 /// A partition that was acquired.
@@ -293,7 +293,7 @@ fn grant(row: &PgRow) -> Result<Grant, Error> {
 
 fn fence(row: &PgRow) -> Result<Fence, Error> {
     Ok(Fence {
-        partition: held::partition(row.try_get("partition")?)?,
+        partition: lookups::partition(row.try_get("partition")?)?,
         epoch: row.try_get("epoch")?,
     })
 }

@@ -11,7 +11,7 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
-    held,
+    lookups,
     rows::Cursors,
     settling::{self, Settling},
 };
@@ -34,15 +34,11 @@ pub struct ParkedCustomer {
 
 /// The part of the ledger that lets parked payments go on.
 pub struct Parking {
-    pool: PgPool,
-    topology: Topology,
+    pub(super) pool: PgPool,
+    pub(super) topology: Topology,
 }
 
 impl Parking {
-    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
-        Self { pool, topology }
-    }
-
     /// Customers whose payments wait, the longest first; at most 1,000. Only this
     /// one, if one is named.
     pub async fn list(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
@@ -171,5 +167,5 @@ async fn take_held(
     .bind(customer.as_str())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(held::delivery).collect()
+    rows.iter().map(lookups::delivery).collect()
 }

@@ -15,7 +15,7 @@ use sqlx::{PgConnection, PgPool, Row};
 use super::{
     Error, Signature, Topology,
     admin::{Change, note},
-    held,
+    lookups,
     rows::{self, Epochs},
     settling::{self, Settling},
 };
@@ -84,15 +84,11 @@ pub struct Opening {
 /// The part of the ledger that opens accounts.
 #[derive(Clone)]
 pub struct Registrar {
-    pool: PgPool,
-    topology: Topology,
+    pub(super) pool: PgPool,
+    pub(super) topology: Topology,
 }
 
 impl Registrar {
-    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
-        Self { pool, topology }
-    }
-
     /// The generation of the topology that this process serves.
     pub fn generation(&self) -> i32 {
         self.topology.generation
@@ -243,7 +239,7 @@ async fn held_for(
     .bind(opened.iter().map(String::as_str).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(held::delivery).collect()
+    rows.iter().map(lookups::delivery).collect()
 }
 
 /// Applies it. Says what became of each customer's.

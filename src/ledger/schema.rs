@@ -56,14 +56,10 @@ impl Topology {
 }
 
 pub struct Schema {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
 impl Schema {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
     /// Brings the schema to this release's; does nothing when it is there.
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.

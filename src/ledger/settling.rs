@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
-    Error, Topology, attempts, held, lookups,
+    Error, Topology, attempts, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{
@@ -172,7 +172,7 @@ pub(super) async fn lock(
     .await?;
     let mut epochs = Epochs::new();
     for row in &rows {
-        let partition = held::partition(row.try_get(0)?)?;
+        let partition = lookups::partition(row.try_get(0)?)?;
         epochs.insert(partition, row.try_get(1)?);
         // Under another topology somebody else settles what these customers pay.
         if homes.contains(&partition) && row.try_get::<i32, _>(2)? != topology.generation {

@@ -19,7 +19,9 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 
-use self::checks::{CHECKS, CONTENT_CHANGED, ENTRIES, Relation};
+use self::checks::{
+    ACCOUNT, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation, SEQUENCE,
+};
 pub use rounds::{Rounds, Slice};
 
 use super::Error;
@@ -140,17 +142,16 @@ async fn look(
     };
     statements(connection, ("", BEYOND_ALL), &mut report, on_row).await?;
     on_event(Progress { stage: Stage::Sequences, ..progress });
-    for relation in [Relation::Sequence, Relation::Jump, Relation::Partition, Relation::Held] {
-        examine(connection, relation, None, &mut report, |report, row, _| {
-            if relation == Relation::Partition {
-                report.partitions += 1;
-                report.sequences += row.try_get::<i64, _>("sequences")?.unsigned_abs();
-                report.amount += row.try_get::<Decimal, _>("amount")?;
-            }
-            Ok(())
-        })
-        .await?;
-    }
+    examine(connection, &SEQUENCE, None, &mut report, |_, _, _| Ok(())).await?;
+    examine(connection, &JUMP, None, &mut report, |_, _, _| Ok(())).await?;
+    examine(connection, &PARTITION, None, &mut report, |report, row, _| {
+        report.partitions += 1;
+        report.sequences += row.try_get::<i64, _>("sequences")?.unsigned_abs();
+        report.amount += row.try_get::<Decimal, _>("amount")?;
+        Ok(())
+    })
+    .await?;
+    examine(connection, &HELD, None, &mut report, |_, _, _| Ok(())).await?;
     // Only those at fault were read one by one.
     for line in report.checks.iter_mut().filter(|line| OF_SEQUENCES.contains(&line.check)) {
         line.looked_at = report.sequences;
@@ -179,13 +180,13 @@ async fn statements(
     report: &mut Report,
     mut on_row: impl FnMut(&str, bool),
 ) -> Result<(), Error> {
-    examine(connection, Relation::Account, Some(range), report, |report, row, at_fault| {
+    examine(connection, &ACCOUNT, Some(range), report, |report, row, at_fault| {
         report.accounts += u64::from(row.try_get::<bool, _>("opened")?);
         on_row(row.try_get("customer_id")?, at_fault);
         Ok(())
     })
     .await?;
-    examine(connection, Relation::Row, Some(range), report, |report, row, at_fault| {
+    examine(connection, &ROW, Some(range), report, |report, row, at_fault| {
         report.payments += 1;
         let changed = is_changed(row)?;
         if changed {
@@ -209,14 +210,13 @@ fn is_changed(row: &PgRow) -> Result<bool, Error> {
 /// Does every check of a relation on each of its rows.
 async fn examine(
     connection: &mut PgConnection,
-    relation: Relation,
+    relation: &Relation,
     range: Option<(&str, &str)>,
     report: &mut Report,
     mut on_row: impl FnMut(&mut Report, &PgRow, bool) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let checks = || CHECKS.iter().filter(|check| check.of == relation);
-    let details: Vec<&str> = checks().map(|check| check.detail).collect();
-    let (details, columns, rows) = (details.join(", "), relation.columns(), relation.rows());
+    let Relation { rows, columns, checks } = relation;
+    let details = checks.iter().map(|(_, detail)| *detail).collect::<Vec<_>>().join(", ");
     let sql = format!("{ENTRIES} select {details}, subject{columns} from ({rows}) one");
     let mut query = sqlx::query(AssertSqlSafe(sql));
     if let Some((from, before)) = range {
@@ -225,30 +225,30 @@ async fn examine(
     let (mut rows, mut number) = (query.fetch(connection), 0);
     while let Some(row) = rows.try_next().await? {
         let mut at_fault = false;
-        for (at, check) in checks().enumerate() {
+        for (at, (check, _)) in checks.iter().enumerate() {
             if let Some(detail) = row.try_get::<Option<String>, _>(at)? {
-                report.add(check.name, row.try_get("subject")?, detail);
+                report.add(check, row.try_get("subject")?, detail);
                 at_fault = true;
             }
         }
         on_row(report, &row, at_fault)?;
         number += 1;
     }
-    let lines = report.checks.iter_mut().zip(&CHECKS).filter(|(_, check)| check.of == relation);
-    lines.for_each(|(line, _)| line.looked_at = number);
+    let is_ours = |line: &&mut Line| checks.iter().any(|(check, _)| *check == line.check);
+    report.checks.iter_mut().filter(is_ours).for_each(|line| line.looked_at = number);
     Ok(())
 }
 
 impl Report {
     fn empty() -> Self {
-        let line = |check: &checks::Check| Line { check: check.name, looked_at: 0, drift: 0 };
+        let line = |(check, _): &(&'static str, _)| Line { check, looked_at: 0, drift: 0 };
         Self {
             accounts: 0,
             payments: 0,
             amount: Decimal::ZERO,
             sequences: 0,
             partitions: 0,
-            checks: CHECKS.iter().map(line).collect(),
+            checks: RELATIONS.iter().flat_map(|relation| relation.checks).map(line).collect(),
             drifts: Vec::new(),
             drift_count: 0,
         }
