@@ -20,10 +20,11 @@ use super::{
     problem::{self, Code, Problem},
     shapes,
     state::App,
-    views::{AcceptedView, PaymentView, Taken, payment_path},
+    views::{AcceptedView, Taken, payment_path},
 };
 use crate::{
     domain::Payment,
+    ledger::PaymentRow,
     stream::{Appended, Arrival, Place},
     telemetry::Sent,
 };
@@ -66,7 +67,7 @@ pub(super) struct PaymentBody {
     responses(
         (status = 202, description = "On disk", body = Taken<AcceptedView>,
          headers(("Location", description = "Where to see what became of it"))),
-        (status = 200, description = "Taken before, or the outcome that was waited for", body = Taken<PaymentView>,
+        (status = 200, description = "Taken before, or the outcome that was waited for", body = Taken<PaymentRow>,
          headers(
              ("Location", description = "Where to see what became of it"),
              ("Idempotent-Replayed", description = "`true` if it was taken before"),
@@ -149,7 +150,7 @@ async fn wait_for(
     payment: &Payment,
     place: Place,
     wait: Duration,
-) -> Result<Option<PaymentView>, Problem> {
+) -> Result<Option<PaymentRow>, Problem> {
     // When too many wait already, this one does not.
     let Ok(_waiter) = app.waiters.try_acquire() else { return Ok(None) };
     let end = Instant::now() + wait;
@@ -167,20 +168,21 @@ async fn wait_for(
     Ok(None)
 }
 
-type Found = Result<PaymentView, Problem>;
+type Found = Result<PaymentRow, Problem>;
 
 /// What the ledger made of the payment, if it has come so far.
 async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Found>, Problem> {
     let reader = &app.gateway.reader;
     let rows = app.ask(reader.payments(std::slice::from_ref(&payment.reference))).await?;
-    let ours = |view: &PaymentView| {
+    let ours = |view: &PaymentRow| {
         view.payment_status.as_deref() == Some(payment.status.as_str()) && !view.is_dead()
     };
     let stream_id = place.stream_id.to_string();
-    let mut views = rows.into_iter().map(PaymentView::from);
     let buried =
-        |view: &PaymentView| view.is_dead() && view.stream_id.as_deref() == Some(&stream_id);
-    let Some(view) = views.find(|view| ours(view) || buried(view)) else { return Ok(None) };
+        |view: &PaymentRow| view.is_dead() && view.stream_id.as_deref() == Some(&stream_id);
+    let Some(view) = rows.into_iter().find(|view| ours(view) || buried(view)) else {
+        return Ok(None);
+    };
     if view.stream_id.as_deref() == Some(&stream_id) {
         return Ok(Some(Ok(view)));
     }

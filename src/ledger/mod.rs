@@ -16,6 +16,7 @@ mod resize;
 mod ownership;
 mod lookups;
 mod rows;
+mod shapes;
 mod settling;
 mod writer;
 mod attempts;
@@ -59,6 +60,7 @@ pub use resize::{PastTopology, Resize};
 pub use rows::Cursor;
 pub use schema::{Schema, Topology};
 pub use settling::Races;
+pub use shapes::Money;
 pub use writer::{Batch, Burial, LaneWriter, Writer};
 
 /// How long to wait for a free connection, or for a new one.

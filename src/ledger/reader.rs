@@ -4,82 +4,121 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
+use serde::Serialize;
 use sqlx::{Connection, FromRow};
+use utoipa::ToSchema;
 
 use super::{
     Error, admin,
     cursors::CursorColumns,
     pool::{Pool, PoolUse},
     rows::Cursor,
+    shapes::{Money, StatusView, money, money_if_any, state},
 };
 use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
 use crate::telemetry::Signals;
 
-/// A payment that the ledger has. What a dead letter could not be read of is
-/// missing.
-#[derive(Clone, Debug, FromRow)]
+/// A payment, from stream to ledger, as the ledger has it and as clients see it. Parts of
+/// an entry that could not be read are missing.
+#[derive(Clone, Debug, Default, FromRow, Serialize, ToSchema)]
+#[schema(as = PaymentView)]
 pub struct PaymentRow {
-    /// The bank's name for it.
     pub transaction_reference: String,
-    pub payment_status: Option<String>,
     #[sqlx(try_from = "String")]
+    #[serde(rename = "status", serialize_with = "state")]
+    #[schema(value_type = StatusView)]
     pub state: PaymentState,
+    /// What the bank said: COMPLETE, PENDING or FAILED.
+    pub payment_status: Option<String>,
     /// Why it was rejected or could not be settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub customer_id: Option<String>,
+    #[serde(rename = "transaction_amount", serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub amount: Option<Decimal>,
     /// Paid of what was outstanding.
+    #[serde(serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub applied_amount: Option<Decimal>,
-    /// Paid beyond it.
+    /// Paid beyond it, to the credit.
+    #[serde(serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub excess_amount: Option<Decimal>,
-    /// What was left to pay afterwards.
+    /// Left to pay afterwards.
+    #[serde(serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub balance_after: Option<Decimal>,
-    /// The account's version afterwards: its place in the statement.
+    /// Place in the customer's statement.
     pub account_version: Option<i64>,
-    pub partition: i32,
+    #[schema(value_type = Option<u16>)]
+    pub partition: Option<i32>,
     pub sequence: Option<i64>,
-    pub stream_id: String,
-    /// When the bank says that it happened.
+    pub stream_id: Option<String>,
     pub transaction_date: Option<DateTime<Utc>>,
-    /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,
-    /// When the ledger took it.
-    pub processed_at: DateTime<Utc>,
+    pub processed_at: Option<DateTime<Utc>>,
+    /// Seconds since it was taken, while it is accepted.
+    #[sqlx(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<i64>,
+}
+
+impl PaymentRow {
+    pub fn unknown(reference: &Reference) -> Self {
+        Self { transaction_reference: reference.as_str().to_owned(), ..Self::default() }
+    }
+
+    /// Whether it could not be settled: it stands in nobody's way.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, PaymentState::DeadLettered | PaymentState::Discarded)
+    }
 }
 
 /// A payment that came under a used reference with other content.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = ConflictView)]
 pub struct ConflictRow {
     /// Whose it would have been.
     pub customer_id: String,
     pub payment_status: String,
+    #[serde(rename = "transaction_amount", serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub amount: Decimal,
     pub stream_id: String,
-    /// When the gateway took it.
     pub received_at: DateTime<Utc>,
-    /// Whether somebody has dealt with it: `open` or `resolved`.
+    /// `open` or `resolved`.
     pub state: String,
 }
 
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = AccountView)]
 pub struct AccountRow {
+    #[schema(example = "GIG00001")]
     pub customer_id: String,
-    /// What it is kept in.
+    /// ISO 4217.
+    #[schema(example = "NGN")]
     pub currency: String,
-    /// What was financed.
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub asset_value: Decimal,
-    /// Over how many weeks it is to be paid.
     pub term_weeks: i32,
-    /// What has been paid of it.
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub total_paid: Decimal,
-    /// What has been paid beyond it.
+    /// Paid beyond the asset's value.
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub credit: Decimal,
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub outstanding_balance: Decimal,
     pub payment_count: i64,
     /// Rows of the statement.
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// When the ledger answered.
     pub as_of: DateTime<Utc>,
 }
 
