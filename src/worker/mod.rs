@@ -6,6 +6,7 @@
 //! HTTP, SQL or Redis commands.
 
 mod assignment;
+mod batch_size;
 mod attempt;
 mod held;
 mod lane;
@@ -57,6 +58,7 @@ pub struct Worker {
 
 /// Works until `stop`, then hands everything over.
 pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> {
+    let worker = Arc::new(worker);
     // Lanes go on while partitions are handed over.
     let stop_lanes = CancellationToken::new();
     let _stop_lanes_at_the_end = stop_lanes.clone().drop_guard();

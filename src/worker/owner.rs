@@ -29,8 +29,6 @@ use super::{
 use crate::{
     domain::Fence,
     ledger::{self, Grant, Ownership, RegistrySnapshot},
-    progress::Board,
-    telemetry::Signals,
 };
 
 /// Beats within one lease.
@@ -58,17 +56,14 @@ struct Held {
 }
 
 pub(super) struct Owner {
-    worker: String,
+    worker: Arc<Worker>,
     ownership: Ownership,
     keeper: Keeper,
     reach: Reach,
-    signals: Signals,
-    beat_interval: Duration,
     joined: bool,
     /// Since when this worker has wanted to leave.
     leaving: Option<Instant>,
     held: BTreeMap<u16, Held>,
-    board: Arc<Board>,
     lanes: Vec<mpsc::UnboundedSender<Order>>,
     /// Who lived at the last look. Nothing moves on a single look: a worker
     /// that misses a beat, or restarts, would move partitions twice.
@@ -79,29 +74,25 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(
-        worker: &Worker,
+        worker: &Arc<Worker>,
         keeper: Keeper,
         reach: Reach,
         lanes: Vec<mpsc::UnboundedSender<Order>>,
     ) -> Self {
-        let lease = worker.config.lease;
         Self {
-            worker: worker.id.clone(),
+            worker: Arc::clone(worker),
             ownership: worker.ledger.ownership(
                 &worker.id,
                 &worker.incarnation,
-                lease,
+                worker.config.lease,
                 worker.config.attempts_max,
                 worker.generation,
             ),
             keeper,
             reach,
-            signals: worker.signals.clone(),
-            beat_interval: beat_interval(lease),
             joined: false,
             leaving: None,
             held: BTreeMap::new(),
-            board: Arc::clone(&worker.board),
             lanes,
             lived: Vec::new(),
             expecting: false,
@@ -114,7 +105,7 @@ impl Owner {
         mut events: mpsc::UnboundedReceiver<LaneEvent>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut beats = interval(self.beat_interval);
+        let mut beats = interval(beat_interval(self.worker.config.lease));
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_look = Instant::now();
         let mut heard = Vec::new();
@@ -136,7 +127,7 @@ impl Owner {
                     next_look = Instant::now() + if closely { LOOK_CLOSELY } else { LOOK };
                 }
             }
-            self.board.serves(self.held.keys().copied());
+            self.worker.board.serves(self.held.keys().copied());
         }
         Ok(())
     }
@@ -162,7 +153,7 @@ impl Owner {
                 warn!(%error, "could not join the workers; trying again");
                 return Ok(());
             }
-            info!(worker = self.worker, "worker joined");
+            info!(worker = self.worker.id, "worker joined");
             self.joined = true;
             self.keeper.renew(sent);
             return Ok(());
@@ -173,7 +164,7 @@ impl Owner {
             Ok(false) => bail!(
                 "another process runs as worker {0}: give each its own PAYSTREAM_WORKER_ID; this \
                  older one stops",
-                self.worker
+                self.worker.id
             ),
             Err(error) => warn!(%error, "could not beat; trying again"),
         }
@@ -205,7 +196,7 @@ impl Owner {
         let staying = snapshot.workers.iter().filter(|worker| !worker.leaving);
         let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
         // A worker that is alone has nobody to wait for.
-        let alone = staying == [self.worker.as_str()];
+        let alone = staying == [self.worker.id.as_str()];
         if self.lived != staying && !alone {
             self.lived = staying.into_iter().map(str::to_owned).collect();
             return Ok(());
@@ -215,7 +206,8 @@ impl Owner {
             self.expecting = false;
             return Ok(());
         }
-        let mut moves = Moves::plan(&self.worker, &staying, snapshot, |fence| self.serves(fence));
+        let mut moves =
+            Moves::plan(&self.worker.id, &staying, snapshot, |fence| self.serves(fence));
         if !self.reach.is_sure() {
             // Whoever may be out of reach itself takes nothing on.
             moves.acquire.clear();
@@ -240,7 +232,7 @@ impl Owner {
 
     /// Deals new partitions to the lanes that have the fewest.
     fn deal(&mut self, grants: Vec<Grant>) {
-        self.signals.moved("acquired", grants.len());
+        self.worker.signals.moved("acquired", grants.len());
         for grant in grants {
             let Fence { partition, epoch } = grant.fence;
             let idle_ms = u64::try_from(grant.since_moved.as_millis()).unwrap_or(u64::MAX);
@@ -298,7 +290,7 @@ impl Owner {
                 LaneEvent::Lost(lane) => {
                     let before = self.held.len();
                     self.held.retain(|_, held| held.lane != usize::from(lane));
-                    self.signals.moved("lost", before - self.held.len());
+                    self.worker.signals.moved("lost", before - self.held.len());
                     self.expecting = true;
                 }
                 // If it has been acquired again meanwhile, the epoch differs.
@@ -314,7 +306,7 @@ impl Owner {
         }
         match self.ownership.release(&released).await {
             Ok(()) => {
-                self.signals.moved("released", released.len());
+                self.worker.signals.moved("released", released.len());
                 info!(partitions = ?released, "partitions handed over");
             }
             // The next look finds them listed as ours and served by no lane.
