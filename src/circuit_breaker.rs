@@ -22,10 +22,8 @@ pub const POSTGRESQL: &str = "postgresql";
 const FAILURES_MAX: u32 = 5;
 /// Pause between two probes of an open circuit.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
-/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The circuit of one dependency of this process.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     dependency: &'static str,
@@ -39,12 +37,10 @@ pub struct CircuitBreaker {
 #[error("{dependency} has been away for {} s and is probed until it answers", since.as_secs())]
 pub struct Open {
     pub dependency: &'static str,
-    /// For how long it has been open.
     pub since: Duration,
 }
 
 impl CircuitBreaker {
-    /// A closed circuit.
     #[must_use]
     pub fn new(dependency: &'static str) -> Self {
         Self { dependency, failures: Mutex::new(0), opened: watch::Sender::new(None) }
@@ -61,13 +57,11 @@ impl CircuitBreaker {
         })
     }
 
-    /// A call found the dependency there.
     pub fn succeeded(&self) {
         // A late answer does not close it: the probe does.
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = 0;
     }
 
-    /// A call found the dependency away.
     pub fn failed(&self, now: Instant) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = failures.saturating_add(1);
@@ -78,7 +72,6 @@ impl CircuitBreaker {
         }
     }
 
-    /// Waits until the circuit is closed.
     pub async fn closed(&self) {
         // The sender is ours, so it is not gone.
         let _ = self.opened.subscribe().wait_for(Option::is_none).await;

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What one lane of a worker is doing.
 #[derive(Clone, Debug)]
 struct Lane {
     /// When it last settled something, or saw that nothing waits.
@@ -16,7 +15,6 @@ struct Lane {
     waits_for: Option<String>,
 }
 
-/// How the lanes of this process fare.
 #[derive(Debug)]
 pub struct Board {
     lanes: Mutex<Vec<Lane>>,
@@ -25,7 +23,6 @@ pub struct Board {
     served: Mutex<BTreeMap<u16, bool>>,
 }
 
-/// How the worker fares as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerHealth {
     /// Every lane settles, or has nothing to settle.
@@ -75,7 +72,6 @@ impl Board {
         slowest(&lanes, now)
     }
 
-    /// How the worker fares.
     #[must_use]
     pub fn read(&self, now: Instant) -> WorkerHealth {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,7 +37,6 @@ use stores::Stores;
 /// Between two checks whether the topology is still the one served.
 const TOPOLOGY_CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// Gateway and worker in one process.
@@ -48,7 +47,6 @@ pub enum Role {
     Worker,
 }
 
-/// Settings of a development run.
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
     /// Where the private Redis and PostgreSQL keep their data.
@@ -104,7 +102,6 @@ pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::
     served
 }
 
-/// Starts to say what happens here.
 fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
     let name = match role {
         Role::All => "paystream",

@@ -24,9 +24,7 @@ pub struct Account {
 /// How an account stands after one row of its statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// What is left to pay.
     pub balance: Decimal,
-    /// The row's number in the statement.
     pub version: i64,
 }
 
@@ -47,7 +45,6 @@ impl Refusal {
 }
 
 impl Account {
-    /// What is left to pay.
     pub fn outstanding(&self) -> Decimal {
         self.asset_value - self.total_paid
     }

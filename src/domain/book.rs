@@ -16,21 +16,17 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub partition: u16,
-    /// Its contiguous number in that partition.
     pub sequence: i64,
     pub stream_id: StreamId,
-    /// When the gateway took it.
     pub received_at: DateTime<Utc>,
     pub payment: Payment,
     /// [`Payment::digest`] of it as it was sent. One that was assigned to
     /// another customer keeps it.
     pub digest: Digest,
-    /// The trace that brought it, if it came with one.
     pub trace: Option<TraceContext>,
 }
 
 impl Delivery {
-    /// The trace that brought it, if it came with one.
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace.map(|trace| trace.trace_id)
     }
@@ -60,17 +56,14 @@ pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// A reference that the ledger knows already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// The content it stands for.
     pub digest: Digest,
     /// Where it came from first.
     pub partition: u16,
     pub sequence: i64,
 }
 
-/// A delivery and what becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision<'a> {
     pub delivery: &'a Delivery,
@@ -93,7 +86,6 @@ pub struct Book {
 }
 
 impl Book {
-    /// Opens the book at what the ledger holds.
     pub fn new(
         accounts: impl IntoIterator<Item = Account>,
         known: impl IntoIterator<Item = ((Reference, PaymentStatus), Known)>,
@@ -141,7 +133,6 @@ impl Book {
         any
     }
 
-    /// The account of `customer` as it stands now.
     pub fn account(&self, customer: &CustomerId) -> Option<&Account> {
         self.accounts.get(customer).map(|open| &open.account)
     }

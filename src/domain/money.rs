@@ -51,7 +51,6 @@ impl Amount {
         Ok(Self(two_places(value)))
     }
 
-    /// The number itself, with two places.
     pub fn get(self) -> Decimal {
         self.0
     }

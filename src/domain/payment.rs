@@ -91,11 +91,8 @@ impl CustomerId {
 /// What the bank says of the payment. Only `COMPLETE` moves money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PaymentStatus {
-    /// The money arrived.
     Complete,
-    /// The money is on its way.
     Pending,
-    /// The money will not come.
     Failed,
 }
 
@@ -109,7 +106,6 @@ impl PaymentStatus {
         }
     }
 
-    /// As it is written everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "COMPLETE",
@@ -122,10 +118,8 @@ impl PaymentStatus {
 /// One payment as a bank or an app reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
-    /// The bank's name for it.
     pub reference: Reference,
     pub customer: CustomerId,
-    /// What the bank says of it.
     pub status: PaymentStatus,
     pub amount: Amount,
     /// When the bank says that it happened, to the microsecond.

@@ -15,7 +15,6 @@ pub struct TraceContext {
     pub trace_id: TraceId,
     /// The span below which it happens; nothing when only the trace is known.
     pub span_id: Option<SpanId>,
-    /// Whether the trace is recorded.
     pub sampled: bool,
 }
 

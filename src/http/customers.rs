@@ -26,7 +26,6 @@ use crate::{
     stream::Lookup,
 };
 
-/// Largest page.
 const PAGE_MAX: i64 = 1_000;
 
 /// Which page of customers.
@@ -86,7 +85,6 @@ pub(super) struct CustomerBody {
     currency: Option<shapes::Currency>,
 }
 
-/// A customer as read.
 struct Terms {
     customer: CustomerId,
     asset_value: rust_decimal::Decimal,

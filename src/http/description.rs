@@ -101,7 +101,6 @@ fn has_either(operation: &Operation) -> bool {
     has_body(operation) || parameters.any(in_query)
 }
 
-/// What the description is made of, before there are routes.
 pub(super) fn outline() -> openapi::OpenApi {
     Description::openapi()
 }
@@ -166,7 +165,6 @@ fn complete_operation(path: &str, operation: &mut Operation) {
     }
 }
 
-/// A failure of this status.
 fn problem(status: u16, description: &str) -> Response {
     let document = Ref::from_schema_name("ProblemDocument");
     let mut response = Response::new(description);

@@ -29,7 +29,6 @@ use super::{
 const BODY_BYTES_MAX: usize = 16 * 1024;
 /// and of one that carries many payments.
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Paths that take many at once.
 const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];

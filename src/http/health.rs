@@ -41,7 +41,6 @@ pub(super) struct HealthView {
     worker: Option<DependencyView>,
 }
 
-/// What the process needs.
 #[derive(Serialize, ToSchema)]
 struct DependenciesView {
     redis: DependencyView,

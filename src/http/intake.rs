@@ -31,12 +31,9 @@ use crate::{
 /// Ignored fields that an answer names, at most.
 const IGNORED_MAX: usize = 20;
 
-/// The kinds of body that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MediaType {
-    /// One JSON document.
     Json,
-    /// One JSON document a line.
     JsonLines,
 }
 
@@ -85,7 +82,6 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-/// A JSON object of ours, not a payment.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -149,7 +145,6 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Numbers
     }
 }
 
-/// What a query asks for.
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
@@ -174,7 +169,6 @@ fn with_nul(query: &str) -> Option<&str> {
     Some(pair.split('=').next().unwrap_or_default())
 }
 
-/// What this deployment takes.
 pub(super) struct Rules {
     /// Where dates without an offset are from.
     zone: Tz,

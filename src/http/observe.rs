@@ -35,7 +35,6 @@ const PAYMENTS: &str = "/api/v1/payments";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// The trace of a request, for its handler.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traced(pub(super) RequestTrace);
 

@@ -11,13 +11,11 @@ use std::{
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// All are taken.
     All,
     /// This client has as many as one may have.
     Client,
 }
 
-/// Places, and who has them.
 pub(crate) struct Places<K> {
     max: usize,
     of_one_max: usize,
@@ -29,7 +27,6 @@ struct Taken<K> {
     by: HashMap<K, usize>,
 }
 
-/// A place that is taken.
 pub(crate) struct Place<K: Eq + Hash> {
     client: K,
     taken: Arc<Mutex<Taken<K>>>,
@@ -56,7 +53,6 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Ok(Place { client, taken: Arc::clone(&self.taken) })
     }
 
-    /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
         lock(&self.taken).all
     }

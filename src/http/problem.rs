@@ -61,7 +61,6 @@ pub(super) struct ProblemDocument<'a> {
     request_id: Option<&'a str>,
 }
 
-/// A failed request, before it is rendered.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     code: Code,
@@ -71,7 +70,6 @@ pub(crate) struct Problem {
 
 macro_rules! codes {
     ($($name:ident $text:literal $status:ident $title:literal,)*) => {
-        /// Every kind of problem.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Code { $(#[doc = $title] $name,)* }
 
@@ -133,7 +131,6 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Seconds after which a client may try again what was unavailable.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
-/// What whoever asks is told, and not whoever sends a payment:
 const UNREACHABLE: &str = "Redis, where payments wait, does not answer; ask again later";
 /// the same while its state is being brought back.
 const STATE_LOST: &str =
@@ -374,7 +371,6 @@ pub(super) async fn render(State(finish): State<Finish>, request: Request, next:
     }
 }
 
-/// Nothing is at this path.
 pub(super) async fn no_route() -> Problem {
     Problem::new(Code::RouteNotFound, "see /docs for what there is")
 }

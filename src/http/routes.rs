@@ -29,7 +29,6 @@ pub(crate) struct Pages {
     pub(crate) finish: problem::Finish,
 }
 
-/// Every route, and its description.
 fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(shared::outline())
         // Payments.
@@ -60,7 +59,6 @@ pub fn description() -> utoipa::openapi::OpenApi {
     shared::complete(routes().1, Currency::DEFAULT)
 }
 
-/// The whole application.
 pub(super) fn router(shared: App, pages: Pages) -> Router {
     let (routes, outline) = routes();
     let description = shared::complete(outline, shared.gateway.registrar.currency());

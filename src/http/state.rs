@@ -31,7 +31,6 @@ const WAITERS_MAX: usize = 512;
 /// Look-ups that search the streams at once; the next one waits.
 const LOOK_UPS_MAX: usize = 2;
 
-/// What the gateway works with.
 pub(crate) struct Gateway {
     pub producer: Producer,
     pub finder: Finder,
@@ -49,7 +48,6 @@ pub(crate) struct Gateway {
     pub clock: Clock,
 }
 
-/// The gateway as its handlers see it.
 pub(crate) struct Shared {
     pub(crate) gateway: Gateway,
     /// Cancelled when the process is stopping.

@@ -12,7 +12,6 @@ use crate::{
     stream::Producer,
 };
 
-/// How long a dependency has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer is given again: whoever asks needs no token.
 const KEPT: Duration = Duration::from_secs(1);
@@ -49,7 +48,6 @@ impl Latest {
     }
 }
 
-/// How something fares.
 #[derive(Clone, Serialize, ToSchema)]
 pub(super) struct DependencyView {
     /// Of a store `up` or `down`, else of a worker.

@@ -5,7 +5,6 @@
 const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
 /// Paths that need no token and are never refused for load.
 const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
-/// The operators' API.
 const ADMIN: &str = "/api/v1/admin";
 /// The console's overview, above all of its pages.
 pub(crate) const CONSOLE: &str = "/console";
@@ -19,13 +18,9 @@ pub(crate) const ASSETS: &str = "/console/assets/";
 /// What a path belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Surface {
-    /// Health: for everybody.
     Open,
-    /// What the API is: for everybody.
     Docs,
-    /// Payments and customers.
     Api,
-    /// The operators' API.
     Admin,
     /// The console, for whoever has signed in,
     Console,

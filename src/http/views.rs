@@ -22,12 +22,10 @@ pub(super) fn money(value: Decimal) -> String {
     two_places(value).to_string()
 }
 
-/// Where a payment's own page is.
 pub(super) fn payment_path(reference: &str) -> String {
     format!("/api/v1/payments/{}", utf8_percent_encode(reference, SEGMENT))
 }
 
-/// Where a customer's own page is.
 pub(super) fn customer_path(customer: &str) -> String {
     format!("/api/v1/customers/{customer}")
 }

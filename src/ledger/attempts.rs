@@ -13,7 +13,6 @@ use crate::domain::{Fence, StreamId};
 /// Attempts of a partition among which one is looked for that was noted before.
 const RECENT: i64 = 50;
 
-/// Entries of one partition that are tried, or failed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// From this entry

@@ -63,7 +63,6 @@ impl Error {
         )
     }
 
-    /// All of it in one line.
     pub fn sentence(&self) -> String {
         let cause = std::error::Error::source(self);
         cause.map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))

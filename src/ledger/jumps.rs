@@ -55,12 +55,9 @@ impl Kind {
     }
 }
 
-/// A finding before it is on record.
 pub(super) struct Finding {
     pub(super) kind: Kind,
-    /// The last sequence before the jump,
     pub(super) after: i64,
-    /// and the first behind it.
     pub(super) resumes_at: i64,
     /// Sequences known to have been given out that were never settled.
     pub(super) lost: Option<(i64, i64)>,
@@ -68,7 +65,6 @@ pub(super) struct Finding {
     pub(super) open: bool,
 }
 
-/// A finding that is on record.
 #[derive(FromRow)]
 pub(super) struct Jump {
     pub(super) after_sequence: i64,

@@ -332,19 +332,15 @@ async fn note_twice(
     Ok(true)
 }
 
-/// The part of the ledger that tells what was lost.
 #[derive(Clone)]
 pub struct Losses {
     pub(super) pool: PgPool,
 }
 
-/// A finding, as it is listed.
 #[derive(Clone, Debug, FromRow, Serialize)]
 pub struct LossRow {
     pub partition: i32,
-    /// The last sequence before the jump.
     pub after_sequence: i64,
-    /// The first one behind it.
     pub resumes_at: i64,
     /// `state_lost`, `entries_missing`, `ledger_lost` or `takeover`.
     pub reason: String,

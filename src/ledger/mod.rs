@@ -119,12 +119,10 @@ impl Ledger {
         Registrar { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
-    /// What tells of sequences that were lost.
     pub fn losses(&self) -> Losses {
         Losses { pool: self.pool(2, QUERY_TIMEOUT) }
     }
 
-    /// What lets parked payments go on.
     pub fn parking(&self, topology: &Topology) -> Parking {
         Parking { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
@@ -136,7 +134,6 @@ impl Ledger {
         AdminStore::new(pool, topology.clone())
     }
 
-    /// What posts, for the worker of this name.
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
         Writer::new(self.options.clone(), worker, batch_deadline)
     }
@@ -155,22 +152,18 @@ impl Ledger {
         Ownership::new(options, worker, incarnation, lease, attempts_max, generation)
     }
 
-    /// What lists the consumer groups that trimming waits for.
     pub fn groups(&self) -> Groups {
         Groups { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
-    /// What registers and retires them.
     pub fn group_registrar(&self) -> GroupRegistrar {
         GroupRegistrar { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
-    /// What recomputes the ledger and reports drift.
     pub fn audit(&self) -> Audit {
         Audit::new(&self.options)
     }
 
-    /// What audits account after account, again and again.
     pub fn rounds(&self) -> Rounds {
         Rounds::new(&self.by_key(SLICE_TIMEOUT))
     }

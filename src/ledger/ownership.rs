@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::{Error, lookups, rows::columns};
 use crate::domain::Fence;
 
-/// A partition that was acquired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Its epoch is higher than any before.
@@ -35,11 +34,9 @@ pub struct LiveWorker {
     pub leaving: bool,
 }
 
-/// A partition as the registry lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionOwner {
     pub fence: Fence,
-    /// Alive or not.
     pub owner: Option<String>,
     /// Who has asked its owner to hand it over.
     pub draining_to: Option<String>,
@@ -233,7 +230,6 @@ impl Ownership {
         Ok(())
     }
 
-    /// Says how many rows it touched.
     async fn execute(&mut self, query: Question) -> Result<u64, Error> {
         self.in_time(async |connection| query.execute(connection).await)
             .await
@@ -265,7 +261,6 @@ impl Ownership {
     }
 }
 
-/// A statement with what it is about.
 type Question = Query<'static, Postgres, PgArguments>;
 
 fn numbers(partitions: &[u16]) -> Vec<i32> {

@@ -17,10 +17,8 @@ use super::{
 };
 use crate::domain::{CustomerId, Delivery, PaymentState};
 
-/// Customers listed at once.
 const LIST_MAX: i64 = 1_000;
 
-/// A customer whose payments wait.
 #[derive(Clone, Debug, FromRow)]
 pub struct ParkedCustomer {
     pub customer_id: String,
@@ -32,7 +30,6 @@ pub struct ParkedCustomer {
     pub dead_letters: Vec<i64>,
 }
 
-/// The part of the ledger that lets parked payments go on.
 pub struct Parking {
     pub(super) pool: PgPool,
     pub(super) topology: Topology,
@@ -130,7 +127,6 @@ impl Parking {
     }
 }
 
-/// Dead letters of the customer that nobody has dealt with.
 async fn open_letters(
     connection: &mut PgConnection,
     customer: &CustomerId,

@@ -79,7 +79,6 @@ impl PaymentRow {
 #[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
 #[schema(as = ConflictView)]
 pub struct ConflictRow {
-    /// Whose it would have been.
     pub customer_id: String,
     pub payment_status: String,
     #[serde(rename = "transaction_amount", serialize_with = "money")]
@@ -128,7 +127,6 @@ pub struct CursorRow {
     pub partition: i32,
     pub owner: Option<String>,
     pub epoch: i64,
-    /// The highest sequence the ledger has.
     pub last_sequence: i64,
     /// The highest sequence that is known to have been given out.
     pub head_sequence: i64,
@@ -163,35 +161,22 @@ impl CursorRow {
 
 #[derive(Clone, Debug, FromRow)]
 pub struct Totals {
-    /// Payments that moved money,
     pub applied: i64,
-    /// were noted,
     pub recorded: i64,
-    /// were refused by an account,
     pub rejected: i64,
-    /// are held in suspense,
     pub suspense: i64,
-    /// came under a used reference with other content,
     pub conflicts: i64,
-    /// came again after the stream had forgotten them,
     pub duplicates: i64,
-    /// could not be settled,
     pub dead_letters: i64,
-    /// wait behind those.
     pub parked: i64,
-    /// The whole amount of applied payments.
     pub amount: Decimal,
     pub customers: i64,
-    /// Accounts with nothing left to pay.
     pub customers_completed: i64,
 }
 
-/// How many customers there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
 pub struct CustomerCount {
-    /// All of them,
     pub all: i64,
-    /// and those with nothing left to pay.
     pub completed: i64,
 }
 
@@ -204,7 +189,6 @@ pub struct Reader {
 /// How long counting all customers may take, in milliseconds.
 const COUNTING_MS_MAX: &str = "5000";
 
-/// Selects [`AccountRow`]s.
 const ACCOUNT: &str = "select customer_id, currency, asset_value, term_weeks, total_paid, credit, \
      outstanding_balance, payment_count, version, created_at, updated_at, \
      clock_timestamp() as as_of from customer_accounts";

@@ -21,7 +21,6 @@ use super::{
 };
 use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome};
 
-/// Accounts opened in one transaction.
 const CHUNK: usize = 5_000;
 /// References that one row of the audit log names.
 const NAMED_MAX: usize = 500;
@@ -73,7 +72,6 @@ struct Released<'a> {
     conflicting: Vec<&'a str>,
 }
 
-/// What opening accounts did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     pub opened: u64,
@@ -81,7 +79,6 @@ pub struct Opening {
     pub released: u64,
 }
 
-/// The part of the ledger that opens accounts.
 #[derive(Clone)]
 pub struct Registrar {
     pub(super) pool: PgPool,

@@ -14,7 +14,6 @@ const SILENT_SECONDS: i32 = 30;
 pub struct PastTopology {
     pub generation: i32,
     pub partitions: u16,
-    /// Whether its streams are removed.
     pub removed: bool,
 }
 
@@ -44,7 +43,6 @@ impl Resize {
         Ok(wish.rows_affected() == 1)
     }
 
-    /// Forgets the wish.
     pub async fn forget(&mut self) -> Result<(), Error> {
         sqlx::query("update topology set resizing_to = null, resize_started_at = null")
             .execute(&mut self.connection)
@@ -52,7 +50,6 @@ impl Resize {
         Ok(())
     }
 
-    /// Whether a worker lives.
     pub async fn has_workers(&mut self) -> Result<bool, Error> {
         let live = sqlx::query_scalar(
             "select exists (select 1 from workers

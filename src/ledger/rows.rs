@@ -20,7 +20,6 @@ pub(super) fn columns(fences: &[Fence]) -> (Vec<i32>, Vec<i64>) {
     fences.iter().map(|fence| (i32::from(fence.partition), fence.epoch)).unzip()
 }
 
-/// What a batch adds to one partition's totals.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     counts: [i64; PaymentState::ALL.len()],
@@ -47,7 +46,6 @@ pub struct Cursor {
     pub head: i64,
 }
 
-/// Where partitions stand.
 pub(super) type Cursors = BTreeMap<u16, Cursor>;
 
 /// The entry of a row that is there only until its transaction ends.
@@ -219,7 +217,6 @@ pub(super) async fn insert_decisions(
     Ok(())
 }
 
-/// Of money that did not move.
 const NOTHING: (Decimal, Decimal) = (Decimal::ZERO, Decimal::ZERO);
 
 /// Their keys stay taken until the transaction ends.

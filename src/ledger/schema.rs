@@ -24,7 +24,6 @@ pub struct Topology {
     pub provisioned: bool,
     /// The number it is being changed to.
     pub resizing_to: Option<u16>,
-    /// What the accounts are kept in.
     pub currency: Currency,
 }
 
@@ -60,7 +59,6 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Brings the schema to this release's; does nothing when it is there.
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.pool.connect_options()).await?;
@@ -153,7 +151,6 @@ impl Schema {
         Self::read(&mut connection, partitions, key_prefix).await
     }
 
-    /// The generation of the topology as it is now.
     pub async fn generation(&self) -> Result<i32, Error> {
         let generation = sqlx::query_scalar("select generation from topology");
         Ok(generation.fetch_one(&self.pool).await?)

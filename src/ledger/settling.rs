@@ -27,9 +27,7 @@ pub(super) struct Settling {
     pub(super) epochs: Epochs,
     /// Where the partitions stand whose cursors move. Only a batch moves any.
     pub(super) stands: Cursors,
-    /// Deliveries that are dead letters already.
     buried: HashSet<(u16, StreamId)>,
-    /// What is added to the partitions' totals.
     pub(super) tallies: Tallies,
 }
 
@@ -138,7 +136,6 @@ impl Settling {
     }
 }
 
-/// The outcome of the one delivery that was decided about.
 pub(super) fn decided(decisions: &[Decision<'_>]) -> Result<Outcome, Error> {
     decisions.first().map(|decision| decision.outcome).ok_or(Error::Corrupt("decision"))
 }

@@ -16,13 +16,10 @@ use crate::domain::{
     Amount, CustomerId, DeadEntry, Decision, Delivery, Fence, Outcome, PaymentState, StreamId,
 };
 
-/// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
 pub struct Burial {
     pub entry: DeadEntry,
-    /// Stable class of the reason.
     pub code: &'static str,
-    /// How often settling it was attempted.
     pub attempts: u32,
     /// Whether its customer's later payments wait from now on.
     pub parks: bool,
@@ -87,7 +84,6 @@ impl LaneWriter {
         lookups::damage(&mut self.connection, customers).await
     }
 
-    /// Whether an entry is a copy of one that is settled.
     pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
         lookups::is_copy(&mut self.connection, delivery).await
     }
@@ -97,13 +93,11 @@ impl LaneWriter {
 pub struct Batch<'a> {
     transaction: Transaction<'a, Postgres>,
     settling: Settling,
-    /// Entries that are not in the stream any more.
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
 }
 
 impl Batch<'_> {
-    /// How far the ledger had come with a partition before this batch.
     pub fn stand(&self, partition: u16) -> Option<Cursor> {
         self.settling.stands.get(&partition).copied()
     }

@@ -24,7 +24,6 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How long the cache has to answer; the ledger is asked after that.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// What the cache has for a customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// A balance, as it was filled.
@@ -35,7 +34,6 @@ pub enum Lookup {
     Pass,
 }
 
-/// Reads and fills cached balances.
 #[derive(Clone)]
 pub struct Balances {
     connection: Shared,

@@ -23,17 +23,14 @@ const DEAD_NOTICES_MAX: u32 = 10_000;
 /// Longest time a batch may hold back the balance cache if its worker dies.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
 
-/// An entry that was taken.
 #[derive(Clone, Debug)]
 pub enum Taken {
     Delivery(Delivery),
-    /// Something that is not a payment we understand.
     Unreadable(Box<DeadEntry>),
     /// An entry that was pending and has been deleted from the stream.
     Deleted(u16, StreamId),
 }
 
-/// What one partition gave.
 #[derive(Clone, Debug, Default)]
 pub struct TakenFrom {
     pub taken: Vec<Taken>,
@@ -43,7 +40,6 @@ pub struct TakenFrom {
     pub earlier: Vec<Delivered>,
 }
 
-/// How an entry was delivered before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
     pub id: StreamId,

@@ -17,10 +17,8 @@ pub enum Error {
     /// A partition's gate is not as it must be for this step.
     #[error("the partitions' gates are not as they should be: {0}")]
     Gate(String),
-    /// A newer owner has taken the partition.
     #[error("partition ownership is over: {0}")]
     Fenced(String),
-    /// Redis is at maxmemory.
     #[error("redis has no memory left for writes")]
     MemoryFull(#[source] RedisError),
     /// Redis cannot be reached or cannot answer yet; it may be able to later.
@@ -35,7 +33,6 @@ pub enum Error {
     /// A search would have to read more entries than it may.
     #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
     SearchLimit(usize),
-    /// Redis was not available until the deadline.
     #[error("redis was not available for {0:?}")]
     Deadline(std::time::Duration),
     /// Redis refused, or answered what we do not understand.

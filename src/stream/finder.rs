@@ -27,7 +27,6 @@ use crate::domain::{Delivery, Reference, StreamId};
 /// it asks for no more than there are references, or this few:
 const FIRST_READ_MAX: usize = 2_000;
 const FIRST_READ_OF_ONE: usize = 16;
-/// Keys asked for in one pipeline.
 const KEYS_AT_ONCE: usize = 4_096;
 /// Entries older than their keys that one search reads,
 const OLD_READ_MAX: usize = 100_000;
@@ -39,7 +38,6 @@ const SET_BACK_MAX: Duration = Duration::from_secs(60);
 /// An unsettled entry of a payment.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The payment's reference.
     pub reference: Reference,
     pub partition: u16,
     pub stream_id: StreamId,
@@ -79,17 +77,14 @@ impl Heads {
 pub struct Unsettled(Vec<Range>);
 
 impl Unsettled {
-    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Those of one partition.
 #[derive(Clone, Copy, Debug)]
 struct Range {
     partition: u16,
-    /// The first of them.
     from: StreamId,
     /// No entry before it has a higher sequence.
     settled: i64,
@@ -97,7 +92,6 @@ struct Range {
     handed_out: Option<StreamId>,
 }
 
-/// Looks payments up in the streams.
 #[derive(Clone)]
 pub struct Finder {
     connection: Shared,
@@ -211,7 +205,6 @@ impl Finder {
     }
 }
 
-/// One search.
 struct Search<'a> {
     finder: &'a Finder,
     wanted: HashSet<&'a str>,

@@ -8,7 +8,6 @@ use redis::aio::MultiplexedConnection;
 
 use super::{Error, GROUP, Keys, Streams, lineage, scripts, standing, upkeep};
 
-/// The gates of one topology's partitions.
 pub struct Gates {
     connection: MultiplexedConnection,
     keys: Keys,
@@ -24,7 +23,6 @@ impl Gates {
         self.move_all("close").await
     }
 
-    /// Opens every partition again.
     pub async fn open(&mut self) -> Result<(), Error> {
         self.move_all("open").await.map(|_| ())
     }
@@ -46,7 +44,6 @@ impl Gates {
         Ok(sequences)
     }
 
-    /// Every consumer group of these streams.
     pub async fn groups(&mut self) -> Result<BTreeSet<String>, Error> {
         let standings = standing::all(&self.keys, &mut self.connection).await?;
         Ok(standings.into_iter().map(|standing| standing.group).collect())

@@ -17,20 +17,15 @@ use crate::domain::{DeadEntry, Delivery, StreamId};
 /// lists them.
 const PAGE: usize = 1_000;
 
-/// An entry that was handed out and not acknowledged.
 #[derive(Clone, Debug)]
 pub struct Pending {
     pub partition: u16,
     pub id: StreamId,
-    /// Whom it was handed to last,
     pub consumer: String,
-    /// how long ago,
     pub idle: Duration,
-    /// and how often.
     pub deliveries: u64,
 }
 
-/// What is pending on one partition.
 #[derive(Clone, Debug, Default)]
 pub struct PendingCount {
     pub pending: u64,
@@ -38,17 +33,14 @@ pub struct PendingCount {
     pub consumers: Vec<(String, u64)>,
 }
 
-/// What an entry holds.
 #[derive(Clone, Debug)]
 pub enum Body {
     Delivery(Box<Delivery>),
-    /// Something that is not a payment we understand.
     Unreadable(Box<DeadEntry>),
     /// Nothing: it was deleted.
     Deleted,
 }
 
-/// Looks at what is pending.
 #[derive(Clone)]
 pub struct Inspector {
     connection: Shared,
@@ -61,7 +53,6 @@ impl Inspector {
         Ok(Self { connection, keys: streams.keys.clone() })
     }
 
-    /// How much is pending on each partition, in order.
     pub async fn counts(&self) -> Result<Vec<PendingCount>, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
@@ -86,7 +77,6 @@ impl Inspector {
         self.range(partition, &start, "+", consumer).await
     }
 
-    /// One entry, if it is pending.
     pub async fn one(&self, partition: u16, id: StreamId) -> Result<Option<Pending>, Error> {
         let id = id.to_string();
         Ok(self.range(partition, &id, &id, None).await?.pop())
@@ -111,7 +101,6 @@ impl Inspector {
         Ok(rows.into_iter().map(pending).collect())
     }
 
-    /// What these entries hold, in their order.
     pub async fn bodies(&self, entries: &[(u16, StreamId)]) -> Result<Vec<Body>, Error> {
         if entries.is_empty() {
             return Ok(Vec::new());

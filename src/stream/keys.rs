@@ -83,7 +83,6 @@ impl Keys {
         [self.head(partition), "beside:", reference.as_str()].concat()
     }
 
-    /// A customer's cached balance.
     pub(super) fn balance(&self, customer: &CustomerId) -> String {
         [self.head(self.partition_of(customer)), "balance:", customer.as_str()].concat()
     }
@@ -96,7 +95,6 @@ impl Keys {
         [self.head(partition), name].concat()
     }
 
-    /// What the keys of a partition begin with.
     fn head(&self, partition: u16) -> &str {
         &self.heads[usize::from(partition)]
     }

@@ -15,7 +15,6 @@ const ENTRIES_MAX: usize = 1_000;
 /// An entry that our group has not acknowledged.
 #[derive(Clone, Debug)]
 pub struct LeftBehind {
-    /// The stream's key.
     pub stream: String,
     pub stream_id: StreamId,
     /// The payment, or why it cannot be read. The stream has none of an entry that
@@ -25,7 +24,6 @@ pub struct LeftBehind {
     is_ahead: bool,
 }
 
-/// The streams of an earlier topology.
 pub struct Past {
     keys: Keys,
     connection: MultiplexedConnection,
@@ -81,7 +79,6 @@ impl Past {
         Ok(found)
     }
 
-    /// The first entries after this one.
     async fn entries(
         &mut self,
         stream: &str,

@@ -20,7 +20,6 @@ const SERVERS_MAX: usize = 4;
 /// Sequences of one partition that are known to have been given out.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// The highest.
     pub(super) sequence: i64,
     /// The highest of each lineage, until another has been compared with it.
     given_out: Vec<GivenOut>,
@@ -31,12 +30,9 @@ pub(super) struct Known {
     verified: Option<(Arc<Server>, Newest)>,
 }
 
-/// The newest lineage of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Newest {
-    /// Its first sequence.
     first: i64,
-    /// Its line in the lineage key.
     line: String,
 }
 
@@ -117,13 +113,10 @@ pub(super) fn is_another(error: &RedisError) -> bool {
     error.code() == Some("LINEAGE")
 }
 
-/// What a comparison found.
 pub(super) struct Compared {
-    /// This server's lineage.
     pub(super) newest: Newest,
     /// First and last sequence that were given out and are not there.
     pub(super) lost: Option<(i64, i64)>,
-    /// What was known of those.
     lacked: Vec<GivenOut>,
 }
 

@@ -86,7 +86,6 @@ use shared::{Purpose, Shared};
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
 pub const KEPT_MAX: i64 = 8;
-/// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for a reply. On purpose longer than a slow sync to disk,
 /// and never the client's default, which is shorter than a blocking read.
@@ -159,17 +158,14 @@ impl Streams {
         lineage::begin(&self.keys, &mut connection).await
     }
 
-    /// What closes streams, begins and removes them.
     pub async fn gates(&self) -> Result<Gates, Error> {
         Gates::connect(self).await
     }
 
-    /// What appends.
     pub async fn producer(&self, limits: AppendLimits) -> Result<Producer, Error> {
         Producer::connect(self, limits).await
     }
 
-    /// What finds payments in the streams.
     pub async fn finder(&self, dedupe_window: Duration) -> Result<Finder, Error> {
         Finder::connect(self, dedupe_window).await
     }
@@ -180,22 +176,18 @@ impl Streams {
         Consumer::connect(self, worker, incarnation).await
     }
 
-    /// The cache of balances, for readers.
     pub async fn balances(&self, time_to_live: Duration) -> Result<Balances, Error> {
         Balances::connect(self, time_to_live).await
     }
 
-    /// Depths, trimming and health.
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         Upkeep::connect(self).await
     }
 
-    /// What looks at pending entries.
     pub async fn inspector(&self) -> Result<Inspector, Error> {
         Inspector::connect(self).await
     }
 
-    /// What creates and removes other groups than ours.
     pub async fn other_groups(&self) -> Result<OtherGroups, Error> {
         OtherGroups::connect(self).await
     }
@@ -224,13 +216,11 @@ impl Streams {
         Ok(connection)
     }
 
-    /// A shared connection that comes back by itself.
     async fn connect_shared(&self, purpose: Purpose) -> Result<Shared, Error> {
         Shared::connect(self, purpose).await
     }
 }
 
-/// Why a Redis must not be trusted with payments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsafe {
     /// It is a replica, which takes nothing; nothing allows that.

@@ -41,7 +41,6 @@ impl FromStr for StartsFrom {
     }
 }
 
-/// Groups of others, over one shared connection.
 #[derive(Clone)]
 pub struct OtherGroups {
     connection: Shared,

@@ -49,7 +49,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// doubling up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Bounds of an append.
 #[derive(Clone, Copy, Debug)]
 pub struct AppendLimits {
     /// Unsettled entries one stream may hold.
@@ -60,16 +59,13 @@ pub struct AppendLimits {
     pub deadline: Duration,
 }
 
-/// Where a payment is in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub partition: u16,
-    /// Its contiguous number there.
     pub sequence: i64,
     pub stream_id: StreamId,
 }
 
-/// What an append found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It is on disk.
@@ -84,7 +80,6 @@ pub enum Appended {
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub payment: Payment,
-    /// When the gateway took it.
     pub received_at: DateTime<Utc>,
     /// The span that sends it, if it is traced.
     pub trace: Option<TraceContext>,
@@ -94,7 +89,6 @@ pub struct Arrival {
 #[derive(Clone)]
 pub struct Producer {
     connections: Arc<[Shared]>,
-    /// Appends under way.
     under_way: Arc<AtomicUsize>,
     /// For each partition what is known to have been given out.
     known: Arc<[Mutex<Known>]>,
@@ -244,7 +238,6 @@ impl Producer {
         Ok((line.server, reply))
     }
 
-    /// Runs the append script.
     async fn try_append(
         &self,
         mut line: Line,
@@ -346,7 +339,6 @@ impl Producer {
     }
 }
 
-/// One append under way.
 struct UnderWay(Arc<AtomicUsize>);
 
 impl Drop for UnderWay {

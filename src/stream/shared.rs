@@ -28,7 +28,6 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Payments: the server must keep what it acknowledges.
@@ -36,11 +35,9 @@ pub(super) enum Purpose {
         /// How long an append may take in all.
         deadline: Duration,
     },
-    /// Anything else.
     Other,
 }
 
-/// The shared connection.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Place>);
 
@@ -56,12 +53,10 @@ struct Place {
     connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
 }
 
-/// A connection and the server at its other end.
 #[derive(Clone)]
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Server>,
-    /// When it was made.
     made_at: Instant,
     /// When the first command was sent that nothing has been heard since.
     unanswered: Arc<Mutex<Option<Instant>>>,

@@ -7,12 +7,9 @@ use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionLike};
 use super::{Error, GROUP, Keys, scripts};
 use crate::domain::StreamId;
 
-/// Where one group stands on one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Which partition,
     pub partition: u16,
-    /// and which group.
     pub group: String,
     /// Entries the group has not been handed yet.
     pub lag: i64,
@@ -25,12 +22,9 @@ pub struct Standing {
     pub floor: StreamId,
 }
 
-/// Where a group stands on one partition, for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The last entry that was handed out.
     pub last_id: StreamId,
-    /// Entries not handed out yet.
     pub lag: i64,
     /// Entries handed out and not acknowledged.
     pub pending: i64,
@@ -43,7 +37,6 @@ pub(super) fn command(stream: String, group: Option<&str>) -> Cmd {
     command
 }
 
-/// Our group on every partition.
 pub(super) async fn ours(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -94,7 +87,6 @@ pub(super) async fn left(
     Ok(left)
 }
 
-/// Every group on every partition.
 pub(super) async fn all(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -137,7 +129,6 @@ async fn ask(
     answers.map(|(partition, reply)| Ok((partition, read(reply)?))).collect()
 }
 
-/// Runs the script on every stream.
 async fn run(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -153,7 +144,6 @@ async fn run(
     Ok(replies.into_iter().skip(1).collect())
 }
 
-/// One group, as the script answers.
 struct Found {
     group: String,
     position: Position,

@@ -7,7 +7,6 @@ use redis::{Pipeline, RedisResult, Value};
 use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, scripts, standing};
 use crate::domain::{Fence, StreamId};
 
-/// Where a partition stands in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
     /// Where our group stands; nothing when it, or the stream, is gone.
@@ -19,7 +18,6 @@ pub struct PartitionState {
     pub history: History,
 }
 
-/// What is left of a partition whose state is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remains {
     /// The last sequence that its counter says was given out.
@@ -110,7 +108,6 @@ impl Consumer {
         Ok(Remains { counted, last_sequence, last_id })
     }
 
-    /// Opens the partition again.
     pub async fn reopen(
         &mut self,
         fence: Fence,

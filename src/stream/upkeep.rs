@@ -22,7 +22,6 @@ use crate::domain::{Reference, StreamId};
 const KEEPING: [(&str, &str); 3] =
     [("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no"), ("appendonly", "yes")];
 
-/// How much is in one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
     pub partition: u16,
@@ -36,7 +35,6 @@ pub struct Depth {
     pub oldest_waiting: Option<StreamId>,
 }
 
-/// What was ever in the streams, and what still is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Entries ever appended. Falls when a stream was lost and begun again.
@@ -45,22 +43,17 @@ pub struct Contents {
     pub oldest: Option<StreamId>,
 }
 
-/// Memory of Redis, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RedisMemory {
-    /// In use.
     pub used: u64,
     /// What it may use; 0 is no limit.
     pub limit: u64,
 }
 
-/// What came of trimming one stream.
 #[derive(Debug)]
 pub struct Trim {
     pub partition: u16,
-    /// Entries that went.
     pub removed: i64,
-    /// The newest id of the stream.
     pub newest: StreamId,
     /// Registered groups that are missing on it: then nothing went.
     pub missing: Vec<String>,
@@ -81,7 +74,6 @@ impl Upkeep {
         Ok(Self { connection, keys: streams.keys.clone() })
     }
 
-    /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }

@@ -30,7 +30,6 @@ const DIED: &str = "worker_died";
 /// How often taking an attempt back is tried over one connection.
 const GIVE_BACK_MAX: usize = 3;
 
-/// What came of an attempt.
 pub(super) enum Attempted {
     /// The page is settled, or buried. What is left under suspicion.
     Done(Option<Attempt>),
@@ -64,7 +63,6 @@ pub(super) async fn settle_page(
     }
 }
 
-/// Settles the page, halving whatever fails.
 async fn together(
     link: &mut Link,
     fence: Fence,

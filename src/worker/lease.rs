@@ -10,13 +10,11 @@ use tokio::{sync::watch, time::Instant};
 /// so well before anyone else may take its partitions.
 const TRUSTED: (u32, u32) = (7, 10);
 
-/// Renews the lease.
 pub(super) struct Keeper {
     lease: Duration,
     end: watch::Sender<Instant>,
 }
 
-/// Says whether the lease still holds.
 #[derive(Clone)]
 pub(super) struct Lease {
     end: watch::Receiver<Instant>,

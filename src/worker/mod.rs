@@ -42,17 +42,13 @@ pub struct Worker {
     pub config: WorkerConfig,
     /// Of which generation of the topology its partitions are.
     pub generation: i32,
-    /// Where payments come from.
     pub streams: Streams,
-    /// Where they go.
     pub ledger: Ledger,
     /// Holds calls back while Redis is known to be away,
     pub redis: Arc<CircuitBreaker>,
     /// and while PostgreSQL is.
     pub postgresql: Arc<CircuitBreaker>,
-    /// Where it says how it fares.
     pub board: Arc<Board>,
-    /// Speaks of what it does.
     pub signals: Signals,
 }
 

@@ -31,7 +31,6 @@ use crate::{
     ledger::{self, Grant, Ownership, RegistrySnapshot},
 };
 
-/// Beats within one lease.
 const BEATS_PER_LEASE: u32 = 5;
 /// How often the registry is looked at,
 const LOOK: Duration = Duration::from_millis(500);
@@ -42,7 +41,6 @@ const EVENTS_MAX: usize = 256;
 /// How long a leaving worker serves on until others ask for its partitions.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
 
-/// How often a worker beats.
 pub(super) fn beat_interval(lease: Duration) -> Duration {
     lease / BEATS_PER_LEASE
 }
@@ -68,7 +66,6 @@ pub(super) struct Owner {
     /// Who lived at the last look. Nothing moves on a single look: a worker
     /// that misses a beat, or restarts, would move partitions twice.
     lived: Vec<String>,
-    /// A partition is on its way to us.
     expecting: bool,
 }
 
@@ -315,12 +312,9 @@ impl Owner {
     }
 }
 
-/// What a look says has to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Moves {
-    /// Ours to take now.
     acquire: Vec<u16>,
-    /// Ours to ask a live owner for.
     request: Vec<u16>,
     /// Listed as ours, served by no lane, and wanted by another.
     abandon: Vec<Fence>,

@@ -88,12 +88,10 @@ impl Error {
         self.is_raced() || matches!(self, Self::Ledger(error) if error.is_of_a_delivery())
     }
 
-    /// Whether other transactions were faster.
     fn is_raced(&self) -> bool {
         matches!(self, Self::Ledger(ledger::Error::Raced))
     }
 
-    /// Its class, as it is counted.
     pub(super) fn class(&self) -> &'static str {
         match self {
             error if error.is_fenced() => "fenced",
@@ -109,12 +107,10 @@ impl Error {
         }
     }
 
-    /// The error below, for the log.
     pub(super) fn cause(&self) -> String {
         std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
     }
 
-    /// All of it in one line.
     pub(super) fn sentence(&self) -> String {
         match self.cause() {
             cause if cause.is_empty() => self.to_string(),
@@ -123,13 +119,11 @@ impl Error {
     }
 }
 
-/// What was taken, sorted by what can be done with it.
 #[derive(Default)]
 struct Sorted {
     fences: Vec<Fence>,
     deliveries: Vec<Delivery>,
     unreadable: Vec<Box<DeadEntry>>,
-    /// Entries that are not in the stream any more.
     deleted: Vec<(u16, StreamId)>,
     settled: Vec<(Fence, Vec<StreamId>)>,
     earlier: Again,

@@ -45,7 +45,6 @@ impl Trimmer {
         })
     }
 
-    /// Trims until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut interval = interval(self.worker.config.trim_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -21,12 +21,10 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Entries that came again, and how they were delivered before.
 pub(super) type Again = HashMap<(u16, StreamId), Earlier>;
 
-/// A lane's watch over its batches.
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) signals: Signals,
     worker: String,
-    /// Since when this lane works.
     since: Instant,
     /// When entries were asked for last, and when they came.
     asked: Moment,
@@ -35,7 +33,6 @@ pub(super) struct Watch {
     untold: (Instant, usize),
 }
 
-/// How far a batch came.
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) outcomes: Vec<Outcome>,
@@ -57,7 +54,6 @@ impl Watch {
         }
     }
 
-    /// Entries are asked for.
     pub(super) fn asks(&mut self) {
         self.asked = Moment::now();
     }
@@ -98,7 +94,6 @@ impl Watch {
         earlier.collect()
     }
 
-    /// A batch was settled, or was not.
     pub(super) fn tried(
         &self,
         deliveries: &[Delivery],
@@ -126,7 +121,6 @@ impl Watch {
         self.signals.tried(&Tried { deliveries, outcomes, earlier, steps, failure });
     }
 
-    /// An entry was given up.
     pub(super) fn buried(
         &self,
         entry: (u16, StreamId),

@@ -37,7 +37,6 @@ const OF_SEQUENCES: [&str; 4] =
 /// Comes after every customer's id.
 const BEYOND_ALL: &str = "\u{10FFFF}";
 
-/// What an audit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Recomputing accounts from their statements.
@@ -46,7 +45,6 @@ pub enum Stage {
     Sequences,
 }
 
-/// How far an audit has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub stage: Stage,
@@ -56,7 +54,6 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drift {
     /// Name of the check that found it.
@@ -67,7 +64,6 @@ pub struct Drift {
     pub detail: String,
 }
 
-/// One check's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
     pub check: &'static str,
@@ -94,7 +90,6 @@ pub struct Report {
     pub drift_count: u64,
 }
 
-/// Audits one ledger.
 pub struct Audit {
     options: PgConnectOptions,
 }
@@ -159,7 +154,6 @@ async fn look(
     Ok(report)
 }
 
-/// How much there is to read.
 async fn expected(connection: &mut PgConnection) -> Result<Progress, Error> {
     // A row of a statement is read twice: for its account, for its sequence.
     let total: i64 = sqlx::query_scalar(

@@ -31,7 +31,6 @@ pub struct Rounds {
     from: String,
 }
 
-/// What a slice came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// Customers from this id on,

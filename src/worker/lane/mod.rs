@@ -39,16 +39,12 @@ use crate::{
 /// How long a lane waits for an entry before it looks around.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// What the ownership loop tells a lane.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Serve this one too.
     Adopt(Grant),
-    /// Drop this one.
     Release(u16),
 }
 
-/// What a lane tells the ownership loop.
 #[derive(Debug)]
 pub(super) enum LaneEvent {
     /// This lane was fenced and has dropped its partitions.
@@ -57,9 +53,7 @@ pub(super) enum LaneEvent {
     Released(Fence),
 }
 
-/// What a step did.
 enum Step {
-    /// Settled so many entries.
     Settled(usize),
     /// Found nothing to do, and saw that nothing waits.
     Idle,
@@ -67,7 +61,6 @@ enum Step {
     Stuck,
 }
 
-/// A lane and its connections.
 pub(super) struct Lane {
     number: u16,
     worker: Arc<Worker>,
