@@ -34,9 +34,9 @@ use crate::domain::Currency;
 )]
 struct Description;
 
-/// What opens payments and customers,
+/// The scheme that opens payments and customers.
 const API: &str = "token";
-/// and what opens the operators' API.
+/// The scheme that opens the operators' API.
 const OPERATOR: &str = "operator_token";
 /// Codes of what the proxy in front of the gateways answers by itself.
 const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];

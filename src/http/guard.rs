@@ -25,9 +25,9 @@ use super::{
     surface::Surface,
 };
 
-/// Largest body of a request,
+/// Largest body of a request.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// and of one that carries many payments.
+/// Largest body that carries many payments.
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Paths that take many at once.

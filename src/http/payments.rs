@@ -30,9 +30,8 @@ use crate::{
 };
 
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-/// Pauses between looks at the ledger while a client waits: from this,
+/// Pauses between looks at the ledger while a client waits; they grow.
 const LOOK_MIN: Duration = Duration::from_millis(10);
-/// growing up to this.
 const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// A payment as a bank or an app reports it. Unknown fields are ignored and named in the

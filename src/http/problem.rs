@@ -132,7 +132,7 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
 const UNREACHABLE: &str = "Redis, where payments wait, does not answer; ask again later";
-/// the same while its state is being brought back.
+/// The detail of look-ups while state of Redis is being brought back.
 const STATE_LOST: &str =
     "Redis has lost state of a partition; ask again when the partition has been brought back";
 

@@ -22,11 +22,11 @@ pub(crate) enum Surface {
     Docs,
     Api,
     Admin,
-    /// The console, for whoever has signed in,
+    /// The console's pages behind the sign-in.
     Console,
-    /// what it needs before that,
+    /// The sign-in page and the files that pages load.
     Doorstep,
-    /// and its live figures, which go on for as long as somebody looks.
+    /// The console's live figures, streamed for as long as a page is open.
     Live,
 }
 

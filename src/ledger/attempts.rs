@@ -15,9 +15,7 @@ const RECENT: i64 = 50;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// From this entry
     pub first: StreamId,
-    /// to this one.
     pub last: StreamId,
     /// Attempts so far, at least 1; the one under way is counted.
     pub attempts: u32,

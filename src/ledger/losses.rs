@@ -344,9 +344,8 @@ pub struct LossRow {
     pub resumes_at: i64,
     /// `state_lost`, `entries_missing`, `ledger_lost` or `takeover`.
     pub reason: String,
-    /// Sequences that are known to have been given out and were not settled: from here
+    /// First of the sequences that were given out and never settled.
     pub lost_first: Option<i64>,
-    /// to here.
     pub lost_last: Option<i64>,
     /// What happened, as a sentence.
     pub detail: String,

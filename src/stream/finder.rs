@@ -28,9 +28,8 @@ use crate::domain::{Delivery, Reference, StreamId};
 const FIRST_READ_MAX: usize = 2_000;
 const FIRST_READ_OF_ONE: usize = 16;
 const KEYS_AT_ONCE: usize = 4_096;
-/// Entries older than their keys that one search reads,
+/// Entries older than their keys that one search reads.
 const OLD_READ_MAX: usize = 100_000;
-/// in pages of this many.
 const PAGE: usize = 1_000;
 /// How far the clock of Redis may have been set back within the dedupe window.
 const SET_BACK_MAX: Duration = Duration::from_secs(60);

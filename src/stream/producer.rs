@@ -44,9 +44,8 @@ const CONNECTIONS: usize = 16;
 const APPENDS_PER_CONNECTION: usize = 24;
 /// Payments appended in one step, which takes Redis about 2 ms.
 const CHUNK_MAX: usize = 200;
-/// Pauses between attempts while Redis is away: from this,
+/// Pauses between attempts while Redis is away; they double.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// doubling up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug)]

@@ -37,16 +37,14 @@ use trim::Trimmer;
 pub struct Worker {
     /// Its name: unique, and the same after a restart.
     pub id: String,
-    /// Tells this process from an earlier one of the same name.
+    /// Distinguishes this process from an earlier one of the same name.
     pub incarnation: String,
     pub config: WorkerConfig,
     /// Of which generation of the topology its partitions are.
     pub generation: i32,
     pub streams: Streams,
     pub ledger: Ledger,
-    /// Holds calls back while Redis is known to be away,
     pub redis: Arc<CircuitBreaker>,
-    /// and while PostgreSQL is.
     pub postgresql: Arc<CircuitBreaker>,
     pub board: Arc<Board>,
     pub signals: Signals,

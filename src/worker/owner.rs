@@ -32,9 +32,9 @@ use crate::{
 };
 
 const BEATS_PER_LEASE: u32 = 5;
-/// How often the registry is looked at,
+/// Interval between two looks at the registry.
 const LOOK: Duration = Duration::from_millis(500);
-/// and while a partition is on its way.
+/// The same interval while a partition is on its way.
 const LOOK_CLOSELY: Duration = Duration::from_millis(50);
 /// Messages of lanes that are heard at once.
 const EVENTS_MAX: usize = 256;

@@ -33,9 +33,9 @@ pub struct Rounds {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Customers from this id on,
+    /// The first customer id.
     pub from: String,
-    /// and before this one; nothing when the round has come to its end.
+    /// The customer id behind the slice; none at the end of a round.
     pub before: Option<String>,
     pub accounts: u64,
     /// Customers whose account or statement is not as it must be; the first 1,000.

@@ -351,9 +351,8 @@ impl Lane {
 /// Pause after the first attempt at an entry; doubling after each, up to
 /// [`PAUSE_MAX`].
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pauses after failures: from this,
+/// Pauses after failures; they double.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// doubling up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 fn pauses() -> impl Iterator<Item = Duration> + Send {
