@@ -13,10 +13,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::timeout;
 
-use super::{
-    Error, Keys, Streams, scripts,
-    shared::{Purpose, Shared},
-};
+use super::{Error, Keys, scripts, shared::Shared};
 use crate::domain::CustomerId;
 
 /// How long a reader may take from its lease to its fill.
@@ -36,20 +33,12 @@ pub enum Lookup {
 
 #[derive(Clone)]
 pub struct Balances {
-    connection: Shared,
-    keys: Keys,
-    time_to_live: Duration,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
+    pub(super) time_to_live: Duration,
 }
 
 impl Balances {
-    pub(super) async fn connect(streams: &Streams, time_to_live: Duration) -> Result<Self, Error> {
-        Ok(Self {
-            connection: streams.connect_shared(Purpose::Other).await?,
-            keys: streams.keys.clone(),
-            time_to_live,
-        })
-    }
-
     /// Looks a customer up; `token` names the lease if one is handed out, and
     /// is unique.
     ///

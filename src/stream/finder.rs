@@ -16,9 +16,9 @@ use std::{
 use redis::{Pipeline, Value};
 
 use super::{
-    Error, GROUP, Keys, Streams,
+    Error, GROUP, Keys,
     replies::{self, Entry},
-    shared::{Purpose, Shared},
+    shared::Shared,
     standing, wire,
 };
 use crate::domain::{Delivery, Reference, StreamId};
@@ -93,17 +93,12 @@ struct Range {
 
 #[derive(Clone)]
 pub struct Finder {
-    connection: Shared,
-    keys: Keys,
-    dedupe_window: Duration,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
+    pub(super) dedupe_window: Duration,
 }
 
 impl Finder {
-    pub(super) async fn connect(streams: &Streams, dedupe_window: Duration) -> Result<Self, Error> {
-        let connection = streams.connect_shared(Purpose::Other).await?;
-        Ok(Self { connection, keys: streams.keys.clone(), dedupe_window })
-    }
-
     /// The highest sequences, by one command whatever the number of partitions.
     pub async fn heads(&self) -> Result<Heads, Error> {
         let counters: Vec<_> = (0..self.keys.partitions).map(|p| self.keys.sequence(p)).collect();

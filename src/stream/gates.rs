@@ -6,18 +6,14 @@ use std::collections::BTreeSet;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Error, GROUP, Keys, Streams, lineage, scripts, standing, upkeep};
+use super::{Error, GROUP, Keys, lineage, scripts, standing, upkeep};
 
 pub struct Gates {
-    connection: MultiplexedConnection,
-    keys: Keys,
+    pub(super) connection: MultiplexedConnection,
+    pub(super) keys: Keys,
 }
 
 impl Gates {
-    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        Ok(Self { connection: streams.connect("resize").await?, keys: streams.keys.clone() })
-    }
-
     /// Closes every partition to appends; says the last sequence of each.
     pub async fn close(&mut self) -> Result<Vec<i64>, Error> {
         self.move_all("close").await

@@ -5,12 +5,7 @@ use std::time::Duration;
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{
-    Error, GROUP, Keys, Streams,
-    replies::Entry,
-    shared::{Purpose, Shared},
-    wire,
-};
+use super::{Error, GROUP, Keys, replies::Entry, shared::Shared, wire};
 use crate::domain::{DeadEntry, Delivery, StreamId};
 
 /// Pending entries that are asked for at once. Redis does nothing else while it
@@ -43,16 +38,11 @@ pub enum Body {
 
 #[derive(Clone)]
 pub struct Inspector {
-    connection: Shared,
-    keys: Keys,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
 }
 
 impl Inspector {
-    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared(Purpose::Other).await?;
-        Ok(Self { connection, keys: streams.keys.clone() })
-    }
-
     pub async fn counts(&self) -> Result<Vec<PendingCount>, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {

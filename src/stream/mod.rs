@@ -45,7 +45,6 @@ mod producer;
 mod finder;
 mod consumer;
 mod state;
-mod rewind;
 mod balances;
 mod upkeep;
 mod standing;
@@ -53,7 +52,6 @@ mod other_groups;
 mod gates;
 mod left_behind;
 mod inspector;
-mod topology;
 mod vitals;
 
 use std::{sync::Arc, time::Duration};
@@ -71,9 +69,8 @@ pub use left_behind::{LeftBehind, Past};
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
-pub use rewind::Kept;
 pub use standing::{Position, Standing};
-pub use state::{PartitionState, Remains, Reopening};
+pub use state::{Kept, PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
 pub use wire::{fields_of, read_fields};
@@ -159,7 +156,7 @@ impl Streams {
     }
 
     pub async fn gates(&self) -> Result<Gates, Error> {
-        Gates::connect(self).await
+        Ok(Gates { connection: self.connect("resize").await?, keys: self.keys.clone() })
     }
 
     pub async fn producer(&self, limits: AppendLimits) -> Result<Producer, Error> {
@@ -167,7 +164,8 @@ impl Streams {
     }
 
     pub async fn finder(&self, dedupe_window: Duration) -> Result<Finder, Error> {
-        Finder::connect(self, dedupe_window).await
+        let connection = self.shared().await?;
+        Ok(Finder { connection, keys: self.keys.clone(), dedupe_window })
     }
 
     /// What takes and acknowledges, under the name of `worker`, for this
@@ -177,19 +175,45 @@ impl Streams {
     }
 
     pub async fn balances(&self, time_to_live: Duration) -> Result<Balances, Error> {
-        Balances::connect(self, time_to_live).await
+        let connection = self.shared().await?;
+        Ok(Balances { connection, keys: self.keys.clone(), time_to_live })
     }
 
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
-        Upkeep::connect(self).await
+        Ok(Upkeep { connection: self.shared().await?, keys: self.keys.clone() })
     }
 
     pub async fn inspector(&self) -> Result<Inspector, Error> {
-        Inspector::connect(self).await
+        Ok(Inspector { connection: self.shared().await?, keys: self.keys.clone() })
     }
 
     pub async fn other_groups(&self) -> Result<OtherGroups, Error> {
-        OtherGroups::connect(self).await
+        Ok(OtherGroups { connection: self.shared().await?, keys: self.keys.clone() })
+    }
+
+    /// Notes how the streams are cut, for operators who look while the ledger is away.
+    /// The ledger holds the truth; nothing but looking uses this.
+    pub async fn note_topology(&self, generation: i32) -> Result<(), Error> {
+        let mut connection = self.connect("topology").await?;
+        let note = format!("{generation} {}", self.keys.partitions);
+        let mut set = redis::cmd("SET");
+        set.arg(format!("{}:topology", self.keys.prefix())).arg(note);
+        Ok(set.exec_async(&mut connection).await?)
+    }
+
+    /// Generation and number of partitions as they were noted last.
+    pub async fn noted_topology(url: &str, key_prefix: &str) -> Result<Option<(i32, u16)>, Error> {
+        let config = connection_config(RESPONSE_TIMEOUT);
+        let client = Client::open(url)?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let note: Option<String> = redis::cmd("GET")
+            .arg(format!("{key_prefix}:topology"))
+            .query_async(&mut connection)
+            .await?;
+        let numbers = note.as_deref().and_then(|note| note.split_once(' '));
+        Ok(numbers.and_then(|(generation, partitions)| {
+            Some((generation.parse().ok()?, partitions.parse().ok()?))
+        }))
     }
 
     /// A plain connection of its own: it never reconnects behind the back of
@@ -203,9 +227,7 @@ impl Streams {
         name: &str,
         response_timeout: Duration,
     ) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response_timeout));
+        let config = connection_config(response_timeout);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let () = redis::cmd("CLIENT")
@@ -216,9 +238,15 @@ impl Streams {
         Ok(connection)
     }
 
-    async fn connect_shared(&self, purpose: Purpose) -> Result<Shared, Error> {
-        Shared::connect(self, purpose).await
+    async fn shared(&self) -> Result<Shared, Error> {
+        Shared::connect(self, Purpose::Other).await
     }
+}
+
+fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(response_timeout))
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

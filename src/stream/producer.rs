@@ -103,7 +103,7 @@ impl Producer {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             let purpose = Purpose::Append { deadline: limits.deadline };
-            connections.push(streams.connect_shared(purpose).await?);
+            connections.push(Shared::connect(streams, purpose).await?);
         }
         Ok(Self {
             connections: connections.into(),

@@ -10,13 +10,12 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult,
-    ServerErrorKind, Value,
+    Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
 use super::{
-    CONNECT_TIMEOUT, Error, RESPONSE_TIMEOUT, Streams,
+    Error, RESPONSE_TIMEOUT, Streams, connection_config,
     server::{self, Server},
     upkeep,
 };
@@ -161,9 +160,7 @@ impl Shared {
 impl Place {
     async fn open(&self) -> RedisResult<Line> {
         let made_at = Instant::now();
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(self.response_timeout));
+        let config = connection_config(self.response_timeout);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).exec_async(&mut connection).await?;

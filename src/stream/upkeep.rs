@@ -9,10 +9,7 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, Streams, Unsafe,
-    replies::Entry,
-    scripts, server,
-    shared::{Purpose, Shared},
+    Error, GROUP, Keys, Standing, Unsafe, replies::Entry, scripts, server, shared::Shared,
     standing, vitals,
 };
 use crate::domain::{Reference, StreamId};
@@ -64,16 +61,11 @@ pub struct Trim {
 /// Depths, trimming and health, over one shared connection.
 #[derive(Clone)]
 pub struct Upkeep {
-    connection: Shared,
-    keys: Keys,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
 }
 
 impl Upkeep {
-    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared(Purpose::Other).await?;
-        Ok(Self { connection, keys: streams.keys.clone() })
-    }
-
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
