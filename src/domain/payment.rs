@@ -32,20 +32,10 @@ impl Reference {
     pub const LENGTH_MAX: usize = 128;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
-        let text = text.into();
-        if text.is_empty() {
-            return Err(Invalid::new("empty", "must not be empty"));
-        }
-        if text.len() > Self::LENGTH_MAX {
-            return Err(Invalid::new("too_long", "must have at most 128 characters"));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Invalid::new(
-                "bad_character",
-                "must have visible ASCII characters only, and no spaces",
-            ));
-        }
-        Ok(Self(text))
+        let long = Invalid::new("too_long", "must have at most 128 characters");
+        let bad = "must have visible ASCII characters only, and no spaces";
+        let is_visible = |byte: u8| byte.is_ascii_graphic();
+        name(text.into(), is_visible, bad, Self::LENGTH_MAX, long).map(Self)
     }
 
     /// Whether it can be the last part of a path. Clients and proxies take `.`
@@ -67,24 +57,29 @@ impl CustomerId {
     pub const LENGTH_MAX: usize = 64;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
-        let text = text.into();
-        if text.is_empty() {
-            return Err(Invalid::new("empty", "must not be empty"));
-        }
-        if text.len() > Self::LENGTH_MAX {
-            return Err(Invalid::new("too_long", "must have at most 64 characters"));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
-            return Err(Invalid::new(
-                "bad_character",
-                "must have letters, digits, underscores and hyphens only",
-            ));
-        }
-        Ok(Self(text))
+        let long = Invalid::new("too_long", "must have at most 64 characters");
+        let bad = "must have letters, digits, underscores and hyphens only";
+        let is_of_an_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        name(text.into(), is_of_an_id, bad, Self::LENGTH_MAX, long).map(Self)
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+fn name(
+    text: String,
+    fits: impl Fn(u8) -> bool,
+    bad: &'static str,
+    length_max: usize,
+    long: Invalid,
+) -> Result<String, Invalid> {
+    match text.len() {
+        0 => Err(Invalid::new("empty", "must not be empty")),
+        length if length > length_max => Err(long),
+        _ if text.bytes().all(fits) => Ok(text),
+        _ => Err(Invalid::new("bad_character", bad)),
     }
 }
 

@@ -26,7 +26,6 @@ mod routes;
 mod serve;
 mod shapes;
 mod state;
-mod stores;
 mod surface;
 mod views;
 

@@ -138,20 +138,6 @@ impl Ledger {
         Writer::new(self.options.clone(), worker, batch_deadline)
     }
 
-    /// Who owns what of this generation of the topology, for the worker of this
-    /// name, which gives an entry so many attempts.
-    pub fn ownership(
-        &self,
-        worker: &str,
-        incarnation: &str,
-        lease: Duration,
-        attempts_max: u32,
-        generation: i32,
-    ) -> Ownership {
-        let options = self.by_key(Ownership::patience(lease));
-        Ownership::new(options, worker, incarnation, lease, attempts_max, generation)
-    }
-
     pub fn groups(&self) -> Groups {
         Groups { pool: self.pool(1, QUERY_TIMEOUT) }
     }

@@ -12,7 +12,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{Error, lookups, rows::columns};
+use super::{Error, Ledger, lookups, rows::columns};
 use crate::domain::Fence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,27 +69,32 @@ pub struct Ownership {
     generation: i32,
 }
 
-impl Ownership {
-    pub(super) fn new(
-        options: PgConnectOptions,
+impl Ledger {
+    /// Who owns what of this generation of the topology, for the worker of this
+    /// name, which gives an entry so many attempts.
+    pub fn ownership(
+        &self,
         worker: &str,
         incarnation: &str,
         lease: Duration,
         attempts_max: u32,
         generation: i32,
-    ) -> Self {
-        Self {
-            options,
+    ) -> Ownership {
+        let patience = Ownership::patience(lease);
+        Ownership {
+            options: self.by_key(patience),
             connection: None,
             worker: worker.to_owned(),
             incarnation: incarnation.to_owned(),
             lease_milliseconds: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
             attempts_max: i32::try_from(attempts_max).unwrap_or(i32::MAX),
-            patience: Self::patience(lease),
+            patience,
             generation,
         }
     }
+}
 
+impl Ownership {
     /// How long one call may take, so that the next beat is in time.
     pub fn patience(lease: Duration) -> Duration {
         lease / 4

@@ -3,7 +3,7 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::Error;
+use super::{Error, schema::add_partitions};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
@@ -121,14 +121,7 @@ impl Resize {
         if switched.execute(&mut *transaction).await?.rows_affected() != 1 {
             return Err(Error::Resized);
         }
-        for table in [
-            "insert into partition_owners (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-            "insert into partition_totals (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-        ] {
-            sqlx::query(table).bind(i32::from(partitions)).execute(&mut *transaction).await?;
-        }
+        add_partitions(&mut transaction, partitions).await?;
         // Where nothing was settled since an earlier jump, that one grows.
         sqlx::query(
             "insert into sequence_jumps

@@ -1,7 +1,7 @@
 //! Migrations, and the topology that every process must agree on.
 
 use futures_util::future::BoxFuture;
-use sqlx::{PgPool, Row, migrate::Migrator};
+use sqlx::{PgConnection, PgPool, Row, migrate::Migrator};
 
 use super::{Error, PastTopology, reach};
 use crate::domain::{Currency, HASH_VERSION};
@@ -128,15 +128,7 @@ impl Schema {
         // A topology that differs is refused before this commits.
         let topology = Self::read(&mut transaction, partitions, key_prefix).await?;
         let topology = topology.in_currency(currency)?;
-        for table in [
-            "insert into partition_owners (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-            "insert into partition_totals (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-        ] {
-            let partitions = i32::from(topology.partitions);
-            sqlx::query(table).bind(partitions).execute(&mut *transaction).await?;
-        }
+        add_partitions(&mut transaction, topology.partitions).await?;
         transaction.commit().await?;
         Ok(topology)
     }
@@ -195,7 +187,7 @@ impl Schema {
     }
 
     async fn read(
-        connection: &mut sqlx::PgConnection,
+        connection: &mut PgConnection,
         wanted: Option<u16>,
         key_prefix: &str,
     ) -> Result<Topology, Error> {
@@ -241,6 +233,22 @@ impl Schema {
             currency: Currency::parse(row.try_get(6)?).map_err(|_| Error::Corrupt("currency"))?,
         })
     }
+}
+
+/// The rows of so many partitions, as far as they are missing.
+pub(super) async fn add_partitions(
+    connection: &mut PgConnection,
+    partitions: u16,
+) -> Result<(), Error> {
+    for table in [
+        "insert into partition_owners (partition)
+         select generate_series(0, $1 - 1) on conflict do nothing",
+        "insert into partition_totals (partition)
+         select generate_series(0, $1 - 1) on conflict do nothing",
+    ] {
+        sqlx::query(table).bind(i32::from(partitions)).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn count(partitions: i32) -> Result<u16, Error> {
