@@ -3,8 +3,6 @@
 
 use rust_decimal::Decimal;
 
-use super::{Refusal, Standing};
-
 /// What becomes of a delivery. Each accepted payment ends in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -58,6 +56,29 @@ impl Outcome {
 
     pub fn as_str(&self) -> &'static str {
         self.state().as_str()
+    }
+}
+
+/// How an account stands after one row of its statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub balance: Decimal,
+    pub version: i64,
+}
+
+/// Why an account refuses money. A refusal is an outcome and is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The credit would be larger than the ledger's columns hold.
+    CreditLimit,
+}
+
+impl Refusal {
+    /// Stable, as it is stored.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::CreditLimit => "credit_limit",
+        }
     }
 }
 

@@ -6,23 +6,7 @@ use chrono_tz::Tz;
 use rust_decimal::Decimal;
 use sha2::{Digest as _, Sha256};
 
-use super::{Amount, two_places};
-
-/// Why a value was refused: a stable code and a sentence that completes
-/// "this field …".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Invalid {
-    /// Stable, for programs: `too_many_decimals`.
-    pub code: &'static str,
-    /// For people: "must have at most two decimal places".
-    pub reason: &'static str,
-}
-
-impl Invalid {
-    pub(crate) const fn new(code: &'static str, reason: &'static str) -> Self {
-        Self { code, reason }
-    }
-}
+use super::{Amount, Invalid, two_places};
 
 /// The bank's name for a payment: 1 to 128 visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -26,6 +26,7 @@ mod routes;
 mod serve;
 mod shapes;
 mod state;
+mod stores;
 mod surface;
 mod views;
 

@@ -7,10 +7,10 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    health::{Latest, Stores},
     intake::Rules,
     problem::Problem,
     rate::Rate,
+    stores::{Latest, Stores},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,

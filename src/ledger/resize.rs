@@ -10,13 +10,6 @@ const LOCK: i64 = 0x7061_7973_7472;
 /// A worker that has not beaten for so long is not counted on.
 const SILENT_SECONDS: i32 = 30;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PastTopology {
-    pub generation: i32,
-    pub partitions: u16,
-    pub removed: bool,
-}
-
 /// The right to change the number of partitions, held by one process at a time
 /// and for as long as its connection lives.
 pub struct Resize {

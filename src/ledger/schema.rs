@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, PgPool, Row, migrate::Migrator};
 
-use super::{Error, PastTopology, reach};
+use super::{Error, reach};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -52,6 +52,13 @@ impl Topology {
             None => Ok(self),
         }
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastTopology {
+    pub generation: i32,
+    pub partitions: u16,
+    pub removed: bool,
 }
 
 pub struct Schema {

@@ -10,11 +10,12 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, lineage,
+    Error, GROUP, Keys, Streams, lineage,
     replies::Entry,
-    scripts,
+    safety, scripts,
     server::{self, Server},
-    upkeep, wire,
+    shared::RESPONSE_TIMEOUT,
+    wire,
 };
 use crate::domain::{CustomerId, DeadEntry, Delivery, Fence, StreamId};
 
@@ -74,7 +75,7 @@ impl Consumer {
         let waiter = streams.connect_with(&name, 2 * RESPONSE_TIMEOUT).await?;
         let server = server::primary(&mut reader).await?;
         if streams.insists_on_safety {
-            upkeep::insist_on_safety(&mut reader).await?;
+            safety::insist_on_safety(&mut reader).await?;
         }
         for script in scripts::OF_A_LANE {
             script.load(&mut reader).await?;

@@ -37,6 +37,7 @@ mod error;
 mod replies;
 mod scripts;
 mod server;
+mod safety;
 mod authority;
 mod shared;
 mod lineage;
@@ -57,7 +58,7 @@ mod vitals;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
+use redis::{Client, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
 pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
@@ -78,16 +79,12 @@ pub use wire::{fields_of, read_fields};
 use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
-use shared::{Purpose, Shared};
+pub use safety::Unsafe;
+use shared::{Purpose, RESPONSE_TIMEOUT, Shared, connection_config};
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
 pub const KEPT_MAX: i64 = 8;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait for a reply. On purpose longer than a slow sync to disk,
-/// and never the client's default, which is shorter than a blocking read.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Where the streams are; hands out what may be done with them.
 #[derive(Clone, Debug)]
 pub struct Streams {
@@ -138,7 +135,7 @@ impl Streams {
     /// Says why this Redis must not be trusted with payments, if so.
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
         let mut connection = self.connect("check").await?;
-        upkeep::unsafe_settings(&mut connection).await
+        safety::unsafe_settings(&mut connection).await
     }
 
     /// Whether Redis takes a new connection and answers on it.
@@ -238,24 +235,12 @@ impl Streams {
         Ok(connection)
     }
 
-    async fn shared(&self) -> Result<Shared, Error> {
-        Shared::connect(self, Purpose::Other).await
+    async fn shared_for(&self, purpose: Purpose) -> Result<Shared, Error> {
+        let name = format!("{}:shared", self.keys.prefix());
+        Shared::connect(self.client.clone(), name, purpose, self.insists_on_safety).await
     }
-}
 
-fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(response_timeout))
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unsafe {
-    /// It is a replica, which takes nothing; nothing allows that.
-    pub replica: Option<String>,
-    /// Settings under which entries are evicted; nothing allows them.
-    pub evicts: Option<String>,
-    /// Settings under which a crash loses what was answered with 202;
-    /// `--allow-unsafe-redis` allows them.
-    pub loses: Option<String>,
+    async fn shared(&self) -> Result<Shared, Error> {
+        self.shared_for(Purpose::Other).await
+    }
 }

@@ -103,7 +103,7 @@ impl Producer {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             let purpose = Purpose::Append { deadline: limits.deadline };
-            connections.push(Shared::connect(streams, purpose).await?);
+            connections.push(streams.shared_for(purpose).await?);
         }
         Ok(Self {
             connections: connections.into(),

@@ -10,14 +10,14 @@ use std::{
 };
 
 use redis::{
-    Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
 use super::{
-    Error, RESPONSE_TIMEOUT, Streams, connection_config,
+    Error, safety,
     server::{self, Server},
-    upkeep,
 };
 
 /// How long an append waits for a reply, and never more than half of the time
@@ -26,6 +26,17 @@ use super::{
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for a reply. On purpose longer than a slow sync to disk,
+/// and never the client's default, which is shorter than a blocking read.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(response_timeout))
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -68,16 +79,21 @@ impl Line {
 }
 
 impl Shared {
-    pub(super) async fn connect(streams: &Streams, purpose: Purpose) -> Result<Self, Error> {
+    pub(super) async fn connect(
+        client: Client,
+        name: String,
+        purpose: Purpose,
+        insists_on_safety: bool,
+    ) -> Result<Self, Error> {
         let (response_timeout, appends) = match purpose {
             Purpose::Append { deadline } => (APPEND_TIMEOUT.min(deadline / 2), true),
             Purpose::Other => (RESPONSE_TIMEOUT, false),
         };
         let place = Place {
-            client: streams.client.clone(),
+            client,
             response_timeout,
-            insists_on_safety: appends && streams.insists_on_safety,
-            name: format!("{}:shared", streams.keys.prefix()),
+            insists_on_safety: appends && insists_on_safety,
+            name,
             line: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(None),
         };
@@ -166,7 +182,7 @@ impl Place {
         redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).exec_async(&mut connection).await?;
         let server = Arc::new(server::primary(&mut connection).await?);
         if self.insists_on_safety {
-            upkeep::insist_on_safety(&mut connection).await?;
+            safety::insist_on_safety(&mut connection).await?;
         }
         Ok(Line { connection, server, made_at, unanswered: Arc::default() })
     }

@@ -9,15 +9,9 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, Unsafe, replies::Entry, scripts, server, shared::Shared,
-    standing, vitals,
+    Error, GROUP, Keys, Standing, replies::Entry, scripts, shared::Shared, standing, vitals,
 };
 use crate::domain::{Reference, StreamId};
-
-/// Settings under which Redis keeps what it acknowledges. During a rewrite of
-/// its file, `no-appendfsync-on-rewrite` would not sync at all.
-const KEEPING: [(&str, &str); 3] =
-    [("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no"), ("appendonly", "yes")];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
@@ -210,56 +204,4 @@ pub(super) async fn create_groups(
         }
     }
     Ok(())
-}
-
-pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Result<Unsafe, Error> {
-    let mut found = Unsafe { replica: server::replica(connection).await?, ..Unsafe::default() };
-    match setting(connection, "maxmemory-policy").await? {
-        Some(policy) if policy == "noeviction" => {}
-        Some(policy) => {
-            found.evicts = Some(format!(
-                "maxmemory-policy is {policy}: Redis would throw payments away when its memory is \
-                 full. Set it to noeviction"
-            ));
-        }
-        None => {
-            found.loses = Some(
-                "CONFIG GET is refused, so it cannot be seen whether this Redis keeps its data \
-                 safe. Allow it for this user"
-                    .to_owned(),
-            );
-            return Ok(found);
-        }
-    }
-    for (name, wanted) in KEEPING {
-        let value = setting(connection, name).await?.unwrap_or_default();
-        if value != wanted {
-            found.loses = Some(format!(
-                "{name} is {value}: a payment answered with 202 could be lost when Redis or its \
-                 machine stops. Set it to {wanted}"
-            ));
-        }
-    }
-    Ok(found)
-}
-
-/// Refuses a server whose settings do not keep what it acknowledges.
-pub(super) async fn insist_on_safety(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    let found = unsafe_settings(connection).await;
-    let found = found.map_err(|error| server::unfit(error.to_string()))?;
-    found.replica.or(found.evicts).or(found.loses).map_or(Ok(()), |why| Err(server::unfit(why)))
-}
-
-/// One setting; nothing when this user may not ask.
-pub(super) async fn setting(
-    connection: &mut impl ConnectionLike,
-    name: &str,
-) -> Result<Option<String>, Error> {
-    let mut command = redis::cmd("CONFIG");
-    command.arg("GET").arg(name);
-    match command.query_async::<Vec<String>>(connection).await {
-        Ok(pair) => Ok(pair.into_iter().nth(1)),
-        Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

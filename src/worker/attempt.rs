@@ -14,7 +14,10 @@
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::settle::{self, Error, Link};
+use super::{
+    error::Error,
+    settle::{self, Link},
+};
 use crate::{
     config::WorkerConfig,
     domain::{DeadEntry, Fence, StreamId},

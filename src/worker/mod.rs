@@ -7,11 +7,13 @@
 
 mod assignment;
 mod batch_size;
+mod error;
 mod attempt;
 mod held;
 mod lane;
 mod lease;
 mod owner;
+mod process;
 mod recovery;
 mod rewind;
 mod reach;
@@ -19,36 +21,17 @@ mod settle;
 mod trim;
 mod watch;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{
-    circuit_breaker::CircuitBreaker, config::WorkerConfig, ledger::Ledger, progress::Board,
-    stream::Streams, telemetry::Signals,
-};
 use lane::Lane;
 use owner::Owner;
+pub use process::Worker;
 use trim::Trimmer;
-
-pub struct Worker {
-    /// Its name: unique, and the same after a restart.
-    pub id: String,
-    /// Distinguishes this process from an earlier one of the same name.
-    pub incarnation: String,
-    pub config: WorkerConfig,
-    /// Of which generation of the topology its partitions are.
-    pub generation: i32,
-    pub streams: Streams,
-    pub ledger: Ledger,
-    pub redis: Arc<CircuitBreaker>,
-    pub postgresql: Arc<CircuitBreaker>,
-    pub board: Arc<Board>,
-    pub signals: Signals,
-}
 
 /// Works until `stop`, then hands everything over.
 pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> {
@@ -87,9 +70,4 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
     owner.leave().await;
     info!(worker = worker.id, "worker left");
     Ok(())
-}
-
-/// Monotonic time, for the board.
-fn now() -> Instant {
-    Instant::now()
 }

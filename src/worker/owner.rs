@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Worker,
     assignment::assign,
     lane::{LaneEvent, Order},
     lease::Keeper,
+    process::Worker,
     reach::Reach,
 };
 use crate::{

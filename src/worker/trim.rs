@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Worker;
+use super::process::Worker;
 use crate::{
     domain::{StreamId, argument},
     ledger::Groups,

@@ -8,7 +8,7 @@ use std::{
 
 use tracing::{debug, info};
 
-use super::settle::Error;
+use super::error::Error;
 use crate::{
     domain::{Delivery, Fence, Outcome, StreamId, TraceContext},
     stream::Delivered,

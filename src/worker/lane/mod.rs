@@ -21,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Worker,
     attempt::{self, Attempted},
     batch_size::BatchSize,
+    error::Error,
     held::{Held, Phase},
     lease::Lease,
-    now, recovery, rewind,
-    settle::{self, Error, Link},
+    process::Worker,
+    recovery, rewind,
+    settle::{self, Link},
     watch::Watch,
 };
 use crate::{
@@ -123,11 +124,11 @@ impl Lane {
                 Ok(Step::Stuck) => {}
                 Ok(Step::Idle) => {
                     self.watch.settled(self.number, 0);
-                    self.worker.board.moved(self.number, now());
+                    self.worker.board.moved(self.number, Instant::now().into_std());
                 }
                 Ok(Step::Settled(entries)) => {
                     self.watch.settled(self.number, entries);
-                    self.worker.board.moved(self.number, now());
+                    self.worker.board.moved(self.number, Instant::now().into_std());
                     self.batch.was_in_time();
                     pauses = self::pauses();
                 }
@@ -329,10 +330,10 @@ impl Lane {
     /// Nothing is ours. Without a lease that is no rest but an outage.
     fn say_idle(&self) {
         if self.lease.holds(Instant::now()) {
-            self.worker.board.moved(self.number, now());
+            self.worker.board.moved(self.number, Instant::now().into_std());
         } else {
             let reason = "PostgreSQL has recorded no heartbeat of this worker within its lease";
-            self.worker.board.waits(self.number, now(), reason.to_owned());
+            self.worker.board.waits(self.number, Instant::now().into_std(), reason.to_owned());
         }
     }
 
