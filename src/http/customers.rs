@@ -13,12 +13,12 @@ use uuid::Uuid;
 
 use super::{
     intake,
-    intake::{Body, Fields, Query, Segment},
+    intake::{Body, JsonFields, Query, Segment},
     operator::Operator,
     problem::{Code, Problem},
     shapes,
     state::App,
-    views::{BalanceView, Taken, customer_path, money},
+    views::{BalanceView, WithIgnored, customer_path, money},
 };
 use crate::{
     domain::{Currency, CustomerId, Invalid},
@@ -102,9 +102,9 @@ struct Terms {
     tag = "customers",
     request_body = CustomerBody,
     responses(
-        (status = 201, description = "Opened", body = Taken<AccountRow>,
+        (status = 201, description = "Opened", body = WithIgnored<AccountRow>,
          headers(("Location", description = "The account"))),
-        (status = 200, description = "It exists with these terms", body = Taken<AccountRow>),
+        (status = 200, description = "It exists with these terms", body = WithIgnored<AccountRow>),
         (status = 409, description = "It exists with other terms"),
     )
 )]
@@ -129,7 +129,7 @@ pub(super) async fn open(
         return Err(Problem::new(Code::CustomerExists, detail));
     }
     let status = if opening.opened == 1 { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = (status, Json(Taken { view: row, ignored })).into_response();
+    let mut response = (status, Json(WithIgnored { view: row, ignored })).into_response();
     if let Ok(location) = HeaderValue::from_str(&customer_path(customer.as_str())) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -137,7 +137,7 @@ pub(super) async fn open(
 }
 
 fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
-    let mut fields: Fields<'_> = intake::parse(json, Code::InvalidCustomer)?;
+    let mut fields: JsonFields<'_> = intake::parse(json, Code::InvalidCustomer)?;
     let customer = fields.take("customer_id", |raw| CustomerId::parse(intake::string(raw)?));
     let value = fields.take("asset_value", intake::amount);
     let weeks = fields.take("term_weeks", |raw| {

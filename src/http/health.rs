@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{
     access,
     state::App,
-    stores::{DependencyView, Stores},
+    stores::{DependencyView, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
@@ -68,7 +68,7 @@ pub(super) struct AnswerView {
     )
 )]
 pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Response {
-    let Stores { mut redis, mut postgresql, open_losses, .. } = app.stores().await;
+    let StoreHealth { mut redis, mut postgresql, open_losses, .. } = app.stores().await;
     redis.circuit = circuit_word(&app.gateway.redis);
     postgresql.circuit = circuit_word(&app.gateway.postgresql);
     let worker = app.gateway.board.as_deref().map(worker_view);

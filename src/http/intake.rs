@@ -1,6 +1,6 @@
 //! Reads bodies: bytes become payments, or the precise reasons why not.
 //!
-//! Fields are taken as they stand in the text, so that a number keeps all its
+//! JsonFields are taken as they stand in the text, so that a number keeps all its
 //! digits and every wrong field is named at once. Unknown fields are ignored,
 //! because banks add some, and named in the answer.
 
@@ -191,16 +191,16 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A JSON object's fields as they stand in its text, and what is wrong with
 /// them.
-pub(super) struct Fields<'a> {
+pub(super) struct JsonFields<'a> {
     left: Vec<(Cow<'a, str>, &'a RawValue)>,
     errors: Vec<FieldError>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonFields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
+            type Value = JsonFields<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
@@ -211,14 +211,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                 while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &RawValue>()? {
                     left.push((name, value));
                 }
-                Ok(Fields { left, errors: Vec::new() })
+                Ok(JsonFields { left, errors: Vec::new() })
             }
         }
         deserializer.deserialize_map(Object)
     }
 }
 
-impl Fields<'_> {
+impl JsonFields<'_> {
     /// Reads a field, or notes why not.
     pub(super) fn take<T>(
         &mut self,
@@ -269,7 +269,7 @@ impl Fields<'_> {
 
 /// Reads one payment, and names the fields that were ignored.
 pub(super) fn payment(json: &[u8], rules: &Rules) -> Result<(Payment, Vec<String>), Problem> {
-    let mut fields: Fields<'_> = parse(json, Code::InvalidPayment)?;
+    let mut fields: JsonFields<'_> = parse(json, Code::InvalidPayment)?;
     let customer = fields.take("customer_id", |raw| CustomerId::parse(string(raw)?));
     let status = fields.take("payment_status", |raw| PaymentStatus::parse(&string(raw)?));
     let amount = fields.take("transaction_amount", amount);

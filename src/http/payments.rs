@@ -20,7 +20,7 @@ use super::{
     problem::{self, Code, Problem},
     shapes,
     state::App,
-    views::{AcceptedView, Taken, payment_path},
+    views::{AcceptedView, WithIgnored, payment_path},
 };
 use crate::{
     domain::Payment,
@@ -64,9 +64,9 @@ pub(super) struct PaymentBody {
         ("traceparent" = Option<String>, Header, description = "W3C trace context"),
     ),
     responses(
-        (status = 202, description = "On disk", body = Taken<AcceptedView>,
+        (status = 202, description = "On disk", body = WithIgnored<AcceptedView>,
          headers(("Location", description = "Where to see what became of it"))),
-        (status = 200, description = "Taken before, or the outcome that was waited for", body = Taken<PaymentRow>,
+        (status = 200, description = "Taken before, or the outcome that was waited for", body = WithIgnored<PaymentRow>,
          headers(
              ("Location", description = "Where to see what became of it"),
              ("Idempotent-Replayed", description = "`true` if it was taken before"),
@@ -99,7 +99,7 @@ pub(super) async fn accept(
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
         let mut response =
-            (StatusCode::OK, axum::Json(Taken { view: outcome, ignored })).into_response();
+            (StatusCode::OK, axum::Json(WithIgnored { view: outcome, ignored })).into_response();
         let applied = format!("wait={}", wait.as_secs());
         if let Ok(applied) = HeaderValue::from_str(&applied) {
             response.headers_mut().insert(APPLIED, applied);
@@ -108,7 +108,7 @@ pub(super) async fn accept(
     }
     let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
     let view = AcceptedView::new(payment.reference.as_str(), payment.customer.as_str(), place);
-    let view = Taken { view, ignored };
+    let view = WithIgnored { view, ignored };
     Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
 }
 
@@ -167,10 +167,14 @@ async fn wait_for(
     Ok(None)
 }
 
-type Found = Result<PaymentRow, Problem>;
+type Settlement = Result<PaymentRow, Problem>;
 
 /// What the ledger made of the payment, if it has come so far.
-async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Found>, Problem> {
+async fn outcome(
+    app: &App,
+    payment: &Payment,
+    place: Place,
+) -> Result<Option<Settlement>, Problem> {
     let reader = &app.gateway.reader;
     let rows = app.ask(reader.payments(std::slice::from_ref(&payment.reference))).await?;
     let ours = |view: &PaymentRow| {

@@ -19,22 +19,22 @@ pub(crate) enum Full {
 pub(crate) struct Places<K> {
     max: usize,
     of_one_max: usize,
-    taken: Arc<Mutex<Taken<K>>>,
+    taken: Arc<Mutex<Occupied<K>>>,
 }
 
-struct Taken<K> {
+struct Occupied<K> {
     all: usize,
     by: HashMap<K, usize>,
 }
 
 pub(crate) struct Place<K: Eq + Hash> {
     client: K,
-    taken: Arc<Mutex<Taken<K>>>,
+    taken: Arc<Mutex<Occupied<K>>>,
 }
 
 impl<K: Clone + Eq + Hash> Places<K> {
     pub(crate) fn new(max: usize, of_one_max: usize) -> Self {
-        let taken = Taken { all: 0, by: HashMap::new() };
+        let taken = Occupied { all: 0, by: HashMap::new() };
         Self { max, of_one_max, taken: Arc::new(Mutex::new(taken)) }
     }
 
@@ -71,7 +71,7 @@ impl<K: Eq + Hash> Drop for Place<K> {
     }
 }
 
-fn lock<K>(taken: &Mutex<Taken<K>>) -> MutexGuard<'_, Taken<K>> {
+fn lock<K>(taken: &Mutex<Occupied<K>>) -> MutexGuard<'_, Occupied<K>> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

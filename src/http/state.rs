@@ -10,7 +10,7 @@ use super::{
     intake::Rules,
     problem::Problem,
     rate::Rate,
-    stores::{Latest, Stores},
+    stores::{Latest, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
@@ -77,7 +77,7 @@ impl Shared {
     }
 
     /// How both stores answered when they were last asked, a moment ago at most.
-    pub(super) async fn stores(&self) -> Stores {
+    pub(super) async fn stores(&self) -> StoreHealth {
         let Gateway { producer, reader, postgresql, .. } = &self.gateway;
         self.stores.look(producer, reader, postgresql).await
     }

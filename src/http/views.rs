@@ -78,7 +78,7 @@ impl AcceptedView {
 
 /// What is answered to what was taken, and which of its fields were ignored.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Taken<T> {
+pub(super) struct WithIgnored<T> {
     #[serde(flatten)]
     pub(super) view: T,
     /// Fields that are not known here, and had no effect; the first 20.

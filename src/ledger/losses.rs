@@ -9,7 +9,7 @@ use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
 use super::{
     Error, LaneWriter, cursors,
-    jumps::{Finding, Jump, Kind, jumps, of_range, of_takeover, record, unlisted},
+    jumps::{Jump, JumpFinding, JumpKind, jumps, of_range, of_takeover, record, unlisted},
     lookups,
     rows::{Cursor, Cursors},
 };
@@ -93,7 +93,7 @@ impl LaneWriter {
         let (mut transaction, stand) = self.review(fence).await?;
         let (head, cursor) = (stand.head, stand.reached);
         let jumps = jumps(&mut transaction, fence.partition).await?;
-        let mut noted = jumps.iter().filter(|jump| jump.is(Kind::StateLost));
+        let mut noted = jumps.iter().filter(|jump| jump.is(JumpKind::StateLost));
         if let Some(jump) = noted.find(|jump| jump.resumes_at == head + 1 && counted <= head) {
             let lost = jump.lost_first.zip(jump.lost_last);
             return Ok(Resumption { resumes_at: jump.resumes_at, lost, cursor });
@@ -109,7 +109,8 @@ impl LaneWriter {
             .bind(resumes_at)
             .execute(&mut *transaction)
             .await?;
-        let finding = Finding { kind: Kind::StateLost, after, resumes_at, lost, open: true };
+        let finding =
+            JumpFinding { kind: JumpKind::StateLost, after, resumes_at, lost, open: true };
         record(&mut transaction, fence.partition, &finding, detail).await?;
         transaction.commit().await?;
         Ok(Resumption { resumes_at, lost, cursor })
@@ -210,8 +211,8 @@ impl LaneWriter {
         let lost = unlisted(settled + 1, gone_to, behind);
         for (first, last) in &lost {
             // Where the first begins later, a jump leads there from what is settled.
-            let finding = Finding {
-                kind: Kind::LedgerLost,
+            let finding = JumpFinding {
+                kind: JumpKind::LedgerLost,
                 after: first - 1,
                 resumes_at: gone_to + 1,
                 lost: Some((*first, *last)),
@@ -287,10 +288,10 @@ async fn note_gap(
     if i64::try_from(unread).is_ok_and(|unread| unread >= count) {
         return Ok(Vec::new());
     }
-    let kind = Kind::EntriesMissing;
+    let kind = JumpKind::EntriesMissing;
     for lost in &missing {
         let (after, resumes_at) = (lost.0 - 1, lost.1 + 1);
-        let finding = Finding { kind, after, resumes_at, lost: Some(*lost), open: true };
+        let finding = JumpFinding { kind, after, resumes_at, lost: Some(*lost), open: true };
         record(connection, partition, &finding, kind.sentence()).await?;
     }
     Ok(missing.into_iter().map(|(first, last)| (partition, first, last)).collect())
@@ -322,12 +323,12 @@ async fn note_twice(
     (first, last): (i64, i64),
     lost: Option<(i64, i64)>,
 ) -> Result<bool, Error> {
-    let (kind, is_from) = (Kind::Twice, |jump: &Jump| jump.after_sequence < first);
+    let (kind, is_from) = (JumpKind::Twice, |jump: &Jump| jump.after_sequence < first);
     let jumps = jumps(connection, partition).await?;
     if jumps.iter().any(|jump| jump.is(kind) && is_from(jump) && jump.resumes_at > first) {
         return Ok(false);
     }
-    let finding = Finding { kind, after: first - 1, resumes_at: last + 1, lost, open: true };
+    let finding = JumpFinding { kind, after: first - 1, resumes_at: last + 1, lost, open: true };
     record(connection, partition, &finding, kind.sentence()).await?;
     Ok(true)
 }

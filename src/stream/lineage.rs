@@ -9,7 +9,7 @@ use redis::{Cmd, RedisError, RedisResult, aio::ConnectionLike};
 use super::{
     Error, Keys, scripts,
     server::{self, Server},
-    shared::Line,
+    shared::ServerLine,
 };
 
 /// How far sequences jump when a replica has taken over.
@@ -19,7 +19,7 @@ const SERVERS_MAX: usize = 4;
 
 /// Sequences of one partition that are known to have been given out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownSequences {
     pub(super) sequence: i64,
     /// The highest of each lineage, until another has been compared with it.
     given_out: Vec<GivenOut>,
@@ -55,7 +55,7 @@ impl GivenOut {
     }
 }
 
-impl Known {
+impl KnownSequences {
     /// This sequence was given out by this server, or by an unknown one.
     pub(super) fn raise(&mut self, sequence: i64, server: Option<&Arc<Server>>) {
         self.sequence = self.sequence.max(sequence);
@@ -123,10 +123,10 @@ pub(super) struct Compared {
 /// Compares all that is known of a partition with the server of this connection. What is
 /// lost is noted there, to be accepted again.
 pub(super) async fn compare(
-    line: &mut Line,
+    line: &mut ServerLine,
     keys: &Keys,
     partition: u16,
-    known: &Known,
+    known: &KnownSequences,
 ) -> RedisResult<Compared> {
     let mut compared = ask(line, keys, partition, None).await?;
     let server = Arc::clone(&line.server);
@@ -144,7 +144,7 @@ pub(super) async fn compare(
 }
 
 async fn ask(
-    line: &mut Line,
+    line: &mut ServerLine,
     keys: &Keys,
     partition: u16,
     given_out: Option<&GivenOut>,
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_server_is_compared_once_with_each_other_that_gave_out_more() {
         let (old, new) = (server("old"), server("new"));
-        let mut known = Known::default();
+        let mut known = KnownSequences::default();
         known.raise(7, None);
         assert!(!known.is_verified(&old), "nothing was compared");
         known.verified(&known.clone(), &old, newest(1));
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn another_lineage_of_the_same_server_is_compared_again() {
         let server = server("it");
-        let mut known = Known::default();
+        let mut known = KnownSequences::default();
         known.verified(&known.clone(), &server, newest(1));
         known.raise(7, Some(&server));
         known.outdated("another\n");

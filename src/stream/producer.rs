@@ -24,10 +24,10 @@ use tracing::error;
 use super::{
     Error, GROUP, Keys, Streams,
     authority::Authority,
-    lineage::{self, Known},
+    lineage::{self, KnownSequences},
     scripts,
     server::Server,
-    shared::{Line, Purpose, Shared},
+    shared::{Purpose, ServerLine, Shared},
     wire,
 };
 use crate::{
@@ -90,7 +90,7 @@ pub struct Producer {
     connections: Arc<[Shared]>,
     under_way: Arc<AtomicUsize>,
     /// For each partition what is known to have been given out.
-    known: Arc<[Mutex<Known>]>,
+    known: Arc<[Mutex<KnownSequences>]>,
     keys: Keys,
     limits: AppendLimits,
     authority: Option<Authority>,
@@ -239,7 +239,7 @@ impl Producer {
 
     async fn try_append(
         &self,
-        mut line: Line,
+        mut line: ServerLine,
         partition: u16,
         chunk: &[&Arrival],
     ) -> RedisResult<Value> {
@@ -257,7 +257,7 @@ impl Producer {
 
     /// Before anything else is given to a server: is what is known to have been
     /// given out part of its history?
-    async fn verify(&self, line: &mut Line, partition: u16) -> RedisResult<()> {
+    async fn verify(&self, line: &mut ServerLine, partition: u16) -> RedisResult<()> {
         let asked = self.known(partition).clone();
         if let Some(authority) = &self.authority {
             authority.confirm(&line.server).await?;
@@ -303,11 +303,11 @@ impl Producer {
         }
     }
 
-    fn known(&self, partition: u16) -> MutexGuard<'_, Known> {
+    fn known(&self, partition: u16) -> MutexGuard<'_, KnownSequences> {
         self.known[usize::from(partition)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self, partition: u16, chunk: &[&Arrival], known: &Known) -> Cmd {
+    fn command(&self, partition: u16, chunk: &[&Arrival], known: &KnownSequences) -> Cmd {
         let mut keys = Vec::with_capacity(5 + chunk.len());
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));

@@ -49,22 +49,22 @@ pub(super) enum Purpose {
 }
 
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Place>);
+pub(super) struct Shared(Arc<Reconnecting>);
 
-struct Place {
+struct Reconnecting {
     client: Client,
     response_timeout: Duration,
     /// Refuses a server whose settings do not keep what it acknowledges.
     insists_on_safety: bool,
     name: String,
     /// The connection in use. Never locked across an await.
-    line: Mutex<Option<Line>>,
+    line: Mutex<Option<ServerLine>>,
     /// Held while connecting: when that failed last, and why.
     connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
 }
 
 #[derive(Clone)]
-pub(super) struct Line {
+pub(super) struct ServerLine {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Server>,
     made_at: Instant,
@@ -72,7 +72,7 @@ pub(super) struct Line {
     unanswered: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Line {
+impl ServerLine {
     fn unanswered(&self) -> MutexGuard<'_, Option<Instant>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +89,7 @@ impl Shared {
             Purpose::Append { deadline } => (APPEND_TIMEOUT.min(deadline / 2), true),
             Purpose::Other => (RESPONSE_TIMEOUT, false),
         };
-        let place = Place {
+        let place = Reconnecting {
             client,
             response_timeout,
             insists_on_safety: appends && insists_on_safety,
@@ -103,7 +103,7 @@ impl Shared {
     }
 
     /// The connection to use now; a new one if the last was given up.
-    pub(super) async fn line(&self) -> RedisResult<Line> {
+    pub(super) async fn line(&self) -> RedisResult<ServerLine> {
         if let Some(line) = self.current() {
             return Ok(line);
         }
@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// Gives the connection up if this reply says that it is of no use any more.
-    fn judge<R: Reply>(&self, line: &Line, reply: &RedisResult<R>) {
+    fn judge<R: Reply>(&self, line: &ServerLine, reply: &RedisResult<R>) {
         let useless = match reply {
             Err(error) => is_over(error),
             Ok(reply) => reply.is_read_only(),
@@ -152,7 +152,7 @@ impl Shared {
     /// The reply to a command that is sent over this connection.
     pub(super) async fn ask<R: Reply>(
         &self,
-        line: &Line,
+        line: &ServerLine,
         asking: impl Future<Output = RedisResult<R>>,
     ) -> RedisResult<R> {
         line.unanswered().get_or_insert_with(Instant::now);
@@ -163,9 +163,9 @@ impl Shared {
         reply
     }
 
-    fn current(&self) -> Option<Line> {
+    fn current(&self) -> Option<ServerLine> {
         let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent = |line: &mut Line| {
+        let silent = |line: &mut ServerLine| {
             line.unanswered().is_some_and(|sent| sent.elapsed() >= self.0.response_timeout)
         };
         let _given_up = current.take_if(silent);
@@ -173,8 +173,8 @@ impl Shared {
     }
 }
 
-impl Place {
-    async fn open(&self) -> RedisResult<Line> {
+impl Reconnecting {
+    async fn open(&self) -> RedisResult<ServerLine> {
         let made_at = Instant::now();
         let config = connection_config(self.response_timeout);
         let mut connection =
@@ -184,7 +184,7 @@ impl Place {
         if self.insists_on_safety {
             safety::insist_on_safety(&mut connection).await?;
         }
-        Ok(Line { connection, server, made_at, unanswered: Arc::default() })
+        Ok(ServerLine { connection, server, made_at, unanswered: Arc::default() })
     }
 }
 

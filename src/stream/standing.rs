@@ -42,7 +42,7 @@ pub(super) async fn ours(
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<Standing>, Error> {
     let found = ask(keys, connection, Some(GROUP)).await?;
-    let ours = |(partition, groups): (u16, Vec<Found>)| {
+    let ours = |(partition, groups): (u16, Vec<GroupState>)| {
         let ours = groups.into_iter().next().ok_or_else(|| group_missing(keys, partition))?;
         Ok(ours.standing(partition))
     };
@@ -124,7 +124,7 @@ async fn ask(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
     group: Option<&str>,
-) -> Result<Vec<(u16, Vec<Found>)>, Error> {
+) -> Result<Vec<(u16, Vec<GroupState>)>, Error> {
     let answers = (0..keys.partitions).zip(run(keys, connection, group).await?);
     answers.map(|(partition, reply)| Ok((partition, read(reply)?))).collect()
 }
@@ -144,14 +144,14 @@ async fn run(
     Ok(replies.into_iter().skip(1).collect())
 }
 
-struct Found {
+struct GroupState {
     group: String,
     position: Position,
     first_pending: Option<StreamId>,
     next: Option<StreamId>,
 }
 
-impl Found {
+impl GroupState {
     fn standing(self, partition: u16) -> Standing {
         let Self { group, position: Position { last_id, lag, pending }, first_pending, next } =
             self;
@@ -169,9 +169,9 @@ impl Found {
 /// Group, last id, lag, pending, first pending, next; an id is empty where there is none.
 type Row = (String, StreamId, i64, i64, String, String);
 
-fn read(reply: RedisResult<Value>) -> Result<Vec<Found>, Error> {
+fn read(reply: RedisResult<Value>) -> Result<Vec<GroupState>, Error> {
     let rows: Vec<Row> = redis::from_redis_value(reply?)?;
-    let found = |(group, last_id, lag, pending, first_pending, next): Row| Found {
+    let found = |(group, last_id, lag, pending, first_pending, next): Row| GroupState {
         group,
         position: Position { last_id, lag, pending },
         first_pending: first_pending.parse().ok(),

@@ -46,7 +46,7 @@ pub(super) fn beat_interval(lease: Duration) -> Duration {
 }
 
 /// A partition of ours, and the lane that serves it.
-struct Held {
+struct OwnedPartition {
     epoch: i64,
     lane: usize,
     /// Its lane was told to drop it.
@@ -61,7 +61,7 @@ pub(super) struct Owner {
     joined: bool,
     /// Since when this worker has wanted to leave.
     leaving: Option<Instant>,
-    held: BTreeMap<u16, Held>,
+    held: BTreeMap<u16, OwnedPartition>,
     lanes: Vec<mpsc::UnboundedSender<Order>>,
     /// Who lived at the last look. Nothing moves on a single look: a worker
     /// that misses a beat, or restarts, would move partitions twice.
@@ -237,7 +237,7 @@ impl Owner {
             info!(partition, epoch, previous, idle_ms, "partition acquired");
             let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
             let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
-            self.held.insert(partition, Held { epoch, lane, leaving: false });
+            self.held.insert(partition, OwnedPartition { epoch, lane, leaving: false });
             self.send(lane, Order::Adopt(grant));
         }
     }
@@ -246,7 +246,7 @@ impl Owner {
     fn taken_from_us(&self, snapshot: &RegistrySnapshot) -> BTreeSet<u16> {
         // An acquisition of ours may be younger than the look. After a change of
         // the topology the registry does not list what is ours at all.
-        let is_ours = |partition: u16, held: &Held| {
+        let is_ours = |partition: u16, held: &OwnedPartition| {
             snapshot
                 .partitions
                 .iter()

@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::{
     error::Error,
-    watch::{Again, Progress, Watch},
+    watch::{Again, BatchProgress, Watch},
 };
 use crate::{
     domain::{DeadEntry, Delivery, Fence, StreamId, TraceContext},
@@ -58,7 +58,7 @@ struct Sorted {
 /// acknowledged.
 pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> Result<(), Error> {
     let sorted = sort(&link.watch, taken);
-    let mut progress = Progress::default();
+    let mut progress = BatchProgress::default();
     let settled = settle_sorted(link, &sorted, &mut progress).await;
     let error = settled.as_ref().err();
     link.watch.tried(&sorted.deliveries, &sorted.earlier, &progress, error);
@@ -68,7 +68,7 @@ pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> R
 async fn settle_sorted(
     link: &mut Link,
     sorted: &Sorted,
-    progress: &mut Progress,
+    progress: &mut BatchProgress,
 ) -> Result<(), Error> {
     let deadline = link.batch_deadline;
     let posting = async {
@@ -132,7 +132,7 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
 }
 
 /// One transaction: lock the fences, settle, commit.
-async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Result<(), Error> {
+async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) -> Result<(), Error> {
     let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
     progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;

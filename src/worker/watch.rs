@@ -34,7 +34,7 @@ pub(super) struct Watch {
 }
 
 #[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct BatchProgress {
     pub(super) outcomes: Vec<Outcome>,
     pub(super) begun: Option<Moment>,
     pub(super) committed: Option<Moment>,
@@ -98,7 +98,7 @@ impl Watch {
         &self,
         deliveries: &[Delivery],
         earlier: &Again,
-        progress: &Progress,
+        progress: &BatchProgress,
         error: Option<&Error>,
     ) {
         // Whoever took the partition over tells of it.
@@ -110,7 +110,7 @@ impl Watch {
             text: error.sentence(),
             of_an_entry: error.is_of_an_entry(),
         });
-        let Progress { outcomes, begun, committed, acknowledged } = progress;
+        let BatchProgress { outcomes, begun, committed, acknowledged } = progress;
         let steps = Steps {
             asked: self.asked,
             taken: self.taken,
