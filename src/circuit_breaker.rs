@@ -1,4 +1,4 @@
-//! CircuitBreaker breakers: after several calls in a row that found a dependency away,
+//! Circuit breakers: after several calls in a row that found a dependency away,
 //! no more are made until a probe has found it back. Whoever is refused is told
 //! at once instead of after a time limit, and the dependency is not stormed
 //! while it comes back. Never calls anything but the probe it is given.
@@ -14,9 +14,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
-/// The stream's dependency.
 pub const REDIS: &str = "redis";
-/// The ledger's dependency.
 pub const POSTGRESQL: &str = "postgresql";
 /// Calls in a row that find a dependency away before its circuit opens.
 const FAILURES_MAX: u32 = 5;

@@ -12,7 +12,6 @@ use super::{
     TraceContext, TraceId,
 };
 
-/// A payment as it came out of its partition's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub partition: u16,
@@ -59,7 +58,6 @@ pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     pub digest: Digest,
-    /// Where it came from first.
     pub partition: u16,
     pub sequence: i64,
 }
@@ -70,7 +68,6 @@ pub struct Decision<'a> {
     pub outcome: Outcome,
 }
 
-/// An account and the version it had when the book was opened.
 #[derive(Clone, Debug)]
 struct Opened {
     account: Account,

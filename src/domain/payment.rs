@@ -94,7 +94,6 @@ impl PaymentStatus {
     }
 }
 
-/// One payment as a bank or an app reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
     pub reference: Reference,

@@ -30,7 +30,6 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 /// Largest body that carries many payments.
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Paths that take many at once.
 const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {

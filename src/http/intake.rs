@@ -44,7 +44,6 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The one JSON document that it must be.
     pub(super) fn json(self) -> Result<Bytes, Problem> {
         match self.media_type {
             MediaType::Json => Ok(self.bytes),
@@ -56,7 +55,6 @@ impl Body {
     }
 }
 
-/// What is wrong with a body that broke off.
 pub(super) fn unread() -> Problem {
     Problem::new(Code::MalformedJson, "the body could not be read to its end")
 }

@@ -22,7 +22,6 @@ use crate::{
     stream::{Seen, Unsettled},
 };
 
-/// References in one look-up.
 const REFERENCES_MAX: usize = 1_000;
 
 /// All that is known under one reference.
@@ -40,7 +39,7 @@ pub(super) struct PaymentDetail {
     links: Links,
 }
 
-/// Where is a payment?
+/// Look up a payment
 ///
 /// Answered from the stream until the ledger has it. While the ledger cannot be
 /// asked, a payment that waits in the stream is answered all the same, as
@@ -50,7 +49,7 @@ pub(super) struct PaymentDetail {
     path = "/api/v1/payments/{reference}",
     tag = "payments",
     responses(
-        (status = 200, description = "Where it is", body = PaymentDetail),
+        (status = 200, description = "The payment and its status", body = PaymentDetail),
         (status = 404, description = "Nothing is known under this reference"),
     )
 )]
@@ -87,7 +86,7 @@ pub(super) struct LookupView {
     payments: Vec<PaymentRow>,
 }
 
-/// Where are many payments?
+/// Look up many payments
 ///
 /// What neither the ledger nor the stream knows has the status `unknown`. While the
 /// ledger cannot be asked, the answer is 503 unless all of them wait in the stream.
@@ -129,7 +128,6 @@ pub(super) async fn look_up(
     Ok(Json(LookupView { payments: wanted.iter().map(view).collect() }))
 }
 
-/// What is known under each reference, oldest first.
 type Views = HashMap<String, Vec<PaymentRow>>;
 
 /// Where payments are. What is not there is known to nobody.

@@ -143,7 +143,6 @@ pub(super) fn conflict(first: impl std::fmt::Display) -> Problem {
     Problem::new(Code::ReferenceConflict, detail)
 }
 
-/// Looks until the ledger has the payment, or until the wait is over.
 async fn wait_for(
     app: &App,
     payment: &Payment,

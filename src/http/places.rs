@@ -8,7 +8,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     All,
@@ -38,7 +37,6 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Self { max, of_one_max, taken: Arc::new(Mutex::new(taken)) }
     }
 
-    /// A place for this client, if there is one.
     pub(crate) fn take(&self, client: K) -> Result<Place<K>, Full> {
         let mut taken = lock(&self.taken);
         if taken.all >= self.max {

@@ -125,7 +125,6 @@ codes! {
     RequestTimeout "request_timeout" SERVICE_UNAVAILABLE "The request took too long",
 }
 
-/// By which a request is found in the log.
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Seconds after which a client may try again what was unavailable.
@@ -375,7 +374,6 @@ pub(super) async fn no_route() -> Problem {
     Problem::new(Code::RouteNotFound, "see /docs for what there is")
 }
 
-/// Something is at this path, but not for this method.
 pub(super) async fn no_method() -> Problem {
     Problem::new(Code::MethodNotAllowed, "see /docs for what there is")
 }

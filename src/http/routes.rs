@@ -22,7 +22,6 @@ use super::{
 };
 use crate::domain::Currency;
 
-/// Pages for people, of another room.
 pub(crate) struct Pages {
     pub(crate) routes: Router<App>,
     /// Completes their answers, and writes their problems.

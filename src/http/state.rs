@@ -41,7 +41,6 @@ pub(crate) struct Gateway {
     pub operations: Arc<Operations>,
     pub redis: Arc<CircuitBreaker>,
     pub postgresql: Arc<CircuitBreaker>,
-    /// Of the worker of this process, if it has one.
     pub board: Option<Arc<Board>>,
     pub signals: Signals,
     pub config: GatewayConfig,
@@ -82,7 +81,6 @@ impl Shared {
         self.stores.look(producer, reader, postgresql).await
     }
 
-    /// What is taken now.
     pub(super) fn rules(&self, now: chrono::DateTime<chrono::Utc>) -> Rules {
         Rules::new(&self.gateway.config, self.gateway.registrar.currency(), now)
     }

@@ -16,7 +16,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer is given again: whoever asks needs no token.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// How both stores fared when they were last asked.
 #[derive(Default)]
 pub(super) struct Latest(Mutex<Option<StoreHealth>>);
 

@@ -5,7 +5,6 @@ use sqlx::{FromRow, PgConnection};
 
 use super::Error;
 
-/// What a finding tells. A row of `sequence_jumps` has the kind of each that met in it.
 #[derive(Clone, Copy)]
 pub(super) enum JumpKind {
     /// The partition's state in Redis was gone or had gone back.
@@ -61,7 +60,6 @@ pub(super) struct JumpFinding {
     pub(super) resumes_at: i64,
     /// Sequences known to have been given out that were never settled.
     pub(super) lost: Option<(i64, i64)>,
-    /// Somebody must look at it.
     pub(super) open: bool,
 }
 
@@ -126,7 +124,6 @@ pub(super) fn of_range(
     (!jumps.iter().any(is_listed)).then_some(finding)
 }
 
-/// All findings about a partition, in the order of sequences.
 pub(super) async fn jumps(
     connection: &mut PgConnection,
     partition: u16,

@@ -21,10 +21,8 @@ const JUMP: i64 = 1_000_000;
 /// Losses listed, or told to Redis again, at once.
 const LIST_MAX: i64 = 1_000;
 
-/// Where a partition goes on after its state was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumption {
-    /// The first sequence to give out.
     pub resumes_at: i64,
     /// Sequences that were given out and never settled, first and last, as far
     /// as is known.
@@ -34,7 +32,6 @@ pub struct Resumption {
 }
 
 impl Resumption {
-    /// The last sequence that is settled or still in the stream.
     pub fn kept(&self) -> i64 {
         self.lost.map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
     }
@@ -54,7 +51,6 @@ pub struct Takeovers<'a> {
 /// What commits that were lost leave to be noted.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewound<'a> {
-    /// The highest sequence that the ledger has.
     pub settled: i64,
     /// The sequence before the first entry that the stream still has; without
     /// one, the last that was given out.

@@ -69,7 +69,6 @@ pub use writer::{Batch, Burial};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long somebody who only looks waits for PostgreSQL to take a connection.
 const REACH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a query may run for a reader or an operator.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A lane and an operator wait this part of a statement's time for a lock, so that a
 /// lock is told from a PostgreSQL that is slow.
@@ -89,7 +88,6 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the URL; does not connect.
     pub fn new(url: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?.application_name("paystream");
         // What was acknowledged must be on disk, whatever the server's default is.
@@ -116,7 +114,6 @@ impl Ledger {
         Resize::connect(&self.options).await
     }
 
-    /// What opens accounts, under this topology.
     pub fn registrar(&self, topology: &Topology) -> Registrar {
         Registrar { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
@@ -129,7 +126,6 @@ impl Ledger {
         Parking { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
-    /// What operators work with, under this topology.
     pub fn admin(&self, topology: &Topology, connections: u32) -> AdminStore {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
@@ -156,7 +152,6 @@ impl Ledger {
         Rounds::new(&self.by_key(SLICE_TIMEOUT))
     }
 
-    /// A pool that connects when first used.
     fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
         PgPoolOptions::new()
             .max_connections(connections)

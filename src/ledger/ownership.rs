@@ -19,7 +19,6 @@ use crate::domain::Fence;
 pub struct Grant {
     /// Its epoch is higher than any before.
     pub fence: Fence,
-    /// The highest sequence that is known to have been given out.
     pub sequence: i64,
     /// Whose it was, if its owner had not released it.
     pub previous: Option<String>,
@@ -48,7 +47,6 @@ pub struct PartitionOwner {
 pub struct RegistrySnapshot {
     /// Workers that beat, by name.
     pub workers: Vec<LiveWorker>,
-    /// All partitions in order.
     pub partitions: Vec<PartitionOwner>,
 }
 

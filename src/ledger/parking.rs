@@ -147,7 +147,6 @@ fn behind(customer: &CustomerId, letters: &[i64]) -> Refusal {
     ))
 }
 
-/// Takes the customer's deliveries out of the parking, in stream order.
 async fn take_held(
     connection: &mut PgConnection,
     customer: &CustomerId,

@@ -113,7 +113,6 @@ pub struct AccountRow {
     #[schema(value_type = Money)]
     pub outstanding_balance: Decimal,
     pub payment_count: i64,
-    /// Rows of the statement.
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -128,7 +127,6 @@ pub struct CursorRow {
     pub owner: Option<String>,
     pub epoch: i64,
     pub last_sequence: i64,
-    /// The highest sequence that is known to have been given out.
     pub head_sequence: i64,
     /// Who has asked the owner to hand it over.
     pub draining_to: Option<String>,
@@ -142,12 +140,10 @@ pub struct CursorRow {
 }
 
 impl CursorRow {
-    /// Whole seconds since it last changed hands.
     pub fn moved_seconds(&self) -> i64 {
         (self.as_of - self.moved_at).num_seconds()
     }
 
-    /// How long its owner has been silent.
     pub fn owner_silence(&self) -> Option<TimeDelta> {
         Some((self.as_of - self.owner_beat_at?).abs())
     }
@@ -352,7 +348,6 @@ impl Reader {
         rows.into_iter().map(settled).collect()
     }
 
-    /// How far the ledger has come with every partition.
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
         let rows = sqlx::query_as(
             "select partition, owner, epoch, last_sequence,
@@ -384,7 +379,6 @@ impl Reader {
         Ok(row)
     }
 
-    /// How many losses of Redis nobody has dealt with.
     pub async fn open_losses(&self) -> Result<i64, Error> {
         let count = sqlx::query_scalar("select count(*) from sequence_jumps where state = 'open'")
             .fetch_one(&mut *self.pool.acquire().await?)

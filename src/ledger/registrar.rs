@@ -22,7 +22,6 @@ use super::{
 use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome};
 
 const CHUNK: usize = 5_000;
-/// References that one row of the audit log names.
 const NAMED_MAX: usize = 500;
 
 /// An account to be opened. The fields are checked by [`NewAccount::new`].
@@ -57,7 +56,6 @@ impl NewAccount {
 /// applied is noted for each customer in any case.
 #[derive(Clone, Copy)]
 enum Noting {
-    /// Each account.
     Each,
     /// That so many were seeded.
     Seed(u32),
@@ -65,7 +63,6 @@ enum Noting {
     Noted,
 }
 
-/// What waited in suspense for one customer, by reference.
 #[derive(Default)]
 struct Released<'a> {
     applied: Vec<&'a str>,
@@ -75,7 +72,6 @@ struct Released<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     pub opened: u64,
-    /// Payments that waited in suspense and have been applied.
     pub released: u64,
 }
 
@@ -91,7 +87,6 @@ impl Registrar {
         self.topology.generation
     }
 
-    /// What accounts are kept in.
     pub fn currency(&self) -> Currency {
         self.topology.currency
     }

@@ -70,7 +70,6 @@ impl Resize {
         Ok(missing.bind(given).fetch_all(&mut self.connection).await?)
     }
 
-    /// The highest sequence of any partition, past ones included.
     pub async fn highest_sequence(&mut self) -> Result<i64, Error> {
         let highest = sqlx::query_scalar(
             "select coalesce(max(greatest(last_sequence, head_sequence)), 0) from partition_owners",

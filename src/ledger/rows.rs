@@ -42,7 +42,6 @@ pub struct Cursor {
     pub stream_id: StreamId,
     /// The highest entry whose fate it knows, also when that has no sequence.
     pub reached: StreamId,
-    /// The highest sequence that is known to have been given out.
     pub head: i64,
 }
 

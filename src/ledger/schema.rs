@@ -14,7 +14,6 @@ const PARTITIONS: u16 = 32;
 /// Earlier topologies whose streams are looked at.
 const PAST_MAX: i64 = 8;
 
-/// How the stream is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// Counts the times it was cut, from 1.
@@ -22,7 +21,6 @@ pub struct Topology {
     pub partitions: u16,
     /// Whether the streams in Redis have ever been created.
     pub provisioned: bool,
-    /// The number it is being changed to.
     pub resizing_to: Option<u16>,
     pub currency: Currency,
 }

@@ -21,7 +21,6 @@ use crate::domain::{
 /// How often a transaction is begun because another one was faster.
 const RACES_MAX: usize = 5;
 
-/// What a transaction holds and knows when it settles.
 pub(super) struct Settling {
     pub(super) book: Book,
     pub(super) epochs: Epochs,
@@ -112,7 +111,6 @@ impl Settling {
         unpanicked(|| deliveries.iter().map(decide).collect()).map_err(Error::Panicked)
     }
 
-    /// Writes decisions and the accounts that they change.
     pub(super) async fn write(
         &mut self,
         connection: &mut PgConnection,

@@ -188,7 +188,6 @@ async fn insert_dead_letter(
     Ok(inserted.is_some_and(|row| row.try_get::<i64, _>(0).is_ok()))
 }
 
-/// The customer's later deliveries are parked until somebody releases them.
 async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<(), Error> {
     sqlx::query(
         "update customer_accounts set parked_at = clock_timestamp()
@@ -200,7 +199,6 @@ async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<()
     Ok(())
 }
 
-/// What the batch brings of each partition, in stream order.
 fn settled(decisions: &[Decision<'_>], burials: &[Burial]) -> Vec<Settled> {
     let decided = decisions.iter().map(|decision| decision.delivery);
     let decided = decided.map(|d| (d.partition, d.stream_id, d.sequence));

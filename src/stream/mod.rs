@@ -132,7 +132,6 @@ impl Streams {
         Self { authority: Some(Authority::new(self.generation, Arc::new(ask))), ..self }
     }
 
-    /// Says why this Redis must not be trusted with payments, if so.
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
         let mut connection = self.connect("check").await?;
         safety::unsafe_settings(&mut connection).await

@@ -163,7 +163,6 @@ impl Producer {
         Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?)
     }
 
-    /// Appends payments of one partition in order.
     async fn append_hand(&self, partition: u16, hand: &[&Arrival]) -> Vec<Result<Appended, Error>> {
         let shared = &self.connections[usize::from(partition) % CONNECTIONS];
         let mut results = Vec::with_capacity(hand.len());
@@ -276,7 +275,6 @@ impl Producer {
         Ok(())
     }
 
-    /// Repeats an attempt while Redis is away, until the deadline.
     async fn insist<T, F, A>(&self, attempt: F) -> Result<T, Error>
     where
         F: FnMut() -> A,
@@ -292,7 +290,6 @@ impl Producer {
         timeout(deadline, insisting).await.unwrap_or(Err(Error::Deadline(deadline)))
     }
 
-    /// Remembers how far the stream is known to have come.
     fn note(&self, partition: u16, appended: &[Result<Appended, Error>], server: &Arc<Server>) {
         let accepted = appended.iter().rev().find_map(|result| match result {
             Ok(Appended::Accepted(place)) => Some(place.sequence),

@@ -45,7 +45,6 @@ impl FromRedisValue for Entry {
     }
 }
 
-/// The sequence of the last of these entries, if it has one.
 pub(super) fn last_sequence(entries: &[Entry]) -> Option<i64> {
     wire::sequence_of(entries.last()?.fields.as_ref()?)
 }

@@ -42,7 +42,6 @@ pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionCo
 pub(super) enum Purpose {
     /// Payments: the server must keep what it acknowledges.
     Append {
-        /// How long an append may take in all.
         deadline: Duration,
     },
     Other,
@@ -149,7 +148,6 @@ impl Shared {
         let _given_up = current.take_if(|line| line.made_at <= before);
     }
 
-    /// The reply to a command that is sent over this connection.
     pub(super) async fn ask<R: Reply>(
         &self,
         line: &ServerLine,
@@ -188,7 +186,6 @@ impl Reconnecting {
     }
 }
 
-/// Whether the connection is of no use any more.
 fn is_over(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()

@@ -11,9 +11,7 @@ use crate::domain::StreamId;
 pub struct Standing {
     pub partition: u16,
     pub group: String,
-    /// Entries the group has not been handed yet.
     pub lag: i64,
-    /// Entries handed out and not acknowledged.
     pub pending: i64,
     /// The first entry it has not acknowledged.
     pub oldest_waiting: Option<StreamId>,
@@ -26,7 +24,6 @@ pub struct Standing {
 pub struct Position {
     pub last_id: StreamId,
     pub lag: i64,
-    /// Entries handed out and not acknowledged.
     pub pending: i64,
 }
 
@@ -94,7 +91,6 @@ pub(super) async fn all(
     Ok(on_each(keys, connection).await?.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// Every group, partition by partition.
 pub(super) async fn on_each(
     keys: &Keys,
     connection: &mut impl ConnectionLike,

@@ -52,7 +52,6 @@ pub struct Reopening {
 /// What is kept of a partition after the last entry that the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// No entry.
     Nothing,
     /// Entries from this sequence on; nothing when the first has none that can
     /// be read.
@@ -60,7 +59,6 @@ pub enum Kept {
 }
 
 impl Consumer {
-    /// Where each claimed partition stands.
     pub async fn states(&mut self, fences: &[Fence]) -> Result<Vec<PartitionState>, Error> {
         let mut pipeline = Pipeline::with_capacity(1 + 2 * fences.len());
         scripts::STANDING.load_in(&mut pipeline);

@@ -20,7 +20,6 @@ pub struct Depth {
     pub length: i64,
     /// Entries our group has not been handed yet.
     pub lag: i64,
-    /// Entries handed out and not acknowledged.
     pub pending: i64,
     /// The first entry that our group has not acknowledged.
     pub oldest_waiting: Option<StreamId>,
@@ -30,7 +29,6 @@ pub struct Depth {
 pub struct Contents {
     /// Entries ever appended. Falls when a stream was lost and begun again.
     pub appended: i64,
-    /// The oldest entry that is still there.
     pub oldest: Option<StreamId>,
 }
 
@@ -52,7 +50,6 @@ pub struct Trim {
     pub unregistered: Vec<String>,
 }
 
-/// Depths, trimming and health, over one shared connection.
 #[derive(Clone)]
 pub struct Upkeep {
     pub(super) connection: Shared,
@@ -100,7 +97,6 @@ impl Upkeep {
         Ok(script.ask(command.arg(entry), &mut self.connection.clone()).await?)
     }
 
-    /// Memory that Redis uses and may use.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
         let info = vitals::info(&mut self.connection.clone(), Some("memory")).await?;
         let number = |name: &str| info.get(name)?.parse().ok();
@@ -109,7 +105,6 @@ impl Upkeep {
         Ok(RedisMemory { used, limit })
     }
 
-    /// How much is in each partition, by our group.
     pub async fn depths(&self) -> Result<Vec<Depth>, Error> {
         let mut connection = self.connection.clone();
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));

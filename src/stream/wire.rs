@@ -128,11 +128,11 @@ fn read<'a>(
     match text("v") {
         Some(VERSION) => {}
         Some(other) => return Err(format!("version {other} is not known to this release")),
-        None => return Err("it has no version".to_owned()),
+        None => return Err("the entry has no field v".to_owned()),
     }
     let sequence = text("seq").and_then(read_sequence);
     let sequence = sequence.ok_or("its sequence is missing or not a number from 1 to 2^53 - 1")?;
-    let payment = decode_payment(text("payment").ok_or("it has no payment")?)?;
+    let payment = decode_payment(text("payment").ok_or("the entry has no field payment")?)?;
     let received_at = text("received_at").and_then(|text| text.parse().ok());
     let received_at = received_at
         .and_then(DateTime::<Utc>::from_timestamp_millis)
@@ -169,7 +169,6 @@ pub(super) fn sequence_of(fields: &Fields) -> Option<i64> {
     field(fields, "seq").and_then(read_sequence)
 }
 
-/// The reference alone, without reading the rest of the entry.
 pub(super) fn reference_of(fields: &Fields) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -265,7 +264,7 @@ mod tests {
         );
         check_unreadable(&good.replace("GIG00001", "GIG 00001"), "customer_id");
         check_unreadable(&good.replace("{", "["), "payment is not as it should be");
-        check_unreadable("hello\tworld", "no version");
+        check_unreadable("hello\tworld", "no field v");
     }
 
     #[test]

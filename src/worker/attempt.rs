@@ -25,7 +25,6 @@ use crate::{
     stream::{Taken, TakenFrom, fields_of},
 };
 
-/// Class of entries that could not be settled.
 const FAILED: &str = "settle_failed";
 /// Class of entries whose workers died while they were settled.
 const DIED: &str = "worker_died";

@@ -19,7 +19,6 @@ impl BatchSize {
         self.now = (self.now / 2).max(1);
     }
 
-    /// Pending entries of one partition.
     pub(super) fn page(&self) -> u32 {
         self.now
     }

@@ -41,7 +41,6 @@ impl Error {
         }
     }
 
-    /// Whether another session has locked what the batch needs.
     pub(super) fn is_locked(&self) -> bool {
         matches!(self, Self::Ledger(ledger::Error::Locked(_)))
     }

@@ -27,7 +27,6 @@ pub(super) fn lease(lease: Duration) -> (Keeper, Lease) {
 }
 
 impl Keeper {
-    /// A beat that was sent at `sent` has been recorded.
     pub(super) fn renew(&self, sent: Instant) {
         let (part, whole) = TRUSTED;
         self.end.send_replace(sent + self.lease * part / whole);

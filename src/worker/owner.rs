@@ -147,7 +147,7 @@ impl Owner {
         let sent = Instant::now();
         if !self.joined {
             if let Err(error) = self.ownership.join().await {
-                warn!(%error, "could not join the workers; trying again");
+                warn!(%error, "could not register the worker; retrying");
                 return Ok(());
             }
             info!(worker = self.worker.id, "worker joined");
@@ -163,7 +163,7 @@ impl Owner {
                  older one stops",
                 self.worker.id
             ),
-            Err(error) => warn!(%error, "could not beat; trying again"),
+            Err(error) => warn!(%error, "heartbeat failed; retrying"),
         }
         Ok(())
     }
@@ -184,7 +184,7 @@ impl Owner {
             if matches!(error, ledger::Error::Outage(_)) {
                 debug!(cause, "could not move partitions: {error}");
             } else {
-                warn!(cause, %error, "could not move partitions; trying again");
+                warn!(cause, %error, "could not move partitions; retrying");
             }
         }
     }
@@ -307,7 +307,7 @@ impl Owner {
                 info!(partitions = ?released, "partitions handed over");
             }
             // The next look finds them listed as ours and served by no lane.
-            Err(error) => warn!(%error, "could not release partitions; trying again"),
+            Err(error) => warn!(%error, "could not release partitions; retrying"),
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::{
     telemetry::Moment,
 };
 
-/// Class of entries that cannot be read.
 const UNREADABLE: &str = "entry_unreadable";
 
 pub(super) struct Link {
@@ -131,7 +130,6 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
     sorted
 }
 
-/// One transaction: lock the fences, settle, commit.
 async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) -> Result<(), Error> {
     let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
     progress.begun = Some(Moment::now());

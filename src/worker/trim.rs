@@ -20,7 +20,6 @@ use crate::{
     stream::{GROUP, Trim, Upkeep},
 };
 
-/// Partitions that a sentence names.
 const NAMED: usize = 8;
 
 pub(super) struct Trimmer {

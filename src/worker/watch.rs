@@ -18,7 +18,6 @@ use crate::{
 /// Between two lines about what a lane has settled.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Entries that came again, and how they were delivered before.
 pub(super) type Again = HashMap<(u16, StreamId), Earlier>;
 
 #[derive(Clone)]
@@ -80,7 +79,6 @@ impl Watch {
         self.untold = (Instant::now(), 0);
     }
 
-    /// How entries of a partition were delivered before.
     pub(super) fn earlier(&self, fence: Fence, delivered: &[Delivered]) -> Again {
         let here = self.since.elapsed();
         let earlier = delivered.iter().map(|before| {

@@ -2,7 +2,6 @@
 //! of its rows, which say what is wrong with it, or null. Never reads a sum that the
 //! ledger keeps, except to compare it with what was counted.
 
-/// What checks look at.
 pub(super) struct Relation {
     /// Its rows, each with its `subject`: whose or what it is. Accounts and their rows
     /// are of customers from `$1` on and before `$2`.

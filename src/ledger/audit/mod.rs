@@ -39,9 +39,7 @@ const BEYOND_ALL: &str = "\u{10FFFF}";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Recomputing accounts from their statements.
     Accounts,
-    /// Accounting for every sequence.
     Sequences,
 }
 
@@ -56,7 +54,6 @@ pub struct Progress {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drift {
-    /// Name of the check that found it.
     pub check: &'static str,
     /// Whose or what it is: a customer, a sequence, a reference, a partition.
     pub subject: String,
@@ -69,19 +66,15 @@ pub struct Line {
     pub check: &'static str,
     /// Things looked at: accounts, rows, sequences or partitions.
     pub looked_at: u64,
-    /// Drifts among them.
     pub drift: u64,
 }
 
-/// What an audit looked at and what it found.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub accounts: u64,
-    /// Rows of statements read.
     pub payments: u64,
     /// The sum of all that was applied, to balances and to credits.
     pub amount: Decimal,
-    /// Sequences accounted for.
     pub sequences: u64,
     pub partitions: u64,
     pub checks: Vec<Line>,

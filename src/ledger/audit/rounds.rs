@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::{BEYOND_ALL, Error, Report, statements};
 use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT};
 
-/// Whoever holds it audits.
 const LOCK: i64 = 0x7061_7973_6175_6469;
 /// Rows of statements in one slice, as far as the accounts count them right; of
 /// one account, all.
@@ -27,7 +26,6 @@ const DIFFERING_KEPT: usize = 1_000;
 pub struct Rounds {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
-    /// The first customer of the next slice.
     from: String,
 }
 
@@ -45,7 +43,6 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Whether it is about this customer.
     #[must_use]
     pub fn covers(&self, customer: &str) -> bool {
         *customer >= *self.from && self.before.as_deref().is_none_or(|before| customer < before)
@@ -78,7 +75,6 @@ impl Rounds {
         Ok(Some(slice))
     }
 
-    /// The connection that has the lock.
     async fn locked(&mut self) -> Result<Option<PgConnection>, Error> {
         if let Some(connection) = self.connection.take() {
             return Ok(Some(connection));

@@ -141,7 +141,6 @@ impl Lane {
         }
     }
 
-    /// Follows an order, between two batches.
     fn obey(&mut self, order: Order) {
         match order {
             Order::Adopt(grant) => {
@@ -155,7 +154,6 @@ impl Lane {
         }
     }
 
-    /// One batch, or one look around.
     async fn step(&mut self) -> Result<Step, Error> {
         if self.held.is_empty() {
             return Ok(Step::Idle);
@@ -230,7 +228,6 @@ impl Lane {
         Ok(())
     }
 
-    /// Settles a page of what is pending, or finds that nothing is.
     async fn reclaim(&mut self, fence: Fence, after: Option<StreamId>) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let Some(held) = self.held.get_mut(&fence.partition) else { return Ok(Step::Idle) };
@@ -274,7 +271,6 @@ impl Lane {
         Ok(Step::Settled(0))
     }
 
-    /// Settles a batch of what is new, or finds that nothing is.
     async fn take(&mut self) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let after: Vec<(u16, StreamId)> = self
