@@ -3,7 +3,7 @@
 
 use redis::{ErrorKind, ParsingError, RedisError, ServerError, ServerErrorKind};
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The partition holds as many entries as it may.
     #[error("the backlog of partition {0} is full")]
@@ -51,25 +51,6 @@ impl Error {
             "CLOSED" if why.starts_with("resize") => Self::Resizing,
             "CLOSED" | "NOSTREAM" => Self::StateLost(why.to_owned()),
             _ => Self::Shape("append"),
-        }
-    }
-
-    /// The same refusal, for another payment.
-    pub(super) fn again(&self) -> Self {
-        match self {
-            Self::BacklogFull(partition) => Self::BacklogFull(*partition),
-            Self::Resizing => Self::Resizing,
-            Self::StateLost(why) => Self::StateLost(why.clone()),
-            Self::MemoryFull(error) => Self::MemoryFull(error.clone()),
-            Self::Unexpected(error) => Self::Unexpected(error.clone()),
-            Self::Gate(_)
-            | Self::Fenced(_)
-            | Self::Outage(_)
-            | Self::Unfit(_)
-            | Self::Url(_)
-            | Self::SearchLimit(_)
-            | Self::Deadline(_)
-            | Self::Shape(_) => Self::Shape("append"),
         }
     }
 

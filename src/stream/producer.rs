@@ -174,14 +174,13 @@ impl Producer {
                 Err(error) => results.push(Err(error)),
             }
             if let Some(Err(error)) = results.last() {
-                let refused = error.again();
-                results.resize_with(hand.len(), || Err(refused.again()));
+                results.resize(hand.len(), Err(error.clone()));
             }
             if results.len() >= hand.len() {
                 break;
             }
         }
-        results.resize_with(hand.len(), || Err(Error::Deadline(self.limits.deadline)));
+        results.resize(hand.len(), Err(Error::Deadline(self.limits.deadline)));
         results
     }
 
@@ -372,8 +371,7 @@ fn read_appended(
         let Some(Err(refusal)) = results.last() else {
             return Err(Error::Shape("append"));
         };
-        let refusal = refusal.again();
-        results.resize_with(wanted, || Err(refusal.again()));
+        results.resize(wanted, Err(refusal.clone()));
     }
     Ok(results)
 }
