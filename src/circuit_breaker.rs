@@ -45,9 +45,6 @@ impl CircuitBreaker {
     }
 
     /// Whether a call may be made at `now`.
-    ///
-    /// # Errors
-    /// [`Open`] when the dependency is known to be away.
     pub fn check(&self, now: Instant) -> Result<(), Open> {
         let opened = *self.opened.borrow();
         opened.map_or(Ok(()), |at| {

@@ -60,9 +60,6 @@ pub struct DevArgs {
 }
 
 /// Runs everything on this machine, with private servers, until interrupted.
-///
-/// # Errors
-/// When a server does not start, or serving fails.
 pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
     let telemetry = start_telemetry(&config, Role::All, level)?;
@@ -88,9 +85,6 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
 }
 
 /// Serves in `role` until SIGTERM or SIGINT.
-///
-/// # Errors
-/// When something is unsafe or missing at the start, or a task ends by itself.
 pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
     let config = config.check()?;
     let telemetry = start_telemetry(&config, role, level)?;
@@ -115,9 +109,6 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
 
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
 /// When the number of partitions is changed, serves the new topology.
-///
-/// # Errors
-/// As [`serve`], or when the stop takes longer than its grace.
 pub async fn serve_on(
     role: Role,
     config: ServeConfig,

@@ -399,9 +399,6 @@ impl Reader {
 
     /// Counts all customers, for five seconds at most. Reads every account: not
     /// to be asked often.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached, or counting takes longer.
     pub async fn customers(&self) -> Result<CustomerCount, Error> {
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;

@@ -41,18 +41,12 @@ pub struct Balances {
 impl Balances {
     /// Looks a customer up; `token` names the lease if one is handed out, and
     /// is unique.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached; the ledger knows the balance.
     pub async fn get(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
         let looking = timeout(PATIENCE, self.look_up(customer, token));
         looking.await.unwrap_or(Err(Error::Deadline(PATIENCE)))
     }
 
     /// Fills the cache with a JSON object, if the lease still stands.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached; nothing is lost by it.
     pub async fn fill(&self, customer: &CustomerId, lease: &str, json: &str) -> Result<(), Error> {
         let filling = async {
             let line = self.connection.line().await?;

@@ -104,9 +104,6 @@ pub(super) fn decode(
 
 /// Reads an entry that was kept beside the stream, whatever partition it was
 /// in: its customer may belong to another since the topology was changed.
-///
-/// # Errors
-/// What is wrong with it, as a sentence.
 pub fn read_fields(
     partition: u16,
     stream_id: StreamId,

@@ -59,9 +59,6 @@ impl Rounds {
     /// The next slice of at most so many accounts; nothing while another
     /// process audits. After an error, and when this process has just become
     /// the one that audits, the round begins anew.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached, or does not answer in time.
     pub async fn next(&mut self, accounts_max: u32) -> Result<Option<Slice>, Error> {
         // Put back only when all went well: otherwise it is closed, and with it
         // goes the lock.
