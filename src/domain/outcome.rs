@@ -92,10 +92,10 @@ enum By {
 }
 
 macro_rules! states {
-    ($($state:ident $name:literal $label:literal $by:ident $total:expr, $meaning:literal;)*) => {
+    ($($(#[$attribute:meta])? $state:ident $name:literal $label:literal $by:ident $total:expr, $meaning:literal;)*) => {
         /// Every state of a payment, or of a repetition of one.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum PaymentState { $(#[doc = $meaning] $state,)* }
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum PaymentState { $(#[doc = $meaning] $(#[$attribute])? $state,)* }
 
         impl PaymentState {
             pub const ALL: [Self; [$($name),*].len()] = [$(Self::$state),*];
@@ -151,6 +151,7 @@ states! {
         "Could not be settled; discarded by an operator";
     RefundMarked "refund_marked" "marked for refund" Operator None,
         "Was held and is to be sent back; will not be applied";
+    #[default]
     Unknown "unknown" "unknown" Nobody None,
         "Neither the stream nor the ledger knows it";
 }
@@ -165,12 +166,6 @@ impl PaymentState {
     /// its own.
     pub fn is_of_a_payment(self) -> bool {
         !matches!(self, Self::Conflict | Self::Duplicate | Self::Redelivered)
-    }
-}
-
-impl Default for PaymentState {
-    fn default() -> Self {
-        Self::Unknown
     }
 }
 

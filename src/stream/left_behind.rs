@@ -118,13 +118,13 @@ impl Past {
         let LeftBehind { stream, is_ahead, .. } = entry;
         let id = entry.stream_id;
         let mut acknowledge = redis::cmd("XACK");
-        acknowledge.arg(stream).arg(GROUP).arg(&id).exec_async(&mut self.connection).await?;
+        acknowledge.arg(stream).arg(GROUP).arg(id).exec_async(&mut self.connection).await?;
         if !is_ahead {
             return Ok(());
         }
         let set = async |step: &str, connection: &mut MultiplexedConnection| {
             let mut command = redis::cmd("XGROUP");
-            command.arg(step).arg(stream).arg(GROUP).arg(&id).exec_async(connection).await
+            command.arg(step).arg(stream).arg(GROUP).arg(id).exec_async(connection).await
         };
         match set("SETID", &mut self.connection).await {
             Err(error) if error.code() == Some("NOGROUP") => {

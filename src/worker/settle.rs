@@ -47,7 +47,7 @@ impl Link {
 struct Sorted {
     fences: Vec<Fence>,
     deliveries: Vec<Delivery>,
-    unreadable: Vec<Box<DeadEntry>>,
+    unreadable: Vec<DeadEntry>,
     deleted: Vec<(u16, StreamId)>,
     settled: Vec<(Fence, Vec<StreamId>)>,
     earlier: Again,
@@ -115,7 +115,7 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
                     ids.push(delivery.stream_id);
                     sorted.deliveries.push(delivery);
                 }
-                Taken::Unreadable(unreadable) => sorted.unreadable.push(unreadable),
+                Taken::Unreadable(unreadable) => sorted.unreadable.push(*unreadable),
                 Taken::Deleted(partition, id) => {
                     // Claiming it has removed it from the pending list; this
                     // line and the audit's gap are its last traces.
@@ -140,8 +140,8 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) ->
     for fence in fences {
         must_follow(&link.consumer, &batch, fence.partition, sorted).await?;
     }
-    let burial = |entry: &Box<DeadEntry>| Burial {
-        entry: (**entry).clone(),
+    let burial = |entry: &DeadEntry| Burial {
+        entry: entry.clone(),
         code: UNREADABLE,
         attempts: 1,
         parks: false,
