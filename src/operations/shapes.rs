@@ -1,12 +1,8 @@
 //! How values are written wherever operators read them as data. Never rounds.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use rust_decimal::Decimal;
-use serde::{Serialize, Serializer};
-use utoipa::ToSchema;
-
-use crate::domain::two_places;
+pub use crate::ledger::Money;
 
 /// Workers that one sentence names.
 const WORKERS_NAMED_MAX: usize = 10;
@@ -25,24 +21,6 @@ pub fn last_owners<'a>(owners: impl Iterator<Item = &'a str>) -> String {
         ([], _) => "Redis knows of no owner".to_owned(),
         (_, 0) => format!("last owners known to Redis: {}", named.join(", ")),
         (_, more) => format!("last owners known to Redis: {} and {more} more", named.join(", ")),
-    }
-}
-
-/// Money as it is shown: `"10000.00"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type, ToSchema)]
-#[sqlx(transparent)]
-#[schema(value_type = String, pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
-pub struct Money(pub Decimal);
-
-impl fmt::Display for Money {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        two_places(self.0).fmt(f)
-    }
-}
-
-impl Serialize for Money {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

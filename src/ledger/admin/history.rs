@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, FromRow, Row, postgres::PgRow};
 use super::{AdminStore, READ_LETTER};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{Error, held},
+    ledger::{Error, lookups},
 };
 
 /// Attempts that are looked through for one entry.
@@ -146,7 +146,7 @@ impl AdminStore {
             .await?;
         let settled = |row: &PgRow| {
             let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
-            Ok(((held::partition(row.try_get(0)?)?, id), row.try_get(2)?))
+            Ok(((lookups::partition(row.try_get(0)?)?, id), row.try_get(2)?))
         };
         rows.iter().map(settled).collect()
     }
