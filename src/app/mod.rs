@@ -70,7 +70,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
     let served = async {
         cli::migrate::run(&config.store).await?;
-        let nobody = cli::Actor { actor: None };
+        let nobody = cli::ActorArgs { actor: None };
         cli::seed::seed(&config.store, args.customers, nobody).await?;
         let listener = bind(&config).await?;
         servers.greet(config.gateway.bind);

@@ -56,3 +56,11 @@ impl FromStr for StreamId {
         Ok(Self { milliseconds: milliseconds.parse()?, number: number.parse()? })
     }
 }
+
+impl TryFrom<String> for StreamId {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}

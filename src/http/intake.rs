@@ -24,7 +24,7 @@ use crate::{
     config::GatewayConfig,
     domain::{
         Amount, Currency, CustomerId, Invalid, Payment, PaymentStatus, Reference, check_date,
-        is_in_calendar, parse_date,
+        parse_date,
     },
 };
 
@@ -102,18 +102,6 @@ pub(super) fn text<'de, D: Deserializer<'de>>(reading: D) -> Result<Option<Strin
     match text.as_deref().is_some_and(|text| text.contains('\0')) {
         true => Err(D::Error::custom("a text must not have the character NUL")),
         false => Ok(text),
-    }
-}
-
-/// A moment that the stores can keep, where one is given.
-pub(super) fn moment<'de, D>(reading: D) -> Result<Option<DateTime<Utc>>, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    let moment = Option::<DateTime<Utc>>::deserialize(reading)?;
-    match moment.is_none_or(is_in_calendar) {
-        true => Ok(moment),
-        false => Err(D::Error::custom("a date must be in the years 1 to 9999 in UTC")),
     }
 }
 

@@ -17,9 +17,9 @@ use crate::{
     clock::Clock,
     config::GatewayConfig,
     ledger::{self, Reader, Registrar},
-    operations::{self, Operations},
+    operations::Operations,
     progress::Board,
-    stream::{self, Balances, Finder, Producer, Upkeep},
+    stream::{self, Balances, Finder, Producer},
     telemetry::{Moment, Signals},
 };
 
@@ -37,7 +37,6 @@ pub(crate) struct Gateway {
     pub reader: Reader,
     pub registrar: Registrar,
     pub balances: Balances,
-    pub upkeep: Upkeep,
     pub operations: Arc<Operations>,
     pub redis: Arc<CircuitBreaker>,
     pub postgresql: Arc<CircuitBreaker>,
@@ -117,14 +116,5 @@ impl Shared {
             false => circuit.succeeded(),
         }
         Ok(called?)
-    }
-
-    /// Lets an operator look or act, unless a store that it needs is known to
-    /// be away.
-    pub(super) async fn operate<T>(
-        &self,
-        acting: impl Future<Output = Result<T, operations::Error>>,
-    ) -> Result<T, Problem> {
-        Ok(acting.await?)
     }
 }

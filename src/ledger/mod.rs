@@ -1,4 +1,4 @@
-//! The ledger: post and read. The only room that knows SQL.
+//! The ledger: post and read. The only room that writes to PostgreSQL.
 //!
 //! PostgreSQL is the judge: who owns a partition, how far it has come, which
 //! references are used, and every balance. A batch is one transaction that
@@ -41,9 +41,8 @@ use sqlx::{
 use tokio::time::timeout;
 
 pub use admin::{
-    Acted, AdminStore, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DamagedAccount,
-    DeadLetterFilter, DeadLetterRow, LockHolder, MoveRow, OpenCases, OpenConflict, OpenTransaction,
-    PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
+    Acted, AdminStore, AttemptRow, BlockedSession, COUNT_MAX, DamagedAccount, LockHolder, MoveRow,
+    OpenCases, OpenTransaction, Pile, Refusal, RetriedEntry, SettledCase, Signature, StoredPayment,
     TrialRow, Vitals, Work, WorkerRow,
 };
 pub use attempts::Attempt;
@@ -53,7 +52,7 @@ pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use lane::{LaneWriter, Writer};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
-pub use parking::{ParkedCustomer, Parking};
+pub use parking::Parking;
 use pool::Pool;
 pub use pool::PoolUse;
 pub use reader::{AccountRow, ConflictRow, CursorRow, CustomerCount, PaymentRow, Reader, Totals};
@@ -126,10 +125,12 @@ impl Ledger {
         Parking { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
-    pub fn admin(&self, topology: &Topology, connections: u32) -> AdminStore {
+    /// What operators work with, under this topology, and the connections with which
+    /// they read.
+    pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, PgPool) {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
-        AdminStore::new(pool, topology.clone())
+        (AdminStore::new(pool.clone(), topology.clone()), pool)
     }
 
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {

@@ -4,9 +4,8 @@
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use rust_decimal::Decimal;
 use serde_json::json;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 
 use super::{
     Acted, Error, Refusal, Signature, Topology,
@@ -17,45 +16,12 @@ use super::{
 };
 use crate::domain::{CustomerId, Delivery, PaymentState};
 
-const LIST_MAX: i64 = 1_000;
-
-#[derive(Clone, Debug, FromRow)]
-pub struct ParkedCustomer {
-    pub customer_id: String,
-    pub parked_at: DateTime<Utc>,
-    pub payments: i64,
-    /// What they come to, all statuses together.
-    pub amount: Decimal,
-    /// Dead letters of theirs that nobody has dealt with.
-    pub dead_letters: Vec<i64>,
-}
-
 pub struct Parking {
     pub(super) pool: PgPool,
     pub(super) topology: Topology,
 }
 
 impl Parking {
-    /// Customers whose payments wait, the longest first; at most 1,000. Only this
-    /// one, if one is named.
-    pub async fn list(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
-        let rows = sqlx::query_as(
-            "select a.customer_id, a.parked_at, count(p.sequence) as payments,
-                 coalesce(sum(p.amount), 0) as amount,
-                 array(select id from dead_letters d where d.customer_id = a.customer_id
-                     and d.state = 'dead' order by id) as dead_letters
-             from customer_accounts a
-             left join parked p on p.customer_id = a.customer_id and p.state = 'held'
-             where a.parked_at is not null and ($2::text is null or a.customer_id = $2)
-             group by a.customer_id order by a.parked_at, a.customer_id limit $1",
-        )
-        .bind(LIST_MAX)
-        .bind(customer.map(CustomerId::as_str))
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows)
-    }
-
     /// Lets the customer's payments go on: those that wait are settled now, in
     /// their order, and those that come are not parked any more. Says how many
     /// waited. Refused while they wait for a dead letter that nobody has dealt

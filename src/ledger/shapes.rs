@@ -1,8 +1,10 @@
 //! How the ledger's values are written for clients and operators: money as a string with
 //! two decimals, states by their names. Never rounds.
 
+use std::fmt;
+
 use rust_decimal::Decimal;
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{RefOr, Schema, Type, schema::ObjectBuilder},
@@ -11,10 +13,22 @@ use utoipa::{
 use crate::domain::{PaymentState, two_places};
 
 /// Money as it is shown: `"10000.00"`.
-#[derive(ToSchema)]
-#[schema(pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
-#[expect(dead_code, reason = "describes what `money` writes")]
-pub struct Money(String);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type, ToSchema)]
+#[sqlx(transparent)]
+#[schema(value_type = String, pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
+pub struct Money(pub Decimal);
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        two_places(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 pub(super) fn money<S: Serializer>(value: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&two_places(*value))

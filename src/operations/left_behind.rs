@@ -134,9 +134,7 @@ impl Operations {
 #[derive(Default)]
 struct Carried {
     given: usize,
-    /// The last entry of each stream.
     passed: BTreeMap<String, StreamId>,
-    /// Why a stream goes no further.
     stopped: BTreeMap<String, String>,
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use paystream::{
     domain::{CustomerId, Fence},
-    ledger::DeadLetterFilter,
-    operations::Refusal,
+    operations::{LetterFilter, Refusal},
     stream::{Balances, Lookup, Streams},
 };
 use serde_json::json;
@@ -536,8 +535,8 @@ async fn what_no_gateway_wrote_is_not_redriven() {
     h.start_worker();
     h.settled().await;
     let operations = operations(&h.stores).await;
-    let letters = operations.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
-    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    let letters = operations.dead_letters(&LetterFilter::default()).await.unwrap();
+    let [letter] = letters.rows.as_slice() else { panic!("{letters:?}") };
     let actions: Vec<_> = letter.actions.iter().map(|action| action.code).collect();
     assert_eq!(actions, ["discard"]);
     let refused = operations.redrive(letter.id, &signed("ada"), false).await.unwrap().unwrap_err();
