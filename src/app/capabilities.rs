@@ -125,7 +125,6 @@ pub(super) async fn gateway(
         reader,
         registrar: ledger.registrar(topology),
         balances: streams.balances(config.balance_ttl).await.context("could not reach Redis")?,
-        upkeep: streams.upkeep().await.context("could not reach Redis")?,
         operations,
         redis: Arc::clone(&circuits.redis),
         postgresql: Arc::clone(&circuits.postgresql),

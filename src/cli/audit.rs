@@ -17,10 +17,8 @@ use crate::{
     ledger::{Ledger, Line, Progress, Report, Stage},
 };
 
-/// What `paystream audit` is told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct AuditArgs {
-    /// Where the ledger is.
     #[command(flatten)]
     pub ledger: LedgerConfig,
     /// Print one JSON document instead of a table.
@@ -30,9 +28,6 @@ pub struct AuditArgs {
 
 /// Recomputes every account from its statement and accounts for every
 /// sequence. Exits with 0 when the ledger holds and with 1 on any drift.
-///
-/// # Errors
-/// When the audit could not be done.
 pub async fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
     let ledger = Ledger::new(args.ledger.database_url()?)
         .context("could not read PAYSTREAM_DATABASE_URL")?;

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
 use super::{
-    ActArgs, Said, Signature, stores,
+    ActArgs, Said, SignatureArgs, stores,
     table::{PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
@@ -15,21 +15,16 @@ use crate::{
     config::LedgerConfig,
     domain::{CustomerId, Invalid, Reference},
     ledger::{LossRow, Topology},
-    operations::{Act, Conflict, Foretold, Operations, SuspensePayment},
+    operations::{Act, ConflictFilter, Foretold, Operations, SuspenseFilter},
     stream::Streams,
 };
 
-/// What can be done with payments in suspense.
 #[derive(Clone, Debug, Subcommand)]
 pub enum SuspenseAction {
-    /// Show those that are held or marked for refund, the longest held first
+    /// Show payments that are held or marked for refund, the longest held first
     List {
-        /// Show those that were applied or found in conflict, too.
-        #[arg(long)]
-        all: bool,
-        /// Those that were sent for this customer.
-        #[arg(long)]
-        customer: Option<String>,
+        #[command(flatten)]
+        filter: SuspenseFilter,
         #[command(flatten)]
         list: PageArgs,
     },
@@ -43,7 +38,7 @@ pub enum SuspenseAction {
         #[command(flatten)]
         act: ActArgs,
     },
-    /// Note that a held payment is to be sent back; it is not applied any more
+    /// Mark a held payment for refund; it is not applied any more
     RefundMark {
         /// Its reference.
         reference: String,
@@ -52,21 +47,16 @@ pub enum SuspenseAction {
     },
 }
 
-/// What can be done about conflicts.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ConflictsAction {
-    /// Show them, the longest open first
+    /// Show conflicts, the longest open first
     List {
-        /// Show those that were dealt with, too.
-        #[arg(long)]
-        all: bool,
-        /// Those of this reference.
-        #[arg(long)]
-        reference: Option<String>,
+        #[command(flatten)]
+        filter: ConflictFilter,
         #[command(flatten)]
         list: PageArgs,
     },
-    /// Note that a conflict was dealt with
+    /// Resolve a conflict
     Resolve {
         /// Its partition and its sequence there, such as 7/3.
         #[arg(value_name = "PARTITION/SEQUENCE", num_args = 1..=2, required = true)]
@@ -76,7 +66,6 @@ pub enum ConflictsAction {
     },
 }
 
-/// What can be done with parked payments.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ParkedAction {
     /// Show the customers whose payments wait
@@ -100,55 +89,49 @@ pub enum ParkedAction {
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
-        signature: Signature,
+        signature: SignatureArgs,
     },
 }
 
-/// What `paystream losses` is told.
 #[derive(Args, Clone, Debug)]
 pub struct LossesArgs {
     #[command(subcommand)]
     action: LossesAction,
-    /// Where the ledger is.
     #[command(flatten)]
     pub(super) ledger: LedgerConfig,
 }
 
-/// What can be done about losses.
 #[derive(Clone, Debug, Subcommand)]
 enum LossesAction {
-    /// Show losses that nobody has dealt with; exits with 1 when there are some
+    /// Show open losses; exits with 1 when there are some
     List {
-        /// Show those that were dealt with, too.
+        /// Include accepted losses.
         #[arg(long)]
         all: bool,
         /// Print one JSON document instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Note that the open losses were dealt with; health and audit are content
+    /// Accept the open losses; health and audit no longer report them
     Accept {
         /// Only those of this partition.
         #[arg(long)]
         partition: Option<u16>,
         #[command(flatten)]
-        signature: Signature,
+        signature: SignatureArgs,
     },
 }
 
-/// Where Redis is not.
 const UNUSED: &str = "redis://unused";
 
-/// Lists, assigns or marks.
 pub(super) async fn suspense(
     action: SuspenseAction,
     operations: &Operations,
 ) -> anyhow::Result<Said> {
     match action {
-        SuspenseAction::List { all, customer, list } => {
-            let rows = up_to(list.limit, async |last: Option<&SuspensePayment>, size| {
-                let after = last.map(|row| row.transaction_reference.as_str());
-                operations.suspense(all, customer.as_deref(), after, size).await
+        SuspenseAction::List { filter, list } => {
+            let rows = up_to(list.limit, async |after, limit| {
+                operations.suspense(&SuspenseFilter { after, limit, ..filter.clone() }).await
             });
             let header =
                 ["reference", "sent for", "amount", "held since", "state", "assigned to", "why"];
@@ -163,7 +146,7 @@ pub(super) async fn suspense(
                 [
                     cell(&row.transaction_reference),
                     cell(&row.customer_id),
-                    number(&row.transaction_amount),
+                    number(row.transaction_amount),
                     cell(instant(row.held_at)),
                     toned(&row.state, tone),
                     known(row.assigned_to.as_ref()),
@@ -192,19 +175,17 @@ fn parsed<T>(
     parse(text.to_owned()).map_err(|invalid| anyhow!("the {what} {text} {}", invalid.reason))
 }
 
-/// Lists or resolves.
 pub(super) async fn conflicts(
     action: ConflictsAction,
     operations: &Operations,
 ) -> anyhow::Result<Said> {
     match action {
-        ConflictsAction::List { all, reference, list } => {
-            let reference = reference.as_deref();
-            let rows = up_to(list.limit, async |last: Option<&Conflict>, size| {
-                operations.conflicts(all, reference, last.map(Conflict::name), size).await
+        ConflictsAction::List { filter, list } => {
+            let rows = up_to(list.limit, async |after, limit| {
+                operations.conflicts(&ConflictFilter { after, limit, ..filter.clone() }).await
             });
-            let none = match (all, reference) {
-                (_, Some(_)) => "There are no such conflicts.",
+            let none = match (filter.all, &filter.reference) {
+                (_, Some(_)) => "No conflict matches.",
                 (true, None) => "There are no conflicts.",
                 (false, None) => "No conflict is open; --all shows all.",
             };
@@ -227,9 +208,9 @@ pub(super) async fn conflicts(
                     cell(&row.transaction_reference),
                     cell(&row.payment_status),
                     cell(&row.customer_id),
-                    number(&row.transaction_amount),
+                    number(row.transaction_amount),
                     known(row.first_customer_id.as_ref()),
-                    known(row.first_amount.as_ref()),
+                    known(row.first_amount),
                     cell(instant(row.detected_at)),
                     toned(&row.state, tone),
                     cell(&row.sentence),
@@ -247,18 +228,17 @@ pub(super) async fn conflicts(
     }
 }
 
-/// Lists or releases.
 pub(super) async fn parked(action: ParkedAction, operations: &Operations) -> anyhow::Result<Said> {
     match action {
         ParkedAction::List { json } => {
-            let rows = operations.parked().await.context("could not list parked payments")?;
+            let rows = operations.parked(None).await.context("could not list parked payments")?;
             let header = ["customer", "parked at", "payments", "amount"];
             let text = listing(&rows, json, "No customer is parked.", header, |row| {
                 [
                     cell(&row.customer_id),
                     cell(instant(row.parked_at)),
                     number(row.payments),
-                    number(&row.amount),
+                    number(row.amount),
                 ]
             });
             Ok((text, ExitCode::SUCCESS))
@@ -301,7 +281,7 @@ fn hold(
     }
 }
 
-/// Lists losses, or notes that they were dealt with.
+/// Lists or accepts losses.
 pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
     let ledger = stores::ledger(&args.ledger)?;
     ledger.schema().check().await.context("could not use the ledger")?;
@@ -314,7 +294,7 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
             let open = rows.iter().any(|row| row.state == "open");
             let none = match all {
                 true => "Nothing is known to be lost.",
-                false => "No loss is open; --all shows those dealt with.",
+                false => "No loss is open; --all shows accepted ones.",
             };
             let header = ["partition", "found", "lost sequences", "goes on at", "state", "what"];
             let text = listing(&rows, json, none, header, |row| {

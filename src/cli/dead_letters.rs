@@ -9,28 +9,31 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{
     ActArgs, Said,
-    table::{self, Tone, cell, instant, known, listing, number, toned, up_to},
+    table::{PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
-    clock,
-    domain::{parse_date, shown},
-    ledger::{DeadLetterFilter, PAGE_MAX},
-    operations::{BULK_MAX, DeadLetter, Mend, MendSummary, Operations},
+    domain::shown,
+    operations::{
+        AuditFilter, BULK_MAX, DeadLetter, LetterFilter, LetterState, Mend, MendSummary,
+        Operations, PAGE_MAX,
+    },
 };
 
-/// What can be done with dead letters.
 #[derive(Clone, Debug, Subcommand)]
 pub enum DeadLettersAction {
-    /// Show them, the latest first
-    List(ListArgs),
+    /// Show dead letters, the latest first
+    List {
+        #[command(flatten)]
+        filter: LetterFilter,
+        #[command(flatten)]
+        list: PageArgs,
+    },
     /// Show all that is known of one, and what was done about it
     Show {
         /// Its id, or its reference.
@@ -40,43 +43,14 @@ pub enum DeadLettersAction {
         #[arg(long)]
         json: bool,
     },
-    /// Settle them now; what still cannot be settled stays dead. Exits with 1
+    /// Redrive dead letters: settle them now; what still cannot be settled stays dead. Exits with 1
     /// when one was refused, or when there was none
     Redrive(MendArgs),
-    /// Note that they are not to be settled; nothing is removed. Exits with 1
+    /// Discard dead letters: they are not settled; nothing is removed. Exits with 1
     /// when one was refused, or when there was none
     Discard(MendArgs),
 }
 
-/// Which dead letters are listed.
-#[derive(Args, Clone, Debug)]
-pub struct ListArgs {
-    /// Those that nobody has dealt with, those that were settled, given up, or
-    /// all.
-    #[arg(long, default_value = "dead", value_parser = ["dead", "redriven", "discarded", "all"])]
-    state: String,
-    /// Of this reference.
-    #[arg(long)]
-    reference: Option<String>,
-    /// Of this class of reason: `settle_failed`, `worker_died` or
-    /// `entry_unreadable`.
-    #[arg(long)]
-    code: Option<String>,
-    /// Of this customer.
-    #[arg(long)]
-    customer: Option<String>,
-    /// Dead since then: RFC 3339, `2025-11-07 14:54:16` in UTC, or how long
-    /// ago, such as 2h.
-    #[arg(long, value_parser = parse_instant)]
-    since: Option<DateTime<Utc>>,
-    /// Dead before then.
-    #[arg(long, value_parser = parse_instant)]
-    until: Option<DateTime<Utc>>,
-    #[command(flatten)]
-    list: table::PageArgs,
-}
-
-/// Which dead letters, by whom and why.
 #[derive(Args, Clone, Debug)]
 pub struct MendArgs {
     #[command(flatten)]
@@ -110,46 +84,36 @@ pub struct Which {
     /// Those of this customer.
     #[arg(long)]
     customer: Option<String>,
-    /// All that nobody has dealt with.
+    /// All open dead letters.
     #[arg(long, conflicts_with_all = ["reference", "code", "customer"])]
     all: bool,
 }
 
-/// Reads an instant, or how long ago it was.
-fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(ago) = humantime::parse_duration(text) {
-        let instant = chrono::TimeDelta::from_std(ago).ok();
-        let instant = instant.and_then(|ago| clock::system().checked_sub_signed(ago));
-        return instant.ok_or_else(|| "is too long ago".to_owned());
-    }
-    parse_date(text, Tz::UTC).map_err(|invalid| format!("{}, or a span such as 2h", invalid.reason))
-}
-
-/// Lists, shows, redrives or discards.
 pub(super) async fn run(
     action: DeadLettersAction,
     operations: &Operations,
 ) -> anyhow::Result<Said> {
     match action {
-        DeadLettersAction::List(args) => list(operations, args).await,
+        DeadLettersAction::List { filter, list } => listed(operations, &filter, &list).await,
         DeadLettersAction::Show { name, json } => show(operations, &name, json).await,
         DeadLettersAction::Redrive(args) => mend(operations, Mend::Redrive, args).await,
         DeadLettersAction::Discard(args) => mend(operations, Mend::Discard, args).await,
     }
 }
 
-async fn list(operations: &Operations, args: ListArgs) -> anyhow::Result<Said> {
-    let ListArgs { state, reference, code, customer, since, until, list } = args;
-    let state = (state != "all").then_some(state);
-    let filter = DeadLetterFilter { state, reference, code, customer, since, until };
-    let letters = up_to(list.limit, async |last: Option<&DeadLetter>, size| {
-        operations.dead_letters(&filter, last.map(|letter| letter.id), size).await
+async fn listed(
+    operations: &Operations,
+    filter: &LetterFilter,
+    list: &PageArgs,
+) -> anyhow::Result<Said> {
+    let letters = up_to(list.limit, async |before, limit| {
+        operations.dead_letters(&LetterFilter { before, limit, ..filter.clone() }).await
     });
-    let unfiltered = DeadLetterFilter { state: filter.state.clone(), ..Default::default() };
-    let none = match filter.state.as_deref() {
-        Some("dead") if filter == unfiltered => "No dead letter is open; --state all shows all.",
-        None if filter == unfiltered => "There are no dead letters.",
-        _ => "There are no such dead letters.",
+    let unfiltered = LetterFilter { state: filter.state, ..LetterFilter::default() };
+    let none = match (filter.state, *filter == unfiltered) {
+        (LetterState::Dead, true) => "No dead letter is open; --state all shows all.",
+        (LetterState::All, true) => "There are no dead letters.",
+        (_, _) => "No dead letter matches.",
     };
     let columns =
         ["id", "state", "reference", "customer", "amount", "dead at", "attempts", "code", "reason"];
@@ -164,7 +128,7 @@ async fn list(operations: &Operations, args: ListArgs) -> anyhow::Result<Said> {
             toned(&letter.state, tone),
             known(letter.transaction_reference.as_ref()),
             known(letter.customer_id.as_ref()),
-            known(letter.transaction_amount.as_ref()),
+            known(letter.transaction_amount),
             cell(instant(letter.dead_at)),
             number(letter.attempts),
             cell(&letter.code),
@@ -182,16 +146,16 @@ async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result
         letters.extend(operations.dead_letter(id).await.context(failed)?);
     }
     if letters.is_empty() {
-        let filter = DeadLetterFilter { reference: Some(name.to_owned()), ..Default::default() };
-        letters = operations.dead_letters(&filter, None, PAGE_MAX).await.context(failed)?;
+        let filter = LetterFilter { limit: Some(PAGE_MAX), ..LetterFilter::of(name) };
+        letters = operations.dead_letters(&filter).await.context(failed)?.rows;
     }
     let mut documents = Vec::new();
     let mut text = String::new();
     for letter in &letters {
         let reference = letter.transaction_reference.clone();
         let subject = reference.unwrap_or_else(|| format!("dead letter {}", letter.id));
-        let changes = operations.audit_log(Some(&subject), None, PAGE_MAX).await;
-        let changes = changes.context("could not read the log of changes")?;
+        let changes = operations.audit_log(&AuditFilter::of(&subject)).await;
+        let changes = changes.context("could not read the audit log")?.rows;
         documents.push(json!({ "dead_letter": letter, "changes": changes }));
         text.push_str(&page(letter)?);
         for change in changes.iter().rev() {
@@ -210,7 +174,6 @@ async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result
     Ok((text, code))
 }
 
-/// All that is known of one.
 fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     let unknown = || "not known".to_owned();
     let text = |text: &Option<String>| text.as_deref().map_or_else(unknown, shown);
@@ -219,7 +182,10 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
         format!("Dead letter {}, {}", letter.id, letter.state),
         format!("  reference  {}", text(&letter.transaction_reference)),
         format!("  customer   {}", text(&letter.customer_id)),
-        format!("  amount     {}", text(&letter.transaction_amount)),
+        format!(
+            "  amount     {}",
+            letter.transaction_amount.map_or_else(unknown, |amount| amount.to_string())
+        ),
         format!(
             "  was at     partition {}, sequence {place}, entry {}",
             letter.partition, letter.stream_id
@@ -256,7 +222,7 @@ async fn mend(operations: &Operations, mend: Mend, args: MendArgs) -> anyhow::Re
     let by = signature.signed()?;
     let (ids, count) = find(operations, which, max).await?;
     if ids.is_empty() {
-        let none = "There are no such dead letters, or somebody has dealt with them.\n".to_owned();
+        let none = "No open dead letter matches.\n".to_owned();
         let text = if json { format!("{:#}\n", json!({ "reports": [] })) } else { none };
         return Ok((text, ExitCode::from(1)));
     }
@@ -289,7 +255,7 @@ async fn find(
 ) -> anyhow::Result<(Vec<i64>, usize)> {
     let Which { mut ids, reference, code, customer, all: _ } = which;
     if ids.is_empty() {
-        let filter = DeadLetterFilter { reference, code, customer, ..Default::default() };
+        let filter = LetterFilter { reference, code, customer, ..Default::default() };
         return operations.open_letters(&filter, max).await.context("could not find dead letters");
     }
     // The order in which they were buried.
@@ -309,7 +275,7 @@ fn confirm(mend: Mend, picked: usize, count: usize, yes: bool) -> anyhow::Result
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        writeln!(stderr, "Nobody can be asked here: say --yes, or see first with --dry-run.")?;
+        writeln!(stderr, "No terminal to ask at: add --yes, or look first with --dry-run.")?;
         return Ok(false);
     }
     super::confirm(&format!("{mend:?} {picked} dead letters?"))

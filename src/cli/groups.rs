@@ -1,18 +1,18 @@
 //! `paystream groups`: lists, registers and retires consumer groups of others
 //! on our streams. Never touches `ledger`, which is ours.
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Context;
 use clap::{
-    Args, Subcommand,
+    Subcommand,
     builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
 };
 use serde_json::json;
 
 use super::{
-    Actor, Running, Said, stores,
-    table::{cell, listing, number},
+    ActorArgs, Running, Said, stores,
+    table::{cell, listing, number, seconds},
 };
 use crate::{
     config::StoreConfig,
@@ -20,76 +20,58 @@ use crate::{
     stream::StartsFrom,
 };
 
-/// What an operator does with other consumer groups.
 #[derive(Subcommand, Clone, Debug)]
 pub enum GroupsCommand {
     /// Show every group, how far it is, and whether it holds trimming; exits 1
     /// when one of them needs an operator
-    List(ListArgs),
+    List {
+        #[command(flatten)]
+        store: StoreConfig,
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Let trimming wait for a group, and create it on every stream; again where
     /// it is missing
-    Register(RegisterArgs),
+    Register {
+        #[command(flatten)]
+        store: StoreConfig,
+        /// The group's name in Redis.
+        #[arg(value_parser = group_name)]
+        name: String,
+        /// Where it begins on the streams on which it is missing: with the oldest
+        /// entry that is kept, or with the next one that is appended.
+        #[arg(long, default_value = "start", value_parser = starts())]
+        from: StartsFrom,
+        /// Whose it is and what for.
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        note: String,
+        #[command(flatten)]
+        actor: ActorArgs,
+        /// Print one JSON document instead of a sentence.
+        #[arg(long)]
+        json: bool,
+    },
     /// Let trimming go on without a group, and remove it from every stream;
     /// exits 1 and changes nothing when entries wait for it, unless --yes
-    Retire(RetireArgs),
-}
-
-/// What listing needs.
-#[derive(Args, Clone, Debug)]
-pub struct ListArgs {
-    /// Redis, PostgreSQL and the topology.
-    #[command(flatten)]
-    pub store: StoreConfig,
-    /// Print one JSON document instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What registering needs.
-#[derive(Args, Clone, Debug)]
-pub struct RegisterArgs {
-    /// Redis, PostgreSQL and the topology.
-    #[command(flatten)]
-    pub store: StoreConfig,
-    /// The group's name in Redis.
-    #[arg(value_parser = group_name)]
-    pub name: String,
-    /// Where it begins on the streams on which it is missing: with the oldest
-    /// entry that is kept, or with the next one that is appended.
-    #[arg(long, default_value = "start", value_parser = starts())]
-    pub from: StartsFrom,
-    /// Whose it is and what for.
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub note: String,
-    /// How it is noted in the audit log.
-    #[command(flatten)]
-    pub actor: Actor,
-    /// Print one JSON document instead of a sentence.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What retiring needs.
-#[derive(Args, Clone, Debug)]
-pub struct RetireArgs {
-    /// Redis, PostgreSQL and the topology.
-    #[command(flatten)]
-    pub store: StoreConfig,
-    /// The group's name in Redis.
-    #[arg(value_parser = group_name)]
-    pub name: String,
-    /// Retire it although entries wait for it: it will not see them.
-    #[arg(long)]
-    pub yes: bool,
-    /// Why.
-    #[arg(long)]
-    pub note: Option<String>,
-    /// How it is noted in the audit log.
-    #[command(flatten)]
-    pub actor: Actor,
-    /// Print one JSON document instead of a sentence.
-    #[arg(long)]
-    pub json: bool,
+    Retire {
+        #[command(flatten)]
+        store: StoreConfig,
+        /// The group's name in Redis.
+        #[arg(value_parser = group_name)]
+        name: String,
+        /// Retire it although entries wait for it: it will not see them.
+        #[arg(long)]
+        yes: bool,
+        /// Why.
+        #[arg(long)]
+        note: Option<String>,
+        #[command(flatten)]
+        actor: ActorArgs,
+        /// Print one JSON document instead of a sentence.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn starts() -> impl TypedValueParser<Value = StartsFrom> {
@@ -97,20 +79,19 @@ fn starts() -> impl TypedValueParser<Value = StartsFrom> {
 }
 
 impl GroupsCommand {
-    /// Lists, registers or retires.
     pub(super) async fn run(self, running: Running) -> anyhow::Result<Said> {
         match self {
-            Self::List(ListArgs { store, json }) => {
+            Self::List { store, json } => {
                 let operations = stores::operations(store, running).await?;
                 let groups = operations.groups().await;
                 Ok(list(&operations, &groups.context("could not read the groups")?, json))
             }
-            Self::Register(RegisterArgs { store, name, from, note, actor, json }) => {
+            Self::Register { store, name, from, note, actor, json } => {
                 let operations = stores::operations(store, running).await?;
                 let by = Signature { actor: actor.name()?, reason: note };
                 super::perform(&operations, &Act::RegisterGroup { name, from }, &by, json).await
             }
-            Self::Retire(RetireArgs { store, name, yes, note, actor, json }) => {
+            Self::Retire { store, name, yes, note, actor, json } => {
                 let operations = stores::operations(store, running).await?;
                 let by = Signature { actor: actor.name()?, reason: note.unwrap_or_default() };
                 let act = Act::RetireGroup { name, force: yes };
@@ -161,9 +142,4 @@ fn partitions(partitions: &BTreeSet<u16>) -> String {
         1 => "1 partition".to_owned(),
         many => format!("{many} partitions"),
     }
-}
-
-/// As a person reads a time span.
-pub(super) fn seconds(seconds: u64) -> String {
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }

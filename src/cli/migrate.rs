@@ -8,10 +8,8 @@ use tracing::info;
 use super::stores;
 use crate::config::StoreConfig;
 
-/// What migrating needs.
 #[derive(Args, Clone, Debug)]
 pub struct MigrateArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
 }

@@ -35,16 +35,15 @@ use crate::{
 /// Redis and PostgreSQL of a `paystream dev` that runs here, in this order.
 pub type Running = Option<(String, String)>;
 
-/// Who makes a change.
 #[derive(Args, Clone, Debug)]
-pub struct Actor {
+pub struct ActorArgs {
     /// Who makes the change, for the audit log. Without it, the user that runs
     /// this.
     #[arg(long, env = "PAYSTREAM_ACTOR")]
     pub actor: Option<String>,
 }
 
-impl Actor {
+impl ActorArgs {
     pub(crate) fn name(self) -> anyhow::Result<String> {
         let said = |name: &String| !name.trim().is_empty();
         let variable = |name| std::env::var(name).ok().filter(said);
@@ -81,18 +80,16 @@ fn plain(option: &str, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who changes something, and why: for the audit log.
 #[derive(Args, Clone, Debug)]
-pub struct Signature {
+pub struct SignatureArgs {
     /// Why, for the audit log.
     #[arg(long)]
     pub reason: String,
-    /// Who, for the audit log.
     #[command(flatten)]
-    pub actor: Actor,
+    pub actor: ActorArgs,
 }
 
-impl Signature {
+impl SignatureArgs {
     pub(crate) fn signed(self) -> anyhow::Result<operations::Signature> {
         let Self { reason, actor } = self;
         ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for the audit log");
@@ -116,14 +113,13 @@ type Said = (String, ExitCode);
 #[derive(Args, Clone, Debug)]
 pub struct ActArgs {
     #[command(flatten)]
-    signature: Signature,
+    signature: SignatureArgs,
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
 }
 
 impl ActArgs {
-    /// Makes an act; see [`perform`].
     async fn make(self, operations: &Operations, act: Act) -> anyhow::Result<Said> {
         perform(operations, &act, &self.signature.signed()?, self.json).await
     }
@@ -145,7 +141,6 @@ async fn perform(
     Ok((text, ExitCode::from(u8::from(!complete))))
 }
 
-/// Asks at the terminal.
 fn confirm(question: &str) -> anyhow::Result<bool> {
     let mut stderr = std::io::stderr();
     write!(stderr, "{question} [y/N] ")?;
@@ -160,7 +155,6 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
 pub struct OnStores<A: Subcommand> {
     #[command(subcommand)]
     action: A,
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     store: StoreConfig,
 }
@@ -168,7 +162,6 @@ pub struct OnStores<A: Subcommand> {
 /// Which partition is handed over.
 #[derive(Args, Clone, Debug)]
 pub struct ReleaseArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     store: StoreConfig,
     /// Which partition.

@@ -19,10 +19,8 @@ use crate::{
     operations::{Operations, Overview, PartitionLook, last_owners},
 };
 
-/// What looking at partitions needs.
 #[derive(Args, Clone, Debug)]
 pub struct PartitionsArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     /// Once, or again and again; the rate is what was settled between two
@@ -33,11 +31,7 @@ pub struct PartitionsArgs {
 
 /// Shows the partitions, once or until Ctrl-C. Exits, when looked at once, with 1
 /// when a partition has no living owner and with 2 when nobody knows.
-///
-/// # Errors
-/// When Redis cannot be reached; `--watch` waits for it after the first look.
 pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
-    args.watch.check()?;
     let (streams, ledger, topology, _) = stores::open_to_look(&args.store).await?;
     streams.upkeep().await.context("could not reach Redis")?;
     let operations = Operations::new(&streams, &ledger, &topology, clock::system);
@@ -60,10 +54,9 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     .await
 }
 
-/// Everything at one moment.
-type Look = (Instant, Overview);
+type TimedOverview = (Instant, Overview);
 
-async fn look(operations: &Operations) -> anyhow::Result<Look> {
+async fn look(operations: &Operations) -> anyhow::Result<TimedOverview> {
     let overview = operations.overview().await;
     match (&overview.redis_trouble, &overview.ledger_trouble) {
         (Some(trouble), _) => bail!("could not read the streams: {trouble}"),
@@ -75,12 +68,12 @@ async fn look(operations: &Operations) -> anyhow::Result<Look> {
 
 /// A look, and what was settled per second since the one before.
 struct View {
-    look: Look,
+    look: TimedOverview,
     rates: Vec<Option<i64>>,
 }
 
 impl View {
-    fn between(before: &Look, look: Look) -> Self {
+    fn between(before: &TimedOverview, look: TimedOverview) -> Self {
         let milliseconds = i64::try_from((look.0 - before.0).as_millis()).unwrap_or(i64::MAX);
         let then = before.1.partitions.iter().map(|one| (one.partition, one.last_sequence));
         let then: BTreeMap<u16, Option<i64>> = then.collect();
@@ -113,21 +106,9 @@ impl View {
 
     fn document(&self) -> Value {
         let row = |(one, rate): (&PartitionLook, Option<i64>)| {
-            json!({
-                "partition": one.partition,
-                "owner": one.owner,
-                "owner_alive": one.owner_alive,
-                "last_owner_in_redis": one.owner_told,
-                "epoch": one.epoch,
-                "depth": one.depth,
-                "lag": one.lag,
-                "pending": one.pending,
-                "oldest_waiting_seconds": one.oldest_waiting_seconds,
-                "settled_per_second": rate,
-                "last_sequence": one.last_sequence,
-                "moved_at": one.moved_at,
-                "draining_to": one.draining_to,
-            })
+            let mut row = json!(one);
+            row["settled_per_second"] = json!(rate);
+            row
         };
         json!({
             "workers": self.workers(),
@@ -175,10 +156,10 @@ mod tests {
     use chrono::DateTime;
     use tokio::time::Instant;
 
-    use super::{Look, View};
+    use super::{TimedOverview, View};
     use crate::operations::{Figures, Overview, PartitionLook};
 
-    fn look(at: Instant, settled: i64, owner: Option<&str>) -> Look {
+    fn look(at: Instant, settled: i64, owner: Option<&str>) -> TimedOverview {
         let one = PartitionLook {
             partition: 7,
             depth: Some(9),

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{groups::seconds, watch::Screen};
+use super::{table::seconds, watch::Screen};
 use crate::{domain::shown, operations::PartitionLook};
 
 /// What is written where PostgreSQL is needed and does not answer.

@@ -1,55 +1,40 @@
 //! `paystream pending`: every entry that was taken and is not acknowledged, why,
 //! and what is safe to do about it. Never claims or acknowledges one.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
-use humantime::{format_duration, parse_duration};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use humantime::parse_duration;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
     stores,
     table::{Tone, cell, known, table, toned},
-    watch::{WatchArgs, watch},
+    watch::{Shown, WatchArgs, show},
 };
 use crate::{
     config::StoreConfig,
     domain::shown,
     operations::{
-        Operations, PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
+        Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary, span,
     },
 };
 
 /// Width of the longest bar, in characters.
 const BAR: u64 = 30;
 
-/// What `paystream pending` is told.
 #[derive(Args, Clone, Debug)]
 pub struct PendingArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
-    /// Only those of this partition.
-    #[arg(long)]
-    pub partition: Option<u16>,
-    /// Only those that have not been touched for at least this long.
-    #[arg(long, value_parser = parse_duration)]
-    pub min_idle: Option<Duration>,
-    /// Only those that this consumer holds.
-    #[arg(long)]
-    pub consumer: Option<String>,
-    /// Only those of this reference.
-    #[arg(long)]
-    pub reference: Option<String>,
+    #[command(flatten)]
+    pub filter: PendingFilter,
     /// Entries to show. They are asked for in pages of 500 at most.
     #[arg(long, default_value_t = 50)]
     pub limit: usize,
-    /// Where to go on: what an earlier answer said.
-    #[arg(long)]
-    pub from: Option<String>,
     /// How long gateways remember a reference in the stream. What waits for
     /// longer is looked for in the streams themselves.
     #[arg(long, env = "PAYSTREAM_DEDUPE_WINDOW", default_value = "15m", value_parser = parse_duration)]
@@ -61,35 +46,27 @@ pub struct PendingArgs {
 /// Shows pending entries, once or until Ctrl-C. Exits with 1 when, looked at
 /// once, one of those shown is more than work under way.
 pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
-    args.watch.check()?;
     let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
-    if args.watch.watch {
-        let json = args.watch.json;
-        return watch(&args.watch, async || {
-            let look = Look::take(&operations, &args, &ProgressBar::hidden()).await?;
-            Ok(if json { look.document().to_string() } else { look.page() })
+    let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}")?;
+    show(&args.watch, async || {
+        let bar = if args.watch.watch { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let look = PendingLook::take(&operations, &args, &bar.with_style(style.clone())).await?;
+        let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
+        Ok(Shown {
+            document: args.watch.document(&look.document())?,
+            page: look.page(),
+            status: u8::from(trouble),
         })
-        .await;
-    }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}");
-    bar.set_style(style.context("the bar's template")?);
-    let look = Look::take(&operations, &args, &bar).await?;
-    bar.finish_and_clear();
-    let text =
-        if args.watch.json { format!("{:#}\n", look.document()) } else { look.page() + "\n" };
-    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
-    let trouble = look.page.entries.iter().any(|entry| entry.verdict.trouble);
-    Ok(ExitCode::from(u8::from(trouble)))
+    })
+    .await
 }
 
-/// All that is shown.
-struct Look {
+struct PendingLook {
     summary: PendingSummary,
     page: PendingPage,
 }
 
-impl Look {
+impl PendingLook {
     async fn take(
         operations: &Operations,
         args: &PendingArgs,
@@ -100,24 +77,21 @@ impl Look {
             bar.set_position(done);
         });
         let summary = summary.await.context("could not read what is pending")?;
-        let filter = PendingFilter {
-            partition: args.partition,
-            min_idle: args.min_idle,
-            consumer: args.consumer.clone(),
-            reference: args.reference.clone(),
-        };
-        let (mut entries, mut from) = (Vec::new(), args.from.clone());
+        let mut filter = args.filter.clone();
+        let mut entries = Vec::new();
         bar.set_length(summary.pending.min(u64::try_from(args.limit).unwrap_or(u64::MAX)));
         loop {
-            let limit = (args.limit - entries.len()).min(PENDING_MAX);
-            let page = operations.pending(&filter, from.as_deref(), limit);
-            let page = page.await.context("could not read what is pending")?;
+            let limit = i64::try_from(args.limit - entries.len()).unwrap_or(PAGE_MAX);
+            filter.limit = Some(limit.clamp(1, PAGE_MAX));
+            let page =
+                operations.pending(&filter).await.context("could not read what is pending")?;
             entries.extend(page.entries);
             bar.set_position(u64::try_from(entries.len()).unwrap_or(u64::MAX));
             if page.next.is_none() || entries.len() >= args.limit {
+                bar.finish_and_clear();
                 return Ok(Self { summary, page: PendingPage { entries, ..page } });
             }
-            from = page.next;
+            filter.from = page.next;
         }
     }
 
@@ -207,23 +181,16 @@ fn listed(entries: &[PendingEntry]) -> Table {
             known(entry.sequence),
             known(entry.transaction_reference.as_ref()),
             known(entry.customer_id.as_ref()),
-            known(entry.transaction_amount.as_ref()).set_alignment(CellAlignment::Right),
+            known(entry.transaction_amount).set_alignment(CellAlignment::Right),
             cell(&entry.consumer),
             owner,
-            cell(idle(entry.idle_ms)).set_alignment(CellAlignment::Right),
+            cell(span(Duration::from_millis(entry.idle_ms))).set_alignment(CellAlignment::Right),
             cell(entry.deliveries).set_alignment(CellAlignment::Right),
             cell(entry.attempts).set_alignment(CellAlignment::Right),
             toned(&entry.verdict.sentence, tone),
         ]);
     }
     table
-}
-
-fn idle(milliseconds: u64) -> String {
-    match milliseconds {
-        ..1_000 => format!("{milliseconds}ms"),
-        _ => format_duration(Duration::from_secs(milliseconds / 1_000)).to_string(),
-    }
 }
 
 /// What is safe to do about those that are in trouble, each once.

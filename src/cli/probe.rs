@@ -17,7 +17,6 @@ use tokio::{net::TcpStream, time::timeout};
 /// How long the endpoint has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to ask.
 #[derive(Args, Clone, Debug)]
 pub struct ProbeArgs {
     /// Host and port.
@@ -28,7 +27,6 @@ pub struct ProbeArgs {
     pub path: String,
 }
 
-/// Prints what the endpoint says.
 pub async fn run(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
     ensure!(args.path.starts_with('/'), "--path must begin with a slash");
     let (status, body) = timeout(PATIENCE, ask(args))

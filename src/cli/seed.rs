@@ -8,16 +8,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Actor, stores};
+use super::{ActorArgs, stores};
 use crate::{
     config::StoreConfig,
     ledger::{Opening, Signature},
 };
 
-/// What seeding needs.
 #[derive(Args, Clone, Debug)]
 pub struct SeedArgs {
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     /// How many customers there should be, GIG00001 being the first.
@@ -26,12 +24,10 @@ pub struct SeedArgs {
     /// Print one JSON document instead of a sentence.
     #[arg(long)]
     pub json: bool,
-    /// Who, for the audit log.
     #[command(flatten)]
-    pub actor: Actor,
+    pub actor: ActorArgs,
 }
 
-/// Seeds and says what it did.
 pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
     let opening = seed(&args.store, args.count, args.actor.clone()).await?;
     let existing = u64::from(args.count) - opening.opened;
@@ -55,7 +51,7 @@ pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
 }
 
 /// Opens those of the first `count` seeded accounts that do not exist.
-pub async fn seed(store: &StoreConfig, count: u32, actor: Actor) -> anyhow::Result<Opening> {
+pub async fn seed(store: &StoreConfig, count: u32, actor: ActorArgs) -> anyhow::Result<Opening> {
     let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
     let ledger = stores::ledger(&store.ledger)?;
     let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;

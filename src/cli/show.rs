@@ -1,7 +1,7 @@
 //! `paystream show`: one payment's whole life, from the request to the ledger.
 //! Never changes anything.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -10,7 +10,7 @@ use humantime::parse_duration;
 use super::{
     stores,
     table::{Tone, cell, known, table, toned},
-    watch::{WatchArgs, watch},
+    watch::{Shown, WatchArgs, show},
 };
 use crate::{
     config::StoreConfig,
@@ -18,12 +18,10 @@ use crate::{
     operations::Life,
 };
 
-/// What `paystream show` is told.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArgs {
     /// The payment's reference.
     pub reference: String,
-    /// Redis, PostgreSQL and the topology.
     #[command(flatten)]
     pub store: StoreConfig,
     /// How long gateways remember a reference in the stream. What waits for
@@ -37,28 +35,19 @@ pub struct ShowArgs {
 /// Shows a payment's life, once or until Ctrl-C. Exits with 1 when nobody knows
 /// it.
 pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
-    args.watch.check()?;
     let reference = Reference::parse(&*args.reference)
         .map_err(|invalid| anyhow!("the reference {}", invalid.reason))?;
     let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
-    let json = args.watch.json;
-    let look = async || -> anyhow::Result<(String, bool)> {
+    show(&args.watch, async || {
         let life = operations.life(&reference).await.context("could not look the payment up")?;
-        let text = match (&life, json) {
-            (Some(life), true) if args.watch.watch => serde_json::to_string(life)?,
-            (Some(life), true) => serde_json::to_string_pretty(life)?,
-            (Some(life), false) => page(life),
-            (None, true) => "null".to_owned(),
-            (None, false) => format!("{}: {}", args.reference, operations.nothing_known().await),
+        let page = match &life {
+            Some(life) => page(life),
+            None => format!("{}: {}", args.reference, operations.nothing_known().await),
         };
-        Ok((text, life.is_some()))
-    };
-    if args.watch.watch {
-        return watch(&args.watch, async || Ok(look().await?.0)).await;
-    }
-    let (text, found) = look().await?;
-    writeln!(std::io::stdout(), "{text}").context("could not write the answer")?;
-    Ok(ExitCode::from(u8::from(!found)))
+        let document = args.watch.document(&life)?;
+        Ok(Shown { document, page, status: u8::from(life.is_none()) })
+    })
+    .await
 }
 
 fn page(life: &Life) -> String {
@@ -69,7 +58,7 @@ fn page(life: &Life) -> String {
         format!(
             "  customer {}, amount {}, {}",
             text(&life.customer_id),
-            text(&life.transaction_amount),
+            life.transaction_amount.map_or("unknown".to_owned(), |amount| amount.to_string()),
             text(&life.payment_status)
         ),
     ];

@@ -14,12 +14,10 @@ use crate::{
     stream::Streams,
 };
 
-/// The ledger; does not connect yet.
 pub(super) fn ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
     Ledger::new(config.database_url()?).context("PAYSTREAM_DATABASE_URL is not a valid URL")
 }
 
-/// The streams of a topology; does not connect yet.
 pub(super) fn streams(
     store: &StoreConfig,
     partitions: u16,

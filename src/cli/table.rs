@@ -2,7 +2,7 @@
 //! JSON document. Tables are coloured on a terminal, plain anywhere else and
 //! wherever `NO_COLOR` is set. Never decides what is shown.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -11,7 +11,10 @@ use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{domain::shown, ledger::PAGE_MAX, operations};
+use crate::{
+    domain::shown,
+    operations::{self, PAGE_MAX, Page, span},
+};
 
 /// How a list is shown.
 #[derive(Args, Clone, Debug)]
@@ -37,19 +40,20 @@ pub(super) enum Tone {
     Quiet,
 }
 
-/// Rows, page after page; `page` is given the last row so far and its size.
-pub(super) async fn up_to<T>(
+/// Rows, page after page; `page` is given where the next one begins, and its size.
+pub(super) async fn up_to<T, C>(
     limit: usize,
-    mut page: impl AsyncFnMut(Option<&T>, i64) -> Result<Vec<T>, operations::Error>,
+    mut page: impl AsyncFnMut(Option<C>, Option<i64>) -> Result<Page<T, C>, operations::Error>,
 ) -> anyhow::Result<Vec<T>> {
-    let mut rows = Vec::new();
+    let (mut rows, mut from) = (Vec::new(), None);
     while rows.len() < limit {
         let size = i64::try_from(limit - rows.len()).unwrap_or(PAGE_MAX).min(PAGE_MAX);
-        let more = page(rows.last(), size).await.context("could not read the list")?;
-        if more.is_empty() {
+        let found = page(from.take(), Some(size)).await.context("could not read the list")?;
+        rows.extend(found.rows);
+        from = found.next;
+        if from.is_none() {
             break;
         }
-        rows.extend(more);
     }
     Ok(rows)
 }
@@ -115,4 +119,9 @@ pub(super) fn known(text: Option<impl Display>) -> Cell {
 /// An instant, to the second.
 pub(super) fn instant(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A time span in whole seconds.
+pub(super) fn seconds(seconds: u64) -> String {
+    span(Duration::from_secs(seconds))
 }

@@ -31,28 +31,24 @@ use crate::{
 /// Between two looks at what is still waiting.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What can be done with the topology.
 #[derive(Args, Clone, Debug)]
 pub struct TopologyArgs {
     #[command(subcommand)]
-    command: Command,
+    command: TopologyCommand,
 }
 
 #[derive(Subcommand, Clone, Debug)]
-enum Command {
+enum TopologyCommand {
     /// Show the number of partitions and whether it is being changed
-    Show(ShowArgs),
+    Show {
+        #[command(flatten)]
+        store: StoreConfig,
+        /// Print one JSON document instead of sentences.
+        #[arg(long)]
+        json: bool,
+    },
     /// Change the number of partitions; run it again to go on where it stopped
     Resize(ResizeArgs),
-}
-
-#[derive(Args, Clone, Debug)]
-struct ShowArgs {
-    #[command(flatten)]
-    store: StoreConfig,
-    /// Print one JSON document instead of sentences.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -69,14 +65,10 @@ struct ResizeArgs {
     drain_timeout: Duration,
 }
 
-/// Shows or resizes.
 pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
     match args.command {
-        Command::Show(mut args) => {
-            args.store = args.store.or(running);
-            show(&args).await
-        }
-        Command::Resize(mut args) => {
+        TopologyCommand::Show { store, json } => show(&store.or(running), json).await,
+        TopologyCommand::Resize(mut args) => {
             args.store = args.store.or(running);
             resize(&args).await
         }
@@ -91,34 +83,26 @@ async fn open(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
     Ok((ledger, topology.context("could not read the topology")?))
 }
 
-async fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let (_, topology) = open(&args.store).await?;
+async fn show(store: &StoreConfig, json: bool) -> anyhow::Result<()> {
+    let (_, topology) = open(store).await?;
     let Topology { generation, partitions, resizing_to, currency, .. } = topology;
-    if args.json {
-        let prefix = &args.store.key_prefix;
-        writeln!(
-            stdout(),
+    let currency = currency.as_str();
+    let text = match (json, resizing_to) {
+        (true, _) => format!(
             "{:#}",
             json!({
-                "partitions": partitions, "generation": generation, "key_prefix": prefix,
-                "resizing_to": resizing_to, "currency": currency.as_str(),
+                "partitions": partitions, "generation": generation, "key_prefix": store.key_prefix,
+                "resizing_to": resizing_to, "currency": currency,
             })
-        )?;
-        return Ok(());
-    }
-    writeln!(
-        stdout(),
-        "{partitions} partitions, generation {generation}, in {}",
-        currency.as_str()
-    )?;
-    if let Some(to) = resizing_to {
-        writeln!(
-            stdout(),
-            "a change to {to} partitions is under way: go on with `paystream topology resize \
-             --partitions {to}`, or give it up with --abort"
-        )?;
-    }
-    Ok(())
+        ),
+        (false, None) => format!("{partitions} partitions, generation {generation}, in {currency}"),
+        (false, Some(to)) => format!(
+            "{partitions} partitions, generation {generation}, in {currency}\na change to {to} \
+             partitions is under way: go on with `paystream topology resize --partitions {to}`, or \
+             give it up with --abort"
+        ),
+    };
+    Ok(writeln!(stdout(), "{text}")?)
 }
 
 async fn resize(args: &ResizeArgs) -> anyhow::Result<()> {

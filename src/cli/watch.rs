@@ -22,7 +22,6 @@ const CLEAR_LINE: &str = "\x1b[K\n";
 /// Looks cost the stores something.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Whether to look once, or again and again.
 #[derive(Args, Clone, Debug)]
 pub struct WatchArgs {
     /// Look again and again until Ctrl-C.
@@ -37,12 +36,6 @@ pub struct WatchArgs {
 }
 
 impl WatchArgs {
-    /// Refuses a pause that is none.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
-        ensure!(self.interval >= INTERVAL_MIN, "--interval must be at least 100ms");
-        Ok(())
-    }
-
     /// A look as JSON: in one line where others follow.
     pub(super) fn document(&self, look: &impl Serialize) -> serde_json::Result<String> {
         if self.watch { serde_json::to_string(look) } else { serde_json::to_string_pretty(look) }
@@ -57,68 +50,53 @@ pub(super) struct Shown {
     pub(super) status: u8,
 }
 
-/// Shows a look: once, or with `--watch` until Ctrl-C.
-///
-/// # Errors
-/// What the only look fails with, or when nobody reads what it says.
+/// Shows a look: once, or with `--watch` until Ctrl-C, each over the one before on a
+/// terminal and below it elsewhere.
 pub(super) async fn show(
     args: &WatchArgs,
     mut look: impl AsyncFnMut() -> anyhow::Result<Shown>,
 ) -> anyhow::Result<ExitCode> {
-    args.check()?;
-    let text = |document, page| if args.json { document } else { page };
+    ensure!(args.interval >= INTERVAL_MIN, "--interval must be at least 100ms");
     if args.watch {
-        return watch(args, async || {
-            let Shown { document, page, .. } = look().await?;
-            Ok(text(document, page))
-        })
-        .await;
+        return tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted.context("could not wait for Ctrl-C")?;
+                Ok(ExitCode::SUCCESS)
+            }
+            failed = watch(args, look) => failed,
+        };
     }
     let Shown { document, page, status } = look().await?;
-    let text = format!("{}\n", text(document, page).trim_end());
-    std::io::stdout().write_all(text.as_bytes()).context("could not write the answer")?;
+    let text = if args.json { document } else { page };
+    write(&format!("{}\n", text.trim_end()))?;
     Ok(ExitCode::from(status))
 }
 
-/// Shows what `look` says, at once and after every pause, until Ctrl-C: over
-/// the look before on a terminal, below it elsewhere. With `--json`, `look`
-/// says one line. What it fails with is shown in its place.
-///
-/// # Errors
-/// When nobody reads what it says.
-pub(super) async fn watch(
+/// What a look fails with is shown in its place.
+async fn watch(
     args: &WatchArgs,
-    look: impl AsyncFnMut() -> anyhow::Result<String>,
-) -> anyhow::Result<ExitCode> {
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("could not wait for Ctrl-C")?;
-            Ok(ExitCode::SUCCESS)
-        }
-        failed = for_ever(args, look) => failed,
-    }
-}
-
-async fn for_ever(
-    args: &WatchArgs,
-    mut look: impl AsyncFnMut() -> anyhow::Result<String>,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Shown>,
 ) -> anyhow::Result<ExitCode> {
     let redraws = !args.json && std::io::stdout().is_terminal();
     loop {
         let text = match look().await {
-            Ok(text) => text,
+            Ok(Shown { document, .. }) if args.json => document,
+            Ok(Shown { page, .. }) => page,
             Err(error) if args.json => json!({ "error": format!("{error:#}") }).to_string(),
             Err(error) => format!("{}; looking again", super::failure(&error)),
         };
-        let text = match redraws {
+        write(&match redraws {
             true => redrawn(&fitted(&text, screen())),
             false => format!("{}\n", text.trim_end()),
-        };
-        let mut output = std::io::stdout();
-        output.write_all(text.as_bytes()).context("could not write the answer")?;
-        output.flush().context("could not write the answer")?;
+        })?;
         sleep(args.interval).await;
     }
+}
+
+fn write(text: &str) -> anyhow::Result<()> {
+    let mut output = std::io::stdout();
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    written.context("could not write the answer")
 }
 
 /// A terminal's size in characters.

@@ -28,7 +28,6 @@ pub(super) struct ActQuery {
     of: String,
 }
 
-/// What the form sends.
 #[derive(Default, Deserialize)]
 pub(super) struct ActForm {
     of: String,
@@ -57,7 +56,6 @@ struct ActPage {
     refusal: Option<String>,
 }
 
-/// The page that asks.
 pub(super) async fn ask(
     visit: Visit,
     Segment(code): Segment,
@@ -140,7 +138,6 @@ async fn asking(
     })
 }
 
-/// Where its case is shown.
 fn back(act: &Act) -> String {
     match area(act.words().listing) {
         list @ "/console/dead-letters" => format!("{list}/{}", act.of()),

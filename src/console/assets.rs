@@ -48,7 +48,6 @@ pub(super) fn path(name: &str) -> String {
     asset.map_or_else(String::new, |asset| [FOLDER, &asset.file].concat())
 }
 
-/// One asset.
 pub(super) async fn asset(Segment(name): Segment) -> Result<Response, Problem> {
     let Some(asset) = ASSETS.iter().find(|asset| asset.file == name) else {
         return Err(Problem::new(Code::RouteNotFound, "reload the page; it is of another version"));

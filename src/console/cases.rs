@@ -7,37 +7,38 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::{
-    list::{Asked, Listing, PAGE},
+    list::{Asked, Listing},
     shell::{Shell, Visit, page, trouble},
     words,
 };
 use crate::{
     http::{Code, Problem, Segment},
-    ledger::DeadLetterFilter,
-    operations::{AuditEntry, Conflict, ConflictName, DeadLetter, ParkedCustomer, SuspensePayment},
+    operations::{AuditEntry, Conflict, DeadLetter, ParkedCustomer, SuspensePayment},
 };
 
-#[derive(Template)]
-#[template(path = "console/dead_letters.html")]
-struct DeadLettersPage {
-    shell: Shell,
-    list: Listing<DeadLetter>,
+/// A list and its page; the next one is at the cursor of this name.
+macro_rules! list {
+    ($name:ident of $row:ident, $template:tt, $area:tt, $title:tt, $cursor:tt) => {
+        pub(super) async fn $name(visit: Visit, asked: Asked) -> Result<Response, Problem> {
+            #[derive(Template)]
+            #[template(path = $template)]
+            struct ListPage {
+                shell: Shell,
+                list: Listing<$row>,
+            }
+            let found = visit.operations().$name(&asked.filter()?).await.map_err(trouble)?;
+            let list = Listing::new(asked, found, $cursor);
+            page(&ListPage { shell: visit.shell($area, $title), list })
+        }
+    };
 }
 
-pub(super) async fn dead_letters(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let state = asked.owned("state").unwrap_or_else(|| "dead".to_owned());
-    let filter = DeadLetterFilter {
-        state: Some(state).filter(|state| state != "all"),
-        reference: asked.owned("reference"),
-        code: asked.owned("code"),
-        customer: asked.owned("customer"),
-        ..DeadLetterFilter::default()
-    };
-    let before = asked.parsed("before")?;
-    let found = visit.operations().dead_letters(&filter, before, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "before", |last| last.id);
-    page(&DeadLettersPage { shell: visit.shell("/console/dead-letters", "Dead letters"), list })
-}
+list!(dead_letters of DeadLetter, "console/dead_letters.html", "/console/dead-letters",
+    "Dead letters", "before");
+list!(suspense of SuspensePayment, "console/suspense.html", "/console/suspense", "Suspense",
+    "after");
+list!(conflicts of Conflict, "console/conflicts.html", "/console/conflicts", "Conflicts", "after");
+list!(audit_log of AuditEntry, "console/audit.html", "/console/audit", "Audit log", "before");
 
 #[derive(Template)]
 #[template(path = "console/dead_letter.html")]
@@ -55,39 +56,6 @@ pub(super) async fn dead_letter(visit: Visit, Segment(id): Segment) -> Result<Re
 }
 
 #[derive(Template)]
-#[template(path = "console/suspense.html")]
-struct SuspensePage {
-    shell: Shell,
-    list: Listing<SuspensePayment>,
-}
-
-pub(super) async fn suspense(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let (all, customer, after) =
-        (asked.text("all").is_some(), asked.text("customer"), asked.text("after"));
-    let found = visit.operations().suspense(all, customer, after, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "after", |last| last.transaction_reference.clone());
-    page(&SuspensePage { shell: visit.shell("/console/suspense", "Suspense"), list })
-}
-
-#[derive(Template)]
-#[template(path = "console/conflicts.html")]
-struct ConflictsPage {
-    shell: Shell,
-    list: Listing<Conflict>,
-}
-
-pub(super) async fn conflicts(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let (all, reference) = (asked.text("all").is_some(), asked.text("reference"));
-    let after = asked.parsed("after")?;
-    let found = visit.operations().conflicts(all, reference, after, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "after", |last| ConflictName {
-        partition: last.partition,
-        sequence: last.sequence,
-    });
-    page(&ConflictsPage { shell: visit.shell("/console/conflicts", "Conflicts"), list })
-}
-
-#[derive(Template)]
 #[template(path = "console/parked.html")]
 struct ParkedPage {
     shell: Shell,
@@ -95,23 +63,9 @@ struct ParkedPage {
 }
 
 pub(super) async fn parked(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let rows = visit.operations().parked().await.map_err(trouble)?;
+    let rows = visit.operations().parked(None).await.map_err(trouble)?;
     let list = Listing { rows, asked, next: None };
     page(&ParkedPage { shell: visit.shell("/console/parked", "Parked"), list })
-}
-
-#[derive(Template)]
-#[template(path = "console/audit.html")]
-struct AuditPage {
-    shell: Shell,
-    list: Listing<AuditEntry>,
-}
-
-pub(super) async fn audit(visit: Visit, asked: Asked) -> Result<Response, Problem> {
-    let (subject, before) = (asked.text("subject"), asked.parsed("before")?);
-    let found = visit.operations().audit_log(subject, before, PAGE).await.map_err(trouble)?;
-    let list = Listing::new(asked, found, "before", |last| last.id);
-    page(&AuditPage { shell: visit.shell("/console/audit", "Audit log"), list })
 }
 
 fn mood(open: bool) -> &'static str {

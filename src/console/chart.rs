@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-/// How far back a chart reaches at most,
+/// Longest reach of a chart.
 pub(super) const REACH: Duration = Duration::from_secs(600);
-/// and at least, in seconds, also when less is known.
+/// Shortest reach of a chart, in seconds, also when less is known.
 const REACH_MIN: u64 = 60;
 /// Points farther apart than this, in seconds, are not joined.
 const GAP: u64 = 31;
@@ -15,9 +15,7 @@ const HEIGHT: i64 = 100;
 
 /// A line over what is known of the last ten minutes.
 pub(super) struct Chart {
-    /// The line,
     pub(super) line: String,
-    /// and what is below it.
     pub(super) area: String,
     /// What it shows, for those who do not see it.
     pub(super) label: String,

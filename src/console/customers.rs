@@ -10,9 +10,10 @@ use super::{
     words,
 };
 use crate::{
-    domain::CustomerId,
+    domain::{CustomerId, PaymentState},
     http::{Code, Problem, Segment},
-    ledger::{AccountRow, PaymentRow, PaymentState},
+    ledger::{AccountRow, PaymentRow},
+    operations::Page,
 };
 
 #[derive(Template)]
@@ -66,9 +67,10 @@ pub(super) async fn show(
     let account = visit.ask(reader.account(&customer)).await?.ok_or_else(missing)?;
     let before = asked.parsed("before")?.unwrap_or(i64::MAX);
     let rows = visit.ask(reader.statement(&customer, before, PAGE)).await?;
-    let mut list = Listing::new(asked, rows, "before", |last| last.account_version.unwrap_or(1));
     // The first row of all has nothing behind it.
-    list.next.take_if(|_| list.rows.last().is_none_or(|last| last.account_version <= Some(1)));
+    let last = rows.last().and_then(|last| last.account_version).filter(|version| *version > 1);
+    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
+    let list = Listing::new(asked, Page { rows, next: last.filter(|_| full) }, "before");
     let percent = (account.total_paid * Decimal::ONE_HUNDRED).checked_div(account.asset_value);
     page(&CustomerPage {
         shell: visit.shell("/console/customers", format!("Customer {}", customer.as_str())),
@@ -80,16 +82,7 @@ pub(super) async fn show(
 
 /// What became of a payment of the statement.
 fn outcome(row: &PaymentRow) -> String {
-    let outcome = match row.state {
-        PaymentState::Applied => "applied",
-        PaymentState::Recorded => "recorded",
-        PaymentState::Rejected => "rejected",
-        PaymentState::Suspense => "in suspense",
-        PaymentState::RefundMarked => "marked for refund",
-        PaymentState::DeadLettered => "dead letter",
-        PaymentState::Parked => "parked",
-        PaymentState::Discarded => "discarded",
-    };
+    let outcome = row.state.label();
     match &row.reason {
         Some(reason) => format!("{outcome}: {}", words::spaced(reason)),
         None => outcome.to_owned(),

@@ -22,9 +22,7 @@ const POINT_EVERY: Duration = Duration::from_secs(3);
 pub(super) struct Look {
     pub(super) at: Instant,
     pub(super) overview: Overview,
-    /// Since when Redis has not answered,
     pub(super) redis_away: Option<DateTime<Utc>>,
-    /// and PostgreSQL.
     pub(super) ledger_away: Option<DateTime<Utc>>,
     /// What the last checkup found that is not as it should be, the worst first.
     pub(super) findings: Vec<Finding>,
@@ -43,9 +41,8 @@ pub(super) struct Point {
     pub(super) oldest: Option<i64>,
 }
 
-/// What the last looks saw.
 #[derive(Default)]
-pub(super) struct History {
+pub(super) struct LookHistory {
     points: VecDeque<Point>,
     pub(super) redis_away: Option<DateTime<Utc>>,
     pub(super) ledger_away: Option<DateTime<Utc>>,
@@ -53,7 +50,7 @@ pub(super) struct History {
     pub(super) findings: Option<(Instant, Vec<Finding>)>,
 }
 
-impl History {
+impl LookHistory {
     pub(super) fn take(&mut self, now: Instant, overview: Overview) -> Look {
         let since = |available: bool, away: Option<DateTime<Utc>>| {
             if available { None } else { away.or(Some(overview.as_of)) }
@@ -161,7 +158,7 @@ mod tests {
             advice: String::new(),
             runbook: "",
         };
-        let mut history = History::default();
+        let mut history = LookHistory::default();
         history.take(now, overview(false));
         history.findings = Some((now, vec![finding]));
         assert_eq!(history.take(now, overview(false)).findings.len(), 1);

@@ -3,12 +3,18 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::{self, FromRequestParts},
+    http::{Uri, request::Parts},
+};
+use serde::de::DeserializeOwned;
 
 use super::words;
-use crate::http::{Code, Problem, Query};
+use crate::{
+    http::{Code, Problem, Query},
+    operations::Page,
+};
 
-/// Rows of a page.
 pub(super) const PAGE: i64 = 50;
 /// Fields of a query that are no filters.
 const BESIDE: [&str; 5] = ["done", "after", "before", "from", "offset"];
@@ -22,6 +28,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Query(asked) = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await?;
         let asked = asked.into_iter().map(|(name, value)| (name, value.trim().to_owned()));
+        // A box that is ticked was `yes` once.
+        let asked = asked.map(|(name, value)| match (name.as_str(), value.as_str()) {
+            ("all", _) if !value.is_empty() => (name, "true".to_owned()),
+            _ => (name, value),
+        });
         Ok(Self(asked.filter(|(_, value)| !value.is_empty()).collect()))
     }
 }
@@ -33,6 +44,16 @@ impl Asked {
 
     pub(super) fn owned(&self, name: &str) -> Option<String> {
         self.0.get(name).cloned()
+    }
+
+    pub(super) fn filter<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let pairs = self.0.iter().filter(|(name, _)| *name != "done");
+        let pairs = pairs.map(|(name, value)| (name.as_str(), value.as_str()));
+        let uri = format!("/?{}", query(pairs)).parse::<Uri>();
+        let bad = |error: String| Problem::new(Code::InvalidQuery, error);
+        let uri = uri.map_err(|error| bad(error.to_string()))?;
+        let filter = extract::Query::try_from_uri(&uri).map_err(|error| bad(error.body_text()))?;
+        Ok(filter.0)
     }
 
     pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, Problem> {
@@ -49,30 +70,21 @@ impl Asked {
 pub(super) struct Listing<T> {
     pub(super) rows: Vec<T>,
     pub(super) asked: Asked,
-    /// The query of the next page.
     pub(super) next: Option<String>,
 }
 
 impl<T> Listing<T> {
-    /// These rows; more may follow a full page, behind the last row's `cursor`.
-    pub(super) fn new<C: ToString>(
-        asked: Asked,
-        rows: Vec<T>,
-        name: &str,
-        cursor: impl Fn(&T) -> C,
-    ) -> Self {
-        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
-        let last = rows.last().filter(|_| full).map(|last| cursor(last).to_string());
-        Self { rows, asked, next: None }.followed_by(name, last)
+    /// A page; the next one is at the cursor of this name.
+    pub(super) fn new<C: ToString>(asked: Asked, page: Page<T, C>, name: &str) -> Self {
+        let next = page.next.map(|next| next.to_string());
+        Self { rows: page.rows, asked, next: None }.followed_by(name, next)
     }
 
     /// The same with the next page at this cursor.
     pub(super) fn followed_by(mut self, name: &str, cursor: Option<String>) -> Self {
         self.next = cursor.map(|cursor| {
             let filters = self.asked.filters().map(|(name, value)| (name.as_str(), value.as_str()));
-            let pairs = filters.chain([(name, cursor.as_str())]);
-            let pair = |(name, value)| [words::encoded(name), words::encoded(value)].join("=");
-            pairs.map(pair).collect::<Vec<_>>().join("&")
+            query(filters.chain([(name, cursor.as_str())]))
         });
         self
     }
@@ -80,4 +92,9 @@ impl<T> Listing<T> {
     pub(super) fn is_filtered(&self) -> bool {
         self.asked.filters().next().is_some()
     }
+}
+
+fn query<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let pair = |(name, value)| [words::encoded(name), words::encoded(value)].join("=");
+    pairs.map(pair).collect::<Vec<_>>().join("&")
 }

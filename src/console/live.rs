@@ -3,43 +3,56 @@
 //! then otherwise, so that a chart has a past. Keeps ten minutes in memory.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use axum::{
+    extract::{Extension, State},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
+use futures_util::stream;
+use serde::Deserialize;
 use tokio::{
     sync::{Notify, watch},
     time,
 };
 
-use super::history::{History, Look};
+use super::{
+    Console,
+    history::{Look, LookHistory},
+    overview, partitions,
+};
 use crate::{
-    http::Places,
+    http::{Code, Full, Operator, Peer, Place, Places, Problem, Query},
     operations::{Operations, Severity},
 };
 
 /// Pages that may show live figures at once.
-pub(super) const VIEWERS_MAX: usize = 64;
+const VIEWERS_MAX: usize = 64;
 /// Those of one operator, or of one address where operators have no names.
-pub(super) const VIEWERS_OF_ONE_MAX: usize = 8;
-/// Between two looks while somebody watches,
+const VIEWERS_OF_ONE_MAX: usize = 8;
+/// Interval of looks while somebody watches.
 const WATCHED_EVERY: Duration = Duration::from_secs(1);
-/// and while nobody does.
+/// Interval of looks while nobody watches.
 const UNWATCHED_EVERY: Duration = Duration::from_secs(10);
-/// Between two checkups while somebody watches.
+/// Interval of checkups while somebody watches.
 const CHECKED_EVERY: Duration = Duration::from_secs(10);
 /// A look that is this old is not shown on a new page.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The poll and its viewers.
 pub(super) struct Live {
-    pub(super) viewers: Places<String>,
-    pub(super) came: Notify,
+    viewers: Places<String>,
+    came: Notify,
     visited: Notify,
     /// A store went away or came back.
     changed: Notify,
-    history: Mutex<History>,
-    pub(super) latest: watch::Sender<Option<Arc<Look>>>,
+    history: Mutex<LookHistory>,
+    latest: watch::Sender<Option<Arc<Look>>>,
 }
 
 impl Default for Live {
@@ -118,5 +131,66 @@ impl Live {
         }
         self.latest.send_replace(Some(Arc::clone(&look)));
         look
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct LiveQuery {
+    page: String,
+    from: Option<u16>,
+}
+
+struct Viewer {
+    console: Arc<Console>,
+    looks: watch::Receiver<Option<Arc<Look>>>,
+    wants: LiveQuery,
+    _place: Place<String>,
+}
+
+/// The figures of a page, again whenever they were looked at.
+pub(super) async fn watch(
+    State(console): State<Arc<Console>>,
+    Extension(operator): Extension<Operator>,
+    Extension(Peer(address)): Extension<Peer>,
+    Query(wants): Query<LiveQuery>,
+) -> Result<Response, Problem> {
+    let viewer = operator.0.unwrap_or_else(|| address.to_string());
+    let place = console.live.viewers.take(viewer).map_err(|full| {
+        let (count, whose) = match full {
+            Full::All => (VIEWERS_MAX, ""),
+            Full::Client => (VIEWERS_OF_ONE_MAX, " of yours"),
+        };
+        let detail = format!(
+            "{count} pages{whose} show live figures already; close some, or reload this page by \
+             hand"
+        );
+        Problem::new(Code::GatewayBusy, detail)
+    })?;
+    let mut looks = console.live.latest.subscribe();
+    looks.mark_changed();
+    console.live.came.notify_waiters();
+    let viewer = Viewer { console, looks, wants, _place: place };
+    // A proxy in front passes each event on at once.
+    let unbuffered = [("x-accel-buffering", "no")];
+    Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())
+}
+
+/// The next event; nothing when the process stops.
+async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)> {
+    let Viewer { console, looks, wants, .. } = &mut viewer;
+    let html = loop {
+        console.app.stop.run_until_cancelled(looks.changed()).await?.ok()?;
+        let look = looks.borrow_and_update().clone();
+        if let Some(Ok(html)) = look.map(|look| fragment(&look, wants)) {
+            break html;
+        }
+    };
+    Some((Ok(Event::default().data(html)), viewer))
+}
+
+fn fragment(look: &Look, wants: &LiveQuery) -> Result<String, Problem> {
+    match wants.page.as_str() {
+        "partitions" => partitions::live(look, wants.from.unwrap_or(0)),
+        _ => overview::live(look),
     }
 }

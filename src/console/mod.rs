@@ -18,9 +18,7 @@ mod overview;
 mod partitions;
 mod session;
 mod shell;
-mod state;
 mod stuck;
-mod viewers;
 mod words;
 
 use std::sync::Arc;
@@ -32,8 +30,8 @@ use axum::{
     routing::{get, post},
 };
 
+use live::Live;
 use shell::problem_page;
-use state::Console;
 
 use crate::http::{App, CONSOLE, LIVE, Pages, Problem, SIGN_IN};
 
@@ -58,20 +56,27 @@ fn routes() -> Router<Arc<Console>> {
         .route("/console/parked", get(cases::parked))
         .route("/console/customers", get(customers::list))
         .route("/console/customers/{customer}", get(customers::show))
-        .route("/console/audit", get(cases::audit))
+        .route("/console/audit", get(cases::audit_log))
         .route("/console/act/{kind}", get(acts::ask).post(acts::act))
         .route(SIGN_IN, get(session::ask).post(session::sign_in))
         .route("/console/sign-out", post(session::sign_out))
-        .route(LIVE, get(viewers::watch))
+        .route(LIVE, get(live::watch))
         .route("/console/assets/{name}", get(assets::asset))
+}
+
+/// What the console works with: the gateway, and the poll for live figures.
+struct Console {
+    app: App,
+    live: Live,
 }
 
 /// The console's part of a gateway, and what keeps its figures live meanwhile.
 pub(crate) fn open(app: App) -> (Pages, impl Future<Output = anyhow::Result<()>>) {
-    let console = Arc::new(Console::new(app));
+    let console = Arc::new(Console { app, live: Live::default() });
     let pages = Pages { routes: routes().with_state(Arc::clone(&console)), finish };
     let looking = async move {
-        console.keep_looking().await;
+        let looking = console.live.run(&console.app.gateway.operations);
+        console.app.stop.run_until_cancelled(looking).await;
         Ok(())
     };
     (pages, looking)

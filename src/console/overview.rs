@@ -17,7 +17,6 @@ use crate::{
 /// An oldest waiting entry of this age, in seconds, is worth a look.
 const LATE_SECONDS: u64 = 15;
 
-/// One figure, and where it leads.
 struct Figure {
     name: &'static str,
     value: String,
@@ -27,7 +26,6 @@ struct Figure {
     path: &'static str,
 }
 
-/// Something that needs somebody.
 struct Concern {
     /// `bad`, `warn` or `notice`.
     mood: &'static str,
@@ -85,7 +83,7 @@ const CASES: [Cases; 4] = [
         count: |figures| figures.parked,
         one: "Payments of 1 customer wait behind a dead letter.",
         many: "Payments of {} customers wait behind a dead letter.",
-        advice: "Release them when it is dealt with.",
+        advice: "Redrive or discard it, then release them.",
     },
 ];
 
@@ -102,10 +100,9 @@ const TOLD_BY_FIGURES: [&str; 9] = [
     "customers_parked",
 ];
 
-/// The live part of the page.
 #[derive(Template)]
 #[template(path = "console/overview_live.html")]
-struct LivePart<'a> {
+struct OverviewLive<'a> {
     look: &'a Look,
     concerns: Vec<Concern>,
     flow: Vec<(Figure, Chart)>,
@@ -126,9 +123,8 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
     page(&OverviewPage { shell, live: live(&visit.look)? })
 }
 
-/// The live part.
 pub(super) fn live(look: &Look) -> Result<String, Problem> {
-    write(&LivePart {
+    write(&OverviewLive {
         look,
         concerns: concerns(look),
         flow: flow(look),
@@ -207,7 +203,6 @@ fn figures(figures: &Figures) -> Vec<Figure> {
     flow.into_iter().chain(open).chain(owners).collect()
 }
 
-/// What needs somebody, the worst first.
 fn concerns(look: &Look) -> Vec<Concern> {
     let figures = &look.overview.figures;
     let mut concerns = Vec::new();
@@ -244,7 +239,6 @@ fn concerns(look: &Look) -> Vec<Concern> {
     concerns
 }
 
-/// What a checkup found.
 fn found(finding: &Finding) -> Concern {
     let path = match finding.code {
         "owner_silent" | "owner_stuck" | "owners_uneven" | "release_ignored" => {

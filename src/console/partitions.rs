@@ -19,10 +19,9 @@ const ROWS: u16 = 64;
 /// Colours of workers; more workers share them.
 const COLOURS: usize = 8;
 
-/// The live part of the page.
 #[derive(Template)]
 #[template(path = "console/partitions_live.html")]
-struct LivePart<'a> {
+struct PartitionsLive<'a> {
     look: &'a Look,
     /// The first row.
     from: u16,
@@ -44,12 +43,11 @@ pub(super) async fn show(visit: Visit, asked: Asked) -> Result<Response, Problem
     page(&PartitionsPage { shell, from, live: live(&visit.look, from)? })
 }
 
-/// The live part.
 pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
-    write(&LivePart { look, from })
+    write(&PartitionsLive { look, from })
 }
 
-impl LivePart<'_> {
+impl PartitionsLive<'_> {
     fn rows(&self) -> impl Iterator<Item = &PartitionLook> {
         let all = self.look.overview.partitions.iter();
         all.skip(usize::from(self.from)).take(usize::from(ROWS))
@@ -74,8 +72,8 @@ impl LivePart<'_> {
             );
         };
         let workers = match alive {
-            1 => "1 worker lives".to_owned(),
-            alive => format!("{alive} workers live"),
+            1 => "1 worker running".to_owned(),
+            alive => format!("{alive} workers running"),
         };
         match unserved {
             0 => format!("Every partition has a living owner; {workers}."),
@@ -84,7 +82,6 @@ impl LivePart<'_> {
         }
     }
 
-    /// The colour of a worker.
     fn colour(&self, name: &str) -> Option<String> {
         let workers = &self.look.overview.workers;
         let at = workers.iter().position(|worker| worker.worker == name)?;

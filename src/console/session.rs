@@ -13,8 +13,8 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
+    Console,
     shell::{NAME_COOKIE, Shell, SignInPage, page},
-    state::Console,
     words,
 };
 use crate::http::{CONSOLE, Code, Problem, SIGN_IN, Surface, access};
@@ -22,7 +22,6 @@ use crate::http::{CONSOLE, Code, Problem, SIGN_IN, Surface, access};
 /// How long a name is remembered, in seconds.
 const NAME_KEPT: u32 = 90 * 86_400;
 
-/// The page that asks for a token.
 pub(super) async fn ask(State(console): State<Arc<Console>>) -> Result<Response, Problem> {
     if !access::asks_for_token(&console.app.gateway.config) {
         return Ok(Redirect::to(CONSOLE).into_response());
@@ -30,7 +29,6 @@ pub(super) async fn ask(State(console): State<Arc<Console>>) -> Result<Response,
     page(&SignInPage { shell: Shell::bare("Sign in"), to: String::new(), refused: false })
 }
 
-/// What the form sends.
 #[derive(Deserialize)]
 pub(super) struct SignInForm {
     token: String,
@@ -43,7 +41,7 @@ pub(super) async fn sign_in(
     headers: HeaderMap,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let refused = || Problem::new(Code::Unauthorized, "this token opens nothing");
+    let refused = || Problem::new(Code::Unauthorized, "token not recognised");
     let Form(form) = form.map_err(|_| refused())?;
     let token = form.token.trim();
     access::operator(&console.app.gateway.config, Some(token)).ok_or_else(refused)?;

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tracing::error;
 
-use super::{assets, history::Look, state::Console, words};
+use super::{Console, assets, history::Look, words};
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
     ledger,
@@ -32,10 +32,10 @@ pub(super) struct Area {
 }
 
 /// How many cases wait somewhere.
-type Open = fn(&Figures) -> Option<i64>;
+type CountOpen = fn(&Figures) -> Option<i64>;
 
 /// Where one can go: a name, a path, and what is open there.
-const AREAS: [(&str, &str, Open); 10] = [
+const AREAS: [(&str, &str, CountOpen); 10] = [
     ("Overview", "/console", |_| None),
     ("Partitions", "/console/partitions", |_| None),
     ("Stuck work", "/console/stuck", |_| None),
@@ -48,13 +48,10 @@ const AREAS: [(&str, &str, Open); 10] = [
     ("Audit log", "/console/audit", |_| None),
 ];
 
-/// What is around a page.
 pub(super) struct Shell {
     pub(super) title: String,
-    /// The path of its area.
     pub(super) here: &'static str,
     pub(super) areas: Vec<Area>,
-    /// Who has signed in, by name.
     pub(super) operator: Option<String>,
     /// Whether there is something to sign out of.
     pub(super) signs_out: bool,
@@ -166,7 +163,7 @@ pub(super) fn area(name: &str) -> &'static str {
 
 fn areas(look: Option<&Look>) -> Vec<Area> {
     let figures = look.map(|look| &look.overview.figures);
-    let area = |(name, path, open): (_, _, Open)| {
+    let area = |(name, path, open): (_, _, CountOpen)| {
         let open = figures.and_then(open).filter(|count| *count > 0).map(words::cases);
         Area { name, path, open }
     };

@@ -8,7 +8,7 @@ use askama::Template;
 use axum::response::Response;
 
 use super::{
-    list::{Asked, Listing, PAGE},
+    list::{Asked, Listing},
     shell::{Shell, Visit, page, trouble},
     words,
 };
@@ -16,7 +16,7 @@ use crate::{
     domain::Reference,
     http::{Code, Problem},
     operations::{
-        DeadLetter, DeadLetterFilter, Life, Moment, PendingEntry, PendingFilter, PendingSummary,
+        DeadLetter, LetterFilter, Life, Moment, PendingEntry, PendingFilter, PendingSummary,
     },
 };
 
@@ -41,14 +41,12 @@ pub(super) async fn list(visit: Visit, asked: Asked) -> Result<Response, Problem
         min_idle,
         consumer: asked.owned("consumer"),
         reference: asked.owned("reference"),
+        from: asked.owned("from"),
+        limit: None,
     };
-    let limit = usize::try_from(PAGE).unwrap_or(usize::MAX);
     let operations = visit.operations();
     let looking = async {
-        tokio::try_join!(
-            operations.pending(&filter, asked.text("from"), limit),
-            operations.pending_summary(|_, _| ()),
-        )
+        tokio::try_join!(operations.pending(&filter), operations.pending_summary(|_, _| ()),)
     };
     let (found, summary) = looking.await.map_err(trouble)?;
     let list = Listing { rows: found.entries, asked, next: None };
@@ -118,10 +116,9 @@ pub(super) async fn payment(visit: Visit, asked: Asked) -> Result<Response, Prob
     }
     let moments = life.iter().flat_map(|life| &life.moments);
     if moments.into_iter().any(|moment| moment.code == "dead_lettered") {
-        let wanted = Some(reference.clone());
-        let filter = DeadLetterFilter { reference: wanted, ..DeadLetterFilter::default() };
-        let found = visit.operations().dead_letters(&filter, None, LETTERS_MAX).await;
-        letters = found.map_err(trouble)?;
+        let filter = LetterFilter { limit: Some(LETTERS_MAX), ..LetterFilter::of(&reference) };
+        let found = visit.operations().dead_letters(&filter).await;
+        letters = found.map_err(trouble)?.rows;
     }
     let title = match reference.is_empty() {
         true => "Payments".to_owned(),

@@ -31,7 +31,6 @@ pub struct Fence {
 pub struct StreamId {
     /// When Redis says that the entry was appended; not a clock to measure by.
     pub milliseconds: u64,
-    /// Number of the entry within that millisecond.
     pub number: u64,
 }
 
@@ -55,5 +54,13 @@ impl FromStr for StreamId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (milliseconds, number) = text.split_once('-').unwrap_or((text, "0"));
         Ok(Self { milliseconds: milliseconds.parse()?, number: number.parse()? })
+    }
+}
+
+impl TryFrom<String> for StreamId {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }

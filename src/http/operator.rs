@@ -13,9 +13,9 @@ use crate::{
     operations::Signature,
 };
 
-/// Longest name of an operator,
+/// Longest name of an operator, in characters.
 const ACTOR_MAX: usize = 64;
-/// and longest reason, in characters.
+/// Longest reason, in characters.
 const REASON_MAX: usize = 500;
 
 /// Who a request is from: the name that its token stands for, if it stands for
@@ -56,7 +56,6 @@ impl Operator {
         self.sign(actor.or(Some(API)), reason.unwrap_or(otherwise))
     }
 
-    /// The signature of a change.
     pub(crate) fn sign(&self, given: Option<&str>, reason: &str) -> Result<Signature, Problem> {
         let actor = self.0.as_deref().or(given).unwrap_or_default().trim();
         let reason = reason.trim();

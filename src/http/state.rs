@@ -10,16 +10,16 @@ use super::{
     intake::Rules,
     problem::Problem,
     rate::Rate,
-    stores::{Latest, Stores},
+    stores::{Latest, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
     clock::Clock,
     config::GatewayConfig,
     ledger::{self, Reader, Registrar},
-    operations::{self, Operations},
+    operations::Operations,
     progress::Board,
-    stream::{self, Balances, Finder, Producer, Upkeep},
+    stream::{self, Balances, Finder, Producer},
     telemetry::{Moment, Signals},
 };
 
@@ -31,25 +31,21 @@ const WAITERS_MAX: usize = 512;
 /// Look-ups that search the streams at once; the next one waits.
 const LOOK_UPS_MAX: usize = 2;
 
-/// What the gateway works with.
 pub(crate) struct Gateway {
     pub producer: Producer,
     pub finder: Finder,
     pub reader: Reader,
     pub registrar: Registrar,
     pub balances: Balances,
-    pub upkeep: Upkeep,
     pub operations: Arc<Operations>,
     pub redis: Arc<CircuitBreaker>,
     pub postgresql: Arc<CircuitBreaker>,
-    /// Of the worker of this process, if it has one.
     pub board: Option<Arc<Board>>,
     pub signals: Signals,
     pub config: GatewayConfig,
     pub clock: Clock,
 }
 
-/// The gateway as its handlers see it.
 pub(crate) struct Shared {
     pub(crate) gateway: Gateway,
     /// Cancelled when the process is stopping.
@@ -79,12 +75,11 @@ impl Shared {
     }
 
     /// How both stores answered when they were last asked, a moment ago at most.
-    pub(super) async fn stores(&self) -> Stores {
+    pub(super) async fn stores(&self) -> StoreHealth {
         let Gateway { producer, reader, postgresql, .. } = &self.gateway;
         self.stores.look(producer, reader, postgresql).await
     }
 
-    /// What is taken now.
     pub(super) fn rules(&self, now: chrono::DateTime<chrono::Utc>) -> Rules {
         Rules::new(&self.gateway.config, self.gateway.registrar.currency(), now)
     }
@@ -121,14 +116,5 @@ impl Shared {
             false => circuit.succeeded(),
         }
         Ok(called?)
-    }
-
-    /// Lets an operator look or act, unless a store that it needs is known to
-    /// be away.
-    pub(super) async fn operate<T>(
-        &self,
-        acting: impl Future<Output = Result<T, operations::Error>>,
-    ) -> Result<T, Problem> {
-        Ok(acting.await?)
     }
 }

@@ -4,65 +4,24 @@
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use rust_decimal::Decimal;
 use serde_json::json;
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
-    held,
-    rows::{self, Cursors},
+    lookups,
+    rows::Cursors,
     settling::{self, Settling},
 };
-use crate::domain::{CustomerId, Delivery};
+use crate::domain::{CustomerId, Delivery, PaymentState};
 
-/// Customers listed at once.
-const LIST_MAX: i64 = 1_000;
-
-/// A customer whose payments wait.
-#[derive(Clone, Debug, FromRow)]
-pub struct ParkedCustomer {
-    pub customer_id: String,
-    pub parked_at: DateTime<Utc>,
-    pub payments: i64,
-    /// What they come to, all statuses together.
-    pub amount: Decimal,
-    /// Dead letters of theirs that nobody has dealt with.
-    pub dead_letters: Vec<i64>,
-}
-
-/// The part of the ledger that lets parked payments go on.
 pub struct Parking {
-    pool: PgPool,
-    topology: Topology,
+    pub(super) pool: PgPool,
+    pub(super) topology: Topology,
 }
 
 impl Parking {
-    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
-        Self { pool, topology }
-    }
-
-    /// Customers whose payments wait, the longest first; at most 1,000. Only this
-    /// one, if one is named.
-    pub async fn list(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
-        let rows = sqlx::query_as(
-            "select a.customer_id, a.parked_at, count(p.sequence) as payments,
-                 coalesce(sum(p.amount), 0) as amount,
-                 array(select id from dead_letters d where d.customer_id = a.customer_id
-                     and d.state = 'dead' order by id) as dead_letters
-             from customer_accounts a
-             left join parked p on p.customer_id = a.customer_id and p.state = 'held'
-             where a.parked_at is not null and ($2::text is null or a.customer_id = $2)
-             group by a.customer_id order by a.parked_at, a.customer_id limit $1",
-        )
-        .bind(LIST_MAX)
-        .bind(customer.map(CustomerId::as_str))
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows)
-    }
-
     /// Lets the customer's payments go on: those that wait are settled now, in
     /// their order, and those that come are not parked any more. Says how many
     /// waited. Refused while they wait for a dead letter that nobody has dealt
@@ -116,7 +75,7 @@ impl Parking {
         let stands = Cursors::new();
         let mut settling = Settling::open(connection, epochs, stands, &deliveries).await?;
         for delivery in &deliveries {
-            settling.tallies.entry(delivery.partition).or_default().parked -= 1;
+            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Parked, -1);
         }
         settling.settle(connection, &deliveries).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
@@ -134,7 +93,6 @@ impl Parking {
     }
 }
 
-/// Dead letters of the customer that nobody has dealt with.
 async fn open_letters(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -155,7 +113,6 @@ fn behind(customer: &CustomerId, letters: &[i64]) -> Refusal {
     ))
 }
 
-/// Takes the customer's deliveries out of the parking, in stream order.
 async fn take_held(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -171,19 +128,5 @@ async fn take_held(
     .bind(customer.as_str())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(held::delivery).collect()
-}
-
-/// Parks one delivery, within its batch.
-pub(super) async fn insert(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-    epoch: i64,
-) -> Result<(), Error> {
-    let insert = "insert into parked (partition, sequence, transaction_reference, payment_status,
-             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
-             trace_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-    rows::insert_whole(connection, insert, delivery, epoch).await?;
-    Ok(())
+    rows.iter().map(lookups::delivery).collect()
 }

@@ -14,30 +14,53 @@ use crate::{
     stream::{GROUP, StartsFrom},
 };
 
-/// Something that an operator changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Settles a dead letter, or says what would come of it.
-    Redrive { id: i64, dry_run: bool },
-    /// Notes that a dead letter is not to be settled.
-    Discard { id: i64 },
+    Redrive {
+        id: i64,
+        dry_run: bool,
+    },
+    Discard {
+        id: i64,
+    },
     /// Applies a held payment to an account; refused until a customer is named.
-    Assign { reference: Reference, customer: Option<CustomerId> },
-    /// Notes that a held payment is to be sent back.
-    MarkForRefund { reference: Reference },
-    /// Notes that a conflict was dealt with.
-    Resolve { conflict: ConflictName },
+    Assign {
+        reference: Reference,
+        customer: Option<CustomerId>,
+    },
+    MarkForRefund {
+        reference: Reference,
+    },
+    Resolve {
+        conflict: ConflictName,
+    },
     /// Makes the owner of a partition hand it over, or takes it away by force; may
     /// wait until somebody has acquired it.
-    Release { partition: u16, force: bool, wait: bool },
+    Release {
+        partition: u16,
+        force: bool,
+        wait: bool,
+    },
     /// Settles what is parked of a customer; by force, before an open dead letter.
-    Unpark { customer: CustomerId, force: bool },
-    /// Notes that losses were dealt with: those of one partition, or all.
-    AcceptLosses { partition: Option<u16> },
+    Unpark {
+        customer: CustomerId,
+        force: bool,
+    },
+    /// Accepts losses: those of one partition, or all.
+    AcceptLosses {
+        partition: Option<u16>,
+    },
     /// Lets trimming wait for a group, and creates it where it is missing.
-    RegisterGroup { name: String, from: StartsFrom },
+    RegisterGroup {
+        name: String,
+        from: StartsFrom,
+    },
     /// Lets trimming go on without a group; by force, though entries wait for it.
-    RetireGroup { name: String, force: bool },
+    RetireGroup {
+        name: String,
+        force: bool,
+    },
 }
 
 /// Something safe to do.
@@ -46,11 +69,8 @@ pub struct Action {
     /// Stable, for programs: `wait`, `release_partition`, `start_worker`,
     /// `check_postgresql`, `doctor`, `audit`, `redrive`, `discard`, and so on.
     pub code: &'static str,
-    /// What it does, as an imperative.
     pub label: String,
-    /// The command that does it, if a command does.
     pub command: Option<String>,
-    /// Why it can do no harm.
     pub safe_because: &'static str,
     /// Where it is an act of ours.
     #[serde(skip)]
@@ -60,7 +80,6 @@ pub struct Action {
 /// How an act is asked for; `{}` is the name of what it is done to.
 #[derive(Clone, Copy, Debug)]
 pub struct Words {
-    /// Stable, for programs.
     pub code: &'static str,
     /// The listing in which its case is found.
     pub listing: &'static str,
@@ -69,15 +88,12 @@ pub struct Words {
     /// What makes it, on a button.
     pub verb: &'static str,
     command: &'static str,
-    /// What will happen,
     pub what: &'static str,
-    /// and why it can do no harm.
     pub because: &'static str,
     /// Whether it closes a case without settling it.
     pub grave: bool,
     /// What forcing it means, where it can be forced.
     pub force: Option<&'static str>,
-    /// What is said when it was made.
     pub notice: &'static str,
 }
 
@@ -143,9 +159,9 @@ const RESOLVE: Words = Words {
     label: "Ask the bank which payment is right, then resolve",
     verb: "Resolve",
     command: "paystream conflicts resolve {} --reason \"…\"",
-    what: "The conflict is noted as dealt with. Neither payment changes.",
+    what: "The conflict is marked as resolved. Neither payment changes.",
     because: "it moves no money; the bank sends a payment again under a new reference",
-    notice: "Resolved: the conflict is noted as dealt with. No money moved.",
+    notice: "Resolved: the conflict is closed. No money moved.",
     ..REDRIVE
 };
 
@@ -195,10 +211,10 @@ const ACCEPT_ALL: Words = Words {
     label: "Accept",
     verb: "Accept",
     command: "paystream losses accept --reason \"…\"",
-    what: "The losses are noted as dealt with. Health and audit do not report them any more.",
+    what: "The losses are marked as accepted. Health and audit do not report them any more.",
     because: "no payment changes, and one that is sent again is taken",
     grave: true,
-    notice: "Accepted: the losses are noted as dealt with.",
+    notice: "Accepted: the losses are closed.",
     ..REDRIVE
 };
 
@@ -300,7 +316,6 @@ impl Act {
         }
     }
 
-    /// How it is spoken of.
     #[must_use]
     pub fn words(&self) -> &'static Words {
         match self {
@@ -319,19 +334,16 @@ impl Act {
         }
     }
 
-    /// The act and its object, as a heading.
     #[must_use]
     pub fn title(&self) -> String {
         self.words().title.replace("{}", &self.of())
     }
 
-    /// What it does, as an imperative.
     #[must_use]
     pub fn label(&self) -> String {
         self.words().label.replace("{}", &self.of())
     }
 
-    /// The command that makes it.
     #[must_use]
     pub fn command(&self) -> String {
         self.words().command.replace("{}", &argument(&self.of()))
@@ -343,7 +355,6 @@ impl Act {
         matches!(self, Self::Assign { .. })
     }
 
-    /// The same, for this customer.
     #[must_use]
     pub fn for_customer(self, whose: CustomerId) -> Self {
         if let Self::Assign { reference, .. } = self {
@@ -353,7 +364,6 @@ impl Act {
         }
     }
 
-    /// The same, as something safe to do.
     pub(super) fn action(self) -> Action {
         let Words { code, because, .. } = *self.words();
         let (label, command) = (self.label(), Some(self.command()));
@@ -362,9 +372,6 @@ impl Act {
 }
 
 /// Reads the name of a group that is not ours.
-///
-/// # Errors
-/// What is wrong with it.
 pub fn group_name(name: &str) -> Result<String, String> {
     let fits = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
     if name == GROUP {

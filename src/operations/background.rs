@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Error, Operations,
-    verdict::{InLedger, Owner},
+    verdict::{InLedger, OwnerLease},
 };
 use crate::ledger::{self, CursorRow, TrialRow, WorkerRow};
 
@@ -21,7 +21,6 @@ const ATTEMPTS_DEFAULT: u32 = 5;
 /// How long it is not asked again whether the ledger is there.
 const THERE_FOR: Duration = Duration::from_secs(5);
 
-/// Owners, workers and trials.
 pub(super) struct Background {
     cursors: BTreeMap<u16, CursorRow>,
     workers: Vec<WorkerRow>,
@@ -99,7 +98,7 @@ impl Background {
                 .map_or(lease * 2, |silence| silence.to_std().unwrap_or_default());
             let attempts_max = worker.and_then(|worker| u32::try_from(worker.attempts_max).ok());
             let attempts_max = attempts_max.unwrap_or(ATTEMPTS_DEFAULT);
-            Some(Owner { name, silence, lease, attempts_max })
+            Some(OwnerLease { name, silence, lease, attempts_max })
         });
         let name = owner.as_ref().map(|owner| owner.name);
         let others = self.workers.iter().filter(|worker| Some(worker.worker_id.as_str()) != name);

@@ -3,22 +3,20 @@
 //! refused stays as it was and stops nothing; an outage stops the rest.
 
 use serde::Serialize;
+use sqlx::QueryBuilder;
 use utoipa::ToSchema;
 
-use super::{Error, LetterReport, Operations, Signature};
-use crate::ledger::DeadLetterFilter;
+use super::{Error, LetterFilter, LetterReport, LetterState, Operations, Signature};
 
 /// Dead letters that one call deals with.
 pub const BULK_MAX: usize = 1_000;
 
-/// What is done to many dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mend {
     Redrive,
     Discard,
 }
 
-/// What came of many.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct MendSummary {
     /// How many are settled now, or would be; where they are redriven.
@@ -50,22 +48,24 @@ impl Operations {
     /// at most `max` and [`BULK_MAX`], and how many there are altogether.
     pub async fn open_letters(
         &self,
-        filter: &DeadLetterFilter,
+        filter: &LetterFilter,
         max: usize,
     ) -> Result<(Vec<i64>, usize), Error> {
-        let filter = DeadLetterFilter { state: Some("dead".to_owned()), ..filter.clone() };
+        let filter = LetterFilter { state: LetterState::Dead, ..filter.clone() };
+        let mut query = QueryBuilder::new("select id, count(*) over () from dead_letters");
+        filter.narrow(&mut query);
         let limit = i64::try_from(max.min(BULK_MAX)).unwrap_or(i64::MAX);
-        let ids = self.admin.dead_letter_ids(&filter, limit).await?;
-        let count = self.admin.dead_letter_count(&filter).await?;
-        let count = usize::try_from(count).unwrap_or(usize::MAX).max(ids.len());
-        Ok((ids, count))
+        query.push(" order by id limit ").push_bind(limit);
+        let rows: Vec<(i64, i64)> = query.build_query_as().fetch_all(&self.pool).await?;
+        let count = rows.first().map_or(0, |(_, count)| usize::try_from(*count).unwrap_or(0));
+        Ok((rows.into_iter().map(|(id, _)| id).collect(), count))
     }
 
     /// Mends the dead letters that match, or says what would come of each by itself.
     pub async fn mend_all(
         &self,
         mend: Mend,
-        filter: &DeadLetterFilter,
+        filter: &LetterFilter,
         by: &Signature,
         dry_run: bool,
     ) -> Result<MendSummary, Error> {

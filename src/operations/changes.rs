@@ -2,63 +2,73 @@
 //! parked customers, and the log of all changes.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use sqlx::{FromRow, QueryBuilder};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Act, Acted, Error, Foretold, Operations, Signature,
-    shapes::{Money, money},
+    Error, Foretold, Money, Operations, PAGE_MAX, Page, Signature,
+    page::{narrow, page_size},
 };
-use crate::{
-    domain::CustomerId,
-    ledger::{AuditRow, LossRow},
-};
+use crate::{domain::CustomerId, ledger::LossRow};
+
+/// Customers that are listed at once.
+const LIST_MAX: i64 = 1_000;
+
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditFilter {
+    /// Only changes of this subject: a reference, a customer, `partition 7`.
+    pub subject: Option<String>,
+    /// Cursor: `next` of the previous page.
+    pub before: Option<i64>,
+    /// 1 to 500; default 50.
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<i64>,
+}
+
+impl AuditFilter {
+    /// The latest changes of a subject, as many as a page may have.
+    #[must_use]
+    pub fn of(subject: &str) -> Self {
+        Self { subject: Some(subject.to_owned()), before: None, limit: Some(PAGE_MAX) }
+    }
+}
 
 /// A change that somebody made.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
 pub struct AuditEntry {
     /// Rises with every change.
     pub id: i64,
     pub at: DateTime<Utc>,
     pub actor: String,
-    /// What: `dead_letter_redriven`, for instance.
+    /// `dead_letter_redriven`, for instance.
     pub action: String,
-    /// To what: a reference, a customer, `partition 7`.
+    /// A reference, a customer, `partition 7`.
     pub subject: String,
     pub reason: Option<String>,
-    /// What it was before,
     #[schema(value_type = Option<Object>)]
     pub before: Option<Value>,
-    /// and after.
     #[schema(value_type = Option<Object>)]
     pub after: Option<Value>,
 }
 
 /// A customer whose payments wait behind a dead letter.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
 pub struct ParkedCustomer {
     pub customer_id: String,
-    /// Since when.
     pub parked_at: DateTime<Utc>,
-    /// Payments that wait.
+    /// How many payments wait.
     pub payments: i64,
-    /// What they come to, all statuses together.
-    #[schema(value_type = Money)]
-    pub amount: String,
-    /// Dead letters of theirs that nobody has dealt with; while there is one, a
-    /// release must be forced.
+    /// Sum of the waiting payments, all statuses together.
+    pub amount: Money,
+    /// Open dead letters of the customer; while there is one, a release must be forced.
     pub dead_letters: Vec<i64>,
 }
 
 impl ParkedCustomer {
-    /// The act that settles what waits.
-    #[must_use]
-    pub fn release(&self) -> Option<Act> {
-        let customer = CustomerId::parse(&*self.customer_id).ok()?;
-        Some(Act::Unpark { customer, force: false })
-    }
-
     /// What releasing them would do.
     pub(super) fn release_would(&self) -> Foretold {
         let Self { customer_id, payments, amount, dead_letters, .. } = self;
@@ -77,15 +87,19 @@ impl ParkedCustomer {
 }
 
 impl Operations {
-    /// Changes, the latest first, older than `before`.
-    pub async fn audit_log(
-        &self,
-        subject: Option<&str>,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<AuditEntry>, Error> {
-        let rows = self.admin.audit_log(subject, before, limit).await?;
-        Ok(rows.into_iter().map(AuditEntry::from).collect())
+    /// A page of changes, the latest first.
+    pub async fn audit_log(&self, filter: &AuditFilter) -> Result<Page<AuditEntry, i64>, Error> {
+        let limit = page_size(filter.limit)?;
+        let mut query = QueryBuilder::new(
+            "select id, at, actor, action, subject, reason, before, after from audit_log where true",
+        );
+        narrow(&mut query, [("subject", &filter.subject)]);
+        if let Some(before) = filter.before {
+            query.push(" and id < ").push_bind(before);
+        }
+        query.push(" order by id desc limit ").push_bind(limit);
+        let rows: Vec<AuditEntry> = query.build_query_as().fetch_all(&self.pool).await?;
+        Ok(Page::new(rows, limit, |change| change.id))
     }
 
     /// Notes that somebody changed how much a gateway logs.
@@ -98,60 +112,28 @@ impl Operations {
         Ok(self.admin.note_log_level(before, after, by).await?)
     }
 
-    /// Customers whose payments wait behind a dead letter, the longest first.
-    pub async fn parked(&self) -> Result<Vec<ParkedCustomer>, Error> {
-        self.parked_of(None).await
-    }
-
-    /// The same of this customer, if it is parked.
-    pub async fn parked_one(&self, customer: &CustomerId) -> Result<Option<ParkedCustomer>, Error> {
-        Ok(self.parked_of(Some(customer)).await?.pop())
-    }
-
-    async fn parked_of(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
-        let of_row = |row: crate::ledger::ParkedCustomer| ParkedCustomer {
-            customer_id: row.customer_id,
-            parked_at: row.parked_at,
-            payments: row.payments,
-            amount: money(row.amount),
-            dead_letters: row.dead_letters,
-        };
-        Ok(self.parking.list(customer).await?.into_iter().map(of_row).collect())
+    /// Customers whose payments wait behind a dead letter, the longest first; only
+    /// this one, if one is named. At most 1,000.
+    pub async fn parked(
+        &self,
+        customer: Option<&CustomerId>,
+    ) -> Result<Vec<ParkedCustomer>, Error> {
+        let rows = sqlx::query_as(
+            "select a.customer_id, a.parked_at, count(p.sequence) as payments,
+                 coalesce(sum(p.amount), 0) as amount,
+                 array(select id from dead_letters d where d.customer_id = a.customer_id
+                     and d.state = 'dead' order by id) as dead_letters
+             from customer_accounts a
+             left join parked p on p.customer_id = a.customer_id and p.state = 'held'
+             where a.parked_at is not null and ($2::text is null or a.customer_id = $2)
+             group by a.customer_id order by a.parked_at, a.customer_id limit $1",
+        );
+        let rows = rows.bind(LIST_MAX).bind(customer.map(CustomerId::as_str));
+        Ok(rows.fetch_all(&self.pool).await?)
     }
 
     /// Losses, the latest first; only those that nobody has dealt with, unless `all`.
     pub async fn losses(&self, all: bool) -> Result<Vec<LossRow>, Error> {
         Ok(self.ledger.losses().list(!all).await?)
-    }
-
-    /// Notes that open losses were dealt with; says how many there were.
-    pub(super) async fn accept_losses(
-        &self,
-        partition: Option<u16>,
-        by: &Signature,
-    ) -> Result<u64, Error> {
-        Ok(self.ledger.losses().accept(partition, &by.actor, &by.reason).await?)
-    }
-
-    /// Settles what waits for a customer and parks no more. Says how many
-    /// payments waited. Refused behind an open dead letter, unless forced.
-    pub async fn release_parked(
-        &self,
-        customer: &CustomerId,
-        force: bool,
-        signature: &Signature,
-    ) -> Result<Acted<u64>, Error> {
-        let released = self.parking.release(customer, force, signature).await?;
-        if released.is_ok() {
-            self.forget_balance(customer).await;
-        }
-        Ok(released)
-    }
-}
-
-impl From<AuditRow> for AuditEntry {
-    fn from(row: AuditRow) -> Self {
-        let AuditRow { id, at, actor, action, subject, reason, before, after } = row;
-        Self { id, at, actor, action, subject, reason, before, after }
     }
 }

@@ -4,17 +4,19 @@
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
-use utoipa::ToSchema;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, QueryBuilder};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Act, Action, Error, Operations,
-    shapes::{Money, money},
+    Act, Action, Error, Money, Operations, Page,
+    page::{narrow, page_size},
 };
-use crate::ledger::OpenConflict;
 
 /// Names a conflict: `7/3` came from partition 7 with sequence 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ConflictName {
     pub partition: u16,
     pub sequence: i64,
@@ -23,6 +25,20 @@ pub struct ConflictName {
 impl fmt::Display for ConflictName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.partition, self.sequence)
+    }
+}
+
+impl From<ConflictName> for String {
+    fn from(name: ConflictName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for ConflictName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 
@@ -39,40 +55,100 @@ impl FromStr for ConflictName {
     }
 }
 
+#[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConflictFilter {
+    /// Include resolved conflicts.
+    #[arg(long)]
+    pub all: bool,
+    /// Only conflicts of this reference.
+    #[arg(long)]
+    pub reference: Option<String>,
+    /// Cursor: `next` of the previous page.
+    #[arg(skip)]
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,5}/[0-9]{1,18}$")]
+    pub after: Option<ConflictName>,
+    /// 1 to 500; default 50.
+    #[arg(skip)]
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<i64>,
+}
+
 /// A payment that came under a used reference with other content.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
 pub struct Conflict {
-    /// Where it came from,
+    /// Partition and sequence together name the conflict.
+    #[sqlx(try_from = "i32")]
     pub partition: u16,
-    /// and its sequence there: together they name it.
     pub sequence: i64,
     pub transaction_reference: String,
-    /// Whom it is of,
     pub customer_id: String,
-    /// how much,
-    #[schema(value_type = Money)]
-    pub transaction_amount: String,
-    /// what the bank said,
+    #[sqlx(rename = "amount")]
+    pub transaction_amount: Money,
     pub payment_status: String,
-    /// and when.
     pub transaction_date: DateTime<Utc>,
-    /// The payment that has the reference: of whom,
+    /// Customer of the payment that has the reference.
     pub first_customer_id: Option<String>,
-    /// how much,
-    #[schema(value_type = Option<Money>)]
-    pub first_amount: Option<String>,
-    /// and when.
+    /// Amount of the payment that has the reference.
+    pub first_amount: Option<Money>,
+    /// Date of the payment that has the reference.
     pub first_transaction_date: Option<DateTime<Utc>>,
-    /// What differs, as a sentence.
+    #[sqlx(skip)]
     pub sentence: String,
     /// `open` or `resolved`.
     pub state: String,
-    /// When it was found.
     pub detected_at: DateTime<Utc>,
-    /// When somebody dealt with it.
     pub resolved_at: Option<DateTime<Utc>>,
-    /// What is safe to do; empty once it is dealt with.
+    /// What is safe to do; empty once it is resolved.
+    #[sqlx(skip)]
     pub actions: Vec<Action>,
+}
+
+/// Selects [`Conflict`]s.
+const CONFLICT: &str = "select c.partition, c.sequence, c.transaction_reference, \
+     c.payment_status, c.customer_id, c.amount, c.transaction_date, c.state, c.detected_at, \
+     c.resolved_at, f.customer_id as first_customer_id, f.amount as first_amount, \
+     f.transaction_date as first_transaction_date \
+     from conflicts c left join lateral ( \
+         select customer_id, amount, transaction_date from processed_transactions p \
+         where p.transaction_reference = c.transaction_reference \
+             and p.payment_status = c.payment_status \
+         union all select customer_id, amount, transaction_date from suspense s \
+         where s.transaction_reference = c.transaction_reference \
+             and c.payment_status = 'COMPLETE' and s.state in ('held', 'refund_marked') \
+         union all select customer_id, amount, transaction_date from parked k \
+         where k.transaction_reference = c.transaction_reference \
+             and k.payment_status = c.payment_status and k.state = 'held' \
+         limit 1) f on true";
+
+impl Operations {
+    /// A page of conflicts, the longest open first.
+    pub async fn conflicts(
+        &self,
+        filter: &ConflictFilter,
+    ) -> Result<Page<Conflict, ConflictName>, Error> {
+        let limit = page_size(filter.limit)?;
+        let mut query = QueryBuilder::new(CONFLICT);
+        query.push(if filter.all { " where true" } else { " where c.state = 'open'" });
+        narrow(&mut query, [("c.transaction_reference", &filter.reference)]);
+        if let Some(ConflictName { partition, sequence }) = filter.after {
+            query.push(
+                " and (c.detected_at, c.partition, c.sequence) >
+                     all (select detected_at, partition, sequence from conflicts where partition = ",
+            );
+            query.push_bind(i32::from(partition)).push(" and sequence = ");
+            query.push_bind(sequence).push(")");
+        }
+        query.push(" order by c.detected_at, c.partition, c.sequence limit ").push_bind(limit);
+        let mut rows: Vec<Conflict> = query.build_query_as().fetch_all(&self.pool).await?;
+        for row in &mut rows {
+            row.sentence = row.difference();
+            let actions = [Act::Resolve { conflict: row.name() }].map(Act::action);
+            row.actions = actions.into_iter().filter(|_| row.state == "open").collect();
+        }
+        Ok(Page::new(rows, limit, Conflict::name))
+    }
 }
 
 impl Conflict {
@@ -80,68 +156,28 @@ impl Conflict {
     pub fn name(&self) -> ConflictName {
         ConflictName { partition: self.partition, sequence: self.sequence }
     }
-}
 
-impl Operations {
-    /// A page of conflicts, the longest open first.
-    pub async fn conflicts(
-        &self,
-        all: bool,
-        reference: Option<&str>,
-        after: Option<ConflictName>,
-        limit: i64,
-    ) -> Result<Vec<Conflict>, Error> {
-        let after = after.map(|name| (i32::from(name.partition), name.sequence));
-        let rows = self.admin.conflicts(all, reference, after, limit).await?;
-        Ok(rows.into_iter().map(Conflict::from).collect())
-    }
-}
-
-impl From<OpenConflict> for Conflict {
-    fn from(row: OpenConflict) -> Self {
-        let partition = u16::try_from(row.partition).unwrap_or_default();
-        let conflict = ConflictName { partition, sequence: row.sequence };
-        let actions = [Act::Resolve { conflict }].map(Act::action);
-        Self {
-            partition,
-            sequence: row.sequence,
-            sentence: difference(&row),
-            transaction_reference: row.transaction_reference,
-            customer_id: row.customer_id,
-            transaction_amount: money(row.amount),
-            payment_status: row.payment_status,
-            transaction_date: row.transaction_date,
-            first_customer_id: row.first_customer_id,
-            first_amount: row.first_amount.map(money),
-            first_transaction_date: row.first_transaction_date,
-            actions: actions.into_iter().filter(|_| row.state == "open").collect(),
-            state: row.state,
-            detected_at: row.detected_at,
-            resolved_at: row.resolved_at,
+    /// What the payment says, and what the one said that has the reference.
+    fn difference(&self) -> String {
+        let (Some(customer), Some(amount), Some(date)) =
+            (&self.first_customer_id, self.first_amount, self.first_transaction_date)
+        else {
+            return "the payment that has the reference is not settled yet".to_owned();
+        };
+        let written = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        let was = [
+            ("customer", self.customer_id.clone(), customer.clone()),
+            ("amount", self.transaction_amount.to_string(), amount.to_string()),
+            ("date", written(self.transaction_date), written(date)),
+        ];
+        let differ = was.into_iter().filter(|(_, new, first)| new != first);
+        let differ: Vec<String> =
+            differ.map(|(what, new, first)| format!("{what} {new} instead of {first}")).collect();
+        match differ.is_empty() {
+            // Money in suspense was sent for one customer and assigned to another.
+            true => "says now what the first was corrected to".to_owned(),
+            false => differ.join(", "),
         }
-    }
-}
-
-/// What the payment says, and what the one said that has the reference.
-fn difference(row: &OpenConflict) -> String {
-    let (Some(customer), Some(amount), Some(date)) =
-        (&row.first_customer_id, row.first_amount, row.first_transaction_date)
-    else {
-        return "the payment that has the reference is not settled yet".to_owned();
-    };
-    let date = date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
-    let was = [
-        ("customer", row.customer_id.clone(), customer.clone()),
-        ("amount", money(row.amount), money(amount)),
-        ("date", row.transaction_date.to_rfc3339_opts(SecondsFormat::AutoSi, true), date),
-    ];
-    let differ = was.into_iter().filter(|(_, new, first)| new != first);
-    let differ: Vec<String> =
-        differ.map(|(what, new, first)| format!("{what} {new} instead of {first}")).collect();
-    match differ.is_empty() {
-        // Money in suspense was sent for one customer and assigned to another.
-        true => "says now what the first was corrected to".to_owned(),
-        false => differ.join(", "),
     }
 }
 

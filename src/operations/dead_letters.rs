@@ -2,57 +2,157 @@
 //! at once are in `bulk`.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use tokio::time::timeout;
-use tracing::warn;
-use utoipa::ToSchema;
+use chrono_tz::Tz;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use sqlx::{FromRow, Postgres, QueryBuilder};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Act, Acted, Action, Error, FORGET_PATIENCE, Mend, Operations, Refusal, Signature,
-    shapes::{Money, money, span},
+    Act, Acted, Action, Error, Looks, Mend, Money, Operations, Page, Refusal, Signature,
+    page::{narrow, page_size},
+    shapes::span,
 };
 use crate::{
-    domain::{Delivery, Reference},
-    ledger::{DeadLetterFilter, DeadLetterRow, Redriven},
+    clock,
+    domain::{Delivery, Reference, is_in_calendar, parse_date},
+    ledger::SettledCase,
     stream::read_fields,
     telemetry,
 };
 
-/// A dead letter.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LetterFilter {
+    /// Only dead letters in this state; default `dead`, which means open.
+    #[arg(long, value_enum, default_value_t)]
+    #[param(inline)]
+    pub state: LetterState,
+    /// Only dead letters of this reference.
+    #[arg(long)]
+    pub reference: Option<String>,
+    /// Only dead letters of this class of reason: `settle_failed`, `worker_died` or
+    /// `entry_unreadable`.
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Only dead letters of this customer.
+    #[arg(long)]
+    pub customer: Option<String>,
+    /// Only payments that became dead letters at this time or later: RFC 3339; on the
+    /// command line also `2025-11-07 14:54:16` in UTC, or how long ago, such as 2h.
+    #[arg(long, value_parser = parse_instant)]
+    #[serde(deserialize_with = "moment")]
+    pub since: Option<DateTime<Utc>>,
+    /// Only payments that became dead letters before this time.
+    #[arg(long, value_parser = parse_instant)]
+    #[serde(deserialize_with = "moment")]
+    pub until: Option<DateTime<Utc>>,
+    /// Cursor: `next` of the previous page.
+    #[arg(skip)]
+    pub before: Option<i64>,
+    /// 1 to 500; default 50.
+    #[arg(skip)]
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<i64>,
+}
+
+/// The state that is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LetterState {
+    #[default]
+    Dead,
+    Redriven,
+    Discarded,
+    All,
+}
+
+impl LetterFilter {
+    /// Dead letters of this reference, whatever became of them.
+    #[must_use]
+    pub fn of(reference: &str) -> Self {
+        Self { reference: Some(reference.to_owned()), state: LetterState::All, ..Self::default() }
+    }
+
+    pub(super) fn narrow(&self, query: &mut QueryBuilder<Postgres>) {
+        query.push(match self.state {
+            LetterState::Dead => " where state = 'dead'",
+            LetterState::Redriven => " where state = 'redriven'",
+            LetterState::Discarded => " where state = 'discarded'",
+            LetterState::All => " where true",
+        });
+        let columns = [
+            ("transaction_reference", &self.reference),
+            ("code", &self.code),
+            ("customer_id", &self.customer),
+        ];
+        narrow(query, columns);
+        for (column, value) in [(" and dead_at >= ", self.since), (" and dead_at < ", self.until)] {
+            if let Some(value) = value {
+                query.push(column).push_bind(value);
+            }
+        }
+    }
+}
+
+/// Reads a moment that the stores can keep, where one is given.
+pub fn moment<'de, D>(reading: D) -> Result<Option<DateTime<Utc>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let moment = Option::<DateTime<Utc>>::deserialize(reading)?;
+    match moment.is_none_or(is_in_calendar) {
+        true => Ok(moment),
+        false => Err(D::Error::custom("a date must be in the years 1 to 9999 in UTC")),
+    }
+}
+
+/// Reads an instant, or how long ago it was.
+fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let instant = chrono::TimeDelta::from_std(ago).ok();
+        let instant = instant.and_then(|ago| clock::system().checked_sub_signed(ago));
+        return instant.ok_or_else(|| "is too long ago".to_owned());
+    }
+    parse_date(text, Tz::UTC).map_err(|invalid| format!("{}, or a span such as 2h", invalid.reason))
+}
+
+/// A dead letter. What could not be read of its entry is missing.
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
 pub struct DeadLetter {
-    /// Names it.
     pub id: i64,
-    /// Where it was.
+    #[sqlx(try_from = "i32")]
     pub partition: u16,
     pub stream_id: String,
-    /// Its sequence, if it could be read so far.
     pub sequence: Option<i64>,
-    /// Its reference, if it could be read so far.
     pub transaction_reference: Option<String>,
-    /// Its customer, if it could be read so far.
     pub customer_id: Option<String>,
-    /// Its amount, if it could be read so far.
-    #[schema(value_type = Option<Money>)]
-    pub transaction_amount: Option<String>,
+    #[sqlx(rename = "amount")]
+    pub transaction_amount: Option<Money>,
     /// Stable class of the reason: `entry_unreadable`, `settle_failed`,
     /// `worker_died`.
     pub code: String,
     pub reason: String,
-    /// How often it was tried.
+    #[sqlx(try_from = "i32")]
     pub attempts: u32,
     /// `dead`, `redriven` or `discarded`.
     pub state: String,
-    /// When it was buried.
     pub dead_at: DateTime<Utc>,
-    /// When it was redriven or discarded.
+    /// Time of the redrive or discard.
     pub resolved_at: Option<DateTime<Utc>>,
     /// The entry's fields as they were.
     #[schema(value_type = Object)]
     pub entry: serde_json::Value,
-    /// What is safe to do; empty once it is dealt with.
+    /// What is safe to do; empty once it is redriven or discarded.
+    #[sqlx(skip)]
     pub actions: Vec<Action>,
 }
+
+/// Selects [`DeadLetter`]s.
+const LETTER: &str = "select id, partition, stream_id, sequence, transaction_reference, \
+     customer_id, amount, code, reason, entry, attempts, state, dead_at, resolved_at \
+     from dead_letters";
 
 /// What came of redriving or discarding one dead letter.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -100,17 +200,25 @@ impl Operations {
     /// A page of dead letters, the latest first.
     pub async fn dead_letters(
         &self,
-        filter: &DeadLetterFilter,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<DeadLetter>, Error> {
-        let rows = self.admin.dead_letters(filter, before, limit).await?;
-        Ok(rows.into_iter().map(DeadLetter::from).collect())
+        filter: &LetterFilter,
+    ) -> Result<Page<DeadLetter, i64>, Error> {
+        let limit = page_size(filter.limit)?;
+        let mut query = QueryBuilder::new(LETTER);
+        filter.narrow(&mut query);
+        if let Some(before) = filter.before {
+            query.push(" and id < ").push_bind(before);
+        }
+        query.push(" order by id desc limit ").push_bind(limit);
+        let rows: Vec<DeadLetter> = query.build_query_as().fetch_all(&self.pool).await?;
+        let rows = rows.into_iter().map(DeadLetter::with_actions).collect();
+        Ok(Page::new(rows, limit, |letter| letter.id))
     }
 
-    /// One dead letter.
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, Error> {
-        Ok(self.admin.dead_letter(id).await?.map(DeadLetter::from))
+        let mut query = QueryBuilder::new(LETTER);
+        query.push(" where id = ").push_bind(id);
+        let row: Option<DeadLetter> = query.build_query_as().fetch_optional(&self.pool).await?;
+        Ok(row.map(DeadLetter::with_actions))
     }
 
     /// Settles one dead letter now, or says what would come of it.
@@ -124,7 +232,7 @@ impl Operations {
             Ok(row) => row,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let delivery = match read(&row) {
+        let delivery = match row.read() {
             Ok(delivery) => delivery,
             Err(sentence) => return Ok(Err(Refusal::Impossible(sentence))),
         };
@@ -194,29 +302,18 @@ impl Operations {
 
     /// Makes Redis forget that this letter's payment was sent. Says whether it
     /// did.
-    async fn forget_reference(&self, row: &DeadLetterRow) -> bool {
+    async fn forget_reference(&self, row: &DeadLetter) -> bool {
         let reference = row.transaction_reference.clone().map(Reference::parse);
-        let (Some(Ok(reference)), Ok(partition)) = (reference, u16::try_from(row.partition)) else {
-            // Nothing that could be sent again is remembered of it.
-            return true;
+        // Nothing that could be sent again is remembered of it.
+        let Some(Ok(reference)) = reference else { return true };
+        let forget = async |looks: &Looks| {
+            looks.upkeep.forget_reference(row.partition, &reference, &row.stream_id).await
         };
-        let forgetting = async {
-            let upkeep = &self.looks().await?.upkeep;
-            Ok(upkeep.forget_reference(partition, &reference, &row.stream_id).await?)
-        };
-        let forgotten: Result<(), Error> = match timeout(FORGET_PATIENCE, forgetting).await {
-            Ok(forgotten) => forgotten,
-            Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
-        };
-        if let Err(error) = &forgotten {
-            warn!(error = error.sentence(), "Redis could not be told that a payment was discarded");
-        }
-        forgotten.is_ok()
+        self.tell_redis(forget, "Redis could not be told that a payment was discarded").await
     }
 
-    /// A dead letter that nobody has dealt with.
-    async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetterRow>, Error> {
-        let Some(row) = self.admin.dead_letter(id).await? else {
+    async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetter>, Error> {
+        let Some(row) = self.dead_letter(id).await? else {
             return Ok(Err(Refusal::Missing(format!("there is no dead letter {id}"))));
         };
         if row.state == "dead" {
@@ -228,11 +325,10 @@ impl Operations {
     }
 }
 
-/// What came of it, for whoever wanted it.
-fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
+fn sentence(delivery: &Delivery, redriven: &SettledCase, dry_run: bool) -> String {
     let customer = delivery.payment.customer.as_str();
-    let amount = money(delivery.payment.amount.get());
-    let balance = redriven.balance_after.map(money).unwrap_or_default();
+    let amount = Money(delivery.payment.amount.get());
+    let balance = Money(redriven.balance_after.unwrap_or_default());
     let what = match redriven.outcome.as_str() {
         "applied" => format!("{amount} applied to {customer}, {balance} left to pay"),
         "recorded" => format!("recorded as {}, no money moved", delivery.payment.status.as_str()),
@@ -262,65 +358,41 @@ fn sentence(delivery: &Delivery, redriven: &Redriven, dry_run: bool) -> String {
     format!("{would}{what}{parked}")
 }
 
-/// The entry that was buried; why there is nothing to settle, and what to do.
-fn read(row: &DeadLetterRow) -> Result<Delivery, String> {
-    let id = row.id;
-    let delivery = read_entry(row).map_err(|reason| {
-        format!(
-            "dead letter {id} cannot be read, {reason}: discard it and ask the bank to send it \
-             again, or redrive it with a release that can read it"
-        )
-    })?;
-    // Settled under it, it would take the place of another.
-    if row.sequence.is_none() {
-        return Err(format!(
-            "dead letter {id} was written by no gateway, its sequence {} was never given out: \
-             discard it and find out who writes to the streams",
-            delivery.sequence
-        ));
+impl DeadLetter {
+    fn with_actions(mut self) -> Self {
+        let id = self.id;
+        let redrive = self.read().ok().map(|_| Act::Redrive { id, dry_run: false });
+        let acts = redrive.into_iter().chain([Act::Discard { id }]);
+        self.actions = acts.filter(|_| self.state == "dead").map(Act::action).collect();
+        self
     }
-    Ok(delivery)
-}
 
-fn read_entry(row: &DeadLetterRow) -> Result<Delivery, String> {
-    let partition = u16::try_from(row.partition).map_err(|_| "its partition cannot be")?;
-    let stream_id = row.stream_id.parse().map_err(|_| "its entry id cannot be")?;
-    let fields: Vec<(String, String)> = match row.entry.as_object() {
-        Some(fields) => fields
-            .iter()
-            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-            .collect(),
-        None => Vec::new(),
-    };
-    read_fields(partition, stream_id, &fields)
-}
-
-impl From<DeadLetterRow> for DeadLetter {
-    fn from(row: DeadLetterRow) -> Self {
-        let actions = actions(&row);
-        Self {
-            id: row.id,
-            partition: u16::try_from(row.partition).unwrap_or_default(),
-            stream_id: row.stream_id,
-            sequence: row.sequence,
-            transaction_reference: row.transaction_reference,
-            customer_id: row.customer_id,
-            transaction_amount: row.amount.map(money),
-            code: row.code,
-            reason: row.reason,
-            attempts: u32::try_from(row.attempts).unwrap_or_default(),
-            state: row.state,
-            dead_at: row.dead_at,
-            resolved_at: row.resolved_at,
-            entry: row.entry,
-            actions,
+    /// The entry that was buried; why there is nothing to settle, and what to do.
+    fn read(&self) -> Result<Delivery, String> {
+        let id = self.id;
+        let delivery = self.read_entry().map_err(|reason| {
+            format!(
+                "dead letter {id} cannot be read, {reason}: discard it and ask the bank to send it \
+                 again, or redrive it with a release that can read it"
+            )
+        })?;
+        // Settled under it, it would take the place of another.
+        if self.sequence.is_none() {
+            return Err(format!(
+                "dead letter {id} was written by no gateway, its sequence {} was never given out: \
+                 discard it and find out who writes to the streams",
+                delivery.sequence
+            ));
         }
+        Ok(delivery)
     }
-}
 
-fn actions(row: &DeadLetterRow) -> Vec<Action> {
-    let id = row.id;
-    let redrive = read(row).ok().map(|_| Act::Redrive { id, dry_run: false });
-    let acts = redrive.into_iter().chain([Act::Discard { id }]);
-    acts.filter(|_| row.state == "dead").map(Act::action).collect()
+    fn read_entry(&self) -> Result<Delivery, String> {
+        let stream_id = self.stream_id.parse().map_err(|_| "its entry id cannot be")?;
+        let fields = self.entry.as_object().into_iter().flatten();
+        let fields: Vec<(String, String)> = fields
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect();
+        read_fields(self.partition, stream_id, &fields)
+    }
 }

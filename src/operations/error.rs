@@ -17,13 +17,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis did.
     #[error(transparent)]
     Stream(#[from] stream::Error),
-    /// PostgreSQL did.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
     /// What is asked for does not wait in a stream, and the ledger does not answer.
@@ -38,6 +35,12 @@ pub enum Error {
     /// What was begun could not be ended.
     #[error("{0}")]
     Halfway(&'static str, #[source] Box<Error>),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
 }
 
 impl Error {
@@ -59,7 +62,6 @@ impl Error {
         error.is_outage() || matches!(error, stream::Error::SearchLimit(_))
     }
 
-    /// Whether waiting may help.
     #[must_use]
     pub fn is_outage(&self) -> bool {
         match self {

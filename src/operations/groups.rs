@@ -21,7 +21,6 @@ use crate::{
     stream::{GROUP, OtherGroups, Standing, StartsFrom},
 };
 
-/// One group on all partitions.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
     pub name: String,

@@ -134,9 +134,7 @@ impl Operations {
 #[derive(Default)]
 struct Carried {
     given: usize,
-    /// The last entry of each stream.
     passed: BTreeMap<String, StreamId>,
-    /// Why a stream goes no further.
     stopped: BTreeMap<String, String>,
 }
 
@@ -171,7 +169,7 @@ async fn give(producer: &Producer, delivery: &Delivery) -> Result<bool, stream::
 /// Whether a row of the ledger with its reference is this payment.
 fn is_of(row: &PaymentRow, delivery: &Delivery) -> bool {
     let payment = &delivery.payment;
-    let same_entry = row.stream_id == delivery.stream_id.to_string();
+    let same_entry = row.stream_id.as_deref() == Some(&*delivery.stream_id.to_string());
     let same_content = row.payment_status.as_deref() == Some(payment.status.as_str())
         && row.customer_id.as_deref() == Some(payment.customer.as_str())
         && row.amount == Some(payment.amount.get())

@@ -5,49 +5,39 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    AuditEntry, Error, Operations, PendingEntry,
-    shapes::{Money, money},
-};
+use super::{AuditEntry, AuditFilter, Error, Money, Operations, PendingEntry};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{AttemptRow, PAGE_MAX, StoredPayment},
+    ledger::{AttemptRow, StoredPayment},
     stream::Seen,
 };
 
 /// What is said of a reference that neither store has: its payment may be lost.
 pub const NOTHING_KNOWN: &str = "nothing is known under this reference";
 
-/// A payment's life.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Life {
-    /// The bank's name for it.
     pub transaction_reference: String,
     /// Where it is now: `accepted`, or as the ledger has it.
     pub state: String,
     /// What that means, as a sentence.
     pub sentence: String,
     pub customer_id: Option<String>,
-    #[schema(value_type = Option<Money>)]
-    pub transaction_amount: Option<String>,
+    pub transaction_amount: Option<Money>,
     /// What the bank said: COMPLETE, PENDING or FAILED.
     pub payment_status: Option<String>,
-    /// Where it was appended.
     pub partition: Option<u16>,
-    /// Its sequence there.
     pub sequence: Option<i64>,
     pub stream_id: Option<String>,
     /// The trace that brought it, in hexadecimal.
     pub trace_id: Option<String>,
     /// The pending entry, while there is one.
     pub pending: Option<PendingEntry>,
-    /// What happened, the oldest first.
     pub moments: Vec<Moment>,
     /// Whether the ledger could be asked.
     pub ledger_available: bool,
 }
 
-/// Something that happened to a payment.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Moment {
     /// When; nothing where it is not known.
@@ -55,9 +45,7 @@ pub struct Moment {
     /// Stable, for programs: `received`, `appended`, `taken`, `attempt`,
     /// `attempt_failed`, `applied`, and so on.
     pub code: String,
-    /// What happened.
     pub sentence: String,
-    /// Whether it is a failure.
     pub failed: bool,
 }
 
@@ -103,8 +91,8 @@ impl Operations {
             stories.push(entry.story(&attempts));
         }
         if ledger_available {
-            let changes = self.audit_log(Some(reference.as_str()), None, PAGE_MAX).await?;
-            stories.extend(changes.iter().map(|change| vec![changed(change)]));
+            let changes = self.audit_log(&AuditFilter::of(reference.as_str())).await?;
+            stories.extend(changes.rows.iter().map(|change| vec![changed(change)]));
         }
         let mut life = match main_of(&stored) {
             Some(row) => of_stored(row),
@@ -127,7 +115,7 @@ impl Operations {
         &self,
         seen: Vec<Seen>,
         stored: &[StoredPayment],
-    ) -> Result<Vec<Waiting>, Error> {
+    ) -> Result<Vec<WaitingEntry>, Error> {
         let mut waiting = Vec::new();
         if seen.is_empty() {
             return Ok(waiting);
@@ -145,7 +133,7 @@ impl Operations {
             let handed = pending.as_ref().map(|handed| (self.clock)() - handed.idle);
             let pending = self.judged(pending.into_iter().collect(), background.as_ref()).await?;
             let pending = pending.into_iter().next();
-            waiting.push(Waiting { seen, handed, pending, stored: is_stored });
+            waiting.push(WaitingEntry { seen, handed, pending, stored: is_stored });
         }
         Ok(waiting)
     }
@@ -197,7 +185,7 @@ impl Operations {
 const SECOND: &str = "%Y-%m-%d %H:%M:%S UTC";
 
 /// An entry that the ledger does not have, or that is pending still.
-struct Waiting {
+struct WaitingEntry {
     seen: Seen,
     /// When it was handed out last.
     handed: Option<DateTime<Utc>>,
@@ -206,7 +194,7 @@ struct Waiting {
     stored: bool,
 }
 
-impl Waiting {
+impl WaitingEntry {
     fn story(&self, attempts: &[AttemptRow]) -> Story {
         let (mut story, mut handled) = (Story::new(), Story::new());
         if !self.stored {
@@ -329,12 +317,12 @@ fn changed(change: &AuditEntry) -> Told {
 fn sentence_of(row: &StoredPayment) -> String {
     let customer = row.customer_id.as_deref().unwrap_or("an unknown customer");
     let reason = row.reason.as_deref().unwrap_or("no reason is kept");
-    let left = row.balance_after.map(money).unwrap_or_default();
+    let left = Money(row.balance_after.unwrap_or_default());
     let version = row.account_version.unwrap_or_default();
     match row.state.as_str() {
         "applied" => {
-            let applied = row.applied_amount.map(money).unwrap_or_default();
-            let excess = row.excess_amount.filter(|excess| !excess.is_zero()).map(money);
+            let applied = Money(row.applied_amount.unwrap_or_default());
+            let excess = row.excess_amount.filter(|excess| !excess.is_zero()).map(Money);
             let excess = excess.map_or_else(String::new, |e| format!(", {e} to the credit"));
             format!("applied to {customer}: {applied} paid{excess}; {left} left, row {version}")
         }
@@ -376,7 +364,7 @@ fn of_stored(row: &StoredPayment) -> Life {
         state: row.state.clone(),
         sentence: sentence_of(row),
         customer_id: row.customer_id.clone(),
-        transaction_amount: row.amount.map(money),
+        transaction_amount: row.amount.map(Money),
         payment_status: row.payment_status.clone(),
         partition: u16::try_from(row.partition).ok(),
         sequence: row.sequence,
@@ -386,7 +374,7 @@ fn of_stored(row: &StoredPayment) -> Life {
     }
 }
 
-fn of_waiting(waiting: Option<&Waiting>) -> Life {
+fn of_waiting(waiting: Option<&WaitingEntry>) -> Life {
     let seen = waiting.map(|waiting| &waiting.seen);
     let delivery = seen.and_then(|seen| seen.delivery.as_ref());
     let payment = delivery.map(|delivery| &delivery.payment);
@@ -398,7 +386,7 @@ fn of_waiting(waiting: Option<&Waiting>) -> Life {
         sentence: verdict
             .unwrap_or_else(|| "on disk in the stream; no worker has taken it yet".to_owned()),
         customer_id: payment.map(|payment| payment.customer.as_str().to_owned()),
-        transaction_amount: payment.map(|payment| money(payment.amount.get())),
+        transaction_amount: payment.map(|payment| Money(payment.amount.get())),
         payment_status: payment.map(|payment| payment.status.as_str().to_owned()),
         partition: seen.map(|seen| seen.partition),
         sequence: delivery.map(|delivery| delivery.sequence),

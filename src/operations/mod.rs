@@ -19,6 +19,7 @@ mod groups;
 mod left_behind;
 mod life;
 mod overview;
+mod page;
 mod pending;
 mod perform;
 mod release;
@@ -31,36 +32,34 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::PgPool;
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
 
 pub use act::{Act, Action, Words, group_name};
 pub use bulk::{BULK_MAX, Mend, MendSummary};
-pub use changes::{AuditEntry, ParkedCustomer};
-pub use conflicts::{Conflict, ConflictName};
-pub use dead_letters::{DeadLetter, LetterReport};
+pub use changes::{AuditEntry, AuditFilter, ParkedCustomer};
+pub use conflicts::{Conflict, ConflictFilter, ConflictName};
+pub use dead_letters::{DeadLetter, LetterFilter, LetterReport, LetterState, moment};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
 pub use groups::Group;
 pub use life::{Life, Moment, NOTHING_KNOWN};
 pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
-pub use pending::{
-    ENTRIES_MAX as PENDING_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
-};
+pub use page::{PAGE_MAX, Page};
+pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
-pub use shapes::{Money, last_owners};
-pub use suspense::{AssignReport, SuspensePayment};
+pub use shapes::{Money, last_owners, span};
+pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 
-pub use crate::ledger::{
-    Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, DeadLetterFilter, Refusal, Signature,
-};
+pub use crate::ledger::{Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, Refusal, Signature};
 use crate::{
     clock::Clock,
     domain::CustomerId,
     ledger::{AdminStore, Groups, Ledger, Parking, Reader, Topology},
-    stream::{Balances, Finder, Inspector, Streams, Upkeep},
+    stream::{self, Balances, Finder, Inspector, Streams, Upkeep},
     telemetry::Signals,
 };
 
@@ -74,9 +73,10 @@ const FORGET_PATIENCE: Duration = Duration::from_secs(2);
 /// How long gateways remember a reference unless they are told otherwise.
 const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
 
-/// What operators can see and do.
 pub struct Operations {
     admin: AdminStore,
+    /// Reads what operators look at; changes nothing.
+    pool: PgPool,
     parking: Parking,
     groups: Groups,
     reader: Reader,
@@ -106,8 +106,10 @@ impl Operations {
     /// Over these stores; does not connect yet.
     #[must_use]
     pub fn new(streams: &Streams, ledger: &Ledger, topology: &Topology, clock: Clock) -> Self {
+        let (admin, pool) = ledger.admin(topology, CONNECTIONS);
         Self {
-            admin: ledger.admin(topology, CONNECTIONS),
+            admin,
+            pool,
             parking: ledger.parking(topology),
             groups: ledger.groups(),
             reader: ledger.reader(2),
@@ -149,16 +151,27 @@ impl Operations {
     /// What is cached of a customer's balance is not true any more. While Redis
     /// cannot be told, a balance may be shown for as long as it is cached.
     async fn forget_balance(&self, customer: &CustomerId) {
-        let forgetting = async { Ok(self.looks().await?.balances.forget(customer).await?) };
-        let forgotten: Result<(), Error> = match timeout(FORGET_PATIENCE, forgetting).await {
-            Ok(forgotten) => forgotten,
-            Err(_) => Err(crate::stream::Error::Deadline(FORGET_PATIENCE).into()),
+        self.tell_redis(
+            async |looks: &Looks| looks.balances.forget(customer).await,
+            "a cached balance could not be removed from Redis; it may be shown",
+        )
+        .await;
+    }
+
+    /// Tells Redis something, within a bound; says whether it was told, and logs if not.
+    async fn tell_redis<T>(
+        &self,
+        telling: impl AsyncFnOnce(&Looks) -> Result<T, stream::Error>,
+        failed: &'static str,
+    ) -> bool {
+        let telling = async { Ok(telling(self.looks().await?).await?) };
+        let told: Result<T, Error> = match timeout(FORGET_PATIENCE, telling).await {
+            Ok(told) => told,
+            Err(_) => Err(stream::Error::Deadline(FORGET_PATIENCE).into()),
         };
-        if let Err(error) = forgotten {
-            warn!(
-                error = error.sentence(),
-                "a cached balance could not be forgotten; it may be shown"
-            );
+        if let Err(error) = &told {
+            warn!(error = error.sentence(), "{failed}");
         }
+        told.is_ok()
     }
 }

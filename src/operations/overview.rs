@@ -95,15 +95,16 @@ pub struct WorkerLook {
 /// A partition at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PartitionLook {
-    /// Which.
     pub partition: u16,
     /// Who owns it, if anybody; nothing while the ledger cannot be asked.
     pub owner: Option<String>,
     /// Whom Redis was last told to own it, while the ledger cannot be asked.
+    #[serde(rename = "last_owner_in_redis")]
     pub owner_told: Option<String>,
     /// Whether the owner's lease runs; nothing while the ledger cannot be asked.
     pub owner_alive: Option<bool>,
-    /// Under which epoch.
+    /// How long the owner has been silent; it beats five times within its lease.
+    pub owner_silent_seconds: Option<i64>,
     pub epoch: Option<i64>,
     /// The worker that has asked the owner to hand it over.
     pub draining_to: Option<String>,
@@ -289,6 +290,9 @@ fn partitions(
             owner: owner.map(str::to_owned),
             owner_told: told.filter(|_| ledger.is_none()).cloned().flatten(),
             owner_alive: alive(owner),
+            owner_silent_seconds: cursor
+                .and_then(|cursor| cursor.owner_silence())
+                .map(|silence| silence.num_seconds()),
             epoch: cursor.map(|cursor| cursor.epoch),
             draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
             moved_at: cursor.map(|cursor| cursor.moved_at),

@@ -4,13 +4,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use utoipa::ToSchema;
+use clap::Args;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Error, Operations, Verdict,
+    Error, Money, Operations, Verdict,
     background::Background,
-    shapes::{Money, money},
+    page::page_size,
     verdict::{InLedger, Situation},
 };
 use crate::{
@@ -19,17 +20,38 @@ use crate::{
     stream::{Body, Pending, PendingCount},
 };
 
-/// Which pending entries.
-#[derive(Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PendingFilter {
-    /// Of this partition,
+    /// Only entries of this partition.
+    #[arg(long)]
+    #[param(maximum = 65535)]
     pub partition: Option<u16>,
-    /// not touched for at least this long,
+    /// Only entries that have not been touched for at least this long; in seconds in the API.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    #[serde(rename = "min_idle_seconds", deserialize_with = "seconds")]
+    #[param(rename = "min_idle_seconds", value_type = Option<u32>, maximum = 4_294_967_295_u64)]
     pub min_idle: Option<Duration>,
-    /// held by this consumer,
+    /// Only entries that this consumer holds.
+    #[arg(long)]
     pub consumer: Option<String>,
-    /// of this reference.
+    /// Only entries of this reference.
+    #[arg(long)]
     pub reference: Option<String>,
+    /// Cursor: `next` of the previous page.
+    #[arg(long)]
+    #[param(pattern = "^[0-9]{1,4}(/[0-9]{1,13}-[0-9]{1,9})?$")]
+    pub from: Option<String>,
+    /// 1 to 500; default 50.
+    #[arg(skip)]
+    #[param(minimum = 1, maximum = 500)]
+    pub limit: Option<i64>,
+}
+
+fn seconds<'de, D: Deserializer<'de>>(reading: D) -> Result<Option<Duration>, D::Error> {
+    let seconds = Option::<u32>::deserialize(reading)?;
+    Ok(seconds.map(|seconds| Duration::from_secs(seconds.into())))
 }
 
 /// An entry that was taken and is not acknowledged.
@@ -39,12 +61,9 @@ pub struct PendingEntry {
     pub stream_id: String,
     /// Its sequence; nothing when it cannot be read.
     pub sequence: Option<i64>,
-    /// The bank's name for it.
     pub transaction_reference: Option<String>,
     pub customer_id: Option<String>,
-    #[schema(value_type = Option<Money>)]
-    pub transaction_amount: Option<String>,
-    /// When the gateway took it.
+    pub transaction_amount: Option<Money>,
     pub received_at: Option<DateTime<Utc>>,
     /// The worker it was handed to last.
     pub consumer: String,
@@ -67,13 +86,11 @@ pub struct PendingEntry {
 /// A page of pending entries.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct PendingPage {
-    /// Them, by partition and entry id.
     pub entries: Vec<PendingEntry>,
     /// Where the next page begins; nothing on the last one.
     pub next: Option<String>,
     /// Whether the ledger could be asked. Without it verdicts say so.
     pub ledger_available: bool,
-    /// When it was looked.
     pub as_of: DateTime<Utc>,
 }
 
@@ -92,7 +109,6 @@ pub struct PendingSummary {
     /// Entries that were looked at for the ages; fewer than `pending` when there
     /// are very many.
     pub looked_at: u64,
-    /// When it was looked.
     pub as_of: DateTime<Utc>,
 }
 
@@ -104,44 +120,35 @@ pub struct AgeBucket {
     pub entries: u64,
 }
 
-/// What one consumer holds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ConsumerShare {
     pub consumer: String,
-    /// How many entries.
     pub entries: u64,
 }
 
 /// Below how many seconds of idleness each bucket ends; the last has no end.
 const BUCKETS: [u64; 6] = [1, 5, 10, 30, 60, 300];
-/// Pending entries that one page looks through at most,
+/// Pending entries that one page looks through.
 const LOOKED_THROUGH_MAX: usize = 20_000;
-/// and the summary.
+/// Pending entries that the summary looks through.
 const SUMMED_MAX: u64 = 200_000;
-/// Entries that one page has at most.
-pub const ENTRIES_MAX: usize = 500;
 
 /// Where a page begins: behind this entry of this partition.
-type Place = (u16, Option<StreamId>);
+type PageStart = (u16, Option<StreamId>);
 
 impl Operations {
     /// A page of pending entries, from where the last one's `next` says. It may
     /// be short, or empty, and still have a `next`: it looks through no more than
     /// 20,000 entries.
-    pub async fn pending(
-        &self,
-        filter: &PendingFilter,
-        from: Option<&str>,
-        limit: usize,
-    ) -> Result<PendingPage, Error> {
-        let limit = limit.clamp(1, ENTRIES_MAX);
+    pub async fn pending(&self, filter: &PendingFilter) -> Result<PendingPage, Error> {
+        let limit = usize::try_from(page_size(filter.limit)?).unwrap_or(usize::MAX);
         let there = |partition: &u16| *partition < self.topology.partitions;
         if let Some(partition) = filter.partition.filter(|partition| !there(partition)) {
             return Err(Error::Place(self.no_partition(partition.into())));
         }
         let (pending, next) = match &filter.reference {
             Some(reference) => (self.pending_of(reference, filter).await?, None),
-            None => self.page_of(filter, from, limit).await?,
+            None => self.page_of(filter, limit).await?,
         };
         let background = self.background().await?;
         Ok(PendingPage {
@@ -155,7 +162,6 @@ impl Operations {
         })
     }
 
-    /// The pending entries of one reference.
     async fn pending_of(
         &self,
         reference: &str,
@@ -175,11 +181,10 @@ impl Operations {
     async fn page_of(
         &self,
         filter: &PendingFilter,
-        from: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<Pending>, Option<Place>), Error> {
+    ) -> Result<(Vec<Pending>, Option<PageStart>), Error> {
         let inspector = &self.looks().await?.inspector;
-        let (first, mut after) = from.map_or(Ok((0, None)), place)?;
+        let (first, mut after) = filter.from.as_deref().map_or(Ok((0, None)), place)?;
         let counts = (0..).zip(inspector.counts().await?).skip(usize::from(first));
         let counts = counts.filter(|(_, count)| count.pending > 0);
         let counts = counts.filter(|(p, _)| filter.partition.is_none_or(|wanted| wanted == *p));
@@ -290,7 +295,7 @@ impl PendingFilter {
 }
 
 /// A place as `next` wrote it: `7/1762523656123-0`, or `7`.
-fn place(text: &str) -> Result<Place, Error> {
+fn place(text: &str) -> Result<PageStart, Error> {
     let bad = || {
         Error::Place(format!("{text} is not a valid page cursor: use `next` of the page before"))
     };
@@ -365,7 +370,7 @@ fn judged(entry: Pending, body: &Body, known: Option<InLedger<'_>>) -> PendingEn
             .map(|payment| payment.reference.as_str().to_owned())
             .or_else(|| unreadable.and_then(|unreadable| unreadable.reference.clone())),
         customer_id: payment.map(|payment| payment.customer.as_str().to_owned()),
-        transaction_amount: payment.map(|payment| money(payment.amount.get())),
+        transaction_amount: payment.map(|payment| Money(payment.amount.get())),
         received_at: delivery.map(|delivery| delivery.received_at),
         owner,
         owner_alive,

@@ -6,14 +6,11 @@ use serde_json::{Value, json};
 
 use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, act};
 
-/// What came of an act.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The code of the act, or of an end that is not the usual one: see [`notice`].
     pub code: &'static str,
-    /// For people,
     pub sentence: String,
-    /// and for programs.
     pub document: Value,
     /// Whether everything was done that was asked for.
     pub complete: bool,
@@ -24,7 +21,6 @@ pub struct Answer {
 pub struct Foretold {
     /// Whether it would be made: not refused, nor by force alone.
     pub would: bool,
-    /// Whether it has to be forced.
     pub must_force: bool,
     pub sentence: String,
 }
@@ -50,7 +46,6 @@ pub fn notice(code: &str) -> Option<&'static str> {
 }
 
 impl Answer {
-    /// As a report says it.
     fn report(code: &'static str, sentence: &str, report: &impl Serialize) -> Self {
         Self { code, sentence: sentence.to_owned(), document: json!(report), complete: true }
     }
@@ -68,7 +63,6 @@ impl Answer {
 }
 
 impl Act {
-    /// The document that says that it was refused.
     #[must_use]
     pub fn refused(&self, refusal: &Refusal) -> Value {
         let refused = refusal.sentence();
@@ -82,9 +76,6 @@ impl Act {
 
 impl Operations {
     /// Makes a change.
-    ///
-    /// # Errors
-    /// When a store cannot be asked; the error says so where something has changed.
     pub async fn perform(&self, act: &Act, by: &Signature) -> Result<Acted<Answer>, Error> {
         let code = act.words().code;
         let done = |sentence, facts| Answer::done(code, sentence, facts);
@@ -125,23 +116,22 @@ impl Operations {
                 resolved.map(|()| done(format!("the conflict {conflict} is resolved"), facts))
             }
             Act::Release { partition, force, wait } => {
-                match self.release(*partition, *force, by).await? {
-                    Ok(released) if *wait => Ok(self.handed_over(code, released, *force).await?),
-                    released => {
-                        released.map(|released| done(released.sentence(*force), json!(released)))
-                    }
-                }
+                self.release(*partition, (*force, *wait), by).await?
             }
             Act::Unpark { customer, force } => {
                 let name = customer.as_str();
-                let released = self.release_parked(customer, *force, by).await?;
+                let released = self.parking.release(customer, *force, by).await?;
+                if released.is_ok() {
+                    self.forget_balance(customer).await;
+                }
                 released.map(|payments| {
                     let facts = json!({ "customer_id": name, "payments": payments });
                     done(format!("{payments} payments of {name} released"), facts)
                 })
             }
             Act::AcceptLosses { partition } => {
-                let losses = self.accept_losses(*partition, by).await?;
+                let losses = self.ledger.losses();
+                let losses = losses.accept(*partition, &by.actor, &by.reason).await?;
                 Ok(done(format!("{losses} losses accepted"), json!({ "accepted": losses })))
             }
             Act::RegisterGroup { name, from } => Ok(self.register_group(name, *from, by).await?),
@@ -161,7 +151,7 @@ impl Operations {
             return Ok(Some(Foretold { would, must_force: false, sentence }));
         }
         if let Act::Unpark { customer, .. } = act {
-            let parked = self.parked_one(customer).await?;
+            let parked = self.parked(Some(customer)).await?.pop();
             return Ok(Some(parked.map_or_else(
                 || Foretold {
                     would: false,

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use redis::{Pipeline, aio::ConnectionLike};
 
-use super::{Error, GROUP, Standing, Streams, Unsafe, standing, upkeep};
+use super::{Error, GROUP, Standing, Streams, Unsafe, safety, standing};
 
 /// How often the way there is measured; the quickest counts.
 const PINGS: usize = 3;
@@ -85,7 +85,7 @@ impl Streams {
             version: info.get("redis_version").cloned().unwrap_or_default(),
             loading: number("loading") == 1,
             replica: info.get("role").is_some_and(|role| role != "master"),
-            unsafe_settings: upkeep::unsafe_settings(&mut connection).await?,
+            unsafe_settings: safety::unsafe_settings(&mut connection).await?,
             memory_used: number("used_memory"),
             memory_max: if own_limit == 0 { machine } else { own_limit },
             memory_limited: own_limit != 0,
@@ -95,7 +95,7 @@ impl Streams {
             clients: number("connected_clients"),
             clients_max: number("maxclients"),
             rejected: number("rejected_connections"),
-            directory: upkeep::setting(&mut connection, "dir").await?,
+            directory: safety::setting(&mut connection, "dir").await?,
         })
     }
 

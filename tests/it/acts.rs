@@ -2,6 +2,8 @@
 //! was given up is accepted when it is sent again, a damaged account is named,
 //! and what comes from outside leads no terminal and no shell astray.
 
+use paystream::operations::SuspenseFilter;
+
 use crate::prelude::*;
 
 async fn at_the_console(h: &Harness, path: &str) -> Reply {
@@ -104,11 +106,12 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     let (operations, by) = (operations(&h.stores).await, signed("ada"));
     let (ada, held) = (CustomerId::parse("ADA").unwrap(), Reference::parse("held").unwrap());
     let wrong = "account ADA stands at version 1, but its statement goes on to 3";
+    let unpark = |force| Act::Unpark { customer: ada.clone(), force };
     for (refused, stays) in [
         (operations.redrive(id, &by, true).await.unwrap().map(drop), "stays dead"),
         (operations.redrive(id, &by, false).await.unwrap().map(drop), "stays dead"),
         (operations.assign(&held, &ada, &by).await.unwrap().map(drop), "stays held"),
-        (operations.release_parked(&ada, true, &by).await.unwrap().map(drop), "stays"),
+        (operations.perform(&unpark(true), &by).await.unwrap().map(drop), "stays"),
     ] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
@@ -127,7 +130,7 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
 
     set_version(3).await;
     operations.redrive(id, &by, false).await.unwrap().unwrap();
-    operations.release_parked(&ada, false, &by).await.unwrap().unwrap();
+    operations.perform(&unpark(false), &by).await.unwrap().unwrap();
     operations.assign(&held, &ada, &by).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
     h.settled().await;
@@ -189,8 +192,8 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
     let operations = operations(&h.stores).await;
     let refund = Act::MarkForRefund { reference: Reference::parse("refunded").unwrap() };
     operations.perform(&refund, &signed("ada")).await.unwrap().unwrap();
-    let listed = operations.suspense(false, None, None, 10).await.unwrap();
-    let commands = listed.iter().flat_map(|one| &one.actions);
+    let listed = operations.suspense(&SuspenseFilter::default()).await.unwrap();
+    let commands = listed.rows.iter().flat_map(|one| &one.actions);
     let commands: Vec<&str> = commands.filter_map(|one| one.command.as_deref()).collect();
     assert_eq!(commands.len(), 2);
     assert!(commands.iter().all(|command| command.contains(" 'a;reboot' --")), "{commands:?}");
@@ -228,8 +231,8 @@ async fn a_letter_whose_payment_came_again_and_is_parked_says_so() {
     assert_eq!(done.outcome.as_deref(), Some("duplicate"));
     assert!(done.sentence.contains("came again meanwhile and waits in the parking"), "{done:?}");
     assert_eq!(h.api.payment("POISON").await["status"], "parked");
-    let ada = CustomerId::parse("ADA").unwrap();
-    operations.release_parked(&ada, false, &signed("ada")).await.unwrap().unwrap();
+    let unpark = Act::Unpark { customer: CustomerId::parse("ADA").unwrap(), force: false };
+    operations.perform(&unpark, &signed("ada")).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     h.settled().await;
 }

@@ -91,7 +91,7 @@ async fn a_rebalance_shows_without_a_reload() {
     h.start_worker();
     let browser = Browser::open(&h.api.url).await;
     browser.go("/console/partitions").await;
-    browser.reads("Every partition has a living owner; 1 worker lives.").await;
+    browser.reads("Every partition has a living owner; 1 worker running.").await;
     browser.script("document.getElementById('main').dataset.mark = 'same document'").await;
     let owners = async || -> BTreeSet<String> {
         let script = "return [...document.querySelectorAll('tbody tr td:nth-child(2)')]
@@ -102,7 +102,7 @@ async fn a_rebalance_shows_without_a_reload() {
     assert_eq!(owners().await, BTreeSet::from(["tester".to_owned()]));
     let second = ownership::worker(&h.stores, "second", &[]).await;
     until("both own some", async || owners().await.len() == 2).await;
-    browser.reads("2 workers live").await;
+    browser.reads("2 workers running").await;
     second.stop().await;
     until("one owns all", async || owners().await.len() == 1).await;
     let mark = browser.script("return document.getElementById('main').dataset.mark").await;
@@ -391,7 +391,7 @@ async fn pictures_of_a_busy_service_are_kept() {
         for scheme in ["dark", "light"] {
             browser.prefer(scheme).await;
             browser.go("/console/partitions").await;
-            browser.reads("3 workers live").await;
+            browser.reads("3 workers running").await;
             browser.picture(&format!("partitions-{scheme}"), 1280).await;
         }
         for (name, path) in [

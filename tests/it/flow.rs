@@ -3,7 +3,7 @@
 //! balances is never older than what was reported, whatever happens to it.
 
 use paystream::{
-    ledger::DeadLetterFilter,
+    operations::LetterFilter,
     stream::{Balances, Lookup},
 };
 
@@ -422,8 +422,8 @@ async fn what_no_gateway_wrote_is_not_redriven() {
     forge(&h.stores, partition, "2000").await;
     h.work().await;
     let operations = operations(&h.stores).await;
-    let letters = operations.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
-    let [letter] = letters.as_slice() else { panic!("{letters:?}") };
+    let letters = operations.dead_letters(&LetterFilter::default()).await.unwrap();
+    let [letter] = letters.rows.as_slice() else { panic!("{letters:?}") };
     let actions: Vec<_> = letter.actions.iter().map(|action| action.code).collect();
     assert_eq!(actions, ["discard"]);
     let refused = operations.redrive(letter.id, &signed("ada"), false).await.unwrap().unwrap_err();

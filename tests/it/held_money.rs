@@ -3,7 +3,7 @@
 //! again, and nothing but it may stand out of order; that conflicts are dealt
 //! with once; and that the trace of a payment goes wherever it goes.
 
-use paystream::operations::ConflictName;
+use paystream::operations::{AuditFilter, ConflictFilter, ConflictName, SuspenseFilter};
 
 use crate::{mending::settled, prelude::*};
 
@@ -104,10 +104,12 @@ async fn money_marked_for_refund_is_never_applied() {
     h.api.open_account("ADAA", "100").await;
     assert_eq!(h.api.balance("ADAA").await["total_paid"], "0.00");
     assert_eq!(h.api.payment("held").await["status"], "refund_marked");
-    let all = operations.suspense(true, Some("ADAA"), None, 10).await.unwrap();
+    let of_ada =
+        SuspenseFilter { all: true, customer: Some("ADAA".to_owned()), ..Default::default() };
+    let all = operations.suspense(&of_ada).await.unwrap().rows;
     assert_eq!((&*all[0].state, all[0].actions.len()), ("refund_marked", 0));
     assert_eq!(
-        operations.suspense(false, None, None, 10).await.unwrap().len(),
+        operations.suspense(&SuspenseFilter::default()).await.unwrap().rows.len(),
         1,
         "it is to be paid"
     );
@@ -186,9 +188,11 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     assert_eq!(of("r")["sentence"], "customer BOB instead of ADA, amount 2.00 instead of 1.00");
     assert_eq!(of("g")["first_amount"], "5.00", "one that is held has the reference, too");
     let operations = operations(&h.stores).await;
-    let first = operations.conflicts(false, None, None, 1).await.unwrap();
-    let after = Some(first[0].name());
-    assert_eq!(operations.conflicts(false, None, after, 10).await.unwrap().len(), 1);
+    let first = ConflictFilter { limit: Some(1), ..Default::default() };
+    let after = operations.conflicts(&first).await.unwrap().next;
+    assert!(after.is_some());
+    let rest = ConflictFilter { after, ..Default::default() };
+    assert_eq!(operations.conflicts(&rest).await.unwrap().rows.len(), 1);
 
     let (partition, sequence) = (place["partition"].to_string(), place["sequence"].to_string());
     let resolve = ["conflicts", "resolve", &partition, &sequence, "--reason", "BOB pays again"];
@@ -205,9 +209,11 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     let nowhere = operations.perform(&nowhere, &signed("ada")).await.unwrap().unwrap_err();
     assert!(matches!(nowhere, Refusal::Missing(_)), "{nowhere:?}");
     assert_eq!(everything(&h.stores).await, changed);
-    assert_eq!(operations.conflicts(false, Some("r"), None, 10).await.unwrap().len(), 0);
-    assert_eq!(operations.conflicts(true, Some("r"), None, 10).await.unwrap().len(), 1);
-    let changes = operations.audit_log(Some("r"), None, 10).await.unwrap();
+    for (all, count) in [(false, 0), (true, 1)] {
+        let filter = ConflictFilter { all, reference: Some("r".to_owned()), ..Default::default() };
+        assert_eq!(operations.conflicts(&filter).await.unwrap().rows.len(), count);
+    }
+    let changes = operations.audit_log(&AuditFilter::of("r")).await.unwrap().rows;
     assert_eq!((changes.len(), &*changes[0].action), (1, "conflict_resolved"));
     read_again(&h).await;
 }

@@ -123,7 +123,7 @@ async fn a_dead_letter_is_redriven_once() {
     assert_eq!((&*letter.state, letter.actions.len()), ("redriven", 0));
     assert!(letter.resolved_at.is_some());
     assert_eq!(letter.customer_id.as_deref(), Some("ADA"));
-    assert_eq!(letter.transaction_amount.as_deref(), Some("20.00"));
+    assert_eq!(letter.transaction_amount.unwrap().to_string(), "20.00");
     h.stores.audit().await;
 
     let after = everything(&h.stores).await;
@@ -343,7 +343,7 @@ async fn what_cannot_be_read_is_discarded_or_waits_for_a_release_that_can() {
     let (operations, id) = (operations(&h.stores).await, id_of(&h.stores, "late").await);
     let letter = operations.dead_letter(id).await.unwrap().unwrap();
     assert_eq!((letter.customer_id.as_deref(), &*letter.code), (Some("ADA"), "entry_unreadable"));
-    assert_eq!(letter.transaction_amount.as_deref(), Some("5.00"));
+    assert_eq!(letter.transaction_amount.unwrap().to_string(), "5.00");
     assert_eq!(letter.actions.iter().map(|one| one.code).collect::<Vec<_>>(), ["discard"]);
     let refused = redrive(&operations, id).await.unwrap_err();
     assert!(matches!(refused, Refusal::Impossible(_)), "{refused:?}");
@@ -429,7 +429,7 @@ async fn many_dead_letters_are_mended_in_their_order_from_the_command_line() {
     let page = dead_letters(&h.stores, &["list", "--since=1h", "--code", "settle_failed"]).await;
     assert!(page.stdout.contains("POISON-a0") && page.stdout.contains("settle_failed"));
     let none = dead_letters(&h.stores, &["list", "--until=1h"]).await;
-    assert_eq!((none.code(), none.stdout.contains("no such")), (Some(0), true));
+    none.is(0, "No dead letter matches");
     let shown = dead_letters(&h.stores, &["show", "POISON-a0"]).await;
     assert!(shown.stdout.contains("paystream dead-letters redrive"), "{}", shown.stdout);
     assert_eq!(dead_letters(&h.stores, &["show", "nobody"]).await.code(), Some(1));

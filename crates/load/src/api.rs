@@ -102,6 +102,7 @@ impl FoundStatus {
             Self::Parked => "parked",
             Self::Accepted => "accepted",
             Self::Unknown => "unknown",
+            Self::Other => "other",
         }
     }
 }
@@ -133,6 +134,9 @@ pub(super) enum FoundStatus {
     Accepted,
     /// Nowhere.
     Unknown,
+    /// A state that this release of the load generator does not know.
+    #[serde(other)]
+    Other,
 }
 
 #[derive(Serialize)]

@@ -31,7 +31,6 @@ const NOTE_PATIENCE: Duration = Duration::from_secs(2);
 pub(in crate::http) struct LogView {
     /// Now: a level, or directives such as `info,paystream=debug`.
     level: String,
-    /// When the process started.
     configured: String,
 }
 

@@ -2,64 +2,48 @@
 //! Everything that changes something says who and why, and is noted. Never
 //! decides anything: that is for `operations`.
 
-mod cases;
-mod dead_letters;
+mod acts;
 mod log;
+mod looks;
 mod stats;
-mod stuck;
 
 use axum::{
-    Json,
     extract::Request,
     http::Method,
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
-use serde_json::Value;
-use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    operator::Operator,
     problem::{Code, Problem},
-    shapes,
     state::App,
 };
-use crate::operations::Act;
 
-/// Rows of a page when no number is asked for,
-const PAGE: i64 = 50;
-/// and at most.
-const PAGE_MAX: i64 = 500;
-
-/// The operators' routes.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(stats::seed_customers))
         .routes(routes!(stats::stats))
-        // What is stuck.
-        .routes(routes!(stuck::pending))
-        .routes(routes!(stuck::pending_summary))
-        .routes(routes!(stuck::life))
-        .routes(routes!(stuck::release_partition))
-        .routes(routes!(stuck::doctor))
-        .routes(routes!(stuck::audit_log))
+        .routes(routes!(looks::pending))
+        .routes(routes!(looks::pending_summary))
+        .routes(routes!(looks::life))
+        .routes(routes!(acts::release_partition))
+        .routes(routes!(looks::doctor))
+        .routes(routes!(looks::audit_log))
         .routes(routes!(log::log_level, log::set_log_level))
-        // What needs somebody.
-        .routes(routes!(dead_letters::list_dead_letters))
-        .routes(routes!(dead_letters::show_dead_letter))
-        .routes(routes!(dead_letters::redrive_dead_letter))
-        .routes(routes!(dead_letters::discard_dead_letter))
-        .routes(routes!(dead_letters::redrive_dead_letters))
-        .routes(routes!(dead_letters::discard_dead_letters))
-        .routes(routes!(cases::suspense))
-        .routes(routes!(cases::assign))
-        .routes(routes!(cases::mark_for_refund))
-        .routes(routes!(cases::conflicts))
-        .routes(routes!(cases::resolve_conflict))
-        .routes(routes!(cases::parked))
-        .routes(routes!(cases::release_parked))
+        .routes(routes!(looks::list_dead_letters))
+        .routes(routes!(looks::show_dead_letter))
+        .routes(routes!(acts::redrive_dead_letter))
+        .routes(routes!(acts::discard_dead_letter))
+        .routes(routes!(acts::redrive_dead_letters))
+        .routes(routes!(acts::discard_dead_letters))
+        .routes(routes!(looks::suspense))
+        .routes(routes!(acts::assign))
+        .routes(routes!(acts::mark_for_refund))
+        .routes(routes!(looks::conflicts))
+        .routes(routes!(acts::resolve_conflict))
+        .routes(routes!(looks::parked))
+        .routes(routes!(acts::release_parked))
         .layer(middleware::from_fn(no_query))
 }
 
@@ -72,52 +56,4 @@ async fn no_query(request: Request, next: Next) -> Response {
         return Problem::new(Code::InvalidQuery, detail).into_response();
     }
     next.run(request).await
-}
-
-/// Who releases something, why, and whether by force.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ForcedBody {
-    #[schema(value_type = Option<shapes::Actor>)]
-    actor: Option<String>,
-    #[schema(value_type = shapes::Reason)]
-    reason: String,
-    /// A partition: end its owner's epoch at once; what the owner has under way is
-    /// refused by the ledger. Parked payments: settle them though a dead letter that
-    /// they wait for is open, before it.
-    #[serde(default)]
-    force: bool,
-}
-
-/// A change was made.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what an answer has")]
-pub(super) struct DoneView {
-    /// What was done, as a sentence.
-    done: String,
-}
-
-/// Makes an act of whoever asks; says what came of it.
-async fn perform(
-    app: &App,
-    operator: &Operator,
-    by: (Option<&str>, &str),
-    act: Act,
-) -> Result<Json<Value>, Problem> {
-    let signature = operator.sign(by.0, by.1)?;
-    let answer = app.operate(app.gateway.operations.perform(&act, &signature)).await??;
-    Ok(Json(answer.document))
-}
-
-fn page_size(limit: Option<i64>) -> Result<i64, Problem> {
-    let limit = limit.unwrap_or(PAGE);
-    if (1..=PAGE_MAX).contains(&limit) {
-        return Ok(limit);
-    }
-    Err(Problem::new(Code::InvalidQuery, format!("limit must be from 1 to {PAGE_MAX}")))
-}
-
-/// Whether a page was filled, so that another may follow it.
-fn is_full<T>(rows: &[T], limit: i64) -> bool {
-    i64::try_from(rows.len()).is_ok_and(|rows| rows >= limit)
 }

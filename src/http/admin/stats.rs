@@ -1,9 +1,8 @@
 //! Seeding customers, and everything at a glance.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use axum::{Json, extract::State};
-use chrono::{DateTime, Utc};
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,13 +13,11 @@ use crate::http::{
     problem::{Code, FieldError, Problem},
     shapes,
     state::App,
-    views::money,
 };
 use crate::{
     domain::Invalid,
-    ledger::{CursorRow, Totals},
-    operations::Money,
-    stream::Depth,
+    ledger::Totals,
+    operations::{Money, Overview, PartitionLook},
 };
 
 /// Customers that one request may seed; `paystream seed` knows no bound.
@@ -38,7 +35,6 @@ pub(in crate::http) struct SeedBody {
     reason: Option<String>,
 }
 
-/// What seeding did.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct SeedView {
     requested: u32,
@@ -84,7 +80,6 @@ pub(in crate::http) async fn seed_customers(
     }))
 }
 
-/// Everything at a glance.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct StatsView {
     totals: TotalsView,
@@ -93,10 +88,9 @@ pub(in crate::http) struct StatsView {
     settled_per_second: f64,
     /// Entries that wait in the streams, all partitions together.
     backlog: BacklogView,
-    partitions: Vec<PartitionView>,
+    partitions: Vec<PartitionLook>,
 }
 
-/// Sums over all payments.
 #[derive(Serialize, ToSchema)]
 struct TotalsView {
     /// All that the ledger took: applied, recorded, rejected and suspense.
@@ -113,13 +107,10 @@ struct TotalsView {
     /// Came again after the stream had forgotten them.
     duplicates: i64,
     /// The whole amount of applied payments.
-    #[schema(value_type = Money)]
-    amount: String,
-    #[schema(value_type = Money)]
-    average_amount: String,
+    amount: Money,
+    average_amount: Money,
 }
 
-/// Sums over all customers.
 #[derive(Serialize, ToSchema)]
 struct CustomerTotalsView {
     total: i64,
@@ -129,35 +120,10 @@ struct CustomerTotalsView {
     completion_rate: f64,
 }
 
-/// How much waits.
 #[derive(Serialize, ToSchema)]
 struct BacklogView {
     lag: i64,
     pending: i64,
-}
-
-/// One partition at a glance.
-#[derive(Serialize, ToSchema)]
-struct PartitionView {
-    partition: u16,
-    owner: Option<String>,
-    /// How long the owner has been silent; it beats five times within its lease.
-    owner_silent_seconds: Option<i64>,
-    epoch: i64,
-    /// When it last changed hands.
-    moved_at: Option<DateTime<Utc>>,
-    /// The worker that has asked the owner to hand it over.
-    draining_to: Option<String>,
-    /// The highest sequence the ledger has.
-    last_sequence: i64,
-    /// Entries in the stream, settled ones included until they are trimmed.
-    depth: i64,
-    /// Entries no worker has taken yet.
-    lag: i64,
-    /// Entries taken and not acknowledged.
-    pending: i64,
-    /// How long the first entry that is not settled has waited.
-    oldest_waiting_seconds: Option<u64>,
 }
 
 /// Show everything at a glance
@@ -171,10 +137,12 @@ struct PartitionView {
 )]
 pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
     let gateway = &app.gateway;
-    let (totals, cursors) = app
-        .ask(async { tokio::try_join!(gateway.reader.totals(), gateway.reader.cursors()) })
-        .await?;
-    let depths = app.call(gateway.upkeep.depths()).await?;
+    let totals = app.ask(gateway.reader.totals()).await?;
+    let Overview { figures, partitions, redis_trouble, .. } = gateway.operations.overview().await;
+    let (Some(lag), Some(pending)) = (figures.lag, figures.pending) else {
+        let detail = redis_trouble.as_deref().unwrap_or("Redis does not answer");
+        return Err(Problem::new(Code::StreamUnavailable, detail));
+    };
     let payments = totals.applied + totals.recorded + totals.rejected + totals.suspense;
     let thousandths = app.rate.thousandths_per_second(Instant::now(), payments);
     let completion_rate = ratio(totals.customers_completed, totals.customers);
@@ -186,11 +154,8 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
         },
         totals: TotalsView::new(payments, totals),
         settled_per_second: number(Decimal::new(thousandths, 3)),
-        backlog: BacklogView {
-            lag: depths.iter().map(|depth| depth.lag).sum(),
-            pending: depths.iter().map(|depth| depth.pending).sum(),
-        },
-        partitions: partitions(&cursors, &depths),
+        backlog: BacklogView { lag, pending },
+        partitions,
     }))
 }
 
@@ -207,34 +172,10 @@ impl TotalsView {
             parked: totals.parked,
             conflicts: totals.conflicts,
             duplicates: totals.duplicates,
-            amount: money(totals.amount),
-            average_amount: money(average),
+            amount: Money(totals.amount),
+            average_amount: Money(average),
         }
     }
-}
-
-fn partitions(cursors: &[CursorRow], depths: &[Depth]) -> Vec<PartitionView> {
-    let cursors: HashMap<i32, &CursorRow> =
-        cursors.iter().map(|row| (row.partition, row)).collect();
-    let view = |depth: &Depth| {
-        let cursor = cursors.get(&i32::from(depth.partition));
-        let silence = cursor.and_then(|cursor| cursor.owner_silence());
-        let oldest = depth.oldest_waiting.zip(cursor);
-        PartitionView {
-            partition: depth.partition,
-            owner: cursor.and_then(|cursor| cursor.owner.clone()),
-            owner_silent_seconds: silence.map(|silence| silence.num_seconds()),
-            epoch: cursor.map_or(0, |cursor| cursor.epoch),
-            moved_at: cursor.map(|cursor| cursor.moved_at),
-            draining_to: cursor.and_then(|cursor| cursor.draining_to.clone()),
-            last_sequence: cursor.map_or(0, |cursor| cursor.last_sequence),
-            depth: depth.length,
-            lag: depth.lag,
-            pending: depth.pending,
-            oldest_waiting_seconds: oldest.map(|(id, cursor)| id.age_seconds(cursor.as_of)),
-        }
-    };
-    depths.iter().map(view).collect()
 }
 
 fn ratio(part: i64, whole: i64) -> Decimal {

@@ -3,51 +3,12 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{FromRow, PgConnection, QueryBuilder};
+use sqlx::PgConnection;
 
-use super::{AdminStore, PAGE_MAX, Signature};
+use super::{AdminStore, Signature};
 use crate::ledger::Error;
 
-/// A change that somebody made.
-#[derive(Clone, Debug, FromRow)]
-pub struct AuditRow {
-    /// Rises with every change.
-    pub id: i64,
-    pub at: DateTime<Utc>,
-    pub actor: String,
-    /// What: `dead_letter_redriven`, for instance.
-    pub action: String,
-    /// To what: a reference, a customer, `partition 7`.
-    pub subject: String,
-    pub reason: Option<String>,
-    /// What it was before,
-    pub before: Option<Value>,
-    /// and after.
-    pub after: Option<Value>,
-}
-
 impl AdminStore {
-    /// Changes, the latest first, older than `before`; those of one subject only
-    /// if it is given. At most [`super::PAGE_MAX`].
-    pub async fn audit_log(
-        &self,
-        subject: Option<&str>,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<AuditRow>, Error> {
-        let mut query = QueryBuilder::new(
-            "select id, at, actor, action, subject, reason, before, after from audit_log where true",
-        );
-        if let Some(subject) = subject {
-            query.push(" and subject = ").push_bind(subject);
-        }
-        if let Some(before) = before {
-            query.push(" and id < ").push_bind(before);
-        }
-        query.push(" order by id desc limit ").push_bind(limit.min(PAGE_MAX));
-        Ok(query.build_query_as().fetch_all(&self.pool).await?)
-    }
-
     /// Notes that somebody changed how much a gateway logs.
     pub async fn note_log_level(
         &self,
@@ -73,7 +34,6 @@ pub(in crate::ledger) struct Change<'a> {
     pub(in crate::ledger) after: Value,
 }
 
-/// Notes a change, within its transaction.
 pub(in crate::ledger) async fn note(
     connection: &mut PgConnection,
     signature: &Signature,

@@ -1,158 +1,23 @@
-//! Dead letters: found, sent on their way again, discarded. Never removes one.
+//! Redrives and discards dead letters. Never removes one.
 
-use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use rust_decimal::Decimal;
-use serde_json::{Value, json};
-use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
+use serde_json::json;
+use sqlx::{FromRow, PgConnection};
 
 use super::{
-    Acted, AdminStore, PAGE_MAX, Refusal, Signature,
+    Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
 use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
     ledger::{
-        Error, held, lookups,
+        Error, lookups,
         rows::Cursors,
         settling::{self, Settling, decided},
     },
 };
 
-/// Which dead letters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeadLetterFilter {
-    /// `dead`, `redriven` or `discarded`; all of them without.
-    pub state: Option<String>,
-    /// Of this reference,
-    pub reference: Option<String>,
-    /// of this class of reason,
-    pub code: Option<String>,
-    /// of this customer,
-    pub customer: Option<String>,
-    /// dead since then,
-    pub since: Option<DateTime<Utc>>,
-    /// and before then.
-    pub until: Option<DateTime<Utc>>,
-}
-
-/// An entry that could not be settled.
-#[derive(Clone, Debug, FromRow)]
-pub struct DeadLetterRow {
-    pub id: i64,
-    /// Where it was.
-    pub partition: i32,
-    pub stream_id: String,
-    /// Its sequence, if it could be read so far.
-    pub sequence: Option<i64>,
-    /// Its reference, as far as it could be read,
-    pub transaction_reference: Option<String>,
-    /// its customer
-    pub customer_id: Option<String>,
-    /// and its amount.
-    pub amount: Option<Decimal>,
-    /// Stable class of the reason: `entry_unreadable`, `settle_failed`,
-    /// `worker_died`.
-    pub code: String,
-    /// Why, as a sentence.
-    pub reason: String,
-    /// The entry's fields as they were.
-    pub entry: Value,
-    /// How often it was tried.
-    pub attempts: i32,
-    /// `dead`, `redriven` or `discarded`.
-    pub state: String,
-    /// When it was buried.
-    pub dead_at: DateTime<Utc>,
-    /// When it was redriven or discarded.
-    pub resolved_at: Option<DateTime<Utc>>,
-}
-
-/// What came of redriving a dead letter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redriven {
-    /// `applied`, `recorded`, `rejected`, `suspense`, `conflict`, `duplicate`, or
-    /// `redelivered` when this very entry was in the ledger already.
-    pub outcome: String,
-    /// What is left to pay afterwards, where it reached an account.
-    pub balance_after: Option<Decimal>,
-    /// Whether later payments of its customer wait in the parking still.
-    pub parked: bool,
-    /// Whether this very payment came again meanwhile and waits there.
-    pub waits: bool,
-}
-
-/// Selects [`DeadLetterRow`]s.
-const LETTER: &str = "select id, partition, stream_id, sequence, transaction_reference, \
-     customer_id, amount, code, reason, entry, attempts, state, dead_at, resolved_at \
-     from dead_letters where true";
-
-impl DeadLetterFilter {
-    fn narrow(&self, query: &mut QueryBuilder<Postgres>) {
-        let equal = [
-            (" and state = ", &self.state),
-            (" and transaction_reference = ", &self.reference),
-            (" and code = ", &self.code),
-            (" and customer_id = ", &self.customer),
-        ];
-        for (column, value) in equal {
-            if let Some(value) = value {
-                query.push(column).push_bind(value.clone());
-            }
-        }
-        for (column, value) in [(" and dead_at >= ", self.since), (" and dead_at < ", self.until)] {
-            if let Some(value) = value {
-                query.push(column).push_bind(value);
-            }
-        }
-    }
-}
-
 impl AdminStore {
-    /// Dead letters, the latest first, with an id below `before`; at most
-    /// [`super::PAGE_MAX`].
-    pub async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<DeadLetterRow>, Error> {
-        let mut query = QueryBuilder::new(LETTER);
-        filter.narrow(&mut query);
-        if let Some(before) = before {
-            query.push(" and id < ").push_bind(before);
-        }
-        query.push(" order by id desc limit ").push_bind(limit.min(PAGE_MAX));
-        Ok(query.build_query_as().fetch_all(&self.pool).await?)
-    }
-
-    /// Ids of dead letters in the order in which they were buried, which is the
-    /// order in which each customer sent them; at most `limit`.
-    pub async fn dead_letter_ids(
-        &self,
-        filter: &DeadLetterFilter,
-        limit: i64,
-    ) -> Result<Vec<i64>, Error> {
-        let mut query = QueryBuilder::new("select id from dead_letters where true");
-        filter.narrow(&mut query);
-        query.push(" order by id limit ").push_bind(limit);
-        Ok(query.build_query_scalar().fetch_all(&self.pool).await?)
-    }
-
-    /// How many there are.
-    pub async fn dead_letter_count(&self, filter: &DeadLetterFilter) -> Result<i64, Error> {
-        let mut query = QueryBuilder::new("select count(*) from dead_letters where true");
-        filter.narrow(&mut query);
-        Ok(query.build_query_scalar().fetch_one(&self.pool).await?)
-    }
-
-    /// One of them.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetterRow>, Error> {
-        let mut query = QueryBuilder::new(LETTER);
-        query.push(" and id = ").push_bind(id);
-        Ok(query.build_query_as().fetch_optional(&self.pool).await?)
-    }
-
     /// Why a dead letter cannot be dealt with any more; nothing while it can.
     pub async fn dead_letter_refusal(&self, id: i64) -> Result<Option<Refusal>, Error> {
         let mut transaction = self.pool.begin().await?;
@@ -173,7 +38,7 @@ impl AdminStore {
         delivery: &Delivery,
         signature: &Signature,
         dry_run: bool,
-    ) -> Result<Acted<Redriven>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let attempt = || self.redrive_once(id, delivery, signature, dry_run).boxed();
         match settling::insist_on(&self.pool, &delivery.payment.customer, attempt).await {
             Err(error) if error.is_of_a_delivery() => Ok(Err(Refusal::Impossible(format!(
@@ -190,7 +55,7 @@ impl AdminStore {
         delivery: &Delivery,
         signature: &Signature,
         dry_run: bool,
-    ) -> Result<Acted<Redriven>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         let customer = &delivery.payment.customer;
@@ -211,10 +76,10 @@ impl AdminStore {
         let parked = settling.book.unpark();
         let outcome = decided(&settling.settle(connection, &deliveries).await?)?;
         let waits = outcome == Outcome::Duplicate
-            && held::is_parked(connection, &delivery.payment.reference).await?;
+            && lookups::is_parked(connection, &delivery.payment.reference).await?;
         let balance_after = outcome.after().map(|after| after.balance);
         let redriven =
-            Redriven { waits, outcome: outcome.as_str().to_owned(), balance_after, parked };
+            SettledCase { waits, outcome: outcome.as_str().to_owned(), balance_after, parked };
         // Where it stood is known now, if it could not be read before.
         sqlx::query(
             "update dead_letters set state = 'redriven', resolved_at = clock_timestamp(),
@@ -248,7 +113,6 @@ impl AdminStore {
         Ok(Ok(redriven))
     }
 
-    /// Notes that a dead letter is not to be settled.
     pub async fn discard(&self, id: i64, signature: &Signature) -> Result<Acted<()>, Error> {
         let mut transaction = self.pool.begin().await?;
         let letter = match lock_letter(&mut transaction, id).await? {

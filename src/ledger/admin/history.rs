@@ -7,17 +7,19 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, FromRow, Row, postgres::PgRow};
 
-use super::{AdminStore, PAGE_MAX, READ_LETTER};
+use super::{AdminStore, READ_LETTER};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{Error, held},
+    ledger::{Error, lookups},
 };
+
+/// Attempts that are looked through for one entry.
+const ATTEMPTS_MAX: i64 = 500;
 
 /// A partition's acquisition.
 #[derive(Clone, Debug, FromRow)]
 pub struct MoveRow {
     pub partition: i32,
-    /// Under which epoch.
     pub epoch: i64,
     pub owner: String,
     /// From whom, if that owner had not released it.
@@ -28,35 +30,29 @@ pub struct MoveRow {
 /// An attempt beside the ordinary.
 #[derive(Clone, Debug, FromRow)]
 pub struct AttemptRow {
-    first_stream_id: String,
-    last_stream_id: String,
+    #[sqlx(try_from = "String")]
+    first_stream_id: StreamId,
+    #[sqlx(try_from = "String")]
+    last_stream_id: StreamId,
     pub attempt: i32,
     /// What it ended with; nothing where it began.
     pub error: Option<String>,
-    /// By whom,
     pub worker: String,
-    /// under which epoch
     pub epoch: i64,
-    /// and when.
     pub at: DateTime<Utc>,
 }
 
-impl AttemptRow {
-    fn covers(&self, id: StreamId) -> bool {
-        let bounds = (self.first_stream_id.parse(), self.last_stream_id.parse());
-        matches!(bounds, (Ok(first), Ok(last)) if (first..=last).contains(&id))
-    }
-}
-
 /// What is being tried on a partition now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromRow)]
 pub struct TrialRow {
+    #[sqlx(try_from = "i32")]
     pub partition: u16,
-    /// From this entry
+    #[sqlx(try_from = "String", rename = "first_stream_id")]
     pub first: StreamId,
-    /// to this one.
+    #[sqlx(try_from = "String", rename = "last_stream_id")]
     pub last: StreamId,
     /// Attempts so far, the one under way included.
+    #[sqlx(try_from = "i32")]
     pub attempts: u32,
     /// What the last one ended with; nothing while one is under way.
     pub error: Option<String>,
@@ -70,9 +66,7 @@ pub struct StoredPayment {
     /// `refund_marked`, `dead_lettered`, `redriven`, `discarded`,
     /// `conflict`, `duplicate`.
     pub state: String,
-    /// What the bank said of it.
     pub payment_status: Option<String>,
-    /// Whose it is.
     pub customer_id: Option<String>,
     pub amount: Option<Decimal>,
     /// Why it was rejected or could not be settled.
@@ -81,23 +75,16 @@ pub struct StoredPayment {
     pub applied_amount: Option<Decimal>,
     /// Paid beyond it.
     pub excess_amount: Option<Decimal>,
-    /// What was left to pay afterwards.
     pub balance_after: Option<Decimal>,
     /// Its place in the statement.
     pub account_version: Option<i64>,
-    /// Where it came from.
     pub partition: i32,
-    /// Its sequence there.
     pub sequence: Option<i64>,
-    /// Its entry id.
     pub stream_id: String,
-    /// Under which epoch it was written.
     pub epoch: i64,
     /// When the bank says it happened.
     pub transaction_date: Option<DateTime<Utc>>,
-    /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,
-    /// When it was written.
     pub at: DateTime<Utc>,
     /// The trace that brought it.
     pub trace_id: Option<Vec<u8>>,
@@ -119,33 +106,20 @@ impl AdminStore {
              from attempts where partition = $1 order by id desc limit $2",
         )
         .bind(partition)
-        .bind(PAGE_MAX)
+        .bind(ATTEMPTS_MAX)
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().rev().filter(|row| row.covers(id)).collect())
+        let covers = |row: &AttemptRow| (row.first_stream_id..=row.last_stream_id).contains(&id);
+        Ok(rows.into_iter().rev().filter(covers).collect())
     }
 
     /// What is being tried now, on all partitions.
     pub async fn trials(&self) -> Result<Vec<TrialRow>, Error> {
-        let rows = sqlx::query(
+        let rows = sqlx::query_as(
             "select partition, first_stream_id, last_stream_id, attempts, error
              from partition_trials order by partition",
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let trial = |row: &PgRow| {
-            let id = |name: &str| -> Result<StreamId, Error> {
-                row.try_get::<&str, _>(name)?.parse().map_err(|_| Error::Corrupt("stream id"))
-            };
-            Ok(TrialRow {
-                partition: held::partition(row.try_get("partition")?)?,
-                first: id("first_stream_id")?,
-                last: id("last_stream_id")?,
-                attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(u32::MAX),
-                error: row.try_get("error")?,
-            })
-        };
-        rows.iter().map(trial).collect()
+        );
+        Ok(rows.fetch_all(&self.pool).await?)
     }
 
     /// Who owned a partition under an epoch.
@@ -172,7 +146,7 @@ impl AdminStore {
             .await?;
         let settled = |row: &PgRow| {
             let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
-            Ok(((held::partition(row.try_get(0)?)?, id), row.try_get(2)?))
+            Ok(((lookups::partition(row.try_get(0)?)?, id), row.try_get(2)?))
         };
         rows.iter().map(settled).collect()
     }

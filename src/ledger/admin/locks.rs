@@ -31,9 +31,7 @@ const HOLDERS: &str = "
 /// A foreign session with locks on what a batch writes.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct LockHolder {
-    /// Its process id in PostgreSQL.
     pub pid: i32,
-    /// As it calls itself.
     pub application: String,
     /// `active`, `idle in transaction`, and so on.
     pub state: String,

@@ -15,16 +15,13 @@ mod suspense;
 mod vitals;
 mod workers;
 
+use rust_decimal::Decimal;
 use sqlx::PgPool;
 
-pub use audit_log::AuditRow;
 pub(super) use audit_log::{Change, note};
-pub use conflicts::OpenConflict;
-pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use locks::LockHolder;
 pub use open::OpenCases;
-pub use suspense::{Assigned, SuspenseRow};
 pub use vitals::{
     BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
 };
@@ -32,8 +29,6 @@ pub use workers::WorkerRow;
 
 use super::Topology;
 
-/// Rows that one page may have.
-pub const PAGE_MAX: i64 = 500;
 /// Counting what is open ends here.
 pub const COUNT_MAX: i64 = 10_000;
 /// What stands in the entry of a dead letter, joined to its row; nothing of one that
@@ -70,7 +65,6 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The sentence for whoever wanted it.
     #[must_use]
     pub fn sentence(&self) -> &str {
         match self {
@@ -79,8 +73,21 @@ impl Refusal {
     }
 }
 
-/// What came of a change: it was made, or refused.
 pub type Acted<T> = Result<T, Refusal>;
+
+/// What came of settling a dead letter or a held payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledCase {
+    /// `applied`, `recorded`, `rejected`, `suspense`, `conflict`, `duplicate`, or
+    /// `redelivered` when this very entry was in the ledger already.
+    pub outcome: String,
+    /// Outstanding balance afterwards, where an account was reached.
+    pub balance_after: Option<Decimal>,
+    /// Whether later payments of the customer are still parked.
+    pub parked: bool,
+    /// Whether this very payment came again meanwhile and is parked.
+    pub waits: bool,
+}
 
 impl AdminStore {
     pub(super) fn new(pool: PgPool, topology: Topology) -> Self {

@@ -9,13 +9,9 @@ use crate::ledger::Error;
 /// Cases that somebody has to decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
 pub struct OpenCases {
-    /// Dead letters,
     pub dead_letters: i64,
-    /// payments of unknown customers,
     pub suspense: i64,
-    /// payments under a used reference,
     pub conflicts: i64,
-    /// and customers whose payments are parked.
     pub parked: i64,
 }
 

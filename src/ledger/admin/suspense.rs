@@ -1,88 +1,23 @@
-//! Money that arrived for a customer we do not know: found, given to the right
-//! customer, or marked for refund. Never moves money out of the ledger.
+//! Held money of unknown customers: assigned to the right customer, or marked for
+//! refund. Never moves money out of the ledger.
 
-use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use rust_decimal::Decimal;
 use serde_json::json;
-use sqlx::{FromRow, PgConnection, QueryBuilder};
+use sqlx::PgConnection;
 
 use super::{
-    Acted, AdminStore, PAGE_MAX, Refusal, Signature,
+    Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
 use crate::{
     domain::{CustomerId, Delivery, Outcome, Payment, Reference, two_places},
     ledger::{
-        Error, held, lookups,
+        Error, lookups,
         settling::{self, Settling, decided},
     },
 };
 
-/// A payment in suspense.
-#[derive(Clone, Debug, FromRow)]
-pub struct SuspenseRow {
-    /// The bank's name for it.
-    pub transaction_reference: String,
-    /// The customer it was sent for.
-    pub customer_id: String,
-    pub amount: Decimal,
-    /// `held`, `applied`, `conflict` or `refund_marked`.
-    pub state: String,
-    /// The customer that it was assigned to.
-    pub assigned_to: Option<String>,
-    /// When the bank says it happened.
-    pub transaction_date: DateTime<Utc>,
-    /// Since when it is held.
-    pub held_at: DateTime<Utc>,
-    /// When it was dealt with.
-    pub resolved_at: Option<DateTime<Utc>>,
-}
-
-/// What came of assigning a payment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assigned {
-    /// `applied`, or `conflict` when its reference was used for another payment
-    /// while it was held.
-    pub outcome: String,
-    /// What is left to pay afterwards.
-    pub balance_after: Option<Decimal>,
-    /// Whether later payments of its customer wait in the parking still.
-    pub parked: bool,
-}
-
 impl AdminStore {
-    /// Payments in suspense, the longest held first, after the one of reference
-    /// `after`; those that are held or to be sent back only,
-    /// unless `all`. At most
-    /// [`super::PAGE_MAX`].
-    pub async fn suspense(
-        &self,
-        all: bool,
-        customer: Option<&str>,
-        after: Option<&str>,
-        limit: i64,
-    ) -> Result<Vec<SuspenseRow>, Error> {
-        let mut query = QueryBuilder::new(
-            "select transaction_reference, customer_id, amount, state, assigned_to,
-                 transaction_date, held_at, resolved_at from suspense",
-        );
-        query.push(if all { " where true" } else { " where state in ('held', 'refund_marked')" });
-        if let Some(customer) = customer {
-            query.push(" and customer_id = ").push_bind(customer);
-        }
-        if let Some(after) = after {
-            query.push(
-                " and (held_at, transaction_reference) > (select held_at, transaction_reference
-                     from suspense where transaction_reference = ",
-            );
-            query.push_bind(after).push(")");
-        }
-        query.push(" order by held_at, transaction_reference limit ");
-        query.push_bind(limit.min(PAGE_MAX));
-        Ok(query.build_query_as().fetch_all(&self.pool).await?)
-    }
-
     /// Applies a held payment to the account of `customer`, whose it is. A
     /// customer that is parked stays so, and the payment does not wait.
     pub async fn assign(
@@ -90,7 +25,7 @@ impl AdminStore {
         reference: &Reference,
         customer: &CustomerId,
         signature: &Signature,
-    ) -> Result<Acted<Assigned>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let attempt = || self.assign_once(reference, customer, signature).boxed();
         match settling::insist_on(&self.pool, customer, attempt).await {
             Err(error) if error.is_of_a_delivery() => Ok(Err(Refusal::Impossible(format!(
@@ -107,7 +42,7 @@ impl AdminStore {
         reference: &Reference,
         customer: &CustomerId,
         signature: &Signature,
-    ) -> Result<Acted<Assigned>, Error> {
+    ) -> Result<Acted<SettledCase>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         // Where it stands and whom it was sent for never change; its state does.
@@ -167,7 +102,8 @@ impl AdminStore {
         };
         note(connection, signature, &change).await?;
         transaction.commit().await?;
-        Ok(Ok(Assigned { outcome: state.to_owned(), balance_after, parked }))
+        let outcome = state.to_owned();
+        Ok(Ok(SettledCase { outcome, balance_after, parked, waits: false }))
     }
 
     /// Notes that a held payment is to be sent back. It stays in suspense and is
@@ -220,7 +156,7 @@ async fn whose(
     .fetch_optional(connection)
     .await?;
     let Some((customer, partition)) = row else { return Ok(None) };
-    Ok(Some((lookups::customer(customer)?, held::partition(partition)?)))
+    Ok(Some((lookups::customer(customer)?, lookups::partition(partition)?)))
 }
 
 /// Locks a payment that is held, unless somebody has dealt with it; says whom it
@@ -272,5 +208,5 @@ async fn read_held(
     .bind(reference.as_str())
     .fetch_one(connection)
     .await?;
-    held::delivery(&row)
+    lookups::delivery(&row)
 }

@@ -24,9 +24,9 @@ pub struct Vitals {
     #[sqlx(skip)]
     pub latency: Duration,
     pub now: DateTime<Utc>,
-    /// Its version, such as `15.4`,
+    /// `15.4`, for instance.
     pub version: String,
-    /// and as a number, such as 150004.
+    /// 150004, for instance.
     pub version_number: i32,
     /// It copies another one, and takes no writes.
     pub recovering: bool,
@@ -38,9 +38,8 @@ pub struct Vitals {
     pub full_page_writes: bool,
     /// When a commit is answered: `off` is before it is on disk.
     pub synchronous_commit: String,
-    /// Connections, and how many there may be.
     pub connections: i64,
-    /// How many there may be, without those kept for superusers.
+    /// Without those kept for superusers.
     pub connections_max: i64,
     /// Size of this database, in bytes.
     pub size: i64,
@@ -60,11 +59,9 @@ pub struct Vitals {
 /// A session of ours that waits for a lock.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct BlockedSession {
-    /// Its process id in PostgreSQL.
     pub pid: i32,
-    /// As it calls itself.
     pub application: String,
-    /// For how long its statement has run, in milliseconds.
+    /// Age of its statement.
     pub waited_ms: i64,
     /// Who holds what it waits for: `12345 (psql, idle in transaction)`.
     pub blockers: Vec<String>,
@@ -73,13 +70,10 @@ pub struct BlockedSession {
 /// A session with an open transaction.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct OpenTransaction {
-    /// Its process id in PostgreSQL.
     pub pid: i32,
-    /// As it calls itself.
     pub application: String,
     /// `active`, `idle in transaction`, and so on.
     pub state: String,
-    /// For how long it has been open, in milliseconds.
     pub open_ms: i64,
 }
 
@@ -104,13 +98,9 @@ impl Pile {
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct RetriedEntry {
     pub partition: i32,
-    /// From this entry
     pub first_stream_id: String,
-    /// to this one.
     pub last_stream_id: String,
-    /// Attempts so far,
     pub attempts: i32,
-    /// of so many.
     pub attempts_max: i32,
     /// What the last one ended with; nothing while one is under way.
     pub error: Option<String>,
@@ -121,20 +111,16 @@ pub struct RetriedEntry {
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct DamagedAccount {
     pub customer_id: String,
-    /// The version of the account,
     pub version: i64,
-    /// and of the last row of its statement.
+    /// Version of the last row of the account's statement.
     pub last: i64,
-    /// Its open dead letters.
     pub dead_letters: i64,
 }
 
-/// What lies in the ledger for operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// The number of partitions that it is being changed to,
+    /// New number of partitions while a resize is under way.
     pub resizing_to: Option<i32>,
-    /// and since when.
     pub resizing_since: Option<DateTime<Utc>>,
     /// Earlier topologies whose streams are still there.
     pub old_generations: i64,
@@ -143,12 +129,11 @@ pub struct Work {
     pub dead_letters: Pile,
     /// Whether any of those could be read.
     pub redrivable: bool,
-    /// Payments in suspense,
     pub suspense: Pile,
-    /// and what the counted ones come to.
+    /// Sum of the counted payments in suspense.
     pub suspense_amount: Decimal,
     pub conflicts: Pile,
-    /// Customers whose payments wait.
+    /// Parked customers.
     pub parked: Pile,
     pub losses: Pile,
     /// Accounts with open dead letters that are damaged.
@@ -180,7 +165,6 @@ impl Ledger {
 }
 
 impl AdminStore {
-    /// What lies in the ledger for operators.
     pub async fn work(&self) -> Result<Work, Error> {
         let piles = sqlx::query(
             "with dead as (

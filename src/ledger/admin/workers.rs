@@ -18,7 +18,6 @@ const LOCK_TIMEOUT: &str = "6s";
 #[derive(Clone, Debug, FromRow)]
 pub struct WorkerRow {
     pub worker_id: String,
-    /// When it joined.
     pub started_at: DateTime<Utc>,
     /// When it last said that it lives.
     pub beat_at: DateTime<Utc>,
@@ -28,7 +27,6 @@ pub struct WorkerRow {
     pub lease_ms: i64,
     /// Attempts it gives an entry.
     pub attempts_max: i32,
-    /// Partitions it owns.
     pub partitions: i64,
     /// When this was read, by the same clock.
     pub as_of: DateTime<Utc>,

@@ -23,7 +23,6 @@ pub struct Verdict {
     /// `no_owner`, `changing_hands`, `committed`, `tried_again`, `poison`,
     /// `behind_poison`, `locked`, `unreadable`, `deleted`, `slow`.
     pub code: &'static str,
-    /// For people.
     pub sentence: String,
     /// Whether it is more than work under way.
     pub trouble: bool,
@@ -38,9 +37,9 @@ pub(super) struct Situation<'a> {
     /// Why it cannot be read, if it cannot.
     pub(super) unreadable: Option<&'a str>,
     pub(super) deleted: bool,
-    /// Whom it was handed to last,
+    /// The worker it was handed to last.
     pub(super) consumer: &'a str,
-    /// and how long ago.
+    /// Time since it was handed to that worker.
     pub(super) idle: Duration,
     /// Nothing while the ledger cannot be asked.
     pub(super) ledger: Option<InLedger<'a>>,
@@ -50,7 +49,7 @@ pub(super) struct Situation<'a> {
 pub(super) struct InLedger<'a> {
     /// What came of it already.
     pub(super) settled: Option<&'a str>,
-    pub(super) owner: Option<Owner<'a>>,
+    pub(super) owner: Option<OwnerLease<'a>>,
     /// How many other workers live.
     pub(super) others_alive: usize,
     /// What is being tried on its partition.
@@ -60,14 +59,14 @@ pub(super) struct InLedger<'a> {
 }
 
 /// The owner of a partition.
-pub(super) struct Owner<'a> {
+pub(super) struct OwnerLease<'a> {
     pub(super) name: &'a str,
     pub(super) silence: Duration,
     pub(super) lease: Duration,
     pub(super) attempts_max: u32,
 }
 
-impl Owner<'_> {
+impl OwnerLease<'_> {
     pub(super) fn is_alive(&self) -> bool {
         self.silence <= self.lease
     }
@@ -152,8 +151,8 @@ impl Situation<'_> {
     }
 
     /// The owner does not beat.
-    fn silent(&self, owner: &Owner<'_>, others_alive: usize) -> Verdict {
-        let Owner { name, silence, lease, .. } = owner;
+    fn silent(&self, owner: &OwnerLease<'_>, others_alive: usize) -> Verdict {
+        let OwnerLease { name, silence, lease, .. } = owner;
         let for_how_long = span(*silence);
         let left = lease.saturating_sub(*silence);
         let in_time = span(left.max(Duration::from_secs(1)));
@@ -173,7 +172,7 @@ impl Situation<'_> {
         verdict("owner_silent", sentence, self.partition, actions)
     }
 
-    fn tried(trial: &TrialRow, owner: &Owner<'_>) -> Verdict {
+    fn tried(trial: &TrialRow, owner: &OwnerLease<'_>) -> Verdict {
         let of = format!("{} of {} attempts", trial.attempts, owner.attempts_max);
         let sentence = match &trial.error {
             None if trial.attempts <= 1 => {
@@ -193,8 +192,8 @@ impl Situation<'_> {
     }
 
     /// The owner lives and nothing is wrong with the entry.
-    fn held(&self, owner: &Owner<'_>) -> Verdict {
-        let Owner { name, lease, .. } = owner;
+    fn held(&self, owner: &OwnerLease<'_>) -> Verdict {
+        let OwnerLease { name, lease, .. } = owner;
         let (consumer, idle) = (self.consumer, span(self.idle));
         let late = self.idle > *lease;
         if consumer != *name {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{InLedger, Owner, Situation, Verdict};
+use super::{InLedger, OwnerLease, Situation, Verdict};
 use crate::{
     domain::StreamId,
     ledger::{LockHolder, TrialRow},
@@ -14,9 +14,9 @@ fn id(milliseconds: u64) -> StreamId {
     StreamId { milliseconds, number: 0 }
 }
 
-fn owner(name: &str, silence_ms: u64) -> Option<Owner<'_>> {
+fn owner(name: &str, silence_ms: u64) -> Option<OwnerLease<'_>> {
     let silence = Duration::from_millis(silence_ms);
-    Some(Owner { name, silence, lease: LEASE, attempts_max: 5 })
+    Some(OwnerLease { name, silence, lease: LEASE, attempts_max: 5 })
 }
 
 fn trial(first: u64, last: u64, attempts: u32, error: Option<&str>) -> TrialRow {

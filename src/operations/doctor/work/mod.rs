@@ -11,7 +11,7 @@ use crate::{
     operations::{
         Severity::{self, Critical, Notice, Warning},
         finding::{self as kind, Finding, Kind},
-        shapes::{money, span},
+        shapes::{Money, span},
     },
     stream::{GROUP, KEPT_MAX, Presence, Standing},
 };
@@ -130,7 +130,7 @@ fn late<'a>(
 /// What lies in the ledger for operators.
 pub(super) fn piles(work: &Work, now: DateTime<Utc>) -> Vec<Finding> {
     let Work { dead_letters, suspense, conflicts, parked, losses, .. } = work;
-    let amount = money(work.suspense_amount);
+    let amount = Money(work.suspense_amount);
     let pile = |kind: Kind, pile: &Pile, severity, words: [&str; 4]| {
         let [start, one, many, end] = words;
         let count = counted(pile.count, pile.is_capped(), one, many);
