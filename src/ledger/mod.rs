@@ -41,10 +41,9 @@ use sqlx::{
 use tokio::time::timeout;
 
 pub use admin::{
-    Acted, AdminStore, Assigned, AttemptRow, AuditRow, BlockedSession, COUNT_MAX, DamagedAccount,
-    DeadLetterFilter, DeadLetterRow, LockHolder, MoveRow, OpenCases, OpenConflict, OpenTransaction,
-    PAGE_MAX, Pile, Redriven, Refusal, RetriedEntry, Signature, StoredPayment, SuspenseRow,
-    TrialRow, Vitals, Work, WorkerRow,
+    Acted, AdminStore, Assigned, AttemptRow, AuditRow, COUNT_MAX, DeadLetterFilter, DeadLetterRow,
+    LockHolder, MoveRow, OpenConflict, PAGE_MAX, Redriven, Refusal, Signature, StoredPayment,
+    SuspenseRow, Symptom, Symptoms, TrialRow, Vitals, WorkerRow,
 };
 pub use attempts::Attempt;
 pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};

@@ -10,9 +10,12 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use utoipa::ToSchema;
 
-use super::{Error, Operations};
+use super::{
+    Error, Operations,
+    finding::{self as kind, Kind},
+};
 use crate::{
-    ledger::{CursorRow, CustomerCount, OpenCases, WorkerRow},
+    ledger::{CursorRow, CustomerCount, WorkerRow},
     stream::{Contents, Depth, RedisMemory},
 };
 
@@ -169,12 +172,8 @@ impl Operations {
     }
 
     async fn cases_now(&self) -> Result<CasesNow, Error> {
-        let (settled, open, losses) = tokio::try_join!(
-            self.reader.settled(),
-            self.admin.open_cases(),
-            self.reader.open_losses(),
-        )?;
-        Ok(CasesNow { settled, open, losses })
+        let (settled, open) = tokio::try_join!(self.reader.settled(), self.admin.open_cases())?;
+        Ok(CasesNow { settled, open })
     }
 }
 
@@ -194,11 +193,10 @@ struct LedgerNow {
 }
 
 /// What PostgreSQL counts. Apart from the owners: a count may wait for a locked table.
-#[derive(Clone, Copy)]
 struct CasesNow {
     settled: i64,
-    open: OpenCases,
-    losses: i64,
+    /// By the code of the doctor's check.
+    open: BTreeMap<&'static str, i64>,
 }
 
 /// What a store answered in time; no error when it did not answer at all.
@@ -229,22 +227,22 @@ fn figures(
 ) -> Figures {
     let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
-    let open = cases.map(|cases| cases.open);
+    let open = |kind: Kind| cases.as_ref()?.open.get(kind.code).copied();
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     Figures {
         appended: streams.map(|streams| streams.contents.appended),
-        settled: cases.map(|cases| cases.settled),
+        settled: cases.as_ref().map(|cases| cases.settled),
         lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
         pending: streams.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
         oldest_waiting_seconds: partitions
             .iter()
             .filter_map(|one| one.oldest_waiting_seconds)
             .max(),
-        dead_letters: open.map(|open| open.dead_letters),
-        suspense: open.map(|open| open.suspense),
-        conflicts: open.map(|open| open.conflicts),
-        parked: open.map(|open| open.parked),
-        losses: cases.map(|cases| cases.losses),
+        dead_letters: open(kind::DEAD),
+        suspense: open(kind::SUSPENSE),
+        conflicts: open(kind::CONFLICTS),
+        parked: open(kind::PARKED),
+        losses: open(kind::LOSSES),
         workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
         partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),

@@ -8,7 +8,7 @@ use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
 use super::{
     Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts, server,
     shared::{Purpose, Shared},
-    standing, vitals,
+    standing,
 };
 use crate::domain::{Reference, StreamId};
 
@@ -124,7 +124,7 @@ impl Upkeep {
 
     /// Memory that Redis uses and may use.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
-        let info = vitals::info(&mut self.connection.clone(), Some("memory")).await?;
+        let info = server::info(&mut self.connection.clone(), &["memory"]).await?;
         let number = |name: &str| info.get(name)?.parse().ok();
         let memory = number("used_memory").zip(number("maxmemory"));
         let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;

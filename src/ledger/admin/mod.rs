@@ -10,7 +10,6 @@ mod conflicts;
 mod dead_letters;
 mod history;
 mod locks;
-mod open;
 mod suspense;
 mod vitals;
 mod workers;
@@ -23,11 +22,8 @@ pub use conflicts::OpenConflict;
 pub use dead_letters::{DeadLetterFilter, DeadLetterRow, Redriven};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use locks::LockHolder;
-pub use open::OpenCases;
 pub use suspense::{Assigned, SuspenseRow};
-pub use vitals::{
-    BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
-};
+pub use vitals::{Symptom, Symptoms, Vitals};
 pub use workers::WorkerRow;
 
 use super::Topology;
