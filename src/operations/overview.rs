@@ -2,7 +2,11 @@
 //! store is away: what it would have said is missing then. Never changes
 //! anything.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -125,7 +129,25 @@ pub struct PartitionLook {
     pub oldest_waiting_seconds: Option<u64>,
 }
 
+/// Everything as this process saw it at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub at: Instant,
+    pub overview: Arc<Overview>,
+}
+
 impl Operations {
+    /// The last snapshot that anybody of this process took, if it is no older than `fresh`, or
+    /// else a new one; whoever asks meanwhile gets that one, too.
+    pub async fn snapshot(&self, fresh: Duration) -> Snapshot {
+        let mut latest = self.latest.lock().await;
+        if let Some(snapshot) = latest.as_ref().filter(|it| it.at.elapsed() < fresh) {
+            return snapshot.clone();
+        }
+        let overview = Arc::new(self.overview().await);
+        latest.insert(Snapshot { at: Instant::now(), overview }).clone()
+    }
+
     /// Looks at everything, for two seconds at most.
     pub async fn overview(&self) -> Overview {
         let (streams, ledger, cases) = tokio::join!(

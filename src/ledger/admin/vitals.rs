@@ -40,7 +40,6 @@ pub struct Symptom {
 /// Rows by the code of their check; without those that were not asked.
 pub type Symptoms = BTreeMap<&'static str, Vec<Symptom>>;
 
-/// How PostgreSQL is, whatever lies in it.
 #[derive(Clone, Debug)]
 pub struct Vitals {
     /// The quickest of a few questions and answers.
@@ -51,7 +50,6 @@ pub struct Vitals {
     pub symptoms: Symptoms,
 }
 
-/// Checks that need no schema.
 const SERVER: &[(&str, &str)] = &[
     (
         "postgresql_too_old",
@@ -359,7 +357,6 @@ impl Ledger {
         Ok(Vitals { latency, now, directory, symptoms })
     }
 
-    /// Whether PostgreSQL is on this machine, as far as its address tells.
     pub fn is_local(&self) -> bool {
         let host = self.options.get_host();
         matches!(host, "localhost" | "127.0.0.1" | "::1") || host.starts_with('/')
@@ -387,8 +384,7 @@ impl AdminStore {
         (symptoms, Ok(()))
     }
 
-    /// How much waits for an operator, by the code of its check; each is counted up to 10,000.
-    /// Cheap enough to ask every second.
+    /// How much waits for an operator, by the code of its check, each up to 10,000.
     pub async fn open_cases(&self) -> Result<BTreeMap<&'static str, i64>, Error> {
         let counts = PILES.iter().map(|Pile { rows, .. }| {
             format!("(select count(*) from (select {rows} limit {COUNT_MAX}) rows)")
