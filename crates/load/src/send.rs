@@ -9,8 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use hyper::{Method, body::Bytes};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -152,51 +151,30 @@ impl Sending {
     }
 }
 
-/// The answer to a batch.
-#[derive(Deserialize)]
-struct BatchAnswer<'a> {
-    #[serde(borrow)]
-    results: Vec<&'a RawValue>,
-}
-
-/// The answer to one payment of a batch: a word, or the number of a problem document.
-#[derive(Deserialize)]
-struct ItemAnswer {
-    status: Option<ItemStatus>,
-    #[serde(default)]
-    replayed: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ItemStatus {
-    Number(u16),
-    Word(String),
-}
-
 /// The status of each payment, as if it had been posted alone.
 pub(super) fn statuses(answer: &Answer, payments: usize) -> Vec<u16> {
     if payments == 1 || answer.status != 200 {
         return vec![answer.status; payments];
     }
-    match serde_json::from_slice::<BatchAnswer<'_>>(&answer.body) {
-        Ok(answer) if answer.results.len() == payments => {
-            answer.results.iter().map(|item| item_status(item)).collect()
-        }
+    let read: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    match read["results"].as_array() {
+        Some(items) if items.len() == payments => items.iter().map(item_status).collect(),
         // A batch whose answer cannot be read may have been taken in part.
-        Ok(_) | Err(_) => vec![UNREADABLE; payments],
+        Some(_) | None => vec![UNREADABLE; payments],
     }
 }
 
 /// Stands for a batch's answer that could not be read; its payments are of unknown fate.
 const UNREADABLE: u16 = 599;
 
-fn item_status(item: &RawValue) -> u16 {
-    let Ok(item) = serde_json::from_str::<ItemAnswer>(item.get()) else { return UNREADABLE };
-    match item.status {
-        Some(ItemStatus::Number(status)) => status,
-        Some(ItemStatus::Word(word)) if word == "replayed" || item.replayed => 200,
-        Some(ItemStatus::Word(word)) if word == "accepted" => 202,
-        Some(ItemStatus::Word(_)) | None => 422,
+/// Of a word, or of the number of a problem document.
+fn item_status(item: &Value) -> u16 {
+    match &item["status"] {
+        Value::Number(status) => {
+            status.as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(UNREADABLE)
+        }
+        Value::String(word) if word == "replayed" || item["replayed"] == true => 200,
+        Value::String(word) if word == "accepted" => 202,
+        _ => 422,
     }
 }

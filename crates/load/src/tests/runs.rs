@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     super::{report::Report, run, table},
     args,
-    stub::{Manners, Stub},
+    stub::{Fault, Stub},
 };
 
 async fn load(stub: &Stub, line: &str) -> Report {
@@ -18,7 +18,7 @@ async fn load(stub: &Stub, line: &str) -> Report {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_run_is_reported_clean() {
-    let stub = Stub::start(Manners::default()).await;
+    let stub = Stub::start(Fault::None).await;
     let report = load(&stub, "--rate 2000 --duplicates 10 --invalid 10").await;
     assert_eq!(report.problems, Vec::<String>::new());
     let (sending, counts) = (&report.sending, &report.sending.counts);
@@ -35,7 +35,7 @@ async fn a_clean_run_is_reported_clean() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_are_audited_like_single_payments() {
-    let stub = Stub::start(Manners::default()).await;
+    let stub = Stub::start(Fault::None).await;
     let report = load(&stub, "--rate 5000 --batch 50 --duplicates 10 --invalid 10").await;
     assert_eq!(report.problems, Vec::<String>::new());
     let counts = &report.sending.counts;
@@ -47,7 +47,7 @@ async fn batches_are_audited_like_single_payments() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_is_charged_to_every_request_it_delayed() {
     let stall = Duration::from_millis(200);
-    let stub = Stub::start(Manners { stalls_at: Some((50, stall)), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Stalls(50, stall)).await;
     let report = load(&stub, "--rate 1000 --connections 1").await;
     assert_eq!(report.problems, Vec::<String>::new());
     // One answer took 200 ms; some 200 requests fell due meanwhile and waited 100 ms on average.
@@ -59,7 +59,7 @@ async fn a_stall_is_charged_to_every_request_it_delayed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closed_connections_leave_unknown_outcomes_that_are_looked_up() {
-    let stub = Stub::start(Manners { silent_every: Some(40), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Silent(40)).await;
     let report = load(&stub, "--rate 2000").await;
     assert_eq!(report.problems, Vec::<String>::new());
     assert_eq!(report.sending.counts.sent, 600);
@@ -71,7 +71,7 @@ async fn closed_connections_leave_unknown_outcomes_that_are_looked_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_and_doubled_payments_are_found() {
-    let stub = Stub::start(Manners { loses_every: Some(100), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Loses(100)).await;
     let report = load(&stub, "--rate 1000").await;
     let (shown, json) = (table::render(&report), serde_json::to_value(&report).unwrap());
     let audit = report.audit.unwrap();
@@ -81,7 +81,7 @@ async fn lost_and_doubled_payments_are_found() {
     assert!(audit.lost.first.iter().all(|reference| reference.starts_with("LOAD-")));
     assert_eq!(report.problems, ["3 accepted payments are lost"]);
 
-    let stub = Stub::start(Manners { doubles_every: Some(150), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Doubles(150)).await;
     let report = load(&stub, "--rate 1000").await;
     let audit = report.audit.unwrap();
     assert_eq!(audit.lost.count, 0);
@@ -91,7 +91,7 @@ async fn lost_and_doubled_payments_are_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_that_stays_is_a_problem() {
-    let stub = Stub::start(Manners { is_stuck: true, ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Stuck).await;
     let report = load(&stub, "--rate 100").await;
     assert_eq!(report.problems, ["1 payments were not settled after 1 s of waiting"]);
     assert_eq!(report.applied_per_second, None);
@@ -99,14 +99,14 @@ async fn a_backlog_that_stays_is_a_problem() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_waiting_nothing_is_claimed() {
-    let stub = Stub::start(Manners { loses_every: Some(2), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Loses(2)).await;
     let report = load(&stub, "--rate 100 --no-wait").await;
     assert!(report.problems.is_empty() && report.audit.is_none() && report.drain.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_closed_after_an_answer_are_opened_again() {
-    let stub = Stub::start(Manners { hangs_up_every: Some(10), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::HangsUp(10)).await;
     let report = load(&stub, "--rate 500 --timeout 5s").await;
     assert_eq!(report.problems, Vec::<String>::new());
     assert_eq!((report.sending.counts.sent, report.sending.not_sent), (150, 0));
