@@ -74,10 +74,11 @@ async fn converse(stream: TcpStream, books: Arc<Mutex<Books>>) -> io::Result<()>
     loop {
         let (target, body) = receive(&mut stream).await?;
         let (status, answer, fault) = books.lock().unwrap().answer(&target, &body);
-        match fault {
-            Fault::Silent(_) => return Ok(()),
-            Fault::Stalls(_, stall) => tokio::time::sleep(stall).await,
-            _ => {}
+        if matches!(fault, Fault::Silent(_)) {
+            return Ok(());
+        }
+        if let Fault::Stalls(_, stall) = fault {
+            tokio::time::sleep(stall).await;
         }
         let body = answer.to_string();
         let head = format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n", body.len());
