@@ -1,4 +1,4 @@
-//! CircuitBreaker breakers: after several calls in a row that found a dependency away,
+//! Circuit breakers: after several calls in a row that found a dependency away,
 //! no more are made until a probe has found it back. Whoever is refused is told
 //! at once instead of after a time limit, and the dependency is not stormed
 //! while it comes back. Never calls anything but the probe it is given.
@@ -14,18 +14,14 @@ use tokio::{
 };
 use tracing::{error, info};
 
-/// The stream's dependency.
 pub const REDIS: &str = "redis";
-/// The ledger's dependency.
 pub const POSTGRESQL: &str = "postgresql";
 /// Calls in a row that find a dependency away before its circuit opens.
 const FAILURES_MAX: u32 = 5;
 /// Pause between two probes of an open circuit.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
-/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The circuit of one dependency of this process.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     dependency: &'static str,
@@ -39,21 +35,16 @@ pub struct CircuitBreaker {
 #[error("{dependency} has been away for {} s and is probed until it answers", since.as_secs())]
 pub struct Open {
     pub dependency: &'static str,
-    /// For how long it has been open.
     pub since: Duration,
 }
 
 impl CircuitBreaker {
-    /// A closed circuit.
     #[must_use]
     pub fn new(dependency: &'static str) -> Self {
         Self { dependency, failures: Mutex::new(0), opened: watch::Sender::new(None) }
     }
 
     /// Whether a call may be made at `now`.
-    ///
-    /// # Errors
-    /// [`Open`] when the dependency is known to be away.
     pub fn check(&self, now: Instant) -> Result<(), Open> {
         let opened = *self.opened.borrow();
         opened.map_or(Ok(()), |at| {
@@ -61,13 +52,11 @@ impl CircuitBreaker {
         })
     }
 
-    /// A call found the dependency there.
     pub fn succeeded(&self) {
         // A late answer does not close it: the probe does.
         *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = 0;
     }
 
-    /// A call found the dependency away.
     pub fn failed(&self, now: Instant) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = failures.saturating_add(1);
@@ -78,7 +67,6 @@ impl CircuitBreaker {
         }
     }
 
-    /// Waits until the circuit is closed.
     pub async fn closed(&self) {
         // The sender is ours, so it is not gone.
         let _ = self.opened.subscribe().wait_for(Option::is_none).await;

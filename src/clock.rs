@@ -3,10 +3,8 @@
 
 use chrono::{DateTime, Utc};
 
-/// Tells the time.
 pub type Clock = fn() -> DateTime<Utc>;
 
-/// The machine's own clock.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that may")]
 pub fn system() -> DateTime<Utc> {

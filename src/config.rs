@@ -4,7 +4,11 @@
 //!
 //! Never reads the environment by itself (clap does) and never connects.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use chrono_tz::Tz;
@@ -282,8 +286,7 @@ impl LedgerConfig {
 impl ServeConfig {
     /// Reads the files of tokens, and refuses settings that are unsafe together.
     pub fn check(mut self) -> anyhow::Result<Self> {
-        self.gateway.read_token_file()?;
-        self.gateway.read_operators()?;
+        self.gateway.read_tokens()?;
         self.gateway.check()?;
         self.worker.check()?;
         ensure!(
@@ -296,23 +299,13 @@ impl ServeConfig {
 }
 
 impl GatewayConfig {
-    fn read_token_file(&mut self) -> anyhow::Result<()> {
-        let Some(path) = &self.api_token_file else { return Ok(()) };
-        let token = std::fs::read_to_string(path).with_context(|| {
-            format!("could not read PAYSTREAM_API_TOKEN_FILE {}", path.display())
-        })?;
-        self.api_token = Some(token.trim().into());
-        Ok(())
-    }
-
-    fn read_operators(&mut self) -> anyhow::Result<()> {
-        let from_file = self.operator_tokens_file.as_ref().map(|path| {
-            std::fs::read_to_string(path).with_context(|| {
-                format!("could not read PAYSTREAM_OPERATOR_TOKENS_FILE {}", path.display())
-            })
-        });
-        let text = match (from_file, &self.operator_tokens) {
-            (Some(text), _) => text?,
+    fn read_tokens(&mut self) -> anyhow::Result<()> {
+        if let Some(path) = &self.api_token_file {
+            let token = read(path, "PAYSTREAM_API_TOKEN_FILE")?;
+            self.api_token = Some(token.trim().into());
+        }
+        let text = match (&self.operator_tokens_file, &self.operator_tokens) {
+            (Some(path), _) => read(path, "PAYSTREAM_OPERATOR_TOKENS_FILE")?,
             (None, Some(text)) => text.expose_secret().to_owned(),
             (None, None) => return Ok(()),
         };
@@ -369,6 +362,11 @@ impl GatewayConfig {
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
+}
+
+fn read(path: &Path, setting: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path);
+    text.with_context(|| format!("could not read {setting} {}", path.display()))
 }
 
 /// Reads operators, one a line or between commas. Says which one is wrong, and

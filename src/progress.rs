@@ -7,25 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What one lane of a worker is doing.
 #[derive(Clone, Debug)]
-struct Lane {
+struct LaneState {
     /// When it last settled something, or saw that nothing waits.
     progress: Instant,
     /// What it waits for, if something it needs is away.
     waits_for: Option<String>,
 }
 
-/// How the lanes of this process fare.
 #[derive(Debug)]
 pub struct Board {
-    lanes: Mutex<Vec<Lane>>,
+    lanes: Mutex<Vec<LaneState>>,
     stall_limit: Duration,
     /// Partitions that were ever served, and whether they still are.
     served: Mutex<BTreeMap<u16, bool>>,
 }
 
-/// How the worker fares as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerHealth {
     /// Every lane settles, or has nothing to settle.
@@ -40,19 +37,19 @@ impl Board {
     /// A board for so many lanes, all of which have just moved.
     #[must_use]
     pub fn new(lanes: u16, stall_limit: Duration, now: Instant) -> Self {
-        let lane = Lane { progress: now, waits_for: None };
+        let lane = LaneState { progress: now, waits_for: None };
         let lanes = Mutex::new(vec![lane; usize::from(lanes)]);
         Self { lanes, stall_limit, served: Mutex::default() }
     }
 
     /// The lane settled something, or saw that nothing waits.
     pub fn moved(&self, lane: u16, now: Instant) {
-        self.write(lane, Lane { progress: now, waits_for: None });
+        self.write(lane, LaneState { progress: now, waits_for: None });
     }
 
     /// The lane cannot work until something comes back.
     pub fn waits(&self, lane: u16, now: Instant, reason: String) {
-        self.write(lane, Lane { progress: now, waits_for: Some(reason) });
+        self.write(lane, LaneState { progress: now, waits_for: Some(reason) });
     }
 
     /// The worker serves these partitions now and no others.
@@ -75,7 +72,6 @@ impl Board {
         slowest(&lanes, now)
     }
 
-    /// How the worker fares.
     #[must_use]
     pub fn read(&self, now: Instant) -> WorkerHealth {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,7 +83,7 @@ impl Board {
         waiting.map_or(WorkerHealth::Working, WorkerHealth::Waiting)
     }
 
-    fn write(&self, lane: u16, state: Lane) {
+    fn write(&self, lane: u16, state: LaneState) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get_mut(usize::from(lane)) {
             *lane = state;
@@ -95,7 +91,7 @@ impl Board {
     }
 }
 
-fn slowest(lanes: &[Lane], now: Instant) -> Duration {
+fn slowest(lanes: &[LaneState], now: Instant) -> Duration {
     let still = lanes.iter().map(|lane| now.saturating_duration_since(lane.progress));
     still.max().unwrap_or_default()
 }

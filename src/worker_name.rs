@@ -25,7 +25,6 @@ const ORDINALS: u16 = 1024;
 /// A name that no other process of this machine is given while this value lives.
 #[derive(Debug)]
 pub struct WorkerName {
-    /// For instance `ledger-host-0`.
     pub name: String,
     /// Nothing where chance made the name.
     _lock: Option<File>,

@@ -37,7 +37,6 @@ use stores::Stores;
 /// Between two checks whether the topology is still the one served.
 const TOPOLOGY_CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
     /// Gateway and worker in one process.
@@ -48,7 +47,6 @@ pub enum Role {
     Worker,
 }
 
-/// Settings of a development run.
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
     /// Where the private Redis and PostgreSQL keep their data.
@@ -62,9 +60,6 @@ pub struct DevArgs {
 }
 
 /// Runs everything on this machine, with private servers, until interrupted.
-///
-/// # Errors
-/// When a server does not start, or serving fails.
 pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
     let telemetry = start_telemetry(&config, Role::All, level)?;
@@ -90,9 +85,6 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
 }
 
 /// Serves in `role` until SIGTERM or SIGINT.
-///
-/// # Errors
-/// When something is unsafe or missing at the start, or a task ends by itself.
 pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
     let config = config.check()?;
     let telemetry = start_telemetry(&config, role, level)?;
@@ -104,7 +96,6 @@ pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::
     served
 }
 
-/// Starts to say what happens here.
 fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
     let name = match role {
         Role::All => "paystream",
@@ -118,9 +109,6 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
 
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
 /// When the number of partitions is changed, serves the new topology.
-///
-/// # Errors
-/// As [`serve`], or when the stop takes longer than its grace.
 pub async fn serve_on(
     role: Role,
     config: ServeConfig,

@@ -42,7 +42,6 @@ where
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
 async fn interrupted() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("could not watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not watch for SIGINT")?;

@@ -16,7 +16,6 @@ use crate::{
 /// How long a start waits for Redis and PostgreSQL.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Both stores, and how the streams are partitioned.
 pub(super) struct Stores {
     pub(super) streams: Streams,
     pub(super) ledger: Ledger,

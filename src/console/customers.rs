@@ -10,9 +10,9 @@ use super::{
     words,
 };
 use crate::{
-    domain::CustomerId,
+    domain::{CustomerId, PaymentState},
     http::{Code, Problem, Segment},
-    ledger::{AccountRow, PaymentRow, PaymentState},
+    ledger::{AccountRow, PaymentRow},
 };
 
 #[derive(Template)]
@@ -80,16 +80,7 @@ pub(super) async fn show(
 
 /// What became of a payment of the statement.
 fn outcome(row: &PaymentRow) -> String {
-    let outcome = match row.state {
-        PaymentState::Applied => "applied",
-        PaymentState::Recorded => "recorded",
-        PaymentState::Rejected => "rejected",
-        PaymentState::Suspense => "in suspense",
-        PaymentState::RefundMarked => "marked for refund",
-        PaymentState::DeadLettered => "dead letter",
-        PaymentState::Parked => "parked",
-        PaymentState::Discarded => "discarded",
-    };
+    let outcome = row.state.label();
     match &row.reason {
         Some(reason) => format!("{outcome}: {}", words::spaced(reason)),
         None => outcome.to_owned(),

@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 
-use super::{Amount, CustomerId, LEDGER_MAX, Outcome};
+use super::{Amount, CustomerId, LEDGER_MAX, Outcome, Refusal, Standing};
 
 /// What was financed for a customer and what has been paid of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,33 +21,7 @@ pub struct Account {
     pub parked: bool,
 }
 
-/// How an account stands after one row of its statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// What is left to pay.
-    pub balance: Decimal,
-    /// The row's number in the statement.
-    pub version: i64,
-}
-
-/// Why an account refuses money. A refusal is an outcome and is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The credit would be larger than the ledger's columns hold.
-    CreditLimit,
-}
-
-impl Refusal {
-    /// Stable, as it is stored.
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::CreditLimit => "credit_limit",
-        }
-    }
-}
-
 impl Account {
-    /// What is left to pay.
     pub fn outstanding(&self) -> Decimal {
         self.asset_value - self.total_paid
     }

@@ -6,35 +6,44 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
 
 use super::{
-    Account, CustomerId, Digest, Payment, PaymentStatus, Reference, Refusal, Standing, StreamId,
+    Account, Amount, CustomerId, Digest, Outcome, Payment, PaymentStatus, Reference, StreamId,
     TraceContext, TraceId,
 };
 
-/// A payment as it came out of its partition's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub partition: u16,
-    /// Its contiguous number in that partition.
     pub sequence: i64,
     pub stream_id: StreamId,
-    /// When the gateway took it.
     pub received_at: DateTime<Utc>,
     pub payment: Payment,
     /// [`Payment::digest`] of it as it was sent. One that was assigned to
     /// another customer keeps it.
     pub digest: Digest,
-    /// The trace that brought it, if it came with one.
     pub trace: Option<TraceContext>,
 }
 
 impl Delivery {
-    /// The trace that brought it, if it came with one.
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace.map(|trace| trace.trace_id)
     }
+}
+
+/// An entry that cannot be settled: what can be read of it, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadEntry {
+    pub partition: u16,
+    pub stream_id: StreamId,
+    pub sequence: Option<i64>,
+    pub reference: Option<String>,
+    pub customer: Option<CustomerId>,
+    pub amount: Option<Amount>,
+    pub trace_id: Option<TraceId>,
+    pub reason: String,
+    /// As text where they are text.
+    pub fields: Vec<(String, String)>,
 }
 
 /// Runs what must not end its caller when it panics; what it worked on is to be
@@ -46,83 +55,19 @@ pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// What becomes of a delivery. Each accepted payment ends in exactly one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Moved money: `applied` to the balance, `excess` to the credit.
-    Applied {
-        /// Paid of what was outstanding.
-        applied: Decimal,
-        /// Paid beyond it.
-        excess: Decimal,
-        after: Standing,
-    },
-    /// A notice that moves no money; without an account it stands alone.
-    Recorded {
-        /// The account afterwards, if the customer has one.
-        after: Option<Standing>,
-    },
-    /// Refused by a rule of the account.
-    Rejected { refusal: Refusal, after: Standing },
-    /// Money for a customer we do not know; held.
-    Suspense,
-    /// Waits behind a dead letter of its customer, in its order.
-    Parked,
-    /// The reference stands for another content; no effect.
-    Conflict,
-    /// The reference was sent again under another sequence; no effect.
-    Duplicate,
-    /// This very entry is in the ledger already; no effect.
-    Redelivered,
-}
-
-impl Outcome {
-    /// The account afterwards, where the delivery reached one.
-    pub fn after(&self) -> Option<Standing> {
-        match *self {
-            Self::Applied { after, .. } | Self::Rejected { after, .. } => Some(after),
-            Self::Recorded { after } => after,
-            Self::Suspense
-            | Self::Parked
-            | Self::Conflict
-            | Self::Duplicate
-            | Self::Redelivered => None,
-        }
-    }
-
-    /// How it is called, wherever it is told.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Applied { .. } => "applied",
-            Self::Recorded { .. } => "recorded",
-            Self::Rejected { .. } => "rejected",
-            Self::Suspense => "suspense",
-            Self::Parked => "parked",
-            Self::Conflict => "conflict",
-            Self::Duplicate => "duplicate",
-            Self::Redelivered => "redelivered",
-        }
-    }
-}
-
-/// A reference that the ledger knows already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// The content it stands for.
     pub digest: Digest,
-    /// Where it came from first.
     pub partition: u16,
     pub sequence: i64,
 }
 
-/// A delivery and what becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision<'a> {
     pub delivery: &'a Delivery,
     pub outcome: Outcome,
 }
 
-/// An account and the version it had when the book was opened.
 #[derive(Clone, Debug)]
 struct Opened {
     account: Account,
@@ -138,7 +83,6 @@ pub struct Book {
 }
 
 impl Book {
-    /// Opens the book at what the ledger holds.
     pub fn new(
         accounts: impl IntoIterator<Item = Account>,
         known: impl IntoIterator<Item = ((Reference, PaymentStatus), Known)>,
@@ -186,7 +130,6 @@ impl Book {
         any
     }
 
-    /// The account of `customer` as it stands now.
     pub fn account(&self, customer: &CustomerId) -> Option<&Account> {
         self.accounts.get(customer).map(|open| &open.account)
     }

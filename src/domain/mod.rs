@@ -11,18 +11,19 @@ mod text;
 mod trace;
 mod partition;
 mod account;
+mod outcome;
 mod book;
 #[cfg(test)]
 mod tests;
 
-pub use account::{Account, Refusal, Standing};
-pub use book::{Book, Decision, Delivery, Known, Outcome, unpanicked};
+pub use account::Account;
+pub use book::{Book, DeadEntry, Decision, Delivery, Known, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
+pub use outcome::{Outcome, PaymentState, Refusal, Standing};
 pub use partition::{Fence, HASH_VERSION, StreamId, partition_of};
 pub use payment::{
-    CustomerId, Digest, Invalid, Payment, PaymentStatus, Reference, check_date, is_in_calendar,
-    parse_date,
+    CustomerId, Digest, Payment, PaymentStatus, Reference, check_date, is_in_calendar, parse_date,
 };
-pub use text::{argument, is_plain, shown};
+pub use text::{Invalid, argument, is_plain, shown};
 pub use trace::{SpanId, TraceContext, TraceId};

@@ -4,7 +4,6 @@ use rust_decimal::Decimal;
 
 use super::Invalid;
 
-/// The largest amount of one payment: 10,000,000,000.00.
 pub const AMOUNT_MAX: Decimal = Decimal::from_parts(0xD4A5_1000, 0xE8, 0, false, 2);
 
 /// The largest sum the ledger's NUMERIC(18,2) columns hold.
@@ -51,7 +50,6 @@ impl Amount {
         Ok(Self(two_places(value)))
     }
 
-    /// The number itself, with two places.
     pub fn get(self) -> Decimal {
         self.0
     }
@@ -73,7 +71,6 @@ fn too_large() -> Invalid {
     Invalid::new("too_large", "must be at most 10000000000.00")
 }
 
-/// Splits a plain decimal at its point, or says why it is none.
 fn split(text: &str) -> Result<(&str, &str), Invalid> {
     plain(text).ok_or_else(|| not_plain(text))
 }

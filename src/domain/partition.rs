@@ -31,7 +31,6 @@ pub struct Fence {
 pub struct StreamId {
     /// When Redis says that the entry was appended; not a clock to measure by.
     pub milliseconds: u64,
-    /// Number of the entry within that millisecond.
     pub number: u64,
 }
 

@@ -6,23 +6,7 @@ use chrono_tz::Tz;
 use rust_decimal::Decimal;
 use sha2::{Digest as _, Sha256};
 
-use super::{Amount, two_places};
-
-/// Why a value was refused: a stable code and a sentence that completes
-/// "this field …".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Invalid {
-    /// Stable, for programs: `too_many_decimals`.
-    pub code: &'static str,
-    /// For people: "must have at most two decimal places".
-    pub reason: &'static str,
-}
-
-impl Invalid {
-    pub(crate) const fn new(code: &'static str, reason: &'static str) -> Self {
-        Self { code, reason }
-    }
-}
+use super::{Amount, Invalid, two_places};
 
 /// The bank's name for a payment: 1 to 128 visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,20 +16,10 @@ impl Reference {
     pub const LENGTH_MAX: usize = 128;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
-        let text = text.into();
-        if text.is_empty() {
-            return Err(Invalid::new("empty", "must not be empty"));
-        }
-        if text.len() > Self::LENGTH_MAX {
-            return Err(Invalid::new("too_long", "must have at most 128 characters"));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Invalid::new(
-                "bad_character",
-                "must have visible ASCII characters only, and no spaces",
-            ));
-        }
-        Ok(Self(text))
+        let long = Invalid::new("too_long", "must have at most 128 characters");
+        let bad = "must have visible ASCII characters only, and no spaces";
+        let is_visible = |byte: u8| byte.is_ascii_graphic();
+        name(text.into(), is_visible, bad, Self::LENGTH_MAX, long).map(Self)
     }
 
     /// Whether it can be the last part of a path. Clients and proxies take `.`
@@ -67,20 +41,10 @@ impl CustomerId {
     pub const LENGTH_MAX: usize = 64;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
-        let text = text.into();
-        if text.is_empty() {
-            return Err(Invalid::new("empty", "must not be empty"));
-        }
-        if text.len() > Self::LENGTH_MAX {
-            return Err(Invalid::new("too_long", "must have at most 64 characters"));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
-            return Err(Invalid::new(
-                "bad_character",
-                "must have letters, digits, underscores and hyphens only",
-            ));
-        }
-        Ok(Self(text))
+        let long = Invalid::new("too_long", "must have at most 64 characters");
+        let bad = "must have letters, digits, underscores and hyphens only";
+        let is_of_an_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        name(text.into(), is_of_an_id, bad, Self::LENGTH_MAX, long).map(Self)
     }
 
     pub fn as_str(&self) -> &str {
@@ -88,14 +52,26 @@ impl CustomerId {
     }
 }
 
+fn name(
+    text: String,
+    fits: impl Fn(u8) -> bool,
+    bad: &'static str,
+    length_max: usize,
+    long: Invalid,
+) -> Result<String, Invalid> {
+    match text.len() {
+        0 => Err(Invalid::new("empty", "must not be empty")),
+        length if length > length_max => Err(long),
+        _ if text.bytes().all(fits) => Ok(text),
+        _ => Err(Invalid::new("bad_character", bad)),
+    }
+}
+
 /// What the bank says of the payment. Only `COMPLETE` moves money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PaymentStatus {
-    /// The money arrived.
     Complete,
-    /// The money is on its way.
     Pending,
-    /// The money will not come.
     Failed,
 }
 
@@ -109,7 +85,6 @@ impl PaymentStatus {
         }
     }
 
-    /// As it is written everywhere.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "COMPLETE",
@@ -119,13 +94,10 @@ impl PaymentStatus {
     }
 }
 
-/// One payment as a bank or an app reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
-    /// The bank's name for it.
     pub reference: Reference,
     pub customer: CustomerId,
-    /// What the bank says of it.
     pub status: PaymentStatus,
     pub amount: Amount,
     /// When the bank says that it happened, to the microsecond.

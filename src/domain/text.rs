@@ -1,6 +1,22 @@
 //! Texts from outside, shown so that they say what they are. Never changes what
 //! is kept.
 
+/// Why a value was refused: a stable code and a sentence that completes
+/// "this field …".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Stable, for programs: `too_many_decimals`.
+    pub code: &'static str,
+    /// For people: "must have at most two decimal places".
+    pub reason: &'static str,
+}
+
+impl Invalid {
+    pub(crate) const fn new(code: &'static str, reason: &'static str) -> Self {
+        Self { code, reason }
+    }
+}
+
 /// Whether a text shows what it says: no control characters, none that change
 /// the direction or the line of what is around them, and none that are not seen.
 pub fn is_plain(text: &str) -> bool {

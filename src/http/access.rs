@@ -71,7 +71,6 @@ pub(super) fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
     "send the header Authorization: Bearer <token>"
 }
 
-/// Whose token this is.
 pub(crate) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
     if !config.operators.is_empty() {
         let token = token?;
@@ -100,7 +99,6 @@ fn is_same(wanted: &SecretString, given: &str) -> bool {
     given.as_bytes().ct_eq(wanted.expose_secret().as_bytes()).into()
 }
 
-/// The value of a cookie.
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';'));

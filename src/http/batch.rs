@@ -15,10 +15,8 @@ use super::{
 };
 use crate::stream::{self, Appended, Arrival};
 
-/// Items in one batch.
 const ITEMS_MAX: usize = 10_000;
 
-/// What became of a batch.
 #[derive(Default, Serialize, ToSchema)]
 pub(super) struct BatchView {
     /// Items that are on disk now.
@@ -38,7 +36,6 @@ pub(super) struct ItemView {
     index: usize,
     #[schema(pattern = "^(accepted|replayed|refused)$")]
     status: &'static str,
-    /// As it is counted.
     #[serde(skip)]
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -23,7 +23,6 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Connection<S> {
     stream: S,
     limit: Duration,
-    /// Runs while a write waits.
     waits: Option<Pin<Box<Sleep>>>,
     _place: Option<Place<IpAddr>>,
 }

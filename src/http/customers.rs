@@ -13,20 +13,19 @@ use uuid::Uuid;
 
 use super::{
     intake,
-    intake::{Body, Fields, Query, Segment},
+    intake::{Body, JsonFields, Query, Segment},
     operator::Operator,
     problem::{Code, Problem},
     shapes,
     state::App,
-    views::{AccountView, BalanceView, PaymentView, Taken, customer_path, money},
+    views::{BalanceView, WithIgnored, customer_path, money},
 };
 use crate::{
     domain::{Currency, CustomerId, Invalid},
-    ledger::{AccountRow, NewAccount},
+    ledger::{AccountRow, NewAccount, PaymentRow},
     stream::Lookup,
 };
 
-/// Largest page.
 const PAGE_MAX: i64 = 1_000;
 
 /// Which page of customers.
@@ -44,7 +43,7 @@ pub(super) struct PageQuery {
 /// A page of customers.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CustomersView {
-    customers: Vec<AccountView>,
+    customers: Vec<AccountRow>,
     /// How many there are in all.
     total: i64,
     limit: i64,
@@ -70,8 +69,7 @@ pub(super) async fn list(
     if offset < 0 {
         return Err(Problem::new(Code::InvalidQuery, "offset must not be negative"));
     }
-    let (rows, total) = app.ask(app.gateway.reader.accounts(limit, offset)).await?;
-    let customers = rows.into_iter().map(AccountView::from).collect();
+    let (customers, total) = app.ask(app.gateway.reader.accounts(limit, offset)).await?;
     Ok(Json(CustomersView { customers, total, limit, offset }))
 }
 
@@ -87,7 +85,6 @@ pub(super) struct CustomerBody {
     currency: Option<shapes::Currency>,
 }
 
-/// A customer as read.
 struct Terms {
     customer: CustomerId,
     asset_value: rust_decimal::Decimal,
@@ -105,9 +102,9 @@ struct Terms {
     tag = "customers",
     request_body = CustomerBody,
     responses(
-        (status = 201, description = "Opened", body = Taken<AccountView>,
+        (status = 201, description = "Opened", body = WithIgnored<AccountRow>,
          headers(("Location", description = "The account"))),
-        (status = 200, description = "It exists with these terms", body = Taken<AccountView>),
+        (status = 200, description = "It exists with these terms", body = WithIgnored<AccountRow>),
         (status = 409, description = "It exists with other terms"),
     )
 )]
@@ -132,8 +129,7 @@ pub(super) async fn open(
         return Err(Problem::new(Code::CustomerExists, detail));
     }
     let status = if opening.opened == 1 { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response =
-        (status, Json(Taken { view: AccountView::from(row), ignored })).into_response();
+    let mut response = (status, Json(WithIgnored { view: row, ignored })).into_response();
     if let Ok(location) = HeaderValue::from_str(&customer_path(customer.as_str())) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -141,7 +137,7 @@ pub(super) async fn open(
 }
 
 fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
-    let mut fields: Fields<'_> = intake::parse(json, Code::InvalidCustomer)?;
+    let mut fields: JsonFields<'_> = intake::parse(json, Code::InvalidCustomer)?;
     let customer = fields.take("customer_id", |raw| CustomerId::parse(intake::string(raw)?));
     let value = fields.take("asset_value", intake::amount);
     let weeks = fields.take("term_weeks", |raw| {
@@ -169,16 +165,15 @@ fn read_customer(json: &[u8], currency: Currency) -> Result<Terms, Problem> {
     path = "/api/v1/customers/{customer_id}",
     tag = "customers",
     responses(
-        (status = 200, description = "The account", body = AccountView),
+        (status = 200, description = "The account", body = AccountRow),
         (status = 404, description = "No customer has this id"),
     )
 )]
 pub(super) async fn show(
     State(app): State<App>,
     Segment(customer): Segment,
-) -> Result<Json<AccountView>, Problem> {
-    let row = account_of(&app, &parse_id(customer)?).await?;
-    Ok(Json(row.into()))
+) -> Result<Json<AccountRow>, Problem> {
+    account_of(&app, &parse_id(customer)?).await.map(Json)
 }
 
 /// Show a customer's balance
@@ -237,7 +232,7 @@ pub(super) struct StatementQuery {
 pub(super) struct StatementView {
     customer_id: String,
     /// Newest first, each with the balance after it.
-    payments: Vec<PaymentView>,
+    payments: Vec<PaymentRow>,
     /// Where the next page starts; none after the last.
     next_cursor: Option<i64>,
 }
@@ -262,9 +257,8 @@ pub(super) async fn statement(
     let limit = page_size(query.limit)?;
     let before = query.cursor.unwrap_or(i64::MAX);
     account_of(&app, &customer).await?;
-    let rows = app.ask(app.gateway.reader.statement(&customer, before, limit)).await?;
-    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
-    let payments: Vec<PaymentView> = rows.into_iter().map(PaymentView::from).collect();
+    let payments = app.ask(app.gateway.reader.statement(&customer, before, limit)).await?;
+    let full = i64::try_from(payments.len()).is_ok_and(|rows| rows == limit);
     let next_cursor = payments.last().and_then(|last| last.account_version);
     let next_cursor = next_cursor.filter(|version| full && *version > 1);
     Ok(Json(StatementView { customer_id: customer.as_str().to_owned(), payments, next_cursor }))

@@ -34,9 +34,9 @@ use crate::domain::Currency;
 )]
 struct Description;
 
-/// What opens payments and customers,
+/// The scheme that opens payments and customers.
 const API: &str = "token";
-/// and what opens the operators' API.
+/// The scheme that opens the operators' API.
 const OPERATOR: &str = "operator_token";
 /// Codes of what the proxy in front of the gateways answers by itself.
 const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
@@ -101,7 +101,6 @@ fn has_either(operation: &Operation) -> bool {
     has_body(operation) || parameters.any(in_query)
 }
 
-/// What the description is made of, before there are routes.
 pub(super) fn outline() -> openapi::OpenApi {
     Description::openapi()
 }
@@ -166,7 +165,6 @@ fn complete_operation(path: &str, operation: &mut Operation) {
     }
 }
 
-/// A failure of this status.
 fn problem(status: u16, description: &str) -> Response {
     let document = Ref::from_schema_name("ProblemDocument");
     let mut response = Response::new(description);

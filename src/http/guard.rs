@@ -25,13 +25,11 @@ use super::{
     surface::Surface,
 };
 
-/// Largest body of a request,
+/// Largest body of a request.
 const BODY_BYTES_MAX: usize = 16 * 1024;
-/// and of one that carries many payments.
+/// Largest body that carries many payments.
 const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Paths that take many at once.
 const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {

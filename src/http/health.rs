@@ -16,15 +16,14 @@ use utoipa::ToSchema;
 use super::{
     access,
     state::App,
-    stores::{DependencyView, Stores},
+    stores::{DependencyView, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
     progress::{Board, WorkerHealth},
 };
 
-/// How the process fares. Only whoever shows a token is told more than the
-/// status.
+/// Health of the process. Without a token, the status only.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HealthView {
     /// `degraded`: payments are taken, but something is away.
@@ -41,7 +40,6 @@ pub(super) struct HealthView {
     worker: Option<DependencyView>,
 }
 
-/// What the process needs.
 #[derive(Serialize, ToSchema)]
 struct DependenciesView {
     redis: DependencyView,
@@ -57,7 +55,7 @@ pub(super) struct AnswerView {
     detail: Option<String>,
 }
 
-/// How does it fare?
+/// Show health
 #[utoipa::path(
     get,
     path = "/api/v1/health",
@@ -69,7 +67,7 @@ pub(super) struct AnswerView {
     )
 )]
 pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Response {
-    let Stores { mut redis, mut postgresql, open_losses, .. } = app.stores().await;
+    let StoreHealth { mut redis, mut postgresql, open_losses, .. } = app.stores().await;
     redis.circuit = circuit_word(&app.gateway.redis);
     postgresql.circuit = circuit_word(&app.gateway.postgresql);
     let worker = app.gateway.board.as_deref().map(worker_view);
@@ -89,33 +87,33 @@ pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Respon
     (code, Json(HealthView { status, dependencies, open_losses, worker })).into_response()
 }
 
-/// Does it make progress?
+/// Check liveness
 ///
-/// 503 means that a restart may help: entries wait and the worker does not
-/// move, although nothing it needs is away.
+/// 503 means that a restart may help: entries wait and the worker makes no progress,
+/// although Redis and PostgreSQL are available.
 #[utoipa::path(
     get,
     path = "/livez",
     tag = "health",
     security(()),
     responses(
-        (status = 200, description = "Yes", body = AnswerView),
-        (status = 503, description = "No", body = AnswerView),
+        (status = 200, description = "Live", body = AnswerView),
+        (status = 503, description = "Stalled", body = AnswerView),
     )
 )]
 pub(super) async fn live(State(app): State<App>) -> Response {
     live_answer(app.gateway.board.as_deref())
 }
 
-/// Should it get requests?
+/// Check readiness
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "health",
     security(()),
     responses(
-        (status = 200, description = "Yes", body = AnswerView),
-        (status = 503, description = "No: it is stopping, or Redis is away", body = AnswerView),
+        (status = 200, description = "Ready", body = AnswerView),
+        (status = 503, description = "Not ready: stopping, or Redis is not available", body = AnswerView),
     )
 )]
 pub(super) async fn ready(State(app): State<App>) -> Response {

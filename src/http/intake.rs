@@ -1,6 +1,6 @@
 //! Reads bodies: bytes become payments, or the precise reasons why not.
 //!
-//! Fields are taken as they stand in the text, so that a number keeps all its
+//! JsonFields are taken as they stand in the text, so that a number keeps all its
 //! digits and every wrong field is named at once. Unknown fields are ignored,
 //! because banks add some, and named in the answer.
 
@@ -31,12 +31,9 @@ use crate::{
 /// Ignored fields that an answer names, at most.
 const IGNORED_MAX: usize = 20;
 
-/// The kinds of body that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MediaType {
-    /// One JSON document.
     Json,
-    /// One JSON document a line.
     JsonLines,
 }
 
@@ -47,7 +44,6 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// The one JSON document that it must be.
     pub(super) fn json(self) -> Result<Bytes, Problem> {
         match self.media_type {
             MediaType::Json => Ok(self.bytes),
@@ -59,7 +55,6 @@ impl Body {
     }
 }
 
-/// What is wrong with a body that broke off.
 pub(super) fn unread() -> Problem {
     Problem::new(Code::MalformedJson, "the body could not be read to its end")
 }
@@ -85,7 +80,6 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
-/// A JSON object of ours, not a payment.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
@@ -149,7 +143,6 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Numbers
     }
 }
 
-/// What a query asks for.
 pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
@@ -174,7 +167,6 @@ fn with_nul(query: &str) -> Option<&str> {
     Some(pair.split('=').next().unwrap_or_default())
 }
 
-/// What this deployment takes.
 pub(super) struct Rules {
     /// Where dates without an offset are from.
     zone: Tz,
@@ -197,16 +189,16 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A JSON object's fields as they stand in its text, and what is wrong with
 /// them.
-pub(super) struct Fields<'a> {
+pub(super) struct JsonFields<'a> {
     left: Vec<(Cow<'a, str>, &'a RawValue)>,
     errors: Vec<FieldError>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonFields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
+            type Value = JsonFields<'de>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a JSON object")
@@ -217,14 +209,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                 while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &RawValue>()? {
                     left.push((name, value));
                 }
-                Ok(Fields { left, errors: Vec::new() })
+                Ok(JsonFields { left, errors: Vec::new() })
             }
         }
         deserializer.deserialize_map(Object)
     }
 }
 
-impl Fields<'_> {
+impl JsonFields<'_> {
     /// Reads a field, or notes why not.
     pub(super) fn take<T>(
         &mut self,
@@ -275,7 +267,7 @@ impl Fields<'_> {
 
 /// Reads one payment, and names the fields that were ignored.
 pub(super) fn payment(json: &[u8], rules: &Rules) -> Result<(Payment, Vec<String>), Problem> {
-    let mut fields: Fields<'_> = parse(json, Code::InvalidPayment)?;
+    let mut fields: JsonFields<'_> = parse(json, Code::InvalidPayment)?;
     let customer = fields.take("customer_id", |raw| CustomerId::parse(string(raw)?));
     let status = fields.take("payment_status", |raw| PaymentStatus::parse(&string(raw)?));
     let amount = fields.take("transaction_amount", amount);

@@ -13,34 +13,33 @@ use super::{
     problem::{Code, FieldError, Problem},
     shapes,
     state::{App, Gateway},
-    views::{ConflictView, Links, PaymentView},
+    views::{Links, waiting},
 };
 use crate::{
     domain::{PaymentStatus, Reference},
-    ledger::PaymentRow,
+    ledger::{ConflictRow, PaymentRow},
     operations::NOTHING_KNOWN,
     stream::{Seen, Unsettled},
 };
 
-/// References in one look-up.
 const REFERENCES_MAX: usize = 1_000;
 
 /// All that is known under one reference.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PaymentDetail {
     #[serde(flatten)]
-    payment: PaymentView,
+    payment: PaymentRow,
     /// The same reference under other statuses, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    notices: Vec<PaymentView>,
+    notices: Vec<PaymentRow>,
     /// Payments with other content that came under this reference; they have
     /// no effect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    conflicts: Vec<ConflictView>,
+    conflicts: Vec<ConflictRow>,
     links: Links,
 }
 
-/// Where is a payment?
+/// Look up a payment
 ///
 /// Answered from the stream until the ledger has it. While the ledger cannot be
 /// asked, a payment that waits in the stream is answered all the same, as
@@ -50,7 +49,7 @@ pub(super) struct PaymentDetail {
     path = "/api/v1/payments/{reference}",
     tag = "payments",
     responses(
-        (status = 200, description = "Where it is", body = PaymentDetail),
+        (status = 200, description = "The payment and its status", body = PaymentDetail),
         (status = 404, description = "Nothing is known under this reference"),
     )
 )]
@@ -69,7 +68,6 @@ pub(super) async fn find(
         false => Vec::new(),
     };
     let links = Links::new(reference.as_str(), payment.customer_id.as_deref());
-    let conflicts = conflicts.into_iter().map(ConflictView::from).collect();
     Ok(Json(PaymentDetail { payment, notices, conflicts, links }))
 }
 
@@ -85,10 +83,10 @@ pub(super) struct LookupBody {
 #[derive(Serialize, ToSchema)]
 pub(super) struct LookupView {
     /// One for each reference, in order.
-    payments: Vec<PaymentView>,
+    payments: Vec<PaymentRow>,
 }
 
-/// Where are many payments?
+/// Look up many payments
 ///
 /// What neither the ledger nor the stream knows has the status `unknown`. While the
 /// ledger cannot be asked, the answer is 503 unless all of them wait in the stream.
@@ -125,13 +123,12 @@ pub(super) async fn look_up(
     let view = |reference: &Reference| {
         let views = views.get(reference.as_str()).map(Vec::as_slice).unwrap_or_default();
         let main = main_of(views).and_then(|main| views.get(main));
-        main.cloned().unwrap_or_else(|| PaymentView::unknown(reference.as_str()))
+        main.cloned().unwrap_or_else(|| PaymentRow::unknown(reference))
     };
     Ok(Json(LookupView { payments: wanted.iter().map(view).collect() }))
 }
 
-/// What is known under each reference, oldest first.
-type Views = HashMap<String, Vec<PaymentView>>;
+type Views = HashMap<String, Vec<PaymentRow>>;
 
 /// Where payments are. What is not there is known to nobody.
 struct Located {
@@ -208,17 +205,16 @@ async fn search(
 
 fn add_settled(views: &mut Views, rows: Vec<PaymentRow>) {
     for row in rows {
-        let view = PaymentView::from(row);
-        views.entry(view.transaction_reference.clone()).or_default().push(view);
+        views.entry(row.transaction_reference.clone()).or_default().push(row);
     }
 }
 
 /// Without what the ledger has: the same entry, or another of the same status.
 fn add_waiting(views: &mut Views, seen: Vec<Seen>, now: DateTime<Utc>) {
     for seen in seen {
-        let view = PaymentView::waiting(seen, now);
+        let view = waiting(seen, now);
         let known = views.entry(view.transaction_reference.clone()).or_default();
-        let is_known = |other: &PaymentView| {
+        let is_known = |other: &PaymentRow| {
             (other.partition, &other.stream_id) == (view.partition, &view.stream_id)
                 || !other.is_dead()
                     && other.payment_status.is_some()
@@ -231,10 +227,10 @@ fn add_waiting(views: &mut Views, seen: Vec<Seen>, now: DateTime<Utc>) {
 }
 
 /// The one that moves money, else the latest.
-fn main_of(views: &[PaymentView]) -> Option<usize> {
+fn main_of(views: &[PaymentRow]) -> Option<usize> {
     views.iter().position(is_complete).or(views.len().checked_sub(1))
 }
 
-fn is_complete(view: &PaymentView) -> bool {
+fn is_complete(view: &PaymentRow) -> bool {
     view.payment_status.as_deref() == Some(PaymentStatus::Complete.as_str()) && !view.is_dead()
 }

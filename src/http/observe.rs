@@ -28,14 +28,12 @@ use crate::{
 };
 
 const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
-/// The route of a single payment.
 const PAYMENTS: &str = "/api/v1/payments";
 
 /// Whoever is at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// The trace of a request, for its handler.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traced(pub(super) RequestTrace);
 
@@ -87,7 +85,6 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     response
 }
 
-/// The trace context that came with the request, if it is well formed.
 fn inbound(headers: &HeaderMap) -> Option<TraceContext> {
     traceparent::parse(headers.get(HEADER)?.to_str().ok()?)
 }
@@ -98,7 +95,6 @@ fn is_trusted(app: &App, request: &Request) -> bool {
     peer.is_some_and(|Peer(address)| trusted.iter().any(|network| network.contains(address)))
 }
 
-/// What became of a single payment, as its answer says.
 fn outcome(response: &Response) -> &'static str {
     match response.status() {
         StatusCode::ACCEPTED => "accepted",

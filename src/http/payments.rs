@@ -20,18 +20,18 @@ use super::{
     problem::{self, Code, Problem},
     shapes,
     state::App,
-    views::{AcceptedView, PaymentView, Taken, payment_path},
+    views::{AcceptedView, WithIgnored, payment_path},
 };
 use crate::{
     domain::Payment,
+    ledger::PaymentRow,
     stream::{Appended, Arrival, Place},
     telemetry::Sent,
 };
 
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-/// Pauses between looks at the ledger while a client waits: from this,
+/// Pauses between looks at the ledger while a client waits; they grow.
 const LOOK_MIN: Duration = Duration::from_millis(10);
-/// growing up to this.
 const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// A payment as a bank or an app reports it. Unknown fields are ignored and named in the
@@ -64,9 +64,9 @@ pub(super) struct PaymentBody {
         ("traceparent" = Option<String>, Header, description = "W3C trace context"),
     ),
     responses(
-        (status = 202, description = "On disk", body = Taken<AcceptedView>,
+        (status = 202, description = "On disk", body = WithIgnored<AcceptedView>,
          headers(("Location", description = "Where to see what became of it"))),
-        (status = 200, description = "Taken before, or the outcome that was waited for", body = Taken<PaymentView>,
+        (status = 200, description = "Taken before, or the outcome that was waited for", body = WithIgnored<PaymentRow>,
          headers(
              ("Location", description = "Where to see what became of it"),
              ("Idempotent-Replayed", description = "`true` if it was taken before"),
@@ -99,7 +99,7 @@ pub(super) async fn accept(
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
         let mut response =
-            (StatusCode::OK, axum::Json(Taken { view: outcome, ignored })).into_response();
+            (StatusCode::OK, axum::Json(WithIgnored { view: outcome, ignored })).into_response();
         let applied = format!("wait={}", wait.as_secs());
         if let Ok(applied) = HeaderValue::from_str(&applied) {
             response.headers_mut().insert(APPLIED, applied);
@@ -108,7 +108,7 @@ pub(super) async fn accept(
     }
     let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
     let view = AcceptedView::new(payment.reference.as_str(), payment.customer.as_str(), place);
-    let view = Taken { view, ignored };
+    let view = WithIgnored { view, ignored };
     Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
 }
 
@@ -143,13 +143,12 @@ pub(super) fn conflict(first: impl std::fmt::Display) -> Problem {
     Problem::new(Code::ReferenceConflict, detail)
 }
 
-/// Looks until the ledger has the payment, or until the wait is over.
 async fn wait_for(
     app: &App,
     payment: &Payment,
     place: Place,
     wait: Duration,
-) -> Result<Option<PaymentView>, Problem> {
+) -> Result<Option<PaymentRow>, Problem> {
     // When too many wait already, this one does not.
     let Ok(_waiter) = app.waiters.try_acquire() else { return Ok(None) };
     let end = Instant::now() + wait;
@@ -167,20 +166,25 @@ async fn wait_for(
     Ok(None)
 }
 
-type Found = Result<PaymentView, Problem>;
+type Settlement = Result<PaymentRow, Problem>;
 
 /// What the ledger made of the payment, if it has come so far.
-async fn outcome(app: &App, payment: &Payment, place: Place) -> Result<Option<Found>, Problem> {
+async fn outcome(
+    app: &App,
+    payment: &Payment,
+    place: Place,
+) -> Result<Option<Settlement>, Problem> {
     let reader = &app.gateway.reader;
     let rows = app.ask(reader.payments(std::slice::from_ref(&payment.reference))).await?;
-    let ours = |view: &PaymentView| {
+    let ours = |view: &PaymentRow| {
         view.payment_status.as_deref() == Some(payment.status.as_str()) && !view.is_dead()
     };
     let stream_id = place.stream_id.to_string();
-    let mut views = rows.into_iter().map(PaymentView::from);
     let buried =
-        |view: &PaymentView| view.is_dead() && view.stream_id.as_deref() == Some(&stream_id);
-    let Some(view) = views.find(|view| ours(view) || buried(view)) else { return Ok(None) };
+        |view: &PaymentRow| view.is_dead() && view.stream_id.as_deref() == Some(&stream_id);
+    let Some(view) = rows.into_iter().find(|view| ours(view) || buried(view)) else {
+        return Ok(None);
+    };
     if view.stream_id.as_deref() == Some(&stream_id) {
         return Ok(Some(Ok(view)));
     }

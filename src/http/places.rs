@@ -8,40 +8,35 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// All are taken.
     All,
     /// This client has as many as one may have.
     Client,
 }
 
-/// Places, and who has them.
 pub(crate) struct Places<K> {
     max: usize,
     of_one_max: usize,
-    taken: Arc<Mutex<Taken<K>>>,
+    taken: Arc<Mutex<Occupied<K>>>,
 }
 
-struct Taken<K> {
+struct Occupied<K> {
     all: usize,
     by: HashMap<K, usize>,
 }
 
-/// A place that is taken.
 pub(crate) struct Place<K: Eq + Hash> {
     client: K,
-    taken: Arc<Mutex<Taken<K>>>,
+    taken: Arc<Mutex<Occupied<K>>>,
 }
 
 impl<K: Clone + Eq + Hash> Places<K> {
     pub(crate) fn new(max: usize, of_one_max: usize) -> Self {
-        let taken = Taken { all: 0, by: HashMap::new() };
+        let taken = Occupied { all: 0, by: HashMap::new() };
         Self { max, of_one_max, taken: Arc::new(Mutex::new(taken)) }
     }
 
-    /// A place for this client, if there is one.
     pub(crate) fn take(&self, client: K) -> Result<Place<K>, Full> {
         let mut taken = lock(&self.taken);
         if taken.all >= self.max {
@@ -56,7 +51,6 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Ok(Place { client, taken: Arc::clone(&self.taken) })
     }
 
-    /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
         lock(&self.taken).all
     }
@@ -75,7 +69,7 @@ impl<K: Eq + Hash> Drop for Place<K> {
     }
 }
 
-fn lock<K>(taken: &Mutex<Taken<K>>) -> MutexGuard<'_, Taken<K>> {
+fn lock<K>(taken: &Mutex<Occupied<K>>) -> MutexGuard<'_, Occupied<K>> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -11,7 +11,6 @@ use axum::{
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Longest wait that `Prefer: wait=N` may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// The path that honours it.
 const WAITS: &str = "/api/v1/payments";
 
 /// How long the request may wait for an outcome; nothing where none is waited

@@ -61,7 +61,6 @@ pub(super) struct ProblemDocument<'a> {
     request_id: Option<&'a str>,
 }
 
-/// A failed request, before it is rendered.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     code: Code,
@@ -71,7 +70,6 @@ pub(crate) struct Problem {
 
 macro_rules! codes {
     ($($name:ident $text:literal $status:ident $title:literal,)*) => {
-        /// Every kind of problem.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Code { $(#[doc = $title] $name,)* }
 
@@ -127,15 +125,13 @@ codes! {
     RequestTimeout "request_timeout" SERVICE_UNAVAILABLE "The request took too long",
 }
 
-/// By which a request is found in the log.
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Seconds after which a client may try again what was unavailable.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
-/// What whoever asks is told, and not whoever sends a payment:
 const UNREACHABLE: &str = "Redis, where payments wait, does not answer; ask again later";
-/// the same while its state is being brought back.
+/// The detail of look-ups while state of Redis is being brought back.
 const STATE_LOST: &str =
     "Redis has lost state of a partition; ask again when the partition has been brought back";
 
@@ -374,12 +370,10 @@ pub(super) async fn render(State(finish): State<Finish>, request: Request, next:
     }
 }
 
-/// Nothing is at this path.
 pub(super) async fn no_route() -> Problem {
     Problem::new(Code::RouteNotFound, "see /docs for what there is")
 }
 
-/// Something is at this path, but not for this method.
 pub(super) async fn no_method() -> Problem {
     Problem::new(Code::MethodNotAllowed, "see /docs for what there is")
 }

@@ -6,12 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often to sample.
 pub(super) const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// The first and the last sample of a minute, and what is between.
 const SAMPLES_MAX: usize = 13;
 
-/// Samples of a total that only rises.
 #[derive(Default)]
 pub(super) struct Rate(Mutex<VecDeque<(Instant, i64)>>);
 

@@ -22,14 +22,12 @@ use super::{
 };
 use crate::domain::Currency;
 
-/// Pages for people, of another room.
 pub(crate) struct Pages {
     pub(crate) routes: Router<App>,
     /// Completes their answers, and writes their problems.
     pub(crate) finish: problem::Finish,
 }
 
-/// Every route, and its description.
 fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(shared::outline())
         // Payments.
@@ -60,7 +58,6 @@ pub fn description() -> utoipa::openapi::OpenApi {
     shared::complete(routes().1, Currency::DEFAULT)
 }
 
-/// The whole application.
 pub(super) fn router(shared: App, pages: Pages) -> Router {
     let (routes, outline) = routes();
     let description = shared::complete(outline, shared.gateway.registrar.currency());

@@ -35,7 +35,6 @@ use crate::{config::GatewayConfig, progress::Board};
 
 /// How long a client may take to send its headers, or to send nothing.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a request's headers.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Connections to the health endpoints of a worker.
 const PROBES_MAX: usize = 64;
@@ -45,7 +44,6 @@ const DESCRIPTORS_KEPT: usize = 512;
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves the gateway and `pages` on `listener` until it is told to stop.
 pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyhow::Result<()> {
     let (places, stop) = (places(&app.gateway.config), app.stop.clone());
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&app)));

@@ -10,7 +10,7 @@ use super::{
     intake::Rules,
     problem::Problem,
     rate::Rate,
-    stores::{Latest, Stores},
+    stores::{Latest, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
@@ -31,7 +31,6 @@ const WAITERS_MAX: usize = 512;
 /// Look-ups that search the streams at once; the next one waits.
 const LOOK_UPS_MAX: usize = 2;
 
-/// What the gateway works with.
 pub(crate) struct Gateway {
     pub producer: Producer,
     pub finder: Finder,
@@ -42,14 +41,12 @@ pub(crate) struct Gateway {
     pub operations: Arc<Operations>,
     pub redis: Arc<CircuitBreaker>,
     pub postgresql: Arc<CircuitBreaker>,
-    /// Of the worker of this process, if it has one.
     pub board: Option<Arc<Board>>,
     pub signals: Signals,
     pub config: GatewayConfig,
     pub clock: Clock,
 }
 
-/// The gateway as its handlers see it.
 pub(crate) struct Shared {
     pub(crate) gateway: Gateway,
     /// Cancelled when the process is stopping.
@@ -79,12 +76,11 @@ impl Shared {
     }
 
     /// How both stores answered when they were last asked, a moment ago at most.
-    pub(super) async fn stores(&self) -> Stores {
+    pub(super) async fn stores(&self) -> StoreHealth {
         let Gateway { producer, reader, postgresql, .. } = &self.gateway;
         self.stores.look(producer, reader, postgresql).await
     }
 
-    /// What is taken now.
     pub(super) fn rules(&self, now: chrono::DateTime<chrono::Utc>) -> Rules {
         Rules::new(&self.gateway.config, self.gateway.registrar.currency(), now)
     }

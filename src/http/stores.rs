@@ -12,17 +12,15 @@ use crate::{
     stream::Producer,
 };
 
-/// How long a dependency has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer is given again: whoever asks needs no token.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// How both stores fared when they were last asked.
 #[derive(Default)]
-pub(super) struct Latest(Mutex<Option<Stores>>);
+pub(super) struct Latest(Mutex<Option<StoreHealth>>);
 
 #[derive(Clone)]
-pub(super) struct Stores {
+pub(super) struct StoreHealth {
     asked: Instant,
     pub(super) redis: DependencyView,
     pub(super) postgresql: DependencyView,
@@ -37,19 +35,18 @@ impl Latest {
         producer: &Producer,
         reader: &Reader,
         circuit: &CircuitBreaker,
-    ) -> Stores {
+    ) -> StoreHealth {
         let mut latest = self.0.lock().await;
         if let Some(stores) = latest.as_ref().filter(|stores| stores.asked.elapsed() < KEPT) {
             return stores.clone();
         }
         let (redis, (postgresql, open_losses)) =
             tokio::join!(redis(producer), postgresql(reader, circuit));
-        let stores = Stores { asked: Instant::now(), redis, postgresql, open_losses };
+        let stores = StoreHealth { asked: Instant::now(), redis, postgresql, open_losses };
         latest.insert(stores).clone()
     }
 }
 
-/// How something fares.
 #[derive(Clone, Serialize, ToSchema)]
 pub(super) struct DependencyView {
     /// Of a store `up` or `down`, else of a worker.

@@ -1,37 +1,29 @@
 //! Which part of the service a path belongs to, and so who may use it and how it
 //! is measured. Knows paths, and nobody who serves them.
 
-/// Where the API is described.
 const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
 /// Paths that need no token and are never refused for load.
 const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
-/// The operators' API.
 const ADMIN: &str = "/api/v1/admin";
 /// The console's overview, above all of its pages.
 pub(crate) const CONSOLE: &str = "/console";
-/// Live figures.
 pub(crate) const LIVE: &str = "/console/live";
 /// Where an operator shows a token.
 pub(crate) const SIGN_IN: &str = "/console/sign-in";
 /// Files that pages load.
 pub(crate) const ASSETS: &str = "/console/assets/";
 
-/// What a path belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Surface {
-    /// Health: for everybody.
     Open,
-    /// What the API is: for everybody.
     Docs,
-    /// Payments and customers.
     Api,
-    /// The operators' API.
     Admin,
-    /// The console, for whoever has signed in,
+    /// The console's pages behind the sign-in.
     Console,
-    /// what it needs before that,
+    /// The sign-in page and the files that pages load.
     Doorstep,
-    /// and its live figures, which go on for as long as somebody looks.
+    /// The console's live figures, streamed for as long as a page is open.
     Live,
 }
 
@@ -54,7 +46,6 @@ impl Surface {
         }
     }
 
-    /// Whether it is of the console.
     pub(crate) fn is_console(self) -> bool {
         matches!(self, Self::Console | Self::Doorstep | Self::Live)
     }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Delivery, two_places},
-    ledger::{AccountRow, ConflictRow, PaymentRow, PaymentState},
+    domain::{Delivery, PaymentState, two_places},
+    ledger::{AccountRow, PaymentRow},
     operations::Money,
     stream::{Place, Seen},
 };
@@ -22,12 +22,10 @@ pub(super) fn money(value: Decimal) -> String {
     two_places(value).to_string()
 }
 
-/// Where a payment's own page is.
 pub(super) fn payment_path(reference: &str) -> String {
     format!("/api/v1/payments/{}", utf8_percent_encode(reference, SEGMENT))
 }
 
-/// Where a customer's own page is.
 pub(super) fn customer_path(customer: &str) -> String {
     format!("/api/v1/customers/{customer}")
 }
@@ -80,7 +78,7 @@ impl AcceptedView {
 
 /// What is answered to what was taken, and which of its fields were ignored.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Taken<T> {
+pub(super) struct WithIgnored<T> {
     #[serde(flatten)]
     pub(super) view: T,
     /// Fields that are not known here, and had no effect; the first 20.
@@ -88,181 +86,25 @@ pub(super) struct Taken<T> {
     pub(super) ignored: Vec<String>,
 }
 
-/// Where a payment is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum StatusView {
-    /// On disk in the stream, and not known to be in the ledger yet.
-    Accepted,
-    /// It moved money.
-    Applied,
-    /// It was noted and moved no money.
-    Recorded,
-    /// Held, because no customer has its id.
-    Suspense,
-    /// Was held, and is to be sent back; it will not be applied.
-    RefundMarked,
-    /// Refused by a rule of the account.
-    Rejected,
-    /// Could not be settled; an operator will look.
-    DeadLettered,
-    /// Could not be settled, and an operator has given it up.
-    Discarded,
-    /// Waits behind a dead letter of its customer, in its order.
-    Parked,
-    /// Neither the stream nor the ledger knows it.
-    #[default]
-    Unknown,
-}
-
-/// A payment, from stream to ledger.
-#[derive(Clone, Default, Serialize, ToSchema)]
-pub(super) struct PaymentView {
-    pub(super) transaction_reference: String,
-    pub(super) status: StatusView,
-    /// What the bank said: COMPLETE, PENDING or FAILED.
-    pub(super) payment_status: Option<String>,
-    /// Why it was rejected or could not be settled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) reason: Option<String>,
-    pub(super) customer_id: Option<String>,
-    #[schema(value_type = Option<Money>)]
-    pub(super) transaction_amount: Option<String>,
-    /// Paid of what was outstanding.
-    #[schema(value_type = Option<Money>)]
-    pub(super) applied_amount: Option<String>,
-    /// Paid beyond it, to the credit.
-    #[schema(value_type = Option<Money>)]
-    pub(super) excess_amount: Option<String>,
-    /// What was left to pay afterwards.
-    #[schema(value_type = Option<Money>)]
-    pub(super) balance_after: Option<String>,
-    /// Its place in the customer's statement.
-    pub(super) account_version: Option<i64>,
-    pub(super) partition: Option<u16>,
-    pub(super) sequence: Option<i64>,
-    pub(super) stream_id: Option<String>,
-    pub(super) transaction_date: Option<DateTime<Utc>>,
-    pub(super) received_at: Option<DateTime<Utc>>,
-    pub(super) processed_at: Option<DateTime<Utc>>,
-    /// How long it has been waiting, while it is accepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) age_seconds: Option<i64>,
-}
-
-impl From<PaymentRow> for PaymentView {
-    fn from(row: PaymentRow) -> Self {
-        Self {
-            transaction_reference: row.transaction_reference,
-            status: match row.state {
-                PaymentState::Applied => StatusView::Applied,
-                PaymentState::Recorded => StatusView::Recorded,
-                PaymentState::Rejected => StatusView::Rejected,
-                PaymentState::Suspense => StatusView::Suspense,
-                PaymentState::RefundMarked => StatusView::RefundMarked,
-                PaymentState::DeadLettered => StatusView::DeadLettered,
-                PaymentState::Discarded => StatusView::Discarded,
-                PaymentState::Parked => StatusView::Parked,
-            },
-            payment_status: row.payment_status,
-            reason: row.reason,
-            customer_id: row.customer_id,
-            transaction_amount: row.amount.map(money),
-            applied_amount: row.applied_amount.map(money),
-            excess_amount: row.excess_amount.map(money),
-            balance_after: row.balance_after.map(money),
-            account_version: row.account_version,
-            partition: u16::try_from(row.partition).ok(),
-            sequence: row.sequence,
-            stream_id: Some(row.stream_id),
-            transaction_date: row.transaction_date,
-            received_at: row.received_at,
-            processed_at: Some(row.processed_at),
-            age_seconds: None,
-        }
-    }
-}
-
-impl PaymentView {
-    /// A payment that waits in the stream, as of `now`.
-    pub(super) fn waiting(seen: Seen, now: DateTime<Utc>) -> Self {
-        let Seen { reference, partition, stream_id, delivery } = seen;
-        let unread = Self {
-            status: StatusView::Accepted,
-            partition: Some(partition),
-            stream_id: Some(stream_id.to_string()),
-            ..Self::unknown(reference.as_str())
-        };
-        let Some(Delivery { payment, sequence, received_at, .. }) = delivery else { return unread };
-        Self {
-            payment_status: Some(payment.status.as_str().to_owned()),
-            customer_id: Some(payment.customer.as_str().to_owned()),
-            transaction_amount: Some(money(payment.amount.get())),
-            sequence: Some(sequence),
-            transaction_date: Some(payment.date),
-            received_at: Some(received_at),
-            age_seconds: Some(now.signed_duration_since(received_at).num_seconds().max(0)),
-            ..unread
-        }
-    }
-
-    /// Whether it could not be settled: it stands in nobody's way.
-    pub(super) fn is_dead(&self) -> bool {
-        matches!(self.status, StatusView::DeadLettered | StatusView::Discarded)
-    }
-
-    /// A payment that nobody knows.
-    pub(super) fn unknown(reference: &str) -> Self {
-        Self { transaction_reference: reference.to_owned(), ..Self::default() }
-    }
-}
-
-/// A payment that came under a used reference with other content.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ConflictView {
-    customer_id: String,
-    payment_status: String,
-    #[schema(value_type = Money)]
-    transaction_amount: String,
-    stream_id: String,
-    received_at: DateTime<Utc>,
-    /// `open` or `resolved`.
-    state: String,
-}
-
-impl From<ConflictRow> for ConflictView {
-    fn from(row: ConflictRow) -> Self {
-        Self {
-            customer_id: row.customer_id,
-            payment_status: row.payment_status,
-            transaction_amount: money(row.amount),
-            stream_id: row.stream_id,
-            received_at: row.received_at,
-            state: row.state,
-        }
-    }
-}
-
-/// A customer's account.
-#[derive(Serialize, ToSchema)]
-pub(super) struct AccountView {
-    #[serde(flatten)]
-    balance: BalanceView,
-    term_weeks: i32,
-    payment_count: i64,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-}
-
-impl From<AccountRow> for AccountView {
-    fn from(row: AccountRow) -> Self {
-        Self {
-            term_weeks: row.term_weeks,
-            payment_count: row.payment_count,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-            balance: row.into(),
-        }
+/// A payment that waits in the stream, as of `now`.
+pub(super) fn waiting(seen: Seen, now: DateTime<Utc>) -> PaymentRow {
+    let Seen { reference, partition, stream_id, delivery } = seen;
+    let unread = PaymentRow {
+        state: PaymentState::Accepted,
+        partition: Some(partition.into()),
+        stream_id: Some(stream_id.to_string()),
+        ..PaymentRow::unknown(&reference)
+    };
+    let Some(Delivery { payment, sequence, received_at, .. }) = delivery else { return unread };
+    PaymentRow {
+        payment_status: Some(payment.status.as_str().to_owned()),
+        customer_id: Some(payment.customer.as_str().to_owned()),
+        amount: Some(payment.amount.get()),
+        sequence: Some(sequence),
+        transaction_date: Some(payment.date),
+        received_at: Some(received_at),
+        age_seconds: Some(now.signed_duration_since(received_at).num_seconds().max(0)),
+        ..unread
     }
 }
 

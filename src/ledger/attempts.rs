@@ -7,18 +7,15 @@ use std::collections::HashSet;
 
 use sqlx::{PgConnection, Row};
 
-use super::{Error, LaneWriter};
+use super::{Error, LaneWriter, lookups};
 use crate::domain::{Fence, StreamId};
 
 /// Attempts of a partition among which one is looked for that was noted before.
 const RECENT: i64 = 50;
 
-/// Entries of one partition that are tried, or failed before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// From this entry
     pub first: StreamId,
-    /// to this one.
     pub last: StreamId,
     /// Attempts so far, at least 1; the one under way is counted.
     pub attempts: u32,
@@ -123,8 +120,7 @@ pub(super) async fn read_buried(
     .fetch_all(connection)
     .await?;
     let entry = |row: sqlx::postgres::PgRow| {
-        let partition: i32 = row.try_get(0)?;
-        let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+        let partition = lookups::partition(row.try_get(0)?)?;
         let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
         Ok((partition, id))
     };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::{FromRow, PgConnection};
 
 use super::{
-    Error, LaneWriter, held,
+    Error, LaneWriter, lookups,
     rows::{Cursor, Cursors, columns},
 };
 use crate::domain::Fence;
@@ -30,7 +30,7 @@ impl CursorColumns {
             reached: id(&self.reached_stream_id)?,
             head: self.head_sequence,
         };
-        Ok((held::partition(self.partition)?, cursor))
+        Ok((lookups::partition(self.partition)?, cursor))
     }
 }
 

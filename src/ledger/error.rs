@@ -35,7 +35,6 @@ pub enum Error {
     /// PostgreSQL refused, or answered what we do not understand.
     #[error("postgresql answered unexpectedly")]
     Unexpected(#[source] Cause),
-    /// Deciding about a delivery panicked.
     #[error("deciding panicked: {0}")]
     Panicked(String),
     /// An account's version is not the last of its statement, so that every change of it
@@ -48,7 +47,6 @@ pub enum Error {
     /// A stored value is not one that we ever write.
     #[error("the ledger holds a {0} that cannot be")]
     Corrupt(&'static str),
-    /// The schema is not the one this release needs.
     #[error("{0}")]
     Schema(String),
 }
@@ -63,7 +61,6 @@ impl Error {
         )
     }
 
-    /// All of it in one line.
     pub fn sentence(&self) -> String {
         let cause = std::error::Error::source(self);
         cause.map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))

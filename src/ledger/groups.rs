@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgPool};
 use tokio::time::timeout;
 
-use super::{Error, QUERY_TIMEOUT};
+use super::{Error, QUERY_TIMEOUT, lookups};
 use crate::domain::StreamId;
 
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -23,19 +23,15 @@ pub struct GroupRow {
 
 #[derive(Clone)]
 pub struct Groups {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
 #[derive(Clone)]
 pub struct GroupRegistrar {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
 impl Groups {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
     /// The registered groups, by name; ours is not among them.
     pub async fn registered(&self) -> Result<Vec<GroupRow>, Error> {
         let rows = sqlx::query_as(
@@ -45,9 +41,7 @@ impl Groups {
         let rows = timeout(QUERY_TIMEOUT, rows.fetch_all(&self.pool)).await;
         Ok(rows.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
     }
-}
 
-impl Groups {
     /// The highest entry of each partition whose fate the ledger knows, in a
     /// generation of the topology.
     pub async fn reached(&self, generation: i32) -> Result<BTreeMap<u16, StreamId>, Error> {
@@ -62,7 +56,7 @@ impl Groups {
         .await
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         let reached = |(partition, id): (i32, String)| {
-            let partition = u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?;
+            let partition = lookups::partition(partition)?;
             Ok((partition, id.parse().map_err(|_| Error::Corrupt("stream id"))?))
         };
         rows.into_iter().map(reached).collect()
@@ -70,10 +64,6 @@ impl Groups {
 }
 
 impl GroupRegistrar {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
     /// Registers a group and notes who did it, in one step. One that is
     /// registered stays as it is.
     pub async fn register(

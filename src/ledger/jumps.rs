@@ -5,9 +5,8 @@ use sqlx::{FromRow, PgConnection};
 
 use super::Error;
 
-/// What a finding tells. A row of `sequence_jumps` has the kind of each that met in it.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum JumpKind {
     /// The partition's state in Redis was gone or had gone back.
     StateLost,
     /// The stream had no entries with these sequences.
@@ -22,7 +21,7 @@ pub(super) enum Kind {
     Twice,
 }
 
-impl Kind {
+impl JumpKind {
     /// As it is stored, and under which reason it is listed.
     fn names(self) -> (&'static str, &'static str) {
         match self {
@@ -55,20 +54,15 @@ impl Kind {
     }
 }
 
-/// A finding before it is on record.
-pub(super) struct Finding {
-    pub(super) kind: Kind,
-    /// The last sequence before the jump,
+pub(super) struct JumpFinding {
+    pub(super) kind: JumpKind,
     pub(super) after: i64,
-    /// and the first behind it.
     pub(super) resumes_at: i64,
     /// Sequences known to have been given out that were never settled.
     pub(super) lost: Option<(i64, i64)>,
-    /// Somebody must look at it.
     pub(super) open: bool,
 }
 
-/// A finding that is on record.
 #[derive(FromRow)]
 pub(super) struct Jump {
     pub(super) after_sequence: i64,
@@ -79,7 +73,7 @@ pub(super) struct Jump {
 }
 
 impl Jump {
-    pub(super) fn is(&self, kind: Kind) -> bool {
+    pub(super) fn is(&self, kind: JumpKind) -> bool {
         self.kinds.iter().any(|known| known == kind.names().0)
     }
 }
@@ -90,7 +84,7 @@ pub(super) fn of_takeover(
     settled: i64,
     (after, resumes_at): (i64, i64),
     lost_to: Option<i64>,
-) -> Option<Finding> {
+) -> Option<JumpFinding> {
     let noted = jumps.iter().find(|jump| jump.resumes_at == resumes_at);
     // What was settled before the takeover is in the ledger, whatever Redis lacks.
     let settled_before = if settled < resumes_at { settled } else { 0 };
@@ -98,7 +92,7 @@ pub(super) fn of_takeover(
     let known_to = noted.and_then(|jump| jump.lost_last).unwrap_or(after);
     let lost = lost_to.filter(|last| *last > known_to).map(|last| (after + 1, last));
     let open = lost.is_some();
-    let finding = Finding { kind: Kind::Takeover, after, resumes_at, lost, open };
+    let finding = JumpFinding { kind: JumpKind::Takeover, after, resumes_at, lost, open };
     (noted.is_none() || open).then_some(finding)
 }
 
@@ -109,9 +103,10 @@ pub(super) fn of_range(
     jumps: &[Jump],
     settled_before: i64,
     (first, last): (i64, i64),
-) -> Option<Finding> {
+) -> Option<JumpFinding> {
     // On record as settled before it was taken for lost.
-    let spared = jumps.iter().filter(|jump| jump.is(Kind::Lacking) && jump.after_sequence < first);
+    let spared =
+        jumps.iter().filter(|jump| jump.is(JumpKind::Lacking) && jump.after_sequence < first);
     let spared = spared.map(|jump| jump.lost_first.unwrap_or(jump.resumes_at)).max().unwrap_or(0);
     if spared > last {
         return None;
@@ -124,11 +119,11 @@ pub(super) fn of_range(
             && jump.lost_last.is_some_and(|listed| listed >= last)
     };
     let (after, resumes_at) = (first - 1, last.max(settled_before) + 1);
-    let finding = Finding { kind: Kind::Lacking, after, resumes_at, lost, open: lost.is_some() };
+    let finding =
+        JumpFinding { kind: JumpKind::Lacking, after, resumes_at, lost, open: lost.is_some() };
     (!jumps.iter().any(is_listed)).then_some(finding)
 }
 
-/// All findings about a partition, in the order of sequences.
 pub(super) async fn jumps(
     connection: &mut PgConnection,
     partition: u16,
@@ -162,10 +157,10 @@ pub(super) fn unlisted<'a>(
 pub(super) async fn record(
     connection: &mut PgConnection,
     partition: u16,
-    finding: &Finding,
+    finding: &JumpFinding,
     detail: &str,
 ) -> Result<(), Error> {
-    let Finding { kind, after, resumes_at, lost, open } = finding;
+    let JumpFinding { kind, after, resumes_at, lost, open } = finding;
     let (kind, reason) = kind.names();
     sqlx::query(
         "insert into sequence_jumps as known (partition, after_sequence, resumes_at, kinds, reason,

@@ -1,11 +1,13 @@
-//! What a batch looks up before it is decided: accounts, and references that
-//! are used already. Changes nothing, locks nothing; the fence rows are held.
+//! What is looked up before anything is decided: accounts, references that are used
+//! already, and deliveries that wait in suspense or parked. Changes nothing, locks
+//! nothing; the fence rows are held.
 
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::Error;
 use crate::domain::{
-    Account, CustomerId, Delivery, Digest, Known, PaymentStatus, Reference, TraceContext, TraceId,
+    Account, Amount, CustomerId, Delivery, Digest, Known, Payment, PaymentStatus, Reference,
+    TraceContext, TraceId,
 };
 
 pub(super) async fn read_accounts(
@@ -20,7 +22,7 @@ pub(super) async fn read_accounts(
     .bind(customers)
     .fetch_all(connection)
     .await?;
-    let account = |row: sqlx::postgres::PgRow| {
+    let account = |row: PgRow| {
         Ok(Account {
             customer: customer(row.try_get(0)?)?,
             asset_value: row.try_get(1)?,
@@ -52,12 +54,11 @@ pub(super) async fn read_known(
     .bind(references)
     .fetch_all(connection)
     .await?;
-    let known = |row: sqlx::postgres::PgRow| {
+    let known = |row: PgRow| {
         let reference: String = row.try_get(0)?;
-        let partition: i32 = row.try_get(3)?;
         let known = Known {
             digest: digest(row.try_get(2)?)?,
-            partition: u16::try_from(partition).map_err(|_| Error::Corrupt("partition"))?,
+            partition: partition(row.try_get(3)?)?,
             sequence: row.try_get(4)?,
         };
         let reference = Reference::parse(reference).map_err(|_| Error::Corrupt("reference"))?;
@@ -107,6 +108,45 @@ pub(super) async fn is_copy(
     .bind(delivery.digest.0.as_slice())
     .bind(delivery.received_at);
     Ok(is_copy.fetch_one(connection).await?)
+}
+
+/// One held delivery: reference, customer, amount, partition, sequence, stream
+/// id, date, time of receipt, digest, status, trace.
+pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
+    let reference: String = row.try_get(0)?;
+    let stream_id: String = row.try_get(5)?;
+    let amount = Amount::checked(row.try_get(2)?).map_err(|_| Error::Corrupt("amount"))?;
+    let payment = Payment {
+        reference: Reference::parse(reference).map_err(|_| Error::Corrupt("reference"))?,
+        customer: customer(row.try_get(1)?)?,
+        status: status(row.try_get(9)?)?,
+        amount,
+        date: row.try_get(6)?,
+    };
+    Ok(Delivery {
+        partition: partition(row.try_get(3)?)?,
+        sequence: row.try_get(4)?,
+        stream_id: stream_id.parse().map_err(|_| Error::Corrupt("stream id"))?,
+        received_at: row.try_get(7)?,
+        digest: digest(row.try_get(8)?)?,
+        trace: trace(row.try_get(10)?)?,
+        payment,
+    })
+}
+
+/// Whether a payment of this reference waits in the parking.
+pub(super) async fn is_parked(
+    connection: &mut PgConnection,
+    reference: &Reference,
+) -> Result<bool, Error> {
+    let parked = sqlx::query_scalar(
+        "select exists(select from parked where transaction_reference = $1 and state = 'held')",
+    );
+    Ok(parked.bind(reference.as_str()).fetch_one(connection).await?)
+}
+
+pub(super) fn partition(number: i32) -> Result<u16, Error> {
+    u16::try_from(number).map_err(|_| Error::Corrupt("partition"))
 }
 
 pub(super) fn customer(text: String) -> Result<CustomerId, Error> {

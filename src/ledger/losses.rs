@@ -8,8 +8,9 @@ use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
 use super::{
-    Error, LaneWriter, cursors, held,
-    jumps::{Finding, Jump, Kind, jumps, of_range, of_takeover, record, unlisted},
+    Error, LaneWriter, cursors,
+    jumps::{Jump, JumpFinding, JumpKind, jumps, of_range, of_takeover, record, unlisted},
+    lookups,
     rows::{Cursor, Cursors},
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
@@ -20,10 +21,8 @@ const JUMP: i64 = 1_000_000;
 /// Losses listed, or told to Redis again, at once.
 const LIST_MAX: i64 = 1_000;
 
-/// Where a partition goes on after its state was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumption {
-    /// The first sequence to give out.
     pub resumes_at: i64,
     /// Sequences that were given out and never settled, first and last, as far
     /// as is known.
@@ -33,7 +32,6 @@ pub struct Resumption {
 }
 
 impl Resumption {
-    /// The last sequence that is settled or still in the stream.
     pub fn kept(&self) -> i64 {
         self.lost.map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
     }
@@ -53,7 +51,6 @@ pub struct Takeovers<'a> {
 /// What commits that were lost leave to be noted.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewound<'a> {
-    /// The highest sequence that the ledger has.
     pub settled: i64,
     /// The sequence before the first entry that the stream still has; without
     /// one, the last that was given out.
@@ -92,7 +89,7 @@ impl LaneWriter {
         let (mut transaction, stand) = self.review(fence).await?;
         let (head, cursor) = (stand.head, stand.reached);
         let jumps = jumps(&mut transaction, fence.partition).await?;
-        let mut noted = jumps.iter().filter(|jump| jump.is(Kind::StateLost));
+        let mut noted = jumps.iter().filter(|jump| jump.is(JumpKind::StateLost));
         if let Some(jump) = noted.find(|jump| jump.resumes_at == head + 1 && counted <= head) {
             let lost = jump.lost_first.zip(jump.lost_last);
             return Ok(Resumption { resumes_at: jump.resumes_at, lost, cursor });
@@ -108,7 +105,8 @@ impl LaneWriter {
             .bind(resumes_at)
             .execute(&mut *transaction)
             .await?;
-        let finding = Finding { kind: Kind::StateLost, after, resumes_at, lost, open: true };
+        let finding =
+            JumpFinding { kind: JumpKind::StateLost, after, resumes_at, lost, open: true };
         record(&mut transaction, fence.partition, &finding, detail).await?;
         transaction.commit().await?;
         Ok(Resumption { resumes_at, lost, cursor })
@@ -209,8 +207,8 @@ impl LaneWriter {
         let lost = unlisted(settled + 1, gone_to, behind);
         for (first, last) in &lost {
             // Where the first begins later, a jump leads there from what is settled.
-            let finding = Finding {
-                kind: Kind::LedgerLost,
+            let finding = JumpFinding {
+                kind: JumpKind::LedgerLost,
                 after: first - 1,
                 resumes_at: gone_to + 1,
                 lost: Some((*first, *last)),
@@ -235,7 +233,7 @@ impl LaneWriter {
         .bind(LIST_MAX)
         .fetch_all(&mut self.connection)
         .await?;
-        let gap = |(partition, first, last)| Ok((held::partition(partition)?, first, last));
+        let gap = |(partition, first, last)| Ok((lookups::partition(partition)?, first, last));
         rows.into_iter().map(gap).collect()
     }
 }
@@ -286,10 +284,10 @@ async fn note_gap(
     if i64::try_from(unread).is_ok_and(|unread| unread >= count) {
         return Ok(Vec::new());
     }
-    let kind = Kind::EntriesMissing;
+    let kind = JumpKind::EntriesMissing;
     for lost in &missing {
         let (after, resumes_at) = (lost.0 - 1, lost.1 + 1);
-        let finding = Finding { kind, after, resumes_at, lost: Some(*lost), open: true };
+        let finding = JumpFinding { kind, after, resumes_at, lost: Some(*lost), open: true };
         record(connection, partition, &finding, kind.sentence()).await?;
     }
     Ok(missing.into_iter().map(|(first, last)| (partition, first, last)).collect())
@@ -321,35 +319,30 @@ async fn note_twice(
     (first, last): (i64, i64),
     lost: Option<(i64, i64)>,
 ) -> Result<bool, Error> {
-    let (kind, is_from) = (Kind::Twice, |jump: &Jump| jump.after_sequence < first);
+    let (kind, is_from) = (JumpKind::Twice, |jump: &Jump| jump.after_sequence < first);
     let jumps = jumps(connection, partition).await?;
     if jumps.iter().any(|jump| jump.is(kind) && is_from(jump) && jump.resumes_at > first) {
         return Ok(false);
     }
-    let finding = Finding { kind, after: first - 1, resumes_at: last + 1, lost, open: true };
+    let finding = JumpFinding { kind, after: first - 1, resumes_at: last + 1, lost, open: true };
     record(connection, partition, &finding, kind.sentence()).await?;
     Ok(true)
 }
 
-/// The part of the ledger that tells what was lost.
 #[derive(Clone)]
 pub struct Losses {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
-/// A finding, as it is listed.
 #[derive(Clone, Debug, FromRow, Serialize)]
 pub struct LossRow {
     pub partition: i32,
-    /// The last sequence before the jump.
     pub after_sequence: i64,
-    /// The first one behind it.
     pub resumes_at: i64,
     /// `state_lost`, `entries_missing`, `ledger_lost` or `takeover`.
     pub reason: String,
-    /// Sequences that are known to have been given out and were not settled: from here
+    /// First of the sequences that were given out and never settled.
     pub lost_first: Option<i64>,
-    /// to here.
     pub lost_last: Option<i64>,
     /// What happened, as a sentence.
     pub detail: String,
@@ -359,10 +352,6 @@ pub struct LossRow {
 }
 
 impl Losses {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
     /// Losses, the latest first; at most 1,000. `open`: only those nobody has
     /// dealt with.
     pub async fn list(&self, open: bool) -> Result<Vec<LossRow>, Error> {

@@ -15,9 +15,10 @@ mod schema;
 mod resize;
 mod ownership;
 mod lookups;
-mod held;
 mod rows;
+mod shapes;
 mod settling;
+mod lane;
 mod writer;
 mod attempts;
 mod losses;
@@ -26,7 +27,6 @@ mod cursors;
 mod parking;
 mod pool;
 mod reader;
-mod sums;
 mod registrar;
 mod groups;
 mod admin;
@@ -49,24 +49,25 @@ pub use attempts::Attempt;
 pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
+pub use lane::{LaneWriter, Writer};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
 pub use parking::{ParkedCustomer, Parking};
+use pool::Pool;
 pub use pool::PoolUse;
-pub use reader::{AccountRow, ConflictRow, CursorRow, PaymentRow, PaymentState, Reader};
+pub use reader::{AccountRow, ConflictRow, CursorRow, CustomerCount, PaymentRow, Reader, Totals};
 pub use registrar::{NewAccount, Opening, Registrar};
-pub use resize::{PastTopology, Resize};
+pub use resize::Resize;
 pub use rows::Cursor;
-pub use schema::{Schema, Topology};
+pub use schema::{PastTopology, Schema, Topology};
 pub use settling::Races;
-pub use sums::{CustomerCount, Totals};
-pub use writer::{Batch, Burial, LaneWriter, Writer};
+pub use shapes::Money;
+pub use writer::{Batch, Burial};
 
 /// How long to wait for a free connection, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long somebody who only looks waits for PostgreSQL to take a connection.
 const REACH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a query may run for a reader or an operator.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A lane and an operator wait this part of a statement's time for a lock, so that a
 /// lock is told from a PostgreSQL that is slow.
@@ -86,7 +87,6 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the URL; does not connect.
     pub fn new(url: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?.application_name("paystream");
         // What was acknowledged must be on disk, whatever the server's default is.
@@ -99,14 +99,12 @@ impl Ledger {
         reach(&self.options).await
     }
 
-    /// Migrations and the topology.
     pub fn schema(&self) -> Schema {
-        Schema::new(self.pool(2, Duration::from_secs(600)))
+        Schema { pool: self.pool(2, Duration::from_secs(600)) }
     }
 
-    /// What reads.
     pub fn reader(&self, connections: u32) -> Reader {
-        Reader::new(self.pool(connections, QUERY_TIMEOUT))
+        Reader { pool: Pool::new(self.pool(connections, QUERY_TIMEOUT)) }
     }
 
     /// What changes the number of partitions; nothing while another process
@@ -115,68 +113,44 @@ impl Ledger {
         Resize::connect(&self.options).await
     }
 
-    /// What opens accounts, under this topology.
     pub fn registrar(&self, topology: &Topology) -> Registrar {
-        Registrar::new(self.pool(2, Duration::from_secs(60)), topology.clone())
+        Registrar { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
-    /// What tells of sequences that were lost.
     pub fn losses(&self) -> Losses {
-        Losses::new(self.pool(2, QUERY_TIMEOUT))
+        Losses { pool: self.pool(2, QUERY_TIMEOUT) }
     }
 
-    /// What lets parked payments go on.
     pub fn parking(&self, topology: &Topology) -> Parking {
-        Parking::new(self.pool(2, Duration::from_secs(60)), topology.clone())
+        Parking { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
-    /// What operators work with, under this topology.
     pub fn admin(&self, topology: &Topology, connections: u32) -> AdminStore {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
         AdminStore::new(pool, topology.clone())
     }
 
-    /// What posts, for the worker of this name.
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
         Writer::new(self.options.clone(), worker, batch_deadline)
     }
 
-    /// Who owns what of this generation of the topology, for the worker of this
-    /// name, which gives an entry so many attempts.
-    pub fn ownership(
-        &self,
-        worker: &str,
-        incarnation: &str,
-        lease: Duration,
-        attempts_max: u32,
-        generation: i32,
-    ) -> Ownership {
-        let options = self.by_key(Ownership::patience(lease));
-        Ownership::new(options, worker, incarnation, lease, attempts_max, generation)
-    }
-
-    /// What lists the consumer groups that trimming waits for.
     pub fn groups(&self) -> Groups {
-        Groups::new(self.pool(1, QUERY_TIMEOUT))
+        Groups { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
-    /// What registers and retires them.
     pub fn group_registrar(&self) -> GroupRegistrar {
-        GroupRegistrar::new(self.pool(1, QUERY_TIMEOUT))
+        GroupRegistrar { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
-    /// What recomputes the ledger and reports drift.
     pub fn audit(&self) -> Audit {
         Audit::new(&self.options)
     }
 
-    /// What audits account after account, again and again.
     pub fn rounds(&self) -> Rounds {
         Rounds::new(&self.by_key(SLICE_TIMEOUT))
     }
 
-    /// A pool that connects when first used.
     fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
         PgPoolOptions::new()
             .max_connections(connections)

@@ -12,15 +12,13 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{Error, held, rows::columns};
+use super::{Error, Ledger, lookups, rows::columns};
 use crate::domain::Fence;
 
-/// A partition that was acquired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Its epoch is higher than any before.
     pub fence: Fence,
-    /// The highest sequence that is known to have been given out.
     pub sequence: i64,
     /// Whose it was, if its owner had not released it.
     pub previous: Option<String>,
@@ -35,11 +33,9 @@ pub struct LiveWorker {
     pub leaving: bool,
 }
 
-/// A partition as the registry lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionOwner {
     pub fence: Fence,
-    /// Alive or not.
     pub owner: Option<String>,
     /// Who has asked its owner to hand it over.
     pub draining_to: Option<String>,
@@ -51,7 +47,6 @@ pub struct PartitionOwner {
 pub struct RegistrySnapshot {
     /// Workers that beat, by name.
     pub workers: Vec<LiveWorker>,
-    /// All partitions in order.
     pub partitions: Vec<PartitionOwner>,
 }
 
@@ -72,27 +67,32 @@ pub struct Ownership {
     generation: i32,
 }
 
-impl Ownership {
-    pub(super) fn new(
-        options: PgConnectOptions,
+impl Ledger {
+    /// Who owns what of this generation of the topology, for the worker of this
+    /// name, which gives an entry so many attempts.
+    pub fn ownership(
+        &self,
         worker: &str,
         incarnation: &str,
         lease: Duration,
         attempts_max: u32,
         generation: i32,
-    ) -> Self {
-        Self {
-            options,
+    ) -> Ownership {
+        let patience = Ownership::patience(lease);
+        Ownership {
+            options: self.by_key(patience),
             connection: None,
             worker: worker.to_owned(),
             incarnation: incarnation.to_owned(),
             lease_milliseconds: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
             attempts_max: i32::try_from(attempts_max).unwrap_or(i32::MAX),
-            patience: Self::patience(lease),
+            patience,
             generation,
         }
     }
+}
 
+impl Ownership {
     /// How long one call may take, so that the next beat is in time.
     pub fn patience(lease: Duration) -> Duration {
         lease / 4
@@ -233,7 +233,6 @@ impl Ownership {
         Ok(())
     }
 
-    /// Says how many rows it touched.
     async fn execute(&mut self, query: Question) -> Result<u64, Error> {
         self.in_time(async |connection| query.execute(connection).await)
             .await
@@ -265,7 +264,6 @@ impl Ownership {
     }
 }
 
-/// A statement with what it is about.
 type Question = Query<'static, Postgres, PgArguments>;
 
 fn numbers(partitions: &[u16]) -> Vec<i32> {
@@ -293,7 +291,7 @@ fn grant(row: &PgRow) -> Result<Grant, Error> {
 
 fn fence(row: &PgRow) -> Result<Fence, Error> {
     Ok(Fence {
-        partition: held::partition(row.try_get("partition")?)?,
+        partition: lookups::partition(row.try_get("partition")?)?,
         epoch: row.try_get("epoch")?,
     })
 }

@@ -11,16 +11,14 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
-    held,
-    rows::{self, Cursors},
+    lookups,
+    rows::Cursors,
     settling::{self, Settling},
 };
-use crate::domain::{CustomerId, Delivery};
+use crate::domain::{CustomerId, Delivery, PaymentState};
 
-/// Customers listed at once.
 const LIST_MAX: i64 = 1_000;
 
-/// A customer whose payments wait.
 #[derive(Clone, Debug, FromRow)]
 pub struct ParkedCustomer {
     pub customer_id: String,
@@ -32,17 +30,12 @@ pub struct ParkedCustomer {
     pub dead_letters: Vec<i64>,
 }
 
-/// The part of the ledger that lets parked payments go on.
 pub struct Parking {
-    pool: PgPool,
-    topology: Topology,
+    pub(super) pool: PgPool,
+    pub(super) topology: Topology,
 }
 
 impl Parking {
-    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
-        Self { pool, topology }
-    }
-
     /// Customers whose payments wait, the longest first; at most 1,000. Only this
     /// one, if one is named.
     pub async fn list(&self, customer: Option<&CustomerId>) -> Result<Vec<ParkedCustomer>, Error> {
@@ -116,7 +109,7 @@ impl Parking {
         let stands = Cursors::new();
         let mut settling = Settling::open(connection, epochs, stands, &deliveries).await?;
         for delivery in &deliveries {
-            settling.tallies.entry(delivery.partition).or_default().parked -= 1;
+            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Parked, -1);
         }
         settling.settle(connection, &deliveries).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
@@ -134,7 +127,6 @@ impl Parking {
     }
 }
 
-/// Dead letters of the customer that nobody has dealt with.
 async fn open_letters(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -155,7 +147,6 @@ fn behind(customer: &CustomerId, letters: &[i64]) -> Refusal {
     ))
 }
 
-/// Takes the customer's deliveries out of the parking, in stream order.
 async fn take_held(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -171,19 +162,5 @@ async fn take_held(
     .bind(customer.as_str())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(held::delivery).collect()
-}
-
-/// Parks one delivery, within its batch.
-pub(super) async fn insert(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-    epoch: i64,
-) -> Result<(), Error> {
-    let insert = "insert into parked (partition, sequence, transaction_reference, payment_status,
-             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
-             trace_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-    rows::insert_whole(connection, insert, delivery, epoch).await?;
-    Ok(())
+    rows.iter().map(lookups::delivery).collect()
 }

@@ -14,20 +14,14 @@ use sqlx::{PgPool, Postgres, pool::PoolConnection};
 use super::Error;
 use crate::telemetry::Signals;
 
-/// How a pool fares at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolUse {
-    /// Connections in use,
     pub used: u32,
-    /// idle ones,
     pub idle: u32,
-    /// and how many there may be.
     pub max: u32,
-    /// Queries that wait for one.
     pub waiting: u32,
 }
 
-/// The pool, and what is measured about it.
 #[derive(Clone)]
 pub(super) struct Pool {
     pool: PgPool,

@@ -4,103 +4,119 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
-use sqlx::{FromRow, PgPool};
+use serde::Serialize;
+use sqlx::{Connection, FromRow};
+use utoipa::ToSchema;
 
 use super::{
     Error, admin,
     cursors::CursorColumns,
     pool::{Pool, PoolUse},
     rows::Cursor,
+    shapes::{Money, StatusView, money, money_if_any, state},
 };
-use crate::domain::{CustomerId, Reference, StreamId};
+use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
 use crate::telemetry::Signals;
 
-/// Where a payment ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
-pub enum PaymentState {
-    /// It moved money.
-    Applied,
-    /// It was noted and moved no money.
-    Recorded,
-    /// A rule of the account refused it.
-    Rejected,
-    /// It is held for a customer we do not know.
-    Suspense,
-    /// It could not be settled.
-    DeadLettered,
-    /// It could not be settled, and an operator has given it up.
-    Discarded,
-    /// It waits behind a dead letter of its customer.
-    Parked,
-    /// It was held, and is to be sent back.
-    RefundMarked,
-}
-
-/// A payment that the ledger has. What a dead letter could not be read of is
-/// missing.
-#[derive(Clone, Debug, FromRow)]
+/// A payment, from stream to ledger, as the ledger has it and as clients see it. Parts of
+/// an entry that could not be read are missing.
+#[derive(Clone, Debug, Default, FromRow, Serialize, ToSchema)]
+#[schema(as = PaymentView)]
 pub struct PaymentRow {
-    /// The bank's name for it.
     pub transaction_reference: String,
-    pub payment_status: Option<String>,
+    #[sqlx(try_from = "String")]
+    #[serde(rename = "status", serialize_with = "state")]
+    #[schema(value_type = StatusView)]
     pub state: PaymentState,
+    /// What the bank said: COMPLETE, PENDING or FAILED.
+    pub payment_status: Option<String>,
     /// Why it was rejected or could not be settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub customer_id: Option<String>,
+    #[serde(rename = "transaction_amount", serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub amount: Option<Decimal>,
     /// Paid of what was outstanding.
+    #[serde(serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub applied_amount: Option<Decimal>,
-    /// Paid beyond it.
+    /// Paid beyond it, to the credit.
+    #[serde(serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub excess_amount: Option<Decimal>,
-    /// What was left to pay afterwards.
+    /// Left to pay afterwards.
+    #[serde(serialize_with = "money_if_any")]
+    #[schema(value_type = Option<Money>)]
     pub balance_after: Option<Decimal>,
-    /// The account's version afterwards: its place in the statement.
+    /// Place in the customer's statement.
     pub account_version: Option<i64>,
-    pub partition: i32,
+    #[schema(value_type = Option<u16>)]
+    pub partition: Option<i32>,
     pub sequence: Option<i64>,
-    pub stream_id: String,
-    /// When the bank says that it happened.
+    pub stream_id: Option<String>,
     pub transaction_date: Option<DateTime<Utc>>,
-    /// When the gateway took it.
     pub received_at: Option<DateTime<Utc>>,
-    /// When the ledger took it.
-    pub processed_at: DateTime<Utc>,
+    pub processed_at: Option<DateTime<Utc>>,
+    /// Seconds since it was taken, while it is accepted.
+    #[sqlx(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<i64>,
+}
+
+impl PaymentRow {
+    pub fn unknown(reference: &Reference) -> Self {
+        Self { transaction_reference: reference.as_str().to_owned(), ..Self::default() }
+    }
+
+    /// Whether it could not be settled: it stands in nobody's way.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, PaymentState::DeadLettered | PaymentState::Discarded)
+    }
 }
 
 /// A payment that came under a used reference with other content.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = ConflictView)]
 pub struct ConflictRow {
-    /// Whose it would have been.
     pub customer_id: String,
     pub payment_status: String,
+    #[serde(rename = "transaction_amount", serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub amount: Decimal,
     pub stream_id: String,
-    /// When the gateway took it.
     pub received_at: DateTime<Utc>,
-    /// Whether somebody has dealt with it: `open` or `resolved`.
+    /// `open` or `resolved`.
     pub state: String,
 }
 
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = AccountView)]
 pub struct AccountRow {
+    #[schema(example = "GIG00001")]
     pub customer_id: String,
-    /// What it is kept in.
+    /// ISO 4217.
+    #[schema(example = "NGN")]
     pub currency: String,
-    /// What was financed.
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub asset_value: Decimal,
-    /// Over how many weeks it is to be paid.
     pub term_weeks: i32,
-    /// What has been paid of it.
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub total_paid: Decimal,
-    /// What has been paid beyond it.
+    /// Paid beyond the asset's value.
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub credit: Decimal,
+    #[serde(serialize_with = "money")]
+    #[schema(value_type = Money)]
     pub outstanding_balance: Decimal,
     pub payment_count: i64,
-    /// Rows of the statement.
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    /// When the ledger answered.
     pub as_of: DateTime<Utc>,
 }
 
@@ -110,9 +126,7 @@ pub struct CursorRow {
     pub partition: i32,
     pub owner: Option<String>,
     pub epoch: i64,
-    /// The highest sequence the ledger has.
     pub last_sequence: i64,
-    /// The highest sequence that is known to have been given out.
     pub head_sequence: i64,
     /// Who has asked the owner to hand it over.
     pub draining_to: Option<String>,
@@ -126,12 +140,10 @@ pub struct CursorRow {
 }
 
 impl CursorRow {
-    /// Whole seconds since it last changed hands.
     pub fn moved_seconds(&self) -> i64 {
         (self.as_of - self.moved_at).num_seconds()
     }
 
-    /// How long its owner has been silent.
     pub fn owner_silence(&self) -> Option<TimeDelta> {
         Some((self.as_of - self.owner_beat_at?).abs())
     }
@@ -143,13 +155,36 @@ impl CursorRow {
     }
 }
 
+#[derive(Clone, Debug, FromRow)]
+pub struct Totals {
+    pub applied: i64,
+    pub recorded: i64,
+    pub rejected: i64,
+    pub suspense: i64,
+    pub conflicts: i64,
+    pub duplicates: i64,
+    pub dead_letters: i64,
+    pub parked: i64,
+    pub amount: Decimal,
+    pub customers: i64,
+    pub customers_completed: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
+pub struct CustomerCount {
+    pub all: i64,
+    pub completed: i64,
+}
+
 /// The half of the ledger that the gateway is handed.
 #[derive(Clone)]
 pub struct Reader {
     pub(super) pool: Pool,
 }
 
-/// Selects [`AccountRow`]s.
+/// How long counting all customers may take, in milliseconds.
+const COUNTING_MS_MAX: &str = "5000";
+
 const ACCOUNT: &str = "select customer_id, currency, asset_value, term_weeks, total_paid, credit, \
      outstanding_balance, payment_count, version, created_at, updated_at, \
      clock_timestamp() as as_of from customer_accounts";
@@ -165,10 +200,6 @@ const PAYMENT: &str = "select transaction_reference, payment_status, outcome as 
      from processed_transactions";
 
 impl Reader {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool: Pool::new(pool) }
-    }
-
     /// The same, which says how long its queries wait for a connection of the
     /// pool of this name.
     pub fn telling(self, pool: &'static str, signals: Signals) -> Self {
@@ -317,7 +348,6 @@ impl Reader {
         rows.into_iter().map(settled).collect()
     }
 
-    /// How far the ledger has come with every partition.
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
         let rows = sqlx::query_as(
             "select partition, owner, epoch, last_sequence,
@@ -330,6 +360,63 @@ impl Reader {
         .fetch_all(&mut *self.pool.acquire().await?)
         .await?;
         Ok(rows)
+    }
+
+    pub async fn totals(&self) -> Result<Totals, Error> {
+        let row = sqlx::query_as(
+            "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
+                 sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,
+                 sum(conflicts)::bigint as conflicts, sum(duplicates)::bigint as duplicates,
+                 sum(dead_letters)::bigint as dead_letters, sum(parked)::bigint as parked,
+                 sum(amount) as amount,
+                 (select count(*) from customer_accounts) as customers,
+                 (select count(*) from customer_accounts
+                  where outstanding_balance = 0) as customers_completed
+             from partition_totals",
+        )
+        .fetch_one(&mut *self.pool.acquire().await?)
+        .await?;
+        Ok(row)
+    }
+
+    pub async fn open_losses(&self) -> Result<i64, Error> {
+        let count = sqlx::query_scalar("select count(*) from sequence_jumps where state = 'open'")
+            .fetch_one(&mut *self.pool.acquire().await?)
+            .await?;
+        Ok(count)
+    }
+
+    /// How many payments the ledger has settled; cheap enough to ask often.
+    pub async fn settled(&self) -> Result<i64, Error> {
+        let sum = sqlx::query_scalar(
+            "select coalesce(sum(applied + recorded + rejected + suspense), 0)::bigint
+             from partition_totals",
+        )
+        .fetch_one(&mut *self.pool.acquire().await?)
+        .await?;
+        Ok(sum)
+    }
+
+    /// Counts all customers, for five seconds at most. Reads every account: not
+    /// to be asked often.
+    pub async fn customers(&self) -> Result<CustomerCount, Error> {
+        let mut connection = self.pool.acquire().await?;
+        let mut transaction = connection.begin().await?;
+        sqlx::query(
+            "select set_config('statement_timeout', $1, true),
+                 set_config('enable_seqscan', 'on', true)",
+        )
+        .bind(COUNTING_MS_MAX)
+        .execute(&mut *transaction)
+        .await?;
+        let count = sqlx::query_as(
+            "select count(*) as \"all\", count(*) filter (where outstanding_balance = 0) as completed
+             from customer_accounts",
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        transaction.rollback().await?;
+        Ok(count)
     }
 }
 

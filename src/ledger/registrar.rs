@@ -15,15 +15,13 @@ use sqlx::{PgConnection, PgPool, Row};
 use super::{
     Error, Signature, Topology,
     admin::{Change, note},
-    held,
+    lookups,
     rows::{self, Epochs},
     settling::{self, Settling},
 };
 use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome};
 
-/// Accounts opened in one transaction.
 const CHUNK: usize = 5_000;
-/// References that one row of the audit log names.
 const NAMED_MAX: usize = 500;
 
 /// An account to be opened. The fields are checked by [`NewAccount::new`].
@@ -58,7 +56,6 @@ impl NewAccount {
 /// applied is noted for each customer in any case.
 #[derive(Clone, Copy)]
 enum Noting {
-    /// Each account.
     Each,
     /// That so many were seeded.
     Seed(u32),
@@ -66,39 +63,30 @@ enum Noting {
     Noted,
 }
 
-/// What waited in suspense for one customer, by reference.
 #[derive(Default)]
 struct Released<'a> {
     applied: Vec<&'a str>,
     conflicting: Vec<&'a str>,
 }
 
-/// What opening accounts did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     pub opened: u64,
-    /// Payments that waited in suspense and have been applied.
     pub released: u64,
 }
 
-/// The part of the ledger that opens accounts.
 #[derive(Clone)]
 pub struct Registrar {
-    pool: PgPool,
-    topology: Topology,
+    pub(super) pool: PgPool,
+    pub(super) topology: Topology,
 }
 
 impl Registrar {
-    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
-        Self { pool, topology }
-    }
-
     /// The generation of the topology that this process serves.
     pub fn generation(&self) -> i32 {
         self.topology.generation
     }
 
-    /// What accounts are kept in.
     pub fn currency(&self) -> Currency {
         self.topology.currency
     }
@@ -243,7 +231,7 @@ async fn held_for(
     .bind(opened.iter().map(String::as_str).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    rows.iter().map(held::delivery).collect()
+    rows.iter().map(lookups::delivery).collect()
 }
 
 /// Applies it. Says what became of each customer's.

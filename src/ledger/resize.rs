@@ -3,20 +3,12 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::Error;
+use super::{Error, schema::add_partitions};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
 /// A worker that has not beaten for so long is not counted on.
 const SILENT_SECONDS: i32 = 30;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PastTopology {
-    pub generation: i32,
-    pub partitions: u16,
-    /// Whether its streams are removed.
-    pub removed: bool,
-}
 
 /// The right to change the number of partitions, held by one process at a time
 /// and for as long as its connection lives.
@@ -44,7 +36,6 @@ impl Resize {
         Ok(wish.rows_affected() == 1)
     }
 
-    /// Forgets the wish.
     pub async fn forget(&mut self) -> Result<(), Error> {
         sqlx::query("update topology set resizing_to = null, resize_started_at = null")
             .execute(&mut self.connection)
@@ -52,7 +43,6 @@ impl Resize {
         Ok(())
     }
 
-    /// Whether a worker lives.
     pub async fn has_workers(&mut self) -> Result<bool, Error> {
         let live = sqlx::query_scalar(
             "select exists (select 1 from workers
@@ -80,7 +70,6 @@ impl Resize {
         Ok(missing.bind(given).fetch_all(&mut self.connection).await?)
     }
 
-    /// The highest sequence of any partition, past ones included.
     pub async fn highest_sequence(&mut self) -> Result<i64, Error> {
         let highest = sqlx::query_scalar(
             "select coalesce(max(greatest(last_sequence, head_sequence)), 0) from partition_owners",
@@ -124,14 +113,7 @@ impl Resize {
         if switched.execute(&mut *transaction).await?.rows_affected() != 1 {
             return Err(Error::Resized);
         }
-        for table in [
-            "insert into partition_owners (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-            "insert into partition_totals (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-        ] {
-            sqlx::query(table).bind(i32::from(partitions)).execute(&mut *transaction).await?;
-        }
+        add_partitions(&mut transaction, partitions).await?;
         // Where nothing was settled since an earlier jump, that one grows.
         sqlx::query(
             "insert into sequence_jumps

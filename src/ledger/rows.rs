@@ -1,14 +1,16 @@
 //! The statements that put decisions into the ledger. Each is one round trip
 //! for a whole batch; none decides anything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
-use super::{Error, parking};
-use crate::domain::{Book, Decision, Delivery, Fence, Outcome, PaymentStatus, Standing, StreamId};
+use super::Error;
+use crate::domain::{
+    Book, Decision, Delivery, Fence, Outcome, PaymentState, PaymentStatus, Standing, StreamId,
+};
 
 /// A fence row as the batch found it: the epoch under which rows are written.
 pub(super) type Epochs = BTreeMap<u16, i64>;
@@ -18,18 +20,16 @@ pub(super) fn columns(fences: &[Fence]) -> (Vec<i32>, Vec<i64>) {
     fences.iter().map(|fence| (i32::from(fence.partition), fence.epoch)).unzip()
 }
 
-/// What a batch adds to one partition's totals.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
-    pub(super) applied: i64,
-    pub(super) recorded: i64,
-    pub(super) rejected: i64,
-    pub(super) suspense: i64,
-    pub(super) conflicts: i64,
-    pub(super) duplicates: i64,
-    pub(super) dead_letters: i64,
-    pub(super) parked: i64,
+    counts: [i64; PaymentState::ALL.len()],
     pub(super) amount: Decimal,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, state: PaymentState, payments: i64) {
+        self.counts[state as usize] += payments;
+    }
 }
 
 pub(super) type Tallies = BTreeMap<u16, Tally>;
@@ -37,17 +37,14 @@ pub(super) type Tallies = BTreeMap<u16, Tally>;
 /// How far the ledger has come with a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The highest sequence that it has,
+    /// The highest sequence that is settled, and its entry.
     pub sequence: i64,
-    /// and its entry.
     pub stream_id: StreamId,
     /// The highest entry whose fate it knows, also when that has no sequence.
     pub reached: StreamId,
-    /// The highest sequence that is known to have been given out.
     pub head: i64,
 }
 
-/// Where partitions stand.
 pub(super) type Cursors = BTreeMap<u16, Cursor>;
 
 /// The entry of a row that is there only until its transaction ends.
@@ -97,9 +94,11 @@ impl<'a> Columns<'a> {
         &mut self,
         outcome: &'a str,
         parts: (Decimal, Decimal),
+        reason: Option<&'a str>,
         after: Option<Standing>,
     ) {
         self.outcomes.push(outcome);
+        self.reasons.push(reason);
         self.applied.push(parts.0);
         self.excess.push(parts.1);
         self.balances.push(after.map(|after| after.balance));
@@ -112,8 +111,13 @@ impl<'a> Columns<'a> {
         self.push(delivery, epoch, CLAIM.to_owned());
         let moves_money = delivery.payment.status == PaymentStatus::Complete;
         let outcome = if moves_money { "rejected" } else { "recorded" };
-        self.push_outcome(outcome, (Decimal::ZERO, Decimal::ZERO), None);
-        self.reasons.push(moves_money.then_some("claimed"));
+        self.push_outcome(outcome, NOTHING, moves_money.then_some("claimed"), None);
+    }
+
+    /// References whose keys are taken by claims.
+    fn claimed(&self) -> Vec<&'a str> {
+        let rows = self.references.iter().zip(&self.stream_ids);
+        rows.filter(|(_, id)| *id == CLAIM).map(|(reference, _)| *reference).collect()
     }
 
     async fn insert(self, connection: &mut PgConnection) -> Result<(), Error> {
@@ -167,68 +171,52 @@ pub(super) async fn insert_decisions(
     let mut decisions: Vec<_> = decisions.iter().collect();
     decisions.sort_by_key(|decision| decision.delivery.payment.reference.as_str());
     let mut columns = Columns::default();
-    let (mut held, mut conflicting, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
-    let mut parked = Vec::new();
+    let mut aside = Vec::new();
     for Decision { delivery, outcome } in decisions {
         let epoch = epochs.get(&delivery.partition).copied().ok_or(Error::Fenced)?;
-        let tally = tallies.entry(delivery.partition).or_default();
-        match *outcome {
-            Outcome::Applied { applied, excess, after } => {
-                columns.push(delivery, epoch, delivery.stream_id.to_string());
-                columns.push_outcome("applied", (applied, excess), Some(after));
-                columns.reasons.push(None);
-                tally.applied += 1;
-                tally.amount += applied + excess;
-            }
-            Outcome::Recorded { after } => {
-                columns.push(delivery, epoch, delivery.stream_id.to_string());
-                columns.push_outcome("recorded", (Decimal::ZERO, Decimal::ZERO), after);
-                columns.reasons.push(None);
-                tally.recorded += 1;
-            }
-            Outcome::Rejected { refusal, after } => {
-                columns.push(delivery, epoch, delivery.stream_id.to_string());
-                columns.push_outcome("rejected", (Decimal::ZERO, Decimal::ZERO), Some(after));
-                columns.reasons.push(Some(refusal.code()));
-                tally.rejected += 1;
-            }
+        let (parts, reason, after) = match *outcome {
+            Outcome::Applied { applied, excess, after } => ((applied, excess), None, Some(after)),
+            Outcome::Recorded { after } => (NOTHING, None, after),
+            Outcome::Rejected { refusal, after } => (NOTHING, Some(refusal.code()), Some(after)),
             Outcome::Suspense => {
                 columns.push_claim(delivery, epoch);
-                held.push((delivery, epoch));
-                tally.suspense += 1;
+                aside.push((delivery, epoch, outcome.state(), HOLD));
+                continue;
             }
             Outcome::Parked => {
                 columns.push_claim(delivery, epoch);
-                parked.push((delivery, epoch));
-                tally.parked += 1;
+                aside.push((delivery, epoch, outcome.state(), PARK));
+                continue;
             }
-            Outcome::Conflict => conflicting.push((delivery, epoch)),
-            Outcome::Duplicate => repeated.push((delivery, epoch)),
-            Outcome::Redelivered => {}
-        }
+            Outcome::Conflict => {
+                aside.push((delivery, epoch, outcome.state(), CONTRADICT));
+                continue;
+            }
+            Outcome::Duplicate => {
+                aside.push((delivery, epoch, outcome.state(), REPEAT));
+                continue;
+            }
+            Outcome::Redelivered => continue,
+        };
+        columns.push(delivery, epoch, delivery.stream_id.to_string());
+        columns.push_outcome(outcome.as_str(), parts, reason, after);
+        let tally = tallies.entry(delivery.partition).or_default();
+        tally.add(outcome.state(), 1);
+        tally.amount += parts.0 + parts.1;
     }
+    let claimed = columns.claimed();
     columns.insert(connection).await?;
-    let claimed = held.iter().chain(&parked).map(|(d, _)| d.payment.reference.as_str());
-    drop_claims(connection, claimed.collect()).await?;
+    drop_claims(connection, claimed).await?;
     // The rare ones go one by one.
-    for (delivery, epoch) in held {
-        insert_suspense(connection, delivery, epoch).await?;
-    }
-    for (delivery, epoch) in parked {
-        parking::insert(connection, delivery, epoch).await?;
-    }
-    for (delivery, epoch) in conflicting {
-        if insert_conflict(connection, delivery, epoch).await? {
-            tallies.entry(delivery.partition).or_default().conflicts += 1;
-        }
-    }
-    for (delivery, epoch) in repeated {
-        if insert_duplicate(connection, delivery, epoch).await? {
-            tallies.entry(delivery.partition).or_default().duplicates += 1;
+    for (delivery, epoch, state, insert) in aside {
+        if insert_aside(connection, insert, delivery, epoch).await? {
+            tallies.entry(delivery.partition).or_default().add(state, 1);
         }
     }
     Ok(())
 }
+
+const NOTHING: (Decimal, Decimal) = (Decimal::ZERO, Decimal::ZERO);
 
 /// Their keys stay taken until the transaction ends.
 async fn drop_claims(connection: &mut PgConnection, claimed: Vec<&str>) -> Result<(), Error> {
@@ -246,54 +234,29 @@ async fn drop_claims(connection: &mut PgConnection, claimed: Vec<&str>) -> Resul
     Ok(())
 }
 
-async fn insert_suspense(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-    epoch: i64,
-) -> Result<(), Error> {
-    let payment = &delivery.payment;
-    sqlx::query(
-        "insert into suspense (transaction_reference, customer_id, amount, partition, sequence,
-             stream_id, epoch, transaction_date, received_at, payload_digest, trace_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-    )
-    .bind(payment.reference.as_str())
-    .bind(payment.customer.as_str())
-    .bind(payment.amount.get())
-    .bind(i32::from(delivery.partition))
-    .bind(delivery.sequence)
-    .bind(delivery.stream_id.to_string())
-    .bind(epoch)
-    .bind(payment.date)
-    .bind(delivery.received_at)
-    .bind(delivery.digest.0.as_slice())
-    .bind(trace(delivery))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
+/// Statements that put a delivery beside the accounts, given all there is to know of it.
+const HOLD: &str = "insert into suspense (partition, sequence, transaction_reference, customer_id,
+         amount, stream_id, epoch, transaction_date, received_at, payload_digest, trace_id)
+     values ($1, $2, $3, $5, $6, $7, $8, $9, $10, $11, $12)";
+const PARK: &str = "insert into parked (partition, sequence, transaction_reference, payment_status,
+         customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
+         trace_id)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+const CONTRADICT: &str = "insert into conflicts (partition, sequence, transaction_reference,
+         payment_status, customer_id, amount, stream_id, epoch, transaction_date, received_at,
+         payload_digest, trace_id)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
+const REPEAT: &str = "insert into duplicates (partition, sequence, transaction_reference,
+         payment_status, stream_id, epoch, received_at)
+     values ($1, $2, $3, $4, $7, $8, $10) on conflict do nothing";
 
 /// False when a redelivery put it there before.
-async fn insert_conflict(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-    epoch: i64,
-) -> Result<bool, Error> {
-    let insert =
-        "insert into conflicts (partition, sequence, transaction_reference, payment_status,
-             customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest,
-             trace_id)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
-    Ok(insert_whole(connection, insert, delivery, epoch).await? == 1)
-}
-
-/// Inserts all there is to know of a delivery; says how many rows that made.
-pub(super) async fn insert_whole(
+async fn insert_aside(
     connection: &mut PgConnection,
     insert: &'static str,
     delivery: &Delivery,
     epoch: i64,
-) -> Result<u64, Error> {
+) -> Result<bool, Error> {
     let payment = &delivery.payment;
     let inserted = sqlx::query(insert)
         .bind(i32::from(delivery.partition))
@@ -310,34 +273,11 @@ pub(super) async fn insert_whole(
         .bind(trace(delivery))
         .execute(connection)
         .await?;
-    Ok(inserted.rows_affected())
+    Ok(inserted.rows_affected() == 1)
 }
 
 fn trace(delivery: &Delivery) -> Option<&[u8]> {
     delivery.trace.as_ref().map(|trace| trace.trace_id.as_bytes().as_slice())
-}
-
-/// False when a redelivery put it there before.
-async fn insert_duplicate(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-    epoch: i64,
-) -> Result<bool, Error> {
-    let inserted = sqlx::query(
-        "insert into duplicates (partition, sequence, transaction_reference, payment_status,
-             stream_id, epoch, received_at)
-         values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
-    )
-    .bind(i32::from(delivery.partition))
-    .bind(delivery.sequence)
-    .bind(delivery.payment.reference.as_str())
-    .bind(delivery.payment.status.as_str())
-    .bind(delivery.stream_id.to_string())
-    .bind(epoch)
-    .bind(delivery.received_at)
-    .execute(connection)
-    .await?;
-    Ok(inserted.rows_affected() == 1)
 }
 
 /// Moves the accounts that the book changed; each must still have the version
@@ -386,43 +326,40 @@ pub(super) async fn advance(
     tallies: &Tallies,
     cursors: &Cursors,
 ) -> Result<(), Error> {
-    let column = |pick: fn(&Tally) -> i64| tallies.values().map(pick).collect::<Vec<_>>();
-    sqlx::query(
+    static ADVANCE: LazyLock<String> = LazyLock::new(advancing);
+    let mut advance = sqlx::query(sqlx::AssertSqlSafe(ADVANCE.as_str()))
+        .bind(cursors.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
+        .bind(cursors.values().map(|cursor| cursor.sequence).collect::<Vec<_>>())
+        .bind(cursors.values().map(|cursor| cursor.stream_id.to_string()).collect::<Vec<_>>())
+        .bind(cursors.values().map(|cursor| cursor.reached.to_string()).collect::<Vec<_>>())
+        .bind(tallies.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
+        .bind(tallies.values().map(|tally| tally.amount).collect::<Vec<_>>());
+    for state in PaymentState::ALL.into_iter().filter(|state| state.total().is_some()) {
+        let counts = tallies.values().map(|tally| tally.counts[state as usize]);
+        advance = advance.bind(counts.collect::<Vec<_>>());
+    }
+    advance.execute(connection).await?;
+    Ok(())
+}
+
+/// The statement that advances, over every total that is declared.
+fn advancing() -> String {
+    let totals: Vec<_> = PaymentState::ALL.into_iter().filter_map(PaymentState::total).collect();
+    let sums: Vec<_> =
+        totals.iter().map(|total| format!("{total} = t.{total} + u.{total}")).collect();
+    let counts: Vec<_> = (7..7 + totals.len()).map(|place| format!("${place}::bigint[]")).collect();
+    let (totals, sums, counts) = (totals.join(", "), sums.join(", "), counts.join(", "));
+    format!(
         "with moved as (
              update partition_owners p set last_sequence = c.sequence,
                  last_stream_id = c.stream_id, reached_stream_id = c.reached
-             from unnest($11::int[], $12::bigint[], $13::text[], $14::text[])
+             from unnest($1::int[], $2::bigint[], $3::text[], $4::text[])
                  as c (partition, sequence, stream_id, reached)
              where p.partition = c.partition)
-         update partition_totals t
-         set applied = t.applied + u.applied, recorded = t.recorded + u.recorded,
-             rejected = t.rejected + u.rejected, suspense = t.suspense + u.suspense,
-             conflicts = t.conflicts + u.conflicts, duplicates = t.duplicates + u.duplicates,
-             dead_letters = t.dead_letters + u.dead_letters, parked = t.parked + u.parked,
-             amount = t.amount + u.amount
-         from unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[],
-                     $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::numeric[])
-              as u (partition, applied, recorded, rejected, suspense, conflicts, duplicates,
-                    dead_letters, parked, amount)
-         where t.partition = u.partition",
+         update partition_totals t set amount = t.amount + u.amount, {sums}
+         from unnest($5::int[], $6::numeric[], {counts}) as u (partition, amount, {totals})
+         where t.partition = u.partition"
     )
-    .bind(tallies.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-    .bind(column(|tally| tally.applied))
-    .bind(column(|tally| tally.recorded))
-    .bind(column(|tally| tally.rejected))
-    .bind(column(|tally| tally.suspense))
-    .bind(column(|tally| tally.conflicts))
-    .bind(column(|tally| tally.duplicates))
-    .bind(column(|tally| tally.dead_letters))
-    .bind(column(|tally| tally.parked))
-    .bind(tallies.values().map(|tally| tally.amount).collect::<Vec<_>>())
-    .bind(cursors.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-    .bind(cursors.values().map(|cursor| cursor.sequence).collect::<Vec<_>>())
-    .bind(cursors.values().map(|cursor| cursor.stream_id.to_string()).collect::<Vec<_>>())
-    .bind(cursors.values().map(|cursor| cursor.reached.to_string()).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// A statement that touched another number of rows than was decided means that

@@ -1,9 +1,9 @@
 //! Migrations, and the topology that every process must agree on.
 
 use futures_util::future::BoxFuture;
-use sqlx::{PgPool, Row, migrate::Migrator};
+use sqlx::{PgConnection, PgPool, Row, migrate::Migrator};
 
-use super::{Error, PastTopology, reach};
+use super::{Error, reach};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -14,7 +14,6 @@ const PARTITIONS: u16 = 32;
 /// Earlier topologies whose streams are looked at.
 const PAST_MAX: i64 = 8;
 
-/// How the stream is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// Counts the times it was cut, from 1.
@@ -22,9 +21,7 @@ pub struct Topology {
     pub partitions: u16,
     /// Whether the streams in Redis have ever been created.
     pub provisioned: bool,
-    /// The number it is being changed to.
     pub resizing_to: Option<u16>,
-    /// What the accounts are kept in.
     pub currency: Currency,
 }
 
@@ -55,16 +52,18 @@ impl Topology {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastTopology {
+    pub generation: i32,
+    pub partitions: u16,
+    pub removed: bool,
+}
+
 pub struct Schema {
-    pool: PgPool,
+    pub(super) pool: PgPool,
 }
 
 impl Schema {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool }
-    }
-
-    /// Brings the schema to this release's; does nothing when it is there.
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.pool.connect_options()).await?;
@@ -134,15 +133,7 @@ impl Schema {
         // A topology that differs is refused before this commits.
         let topology = Self::read(&mut transaction, partitions, key_prefix).await?;
         let topology = topology.in_currency(currency)?;
-        for table in [
-            "insert into partition_owners (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-            "insert into partition_totals (partition)
-             select generate_series(0, $1 - 1) on conflict do nothing",
-        ] {
-            let partitions = i32::from(topology.partitions);
-            sqlx::query(table).bind(partitions).execute(&mut *transaction).await?;
-        }
+        add_partitions(&mut transaction, topology.partitions).await?;
         transaction.commit().await?;
         Ok(topology)
     }
@@ -157,7 +148,6 @@ impl Schema {
         Self::read(&mut connection, partitions, key_prefix).await
     }
 
-    /// The generation of the topology as it is now.
     pub async fn generation(&self) -> Result<i32, Error> {
         let generation = sqlx::query_scalar("select generation from topology");
         Ok(generation.fetch_one(&self.pool).await?)
@@ -202,7 +192,7 @@ impl Schema {
     }
 
     async fn read(
-        connection: &mut sqlx::PgConnection,
+        connection: &mut PgConnection,
         wanted: Option<u16>,
         key_prefix: &str,
     ) -> Result<Topology, Error> {
@@ -248,6 +238,22 @@ impl Schema {
             currency: Currency::parse(row.try_get(6)?).map_err(|_| Error::Corrupt("currency"))?,
         })
     }
+}
+
+/// The rows of so many partitions, as far as they are missing.
+pub(super) async fn add_partitions(
+    connection: &mut PgConnection,
+    partitions: u16,
+) -> Result<(), Error> {
+    for table in [
+        "insert into partition_owners (partition)
+         select generate_series(0, $1 - 1) on conflict do nothing",
+        "insert into partition_totals (partition)
+         select generate_series(0, $1 - 1) on conflict do nothing",
+    ] {
+        sqlx::query(table).bind(i32::from(partitions)).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn count(partitions: i32) -> Result<u16, Error> {

@@ -10,26 +10,23 @@ use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
-    Error, Topology, attempts, held, lookups,
+    Error, Topology, attempts, lookups,
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{
-    Book, CustomerId, Decision, Delivery, Known, Outcome, Reference, StreamId, partition_of,
-    unpanicked,
+    Book, CustomerId, Decision, Delivery, Known, Outcome, PaymentState, Reference, StreamId,
+    partition_of, unpanicked,
 };
 
 /// How often a transaction is begun because another one was faster.
 const RACES_MAX: usize = 5;
 
-/// What a transaction holds and knows when it settles.
 pub(super) struct Settling {
     pub(super) book: Book,
     pub(super) epochs: Epochs,
     /// Where the partitions stand whose cursors move. Only a batch moves any.
     pub(super) stands: Cursors,
-    /// Deliveries that are dead letters already.
     buried: HashSet<(u16, StreamId)>,
-    /// What is added to the partitions' totals.
     pub(super) tallies: Tallies,
 }
 
@@ -92,7 +89,7 @@ impl Settling {
         let mut settling =
             Self::open_beside(connection, epochs, stands, deliveries, is_own).await?;
         for delivery in deliveries {
-            settling.tallies.entry(delivery.partition).or_default().suspense -= 1;
+            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Suspense, -1);
         }
         Ok(settling)
     }
@@ -114,7 +111,6 @@ impl Settling {
         unpanicked(|| deliveries.iter().map(decide).collect()).map_err(Error::Panicked)
     }
 
-    /// Writes decisions and the accounts that they change.
     pub(super) async fn write(
         &mut self,
         connection: &mut PgConnection,
@@ -138,7 +134,6 @@ impl Settling {
     }
 }
 
-/// The outcome of the one delivery that was decided about.
 pub(super) fn decided(decisions: &[Decision<'_>]) -> Result<Outcome, Error> {
     decisions.first().map(|decision| decision.outcome).ok_or(Error::Corrupt("decision"))
 }
@@ -172,7 +167,7 @@ pub(super) async fn lock(
     .await?;
     let mut epochs = Epochs::new();
     for row in &rows {
-        let partition = held::partition(row.try_get(0)?)?;
+        let partition = lookups::partition(row.try_get(0)?)?;
         epochs.insert(partition, row.try_get(1)?);
         // Under another topology somebody else settles what these customers pay.
         if homes.contains(&partition) && row.try_get::<i32, _>(2)? != topology.generation {

@@ -1,75 +1,25 @@
 //! Posts batches, each in one fenced transaction.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value};
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgConnectOptions};
-use tokio::time::timeout;
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 
 use super::{
-    ACQUIRE_TIMEOUT, BY_KEY, Error, cursors, lock_wait, lookups,
+    Error, LaneWriter, cursors, lookups,
     losses::{self, Gap, Settled},
     rows::{self, Cursor, Cursors},
     settling::Settling,
 };
-use crate::domain::{Amount, CustomerId, Decision, Delivery, Fence, Outcome, StreamId, TraceId};
+use crate::domain::{
+    Amount, CustomerId, DeadEntry, Decision, Delivery, Fence, Outcome, PaymentState, StreamId,
+};
 
-/// An entry that becomes a dead letter.
 #[derive(Clone, Debug)]
 pub struct Burial {
-    pub partition: u16,
-    pub stream_id: StreamId,
-    pub sequence: Option<i64>,
-    pub reference: Option<String>,
-    pub customer: Option<CustomerId>,
-    pub amount: Option<Amount>,
-    /// The trace that brought it, if it came with one.
-    pub trace_id: Option<TraceId>,
-    /// Stable class of the reason.
+    pub entry: DeadEntry,
     pub code: &'static str,
-    pub reason: String,
-    pub fields: Vec<(String, String)>,
-    /// How often settling it was attempted.
     pub attempts: u32,
-    /// Whose later payments wait from now on.
-    pub parks: Option<CustomerId>,
-}
-
-/// The half of the ledger that a worker is handed; connects lanes.
-#[derive(Clone)]
-pub struct Writer {
-    options: PgConnectOptions,
-    worker: String,
-}
-
-impl Writer {
-    pub(super) fn new(options: PgConnectOptions, worker: &str, batch_deadline: Duration) -> Self {
-        let deadline = batch_deadline.as_millis();
-        let options = options.application_name(&format!("paystream {worker}")).options([
-            // A frozen worker must not hold its fence rows.
-            ("statement_timeout", deadline.to_string()),
-            lock_wait(batch_deadline),
-            ("idle_in_transaction_session_timeout", deadline.to_string()),
-            // Nor one that is gone without a word: its session ends in 10 s.
-            ("tcp_keepalives_idle", "4".to_owned()),
-            ("tcp_keepalives_interval", "2".to_owned()),
-            ("tcp_keepalives_count", "3".to_owned()),
-            ("tcp_user_timeout", "10000".to_owned()),
-        ]);
-        let options = options.options(BY_KEY);
-        Self { options, worker: worker.to_owned() }
-    }
-
-    pub async fn lane(&self) -> Result<LaneWriter, Error> {
-        let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
-        let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        Ok(LaneWriter { connection, worker: self.worker.clone() })
-    }
-}
-
-pub struct LaneWriter {
-    pub(super) connection: PgConnection,
-    pub(super) worker: String,
+    /// Whether its customer's later payments wait from now on.
+    pub parks: bool,
 }
 
 impl LaneWriter {
@@ -94,7 +44,6 @@ impl LaneWriter {
         lookups::damage(&mut self.connection, customers).await
     }
 
-    /// Whether an entry is a copy of one that is settled.
     pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
         lookups::is_copy(&mut self.connection, delivery).await
     }
@@ -104,13 +53,11 @@ impl LaneWriter {
 pub struct Batch<'a> {
     transaction: Transaction<'a, Postgres>,
     settling: Settling,
-    /// Entries that are not in the stream any more.
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
 }
 
 impl Batch<'_> {
-    /// How far the ledger had come with a partition before this batch.
     pub fn stand(&self, partition: u16) -> Option<Cursor> {
         self.settling.stands.get(&partition).copied()
     }
@@ -159,17 +106,18 @@ impl Batch<'_> {
         settling.write(transaction, &kept).await?;
         let Settling { epochs, stands, tallies, .. } = settling;
         for burial in burials {
-            let epoch = epochs.get(&burial.partition).copied().ok_or(Error::Fenced)?;
+            let partition = burial.entry.partition;
+            let epoch = epochs.get(&partition).copied().ok_or(Error::Fenced)?;
             if insert_dead_letter(transaction, burial, epoch).await? {
-                tallies.entry(burial.partition).or_default().dead_letters += 1;
+                tallies.entry(partition).or_default().add(PaymentState::DeadLettered, 1);
             }
-            if let Some(customer) = &burial.parks {
+            if let Some(customer) = burial.entry.customer.as_ref().filter(|_| burial.parks) {
                 park(transaction, customer).await?;
             }
         }
         losses::note_reuse(transaction, stands, &kept).await?;
         *gaps = losses::note_gaps(transaction, stands, &settled).await?;
-        let buried = burials.iter().map(|burial| (burial.partition, burial.stream_id));
+        let buried = burials.iter().map(|Burial { entry, .. }| (entry.partition, entry.stream_id));
         let cursors = moved(stands, &settled, buried.chain(gone.iter().copied()));
         rows::advance(transaction, tallies, &cursors).await?;
         Ok(decisions.iter().map(|decision| decision.outcome).collect())
@@ -212,34 +160,34 @@ async fn insert_dead_letter(
     burial: &Burial,
     epoch: i64,
 ) -> Result<bool, Error> {
-    let entry: Map<String, Value> =
-        burial.fields.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+    let Burial { entry, code, attempts, .. } = burial;
+    let fields: Map<String, Value> =
+        entry.fields.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
     // PostgreSQL's jsonb has no NUL character.
-    let entry = Value::Object(entry).to_string().replace("\\u0000", "\\ufffd");
+    let fields = Value::Object(fields).to_string().replace("\\u0000", "\\ufffd");
     let inserted = sqlx::query(
         "insert into dead_letters (partition, stream_id, sequence, transaction_reference, code,
              reason, entry, attempts, epoch, customer_id, amount, trace_id)
          values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11, $12)
          on conflict do nothing returning id",
     )
-    .bind(i32::from(burial.partition))
-    .bind(burial.stream_id.to_string())
-    .bind(burial.sequence)
-    .bind(burial.reference.as_deref())
-    .bind(burial.code)
-    .bind(burial.reason.replace('\0', "\u{fffd}"))
-    .bind(entry)
-    .bind(i32::try_from(burial.attempts).unwrap_or(i32::MAX))
+    .bind(i32::from(entry.partition))
+    .bind(entry.stream_id.to_string())
+    .bind(entry.sequence)
+    .bind(entry.reference.as_deref())
+    .bind(code)
+    .bind(entry.reason.replace('\0', "\u{fffd}"))
+    .bind(fields)
+    .bind(i32::try_from(*attempts).unwrap_or(i32::MAX))
     .bind(epoch)
-    .bind(burial.customer.as_ref().map(CustomerId::as_str))
-    .bind(burial.amount.map(Amount::get))
-    .bind(burial.trace_id.as_ref().map(|id| id.as_bytes().as_slice()))
+    .bind(entry.customer.as_ref().map(CustomerId::as_str))
+    .bind(entry.amount.map(Amount::get))
+    .bind(entry.trace_id.as_ref().map(|id| id.as_bytes().as_slice()))
     .fetch_optional(connection)
     .await?;
     Ok(inserted.is_some_and(|row| row.try_get::<i64, _>(0).is_ok()))
 }
 
-/// The customer's later deliveries are parked until somebody releases them.
 async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<(), Error> {
     sqlx::query(
         "update customer_accounts set parked_at = clock_timestamp()
@@ -251,11 +199,11 @@ async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<()
     Ok(())
 }
 
-/// What the batch brings of each partition, in stream order.
 fn settled(decisions: &[Decision<'_>], burials: &[Burial]) -> Vec<Settled> {
     let decided = decisions.iter().map(|decision| decision.delivery);
     let decided = decided.map(|d| (d.partition, d.stream_id, d.sequence));
-    let buried = burials.iter().filter_map(|b| Some((b.partition, b.stream_id, b.sequence?)));
+    let buried = burials.iter().map(|burial| &burial.entry);
+    let buried = buried.filter_map(|e| Some((e.partition, e.stream_id, e.sequence?)));
     let mut settled: Vec<Settled> = decided.chain(buried).collect();
     settled.sort_unstable();
     settled

@@ -171,7 +171,7 @@ async fn give(producer: &Producer, delivery: &Delivery) -> Result<bool, stream::
 /// Whether a row of the ledger with its reference is this payment.
 fn is_of(row: &PaymentRow, delivery: &Delivery) -> bool {
     let payment = &delivery.payment;
-    let same_entry = row.stream_id == delivery.stream_id.to_string();
+    let same_entry = row.stream_id.as_deref() == Some(&*delivery.stream_id.to_string());
     let same_content = row.payment_status.as_deref() == Some(payment.status.as_str())
         && row.customer_id.as_deref() == Some(payment.customer.as_str())
         && row.amount == Some(payment.amount.get())

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rust_decimal::Decimal;
-use utoipa::ToSchema;
 
 use crate::domain::two_places;
+pub use crate::ledger::Money;
 
 /// Workers that one sentence names.
 const WORKERS_NAMED_MAX: usize = 10;
@@ -26,12 +26,6 @@ pub fn last_owners<'a>(owners: impl Iterator<Item = &'a str>) -> String {
         (_, more) => format!("last owners known to Redis: {} and {more} more", named.join(", ")),
     }
 }
-
-/// Money as it is shown: `"10000.00"`.
-#[derive(ToSchema)]
-#[schema(pattern = r"^-?[0-9]{1,20}\.[0-9]{2}$", example = "10000.00")]
-#[expect(dead_code, reason = "describes what `money` writes")]
-pub struct Money(String);
 
 /// Money as it is shown.
 pub(super) fn money(value: Decimal) -> String {

@@ -19,12 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// while the ledger is away.
 type Ask = dyn Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync;
 
-/// Knows which streams are served.
 #[derive(Clone)]
 pub(super) struct Authority {
     generation: i32,
     ask: Arc<Ask>,
-    /// The server that was met last.
     met: Arc<Mutex<Option<Arc<Server>>>>,
 }
 

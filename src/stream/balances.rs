@@ -13,10 +13,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::timeout;
 
-use super::{
-    Error, Keys, Streams, replies, scripts,
-    shared::{Purpose, Shared},
-};
+use super::{Error, Keys, scripts, shared::Shared};
 use crate::domain::CustomerId;
 
 /// How long a reader may take from its lease to its fill.
@@ -24,7 +21,6 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How long the cache has to answer; the ledger is asked after that.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// What the cache has for a customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// A balance, as it was filled.
@@ -35,37 +31,22 @@ pub enum Lookup {
     Pass,
 }
 
-/// Reads and fills cached balances.
 #[derive(Clone)]
 pub struct Balances {
-    connection: Shared,
-    keys: Keys,
-    time_to_live: Duration,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
+    pub(super) time_to_live: Duration,
 }
 
 impl Balances {
-    pub(super) async fn connect(streams: &Streams, time_to_live: Duration) -> Result<Self, Error> {
-        Ok(Self {
-            connection: streams.connect_shared(Purpose::Other).await?,
-            keys: streams.keys.clone(),
-            time_to_live,
-        })
-    }
-
     /// Looks a customer up; `token` names the lease if one is handed out, and
     /// is unique.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached; the ledger knows the balance.
     pub async fn get(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
         let looking = timeout(PATIENCE, self.look_up(customer, token));
         looking.await.unwrap_or(Err(Error::Deadline(PATIENCE)))
     }
 
     /// Fills the cache with a JSON object, if the lease still stands.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached; nothing is lost by it.
     pub async fn fill(&self, customer: &CustomerId, lease: &str, json: &str) -> Result<(), Error> {
         let filling = async {
             let line = self.connection.line().await?;
@@ -103,6 +84,6 @@ impl Balances {
         if let Value::Int(granted) = reply {
             return Ok(if granted == 1 { Lookup::Lease(token) } else { Lookup::Pass });
         }
-        Ok(Lookup::Hit(replies::text(&reply, "a balance")?.to_owned()))
+        Ok(Lookup::Hit(redis::from_redis_value(reply)?))
     }
 }

@@ -10,28 +10,28 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, RESPONSE_TIMEOUT, Streams, Unreadable, lineage, replies, scripts,
+    Error, GROUP, Keys, Streams, lineage,
+    replies::Entry,
+    safety, scripts,
     server::{self, Server},
-    upkeep, wire,
+    shared::RESPONSE_TIMEOUT,
+    wire,
 };
-use crate::domain::{CustomerId, Delivery, Fence, StreamId};
+use crate::domain::{CustomerId, DeadEntry, Delivery, Fence, StreamId};
 
 /// Notices that a partition's dead stream keeps, about.
 const DEAD_NOTICES_MAX: u32 = 10_000;
 /// Longest time a batch may hold back the balance cache if its worker dies.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
 
-/// An entry that was taken.
 #[derive(Clone, Debug)]
 pub enum Taken {
     Delivery(Delivery),
-    /// Something that is not a payment we understand.
-    Unreadable(Unreadable),
+    Unreadable(Box<DeadEntry>),
     /// An entry that was pending and has been deleted from the stream.
     Deleted(u16, StreamId),
 }
 
-/// What one partition gave.
 #[derive(Clone, Debug, Default)]
 pub struct TakenFrom {
     pub taken: Vec<Taken>,
@@ -41,7 +41,6 @@ pub struct TakenFrom {
     pub earlier: Vec<Delivered>,
 }
 
-/// How an entry was delivered before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
     pub id: StreamId,
@@ -76,7 +75,7 @@ impl Consumer {
         let waiter = streams.connect_with(&name, 2 * RESPONSE_TIMEOUT).await?;
         let server = server::primary(&mut reader).await?;
         if streams.insists_on_safety {
-            upkeep::insist_on_safety(&mut reader).await?;
+            safety::insist_on_safety(&mut reader).await?;
         }
         for script in scripts::OF_A_LANE {
             script.load(&mut reader).await?;
@@ -169,9 +168,9 @@ impl Consumer {
             command.arg(self.keys.stream(*partition));
         }
         for (_, id) in after {
-            command.arg(id.to_string());
+            command.arg(id);
         }
-        let streams = replies::streams(command.query_async(&mut self.waiter).await?)?;
+        let streams: Vec<(String, Value)> = command.query_async(&mut self.waiter).await?;
         let has_some = |partition: &u16| {
             let stream = self.keys.stream(*partition);
             streams.iter().any(|(name, _)| *name == stream)
@@ -191,17 +190,12 @@ impl Consumer {
             command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
             pipeline.add_command(command);
         }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.reader).await?;
-        let read = |((fence, _), reply): (&(Fence, u32), Value)| {
-            let mut pair = replies::array(reply, "take")?.into_iter();
-            let (Some(streams), Some(counter)) = (pair.next(), pair.next()) else {
-                return Err(Error::Shape("take"));
-            };
-            let streams = replies::streams(streams)?;
-            let entries = streams.into_iter().next().map_or(Value::Nil, |(_, entries)| entries);
-            self.read(fence.partition, entries, &counter)
+        let replies: Vec<Batch> = pipeline.query_async(&mut self.reader).await?;
+        let read = |((fence, _), (mut streams, counter)): (&(Fence, u32), Batch)| {
+            let entries = streams.pop().map(|(_, entries)| entries).unwrap_or_default();
+            self.read(fence.partition, entries, counter.as_deref())
         };
-        counts.iter().zip(replies).map(read).collect()
+        Ok(counts.iter().zip(replies).map(read).collect())
     }
 
     /// Claims a page of what was handed to anyone and not acknowledged, in
@@ -215,24 +209,18 @@ impl Consumer {
         let mut command = scripts::RECLAIM.on(&self.taking(fence));
         command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
         command.arg(after.map_or_else(|| "-".to_owned(), |id| format!("({id}")));
-        let reply: Value = command.query_async(&mut self.reader).await?;
-        let mut parts = replies::array(reply, "reclaim")?.into_iter();
-        let (Some(pending), Some(entries), Some(counter)) =
-            (parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Error::Shape("reclaim"));
-        };
-        let mut page = self.read(fence.partition, entries, &counter)?;
-        let pending = replies::array(pending, "reclaim")?;
-        page.earlier = pending.into_iter().map(read_delivered).collect::<Result<_, _>>()?;
-        let pending: Vec<StreamId> = page.earlier.iter().map(|delivered| delivered.id).collect();
-        page.last_id = pending.last().copied();
+        let (pending, entries, counter): (Vec<Claimed>, Vec<Entry>, Option<String>) =
+            command.query_async(&mut self.reader).await?;
+        let mut page = self.read(fence.partition, entries, counter.as_deref());
+        let pending: Vec<Delivered> = pending.into_iter().map(Delivered::from).collect();
+        page.last_id = pending.last().map(|delivered| delivered.id);
         // XCLAIM drops deleted entries from the pending list without a word.
-        let gone =
-            pending.into_iter().filter(|id| !page.taken.iter().any(|taken| taken.id() == *id));
+        let gone = pending.iter().map(|delivered| delivered.id);
+        let gone = gone.filter(|id| !page.taken.iter().any(|taken| taken.id() == *id));
         let gone: Vec<_> = gone.map(|id| Taken::Deleted(fence.partition, id)).collect();
         page.taken.extend(gone);
         page.taken.sort_by_key(Taken::id);
+        page.earlier = pending;
         Ok(page)
     }
 
@@ -275,7 +263,7 @@ impl Consumer {
             if !ids.is_empty() {
                 let ack = pipeline.cmd("XACK").arg(self.keys.stream(fence.partition)).arg(GROUP);
                 for id in ids {
-                    ack.arg(id.to_string());
+                    ack.arg(id);
                 }
             }
             let keys = [self.keys.settling(fence.partition)];
@@ -300,7 +288,7 @@ impl Consumer {
     ) -> Result<(), Error> {
         let keys = [self.keys.stream(partition), self.keys.dead(partition)];
         let mut command = scripts::BURY.on(&keys);
-        command.arg(GROUP).arg(id.to_string()).arg(code).arg(reason);
+        command.arg(GROUP).arg(id).arg(code).arg(reason);
         Ok(command.arg(DEAD_NOTICES_MAX).exec_async(&mut self.reader).await?)
     }
 
@@ -315,26 +303,18 @@ impl Consumer {
         [self.keys.stream(partition), self.keys.owner(partition), self.keys.sequence(partition)]
     }
 
-    fn read(
-        &mut self,
-        partition: u16,
-        entries: Value,
-        counter: &Value,
-    ) -> Result<TakenFrom, Error> {
+    fn read(&mut self, partition: u16, entries: Vec<Entry>, counter: Option<&str>) -> TakenFrom {
         let place = (partition, self.given_out(partition, counter));
-        let entries = replies::entries(entries)?;
-        let last_id = entries.last().map(|(id, _)| *id);
-        let taken = entries
-            .into_iter()
-            .map(|(id, fields)| {
-                let Some(fields) = fields else { return Taken::Deleted(partition, id) };
-                match wire::decode(&self.keys, place, id, fields) {
-                    Ok(delivery) => Taken::Delivery(delivery),
-                    Err(unreadable) => Taken::Unreadable(unreadable),
-                }
-            })
-            .collect();
-        Ok(TakenFrom { taken, last_id, earlier: Vec::new() })
+        let last_id = entries.last().map(|entry| entry.id);
+        let taken = |Entry { id, fields }| {
+            let Some(fields) = fields else { return Taken::Deleted(partition, id) };
+            match wire::decode(&self.keys, place, id, fields) {
+                Ok(delivery) => Taken::Delivery(delivery),
+                Err(unreadable) => Taken::Unreadable(unreadable),
+            }
+        };
+        let taken = entries.into_iter().map(taken).collect();
+        TakenFrom { taken, last_id, earlier: Vec::new() }
     }
 
     fn token(&self, fence: Fence) -> String {
@@ -342,17 +322,15 @@ impl Consumer {
     }
 }
 
+/// What one stream gave, and its counter.
+type Batch = (Vec<(String, Vec<Entry>)>, Option<String>);
 /// One row of `XPENDING`: id, consumer, milliseconds ago, how often.
-fn read_delivered(row: Value) -> Result<Delivered, Error> {
-    const SHAPE: Error = Error::Shape("reclaim");
-    let row = replies::array(row, "reclaim")?;
-    let [id, worker, ago, deliveries] = row.as_slice() else { return Err(SHAPE) };
-    Ok(Delivered {
-        id: replies::parsed(id, "reclaim")?,
-        worker: replies::text(worker, "reclaim")?.to_owned(),
-        ago: Duration::from_millis(replies::integer(ago, "reclaim")?.try_into().unwrap_or(0)),
-        deliveries: replies::integer(deliveries, "reclaim")?.try_into().unwrap_or(u32::MAX),
-    })
+type Claimed = (StreamId, String, u64, u32);
+
+impl From<Claimed> for Delivered {
+    fn from((id, worker, ago, deliveries): Claimed) -> Self {
+        Self { id, worker, ago: Duration::from_millis(ago), deliveries }
+    }
 }
 
 impl Taken {

@@ -1,9 +1,9 @@
 //! What can go wrong between us and Redis, classified where it arises. Never
 //! decides what to do about it.
 
-use redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
+use redis::{ErrorKind, ParsingError, RedisError, ServerError, ServerErrorKind};
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The partition holds as many entries as it may.
     #[error("the backlog of partition {0} is full")]
@@ -17,10 +17,8 @@ pub enum Error {
     /// A partition's gate is not as it must be for this step.
     #[error("the partitions' gates are not as they should be: {0}")]
     Gate(String),
-    /// A newer owner has taken the partition.
     #[error("partition ownership is over: {0}")]
     Fenced(String),
-    /// Redis is at maxmemory.
     #[error("redis has no memory left for writes")]
     MemoryFull(#[source] RedisError),
     /// Redis cannot be reached or cannot answer yet; it may be able to later.
@@ -35,7 +33,6 @@ pub enum Error {
     /// A search would have to read more entries than it may.
     #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
     SearchLimit(usize),
-    /// Redis was not available until the deadline.
     #[error("redis was not available for {0:?}")]
     Deadline(std::time::Duration),
     /// Redis refused, or answered what we do not understand.
@@ -57,28 +54,15 @@ impl Error {
         }
     }
 
-    /// The same refusal, for another payment.
-    pub(super) fn again(&self) -> Self {
-        match self {
-            Self::BacklogFull(partition) => Self::BacklogFull(*partition),
-            Self::Resizing => Self::Resizing,
-            Self::StateLost(why) => Self::StateLost(why.clone()),
-            Self::MemoryFull(error) => Self::MemoryFull(error.clone()),
-            Self::Unexpected(error) => Self::Unexpected(error.clone()),
-            Self::Gate(_)
-            | Self::Fenced(_)
-            | Self::Outage(_)
-            | Self::Unfit(_)
-            | Self::Url(_)
-            | Self::SearchLimit(_)
-            | Self::Deadline(_)
-            | Self::Shape(_) => Self::Shape("append"),
-        }
-    }
-
     /// Whether waiting may help.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_))
+    }
+}
+
+impl From<ParsingError> for Error {
+    fn from(error: ParsingError) -> Self {
+        Self::Unexpected(error.into())
     }
 }
 

@@ -16,8 +16,9 @@ use std::{
 use redis::{Pipeline, Value};
 
 use super::{
-    Error, GROUP, Keys, Streams, replies,
-    shared::{Purpose, Shared},
+    Error, GROUP, Keys,
+    replies::{self, Entry},
+    shared::Shared,
     standing, wire,
 };
 use crate::domain::{Delivery, Reference, StreamId};
@@ -26,11 +27,9 @@ use crate::domain::{Delivery, Reference, StreamId};
 /// it asks for no more than there are references, or this few:
 const FIRST_READ_MAX: usize = 2_000;
 const FIRST_READ_OF_ONE: usize = 16;
-/// Keys asked for in one pipeline.
 const KEYS_AT_ONCE: usize = 4_096;
-/// Entries older than their keys that one search reads,
+/// Entries older than their keys that one search reads.
 const OLD_READ_MAX: usize = 100_000;
-/// in pages of this many.
 const PAGE: usize = 1_000;
 /// How far the clock of Redis may have been set back within the dedupe window.
 const SET_BACK_MAX: Duration = Duration::from_secs(60);
@@ -38,7 +37,6 @@ const SET_BACK_MAX: Duration = Duration::from_secs(60);
 /// An unsettled entry of a payment.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The payment's reference.
     pub reference: Reference,
     pub partition: u16,
     pub stream_id: StreamId,
@@ -78,17 +76,14 @@ impl Heads {
 pub struct Unsettled(Vec<Range>);
 
 impl Unsettled {
-    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Those of one partition.
 #[derive(Clone, Copy, Debug)]
 struct Range {
     partition: u16,
-    /// The first of them.
     from: StreamId,
     /// No entry before it has a higher sequence.
     settled: i64,
@@ -96,20 +91,14 @@ struct Range {
     handed_out: Option<StreamId>,
 }
 
-/// Looks payments up in the streams.
 #[derive(Clone)]
 pub struct Finder {
-    connection: Shared,
-    keys: Keys,
-    dedupe_window: Duration,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
+    pub(super) dedupe_window: Duration,
 }
 
 impl Finder {
-    pub(super) async fn connect(streams: &Streams, dedupe_window: Duration) -> Result<Self, Error> {
-        let connection = streams.connect_shared(Purpose::Other).await?;
-        Ok(Self { connection, keys: streams.keys.clone(), dedupe_window })
-    }
-
     /// The highest sequences, by one command whatever the number of partitions.
     pub async fn heads(&self) -> Result<Heads, Error> {
         let counters: Vec<_> = (0..self.keys.partitions).map(|p| self.keys.sequence(p)).collect();
@@ -170,10 +159,10 @@ impl Finder {
             pipeline.cmd("XREVRANGE").arg(stream).arg(format!("({}", range.from)).arg("-");
             pipeline.arg("COUNT").arg(1);
         }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let replies: Vec<Vec<Entry>> = pipeline.query_async(&mut self.connection.clone()).await?;
         let (mut whole, mut cut) = (Vec::new(), HashSet::new());
         for (range, reply) in unsettled.0.iter().zip(replies) {
-            match replies::last_sequence(reply)? {
+            match replies::last_sequence(&reply) {
                 Some(before) if before > range.settled => _ = cut.insert(range.partition),
                 Some(_) | None => whole.push(*range),
             }
@@ -201,8 +190,8 @@ impl Finder {
         }
         let mut pipeline = Pipeline::with_capacity(handed_out.len());
         for one in &handed_out {
-            let (stream, id) = (self.keys.stream(one.partition), one.stream_id.to_string());
-            pipeline.cmd("XPENDING").arg(stream).arg(GROUP).arg(&id).arg(&id).arg(1);
+            let (stream, id) = (self.keys.stream(one.partition), one.stream_id);
+            pipeline.cmd("XPENDING").arg(stream).arg(GROUP).arg(id).arg(id).arg(1);
         }
         let replies: Vec<Vec<Value>> = pipeline.query_async(&mut self.connection.clone()).await?;
         let pending = handed_out.into_iter().zip(replies).filter(|(_, rows)| !rows.is_empty());
@@ -210,7 +199,6 @@ impl Finder {
     }
 }
 
-/// One search.
 struct Search<'a> {
     finder: &'a Finder,
     wanted: HashSet<&'a str>,
@@ -231,7 +219,7 @@ impl<'a> Search<'a> {
         for range in ranges {
             let stream = self.finder.keys.stream(range.partition);
             pipeline.cmd("EXISTS").arg(&stream);
-            pipeline.cmd("XRANGE").arg(stream).arg(range.from.to_string()).arg("+");
+            pipeline.cmd("XRANGE").arg(stream).arg(range.from).arg("+");
             pipeline.arg("COUNT").arg(each);
         }
         let replies: Vec<Value> = self.ask(&pipeline).await?;
@@ -245,8 +233,8 @@ impl<'a> Search<'a> {
                 let stream = self.finder.keys.stream(range.partition);
                 return Err(Error::StateLost(format!("{stream} is missing")));
             }
-            let page = replies::entries(page)?;
-            let last = page.last().filter(|_| page.len() == each).map(|(id, _)| *id);
+            let page: Vec<Entry> = redis::from_redis_value(page)?;
+            let last = page.last().filter(|_| page.len() == each).map(|entry| entry.id);
             rest.extend(last.map(|last| Range { from: after(last), ..*range }));
             self.take(range.partition, page);
         }
@@ -282,12 +270,11 @@ impl<'a> Search<'a> {
         for found in found.chunks(KEYS_AT_ONCE) {
             let mut pipeline = Pipeline::with_capacity(found.len());
             for (partition, id) in found {
-                let (stream, id) = (self.finder.keys.stream(*partition), id.to_string());
-                pipeline.cmd("XRANGE").arg(stream).arg(&id).arg(&id);
+                pipeline.cmd("XRANGE").arg(self.finder.keys.stream(*partition)).arg(id).arg(id);
             }
-            let replies: Vec<Value> = self.ask(&pipeline).await?;
-            for ((partition, _), reply) in found.iter().zip(replies) {
-                self.take(*partition, replies::entries(reply)?);
+            let replies: Vec<Vec<Entry>> = self.ask(&pipeline).await?;
+            for ((partition, _), page) in found.iter().zip(replies) {
+                self.take(*partition, page);
             }
         }
         Ok(time.0.saturating_mul(1_000).saturating_add(time.1 / 1_000))
@@ -307,12 +294,12 @@ impl<'a> Search<'a> {
             while from.milliseconds <= end && !self.wanted.is_empty() {
                 // From an id to the end of the millisecond that is `end`.
                 let mut command = redis::cmd("XRANGE");
-                command.arg(self.finder.keys.stream(range.partition)).arg(from.to_string());
+                command.arg(self.finder.keys.stream(range.partition)).arg(from);
                 command.arg(end).arg("COUNT").arg(PAGE);
-                let page = command.query_async(&mut self.finder.connection.clone()).await?;
-                let page = replies::entries(page)?;
-                let Some((last, _)) = page.last() else { break };
-                from = after(*last);
+                let page: Vec<Entry> =
+                    command.query_async(&mut self.finder.connection.clone()).await?;
+                let Some(last) = page.last() else { break };
+                from = after(last.id);
                 read += page.len();
                 if read > OLD_READ_MAX {
                     return Err(Error::SearchLimit(OLD_READ_MAX));
@@ -332,8 +319,8 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the entries of wanted references.
-    fn take(&mut self, partition: u16, page: Vec<(StreamId, Option<wire::Fields>)>) {
-        for (stream_id, fields) in page {
+    fn take(&mut self, partition: u16, page: Vec<Entry>) {
+        for Entry { id: stream_id, fields } in page {
             let Some(fields) = fields else { continue };
             let reference = wire::reference_of(&fields);
             let Some(reference) = reference.filter(|one| self.wanted.contains(&**one)) else {

@@ -4,27 +4,21 @@
 
 use std::collections::BTreeSet;
 
-use redis::{Value, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 
-use super::{Error, GROUP, Keys, Streams, lineage, replies, scripts, standing, upkeep};
+use super::{Error, GROUP, Keys, lineage, scripts, standing, upkeep};
 
-/// The gates of one topology's partitions.
 pub struct Gates {
-    connection: MultiplexedConnection,
-    keys: Keys,
+    pub(super) connection: MultiplexedConnection,
+    pub(super) keys: Keys,
 }
 
 impl Gates {
-    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        Ok(Self { connection: streams.connect("resize").await?, keys: streams.keys.clone() })
-    }
-
     /// Closes every partition to appends; says the last sequence of each.
     pub async fn close(&mut self) -> Result<Vec<i64>, Error> {
         self.move_all("close").await
     }
 
-    /// Opens every partition again.
     pub async fn open(&mut self) -> Result<(), Error> {
         self.move_all("open").await.map(|_| ())
     }
@@ -41,13 +35,11 @@ impl Gates {
         let mut sequences = Vec::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             let mut command = scripts::GATE.on(&[self.keys.sequence(partition)]);
-            let reply: Value = command.arg(step).query_async(&mut self.connection).await?;
-            sequences.push(replies::integer(&reply, "gate")?);
+            sequences.push(command.arg(step).query_async(&mut self.connection).await?);
         }
         Ok(sequences)
     }
 
-    /// Every consumer group of these streams.
     pub async fn groups(&mut self) -> Result<BTreeSet<String>, Error> {
         let standings = standing::all(&self.keys, &mut self.connection).await?;
         Ok(standings.into_iter().map(|standing| standing.group).collect())

@@ -1,4 +1,4 @@
-//! The name of every Redis key and group that is ours. Keys of one partition
+//! The name of every Redis key and group that is ours; `mod.rs` says what each holds. Keys of one partition
 //! share a hash tag, so that they live in one slot of a cluster.
 
 use std::sync::Arc;
@@ -32,47 +32,38 @@ impl Keys {
         &self.prefix
     }
 
-    /// The payments, in order.
     pub(super) fn stream(&self, partition: u16) -> String {
         self.of(partition, "stream")
     }
 
-    /// The last sequence that was given out, behind a word while it is closed.
     pub(super) fn sequence(&self, partition: u16) -> String {
         self.of(partition, "seq")
     }
 
-    /// Ranges of sequences whose entries are lost.
     pub(super) fn lost(&self, partition: u16) -> String {
         self.of(partition, "lost")
     }
 
-    /// Which servers gave out which sequences.
     pub(super) fn lineage(&self, partition: u16) -> String {
         self.of(partition, "lineage")
     }
 
-    /// Unsettled entries when an append last counted them, and the sequence then.
     pub(super) fn backlog(&self, partition: u16) -> String {
         self.of(partition, "backlog")
     }
 
-    /// The mirror of owner and epoch; the ledger holds the truth.
     pub(super) fn owner(&self, partition: u16) -> String {
         self.of(partition, "owner")
     }
 
-    /// Notices of entries that became dead letters.
     pub(super) fn dead(&self, partition: u16) -> String {
         self.of(partition, "dead")
     }
 
-    /// Exists while a batch of the partition is being settled.
     pub(super) fn settling(&self, partition: u16) -> String {
         self.of(partition, "settling")
     }
 
-    /// What a reference was recently sent as.
     pub(super) fn reference(&self, partition: u16, reference: &Reference) -> String {
         [self.head(partition), "ref:", reference.as_str()].concat()
     }
@@ -83,7 +74,6 @@ impl Keys {
         [self.head(partition), "beside:", reference.as_str()].concat()
     }
 
-    /// A customer's cached balance.
     pub(super) fn balance(&self, customer: &CustomerId) -> String {
         [self.head(self.partition_of(customer)), "balance:", customer.as_str()].concat()
     }
@@ -96,7 +86,6 @@ impl Keys {
         [self.head(partition), name].concat()
     }
 
-    /// What the keys of a partition begin with.
     fn head(&self, partition: u16) -> &str {
         &self.heads[usize::from(partition)]
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
-use super::{Error, GROUP, Keys, Producer, Streams, replies, standing, wire};
+use super::{Error, GROUP, Keys, Producer, Streams, replies::Entry, standing, wire};
 use crate::domain::{Delivery, StreamId};
 
 /// Entries of one partition that are looked at at once.
@@ -15,7 +15,6 @@ const ENTRIES_MAX: usize = 1_000;
 /// An entry that our group has not acknowledged.
 #[derive(Clone, Debug)]
 pub struct LeftBehind {
-    /// The stream's key.
     pub stream: String,
     pub stream_id: StreamId,
     /// The payment, or why it cannot be read. The stream has none of an entry that
@@ -25,7 +24,6 @@ pub struct LeftBehind {
     is_ahead: bool,
 }
 
-/// The streams of an earlier topology.
 pub struct Past {
     keys: Keys,
     connection: MultiplexedConnection,
@@ -81,7 +79,6 @@ impl Past {
         Ok(found)
     }
 
-    /// The first entries after this one.
     async fn entries(
         &mut self,
         stream: &str,
@@ -89,8 +86,8 @@ impl Past {
     ) -> Result<BTreeMap<StreamId, Option<wire::Fields>>, Error> {
         let mut command = redis::cmd("XRANGE");
         command.arg(stream).arg(format!("({after}")).arg("+").arg("COUNT").arg(ENTRIES_MAX);
-        let entries = replies::entries(command.query_async(&mut self.connection).await?)?;
-        Ok(entries.into_iter().collect())
+        let entries: Vec<Entry> = command.query_async(&mut self.connection).await?;
+        Ok(entries.into_iter().map(|entry| (entry.id, entry.fields)).collect())
     }
 
     /// Adds the first entries that our group was handed and has not acknowledged.
@@ -99,22 +96,18 @@ impl Past {
         stream: &str,
         entries: &mut BTreeMap<StreamId, Option<wire::Fields>>,
     ) -> Result<(), Error> {
-        const WHAT: &str = "XPENDING";
-        let mut command = redis::cmd(WHAT);
+        let mut command = redis::cmd("XPENDING");
         command.arg(stream).arg(GROUP).arg("-").arg("+").arg(ENTRIES_MAX);
-        let pending = replies::array(command.query_async(&mut self.connection).await?, WHAT)?;
+        let pending: Vec<(StreamId, Value, Value, Value)> =
+            command.query_async(&mut self.connection).await?;
         let mut pipeline = Pipeline::with_capacity(pending.len());
-        for row in pending {
-            let row = replies::array(row, WHAT)?;
-            let id: StreamId = replies::parsed(row.first().ok_or(Error::Shape(WHAT))?, WHAT)?;
+        for (id, ..) in pending {
             entries.entry(id).or_insert(None);
-            pipeline.cmd("XRANGE").arg(stream).arg(id.to_string()).arg(id.to_string());
+            pipeline.cmd("XRANGE").arg(stream).arg(id).arg(id);
         }
         if !pipeline.is_empty() {
-            let there: Vec<Value> = pipeline.query_async(&mut self.connection).await?;
-            for reply in there {
-                entries.extend(replies::entries(reply)?);
-            }
+            let there: Vec<Vec<Entry>> = pipeline.query_async(&mut self.connection).await?;
+            entries.extend(there.into_iter().flatten().map(|entry| (entry.id, entry.fields)));
         }
         Ok(())
     }
@@ -123,15 +116,15 @@ impl Past {
     /// the group back where it is gone.
     pub async fn pass(&mut self, entry: &LeftBehind) -> Result<(), Error> {
         let LeftBehind { stream, is_ahead, .. } = entry;
-        let id = entry.stream_id.to_string();
+        let id = entry.stream_id;
         let mut acknowledge = redis::cmd("XACK");
-        acknowledge.arg(stream).arg(GROUP).arg(&id).exec_async(&mut self.connection).await?;
+        acknowledge.arg(stream).arg(GROUP).arg(id).exec_async(&mut self.connection).await?;
         if !is_ahead {
             return Ok(());
         }
         let set = async |step: &str, connection: &mut MultiplexedConnection| {
             let mut command = redis::cmd("XGROUP");
-            command.arg(step).arg(stream).arg(GROUP).arg(&id).exec_async(connection).await
+            command.arg(step).arg(stream).arg(GROUP).arg(id).exec_async(connection).await
         };
         match set("SETID", &mut self.connection).await {
             Err(error) if error.code() == Some("NOGROUP") => {

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, RedisError, RedisResult, aio::ConnectionLike};
 
 use super::{
-    Error, Keys, replies, scripts,
+    Error, Keys, scripts,
     server::{self, Server},
-    shared::Line,
+    shared::ServerLine,
 };
 
 /// How far sequences jump when a replica has taken over.
@@ -19,8 +19,7 @@ const SERVERS_MAX: usize = 4;
 
 /// Sequences of one partition that are known to have been given out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    /// The highest.
+pub(super) struct KnownSequences {
     pub(super) sequence: i64,
     /// The highest of each lineage, until another has been compared with it.
     given_out: Vec<GivenOut>,
@@ -31,12 +30,9 @@ pub(super) struct Known {
     verified: Option<(Arc<Server>, Newest)>,
 }
 
-/// The newest lineage of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Newest {
-    /// Its first sequence.
     first: i64,
-    /// Its line in the lineage key.
     line: String,
 }
 
@@ -59,7 +55,7 @@ impl GivenOut {
     }
 }
 
-impl Known {
+impl KnownSequences {
     /// This sequence was given out by this server, or by an unknown one.
     pub(super) fn raise(&mut self, sequence: i64, server: Option<&Arc<Server>>) {
         self.sequence = self.sequence.max(sequence);
@@ -117,23 +113,20 @@ pub(super) fn is_another(error: &RedisError) -> bool {
     error.code() == Some("LINEAGE")
 }
 
-/// What a comparison found.
 pub(super) struct Compared {
-    /// This server's lineage.
     pub(super) newest: Newest,
     /// First and last sequence that were given out and are not there.
     pub(super) lost: Option<(i64, i64)>,
-    /// What was known of those.
     lacked: Vec<GivenOut>,
 }
 
 /// Compares all that is known of a partition with the server of this connection. What is
 /// lost is noted there, to be accepted again.
 pub(super) async fn compare(
-    line: &mut Line,
+    line: &mut ServerLine,
     keys: &Keys,
     partition: u16,
-    known: &Known,
+    known: &KnownSequences,
 ) -> RedisResult<Compared> {
     let mut compared = ask(line, keys, partition, None).await?;
     let server = Arc::clone(&line.server);
@@ -151,7 +144,7 @@ pub(super) async fn compare(
 }
 
 async fn ask(
-    line: &mut Line,
+    line: &mut ServerLine,
     keys: &Keys,
     partition: u16,
     given_out: Option<&GivenOut>,
@@ -206,8 +199,7 @@ pub struct History {
 
 impl History {
     /// Reads the lineage and the lost key.
-    pub(super) fn read(lineage: &Value, lost: &Value) -> Self {
-        let text = |value| replies::text(value, "history").unwrap_or_default();
+    pub(super) fn read(lineage: Option<&str>, lost: Option<&str>) -> Self {
         let number = |word: Option<&str>| word.and_then(|word| word.parse::<i64>().ok());
         let hole = |line: &str| {
             let mut words = line.split(' ').skip(1);
@@ -219,8 +211,8 @@ impl History {
             number(words.next()).zip(number(words.next()))
         };
         Self {
-            holes: text(lineage).lines().filter_map(hole).collect(),
-            lost: text(lost).lines().filter_map(range).collect(),
+            holes: lineage.unwrap_or_default().lines().filter_map(hole).collect(),
+            lost: lost.unwrap_or_default().lines().filter_map(range).collect(),
         }
     }
 }
@@ -241,7 +233,7 @@ mod tests {
     #[test]
     fn a_server_is_compared_once_with_each_other_that_gave_out_more() {
         let (old, new) = (server("old"), server("new"));
-        let mut known = Known::default();
+        let mut known = KnownSequences::default();
         known.raise(7, None);
         assert!(!known.is_verified(&old), "nothing was compared");
         known.verified(&known.clone(), &old, newest(1));
@@ -258,7 +250,7 @@ mod tests {
     #[test]
     fn another_lineage_of_the_same_server_is_compared_again() {
         let server = server("it");
-        let mut known = Known::default();
+        let mut known = KnownSequences::default();
         known.verified(&known.clone(), &server, newest(1));
         known.raise(7, Some(&server));
         known.outdated("another\n");
@@ -275,11 +267,10 @@ mod tests {
 
     #[test]
     fn a_history_is_read_as_the_scripts_write_it() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let lineage = text("aa 0 1\nbb 3 1000004\ncc 1000009 1000010\n");
-        let history = History::read(&lineage, &text("4 5\n4 9\n"));
+        let lineage = "aa 0 1\nbb 3 1000004\ncc 1000009 1000010\n";
+        let history = History::read(Some(lineage), Some("4 5\n4 9\n"));
         assert_eq!(history.holes, [(3, 1_000_004)]);
         assert_eq!(history.lost, [(4, 5), (4, 9)]);
-        assert_eq!(History::read(&Value::Nil, &Value::Nil), History::default());
+        assert_eq!(History::read(None, None), History::default());
     }
 }

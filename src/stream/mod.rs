@@ -37,6 +37,7 @@ mod error;
 mod replies;
 mod scripts;
 mod server;
+mod safety;
 mod authority;
 mod shared;
 mod lineage;
@@ -45,7 +46,6 @@ mod producer;
 mod finder;
 mod consumer;
 mod state;
-mod rewind;
 mod balances;
 mod upkeep;
 mod standing;
@@ -53,13 +53,12 @@ mod other_groups;
 mod gates;
 mod left_behind;
 mod inspector;
-mod topology;
 mod vitals;
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, aio::MultiplexedConnection};
+use redis::{Client, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
 pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
@@ -71,27 +70,21 @@ pub use left_behind::{LeftBehind, Past};
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
-pub use rewind::Kept;
 pub use standing::{Position, Standing};
-pub use state::{PartitionState, Remains, Reopening};
+pub use state::{Kept, PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
-pub use wire::{Parts, Unreadable, fields_of, read_fields};
+pub use wire::{fields_of, read_fields};
 
 use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
-use shared::{Purpose, Shared};
+pub use safety::Unsafe;
+use shared::{Purpose, RESPONSE_TIMEOUT, Shared, connection_config};
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
 pub const KEPT_MAX: i64 = 8;
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait for a reply. On purpose longer than a slow sync to disk,
-/// and never the client's default, which is shorter than a blocking read.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Where the streams are; hands out what may be done with them.
 #[derive(Clone, Debug)]
 pub struct Streams {
@@ -139,10 +132,9 @@ impl Streams {
         Self { authority: Some(Authority::new(self.generation, Arc::new(ask))), ..self }
     }
 
-    /// Says why this Redis must not be trusted with payments, if so.
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
         let mut connection = self.connect("check").await?;
-        upkeep::unsafe_settings(&mut connection).await
+        safety::unsafe_settings(&mut connection).await
     }
 
     /// Whether Redis takes a new connection and answers on it.
@@ -159,19 +151,17 @@ impl Streams {
         lineage::begin(&self.keys, &mut connection).await
     }
 
-    /// What closes streams, begins and removes them.
     pub async fn gates(&self) -> Result<Gates, Error> {
-        Gates::connect(self).await
+        Ok(Gates { connection: self.connect("resize").await?, keys: self.keys.clone() })
     }
 
-    /// What appends.
     pub async fn producer(&self, limits: AppendLimits) -> Result<Producer, Error> {
         Producer::connect(self, limits).await
     }
 
-    /// What finds payments in the streams.
     pub async fn finder(&self, dedupe_window: Duration) -> Result<Finder, Error> {
-        Finder::connect(self, dedupe_window).await
+        let connection = self.shared().await?;
+        Ok(Finder { connection, keys: self.keys.clone(), dedupe_window })
     }
 
     /// What takes and acknowledges, under the name of `worker`, for this
@@ -180,24 +170,46 @@ impl Streams {
         Consumer::connect(self, worker, incarnation).await
     }
 
-    /// The cache of balances, for readers.
     pub async fn balances(&self, time_to_live: Duration) -> Result<Balances, Error> {
-        Balances::connect(self, time_to_live).await
+        let connection = self.shared().await?;
+        Ok(Balances { connection, keys: self.keys.clone(), time_to_live })
     }
 
-    /// Depths, trimming and health.
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
-        Upkeep::connect(self).await
+        Ok(Upkeep { connection: self.shared().await?, keys: self.keys.clone() })
     }
 
-    /// What looks at pending entries.
     pub async fn inspector(&self) -> Result<Inspector, Error> {
-        Inspector::connect(self).await
+        Ok(Inspector { connection: self.shared().await?, keys: self.keys.clone() })
     }
 
-    /// What creates and removes other groups than ours.
     pub async fn other_groups(&self) -> Result<OtherGroups, Error> {
-        OtherGroups::connect(self).await
+        Ok(OtherGroups { connection: self.shared().await?, keys: self.keys.clone() })
+    }
+
+    /// Notes how the streams are cut, for operators who look while the ledger is away.
+    /// The ledger holds the truth; nothing but looking uses this.
+    pub async fn note_topology(&self, generation: i32) -> Result<(), Error> {
+        let mut connection = self.connect("topology").await?;
+        let note = format!("{generation} {}", self.keys.partitions);
+        let mut set = redis::cmd("SET");
+        set.arg(format!("{}:topology", self.keys.prefix())).arg(note);
+        Ok(set.exec_async(&mut connection).await?)
+    }
+
+    /// Generation and number of partitions as they were noted last.
+    pub async fn noted_topology(url: &str, key_prefix: &str) -> Result<Option<(i32, u16)>, Error> {
+        let config = connection_config(RESPONSE_TIMEOUT);
+        let client = Client::open(url)?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let note: Option<String> = redis::cmd("GET")
+            .arg(format!("{key_prefix}:topology"))
+            .query_async(&mut connection)
+            .await?;
+        let numbers = note.as_deref().and_then(|note| note.split_once(' '));
+        Ok(numbers.and_then(|(generation, partitions)| {
+            Some((generation.parse().ok()?, partitions.parse().ok()?))
+        }))
     }
 
     /// A plain connection of its own: it never reconnects behind the back of
@@ -211,9 +223,7 @@ impl Streams {
         name: &str,
         response_timeout: Duration,
     ) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response_timeout));
+        let config = connection_config(response_timeout);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let () = redis::cmd("CLIENT")
@@ -224,20 +234,12 @@ impl Streams {
         Ok(connection)
     }
 
-    /// A shared connection that comes back by itself.
-    async fn connect_shared(&self, purpose: Purpose) -> Result<Shared, Error> {
-        Shared::connect(self, purpose).await
+    async fn shared_for(&self, purpose: Purpose) -> Result<Shared, Error> {
+        let name = format!("{}:shared", self.keys.prefix());
+        Shared::connect(self.client.clone(), name, purpose, self.insists_on_safety).await
     }
-}
 
-/// Why a Redis must not be trusted with payments.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unsafe {
-    /// It is a replica, which takes nothing; nothing allows that.
-    pub replica: Option<String>,
-    /// Settings under which entries are evicted; nothing allows them.
-    pub evicts: Option<String>,
-    /// Settings under which a crash loses what was answered with 202;
-    /// `--allow-unsafe-redis` allows them.
-    pub loses: Option<String>,
+    async fn shared(&self) -> Result<Shared, Error> {
+        self.shared_for(Purpose::Other).await
+    }
 }

@@ -5,10 +5,7 @@ use std::str::FromStr;
 
 use redis::{Pipeline, RedisResult};
 
-use super::{
-    Error, GROUP, Keys, Streams, scripts,
-    shared::{Purpose, Shared},
-};
+use super::{Error, GROUP, Keys, scripts, shared::Shared};
 
 /// Where a new group begins on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +38,13 @@ impl FromStr for StartsFrom {
     }
 }
 
-/// Groups of others, over one shared connection.
 #[derive(Clone)]
 pub struct OtherGroups {
-    connection: Shared,
-    keys: Keys,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
 }
 
 impl OtherGroups {
-    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared(Purpose::Other).await?;
-        Ok(Self { connection, keys: streams.keys.clone() })
-    }
-
     /// Creates `group` on every stream where it is missing; says on how many.
     /// After a failure some streams may have it: creating again goes on.
     ///

@@ -24,10 +24,10 @@ use tracing::error;
 use super::{
     Error, GROUP, Keys, Streams,
     authority::Authority,
-    lineage::{self, Known},
-    replies, scripts,
+    lineage::{self, KnownSequences},
+    scripts,
     server::Server,
-    shared::{Line, Purpose, Shared},
+    shared::{Purpose, ServerLine, Shared},
     wire,
 };
 use crate::{
@@ -44,12 +44,10 @@ const CONNECTIONS: usize = 16;
 const APPENDS_PER_CONNECTION: usize = 24;
 /// Payments appended in one step, which takes Redis about 2 ms.
 const CHUNK_MAX: usize = 200;
-/// Pauses between attempts while Redis is away: from this,
+/// Pauses between attempts while Redis is away; they double.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// doubling up to this.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Bounds of an append.
 #[derive(Clone, Copy, Debug)]
 pub struct AppendLimits {
     /// Unsettled entries one stream may hold.
@@ -60,16 +58,13 @@ pub struct AppendLimits {
     pub deadline: Duration,
 }
 
-/// Where a payment is in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub partition: u16,
-    /// Its contiguous number there.
     pub sequence: i64,
     pub stream_id: StreamId,
 }
 
-/// What an append found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It is on disk.
@@ -84,7 +79,6 @@ pub enum Appended {
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub payment: Payment,
-    /// When the gateway took it.
     pub received_at: DateTime<Utc>,
     /// The span that sends it, if it is traced.
     pub trace: Option<TraceContext>,
@@ -94,10 +88,9 @@ pub struct Arrival {
 #[derive(Clone)]
 pub struct Producer {
     connections: Arc<[Shared]>,
-    /// Appends under way.
     under_way: Arc<AtomicUsize>,
     /// For each partition what is known to have been given out.
-    known: Arc<[Mutex<Known>]>,
+    known: Arc<[Mutex<KnownSequences>]>,
     keys: Keys,
     limits: AppendLimits,
     authority: Option<Authority>,
@@ -110,7 +103,7 @@ impl Producer {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             let purpose = Purpose::Append { deadline: limits.deadline };
-            connections.push(streams.connect_shared(purpose).await?);
+            connections.push(streams.shared_for(purpose).await?);
         }
         Ok(Self {
             connections: connections.into(),
@@ -170,7 +163,6 @@ impl Producer {
         Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?)
     }
 
-    /// Appends payments of one partition in order.
     async fn append_hand(&self, partition: u16, hand: &[&Arrival]) -> Vec<Result<Appended, Error>> {
         let shared = &self.connections[usize::from(partition) % CONNECTIONS];
         let mut results = Vec::with_capacity(hand.len());
@@ -182,14 +174,13 @@ impl Producer {
                 Err(error) => results.push(Err(error)),
             }
             if let Some(Err(error)) = results.last() {
-                let refused = error.again();
-                results.resize_with(hand.len(), || Err(refused.again()));
+                results.resize(hand.len(), Err(error.clone()));
             }
             if results.len() >= hand.len() {
                 break;
             }
         }
-        results.resize_with(hand.len(), || Err(Error::Deadline(self.limits.deadline)));
+        results.resize(hand.len(), Err(Error::Deadline(self.limits.deadline)));
         results
     }
 
@@ -204,9 +195,9 @@ impl Producer {
         let doubt = AtomicBool::new(false);
         let attempt = || async {
             let (server, reply) = self.give(shared, partition, chunk).await?;
-            let appended = reply
-                .map_err(Error::from)
-                .and_then(|reply| read_appended(reply, partition, chunk.len()));
+            let appended = reply.map_err(Error::from).and_then(|reply| {
+                read_appended(redis::from_redis_value(reply)?, partition, chunk.len())
+            });
             match appended {
                 Err(error) => {
                     doubt.fetch_or(error.is_outage(), Ordering::Relaxed);
@@ -244,10 +235,9 @@ impl Producer {
         Ok((line.server, reply))
     }
 
-    /// Runs the append script.
     async fn try_append(
         &self,
-        mut line: Line,
+        mut line: ServerLine,
         partition: u16,
         chunk: &[&Arrival],
     ) -> RedisResult<Value> {
@@ -265,7 +255,7 @@ impl Producer {
 
     /// Before anything else is given to a server: is what is known to have been
     /// given out part of its history?
-    async fn verify(&self, line: &mut Line, partition: u16) -> RedisResult<()> {
+    async fn verify(&self, line: &mut ServerLine, partition: u16) -> RedisResult<()> {
         let asked = self.known(partition).clone();
         if let Some(authority) = &self.authority {
             authority.confirm(&line.server).await?;
@@ -284,7 +274,6 @@ impl Producer {
         Ok(())
     }
 
-    /// Repeats an attempt while Redis is away, until the deadline.
     async fn insist<T, F, A>(&self, attempt: F) -> Result<T, Error>
     where
         F: FnMut() -> A,
@@ -300,7 +289,6 @@ impl Producer {
         timeout(deadline, insisting).await.unwrap_or(Err(Error::Deadline(deadline)))
     }
 
-    /// Remembers how far the stream is known to have come.
     fn note(&self, partition: u16, appended: &[Result<Appended, Error>], server: &Arc<Server>) {
         let accepted = appended.iter().rev().find_map(|result| match result {
             Ok(Appended::Accepted(place)) => Some(place.sequence),
@@ -311,11 +299,11 @@ impl Producer {
         }
     }
 
-    fn known(&self, partition: u16) -> MutexGuard<'_, Known> {
+    fn known(&self, partition: u16) -> MutexGuard<'_, KnownSequences> {
         self.known[usize::from(partition)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self, partition: u16, chunk: &[&Arrival], known: &Known) -> Cmd {
+    fn command(&self, partition: u16, chunk: &[&Arrival], known: &KnownSequences) -> Cmd {
         let mut keys = Vec::with_capacity(5 + chunk.len());
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
@@ -346,7 +334,6 @@ impl Producer {
     }
 }
 
-/// One append under way.
 struct UnderWay(Arc<AtomicUsize>);
 
 impl Drop for UnderWay {
@@ -375,19 +362,16 @@ fn accept_our_own(appended: &mut [Result<Appended, Error>]) {
 /// One result for each payment: the script's list ends at the first refusal,
 /// and what follows it was not tried.
 fn read_appended(
-    reply: Value,
+    reply: Vec<String>,
     partition: u16,
     wanted: usize,
 ) -> Result<Vec<Result<Appended, Error>>, Error> {
-    const SHAPE: Error = Error::Shape("append");
-    let mut results = Vec::with_capacity(wanted);
-    for answer in replies::array(reply, "append")? {
-        results.push(read_one(replies::text(&answer, "append")?, partition));
-    }
+    let mut results: Vec<_> = reply.iter().map(|answer| read_one(answer, partition)).collect();
     if results.len() < wanted {
-        let Some(Err(refusal)) = results.last() else { return Err(SHAPE) };
-        let refusal = refusal.again();
-        results.resize_with(wanted, || Err(refusal.again()));
+        let Some(Err(refusal)) = results.last() else {
+            return Err(Error::Shape("append"));
+        };
+        results.resize(wanted, Err(refusal.clone()));
     }
     Ok(results)
 }
@@ -415,9 +399,8 @@ fn read_one(answer: &str, partition: u16) -> Result<Appended, Error> {
 mod tests {
     use super::*;
 
-    fn text(answers: &[&str]) -> Value {
-        let bulk = |answer: &&str| Value::BulkString(answer.as_bytes().to_vec());
-        Value::Array(answers.iter().map(bulk).collect())
+    fn text(answers: &[&str]) -> Vec<String> {
+        answers.iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -16,9 +16,8 @@ use redis::{
 };
 
 use super::{
-    CONNECT_TIMEOUT, Error, RESPONSE_TIMEOUT, Streams,
+    Error, safety,
     server::{self, Server},
-    upkeep,
 };
 
 /// How long an append waits for a reply, and never more than half of the time
@@ -28,62 +27,72 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What a connection is for.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for a reply. On purpose longer than a slow sync to disk,
+/// and never the client's default, which is shorter than a blocking read.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(response_timeout))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Payments: the server must keep what it acknowledges.
     Append {
-        /// How long an append may take in all.
         deadline: Duration,
     },
-    /// Anything else.
     Other,
 }
 
-/// The shared connection.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Place>);
+pub(super) struct Shared(Arc<Reconnecting>);
 
-struct Place {
+struct Reconnecting {
     client: Client,
     response_timeout: Duration,
     /// Refuses a server whose settings do not keep what it acknowledges.
     insists_on_safety: bool,
     name: String,
     /// The connection in use. Never locked across an await.
-    line: Mutex<Option<Line>>,
+    line: Mutex<Option<ServerLine>>,
     /// Held while connecting: when that failed last, and why.
     connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
 }
 
-/// A connection and the server at its other end.
 #[derive(Clone)]
-pub(super) struct Line {
+pub(super) struct ServerLine {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Server>,
-    /// When it was made.
     made_at: Instant,
     /// When the first command was sent that nothing has been heard since.
     unanswered: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Line {
+impl ServerLine {
     fn unanswered(&self) -> MutexGuard<'_, Option<Instant>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    pub(super) async fn connect(streams: &Streams, purpose: Purpose) -> Result<Self, Error> {
+    pub(super) async fn connect(
+        client: Client,
+        name: String,
+        purpose: Purpose,
+        insists_on_safety: bool,
+    ) -> Result<Self, Error> {
         let (response_timeout, appends) = match purpose {
             Purpose::Append { deadline } => (APPEND_TIMEOUT.min(deadline / 2), true),
             Purpose::Other => (RESPONSE_TIMEOUT, false),
         };
-        let place = Place {
-            client: streams.client.clone(),
+        let place = Reconnecting {
+            client,
             response_timeout,
-            insists_on_safety: appends && streams.insists_on_safety,
-            name: format!("{}:shared", streams.keys.prefix()),
+            insists_on_safety: appends && insists_on_safety,
+            name,
             line: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(None),
         };
@@ -93,7 +102,7 @@ impl Shared {
     }
 
     /// The connection to use now; a new one if the last was given up.
-    pub(super) async fn line(&self) -> RedisResult<Line> {
+    pub(super) async fn line(&self) -> RedisResult<ServerLine> {
         if let Some(line) = self.current() {
             return Ok(line);
         }
@@ -119,7 +128,7 @@ impl Shared {
     }
 
     /// Gives the connection up if this reply says that it is of no use any more.
-    fn judge<R: Reply>(&self, line: &Line, reply: &RedisResult<R>) {
+    fn judge<R: Reply>(&self, line: &ServerLine, reply: &RedisResult<R>) {
         let useless = match reply {
             Err(error) => is_over(error),
             Ok(reply) => reply.is_read_only(),
@@ -139,10 +148,9 @@ impl Shared {
         let _given_up = current.take_if(|line| line.made_at <= before);
     }
 
-    /// The reply to a command that is sent over this connection.
     pub(super) async fn ask<R: Reply>(
         &self,
-        line: &Line,
+        line: &ServerLine,
         asking: impl Future<Output = RedisResult<R>>,
     ) -> RedisResult<R> {
         line.unanswered().get_or_insert_with(Instant::now);
@@ -153,9 +161,9 @@ impl Shared {
         reply
     }
 
-    fn current(&self) -> Option<Line> {
+    fn current(&self) -> Option<ServerLine> {
         let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent = |line: &mut Line| {
+        let silent = |line: &mut ServerLine| {
             line.unanswered().is_some_and(|sent| sent.elapsed() >= self.0.response_timeout)
         };
         let _given_up = current.take_if(silent);
@@ -163,24 +171,21 @@ impl Shared {
     }
 }
 
-impl Place {
-    async fn open(&self) -> RedisResult<Line> {
+impl Reconnecting {
+    async fn open(&self) -> RedisResult<ServerLine> {
         let made_at = Instant::now();
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(self.response_timeout));
+        let config = connection_config(self.response_timeout);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).exec_async(&mut connection).await?;
         let server = Arc::new(server::primary(&mut connection).await?);
         if self.insists_on_safety {
-            upkeep::insist_on_safety(&mut connection).await?;
+            safety::insist_on_safety(&mut connection).await?;
         }
-        Ok(Line { connection, server, made_at, unanswered: Arc::default() })
+        Ok(ServerLine { connection, server, made_at, unanswered: Arc::default() })
     }
 }
 
-/// Whether the connection is of no use any more.
 fn is_over(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()

@@ -4,19 +4,14 @@
 
 use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
-use super::{Error, GROUP, Keys, replies, scripts};
+use super::{Error, GROUP, Keys, scripts};
 use crate::domain::StreamId;
 
-/// Where one group stands on one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Which partition,
     pub partition: u16,
-    /// and which group.
     pub group: String,
-    /// Entries the group has not been handed yet.
     pub lag: i64,
-    /// Entries handed out and not acknowledged.
     pub pending: i64,
     /// The first entry it has not acknowledged.
     pub oldest_waiting: Option<StreamId>,
@@ -25,14 +20,10 @@ pub struct Standing {
     pub floor: StreamId,
 }
 
-/// Where a group stands on one partition, for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The last entry that was handed out.
     pub last_id: StreamId,
-    /// Entries not handed out yet.
     pub lag: i64,
-    /// Entries handed out and not acknowledged.
     pub pending: i64,
 }
 
@@ -43,13 +34,12 @@ pub(super) fn command(stream: String, group: Option<&str>) -> Cmd {
     command
 }
 
-/// Our group on every partition.
 pub(super) async fn ours(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
 ) -> Result<Vec<Standing>, Error> {
     let found = ask(keys, connection, Some(GROUP)).await?;
-    let ours = |(partition, groups): (u16, Vec<Found>)| {
+    let ours = |(partition, groups): (u16, Vec<GroupState>)| {
         let ours = groups.into_iter().next().ok_or_else(|| group_missing(keys, partition))?;
         Ok(ours.standing(partition))
     };
@@ -94,7 +84,6 @@ pub(super) async fn left(
     Ok(left)
 }
 
-/// Every group on every partition.
 pub(super) async fn all(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -102,7 +91,6 @@ pub(super) async fn all(
     Ok(on_each(keys, connection).await?.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// Every group, partition by partition.
 pub(super) async fn on_each(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -132,12 +120,11 @@ async fn ask(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
     group: Option<&str>,
-) -> Result<Vec<(u16, Vec<Found>)>, Error> {
+) -> Result<Vec<(u16, Vec<GroupState>)>, Error> {
     let answers = (0..keys.partitions).zip(run(keys, connection, group).await?);
     answers.map(|(partition, reply)| Ok((partition, read(reply)?))).collect()
 }
 
-/// Runs the script on every stream.
 async fn run(
     keys: &Keys,
     connection: &mut impl ConnectionLike,
@@ -153,15 +140,14 @@ async fn run(
     Ok(replies.into_iter().skip(1).collect())
 }
 
-/// One group, as the script answers.
-struct Found {
+struct GroupState {
     group: String,
     position: Position,
     first_pending: Option<StreamId>,
     next: Option<StreamId>,
 }
 
-impl Found {
+impl GroupState {
     fn standing(self, partition: u16) -> Standing {
         let Self { group, position: Position { last_id, lag, pending }, first_pending, next } =
             self;
@@ -176,24 +162,16 @@ impl Found {
     }
 }
 
-fn read(reply: RedisResult<Value>) -> Result<Vec<Found>, Error> {
-    const WHAT: &str = "standing";
-    let id = |value: &Value| match replies::text(value, WHAT)? {
-        "" => Ok(None),
-        _ => replies::parsed(value, WHAT).map(Some),
+/// Group, last id, lag, pending, first pending, next; an id is empty where there is none.
+type Row = (String, StreamId, i64, i64, String, String);
+
+fn read(reply: RedisResult<Value>) -> Result<Vec<GroupState>, Error> {
+    let rows: Vec<Row> = redis::from_redis_value(reply?)?;
+    let found = |(group, last_id, lag, pending, first_pending, next): Row| GroupState {
+        group,
+        position: Position { last_id, lag, pending },
+        first_pending: first_pending.parse().ok(),
+        next: next.parse().ok(),
     };
-    let found = |group: Value| {
-        let group = replies::array(group, WHAT)?;
-        let [name, last_id, lag, pending, first_pending, next] = group.as_slice() else {
-            return Err(Error::Shape(WHAT));
-        };
-        let position = Position {
-            last_id: replies::parsed(last_id, WHAT)?,
-            lag: replies::integer(lag, WHAT)?,
-            pending: replies::integer(pending, WHAT)?,
-        };
-        let group = replies::text(name, WHAT)?.to_owned();
-        Ok(Found { group, position, first_pending: id(first_pending)?, next: id(next)? })
-    };
-    replies::array(reply?, WHAT)?.into_iter().map(found).collect()
+    Ok(rows.into_iter().map(found).collect())
 }

@@ -1,13 +1,17 @@
-//! Where a partition stands in Redis, and how it is closed and opened again
-//! when its state is lost. Never decides that it is lost: the ledger knows how
-//! far the partition has come.
+//! Where a partition stands in Redis, how it is closed and opened again when its state
+//! is lost, and how a group that is ahead of the ledger is found. Never decides that
+//! something is lost: the ledger knows how far the partition has come.
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Consumer, Error, GROUP, History, Position, lineage::HOLE, replies, scripts, standing};
-use crate::domain::{Fence, StreamId};
+use super::{
+    Consumer, Error, GROUP, History, Position,
+    lineage::HOLE,
+    replies::{self, Entry},
+    scripts, standing, wire,
+};
+use crate::domain::{Delivery, Fence, StreamId};
 
-/// Where a partition stands in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
     /// Where our group stands; nothing when it, or the stream, is gone.
@@ -19,7 +23,6 @@ pub struct PartitionState {
     pub history: History,
 }
 
-/// What is left of a partition whose state is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remains {
     /// The last sequence that its counter says was given out.
@@ -46,8 +49,16 @@ pub struct Reopening {
     pub lost: Option<(i64, i64)>,
 }
 
+/// What is kept of a partition after the last entry that the ledger knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Nothing,
+    /// Entries from this sequence on; nothing when the first has none that can
+    /// be read.
+    From(Option<i64>),
+}
+
 impl Consumer {
-    /// Where each claimed partition stands.
     pub async fn states(&mut self, fences: &[Fence]) -> Result<Vec<PartitionState>, Error> {
         let mut pipeline = Pipeline::with_capacity(1 + 2 * fences.len());
         scripts::STANDING.load_in(&mut pipeline);
@@ -66,16 +77,18 @@ impl Consumer {
             let (Some(standing), Some(values)) = (replies.next(), replies.next()) else {
                 return Err(Error::Shape("standing"));
             };
-            let values = replies::array(values?, "MGET")?;
-            let [counter, lineage, lost] = values.as_slice() else {
-                return Err(Error::Shape("MGET"));
-            };
+            let (counter, lineage, lost): (Option<String>, Option<String>, Option<String>) =
+                redis::from_redis_value(values?)?;
             let position = match standing::our_position(&self.keys, fence.partition, standing) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };
-            let history = History::read(lineage, lost);
-            states.push(PartitionState { position, sequence: counted(counter)?, history });
+            let history = History::read(lineage.as_deref(), lost.as_deref());
+            states.push(PartitionState {
+                position,
+                sequence: counted(counter.as_deref()),
+                history,
+            });
         }
         Ok(states)
     }
@@ -83,8 +96,8 @@ impl Consumer {
     /// The highest sequence that an entry of a partition may have: what its counter
     /// has given out, closed or not. Where that is lost, or has gone back, no more was
     /// given out unseen than sequences jump.
-    pub(super) fn given_out(&mut self, partition: u16, counter: &Value) -> i64 {
-        let text = replies::text(counter, "a counter").unwrap_or_default();
+    pub(super) fn given_out(&mut self, partition: u16, counter: Option<&str>) -> i64 {
+        let text = counter.unwrap_or_default();
         let (gate, number) = text.split_once(':').unwrap_or(("", text));
         let number = number.parse::<i64>().ok();
         let seen = self.counted.entry(partition).or_default();
@@ -96,7 +109,6 @@ impl Consumer {
     /// Closes a partition whose state is lost: nothing is appended to it until
     /// [`Consumer::reopen`]. Says what is left of it.
     pub async fn close(&mut self, fence: Fence) -> Result<Remains, Error> {
-        const WHAT: &str = "close";
         let keys = [
             self.keys.stream(fence.partition),
             self.keys.owner(fence.partition),
@@ -105,19 +117,10 @@ impl Consumer {
         let mut command = scripts::CLOSE.on(&keys);
         let seen = self.counted.get(&fence.partition).copied().unwrap_or_default();
         command.arg(&self.worker).arg(fence.epoch).arg(seen).arg(HOLE);
-        let reply: Value = command.query_async(&mut self.reader).await?;
-        let reply = replies::array(reply, WHAT)?;
-        let [counted, last_sequence, last_id] = reply.as_slice() else {
-            return Err(Error::Shape(WHAT));
-        };
-        Ok(Remains {
-            counted: replies::parsed(counted, WHAT)?,
-            last_sequence: replies::parsed(last_sequence, WHAT)?,
-            last_id: replies::parsed(last_id, WHAT)?,
-        })
+        let (counted, last_sequence, last_id) = command.query_async(&mut self.reader).await?;
+        Ok(Remains { counted, last_sequence, last_id })
     }
 
-    /// Opens the partition again.
     pub async fn reopen(
         &mut self,
         fence: Fence,
@@ -134,7 +137,7 @@ impl Consumer {
             self.keys.lineage(fence.partition),
         ];
         let mut command = scripts::REOPEN.on(&keys);
-        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(cursor.to_string());
+        command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(cursor);
         command.arg(if sets_back {
             "back"
         } else if raises {
@@ -149,15 +152,98 @@ impl Consumer {
         }
         Ok(command.exec_async(&mut self.reader).await?)
     }
+
+    /// Whether our group, which was handed entries up to `last_id`, has
+    /// acknowledged one after `known`, which comes before; then, what is still
+    /// there after `known`.
+    pub async fn passed(
+        &mut self,
+        fence: Fence,
+        known: StreamId,
+        last_id: StreamId,
+    ) -> Result<Option<Kept>, Error> {
+        let mut command = scripts::PASSED.on(&[self.keys.stream(fence.partition)]);
+        command.arg(GROUP).arg(known).arg(last_id);
+        let (passed, first): (i64, String) = command.query_async(&mut self.reader).await?;
+        Ok((passed != 0).then(|| match &*first {
+            "" => Kept::Nothing,
+            sequence => Kept::From(sequence.parse().ok()),
+        }))
+    }
+
+    /// The sequence of the first entry that the stream keeps after this one, and its
+    /// payment, as far as they can be read.
+    pub async fn first_after(
+        &mut self,
+        partition: u16,
+        id: StreamId,
+    ) -> Result<Option<(i64, Option<Delivery>)>, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream(partition)).arg(format!("({id}")).arg("+");
+        let mut first: Vec<Entry> =
+            command.arg("COUNT").arg(1).query_async(&mut self.reader).await?;
+        let Some(Entry { id, fields: Some(fields) }) = first.pop() else { return Ok(None) };
+        let Some(sequence) = wire::sequence_of(&fields) else { return Ok(None) };
+        let delivery = wire::decode(&self.keys, (partition, sequence), id, fields).ok();
+        Ok(Some((sequence, delivery)))
+    }
+
+    /// Whether the stream keeps an entry between these two.
+    pub async fn has_between(
+        &self,
+        partition: u16,
+        after: StreamId,
+        before: StreamId,
+    ) -> Result<bool, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.stream(partition)).arg(format!("({after}")).arg(format!("({before}"));
+        command.arg("COUNT").arg(1);
+        let entries: Vec<Value> = command.query_async(&mut self.reader.clone()).await?;
+        Ok(!entries.is_empty())
+    }
+
+    /// The sequence of the last entry up to this one, if it has one.
+    pub async fn sequence_up_to(
+        &mut self,
+        partition: u16,
+        id: StreamId,
+    ) -> Result<Option<i64>, Error> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(self.keys.stream(partition)).arg(id).arg("-").arg("COUNT").arg(1);
+        let last: Vec<Entry> = command.query_async(&mut self.reader).await?;
+        Ok(replies::last_sequence(&last))
+    }
+
+    /// Lets the streams of these partitions give out no id below the one beside
+    /// them, nor that: a server before this one, whose clock was ahead, gave it out.
+    pub async fn raise_ids(&mut self, reached: &[(u16, StreamId)]) -> Result<(), Error> {
+        if reached.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::with_capacity(reached.len());
+        for (partition, id) in reached {
+            let mut command = scripts::RAISE_IDS.on(&[self.keys.stream(*partition)]);
+            command.arg(id);
+            pipeline.add_command(command);
+        }
+        Ok(pipeline.exec_async(&mut self.reader).await?)
+    }
+
+    /// The epoch of each claimed partition as Redis was last told.
+    pub async fn epochs(&mut self, fences: &[Fence]) -> Result<Vec<i64>, Error> {
+        let mut pipeline = Pipeline::with_capacity(fences.len());
+        for fence in fences {
+            pipeline.cmd("HGET").arg(self.keys.owner(fence.partition)).arg("epoch");
+        }
+        let epochs: Vec<Option<i64>> = pipeline.query_async(&mut self.reader).await?;
+        Ok(epochs.into_iter().map(Option::unwrap_or_default).collect())
+    }
 }
 
 /// A counter: a number, or one behind the reason for which it is closed. One
 /// that is closed because it is lost counts nothing.
-fn counted(reply: &Value) -> Result<Option<i64>, Error> {
-    if *reply == Value::Nil {
-        return Ok(Some(0));
-    }
-    let text = replies::text(reply, "a counter")?;
+fn counted(counter: Option<&str>) -> Option<i64> {
+    let Some(text) = counter else { return Some(0) };
     let (reason, number) = text.split_once(':').unwrap_or(("", text));
-    Ok(number.parse().ok().filter(|_| reason != "lost"))
+    number.parse().ok().filter(|_| reason != "lost")
 }

@@ -1,23 +1,18 @@
 //! What keeps the streams in order: provisioning, safety checks, depths,
 //! trimming. Never removes an entry that a group has not acknowledged.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
+use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, Streams, Unsafe, replies, scripts, server,
-    shared::{Purpose, Shared},
-    standing,
+    Error, GROUP, Keys, Standing, replies::Entry, scripts, server, shared::Shared, standing,
 };
 use crate::domain::{Reference, StreamId};
 
-/// Settings under which Redis keeps what it acknowledges. During a rewrite of
-/// its file, `no-appendfsync-on-rewrite` would not sync at all.
-const KEEPING: [(&str, &str); 3] =
-    [("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no"), ("appendonly", "yes")];
-
-/// How much is in one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
     pub partition: u16,
@@ -25,37 +20,29 @@ pub struct Depth {
     pub length: i64,
     /// Entries our group has not been handed yet.
     pub lag: i64,
-    /// Entries handed out and not acknowledged.
     pub pending: i64,
     /// The first entry that our group has not acknowledged.
     pub oldest_waiting: Option<StreamId>,
 }
 
-/// What was ever in the streams, and what still is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Entries ever appended. Falls when a stream was lost and begun again.
     pub appended: i64,
-    /// The oldest entry that is still there.
     pub oldest: Option<StreamId>,
 }
 
-/// Memory of Redis, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RedisMemory {
-    /// In use.
     pub used: u64,
     /// What it may use; 0 is no limit.
     pub limit: u64,
 }
 
-/// What came of trimming one stream.
 #[derive(Debug)]
 pub struct Trim {
     pub partition: u16,
-    /// Entries that went.
     pub removed: i64,
-    /// The newest id of the stream.
     pub newest: StreamId,
     /// Registered groups that are missing on it: then nothing went.
     pub missing: Vec<String>,
@@ -63,43 +50,31 @@ pub struct Trim {
     pub unregistered: Vec<String>,
 }
 
-/// Depths, trimming and health, over one shared connection.
 #[derive(Clone)]
 pub struct Upkeep {
-    connection: Shared,
-    keys: Keys,
+    pub(super) connection: Shared,
+    pub(super) keys: Keys,
 }
 
 impl Upkeep {
-    pub(super) async fn connect(streams: &Streams) -> Result<Self, Error> {
-        let connection = streams.connect_shared(Purpose::Other).await?;
-        Ok(Self { connection, keys: streams.keys.clone() })
-    }
-
-    /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), Error> {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
 
     /// What was ever appended, and what is still kept, all partitions together.
     pub async fn contents(&self) -> Result<Contents, Error> {
-        const WHAT: &str = "XINFO STREAM";
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             pipeline.cmd("XINFO").arg("STREAM").arg(self.keys.stream(partition));
         }
-        let replies: Vec<Value> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let streams: Vec<HashMap<String, Value>> =
+            pipeline.query_async(&mut self.connection.clone()).await?;
         let mut contents = Contents::default();
-        for reply in replies {
-            let fields = replies::array(reply, WHAT)?;
-            let field = |name| replies::pick(&fields, name).ok_or(Error::Shape(WHAT));
-            contents.appended += replies::integer(field("entries-added")?, WHAT)?;
-            let first: Option<StreamId> = if let Value::Array(entry) = field("first-entry")? {
-                let id = entry.first().ok_or(Error::Shape(WHAT))?;
-                Some(replies::parsed(id, WHAT)?)
-            } else {
-                None
-            };
+        for mut fields in streams {
+            let mut field = |name| fields.remove(name).ok_or(Error::Shape("XINFO STREAM"));
+            contents.appended += i64::from_redis_value(field("entries-added")?)?;
+            let first: Option<Entry> = redis::from_redis_value(field("first-entry")?)?;
+            let first = first.map(|entry| entry.id);
             contents.oldest = contents.oldest.into_iter().chain(first).min();
         }
         Ok(contents)
@@ -122,7 +97,6 @@ impl Upkeep {
         Ok(script.ask(command.arg(entry), &mut self.connection.clone()).await?)
     }
 
-    /// Memory that Redis uses and may use.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
         let info = server::info(&mut self.connection.clone(), &["memory"]).await?;
         let number = |name: &str| info.get(name)?.parse().ok();
@@ -131,7 +105,6 @@ impl Upkeep {
         Ok(RedisMemory { used, limit })
     }
 
-    /// How much is in each partition, by our group.
     pub async fn depths(&self) -> Result<Vec<Depth>, Error> {
         let mut connection = self.connection.clone();
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
@@ -197,16 +170,13 @@ impl Upkeep {
             let aged = aged.get(usize::from(partition)).copied().unwrap_or_default();
             let reached = reached.get(&partition).copied().unwrap_or_default();
             command.arg(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
-            command.arg(aged.to_string()).arg(reached.to_string()).arg(GROUP).arg(groups);
+            command.arg(aged).arg(reached).arg(GROUP).arg(groups);
             pipeline.add_command(command);
         }
         pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
         let trim = |(partition, reply): (u16, RedisResult<Value>)| {
-            const SHAPE: Error = Error::Shape("trim");
-            let (removed, newest, missing, unregistered): (_, String, _, _) =
-                redis::from_redis_value(reply?).map_err(|_| SHAPE)?;
-            let newest = newest.parse().map_err(|_| SHAPE)?;
+            let (removed, newest, missing, unregistered) = redis::from_redis_value(reply?)?;
             Ok(Trim { partition, removed, newest, missing, unregistered })
         };
         Ok((0..self.keys.partitions).zip(replies).map(trim).collect())
@@ -229,56 +199,4 @@ pub(super) async fn create_groups(
         }
     }
     Ok(())
-}
-
-pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Result<Unsafe, Error> {
-    let mut found = Unsafe { replica: server::replica(connection).await?, ..Unsafe::default() };
-    match setting(connection, "maxmemory-policy").await? {
-        Some(policy) if policy == "noeviction" => {}
-        Some(policy) => {
-            found.evicts = Some(format!(
-                "maxmemory-policy is {policy}: Redis would throw payments away when its memory is \
-                 full. Set it to noeviction"
-            ));
-        }
-        None => {
-            found.loses = Some(
-                "CONFIG GET is refused, so it cannot be seen whether this Redis keeps its data \
-                 safe. Allow it for this user"
-                    .to_owned(),
-            );
-            return Ok(found);
-        }
-    }
-    for (name, wanted) in KEEPING {
-        let value = setting(connection, name).await?.unwrap_or_default();
-        if value != wanted {
-            found.loses = Some(format!(
-                "{name} is {value}: a payment answered with 202 could be lost when Redis or its \
-                 machine stops. Set it to {wanted}"
-            ));
-        }
-    }
-    Ok(found)
-}
-
-/// Refuses a server whose settings do not keep what it acknowledges.
-pub(super) async fn insist_on_safety(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    let found = unsafe_settings(connection).await;
-    let found = found.map_err(|error| server::unfit(error.to_string()))?;
-    found.replica.or(found.evicts).or(found.loses).map_or(Ok(()), |why| Err(server::unfit(why)))
-}
-
-/// One setting; nothing when this user may not ask.
-pub(super) async fn setting(
-    connection: &mut impl ConnectionLike,
-    name: &str,
-) -> Result<Option<String>, Error> {
-    let mut command = redis::cmd("CONFIG");
-    command.arg("GET").arg(name);
-    match command.query_async::<Vec<String>>(connection).await {
-        Ok(pair) => Ok(pair.into_iter().nth(1)),
-        Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use redis::Pipeline;
 
-use super::{Error, GROUP, Standing, Streams, Unsafe, server, standing, upkeep};
+use super::{Error, GROUP, Standing, Streams, Unsafe, safety, server, standing};
 
 /// How often the way there is measured; the quickest counts.
 const PINGS: usize = 3;
@@ -69,8 +69,8 @@ impl Streams {
             latency,
             now: now.ok_or(Error::Shape("TIME"))?,
             info: server::info(&mut connection, &[]).await?,
-            unsafe_settings: upkeep::unsafe_settings(&mut connection).await?,
-            directory: upkeep::setting(&mut connection, "dir").await?,
+            unsafe_settings: safety::unsafe_settings(&mut connection).await?,
+            directory: safety::setting(&mut connection, "dir").await?,
         })
     }
 

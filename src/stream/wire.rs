@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::Keys;
 use crate::{
     domain::{
-        Amount, CustomerId, Delivery, Payment, PaymentStatus, Reference, StreamId, TraceId,
+        Amount, CustomerId, DeadEntry, Delivery, Payment, PaymentStatus, Reference, StreamId,
         parse_date,
     },
     telemetry::traceparent::{self, TRACEPARENT},
@@ -39,31 +39,6 @@ struct PaymentV1<'a> {
 
 /// One entry's fields as Redis gave them.
 pub(super) type Fields = Vec<(String, Vec<u8>)>;
-
-/// An entry that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    pub partition: u16,
-    pub stream_id: StreamId,
-    /// Its sequence, if that much could be read.
-    pub sequence: Option<i64>,
-    pub reference: Option<String>,
-    /// What else could be read.
-    pub parts: Box<Parts>,
-    /// What is wrong with it, as a sentence.
-    pub reason: String,
-    /// Its fields, as text where they are text.
-    pub fields: Vec<(String, String)>,
-}
-
-/// Parts of an entry that could not be read as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parts {
-    pub customer: Option<CustomerId>,
-    pub amount: Option<Amount>,
-    /// The trace that brought it.
-    pub trace_id: Option<TraceId>,
-}
 
 pub(super) fn encode(payment: &Payment) -> String {
     let v1 = PaymentV1 {
@@ -95,7 +70,7 @@ pub(super) fn decode(
     (partition, given_out): (u16, i64),
     stream_id: StreamId,
     fields: Fields,
-) -> Result<Delivery, Unreadable> {
+) -> Result<Delivery, Box<DeadEntry>> {
     let of_this_partition =
         |delivery: Delivery| match keys.partition_of(&delivery.payment.customer) == partition {
             true => Ok(delivery),
@@ -107,29 +82,28 @@ pub(super) fn decode(
     };
     let delivery = read(partition, stream_id, |name| field(&fields, name));
     delivery.and_then(was_given_out).and_then(of_this_partition).map_err(|reason| {
-        let (reference, mut parts) = field(&fields, "payment").map(parts_of).unwrap_or_default();
-        parts.trace_id =
-            field(&fields, TRACEPARENT).and_then(traceparent::parse).map(|trace| trace.trace_id);
-        Unreadable {
+        let payment = field(&fields, "payment").and_then(|json| serde_json::from_str(json).ok());
+        let payment: serde_json::Value = payment.unwrap_or_default();
+        let part = |name: &str| payment.get(name).and_then(serde_json::Value::as_str);
+        let reference = part("transaction_reference").and_then(|text| Reference::parse(text).ok());
+        let trace = field(&fields, TRACEPARENT).and_then(traceparent::parse);
+        let text = |value| String::from_utf8_lossy(value).into_owned();
+        Box::new(DeadEntry {
             partition,
             stream_id,
             sequence: sequence_of(&fields).filter(|sequence| *sequence <= given_out),
-            reference,
-            parts: Box::new(parts),
+            reference: reference.map(|reference| reference.as_str().to_owned()),
+            customer: part("customer_id").and_then(|text| CustomerId::parse(text).ok()),
+            amount: part("transaction_amount").and_then(|text| Amount::parse(text).ok()),
+            trace_id: trace.map(|trace| trace.trace_id),
             reason,
-            fields: fields
-                .into_iter()
-                .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
-                .collect(),
-        }
+            fields: fields.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+        })
     })
 }
 
 /// Reads an entry that was kept beside the stream, whatever partition it was
 /// in: its customer may belong to another since the topology was changed.
-///
-/// # Errors
-/// What is wrong with it, as a sentence.
 pub fn read_fields(
     partition: u16,
     stream_id: StreamId,
@@ -151,11 +125,11 @@ fn read<'a>(
     match text("v") {
         Some(VERSION) => {}
         Some(other) => return Err(format!("version {other} is not known to this release")),
-        None => return Err("it has no version".to_owned()),
+        None => return Err("the entry has no field v".to_owned()),
     }
     let sequence = text("seq").and_then(read_sequence);
     let sequence = sequence.ok_or("its sequence is missing or not a number from 1 to 2^53 - 1")?;
-    let payment = decode_payment(text("payment").ok_or("it has no payment")?)?;
+    let payment = decode_payment(text("payment").ok_or("the entry has no field payment")?)?;
     let received_at = text("received_at").and_then(|text| text.parse().ok());
     let received_at = received_at
         .and_then(DateTime::<Utc>::from_timestamp_millis)
@@ -192,7 +166,6 @@ pub(super) fn sequence_of(fields: &Fields) -> Option<i64> {
     field(fields, "seq").and_then(read_sequence)
 }
 
-/// The reference alone, without reading the rest of the entry.
 pub(super) fn reference_of(fields: &Fields) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -201,20 +174,6 @@ pub(super) fn reference_of(fields: &Fields) -> Option<Cow<'_, str>> {
     }
     let named: Named<'_> = serde_json::from_str(field(fields, "payment")?).ok()?;
     Some(named.transaction_reference)
-}
-
-/// The reference and what else can be read of a payment that is otherwise
-/// unreadable.
-fn parts_of(json: &str) -> (Option<String>, Parts) {
-    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
-    let reference = text("transaction_reference").map(Reference::parse);
-    let parts = Parts {
-        customer: text("customer_id").and_then(|text| CustomerId::parse(text).ok()),
-        amount: text("transaction_amount").and_then(|text| Amount::parse(text).ok()),
-        trace_id: None,
-    };
-    (reference.and_then(Result::ok).map(|found| found.as_str().to_owned()), parts)
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
@@ -241,7 +200,7 @@ mod tests {
             .collect()
     }
 
-    fn decode_line(line: &str) -> Result<Delivery, Unreadable> {
+    fn decode_line(line: &str) -> Result<Delivery, Box<DeadEntry>> {
         decode(&keys(), (0, 7), StreamId { milliseconds: 5, number: 1 }, fields(line))
     }
 
@@ -302,7 +261,7 @@ mod tests {
         );
         check_unreadable(&good.replace("GIG00001", "GIG 00001"), "customer_id");
         check_unreadable(&good.replace("{", "["), "payment is not as it should be");
-        check_unreadable("hello\tworld", "no version");
+        check_unreadable("hello\tworld", "no field v");
     }
 
     #[test]
@@ -316,10 +275,9 @@ mod tests {
         assert!(unreadable.reason.contains("does not belong"), "{}", unreadable.reason);
         assert_eq!(unreadable.reference.as_deref(), Some("VPAY25110713542114478761522000"));
         assert_eq!(unreadable.sequence, Some(7));
-        let parts = &unreadable.parts;
-        assert_eq!(parts.customer, Some(customer));
-        assert_eq!(parts.amount.unwrap().to_string(), "10000.00");
-        assert_eq!(parts.trace_id.unwrap().to_string(), TRACE);
+        assert_eq!(unreadable.customer, Some(customer));
+        assert_eq!(unreadable.amount.unwrap().to_string(), "10000.00");
+        assert_eq!(unreadable.trace_id.unwrap().to_string(), TRACE);
         // Kept beside the stream it is read all the same.
         let read = read_fields(wrong, StreamId::default(), &unreadable.fields).unwrap();
         assert_eq!((read.sequence, read.partition), (7, wrong));

@@ -68,7 +68,7 @@ impl Meters {
             stream_duration: histogram(&catalog::STREAM_DURATION),
             consumed: counter(&catalog::CONSUMED),
             process_duration: histogram(&catalog::PROCESS_DURATION),
-            processed: from_zero(&catalog::PROCESSED, words::OUTCOME, words::PROCESSED),
+            processed: from_zero(&catalog::PROCESSED, words::OUTCOME, &words::processed()),
             amount: plain(&catalog::AMOUNT),
             end_to_end: histogram(&catalog::END_TO_END),
             queue_wait: histogram(&catalog::QUEUE_WAIT),

@@ -2,6 +2,8 @@
 
 use opentelemetry::KeyValue;
 
+use crate::domain::PaymentState;
+
 pub(super) const METHOD: &str = "http.request.method";
 pub(super) const ROUTE: &str = "http.route";
 pub(super) const STATUS: &str = "http.response.status_code";
@@ -32,17 +34,10 @@ pub const POOL_STATE: &str = "db.client.connection.state";
 pub(super) const RECEIVED: &[&str] =
     &["accepted", "duplicate", "conflict", "invalid", "overloaded", "error"];
 /// and one that a worker is done with.
-pub(super) const PROCESSED: &[&str] = &[
-    "applied",
-    "recorded",
-    "rejected",
-    "suspense",
-    "parked",
-    "conflict",
-    "duplicate",
-    "redelivered",
-    "dead_lettered",
-];
+pub(super) fn processed() -> Vec<&'static str> {
+    let states = PaymentState::ALL.into_iter().filter(|state| state.is_a_workers());
+    states.map(PaymentState::as_str).collect()
+}
 /// Why something is done again.
 pub(super) const REASONS: &[&str] = &[
     "redis_outage",

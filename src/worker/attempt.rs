@@ -14,14 +14,17 @@
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::settle::{self, Error, GivenUp, Link};
+use super::{
+    error::Error,
+    settle::{self, Link},
+};
 use crate::{
-    domain::{Fence, StreamId},
-    ledger::Attempt,
-    stream::{Taken, TakenFrom},
+    config::WorkerConfig,
+    domain::{DeadEntry, Fence, StreamId},
+    ledger::{Attempt, Burial},
+    stream::{Taken, TakenFrom, fields_of},
 };
 
-/// Class of entries that could not be settled.
 const FAILED: &str = "settle_failed";
 /// Class of entries whose workers died while they were settled.
 const DIED: &str = "worker_died";
@@ -29,14 +32,6 @@ const DIED: &str = "worker_died";
 /// How often taking an attempt back is tried over one connection.
 const GIVE_BACK_MAX: usize = 3;
 
-/// When to give up, and what then.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    pub(super) attempts_max: u32,
-    pub(super) park_customer: bool,
-}
-
-/// What came of an attempt.
 pub(super) enum Attempted {
     /// The page is settled, or buried. What is left under suspicion.
     Done(Option<Attempt>),
@@ -51,17 +46,17 @@ pub(super) async fn settle_page(
     fence: Fence,
     page: TakenFrom,
     suspects: Option<&Attempt>,
-    rules: Rules,
+    config: &WorkerConfig,
 ) -> Result<Attempted, Error> {
     let (Some(first), Some(last)) = (page.taken.first(), page.taken.last()) else {
         return Ok(Attempted::Done(None));
     };
     match suspects.filter(|attempt| attempt.covers(first.id())) {
-        Some(attempt) => alone(link, fence, page, attempt, rules).await,
+        Some(attempt) => alone(link, fence, page, attempt, config).await,
         None => {
             let attempt = Attempt { first: first.id(), last: last.id(), attempts: 1, error: None };
             link.writer.note_attempt(fence, &attempt).await?;
-            let tried = together(link, fence, page, rules).await;
+            let tried = together(link, fence, page, config).await;
             if let Err(error) = &tried {
                 give_back(link, fence, None, error).await;
             }
@@ -70,12 +65,11 @@ pub(super) async fn settle_page(
     }
 }
 
-/// Settles the page, halving whatever fails.
 async fn together(
     link: &mut Link,
     fence: Fence,
     page: TakenFrom,
-    rules: Rules,
+    config: &WorkerConfig,
 ) -> Result<Attempted, Error> {
     let mut settled_to = None;
     let TakenFrom { taken, earlier, .. } = page;
@@ -90,7 +84,7 @@ async fn together(
                 pieces.extend([behind, piece]);
             }
             Err(error) if error.is_of_an_entry() => {
-                let tried = failed(link, fence, &piece, 1, &error, rules).await?;
+                let tried = failed(link, fence, &piece, 1, &error, config).await?;
                 let Attempted::Failed(attempt, _) = tried else {
                     settled_to = last_id;
                     continue;
@@ -109,12 +103,12 @@ async fn alone(
     fence: Fence,
     page: TakenFrom,
     attempt: &Attempt,
-    rules: Rules,
+    config: &WorkerConfig,
 ) -> Result<Attempted, Error> {
     let Some(id) = page.taken.first().map(Taken::id) else { return Ok(Attempted::Done(None)) };
     let left = || (id < attempt.last).then(|| attempt.clone());
-    if attempt.first == attempt.last && attempt.attempts >= rules.attempts_max {
-        give_up(link, fence, &page.taken, attempt, rules).await?;
+    if attempt.first == attempt.last && attempt.attempts >= config.attempts_max {
+        give_up(link, fence, &page.taken, attempt, config).await?;
         return Ok(Attempted::Done(left()));
     }
     // Those of a page were tried together: none of them was to blame.
@@ -125,7 +119,7 @@ async fn alone(
     match settle::settle(link, vec![(fence, page)]).await {
         Ok(()) => Ok(Attempted::Done(left())),
         Err(error) if error.is_of_an_entry() => {
-            failed(link, fence, &entry, attempts, &error, rules).await
+            failed(link, fence, &entry, attempts, &error, config).await
         }
         Err(error) => {
             give_back(link, fence, Some(attempt), &error).await;
@@ -167,12 +161,12 @@ async fn failed(
     entry: &[Taken],
     attempts: u32,
     error: &Error,
-    rules: Rules,
+    config: &WorkerConfig,
 ) -> Result<Attempted, Error> {
     let id = entry.first().map(Taken::id).unwrap_or_default();
     let attempt = Attempt { first: id, last: id, attempts, error: Some(error.sentence()) };
     link.writer.note_attempt(fence, &attempt).await?;
-    let Rules { attempts_max, .. } = rules;
+    let attempts_max = config.attempts_max;
     let trace_id = match entry.first() {
         Some(Taken::Delivery(delivery)) => delivery.trace_id().map(tracing::field::display),
         Some(Taken::Unreadable(_) | Taken::Deleted(..)) | None => None,
@@ -182,7 +176,7 @@ async fn failed(
     if attempts < attempts_max {
         return Ok(Attempted::Failed(attempt, None));
     }
-    give_up(link, fence, entry, &attempt, rules).await?;
+    give_up(link, fence, entry, &attempt, config).await?;
     Ok(Attempted::Done(None))
 }
 
@@ -191,7 +185,7 @@ async fn give_up(
     fence: Fence,
     entry: &[Taken],
     attempt: &Attempt,
-    rules: Rules,
+    config: &WorkerConfig,
 ) -> Result<(), Error> {
     let Some(Taken::Delivery(delivery)) = entry.first() else {
         // What cannot be read, or is gone, has nothing that could fail.
@@ -203,7 +197,17 @@ async fn give_up(
         Some(error) => (FAILED, error.clone()),
         None => (DIED, format!("the worker ended while settling it, {attempts} times")),
     };
-    let parks = rules.park_customer;
-    let given_up = GivenUp { code, reason, attempts: *attempts, parks };
-    settle::give_up(link, fence, delivery, &given_up).await
+    let entry = DeadEntry {
+        partition: fence.partition,
+        stream_id: delivery.stream_id,
+        sequence: Some(delivery.sequence),
+        reference: Some(delivery.payment.reference.as_str().to_owned()),
+        customer: Some(delivery.payment.customer.clone()),
+        amount: Some(delivery.payment.amount),
+        trace_id: delivery.trace_id(),
+        reason,
+        fields: fields_of(delivery),
+    };
+    let burial = Burial { entry, code, attempts: *attempts, parks: config.park_customer };
+    settle::give_up(link, fence, delivery, burial).await
 }

@@ -9,7 +9,6 @@ use crate::{
     stream::History,
 };
 
-/// How far a lane has come with a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Tells Redis whose it is now; nothing of it may be touched before.
@@ -20,7 +19,6 @@ pub(super) enum Phase {
     Taking { last_id: StreamId, full: bool },
 }
 
-/// A partition that a lane serves.
 pub(super) struct Held {
     pub(super) fence: Fence,
     pub(super) phase: Phase,

@@ -10,13 +10,11 @@ use tokio::{sync::watch, time::Instant};
 /// so well before anyone else may take its partitions.
 const TRUSTED: (u32, u32) = (7, 10);
 
-/// Renews the lease.
 pub(super) struct Keeper {
     lease: Duration,
     end: watch::Sender<Instant>,
 }
 
-/// Says whether the lease still holds.
 #[derive(Clone)]
 pub(super) struct Lease {
     end: watch::Receiver<Instant>,
@@ -29,7 +27,6 @@ pub(super) fn lease(lease: Duration) -> (Keeper, Lease) {
 }
 
 impl Keeper {
-    /// A beat that was sent at `sent` has been recorded.
     pub(super) fn renew(&self, sent: Instant) {
         let (part, whole) = TRUSTED;
         self.end.send_replace(sent + self.lease * part / whole);

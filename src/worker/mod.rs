@@ -6,11 +6,14 @@
 //! HTTP, SQL or Redis commands.
 
 mod assignment;
+mod batch_size;
+mod error;
 mod attempt;
 mod held;
 mod lane;
 mod lease;
 mod owner;
+mod process;
 mod recovery;
 mod rewind;
 mod reach;
@@ -18,45 +21,21 @@ mod settle;
 mod trim;
 mod watch;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{
-    circuit_breaker::CircuitBreaker, config::WorkerConfig, ledger::Ledger, progress::Board,
-    stream::Streams, telemetry::Signals,
-};
 use lane::Lane;
 use owner::Owner;
+pub use process::Worker;
 use trim::Trimmer;
-
-pub struct Worker {
-    /// Its name: unique, and the same after a restart.
-    pub id: String,
-    /// Tells this process from an earlier one of the same name.
-    pub incarnation: String,
-    pub config: WorkerConfig,
-    /// Of which generation of the topology its partitions are.
-    pub generation: i32,
-    /// Where payments come from.
-    pub streams: Streams,
-    /// Where they go.
-    pub ledger: Ledger,
-    /// Holds calls back while Redis is known to be away,
-    pub redis: Arc<CircuitBreaker>,
-    /// and while PostgreSQL is.
-    pub postgresql: Arc<CircuitBreaker>,
-    /// Where it says how it fares.
-    pub board: Arc<Board>,
-    /// Speaks of what it does.
-    pub signals: Signals,
-}
 
 /// Works until `stop`, then hands everything over.
 pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> {
+    let worker = Arc::new(worker);
     // Lanes go on while partitions are handed over.
     let stop_lanes = CancellationToken::new();
     let _stop_lanes_at_the_end = stop_lanes.clone().drop_guard();
@@ -91,9 +70,4 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
     owner.leave().await;
     info!(worker = worker.id, "worker left");
     Ok(())
-}
-
-/// Monotonic time, for the board.
-fn now() -> Instant {
-    Instant::now()
 }

@@ -20,37 +20,33 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Worker,
     assignment::assign,
     lane::{LaneEvent, Order},
     lease::Keeper,
+    process::Worker,
     reach::Reach,
 };
 use crate::{
     domain::Fence,
     ledger::{self, Grant, Ownership, RegistrySnapshot},
-    progress::Board,
-    telemetry::Signals,
 };
 
-/// Beats within one lease.
 const BEATS_PER_LEASE: u32 = 5;
-/// How often the registry is looked at,
+/// Interval between two looks at the registry.
 const LOOK: Duration = Duration::from_millis(500);
-/// and while a partition is on its way.
+/// The same interval while a partition is on its way.
 const LOOK_CLOSELY: Duration = Duration::from_millis(50);
 /// Messages of lanes that are heard at once.
 const EVENTS_MAX: usize = 256;
 /// How long a leaving worker serves on until others ask for its partitions.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
 
-/// How often a worker beats.
 pub(super) fn beat_interval(lease: Duration) -> Duration {
     lease / BEATS_PER_LEASE
 }
 
 /// A partition of ours, and the lane that serves it.
-struct Held {
+struct OwnedPartition {
     epoch: i64,
     lane: usize,
     /// Its lane was told to drop it.
@@ -58,50 +54,42 @@ struct Held {
 }
 
 pub(super) struct Owner {
-    worker: String,
+    worker: Arc<Worker>,
     ownership: Ownership,
     keeper: Keeper,
     reach: Reach,
-    signals: Signals,
-    beat_interval: Duration,
     joined: bool,
     /// Since when this worker has wanted to leave.
     leaving: Option<Instant>,
-    held: BTreeMap<u16, Held>,
-    board: Arc<Board>,
+    held: BTreeMap<u16, OwnedPartition>,
     lanes: Vec<mpsc::UnboundedSender<Order>>,
     /// Who lived at the last look. Nothing moves on a single look: a worker
     /// that misses a beat, or restarts, would move partitions twice.
     lived: Vec<String>,
-    /// A partition is on its way to us.
     expecting: bool,
 }
 
 impl Owner {
     pub(super) fn new(
-        worker: &Worker,
+        worker: &Arc<Worker>,
         keeper: Keeper,
         reach: Reach,
         lanes: Vec<mpsc::UnboundedSender<Order>>,
     ) -> Self {
-        let lease = worker.config.lease;
         Self {
-            worker: worker.id.clone(),
+            worker: Arc::clone(worker),
             ownership: worker.ledger.ownership(
                 &worker.id,
                 &worker.incarnation,
-                lease,
+                worker.config.lease,
                 worker.config.attempts_max,
                 worker.generation,
             ),
             keeper,
             reach,
-            signals: worker.signals.clone(),
-            beat_interval: beat_interval(lease),
             joined: false,
             leaving: None,
             held: BTreeMap::new(),
-            board: Arc::clone(&worker.board),
             lanes,
             lived: Vec::new(),
             expecting: false,
@@ -114,7 +102,7 @@ impl Owner {
         mut events: mpsc::UnboundedReceiver<LaneEvent>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut beats = interval(self.beat_interval);
+        let mut beats = interval(beat_interval(self.worker.config.lease));
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_look = Instant::now();
         let mut heard = Vec::new();
@@ -136,7 +124,7 @@ impl Owner {
                     next_look = Instant::now() + if closely { LOOK_CLOSELY } else { LOOK };
                 }
             }
-            self.board.serves(self.held.keys().copied());
+            self.worker.board.serves(self.held.keys().copied());
         }
         Ok(())
     }
@@ -159,10 +147,10 @@ impl Owner {
         let sent = Instant::now();
         if !self.joined {
             if let Err(error) = self.ownership.join().await {
-                warn!(%error, "could not join the workers; trying again");
+                warn!(%error, "could not register the worker; retrying");
                 return Ok(());
             }
-            info!(worker = self.worker, "worker joined");
+            info!(worker = self.worker.id, "worker joined");
             self.joined = true;
             self.keeper.renew(sent);
             return Ok(());
@@ -173,9 +161,9 @@ impl Owner {
             Ok(false) => bail!(
                 "another process runs as worker {0}: give each its own PAYSTREAM_WORKER_ID; this \
                  older one stops",
-                self.worker
+                self.worker.id
             ),
-            Err(error) => warn!(%error, "could not beat; trying again"),
+            Err(error) => warn!(%error, "heartbeat failed; retrying"),
         }
         Ok(())
     }
@@ -196,7 +184,7 @@ impl Owner {
             if matches!(error, ledger::Error::Outage(_)) {
                 debug!(cause, "could not move partitions: {error}");
             } else {
-                warn!(cause, %error, "could not move partitions; trying again");
+                warn!(cause, %error, "could not move partitions; retrying");
             }
         }
     }
@@ -205,7 +193,7 @@ impl Owner {
         let staying = snapshot.workers.iter().filter(|worker| !worker.leaving);
         let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
         // A worker that is alone has nobody to wait for.
-        let alone = staying == [self.worker.as_str()];
+        let alone = staying == [self.worker.id.as_str()];
         if self.lived != staying && !alone {
             self.lived = staying.into_iter().map(str::to_owned).collect();
             return Ok(());
@@ -215,7 +203,8 @@ impl Owner {
             self.expecting = false;
             return Ok(());
         }
-        let mut moves = Moves::plan(&self.worker, &staying, snapshot, |fence| self.serves(fence));
+        let mut moves =
+            Moves::plan(&self.worker.id, &staying, snapshot, |fence| self.serves(fence));
         if !self.reach.is_sure() {
             // Whoever may be out of reach itself takes nothing on.
             moves.acquire.clear();
@@ -240,7 +229,7 @@ impl Owner {
 
     /// Deals new partitions to the lanes that have the fewest.
     fn deal(&mut self, grants: Vec<Grant>) {
-        self.signals.moved("acquired", grants.len());
+        self.worker.signals.moved("acquired", grants.len());
         for grant in grants {
             let Fence { partition, epoch } = grant.fence;
             let idle_ms = u64::try_from(grant.since_moved.as_millis()).unwrap_or(u64::MAX);
@@ -248,7 +237,7 @@ impl Owner {
             info!(partition, epoch, previous, idle_ms, "partition acquired");
             let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
             let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
-            self.held.insert(partition, Held { epoch, lane, leaving: false });
+            self.held.insert(partition, OwnedPartition { epoch, lane, leaving: false });
             self.send(lane, Order::Adopt(grant));
         }
     }
@@ -257,7 +246,7 @@ impl Owner {
     fn taken_from_us(&self, snapshot: &RegistrySnapshot) -> BTreeSet<u16> {
         // An acquisition of ours may be younger than the look. After a change of
         // the topology the registry does not list what is ours at all.
-        let is_ours = |partition: u16, held: &Held| {
+        let is_ours = |partition: u16, held: &OwnedPartition| {
             snapshot
                 .partitions
                 .iter()
@@ -298,7 +287,7 @@ impl Owner {
                 LaneEvent::Lost(lane) => {
                     let before = self.held.len();
                     self.held.retain(|_, held| held.lane != usize::from(lane));
-                    self.signals.moved("lost", before - self.held.len());
+                    self.worker.signals.moved("lost", before - self.held.len());
                     self.expecting = true;
                 }
                 // If it has been acquired again meanwhile, the epoch differs.
@@ -314,21 +303,18 @@ impl Owner {
         }
         match self.ownership.release(&released).await {
             Ok(()) => {
-                self.signals.moved("released", released.len());
+                self.worker.signals.moved("released", released.len());
                 info!(partitions = ?released, "partitions handed over");
             }
             // The next look finds them listed as ours and served by no lane.
-            Err(error) => warn!(%error, "could not release partitions; trying again"),
+            Err(error) => warn!(%error, "could not release partitions; retrying"),
         }
     }
 }
 
-/// What a look says has to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Moves {
-    /// Ours to take now.
     acquire: Vec<u16>,
-    /// Ours to ask a live owner for.
     request: Vec<u16>,
     /// Listed as ours, served by no lane, and wanted by another.
     abandon: Vec<Fence>,

@@ -10,10 +10,7 @@
 
 use tracing::error;
 
-use super::{
-    held::Held,
-    settle::{Error, Link},
-};
+use super::{error::Error, held::Held, settle::Link};
 use crate::{
     domain::{Fence, StreamId},
     ledger::{self, Cursor, Takeovers},

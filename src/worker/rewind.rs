@@ -13,9 +13,10 @@ use std::collections::BTreeMap;
 use tracing::{error, warn};
 
 use super::{
+    error::Error,
     held::{Held, Phase},
     recovery,
-    settle::{Error, Link},
+    settle::Link,
 };
 use crate::{
     domain::Fence,

@@ -6,15 +6,17 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::watch::{Again, Progress, Watch};
+use super::{
+    error::Error,
+    watch::{Again, BatchProgress, Watch},
+};
 use crate::{
-    domain::{Delivery, Fence, StreamId, TraceContext},
+    domain::{DeadEntry, Delivery, Fence, StreamId, TraceContext},
     ledger::{self, Batch, Burial, LaneWriter, Races},
-    stream::{self, Consumer, Taken, TakenFrom, Unreadable, fields_of},
+    stream::{self, Consumer, Taken, TakenFrom},
     telemetry::Moment,
 };
 
-/// Class of entries that cannot be read.
 const UNREADABLE: &str = "entry_unreadable";
 
 pub(super) struct Link {
@@ -41,95 +43,11 @@ impl Link {
     }
 }
 
-/// Why a batch was not settled. What was taken stays pending.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Stream(#[from] stream::Error),
-    #[error(transparent)]
-    Ledger(#[from] ledger::Error),
-    #[error("the batch did not end within {0:?}")]
-    Deadline(Duration),
-    #[error("entries of partition {0} were acknowledged that the ledger does not have")]
-    Passed(u16),
-    #[error("this worker's lease has run out")]
-    LeaseOver,
-    #[error("the lane is not connected")]
-    NotConnected,
-}
-
-impl Error {
-    pub(super) fn is_fenced(&self) -> bool {
-        matches!(
-            self,
-            Self::Stream(stream::Error::Fenced(_))
-                | Self::Ledger(ledger::Error::Fenced)
-                | Self::LeaseOver
-        )
-    }
-
-    pub(super) fn is_outage(&self) -> bool {
-        match self {
-            Self::Stream(error) => error.is_outage(),
-            Self::Ledger(error) => error.is_outage(),
-            Self::Deadline(_) => true,
-            Self::Passed(_) | Self::LeaseOver | Self::NotConnected => false,
-        }
-    }
-
-    /// Whether another session has locked what the batch needs.
-    pub(super) fn is_locked(&self) -> bool {
-        matches!(self, Self::Ledger(ledger::Error::Locked(_)))
-    }
-
-    /// Whether it is the doing of an entry in the batch, so that others may be
-    /// settled without it. Whatever could fail for every entry is not.
-    pub(super) fn is_of_an_entry(&self) -> bool {
-        self.is_raced() || matches!(self, Self::Ledger(error) if error.is_of_a_delivery())
-    }
-
-    /// Whether other transactions were faster.
-    fn is_raced(&self) -> bool {
-        matches!(self, Self::Ledger(ledger::Error::Raced))
-    }
-
-    /// Its class, as it is counted.
-    pub(super) fn class(&self) -> &'static str {
-        match self {
-            error if error.is_fenced() => "fenced",
-            error if error.is_of_an_entry() => "entry",
-            Self::Stream(stream::Error::StateLost(_)) | Self::Passed(_) => "state_lost",
-            Self::Stream(error) if error.is_outage() => "redis_outage",
-            error if error.is_locked() => "locked",
-            Self::Deadline(_) | Self::Ledger(ledger::Error::Slow(_)) => "deadline",
-            Self::Ledger(error) if error.is_outage() => "postgresql_outage",
-            Self::Stream(_) | Self::Ledger(_) | Self::LeaseOver | Self::NotConnected => {
-                "unexpected"
-            }
-        }
-    }
-
-    /// The error below, for the log.
-    pub(super) fn cause(&self) -> String {
-        std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
-    }
-
-    /// All of it in one line.
-    pub(super) fn sentence(&self) -> String {
-        match self.cause() {
-            cause if cause.is_empty() => self.to_string(),
-            cause => format!("{self}: {cause}"),
-        }
-    }
-}
-
-/// What was taken, sorted by what can be done with it.
 #[derive(Default)]
 struct Sorted {
     fences: Vec<Fence>,
     deliveries: Vec<Delivery>,
-    unreadable: Vec<Unreadable>,
-    /// Entries that are not in the stream any more.
+    unreadable: Vec<DeadEntry>,
     deleted: Vec<(u16, StreamId)>,
     settled: Vec<(Fence, Vec<StreamId>)>,
     earlier: Again,
@@ -139,7 +57,7 @@ struct Sorted {
 /// acknowledged.
 pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> Result<(), Error> {
     let sorted = sort(&link.watch, taken);
-    let mut progress = Progress::default();
+    let mut progress = BatchProgress::default();
     let settled = settle_sorted(link, &sorted, &mut progress).await;
     let error = settled.as_ref().err();
     link.watch.tried(&sorted.deliveries, &sorted.earlier, &progress, error);
@@ -149,7 +67,7 @@ pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> R
 async fn settle_sorted(
     link: &mut Link,
     sorted: &Sorted,
-    progress: &mut Progress,
+    progress: &mut BatchProgress,
 ) -> Result<(), Error> {
     let deadline = link.batch_deadline;
     let posting = async {
@@ -170,12 +88,12 @@ async fn settle_sorted(
             partition = entry.partition,
             stream_id = %entry.stream_id,
             reference = entry.reference,
-            trace_id = entry.parts.trace_id.map(tracing::field::display),
+            trace_id = entry.trace_id.map(tracing::field::display),
             reason = entry.reason,
             "an entry could not be read and is a dead letter now"
         );
         link.consumer.bury(entry.partition, entry.stream_id, UNREADABLE, &entry.reason).await?;
-        let trace = entry.parts.trace_id;
+        let trace = entry.trace_id;
         let trace = trace.map(|id| TraceContext { trace_id: id, span_id: None, sampled: false });
         let buried = (entry.partition, entry.stream_id);
         link.watch.buried(buried, trace, UNREADABLE, &entry.reason);
@@ -197,7 +115,7 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
                     ids.push(delivery.stream_id);
                     sorted.deliveries.push(delivery);
                 }
-                Taken::Unreadable(unreadable) => sorted.unreadable.push(unreadable),
+                Taken::Unreadable(unreadable) => sorted.unreadable.push(*unreadable),
                 Taken::Deleted(partition, id) => {
                     // Claiming it has removed it from the pending list; this
                     // line and the audit's gap are its last traces.
@@ -212,8 +130,7 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
     sorted
 }
 
-/// One transaction: lock the fences, settle, commit.
-async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Result<(), Error> {
+async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) -> Result<(), Error> {
     let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
     progress.begun = Some(Moment::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
@@ -223,6 +140,12 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut Progress) -> Resu
     for fence in fences {
         must_follow(&link.consumer, &batch, fence.partition, sorted).await?;
     }
+    let burial = |entry: &DeadEntry| Burial {
+        entry: entry.clone(),
+        code: UNREADABLE,
+        attempts: 1,
+        parks: false,
+    };
     let burials: Vec<Burial> = unreadable.iter().map(burial).collect();
     let customers = deliveries.iter().map(|delivery| &delivery.payment.customer);
     let (outcomes, ()) = tokio::try_join!(
@@ -257,15 +180,6 @@ async fn must_follow(
     Ok(())
 }
 
-/// Why an entry is given up.
-pub(super) struct GivenUp {
-    pub(super) code: &'static str,
-    pub(super) reason: String,
-    pub(super) attempts: u32,
-    /// What its customer sends after it is to wait.
-    pub(super) parks: bool,
-}
-
 /// Makes an entry a dead letter: first the ledger's row, then one script that
 /// acknowledges it and tells the dead stream. One that the ledger has settled
 /// already, though that was never acknowledged, is acknowledged instead.
@@ -273,23 +187,10 @@ pub(super) async fn give_up(
     link: &mut Link,
     fence: Fence,
     delivery: &Delivery,
-    given_up: &GivenUp,
+    burial: Burial,
 ) -> Result<(), Error> {
-    let GivenUp { code, reason, attempts, parks } = given_up;
-    let burial = Burial {
-        partition: fence.partition,
-        stream_id: delivery.stream_id,
-        sequence: Some(delivery.sequence),
-        reference: Some(delivery.payment.reference.as_str().to_owned()),
-        customer: Some(delivery.payment.customer.clone()),
-        amount: Some(delivery.payment.amount),
-        trace_id: delivery.trace_id(),
-        code,
-        reason: reason.clone(),
-        fields: fields_of(delivery),
-        attempts: *attempts,
-        parks: parks.then(|| delivery.payment.customer.clone()),
-    };
+    let Burial { code, attempts, .. } = burial;
+    let reason = burial.entry.reason.clone();
     let burying = async {
         let mut batch = link.writer.open(&[fence], &[]).await?;
         if batch.has_settled(delivery).await? {
@@ -318,41 +219,7 @@ pub(super) async fn give_up(
         reason,
         "an entry used up its attempts and is a dead letter now"
     );
-    link.consumer.bury(fence.partition, delivery.stream_id, code, reason).await?;
-    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, reason);
+    link.consumer.bury(fence.partition, delivery.stream_id, code, &reason).await?;
+    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, &reason);
     Ok(())
-}
-
-fn burial(entry: &Unreadable) -> Burial {
-    Burial {
-        partition: entry.partition,
-        stream_id: entry.stream_id,
-        sequence: entry.sequence,
-        reference: entry.reference.clone(),
-        customer: entry.parts.customer.clone(),
-        amount: entry.parts.amount,
-        trace_id: entry.parts.trace_id,
-        code: UNREADABLE,
-        reason: entry.reason.clone(),
-        fields: entry.fields.clone(),
-        attempts: 1,
-        parks: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_could_fail_for_every_entry_is_no_entrys_doing() {
-        for error in [
-            Error::Deadline(Duration::from_secs(1)),
-            Error::Passed(1),
-            Error::Ledger(ledger::Error::Fenced),
-            Error::Ledger(ledger::Error::Schema("old".to_owned())),
-        ] {
-            assert!(!error.is_of_an_entry(), "{error}");
-        }
-    }
 }

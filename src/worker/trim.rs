@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,45 +13,39 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Worker;
+use super::process::Worker;
 use crate::{
     domain::{StreamId, argument},
     ledger::Groups,
     stream::{GROUP, Trim, Upkeep},
 };
 
-/// Partitions that a sentence names.
 const NAMED: usize = 8;
 
 pub(super) struct Trimmer {
     upkeep: Upkeep,
     groups: Groups,
-    interval: Duration,
-    retention: Duration,
+    worker: Arc<Worker>,
     /// How long entries stay now: less while they take too much memory.
     keeps: Duration,
     ages: Ages,
-    generation: i32,
     said: Said,
 }
 
 impl Trimmer {
-    pub(super) async fn connect(worker: &Worker) -> anyhow::Result<Self> {
+    pub(super) async fn connect(worker: &Arc<Worker>) -> anyhow::Result<Self> {
         Ok(Self {
             upkeep: worker.streams.upkeep().await.context("could not reach Redis")?,
             groups: worker.ledger.groups(),
-            interval: worker.config.trim_interval,
-            retention: worker.config.retention,
+            worker: Arc::clone(worker),
             keeps: worker.config.retention,
             ages: Ages::default(),
-            generation: worker.generation,
             said: Said::default(),
         })
     }
 
-    /// Trims until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut interval = interval(self.interval);
+        let mut interval = interval(self.worker.config.trim_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
             let obstacles = match self.round().await {
@@ -73,7 +68,7 @@ impl Trimmer {
         let registered =
             self.groups.registered().await.context("could not read the registry of groups")?;
         let groups: Vec<String> = registered.into_iter().map(|group| group.name).collect();
-        let reached = self.groups.reached(self.generation).await;
+        let reached = self.groups.reached(self.worker.generation).await;
         let reached = reached.context("could not read how far the ledger has come")?;
         self.keep_within_memory().await.context("could not see how much memory is used")?;
         let now = Instant::now();
@@ -90,8 +85,8 @@ impl Trimmer {
     async fn keep_within_memory(&mut self) -> Result<(), crate::stream::Error> {
         let limit = self.upkeep.memory().await?.limit;
         let used = if limit == 0 { 0 } else { self.upkeep.streams_memory().await? };
-        let keeps = keeps(self.retention, self.keeps, used, limit);
-        if self.keeps == self.retention && keeps < self.keeps {
+        let keeps = keeps(self.worker.config.retention, self.keeps, used, limit);
+        if self.keeps == self.worker.config.retention && keeps < self.keeps {
             warn!(used, limit, "the streams take a quarter of Redis's memory; trimming sooner");
         }
         self.keeps = keeps;

@@ -8,7 +8,7 @@ use std::{
 
 use tracing::{debug, info};
 
-use super::settle::Error;
+use super::error::Error;
 use crate::{
     domain::{Delivery, Fence, Outcome, StreamId, TraceContext},
     stream::Delivered,
@@ -18,15 +18,12 @@ use crate::{
 /// Between two lines about what a lane has settled.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Entries that came again, and how they were delivered before.
 pub(super) type Again = HashMap<(u16, StreamId), Earlier>;
 
-/// A lane's watch over its batches.
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) signals: Signals,
     worker: String,
-    /// Since when this lane works.
     since: Instant,
     /// When entries were asked for last, and when they came.
     asked: Moment,
@@ -35,9 +32,8 @@ pub(super) struct Watch {
     untold: (Instant, usize),
 }
 
-/// How far a batch came.
 #[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct BatchProgress {
     pub(super) outcomes: Vec<Outcome>,
     pub(super) begun: Option<Moment>,
     pub(super) committed: Option<Moment>,
@@ -57,7 +53,6 @@ impl Watch {
         }
     }
 
-    /// Entries are asked for.
     pub(super) fn asks(&mut self) {
         self.asked = Moment::now();
     }
@@ -84,7 +79,6 @@ impl Watch {
         self.untold = (Instant::now(), 0);
     }
 
-    /// How entries of a partition were delivered before.
     pub(super) fn earlier(&self, fence: Fence, delivered: &[Delivered]) -> Again {
         let here = self.since.elapsed();
         let earlier = delivered.iter().map(|before| {
@@ -98,12 +92,11 @@ impl Watch {
         earlier.collect()
     }
 
-    /// A batch was settled, or was not.
     pub(super) fn tried(
         &self,
         deliveries: &[Delivery],
         earlier: &Again,
-        progress: &Progress,
+        progress: &BatchProgress,
         error: Option<&Error>,
     ) {
         // Whoever took the partition over tells of it.
@@ -115,7 +108,7 @@ impl Watch {
             text: error.sentence(),
             of_an_entry: error.is_of_an_entry(),
         });
-        let Progress { outcomes, begun, committed, acknowledged } = progress;
+        let BatchProgress { outcomes, begun, committed, acknowledged } = progress;
         let steps = Steps {
             asked: self.asked,
             taken: self.taken,
@@ -126,7 +119,6 @@ impl Watch {
         self.signals.tried(&Tried { deliveries, outcomes, earlier, steps, failure });
     }
 
-    /// An entry was given up.
     pub(super) fn buried(
         &self,
         entry: (u16, StreamId),

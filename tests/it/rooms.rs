@@ -123,8 +123,8 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("askama", &["src/console/"]),
     ("tower", &["src/http/"]),
     ("tower_http", &["src/http/"]),
-    // What operators see has one shape, on the command line and in the API.
-    ("utoipa", &["src/http/", "src/operations/"]),
+    // What clients and operators see has one shape, from the ledger to the API.
+    ("utoipa", &["src/http/", "src/operations/", "src/ledger/"]),
     ("utoipa_axum", &["src/http/"]),
     ("utoipa_swagger_ui", &["src/http/"]),
     ("hyper", &["src/http/", "src/cli/probe.rs"]),

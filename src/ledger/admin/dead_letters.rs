@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
     ledger::{
-        Error, held, lookups,
+        Error, lookups,
         rows::Cursors,
         settling::{self, Settling, decided},
     },
@@ -211,7 +211,7 @@ impl AdminStore {
         let parked = settling.book.unpark();
         let outcome = decided(&settling.settle(connection, &deliveries).await?)?;
         let waits = outcome == Outcome::Duplicate
-            && held::is_parked(connection, &delivery.payment.reference).await?;
+            && lookups::is_parked(connection, &delivery.payment.reference).await?;
         let balance_after = outcome.after().map(|after| after.balance);
         let redriven =
             Redriven { waits, outcome: outcome.as_str().to_owned(), balance_after, parked };

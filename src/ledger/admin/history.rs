@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, FromRow, Row, postgres::PgRow};
 use super::{AdminStore, PAGE_MAX, READ_LETTER};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{Error, held},
+    ledger::{Error, lookups},
 };
 
 /// A partition's acquisition.
@@ -138,7 +138,7 @@ impl AdminStore {
                 row.try_get::<&str, _>(name)?.parse().map_err(|_| Error::Corrupt("stream id"))
             };
             Ok(TrialRow {
-                partition: held::partition(row.try_get("partition")?)?,
+                partition: lookups::partition(row.try_get("partition")?)?,
                 first: id("first_stream_id")?,
                 last: id("last_stream_id")?,
                 attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(u32::MAX),
@@ -172,7 +172,7 @@ impl AdminStore {
             .await?;
         let settled = |row: &PgRow| {
             let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
-            Ok(((held::partition(row.try_get(0)?)?, id), row.try_get(2)?))
+            Ok(((lookups::partition(row.try_get(0)?)?, id), row.try_get(2)?))
         };
         rows.iter().map(settled).collect()
     }

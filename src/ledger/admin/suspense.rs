@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{CustomerId, Delivery, Outcome, Payment, Reference, two_places},
     ledger::{
-        Error, held, lookups,
+        Error, lookups,
         settling::{self, Settling, decided},
     },
 };
@@ -220,7 +220,7 @@ async fn whose(
     .fetch_optional(connection)
     .await?;
     let Some((customer, partition)) = row else { return Ok(None) };
-    Ok(Some((lookups::customer(customer)?, held::partition(partition)?)))
+    Ok(Some((lookups::customer(customer)?, lookups::partition(partition)?)))
 }
 
 /// Locks a payment that is held, unless somebody has dealt with it; says whom it
@@ -272,5 +272,5 @@ async fn read_held(
     .bind(reference.as_str())
     .fetch_one(connection)
     .await?;
-    held::delivery(&row)
+    lookups::delivery(&row)
 }

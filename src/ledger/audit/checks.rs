@@ -1,152 +1,24 @@
-//! The table of checks, and the relations that they look at. Each check is an SQL
-//! expression over a row of its relation: what is wrong with it, or null. Never
-//! reads a sum that the ledger keeps, except to compare it with what was counted.
+//! The relations that an audit looks at, each with its checks: SQL expressions over one
+//! of its rows, which say what is wrong with it, or null. Never reads a sum that the
+//! ledger keeps, except to compare it with what was counted.
 
-/// What a check looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relation {
-    /// Accounts, each with what its statement comes to.
-    Account,
-    /// Rows of statements, each with the row before it.
-    Row,
-    /// Sequences without exactly one outcome.
-    Sequence,
-    /// Partitions, each with what was counted in it.
-    Partition,
-    /// Jumps of sequences.
-    Jump,
-    /// Payments in suspense.
-    Held,
+pub(super) struct Relation {
+    /// Its rows, each with its `subject`: whose or what it is. Accounts and their rows
+    /// are of customers from `$1` on and before `$2`.
+    pub(super) rows: &'static str,
+    /// What else is read of its rows.
+    pub(super) columns: &'static str,
+    /// The name of each check, stable for programs, and what is there and what should be;
+    /// null where all is well.
+    pub(super) checks: &'static [(&'static str, &'static str)],
 }
 
-/// A check. Its name is stable, for programs.
-pub(super) struct Check {
-    pub(super) name: &'static str,
-    pub(super) of: Relation,
-    /// What is there and what should be; null where all is well.
-    pub(super) detail: &'static str,
-}
-
-const fn check(name: &'static str, of: Relation, detail: &'static str) -> Check {
-    Check { name, of, detail }
-}
+/// In the order in which they are looked at.
+pub(super) const RELATIONS: [Relation; 6] = [ACCOUNT, ROW, SEQUENCE, JUMP, PARTITION, HELD];
 
 /// A payment's content is what its digest stands for: compared in Rust, where digests
 /// are made.
 pub(super) const CONTENT_CHANGED: &str = "content_changed";
-
-/// In the order in which they are shown.
-pub(super) const CHECKS: [Check; 19] = [
-    check(
-        "account_sum",
-        Relation::Account,
-        "case when total_paid <> applied
-             then format('total_paid is %s, should be %s', total_paid, applied) end",
-    ),
-    check(
-        "account_credit",
-        Relation::Account,
-        "case when credit <> excess
-             then format('credit is %s, should be %s', credit, excess) end",
-    ),
-    check(
-        "account_count",
-        Relation::Account,
-        "case when payment_count <> payments
-             then format('payment_count is %s, should be %s', payment_count, payments) end",
-    ),
-    check(
-        "account_version",
-        Relation::Account,
-        "case when version <> last_version
-             then format('version is %s, should be %s', version, last_version) end",
-    ),
-    check(
-        "account_overpaid",
-        Relation::Account,
-        "case when total_paid > asset_value
-             then format('total_paid is %s, asset_value %s', total_paid, asset_value) end",
-    ),
-    check(
-        "account_missing",
-        Relation::Account,
-        "case when asset_value is null
-             then format('has a statement up to version %s and no account', last_version) end",
-    ),
-    check(
-        "version_gap",
-        Relation::Row,
-        "case when version <> coalesce(version_before, 0) + 1
-             then format('follows version %s', coalesce(version_before, 0)) end",
-    ),
-    check(
-        "balance_after",
-        Relation::Row,
-        "case when balance_after is null or balance_after <> balance_before - applied
-             then format('balance_after is %s, should be %s', coalesce(balance_after::text, 'missing'),
-                 coalesce((balance_before - applied)::text, 'missing')) end",
-    ),
-    check(
-        "amount_parts",
-        Relation::Row,
-        "case when applied + excess <> case outcome when 'applied' then amount else 0 end
-             or applied < 0 or excess < 0
-             then format('applied %s and excess %s, should be %s together', applied, excess,
-                 case outcome when 'applied' then amount else 0 end) end",
-    ),
-    check(CONTENT_CHANGED, Relation::Row, "null::text"),
-    check(
-        "order_broken",
-        Relation::Row,
-        "case when sequence <= sequence_before and partition = partition_before
-             and not by_hand and not given_out_twice
-             then format('has sequence %s, the row before %s', sequence, sequence_before) end",
-    ),
-    check(
-        "partition_mixed",
-        Relation::Row,
-        "case when partition <> partition_before and not by_hand and not given_out_twice
-             and not moved_by_resize
-             then format('is of partition %s, the row before of %s', partition, partition_before) end",
-    ),
-    check(
-        "sequence_gap",
-        Relation::Sequence,
-        "case when missing and first = last then 'has no outcome'
-             when missing then format('%s sequences have no outcome', last - first + 1)
-             when first < 1 then 'sequences begin with 1'
-             when outcomes = 0 then 'was redriven and has no outcome' end",
-    ),
-    check(
-        "sequence_lost",
-        Relation::Jump,
-        "case when state = 'open' and reason <> 'resize' then detail end",
-    ),
-    check(
-        "sequence_twice",
-        Relation::Sequence,
-        "case when again and not buried then format('is %s and %s', one_kind, other_kind) end",
-    ),
-    check(
-        "sequence_beyond",
-        Relation::Partition,
-        "case when beyond > 0
-             then format('%s sequences up to %s are beyond the cursor, which is %s', beyond,
-                 highest, last_sequence) end",
-    ),
-    check(
-        "outcome_twice",
-        Relation::Sequence,
-        "case when again and buried then format('is %s and %s', one_kind, other_kind) end",
-    ),
-    check(
-        "reference_twice",
-        Relation::Held,
-        "case when outcome is not null
-             then format('is %s in suspense and %s in processed_transactions', state, outcome) end",
-    ),
-    check("totals", Relation::Partition, "differences"),
-];
 
 /// Every entry that has an outcome, for the relations that count them.
 pub(super) const ENTRIES: &str = "with entry as (
@@ -164,8 +36,8 @@ pub(super) const ENTRIES: &str = "with entry as (
      from dead_letters)";
 
 /// Accounts, each with what its statement comes to.
-const ACCOUNTS: &str =
-    "select customer_id as subject, customer_id, asset_value, total_paid, credit,
+pub(super) const ACCOUNT: Relation = Relation {
+    rows: "select customer_id as subject, customer_id, asset_value, total_paid, credit,
         payment_count, version, coalesce(applied, 0.00) as applied,
         coalesce(excess, 0.00) as excess, coalesce(payments, 0) as payments,
         coalesce(last_version, 0) as last_version
@@ -176,13 +48,48 @@ const ACCOUNTS: &str =
             count(*) filter (where outcome = 'applied') as payments
         from processed_transactions
         where account_version is not null and customer_id >= $1 and customer_id < $2
-        group by customer_id) s using (customer_id)";
+        group by customer_id) s using (customer_id)",
+    columns: ", customer_id, asset_value is not null as opened",
+    checks: &[
+        (
+            "account_sum",
+            "case when total_paid <> applied
+             then format('total_paid is %s, should be %s', total_paid, applied) end",
+        ),
+        (
+            "account_credit",
+            "case when credit <> excess
+             then format('credit is %s, should be %s', credit, excess) end",
+        ),
+        (
+            "account_count",
+            "case when payment_count <> payments
+             then format('payment_count is %s, should be %s', payment_count, payments) end",
+        ),
+        (
+            "account_version",
+            "case when version <> last_version
+             then format('version is %s, should be %s', version, last_version) end",
+        ),
+        (
+            "account_overpaid",
+            "case when total_paid > asset_value
+             then format('total_paid is %s, asset_value %s', total_paid, asset_value) end",
+        ),
+        (
+            "account_missing",
+            "case when asset_value is null
+             then format('has a statement up to version %s and no account', last_version) end",
+        ),
+    ],
+};
 
 /// Rows of statements, each with the row before it. What an operator settled later has
 /// no place in the stream's order, nor has what was given out twice. A
 /// resize moves customers, and sequences rise across it. Money that was assigned has the
 /// digest of what was sent.
-const ROWS: &str = "select customer_id || ' version ' || version as subject, *,
+pub(super) const ROW: Relation = Relation {
+    rows: "select customer_id || ' version ' || version as subject, *,
         case when version_before is null
             then (select asset_value from customer_accounts a
                 where a.customer_id = r.customer_id)
@@ -218,12 +125,33 @@ const ROWS: &str = "select customer_id || ' version ' || version as subject, *,
             where account_version is not null
                 and p.customer_id >= $1 and p.customer_id < $2) p
         window statement as (partition by customer_id order by version),
-            ordered as (partition by customer_id, by_hand order by version)) r";
+            ordered as (partition by customer_id, by_hand order by version)) r",
+    columns: ", customer_id, sent_for, payment_status, amount, transaction_date, payload_digest",
+    checks: &[
+        ("version_gap", "case when version <> coalesce(version_before, 0) + 1
+             then format('follows version %s', coalesce(version_before, 0)) end"),
+        ("balance_after", "case when balance_after is null or balance_after <> balance_before - applied
+             then format('balance_after is %s, should be %s', coalesce(balance_after::text, 'missing'),
+                 coalesce((balance_before - applied)::text, 'missing')) end"),
+        ("amount_parts", "case when applied + excess <> case outcome when 'applied' then amount else 0 end
+             or applied < 0 or excess < 0
+             then format('applied %s and excess %s, should be %s together', applied, excess,
+                 case outcome when 'applied' then amount else 0 end) end"),
+        (CONTENT_CHANGED, "null::text"),
+        ("order_broken", "case when sequence <= sequence_before and partition = partition_before
+             and not by_hand and not given_out_twice
+             then format('has sequence %s, the row before %s', sequence, sequence_before) end"),
+        ("partition_mixed", "case when partition <> partition_before and not by_hand and not given_out_twice
+             and not moved_by_resize
+             then format('is of partition %s, the row before of %s', partition, partition_before) end"),
+    ],
+};
 
 /// Sequences without exactly one outcome: holes and places. Entries that could not be
 /// read so far have taken sequences that nobody knows; they explain a hole where they
 /// stood, if they are as many.
-const SEQUENCES: &str = "with place as (
+pub(super) const SEQUENCE: Relation = Relation {
+    rows: "with place as (
         select partition, sequence, min(id) as id,
             count(*) filter (where kind <> 'origin') as entries,
             count(*) filter (where kind not in ('origin', 'redriven')) as outcomes,
@@ -272,10 +200,43 @@ const SEQUENCES: &str = "with place as (
                     and (next_id is null
                         or string_to_array(d.stream_id, '-')::numeric[]
                             < string_to_array(next_id, '-')::numeric[]))) part
-    order by partition, first";
+    order by partition, first",
+    columns: "",
+    checks: &[
+        (
+            "sequence_gap",
+            "case when missing and first = last then 'has no outcome'
+             when missing then format('%s sequences have no outcome', last - first + 1)
+             when first < 1 then 'sequences begin with 1'
+             when outcomes = 0 then 'was redriven and has no outcome' end",
+        ),
+        (
+            "sequence_twice",
+            "case when again and not buried then format('is %s and %s', one_kind, other_kind) end",
+        ),
+        (
+            "outcome_twice",
+            "case when again and buried then format('is %s and %s', one_kind, other_kind) end",
+        ),
+    ],
+};
+
+/// Jumps of sequences, with what was lost.
+pub(super) const JUMP: Relation = Relation {
+    rows: "select case when lost_first is null
+            then format('partition %s after sequence %s', partition, after_sequence)
+            when lost_first = lost_last
+            then format('partition %s sequence %s', partition, lost_first)
+            else format('partition %s sequences %s to %s', partition, lost_first,
+                lost_last) end as subject, state, reason, detail
+    from sequence_jumps order by partition, after_sequence",
+    columns: "",
+    checks: &[("sequence_lost", "case when state = 'open' and reason <> 'resize' then detail end")],
+};
 
 /// Partitions, each with what was counted in it.
-const PARTITIONS: &str = "with counted as (
+pub(super) const PARTITION: Relation = Relation {
+    rows: "with counted as (
         select partition, case kind when 'redriven' then 'dead' else kind end as kind,
             count(*)::numeric as number, count(sequence) as sequences,
             max(sequence) as highest, coalesce(sum(amount), 0) as amount,
@@ -304,46 +265,29 @@ const PARTITIONS: &str = "with counted as (
     from kept k full join (select * from counted
         union all select partition, 'amount', sum(amount), 0, null, 0, 0
         from counted group by partition) c using (partition, kind)
-    group by partition order by partition";
-
-/// Jumps of sequences, with what was lost.
-const JUMPS: &str = "select case when lost_first is null
-            then format('partition %s after sequence %s', partition, after_sequence)
-            when lost_first = lost_last
-            then format('partition %s sequence %s', partition, lost_first)
-            else format('partition %s sequences %s to %s', partition, lost_first,
-                lost_last) end as subject, state, reason, detail
-    from sequence_jumps order by partition, after_sequence";
+    group by partition order by partition",
+    columns: ", sequences, amount",
+    checks: &[
+        (
+            "sequence_beyond",
+            "case when beyond > 0
+             then format('%s sequences up to %s are beyond the cursor, which is %s', beyond,
+                 highest, last_sequence) end",
+        ),
+        ("totals", "differences"),
+    ],
+};
 
 /// Payments in suspense, with what their references moved already.
-const HELD: &str = "select transaction_reference as subject, s.state, p.outcome
+pub(super) const HELD: Relation = Relation {
+    rows: "select transaction_reference as subject, s.state, p.outcome
     from suspense s left join (select * from processed_transactions
         where payment_status = 'COMPLETE') p using (transaction_reference)
-    where s.state in ('held', 'refund_marked')";
-
-impl Relation {
-    /// Its rows, each with its `subject`: whose or what it is. Accounts and their rows
-    /// are of customers from `$1` on and before `$2`.
-    pub(super) const fn rows(self) -> &'static str {
-        match self {
-            Self::Account => ACCOUNTS,
-            Self::Row => ROWS,
-            Self::Sequence => SEQUENCES,
-            Self::Partition => PARTITIONS,
-            Self::Jump => JUMPS,
-            Self::Held => HELD,
-        }
-    }
-
-    /// What else is read of its rows.
-    pub(super) const fn columns(self) -> &'static str {
-        match self {
-            Self::Account => ", customer_id, asset_value is not null as opened",
-            Self::Row => {
-                ", customer_id, sent_for, payment_status, amount, transaction_date, payload_digest"
-            }
-            Self::Partition => ", sequences, amount",
-            Self::Sequence | Self::Jump | Self::Held => "",
-        }
-    }
-}
+    where s.state in ('held', 'refund_marked')",
+    columns: "",
+    checks: &[(
+        "reference_twice",
+        "case when outcome is not null
+             then format('is %s in suspense and %s in processed_transactions', state, outcome) end",
+    )],
+};

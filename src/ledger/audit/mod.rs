@@ -19,7 +19,9 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 
-use self::checks::{CHECKS, CONTENT_CHANGED, ENTRIES, Relation};
+use self::checks::{
+    ACCOUNT, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation, SEQUENCE,
+};
 pub use rounds::{Rounds, Slice};
 
 use super::Error;
@@ -35,16 +37,12 @@ const OF_SEQUENCES: [&str; 4] =
 /// Comes after every customer's id.
 const BEYOND_ALL: &str = "\u{10FFFF}";
 
-/// What an audit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Recomputing accounts from their statements.
     Accounts,
-    /// Accounting for every sequence.
     Sequences,
 }
 
-/// How far an audit has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub stage: Stage,
@@ -54,10 +52,8 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drift {
-    /// Name of the check that found it.
     pub check: &'static str,
     /// Whose or what it is: a customer, a sequence, a reference, a partition.
     pub subject: String,
@@ -65,25 +61,20 @@ pub struct Drift {
     pub detail: String,
 }
 
-/// One check's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
     pub check: &'static str,
     /// Things looked at: accounts, rows, sequences or partitions.
     pub looked_at: u64,
-    /// Drifts among them.
     pub drift: u64,
 }
 
-/// What an audit looked at and what it found.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub accounts: u64,
-    /// Rows of statements read.
     pub payments: u64,
     /// The sum of all that was applied, to balances and to credits.
     pub amount: Decimal,
-    /// Sequences accounted for.
     pub sequences: u64,
     pub partitions: u64,
     pub checks: Vec<Line>,
@@ -92,7 +83,6 @@ pub struct Report {
     pub drift_count: u64,
 }
 
-/// Audits one ledger.
 pub struct Audit {
     options: PgConnectOptions,
 }
@@ -140,17 +130,16 @@ async fn look(
     };
     statements(connection, ("", BEYOND_ALL), &mut report, on_row).await?;
     on_event(Progress { stage: Stage::Sequences, ..progress });
-    for relation in [Relation::Sequence, Relation::Jump, Relation::Partition, Relation::Held] {
-        examine(connection, relation, None, &mut report, |report, row, _| {
-            if relation == Relation::Partition {
-                report.partitions += 1;
-                report.sequences += row.try_get::<i64, _>("sequences")?.unsigned_abs();
-                report.amount += row.try_get::<Decimal, _>("amount")?;
-            }
-            Ok(())
-        })
-        .await?;
-    }
+    examine(connection, &SEQUENCE, None, &mut report, |_, _, _| Ok(())).await?;
+    examine(connection, &JUMP, None, &mut report, |_, _, _| Ok(())).await?;
+    examine(connection, &PARTITION, None, &mut report, |report, row, _| {
+        report.partitions += 1;
+        report.sequences += row.try_get::<i64, _>("sequences")?.unsigned_abs();
+        report.amount += row.try_get::<Decimal, _>("amount")?;
+        Ok(())
+    })
+    .await?;
+    examine(connection, &HELD, None, &mut report, |_, _, _| Ok(())).await?;
     // Only those at fault were read one by one.
     for line in report.checks.iter_mut().filter(|line| OF_SEQUENCES.contains(&line.check)) {
         line.looked_at = report.sequences;
@@ -158,7 +147,6 @@ async fn look(
     Ok(report)
 }
 
-/// How much there is to read.
 async fn expected(connection: &mut PgConnection) -> Result<Progress, Error> {
     // A row of a statement is read twice: for its account, for its sequence.
     let total: i64 = sqlx::query_scalar(
@@ -179,13 +167,13 @@ async fn statements(
     report: &mut Report,
     mut on_row: impl FnMut(&str, bool),
 ) -> Result<(), Error> {
-    examine(connection, Relation::Account, Some(range), report, |report, row, at_fault| {
+    examine(connection, &ACCOUNT, Some(range), report, |report, row, at_fault| {
         report.accounts += u64::from(row.try_get::<bool, _>("opened")?);
         on_row(row.try_get("customer_id")?, at_fault);
         Ok(())
     })
     .await?;
-    examine(connection, Relation::Row, Some(range), report, |report, row, at_fault| {
+    examine(connection, &ROW, Some(range), report, |report, row, at_fault| {
         report.payments += 1;
         let changed = is_changed(row)?;
         if changed {
@@ -209,14 +197,13 @@ fn is_changed(row: &PgRow) -> Result<bool, Error> {
 /// Does every check of a relation on each of its rows.
 async fn examine(
     connection: &mut PgConnection,
-    relation: Relation,
+    relation: &Relation,
     range: Option<(&str, &str)>,
     report: &mut Report,
     mut on_row: impl FnMut(&mut Report, &PgRow, bool) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let checks = || CHECKS.iter().filter(|check| check.of == relation);
-    let details: Vec<&str> = checks().map(|check| check.detail).collect();
-    let (details, columns, rows) = (details.join(", "), relation.columns(), relation.rows());
+    let Relation { rows, columns, checks } = relation;
+    let details = checks.iter().map(|(_, detail)| *detail).collect::<Vec<_>>().join(", ");
     let sql = format!("{ENTRIES} select {details}, subject{columns} from ({rows}) one");
     let mut query = sqlx::query(AssertSqlSafe(sql));
     if let Some((from, before)) = range {
@@ -225,30 +212,30 @@ async fn examine(
     let (mut rows, mut number) = (query.fetch(connection), 0);
     while let Some(row) = rows.try_next().await? {
         let mut at_fault = false;
-        for (at, check) in checks().enumerate() {
+        for (at, (check, _)) in checks.iter().enumerate() {
             if let Some(detail) = row.try_get::<Option<String>, _>(at)? {
-                report.add(check.name, row.try_get("subject")?, detail);
+                report.add(check, row.try_get("subject")?, detail);
                 at_fault = true;
             }
         }
         on_row(report, &row, at_fault)?;
         number += 1;
     }
-    let lines = report.checks.iter_mut().zip(&CHECKS).filter(|(_, check)| check.of == relation);
-    lines.for_each(|(line, _)| line.looked_at = number);
+    let is_ours = |line: &&mut Line| checks.iter().any(|(check, _)| *check == line.check);
+    report.checks.iter_mut().filter(is_ours).for_each(|line| line.looked_at = number);
     Ok(())
 }
 
 impl Report {
     fn empty() -> Self {
-        let line = |check: &checks::Check| Line { check: check.name, looked_at: 0, drift: 0 };
+        let line = |(check, _): &(&'static str, _)| Line { check, looked_at: 0, drift: 0 };
         Self {
             accounts: 0,
             payments: 0,
             amount: Decimal::ZERO,
             sequences: 0,
             partitions: 0,
-            checks: CHECKS.iter().map(line).collect(),
+            checks: RELATIONS.iter().flat_map(|relation| relation.checks).map(line).collect(),
             drifts: Vec::new(),
             drift_count: 0,
         }

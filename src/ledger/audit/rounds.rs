@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::{BEYOND_ALL, Error, Report, statements};
 use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT};
 
-/// Whoever holds it audits.
 const LOCK: i64 = 0x7061_7973_6175_6469;
 /// Rows of statements in one slice, as far as the accounts count them right; of
 /// one account, all.
@@ -27,16 +26,14 @@ const DIFFERING_KEPT: usize = 1_000;
 pub struct Rounds {
     options: PgConnectOptions,
     connection: Option<PgConnection>,
-    /// The first customer of the next slice.
     from: String,
 }
 
-/// What a slice came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Customers from this id on,
+    /// The first customer id.
     pub from: String,
-    /// and before this one; nothing when the round has come to its end.
+    /// The customer id behind the slice; none at the end of a round.
     pub before: Option<String>,
     pub accounts: u64,
     /// Customers whose account or statement is not as it must be; the first 1,000.
@@ -46,7 +43,6 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Whether it is about this customer.
     #[must_use]
     pub fn covers(&self, customer: &str) -> bool {
         *customer >= *self.from && self.before.as_deref().is_none_or(|before| customer < before)
@@ -63,9 +59,6 @@ impl Rounds {
     /// The next slice of at most so many accounts; nothing while another
     /// process audits. After an error, and when this process has just become
     /// the one that audits, the round begins anew.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached, or does not answer in time.
     pub async fn next(&mut self, accounts_max: u32) -> Result<Option<Slice>, Error> {
         // Put back only when all went well: otherwise it is closed, and with it
         // goes the lock.
@@ -79,7 +72,6 @@ impl Rounds {
         Ok(Some(slice))
     }
 
-    /// The connection that has the lock.
     async fn locked(&mut self) -> Result<Option<PgConnection>, Error> {
         if let Some(connection) = self.connection.take() {
             return Ok(Some(connection));

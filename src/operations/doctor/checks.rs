@@ -88,7 +88,7 @@ fn check(kind: Kind, at: [i64; 3], rows: &[Symptom]) -> Vec<Finding> {
 
 fn severity(at: [i64; 3], level: i64) -> Option<Severity> {
     let reached = [Notice, Warning, Critical].into_iter().zip(at).filter(|(_, at)| level >= *at);
-    reached.map(|(severity, _)| severity).last()
+    reached.map(|(severity, _)| severity).next_back()
 }
 
 /// Owners that live and have not moved the cursor of these partitions since an

@@ -9,7 +9,7 @@ use tracing::{error, warn};
 use super::{Lane, LaneEvent, PAUSE_MAX, Step, WAIT};
 use crate::{
     stream,
-    worker::{held::Phase, now, settle::Error},
+    worker::{error::Error, held::Phase},
 };
 
 impl Lane {
@@ -17,7 +17,7 @@ impl Lane {
     pub(super) fn rest(&mut self, partition: u16, waited: Duration, error: &Error) {
         self.watch.signals.retried(error.class());
         warn!(partition, cause = error.cause(), "a partition waits for a lock");
-        self.board.waits(self.number, now(), error.to_string());
+        self.worker.board.waits(self.number, Instant::now().into_std(), error.to_string());
         let now = Instant::now();
         // However many wait in turn, between two rounds the others have their time.
         let resting = self.held.values().filter(|held| held.rests(now)).count();
@@ -57,7 +57,7 @@ impl Lane {
             return;
         }
         if matches!(error, Error::Deadline(_)) {
-            self.batch = (self.batch / 2).max(1);
+            self.batch.was_late();
         }
         self.link = None;
         if error.is_fenced() {
@@ -69,7 +69,7 @@ impl Lane {
         self.reclaim_all();
         if error.is_outage() {
             warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
-            self.board.waits(self.number, now(), error.to_string());
+            self.worker.board.waits(self.number, Instant::now().into_std(), error.to_string());
         } else {
             error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
         }
@@ -84,9 +84,9 @@ impl Lane {
 
     /// Waits a while if something is known to be away.
     pub(super) async fn circuit_is_open(&self) -> bool {
-        for circuit in [&self.redis, &self.postgresql] {
+        for circuit in [&self.worker.redis, &self.worker.postgresql] {
             if let Err(open) = circuit.check(Instant::now()) {
-                self.board.waits(self.number, now(), open.to_string());
+                self.worker.board.waits(self.number, Instant::now().into_std(), open.to_string());
                 let _closed_or_not = tokio::time::timeout(WAIT, circuit.closed()).await;
                 return true;
             }
@@ -96,14 +96,16 @@ impl Lane {
 
     pub(super) fn note_outage(&self, step: &Result<Step, Error>) {
         match step {
-            Err(Error::Stream(error)) if error.is_outage() => self.redis.failed(Instant::now()),
+            Err(Error::Stream(error)) if error.is_outage() => {
+                self.worker.redis.failed(Instant::now())
+            }
             Err(error) if error.is_locked() => {}
             Err(Error::Ledger(error)) if error.is_outage() => {
-                self.postgresql.failed(Instant::now());
+                self.worker.postgresql.failed(Instant::now());
             }
             Ok(Step::Settled(_) | Step::Idle) => {
-                self.redis.succeeded();
-                self.postgresql.succeeded();
+                self.worker.redis.succeeded();
+                self.worker.postgresql.succeeded();
             }
             Ok(Step::Stuck) | Err(_) => {}
         }

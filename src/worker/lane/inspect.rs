@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Lane, Step};
 use crate::{
     domain::Fence,
-    worker::{held::Phase, recovery, rewind, settle::Error},
+    worker::{error::Error, held::Phase, recovery, rewind},
 };
 
 /// How often a lane sees where its partitions stand in Redis, however busy.

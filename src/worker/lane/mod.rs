@@ -21,36 +21,31 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Worker,
-    attempt::{self, Attempted, Rules},
+    attempt::{self, Attempted},
+    batch_size::BatchSize,
+    error::Error,
     held::{Held, Phase},
     lease::Lease,
-    now, recovery, rewind,
-    settle::{self, Error, Link},
+    process::Worker,
+    recovery, rewind,
+    settle::{self, Link},
     watch::Watch,
 };
 use crate::{
-    circuit_breaker::CircuitBreaker,
-    config::WorkerConfig,
     domain::{Fence, StreamId},
     ledger::{Grant, Writer},
-    progress::Board,
-    stream::{Streams, TakenFrom},
+    stream::TakenFrom,
 };
 
 /// How long a lane waits for an entry before it looks around.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// What the ownership loop tells a lane.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Serve this one too.
     Adopt(Grant),
-    /// Drop this one.
     Release(u16),
 }
 
-/// What a lane tells the ownership loop.
 #[derive(Debug)]
 pub(super) enum LaneEvent {
     /// This lane was fenced and has dropped its partitions.
@@ -59,9 +54,7 @@ pub(super) enum LaneEvent {
     Released(Fence),
 }
 
-/// What a step did.
 enum Step {
-    /// Settled so many entries.
     Settled(usize),
     /// Found nothing to do, and saw that nothing waits.
     Idle,
@@ -69,17 +62,10 @@ enum Step {
     Stuck,
 }
 
-/// A lane and its connections.
 pub(super) struct Lane {
     number: u16,
-    worker: String,
-    incarnation: String,
-    config: WorkerConfig,
-    streams: Streams,
+    worker: Arc<Worker>,
     writer: Writer,
-    board: Arc<Board>,
-    redis: Arc<CircuitBreaker>,
-    postgresql: Arc<CircuitBreaker>,
     lease: Lease,
     // Both bounded by use: one message a move of a partition.
     orders: mpsc::UnboundedReceiver<Order>,
@@ -89,28 +75,21 @@ pub(super) struct Lane {
     watch: Watch,
     /// When it was last seen where the partitions stand in Redis.
     looked_at: Option<Instant>,
-    /// Payments in one batch now: fewer after a batch that took too long.
-    batch: u32,
+    batch: BatchSize,
 }
 
 impl Lane {
     pub(super) fn new(
         number: u16,
-        worker: &Worker,
+        worker: &Arc<Worker>,
         lease: Lease,
         orders: mpsc::UnboundedReceiver<Order>,
         events: mpsc::UnboundedSender<LaneEvent>,
     ) -> Self {
         Self {
             number,
-            worker: worker.id.clone(),
-            incarnation: worker.incarnation.clone(),
-            config: worker.config.clone(),
-            streams: worker.streams.clone(),
+            worker: Arc::clone(worker),
             writer: worker.ledger.writer(&worker.id, worker.config.batch_deadline),
-            board: Arc::clone(&worker.board),
-            redis: Arc::clone(&worker.redis),
-            postgresql: Arc::clone(&worker.postgresql),
             lease,
             orders,
             events,
@@ -118,7 +97,7 @@ impl Lane {
             link: None,
             watch: Watch::new(worker.signals.clone(), &worker.id),
             looked_at: None,
-            batch: worker.config.batch_max,
+            batch: BatchSize::new(worker.config.batch_max),
         }
     }
 
@@ -145,12 +124,12 @@ impl Lane {
                 Ok(Step::Stuck) => {}
                 Ok(Step::Idle) => {
                     self.watch.settled(self.number, 0);
-                    self.board.moved(self.number, now());
+                    self.worker.board.moved(self.number, Instant::now().into_std());
                 }
                 Ok(Step::Settled(entries)) => {
                     self.watch.settled(self.number, entries);
-                    self.board.moved(self.number, now());
-                    self.batch = (2 * self.batch).min(self.config.batch_max);
+                    self.worker.board.moved(self.number, Instant::now().into_std());
+                    self.batch.was_in_time();
                     pauses = self::pauses();
                 }
                 Err(error) => {
@@ -162,7 +141,6 @@ impl Lane {
         }
     }
 
-    /// Follows an order, between two batches.
     fn obey(&mut self, order: Order) {
         match order {
             Order::Adopt(grant) => {
@@ -176,7 +154,6 @@ impl Lane {
         }
     }
 
-    /// One batch, or one look around.
     async fn step(&mut self) -> Result<Step, Error> {
         if self.held.is_empty() {
             return Ok(Step::Idle);
@@ -211,7 +188,8 @@ impl Lane {
     async fn connect(&self) -> Result<Link, Error> {
         // The ledger first: while it is away nothing is taken.
         let mut writer = self.writer.lane().await?;
-        let mut consumer = self.streams.consumer(&self.worker, &self.incarnation).await?;
+        let mut consumer =
+            self.worker.streams.consumer(&self.worker.id, &self.worker.incarnation).await?;
         let fences: Vec<Fence> = self.held.values().map(|held| held.fence).collect();
         rewind::mirror(&mut consumer, &mut writer, &fences).await?;
         // What could not be taken back while the ledger was away is now.
@@ -221,7 +199,7 @@ impl Lane {
                 None => writer.end_attempt(held.fence).await?,
             }
         }
-        let WorkerConfig { batch_deadline, .. } = self.config;
+        let batch_deadline = self.worker.config.batch_deadline;
         let mut link = Link { consumer, writer, batch_deadline, watch: self.watch.clone() };
         recovery::compare(&mut link, self.held.values()).await?;
         Ok(link)
@@ -250,22 +228,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Settles a page of what is pending, or finds that nothing is.
     async fn reclaim(&mut self, fence: Fence, after: Option<StreamId>) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let Some(held) = self.held.get_mut(&fence.partition) else { return Ok(Step::Idle) };
-        let count = if held.suspects.is_some() { 1 } else { self.batch };
+        let count = if held.suspects.is_some() { 1 } else { self.batch.page() };
         link.watch.asks();
         let page = link.consumer.reclaim(fence, after, count).await?;
         if let Some(last_id) = page.last_id {
             let entries = page.taken.len();
             link.watch.took(entries, entries);
             info!(partition = fence.partition, entries, "reclaimed pending entries");
-            let WorkerConfig { attempts_max, park_customer, .. } = self.config;
-            let rules = Rules { attempts_max, park_customer };
+            let config = &self.worker.config;
             let begun = Instant::now();
             let tried =
-                attempt::settle_page(link, fence, page, held.suspects.as_ref(), rules).await;
+                attempt::settle_page(link, fence, page, held.suspects.as_ref(), config).await;
             match tried {
                 Err(error) if error.is_locked() => {
                     self.rest(fence.partition, begun.elapsed(), &error);
@@ -295,7 +271,6 @@ impl Lane {
         Ok(Step::Settled(0))
     }
 
-    /// Settles a batch of what is new, or finds that nothing is.
     async fn take(&mut self) -> Result<Step, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let after: Vec<(u16, StreamId)> = self
@@ -319,8 +294,7 @@ impl Lane {
         if ready.is_empty() {
             return self.look_around().await;
         }
-        let share = self.batch / u32::try_from(ready.len()).unwrap_or(1);
-        let share = share.max(1);
+        let share = self.batch.share(ready.len());
         let counts: Vec<(Fence, u32)> =
             ready.iter().filter_map(|p| Some((self.held.get(p)?.fence, share))).collect();
         link.watch.asks();
@@ -352,10 +326,10 @@ impl Lane {
     /// Nothing is ours. Without a lease that is no rest but an outage.
     fn say_idle(&self) {
         if self.lease.holds(Instant::now()) {
-            self.board.moved(self.number, now());
+            self.worker.board.moved(self.number, Instant::now().into_std());
         } else {
             let reason = "PostgreSQL has recorded no heartbeat of this worker within its lease";
-            self.board.waits(self.number, now(), reason.to_owned());
+            self.worker.board.waits(self.number, Instant::now().into_std(), reason.to_owned());
         }
     }
 
@@ -374,9 +348,8 @@ impl Lane {
 /// Pause after the first attempt at an entry; doubling after each, up to
 /// [`PAUSE_MAX`].
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pauses after failures: from this,
+/// Pauses after failures; they double.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// doubling up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 fn pauses() -> impl Iterator<Item = Duration> + Send {

@@ -1,0 +1,178 @@
+//! What becomes of a payment: each outcome and each state, declared once. Names, labels,
+//! totals and what is counted derive from here. Never decides which it is.
+
+use rust_decimal::Decimal;
+
+/// What becomes of a delivery. Each accepted payment ends in exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// `applied` goes to the outstanding balance, `excess` to the credit.
+    Applied {
+        applied: Decimal,
+        excess: Decimal,
+        after: Standing,
+    },
+    /// Without an account the notice stands alone.
+    Recorded {
+        after: Option<Standing>,
+    },
+    Rejected {
+        refusal: Refusal,
+        after: Standing,
+    },
+    Suspense,
+    Parked,
+    Conflict,
+    Duplicate,
+    Redelivered,
+}
+
+impl Outcome {
+    /// The account afterwards, where the delivery reached one.
+    pub fn after(&self) -> Option<Standing> {
+        match *self {
+            Self::Applied { after, .. } | Self::Rejected { after, .. } => Some(after),
+            Self::Recorded { after } => after,
+            Self::Suspense
+            | Self::Parked
+            | Self::Conflict
+            | Self::Duplicate
+            | Self::Redelivered => None,
+        }
+    }
+
+    pub fn state(&self) -> PaymentState {
+        match self {
+            Self::Applied { .. } => PaymentState::Applied,
+            Self::Recorded { .. } => PaymentState::Recorded,
+            Self::Rejected { .. } => PaymentState::Rejected,
+            Self::Suspense => PaymentState::Suspense,
+            Self::Parked => PaymentState::Parked,
+            Self::Conflict => PaymentState::Conflict,
+            Self::Duplicate => PaymentState::Duplicate,
+            Self::Redelivered => PaymentState::Redelivered,
+        }
+    }
+
+    pub fn as_str(&self) -> &'static str {
+        self.state().as_str()
+    }
+}
+
+/// How an account stands after one row of its statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub balance: Decimal,
+    pub version: i64,
+}
+
+/// Why an account refuses money. A refusal is an outcome and is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The credit would be larger than the ledger's columns hold.
+    CreditLimit,
+}
+
+impl Refusal {
+    /// Stable, as it is stored.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::CreditLimit => "credit_limit",
+        }
+    }
+}
+
+/// Who brings a state about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Nobody,
+    Gateway,
+    Worker,
+    Operator,
+}
+
+macro_rules! states {
+    ($($(#[$attribute:meta])? $state:ident $name:literal $label:literal $by:ident $total:expr, $meaning:literal;)*) => {
+        /// Every state of a payment, or of a repetition of one.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum PaymentState { $(#[doc = $meaning] $(#[$attribute])? $state,)* }
+
+        impl PaymentState {
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$state),*];
+
+            /// For programs: in the ledger, in the API, in metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$state => $name,)* }
+            }
+
+            /// For people.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$state => $label,)* }
+            }
+
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$state => $meaning,)* }
+            }
+
+            /// The column of its total.
+            pub fn total(self) -> Option<&'static str> {
+                match self { $(Self::$state => $total,)* }
+            }
+
+            fn by(self) -> By {
+                match self { $(Self::$state => By::$by,)* }
+            }
+        }
+    };
+}
+
+states! {
+    Accepted "accepted" "accepted" Gateway None,
+        "On disk in the stream, not known to be in the ledger yet";
+    Applied "applied" "applied" Worker Some("applied"),
+        "Moved money";
+    Recorded "recorded" "recorded" Worker Some("recorded"),
+        "Noted; moves no money";
+    Rejected "rejected" "rejected" Worker Some("rejected"),
+        "Refused by a rule of the account";
+    Suspense "suspense" "in suspense" Worker Some("suspense"),
+        "Held: no customer has its id";
+    Parked "parked" "parked" Worker Some("parked"),
+        "Waits behind a dead letter of its customer, in its order";
+    Conflict "conflict" "conflict" Worker Some("conflicts"),
+        "No effect: the reference stands for another content";
+    Duplicate "duplicate" "duplicate" Worker Some("duplicates"),
+        "No effect: the reference was sent again under another sequence";
+    Redelivered "redelivered" "redelivered" Worker None,
+        "No effect: this very entry is in the ledger already";
+    DeadLettered "dead_lettered" "dead letter" Worker Some("dead_letters"),
+        "Could not be settled; an operator will look";
+    Discarded "discarded" "discarded" Operator None,
+        "Could not be settled; discarded by an operator";
+    RefundMarked "refund_marked" "marked for refund" Operator None,
+        "Was held and is to be sent back; will not be applied";
+    #[default]
+    Unknown "unknown" "unknown" Nobody None,
+        "Neither the stream nor the ledger knows it";
+}
+
+impl PaymentState {
+    /// Whether a worker brings it about.
+    pub fn is_a_workers(self) -> bool {
+        self.by() == By::Worker
+    }
+
+    /// Whether a look-up answers with it: a payment without an effect has no state of
+    /// its own.
+    pub fn is_of_a_payment(self) -> bool {
+        !matches!(self, Self::Conflict | Self::Duplicate | Self::Redelivered)
+    }
+}
+
+impl TryFrom<String> for PaymentState {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or(text)
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a batch was not settled, and what that says of its entries. Never decides what
+//! follows.
+
+use std::time::Duration;
+
+use crate::{ledger, stream};
+
+/// Why a batch was not settled. What was taken stays pending.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    #[error("the batch did not end within {0:?}")]
+    Deadline(Duration),
+    #[error("entries of partition {0} were acknowledged that the ledger does not have")]
+    Passed(u16),
+    #[error("this worker's lease has run out")]
+    LeaseOver,
+    #[error("the lane is not connected")]
+    NotConnected,
+}
+
+impl Error {
+    pub(super) fn is_fenced(&self) -> bool {
+        matches!(
+            self,
+            Self::Stream(stream::Error::Fenced(_))
+                | Self::Ledger(ledger::Error::Fenced)
+                | Self::LeaseOver
+        )
+    }
+
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_outage(),
+            Self::Ledger(error) => error.is_outage(),
+            Self::Deadline(_) => true,
+            Self::Passed(_) | Self::LeaseOver | Self::NotConnected => false,
+        }
+    }
+
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Locked(_)))
+    }
+
+    /// Whether it is the doing of an entry in the batch, so that others may be
+    /// settled without it. Whatever could fail for every entry is not.
+    pub(super) fn is_of_an_entry(&self) -> bool {
+        self.is_raced() || matches!(self, Self::Ledger(error) if error.is_of_a_delivery())
+    }
+
+    pub(super) fn is_raced(&self) -> bool {
+        matches!(self, Self::Ledger(ledger::Error::Raced))
+    }
+
+    pub(super) fn class(&self) -> &'static str {
+        match self {
+            error if error.is_fenced() => "fenced",
+            error if error.is_of_an_entry() => "entry",
+            Self::Stream(stream::Error::StateLost(_)) | Self::Passed(_) => "state_lost",
+            Self::Stream(error) if error.is_outage() => "redis_outage",
+            error if error.is_locked() => "locked",
+            Self::Deadline(_) | Self::Ledger(ledger::Error::Slow(_)) => "deadline",
+            Self::Ledger(error) if error.is_outage() => "postgresql_outage",
+            Self::Stream(_) | Self::Ledger(_) | Self::LeaseOver | Self::NotConnected => {
+                "unexpected"
+            }
+        }
+    }
+
+    pub(super) fn cause(&self) -> String {
+        std::error::Error::source(self).map(ToString::to_string).unwrap_or_default()
+    }
+
+    pub(super) fn sentence(&self) -> String {
+        match self.cause() {
+            cause if cause.is_empty() => self.to_string(),
+            cause => format!("{self}: {cause}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_fail_for_every_entry_is_no_entrys_doing() {
+        for error in [
+            Error::Deadline(Duration::from_secs(1)),
+            Error::Passed(1),
+            Error::Ledger(ledger::Error::Fenced),
+            Error::Ledger(ledger::Error::Schema("old".to_owned())),
+        ] {
+            assert!(!error.is_of_an_entry(), "{error}");
+        }
+    }
+}
