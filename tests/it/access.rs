@@ -2,15 +2,9 @@
 //! that compose.yaml sets both tokens, that one viewer leaves room for others, and
 //! that a misspelt field never widens what an operator's request does.
 
-use std::{fs, path::Path};
+use reqwest::StatusCode;
 
-use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
-
-use crate::{
-    harness::{Harness, Stores, but, send},
-    process::Process,
-};
+use crate::prelude::*;
 
 const API: &str = "the-token-of-the-api";
 const ADA: &str = "the-token-of-ada-01";
@@ -53,11 +47,10 @@ async fn the_token_of_the_api_opens_nothing_of_the_operators_beyond_loopback() {
         let refused = send(with_token(Method::GET, &format!("{ADMIN}{path}"))).await;
         refused.is_problem(401, "unauthorized");
     }
-    assert_eq!(send(with_token(Method::GET, "/console/partitions")).await.status, 401);
-    assert_eq!(send(with_token(Method::GET, "/api/v1/customers")).await.status, 200);
+    send(with_token(Method::GET, "/console/partitions")).await.is(401);
+    send(with_token(Method::GET, "/api/v1/customers")).await.is(200);
     assert_eq!(stores.count("select count(*) from audit_log").await, 0);
     assert_eq!(stores.count("select count(*) from customer_accounts").await, 0);
-    gateway.stop().await;
 }
 
 #[test]
@@ -94,21 +87,19 @@ async fn one_viewer_leaves_room_for_others() {
     assert_eq!(watch(ADA).await.status(), StatusCode::SERVICE_UNAVAILABLE, "the ninth");
     let other = watch(BEN).await;
     assert_eq!(other.status(), StatusCode::OK, "another operator watches");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_misspelt_field_is_named_and_changes_nothing() {
     let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
-    crate::poison::refuse_poison(&h.stores).await;
+    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
     h.api.open_account("BOB", "100").await;
     h.api.pay("POISON1", "ADA", "5").await;
     h.api.pay("POISON2", "BOB", "6").await;
-    h.start_worker();
-    h.settled().await;
-    crate::poison::allow_poison(&h.stores).await;
-    let before = crate::mending::everything(&h.stores).await;
+    h.work().await;
+    allow_poison(&h.stores).await;
+    let before = everything(&h.stores).await;
     for (method, path, body) in changes() {
         let path = format!("{ADMIN}{path}");
         for wrong in ["custmer", "dry_rum"] {
@@ -129,6 +120,5 @@ async fn a_misspelt_field_is_named_and_changes_nothing() {
         let problem = reply.is_problem(400, "invalid_query");
         assert!(problem["detail"].as_str().unwrap().contains("`custmer`"), "{problem}");
     }
-    assert_eq!(crate::mending::everything(&h.stores).await, before);
-    h.stop().await;
+    assert_eq!(everything(&h.stores).await, before);
 }

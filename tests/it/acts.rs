@@ -2,28 +2,9 @@
 //! was given up is accepted when it is sent again, a damaged account is named,
 //! and what comes from outside leads no terminal and no shell astray.
 
-use paystream::{
-    clock,
-    domain::{CustomerId, Reference},
-    ledger::Ledger,
-    operations::{Act, Mend, Operations, Refusal, SuspenseFilter},
-    stream::Streams,
-};
-use reqwest::{Method, redirect::Policy};
-use serde_json::json;
+use paystream::operations::SuspenseFilter;
 
-use crate::{
-    harness::{Harness, PARTITIONS, Reply, Stores, but, payment, send},
-    mending::{everything, operations, read_again, signed},
-    poison::{allow_poison, refuse_poison},
-    process::{Ended, operate, run},
-};
-
-async fn operated(stores: &Stores, arguments: &[&str]) -> Ended {
-    let mut command = operate(stores, arguments);
-    command.env("PAYSTREAM_ACTOR", "ada");
-    run(command).await
-}
+use crate::prelude::*;
 
 async fn at_the_console(h: &Harness, path: &str) -> Reply {
     let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
@@ -39,13 +20,12 @@ async fn letters(stores: &Stores) -> Vec<i64> {
 /// ADA has a dead letter for each status that POISON was sent with.
 async fn with_two_letters() -> (Harness, Vec<i64>) {
     let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     for sent in [poison("COMPLETE"), poison("PENDING")] {
-        assert_eq!(h.api.post_payment(&sent).await.status, 202);
+        h.api.post_payment(&sent).await.is(202);
     }
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     allow_poison(&h.stores).await;
     let letters = letters(&h.stores).await;
     assert_eq!(letters.len(), 2);
@@ -65,9 +45,7 @@ async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once()
     let report = operations.discard(letters[0], &signed("ada")).await.unwrap().unwrap();
     assert_eq!((report.can_be_sent_again, &*report.sentence), (Some(true), "discarded"));
     let references = h.stores.keys("*:ref:POISON").await;
-    let mut left = redis::cmd("PTTL");
-    let left: i64 =
-        left.arg(&references[0]).query_async(&mut h.stores.redis.clone()).await.unwrap();
+    let left: i64 = h.stores.ask(&["PTTL", &references[0]]).await;
     assert!(left > 0, "what is left is forgotten in its time: {left}");
     assert_eq!(post("PENDING").await, 200, "the other one is a repetition still");
     assert_eq!(post("COMPLETE").await, 202);
@@ -78,18 +56,17 @@ async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once()
 
     // Many at once, from the command line.
     let all = ["dead-letters", "discard", "--all", "--yes", "--reason", "given up"];
-    let all = operated(&h.stores, &all).await;
+    let all = h.stores.run(&all).await;
     assert!(all.stdout.contains("1 discarded, 0 refused\n"), "{all:?}");
     assert_eq!(post("PENDING").await, 202);
     h.settled().await;
     assert_eq!(h.stores.count("select count(*) from processed_transactions").await, 2);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
     assert!(h.stores.keys("*:lost").await.is_empty());
-    let losses = operated(&h.stores, &["losses", "list", "--all"]).await;
+    let losses = h.stores.run(&["losses", "list", "--all"]).await;
     assert_eq!(losses.stdout, "Nothing is known to be lost.\n");
     h.stores.audit().await;
     read_again(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -108,21 +85,16 @@ async fn a_discard_that_redis_was_not_told_of_says_when_to_send_again() {
     }
     assert_eq!(h.api.post_payment(&poison("COMPLETE")).await.status, 200, "as it was said");
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     let settings = ["--park-customer", "--attempts-max=1", "--retention=1h"];
-    let mut h = Harness::gateway(&settings).await;
+    let mut h = Harness::gateway(&settings).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
-    for reference in ["a1", "a2", "a3", "POISON", "waits"] {
-        h.api.pay(reference, "ADA", "1").await;
-    }
+    h.api.pay_all("ADA", &["a1", "a2", "a3", "POISON", "waits"].map(|name| (name, "1"))).await;
     h.api.pay("held", "ADAA", "5").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     allow_poison(&h.stores).await;
     let id = letters(&h.stores).await[0];
     let set_version = async |version: i64| {
@@ -146,16 +118,14 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
         let sentence = refused.sentence();
         assert!(sentence.contains(wrong) && sentence.contains(stays), "{sentence}");
     }
-    let page = at_the_console(&h, &format!("/console/act/redrive?of={id}")).await;
-    assert_eq!(page.status, 200, "{}", page.text);
+    let page = at_the_console(&h, &format!("/console/act/redrive?of={id}")).await.is(200);
     assert!(page.text.contains(wrong), "{}", page.text);
     let path = format!("/api/v1/admin/dead-letters/{id}/redrive");
     let body = json!({"actor": "ada", "reason": "ticket 4711"});
     h.api.post(&path, &body).await.is_problem(422, "not_possible");
     let redrive = ["dead-letters", "redrive", "--all", "--reason", "again"];
-    let redrive = operated(&h.stores, &redrive).await;
-    assert_eq!(redrive.status.code(), Some(1), "{redrive:?}");
-    assert!(redrive.stdout.contains("0 redriven, 1 refused\n"), "{redrive:?}");
+    let redrive = h.stores.run(&redrive).await;
+    redrive.is(1, "0 redriven, 1 refused\n");
     assert_eq!(everything(&h.stores).await, before);
 
     set_version(3).await;
@@ -164,33 +134,30 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     operations.assign(&held, &ada, &by).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn what_comes_from_outside_leads_no_terminal_astray() {
     let mut h = Harness::gateway(&["--attempts-max=1", "--retention=1h"]).await;
-    for sql in [
-        "create function astray() returns trigger language plpgsql as $$
-         begin raise exception E'gone \\x1b[2J\\nCRITICAL  nothing'; end $$",
-        "create trigger astray before insert on processed_transactions
+    h.stores
+        .sql(
+            "create function astray() returns trigger language plpgsql as $$
+         begin raise exception E'gone \\x1b[2J\\nCRITICAL  nothing'; end $$;
+             create trigger astray before insert on processed_transactions
          for each row execute function astray()",
-    ] {
-        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
-    }
+        )
+        .await;
     h.api.open_account("ADA", "100").await;
     h.api.pay("POISON", "ADA", "1").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     h.stop_worker().await;
-    let partition = h.api.pay("waits", "ADA", "1").await["partition"].as_u64().unwrap();
+    let partition = h.api.pay_into("waits").await;
     let (stream, evil) = (h.stores.key(partition, "stream"), "evil\x1b[2J\nx; reboot");
     for words in [
         ["XREADGROUP", "GROUP", "ledger", evil, "COUNT", "1", "STREAMS", &stream, ">"].as_slice(),
         ["XGROUP", "CREATE", &stream, evil, "0"].as_slice(),
     ] {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]).exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.stores.tell(words).await;
     }
     let id = letters(&h.stores).await[0].to_string();
     let escaped = r"\u{1b}[2J\u{a}";
@@ -203,19 +170,16 @@ async fn what_comes_from_outside_leads_no_terminal_astray() {
         &["groups", "list"],
         &["doctor"],
     ] {
-        let ended = operated(&h.stores, arguments).await;
+        let ended = h.stores.run(arguments).await;
         let raw = ended.stdout.chars().any(|one| one.is_control() && one != '\n');
         assert!(!raw, "{arguments:?}: {:?}", ended.stdout);
         // Tables break long words.
         let joined: String = ended.stdout.split(['|', '\n', ' ']).collect();
         assert!(joined.contains(escaped), "{arguments:?}: {}", ended.stdout);
     }
-    let said = operated(&h.stores, &["doctor"]).await.stdout;
+    let said = h.stores.run(&["doctor"]).await.stdout;
     assert!(said.contains(r"`paystream groups retire 'evil\u{1b}[2J\u{a}x; reboot'`"), "{said}");
-    let mut remove = redis::cmd("XGROUP");
-    remove.arg("DESTROY").arg(&stream).arg(evil);
-    remove.exec_async(&mut h.stores.redis.clone()).await.unwrap();
-    h.stop().await;
+    h.stores.tell(&["XGROUP", "DESTROY", &stream, evil]).await;
 }
 
 #[tokio::test]
@@ -234,7 +198,7 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
     assert_eq!(commands.len(), 2);
     assert!(commands.iter().all(|command| command.contains(" 'a;reboot' --")), "{commands:?}");
     let page = at_the_console(&h, "/console/suspense").await.text;
-    let list = operated(&h.stores, &["suspense", "list"]).await.stdout;
+    let list = h.stores.run(&["suspense", "list"]).await.stdout;
     let api = h.api.get("/api/v1/admin/suspense").await.text;
     for shown in [page, list, api] {
         assert!(shown.contains("a;reboot") && shown.contains("refunded"), "{shown}");
@@ -249,19 +213,16 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
         assert_eq!(problem["errors"][0]["code"], "bad_character", "{unseen:?}");
     }
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_letter_whose_payment_came_again_and_is_parked_says_so() {
     let settings = ["--park-customer", "--attempts-max=1", "--retention=1h"];
-    let mut h = Harness::gateway(&settings).await;
+    let mut h = Harness::gateway(&settings).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
     h.api.pay("POISON", "ADA", "1").await;
-    h.start_worker();
-    h.settled().await;
-    h.stores.delete_keys("*:ref:*").await;
+    h.work().await;
+    h.stores.forget().await;
     h.api.pay("POISON", "ADA", "1").await;
     h.settled().await;
     allow_poison(&h.stores).await;
@@ -274,5 +235,4 @@ async fn a_letter_whose_payment_came_again_and_is_parked_says_so() {
     operations.perform(&unpark, &signed("ada")).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     h.settled().await;
-    h.stop().await;
 }

@@ -4,77 +4,52 @@
 //! is damaged all the same, with the constraints out of the way. Then a small ledger
 //! says exactly which rows and sequences are named.
 
-use paystream::ledger::Ledger;
-use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use crate::prelude::*;
 
-use crate::{
-    harness::{Harness, Stores, but, payment},
-    process::{paystream, run},
-};
-
-/// A check, damage that it must see, and what undoes the damage.
-const DAMAGE: &[(&str, &str, &str)] = &[
+/// A check, and damage that it must see.
+const DAMAGE: &[(&str, &str)] = &[
     (
         "account_sum",
         "update customer_accounts set total_paid = total_paid + 1 where customer_id = 'ADA'",
-        "update customer_accounts set total_paid = total_paid - 1 where customer_id = 'ADA'",
     ),
     (
         "account_credit",
         "update customer_accounts set credit = credit + 1 where customer_id = 'ADA'",
-        "update customer_accounts set credit = credit - 1 where customer_id = 'ADA'",
     ),
     (
         "account_count",
         "update customer_accounts set payment_count = payment_count + 1 where customer_id = 'ADA'",
-        "update customer_accounts set payment_count = payment_count - 1 where customer_id = 'ADA'",
     ),
     (
         "account_version",
         "update customer_accounts set version = version + 1 where customer_id = 'ADA'",
-        "update customer_accounts set version = version - 1 where customer_id = 'ADA'",
     ),
-    (
-        "account_overpaid",
-        "update customer_accounts set asset_value = 1 where customer_id = 'ADA'",
-        "update customer_accounts set asset_value = 1000 where customer_id = 'ADA'",
-    ),
+    ("account_overpaid", "update customer_accounts set asset_value = 1 where customer_id = 'ADA'"),
     (
         "account_missing",
         "update customer_accounts set customer_id = 'BOX' where customer_id = 'BOB'",
-        "update customer_accounts set customer_id = 'BOB' where customer_id = 'BOX'",
     ),
     (
         "version_gap",
         "update processed_transactions set account_version = 9 where transaction_reference = 'r3'",
-        "update processed_transactions set account_version = 3 where transaction_reference = 'r3'",
     ),
     (
         "balance_after",
         "update processed_transactions set balance_after = balance_after + 1
-         where transaction_reference = 'r2'",
-        "update processed_transactions set balance_after = balance_after - 1
          where transaction_reference = 'r2'",
     ),
     (
         "amount_parts",
         "update processed_transactions set applied_amount = applied_amount + 1
          where transaction_reference = 'r2'",
-        "update processed_transactions set applied_amount = applied_amount - 1
-         where transaction_reference = 'r2'",
     ),
     (
         "content_changed",
         "update processed_transactions set transaction_date = transaction_date + interval '1 s'
          where transaction_reference = 'r2'",
-        "update processed_transactions set transaction_date = transaction_date - interval '1 s'
-         where transaction_reference = 'r2'",
     ),
     (
         "order_broken",
-        "update processed_transactions set sequence = 3 - sequence
-         where transaction_reference in ('r1', 'r2')",
         "update processed_transactions set sequence = 3 - sequence
          where transaction_reference in ('r1', 'r2')",
     ),
@@ -82,20 +57,16 @@ const DAMAGE: &[(&str, &str, &str)] = &[
         "partition_mixed",
         "update processed_transactions set partition = (partition + 1) % 8
          where transaction_reference = 'r3'",
-        "update processed_transactions set partition = (partition + 7) % 8
-         where transaction_reference = 'r3'",
     ),
     (
         "sequence_gap",
         "update partition_owners set last_sequence = last_sequence + 1 where partition = 0",
-        "update partition_owners set last_sequence = last_sequence - 1 where partition = 0",
     ),
     (
         "sequence_lost",
         "insert into sequence_jumps (partition, after_sequence, resumes_at, reason, lost_first,
              lost_last, detail)
          values (0, 1000, 1003, 'state_lost', 1001, 1002, 'the stream went back')",
-        "delete from sequence_jumps",
     ),
     (
         "sequence_twice",
@@ -103,13 +74,10 @@ const DAMAGE: &[(&str, &str, &str)] = &[
              stream_id, epoch, received_at)
          select partition, sequence, transaction_reference, payment_status, stream_id, epoch,
              received_at from processed_transactions where transaction_reference = 'r1'",
-        "delete from duplicates",
     ),
     (
         "sequence_beyond",
         "update partition_owners set last_sequence = last_sequence - 1 where partition =
-             (select partition from processed_transactions where transaction_reference = 'r1')",
-        "update partition_owners set last_sequence = last_sequence + 1 where partition =
              (select partition from processed_transactions where transaction_reference = 'r1')",
     ),
     (
@@ -118,18 +86,12 @@ const DAMAGE: &[(&str, &str, &str)] = &[
              reason, entry, attempts, epoch)
          select partition, stream_id, sequence, transaction_reference, 'entry_unreadable', 'no',
              '{}', 1, epoch from processed_transactions where transaction_reference = 'r1'",
-        "delete from dead_letters",
     ),
     (
         "reference_twice",
         "update suspense set transaction_reference = 'r1' where transaction_reference = 's1'",
-        "update suspense set transaction_reference = 's1' where transaction_reference = 'r1'",
     ),
-    (
-        "totals",
-        "update partition_totals set amount = amount + 1 where partition = 0",
-        "update partition_totals set amount = amount - 1 where partition = 0",
-    ),
+    ("totals", "update partition_totals set amount = amount + 1 where partition = 0"),
 ];
 
 async fn audit(stores: &Stores, arguments: &[&str]) -> (Option<i32>, String) {
@@ -137,13 +99,12 @@ async fn audit(stores: &Stores, arguments: &[&str]) -> (Option<i32>, String) {
     command.arg("audit").args(arguments).env("PAYSTREAM_DATABASE_URL", &stores.database_url);
     let ended = run(command).await;
     assert!(ended.stderr.is_empty(), "{ended:?}");
-    (ended.status.code(), ended.stdout)
+    (ended.code(), ended.stdout)
 }
 
 #[tokio::test]
 async fn each_kind_of_drift_is_seen() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.open_account("BOB", "10").await;
     for (reference, customer, amount) in [
         ("r1", "ADA", "10"),
@@ -178,7 +139,21 @@ async fn each_kind_of_drift_is_seen() {
     ] {
         sqlx::query(sql).execute(&mut connection).await.unwrap();
     }
-    for (check, damage, undo) in DAMAGE {
+    let tables = [
+        "customer_accounts",
+        "processed_transactions",
+        "suspense",
+        "duplicates",
+        "dead_letters",
+        "sequence_jumps",
+        "partition_totals",
+        "partition_owners",
+    ];
+    for table in tables {
+        let sql = format!("create table sound_{table} as table {table}");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    }
+    for (check, damage) in DAMAGE {
         let done = sqlx::query(*damage).execute(&mut connection).await.unwrap();
         assert!(done.rows_affected() > 0, "{damage}");
         let (code, found) = audit(&stores, &["--json"]).await;
@@ -188,7 +163,13 @@ async fn each_kind_of_drift_is_seen() {
         assert!(drifts.iter().any(|drift| drift["check"] == *check), "{check} in {drifts:?}");
         let (code, page) = audit(&stores, &[]).await;
         assert!(code == Some(1) && page.contains(check), "{page}");
-        sqlx::query(*undo).execute(&mut connection).await.unwrap();
+        for table in tables {
+            let undo = format!(
+                "delete from {table};
+                 insert into {table} overriding system value select * from sound_{table}"
+            );
+            sqlx::raw_sql(AssertSqlSafe(undo)).execute(&mut connection).await.unwrap();
+        }
         checks.retain(|one| one != check);
     }
     assert!(checks.is_empty(), "nothing here is seen by {checks:?}");
@@ -201,12 +182,12 @@ async fn an_audit_that_cannot_be_done_is_no_clean_one() {
     let mut command = paystream();
     command.arg("audit").env("PAYSTREAM_DATABASE_URL", "postgres://paystream@127.0.0.1:1/none");
     let ended = run(command).await;
-    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-    sqlx::query("drop table partition_totals").execute(&stores.pool).await.unwrap();
+    assert_eq!(ended.code(), Some(2), "{ended:?}");
+    stores.sql("drop table partition_totals").await;
     let mut command = paystream();
     command.arg("audit").env("PAYSTREAM_DATABASE_URL", &stores.database_url);
     let ended = run(command).await;
-    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert_eq!(ended.code(), Some(2), "{ended:?}");
 }
 
 /// What makes the small ledger, and changes it: `jump` notes that sequences do not
@@ -481,7 +462,7 @@ async fn all_drifts_are_counted_and_the_first_are_kept() {
     let stores = Stores::new().await;
     let sql = "insert into customer_accounts (customer_id, asset_value, term_weeks, version)
          select 'GIG' || n, 1, 1, 1 from generate_series(1, 1000) n";
-    sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    stores.sql(sql).await;
     let report = Ledger::new(&stores.database_url).unwrap().audit().run(|_| ()).await.unwrap();
     assert_eq!((report.drifts.len(), report.drift_count, report.accounts), (100, 1000, 1000));
     let line = report.checks.iter().find(|line| line.check == "account_version").unwrap();

@@ -3,17 +3,9 @@
 //! can be changed while PostgreSQL is away; and that a command knows who runs it
 //! where the machine has no name for the user.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 
-use paystream_dev::{self as dev, PostgresServer};
-use reqwest::Method;
-use serde_json::{Value, json};
-
-use crate::{
-    harness::{Api, Harness, Reply, Stores, empty_directory, payment, send},
-    mending::logged,
-    process::{Process, operate, paystream, run},
-};
+use crate::prelude::*;
 
 const ADA: &str = "the-token-of-ada-01";
 
@@ -29,11 +21,8 @@ fn row(actor: &str, action: &str, subject: &str) -> (String, String, String) {
 
 #[tokio::test]
 async fn opening_an_account_notes_what_it_applied() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
-    for (reference, amount) in [("held1", "7"), ("held2", "8")] {
-        h.api.pay(reference, "LATE", amount).await;
-    }
+    let h = Harness::start().await.account("ADA", "1000").await;
+    h.api.pay_all("LATE", &[("held1", "7"), ("held2", "8")]).await;
     h.settled().await;
     h.api.open_account("LATE", "100.5").await;
     let (actor, subject, reason, before, after) = logged(&h.stores, "account_opened").await;
@@ -46,31 +35,28 @@ async fn opening_an_account_notes_what_it_applied() {
     assert_eq!(after, wanted);
     // Again: nothing is opened, and nothing is noted.
     let body = json!({"customer_id": "LATE", "asset_value": "100.50", "term_weeks": 50});
-    assert_eq!(h.api.post("/api/v1/customers", &body).await.status, 200);
+    h.api.post("/api/v1/customers", &body).await.is(200);
     let opened = |subject| row("api", "account_opened", subject);
     assert_eq!(rows(&h.stores).await, [opened("ADA"), opened("LATE")]);
     // No row, no money: the log refuses, and the account is not there.
-    sqlx::query(
-        "create function refuse_row() returns trigger language plpgsql as $$
+    h.stores
+        .sql(
+            "create function refuse_row() returns trigger language plpgsql as $$
          begin raise exception 'full'; end $$",
-    )
-    .execute(&h.stores.pool)
-    .await
-    .unwrap();
-    sqlx::query(
-        "create trigger refuse_row before insert on audit_log for each row
+        )
+        .await;
+    h.stores
+        .sql(
+            "create trigger refuse_row before insert on audit_log for each row
          execute function refuse_row()",
-    )
-    .execute(&h.stores.pool)
-    .await
-    .unwrap();
+        )
+        .await;
     h.api.pay("held3", "NEVER", "5").await;
     h.settled().await;
     let body = json!({"customer_id": "NEVER", "asset_value": "100", "term_weeks": 50});
     h.api.post("/api/v1/customers", &body).await.is_problem(500, "internal");
-    assert_eq!(h.api.get("/api/v1/customers/NEVER").await.status, 404);
+    h.api.get("/api/v1/customers/NEVER").await.is(404);
     assert_eq!(h.api.payment("held3").await["status"], "suspense");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -78,10 +64,7 @@ async fn a_seed_is_noted_once_and_held_money_each_time() {
     let h = Harness::with(&["--operator-tokens", &format!("ada={ADA}")]).await;
     h.api.pay("held", "GIG00002", "7").await;
     let stored = "select count(*) from suspense";
-    crate::harness::eventually("it is held", async || {
-        (h.stores.count(stored).await == 1).then_some(())
-    })
-    .await;
+    h.stores.until(1, stored).await;
     let seed = async |body: Value| {
         let path = "/api/v1/admin/seed-customers";
         send(h.api.request(Method::POST, path).json(&body).bearer_auth(ADA)).await
@@ -100,10 +83,9 @@ async fn a_seed_is_noted_once_and_held_money_each_time() {
         row("ada", "account_opened", "GIG00002"),
     ];
     assert_eq!(rows(&h.stores).await, noted, "what opens nothing is not noted");
-    let more = run(operate(&h.stores, &["seed", "--count", "5002", "--actor", "ben"])).await;
+    let more = h.stores.run(&["seed", "--count", "5002", "--actor", "ben"]).await;
     assert!(more.stdout.starts_with("1 customers created, 5001 existed"), "{more:?}");
     assert_eq!(rows(&h.stores).await[2], row("ben", "customers_seeded", "GIG00001 to GIG05002"));
-    h.stop().await;
 }
 
 async fn set_level(api: &Api, body: &Value) -> Reply {
@@ -112,32 +94,26 @@ async fn set_level(api: &Api, body: &Value) -> Reply {
 
 #[tokio::test]
 async fn a_log_level_is_noted_and_changes_without_postgresql_too() {
-    let directory = empty_directory("audit-log-postgres").await;
-    let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("audit-log-postgres").await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let body = json!({"level": "info,paystream=debug", "actor": "ada", "reason": "posts are slow"});
-    assert_eq!(set_level(&gateway.api, &body).await.status, 200);
+    set_level(&gateway.api, &body).await.is(200);
     let (actor, subject, reason, before, after) = logged(&stores, "log_level_changed").await;
     assert_eq!((&*actor, &*subject, &*reason), ("ada", "log level", "posts are slow"));
     assert_eq!((before, after), (json!({"level": "info"}), json!({"level": body["level"]})));
-    assert_eq!(set_level(&gateway.api, &json!({"level": "loud"})).await.status, 422);
+    set_level(&gateway.api, &json!({"level": "loud"})).await.is(422);
     assert_eq!(stores.count("select count(*) from audit_log").await, 1, "a refusal is no change");
     postgres.kill().await.unwrap();
     let set = set_level(&gateway.api, &json!({"level": "debug", "actor": "ada"})).await;
     assert_eq!((set.status, &set.json()["level"]), (200, &json!("debug")), "{}", set.text);
     gateway.until_logged("the change of the log level is not in the audit log").await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_failure_is_found_in_the_log_by_the_id_that_the_client_was_given() {
     let stores = Stores::new().await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
-    sqlx::query("alter table customer_accounts rename to elsewhere")
-        .execute(&stores.pool)
-        .await
-        .unwrap();
+    stores.sql("alter table customer_accounts rename to elsewhere").await;
     let problem = gateway.api.get("/api/v1/customers/ADA").await.is_problem(500, "internal");
     let id = problem["request_id"].as_str().unwrap();
     gateway.until_logged(id).await;
@@ -159,9 +135,7 @@ async fn a_failure_is_found_in_the_log_by_the_id_that_the_client_was_given() {
         .map(|line| serde_json::from_str(line).unwrap())
         .unwrap();
     assert_eq!((&line["level"], &line["request_id"]), (&json!("ERROR"), &json!(chosen)));
-    let reply = gateway.api.post_payment(&payment("fine", "ADA", "1")).await;
-    assert_eq!(reply.status, 202, "{}", reply.text);
-    gateway.stop().await;
+    gateway.api.post_payment(&payment("fine", "ADA", "1")).await.is(202);
 }
 
 /// A user that no name is known for, as in many containers.
@@ -194,14 +168,14 @@ async fn a_command_knows_who_runs_it_without_a_name_in_the_environment() {
     };
     let register = ["groups", "register", "notify", "--note", "tells customers"];
     let done = run(command(&register)).await;
-    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert_eq!(done.code(), Some(0), "{done:?}");
     let why = ["--reason", "why", "--all"];
     let dry = [&["dead-letters", "redrive", "--dry-run"][..], &why].concat();
     let none = run(command(&dry)).await;
-    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert_eq!(none.code(), Some(1), "{none:?}");
     assert!(none.stdout.starts_with("No open dead letter matches"), "{none:?}");
     let seeded = run(command(&["seed", "--count", "2"])).await;
-    assert_eq!(seeded.status.code(), Some(0), "{seeded:?}");
+    assert_eq!(seeded.code(), Some(0), "{seeded:?}");
     let (actor, ..) = logged(&stores, "customers_seeded").await;
     if is_root {
         assert_eq!(actor, format!("uid {NAMELESS}"));

@@ -4,18 +4,7 @@
 //! reason, and the console stays honest when a store is away. Keeps pictures in
 //! `target/console`.
 
-use std::collections::BTreeSet;
-
-use paystream_dev::{self as dev, PostgresServer};
-
-use crate::{
-    chromium::Browser,
-    harness::{Api, Harness, Stores, empty_directory, eventually, payment},
-    ownership,
-    poison::{allow_poison, refuse_poison},
-    process::{Process, operate, run},
-    proxy::{Proxy, Way},
-};
+use crate::{chromium::Browser, ownership, prelude::*};
 
 /// Every page that needs nothing in its path.
 const PAGES: [&str; 10] = [
@@ -44,17 +33,14 @@ async fn figure(browser: &Browser, name: &str) -> Option<i64> {
 
 #[tokio::test]
 async fn live_figures_move_while_payments_are_posted() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "100000").await;
+    let h = Harness::gateway(&[]).await.account("ADA", "100000").await;
     let browser = Browser::open(&h.api.url).await;
     browser.go("/console").await;
     browser.reads("live").await;
     eventually("the figure is there", async || figure(&browser, "Not taken yet").await).await;
-    for n in 0..25 {
-        h.api.pay(&format!("live{n}"), "ADA", "1").await;
-    }
-    eventually("what waits shows without a reload", async || {
-        (figure(&browser, "Not taken yet").await == Some(25)).then_some(())
+    h.api.pay_each("live", 0..25).await;
+    until("what waits shows without a reload", async || {
+        figure(&browser, "Not taken yet").await == Some(25)
     })
     .await;
     browser.reads("no living owner").await;
@@ -69,7 +55,6 @@ async fn live_figures_move_while_payments_are_posted() {
     })
     .await;
     browser.close().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -98,7 +83,6 @@ async fn figures_that_fall_silent_are_not_called_live() {
     // A request that was given up is an error in the browser's log, and no surprise.
     browser.complaints().await;
     browser.close().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -117,38 +101,32 @@ async fn a_rebalance_shows_without_a_reload() {
     };
     assert_eq!(owners().await, BTreeSet::from(["tester".to_owned()]));
     let second = ownership::worker(&h.stores, "second", &[]).await;
-    eventually("both own some", async || (owners().await.len() == 2).then_some(())).await;
+    until("both own some", async || owners().await.len() == 2).await;
     browser.reads("2 workers running").await;
     second.stop().await;
-    eventually("one owns all", async || (owners().await.len() == 1).then_some(())).await;
+    until("one owns all", async || owners().await.len() == 1).await;
     let mark = browser.script("return document.getElementById('main').dataset.mark").await;
     assert_eq!(mark, "same document");
     browser.close().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_poison_entry_is_found_explained_and_redriven() {
-    let mut h = Harness::gateway(&["--attempts-max", "10"]).await;
-    h.api.open_account("ADA", "100000").await;
+    let mut h = Harness::gateway(&["--attempts-max", "10"]).await.account("ADA", "100000").await;
     refuse_poison(&h.stores).await;
     h.api.pay("sound1", "ADA", "10").await;
     h.api.pay("POISON1", "ADA", "250").await;
     h.start_worker();
     let browser = Browser::open(&h.api.url).await;
     // Found while it is tried.
-    eventually("it is on the page of stuck work", async || {
+    until("it is on the page of stuck work", async || {
         browser.go("/console/stuck").await;
         let text = browser.text().await;
-        (text.contains("POISON1") && text.contains("poison, ")).then_some(())
+        text.contains("POISON1") && text.contains("poison, ")
     })
     .await;
     browser.picture("poison", 1280).await;
-    eventually("it is a dead letter", async || {
-        let found = h.api.payment("POISON1").await;
-        (found["status"] == "dead_lettered").then_some(())
-    })
-    .await;
+    h.api.until_is("POISON1", "dead_lettered").await;
     // Its own page leads to its dead letter, and so does the overview.
     browser.go("/console/payments?reference=POISON1").await;
     let number = h.stores.count("select id from dead_letters").await.to_string();
@@ -181,13 +159,11 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
     assert_eq!(h.api.balance("ADA").await["total_paid"], "260.00");
     browser.close().await;
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_dead_letter_is_discarded_with_a_reason_by_keyboard_alone() {
-    let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
-    h.api.open_account("ADA", "100000").await;
+    let mut h = Harness::gateway(&["--attempts-max", "1"]).await.account("ADA", "100000").await;
     refuse_poison(&h.stores).await;
     h.api.pay("POISON7", "ADA", "250").await;
     h.start_worker();
@@ -227,7 +203,6 @@ async fn a_dead_letter_is_discarded_with_a_reason_by_keyboard_alone() {
     assert!(row.contains("ben") && row.contains("discarded"), "{row}");
     browser.close().await;
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -256,14 +231,11 @@ async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
         assert!(wide.as_u64().unwrap() <= 400, "{page} is {wide} wide");
     }
     browser.close().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn the_console_is_honest_while_postgresql_is_away() {
-    let mut postgres =
-        PostgresServer::start(&empty_directory("postgres-browser").await).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("postgres-browser").await;
     let mut h = Harness::gateway_on(stores, &[]).await;
     h.start_worker();
     let browser = Browser::open(&h.api.url).await;
@@ -298,18 +270,19 @@ async fn the_console_is_honest_while_postgresql_is_away() {
     // A page that answers 503 is an error in the browser's log, and no surprise.
     browser.complaints().await;
     browser.close().await;
+    h.crash();
 }
 
 #[tokio::test]
 async fn a_statement_shows_all_of_itself_at_1400_pixels() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100000000").await;
-    for (reference, amount) in
-        [("VPAY25110713542114478761522000", "10000000.50"), ("VPAY2", "1234567.89")]
-    {
+    let h = Harness::start().await.account("ADA", "100000000").await;
+    for (reference, amount) in [
+        ("VPAY25110713542114478761522000", "10000000.50"),
+        ("VPAY2", "1234567.89"),
+        ("VPAY25110713542114478761522003", "99000000"),
+    ] {
         h.api.pay(reference, "ADA", amount).await;
     }
-    h.api.pay("VPAY25110713542114478761522003", "ADA", "99000000").await;
     h.settled().await;
     let browser = Browser::open(&h.api.url).await;
     browser.width(1400, 900, 1).await;
@@ -326,7 +299,6 @@ async fn a_statement_shows_all_of_itself_at_1400_pixels() {
     assert_eq!(cut, serde_json::json!([]), "these cells are out of sight");
     browser.picture("statement-1400", 1400).await;
     browser.close().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -349,7 +321,6 @@ async fn an_operator_signs_in_and_out() {
     browser.reads("Your token").await;
     browser.complaints().await;
     browser.close().await;
-    h.stop().await;
 }
 
 /// Posts payments of many customers in waves until the figures have a past.
@@ -383,12 +354,12 @@ async fn pictures_of_a_busy_service_are_kept() {
     }
     ownership::until_spread(&stores, &["lagos-1", "lagos-2", "abuja-1"]).await;
     let arguments = ["topology", "resize", "--partitions", "16"];
-    let resized = run(operate(&stores, &arguments)).await;
+    let resized = stores.run(&arguments).await;
     assert!(resized.status.success(), "{resized:?}");
-    eventually("the new partitions are spread", async || {
+    until("the new partitions are spread", async || {
         let owners = ownership::owners(&stores).await;
         let names: BTreeSet<&String> = owners.iter().filter(|name| !name.is_empty()).collect();
-        (owners.len() == 16 && !owners.contains(&String::new()) && names.len() == 3).then_some(())
+        owners.len() == 16 && !owners.contains(&String::new()) && names.len() == 3
     })
     .await;
     refuse_poison(&stores).await;
@@ -441,8 +412,4 @@ async fn pictures_of_a_busy_service_are_kept() {
         () = pictured => {}
     }
     browser.close().await;
-    for worker in workers {
-        worker.stop().await;
-    }
-    gateway.stop().await;
 }

@@ -2,10 +2,7 @@
 //! something, where a form must come from, that nothing from outside becomes
 //! markup, and that it works without script.
 
-use reqwest::{Method, RequestBuilder, redirect::Policy};
-use serde_json::json;
-
-use crate::harness::{Harness, Reply, but, payment, send};
+use crate::prelude::*;
 
 const API: &str = "the-token-of-the-api";
 const ADA: &str = "the-token-of-ada-01";
@@ -107,7 +104,6 @@ async fn a_cookie_opens_the_console_and_nothing_else() {
     let elsewhere = [("token", ADA), ("to", "https://example.org/")];
     let signed = send(form(&h, "/console/sign-in", &elsewhere)).await;
     assert_eq!(signed.header("location"), "/console");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -133,8 +129,7 @@ async fn pages_carry_a_strict_policy_and_are_not_kept() {
         assert_eq!(asset.status, 200, "{name}");
         assert!(asset.header("cache-control").contains("immutable"), "{name}");
     }
-    assert_eq!(get(&h, "/console/assets/console-000000000000.css").await.status, 404);
-    h.stop().await;
+    get(&h, "/console/assets/console-000000000000.css").await.is(404);
 }
 
 #[tokio::test]
@@ -154,7 +149,6 @@ async fn a_problem_is_a_page_with_its_status() {
         assert!(reply.text.contains(code), "{path}: {}", reply.text);
         assert!(reply.text.contains("Overview"), "{path} leads on");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -197,8 +191,7 @@ async fn a_form_from_elsewhere_changes_nothing() {
     }
     // A name from elsewhere that leads here is not let in where nothing else guards.
     let rebound = request(&h, Method::GET, "/console").header("host", "example.org");
-    assert_eq!(send(rebound).await.status, 401);
-    h.stop().await;
+    send(rebound).await.is(401);
 }
 
 #[tokio::test]
@@ -214,8 +207,7 @@ async fn what_comes_from_outside_never_becomes_markup() {
     h.api.pay("HELD-1", "NOBODY", "7").await;
     h.api.until_settled().await;
     let fields = [("of", "HELD-1"), ("reason", hostile), ("actor", "<i>ada</i>")];
-    let done = send(form(&h, "/console/act/refund", &fields)).await;
-    assert_eq!(done.status, 303, "{}", done.text);
+    send(form(&h, "/console/act/refund", &fields)).await.is(303);
     let encoded = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     let paths = [
         "/console/audit".to_owned(),
@@ -242,7 +234,6 @@ async fn what_comes_from_outside_never_becomes_markup() {
         audit.contains("&#60;script&#62;alert(1)") || audit.contains("&lt;script&gt;alert(1)"),
         "{audit}"
     );
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -251,9 +242,9 @@ async fn without_script_a_held_payment_is_assigned_once() {
     h.api.open_account("ADA", "1000").await;
     h.api.pay("HELD-2", "NOBODY", "70").await;
     let as_ada = |asked: RequestBuilder| asked.bearer_auth(ADA);
-    crate::harness::eventually("it is held", async || {
+    until("it is held", async || {
         let list = send(as_ada(request(&h, Method::GET, "/console/suspense"))).await;
-        list.text.contains("/console/act/assign?of=HELD-2").then_some(())
+        list.text.contains("/console/act/assign?of=HELD-2")
     })
     .await;
     let asked = request(&h, Method::GET, "/console/act/assign?of=HELD-2");
@@ -263,23 +254,19 @@ async fn without_script_a_held_payment_is_assigned_once() {
     let act =
         async |fields: &[(&str, &str)]| send(as_ada(form(&h, "/console/act/assign", fields))).await;
     // What is missing is said, and what was typed is kept.
-    let short = act(&[("of", "HELD-2"), ("reason", "  "), ("customer", "ADA")]).await;
-    assert_eq!(short.status, 422, "{}", short.text);
+    let short = act(&[("of", "HELD-2"), ("reason", "  "), ("customer", "ADA")]).await.is(422);
     assert!(short.text.contains("reason must not be empty"), "{}", short.text);
     assert!(short.text.contains("value=\"ADA\""), "{}", short.text);
-    let unknown = act(&[("of", "HELD-2"), ("reason", "typo"), ("customer", "EVE")]).await;
-    assert_eq!(unknown.status, 422, "{}", unknown.text);
+    let unknown = act(&[("of", "HELD-2"), ("reason", "typo"), ("customer", "EVE")]).await.is(422);
     assert!(unknown.text.contains("no customer has the id EVE"), "{}", unknown.text);
     let fields = [("of", "HELD-2"), ("reason", "the bank mistyped it"), ("customer", "ADA")];
     let done = act(&fields).await;
     assert_eq!((done.status, done.header("location")), (303, "/console/suspense?done=assign"));
-    let again = act(&fields).await;
-    assert_eq!(again.status, 409, "{}", again.text);
+    let again = act(&fields).await.is(409);
     assert!(again.text.contains("Nothing was changed"), "{}", again.text);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "70.00");
     let audit = send(as_ada(request(&h, Method::GET, "/console/audit?subject=HELD-2"))).await.text;
     assert!(audit.contains("the bank mistyped it") && audit.contains("<td>ada</td>"), "{audit}");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -296,14 +283,14 @@ async fn viewers_of_live_figures_are_bounded_and_do_not_hold_requests() {
     assert_eq!(one_more.status, 503);
     assert!(one_more.text.contains("8 pages of yours show live figures"), "{}", one_more.text);
     // The one request that may be under way is free.
-    assert_eq!(get(&h, "/console").await.status, 200);
+    get(&h, "/console").await.is(200);
     let event = viewers[0].chunk().await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&event).starts_with("data:"), "{event:?}");
     assert!(!viewers[0].chunk().await.unwrap().unwrap().is_empty(), "it goes on");
     drop(viewers);
-    crate::harness::eventually("a place is free again", async || {
+    until("a place is free again", async || {
         let viewer = request(&h, Method::GET, "/console/live?page=overview").send().await.unwrap();
-        (viewer.status() == 200).then_some(())
+        viewer.status() == 200
     })
     .await;
     // Streams end with the process: the stop does not wait for them.

@@ -3,18 +3,7 @@
 //! and goes on when a store is away; and that the ledger keeps the history of
 //! attempts it tells of.
 
-use std::collections::BTreeSet;
-
-use paystream::operations::KINDS;
-use paystream_dev::{PostgresServer, RedisServer};
-use serde_json::{Value, json};
-
-use crate::{
-    harness::{Harness, Stores, empty_directory, eventually},
-    ownership::{gateway, lock, until_spread, worker},
-    poison::refuse_poison,
-    process::{operate, run},
-};
+use crate::prelude::*;
 
 /// What may be wrong with the machine that runs the tests.
 const OF_THE_MACHINE: [&str; 5] =
@@ -63,11 +52,11 @@ async fn doctor_with(stores: &Stores, settings: &[(&str, &str)]) -> Said {
     let mut command = operate(stores, &["doctor", "--json"]);
     command.envs(settings.iter().copied());
     let ended = run(command).await;
-    let shown: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+    let shown: Value = ended.json();
     let findings = shown["findings"].as_array().unwrap().clone();
     let codes: BTreeSet<&str> = findings.iter().map(|one| one["code"].as_str().unwrap()).collect();
     assert!(codes.iter().all(|code| KINDS.iter().any(|kind| kind.code == *code)), "{codes:?}");
-    Said { status: ended.status.code(), findings }
+    Said { status: ended.code(), findings }
 }
 
 async fn doctor(stores: &Stores) -> Said {
@@ -85,8 +74,7 @@ async fn until_found(stores: &Stores, code: &str) -> Said {
 
 #[tokio::test]
 async fn a_healthy_system_is_told_to_be_well() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("one", "ADA", "1").await;
     h.settled().await;
     let said = eventually("nothing is wrong", async || {
@@ -107,46 +95,36 @@ async fn a_healthy_system_is_told_to_be_well() {
     for code in ["redis_loses", "postgresql_loses", "schema_mismatch", "no_worker", "pending_old"] {
         assert!(good(code), "{code}: {:?}", said.findings);
     }
-    let page = run(operate(&h.stores, &["doctor"])).await;
+    let page = h.stores.run(&["doctor"]).await;
     assert!(page.stdout.starts_with("OK\n"), "{page:?}");
     assert!(!page.stdout.contains('\x1b'), "colours without a terminal: {page:?}");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
-    let directory = empty_directory("doctor-postgres").await;
-    let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(paystream_dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("doctor-postgres").await;
     postgres.stop().await.unwrap();
     let said = doctor(&stores).await;
     said.has("postgresql_unreachable", "critical");
     assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable"]));
     assert!(said.findings.iter().any(|one| one["code"] == "redis_loses"), "redis is looked at");
     for command in [["losses", "list"], ["dead-letters", "list"], ["groups", "list"]] {
-        let ended = run(operate(&stores, &command)).await;
+        let ended = stores.run(&command).await;
         assert!(ended.stderr.contains("Connection refused"), "{command:?}: {ended:?}");
     }
 }
 
 #[tokio::test]
 async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() {
-    let directory = empty_directory("doctor-owners").await;
-    let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(paystream_dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("doctor-owners").await;
     let mut h = Harness::gateway_on(stores, &[]).await;
     h.start_worker();
     until_spread(&h.stores, &["tester"]).await;
-    eventually("Redis is told of every owner", async || {
-        (h.stores.keys("*:owner").await.len() == 8).then_some(())
-    })
-    .await;
+    until("Redis is told of every owner", async || h.stores.keys("*:owner").await.len() == 8).await;
     h.crash_worker();
     postgres.stop().await.unwrap();
     // An entry of long ago waits.
-    let mut add = redis::cmd("XADD");
-    add.arg(h.stores.key(3, "stream")).arg("1000-1").arg("v").arg("1");
-    add.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.tell(&["XADD", &h.stores.key(3, "stream"), "1000-1", "v", "1"]).await;
     let said = doctor(&h.stores).await;
     let sentence = said.has("owners_unknown", "notice");
     assert!(sentence.contains("last owners known to Redis: tester 8"), "{sentence}");
@@ -158,8 +136,8 @@ async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() 
             "{finding}"
         );
     }
-    let shown = run(operate(&h.stores, &["partitions", "--interval", "100ms"])).await;
-    assert_eq!(shown.status.code(), Some(2), "{shown:?}");
+    let shown = h.stores.run(&["partitions", "--interval", "100ms"]).await;
+    assert_eq!(shown.code(), Some(2), "{shown:?}");
     assert!(shown.stdout.contains("owners are unknown (last owners known to Redis: tester 8)"));
     assert!(shown.stdout.contains("| tester? |") && !shown.stdout.contains("NONE"), "{shown:?}");
     // The console's API says the same.
@@ -167,21 +145,19 @@ async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() 
     let findings = checkup["findings"].as_array().unwrap();
     assert!(findings.iter().any(|one| one["code"] == "owners_unknown"), "{checkup}");
     assert!(!checkup.to_string().contains("start a worker"), "{checkup}");
+    h.crash();
 }
 
 #[tokio::test]
 async fn a_damaged_account_is_named_until_it_is_corrected() {
-    let mut h = Harness::gateway(&["--attempts-max=2"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&["--attempts-max=2"]).await.account("ADA", "1000").await;
     h.start_worker();
-    for n in 0..3 {
-        h.api.pay(&format!("a{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("a", 0..3).await;
     h.settled().await;
     assert!(doctor(&h.stores).await.find("account_damaged").is_none());
     h.stop_worker().await;
     let damage = "update customer_accounts set version = 1 where customer_id = 'ADA'";
-    sqlx::query(damage).execute(&h.stores.pool).await.unwrap();
+    h.stores.sql(damage).await;
     h.api.pay("late", "ADA", "1").await;
     h.start_worker();
     h.api.until_settled().await;
@@ -192,15 +168,13 @@ async fn a_damaged_account_is_named_until_it_is_corrected() {
     let advice = &said.find("account_damaged").unwrap()["advice"];
     assert!(advice.as_str().unwrap().contains("redrive --customer ADA"), "{advice}");
     let correct = "update customer_accounts set version = 3 where customer_id = 'ADA'";
-    sqlx::query(correct).execute(&h.stores.pool).await.unwrap();
+    h.stores.sql(correct).await;
     assert!(doctor(&h.stores).await.find("account_damaged").is_none());
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
-    let mut redis = RedisServer::start(&empty_directory("doctor-redis").await).await.unwrap();
-    let stores = Stores::on(&redis.url(), None).await;
+    let (mut redis, stores) = Stores::on_own_redis("doctor-redis").await;
     redis.stop().await.unwrap();
     let said = doctor(&stores).await;
     said.has("redis_unreachable", "critical");
@@ -209,17 +183,15 @@ async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
     let praised = ["owner_silent", "owner_stuck"];
     assert!(said.findings.iter().all(|one| !praised.contains(&one["code"].as_str().unwrap())));
     // A cause is told once, however many errors carry it.
-    let ended = run(operate(&stores, &["pending"])).await;
+    let ended = stores.run(&["pending"]).await;
     assert_eq!(ended.stderr.matches("refused").count(), 1, "{ended:?}");
 }
 
 #[tokio::test]
 async fn a_redis_that_became_unsafe_is_found() {
-    let mut redis = RedisServer::start(&empty_directory("doctor-unsafe").await).await.unwrap();
-    let mut stores = Stores::on(&redis.url(), None).await;
-    let mut set = async |name: &str, value: &str| {
-        let mut command = redis::cmd("CONFIG");
-        command.arg("SET").arg(name).arg(value).exec_async(&mut stores.redis).await.unwrap();
+    let (mut redis, stores) = Stores::on_own_redis("doctor-unsafe").await;
+    let set = async |name: &str, value: &str| {
+        stores.tell(&["CONFIG", "SET", name, value]).await;
     };
     set("appendfsync", "everysec").await;
     set("maxmemory-policy", "allkeys-lru").await;
@@ -235,7 +207,7 @@ async fn a_redis_that_became_unsafe_is_found() {
 #[tokio::test]
 async fn a_killed_worker_is_told_with_the_time_until_it_is_taken_over() {
     let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let _gateway = gateway(&stores).await;
     let (a, b) = tokio::join!(worker(&stores, "a", &[]), worker(&stores, "b", &[]));
     until_spread(&stores, &["a", "b"]).await;
     a.kill().await;
@@ -246,14 +218,13 @@ async fn a_killed_worker_is_told_with_the_time_until_it_is_taken_over() {
     assert!(sentence.contains("a has not beaten for"), "{sentence}");
     b.stop().await;
     doctor(&stores).await.has("no_worker", "critical");
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_frozen_worker_is_told_and_well_again_when_it_wakes() {
     let stores = Stores::new().await;
     let frozen = worker(&stores, "frozen", &[]).await;
-    let other = worker(&stores, "other", &[]).await;
+    let _other = worker(&stores, "other", &[]).await;
     until_spread(&stores, &["frozen", "other"]).await;
     frozen.signal("STOP").await;
     let said = until_found(&stores, "owner_silent").await;
@@ -262,8 +233,7 @@ async fn a_frozen_worker_is_told_and_well_again_when_it_wakes() {
     until_spread(&stores, &["other"]).await;
     frozen.signal("CONT").await;
     until_spread(&stores, &["frozen", "other"]).await;
-    eventually("it is well", async || doctor(&stores).await.bad().is_empty().then_some(())).await;
-    tokio::join!(frozen.stop(), other.stop());
+    until("it is well", async || doctor(&stores).await.bad().is_empty()).await;
 }
 
 #[tokio::test]
@@ -271,41 +241,32 @@ async fn a_foreign_group_that_stopped_reading_is_told_with_what_it_keeps() {
     let stores = Stores::new().await;
     // An entry of long ago that ours has settled.
     let stream = stores.key(3, "stream");
-    let mut redis = stores.redis.clone();
-    let mut add = redis::cmd("XADD");
-    add.arg(&stream).arg("1000-1").arg("v").arg("1").exec_async(&mut redis).await.unwrap();
-    let mut move_on = redis::cmd("XGROUP");
-    move_on.arg("SETID").arg(&stream).arg("ledger").arg("1000-1").arg("ENTRIESREAD").arg(1);
-    move_on.exec_async(&mut redis).await.unwrap();
+    stores.tell(&["XADD", &stream, "1000-1", "v", "1"]).await;
+    let moved = ["XGROUP", "SETID", &stream, "ledger", "1000-1", "ENTRIESREAD", "1"];
+    stores.tell(&moved).await;
     let arguments = ["groups", "register", "notify", "--note", "tells customers", "--actor", "ada"];
-    let registered = run(operate(&stores, &arguments)).await;
+    let registered = stores.run(&arguments).await;
     assert!(registered.status.success(), "{registered:?}");
     assert!(registered.stdout.contains("created on all 8 partitions;"), "{registered:?}");
     assert!(doctor(&stores).await.find("group_pins_trimming").is_none(), "it has just begun");
-    sqlx::query("update consumer_groups set registered_at = now() - interval '1 hour'")
-        .execute(&stores.pool)
-        .await
-        .unwrap();
+    stores.sql("update consumer_groups set registered_at = now() - interval '1 hour'").await;
     let sentence = doctor(&stores).await.has("group_pins_trimming", "warning");
     assert!(sentence.contains("group notify"), "{sentence}");
     assert!(sentence.contains("1 settled entries wait for it, on partition 3"), "{sentence}");
     let retire = ["groups", "retire", "notify", "--yes", "--actor", "ada"];
-    assert!(run(operate(&stores, &retire)).await.status.success());
+    assert!(stores.run(&retire).await.status.success());
     assert!(doctor(&stores).await.find("group_pins_trimming").is_none());
 
     // One that nobody registered, and one that is registered and not there.
-    let mut create = redis::cmd("XGROUP");
-    create.arg("CREATE").arg(&stream).arg("stranger").arg("$");
-    create.exec_async(&mut redis).await.unwrap();
+    stores.tell(&["XGROUP", "CREATE", &stream, "stranger", "$"]).await;
     let said = doctor(&stores).await;
     let sentence = said.has("group_unregistered", "warning");
     assert!(sentence.contains("group stranger is on partition 3"), "{sentence}");
-    sqlx::query(
-        "insert into consumer_groups (name, starts_from, note) values ('stranger', 'now', 'n')",
-    )
-    .execute(&stores.pool)
-    .await
-    .unwrap();
+    stores
+        .sql(
+            "insert into consumer_groups (name, starts_from, note) values ('stranger', 'now', 'n')",
+        )
+        .await;
     let sentence = doctor(&stores).await.has("group_incomplete", "warning");
     assert!(sentence.contains("missing on partitions 0, 1, 2, 4, 5 and 2 more"), "{sentence}");
 }
@@ -318,15 +279,13 @@ async fn a_payment_of_an_unknown_customer_is_noticed() {
     let sentence = until_found(&h.stores, "suspense_held").await.has("suspense_held", "notice");
     let wanted = "1 payment held for customers nobody knows, 12.50 together; the oldest for";
     assert!(sentence.starts_with(wanted), "{sentence}");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
     // Pauses of 7 s in all, so that a doctor on a busy machine comes in time.
-    let h = Harness::with(&["--attempts-max", "8"]).await;
+    let h = Harness::with(&["--attempts-max", "8"]).await.account("ADA", "1000").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "1000").await;
     h.api.pay("POISON", "ADA", "1").await;
     // While an attempt is under way, it has not failed yet.
     let sentence = eventually("the doctor tells why it fails", async || {
@@ -343,25 +302,19 @@ async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
     assert!(said.find("poison_on_trial").is_none());
 
     // Every attempt is kept, as it began and as it failed.
-    let attempts: Vec<(i32, bool)> = sqlx::query_as(
-        "select attempt, error is not null from attempts
-         where first_stream_id = (select stream_id from dead_letters) order by id",
-    )
-    .fetch_all(&h.stores.pool)
-    .await
-    .unwrap();
+    let attempts = "select attempt, error is not null from attempts
+         where first_stream_id = (select stream_id from dead_letters) order by id";
+    let attempts: Vec<(i32, bool)> = h.stores.rows(attempts).await;
     let wanted: Vec<(i32, bool)> = (1..=8).flat_map(|n| [(n, false), (n, true)]).collect();
     assert_eq!(attempts, wanted);
     let by = "select count(*) from attempts join partition_owners using (partition, epoch)
          where worker = owner";
     assert_eq!(h.stores.count(by).await, 16);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_lock_is_told_with_who_holds_it() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let held = lock(&h.stores, "processed_transactions", "exclusive").await;
     h.api.pay("waits", "ADA", "1").await;
     let sentence = until_found(&h.stores, "postgresql_lock_wait").await;
@@ -370,16 +323,13 @@ async fn a_lock_is_told_with_who_holds_it() {
     assert!(sentence.contains("paystream sessions waiting for a lock"), "{sentence}");
     drop(held);
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_stream_that_is_gone_is_found() {
     let stores = Stores::new().await;
     assert_eq!(stores.delete_keys("{p02}:stream").await, 1);
-    let mut destroy = redis::cmd("XGROUP");
-    destroy.arg("DESTROY").arg(stores.key(5, "stream")).arg("ledger");
-    destroy.exec_async(&mut stores.redis.clone()).await.unwrap();
+    stores.tell(&["XGROUP", "DESTROY", &stores.key(5, "stream"), "ledger"]).await;
     let said = doctor(&stores).await;
     assert!(said.has("stream_missing", "critical").contains("partition 2 "));
     assert!(said.has("group_missing", "critical").ends_with("partition 5"));
@@ -403,11 +353,11 @@ async fn what_does_not_fit_together_is_found() {
         .has("postgresql_unexpected", "critical");
     let said = doctor_with(&stores, &[("PAYSTREAM_PARTITIONS", "16")]).await;
     assert!(said.has("topology_mismatch", "critical").contains("the topology has 8"));
-    sqlx::query("update topology set provisioned_at = null").execute(&stores.pool).await.unwrap();
+    stores.sql("update topology set provisioned_at = null").await;
     doctor(&stores).await.has("streams_not_created", "critical");
     let latest = "delete from _sqlx_migrations where version = (select max(version) from
          _sqlx_migrations)";
-    sqlx::query(latest).execute(&stores.pool).await.unwrap();
+    stores.sql(latest).await;
     let sentence = doctor(&stores).await.has("schema_mismatch", "critical");
     assert!(sentence.contains("older than this release"), "{sentence}");
 }
@@ -415,17 +365,13 @@ async fn what_does_not_fit_together_is_found() {
 #[tokio::test]
 async fn what_operators_began_and_nobody_followed_is_found() {
     let stores = Stores::new().await;
-    for sql in [
-        "insert into workers (worker_id, incarnation, beat_at, lease_ms)
-         values ('ghost', gen_random_uuid(), clock_timestamp() + interval '1 minute', 3600000)",
-        "update partition_owners set owner = 'ghost', epoch = 1, moved_at = now() - interval '1 h',
-         release_asked_at = case partition when 4 then now() - interval '1 minute' end",
-        "update topology set resizing_to = 16, resize_started_at = now() - interval '1 hour'",
-        "insert into dead_letters (partition, stream_id, code, reason, entry, attempts, epoch)
-         values (1, '1-1', 'entry_unreadable', 'r', '{}', 1, 1)",
-    ] {
-        sqlx::query(sql).execute(&stores.pool).await.unwrap();
-    }
+    stores.sql("insert into workers (worker_id, incarnation, beat_at, lease_ms)
+         values ('ghost', gen_random_uuid(), clock_timestamp() + interval '1 minute', 3600000);
+             update partition_owners set owner = 'ghost', epoch = 1, moved_at = now() - interval '1 h',
+         release_asked_at = case partition when 4 then now() - interval '1 minute' end;
+             update topology set resizing_to = 16, resize_started_at = now() - interval '1 hour';
+             insert into dead_letters (partition, stream_id, code, reason, entry, attempts, epoch)
+         values (1, '1-1', 'entry_unreadable', 'r', '{}', 1, 1)").await;
     let said = doctor(&stores).await;
     let sentence = said.has("release_ignored", "warning");
     assert!(sentence.starts_with("ghost was asked for partition 4 1m "), "{sentence}");
@@ -434,9 +380,7 @@ async fn what_operators_began_and_nobody_followed_is_found() {
     let advice = said.find("dead_letters_open").unwrap()["advice"].as_str().unwrap();
     assert!(advice.contains("discard ID") && !advice.contains("redrive"), "{advice}");
     // And an owner that lives and does nothing while an entry waits.
-    let mut add = redis::cmd("XADD");
-    add.arg(stores.key(6, "stream")).arg("1000-1").arg("v").arg("1");
-    add.exec_async(&mut stores.redis.clone()).await.unwrap();
+    stores.tell(&["XADD", &stores.key(6, "stream"), "1000-1", "v", "1"]).await;
     let said = doctor(&stores).await;
     said.has("waiting_long", "critical");
     let sentence = said.has("owner_stuck", "critical");

@@ -3,20 +3,10 @@
 //! with the old one. Losses are listed exactly, no sequence is given out twice,
 //! and order within a batch outlives whatever is forgotten or broken meanwhile.
 
-use std::time::Duration;
-
-use paystream_dev::RedisServer;
 use redis::aio::MultiplexedConnection;
-use reqwest::Method;
-use serde_json::{Value, json};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::mpsc;
 
-use crate::{
-    harness::{Api, PARTITIONS, Stores, connect_to_redis, empty_directory, eventually, payment},
-    process::{Process, operate, run},
-    proxy::{Proxy, Way},
-    resize::{resize, served, succeed},
-};
+use crate::prelude::*;
 
 /// How long a client waits that waits for less than the gateway does.
 const IMPATIENCE: Duration = Duration::from_secs(1);
@@ -61,7 +51,7 @@ impl Pair {
 
     /// Waits until the replica has all that the primary has.
     pub async fn in_step(&self) {
-        eventually("the replica has everything", async || {
+        until("the replica has everything", async || {
             let offset = async |server| {
                 let info: String = ask(server, &["INFO", "replication"]).await;
                 let up = info.contains("master_link_status:up") || info.contains("role:master");
@@ -69,7 +59,7 @@ impl Pair {
                 up.then(|| offset.map(str::to_owned)).flatten()
             };
             let (primary, replica) = (offset(&self.primary).await, offset(&self.replica).await);
-            (primary.is_some() && primary == replica).then_some(())
+            primary.is_some() && primary == replica
         })
         .await;
     }
@@ -77,6 +67,12 @@ impl Pair {
     /// The replica takes over as it is; the primary goes on by itself.
     pub async fn promote(&self) {
         tell(&self.replica, &["REPLICAOF", "NO", "ONE"]).await;
+    }
+
+    /// The replica takes over with all that the primary has.
+    pub async fn promote_in_step(&self) {
+        self.in_step().await;
+        self.promote().await;
     }
 
     /// Everybody is led to the former replica.
@@ -112,8 +108,7 @@ pub async fn pay(api: &Api, reference: &str) -> Value {
 
 /// The losses that are on record: reason, first and last sequence.
 async fn losses(stores: &Stores) -> Vec<(String, i64, i64)> {
-    let ended = run(operate(stores, &["losses", "list", "--json"])).await;
-    let rows: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let rows = stores.said(&["losses", "list"]).await;
     let row = |row: &Value| {
         let number = |name: &str| row[name].as_i64().unwrap();
         (row["reason"].as_str().unwrap().to_owned(), number("lost_first"), number("lost_last"))
@@ -130,8 +125,7 @@ async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
     for (api, reference) in [(&a.api, "r1"), (&b.api, "r2"), (&a.api, "r3")] {
         pay(api, reference).await;
     }
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     assert_eq!(pay(&a.api, "r4").await["sequence"], 4);
     assert_eq!(pay(&a.api, "r5").await["sequence"], 5);
     pair.fail_over().await;
@@ -140,8 +134,8 @@ async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
     assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
     pay(&a.api, "r7").await;
     let worker = Process::serve("all", &pair.stores, &[]).await;
-    eventually("the loss is listed exactly", async || {
-        (losses(&pair.stores).await == [("takeover".to_owned(), 4, 5)]).then_some(())
+    until("the loss is listed exactly", async || {
+        losses(&pair.stores).await == [("takeover".to_owned(), 4, 5)]
     })
     .await;
     for name in ["r4", "r5"] {
@@ -150,12 +144,9 @@ async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
     }
     worker.api.until_settled().await;
     let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
-    assert!(run(operate(&pair.stores, &accept)).await.status.success());
+    assert!(pair.stores.run(&accept).await.status.success());
     pair.stores.audit().await;
     assert_eq!(worker.api.balance("ADA").await["total_paid"], "7.00");
-    for process in [a, b, worker] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
@@ -165,27 +156,22 @@ async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence()
     let b = Process::serve("gateway", &pair.stores, &[]).await;
     a.api.open_account("ADA", "1000").await;
     pay(&a.api, "r1").await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pay(&a.api, "r2").await;
     a.api.until_settled().await;
     pair.fail_over().await;
     assert!(pay(&b.api, "r3").await["sequence"].as_i64().unwrap() > 1_000_000);
     assert!(pay(&b.api, "r2").await["sequence"].as_i64().unwrap() > 1_000_000);
-    a.api.until_settled().await;
-    pair.stores.audit().await;
+    a.settled(&pair.stores).await;
     assert_eq!(a.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(losses(&pair.stores).await, []);
-    for process in [a, b] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_connection() {
     let pair = Pair::start("returned").await;
     let gateway = Process::serve("gateway", &pair.stores, &[]).await;
-    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_LANES", "1")];
+    let settings = [("PAYSTREAM_LANES", "1")];
     let worker = Process::serve("worker", &pair.stores, &settings).await;
     gateway.api.open_account("ADA", "1000").await;
     for n in 1..=10 {
@@ -202,23 +188,20 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
     pair.promote().await;
     let port = pair.replica.port().to_string();
     tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
-    eventually("the primary has what the replica had", async || {
+    until("the primary has what the replica had", async || {
         let info: String = ask(&pair.primary, &["INFO", "replication"]).await;
-        info.contains("master_link_status:up").then_some(())
+        info.contains("master_link_status:up")
     })
     .await;
     tell(&pair.primary, &["REPLICAOF", "NO", "ONE"]).await;
     // Another is the first to see that it has been a replica.
     let worker = Process::serve("worker", &pair.stores, &settings).await;
     let jumped = "select count(*) from partition_owners where head_sequence >= 999999";
-    eventually("all sequences jump", async || {
-        (pair.stores.count(jumped).await == i64::from(PARTITIONS)).then_some(())
-    })
-    .await;
+    pair.stores.until(i64::from(PARTITIONS), jumped).await;
     let taken = pay(&gateway.api, "new").await;
     assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
-    eventually("exactly what was lost is listed", async || {
-        (losses(&pair.stores).await == [("takeover".to_owned(), 11, 20)]).then_some(())
+    until("exactly what was lost is listed", async || {
+        losses(&pair.stores).await == [("takeover".to_owned(), 11, 20)]
     })
     .await;
     for n in 11..=20 {
@@ -229,44 +212,37 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
     gateway.api.until_settled().await;
     // The counters that jumped are no sequences that were given out.
     worker.stop().await;
-    let worker = Process::serve("worker", &pair.stores, &settings).await;
+    let _worker = Process::serve("worker", &pair.stores, &settings).await;
     pay(&gateway.api, "last").await;
     gateway.api.until_settled().await;
     assert_eq!(pair.stores.keys("*:lost").await.len(), 1);
     assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 11, 20)]);
     let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
-    assert!(run(operate(&pair.stores, &accept)).await.status.success());
+    assert!(pair.stores.run(&accept).await.status.success());
     pair.stores.audit().await;
     assert_eq!(gateway.api.balance("ADA").await["total_paid"], "22.00");
-    for process in [gateway, worker] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn a_failover_that_loses_nothing_is_no_loss() {
     let mut pair = Pair::start("lossless").await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     pay(&process.api, "r2").await;
-    process.api.until_settled().await;
-    pair.stores.audit().await;
+    process.settled(&pair.stores).await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], "2.00");
     assert_eq!(losses(&pair.stores).await, []);
-    process.stop().await;
 }
 
 /// Waits until the ledger knows of every partition how far it has jumped.
 async fn heads_are_noted(stores: &Stores) {
-    eventually("the heads are noted", async || {
+    until("the heads are noted", async || {
         let noted = "select count(*) from partition_owners o join topology t using (generation)
              where head_sequence > last_sequence + 900000";
-        (stores.count(noted).await == i64::from(PARTITIONS)).then_some(())
+        stores.count(noted).await == i64::from(PARTITIONS)
     })
     .await;
 }
@@ -282,8 +258,7 @@ async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
     all.api.open_account("ADA", "1000").await;
     pay(&all.api, "r1").await;
     all.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     heads_are_noted(&pair.stores).await;
     pair.fail_over().await;
@@ -301,9 +276,6 @@ async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
     all.api.until_settled().await;
     assert_eq!(pair.stores.count(LOST).await, 0);
     pair.stores.audit().await;
-    for process in [all, gateway] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
@@ -312,11 +284,10 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     let gateway = Process::serve("gateway", &pair.stores, &[]).await;
     let worker = Process::serve("all", &pair.stores, &[]).await;
     gateway.api.open_account("ADA", "1000").await;
-    succeed(&pair.stores, &resize(&["--partitions", "16"])).await;
+    pair.stores.succeed(&resize(&["--partitions", "16"])).await;
     served(&gateway, 16).await;
     worker.stop().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pay(&gateway.api, "r1").await;
     pay(&gateway.api, "r2").await;
     pair.fail_over().await;
@@ -327,9 +298,9 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     pay(&gateway.api, "r1").await;
     worker.api.until_settled().await;
     let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
-    succeed(&pair.stores, &accept).await;
+    pair.stores.succeed(&accept).await;
     // The new streams begin on a server that was promoted.
-    succeed(&pair.stores, &resize(&["--partitions", &PARTITIONS.to_string()])).await;
+    pair.stores.succeed(&resize(&["--partitions", &PARTITIONS.to_string()])).await;
     served(&gateway, usize::from(PARTITIONS)).await;
     heads_are_noted(&pair.stores).await;
     worker.stop().await;
@@ -339,16 +310,12 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     assert_eq!(losses(&pair.stores).await, []);
     assert_eq!(pair.stores.count(LOST).await, 1);
     pair.stores.audit().await;
-    for process in [gateway, worker] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn a_primary_stays_the_same_when_a_first_replica_follows() {
     let mut pair = Pair::apart("first", None).await;
-    let before = Process::serve("gateway", &pair.stores, &[]).await;
-    before.api.open_account("ADA", "1000").await;
+    let before = Process::serve("gateway", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&before.api, "r1").await;
     let named = ask::<String>(&pair.primary, &["INFO", "replication"]).await;
     pair.follow().await;
@@ -363,37 +330,28 @@ async fn a_primary_stays_the_same_when_a_first_replica_follows() {
         pay(api, reference).await;
     }
     since.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     pay(&before.api, "r5").await;
     pay(&since.api, "r6").await;
-    since.api.until_settled().await;
-    pair.stores.audit().await;
+    since.settled(&pair.stores).await;
     assert_eq!(since.api.balance("ADA").await["total_paid"], "6.00");
     assert_eq!(losses(&pair.stores).await, []);
-    for process in [before, since] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn nobody_stays_with_a_primary_that_was_demoted() {
     let mut pair = Pair::start("demoted").await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     // Connections that stand lead to the former primary, which follows now.
     pair.proxy.lead_to(&pair.replica.url());
     let port = pair.replica.port().to_string();
     tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
     pay(&process.api, "r2").await;
     pair.stores.connect_again().await;
-    process.api.until_settled().await;
-    pair.stores.audit().await;
-    process.stop().await;
+    process.settled(&pair.stores).await;
 }
 
 #[tokio::test]
@@ -408,7 +366,6 @@ async fn a_gateway_leaves_connections_on_which_redis_has_fallen_silent() {
     // What has lost something stays silent for good; new connections do not.
     proxy.set(Way::Open);
     pay(&process.api, "r2").await;
-    process.stop().await;
 }
 
 #[tokio::test]
@@ -437,7 +394,6 @@ async fn a_gateway_comes_back_although_nobody_waited_for_a_silent_redis_to_the_e
     proxy.set(Way::Open);
     process.api.until_ready().await;
     pay(&process.api, "r2").await;
-    process.stop().await;
 }
 
 #[tokio::test]
@@ -465,7 +421,6 @@ async fn a_gateway_leaves_silent_connections_although_every_caller_stopped_waiti
     for payments in &paths {
         eventually("it is taken on a new connection", async || taken(payments).await).await;
     }
-    process.stop().await;
 }
 
 /// Customers that are paid for in batches, one by each client.
@@ -499,9 +454,7 @@ async fn send_batches(api: Api, customer: String, answered: mpsc::Sender<()>) ->
 
 #[tokio::test]
 async fn batches_keep_their_order_and_are_no_repetitions_while_scripts_are_forgotten() {
-    let directory = empty_directory("redis-forgetful").await;
-    let redis = RedisServer::start(&directory).await.expect("Redis starts");
-    let stores = Stores::on(&redis.url(), None).await;
+    let (redis, stores) = Stores::on_own_redis("redis-forgetful").await;
     let process = Process::serve("all", &stores, &[]).await;
     let mut clients = JoinSet::new();
     let (tell, mut answers) = mpsc::channel(1);
@@ -521,11 +474,9 @@ async fn batches_keep_their_order_and_are_no_repetitions_while_scripts_are_forgo
         replayed += client;
     }
     assert_eq!(replayed, 0, "payments were called repetitions at their first sending");
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     let inverted = "select count(*) from (select transaction_reference as this, lag(
              transaction_reference) over (partition by customer_id order by account_version)
              as before from processed_transactions) s where this < before";
     assert_eq!(stores.count(inverted).await, 0, "payments were applied in another order");
-    process.stop().await;
 }

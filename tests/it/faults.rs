@@ -3,34 +3,14 @@
 //! answered with 202 is applied once, at the place its answer named; order is
 //! kept; the service recovers by itself; what is unsafe does not start.
 
-use std::process::Stdio;
-
-use paystream_dev::{PostgresServer, RedisServer};
-use serde_json::json;
-use sqlx::Connection;
-
-use crate::{
-    harness::{Harness, Stores, empty_directory, eventually, payment},
-    load::{CUSTOMERS, Load, Loaded, assert_applied},
-    process::{Ended, Process, paystream, run, serve},
-};
+use crate::prelude::*;
 
 /// Payments that a load accepts before something happens to it.
 const WARM: usize = 1_000;
 
-async fn own_redis(name: &str) -> RedisServer {
-    let directory = empty_directory(name).await;
-    RedisServer::start(&directory).await.expect("Redis starts")
-}
-
-async fn seed(process: &Process) {
-    process.api.seed(CUSTOMERS).await;
-}
-
 /// Nothing waits, nothing is lost, nothing came twice.
 async fn verify(stores: &Stores, process: &Process, loads: &[Loaded]) {
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     for load in loads {
         assert_applied(stores, &load.accepted).await;
     }
@@ -40,7 +20,7 @@ async fn verify(stores: &Stores, process: &Process, loads: &[Loaded]) {
 async fn a_process_killed_at_full_load_three_times_loses_nothing() {
     let stores = Stores::new().await;
     let mut process = Process::serve("all", &stores, &[]).await;
-    seed(&process).await;
+    process.api.seed(CUSTOMERS).await;
     let mut loads = Vec::new();
     for round in 0..3 {
         let mut load = Load::start(&process.api, &format!("round{round}"));
@@ -51,36 +31,31 @@ async fn a_process_killed_at_full_load_three_times_loses_nothing() {
         process = Process::serve("all", &stores, &[]).await;
     }
     verify(&stores, &process, &loads).await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_apart_from_its_gateway_loses_nothing() {
     let stores = Stores::new().await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
-    seed(&gateway).await;
+    gateway.api.seed(CUSTOMERS).await;
     let mut load = Load::start(&gateway.api, "w");
     for round in 1..=3 {
-        let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_BATCH_MAX", "50")];
+        let settings = [("PAYSTREAM_BATCH_MAX", "50")];
         let worker = Process::serve("worker", &stores, &settings).await;
         load.reached(round * WARM).await;
         worker.kill().await;
     }
     let loads = [load.finish().await];
     assert_eq!(loads[0].broken, 0, "the gateway lives on");
-    let settings = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
-    let worker = Process::serve("worker", &stores, &settings).await;
+    let _worker = Process::serve("worker", &stores, &[]).await;
     verify(&stores, &gateway, &loads).await;
-    worker.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn redis_killed_at_full_load_loses_nothing() {
-    let mut redis = own_redis("redis-killed").await;
-    let mut stores = Stores::on(&redis.url(), None).await;
+    let (mut redis, mut stores) = Stores::on_own_redis("redis-killed").await;
     let mut process = Process::serve("all", &stores, &[]).await;
-    seed(&process).await;
+    process.api.seed(CUSTOMERS).await;
     let mut load = Load::start(&process.api, "r");
     for round in 1..=2 {
         load.reached(round * WARM).await;
@@ -95,17 +70,13 @@ async fn redis_killed_at_full_load_loses_nothing() {
     // The connection of the test itself did not survive.
     stores.connect_again().await;
     verify(&stores, &process, &loads).await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn postgresql_killed_at_full_load_loses_nothing() {
-    let directory = empty_directory("postgres-killed").await;
-    let mut postgres = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
-    let url = postgres.url(paystream_dev::DATABASE);
-    let stores = Stores::on_postgres(url).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("postgres-killed").await;
     let mut process = Process::serve("all", &stores, &[]).await;
-    seed(&process).await;
+    process.api.seed(CUSTOMERS).await;
     let mut load = Load::start(&process.api, "p");
     for round in 1..=2 {
         load.reached(round * WARM).await;
@@ -118,14 +89,13 @@ async fn postgresql_killed_at_full_load_loses_nothing() {
     process.must_live();
     assert_eq!((loads[0].broken, loads[0].refused), (0, 0), "every payment was taken");
     verify(&stores, &process, &loads).await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn a_stop_under_load_finishes_what_it_took_and_exits_with_0() {
     let stores = Stores::new().await;
     let process = Process::serve("all", &stores, &[("PAYSTREAM_SHUTDOWN_GRACE", "25s")]).await;
-    seed(&process).await;
+    process.api.seed(CUSTOMERS).await;
     let mut load = Load::start(&process.api, "t");
     load.reached(WARM).await;
     process.stop().await;
@@ -133,9 +103,8 @@ async fn a_stop_under_load_finishes_what_it_took_and_exits_with_0() {
     // Nothing is left in its hands.
     let mut pending = 0;
     for key in stores.keys("*:stream").await {
-        let mut command = redis::cmd("XPENDING");
         let reply: (i64, redis::Value, redis::Value, redis::Value) =
-            command.arg(key).arg("ledger").query_async(&mut stores.redis.clone()).await.unwrap();
+            stores.ask(&["XPENDING", &key, "ledger"]).await;
         pending += reply.0;
     }
     assert_eq!(pending, 0);
@@ -143,13 +112,11 @@ async fn a_stop_under_load_finishes_what_it_took_and_exits_with_0() {
     assert_eq!(stores.count(owned).await, 0, "its partitions are given back");
     let process = Process::serve("all", &stores, &[]).await;
     verify(&stores, &process, &loads).await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
-    let mut redis = own_redis("redis-away").await;
-    let stores = Stores::on(&redis.url(), None).await;
+    let (mut redis, stores) = Stores::on_own_redis("redis-away").await;
     let mut h = Harness::gateway_on(stores, &["--append-deadline", "300ms"]).await;
     h.start_worker();
     h.api.open_account("ADA", "1000").await;
@@ -166,7 +133,7 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     }
     let batch = h.api.post("/api/v1/payments/batch", &json!([payment("away0", "ADA", "1")])).await;
     batch.is_problem(503, "stream_unavailable");
-    assert_eq!(h.api.get("/readyz").await.status, 503);
+    h.api.get("/readyz").await.is(503);
     let health = h.api.get("/api/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &json!("down")));
     let circuit = &health.json()["dependencies"]["redis"]["circuit"];
@@ -186,34 +153,27 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     h.stores.connect_again().await;
     h.settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn cut_connections_to_redis_heal_by_themselves() {
-    let redis = own_redis("redis-cut").await;
-    let stores = Stores::on(&redis.url(), None).await;
+    let (_redis, stores) = Stores::on_own_redis("redis-cut").await;
     let mut process = Process::serve("all", &stores, &[]).await;
-    seed(&process).await;
+    process.api.seed(CUSTOMERS).await;
     let mut load = Load::start(&process.api, "c");
     for round in 1..=10 {
         load.reached(round * 200).await;
-        let mut command = redis::cmd("CLIENT");
-        command.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
-        command.exec_async(&mut stores.redis.clone()).await.unwrap();
+        stores.tell(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     }
     let loads = [load.finish().await];
     process.must_live();
     assert_eq!((loads[0].broken, loads[0].refused), (0, 0), "nobody noticed");
     verify(&stores, &process, &loads).await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
-    let directory = empty_directory("postgres-away").await;
-    let mut postgres = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
-    let stores = Stores::on_postgres(postgres.url(paystream_dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("postgres-away").await;
     let mut h = Harness::gateway_on(stores, &[]).await;
     h.start_worker();
     h.api.open_account("ADA", "1000").await;
@@ -222,38 +182,23 @@ async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
     postgres.stop().await.unwrap();
     h.api.pay("during", "ADA", "2").await;
     h.api.get("/api/v1/customers/ADA").await.is_problem(503, "ledger_unavailable");
-    eventually("health says so", async || {
+    until("health says so", async || {
         let health = h.api.get("/api/v1/health").await;
-        (health.status == 200 && health.json()["status"] == "degraded").then_some(())
+        health.status == 200 && health.json()["status"] == "degraded"
     })
     .await;
-    assert_eq!(h.api.get("/readyz").await.status, 200);
+    h.api.get("/readyz").await.is(200);
     postgres.restart().await.unwrap();
-    eventually("the ledger answers again", async || {
-        let reply = h.api.get("/api/v1/payments/during").await;
-        (reply.json()["status"] == "applied").then_some(())
-    })
-    .await;
+    h.api.until_is("during", "applied").await;
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_full_redis_takes_nothing_and_is_drained() {
-    let redis = own_redis("redis-full").await;
-    let stores = Stores::on(&redis.url(), None).await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.api.open_account("ADA", "1000").await;
-    for number in 0..20 {
-        h.api.pay(&format!("full{number}"), "ADA", "1").await;
-    }
-    let mut connection = h.stores.redis.clone();
-    let mut limit = async |bytes: u32| {
-        let mut set = redis::cmd("CONFIG");
-        set.arg("SET").arg("maxmemory").arg(bytes);
-        set.exec_async(&mut connection).await.unwrap();
-    };
-    limit(1).await;
+    let (_redis, stores) = Stores::on_own_redis("redis-full").await;
+    let mut h = Harness::gateway_on(stores, &[]).await.account("ADA", "1000").await;
+    h.api.pay_each("full", 0..20).await;
+    h.stores.tell(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let many: Vec<_> = (0..201).map(|n| payment(&format!("batch{n}"), "ADA", "1")).collect();
     let batch = h.api.post("/api/v1/payments/batch", &json!(many)).await;
     let results = batch.json()["results"].as_array().cloned().unwrap_or_default();
@@ -266,51 +211,31 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
         .post("/api/v1/payments", &payment("more", "ADA", "1"))
         .await
         .is_problem(503, "backlog_full");
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
-    limit(0).await;
+    h.stores.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
     h.api.pay("more", "ADA", "1").await;
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_full_redis_that_lost_a_counter_is_drained() {
-    let redis = own_redis("redis-full-counter").await;
-    let stores = Stores::on(&redis.url(), None).await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.api.open_account("ADA", "1000").await;
-    for number in 0..20 {
-        h.api.pay(&format!("full{number}"), "ADA", "1").await;
-    }
+    let (_redis, stores) = Stores::on_own_redis("redis-full-counter").await;
+    let mut h = Harness::gateway_on(stores, &[]).await.account("ADA", "1000").await;
+    h.api.pay_each("full", 0..20).await;
     let partition = h.api.payment("full0").await["partition"].as_u64().unwrap();
-    let mut connection = h.stores.redis.clone();
-    let mut set = redis::cmd("CONFIG");
-    set.arg("SET").arg("maxmemory").arg(1).exec_async(&mut connection).await.unwrap();
+    h.stores.tell(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(h.stores.delete_keys(&format!("{{p{partition:02}}}:seq")).await, 1);
     h.start_worker();
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
-    h.stop().await;
-}
-
-#[track_caller]
-fn assert_refused(ended: &Ended, sentences: &[&str]) {
-    assert!(ended.status.code().is_some_and(|code| code != 0), "{ended:?}");
-    for sentence in sentences {
-        assert!(ended.stderr.contains(sentence), "{sentence}\n{ended:?}");
-    }
 }
 
 #[tokio::test]
 async fn an_unsafe_redis_is_refused() {
-    let redis = own_redis("redis-unsafe").await;
-    let stores = Stores::on(&redis.url(), None).await;
+    let (_redis, stores) = Stores::on_own_redis("redis-unsafe").await;
     let set = async |name: &str, value: &str| {
-        let mut command = redis::cmd("CONFIG");
-        command.arg("SET").arg(name).arg(value);
-        command.exec_async(&mut stores.redis.clone()).await.unwrap();
+        stores.tell(&["CONFIG", "SET", name, value]).await;
     };
     for (name, unsafe_value, safe_value) in [
         ("maxmemory-policy", "allkeys-lru", "noeviction"),
@@ -324,12 +249,12 @@ async fn an_unsafe_redis_is_refused() {
         for role in ["all", "gateway", "worker"] {
             let ended = run(serve(role, &stores, &[])).await;
             let found = format!("{name} is {unsafe_value}");
-            assert_refused(&ended, &["this Redis is not safe for payments", &found]);
+            ended.refused(&["this Redis is not safe for payments", &found]);
         }
         let allowed = [("PAYSTREAM_ALLOW_UNSAFE_REDIS", "true")];
         if name == "maxmemory-policy" {
             let ended = run(serve("all", &stores, &allowed)).await;
-            assert_refused(&ended, &["this Redis is not safe for payments"]);
+            ended.refused(&["this Redis is not safe for payments"]);
         } else {
             let process = Process::serve("all", &stores, &allowed).await;
             assert!(process.log().contains("an unsafe Redis is allowed"), "{}", process.log());
@@ -340,13 +265,10 @@ async fn an_unsafe_redis_is_refused() {
     let process = Process::serve("all", &stores, &[]).await;
     // What was safe when it started is looked at again with each connection.
     set("no-appendfsync-on-rewrite", "yes").await;
-    let mut kill = redis::cmd("CLIENT");
-    kill.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    kill.exec_async(&mut stores.redis.clone()).await.unwrap();
-    eventually("it is not ready, and says why", async || {
+    stores.tell(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    until("it is not ready, and says why", async || {
         let ready = process.api.get("/readyz").await;
-        (ready.status == 503 && ready.text.contains("no-appendfsync-on-rewrite is yes"))
-            .then_some(())
+        ready.status == 503 && ready.text.contains("no-appendfsync-on-rewrite is yes")
     })
     .await;
     let refused = process.api.post_payment(&payment("unsafe", "ADA", "1")).await;
@@ -355,12 +277,10 @@ async fn an_unsafe_redis_is_refused() {
     process.api.until_ready().await;
     process.stop().await;
     let primary = own_redis("redis-primary").await;
-    let mut follow = redis::cmd("REPLICAOF");
-    follow.arg("127.0.0.1").arg(primary.port());
-    follow.exec_async(&mut stores.redis.clone()).await.unwrap();
+    stores.tell(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
     for role in ["all", "gateway", "worker"] {
         let ended = run(serve(role, &stores, &[])).await;
-        assert_refused(&ended, &["this Redis is not safe for payments: it is a replica of"]);
+        ended.refused(&["this Redis is not safe for payments: it is a replica of"]);
     }
 }
 
@@ -379,12 +299,11 @@ async fn an_unsafe_postgresql_is_refused() {
             "do $$ begin execute format('alter database %I set search_path = other, pg_catalog, \
              public', current_database()); end $$",
         ] {
-            let sql = sqlx::AssertSqlSafe(sql.to_owned());
-            sqlx::query(sql).execute(&stores.pool).await.unwrap();
+            stores.sql(sql).await;
         }
         let ended = run(serve("worker", &stores, &[])).await;
         let found = format!("this PostgreSQL is not safe for payments: {name} is off");
-        assert_refused(&ended, &[&found]);
+        ended.refused(&[&found]);
     }
 }
 
@@ -424,7 +343,7 @@ async fn settings_that_do_not_fit_are_refused() {
         (vec![("PAYSTREAM_TIME_ZONE", "Mars/Olympus")], vec!["Mars/Olympus"]),
         (vec![("PAYSTREAM_REDIS_URL", "http://x")], vec!["PAYSTREAM_REDIS_URL is not a valid URL"]),
     ] {
-        assert_refused(&run(serve("all", &stores, &settings)).await, &sentences);
+        run(serve("all", &stores, &settings)).await.refused(&sentences);
     }
     let guarded = [("PAYSTREAM_BIND", "0.0.0.0:0"), ("PAYSTREAM_API_TOKEN", "0123456789abcdef")];
     let mut command = serve("gateway", &stores, &guarded);
@@ -436,37 +355,34 @@ async fn settings_that_do_not_fit_are_refused() {
 #[tokio::test]
 async fn a_schema_of_another_release_is_refused() {
     let stores = Stores::new().await;
-    let execute = async |sql: &'static str| {
-        sqlx::query(sql).execute(&stores.pool).await.unwrap();
-    };
-    execute("create table kept as select * from _sqlx_migrations order by version desc limit 1")
+    stores
+        .sql("create table kept as select * from _sqlx_migrations order by version desc limit 1")
         .await;
-    execute("delete from _sqlx_migrations where version = (select version from kept)").await;
+    stores.sql("delete from _sqlx_migrations where version = (select version from kept)").await;
     let ended = run(serve("all", &stores, &[])).await;
-    assert_refused(&ended, &["older than this release", "paystream migrate"]);
-    execute("insert into _sqlx_migrations select * from kept").await;
-    execute("update kept set version = version + 1000").await;
-    execute("insert into _sqlx_migrations select * from kept").await;
+    ended.refused(&["older than this release", "paystream migrate"]);
+    stores.sql("insert into _sqlx_migrations select * from kept").await;
+    stores.sql("update kept set version = version + 1000").await;
+    stores.sql("insert into _sqlx_migrations select * from kept").await;
     let ended = run(serve("all", &stores, &[])).await;
-    assert_refused(&ended, &["newer than this release"]);
-    execute("delete from _sqlx_migrations where version > 1000").await;
+    ended.refused(&["newer than this release"]);
+    stores.sql("delete from _sqlx_migrations where version > 1000").await;
 
     // No topology, streams that were never created, and no schema at all.
-    execute("update topology set provisioned_at = null").await;
+    stores.sql("update topology set provisioned_at = null").await;
     let ended = run(serve("all", &stores, &[])).await;
-    assert_refused(&ended, &["the streams have not been created", "paystream migrate"]);
-    execute("delete from topology").await;
+    ended.refused(&["the streams have not been created", "paystream migrate"]);
+    stores.sql("delete from topology").await;
     let ended = run(serve("all", &stores, &[])).await;
-    assert_refused(&ended, &["the topology has not been created", "paystream migrate"]);
-    execute("drop table _sqlx_migrations").await;
+    ended.refused(&["the topology has not been created", "paystream migrate"]);
+    stores.sql("drop table _sqlx_migrations").await;
     let ended = run(serve("all", &stores, &[])).await;
-    assert_refused(&ended, &["older than this release", "paystream migrate"]);
+    ended.refused(&["older than this release", "paystream migrate"]);
 }
 
 #[tokio::test]
 async fn lost_streams_are_refused_and_never_created_again_in_silence() {
-    let mut h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     // A worker would bring them back, and say so.
@@ -474,26 +390,14 @@ async fn lost_streams_are_refused_and_never_created_again_in_silence() {
     h.stores.delete_keys("*").await;
     h.api.post_payment(&payment("after", "ADA", "1")).await.is_problem(503, "stream_state_lost");
     // Migrating again does not paper over it.
-    let mut command = paystream();
-    command.arg("migrate");
-    for (name, value) in [
-        ("PAYSTREAM_REDIS_URL", h.stores.redis_url.as_str()),
-        ("PAYSTREAM_DATABASE_URL", &h.stores.database_url),
-        ("PAYSTREAM_KEY_PREFIX", &h.stores.key_prefix),
-        ("PAYSTREAM_PARTITIONS", "8"),
-    ] {
-        command.env(name, value);
-    }
-    let ended = run(command).await;
-    assert!(ended.status.success(), "{ended:?}");
+    h.stores.succeed(&["migrate", "--partitions=8"]).await;
     h.api.post_payment(&payment("after", "ADA", "1")).await.is_problem(503, "stream_state_lost");
     assert_eq!(h.api.payment("before").await["status"], "applied");
 }
 
 #[tokio::test]
 async fn the_statement_of_an_account_cannot_be_rewritten() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r", "ADA", "1").await;
     h.settled().await;
     let mut connection = sqlx::PgConnection::connect(&h.stores.database_url).await.unwrap();
@@ -508,5 +412,4 @@ async fn the_statement_of_an_account_cannot_be_rewritten() {
         assert!(refused.as_database_error().is_some(), "{sql}: {refused}");
     }
     h.stores.audit().await;
-    h.stop().await;
 }

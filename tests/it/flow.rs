@@ -2,83 +2,55 @@
 //! suspense, credit and the notices of one reference; and that the cache of
 //! balances is never older than what was reported, whatever happens to it.
 
-use std::time::Duration;
-
 use paystream::{
-    domain::{CustomerId, Fence},
-    operations::{LetterFilter, Refusal},
-    stream::{Balances, Lookup, Streams},
+    operations::LetterFilter,
+    stream::{Balances, Lookup},
 };
-use serde_json::json;
 
-use crate::{
-    harness::{Harness, PARTITIONS, Stores, but, eventually, in_time, payment},
-    mending::{operations, signed},
-};
+use crate::prelude::*;
 
 #[tokio::test]
 async fn a_payment_walks_from_the_door_to_the_balance() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000.00").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000.00").await;
     h.api.pay("r1", "ADA", "400.50").await;
     assert_eq!(h.api.payment("r1").await["status"], "accepted");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "0.00");
-    h.start_worker();
-    h.settled().await;
-    let found = h.api.payment("r1").await;
-    for (field, wanted) in [
-        ("status", json!("applied")),
-        ("payment_status", json!("COMPLETE")),
-        ("customer_id", json!("ADA")),
-        ("transaction_amount", json!("400.50")),
-        ("applied_amount", json!("400.50")),
-        ("excess_amount", json!("0.00")),
-        ("balance_after", json!("599.50")),
-        ("account_version", json!(1)),
-        ("transaction_date", json!("2025-11-07T13:54:16Z")),
-    ] {
-        assert_eq!(found[field], wanted, "{field}");
-    }
-    let balance = h.api.balance("ADA").await;
-    for (field, wanted) in [
-        ("customer_id", json!("ADA")),
-        ("asset_value", json!("1000.00")),
-        ("total_paid", json!("400.50")),
-        ("outstanding_balance", json!("599.50")),
-        ("credit", json!("0.00")),
-        ("version", json!(1)),
-    ] {
-        assert_eq!(balance[field], wanted, "{field}");
-    }
-    h.stop().await;
+    h.work().await;
+    let wanted = json!({
+        "status": "applied", "payment_status": "COMPLETE", "customer_id": "ADA",
+        "transaction_amount": "400.50", "applied_amount": "400.50", "excess_amount": "0.00",
+        "balance_after": "599.50", "account_version": 1, "transaction_date": "2025-11-07T13:54:16Z",
+    });
+    has(&h.api.payment("r1").await, wanted);
+    let wanted = json!({
+        "customer_id": "ADA", "asset_value": "1000.00", "total_paid": "400.50",
+        "outstanding_balance": "599.50", "credit": "0.00", "version": 1,
+    });
+    has(&h.api.balance("ADA").await, wanted);
 }
 
 #[tokio::test]
 async fn what_is_paid_beyond_the_value_becomes_credit() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100.00").await;
-    for (reference, amount) in [("r1", "60"), ("r2", "60"), ("r3", "5.25")] {
-        h.api.pay(reference, "ADA", amount).await;
-    }
+    let h = Harness::start().await.account("ADA", "100.00").await;
+    h.api.pay_all("ADA", &[("r1", "60"), ("r2", "60"), ("r3", "5.25")]).await;
     h.settled().await;
-    let split = |found: serde_json::Value| {
-        let text = |name: &str| found[name].as_str().unwrap().to_owned();
-        (text("applied_amount"), text("excess_amount"), text("balance_after"))
-    };
-    let parts = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
-    assert_eq!(split(h.api.payment("r1").await), parts("60.00", "0.00", "40.00"));
-    assert_eq!(split(h.api.payment("r2").await), parts("40.00", "20.00", "0.00"));
-    assert_eq!(split(h.api.payment("r3").await), parts("0.00", "5.25", "0.00"));
+    for (reference, applied, excess, after) in [
+        ("r1", "60.00", "0.00", "40.00"),
+        ("r2", "40.00", "20.00", "0.00"),
+        ("r3", "0.00", "5.25", "0.00"),
+    ] {
+        let parts =
+            json!({"applied_amount": applied, "excess_amount": excess, "balance_after": after});
+        has(&h.api.payment(reference).await, parts);
+    }
     let balance = h.api.balance("ADA").await;
     assert_eq!((&balance["total_paid"], &balance["credit"]), (&json!("100.00"), &json!("25.25")));
     assert_eq!(h.api.stats().await["customers"]["completed"], 1);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn notices_do_not_use_up_a_reference() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100.00").await;
+    let h = Harness::start().await.account("ADA", "100.00").await;
     let complete = payment("r", "ADA", "10");
     for status in ["PENDING", "FAILED", "COMPLETE", "PENDING", "FAILED", "COMPLETE"] {
         let sent = but(complete.clone(), json!({"payment_status": status}));
@@ -91,10 +63,7 @@ async fn notices_do_not_use_up_a_reference() {
     h.api.pay("q", "ADA", "4").await;
     h.settled().await;
     let found = h.api.payment("r").await;
-    assert_eq!(
-        (&found["status"], &found["payment_status"]),
-        (&json!("applied"), &json!("COMPLETE"))
-    );
+    has(&found, json!({"status": "applied", "payment_status": "COMPLETE"}));
     let notices: Vec<(&str, &str)> = found["notices"]
         .as_array()
         .unwrap()
@@ -106,15 +75,12 @@ async fn notices_do_not_use_up_a_reference() {
     assert_eq!((&balance["total_paid"], &balance["version"]), (&json!("14.00"), &json!(5)));
     let totals = &h.api.stats().await["totals"];
     assert_eq!((&totals["applied"], &totals["recorded"]), (&json!(2), &json!(3)));
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn money_for_an_unknown_customer_waits_and_is_applied_in_order() {
     let h = Harness::start().await;
-    for (reference, amount) in [("s1", "60"), ("s2", "30"), ("s3", "20")] {
-        h.api.pay(reference, "LATE", amount).await;
-    }
+    h.api.pay_all("LATE", &[("s1", "60"), ("s2", "30"), ("s3", "20")]).await;
     let failed = but(payment("s4", "LATE", "9"), json!({"payment_status": "FAILED"}));
     h.api.post_payment(&failed).await;
     h.settled().await;
@@ -137,7 +103,6 @@ async fn money_for_an_unknown_customer_waits_and_is_applied_in_order() {
     h.settled().await;
     assert_eq!(h.api.payment("s5").await["account_version"], 4);
     assert_eq!(h.api.stats().await["totals"]["suspense"], 0);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -164,18 +129,13 @@ async fn accounts_opened_while_their_payments_stream_in_lose_none() {
     h.settled().await;
     for customer in &customers {
         let balance = h.api.balance(customer).await;
-        assert_eq!(
-            (&balance["total_paid"], &balance["credit"]),
-            (&json!("60.00"), &json!("40.00"))
-        );
+        has(&balance, json!({"total_paid": "60.00", "credit": "40.00"}));
     }
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_payment_reported_applied_is_in_every_balance_read_after_it() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000000").await;
+    let h = Harness::start().await.account("ADA", "1000000").await;
     for n in 1..=200_i64 {
         let outcome = h.api.pay_and_wait(&payment(&format!("r{n}"), "ADA", "1")).await;
         assert_eq!(outcome.json()["status"], "applied", "{}", outcome.text);
@@ -188,18 +148,13 @@ async fn a_payment_reported_applied_is_in_every_balance_read_after_it() {
     h.settled().await;
     // The cache works at all: a filled value is served though the ledger moved.
     let cached = h.stores.keys("*:balance:ADA").await;
-    eventually("a balance is cached", async || {
+    until("a balance is cached", async || {
         h.api.balance("ADA").await;
-        let value: Option<String> = redis::cmd("GET")
-            .arg(&h.stores.keys("*:balance:ADA").await)
-            .query_async(&mut h.stores.redis.clone())
-            .await
-            .unwrap_or_default();
-        value.filter(|value| value.contains('{'))
+        let [key] = &h.stores.keys("*:balance:ADA").await[..] else { return false };
+        h.stores.ask::<Option<String>>(&["GET", key]).await.is_some_and(|it| it.contains('{'))
     })
     .await;
     assert!(cached.len() <= 1, "{cached:?}");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -229,7 +184,6 @@ async fn readers_at_full_speed_never_see_a_balance_go_back() {
         reader.unwrap();
     }
     h.settled().await;
-    h.stop().await;
 }
 
 async fn cache(stores: &Stores) -> (Streams, Balances, CustomerId) {
@@ -276,8 +230,7 @@ async fn a_slow_reader_cannot_put_an_old_balance_back() {
 
 #[tokio::test]
 async fn balances_are_right_though_the_cache_is_lost() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     for n in 1..=20 {
         let outcome = h.api.pay_and_wait(&payment(&format!("r{n}"), "ADA", "1")).await;
         assert_eq!(outcome.json()["status"], "applied");
@@ -286,26 +239,15 @@ async fn balances_are_right_though_the_cache_is_lost() {
         h.stores.delete_keys("*:settling").await;
     }
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn cut_connections_and_forgotten_scripts_heal_by_themselves() {
     let h = Harness::start().await;
     h.api.seed(10).await;
-    let redis = |words: &'static [&'static str]| {
-        let mut connection = h.stores.redis.clone();
-        async move {
-            let mut command = redis::cmd(words[0]);
-            command.arg(&words[1..]).exec_async(&mut connection).await.unwrap();
-        }
-    };
     for round in 0..6 {
-        for n in 0..20 {
-            let customer = format!("GIG{:05}", n % 10 + 1);
-            h.api.pay(&format!("{round}-{n}"), &customer, "1").await;
-        }
-        redis(&["SCRIPT", "FLUSH"]).await;
+        h.api.pay_seeded(&format!("{round}-"), 20, 10).await;
+        h.stores.tell(&["SCRIPT", "FLUSH"]).await;
         // Every worker's and gateway's backend, in the middle of its work.
         let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
              where datname = current_database() and pid <> pg_backend_pid()";
@@ -313,7 +255,6 @@ async fn cut_connections_and_forgotten_scripts_heal_by_themselves() {
     }
     h.settled().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 120);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -321,11 +262,9 @@ async fn a_stopped_worker_gives_back_and_the_next_goes_on() {
     let mut h = Harness::start().await;
     h.api.seed(5).await;
     for round in 0..3 {
-        for n in 0..10 {
-            h.api.pay(&format!("{round}-{n}"), &format!("GIG{:05}", n % 5 + 1), "1").await;
-        }
+        h.api.pay_seeded(&format!("{round}-"), 10, 5).await;
         let owned = "select count(*) from partition_owners where owner is not null";
-        eventually("it owns all", async || (h.stores.count(owned).await == 8).then_some(())).await;
+        h.stores.until(8, owned).await;
         h.stop_worker().await;
         assert_eq!(h.stores.count(owned).await, 0);
         assert_eq!(h.stores.count("select count(*) from workers").await, 0);
@@ -334,47 +273,37 @@ async fn a_stopped_worker_gives_back_and_the_next_goes_on() {
     h.settled().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 30);
     let epoch = "select coalesce(min(epoch), 0) from partition_owners where owner is not null";
-    eventually("a fourth epoch", async || (h.stores.count(epoch).await == 4).then_some(())).await;
-    h.stop().await;
+    h.stores.until(4, epoch).await;
 }
 
 #[tokio::test]
 async fn an_entry_that_is_no_payment_becomes_a_dead_letter_and_the_rest_flows_on() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     let place = h.api.pay("before", "ADA", "1").await;
     let partition = place["partition"].as_u64().unwrap();
     let poison = json!({"transaction_reference": "poison", "customer_id": "ADA",
         "payment_status": "COMPLETE", "transaction_amount": "-1", "transaction_date": "x"});
-    let entries = [
-        ["v", "1", "seq", "2", "payment", &poison.to_string(), "received_at", "1"]
-            .iter()
-            .map(|text| text.as_bytes().to_vec())
-            .collect::<Vec<_>>(),
-        vec![b"v".to_vec(), b"99".to_vec()],
-        vec![b"\xff\xfe".to_vec(), b"\x00\xff".to_vec()],
+    let poison = poison.to_string();
+    let entries: [&[&[u8]]; 3] = [
+        &[b"v", b"1", b"seq", b"2", b"payment", poison.as_bytes(), b"received_at", b"1"],
+        &[b"v", b"99"],
+        &[b"\xff\xfe", b"\x00\xff"],
     ];
     for entry in entries {
         let mut command = redis::cmd("XADD");
         command.arg(h.stores.key(partition, "stream")).arg("*").arg(entry);
         command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
     }
-    let mut command = redis::cmd("SET");
-    command.arg(h.stores.key(partition, "seq")).arg(2);
-    command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.tell(&["SET", &h.stores.key(partition, "seq"), "2"]).await;
     h.api.pay("after", "ADA", "2").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let found = h.api.payment("poison").await;
     assert_eq!((&found["status"], &found["sequence"]), (&json!("dead_lettered"), &json!(2)));
     assert!(found["reason"].as_str().unwrap().contains("transaction_amount"), "{found}");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(h.api.stats().await["totals"]["dead_lettered"], 3);
-    let mut command = redis::cmd("XLEN");
-    command.arg(h.stores.key(partition, "dead"));
-    let notices: i64 = command.query_async(&mut h.stores.redis.clone()).await.unwrap();
+    let notices: i64 = h.stores.ask(&["XLEN", &h.stores.key(partition, "dead")]).await;
     assert_eq!(notices, 3);
-    h.stop().await;
 }
 
 /// An entry that no gateway wrote.
@@ -382,38 +311,27 @@ async fn forge(stores: &Stores, partition: u64, sequence: &str) {
     let forged = json!({"transaction_reference": format!("forged-{sequence}"),
         "customer_id": "ADA", "payment_status": "COMPLETE", "transaction_amount": "5.00",
         "transaction_date": "2025-11-07T13:54:16Z"});
-    let mut command = redis::cmd("XADD");
-    command.arg(stores.key(partition, "stream")).arg(&["*", "v", "1", "seq", sequence]);
-    command.arg(&["payment", &forged.to_string(), "received_at", "1762523656123"]);
-    command.exec_async(&mut stores.redis.clone()).await.unwrap();
+    let fields = format!("v 1 seq {sequence} received_at 1762523656123");
+    stores.forge(partition, &fields, &forged).await;
 }
 
 #[tokio::test]
 async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("r1").await;
     let stream = h.stores.key(partition, "stream");
-    let connection = h.stores.redis.clone();
-    let redis = async |words: &[&str]| {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]).exec_async(&mut connection.clone()).await.unwrap();
-    };
     // Some were handed out before, the others are new.
     for sequence in ["9223372036854775807", "998"] {
         forge(&h.stores, partition, sequence).await;
     }
-    redis(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
+    h.stores.tell(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
     for sequence in ["9223372036854775806", "9007199254740991", "999"] {
         forge(&h.stores, partition, sequence).await;
     }
     h.api.pay("r2", "ADA", "2").await;
     h.start_worker();
     let applied = async |reference: &str| {
-        eventually("a good payment is applied", async || {
-            (h.api.payment(reference).await["status"] == "applied").then_some(())
-        })
-        .await;
+        h.api.until_is(reference, "applied").await;
     };
     applied("r2").await;
     h.settled().await;
@@ -427,113 +345,82 @@ async fn a_sequence_that_was_never_given_out_stops_nobody_and_opens_no_loss() {
         ("9223372036854775807", ["SET", &h.stores.key(partition, "seq"), "0", "GET"], "r4"),
     ] {
         forge(&h.stores, partition, last).await;
-        redis(&lost).await;
-        eventually("it takes payments again", async || {
-            let reply = h.api.post_payment(&payment(reference, "ADA", "3")).await;
-            (reply.status == 202).then_some(())
-        })
-        .await;
+        h.stores.tell(&lost).await;
+        h.api.until_taken(&payment(reference, "ADA", "3")).await;
         applied(reference).await;
     }
     h.api.until_settled().await;
     assert_eq!(h.stores.count(unreadable).await, 7);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "9.00");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_forged_sequence_opens_no_loss_while_its_partition_is_closed() {
     const FORGED: &str = "4000000000000000";
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("first").await;
     let counter = h.stores.key(partition, "seq");
-    let connection = h.stores.redis.clone();
-    let count = async |value: &str| {
-        let mut command = redis::cmd("SET");
-        command.arg(&counter).arg(value).exec_async(&mut connection.clone()).await.unwrap();
-    };
     // Closed for a change of the number of partitions, then because its state is lost.
     for (number, gate) in [(1, "resize"), (2, "lost")] {
         let waiting = h.api.pay(&format!("waits{number}"), "ADA", "1").await;
-        count(&format!("{gate}:{}", waiting["sequence"])).await;
+        let closed = format!("{gate}:{}", waiting["sequence"]);
+        h.stores.tell(&["SET", &counter, &closed]).await;
         forge(&h.stores, partition, FORGED).await;
         h.start_worker();
         let letters = "select count(*) from dead_letters where sequence is null";
-        eventually("it is a dead letter", async || {
-            (h.stores.count(letters).await == number).then_some(())
-        })
-        .await;
+        h.stores.until(number, letters).await;
         if gate == "resize" {
-            count(&waiting["sequence"].to_string()).await;
+            h.stores.tell(&["SET", &counter, &waiting["sequence"].to_string()]).await;
         }
-        eventually("it takes payments again", async || {
-            let reply = h.api.post_payment(&payment(&format!("r{number}"), "ADA", "2")).await;
-            (reply.status == 202).then_some(())
-        })
-        .await;
+        h.api.until_taken(&payment(&format!("r{number}"), "ADA", "2")).await;
         h.api.until_settled().await;
         h.stop_worker().await;
     }
     let lost = "select count(*) from sequence_jumps where lost_first is not null";
     assert_eq!(h.stores.count(lost).await, 0);
-    let mut get = redis::cmd("GET");
-    let head: i64 = get.arg(&counter).query_async(&mut h.stores.redis.clone()).await.unwrap();
+    let head: i64 = h.stores.ask(&["GET", &counter]).await;
     assert!(head < 2_000_010, "sequences went on behind a forged one: {head}");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_copied_entry_opens_no_loss() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("r1").await;
     h.api.pay("r2", "ADA", "2").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let stream = h.stores.key(partition, "stream");
-    let connection = h.stores.redis.clone();
-    let (from, to) = (&stream, &mut connection.clone());
-    let mut last = redis::cmd("XREVRANGE");
-    last.arg(from).arg("+").arg("-").arg("COUNT").arg(1);
-    let last: Vec<(String, Vec<(String, String)>)> = last.query_async(to).await.unwrap();
-    let copy = async |sequence: &str| {
-        let mut command = redis::cmd("XADD");
-        command.arg(&stream).arg("*");
+    let last = ["XREVRANGE", &stream, "+", "-", "COUNT", "1"];
+    let last: Vec<(String, Vec<(String, String)>)> = h.stores.ask(&last).await;
+    let copy = async |stores: &Stores, sequence: &str| {
+        let mut command = vec!["XADD", &stream, "*"];
         for (name, value) in &last[0].1 {
-            command.arg(name).arg(if name == "seq" { sequence } else { value });
+            command.extend([&**name, if name == "seq" { sequence } else { value }]);
         }
-        command.exec_async(&mut connection.clone()).await.unwrap();
+        stores.tell(&command).await;
     };
     for sequence in ["2", "1"] {
-        copy(sequence).await;
+        copy(&h.stores, sequence).await;
     }
     h.settled().await;
     // Nor where the group is set back before they are taken.
     h.stop_worker().await;
     for sequence in ["2", "1"] {
-        copy(sequence).await;
+        copy(&h.stores, sequence).await;
     }
-    let mut command = redis::cmd("XGROUP");
-    command.arg("SETID").arg(&stream).arg("ledger").arg("0");
-    command.exec_async(&mut connection.clone()).await.unwrap();
-    h.start_worker();
-    h.settled().await;
+    h.stores.rewind().await;
+    h.work().await;
     assert_eq!(h.stores.count("select count(*) from duplicates").await, 0);
     assert_eq!(h.stores.count("select count(*) from sequence_jumps").await, 0);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn what_no_gateway_wrote_is_not_redriven() {
-    let mut h = Harness::gateway(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let partition = h.api.pay("r1", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&["--retention=1h"]).await.account("ADA", "1000").await;
+    let partition = h.api.pay_into("r1").await;
     forge(&h.stores, partition, "2000").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let operations = operations(&h.stores).await;
     let letters = operations.dead_letters(&LetterFilter::default()).await.unwrap();
     let [letter] = letters.rows.as_slice() else { panic!("{letters:?}") };
@@ -546,5 +433,4 @@ async fn what_no_gateway_wrote_is_not_redriven() {
     operations.discard(letter.id, &signed("ada")).await.unwrap().unwrap();
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     h.settled().await;
-    h.stop().await;
 }

@@ -4,19 +4,20 @@
 //! account that differs from its payments, and never one that is only being
 //! changed.
 
-use std::collections::BTreeMap;
-
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData},
 };
 use paystream::{
-    ledger::{Ledger, Rounds, Slice},
-    telemetry::{Signals, catalog, catalog::Metric},
+    ledger::{Rounds, Slice},
+    telemetry::{
+        Signals,
+        catalog::{self, Metric},
+    },
 };
-use tokio::{sync::Mutex, task::JoinSet};
+use tokio::sync::Mutex;
 
-use crate::harness::{Harness, PARTITIONS, Stores, eventually};
+use crate::prelude::*;
 
 /// Signals, and what would be exported of them.
 struct Measured {
@@ -74,8 +75,7 @@ impl Measured {
 
     async fn until(&self, metric: &Metric, attribute: Option<(&str, &str)>, wanted: f64) {
         let what = format!("{} {attribute:?} is {wanted}", metric.name);
-        eventually(&what, async || (self.value(metric, attribute) == Some(wanted)).then_some(()))
-            .await;
+        until(&what, async || self.value(metric, attribute) == Some(wanted)).await;
     }
 }
 
@@ -105,13 +105,7 @@ async fn depths_and_owners_are_said_while_workers_come_and_die() {
     assert_eq!(gateway.points(&catalog::PARTITION_DEPTH).len(), usize::from(PARTITIONS));
 
     // Somebody takes two and does not acknowledge them.
-    redis::cmd("XREADGROUP")
-        .arg(&["GROUP", "ledger", "nobody", "COUNT", "2", "STREAMS"])
-        .arg(harness.stores.key(partition, "stream"))
-        .arg(">")
-        .exec_async(&mut harness.stores.redis.clone())
-        .await
-        .unwrap();
+    harness.stores.hand_out(partition, "ledger", "nobody", 2).await;
     gateway.until(&catalog::PARTITION_PENDING, at, 2.0).await;
     assert_eq!(gateway.value(&catalog::PARTITION_LAG, at), Some(3.0));
     assert_eq!(gateway.value(&catalog::PARTITION_DEPTH, at), Some(5.0));
@@ -123,8 +117,8 @@ async fn depths_and_owners_are_said_while_workers_come_and_die() {
     worker.until(&catalog::HELD, at, 1.0).await;
     assert!(gateway.points(&catalog::HELD).is_empty(), "it serves none");
     worker.until(&catalog::QUEUE_CONSUMERS, None, 1.0).await;
-    eventually("the worker sees an epoch", async || {
-        (worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0)).then_some(())
+    until("the worker sees an epoch", async || {
+        worker.value(&catalog::PARTITION_EPOCH, at) >= Some(1.0)
     })
     .await;
     assert!(worker.value(&catalog::PROGRESS_AGE, None).is_some());
@@ -158,7 +152,7 @@ const REPAIR: &str =
     "update customer_accounts set total_paid = total_paid - 1 where customer_id = 'GIG00002'";
 
 async fn execute(stores: &Stores, sql: &'static str) {
-    sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    stores.sql(sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +169,6 @@ async fn drift_is_said_until_it_is_mended() {
     assert!(gateway.value(&catalog::AUDIT_AGE, None).is_some());
     execute(&harness.stores, REPAIR).await;
     gateway.until(&catalog::AUDIT_DRIFT, None, 0.0).await;
-    harness.stop().await;
 }
 
 /// One whole round, in slices of three accounts.
@@ -247,5 +240,4 @@ async fn slices_see_what_differs_and_not_what_is_being_changed() {
     let other = Mutex::new(other);
     let next = async || other.lock().await.next(3).await.unwrap();
     eventually("another process audits", next).await;
-    harness.stop().await;
 }

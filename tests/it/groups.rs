@@ -2,18 +2,9 @@
 //! each of them, `paystream groups` registers and retires them whatever was
 //! interrupted, and the example reads every payment.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
-use tokio::task::JoinSet;
-
-use crate::{
-    harness::{Api, Harness, PARTITIONS, Stores, eventually},
-    process::{Ended, Process, paystream, run},
-};
+use crate::prelude::*;
 
 #[path = "../../examples/second_group.rs"]
 #[allow(dead_code, reason = "its main function, which a person runs")]
@@ -21,23 +12,16 @@ mod second_group;
 
 /// `paystream groups` with these arguments.
 async fn groups(stores: &Stores, arguments: &[&str]) -> Ended {
-    let mut command = paystream();
-    command
-        .arg("groups")
-        .args(arguments)
-        .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
-        .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
-        .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix)
-        .env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string())
-        .env("USER", "ada");
+    let mut command = operate(stores, &[&["groups"], arguments].concat());
+    command.env("USER", "ada");
     run(command).await
 }
 
 /// The same, which must end with this status and print JSON.
 async fn answer(stores: &Stores, status: i32, arguments: &[&str]) -> Value {
     let ended = groups(stores, &[arguments, &["--json"]].concat()).await;
-    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
-    serde_json::from_str(&ended.stdout).unwrap()
+    assert_eq!(ended.code(), Some(status), "{ended:?}");
+    ended.json()
 }
 
 /// What is listed of one group.
@@ -54,30 +38,24 @@ async fn register(stores: &Stores, more: &[&str]) -> Value {
 }
 
 async fn length(stores: &Stores, partition: u64) -> i64 {
-    let mut command = redis::cmd("XLEN");
-    command.arg(stores.key(partition, "stream"));
-    command.query_async(&mut stores.redis.clone()).await.unwrap()
+    stores.ask(&["XLEN", &stores.key(partition, "stream")]).await
 }
 
 async fn xgroup(stores: &Stores, verb: &str, partition: u64, more: &[&str]) {
-    let mut command = redis::cmd("XGROUP");
-    command.arg(verb).arg(stores.key(partition, "stream")).arg("notify").arg(more);
-    command.exec_async(&mut stores.redis.clone()).await.unwrap();
+    let group = ["XGROUP", verb, &stores.key(partition, "stream"), "notify"];
+    stores.tell(&[&group, more].concat()).await;
 }
 
 /// Waits until so many entries are left. Trimming keeps the first pending one,
 /// or the last that was handed out, and all after it.
 async fn until_trimmed(stores: &Stores, partition: u64, left: i64) {
-    eventually("the stream is trimmed", async || {
-        (length(stores, partition).await == left).then_some(())
-    })
-    .await;
+    until("the stream is trimmed", async || length(stores, partition).await == left).await;
 }
 
 /// A customer of a partition other than ADA's, and both partitions.
 async fn two_customers(api: &Api) -> (u64, &'static str, u64) {
     api.open_account("ADA", "1000000").await;
-    let ada = api.pay("first-ada", "ADA", "1").await["partition"].as_u64().unwrap();
+    let ada = api.pay_into("first-ada").await;
     for name in ["BOB", "CID", "DAN", "EVE", "FAY"] {
         api.open_account(name, "1000000").await;
         let reply = api.pay(&format!("first-{name}"), name, "1").await;
@@ -95,9 +73,7 @@ async fn trimming_waits_for_a_registered_group_and_goes_on_once_it_has_read() {
     let registered = register(&h.stores, &[]).await;
     assert_eq!(registered["created_on"], PARTITIONS);
     let (ada, ..) = two_customers(&h.api).await;
-    for number in 0..5 {
-        h.api.pay(&format!("r{number}"), "ADA", "1").await;
-    }
+    h.api.pay_each("r", 0..5).await;
     h.settled().await;
     let notify = listed(&h.stores, 0, "notify").await;
     assert_eq!((&notify["registered"], &notify["note"]), (&true.into(), &"tells customers".into()));
@@ -108,16 +84,15 @@ async fn trimming_waits_for_a_registered_group_and_goes_on_once_it_has_read() {
     assert_eq!(length(&h.stores, ada).await, 6, "nothing was trimmed");
 
     // It reads everything: now only the acknowledgement is missing.
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg(&["GROUP", "notify", "c", "STREAMS", &h.stores.key(ada, "stream"), ">"]);
     type Entries = Vec<(String, Vec<(String, Vec<String>)>)>;
-    let entries: Entries = read.query_async(&mut h.stores.redis.clone()).await.unwrap();
+    let stream = h.stores.key(ada, "stream");
+    let read = ["XREADGROUP", "GROUP", "notify", "c", "STREAMS", &stream, ">"];
+    let entries: Entries = h.stores.ask(&read).await;
     let ids: Vec<String> = entries[0].1.iter().map(|(id, _)| id.clone()).collect();
     assert_eq!(ids.len(), 6);
     let acknowledge = async |ids: &[String]| {
-        let mut command = redis::cmd("XACK");
-        command.arg(h.stores.key(ada, "stream")).arg("notify").arg(ids);
-        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        h.stores.tell(&[&["XACK", &stream, "notify"], &ids[..]].concat()).await;
     };
     acknowledge(&ids[..3]).await;
     // The fourth is pending: it and all after it stay.
@@ -125,7 +100,6 @@ async fn trimming_waits_for_a_registered_group_and_goes_on_once_it_has_read() {
     assert_eq!(listed(&h.stores, 0, "notify").await["pending"], 3);
     acknowledge(&ids[3..]).await;
     until_trimmed(&h.stores, ada, 1).await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -137,9 +111,7 @@ async fn a_retired_group_is_waited_for_no_longer() {
     h.settled().await;
     assert_eq!(length(&h.stores, ada).await, 2);
 
-    let refused = groups(&h.stores, &["retire", "notify"]).await;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(refused.stdout.contains("not retired: there are"), "{refused:?}");
+    groups(&h.stores, &["retire", "notify"]).await.is(1, "not retired: there are");
     assert_eq!(listed(&h.stores, 0, "notify").await["missing_on"], serde_json::json!([]));
 
     let arguments = ["retire", "notify", "--yes", "--note", "no longer", "--actor", "bob"];
@@ -151,13 +123,9 @@ async fn a_retired_group_is_waited_for_no_longer() {
     // Again: nothing to do.
     assert_eq!(answer(&h.stores, 0, &["retire", "notify"]).await["retired"], false);
 
-    let noted: Vec<(String, String, Option<String>, bool, bool)> = sqlx::query_as(
-        "select actor, action, reason, before is null, after is null from audit_log
-         where subject = 'notify' order by id",
-    )
-    .fetch_all(&h.stores.pool)
-    .await
-    .unwrap();
+    let noted = "select actor, action, reason, before is null, after is null from audit_log
+         where subject = 'notify' order by id";
+    let noted: Vec<(String, String, Option<String>, bool, bool)> = h.stores.rows(noted).await;
     let row = |actor: &str, action: &str, reason: &str, before, after| {
         (actor.to_owned(), action.to_owned(), Some(reason.to_owned()), before, after)
     };
@@ -168,7 +136,6 @@ async fn a_retired_group_is_waited_for_no_longer() {
             row("bob", "retire_group", "no longer", false, true),
         ]
     );
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -189,7 +156,7 @@ async fn a_missing_registered_group_stops_its_stream_only_and_is_said_aloud() {
     }
     process.api.until_settled().await;
     let said = format!("group notify is registered and missing on partitions {ada}: ");
-    eventually("it is said aloud", async || process.log().contains(&said).then_some(())).await;
+    until("it is said aloud", async || process.log().contains(&said)).await;
     xgroup(&stores, "SETID", others, &["$"]).await;
     until_trimmed(&stores, others, 1).await;
     assert!(length(&stores, ada).await >= 3, "its entries are kept");
@@ -200,38 +167,33 @@ async fn a_missing_registered_group_stops_its_stream_only_and_is_said_aloud() {
     assert_eq!(register(&stores, &[]).await["created_on"], 1);
     let lag = listed(&stores, 0, "notify").await["lag"].as_i64().unwrap();
     assert!(lag >= 3, "{lag}");
-    eventually("its end is said too", async || {
-        process.log().contains("trimming is no longer held up").then_some(())
-    })
-    .await;
+    until("its end is said too", async || process.log().contains("trimming is no longer held up"))
+        .await;
     assert_eq!(
         process.log().matches(&said).count(),
         2,
         "said once, and its end:\n{}",
         process.log()
     );
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn an_unregistered_group_is_waited_for_and_named() {
     let stores = Stores::new().await;
     let settings = [("PAYSTREAM_RETENTION", "0s"), ("PAYSTREAM_TRIM_INTERVAL", "200ms")];
-    let process = Process::serve("all", &stores, &settings).await;
-    process.api.open_account("ADA", "1000").await;
-    let ada = process.api.pay("a", "ADA", "1").await["partition"].as_u64().unwrap();
+    let process = Process::serve("all", &stores, &settings).await.account("ADA", "1000").await;
+    let ada = process.api.pay_into("a").await;
     xgroup(&stores, "CREATE", ada, &["0"]).await;
     process.api.pay("b", "ADA", "1").await;
     process.api.pay("c", "ADA", "1").await;
     process.api.until_settled().await;
     let said = format!("group notify is not registered and exists on partitions {ada}: ");
-    eventually("it is named", async || process.log().contains(&said).then_some(())).await;
+    until("it is named", async || process.log().contains(&said)).await;
     assert!(length(&stores, ada).await >= 2, "nobody has read them");
     assert_eq!(listed(&stores, 1, "notify").await["registered"], false);
     // Retired, it is gone from the streams although it was never registered.
     assert_eq!(answer(&stores, 0, &["retire", "notify", "--yes"]).await["removed_from"], 1);
     until_trimmed(&stores, ada, 1).await;
-    process.stop().await;
 }
 
 #[tokio::test]
@@ -241,7 +203,7 @@ async fn a_registration_that_was_interrupted_is_completed_by_the_same_command() 
     // In the registry, and on one stream only.
     let insert =
         "insert into consumer_groups (name, starts_from, note) values ('notify', 'now', 'n')";
-    sqlx::query(insert).execute(&h.stores.pool).await.unwrap();
+    h.stores.sql(insert).await;
     xgroup(&h.stores, "CREATE", ada, &["$"]).await;
     let list = listed(&h.stores, 1, "notify").await;
     assert_eq!(list["missing_on"].as_array().unwrap().len(), usize::from(PARTITIONS) - 1);
@@ -254,7 +216,6 @@ async fn a_registration_that_was_interrupted_is_completed_by_the_same_command() 
     // From now on: what was there is not for it.
     assert!(length(&h.stores, other).await > 0);
     assert_eq!(listed(&h.stores, 0, "notify").await["lag"], 0);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -269,7 +230,7 @@ async fn our_own_group_and_names_that_are_none_are_refused() {
         (&["register", "notify", "--note", "x", "--from", "yesterday"], "start, now"),
     ] {
         let ended = groups(&stores, arguments).await;
-        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert_eq!(ended.code(), Some(2), "{ended:?}");
         assert!(ended.stderr.contains(sentence), "{sentence}: {ended:?}");
     }
     assert_eq!(stores.count("select count(*) from consumer_groups").await, 0);
@@ -295,10 +256,7 @@ async fn the_example_reads_every_payment_beside_the_ledger() {
     }
     // One that an earlier run took and did not acknowledge is read as well.
     let partition = h.api.payment("n0").await["partition"].as_u64().unwrap();
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg(&["GROUP", "notify", "printer-1", "COUNT", "1", "STREAMS"]);
-    read.arg(h.stores.key(partition, "stream")).arg(">");
-    read.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.hand_out(partition, "notify", "printer-1", 1).await;
 
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
     let streams = second_group::streams(&h.stores.key_prefix, PARTITIONS);
@@ -313,14 +271,12 @@ async fn the_example_reads_every_payment_beside_the_ledger() {
         .await
     });
     wanted.insert(pay(20).await);
-    eventually("every payment is read", async || (*seen.lock().unwrap() == wanted).then_some(()))
-        .await;
-    eventually("every payment is acknowledged", async || {
+    until("every payment is read", async || *seen.lock().unwrap() == wanted).await;
+    until("every payment is acknowledged", async || {
         let notify = listed(&h.stores, 0, "notify").await;
-        (notify["lag"] == 0 && notify["pending"] == 0).then_some(())
+        notify["lag"] == 0 && notify["pending"] == 0
     })
     .await;
     assert!(following.try_join_next().is_none(), "it goes on");
     h.settled().await;
-    h.stop().await;
 }

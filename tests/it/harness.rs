@@ -10,7 +10,9 @@ use std::{
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -22,13 +24,17 @@ use paystream::{
     ledger::Ledger,
     telemetry::Signals,
 };
-use paystream_dev::{self as dev, Servers};
-use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+use paystream_dev::{self as dev, PostgresServer, RedisServer, Servers};
+use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
 use serde_json::{Value, json};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{
+    AssertSqlSafe, Connection, FromRow, PgConnection, PgPool,
+    postgres::{PgPoolOptions, PgRow},
+};
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     sync::{OnceCell, Semaphore, SemaphorePermit},
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -57,15 +63,55 @@ where
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
-        sleep(PAUSE).await;
+        pause(what, end).await;
     }
+}
+
+/// Asks until it is so.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds().await {
+        pause(what, end).await;
+    }
+}
+
+/// Before the next look.
+async fn pause(what: &str, end: Instant) {
+    assert!(Instant::now() < end, "waited {PATIENCE:?} in vain: {what}");
+    sleep(PAUSE).await;
 }
 
 /// Waits for what must end, and fails when it does not in time.
 pub async fn in_time<T>(what: &str, ending: impl Future<Output = T>) -> T {
     let ended = timeout(PATIENCE, ending).await;
     ended.unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain: {what}"))
+}
+
+/// Where everything runs that a test starts: it goes on while the test itself waits
+/// in a destructor.
+fn background() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().unwrap())
+}
+
+/// Runs there what starts something.
+pub async fn in_background<T: Send + 'static>(
+    starting: impl Future<Output = T> + Send + 'static,
+) -> T {
+    background().spawn(starting).await.unwrap()
+}
+
+/// Waits for the clean end of what a test has started, when the test is over.
+pub fn end(ending: impl Future<Output = ()> + Send + 'static) {
+    if thread::panicking() {
+        return;
+    }
+    let (tell, ended) = mpsc::channel();
+    background().spawn(async move {
+        in_time("what was started ends", ending).await;
+        tell.send(()).unwrap();
+    });
+    ended.recv().expect("what was started ends well");
 }
 
 /// A connection of the test itself. It waits: the client's own half a second is
@@ -93,6 +139,16 @@ pub async fn empty_directory(name: &str) -> PathBuf {
         }
     }
     panic!("{DIRECTORIES} other test runs are using their servers");
+}
+
+/// A Redis that nobody shares.
+pub async fn own_redis(name: &str) -> RedisServer {
+    RedisServer::start(&empty_directory(name).await).await.expect("Redis starts")
+}
+
+/// A PostgreSQL that nobody shares.
+pub async fn own_postgres(name: &str) -> PostgresServer {
+    PostgresServer::start(&empty_directory(name).await).await.expect("PostgreSQL starts")
 }
 
 /// The servers that tests share. A static is never dropped; the servers end
@@ -128,10 +184,18 @@ impl Stores {
         Self::on(&servers.redis.url(), None).await
     }
 
-    /// On the shared Redis, and on this database, which is empty.
-    pub async fn on_postgres(database_url: String) -> Self {
-        let redis_url = shared().await.redis.url();
-        Self::on(&redis_url, Some(database_url)).await
+    /// On a Redis of their own, which may be stopped.
+    pub async fn on_own_redis(name: &str) -> (RedisServer, Self) {
+        let redis = own_redis(name).await;
+        let stores = Self::on(&redis.url(), None).await;
+        (redis, stores)
+    }
+
+    /// On a PostgreSQL of their own, which may be stopped.
+    pub async fn on_own_postgres(name: &str) -> (PostgresServer, Self) {
+        let postgres = own_postgres(name).await;
+        let stores = Self::on(&shared().await.redis.url(), Some(postgres.url(dev::DATABASE))).await;
+        (postgres, stores)
     }
 
     /// After Redis was away, connects the test itself again.
@@ -149,7 +213,7 @@ impl Stores {
             None => {
                 let postgres = &shared().await.postgres;
                 let pool = pool(&postgres.url(dev::DATABASE));
-                let create = sqlx::AssertSqlSafe(format!("create database {name}"));
+                let create = AssertSqlSafe(format!("create database {name}"));
                 sqlx::query(create).execute(&pool).await.unwrap();
                 pool.close().await;
                 postgres.url(&name)
@@ -208,7 +272,7 @@ impl Stores {
     /// Keys of this test that match a pattern after the prefix.
     pub async fn keys(&self, pattern: &str) -> Vec<String> {
         let pattern = format!("{}:{pattern}", self.key_prefix);
-        redis::cmd("KEYS").arg(pattern).query_async(&mut self.redis.clone()).await.unwrap()
+        self.ask(&["KEYS", &pattern]).await
     }
 
     /// Removes keys that match a pattern after the prefix; says how many.
@@ -220,17 +284,82 @@ impl Stores {
         keys.len()
     }
 
+    /// Forgets every reference, as Redis does once they are old.
+    pub async fn forget(&self) -> usize {
+        self.delete_keys("*:ref:*").await
+    }
+
+    /// The answer of Redis to a command.
+    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        ask(&mut self.redis.clone(), words).await
+    }
+
+    /// Tells Redis something, whatever it answers.
+    pub async fn tell(&self, words: &[&str]) {
+        self.ask::<redis::Value>(words).await;
+    }
+
+    /// Hands entries of a partition to a consumer that does nothing with them.
+    pub async fn hand_out(&self, partition: u64, group: &str, consumer: &str, count: u32) {
+        let (stream, count) = (self.key(partition, "stream"), count.to_string());
+        let to = ["XREADGROUP", "GROUP", group, consumer, "COUNT", &count, "STREAMS", &stream, ">"];
+        self.tell(&to).await;
+    }
+
+    /// Appends an entry that no gateway wrote, of this payment and these other fields.
+    pub async fn forge(&self, partition: u64, fields: &str, payment: &Value) {
+        let (stream, payment) = (self.key(partition, "stream"), payment.to_string());
+        let mut entry = vec!["XADD", &stream, "*", "payment", &payment];
+        entry.extend(fields.split(' '));
+        self.tell(&entry).await;
+    }
+
+    /// Sets the ledger's group back: the streams are read anew from their start.
+    pub async fn rewind(&self) {
+        for partition in 0..u64::from(PARTITIONS) {
+            self.tell(&["XGROUP", "SETID", &self.key(partition, "stream"), "ledger", "0"]).await;
+        }
+    }
+
+    /// Runs statements of SQL, as nobody but a test may.
+    pub async fn sql(&self, statements: &str) {
+        let statements = AssertSqlSafe(statements.to_owned());
+        sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
+    }
+
+    /// A session that holds an advisory lock until it ends.
+    pub async fn advisory_lock(&self, number: i64) -> PgConnection {
+        let mut session = PgConnection::connect(&self.database_url).await.unwrap();
+        let lock = sqlx::query("select pg_advisory_lock($1)").bind(number);
+        lock.execute(&mut session).await.unwrap();
+        session
+    }
+
+    /// Rows of the ledger.
+    pub async fn rows<T: for<'r> FromRow<'r, PgRow> + Send + Unpin>(&self, sql: &str) -> Vec<T> {
+        sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
+    }
+
+    /// One text of each row.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
+    }
+
     /// One number out of the ledger.
     pub async fn count(&self, sql: &str) -> i64 {
-        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Waits until the ledger has this number.
+    pub async fn until(&self, wanted: i64, sql: &str) {
+        until(sql, async || self.count(sql).await == wanted).await;
     }
 
     /// The ledger against itself and against the stream; fails on any drift.
     /// Asks in SQL of its own, and then as `paystream audit` does.
     pub async fn audit(&self) {
         for (what, sql) in AUDIT {
-            let drift: Vec<String> =
-                sqlx::query_scalar(sqlx::AssertSqlSafe(*sql)).fetch_all(&self.pool).await.unwrap();
+            let drift = self.texts(sql).await;
             assert!(drift.is_empty(), "{what}: {drift:?}");
         }
         let report = Ledger::new(&self.database_url).unwrap().audit().run(|_| ()).await.unwrap();
@@ -239,8 +368,7 @@ impl Stores {
         let generation = self.count("select generation::bigint from topology").await;
         for partition in 0..u64::try_from(partitions).unwrap() {
             let key = self.key_of(generation, partition, "seq");
-            let given: Option<i64> =
-                redis::cmd("GET").arg(&key).query_async(&mut self.redis.clone()).await.unwrap();
+            let given: Option<i64> = self.ask(&["GET", &key]).await;
             // Behind a takeover sequences have jumped, though none was given out yet.
             let sql = format!(
                 "select greatest(last_sequence, (select max(resumes_at) - 1 from sequence_jumps j
@@ -333,14 +461,44 @@ fn pool(url: &str) -> PgPool {
     PgPoolOptions::new().max_connections(2).connect_lazy(url).unwrap()
 }
 
-/// The gateway and the worker in process, on stores of their own.
+/// The answer to a command on this connection.
+pub async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str]) -> T {
+    redis::cmd(words[0]).arg(&words[1..]).query_async(redis).await.unwrap()
+}
+
+/// The gateway and the worker in process, on stores of their own. Dropped, they are
+/// stopped cleanly; a task that failed fails the test.
 pub struct Harness {
+    servings: Servings,
     pub stores: Stores,
     pub api: Api,
     settings: Vec<String>,
-    gateway: Serving,
-    worker: Option<Serving>,
     worker_signals: Signals,
+}
+
+struct Servings {
+    worker: Option<Serving>,
+    gateway: Option<Serving>,
+}
+
+impl Servings {
+    /// Stops what runs: the worker first.
+    fn stop(&mut self) -> impl Future<Output = ()> + use<> {
+        let running = [self.worker.take(), self.gateway.take()];
+        async move {
+            for serving in running.into_iter().flatten() {
+                serving.stop().await;
+            }
+        }
+    }
+}
+
+impl Drop for Servings {
+    fn drop(&mut self) {
+        if self.worker.is_some() || self.gateway.is_some() {
+            end(self.stop());
+        }
+    }
 }
 
 /// One role in process. Dropped, it ends at once, as if killed.
@@ -358,7 +516,8 @@ impl Serving {
     ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(app::serve_on(role, config, signals, listener, stop.clone()));
+        let serving = app::serve_on(role, config, signals, listener, stop.clone());
+        tasks.spawn_on(serving, background().handle());
         Self { stop, tasks }
     }
 
@@ -398,32 +557,45 @@ impl Harness {
         signals: Signals,
         worker_signals: Signals,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = in_background(TcpListener::bind("127.0.0.1:0")).await.unwrap();
         let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
         let config = stores.config(settings);
-        let gateway = Serving::start(Role::Gateway, config, signals, Some(listener));
+        let gateway = Some(Serving::start(Role::Gateway, config, signals, Some(listener)));
+        let servings = Servings { worker: None, gateway };
         let settings = settings.iter().map(ToString::to_string).collect();
-        let harness = Self { stores, api, settings, gateway, worker: None, worker_signals };
+        let harness = Self { servings, stores, api, settings, worker_signals };
         harness.api.until_ready().await;
         harness
     }
 
+    /// And an account is open.
+    pub async fn account(self, customer: &str, asset_value: &str) -> Self {
+        self.api.open_account(customer, asset_value).await;
+        self
+    }
+
     /// Starts the worker.
     pub fn start_worker(&mut self) {
-        assert!(self.worker.is_none());
+        assert!(self.servings.worker.is_none());
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
         let (config, signals) = (self.stores.config(&settings), self.worker_signals.clone());
-        self.worker = Some(Serving::start(Role::Worker, config, signals, None));
+        self.servings.worker = Some(Serving::start(Role::Worker, config, signals, None));
+    }
+
+    /// Starts the worker, and waits until everything accepted is settled.
+    pub async fn work(&mut self) {
+        self.start_worker();
+        self.settled().await;
     }
 
     /// Stops the worker cleanly.
     pub async fn stop_worker(&mut self) {
-        self.worker.take().expect("a worker").stop().await;
+        self.servings.worker.take().expect("a worker").stop().await;
     }
 
     /// Drops the worker where it stands, as a crash would.
     pub fn crash_worker(&mut self) {
-        drop(self.worker.take().expect("a worker"));
+        drop(self.servings.worker.take().expect("a worker"));
     }
 
     /// Waits until everything accepted is settled, and audits.
@@ -432,12 +604,15 @@ impl Harness {
         self.stores.audit().await;
     }
 
-    /// Stops everything cleanly; a task that failed fails the test.
-    pub async fn stop(self) -> Stores {
-        if let Some(worker) = self.worker {
-            worker.stop().await;
-        }
-        self.gateway.stop().await;
+    /// Stops everything cleanly now.
+    pub async fn stop(mut self) -> Stores {
+        self.servings.stop().await;
+        self.stores
+    }
+
+    /// Drops everything where it stands.
+    pub fn crash(mut self) -> Stores {
+        drop((self.servings.worker.take(), self.servings.gateway.take()));
         self.stores
     }
 }
@@ -459,6 +634,13 @@ impl Reply {
     /// A header's text, or nothing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Fails unless it has this status.
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text);
+        self
     }
 
     /// Fails unless this is the whole problem document of `code`.
@@ -514,40 +696,81 @@ impl Api {
 
     /// Pays; it must be accepted as new.
     pub async fn pay(&self, reference: &str, customer: &str, amount: &str) -> Value {
-        let reply = self.post_payment(&payment(reference, customer, amount)).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
-        reply.json()
+        self.post_payment(&payment(reference, customer, amount)).await.is(202).json()
     }
 
     pub async fn open_account(&self, customer: &str, asset_value: &str) {
         let body = json!({"customer_id": customer, "asset_value": asset_value, "term_weeks": 50});
-        let reply = self.post("/api/v1/customers", &body).await;
-        assert_eq!(reply.status, 201, "{}", reply.text);
+        self.post("/api/v1/customers", &body).await.is(201);
     }
 
     /// Opens the first seeded accounts.
     pub async fn seed(&self, count: u32) {
-        let reply = self.post("/api/v1/admin/seed-customers", &json!({"count": count})).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        self.post("/api/v1/admin/seed-customers", &json!({"count": count})).await.is(200);
     }
 
     pub async fn balance(&self, customer: &str) -> Value {
-        let reply = self.get(&format!("/api/v1/customers/{customer}/balance")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        reply.json()
+        self.get(&format!("/api/v1/customers/{customer}/balance")).await.is(200).json()
     }
 
     /// Where a payment is.
     pub async fn payment(&self, reference: &str) -> Value {
-        let reply = self.get(&format!("/api/v1/payments/{reference}")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        reply.json()
+        self.get(&format!("/api/v1/payments/{reference}")).await.is(200).json()
+    }
+
+    /// Pays 1 for ADA under each of these numbers.
+    pub async fn pay_each(&self, label: &str, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            self.pay(&format!("{label}{number}"), "ADA", "1").await;
+        }
+    }
+
+    /// Pays these amounts for a customer.
+    pub async fn pay_all(&self, customer: &str, payments: &[(&str, &str)]) {
+        for (reference, amount) in payments {
+            self.pay(reference, customer, amount).await;
+        }
+    }
+
+    /// Pays 1 for each of the first seeded customers in turn.
+    pub async fn pay_seeded(&self, label: &str, count: usize, customers: usize) {
+        for number in 0..count {
+            let customer = format!("GIG{:05}", number % customers + 1);
+            self.pay(&format!("{label}{number}"), &customer, "1").await;
+        }
+    }
+
+    /// Pays 1 for ADA; says into which partition it went.
+    pub async fn pay_into(&self, reference: &str) -> u64 {
+        self.pay(reference, "ADA", "1").await["partition"].as_u64().unwrap()
+    }
+
+    /// Pays until it is taken: what takes payments may be away.
+    pub async fn until_taken(&self, payment: &Value) -> Value {
+        eventually("it is taken", async || {
+            let reply = self.post_payment(payment).await;
+            (reply.status == 202).then(|| reply.json())
+        })
+        .await
+    }
+
+    /// Waits until a payment has this status.
+    pub async fn until_is(&self, reference: &str, status: &str) {
+        until(&format!("{reference} is {status}"), async || {
+            self.get(&format!("/api/v1/payments/{reference}")).await.json()["status"] == status
+        })
+        .await;
+    }
+
+    /// Fails unless each of these payments has its status.
+    pub async fn statuses(&self, wanted: &[(&str, &str)]) {
+        for (reference, status) in wanted {
+            assert_eq!(self.payment(reference).await["status"], *status, "{reference}");
+        }
     }
 
     pub async fn stats(&self) -> Value {
-        let reply = self.get("/api/v1/admin/stats").await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
-        reply.json()
+        self.get("/api/v1/admin/stats").await.is(200).json()
     }
 
     pub async fn until_ready(&self) {
@@ -568,6 +791,14 @@ impl Api {
             (!partitions.is_empty() && partitions.iter().all(empty)).then_some(())
         })
         .await;
+    }
+}
+
+/// Fails unless all of these fields are there.
+#[track_caller]
+pub fn has(found: &Value, wanted: Value) {
+    for (name, value) in wanted.as_object().unwrap() {
+        assert_eq!(found[name], *value, "{name} of {found}");
     }
 }
 

@@ -4,39 +4,22 @@
 
 use std::time::Instant;
 
-use paystream_dev::RedisServer;
-use sqlx::{Connection, PgConnection};
-use tokio::task::JoinSet;
-
-use crate::harness::{Harness, Stores, empty_directory, eventually, in_time};
+use crate::prelude::*;
 
 /// Who ask for health at the same time.
 const ASKING: usize = 200;
 
 /// How often this Redis was asked for its life.
 async fn pings(stores: &Stores) -> u64 {
-    let mut info = redis::cmd("INFO");
-    info.arg("commandstats");
-    let info: String = info.query_async(&mut stores.redis.clone()).await.unwrap();
+    let info: String = stores.ask(&["INFO", "commandstats"]).await;
     let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
     calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
-/// A transaction that keeps everybody from a table.
-async fn lock(stores: &Stores, table: &str) -> PgConnection {
-    let mut lock = PgConnection::connect(&stores.database_url).await.unwrap();
-    for sql in ["begin".to_owned(), format!("lock table {table} in access exclusive mode")] {
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut lock).await.unwrap();
-    }
-    lock
-}
-
 #[tokio::test]
 async fn stores_are_asked_for_their_health_once_a_second() {
-    let redis = RedisServer::start(&empty_directory("redis-health").await).await.unwrap();
-    let stores = Stores::on(&redis.url(), None).await;
-    let h = Harness::gateway_on(stores, &[]).await;
-    h.api.open_account("ADA", "10").await;
+    let (_redis, stores) = Stores::on_own_redis("redis-health").await;
+    let h = Harness::gateway_on(stores, &[]).await.account("ADA", "10").await;
 
     let (before, began) = (pings(&h.stores).await, Instant::now());
     for path in ["/api/v1/health", "/readyz"] {
@@ -52,7 +35,7 @@ async fn stores_are_asked_for_their_health_once_a_second() {
     assert!(asked <= seconds + 2, "{asked} questions to Redis within {} s", seconds + 1);
 
     // One question to PostgreSQL waits, and leaves connections for reads.
-    let mut held = lock(&h.stores, "sequence_jumps").await;
+    let held = lock(&h.stores, "sequence_jumps", "access exclusive").await;
     let mut asking = JoinSet::new();
     for _ in 0..ASKING {
         let api = h.api.clone();
@@ -61,23 +44,19 @@ async fn stores_are_asked_for_their_health_once_a_second() {
     let waiting = "select count(*) from pg_locks l join pg_stat_activity a using (pid)
          where not granted and relation = 'sequence_jumps'::regclass
              and a.datname = current_database()";
-    eventually("PostgreSQL is asked", async || (h.stores.count(waiting).await > 0).then_some(()))
-        .await;
+    until("PostgreSQL is asked", async || h.stores.count(waiting).await > 0).await;
     for _ in 0..20 {
-        let reply = h.api.get("/api/v1/customers/ADA").await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        h.api.get("/api/v1/customers/ADA").await.is(200);
     }
     let statuses = in_time("health is told", asking.join_all()).await;
     assert!(statuses.iter().all(|status| *status == 200), "payments are taken: {statuses:?}");
-    sqlx::query("rollback").execute(&mut held).await.unwrap();
-    h.stop().await;
+    drop(held);
 }
 
 #[tokio::test]
 async fn waiting_for_a_connection_of_ours_is_no_outage() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "10").await;
-    let mut held = lock(&h.stores, "processed_transactions").await;
+    let h = Harness::gateway(&[]).await.account("ADA", "10").await;
+    let held = lock(&h.stores, "processed_transactions", "access exclusive").await;
     // Four have the connections; more than open the circuit wait for one in vain.
     let mut reads = JoinSet::new();
     for n in 0..16 {
@@ -92,11 +71,9 @@ async fn waiting_for_a_connection_of_ours_is_no_outage() {
     let postgresql = &health.json()["dependencies"]["postgresql"];
     assert_eq!(health.json()["status"], "ok", "{}", health.text);
     assert_eq!((&postgresql["status"], &postgresql["circuit"]), (&"up".into(), &"closed".into()));
-    sqlx::query("rollback").execute(&mut held).await.unwrap();
+    drop(held);
     while let Some(read) = in_time("a read is answered", reads.join_next()).await {
         read.unwrap().is_problem(404, "payment_not_found");
     }
-    let reply = h.api.get("/api/v1/customers/ADA").await;
-    assert_eq!(reply.status, 200, "{}", reply.text);
-    h.stop().await;
+    h.api.get("/api/v1/customers/ADA").await.is(200);
 }

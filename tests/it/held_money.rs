@@ -3,19 +3,9 @@
 //! again, and nothing but it may stand out of order; that conflicts are dealt
 //! with once; and that the trace of a payment goes wherever it goes.
 
-use futures_util::future::join_all;
-use paystream::{
-    domain::{CustomerId, Reference},
-    operations::{Act, AuditFilter, ConflictFilter, ConflictName, Refusal, SuspenseFilter},
-};
-use serde_json::{Value, json};
+use paystream::operations::{AuditFilter, ConflictFilter, ConflictName, SuspenseFilter};
 
-use crate::{
-    harness::{Harness, Stores, payment, send},
-    mending::{everything, logged, operations, read_again, settled, signed},
-    poison::{allow_poison, refuse_poison},
-    process::{Ended, operate, run},
-};
+use crate::{mending::settled, prelude::*};
 
 fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
@@ -25,16 +15,9 @@ fn customer(text: &str) -> CustomerId {
     CustomerId::parse(text).unwrap()
 }
 
-async fn operated(stores: &Stores, arguments: &[&str]) -> Ended {
-    let mut command = operate(stores, arguments);
-    command.env("PAYSTREAM_ACTOR", "ada");
-    run(command).await
-}
-
 /// ADA has paid 1 and 2; 30 came for ADAA, who does not exist, between them.
 async fn with_held_money() -> Harness {
-    let h = Harness::with(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "100").await;
+    let h = Harness::with(&["--retention=1h"]).await.account("ADA", "100").await;
     h.api.pay("a1", "ADA", "1").await;
     h.api.pay("held", "ADAA", "30").await;
     h.settled().await;
@@ -47,21 +30,18 @@ async fn with_held_money() -> Harness {
 #[tokio::test]
 async fn held_money_is_assigned_once() {
     let h = with_held_money().await;
-    let list = operated(&h.stores, &["suspense", "list", "--json"]).await;
-    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let list = h.stores.said(&["suspense", "list"]).await;
     assert_eq!((&list[0]["customer_id"], &list[0]["state"]), (&json!("ADAA"), &json!("held")));
     let before = everything(&h.stores).await;
     let assign = ["suspense", "assign", "held", "--reason", "a typo", "--customer"];
-    let unknown = operated(&h.stores, &[&assign[..], &["BOB"]].concat()).await;
-    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
-    assert!(unknown.stdout.contains("no customer has the id BOB"), "{unknown:?}");
+    h.stores.run(&[&assign[..], &["BOB"]].concat()).await.is(1, "no customer has the id BOB");
     let nothing = ["suspense", "assign", "nothing", "--reason", "a typo", "--customer", "ADA"];
-    let nothing = operated(&h.stores, &nothing).await;
+    let nothing = h.stores.run(&nothing).await;
     assert_eq!(nothing.stdout, "no payment nothing is in suspense\n");
     assert_eq!(everything(&h.stores).await, before);
 
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
-    let assigned = operated(&h.stores, &[&assign[..], &["ADA"]].concat()).await;
+    let assigned = h.stores.run(&[&assign[..], &["ADA"]].concat()).await;
     assert_eq!(assigned.stdout, "applied to ADA, 67.00 left to pay\n", "{assigned:?}");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "33.00");
     let found = h.api.payment("held").await;
@@ -74,17 +54,17 @@ async fn held_money_is_assigned_once() {
     h.stores.audit().await;
 
     let after = everything(&h.stores).await;
-    let again = operated(&h.stores, &[&assign[..], &["ADA"]].concat()).await;
-    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    let again = h.stores.run(&[&assign[..], &["ADA"]].concat()).await;
+    assert_eq!(again.code(), Some(1), "{again:?}");
     assert!(again.stdout.starts_with("held was assigned to ADA by ada at 2"), "{again:?}");
     let refund = ["suspense", "refund-mark", "held", "--reason", "no"];
-    let refund = operated(&h.stores, &refund).await;
-    assert_eq!((refund.status.code(), &refund.stdout), (Some(1), &again.stdout));
+    let refund = h.stores.run(&refund).await;
+    assert_eq!((refund.code(), &refund.stdout), (Some(1), &again.stdout));
     assert_eq!(everything(&h.stores).await, after);
     read_again(&h).await;
 
     // The same again is a repetition, and the account finds nothing to apply.
-    h.stores.delete_keys("*:ref:*").await;
+    h.stores.forget().await;
     h.api.pay("held", "ADAA", "30").await;
     h.settled().await;
     assert_eq!(h.stores.count("select count(*) from conflicts").await, 0);
@@ -96,28 +76,26 @@ async fn held_money_is_assigned_once() {
 
     // Without the row that tells of it, it is out of place and not its content.
     let forget = "update suspense set assigned_to = null";
-    sqlx::query(forget).execute(&h.stores.pool).await.unwrap();
-    let audit = operated(&h.stores, &["audit", "--json"]).await;
-    let audit: Value = serde_json::from_str(&audit.stdout).unwrap();
+    h.stores.sql(forget).await;
+    let audit = h.stores.said(&["audit"]).await;
     let drifts = audit["drifts"].as_array().unwrap();
     let drifts: Vec<&str> = drifts.iter().map(|one| one["check"].as_str().unwrap()).collect();
     assert!(drifts.contains(&"content_changed"), "{drifts:?}");
     assert!(drifts.contains(&"partition_mixed") || drifts.contains(&"order_broken"), "{drifts:?}");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn money_marked_for_refund_is_never_applied() {
     let h = with_held_money().await;
     let refund = ["suspense", "refund-mark", "held", "--reason", "not ours"];
-    let marked = operated(&h.stores, &refund).await;
-    assert_eq!((marked.status.code(), &*marked.stdout), (Some(0), "held is marked for refund\n"));
+    let marked = h.stores.run(&refund).await;
+    assert_eq!((marked.code(), &*marked.stdout), (Some(0), "held is marked for refund\n"));
     let (actor, subject, reason, before, after) = logged(&h.stores, "suspense_refund_marked").await;
     assert_eq!((&*actor, &*subject, &*reason), ("ada", "held", "not ours"));
     assert_eq!((&before["state"], &after["state"]), (&json!("held"), &json!("refund_marked")));
     let changed = everything(&h.stores).await;
-    let again = operated(&h.stores, &refund).await;
-    assert_eq!(again.status.code(), Some(1));
+    let again = h.stores.run(&refund).await;
+    assert_eq!(again.code(), Some(1));
     assert!(again.stdout.starts_with("held was marked for refund by ada at 2"), "{again:?}");
     let operations = operations(&h.stores).await;
     let assign = operations.assign(&reference("held"), &customer("ADA"), &signed("bob")).await;
@@ -135,12 +113,11 @@ async fn money_marked_for_refund_is_never_applied() {
         1,
         "it is to be paid"
     );
-    h.stores.delete_keys("*:ref:*").await;
+    h.stores.forget().await;
     h.api.pay("held", "ADAA", "30").await;
     h.settled().await;
     assert_eq!(h.stores.count("select count(*) from duplicates").await, 1);
     read_again(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -167,19 +144,17 @@ async fn of_all_that_happens_to_held_money_at_once_one_counts() {
     assert_eq!(h.stores.count(paid).await, if marked == 1 { 3 } else { 33 });
     h.stores.audit().await;
     read_again(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_parked_customer_is_assigned_money_all_the_same() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1", "--retention=1h"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     h.api.pay("POISON", "ADA", "1").await;
     h.api.pay("a1", "ADA", "2").await;
     h.api.pay("held", "ADAA", "30").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     allow_poison(&h.stores).await;
     let operations = operations(&h.stores).await;
     let by = signed("ada");
@@ -190,7 +165,6 @@ async fn a_parked_customer_is_assigned_money_all_the_same() {
     assert_eq!(h.api.payment("a1").await["status"], "parked");
     h.stores.audit().await;
     read_again(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -202,12 +176,11 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     h.api.pay("r", "ADA", "1").await;
     h.api.pay("g", "GHOST", "5").await;
     h.settled().await;
-    h.stores.delete_keys("*:ref:*").await;
+    h.stores.forget().await;
     let place = h.api.pay("r", "BOB", "2").await;
     h.api.pay("g", "GHOST", "6").await;
     h.settled().await;
-    let list = operated(&h.stores, &["conflicts", "list", "--json"]).await;
-    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let list = h.stores.said(&["conflicts", "list"]).await;
     let of = |name: &str| {
         let all = list.as_array().unwrap().iter();
         all.into_iter().find(|one| one["transaction_reference"] == name).unwrap().clone()
@@ -223,14 +196,14 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
 
     let (partition, sequence) = (place["partition"].to_string(), place["sequence"].to_string());
     let resolve = ["conflicts", "resolve", &partition, &sequence, "--reason", "BOB pays again"];
-    let resolved = operated(&h.stores, &resolve).await;
-    assert_eq!(resolved.status.code(), Some(0), "{resolved:?}");
+    let resolved = h.stores.run(&resolve).await;
+    assert_eq!(resolved.code(), Some(0), "{resolved:?}");
     let (actor, subject, reason, before, after) = logged(&h.stores, "conflict_resolved").await;
     assert_eq!((&*actor, &*subject, &*reason), ("ada", "r", "BOB pays again"));
     assert_eq!((&before["state"], &after["state"]), (&json!("open"), &json!("resolved")));
     let changed = everything(&h.stores).await;
-    let again = operated(&h.stores, &resolve).await;
-    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    let again = h.stores.run(&resolve).await;
+    assert_eq!(again.code(), Some(1), "{again:?}");
     assert!(again.stdout.starts_with("the conflict about r was resolved by ada at 2"), "{again:?}");
     let nowhere = Act::Resolve { conflict: ConflictName { partition: 0, sequence: 999 } };
     let nowhere = operations.perform(&nowhere, &signed("ada")).await.unwrap().unwrap_err();
@@ -243,29 +216,27 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     let changes = operations.audit_log(&AuditFilter::of("r")).await.unwrap().rows;
     assert_eq!((changes.len(), &*changes[0].action), (1, "conflict_resolved"));
     read_again(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn the_trace_of_a_payment_is_kept_wherever_it_ends() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     let traced = async |name: &str, customer: &str, amount: &str, trace: u128| {
-        let request = h.api.request(reqwest::Method::POST, "/api/v1/payments");
+        let request = h.api.request(Method::POST, "/api/v1/payments");
         let header = format!("00-{trace:032x}-00f067aa0ba902b7-01");
         let request = request.json(&payment(name, customer, amount)).header("traceparent", header);
-        assert_eq!(send(request).await.status, 202);
+        send(request).await.is(202);
     };
     traced("applied", "ADA", "1", 1).await;
     traced("held", "GHOST", "2", 2).await;
-    h.stores.delete_keys("*:ref:*").await;
+    h.stores.forget().await;
     traced("applied", "ADA", "9", 3).await;
     traced("POISON", "ADA", "4", 4).await;
     traced("parked", "ADA", "5", 5).await;
     h.api.pay("b1", "BOB", "5").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let kept = async |table: &str, name: &str| {
         let sql = format!(
             "select coalesce(encode(trace_id, 'hex'), '') from {table} where transaction_reference = $1"
@@ -289,11 +260,10 @@ async fn the_trace_of_a_payment_is_kept_wherever_it_ends() {
     let operations = operations(&h.stores).await;
     operations.redrive(id, &signed("ada"), false).await.unwrap().unwrap();
     let release = ["parked", "release", "ADA", "--reason", "it is settled"];
-    assert!(operated(&h.stores, &release).await.status.success());
+    assert!(h.stores.run(&release).await.status.success());
     h.api.open_account("GHOST", "10").await;
     for (name, trace) in [("POISON", "4"), ("parked", "5"), ("held", "2")] {
         assert_eq!(kept("processed_transactions", name).await, trace);
     }
     h.settled().await;
-    h.stop().await;
 }

@@ -3,16 +3,7 @@
 //! whose own name leads here (DNS rebinding) learns and changes nothing. Where tokens
 //! guard it, published ones do not.
 
-use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
-
-use crate::{
-    harness::{Harness, Stores, in_time},
-    process::{Process, run, serve},
-};
+use crate::prelude::*;
 
 /// A path of every surface, and what answers when the request may pass.
 const SURFACES: [(&str, u16); 13] = [
@@ -99,8 +90,7 @@ async fn without_a_token_only_names_of_this_machine_are_answered() {
         body.len()
     );
     assert_eq!(status(&h, "POST /api/v1/customers HTTP/1.1", &headers).await, 401);
-    assert_eq!(h.api.get("/api/v1/customers/EVIL").await.status, 404);
-    h.stop().await;
+    h.api.get("/api/v1/customers/EVIL").await.is(404);
 }
 
 #[tokio::test]
@@ -137,7 +127,7 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     let stores = Stores::new().await;
     let published = "paystream-local-token";
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("{published}\n")).unwrap();
+    fs::write(file.path(), format!("{published}\n")).unwrap();
     let file = file.path().to_str().unwrap();
     let outside = ("PAYSTREAM_BIND", "0.0.0.0:0");
     let operators = format!("ada={published}");
@@ -153,7 +143,7 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     ];
     for settings in refused {
         let ended = run(serve("gateway", &stores, settings)).await;
-        assert_eq!(ended.status.code(), Some(2), "{settings:?}: {}", ended.stderr);
+        assert_eq!(ended.code(), Some(2), "{settings:?}: {}", ended.stderr);
         let said = ["no token guards it", "published with compose.yaml"];
         assert!(said.iter().any(|said| ended.stderr.contains(said)), "{}", ended.stderr);
         assert!(!ended.stderr.contains(published), "{}", ended.stderr);
@@ -162,8 +152,8 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     alone.stop().await;
     // What is published now has none.
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    let compose = std::fs::read_to_string(root.join("compose.yaml")).unwrap();
+    let example = fs::read_to_string(root.join(".env.example")).unwrap();
+    let compose = fs::read_to_string(root.join("compose.yaml")).unwrap();
     for name in ["PAYSTREAM_API_TOKEN", "PAYSTREAM_OPERATOR_TOKENS"] {
         assert!(example.contains(&format!("\n{name}=\n")), "{name} is set in .env.example");
         assert!(compose.contains(&format!("{name}: ${{{name}:?")), "{name} has a default");

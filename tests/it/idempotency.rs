@@ -2,26 +2,13 @@
 //! redelivered or replayed, and that other content under it has no effect and
 //! is kept.
 
-use std::collections::HashSet;
-
-use paystream::{
-    domain::{CustomerId, Reference, partition_of},
-    operations::Act,
-};
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
-
-use crate::{
-    harness::{Harness, PARTITIONS, but, eventually, payment},
-    mending::{operations, signed},
-};
+use crate::prelude::*;
 
 const BATCH: &str = "/api/v1/payments/batch";
 
 #[tokio::test]
 async fn sixty_identical_posts_at_once_are_one_payment() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let mut posts = JoinSet::new();
     for _ in 0..60 {
         let api = h.api.clone();
@@ -42,29 +29,24 @@ async fn sixty_identical_posts_at_once_are_one_payment() {
     h.settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
     assert_eq!(h.api.stats().await["totals"]["payments"], 1);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_repetition_that_the_stream_has_forgotten_is_found_by_the_ledger() {
-    let mut h = Harness::gateway(&["--batch-max", "4"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let forget = async || assert_ne!(h.stores.delete_keys("*:ref:*").await, 0);
+    let mut h = Harness::gateway(&["--batch-max", "4"]).await.account("ADA", "1000").await;
+    let forget = async || assert_ne!(h.stores.forget().await, 0);
     // Three entries of the same payment in one batch of the worker, and more in
     // the next one.
     for _ in 0..3 {
         h.api.pay("r", "ADA", "10").await;
         forget().await;
     }
-    for n in 0..6 {
-        h.api.pay(&format!("other{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("other", 0..6).await;
     h.api.pay("r", "ADA", "10").await;
     forget().await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     // And one after everything is settled, which waits for its outcome.
-    let forget = h.stores.delete_keys("*:ref:*").await;
+    let forget = h.stores.forget().await;
     assert_eq!(forget, 0, "the last was forgotten before");
     let late = h.api.pay_and_wait(&payment("r", "ADA", "10")).await;
     assert_eq!((late.status, &late.json()["status"]), (200, &json!("applied")), "{}", late.text);
@@ -72,18 +54,16 @@ async fn a_repetition_that_the_stream_has_forgotten_is_found_by_the_ledger() {
     assert_eq!(h.api.balance("ADA").await["total_paid"], "16.00");
     let totals = &h.api.stats().await["totals"];
     assert_eq!((&totals["applied"], &totals["duplicates"]), (&json!(7), &json!(4)));
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn repetitions_of_notices_and_of_suspense_have_no_effect_either() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let notice = but(payment("n", "ADA", "10"), json!({"payment_status": "PENDING"}));
     for _ in 0..3 {
-        assert_eq!(h.api.post_payment(&notice).await.status, 202);
+        h.api.post_payment(&notice).await.is(202);
         h.api.pay("held", "NOBODY", "5").await;
-        h.stores.delete_keys("*:ref:*").await;
+        h.stores.forget().await;
     }
     h.settled().await;
     let totals = &h.api.stats().await["totals"];
@@ -95,13 +75,11 @@ async fn repetitions_of_notices_and_of_suspense_have_no_effect_either() {
     h.settled().await;
     assert_eq!(h.api.balance("NOBODY").await["total_paid"], "5.00");
     assert_eq!(h.api.stats().await["totals"]["duplicates"], 5);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     let elsewhere = elsewhere("ADA");
     h.api.open_account(&elsewhere, "1000").await;
     h.api.pay("r", "ADA", "10").await;
@@ -114,7 +92,7 @@ async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
         but(payment("r", "ADA", "10"), json!({"transaction_date": "2025-11-07 14:54:17"})),
     ];
     for other in others.iter().chain(&others) {
-        h.stores.delete_keys("*:ref:*").await;
+        h.stores.forget().await;
         let reply = h.api.pay_and_wait(other).await;
         reply.is_problem(409, "reference_conflict");
     }
@@ -133,7 +111,6 @@ async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
     let once = [(&other, &ten), (&ada, &eleven), (&ada, &ten)];
     assert_eq!(seen, [once, once].concat());
     assert_eq!(h.api.stats().await["totals"]["conflicts"], 6);
-    h.stop().await;
 }
 
 /// A customer of another partition than this one's.
@@ -160,7 +137,6 @@ async fn one_reference_for_two_customers_at_once_pays_one_of_them() {
     let totals = &h.api.stats().await["totals"];
     assert_eq!((&totals["applied"], &totals["conflicts"]), (&json!(200), &json!(200)));
     assert_eq!(totals["amount"], "200.00");
-    h.stop().await;
 }
 
 /// Of one reference for a customer who is known and for one who is not, the one
@@ -184,14 +160,14 @@ async fn one_place(first_is_known: bool) {
     let of_unknown = json!([payment("r", &unknown, "1"), payment("n", &neighbour, "1")]);
     let (first, second) = if first_is_known { (of_ada, of_unknown) } else { (of_unknown, of_ada) };
     for (waiting, items) in [(1, first), (2, second)] {
-        assert_eq!(h.api.post(BATCH, &items).await.status, 200);
-        eventually("its batch waits", async || {
+        h.api.post(BATCH, &items).await.is(200);
+        until("its batch waits", async || {
             let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
             // Or it is settled, which is what must not be.
             let done = "select (select count(*) from suspense)
                  + (select count(*) from processed_transactions where transaction_reference = 'r')";
             let (waits, done) = (h.stores.count(waits).await, h.stores.count(done).await);
-            (waits + done >= waiting).then_some(())
+            waits + done >= waiting
         })
         .await;
     }
@@ -203,7 +179,6 @@ async fn one_place(first_is_known: bool) {
     let (held, applied) = (i64::from(!first_is_known), 1 + i64::from(first_is_known));
     let seen = [&totals["suspense"], &totals["applied"], &totals["conflicts"]];
     assert_eq!(seen, [&json!(held), &json!(applied), &json!(1)]);
-    h.stop().await;
 }
 
 /// Another customer of this one's partition.
@@ -213,14 +188,9 @@ fn neighbour(customer: &str) -> String {
     names.find(|name| partition(name) == partition(customer)).unwrap()
 }
 
-#[tokio::test]
-async fn a_reference_that_is_being_applied_is_not_held_for_another_customer() {
-    one_place(true).await;
-}
-
-#[tokio::test]
-async fn a_reference_that_is_being_held_is_not_applied_for_another_customer() {
-    one_place(false).await;
+cases! { one_place:
+    a_reference_that_is_being_applied_is_not_held_for_another_customer(true);
+    a_reference_that_is_being_held_is_not_applied_for_another_customer(false);
 }
 
 /// Ledgers of earlier releases may have a reference in two places.
@@ -245,7 +215,6 @@ async fn an_account_is_opened_although_a_held_reference_is_parked_too() {
     h.api.open_account(&unknown, "1000").await;
     assert_eq!(h.api.balance(&unknown).await["total_paid"], "0.00");
     assert_eq!(h.stores.count("select count(*) from suspense where state = 'conflict'").await, 1);
-    h.stop().await;
 }
 
 /// The same where it moved another customer's money: neither opening nor assigning
@@ -279,7 +248,6 @@ async fn held_money_whose_reference_was_used_becomes_a_conflict() {
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
     assert_eq!(h.stores.count("select count(*) from suspense where state = 'conflict'").await, 2);
     assert_eq!(h.stores.count("select count(*) from conflicts").await, 2);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -320,32 +288,28 @@ async fn reading_the_whole_stream_again_changes_nothing() {
     let before = state().await;
     assert!(before[1].lines().count() > 400 && !before[2].is_empty());
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XGROUP");
-        command.arg("SETID").arg(h.stores.key(partition, "stream")).arg("ledger").arg(0);
-        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.stores
+            .tell(&["XGROUP", "SETID", &h.stores.key(partition, "stream"), "ledger", "0"])
+            .await;
     }
-    eventually("the worker has read everything again", async || {
+    until("the worker has read everything again", async || {
         let stats = h.api.stats().await;
         let partitions = stats["partitions"].as_array().unwrap();
         // All in the stream was delivered and acknowledged; Redis counts it.
         let settled = |one: &Value| one["pending"] == 0 && one["lag"] == 0;
-        (partitions.iter().all(settled) && delivered(&h).await == last_entries(&h).await)
-            .then_some(())
+        partitions.iter().all(settled) && delivered(&h).await == last_entries(&h).await
     })
     .await;
     assert_eq!(state().await, before);
     h.settled().await;
-    h.stop().await;
 }
 
 /// The group's position in each partition.
 async fn delivered(h: &Harness) -> Vec<String> {
     let mut positions = Vec::new();
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XINFO");
-        command.arg("GROUPS").arg(h.stores.key(partition, "stream"));
-        let groups: Vec<std::collections::HashMap<String, redis::Value>> =
-            command.query_async(&mut h.stores.redis.clone()).await.unwrap();
+        let groups: Vec<HashMap<String, redis::Value>> =
+            h.stores.ask(&["XINFO", "GROUPS", &h.stores.key(partition, "stream")]).await;
         let id = groups[0]["last-delivered-id"].clone();
         positions.push(redis::from_redis_value(id).unwrap());
     }
@@ -356,10 +320,10 @@ async fn delivered(h: &Harness) -> Vec<String> {
 async fn last_entries(h: &Harness) -> Vec<String> {
     let mut last = Vec::new();
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XREVRANGE");
-        command.arg(h.stores.key(partition, "stream")).arg("+").arg("-").arg("COUNT").arg(1);
-        let entries: Vec<(String, redis::Value)> =
-            command.query_async(&mut h.stores.redis.clone()).await.unwrap();
+        let entries: Vec<(String, redis::Value)> = h
+            .stores
+            .ask(&["XREVRANGE", &h.stores.key(partition, "stream"), "+", "-", "COUNT", "1"])
+            .await;
         last.push(entries.first().map_or_else(|| "0-0".to_owned(), |entry| entry.0.clone()));
     }
     last
@@ -376,17 +340,15 @@ async fn what_a_crashed_worker_left_pending_is_settled_once() {
         h.api.post(BATCH, &json!(items)).await;
         h.start_worker();
         // Crashed wherever it stands once it has settled something new.
-        eventually("the worker is at work", async || {
+        until("the worker is at work", async || {
             let done = h.stores.count("select count(*) from processed_transactions").await;
-            (done > round * 60).then_some(())
+            done > round * 60
         })
         .await;
         h.crash_worker();
     }
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 600);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -400,12 +362,7 @@ async fn the_largest_batch_that_may_be_set_can_be_reclaimed() {
     }
     // Somebody took all of it and vanished.
     let partition = partition_of(&CustomerId::parse("ADA").unwrap(), PARTITIONS);
-    let mut command = redis::cmd("XREADGROUP");
-    command.arg(&["GROUP", "ledger", "vanished", "COUNT", "9000", "STREAMS"]);
-    command.arg(h.stores.key(partition.into(), "stream")).arg(">");
-    command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
-    h.start_worker();
-    h.settled().await;
+    h.stores.hand_out(partition.into(), "ledger", "vanished", 9000).await;
+    h.work().await;
     assert_eq!(h.api.stats().await["totals"]["applied"], 9_000);
-    h.stop().await;
 }

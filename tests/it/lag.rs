@@ -3,48 +3,21 @@
 //! wrong for ever, and nothing of ours believes it. And that neither the backlog
 //! nor trimming depends on the clock of Redis.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-use paystream::{
-    domain::StreamId,
-    stream::{Standing, Streams},
-};
-use paystream_dev::RedisServer;
-use serde_json::{Value, json};
+use paystream::stream::Standing;
 
-use crate::{
-    harness::{
-        Harness, PARTITIONS, Stores, connect_to_redis, empty_directory, eventually, payment,
-    },
-    process::{Process, operate, run},
-    resize::{resize, served, succeed},
-};
+use crate::prelude::*;
 
 /// Longer than an idle lane needs to look around, on any machine.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// Each take is full, so that a lane that believes in a lag would not rest.
-const WORKER: [(&str, &str); 4] = [
-    ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
-    ("PAYSTREAM_STALL_LIMIT", "10s"),
-    ("PAYSTREAM_LANES", "1"),
-    ("PAYSTREAM_BATCH_MAX", "1"),
-];
-
-async fn own_redis(name: &str) -> RedisServer {
-    RedisServer::start(&empty_directory(name).await).await.expect("Redis starts")
-}
-
-async fn ask<T: redis::FromRedisValue>(stores: &Stores, words: &[&str]) -> T {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]).query_async(&mut stores.redis.clone()).await.unwrap()
-}
+const WORKER: [(&str, &str); 3] =
+    [("PAYSTREAM_STALL_LIMIT", "10s"), ("PAYSTREAM_LANES", "1"), ("PAYSTREAM_BATCH_MAX", "1")];
 
 /// A line of `INFO`.
 async fn info(stores: &Stores, section: &str, name: &str) -> String {
-    let text: String = ask(stores, &["INFO", section]).await;
+    let text: String = stores.ask(&["INFO", section]).await;
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).unwrap_or_default()
 }
@@ -53,8 +26,8 @@ async fn info(stores: &Stores, section: &str, name: &str) -> String {
 async fn lag_of_redis(stores: &Stores) -> i64 {
     let mut sum = 0;
     for key in stores.keys("*:stream").await {
-        type Groups = Vec<std::collections::HashMap<String, redis::Value>>;
-        for group in ask::<Groups>(stores, &["XINFO", "GROUPS", &key]).await {
+        type Groups = Vec<HashMap<String, redis::Value>>;
+        for group in stores.ask::<Groups>(&["XINFO", "GROUPS", &key]).await {
             if let redis::Value::Int(lag) = group["lag"] {
                 sum += lag;
             }
@@ -63,18 +36,11 @@ async fn lag_of_redis(stores: &Stores) -> i64 {
     sum
 }
 
-async fn pay(process: &Process, round: &str) {
-    for number in 0..40 {
-        let customer = format!("GIG{:05}", number % 20 + 1);
-        process.api.pay(&format!("{round}{number}"), &customer, "1").await;
-    }
-}
-
 /// Everything that tells what waits says that nothing does, the worker lives on
 /// and rests, and the number of partitions can be changed.
 /// Answers the lag that Redis itself said there was.
 async fn nothing_waits(stores: &Stores, gateway: &Process, worker: &Process) -> i64 {
-    pay(gateway, "after").await;
+    gateway.api.pay_seeded("after", 40, 20).await;
     gateway.api.until_settled().await;
     let said = lag_of_redis(stores).await;
     assert_eq!(gateway.api.stats().await["backlog"], json!({"lag": 0, "pending": 0}));
@@ -82,27 +48,26 @@ async fn nothing_waits(stores: &Stores, gateway: &Process, worker: &Process) -> 
         let list_groups = (command == "groups").then_some("list");
         let arguments: Vec<&str> =
             [command].into_iter().chain(list_groups).chain(["--json"]).collect();
-        let shown: Value = serde_json::from_str(&succeed(stores, &arguments).await).unwrap();
+        let shown: Value = serde_json::from_str(&stores.succeed(&arguments).await).unwrap();
         let rows = shown[list].as_array().unwrap();
         assert!(!rows.is_empty() && rows.iter().all(|row| row["lag"] == 0), "{shown}");
     }
-    let doctor = run(operate(stores, &["doctor", "--json"])).await;
-    let shown: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let shown = stores.said(&["doctor"]).await;
     let mut findings = shown["findings"].as_array().unwrap().iter();
     let backlog = findings.find(|one| one["code"] == "backlog_deep").unwrap();
     assert_eq!(backlog["sentence"], "0 entries wait");
 
-    eventually("the lane waits for an entry", async || {
-        (info(stores, "clients", "blocked_clients").await == "1").then_some(())
+    until("the lane waits for an entry", async || {
+        info(stores, "clients", "blocked_clients").await == "1"
     })
     .await;
     let start = Instant::now();
-    eventually("the stall limit is over", async || {
-        assert_eq!(worker.api.get("/livez").await.status, 200);
-        (start.elapsed() > STALL_LIMIT + Duration::from_secs(1)).then_some(())
+    until("the stall limit is over", async || {
+        worker.api.get("/livez").await.is(200);
+        start.elapsed() > STALL_LIMIT + Duration::from_secs(1)
     })
     .await;
-    succeed(stores, &resize(&["--partitions", "4", "--drain-timeout", "20s"])).await;
+    stores.succeed(&resize(&["--partitions", "4", "--drain-timeout", "20s"])).await;
     served(gateway, 4).await;
     assert_eq!(stores.keys("*:stream").await.len(), 4, "the old streams are removed");
     said
@@ -110,29 +75,26 @@ async fn nothing_waits(stores: &Stores, gateway: &Process, worker: &Process) -> 
 
 #[tokio::test]
 async fn nothing_waits_after_a_rewrite_and_a_restart_of_redis() {
-    let mut redis = own_redis("lag-rewrite").await;
-    let mut stores = Stores::on(&redis.url(), None).await;
+    let (mut redis, mut stores) = Stores::on_own_redis("lag-rewrite").await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let worker = Process::serve("worker", &stores, &WORKER).await;
     gateway.api.seed(20).await;
-    pay(&gateway, "one").await;
+    gateway.api.pay_seeded("one", 40, 20).await;
     gateway.api.until_settled().await;
-    let _: String = ask(&stores, &["BGREWRITEAOF"]).await;
-    eventually("the file is written anew", async || {
+    stores.tell(&["BGREWRITEAOF"]).await;
+    until("the file is written anew", async || {
         let under_way = info(&stores, "persistence", "aof_rewrite_in_progress").await;
         let scheduled = info(&stores, "persistence", "aof_rewrite_scheduled").await;
-        (under_way == "0" && scheduled == "0").then_some(())
+        under_way == "0" && scheduled == "0"
     })
     .await;
-    pay(&gateway, "two").await;
+    gateway.api.pay_seeded("two", 40, 20).await;
     gateway.api.until_settled().await;
     redis.restart().await.unwrap();
     stores.connect_again().await;
     gateway.api.until_ready().await;
     let said = nothing_waits(&stores, &gateway, &worker).await;
     assert_ne!(said, 0, "this Redis does not report a false lag");
-    worker.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -141,41 +103,34 @@ async fn nothing_waits_on_a_promoted_replica() {
     let replica = own_redis("lag-replica").await;
     let mut stores = Stores::on(&redis.url(), None).await;
     let mut to_replica = connect_to_redis(&replica.url()).await;
-    let mut follow = redis::cmd("REPLICAOF");
-    follow.arg("127.0.0.1").arg(redis.port());
-    follow.exec_async(&mut to_replica).await.unwrap();
+    let port = redis.port().to_string();
+    ask::<redis::Value>(&mut to_replica, &["REPLICAOF", "127.0.0.1", &port]).await;
     // It follows from here on, and is told of takes without their count.
-    eventually("the replica follows", async || {
-        (ask::<i64>(&stores, &["WAIT", "1", "100"]).await == 1).then_some(())
-    })
-    .await;
+    until("the replica follows", async || stores.ask::<i64>(&["WAIT", "1", "100"]).await == 1)
+        .await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let worker = Process::serve("worker", &stores, &WORKER).await;
     gateway.api.seed(20).await;
-    pay(&gateway, "one").await;
+    gateway.api.pay_seeded("one", 40, 20).await;
     gateway.api.until_settled().await;
     worker.stop().await;
     gateway.stop().await;
-    let _: String = ask(&stores, &["SET", "last", "1"]).await;
-    eventually("the replica has everything", async || {
-        let mut last = redis::cmd("EXISTS");
-        let there: i64 = last.arg("last").query_async(&mut to_replica.clone()).await.unwrap();
-        (there == 1).then_some(())
+    stores.tell(&["SET", "last", "1"]).await;
+    until("the replica has everything", async || {
+        ask::<i64>(&mut to_replica.clone(), &["EXISTS", "last"]).await == 1
     })
     .await;
-    redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec_async(&mut to_replica).await.unwrap();
+    ask::<redis::Value>(&mut to_replica, &["REPLICAOF", "NO", "ONE"]).await;
     drop(redis);
     stores.redis_url = replica.url();
     stores.connect_again().await;
     let gateway = Process::serve("gateway", &stores, &[]).await;
     // It does not say what waits until somebody has read to the end.
-    pay(&gateway, "waiting").await;
+    gateway.api.pay_seeded("waiting", 40, 20).await;
     assert_eq!(lag_of_redis(&stores).await, 0, "this Redis knows its lag");
     assert_eq!(gateway.api.stats().await["backlog"], json!({"lag": 40, "pending": 0}));
     let worker = Process::serve("worker", &stores, &WORKER).await;
     nothing_waits(&stores, &gateway, &worker).await;
-    worker.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -190,10 +145,10 @@ async fn what_waits_is_counted_from_sequences() {
         upkeep.standings().await.unwrap().into_iter().find(|one| one.partition == 0).unwrap()
     };
     let add = async |id: &str, sequence: &str| {
-        let _: String = ask(&stores, &["XADD", &stream, id, "seq", sequence]).await;
+        stores.tell(&["XADD", &stream, id, "seq", sequence]).await;
     };
     let stand_at = async |id: &str| {
-        let _: String = ask(&stores, &["XGROUP", "SETID", &stream, "ledger", id]).await;
+        stores.tell(&["XGROUP", "SETID", &stream, "ledger", id]).await;
         ours().await.lag
     };
     assert_eq!(ours().await.lag, 0, "the stream is empty");
@@ -218,44 +173,35 @@ async fn what_waits_is_counted_from_sequences() {
         assert_eq!(stand_at(id).await, lag, "from {id}, with two jumps");
     }
     // What settled entries are gone makes no difference, nor what is no payment.
-    let _: i64 = ask(&stores, &["XTRIM", &stream, "MINID", "=", "4-0"]).await;
-    let _: String = ask(&stores, &["XADD", &stream, "9-0", "foreign", "1"]).await;
+    stores.tell(&["XTRIM", &stream, "MINID", "=", "4-0"]).await;
+    stores.tell(&["XADD", &stream, "9-0", "foreign", "1"]).await;
     for (id, lag) in [("4-0", 7), ("5-0", 6), ("9-0", 0)] {
         assert_eq!(stand_at(id).await, lag, "from {id}, trimmed and with a foreign entry");
     }
-    let _: i64 = ask(&stores, &["XTRIM", &stream, "MAXLEN", "0"]).await;
+    stores.tell(&["XTRIM", &stream, "MAXLEN", "0"]).await;
     assert_eq!(stand_at("0").await, 0, "the stream is empty again");
 }
 
 async fn length(stores: &Stores, partition: u64) -> i64 {
-    ask(stores, &["XLEN", &stores.key(partition, "stream")]).await
+    stores.ask(&["XLEN", &stores.key(partition, "stream")]).await
 }
 
 #[tokio::test]
 async fn trimming_goes_on_after_the_clock_of_redis_stepped() {
-    let h = Harness::with(&["--retention=0s"]).await;
-    h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("before", "ADA", "1").await["partition"].as_u64().unwrap();
+    let h = Harness::with(&["--retention=0s"]).await.account("ADA", "1000").await;
+    let at = h.api.pay_into("before").await;
     h.settled().await;
     // As if its clock had gone forward, and back.
-    let _: String =
-        ask(&h.stores, &["XSETID", &h.stores.key(at, "stream"), "99999999999999-0"]).await;
-    for number in 0..5 {
-        h.api.pay(&format!("r{number}"), "ADA", "1").await;
-    }
+    h.stores.tell(&["XSETID", &h.stores.key(at, "stream"), "99999999999999-0"]).await;
+    h.api.pay_each("r", 0..5).await;
     h.settled().await;
-    eventually("what is settled is trimmed", async || {
-        (length(&h.stores, at).await == 1).then_some(())
-    })
-    .await;
-    h.stop().await;
+    until("what is settled is trimmed", async || length(&h.stores, at).await == 1).await;
 }
 
 #[tokio::test]
 async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
     const KEEPS: Duration = Duration::from_hours(1);
-    let h = Harness::with(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::with(&["--retention=1h"]).await.account("ADA", "1000").await;
     let mut at = 0;
     for number in 0..3 {
         at = h.api.pay(&format!("r{number}"), "ADA", "1").await["partition"].as_u64().unwrap();
@@ -266,7 +212,7 @@ async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
     let upkeep = streams.upkeep().await.unwrap();
     let before: Vec<_> = upkeep.trim_all(KEEPS, &[], &BTreeMap::new(), &[]).await.unwrap();
     let before: Vec<_> = before.into_iter().map(|trim| trim.unwrap().newest).collect();
-    let _: String = ask(&h.stores, &["XSETID", &stream, "99999999999998-0"]).await;
+    h.stores.tell(&["XSETID", &stream, "99999999999998-0"]).await;
     let reached =
         BTreeMap::from([(u16::try_from(at).unwrap(), "99999999999998-0".parse().unwrap())]);
     let removed = async |aged: &[StreamId]| {
@@ -275,14 +221,13 @@ async fn a_step_of_the_clock_of_redis_takes_nothing_away() {
     };
     assert_eq!(removed(&[]).await, 0, "they are old by the clock of Redis alone");
     assert_eq!(removed(&before).await, 2, "they are old by the worker's time, too");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn the_backlog_is_what_is_not_settled() {
     let mut h = Harness::with(&["--backlog-max=3", "--retention=1h"]).await;
     h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("first", "ADA", "1").await["partition"].as_u64().unwrap();
+    let at = h.api.pay_into("first").await;
     for number in 0..8 {
         h.settled().await;
         h.api.pay(&format!("r{number}"), "ADA", "1").await;
@@ -290,9 +235,7 @@ async fn the_backlog_is_what_is_not_settled() {
     h.settled().await;
     assert_eq!(length(&h.stores, at).await, 9, "settled entries stay");
     h.stop_worker().await;
-    for number in 0..3 {
-        h.api.pay(&format!("w{number}"), "ADA", "1").await;
-    }
+    h.api.pay_each("w", 0..3).await;
     let api = h.api.clone();
     let refused = async || {
         let reply = api.post_payment(&payment("over", "ADA", "1")).await;
@@ -302,7 +245,7 @@ async fn the_backlog_is_what_is_not_settled() {
     // Taken and not acknowledged is not settled either.
     let stream = h.stores.key(at, "stream");
     let read = ["XREADGROUP", "GROUP", "ledger", "gone", "STREAMS", &stream, ">"];
-    let _: redis::Value = ask(&h.stores, &read).await;
+    h.stores.tell(&read).await;
     refused().await;
     // Settled entries are no reason to refuse any, unless another group keeps them,
     h.start_worker();
@@ -311,19 +254,16 @@ async fn the_backlog_is_what_is_not_settled() {
         if number == 18 {
             // The clock of Redis was in 2100: ids stand still in one millisecond.
             let stream = h.stores.key(at, "stream");
-            let _: redis::Value = ask(&h.stores, &["XSETID", &stream, "4102444800000-0"]).await;
+            h.stores.tell(&["XSETID", &stream, "4102444800000-0"]).await;
         }
         let sent = payment(&format!("s{number}"), "ADA", "1");
-        eventually("there is room", async || {
-            (api.post_payment(&sent).await.status == 202).then_some(())
-        })
-        .await;
+        until("there is room", async || api.post_payment(&sent).await.status == 202).await;
     }
     h.settled().await;
     assert!((9..24).contains(&length(&h.stores, at).await), "what is young stays");
     // and those are bounded too.
     let stream = h.stores.key(at, "stream");
-    let _: redis::Value = ask(&h.stores, &["XGROUP", "CREATE", &stream, "other", "0"]).await;
+    h.stores.tell(&["XGROUP", "CREATE", &stream, "other", "0"]).await;
     for number in 40.. {
         h.settled().await;
         let reply = api.post_payment(&payment(&format!("k{number}"), "ADA", "1")).await;
@@ -333,5 +273,4 @@ async fn the_backlog_is_what_is_not_settled() {
         }
     }
     assert_eq!(length(&h.stores, at).await, 24);
-    h.stop().await;
 }

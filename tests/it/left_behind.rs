@@ -1,12 +1,11 @@
 //! Proves that what lies in streams of earlier topologies is given to the current
 //! ones to its end, in its order, and that none of it goes without a trace.
 
-use paystream::stream::{AppendLimits, Appended, Arrival, Producer, Streams};
+use paystream::stream::{AppendLimits, Appended, Arrival, Producer};
 
 use crate::{
-    harness::{PARTITIONS, Stores},
-    process::Process,
-    resize::{arrival, limits, resize, served, succeed},
+    prelude::*,
+    resize::{arrival, limits},
 };
 
 /// What appends to the streams of an earlier topology again, as on a promoted replica
@@ -31,16 +30,10 @@ async fn append(producer: &Producer, reference: &str) -> u64 {
 /// Everything, with an account, on the topology after one of 8 partitions.
 async fn changed() -> (Stores, Process) {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "10000").await;
-    succeed(&stores, &resize(&["--partitions", "16"])).await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "10000").await;
+    stores.succeed(&resize(&["--partitions", "16"])).await;
     served(&process, 16).await;
     (stores, process)
-}
-
-async fn redis(stores: &Stores, words: &[&str]) -> redis::Value {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]).query_async(&mut stores.redis.clone()).await.unwrap()
 }
 
 #[tokio::test]
@@ -52,14 +45,13 @@ async fn one_whose_reference_stands_for_another_payment_becomes_a_conflict() {
     for name in ["r1", "r2"] {
         append(&old, name).await;
     }
-    let said = succeed(&stores, &resize(&["--partitions", "16"])).await;
+    let said = stores.succeed(&resize(&["--partitions", "16"])).await;
     assert!(said.contains("2 payments"), "{said}");
     process.api.until_settled().await;
     let kept = "select count(*) from conflicts where transaction_reference = 'r1' and amount = 1";
     assert_eq!(stores.count(kept).await, 1);
     assert_eq!(process.api.balance("ADA").await["total_paid"], "8.00");
     assert_eq!(stores.keys("{p*}:stream").await.len(), 0);
-    process.stop().await;
 }
 
 #[tokio::test]
@@ -73,55 +65,54 @@ async fn deleted_entries_and_a_group_that_is_gone_stop_nothing() {
     let take_away = async |entry: redis::Value| {
         let redis::Value::BulkString(id) = entry else { panic!("{entry:?}") };
         let id = String::from_utf8(id).unwrap();
-        assert_eq!(redis(&stores, &["XDEL", &stream, &id]).await, redis::Value::Int(1));
+        assert_eq!(stores.ask::<redis::Value>(&["XDEL", &stream, &id]).await, redis::Value::Int(1));
     };
     let gone = async || stores.keys("{p*}:stream").await.is_empty();
 
     // An entry that cannot be read was handed out, and is taken away.
-    let bad = redis(&stores, &spoil).await;
+    let bad = stores.ask(&spoil).await;
     append(&old, "r2").await;
-    redis(&stores, &take).await;
-    let said = succeed(&stores, &to_16).await;
+    stores.tell(&take).await;
+    let said = stores.succeed(&to_16).await;
     assert!(said.contains("1 payment ") && said.contains("cannot be read"), "{said}");
     assert!(!gone().await);
     take_away(bad).await;
-    let said = succeed(&stores, &to_16).await;
+    let said = stores.succeed(&to_16).await;
     assert!(said.contains("1 payment ") && gone().await, "{said}");
 
     // Nothing was handed out but what is deleted.
     let again = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     again.provision().await.unwrap();
-    let bad = redis(&stores, &spoil).await;
-    redis(&stores, &take).await;
+    let bad = stores.ask(&spoil).await;
+    stores.tell(&take).await;
     take_away(bad).await;
-    let said = succeed(&stores, &to_16).await;
+    let said = stores.succeed(&to_16).await;
     assert!(gone().await, "{said}");
 
     // The group is gone.
     again.provision().await.unwrap();
     append(&old, "r3").await;
-    let bad = redis(&stores, &spoil).await;
+    let bad = stores.ask(&spoil).await;
     append(&old, "r4").await;
-    redis(&stores, &["XGROUP", "DESTROY", &stream, "ledger"]).await;
-    let said = succeed(&stores, &to_16).await;
+    stores.tell(&["XGROUP", "DESTROY", &stream, "ledger"]).await;
+    let said = stores.succeed(&to_16).await;
     assert!(said.contains("1 payment ") && said.contains("cannot be read"), "{said}");
-    redis(&stores, &["XGROUP", "DESTROY", &stream, "ledger"]).await;
-    let said = succeed(&stores, &to_16).await;
+    stores.tell(&["XGROUP", "DESTROY", &stream, "ledger"]).await;
+    let said = stores.succeed(&to_16).await;
     assert!(said.contains("cannot be read") && !gone().await, "{said}");
     take_away(bad).await;
-    let said = succeed(&stores, &to_16).await;
+    let said = stores.succeed(&to_16).await;
     assert!(said.contains("1 payment ") && gone().await, "{said}");
 
     process.api.until_settled().await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], "4.00");
     stores.audit().await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn those_of_the_oldest_topology_are_given_first() {
     let (stores, process) = changed().await;
-    succeed(&stores, &resize(&["--partitions", "4"])).await;
+    stores.succeed(&resize(&["--partitions", "4"])).await;
     served(&process, 4).await;
     append(&old(&stores, 16, 2).await, "last").await;
     let oldest = old(&stores, PARTITIONS, 1).await;
@@ -129,11 +120,10 @@ async fn those_of_the_oldest_topology_are_given_first() {
     for appended in oldest.append_all(&many).await {
         assert!(matches!(appended, Ok(Appended::Accepted(_))), "{appended:?}");
     }
-    let said = succeed(&stores, &resize(&["--partitions", "4"])).await;
+    let said = stores.succeed(&resize(&["--partitions", "4"])).await;
     assert!(said.contains("1002 payments"), "{said}");
     process.api.until_settled().await;
     let found = process.api.payment("last").await;
     assert_eq!(found["account_version"], 1_002, "{found}");
     stores.audit().await;
-    process.stop().await;
 }

@@ -6,23 +6,14 @@
 //! systems than Linux would have to be given first.
 #![cfg(target_os = "linux")]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::net::Ipv4Addr;
 
-use paystream_dev::RedisServer;
-use reqwest::Method;
-use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
-    process::Command,
-    task::JoinSet,
+    net::TcpSocket,
     time::{interval, timeout},
 };
 
-use crate::{
-    harness::{Api, Harness, Stores, empty_directory, eventually, in_time, payment, send},
-    process::{Process, serve},
-};
+use crate::prelude::*;
 
 /// Between two bytes of a client that sends slowly.
 const SLOWLY: Duration = Duration::from_millis(200);
@@ -104,8 +95,7 @@ async fn silent_slow_and_deaf_clients_lose_their_places() {
     let deaf = sent(url, ONE, &get("/docs/swagger-ui-bundle.js").repeat(20)).await;
 
     // This address has all it may have; the others are served.
-    eventually("one more is refused", async || served(url, ONE).await.is_none().then_some(()))
-        .await;
+    until("one more is refused", async || served(url, ONE).await.is_none()).await;
     assert!(served(url, ONE + 1).await.is_some());
 
     while let Some(ended) = clients.join_next().await {
@@ -127,7 +117,6 @@ async fn silent_slow_and_deaf_clients_lose_their_places() {
     })
     .await;
     drop(deaf);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -157,7 +146,6 @@ async fn headers_have_a_size() {
             || ["HTTP/1.1 431", "HTTP/1.1 414"].iter().any(|status| answer.starts_with(status));
         assert!(refused, "{answer}");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -171,11 +159,9 @@ async fn slow_bodies_take_no_places_of_requests() {
     }
     // The gateway has begun to read them when it asks for more of one.
     for n in 0..20 {
-        let reply = h.api.post_payment(&payment(&format!("quick{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
+        h.api.post_payment(&payment(&format!("quick{n}"), "ADA", "1")).await.is(202);
     }
     drop(slow);
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -201,8 +187,7 @@ async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() 
     let answer = heard(sent(&h.api.url, 1, &chunked).await, "").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     for n in 0..20 {
-        let reply = h.api.post_payment(&payment(&format!("single{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
+        h.api.post_payment(&payment(&format!("single{n}"), "ADA", "1")).await.is(202);
     }
     // Whoever waits to be told to go on is told at once that it is too much.
     let much = format!(
@@ -213,12 +198,11 @@ async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() 
     let answer = heard(sent(&h.api.url, 1, &much).await, "").await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     drop(withheld);
-    eventually("there is room again", async || {
+    until("there is room again", async || {
         let reply = batch("second").await;
-        (reply.status < 300).then_some(())
+        reply.status < 300
     })
     .await;
-    h.stop().await;
 }
 
 /// The same command, with so few descriptors.
@@ -248,8 +232,7 @@ async fn idle(url: &str, from: u8, count: usize) -> Vec<TcpStream> {
 
 #[tokio::test]
 async fn idle_clients_take_neither_descriptors_nor_partitions() {
-    let redis = RedisServer::start(&empty_directory("redis-limits").await).await.unwrap();
-    let mut stores = Stores::on(&redis.url(), None).await;
+    let (_redis, mut stores) = Stores::on_own_redis("redis-limits").await;
     let settings = [("PAYSTREAM_LEASE", "2s"), ("PAYSTREAM_BATCH_DEADLINE", "1s")];
     let process = Process::start(with_descriptors(&serve("all", &stores, &settings), 256)).await;
     process.until_logged("too few descriptors for PAYSTREAM_CONNECTIONS_MAX").await;
@@ -278,9 +261,7 @@ async fn idle_clients_take_neither_descriptors_nor_partitions() {
     let mut connection = connect(&url, 30).await;
     let refused = timeout(MOMENT, connection.read(&mut [0])).await;
     assert!(refused.is_ok(), "a connection beyond all places is closed at once");
-    let mut kill = redis::cmd("CLIENT");
-    kill.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    kill.exec_async(&mut stores.redis.clone()).await.unwrap();
+    stores.tell(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     stores.connect_again().await;
     let beat = "select extract(epoch from beat_at)::bigint from workers";
     let mut last = stores.count(beat).await;
@@ -302,11 +283,8 @@ async fn idle_clients_take_neither_descriptors_nor_partitions() {
         (answer.status().as_u16() < 300).then_some(())
     })
     .await;
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], json!("10.00"));
     assert_eq!(stores.count(moves).await, moved, "a partition was given up");
-    let live = send(process.api.request(Method::GET, "/livez")).await;
-    assert_eq!(live.status, 200, "{}", live.text);
-    process.stop().await;
+    send(process.api.request(Method::GET, "/livez")).await.is(200);
 }

@@ -2,16 +2,12 @@
 //! memory of those before it: what the ledger had settled is not lost, whose
 //! number was given out again is, and nothing that was never given out.
 
-use paystream_dev::{DATABASE, PostgresServer, RedisServer};
-use serde_json::Value;
+use paystream_dev::DATABASE;
 
 use crate::{
-    failover::{LOST, Pair, ask, pay, tell},
-    harness::{PARTITIONS, Stores, empty_directory, eventually, payment},
-    losses::copy,
-    process::{Process, operate, run},
-    proxy::{Proxy, Way},
-    resize::{resize, served, succeed},
+    failover::{ask, tell},
+    losses::{back_up, copy, put_back},
+    prelude::*,
 };
 
 /// First and last sequences that are on record as lost.
@@ -23,21 +19,13 @@ async fn lost(stores: &Stores) -> Vec<(i64, i64)> {
 
 /// The checks of the audit that find something.
 async fn drifts(stores: &Stores) -> Vec<String> {
-    let ended = run(operate(stores, &["audit", "--json"])).await;
-    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let report = stores.said(&["audit"]).await;
     let checks = report["checks"].as_array().unwrap().iter();
     let found = checks.filter(|check| check["drift"].as_u64().unwrap() > 0);
     found.map(|check| check["check"].as_str().unwrap().to_owned()).collect()
 }
 
 const ACCEPT: [&str; 6] = ["losses", "accept", "--reason", "restored", "--actor", "tester"];
-
-/// A Redis of its own, and stores on it.
-async fn apart(name: &str) -> (RedisServer, Stores) {
-    let redis = RedisServer::start(&empty_directory(name).await).await.unwrap();
-    let stores = Stores::on(&redis.url(), None).await;
-    (redis, stores)
-}
 
 /// Keeps a copy of the data of a Redis beside it.
 async fn keep_copy(redis: &mut RedisServer) {
@@ -50,16 +38,15 @@ async fn keep_copy(redis: &mut RedisServer) {
 async fn put_copy_back(redis: &mut RedisServer) {
     redis.stop().await.unwrap();
     let data = redis.data_directory().to_owned();
-    std::fs::remove_dir_all(&data).unwrap();
-    std::fs::rename(data.with_file_name("copy"), &data).unwrap();
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(data.with_file_name("copy"), &data).unwrap();
     redis.restart().await.unwrap();
 }
 
 #[tokio::test]
 async fn what_was_settled_before_a_copy_was_put_back_is_not_lost() {
-    let (mut redis, mut stores) = apart("redis-copy").await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let (mut redis, mut stores) = Stores::on_own_redis("redis-copy").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
     keep_copy(&mut redis).await;
@@ -77,15 +64,14 @@ async fn what_was_settled_before_a_copy_was_put_back_is_not_lost() {
     pay(&process.api, "r7").await;
     process.api.until_settled().await;
     assert_eq!(stores.count(LOST).await, 0);
-    succeed(&stores, &ACCEPT).await;
+    stores.succeed(&ACCEPT).await;
     stores.connect_again().await;
     stores.audit().await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn what_was_lost_is_listed_though_its_number_was_given_out_again_and_settled() {
-    let (mut redis, stores) = apart("redis-reused").await;
+    let (mut redis, stores) = Stores::on_own_redis("redis-reused").await;
     let a = Process::serve("gateway", &stores, &[]).await;
     let b = Process::serve("gateway", &stores, &[]).await;
     a.api.open_account("ADA", "1000").await;
@@ -101,18 +87,13 @@ async fn what_was_lost_is_listed_though_its_number_was_given_out_again_and_settl
     worker.api.until_settled().await;
     pay(&a.api, "r5").await;
     let listed = "select count(*) from sequence_jumps where lost_first = 2 and lost_last = 4";
-    eventually("all three are listed", async || (stores.count(listed).await == 1).then_some(()))
-        .await;
-    for process in [a, b, worker] {
-        process.stop().await;
-    }
+    stores.until(1, listed).await;
 }
 
 /// The lineage of every partition is as it is after many restarts, or gone.
 async fn forget_lineage(name: &str, many: bool) {
-    let (mut redis, mut stores) = apart(name).await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let (mut redis, mut stores) = Stores::on_own_redis(name).await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     for n in 1..=3 {
         pay(&process.api, &format!("r{n}")).await;
     }
@@ -120,9 +101,7 @@ async fn forget_lineage(name: &str, many: bool) {
     for partition in 0..u64::from(PARTITIONS) {
         let key = stores.key(partition, "lineage");
         if many {
-            let mut counter = redis::cmd("GET");
-            counter.arg(stores.key(partition, "seq"));
-            let given: Option<i64> = counter.query_async(&mut stores.redis).await.unwrap();
+            let given: Option<i64> = stores.ask(&["GET", &stores.key(partition, "seq")]).await;
             let given = given.unwrap_or(0);
             let line = |n| format!("{n:040} {given} {}\n", given + 1);
             let lines: String = (0..32).map(line).collect();
@@ -140,35 +119,24 @@ async fn forget_lineage(name: &str, many: bool) {
     assert_eq!(stores.count(LOST).await, 0, "{}", process.log());
     stores.connect_again().await;
     stores.audit().await;
-    process.stop().await;
 }
 
-#[tokio::test]
-async fn a_lineage_that_is_gone_is_no_loss() {
-    forget_lineage("redis-no-lineage", false).await;
-}
-
-#[tokio::test]
-async fn a_server_that_many_have_followed_is_no_loss() {
-    forget_lineage("redis-many", true).await;
+cases! { forget_lineage:
+    a_lineage_that_is_gone_is_no_loss("redis-no-lineage", false);
+    a_server_that_many_have_followed_is_no_loss("redis-many", true);
 }
 
 #[tokio::test]
 async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out() {
-    let mut postgres = PostgresServer::start(&empty_directory("pg-before").await).await.unwrap();
+    let mut postgres = own_postgres("pg-before").await;
     let mut pair = Pair::on("before", Some(postgres.url(DATABASE))).await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
-    postgres.stop().await.unwrap();
-    let data = postgres.data_directory().to_owned();
-    copy(&data, &data.with_file_name("backup")).await;
-    postgres.restart().await.unwrap();
+    back_up(&mut postgres).await;
     pay(&process.api, "r2").await;
     process.api.until_settled().await;
-    pair.in_step().await;
-    pair.promote().await;
+    pair.promote_in_step().await;
     pair.fail_over().await;
     pay(&process.api, "r3").await;
     let last = pay(&process.api, "r4").await;
@@ -178,22 +146,13 @@ async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out(
     let stream = pair.stores.key(last["partition"].as_u64().unwrap(), "stream");
     tell(&pair.replica, &["XTRIM", &stream, "MINID", last["stream_id"].as_str().unwrap()]).await;
     postgres.stop().await.unwrap();
-    std::fs::remove_dir_all(&data).unwrap();
-    std::fs::rename(data.with_file_name("backup"), &data).unwrap();
-    postgres.restart().await.unwrap();
-    eventually("what the stream has is settled again", async || {
-        let reply = process.api.get("/api/v1/payments/r4").await;
-        (reply.status == 200 && reply.json()["status"] == "applied").then_some(())
-    })
-    .await;
+    put_back(&mut postgres).await;
+    process.api.until_is("r4", "applied").await;
     process.api.until_settled().await;
-    let lost: Vec<(String, i64, i64)> = sqlx::query_as(
+    let lost =
         "select reason, lost_first, lost_last from sequence_jumps where lost_first is not null
-         order by lost_first",
-    )
-    .fetch_all(&pair.stores.pool)
-    .await
-    .unwrap();
+         order by lost_first";
+    let lost: Vec<(String, i64, i64)> = pair.stores.rows(lost).await;
     let ledger_lost = |first, last| ("ledger_lost".to_owned(), first, last);
     assert_eq!(lost, [ledger_lost(2, 2), ledger_lost(1_000_002, 1_000_002)]);
     // Partitions in which nothing was paid have jumped too.
@@ -209,11 +168,10 @@ async fn a_ledger_from_before_a_failover_lists_nothing_that_was_never_given_out(
 
 #[tokio::test]
 async fn numbers_that_were_given_out_twice_are_listed_and_their_conflicts_kept() {
-    let (mut redis, mut stores) = apart("redis-twice").await;
-    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let (mut redis, mut stores) = Stores::on_own_redis("redis-twice").await;
     let a = Process::serve("gateway", &stores, &[]).await;
     let b = Process::serve("gateway", &stores, &[]).await;
-    let first = Process::serve("worker", &stores, &worker).await;
+    let first = Process::serve("worker", &stores, &[]).await;
     a.api.open_account("ADA", "1000").await;
     pay(&b.api, "r1").await;
     pay(&a.api, "r2").await;
@@ -245,7 +203,7 @@ async fn numbers_that_were_given_out_twice_are_listed_and_their_conflicts_kept()
     for n in 5..=8 {
         assert_eq!(pay(&b.api, &format!("new{n}")).await["sequence"], n);
     }
-    let late = Process::serve("worker", &stores, &worker).await;
+    let _late = Process::serve("worker", &stores, &[]).await;
     b.api.until_settled().await;
     assert_eq!(lost(&stores).await, [(5, 6)]);
     assert_eq!(stores.count("select count(*) from conflicts").await, 2);
@@ -254,24 +212,21 @@ async fn numbers_that_were_given_out_twice_are_listed_and_their_conflicts_kept()
         let place = stores.count("select partition::bigint from conflicts limit 1").await;
         let place = place.to_string();
         let resolve = ["conflicts", "resolve", &place, "4", "--reason", "asked", "--actor", "me"];
-        succeed(&stores, &resolve).await;
+        stores.succeed(&resolve).await;
         assert!(
             stores.count("select count(*) from conflicts where state = 'open'").await < 2,
             "{name}"
         );
     }
     assert_eq!(stores.count("select count(*) from conflicts where state = 'open'").await, 0);
-    succeed(&stores, &ACCEPT).await;
+    stores.succeed(&ACCEPT).await;
     assert_eq!(drifts(&stores).await, [""; 0]);
-    for process in [b, late] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
     let mut pair = Pair::on("two", None).await;
-    let third = RedisServer::start(&empty_directory("redis-two-third").await).await.unwrap();
+    let third = own_redis("redis-two-third").await;
     let port = pair.primary.port().to_string();
     tell(&third, &["REPLICAOF", "127.0.0.1", &port]).await;
     let gateway = Process::serve("gateway", &pair.stores, &[]).await;
@@ -282,10 +237,8 @@ async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
     worker.stop().await;
     pair.in_step().await;
     tell(&pair.primary, &["SET", "last", "1"]).await;
-    eventually("the third has everything", async || {
-        (ask::<i64>(&third, &["EXISTS", "last"]).await == 1).then_some(())
-    })
-    .await;
+    until("the third has everything", async || ask::<i64>(&third, &["EXISTS", "last"]).await == 1)
+        .await;
     // From here on neither hears anything more.
     for replica in [&pair.replica, &third] {
         tell(replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -302,20 +255,16 @@ async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
     pair.proxy.lead_to(&third.url());
     pair.proxy.break_all().await;
     pair.stores.connect_again().await;
-    let refused = gateway.api.post_payment(&payment("r6", "ADA", "1")).await;
-    assert_eq!(refused.status, 503, "{}", refused.text);
+    gateway.api.post_payment(&payment("r6", "ADA", "1")).await.is(503);
     let worker = Process::serve("all", &pair.stores, &[]).await;
     for n in 2..=6 {
         pay(&gateway.api, &format!("r{n}")).await;
     }
     worker.api.until_settled().await;
     assert_eq!(lost(&pair.stores).await, [(2, 3), (1_000_001, 1_000_002)]);
-    succeed(&pair.stores, &ACCEPT).await;
+    pair.stores.succeed(&ACCEPT).await;
     assert_eq!(drifts(&pair.stores).await, [""; 0]);
     assert_eq!(worker.api.balance("ADA").await["total_paid"], "6.00");
-    for process in [gateway, worker] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
@@ -324,8 +273,7 @@ async fn a_gateway_that_missed_a_resize_gives_nothing_to_old_streams_of_a_promot
     let postgres = Proxy::before(&pair.stores.database_url).await;
     let url = [("PAYSTREAM_DATABASE_URL", postgres.url.as_str())];
     let gateway = Process::serve("gateway", &pair.stores, &url).await;
-    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
-    let worker = Process::serve("worker", &pair.stores, &worker).await;
+    let _worker = Process::serve("worker", &pair.stores, &[]).await;
     gateway.api.open_account("ADA", "1000").await;
     pay(&gateway.api, "r1").await;
     gateway.api.until_settled().await;
@@ -333,33 +281,24 @@ async fn a_gateway_that_missed_a_resize_gives_nothing_to_old_streams_of_a_promot
     // The replica hears nothing of the change, and neither does the gateway.
     tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
     postgres.set(Way::Cut);
-    succeed(&pair.stores, &resize(&["--partitions", "16"])).await;
+    pair.stores.succeed(&resize(&["--partitions", "16"])).await;
     pair.promote().await;
     pair.fail_over().await;
-    let refused = gateway.api.post_payment(&payment("r2", "ADA", "1")).await;
-    assert_eq!(refused.status, 503, "{}", refused.text);
+    gateway.api.post_payment(&payment("r2", "ADA", "1")).await.is(503);
     postgres.set(Way::Open);
     served(&gateway, 16).await;
     pay(&gateway.api, "r2").await;
     gateway.api.until_settled().await;
     assert_eq!(gateway.api.balance("ADA").await["total_paid"], "2.00");
-    for process in [gateway, worker] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn an_old_ledger_that_is_put_back_again_and_again_lists_each_loss_once() {
-    let mut postgres = PostgresServer::start(&empty_directory("pg-again").await).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(DATABASE)).await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let (mut postgres, stores) = Stores::on_own_postgres("pg-again").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
-    postgres.stop().await.unwrap();
-    let data = postgres.data_directory().to_owned();
-    copy(&data, &data.with_file_name("backup")).await;
-    postgres.restart().await.unwrap();
+    back_up(&mut postgres).await;
     for n in 2..=4 {
         pay(&process.api, &format!("r{n}")).await;
     }
@@ -373,17 +312,11 @@ async fn an_old_ledger_that_is_put_back_again_and_again_lists_each_loss_once() {
     commands.cmd("XTRIM").arg(stream).arg("MINID").arg(last["stream_id"].as_str().unwrap());
     commands.cmd("SET").arg(noted).arg("2 2\n3 3\n");
     commands.exec_async(&mut stores.redis.clone()).await.unwrap();
-    std::fs::remove_dir_all(&data).unwrap();
-    std::fs::rename(data.with_file_name("backup"), &data).unwrap();
-    postgres.restart().await.unwrap();
-    eventually("what the stream has is settled again", async || {
-        let reply = process.api.get("/api/v1/payments/r5").await;
-        (reply.status == 200 && reply.json()["status"] == "applied").then_some(())
-    })
-    .await;
+    put_back(&mut postgres).await;
+    process.api.until_is("r5", "applied").await;
     process.api.until_settled().await;
     assert_eq!(lost(&stores).await, [(2, 2), (3, 3), (4, 4)]);
-    succeed(&stores, &ACCEPT).await;
+    stores.succeed(&ACCEPT).await;
     assert_eq!(drifts(&stores).await, [""; 0]);
     process.stop().await;
     postgres.stop().await.unwrap();

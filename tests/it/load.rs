@@ -2,15 +2,13 @@
 //! accepted, so that a test can ask for each of them after a fault. Proves
 //! nothing by itself.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use reqwest::Method;
-use serde_json::Value;
 use sqlx::Row;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Api, Stores, in_time, payment};
+use crate::prelude::*;
 
 /// Payments that may be under way at once.
 const CONNECTIONS: usize = 16;

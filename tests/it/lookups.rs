@@ -3,26 +3,12 @@
 //! asked; that looking up what nobody knows costs Redis the same for any number of
 //! partitions; and that a payment's life is told in its order.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use futures_util::future::join_all;
-use paystream_dev::{self as dev, PostgresServer, RedisServer};
-use reqwest::Method;
-use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinSet};
-
-use crate::{
-    harness::{Api, Harness, Reply, Stores, but, empty_directory, eventually, payment, send},
-    ownership::lock,
-    process::{Ended, Process, operate, run},
-    resize::{resize, succeed},
-};
+use crate::prelude::*;
 
 const LOOK_UP: &str = "/api/v1/payments/lookup";
 
@@ -33,8 +19,7 @@ async fn look_up(api: &Api, references: &[impl AsRef<str>]) -> Reply {
 
 /// The status of one reference, which both look-ups must tell.
 async fn status(api: &Api, reference: &str) -> String {
-    let reply = look_up(api, &[reference]).await;
-    assert_eq!(reply.status, 200, "{}", reply.text);
+    let reply = look_up(api, &[reference]).await.is(200);
     let many = reply.json()["payments"][0].clone();
     let one = api.get(&format!("/api/v1/payments/{reference}")).await;
     if one.status == 404 {
@@ -48,38 +33,24 @@ async fn status(api: &Api, reference: &str) -> String {
     one["status"].as_str().unwrap().to_owned()
 }
 
-async fn show(stores: &Stores, reference: &str, more: &[&str]) -> Value {
-    let ended = run(operate(stores, &[&["show", reference, "--json"], more].concat())).await;
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    serde_json::from_str(&ended.stdout).unwrap()
-}
-
-async fn ask<T: redis::FromRedisValue>(stores: &Stores, words: &[&str]) -> T {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]).query_async(&mut stores.redis.clone()).await.unwrap()
-}
-
 #[tokio::test]
 async fn a_payment_that_waits_longer_than_it_is_remembered_is_found_by_every_look_up() {
     // More than a search reads first of one partition.
     const WAITING: usize = 60;
-    let mut h = Harness::gateway(&["--dedupe-window=10s"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&["--dedupe-window=10s"]).await.account("ADA", "1000").await;
     h.api.open_account("BOB", "1000").await;
     let notice = but(payment("b", "BOB", "1"), json!({"payment_status": "PENDING"}));
-    assert_eq!(h.api.post_payment(&notice).await.status, 202);
-    for number in 0..WAITING {
-        h.api.pay(&format!("a{number}"), "ADA", "1").await;
-    }
+    h.api.post_payment(&notice).await.is(202);
+    h.api.pay_each("a", 0..WAITING).await;
     let last = format!("a{}", WAITING - 1);
     // Remembered or forgotten, they wait.
     for forgotten in [false, true] {
         if forgotten {
-            h.stores.delete_keys("*:ref:*").await;
+            h.stores.forget().await;
         }
         for reference in ["a0", "a20", &last, "b"] {
             assert_eq!(status(&h.api, reference).await, "accepted", "{reference}");
-            let life = show(&h.stores, reference, &["--dedupe-window=10s"]).await;
+            let life = h.stores.said(&["show", reference, "--dedupe-window=10s"]).await;
             assert_eq!(life["state"], "accepted", "{life}");
         }
         assert_eq!(status(&h.api, "never").await, "unknown");
@@ -87,33 +58,26 @@ async fn a_payment_that_waits_longer_than_it_is_remembered_is_found_by_every_loo
     let all: Vec<String> = (0..WAITING).map(|number| format!("a{number}")).collect();
     let found = look_up(&h.api, &all).await.json();
     for (name, one) in all.iter().zip(found["payments"].as_array().unwrap()) {
-        assert_eq!(
-            (&one["transaction_reference"], &one["status"]),
-            (&json!(name), &json!("accepted"))
-        );
+        has(&one, json!({"transaction_reference": name, "status": "accepted"}));
     }
     // A notice that is settled does not hide the payment that waits.
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     assert_eq!(status(&h.api, "b").await, "recorded");
     h.stop_worker().await;
     h.api.pay("b", "BOB", "1").await;
-    h.stores.delete_keys("*:ref:*").await;
+    h.stores.forget().await;
     assert_eq!(status(&h.api, "b").await, "accepted");
     assert_eq!(h.api.payment("b").await["notices"][0]["status"], "recorded");
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     for reference in ["a0", &last, "b"] {
         assert_eq!(status(&h.api, reference).await, "applied", "{reference}");
     }
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_search_that_would_be_too_long_is_refused_instead_of_saying_unknown() {
     const ENTRIES: i64 = 100_100;
-    let h = Harness::gateway(&["--dedupe-window=10s"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::gateway(&["--dedupe-window=10s"]).await.account("ADA", "1000").await;
     let place = h.api.pay("first", "ADA", "1").await;
     let partition = place["partition"].as_u64().unwrap();
     let (stream, seq) = (h.stores.key(partition, "stream"), h.stores.key(partition, "seq"));
@@ -129,17 +93,16 @@ async fn a_search_that_would_be_too_long_is_refused_instead_of_saying_unknown() 
     for part in 0..10 {
         let (first, last) = (2 + part * ENTRIES / 10, 1 + (part + 1) * ENTRIES / 10);
         let (first, last) = (first.to_string(), last.to_string());
-        let () = ask(&h.stores, &["EVAL", fill, "2", &stream, &seq, &more, &first, &last]).await;
+        h.stores.tell(&["EVAL", fill, "2", &stream, &seq, &more, &first, &last]).await;
     }
     h.api.pay("last", "ADA", "1").await;
-    h.stores.delete_keys("*:ref:*").await;
+    h.stores.forget().await;
     assert_eq!(status(&h.api, "first").await, "accepted");
     look_up(&h.api, &["first", "last"]).await.is_problem(503, "search_limit");
     h.api.get("/api/v1/payments/never").await.is_problem(503, "search_limit");
     // What is remembered needs no search.
     h.api.pay("latest", "ADA", "1").await;
     assert_eq!(status(&h.api, "latest").await, "accepted");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -161,14 +124,11 @@ async fn what_was_accepted_is_never_unknown_while_it_is_settled_and_trimmed() {
         join_all((0..16).map(|number| pay(round * 16 + number))).await;
     }
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn while_postgresql_is_away_a_payment_that_waits_is_accepted() {
-    let directory = empty_directory("postgres-lookups").await;
-    let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("postgres-lookups").await;
     let mut h = Harness::gateway_on(stores, &[]).await;
     h.start_worker();
     h.api.open_account("ADA", "1000").await;
@@ -179,7 +139,7 @@ async fn while_postgresql_is_away_a_payment_that_waits_is_accepted() {
     h.api.pay("waits", "ADA", "1").await;
     let stream = h.stores.key(place["partition"].as_u64().unwrap(), "stream");
     let take = ["XREADGROUP", "GROUP", "ledger", "ghost", "COUNT", "1", "STREAMS", &stream, ">"];
-    let _: redis::Value = ask(&h.stores, &take).await;
+    h.stores.tell(&take).await;
     postgres.kill().await.unwrap();
     for reference in ["handed-out", "waits"] {
         assert_eq!(status(&h.api, reference).await, "accepted", "{reference}");
@@ -191,24 +151,23 @@ async fn while_postgresql_is_away_a_payment_that_waits_is_accepted() {
         let path = format!("/api/v1/payments/{reference}");
         h.api.get(&path).await.is_problem(503, "ledger_unavailable");
         look_up(&h.api, &["waits", reference]).await.is_problem(503, "ledger_unavailable");
-        let ended = run(operate(&h.stores, &["show", reference])).await;
+        let ended = h.stores.run(&["show", reference]).await;
         assert!(!ended.status.success() && ended.stdout.is_empty(), "{ended:?}");
         assert!(ended.stderr.contains("PostgreSQL does not answer"), "{ended:?}");
     }
     // Acknowledged: what became of it is not known from the stream any more.
     let id = place["stream_id"].as_str().unwrap();
-    let _: i64 = ask(&h.stores, &["XACK", &stream, "ledger", id]).await;
+    h.stores.tell(&["XACK", &stream, "ledger", id]).await;
     h.api.get("/api/v1/payments/handed-out").await.is_problem(503, "ledger_unavailable");
-    let life = show(&h.stores, "waits", &[]).await;
+    let life = h.stores.show("waits").await;
     assert_eq!((&life["state"], &life["ledger_available"]), (&json!("accepted"), &json!(false)));
     postgres.restart().await.unwrap();
-    eventually("the ledger is asked again", async || {
+    until("the ledger is asked again", async || {
         let reply = h.api.get("/api/v1/payments/settled").await;
-        (reply.status == 200).then_some(())
+        reply.status == 200
     })
     .await;
     assert_eq!(status(&h.api, "settled").await, "applied");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -238,12 +197,11 @@ async fn operators_who_look_try_an_absent_postgresql_once() {
         assert_eq!(said["ledger_available"], false, "{said}");
         assert_eq!(connections.load(Ordering::Relaxed), 1, "{arguments:?}");
     }
-    h.stop().await;
 }
 
 /// Calls of each Redis command since the counts were last reset.
 async fn calls(stores: &Stores) -> BTreeMap<String, u64> {
-    let text: String = ask(stores, &["INFO", "commandstats"]).await;
+    let text: String = stores.ask(&["INFO", "commandstats"]).await;
     let line = |line: &str| {
         let (name, counts) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
         Some((name.to_owned(), counts.split(',').next()?.parse().ok()?))
@@ -254,17 +212,15 @@ async fn calls(stores: &Stores) -> BTreeMap<String, u64> {
 
 #[tokio::test]
 async fn looking_up_what_nobody_knows_costs_redis_the_same_for_any_number_of_partitions() {
-    let redis = RedisServer::start(&empty_directory("lookups-redis").await).await.unwrap();
-    let stores = Stores::on(&redis.url(), None).await;
+    let (_redis, stores) = Stores::on_own_redis("lookups-redis").await;
     let process = Process::serve("gateway", &stores, &[]).await;
     let unknown: Vec<String> = (0..1_000).map(|number| format!("unknown{number}")).collect();
     // The least of five: now and then the gateway samples its own rate.
     let cost = async |references: &[String]| {
         let mut least = None;
         for _ in 0..5 {
-            let () = ask(&stores, &["CONFIG", "RESETSTAT"]).await;
-            let reply = look_up(&process.api, references).await;
-            assert_eq!(reply.status, 200, "{}", reply.text);
+            stores.tell(&["CONFIG", "RESETSTAT"]).await;
+            let reply = look_up(&process.api, references).await.is(200);
             let payments = reply.json()["payments"].as_array().unwrap().clone();
             assert!(payments.iter().all(|one| one["status"] == "unknown"));
             let calls = calls(&stores).await;
@@ -276,9 +232,8 @@ async fn looking_up_what_nobody_knows_costs_redis_the_same_for_any_number_of_par
         least.unwrap().1
     };
     let few = cost(&unknown).await;
-    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
-    let worker = Process::serve("worker", &stores, &worker).await;
-    succeed(&stores, &resize(&["--partitions", "64"])).await;
+    let worker = Process::serve("worker", &stores, &[]).await;
+    stores.succeed(&resize(&["--partitions", "64"])).await;
     eventually("64 partitions are served", async || {
         let answer = process.api.request(Method::GET, "/api/v1/admin/stats").send().await.ok()?;
         let stats: Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
@@ -297,7 +252,6 @@ async fn looking_up_what_nobody_knows_costs_redis_the_same_for_any_number_of_par
     let waiting = cost(&unknown).await;
     println!("one waits: {waiting:?}");
     assert!(waiting.values().sum::<u64>() <= 4, "{waiting:?}");
-    process.stop().await;
 }
 
 #[tokio::test]
@@ -316,23 +270,20 @@ async fn whoever_prefers_to_wait_is_not_waited_for_by_a_look_up() {
         send(request.header("prefer", "wait=30")).await.is_problem(503, "request_timeout");
     }
     drop(held);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_life_is_told_in_its_order_and_without_times_that_nobody_knows() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     // Appended before any worker had the partition.
     h.api.pay("early", "ADA", "1").await;
     h.api.pay("held", "NOBODY", "7").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let codes = |life: &Value| -> Vec<String> {
         let moments = life["moments"].as_array().unwrap().iter();
         moments.map(|moment| moment["code"].as_str().unwrap().to_owned()).collect()
     };
-    let life = show(&h.stores, "early", &[]).await;
+    let life = h.stores.show("early").await;
     assert_eq!(codes(&life), ["received", "appended", "taken", "applied"]);
     assert!(life["moments"][2]["at"].is_null(), "when it was taken is not kept: {life}");
 
@@ -341,7 +292,7 @@ async fn a_life_is_told_in_its_order_and_without_times_that_nobody_knows() {
     command.env("PAYSTREAM_ACTOR", "ada");
     assert!(run(command).await.status.success());
     assert_eq!(status(&h.api, "held").await, "refund_marked");
-    let life = show(&h.stores, "held", &[]).await;
+    let life = h.stores.show("held").await;
     assert_eq!(life["state"], "refund_marked");
     let moments = life["moments"].as_array().unwrap();
     let told = codes(&life).into_iter().filter(|code| code != "changed");
@@ -355,5 +306,4 @@ async fn a_life_is_told_in_its_order_and_without_times_that_nobody_knows() {
     let mark = moments.iter().find(|moment| moment["code"] == "refund_marked").unwrap();
     let at = mark["at"].as_str().unwrap();
     assert_eq!(at.parse::<chrono::DateTime<chrono::Utc>>().unwrap(), marked, "{life}");
-    h.stop().await;
 }

@@ -3,18 +3,10 @@
 //! partition goes on behind the ledger's cursor; what is sent again is taken
 //! again; and what was settled stays settled.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
-
-use paystream::stream::Streams;
-use paystream_dev::{DATABASE, PostgresServer};
+use paystream_dev::PostgresServer;
 use redis::Value;
-use serde_json::json;
 
-use crate::{
-    harness::{Harness, PARTITIONS, Stores, but, empty_directory, eventually, payment},
-    ownership::worker,
-    process::{Ended, Process, operate, paystream, run},
-};
+use crate::prelude::*;
 
 async fn command(stores: &Stores, arguments: &[&str]) -> Ended {
     let mut command = paystream();
@@ -25,9 +17,9 @@ async fn command(stores: &Stores, arguments: &[&str]) -> Ended {
 /// The open losses: where they are, and first and last lost sequence.
 async fn losses(stores: &Stores) -> Vec<(i64, String, Option<i64>, Option<i64>)> {
     let ended = command(stores, &["losses", "list", "--json"]).await;
-    let rows: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let rows = ended.json();
     let rows = rows.as_array().unwrap();
-    assert_eq!(ended.status.code(), Some(i32::from(!rows.is_empty())), "{ended:?}");
+    assert_eq!(ended.code(), Some(i32::from(!rows.is_empty())), "{ended:?}");
     let number = |row: &serde_json::Value, name: &str| row[name].as_i64();
     let row = |row: &serde_json::Value| {
         let reason = row["reason"].as_str().unwrap().to_owned();
@@ -40,21 +32,21 @@ async fn losses(stores: &Stores) -> Vec<(i64, String, Option<i64>, Option<i64>)>
 /// Deals with all losses; then health and audit are content.
 async fn accept_losses(h: &Harness) {
     // An answer about health is given again for a second.
-    eventually("health is degraded", async || {
+    until("health is degraded", async || {
         let health = h.api.get("/api/v1/health").await.json();
-        (health["status"] == "degraded").then_some(())
+        health["status"] == "degraded"
     })
     .await;
     let audit = command(&h.stores, &["audit", "--json"]).await;
-    assert_eq!(audit.status.code(), Some(1), "{audit:?}");
+    assert_eq!(audit.code(), Some(1), "{audit:?}");
     let accepted =
         command(&h.stores, &["losses", "accept", "--reason", "clients asked", "--actor", "tester"])
             .await;
     assert!(accepted.status.success(), "{accepted:?}");
     assert_eq!(losses(&h.stores).await, []);
-    eventually("health is content", async || {
+    until("health is content", async || {
         let health = h.api.get("/api/v1/health").await.json();
-        (health["status"] == "ok" && health["open_losses"] == 0).then_some(())
+        health["status"] == "ok" && health["open_losses"] == 0
     })
     .await;
     let audit = command(&h.stores, &["audit"]).await;
@@ -65,18 +57,14 @@ async fn accept_losses(h: &Harness) {
 
 /// The value of a key, to be put back later.
 async fn dump(stores: &Stores, key: &str) -> Option<Vec<u8>> {
-    redis::cmd("DUMP").arg(key).query_async(&mut stores.redis.clone()).await.unwrap()
+    stores.ask(&["DUMP", key]).await
 }
 
 async fn restore(stores: &Stores, key: &str, value: Option<Vec<u8>>) {
-    let mut redis = stores.redis.clone();
-    match value {
-        None => redis::cmd("DEL").arg(key).exec_async(&mut redis).await.unwrap(),
-        Some(value) => {
-            let mut restore = redis::cmd("RESTORE");
-            restore.arg(key).arg(0).arg(value).arg("REPLACE").exec_async(&mut redis).await.unwrap();
-        }
-    }
+    let Some(value) = value else { return stores.tell(&["DEL", key]).await };
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(key).arg(0).arg(value).arg("REPLACE");
+    restore.exec_async(&mut stores.redis.clone()).await.unwrap();
 }
 
 async fn partition_of(h: &Harness, reference: &str) -> u64 {
@@ -101,11 +89,8 @@ async fn pay_when_open(h: &Harness, reference: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
-    for n in 1..=3 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    h.api.pay_each("r", 1..=3).await;
     let partition = partition_of(&h, "r1").await;
     h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
     h.api.post_payment(&payment("r4", "ADA", "1")).await.is_problem(503, "stream_state_lost");
@@ -123,61 +108,45 @@ async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
     accept_losses(&h).await;
-    h.stop().await;
 }
 
 /// Redis is emptied while only a gateway knows of r4 to r6. `gateway_first`: it
 /// finds out before a worker has brought the partition back.
 async fn flush(gateway_first: bool) {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.start_worker();
-    for n in 1..=3 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("r", 1..=3).await;
     h.settled().await;
     h.stop_worker().await;
     let partition = partition_of(&h, "r1").await;
-    for n in 4..=6 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("r", 4..=6).await;
     assert!(h.stores.delete_keys("*").await > 0);
     if gateway_first {
         h.api.post_payment(&payment("new", "ADA", "1")).await.is_problem(503, "stream_state_lost");
     }
     h.start_worker();
     eventually("the partition is brought back", async || {
-        let mut get = redis::cmd("GET");
-        get.arg(h.stores.key(partition, "seq"));
-        let sequence: Option<i64> = get.query_async(&mut h.stores.redis.clone()).await.ok()?;
+        let sequence: Option<i64> = h.stores.ask(&["GET", &h.stores.key(partition, "seq")]).await;
         sequence.filter(|sequence| *sequence > 1_000_000)
     })
     .await;
     pay_when_open(&h, "new").await;
     let number = i64::try_from(partition).unwrap();
-    eventually("exactly what was lost is listed", async || {
+    until("exactly what was lost is listed", async || {
         let listed = losses(&h.stores).await;
         let known: Vec<_> = listed.into_iter().filter(|loss| loss.2.is_some()).collect();
-        (known == [(number, "state_lost".into(), Some(4), Some(6))]).then_some(())
+        known == [(number, "state_lost".into(), Some(4), Some(6))]
     })
     .await;
-    for n in 4..=6 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("r", 4..=6).await;
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
     accept_losses(&h).await;
-    h.stop().await;
 }
 
-#[tokio::test]
-async fn what_only_a_gateway_knows_is_listed_when_it_finds_an_empty_redis() {
-    flush(true).await;
-}
-
-#[tokio::test]
-async fn what_only_a_gateway_knows_is_listed_when_a_worker_was_first() {
-    flush(false).await;
+cases! { flush:
+    what_only_a_gateway_knows_is_listed_when_it_finds_an_empty_redis(true);
+    what_only_a_gateway_knows_is_listed_when_a_worker_was_first(false);
 }
 
 #[tokio::test]
@@ -186,68 +155,49 @@ async fn a_loss_is_not_taken_for_another_whose_numbers_end_alike() {
     let items: Vec<_> = (1..=30).map(|n| payment(&format!("r{n}"), "ADA", "1")).collect();
     h.api.post("/api/v1/payments/batch", &json!(items)).await;
     let partition = partition_of(&h, "r1").await;
-    let mut lose = redis::cmd("SET");
-    lose.arg(h.stores.key(partition, "lost")).arg("21 30\n");
-    lose.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.tell(&["SET", &h.stores.key(partition, "lost"), "21 30\n"]).await;
     h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
     h.start_worker();
     pay_when_open(&h, "new").await;
-    assert_eq!(h.api.post_payment(&payment("r1", "ADA", "1")).await.status, 202);
-    h.stop().await;
+    h.api.post_payment(&payment("r1", "ADA", "1")).await.is(202);
 }
 
 #[tokio::test]
 async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.start_worker();
     h.api.pay("r1", "ADA", "1").await;
     h.settled().await;
     for round in 2..5 {
         let stream = h.stores.key(partition_of(&h, "r1").await, "stream");
-        let mut destroy = redis::cmd("XGROUP");
-        destroy.arg("DESTROY").arg(stream).arg("ledger");
-        destroy.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.stores.tell(&["XGROUP", "DESTROY", &stream, "ledger"]).await;
         pay_when_open(&h, &format!("r{round}")).await;
-        eventually("it is applied all the same", async || {
-            let found = h.api.payment(&format!("r{round}")).await;
-            (found["status"] == "applied").then_some(())
-        })
-        .await;
+        h.api.until_is(&format!("r{round}"), "applied").await;
     }
     h.settled().await;
     assert_eq!(losses(&h.stores).await, [], "no entry was lost");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_flushed_redis_is_brought_back_and_said_aloud() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     h.stores.delete_keys("*").await;
     pay_when_open(&h, "after").await;
-    eventually("all partitions are back", async || {
-        (losses(&h.stores).await.len() == 8).then_some(())
-    })
-    .await;
+    until("all partitions are back", async || losses(&h.stores).await.len() == 8).await;
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00");
-    assert_eq!(h.api.post_payment(&payment("before", "ADA", "1")).await.status, 202);
+    h.api.post_payment(&payment("before", "ADA", "1")).await.is(202);
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00", "it was settled before");
     accept_losses(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
-    for n in 1..=3 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    h.api.pay_each("r", 1..=3).await;
     let partition = partition_of(&h, "r1").await;
     let keys = ["stream", "seq", "ref:r4", "ref:r5"];
     let keys = keys.map(|name| h.stores.key(partition, name));
@@ -274,26 +224,22 @@ async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
     assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), Some(4), Some(5))]);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
     for name in ["r4", "r5"] {
-        assert_eq!(h.api.post_payment(&payment(name, "ADA", "1")).await.status, 202);
+        h.api.post_payment(&payment(name, "ADA", "1")).await.is(202);
     }
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
     accept_losses(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
-    let mut h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r1", "ADA", "1").await;
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
     let keys = ["stream", "seq"].map(|name| h.stores.key(partition, name));
     let backup = (dump(&h.stores, &keys[0]).await, dump(&h.stores, &keys[1]).await);
-    for n in 2..=9 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("r", 2..=9).await;
     h.settled().await;
     h.stop_worker().await;
     restore(&h.stores, &keys[0], backup.0).await;
@@ -310,13 +256,11 @@ async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
     let number = i64::try_from(partition).unwrap();
     assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), None, None)]);
     accept_losses(&h).await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn entries_taken_out_of_a_stream_are_listed() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     let mut ids = Vec::new();
     for n in 1..=6 {
         let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
@@ -327,9 +271,7 @@ async fn entries_taken_out_of_a_stream_are_listed() {
     let partition = partition_of(&h, "r1").await;
     let stream = h.stores.key(partition, "stream");
     for id in [&ids[1], &ids[3], &ids[4]] {
-        let mut delete = redis::cmd("XDEL");
-        delete.arg(&stream).arg(id);
-        let deleted: Value = delete.query_async(&mut h.stores.redis.clone()).await.unwrap();
+        let deleted: Value = h.stores.ask(&["XDEL", &stream, id]).await;
         assert_eq!(deleted, Value::Int(1));
     }
     let worker = worker(&h.stores, "tester", &[]).await;
@@ -360,7 +302,7 @@ async fn entries_taken_out_of_a_stream_are_listed() {
     let lost = h.api.get("/api/v1/admin/payments/r2").await.json();
     let hint = "losses are open, and it may be among them: see `paystream losses list`";
     assert_eq!(lost["detail"], format!("{nothing}; {hint}"));
-    let shown = run(operate(&h.stores, &["show", "r2"])).await;
+    let shown = h.stores.run(&["show", "r2"]).await;
     assert_eq!(shown.stdout, format!("r2: {nothing}; {hint}\n"));
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
     // As the RUNBOOK says, clients send them again.
@@ -369,14 +311,12 @@ async fn entries_taken_out_of_a_stream_are_listed() {
         assert_eq!(h.api.post_payment(&body).await.status, 202, "{name} is no repetition");
         assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
     }
-    assert_eq!(h.api.post_payment(&payment("r1", "ADA", "1")).await.status, 200);
+    h.api.post_payment(&payment("r1", "ADA", "1")).await.is(200);
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
     accept_losses(&h).await;
     let listed = command(&h.stores, &["losses", "list"]).await;
     assert_eq!(listed.stdout, "No loss is open; --all shows those dealt with.\n");
-    worker.stop().await;
-    h.stop().await;
 }
 
 /// A copy of the files of a server that is stopped.
@@ -386,24 +326,32 @@ pub async fn copy(from: &Path, to: &Path) {
     assert!(copied.success(), "{} to {}", from.display(), to.display());
 }
 
+/// Keeps a copy of the data of a PostgreSQL beside it.
+pub async fn back_up(postgres: &mut PostgresServer) {
+    postgres.stop().await.unwrap();
+    let data = postgres.data_directory().to_owned();
+    copy(&data, &data.with_file_name("backup")).await;
+    postgres.restart().await.unwrap();
+}
+
+/// Starts a stopped PostgreSQL on the copy.
+pub async fn put_back(postgres: &mut PostgresServer) {
+    let data = postgres.data_directory().to_owned();
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(data.with_file_name("backup"), &data).unwrap();
+    postgres.restart().await.unwrap();
+}
+
 /// Puts an old backup of PostgreSQL back. `restarts`: the worker was started
 /// anew since the backup, so that Redis knows higher epochs than it. `dies`: and
 /// is killed before it is put back.
 async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
-    let mut postgres = PostgresServer::start(&empty_directory(name).await).await.unwrap();
-    let data = postgres.data_directory().to_owned();
-    let backup = data.with_file_name("backup");
-    let stores = Stores::on_postgres(postgres.url(DATABASE)).await;
-    let mut h = Harness::gateway_on(stores, &["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let (mut postgres, stores) = Stores::on_own_postgres(name).await;
+    let mut h = Harness::gateway_on(stores, &["--retention=1h"]).await.account("ADA", "1000").await;
     h.start_worker();
-    for n in 1..=3 {
-        h.api.pay(&format!("r{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("r", 1..=3).await;
     h.settled().await;
-    postgres.stop().await.unwrap();
-    copy(&data, &backup).await;
-    postgres.restart().await.unwrap();
+    back_up(&mut postgres).await;
     if restarts {
         for _ in 0..2 {
             h.stop_worker().await;
@@ -415,32 +363,20 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
         let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
         ids.push(taken["stream_id"].as_str().unwrap().to_owned());
     }
-    eventually("they are settled", async || {
-        let last = h.api.get("/api/v1/payments/r13").await.json();
-        (last["status"] == "applied").then_some(())
-    })
-    .await;
+    h.api.until_is("r13", "applied").await;
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
-    let mut trim = redis::cmd("XTRIM");
-    trim.arg(h.stores.key(partition, "stream")).arg("MINID").arg(&ids[3]);
-    trim.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    h.stores.tell(&["XTRIM", &h.stores.key(partition, "stream"), "MINID", &ids[3]]).await;
     postgres.stop().await.unwrap();
     if dies {
         h.crash_worker();
     }
-    std::fs::remove_dir_all(&data).unwrap();
-    std::fs::rename(&backup, &data).unwrap();
-    postgres.restart().await.unwrap();
+    put_back(&mut postgres).await;
     if dies {
         h.start_worker();
     }
 
-    eventually("what the stream has is settled again", async || {
-        let last = h.api.get("/api/v1/payments/r13").await.json();
-        (last["status"] == "applied").then_some(())
-    })
-    .await;
+    h.api.until_is("r13", "applied").await;
     let number = i64::try_from(partition).unwrap();
     // One more may say that bringing it back was interrupted; it lists nothing.
     let mut listed = losses(&h.stores).await;
@@ -457,7 +393,7 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
         assert_eq!(h.api.post_payment(&body).await.status, 202, "r{n} is taken again");
         assert_eq!(h.api.post_payment(&body).await.status, 200, "r{n} once");
     }
-    assert_eq!(h.api.post_payment(&payment("r7", "ADA", "1")).await.status, 200);
+    h.api.post_payment(&payment("r7", "ADA", "1")).await.is(200);
     h.api.until_settled().await;
     assert_eq!(h.stores.count(paid).await, 13);
     accept_losses(&h).await;
@@ -466,25 +402,15 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
     postgres.stop().await.unwrap();
 }
 
-#[tokio::test]
-async fn commits_that_postgresql_lost_are_settled_again_or_listed() {
-    put_back_a_backup("postgres-back", false, false).await;
-}
-
-#[tokio::test]
-async fn a_backup_with_lower_epochs_is_brought_forward_too() {
-    put_back_a_backup("postgres-epochs", true, true).await;
-}
-
-#[tokio::test]
-async fn a_worker_that_a_backup_does_not_know_yet_goes_on() {
-    put_back_a_backup("postgres-worker", true, false).await;
+cases! { put_back_a_backup:
+    commits_that_postgresql_lost_are_settled_again_or_listed("postgres-back", false, false);
+    a_backup_with_lower_epochs_is_brought_forward_too("postgres-epochs", true, true);
+    a_worker_that_a_backup_does_not_know_yet_goes_on("postgres-worker", true, false);
 }
 
 #[tokio::test]
 async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
-    let mut h = Harness::with(&["--retention=1h"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::with(&["--retention=1h"]).await.account("ADA", "1000").await;
     let mut ids = Vec::new();
     for n in 1..=5 {
         let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
@@ -495,24 +421,18 @@ async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
     let partition = partition_of(&h, "r1").await;
     let streams = Streams::new(&h.stores.redis_url, &h.stores.key_prefix, PARTITIONS, 1).unwrap();
     let upkeep = streams.upkeep().await.unwrap();
-    let length = async || {
-        let mut command = redis::cmd("XLEN");
-        command.arg(h.stores.key(partition, "stream"));
-        command.query_async::<i64>(&mut h.stores.redis.clone()).await.unwrap()
-    };
+    let length = async || h.stores.ask::<i64>(&["XLEN", &h.stores.key(partition, "stream")]).await;
     let reached = BTreeMap::from([(u16::try_from(partition).unwrap(), ids[1])]);
     let aged = vec![ids[4]; usize::from(PARTITIONS)];
     upkeep.trim_all(Duration::ZERO, &aged, &reached, &[]).await.unwrap();
     assert_eq!(length().await, 4, "what comes after the second is kept");
     upkeep.trim_all(Duration::ZERO, &aged, &BTreeMap::new(), &[]).await.unwrap();
     assert_eq!(length().await, 4);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_comes() {
-    let mut h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r1", "ADA", "1").await;
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
@@ -529,15 +449,13 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
             delete.arg(h.api.pay(reference, "ADA", "1").await["stream_id"].as_str().unwrap());
         }
         // One was handed out, the others were not.
-        let mut take = redis::cmd("XREADGROUP");
-        take.arg(&["GROUP", "ledger", "ghost", "COUNT", "1", "STREAMS", &stream, ">"]);
-        take.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.stores.hand_out(partition, "ledger", "ghost", 1).await;
         delete.exec_async(&mut h.stores.redis.clone()).await.unwrap();
         h.start_worker();
-        eventually("they are listed", async || {
+        until("they are listed", async || {
             let mut found = losses(&h.stores).await;
             found.sort();
-            (found == *wanted).then_some(())
+            found == *wanted
         })
         .await;
     }
@@ -550,7 +468,6 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "5.00");
     accept_losses(&h).await;
-    h.stop().await;
 }
 
 /// A process of an earlier release may still run beside a ledger that is migrated.
@@ -558,7 +475,7 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
 async fn findings_of_an_older_process_have_their_kinds() {
     let stores = Stores::new().await;
     let kinds = async |sql: &'static str| {
-        sqlx::query(sql).execute(&stores.pool).await.unwrap();
+        stores.sql(sql).await;
         let kinds: Vec<String> =
             sqlx::query_scalar("select unnest(kinds) from sequence_jumps order by 1")
                 .fetch_all(&stores.pool)

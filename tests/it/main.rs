@@ -10,10 +10,21 @@
 #![allow(clippy::too_many_lines, reason = "a table of cases is one function")]
 #![allow(unreachable_pub, reason = "everything here is one crate that nobody names")]
 
+/// A test for each row: its name, and what a function is called with.
+macro_rules! cases {
+    ($run:ident: $($name:ident($($with:expr),*);)+) => {
+        $(#[tokio::test]
+        async fn $name() {
+            $run($($with),*).await;
+        })+
+    };
+}
+
 mod chromium;
 mod harness;
 mod load;
 mod otlp;
+mod prelude;
 mod process;
 mod proxy;
 

@@ -2,24 +2,17 @@
 //! unit, its kind, its attributes and no others, and never anything that names
 //! a payment or a customer.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::cell::Cell;
 
 use paystream::telemetry::catalog::{self, METRICS};
-use serde_json::{Value, json};
 
 use crate::{
-    harness::{Stores, but, eventually, payment},
     otlp::{
         Sink,
         received::{Kind, Number, Series},
     },
-    poison::refuse_poison,
-    process::Process,
-    proxy::{Proxy, Way},
-    telemetry::{both, exporting},
+    prelude::*,
+    telemetry::{both, exporting, sink},
 };
 
 /// A reference, customers and an amount that nothing else is called.
@@ -32,7 +25,7 @@ async fn a_mixed_run(stores: &Stores, sink: &Sink) {
     let url = sink.url();
     let settings = [exporting(&url, "1"), vec![("PAYSTREAM_ATTEMPTS_MAX", "2")]].concat();
     refuse_poison(stores).await;
-    let (gateway, ada) = both(stores, &settings).await;
+    let (gateway, _ada) = both(stores, &settings).await;
     let api = &gateway.api;
     for customer in CUSTOMERS {
         api.open_account(customer, "1000").await;
@@ -53,8 +46,6 @@ async fn a_mixed_run(stores: &Stores, sink: &Sink) {
     }
     api.until_settled().await;
     until_exported(sink).await;
-    ada.stop().await;
-    gateway.stop().await;
 }
 
 /// Metrics that were not exported, by name.
@@ -65,19 +56,19 @@ fn missing(sink: &Sink) -> Vec<&'static str> {
 
 async fn until_exported(sink: &Sink) {
     let before = Cell::new(METRICS.len());
-    eventually("every metric was exported", async || {
+    until("every metric was exported", async || {
         let missing = missing(sink);
         if missing.len() < before.replace(missing.len()) {
             println!("not yet exported: {missing:?}");
         }
-        missing.is_empty().then_some(())
+        missing.is_empty()
     })
     .await;
 }
 
 #[tokio::test]
 async fn what_is_exported_is_the_catalogue() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     a_mixed_run(&stores, &sink).await;
     let catalogue: BTreeMap<&str, _> = METRICS.iter().map(|metric| (metric.name, metric)).collect();
     for series in sink.series() {
@@ -127,7 +118,7 @@ fn assert_attributes(series: &Series, wanted: &[&str]) {
 
 #[tokio::test]
 async fn payments_of_a_batch_that_finds_no_redis_are_counted_each() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let (url, network) = (sink.url(), Proxy::before(&stores.redis_url).await);
     let away =
         [("PAYSTREAM_REDIS_URL", network.url.as_str()), ("PAYSTREAM_APPEND_DEADLINE", "300ms")];
@@ -136,13 +127,11 @@ async fn payments_of_a_batch_that_finds_no_redis_are_counted_each() {
     network.set(Way::Cut);
     let payments =
         json!([payment("b1", "ADA", "1"), payment("b2", "BOB", "1"), payment("b3", "C", "1")]);
-    let reply = gateway.api.post("/api/v1/payments/batch", &payments).await;
-    assert_eq!(reply.status, 503, "{}", reply.text);
-    eventually("all three are counted", async || {
+    gateway.api.post("/api/v1/payments/batch", &payments).await.is(503);
+    until("all three are counted", async || {
         let overloaded = [("paystream.outcome", json!("overloaded"))];
         let total = sink.total("paystream.payments.received", &overloaded);
-        (total.round() == 3.0).then_some(())
+        total.round() == 3.0
     })
     .await;
-    gateway.stop().await;
 }

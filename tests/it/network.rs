@@ -3,15 +3,7 @@
 //! them up, takes its share again when the way is open, and nothing is lost or
 //! doubled.
 
-use paystream_dev::RedisServer;
-
-use crate::{
-    harness::{Stores, empty_directory, eventually, payment},
-    load::Load,
-    ownership::{SHORT, gateway, lock, owners, until_spread, verify, worker},
-    process::Process,
-    proxy::{Proxy, Way},
-};
+use crate::prelude::*;
 
 /// Payments that a load accepts before something happens, and after it.
 const WARM: usize = 500;
@@ -25,7 +17,7 @@ async fn lose(store: &str, way: Way) {
     let proxy = Proxy::before(url).await;
     let mut lonely =
         worker(&stores, "lonely", &[&SHORT[..], &[(store, &proxy.url)]].concat()).await;
-    let other = worker(&stores, "other", &SHORT).await;
+    let _other = worker(&stores, "other", &SHORT).await;
     until_spread(&stores, &["lonely", "other"]).await;
     let mut load = Load::start(&gateway.api, "lose");
     load.reached(WARM).await;
@@ -37,28 +29,13 @@ async fn lose(store: &str, way: Way) {
     load.reached(load.accepted() + WARM).await;
     verify(&stores, &gateway.api, &[load.finish().await]).await;
     lonely.must_live();
-    tokio::join!(lonely.stop(), other.stop());
-    gateway.stop().await;
 }
 
-#[tokio::test]
-async fn a_worker_cut_off_from_the_ledger_gives_its_partitions_up() {
-    lose("PAYSTREAM_DATABASE_URL", Way::Cut).await;
-}
-
-#[tokio::test]
-async fn a_worker_whose_ledger_falls_dumb_gives_its_partitions_up() {
-    lose("PAYSTREAM_DATABASE_URL", Way::Dumb).await;
-}
-
-#[tokio::test]
-async fn a_worker_cut_off_from_redis_gives_its_partitions_up() {
-    lose("PAYSTREAM_REDIS_URL", Way::Cut).await;
-}
-
-#[tokio::test]
-async fn a_worker_whose_redis_falls_dumb_gives_its_partitions_up() {
-    lose("PAYSTREAM_REDIS_URL", Way::Dumb).await;
+cases! { lose:
+    a_worker_cut_off_from_the_ledger_gives_its_partitions_up("PAYSTREAM_DATABASE_URL", Way::Cut);
+    a_worker_whose_ledger_falls_dumb_gives_its_partitions_up("PAYSTREAM_DATABASE_URL", Way::Dumb);
+    a_worker_cut_off_from_redis_gives_its_partitions_up("PAYSTREAM_REDIS_URL", Way::Cut);
+    a_worker_whose_redis_falls_dumb_gives_its_partitions_up("PAYSTREAM_REDIS_URL", Way::Dumb);
 }
 
 #[tokio::test]
@@ -78,9 +55,9 @@ async fn when_all_workers_lose_redis_nothing_moves() {
         worker.until_logged("redis does not answer").await;
     }
     // Both have said so in the registry.
-    eventually("both are known to reach nothing", async || {
+    until("both are known to reach nothing", async || {
         let sql = "select count(*) from workers where leaving";
-        (stores.count(sql).await == 2).then_some(())
+        stores.count(sql).await == 2
     })
     .await;
     proxy.set(Way::Open);
@@ -90,8 +67,6 @@ async fn when_all_workers_lose_redis_nothing_moves() {
     load.reached(load.accepted() + WARM).await;
     verify(&stores, &gateway.api, &[load.finish().await]).await;
     assert_eq!(owners(&stores).await, before);
-    tokio::join!(a.stop(), b.stop());
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -108,8 +83,6 @@ async fn commits_whose_replies_are_lost_have_one_effect() {
     load.reached(load.accepted() + WARM).await;
     verify(&stores, &gateway.api, &[load.finish().await]).await;
     worker.until_logged("reclaimed pending entries").await;
-    worker.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -129,37 +102,28 @@ async fn an_append_whose_reply_is_lost_has_one_effect_and_is_accepted_once() {
     verify(&stores, &process.api, &[]).await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], "5.00");
     assert_eq!(stores.count("select sum(last_sequence)::bigint from partition_owners").await, 1);
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn workers_share_and_drain_a_full_redis() {
-    let directory = empty_directory("redis-full-shared").await;
-    let redis = RedisServer::start(&directory).await.expect("Redis starts");
-    let stores = Stores::on(&redis.url(), None).await;
+    let (_redis, stores) = Stores::on_own_redis("redis-full-shared").await;
     let gateway = gateway(&stores).await;
     let mut load = Load::start(&gateway.api, "full");
     load.reached(WARM).await;
     let loads = [load.finish().await];
-    let limit = async |bytes: u32| {
-        let mut set = redis::cmd("CONFIG");
-        set.arg("SET").arg("maxmemory").arg(bytes);
-        set.exec_async(&mut stores.redis.clone()).await.unwrap();
-    };
-    limit(1).await;
+    let limit = async |bytes| stores.tell(&["CONFIG", "SET", "maxmemory", bytes]).await;
+    limit("1").await;
     let more = payment("more", "GIG00001", "1");
     gateway.api.post_payment(&more).await.is_problem(503, "backlog_full");
     // Nothing is settled before both are there.
     let held = lock(&stores, "processed_transactions", "exclusive").await;
-    let a = worker(&stores, "a", &SHORT).await;
+    let _a = worker(&stores, "a", &SHORT).await;
     until_spread(&stores, &["a"]).await;
-    let b = worker(&stores, "b", &SHORT).await;
+    let _b = worker(&stores, "b", &SHORT).await;
     until_spread(&stores, &["a", "b"]).await;
     drop(held);
     verify(&stores, &gateway.api, &loads).await;
-    limit(0).await;
+    limit("0").await;
     gateway.api.pay("more", "GIG00001", "1").await;
     verify(&stores, &gateway.api, &loads).await;
-    tokio::join!(a.stop(), b.stop());
-    gateway.stop().await;
 }

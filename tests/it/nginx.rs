@@ -7,26 +7,16 @@
 
 use std::{
     cell::RefCell,
-    fs::{self, File},
+    fs::File,
     net::SocketAddr,
     os::unix::process::CommandExt,
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::Mutex,
 };
 
-use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinSet,
-};
 
-use crate::{
-    chromium::GUARDIAN,
-    harness::{Harness, eventually, in_time, payment},
-};
+use crate::{chromium::GUARDIAN, prelude::*};
 
 const API: &str = "the-token-of-the-api";
 const ADA: &str = "the-token-of-ada-01";
@@ -295,11 +285,7 @@ async fn one_address_has_so_many_requests_under_way() {
     });
     is_problem(&answer.await, 429, "rate_limited");
     drop(held);
-    eventually("there is room again", async || {
-        (status(&front.get("/livez", "").await) == 200).then_some(())
-    })
-    .await;
-    h.stop().await;
+    until("there is room again", async || status(&front.get("/livez", "").await) == 200).await;
 }
 
 #[tokio::test]
@@ -321,5 +307,4 @@ async fn cookies_stay_secure_behind_whoever_ends_tls() {
         assert!(cookie.contains("paystream_console="), "{answer}");
         assert_eq!(cookie.contains("; Secure"), secure, "{proto}{cookie}");
     }
-    h.stop().await;
 }

@@ -2,15 +2,7 @@
 //! who and why or is refused, is made once, and is noted with what was before
 //! and after; what is stuck and what needs somebody is listed in pages.
 
-use std::process::Stdio;
-
-use serde_json::{Value, json};
-
-use crate::{
-    harness::{Api, Harness, Reply, but, eventually, in_time, payment},
-    poison::{allow_poison, refuse_poison},
-    process::operate,
-};
+use crate::prelude::*;
 
 const ADMIN: &str = "/api/v1/admin";
 
@@ -42,11 +34,10 @@ async fn noted(api: &Api) -> Vec<[String; 4]> {
 
 /// A dead letter named POISON of ADA; says its id.
 async fn bury(h: &mut Harness) -> i64 {
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     h.api.pay("POISON", "ADA", "5").await;
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     allow_poison(&h.stores).await;
     let letters = get(&h.api, "/dead-letters").await;
     assert_eq!(letters["dead_letters"].as_array().unwrap().len(), 1, "{letters}");
@@ -103,7 +94,6 @@ async fn a_change_that_does_not_say_who_and_why_is_refused_and_changes_nothing()
     h.settled().await;
     assert_eq!(h.api.payment("POISON").await["status"], "dead_lettered");
     assert_eq!(h.api.payment("held").await["status"], "suspense");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -145,7 +135,6 @@ async fn a_dead_letter_is_redriven_once() {
     let changed = moments.iter().find(|moment| moment["code"] == "changed").expect("it is told");
     assert!(changed["sentence"].as_str().unwrap().contains("by ada: ticket 4711"), "{changed}");
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -153,9 +142,7 @@ async fn many_dead_letters_are_redriven_or_discarded_when_they_are_named() {
     let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
     bury(&mut h).await;
     refuse_poison(&h.stores).await;
-    for number in 1..=4 {
-        h.api.pay(&format!("POISON{number}"), "ADA", "1").await;
-    }
+    h.api.pay_each("POISON", 1..=4).await;
     h.settled().await;
     allow_poison(&h.stores).await;
     for path in ["/dead-letters/redrive", "/dead-letters/discard"] {
@@ -181,16 +168,12 @@ async fn many_dead_letters_are_redriven_or_discarded_when_they_are_named() {
     let report = post(&h.api, "/dead-letters/redrive", &all).await.json();
     assert_eq!((&report["redriven"], &report["reports"]), (&json!(0), &json!([])), "{report}");
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn held_money_and_conflicts_are_dealt_with_once() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "100").await;
-    for (reference, amount) in [("held1", "7"), ("held2", "8")] {
-        h.api.pay(reference, "NOBODY", amount).await;
-    }
+    let h = Harness::start().await.account("ADA", "100").await;
+    h.api.pay_all("NOBODY", &[("held1", "7"), ("held2", "8")]).await;
     h.settled().await;
     let held = get(&h.api, "/suspense?limit=1").await;
     assert_eq!(held["payments"][0]["transaction_reference"], "held1");
@@ -211,7 +194,7 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     post(&h.api, assign, &to("ADA")).await.is_problem(409, "already_settled");
     post(&h.api, "/suspense/no/assign", &to("ADA")).await.is_problem(404, "case_not_found");
     let refund = "/suspense/held2/refund-mark";
-    assert_eq!(post(&h.api, refund, &signed()).await.status, 200);
+    post(&h.api, refund, &signed()).await.is(200);
     post(&h.api, refund, &signed()).await.is_problem(409, "already_settled");
     post(&h.api, "/suspense/held2/assign", &to("ADA")).await.is_problem(409, "already_settled");
     let listed = get(&h.api, "/suspense").await["payments"].clone();
@@ -227,12 +210,9 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     h.settled().await;
     let conflicts = get(&h.api, "/conflicts?reference=twice").await;
     let conflict = &conflicts["conflicts"][0];
-    assert_eq!(
-        (&conflict["transaction_amount"], &conflict["first_amount"]),
-        (&json!("2.00"), &json!("1.00"))
-    );
+    has(&conflict, json!({"transaction_amount": "2.00", "first_amount": "1.00"}));
     let resolve = format!("/conflicts/{}/{}/resolve", conflict["partition"], conflict["sequence"]);
-    assert_eq!(post(&h.api, &resolve, &signed()).await.status, 200);
+    post(&h.api, &resolve, &signed()).await.is(200);
     post(&h.api, &resolve, &signed()).await.is_problem(409, "already_settled");
     post(&h.api, "/conflicts/0/999/resolve", &signed()).await.is_problem(404, "case_not_found");
     h.api.get(&format!("{ADMIN}/conflicts?after=x")).await.is_problem(400, "invalid_query");
@@ -240,7 +220,6 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     assert_eq!(log.len(), 3, "{log:?}");
     assert!(log.iter().all(|[actor, .., reason]| (&**actor, &**reason) == ("ada", "ticket 4711")));
     h.settled().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -250,25 +229,21 @@ async fn parked_customers_and_partitions_are_released() {
     h.api.pay("after", "ADA", "2").await;
     h.settled().await;
     let parked = get(&h.api, "/parked").await;
-    assert_eq!(
-        (&parked["customers"][0]["customer_id"], &parked["customers"][0]["amount"]),
-        (&json!("ADA"), &json!("2.00"))
-    );
+    has(&parked["customers"][0], json!({"customer_id": "ADA", "amount": "2.00"}));
     assert_eq!(parked["customers"][0]["dead_letters"], json!([id]));
     post(&h.api, "/parked/ADA/release", &signed()).await.is_problem(422, "not_possible");
     assert_eq!(h.api.payment("after").await["status"], "parked");
-    assert_eq!(post(&h.api, &format!("/dead-letters/{id}/redrive"), &signed()).await.status, 200);
-    assert_eq!(post(&h.api, "/parked/ADA/release", &signed()).await.status, 200);
+    post(&h.api, &format!("/dead-letters/{id}/redrive"), &signed()).await.is(200);
+    post(&h.api, "/parked/ADA/release", &signed()).await.is(200);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
     post(&h.api, "/parked/ADA/release", &signed()).await.is_problem(404, "case_not_found");
 
     let epoch =
         async || h.stores.count("select epoch from partition_owners where partition = 3").await;
     let before = epoch().await;
-    let done = post(&h.api, "/partitions/3/release", &signed()).await;
-    assert_eq!(done.status, 200, "{}", done.text);
+    let done = post(&h.api, "/partitions/3/release", &signed()).await.is(200);
     assert!(done.json()["done"].as_str().unwrap().contains("tester"), "{}", done.text);
-    eventually("it is acquired anew", async || (epoch().await > before).then_some(())).await;
+    until("it is acquired anew", async || epoch().await > before).await;
     post(&h.api, "/partitions/99/release", &signed()).await.is_problem(404, "case_not_found");
     post(&h.api, "/partitions/x/release", &signed()).await.is_problem(404, "case_not_found");
     let checkup = get(&h.api, "/doctor").await;
@@ -276,5 +251,4 @@ async fn parked_customers_and_partitions_are_released() {
     assert!(findings.iter().all(|finding| finding["code"].is_string()), "{checkup}");
     h.api.get(&format!("{ADMIN}/payments/none")).await.is_problem(404, "payment_not_found");
     h.settled().await;
-    h.stop().await;
 }

@@ -2,22 +2,7 @@
 //! sleep or flap, with no payment lost, doubled or out of order, and that
 //! whoever lost its partitions writes nothing more.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use paystream::{
-    domain::{Fence, StreamId},
-    ledger::{self, Ledger},
-    stream::{self, Streams},
-};
-use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
-
-use crate::{
-    harness::{Api, PARTITIONS, Stores, eventually},
-    load::{CUSTOMERS, Load, Loaded, assert_applied},
-    process::Process,
-    proxy::{Proxy, Way},
-};
+use crate::prelude::*;
 
 /// Payments that a load accepts before something happens, and after it.
 const WARM: usize = 500;
@@ -27,7 +12,7 @@ pub const SHORT: [(&str, &str); 2] =
 
 /// A worker of this name, at work.
 pub async fn worker(stores: &Stores, name: &str, settings: &[(&str, &str)]) -> Process {
-    let own = [("PAYSTREAM_WORKER_ID", name), ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
+    let own = [("PAYSTREAM_WORKER_ID", name)];
     Process::serve("worker", stores, &[&own, settings].concat()).await
 }
 
@@ -46,7 +31,7 @@ pub async fn owners(stores: &Stores) -> Vec<String> {
 
 /// Waits until these workers own everything, none much more than another.
 pub async fn until_spread(stores: &Stores, workers: &[&str]) {
-    eventually(&format!("the partitions are spread over {workers:?}"), async || {
+    until(&format!("the partitions are spread over {workers:?}"), async || {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for owner in owners(stores).await {
             *counts.entry(owner).or_default() += 1;
@@ -54,7 +39,7 @@ pub async fn until_spread(stores: &Stores, workers: &[&str]) {
         let each = usize::from(PARTITIONS) / workers.len();
         let even =
             |worker: &&str| counts.get(*worker).is_some_and(|n| (each..=each + 1).contains(n));
-        (counts.len() == workers.len() && workers.iter().all(even)).then_some(())
+        counts.len() == workers.len() && workers.iter().all(even)
     })
     .await;
 }
@@ -124,8 +109,6 @@ async fn workers_that_join_and_leave_share_the_partitions_and_redeliver_nothing(
         assert!(!log.contains("reclaimed pending entries"), "{log}");
         assert!(!log.contains("fenced"), "{log}");
     }
-    b.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -134,7 +117,7 @@ async fn a_killed_worker_is_replaced_while_the_others_go_on() {
     let gateway = gateway(&stores).await;
     let settings = [("PAYSTREAM_LEASE", "4s"), ("PAYSTREAM_BATCH_DEADLINE", "2s")];
     let mut load = Load::start(&gateway.api, "kill");
-    let (a, b, c) = tokio::join!(
+    let (_a, _b, c) = tokio::join!(
         worker(&stores, "a", &settings),
         worker(&stores, "b", &settings),
         worker(&stores, "c", &settings)
@@ -143,10 +126,7 @@ async fn a_killed_worker_is_replaced_while_the_others_go_on() {
     load.reached(WARM).await;
     let before = owners(&stores).await;
     c.kill().await;
-    sqlx::query("create table killed as select clock_timestamp() as at")
-        .execute(&stores.pool)
-        .await
-        .unwrap();
+    stores.sql("create table killed as select clock_timestamp() as at").await;
     until_spread(&stores, &["a", "b"]).await;
     load.reached(load.accepted() + WARM).await;
     verify(&stores, &gateway.api, &[load.finish().await]).await;
@@ -166,8 +146,6 @@ async fn a_killed_worker_is_replaced_while_the_others_go_on() {
     let takeover = "select (extract(epoch from max(moved_at) - min(at)) * 1000)::bigint
          from partition_owners, killed where moved_at > at";
     println!("taken over {} ms after the kill", stores.count(takeover).await);
-    tokio::join!(a.stop(), b.stop());
-    gateway.stop().await;
 }
 
 /// Where in a batch a worker falls asleep.
@@ -185,10 +163,17 @@ enum Step {
 async fn pending(stores: &Stores, worker: &str) -> Vec<(i32, StreamId)> {
     let mut pending = Vec::new();
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XPENDING");
-        command.arg(stores.key(partition, "stream")).arg(&["ledger", "-", "+", "10000", worker]);
-        let entries: Vec<(String, String, u64, u64)> =
-            command.query_async(&mut stores.redis.clone()).await.unwrap();
+        let entries: Vec<(String, String, u64, u64)> = stores
+            .ask(&[
+                "XPENDING",
+                &stores.key(partition, "stream"),
+                "ledger",
+                "-",
+                "+",
+                "10000",
+                worker,
+            ])
+            .await;
         let partition = i32::try_from(partition).unwrap();
         pending.extend(entries.iter().map(|(id, ..)| (partition, id.parse().unwrap())));
     }
@@ -199,8 +184,7 @@ async fn pending(stores: &Stores, worker: &str) -> Vec<(i32, StreamId)> {
 async fn has_unsettled(stores: &Stores, worker: &str) -> bool {
     let reached = "select partition, reached_stream_id from partition_owners";
     let pending = pending(stores, worker).await;
-    let reached: Vec<(i32, String)> =
-        sqlx::query_as(reached).fetch_all(&stores.pool).await.unwrap();
+    let reached: Vec<(i32, String)> = stores.rows(reached).await;
     let reached: BTreeMap<i32, StreamId> =
         reached.into_iter().map(|(partition, id)| (partition, id.parse().unwrap())).collect();
     pending.iter().any(|(partition, id)| *id > reached[partition])
@@ -237,32 +221,32 @@ async fn sleep_through_a_lease(step: Step) {
     if step == Step::Taken {
         load.reached(WARM).await;
         postgres.set(Way::HoldsRequests);
-        eventually("it has taken entries, and no transaction", async || {
+        until("it has taken entries, and no transaction", async || {
             // Not one whose acknowledgement is on its way.
             let taken = has_unsettled(&stores, "sleeper").await;
-            (taken && sessions(&stores, "sleeper", "state <> 'idle'").await == 0).then_some(())
+            taken && sessions(&stores, "sleeper", "state <> 'idle'").await == 0
         })
         .await;
     } else {
         load.reached(WARM).await;
         held = Some(lock(&stores, "processed_transactions", "exclusive").await);
-        eventually("its transaction waits", async || {
+        until("its transaction waits", async || {
             let waits = sessions(&stores, "sleeper", "wait_event_type = 'Lock'").await > 0;
             let announced = !stores.keys("*:settling").await.is_empty();
-            (waits && announced).then_some(())
+            waits && announced
         })
         .await;
         if step == Step::Committed {
             redis.set(Way::HoldsRequests);
             drop(held.take());
-            eventually("it has committed and not acknowledged", async || {
+            until("it has committed and not acknowledged", async || {
                 let sql = "select count(*) from partition_owners o where owner = 'sleeper'
                      and exists (select 1 from processed_transactions t
                          where t.partition = o.partition and t.epoch = o.epoch
                          and t.processed_at > clock_timestamp() - interval '1 second')";
                 let committed = stores.count(sql).await > 0;
                 let idle = sessions(&stores, "sleeper", "state <> 'idle'").await == 0;
-                (committed && idle && !pending(&stores, "sleeper").await.is_empty()).then_some(())
+                committed && idle && !pending(&stores, "sleeper").await.is_empty()
             })
             .await;
         }
@@ -270,10 +254,7 @@ async fn sleep_through_a_lease(step: Step) {
     sleeper.signal("STOP").await;
     drop(held);
     until_spread(&stores, &["other"]).await;
-    sqlx::query("create table taken_over as select partition, epoch from partition_owners")
-        .execute(&stores.pool)
-        .await
-        .unwrap();
+    stores.sql("create table taken_over as select partition, epoch from partition_owners").await;
     let by_earlier_owners = "select count(*) from processed_transactions t
          join taken_over o using (partition) where t.epoch < o.epoch";
     let written = stores.count(by_earlier_owners).await;
@@ -293,8 +274,6 @@ async fn sleep_through_a_lease(step: Step) {
     assert_eq!(stores.count(by_earlier_owners).await, written, "written after the takeover");
     assert_epochs_rise(&[acquired(&sleeper), acquired(&other)]);
     sleeper.must_live();
-    tokio::join!(sleeper.stop(), other.stop());
-    gateway.stop().await;
 }
 
 /// What the sleeper could still try with what it held is refused by both.
@@ -319,19 +298,10 @@ async fn refuses_the_sleeper(stores: &Stores) {
     .await;
 }
 
-#[tokio::test]
-async fn a_worker_that_sleeps_before_its_transaction_is_fenced() {
-    sleep_through_a_lease(Step::Taken).await;
-}
-
-#[tokio::test]
-async fn a_worker_that_sleeps_in_its_transaction_is_fenced() {
-    sleep_through_a_lease(Step::Posting).await;
-}
-
-#[tokio::test]
-async fn a_worker_that_sleeps_before_it_acknowledges_is_fenced() {
-    sleep_through_a_lease(Step::Committed).await;
+cases! { sleep_through_a_lease:
+    a_worker_that_sleeps_before_its_transaction_is_fenced(Step::Taken);
+    a_worker_that_sleeps_in_its_transaction_is_fenced(Step::Posting);
+    a_worker_that_sleeps_before_it_acknowledges_is_fenced(Step::Committed);
 }
 
 #[tokio::test]
@@ -354,8 +324,6 @@ async fn a_flapping_worker_does_no_harm() {
     verify(&stores, &gateway.api, &[load.finish().await]).await;
     grants.push(acquired(&steady));
     assert_epochs_rise(&grants);
-    steady.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -374,8 +342,6 @@ async fn of_two_workers_of_one_name_the_older_stops() {
     verify(&stores, &gateway.api, &[load.finish().await]).await;
     assert_epochs_rise(&[acquired(&older), acquired(&younger)]);
     younger.must_live();
-    younger.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -395,14 +361,10 @@ async fn a_quick_restart_keeps_its_partitions() {
     .await;
     a.kill().await;
     let a = worker(&stores, "a", &[]).await;
-    eventually("it serves what it had", async || {
-        (acquired(&a).len() == usize::from(PARTITIONS) / 2).then_some(())
-    })
-    .await;
+    until("it serves what it had", async || acquired(&a).len() == usize::from(PARTITIONS) / 2)
+        .await;
     assert_eq!(owners(&stores).await, before);
     load.reached(load.accepted() + WARM).await;
     verify(&stores, &gateway.api, &[load.finish().await]).await;
     assert_eq!(acquired(&b).len(), moves, "nothing moved to the other");
-    tokio::join!(a.stop(), b.stop());
-    gateway.stop().await;
 }

@@ -2,16 +2,7 @@
 //! mistake: the command line asks at a terminal, the console says what it would do,
 //! and both refuse unless they are forced.
 
-use std::process::Stdio;
-
-use reqwest::Method;
-use tokio::{io::AsyncWriteExt, process::Command};
-
-use crate::{
-    harness::{Harness, Reply, Stores, in_time, send},
-    poison::refuse_poison,
-    process::operate,
-};
+use crate::prelude::*;
 
 /// `paystream parked release` at a terminal, where this is typed; its exit status and
 /// what it showed.
@@ -52,13 +43,10 @@ async fn at_the_console(h: &Harness, method: Method, fields: &str) -> Reply {
 #[tokio::test]
 async fn a_release_past_an_open_dead_letter_asks_and_has_to_be_forced() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "1000").await;
-    for (reference, amount) in [("POISON", "2"), ("a1", "5"), ("a2", "7")] {
-        h.api.pay(reference, "ADA", amount).await;
-    }
-    h.start_worker();
-    h.settled().await;
+    refuse_poison(&h.stores).await;
+    h.api.pay_all("ADA", &[("POISON", "2"), ("a1", "5"), ("a2", "7")]).await;
+    h.work().await;
     let waits = async || {
         for reference in ["a1", "a2"] {
             assert_eq!(h.api.payment(reference).await["status"], "parked", "{reference}");
@@ -103,5 +91,4 @@ async fn a_release_past_an_open_dead_letter_asks_and_has_to_be_forced() {
     assert_eq!(h.stores.count(logged).await, 1);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "12.00");
     h.settled().await;
-    h.stop().await;
 }

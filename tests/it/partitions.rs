@@ -1,40 +1,23 @@
 //! Proves that `paystream partitions` and the stats say who owns each partition,
 //! whether that owner lives, and what waits in it.
 
-use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
-};
-
-use crate::{
-    harness::{Harness, PARTITIONS, Stores, eventually, in_time},
-    process::{Ended, paystream, run},
-};
+use crate::prelude::*;
 
 fn partitions(stores: &Stores, arguments: &[&str]) -> Command {
-    let mut command = paystream();
-    command
-        .args(["partitions", "--interval", "100ms"])
-        .args(arguments)
-        .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
-        .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
-        .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix)
-        .env("PAYSTREAM_PARTITIONS", PARTITIONS.to_string());
-    command
+    operate(stores, &[&["partitions", "--interval", "100ms"], arguments].concat())
 }
 
 /// The JSON document, and whether every partition has a living owner.
 async fn document(stores: &Stores, arguments: &[&str]) -> (Value, bool) {
     let ended = run(partitions(stores, &[arguments, &["--json"]].concat())).await;
-    let served = match ended.status.code() {
+    let served = match ended.code() {
         Some(0) => true,
         Some(1) => false,
         _ => panic!("{ended:?}"),
     };
-    (serde_json::from_str(&ended.stdout).unwrap(), served)
+    (ended.json(), served)
 }
 
 async fn table(stores: &Stores) -> Ended {
@@ -43,9 +26,8 @@ async fn table(stores: &Stores) -> Ended {
 
 #[tokio::test]
 async fn what_waits_is_shown_until_it_is_settled() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("one", "ADA", "1").await["partition"].as_u64().unwrap();
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    let at = h.api.pay_into("one").await;
     h.api.pay("two", "ADA", "1").await;
 
     let (waiting, served) = document(&h.stores, &[]).await;
@@ -59,8 +41,7 @@ async fn what_waits_is_shown_until_it_is_settled() {
     assert!(shown.contains("8 partitions, 8 without a living owner"), "{shown}");
     assert!(shown.contains("lag 2, pending 0"), "{shown}");
 
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let settled = eventually("every partition is owned", async || {
         let (settled, served) = document(&h.stores, &[]).await;
         served.then_some(settled)
@@ -82,7 +63,7 @@ async fn what_waits_is_shown_until_it_is_settled() {
     assert!(served && locked["ledger_available"] == true, "{locked}");
     locking.rollback().await.unwrap();
     let shown = table(&h.stores).await;
-    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    assert_eq!(shown.code(), Some(0), "{shown:?}");
     let line = shown.stdout.lines().find(|line| line.starts_with(&format!("| {at} ")));
     assert!(line.is_some_and(|line| line.contains("| tester |")), "{shown:?}");
 
@@ -91,36 +72,29 @@ async fn what_waits_is_shown_until_it_is_settled() {
     let one = &stats["partitions"][usize::try_from(at).unwrap()];
     assert!(one["owner_silent_seconds"].is_i64() && one["moved_at"].is_string(), "{one}");
     assert_eq!((&one["oldest_waiting_seconds"], &one["draining_to"]), (&json!(null), &json!(null)));
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn an_entry_that_was_taken_and_not_acknowledged_is_what_waits_longest() {
-    let h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
-    let at = h.api.pay("one", "ADA", "1").await["partition"].as_u64().unwrap();
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg(&["GROUP", "ledger", "gone", "STREAMS", &h.stores.key(at, "stream"), ">"]);
-    read.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+    let h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    let at = h.api.pay_into("one").await;
+    h.stores.hand_out(at, "ledger", "gone", 1000).await;
     let (waiting, _) = document(&h.stores, &[]).await;
     let one = &waiting["partitions"][usize::try_from(at).unwrap()];
     assert_eq!((&one["lag"], &one["pending"]), (&json!(0), &json!(1)));
     assert!(one["oldest_waiting_seconds"].is_u64(), "{one}");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn an_owner_that_is_silent_beyond_its_lease_is_not_alive() {
     let mut h = Harness::start().await;
-    eventually("every partition is owned", async || document(&h.stores, &[]).await.1.then_some(()))
-        .await;
+    until("every partition is owned", async || document(&h.stores, &[]).await.1).await;
     h.crash_worker();
-    sqlx::query("update workers set lease_ms = 1").execute(&h.stores.pool).await.unwrap();
+    h.stores.sql("update workers set lease_ms = 1").await;
     let (shown, served) = document(&h.stores, &[]).await;
     assert!(!served);
     let one = &shown["partitions"][0];
     assert_eq!((&one["owner"], &one["owner_alive"]), (&json!("tester"), &json!(false)));
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -140,5 +114,4 @@ async fn watching_goes_on_until_it_is_interrupted() {
     while in_time("it ends its answer", lines.next_line()).await.unwrap().is_some() {}
     let status = in_time("it ends", child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
-    h.stop().await;
 }

@@ -3,46 +3,38 @@
 //! its worker, and buried once with its reason; everything else is applied, in
 //! order, and what its customer sends after it waits if that is wanted.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::sync::Mutex;
 
-use serde_json::json;
-use sqlx::{Connection, PgConnection};
-
-use crate::{
-    harness::{Harness, PARTITIONS, Stores, eventually, payment},
-    process::{Process, operate, run},
-};
+use crate::prelude::*;
 
 /// A rule of the database that refuses what is named POISON.
 pub async fn refuse_poison(stores: &Stores) {
-    for sql in [
-        "create or replace function refuse_poison() returns trigger language plpgsql as $$
+    stores
+        .sql(
+            "create or replace function refuse_poison() returns trigger language plpgsql as $$
          begin
              -- One that is to wait is not settled: it only claims its key.
              if new.transaction_reference like 'POISON%' and new.stream_id <> 'claim' then
                  raise exception 'no payment is called %', new.transaction_reference;
              end if;
              return new;
-         end $$",
-        "create trigger refuse_poison before insert on processed_transactions
+         end $$;
+             create trigger refuse_poison before insert on processed_transactions
          for each row execute function refuse_poison()",
-    ] {
-        sqlx::query(sql).execute(&stores.pool).await.unwrap();
-    }
+        )
+        .await;
 }
 
 pub async fn allow_poison(stores: &Stores) {
     let sql = "drop trigger refuse_poison on processed_transactions";
-    sqlx::query(sql).execute(&stores.pool).await.unwrap();
+    stores.sql(sql).await;
 }
 
 /// Notices on all dead streams.
 async fn notices(stores: &Stores) -> i64 {
     let mut notices = 0;
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XLEN");
-        command.arg(stores.key(partition, "dead"));
-        notices += command.query_async::<i64>(&mut stores.redis.clone()).await.unwrap();
+        notices += stores.ask::<i64>(&["XLEN", &stores.key(partition, "dead")]).await;
     }
     notices
 }
@@ -50,8 +42,8 @@ async fn notices(stores: &Stores) -> i64 {
 /// Applies `count` payments of one customer but those at `poisons`.
 async fn bury_among(count: usize, poisons: &[usize], attempts: &str) {
     let mut h = Harness::gateway(&["--attempts-max", attempts]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100000").await;
+    refuse_poison(&h.stores).await;
     h.api.open_account("BOB", "100000").await;
     let name = |n: usize| match poisons.contains(&n) {
         true => format!("POISON{n}"),
@@ -61,8 +53,7 @@ async fn bury_among(count: usize, poisons: &[usize], attempts: &str) {
         h.api.pay(&name(n), "ADA", "1").await;
         h.api.pay(&format!("bob{n}"), "BOB", "1").await;
     }
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     let check = async |what: &str| {
         for n in 0..count {
             let found = h.api.payment(&name(n)).await;
@@ -94,72 +85,50 @@ async fn bury_among(count: usize, poisons: &[usize], attempts: &str) {
     // A dead letter stays one, although nothing stands in its way any more.
     allow_poison(&h.stores).await;
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XGROUP");
-        command.arg("SETID").arg(h.stores.key(partition, "stream")).arg("ledger").arg(0);
-        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.stores
+            .tell(&["XGROUP", "SETID", &h.stores.key(partition, "stream"), "ledger", "0"])
+            .await;
     }
     h.settled().await;
     check("read again from the start").await;
-    h.stop().await;
 }
 
-#[tokio::test]
-async fn poison_first_in_its_batch_is_buried_alone() {
-    bury_among(20, &[0], "5").await;
-}
-
-#[tokio::test]
-async fn poison_in_the_middle_is_buried_alone() {
-    bury_among(21, &[10], "3").await;
-}
-
-#[tokio::test]
-async fn poison_last_in_its_batch_is_buried_alone() {
-    bury_among(20, &[19], "1").await;
-}
-
-#[tokio::test]
-async fn many_poisons_are_buried_each_once() {
-    bury_among(16, &[0, 1, 7, 8, 15], "2").await;
+cases! { bury_among:
+    poison_first_in_its_batch_is_buried_alone(20, &[0], "5");
+    poison_in_the_middle_is_buried_alone(21, &[10], "3");
+    poison_last_in_its_batch_is_buried_alone(20, &[19], "1");
+    many_poisons_are_buried_each_once(16, &[0, 1, 7, 8, 15], "2");
 }
 
 /// Transactions of this database that wait for the lock of [`DEADLY`].
 const WAITING: &str = "select count(*) from pg_locks where locktype = 'advisory' and not granted
      and database = (select oid from pg_database where datname = current_database())";
 /// Whoever inserts this reference waits for an advisory lock.
-const DEADLY: [&str; 2] = [
-    "create function wait_for_the_end() returns trigger language plpgsql as $$
+const DEADLY: &str = "create function wait_for_the_end() returns trigger language plpgsql as $$
      begin
          if new.transaction_reference = 'DEADLY' then
              perform pg_advisory_xact_lock(7);
          end if;
          return new;
-     end $$",
-    "create trigger wait_for_the_end before insert on processed_transactions
-     for each row execute function wait_for_the_end()",
-];
+     end $$;
+     create trigger wait_for_the_end before insert on processed_transactions
+     for each row execute function wait_for_the_end()";
 
 #[tokio::test]
 async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
     let h = Harness::gateway(&[]).await;
-    for sql in DEADLY {
-        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
-    }
-    let mut lock = PgConnection::connect(&h.stores.database_url).await.unwrap();
-    sqlx::query("select pg_advisory_lock(7)").execute(&mut lock).await.unwrap();
+    h.stores.sql(DEADLY).await;
+    let _lock = h.stores.advisory_lock(7).await;
     h.api.open_account("ADA", "1000").await;
-    for name in ["before", "DEADLY", "after"] {
-        h.api.pay(name, "ADA", "1").await;
-    }
+    h.api.pay_all("ADA", &["before", "DEADLY", "after"].map(|name| (name, "1"))).await;
     let settings = [
         ("PAYSTREAM_ATTEMPTS_MAX", "3"),
         ("PAYSTREAM_BATCH_DEADLINE", "500ms"),
         ("PAYSTREAM_LEASE", "1s"),
-        ("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"),
     ];
     let buried = "select count(*) from dead_letters";
     let mut deaths = 0;
-    let worker = loop {
+    let _worker = loop {
         let worker = Process::serve("worker", &h.stores, &settings).await;
         let dies = eventually("it tries the entry, or gives it up", async || {
             let waits = h.stores.count(WAITING).await > 0;
@@ -172,34 +141,25 @@ async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
         worker.kill().await;
         deaths += 1;
         assert!(deaths <= 5, "it must be given up by now");
-        eventually("its transaction is gone", async || {
-            (h.stores.count(WAITING).await == 0).then_some(())
-        })
-        .await;
+        h.stores.until(0, WAITING).await;
     };
     // The first deaths cannot be told from an outage, and are of several entries;
     // the three count in which it was tried alone.
     assert_eq!(deaths, 5);
     h.settled().await;
-    for (name, status) in [("before", "applied"), ("DEADLY", "dead_lettered"), ("after", "applied")]
-    {
-        assert_eq!(h.api.payment(name).await["status"], status);
-    }
+    h.api
+        .statuses(&[("before", "applied"), ("DEADLY", "dead_lettered"), ("after", "applied")])
+        .await;
     let counted = "select count(*) from dead_letters where code = 'worker_died' and attempts = 3";
     assert_eq!(h.stores.count(counted).await, 1);
     assert_eq!(notices(&h.stores).await, 1);
-    worker.stop().await;
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn an_attempt_that_ends_in_an_outage_is_none() {
     let mut h = Harness::gateway(&["--attempts-max=2", "--batch-deadline=600ms"]).await;
-    for sql in DEADLY {
-        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
-    }
-    let mut lock = PgConnection::connect(&h.stores.database_url).await.unwrap();
-    sqlx::query("select pg_advisory_lock(7)").execute(&mut lock).await.unwrap();
+    h.stores.sql(DEADLY).await;
+    let lock = h.stores.advisory_lock(7).await;
     h.api.open_account("ADA", "1000").await;
     h.api.pay("DEADLY", "ADA", "1").await;
     h.start_worker();
@@ -208,32 +168,28 @@ async fn an_attempt_that_ends_in_an_outage_is_none() {
          join pg_stat_activity a using (pid) where locktype = 'advisory' and not granted
          and database = (select oid from pg_database where datname = current_database())";
     let tries = Mutex::new(BTreeSet::new());
-    eventually("it is tried more often than attempts are allowed", async || {
-        let waiting: Vec<String> =
-            sqlx::query_scalar(waits).fetch_all(&h.stores.pool).await.unwrap();
+    until("it is tried more often than attempts are allowed", async || {
+        let waiting = h.stores.texts(waits).await;
         let mut tries = tries.lock().unwrap();
         tries.extend(waiting);
-        (tries.len() > 4).then_some(())
+        tries.len() > 4
     })
     .await;
     assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
     lock.close().await.unwrap();
     h.settled().await;
     assert_eq!(h.api.payment("DEADLY").await["status"], "applied");
-    h.stop().await;
 }
 
-async fn parked(stores: &Stores, arguments: &[&str]) -> crate::process::Ended {
-    let mut command = operate(stores, &[&["parked"], arguments].concat());
-    command.env("PAYSTREAM_ACTOR", "tester");
-    run(command).await
+async fn parked(stores: &Stores, arguments: &[&str]) -> Ended {
+    stores.run(&[&["parked"], arguments].concat()).await
 }
 
 #[tokio::test]
 async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order() {
     let mut h = Harness::gateway(&["--park-customer", "--attempts-max=2"]).await;
-    refuse_poison(&h.stores).await;
     h.api.open_account("ADA", "100").await;
+    refuse_poison(&h.stores).await;
     h.api.open_account("BOB", "100").await;
     for (name, customer, amount) in [
         ("a1", "ADA", "1"),
@@ -244,34 +200,33 @@ async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order()
     ] {
         h.api.pay(name, customer, amount).await;
     }
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     h.api.pay("a4", "ADA", "4").await;
     h.settled().await;
-    for (name, status) in [
-        ("a1", "applied"),
-        ("POISON", "dead_lettered"),
-        ("a2", "parked"),
-        ("b1", "applied"),
-        ("a3", "parked"),
-        ("a4", "parked"),
-    ] {
-        assert_eq!(h.api.payment(name).await["status"], status, "{name}");
-    }
+    h.api
+        .statuses(&[
+            ("a1", "applied"),
+            ("POISON", "dead_lettered"),
+            ("a2", "parked"),
+            ("b1", "applied"),
+            ("a3", "parked"),
+            ("a4", "parked"),
+        ])
+        .await;
     assert_eq!(h.api.stats().await["totals"]["parked"], 3);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     // Sent again after the stream has forgotten it: still one payment.
-    h.stores.delete_keys("*:ref:*").await;
-    assert_eq!(h.api.post_payment(&payment("a2", "ADA", "60")).await.status, 202);
+    h.stores.forget().await;
+    h.api.post_payment(&payment("a2", "ADA", "60")).await.is(202);
     h.settled().await;
 
     let list = parked(&h.stores, &["list", "--json"]).await;
-    let list: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+    let list = list.json();
     assert_eq!((&list[0]["customer_id"], &list[0]["payments"]), (&json!("ADA"), &json!(3)));
     assert_eq!(list[0]["amount"], "114.00");
     // The dead letter that they wait for is open: not before it, unless forced.
     let refused = parked(&h.stores, &["release", "ADA", "--reason", "in haste"]).await;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(refused.code(), Some(1), "{refused:?}");
     assert!(refused.stdout.starts_with("nobody has dealt with dead letter"), "{refused:?}");
     let dry = ["release", "ADA", "--reason", "to see", "--dry-run"];
     let dry = parked(&h.stores, &dry).await;
@@ -288,41 +243,32 @@ async fn what_comes_after_a_dead_letter_waits_when_wanted_and_goes_on_in_order()
     for (version, name, after) in [(2, "a2", "39.00"), (3, "a3", "0.00"), (4, "a4", "0.00")] {
         let found = h.api.payment(name).await;
         assert_eq!(found["status"], "applied", "{found}");
-        assert_eq!(
-            (&found["account_version"], &found["balance_after"]),
-            (&json!(version), &json!(after))
-        );
+        has(&found, json!({"account_version": version, "balance_after": after}));
     }
     let again = parked(&h.stores, &["release", "ADA", "--reason", "twice"]).await;
-    assert_eq!((again.status.code(), &*again.stdout), (Some(1), "ADA is not parked\n"));
+    assert_eq!((again.code(), &*again.stdout), (Some(1), "ADA is not parked\n"));
     let logged = "select count(*) from audit_log where action = 'parked_released'
          and reason = 'the rule is gone' and actor <> ''";
     assert_eq!(h.stores.count(logged).await, 1);
     h.api.pay("a5", "ADA", "1").await;
     h.settled().await;
     assert_eq!(h.api.payment("a5").await["status"], "applied");
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     let settings = ["--attempts-max=2", "--batch-deadline=500ms", "--lease=1s"];
     let mut h = Harness::gateway(&settings).await;
-    for sql in DEADLY {
-        sqlx::query(sql).execute(&h.stores.pool).await.unwrap();
-    }
-    let mut lock = PgConnection::connect(&h.stores.database_url).await.unwrap();
-    sqlx::query("select pg_advisory_lock(7)").execute(&mut lock).await.unwrap();
+    h.stores.sql(DEADLY).await;
+    let lock = h.stores.advisory_lock(7).await;
     h.api.open_account("ADA", "1000").await;
-    for name in ["DEADLY", "after"] {
-        h.api.pay(name, "ADA", "1").await;
-    }
+    h.api.pay_all("ADA", &["DEADLY", "after"].map(|name| (name, "1"))).await;
     let dead = "select count(*) from dead_letters";
     for _ in 0..6 {
         h.start_worker();
-        eventually("it tries the entry", async || {
+        until("it tries the entry", async || {
             assert_eq!(h.stores.count(dead).await, 0, "a healthy payment was given up");
-            (h.stores.count(WAITING).await > 0).then_some(())
+            h.stores.count(WAITING).await > 0
         })
         .await;
         h.stop_worker().await;
@@ -330,19 +276,16 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     let trials = "select count(*) from partition_trials where first_stream_id = last_stream_id";
     assert_eq!(h.stores.count(trials).await, 0, "no attempt is left behind");
     lock.close().await.unwrap();
-    h.start_worker();
-    h.settled().await;
+    h.work().await;
     for name in ["DEADLY", "after"] {
         assert_eq!(h.api.payment(name).await["status"], "applied", "{name}");
     }
     assert_eq!(h.stores.count(dead).await, 0);
-    h.stop().await;
 }
 
 #[tokio::test]
 async fn an_entry_that_is_settled_is_not_given_up_when_its_workers_died() {
-    let mut h = Harness::with(&["--attempts-max=2"]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::with(&["--attempts-max=2"]).await.account("ADA", "1000").await;
     let taken = h.api.pay("settled", "ADA", "1").await;
     h.settled().await;
     h.stop_worker().await;
@@ -350,28 +293,19 @@ async fn an_entry_that_is_settled_is_not_given_up_when_its_workers_died() {
     // acknowledgement.
     let (partition, id) = (taken["partition"].as_u64().unwrap(), taken["stream_id"].clone());
     let stream = h.stores.key(partition, "stream");
-    let redis = &mut h.stores.redis.clone();
-    let mut setid = redis::cmd("XGROUP");
-    setid.arg("SETID").arg(&stream).arg("ledger").arg(0).exec_async(redis).await.unwrap();
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg("ledger").arg("ghost").arg("STREAMS").arg(&stream).arg(">");
-    read.exec_async(redis).await.unwrap();
-    sqlx::query(
+    h.stores.rewind().await;
+    h.stores.tell(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
+    let noted = format!(
         "insert into partition_trials
              (partition, first_stream_id, last_stream_id, attempts, worker, epoch)
-         values ($1, $2, $2, 2, 'ghost', 1)",
-    )
-    .bind(i32::try_from(partition).unwrap())
-    .bind(id.as_str().unwrap())
-    .execute(&h.stores.pool)
-    .await
-    .unwrap();
-    h.start_worker();
-    h.settled().await;
+         values ({partition}, '{0}', '{0}', 2, 'ghost', 1)",
+        id.as_str().unwrap()
+    );
+    h.stores.sql(&noted).await;
+    h.work().await;
     assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
     assert_eq!(notices(&h.stores).await, 0);
     assert_eq!(h.api.payment("settled").await["status"], "applied");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -380,13 +314,11 @@ async fn a_damaged_account_stops_nobody_else_and_is_named() {
     h.api.open_account("ADA", "1000").await;
     h.api.open_account("BOB", "1000").await;
     h.start_worker();
-    for n in 0..3 {
-        h.api.pay(&format!("a{n}"), "ADA", "1").await;
-    }
+    h.api.pay_each("a", 0..3).await;
     h.api.until_settled().await;
     h.stop_worker().await;
     let damage = "update customer_accounts set version = 1 where customer_id = 'ADA'";
-    sqlx::query(damage).execute(&h.stores.pool).await.unwrap();
+    h.stores.sql(damage).await;
     for n in 0..3 {
         h.api.pay(&format!("bob{n}"), "BOB", "1").await;
         h.api.pay(&format!("late{n}"), "ADA", "1").await;
@@ -403,5 +335,4 @@ async fn a_damaged_account_stops_nobody_else_and_is_named() {
         let named = "account ADA stands at version 1, but its statement goes on to 3";
         assert!(reason.contains(named), "{reason}");
     }
-    h.stop().await;
 }

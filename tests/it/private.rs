@@ -2,18 +2,12 @@
 //! the machine gets in or reads their files, and nothing of our environment reaches
 //! them; commands beside it find them all the same.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use paystream_dev as dev;
 use reqwest::Url;
-use sqlx::{Connection, PgConnection};
-use tokio::process::Command;
 
-use crate::process::{Process, paystream, run};
+use crate::prelude::*;
 
 /// The account `nobody`, as most systems number it.
 const NOBODY: &str = "65534";

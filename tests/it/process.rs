@@ -14,15 +14,17 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::{Api, Stores, eventually, in_time};
+use crate::harness::{Api, Stores, end, in_background, in_time, until};
 
-/// A running `paystream serve`. Dropped, it is killed.
+/// A running `paystream serve`. Dropped, it is stopped as by [`Process::stop`].
 pub struct Process {
-    child: Child,
+    running: Option<Running>,
     pub api: Api,
     log: Arc<Mutex<String>>,
-    reader: JoinSet<()>,
 }
+
+/// The process itself, and who reads what it logs.
+struct Running(Child, JoinSet<()>);
 
 /// How a command ended and what it said.
 #[derive(Debug)]
@@ -30,6 +32,61 @@ pub struct Ended {
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
+}
+
+impl Ended {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// What it printed, as data.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+
+    /// Fails unless it ended with this status and printed this.
+    #[track_caller]
+    pub fn is(&self, code: i32, printed: &str) {
+        assert_eq!(self.code(), Some(code), "{self:?}");
+        assert!(self.stdout.contains(printed), "{printed}: {self:?}");
+    }
+
+    /// Fails unless it was refused with each of these sentences.
+    #[track_caller]
+    pub fn refused(&self, sentences: &[&str]) {
+        assert!(self.code().is_some_and(|code| code != 0), "{self:?}");
+        for sentence in sentences {
+            assert!(self.stderr.contains(sentence), "{sentence}\n{self:?}");
+        }
+    }
+}
+
+impl Stores {
+    /// Runs an operator's command of ada's.
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = operate(self, arguments);
+        command.env("PAYSTREAM_ACTOR", "ada");
+        run(command).await
+    }
+
+    /// Runs a command that must succeed; what it said.
+    pub async fn succeed(&self, arguments: &[&str]) -> String {
+        let ended = self.run(arguments).await;
+        assert!(ended.status.success(), "{arguments:?}: {ended:?}");
+        ended.stdout
+    }
+
+    /// What `paystream show` says of a payment that is known.
+    pub async fn show(&self, reference: &str) -> Value {
+        let said = self.succeed(&["show", reference, "--json"]).await;
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// What a command says as data, however it ends.
+    pub async fn said(&self, arguments: &[&str]) -> Value {
+        self.run(&[arguments, &["--json"]].concat()).await.json()
+    }
 }
 
 /// The binary, without any setting of whoever runs the tests.
@@ -51,6 +108,7 @@ pub fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Command 
     command
         .env("PAYSTREAM_WORKER_ID", "tester")
         .env("PAYSTREAM_BIND", "127.0.0.1:0")
+        .env("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")
         .envs(settings.iter().copied());
     command
 }
@@ -84,65 +142,78 @@ impl Process {
 
     /// Starts a command that serves, and waits until it is ready.
     pub async fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, mut address) = watch::channel(None);
-        let mut reader = JoinSet::new();
         let kept = Arc::clone(&log);
-        reader.spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                kept.lock().unwrap().push_str(&format!("{line}\n"));
-                let event: Value = serde_json::from_str(&line).unwrap_or_default();
-                if event["message"] == "listening" {
-                    tell.send_replace(event["address"].as_str().map(str::to_owned));
+        let running = in_background(async move {
+            let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
+            let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+            let mut reader = JoinSet::new();
+            reader.spawn(async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    kept.lock().unwrap().push_str(&format!("{line}\n"));
+                    let event: Value = serde_json::from_str(&line).unwrap_or_default();
+                    if event["message"] == "listening" {
+                        tell.send_replace(event["address"].as_str().map(str::to_owned));
+                    }
                 }
-            }
+            });
+            Some(Running(child, reader))
         });
+        let running = running.await;
         let heard = in_time("it listens", address.wait_for(Option::is_some)).await;
         let heard = heard.map(|address| address.clone());
         let Ok(Some(address)) = heard else {
             panic!("it ended before it listened:\n{}", log.lock().unwrap());
         };
-        let process = Self { child, api: Api::new(format!("http://{address}")), log, reader };
+        let process = Self { running, api: Api::new(format!("http://{address}")), log };
         process.api.until_ready().await;
         process
     }
 
+    /// And an account is open.
+    pub async fn account(self, customer: &str, asset_value: &str) -> Self {
+        self.api.open_account(customer, asset_value).await;
+        self
+    }
+
+    /// Waits until everything accepted is settled, and audits.
+    pub async fn settled(&self, stores: &Stores) {
+        self.api.until_settled().await;
+        stores.audit().await;
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id().expect("it ran until now")
+        let Running(child, _) = self.running.as_ref().unwrap();
+        child.id().expect("it ran until now")
     }
 
     /// `kill -9`; returns when it is gone.
     pub async fn kill(mut self) {
-        self.child.kill().await.expect("it ran until now");
+        let Running(mut child, _) = self.running.take().unwrap();
+        child.kill().await.expect("it ran until now");
     }
 
     /// SIGTERM; returns when it has ended, with exit status 0.
     pub async fn stop(mut self) {
-        self.signal("TERM").await;
-        let status = self.ended().await;
-        assert_eq!(status, Some(0), "{}", self.log());
+        self.running.take().unwrap().stop(Arc::clone(&self.log)).await;
     }
 
     /// Sends it a signal, such as `STOP`.
     pub async fn signal(&self, name: &str) {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await;
-        assert!(sent.unwrap().success(), "kill -{name}");
+        signal(self.pid(), name).await;
     }
 
     /// Waits until it ends by itself; says with which status.
     pub async fn ended(&mut self) -> Option<i32> {
-        let status = in_time("it ends by itself", self.child.wait()).await.unwrap();
-        while self.reader.join_next().await.is_some() {}
-        status.code()
+        self.running.take().unwrap().ended().await
     }
 
     /// Fails if it has ended.
     pub fn must_live(&mut self) {
-        let ended = self.child.try_wait().unwrap();
+        let Running(child, _) = self.running.as_mut().unwrap();
+        let ended = child.try_wait().unwrap();
         assert!(ended.is_none(), "it ended by itself:\n{}", self.log());
     }
 
@@ -155,12 +226,38 @@ impl Process {
 
     /// Waits until it has logged something that holds this text.
     pub async fn until_logged(&self, text: &str) {
-        let logged = async || self.log().contains(text).then_some(());
-        eventually(&format!("it logs: {text}"), logged).await;
+        until(&format!("it logs: {text}"), async || self.log().contains(text)).await;
     }
 
     /// What it logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            end(running.stop(Arc::clone(&self.log)));
+        }
+    }
+}
+
+impl Running {
+    async fn stop(self, log: Arc<Mutex<String>>) {
+        signal(self.0.id().expect("it ran until now"), "TERM").await;
+        let status = self.ended().await;
+        assert_eq!(status, Some(0), "{}", log.lock().unwrap());
+    }
+
+    async fn ended(mut self) -> Option<i32> {
+        let status = in_time("it ends by itself", self.0.wait()).await.unwrap();
+        while self.1.join_next().await.is_some() {}
+        status.code()
+    }
+}
+
+async fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().await;
+    assert!(sent.unwrap().success(), "kill -{name}");
 }

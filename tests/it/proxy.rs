@@ -9,7 +9,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::harness::in_time;
+use crate::harness::{in_background, in_time};
 
 /// Bytes that are carried at once.
 const CHUNK: usize = 64 * 1024;
@@ -44,8 +44,12 @@ pub struct Proxy {
 impl Proxy {
     /// Before the server of this URL; open.
     pub async fn before(url: &str) -> Self {
-        let (server, servers) = watch::channel(address(url));
-        let mut url = Url::parse(url).unwrap();
+        in_background(Self::start(url.to_owned())).await
+    }
+
+    async fn start(url: String) -> Self {
+        let (server, servers) = watch::channel(address(&url));
+        let mut url = Url::parse(&url).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         let (way, ways) = watch::channel(Way::Open);

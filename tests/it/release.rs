@@ -2,25 +2,14 @@
 //! away, under load, from a living worker and from a frozen one: nothing is
 //! lost, doubled or out of order, and a release at a bad moment changes nothing.
 
-use serde_json::{Value, json};
-
-use crate::{
-    harness::{Stores, eventually},
-    load::Load,
-    ownership::{gateway, owners, until_spread, verify, worker},
-    process::{Ended, operate, run},
-};
+use crate::prelude::*;
 
 /// Payments that a load accepts before something happens, and after it.
 const WARM: usize = 300;
 
 async fn release(stores: &Stores, arguments: &[&str]) -> Ended {
     let fixed = ["release", "--reason", "a test", "--actor", "ada", "--json"];
-    run(operate(stores, &[&fixed, arguments].concat())).await
-}
-
-fn document(ended: &Ended) -> Value {
-    serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"))
+    stores.run(&[&fixed, arguments].concat()).await
 }
 
 /// A partition of this worker.
@@ -65,8 +54,8 @@ async fn release_under_load(force: bool) {
             let mut arguments = vec!["--partition", &number];
             arguments.extend(force.then_some("--force"));
             let ended = release(&stores, &arguments).await;
-            assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-            let shown = document(&ended);
+            assert_eq!(ended.code(), Some(0), "{ended:?}");
+            let shown = ended.json();
             assert_eq!(shown["handed_over"], true, "{shown}");
             assert_eq!(shown["previous_owner"], name, "{shown}");
             assert!(shown["epoch"].as_i64() > shown["previous_epoch"].as_i64(), "{shown}");
@@ -99,18 +88,11 @@ async fn release_under_load(force: bool) {
             assert!(!log.contains("fenced"), "{log}");
         }
     }
-    tokio::join!(a.stop(), b.stop());
-    gateway.stop().await;
 }
 
-#[tokio::test]
-async fn a_living_owner_hands_over_at_its_next_batch_edge() {
-    release_under_load(false).await;
-}
-
-#[tokio::test]
-async fn a_partition_is_taken_from_a_living_owner_under_load() {
-    release_under_load(true).await;
+cases! { release_under_load:
+    a_living_owner_hands_over_at_its_next_batch_edge(false);
+    a_partition_is_taken_from_a_living_owner_under_load(true);
 }
 
 #[tokio::test]
@@ -119,26 +101,26 @@ async fn a_partition_is_taken_from_a_frozen_owner_before_its_lease_is_over() {
     let gateway = gateway(&stores).await;
     let settings = [("PAYSTREAM_LEASE", "20s"), ("PAYSTREAM_BATCH_DEADLINE", "2s")];
     let frozen = worker(&stores, "frozen", &settings).await;
-    let other = worker(&stores, "other", &settings).await;
+    let _other = worker(&stores, "other", &settings).await;
     until_spread(&stores, &["frozen", "other"]).await;
     let mut load = Load::start(&gateway.api, "frozen");
     load.reached(WARM).await;
     frozen.signal("STOP").await;
-    eventually("it has missed two beats", async || {
+    until("it has missed two beats", async || {
         let silent = "select count(*) from workers where worker_id = 'frozen'
              and beat_at < clock_timestamp() - lease_ms * interval '0.4 milliseconds'";
-        (stores.count(silent).await == 1).then_some(())
+        stores.count(silent).await == 1
     })
     .await;
     let partition = partition_of(&stores, "frozen").await.to_string();
     let ended = release(&stores, &["--partition", &partition, "--force"]).await;
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert_eq!(document(&ended)["owner"], "other", "{ended:?}");
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.json()["owner"], "other", "{ended:?}");
     let early = format!(
         "select count(*) from partition_moves, workers where worker_id = 'frozen'
          and partition = {partition} and epoch = {}
          and acquired_at < beat_at + lease_ms * interval '1 millisecond'",
-        document(&ended)["epoch"]
+        ended.json()["epoch"]
     );
     assert_eq!(stores.count(&early).await, 1, "it was not the lease that ran out");
     load.reached(load.accepted() + WARM).await;
@@ -148,8 +130,6 @@ async fn a_partition_is_taken_from_a_frozen_owner_before_its_lease_is_over() {
     until_spread(&stores, &["frozen", "other"]).await;
     load.reached(load.accepted() + WARM).await;
     verify(&stores, &gateway.api, &[load.finish().await]).await;
-    tokio::join!(frozen.stop(), other.stop());
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -159,7 +139,7 @@ async fn an_owner_that_does_not_follow_is_named_and_force_is_advised() {
     let beating = async || {
         loop {
             let beat = "update workers set beat_at = clock_timestamp()";
-            sqlx::query(beat).execute(&stores.pool).await.unwrap();
+            stores.sql(beat).await;
         }
     };
     let arguments = ["release", "--partition", "0", "--reason", "r", "--actor", "ada"];
@@ -167,8 +147,7 @@ async fn an_owner_that_does_not_follow_is_named_and_force_is_advised() {
         ended = run(operate(&stores, &arguments)) => ended,
         () = beating() => unreachable!("it beats for as long as it is looked at"),
     };
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("ghost was asked for partition 0"), "{ended:?}");
+    ended.is(1, "ghost was asked for partition 0");
     assert!(ended.stdout.contains("--partition 0 --force"), "{ended:?}");
     // Asking again changes nothing; taking it away does.
     let before = unchanging(&stores).await;
@@ -176,13 +155,13 @@ async fn an_owner_that_does_not_follow_is_named_and_force_is_advised() {
         again = release(&stores, &["--partition", "0"]) => again,
         () = beating() => unreachable!("it beats for as long as it is looked at"),
     };
-    assert_eq!(again.status.code(), Some(1), "{again:?}");
-    let refused = document(&again)["refused"].as_str().unwrap().to_owned();
+    assert_eq!(again.code(), Some(1), "{again:?}");
+    let refused = again.json()["refused"].as_str().unwrap().to_owned();
     assert!(refused.contains("ghost was asked for partition 0"), "{refused}");
     assert_eq!(unchanging(&stores).await, before);
     let taken = release(&stores, &["--partition", "0", "--force"]).await;
-    assert_eq!(taken.status.code(), Some(1), "nobody is there to acquire it: {taken:?}");
-    let shown = document(&taken);
+    assert_eq!(taken.code(), Some(1), "nobody is there to acquire it: {taken:?}");
+    let shown = taken.json();
     assert_eq!((&shown["owner"], &shown["epoch"]), (&Value::Null, &json!(6)), "{shown}");
 }
 
@@ -192,8 +171,8 @@ async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
     let refused = async |arguments: &[&str], why: &str| {
         let before = unchanging(&stores).await;
         let ended = release(&stores, arguments).await;
-        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        let said = document(&ended)["refused"].as_str().unwrap().to_owned();
+        assert_eq!(ended.code(), Some(1), "{ended:?}");
+        let said = ended.json()["refused"].as_str().unwrap().to_owned();
         assert!(said.contains(why), "{said}");
         assert_eq!(unchanging(&stores).await, before, "{said}");
     };
@@ -204,7 +183,7 @@ async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
     }
     enlist(&stores, "clock_timestamp() - interval '1 hour'", 10_000).await;
     refused(&["--partition", "0"], "has been silent for 3600 s, longer than its lease").await;
-    sqlx::query("update topology set resizing_to = 16").execute(&stores.pool).await.unwrap();
+    stores.sql("update topology set resizing_to = 16").await;
     for force in [&[][..], &["--force"]] {
         refused(&[&["--partition", "0"], force].concat(), "is being changed to 16").await;
     }
@@ -213,15 +192,13 @@ async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
 #[tokio::test]
 async fn a_beat_in_the_future_keeps_no_partition() {
     let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let _gateway = gateway(&stores).await;
     // PostgreSQL's clock went back by an hour after the ghost's last beat.
     enlist(&stores, "clock_timestamp() + interval '1 hour'", 10_000).await;
-    let a = worker(&stores, "a", &[]).await;
+    let _a = worker(&stores, "a", &[]).await;
     until_spread(&stores, &["a"]).await;
     let give = "update partition_owners set owner = 'ghost' where partition = 0";
-    sqlx::query(give).execute(&stores.pool).await.unwrap();
+    stores.sql(give).await;
     let ended = release(&stores, &["--partition", "0", "--force"]).await;
-    assert_eq!((ended.status.code(), &document(&ended)["owner"]), (Some(0), &json!("a")));
-    a.stop().await;
-    gateway.stop().await;
+    assert_eq!((ended.code(), &ended.json()["owner"]), (Some(0), &json!("a")));
 }

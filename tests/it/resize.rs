@@ -3,23 +3,13 @@
 //! that was answered with 202 is applied once and in order, and nothing of the
 //! earlier topology can write afterwards.
 
-use std::{collections::BTreeSet, time::Duration};
-
 use paystream::{
-    clock,
-    domain::{Amount, CustomerId, Payment, PaymentStatus, Reference},
-    ledger::{self, Ledger, NewAccount},
-    stream::{AppendLimits, Appended, Arrival, Error, Streams},
+    domain::{Amount, Payment, PaymentStatus},
+    ledger::NewAccount,
+    stream::{AppendLimits, Appended, Arrival, Error},
 };
-use paystream_dev::RedisServer;
-use reqwest::Method;
-use serde_json::{Value, json};
 
-use crate::{
-    harness::{Api, Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
-    load::{CUSTOMERS, Load, assert_applied},
-    process::{Process, operate, run},
-};
+use crate::prelude::*;
 
 /// Payments that a load accepts before something happens to it.
 const WARM: usize = 500;
@@ -28,22 +18,15 @@ pub fn resize<'a>(more: &[&'a str]) -> Vec<&'a str> {
     ["topology", "resize"].into_iter().chain(more.iter().copied()).collect()
 }
 
-/// Runs a command that must succeed; what it said.
-pub async fn succeed(stores: &Stores, arguments: &[&str]) -> String {
-    let ended = run(operate(stores, arguments)).await;
-    assert!(ended.status.success(), "{arguments:?}: {}", ended.stderr);
-    ended.stdout
-}
-
 /// Runs a command that must be refused; the sentence it was refused with.
 async fn refused(stores: &Stores, arguments: &[&str]) -> String {
-    let ended = run(operate(stores, arguments)).await;
-    assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {}", ended.stdout);
+    let ended = stores.run(arguments).await;
+    assert_eq!(ended.code(), Some(2), "{arguments:?}: {}", ended.stdout);
     ended.stderr
 }
 
 async fn shown(stores: &Stores) -> Value {
-    serde_json::from_str(&succeed(stores, &["topology", "show", "--json"]).await).unwrap()
+    serde_json::from_str(&stores.succeed(&["topology", "show", "--json"]).await).unwrap()
 }
 
 /// What the sequence key of a partition of the first topology holds.
@@ -52,8 +35,7 @@ async fn gate(stores: &Stores, partition: u64) -> String {
 }
 
 async fn value(stores: &Stores, key: &str) -> String {
-    let value: Option<String> =
-        redis::cmd("GET").arg(key).query_async(&mut stores.redis.clone()).await.unwrap();
+    let value: Option<String> = stores.ask(&["GET", key]).await;
     value.unwrap_or_default()
 }
 
@@ -73,16 +55,15 @@ pub async fn served(process: &Process, partitions: usize) {
 #[tokio::test]
 async fn a_topology_grows_and_shrinks_under_load() {
     let stores = Stores::new().await;
-    let worker = [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0")];
     let gateway = Process::serve("gateway", &stores, &[]).await;
-    let worker = Process::serve("worker", &stores, &worker).await;
+    let _worker = Process::serve("worker", &stores, &[]).await;
     gateway.api.seed(CUSTOMERS).await;
     // Held from before the changes, and applied after them, in order.
     gateway.api.pay("early", "LATE", "1").await;
     let mut load = Load::start_anew(&gateway.api, "l");
     for partitions in [32, 3] {
         load.reached(load.accepted() + WARM).await;
-        succeed(&stores, &resize(&["--partitions", &partitions.to_string()])).await;
+        stores.succeed(&resize(&["--partitions", &partitions.to_string()])).await;
         served(&gateway, partitions).await;
         load.reached(load.accepted() + WARM).await;
     }
@@ -92,8 +73,7 @@ async fn a_topology_grows_and_shrinks_under_load() {
     gateway.api.until_settled().await;
     gateway.api.open_account("LATE", "100").await;
     gateway.api.pay("last", "LATE", "3").await;
-    gateway.api.until_settled().await;
-    stores.audit().await;
+    gateway.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
     assert_eq!(gateway.api.balance("LATE").await["total_paid"], "6.00");
     assert_eq!(
@@ -105,18 +85,14 @@ async fn a_topology_grows_and_shrinks_under_load() {
     assert_eq!(streams.len(), 3, "those of earlier topologies are removed: {streams:?}");
     let unserved = "select count(*) from partition_owners where partition >= 3 and owner is null";
     assert_eq!(stores.count(unserved).await, 29);
-    worker.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_change_that_cannot_reach_redis_is_not_begun() {
-    let directory = empty_directory("resize-redis-away").await;
-    let mut redis = RedisServer::start(&directory).await.unwrap();
-    let stores = Stores::on(&redis.url(), None).await;
+    let (mut redis, stores) = Stores::on_own_redis("resize-redis-away").await;
     let lives = "insert into workers (worker_id, incarnation, beat_at, lease_ms)
          values ('ghost', gen_random_uuid(), clock_timestamp(), 3600000)";
-    sqlx::query(lives).execute(&stores.pool).await.unwrap();
+    stores.sql(lives).await;
     redis.stop().await.unwrap();
     let said = refused(&stores, &resize(&["--partitions", "16"])).await;
     assert!(said.contains("could not reach Redis"), "{said}");
@@ -125,8 +101,7 @@ async fn a_change_that_cannot_reach_redis_is_not_begun() {
 
 #[tokio::test]
 async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on() {
-    let mut h = Harness::gateway(&[]).await;
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     let to_16 = resize(&["--partitions", "16", "--drain-timeout", "1h"]);
     assert!(refused(&h.stores, &to_16).await.contains("no worker lives"));
@@ -139,10 +114,8 @@ async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on()
         )
         .await;
     let mut running = operate(&h.stores, &to_16).spawn().unwrap();
-    eventually("the partitions are closed", async || {
-        gate(&h.stores, 7).await.starts_with("resize:").then_some(())
-    })
-    .await;
+    until("the partitions are closed", async || gate(&h.stores, 7).await.starts_with("resize:"))
+        .await;
     let reply = h.api.post_payment(&payment("meanwhile", "ADA", "1")).await;
     reply.is_problem(503, "topology_resizing");
     assert!(reply.header("retry-after").parse::<u32>().is_ok_and(|after| after > 0));
@@ -160,7 +133,7 @@ async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on()
     assert!(other.contains("16 partitions is under way"), "{other}");
     assert_eq!(shown(&h.stores).await["resizing_to"], 16);
     // Given up.
-    succeed(&h.stores, &resize(&["--abort"])).await;
+    h.stores.succeed(&resize(&["--abort"])).await;
     h.api.pay("meanwhile", "ADA", "2").await;
     assert_eq!(shown(&h.stores).await["resizing_to"], Value::Null);
     // Nobody settles: it gives up by itself.
@@ -168,10 +141,8 @@ async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on()
     assert!(hasty.contains("given up"), "{hasty}");
     h.api.pay("after", "ADA", "3").await;
     assert!(refused(&h.stores, &resize(&["--abort"])).await.contains("no change"));
-    sqlx::query("delete from workers").execute(&h.stores.pool).await.unwrap();
-    h.start_worker();
-    h.settled().await;
-    h.stop().await;
+    h.stores.sql("delete from workers").await;
+    h.work().await;
 }
 
 /// Puts the stores where a command that was killed after some step leaves them.
@@ -226,10 +197,8 @@ async fn a_change_interrupted_at_any_step_goes_on_when_it_is_run_again() {
     }
     load.reached(load.accepted() + WARM).await;
     let load = load.finish().await;
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
-    process.stop().await;
 }
 
 /// Runs it until it is done; a connection that was just killed may hold the
@@ -238,7 +207,7 @@ async fn finish(stores: &Stores, partitions: u16) {
     let partitions = partitions.to_string();
     let arguments = resize(&["--partitions", &partitions]);
     eventually("it is run again to its end", || async {
-        let ended = run(operate(stores, &arguments)).await;
+        let ended = stores.run(&arguments).await;
         let busy = ended.stderr.contains("is running");
         assert!(ended.status.success() || busy, "{}", ended.stderr);
         ended.status.success().then_some(())
@@ -284,20 +253,17 @@ async fn a_change_killed_wherever_it_is_goes_on_when_it_is_run_again() {
         to = if to == 32 { PARTITIONS } else { 32 };
     }
     let load = load.finish().await;
-    process.api.until_settled().await;
-    stores.audit().await;
+    process.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_streams() {
-    let h = Harness::start().await;
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::start().await.account("ADA", "1000").await;
     for partition in 0..u64::from(PARTITIONS) {
-        let mut command = redis::cmd("XGROUP");
-        command.arg("CREATE").arg(h.stores.key(partition, "stream")).arg("fraud").arg("0");
-        command.exec_async(&mut h.stores.redis.clone()).await.unwrap();
+        h.stores
+            .tell(&["XGROUP", "CREATE", &h.stores.key(partition, "stream"), "fraud", "0"])
+            .await;
     }
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
@@ -314,8 +280,8 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     let all: Vec<u16> = (0..PARTITIONS).collect();
 
     // The harness's processes have the old number in their settings and end.
-    let stores = h.stores;
-    let said = succeed(&stores, &resize(&["--partitions", "16"])).await;
+    let stores = &h.stores;
+    let said = stores.succeed(&resize(&["--partitions", "16"])).await;
     assert!(said.contains("PAYSTREAM_PARTITIONS=8 need the new number"), "{said}");
     assert!(said.contains("fraud"), "the other group has not read its entry: {said}");
     for name in ["again", "before"] {
@@ -327,7 +293,7 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     }
     assert_eq!(ownership.acquire(&all).await.unwrap(), []);
     assert_eq!(ownership.look().await.unwrap().partitions, []);
-    let opened = registrar.open(NewAccount::seeded(7), &crate::mending::signed("ada")).await;
+    let opened = registrar.open(NewAccount::seeded(7), &signed("ada")).await;
     assert!(matches!(opened, Err(ledger::Error::Resized)), "{opened:?}");
     let groups = "fraud";
     let stream = stores.key_of(2, 15, "stream");
@@ -339,24 +305,23 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     // Once the other group has read and acknowledged, they go.
     let left = stores.keys("{p*}:stream").await;
     assert_eq!(left.len(), 1, "only what it has not read: {left:?}");
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg(groups).arg("reader").arg("NOACK").arg("STREAMS").arg(&left).arg(">");
-    read.exec_async(&mut stores.redis.clone()).await.unwrap();
-    succeed(&stores, &resize(&["--partitions", "16"])).await;
+    let read = ["XREADGROUP", "GROUP", groups, "reader", "NOACK", "STREAMS", &left[0], ">"];
+    stores.tell(&read).await;
+    stores.succeed(&resize(&["--partitions", "16"])).await;
     assert_eq!(stores.keys("{p*}:stream").await.len(), 0);
     let appended = producer.append(&arrival("again")).await;
     assert!(matches!(appended, Err(Error::Resizing)), "without its stream too: {appended:?}");
     stores.audit().await;
+    h.crash();
 }
 
 #[tokio::test]
 async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_after_all() {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     process.api.pay("before", "ADA", "1").await;
     process.api.until_settled().await;
-    succeed(&stores, &resize(&["--partitions", "16"])).await;
+    stores.succeed(&resize(&["--partitions", "16"])).await;
     served(&process, 16).await;
     // As on a promoted replica that lacks the end of the change.
     stores.delete_keys("{p*}:seq").await;
@@ -369,47 +334,39 @@ async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_aft
         assert!(matches!(appended, Ok(Appended::Accepted(_))), "{appended:?}");
     }
     let found = async || {
-        let doctor = run(operate(&stores, &["doctor", "--json"])).await;
-        let shown: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let shown = stores.said(&["doctor"]).await;
         let mut findings = shown["findings"].as_array().unwrap().iter();
         findings.find(|one| one["code"] == "payments_left_behind").cloned()
     };
     let finding = found().await.expect("the doctor names them");
     assert_eq!(finding["severity"], "critical");
     assert!(finding["sentence"].as_str().unwrap().contains("2 payments"), "{finding}");
-    let said = succeed(&stores, &resize(&["--partitions", "16"])).await;
+    let said = stores.succeed(&resize(&["--partitions", "16"])).await;
     assert!(said.contains("2 payments"), "one is in the ledger: {said}");
     process.api.until_settled().await;
     assert_eq!(process.api.balance("ADA").await["total_paid"], "3.00");
     assert_eq!(stores.keys("{p*}:stream").await.len(), 0);
     assert!(found().await.is_none_or(|finding| finding["severity"] == "good"));
     stores.audit().await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn a_partition_that_is_brought_back_while_it_is_closed_for_good_stays_closed() {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
     process.api.pay("before", "ADA", "1").await;
     process.api.until_settled().await;
     leave_at(&stores, &process.api, 4, 1, (PARTITIONS, 16)).await;
     let stream = stores.key(0, "stream");
-    let group = async |command: &str, more: &[&str]| -> redis::Value {
-        let mut asking = redis::cmd(command);
-        asking.arg(more).query_async(&mut stores.redis.clone()).await.unwrap()
-    };
-    group("XGROUP", &["DESTROY", &stream, "ledger"]).await;
-    eventually("its owner brings it back", async || {
-        let groups = group("XINFO", &["GROUPS", &stream]).await;
-        (groups != redis::Value::Array(Vec::new())).then_some(())
+    stores.tell(&["XGROUP", "DESTROY", &stream, "ledger"]).await;
+    until("its owner brings it back", async || {
+        let groups: redis::Value = stores.ask(&["XINFO", "GROUPS", &stream]).await;
+        groups != redis::Value::Array(Vec::new())
     })
     .await;
     let gate = gate(&stores, 0).await;
     assert!(gate.starts_with("resized:"), "{gate}");
     finish(&stores, 16).await;
-    process.stop().await;
 }
 
 pub fn limits() -> AppendLimits {

@@ -9,109 +9,40 @@ use std::{
 };
 
 /// A room, and the rooms it may name. A room is a folder or a file of `src/`.
-const MAY_NAME: &[(&str, &[&str])] = &[
-    ("domain", &[]),
-    ("clock", &[]),
-    ("progress", &[]),
-    ("circuit_breaker", &[]),
-    ("worker_name", &[]),
-    ("config", &[]),
-    ("telemetry", &["domain", "config"]),
-    ("stream", &["domain", "config", "telemetry"]),
-    ("ledger", &["domain", "config", "telemetry"]),
-    ("operations", &["domain", "config", "telemetry", "clock", "stream", "ledger"]),
-    (
-        "http",
-        &[
-            "domain",
-            "config",
-            "telemetry",
-            "clock",
-            "progress",
-            "circuit_breaker",
-            "stream",
-            "ledger",
-            "operations",
-        ],
-    ),
-    ("console", &["domain", "ledger", "operations", "http"]),
-    (
-        "worker",
-        &[
-            "domain",
-            "config",
-            "telemetry",
-            "clock",
-            "progress",
-            "circuit_breaker",
-            "stream",
-            "ledger",
-        ],
-    ),
-    ("monitor", &["telemetry", "progress", "circuit_breaker", "ledger", "operations"]),
-    ("cli", &["domain", "config", "telemetry", "clock", "stream", "ledger", "operations"]),
+const MAY_NAME: &[(&str, &str)] = &[
+    ("domain", ""),
+    ("clock", ""),
+    ("progress", ""),
+    ("circuit_breaker", ""),
+    ("worker_name", ""),
+    ("config", ""),
+    ("telemetry", "domain config"),
+    ("stream", "domain config telemetry"),
+    ("ledger", "domain config telemetry"),
+    ("operations", "domain config telemetry clock stream ledger"),
+    ("http", "domain config telemetry clock progress circuit_breaker stream ledger operations"),
+    ("console", "domain ledger operations http"),
+    ("worker", "domain config telemetry clock progress circuit_breaker stream ledger"),
+    ("monitor", "telemetry progress circuit_breaker ledger operations"),
+    ("cli", "domain config telemetry clock stream ledger operations"),
     (
         "app",
-        &[
-            "config",
-            "telemetry",
-            "clock",
-            "progress",
-            "circuit_breaker",
-            "worker_name",
-            "stream",
-            "ledger",
-            "operations",
-            "http",
-            "console",
-            "worker",
-            "monitor",
-            "cli",
-        ],
+        "config telemetry clock progress circuit_breaker worker_name stream ledger operations \
+         http console worker monitor cli",
     ),
-    ("main", &["app", "config", "cli", "telemetry"]),
+    ("main", "app config cli telemetry"),
 ];
 
+/// What settles and administers, which requests and pages may never hold.
+const FAR: &str =
+    "Consumer Writer LaneWriter Ownership OtherGroups GroupRegistrar AdminStore Inspector";
 /// The halves of the stream and the ledger, and who may never hold them.
-const NEVER: &[(&str, &[&str])] = &[
-    (
-        "http",
-        &[
-            "Consumer",
-            "Writer",
-            "LaneWriter",
-            "Ownership",
-            "OtherGroups",
-            "GroupRegistrar",
-            "AdminStore",
-            "Inspector",
-        ],
-    ),
-    (
-        "console",
-        &[
-            "Consumer",
-            "Writer",
-            "LaneWriter",
-            "Ownership",
-            "OtherGroups",
-            "GroupRegistrar",
-            "AdminStore",
-            "Inspector",
-        ],
-    ),
+const NEVER: &[(&str, &str)] = &[
+    ("http", FAR),
+    ("console", FAR),
     (
         "worker",
-        &[
-            "Producer",
-            "Reader",
-            "Registrar",
-            "Balances",
-            "OtherGroups",
-            "GroupRegistrar",
-            "AdminStore",
-            "Inspector",
-        ],
+        "Producer Reader Registrar Balances OtherGroups GroupRegistrar AdminStore Inspector",
     ),
 ];
 
@@ -294,9 +225,11 @@ fn the_reader_of_imports_sees_what_it_should() {
     );
 }
 
-fn allowed(room: &str) -> &'static [&'static str] {
+fn allowed(room: &str) -> Vec<&'static str> {
     let found = MAY_NAME.iter().find(|(name, _)| *name == room);
-    found.unwrap_or_else(|| panic!("room {room} is not in the table: say what it may name")).1
+    let (_, rooms) =
+        found.unwrap_or_else(|| panic!("room {room} is not in the table: say what it may name"));
+    rooms.split_whitespace().collect()
 }
 
 #[test]
@@ -334,7 +267,8 @@ fn nobody_holds_the_other_half() {
     for file in sources() {
         for (room, names) in NEVER.iter().filter(|(room, _)| *room == file.room) {
             for word in without_tests(&file).split(|c| !is_name(c)) {
-                assert!(!names.contains(&word), "{}: {room} may not hold a {word}", file.name);
+                let held = names.split(' ').any(|name| name == word);
+                assert!(!held, "{}: {room} may not hold a {word}", file.name);
             }
         }
     }
@@ -379,20 +313,9 @@ fn every_outside_crate_has_a_use() {
 fn the_domain_is_pure() {
     for file in sources().iter().filter(|file| file.room == "domain") {
         for word in file.code.split(|c| !is_name(c)) {
-            let impure = [
-                "async",
-                "await",
-                "tokio",
-                "serde",
-                "Serialize",
-                "Deserialize",
-                "Instant",
-                "SystemTime",
-                "tracing",
-                "f32",
-                "f64",
-            ];
-            assert!(!impure.contains(&word), "{} has {word}", file.name);
+            let impure =
+                "async await tokio serde Serialize Deserialize Instant SystemTime tracing f32 f64";
+            assert!(!impure.split(' ').any(|one| one == word), "{} has {word}", file.name);
         }
         assert!(!file.code.contains("Utc::now"), "{} reads a clock", file.name);
     }

@@ -4,13 +4,11 @@
 use std::time::Instant;
 
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use serde_json::json;
 
 use crate::{
-    harness::{Reply, Stores, eventually, payment, send},
     otlp::Sink,
-    process::Process,
-    telemetry::{Trace, assert_has, both, exporting, named_by},
+    prelude::*,
+    telemetry::{Trace, assert_has, both, exporting, named_by, sink},
     traces::{POST, PROCESS, SEND, SPANS, until_posted},
 };
 
@@ -22,7 +20,7 @@ const SPAN_ID: &str = "b7ad6b7169203331";
 
 /// Posts a payment as part of a caller's trace.
 async fn post_traced(gateway: &Process, reference: &str, flags: &str) -> Reply {
-    let request = gateway.api.request(reqwest::Method::POST, "/api/v1/payments");
+    let request = gateway.api.request(Method::POST, "/api/v1/payments");
     let traceparent = format!("00-{TRACE_ID}-{SPAN_ID}-{flags}");
     send(request.header("traceparent", traceparent).json(&payment(reference, "ADA", "1"))).await
 }
@@ -42,17 +40,16 @@ async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
     .enumerate()
     {
         let what = format!("{flags} at {ratio} under {trusted:?}");
-        let (sink, reference) = (Sink::start().await, format!("p{number}"));
+        let (sink, reference) = (sink().await, format!("p{number}"));
         let url = sink.url();
         let settings = [exporting(&url, ratio), vec![trusted]].concat();
         let (gateway, ada) = both(&stores, &settings).await;
-        let reply = post_traced(&gateway, &reference, flags).await;
-        assert_eq!(reply.status, 202, "{}", reply.text);
-        eventually("it is settled", async || {
+        let reply = post_traced(&gateway, &reference, flags).await.is(202);
+        until("it is settled", async || {
             let sql = format!(
                 "select count(*) from suspense where transaction_reference = '{reference}'"
             );
-            (stores.count(&sql).await == 1).then_some(())
+            stores.count(&sql).await == 1
         })
         .await;
         if traced {
@@ -80,8 +77,7 @@ async fn send_nothing_but_these_spans(protocol: &str, url: &str, sink: &Sink) {
     let (gateway, ada) = both(&stores, &[exporting(url, "1"), vec![protocol]].concat()).await;
     gateway.api.open_account("ADA", "100").await;
     for n in 0..PAYMENTS {
-        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await.is(200);
         let (trace_id, _) = named_by(reply.header("traceparent"));
         // It is acknowledged, so the next one has a batch of its own.
         Trace::of(sink, &trace_id, SPANS).await;
@@ -97,19 +93,19 @@ async fn send_nothing_but_these_spans(protocol: &str, url: &str, sink: &Sink) {
 
 #[tokio::test]
 async fn over_grpc_nothing_is_sent_but_what_was_done() {
-    let sink = Sink::start().await;
+    let sink = sink().await;
     send_nothing_but_these_spans("grpc", &sink.url(), &sink).await;
 }
 
 #[tokio::test]
 async fn over_http_nothing_is_sent_but_what_was_done() {
-    let sink = Sink::start().await;
+    let sink = sink().await;
     send_nothing_but_these_spans("http/protobuf", &sink.http_url(), &sink).await;
 }
 
 #[tokio::test]
 async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let url = sink.url();
     // Nobody settles, so each partition takes one payment and no more.
     let settings = [exporting(&url, "0"), vec![("PAYSTREAM_BACKLOG_MAX", "1")]].concat();
@@ -119,8 +115,7 @@ async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds(
     let began = Instant::now();
     let mut told = 0;
     for n in 0..200 {
-        let reply = gateway.api.post_payment(&payment(&format!("p{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 503, "{}", reply.text);
+        let reply = gateway.api.post_payment(&payment(&format!("p{n}"), "ADA", "1")).await.is(503);
         told += usize::from(!reply.header("traceparent").is_empty());
     }
     let seconds = began.elapsed().as_secs() + 2;
@@ -144,7 +139,7 @@ async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds(
 
 #[tokio::test]
 async fn what_is_slow_is_traced_although_it_was_not_to_be() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let url = sink.url();
     // Everything is.
     let settings = [exporting(&url, "0"), vec![("PAYSTREAM_TRACE_SLOW", "1ns")]].concat();
@@ -152,10 +147,10 @@ async fn what_is_slow_is_traced_although_it_was_not_to_be() {
     gateway.api.open_account("ADA", "100").await;
     gateway.api.pay("slow", "ADA", "1").await;
     until_posted(&stores, 1).await;
-    eventually("both processes tell", async || {
+    until("both processes tell", async || {
         let spans = sink.spans();
         let told = |name| spans.iter().any(|span| span.name == name);
-        (told(POST) && told(PROCESS)).then_some(())
+        told(POST) && told(PROCESS)
     })
     .await;
     ada.stop().await;

@@ -2,32 +2,12 @@
 //! kind of trouble has its verdict, looking harms nothing, and what was said to
 //! mend it does. Lists a hundred thousand pending entries in pages.
 
-use std::collections::HashSet;
-
-use paystream_dev::{self as dev, PostgresServer};
-use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
-
-use crate::{
-    harness::{Api, Harness, PARTITIONS, Stores, empty_directory, eventually, payment},
-    ownership::{lock, until_spread, worker},
-    poison::{allow_poison, refuse_poison},
-    process::{Ended, Process, operate, run},
-};
+use crate::prelude::*;
 
 /// What `paystream pending` says, as data, and its exit status.
 async fn pending(stores: &Stores, arguments: &[&str]) -> (Value, Option<i32>) {
-    let Ended { status, stdout, stderr } =
-        run(operate(stores, &[&["pending", "--json"], arguments].concat())).await;
-    let said = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
-    (said, status.code())
-}
-
-/// What `paystream show` says of a reference.
-async fn show(stores: &Stores, reference: &str) -> Value {
-    let ended = run(operate(stores, &["show", reference, "--json"])).await;
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    serde_json::from_str(&ended.stdout).unwrap()
+    let ended = stores.run(&[&["pending", "--json"], arguments].concat()).await;
+    (ended.json(), ended.code())
 }
 
 /// The moments of a life, by code.
@@ -79,7 +59,7 @@ async fn in_mid_batch(stores: &Stores) -> (Process, Process, Process, PgConnecti
 #[tokio::test]
 async fn a_worker_killed_in_mid_batch_is_silent_until_it_is_taken_over() {
     let stores = Stores::new().await;
-    let (gateway, ada, bob, held) = in_mid_batch(&stores).await;
+    let (gateway, ada, _bob, held) = in_mid_batch(&stores).await;
     ada.kill().await;
     let entry = until_judged(&stores, &["--consumer", "ada"], "owner_silent").await;
     let sentence = entry["verdict"]["sentence"].as_str().unwrap();
@@ -87,7 +67,7 @@ async fn a_worker_killed_in_mid_batch_is_silent_until_it_is_taken_over() {
     assert_eq!(actions(&entry), ["wait", "release_partition"]);
     // The life of a payment that waits for it says the same.
     let reference = entry["transaction_reference"].as_str().unwrap();
-    let life = show(&stores, reference).await;
+    let life = stores.show(reference).await;
     assert_eq!(life["state"], "accepted");
     let mut told = moments(&life);
     told.retain(|code| *code != "attempt");
@@ -97,18 +77,16 @@ async fn a_worker_killed_in_mid_batch_is_silent_until_it_is_taken_over() {
     gateway.api.until_settled().await;
     let (said, code) = pending(&stores, &[]).await;
     assert_eq!((&said["entries"], code), (&json!([]), Some(0)));
-    let life = show(&stores, reference).await;
+    let life = stores.show(reference).await;
     assert_eq!(life["state"], "applied");
     assert!(life["pending"].is_null());
     stores.audit().await;
-    bob.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_frozen_worker_looks_dead_and_writes_nothing_when_it_wakes() {
     let stores = Stores::new().await;
-    let (gateway, ada, bob, held) = in_mid_batch(&stores).await;
+    let (gateway, ada, _bob, held) = in_mid_batch(&stores).await;
     ada.signal("STOP").await;
     let entry = until_judged(&stores, &["--consumer", "ada"], "owner_silent").await;
     assert_eq!(entry["owner_alive"], true, "its lease still runs");
@@ -119,16 +97,11 @@ async fn a_frozen_worker_looks_dead_and_writes_nothing_when_it_wakes() {
     until_spread(&stores, &["ada", "bob"]).await;
     assert_eq!(pending(&stores, &[]).await.0["summary"]["pending"], 0);
     stores.audit().await;
-    ada.stop().await;
-    bob.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn while_postgresql_is_stopped_everything_waits_for_the_ledger() {
-    let directory = empty_directory("postgres-stuck").await;
-    let mut postgres = PostgresServer::start(&directory).await.unwrap();
-    let stores = Stores::on_postgres(postgres.url(dev::DATABASE)).await;
+    let (mut postgres, stores) = Stores::on_own_postgres("postgres-stuck").await;
     let process = Process::serve("all", &stores, &[]).await;
     process.api.seed(40).await;
     let held = lock(&stores, "processed_transactions", "share").await;
@@ -148,27 +121,24 @@ async fn while_postgresql_is_stopped_everything_waits_for_the_ledger() {
     }
     // A payment that was taken meanwhile is found, too; nothing is made up.
     process.api.pay("meanwhile", "GIG00001", "10").await;
-    let life = show(&stores, "meanwhile").await;
+    let life = stores.show("meanwhile").await;
     assert_eq!((&life["state"], &life["ledger_available"]), (&json!("accepted"), &json!(false)));
     let reply = process.api.get("/api/v1/admin/pending").await;
     assert_eq!((reply.status, &reply.json()["ledger_available"]), (200, &json!(false)));
     // The right thing to do was to bring it back.
     postgres.restart().await.unwrap();
-    process.api.until_settled().await;
-    stores.audit().await;
-    assert_eq!(show(&stores, "meanwhile").await["state"], "applied");
-    process.stop().await;
+    process.settled(&stores).await;
+    assert_eq!(stores.show("meanwhile").await["state"], "applied");
 }
 
 #[tokio::test]
 async fn poison_is_found_with_what_waits_behind_it() {
-    let h = Harness::gateway(&[]).await;
+    let h = Harness::gateway(&[]).await.account("ADA", "100").await;
     refuse_poison(&h.stores).await;
-    h.api.open_account("ADA", "100").await;
     h.api.pay("POISON", "ADA", "1").await;
     h.api.pay("behind", "ADA", "2").await;
     let settings = [("PAYSTREAM_ATTEMPTS_MAX", "100")];
-    let ada = worker(&h.stores, "ada", &settings).await;
+    let _ada = worker(&h.stores, "ada", &settings).await;
     let entry = until_judged(&h.stores, &["--reference", "POISON"], "poison").await;
     let sentence = entry["verdict"]["sentence"].as_str().unwrap();
     assert!(sentence.contains(" of 100 attempts"), "{sentence}");
@@ -179,7 +149,7 @@ async fn poison_is_found_with_what_waits_behind_it() {
     assert_eq!(entry["transaction_amount"], "2.00");
     // Its life tells of each attempt, by whom, and what it ended with.
     let life = eventually("two attempts have failed", async || {
-        let life = show(&h.stores, "POISON").await;
+        let life = h.stores.show("POISON").await;
         let failed = moments(&life).into_iter().filter(|code| *code == "attempt_failed").count();
         (failed >= 2).then_some(life)
     })
@@ -197,11 +167,9 @@ async fn poison_is_found_with_what_waits_behind_it() {
     allow_poison(&h.stores).await;
     h.settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
-    let life = show(&h.stores, "POISON").await;
+    let life = h.stores.show("POISON").await;
     assert_eq!(life["state"], "applied");
     assert!(moments(&life).contains(&"attempt_failed"), "what happened is not forgotten");
-    ada.stop().await;
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -218,13 +186,13 @@ async fn a_locked_account_stops_its_partition_and_no_other() {
     // Again and again, and whatever else comes: others are settled.
     for round in 0..5 {
         pay_many(api, &format!("round{round}-")).await;
-        eventually("the other partitions go on", async || {
+        until("the other partitions go on", async || {
             let mut applied = true;
             for number in 1..=40 {
                 let found = api.payment(&format!("round{round}-{number}")).await;
                 applied &= found["status"] == "applied" || found["partition"] == locked;
             }
-            applied.then_some(())
+            applied
         })
         .await;
         // Each look says the same.
@@ -241,8 +209,7 @@ async fn a_locked_account_stops_its_partition_and_no_other() {
     let codes: HashSet<&str> = codes.map(|e| e["verdict"]["code"].as_str().unwrap()).collect();
     assert_eq!(codes, HashSet::from(["locked"]), "{said}");
     for _ in 0..5 {
-        let ended = run(operate(&stores, &["doctor", "--json"])).await;
-        let said: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let said = stores.said(&["doctor"]).await;
         let findings = said["findings"].as_array().unwrap();
         let lock = findings.iter().find(|one| one["code"] == "postgresql_lock_wait").unwrap();
         let sentence = lock["sentence"].as_str().unwrap();
@@ -253,14 +220,12 @@ async fn a_locked_account_stops_its_partition_and_no_other() {
     api.until_settled().await;
     assert_eq!(stores.count("select count(*) from dead_letters").await, 0);
     stores.audit().await;
-    process.stop().await;
 }
 
 #[tokio::test]
 async fn a_locked_table_is_told_from_an_outage() {
     let stores = Stores::new().await;
-    let process = Process::serve("all", &stores, &[]).await;
-    process.api.open_account("ADA", "10").await;
+    let process = Process::serve("all", &stores, &[]).await.account("ADA", "10").await;
     let held = lock(&stores, "customer_accounts", "access exclusive").await;
     process.api.pay("locked", "ADA", "1").await;
     process.until_logged("a partition waits for a lock").await;
@@ -268,53 +233,49 @@ async fn a_locked_table_is_told_from_an_outage() {
     let verdict = &said["entries"][0]["verdict"];
     assert_eq!((&verdict["code"], code), (&json!("locked"), Some(1)), "{said}");
     assert_eq!(actions(&said["entries"][0]), ["wait", "end_session"]);
-    let life = show(&stores, "locked").await;
+    let life = stores.show("locked").await;
     assert_eq!(life["ledger_available"], true, "{life}");
     assert!(moments(&life).contains(&"locked"), "{life}");
-    eventually("the doctor tells who holds it", async || {
-        let ended = run(operate(&stores, &["doctor", "--json"])).await;
+    until("the doctor tells who holds it", async || {
+        let ended = stores.run(&["doctor", "--json"]).await;
         for wrong in ["postgresql_unreachable", "owners_unknown"] {
             let good = format!("\"code\": \"{wrong}\",\n      \"severity\": \"good\"");
             let said = ended.stdout.replace(&good, "");
             assert!(!said.contains(wrong), "{said}");
         }
-        ended.stdout.contains("idle in transaction) has locked a table").then_some(())
+        ended.stdout.contains("idle in transaction) has locked a table")
     })
     .await;
     drop(held);
     process.api.until_settled().await;
     assert_eq!(stores.count("select count(*) from dead_letters").await, 0);
-    process.stop().await;
 }
 
 /// Hands everything on every stream to a consumer that does nothing with it.
 async fn hand_to_ghost(stores: &Stores) {
     for partition in 0..u64::from(PARTITIONS) {
         let key = stores.key(partition, "stream");
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg(&["GROUP", "ledger", "ghost", "COUNT", "1000", "STREAMS", &key, ">"]);
-        let mut redis = stores.redis.clone();
-        while command.query_async::<redis::Value>(&mut redis).await.unwrap() != redis::Value::Nil {}
+        let take =
+            ["XREADGROUP", "GROUP", "ledger", "ghost", "COUNT", "1000", "STREAMS", &key, ">"];
+        while stores.ask::<redis::Value>(&take).await != redis::Value::Nil {}
     }
 }
 
 #[tokio::test]
 async fn what_is_committed_unreadable_or_deleted_is_told_apart() {
-    let mut h = Harness::with(&["--retention", "1h"]).await;
-    h.api.open_account("ADA", "100").await;
+    let mut h = Harness::with(&["--retention", "1h"]).await.account("ADA", "100").await;
     h.api.pay("done", "ADA", "1").await;
     h.settled().await;
     h.stop_worker().await;
-    let (stores, redis) = (&h.stores, &mut h.stores.redis.clone());
+    let stores = &h.stores;
     // Committed, and its acknowledgement lost: it is handed out again.
     let place = h.api.payment("done").await;
     let stream = stores.key(place["partition"].as_u64().unwrap(), "stream");
-    redis::cmd("XGROUP").arg(&["SETID", &stream, "ledger", "0"]).exec_async(redis).await.unwrap();
-    redis::cmd("XADD").arg(&[&stream, "*", "hello", "world"]).exec_async(redis).await.unwrap();
-    let gone: String =
-        redis::cmd("XADD").arg(&[&stream, "*", "a", "b"]).query_async(redis).await.unwrap();
+    stores.tell(&["XGROUP", "SETID", &stream, "ledger", "0"]).await;
+    stores.tell(&["XADD", &stream, "*", "hello", "world"]).await;
+    let gone: String = stores.ask(&["XADD", &stream, "*", "a", "b"]).await;
     hand_to_ghost(stores).await;
-    redis::cmd("XDEL").arg(&[&stream, &gone]).exec_async(redis).await.unwrap();
+    stores.tell(&["XDEL", &stream, &gone]).await;
     // Nobody owns anything: the ledger's word on what is settled comes first.
     let (said, code) = pending(stores, &[]).await;
     assert_eq!(code, Some(1));
@@ -329,14 +290,13 @@ async fn what_is_committed_unreadable_or_deleted_is_told_apart() {
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "1.00");
     assert_eq!(pending(&h.stores, &[]).await.1, Some(0));
-    let nowhere = run(operate(&h.stores, &["pending", "--partition", "99"])).await;
-    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+    let nowhere = h.stores.run(&["pending", "--partition", "99"]).await;
+    assert_eq!(nowhere.code(), Some(2), "{nowhere:?}");
     assert!(
         nowhere.stderr.contains("there is no partition 99: the topology has partitions 0 to 7")
     );
     let path = "/api/v1/admin/pending?partition=99";
     h.api.get(path).await.is_problem(400, "invalid_query");
-    h.stop().await;
 }
 
 #[tokio::test]
@@ -344,16 +304,15 @@ async fn a_payment_of_an_unknown_customer_is_said_to_wait_for_its_account() {
     let h = Harness::start().await;
     h.api.pay("lost", "NOBODY", "7").await;
     h.settled().await;
-    let life = show(&h.stores, "lost").await;
+    let life = h.stores.show("lost").await;
     assert_eq!(life["state"], "suspense");
     assert!(life["sentence"].as_str().unwrap().contains("no customer has the id NOBODY"));
     h.api.open_account("NOBODY", "100").await;
-    let life = show(&h.stores, "lost").await;
+    let life = h.stores.show("lost").await;
     assert_eq!((&life["state"], &life["customer_id"]), (&json!("applied"), &json!("NOBODY")));
     assert_eq!(moments(&life), ["received", "appended", "taken", "suspense", "applied"]);
-    let ended = run(operate(&h.stores, &["show", "never", "--json"])).await;
-    assert_eq!((ended.status.code(), ended.stdout.trim()), (Some(1), "null"));
-    h.stop().await;
+    let ended = h.stores.run(&["show", "never", "--json"]).await;
+    assert_eq!((ended.code(), ended.stdout.trim()), (Some(1), "null"));
 }
 
 #[tokio::test]
@@ -367,8 +326,7 @@ async fn a_hundred_thousand_pending_entries_are_listed_in_pages() {
             payment(&format!("many{batch}-{number}"), &customer, "1")
         });
         let body = Value::Array(payments.collect());
-        let reply = h.api.post("/api/v1/payments/batch", &body).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        h.api.post("/api/v1/payments/batch", &body).await.is(200);
     }
     hand_to_ghost(&h.stores).await;
     let summary = h.api.get("/api/v1/admin/pending/summary").await.json();
@@ -398,7 +356,5 @@ async fn a_hundred_thousand_pending_entries_are_listed_in_pages() {
     assert_eq!((said["entries"].as_array().unwrap().len(), code), (1_200, Some(1)));
     let reply = h.api.get("/api/v1/admin/pending?from=nowhere").await;
     reply.is_problem(400, "invalid_query");
-    h.start_worker();
-    h.settled().await;
-    h.stop().await;
+    h.work().await;
 }

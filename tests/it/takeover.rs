@@ -3,16 +3,10 @@
 //! from the cache there.
 
 use redis::aio::MultiplexedConnection;
-use serde_json::Value;
 
-use crate::{
-    failover::{LOST, Pair, pay, tell},
-    harness::{Api, connect_to_redis, eventually},
-    process::Process,
-};
+use crate::{failover::tell, prelude::*};
 
-const APART: [(&str, &str); 2] =
-    [("PAYSTREAM_HEALTH_BIND", "127.0.0.1:0"), ("PAYSTREAM_LANES", "1")];
+const APART: [(&str, &str); 1] = [("PAYSTREAM_LANES", "1")];
 
 /// Waits until a payment is found at all, and says what became of it.
 async fn look_up(api: &Api, reference: &str) -> String {
@@ -26,21 +20,10 @@ async fn look_up(api: &Api, reference: &str) -> String {
     .await
 }
 
-async fn applied(api: &Api, reference: &str) {
-    eventually(&format!("{reference} is applied"), async || {
-        (look_up(api, reference).await == "applied").then_some(())
-    })
-    .await;
-}
-
 /// The replica hears nothing more.
 async fn part(pair: &Pair) {
     pair.in_step().await;
     tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
-}
-
-async fn ask<T: redis::FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str]) -> T {
-    redis::cmd(words[0]).arg(&words[1..]).query_async(redis).await.unwrap()
 }
 
 #[tokio::test]
@@ -55,7 +38,7 @@ async fn payments_are_found_and_settled_though_the_clock_of_a_promoted_server_is
     // As if the clock of the primary were ahead of the replica's.
     let stream = pair.stores.key(partition, "stream");
     let ahead = "99999999999999-7";
-    let _: String = ask(&mut pair.stores.redis, &["XSETID", &stream, ahead]).await;
+    pair.stores.tell(&["XSETID", &stream, ahead]).await;
     let last = pay(&gateway.api, "r2").await["stream_id"].as_str().unwrap().to_owned();
     assert!(last.starts_with("99999999999999-"), "{last}");
     gateway.api.until_settled().await;
@@ -78,38 +61,32 @@ async fn payments_are_found_and_settled_though_the_clock_of_a_promoted_server_is
     let _: i64 = ask(&mut redis, &destroy).await;
     let worker = Process::serve("worker", &pair.stores, &APART).await;
     for reference in &waiting {
-        applied(&gateway.api, reference).await;
+        gateway.api.until_is(reference, "applied").await;
     }
     // From then on ids are above all that the ledger knows.
-    eventually("ids are raised", async || {
+    until("ids are raised", async || {
         let info: Vec<redis::Value> = ask(&mut redis.clone(), &["XINFO", "STREAM", &stream]).await;
         let is_it = |value: &redis::Value| {
             matches!(value, redis::Value::BulkString(text) if *text == last.as_bytes())
         };
-        info.iter().any(is_it).then_some(())
-    })
+        info.iter().any(is_it) })
     .await;
     worker.stop().await;
     let taken = pay(&gateway.api, "above").await;
     assert!(taken["stream_id"].as_str().unwrap().starts_with("99999999999999-"), "{taken}");
     assert_eq!(look_up(&gateway.api, "above").await, "accepted");
     let _: i64 = ask(&mut redis, &destroy).await;
-    let worker = Process::serve("worker", &pair.stores, &APART).await;
-    applied(&gateway.api, "above").await;
-    gateway.api.until_settled().await;
+    let _worker = Process::serve("worker", &pair.stores, &APART).await;
+    gateway.api.until_is("above", "applied").await;
+    gateway.settled(&pair.stores).await;
     assert_eq!(pair.stores.count(LOST).await, 0);
-    pair.stores.audit().await;
     assert_eq!(gateway.api.balance("ADA").await["total_paid"], "31.00");
-    for process in [gateway, worker] {
-        process.stop().await;
-    }
 }
 
 #[tokio::test]
 async fn a_promoted_replica_that_lacks_a_removal_shows_no_old_balance() {
     let mut pair = Pair::on("cached", None).await;
-    let process = Process::serve("all", &pair.stores, &[]).await;
-    process.api.open_account("ADA", "1000").await;
+    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
     pay(&process.api, "r1").await;
     process.api.until_settled().await;
     let cached = async |redis: &mut MultiplexedConnection, keys: &[String]| -> Option<String> {
@@ -140,5 +117,4 @@ async fn a_promoted_replica_that_lacks_a_removal_shows_no_old_balance() {
     })
     .await;
     paid("2.00").await;
-    process.stop().await;
 }

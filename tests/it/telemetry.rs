@@ -6,21 +6,16 @@
 use std::{
     net::SocketAddr,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
-use reqwest::Method;
-use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
-    harness::{Stores, eventually, payment, send},
     otlp::{
         Manner, Sink,
         received::{Attributes, Span},
     },
-    ownership::worker,
-    process::Process,
+    prelude::*,
 };
 
 /// Said when it begins.
@@ -40,6 +35,12 @@ pub fn exporting<'a>(url: &'a str, ratio: &'a str) -> Vec<(&'a str, &'a str)> {
         ("PAYSTREAM_TRACE_RATIO", ratio),
         ("PAYSTREAM_TRACE_SLOW", "1h"),
     ]
+}
+
+/// A receiver of telemetry, on free ports.
+pub async fn sink() -> Sink {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    in_background(Sink::listen(any, any)).await.expect("free ports")
 }
 
 /// The spans of one trace.
@@ -107,8 +108,7 @@ async fn pay_whatever_happens(url: &str, meanwhile: impl AsyncFn(&Process, &Proc
     let (gateway, worker) = both(&stores, &settings).await;
     gateway.api.open_account("ADA", "1000").await;
     for n in 0..20 {
-        let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await;
-        assert_eq!(reply.status, 200, "{}", reply.text);
+        gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await.is(200);
     }
     meanwhile(&gateway, &worker).await;
     gateway.api.pay("last", "ADA", "1").await;
@@ -123,11 +123,11 @@ async fn pay_whatever_happens(url: &str, meanwhile: impl AsyncFn(&Process, &Proc
 async fn until_said(message: &str, processes: [&Process; 2]) {
     let [gateway, _] = processes;
     let number = AtomicU32::new(0);
-    eventually(&format!("traces and metrics: {message}"), async || {
+    until(&format!("traces and metrics: {message}"), async || {
         let number = number.fetch_add(1, Ordering::Relaxed);
         gateway.api.pay(&format!("{}{number}", message.len()), "BOB", "1").await;
         let said = |process: &Process| process.events(message).len() == 2;
-        processes.into_iter().all(said).then_some(())
+        processes.into_iter().all(said)
     })
     .await;
 }
@@ -154,7 +154,7 @@ async fn payments_go_on_while_nobody_listens() {
         until_said(UNDELIVERED, [gateway, worker]).await;
         // Somebody begins to.
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        let sink = Sink::listen(free, http).await.unwrap();
+        let sink = in_background(Sink::listen(free, http)).await.unwrap();
         until_said(DELIVERED, [gateway, worker]).await;
         assert!(!sink.series().is_empty());
         assert_said_once(UNDELIVERED, "WARN", [gateway, worker]);
@@ -165,14 +165,14 @@ async fn payments_go_on_while_nobody_listens() {
 
 #[tokio::test]
 async fn payments_go_on_while_telemetry_is_refused() {
-    let sink = Sink::start().await;
+    let sink = sink().await;
     sink.answer(Manner::Refusing);
     pay_whatever_happens(&sink.url(), async |gateway, worker| {
         until_said(UNDELIVERED, [gateway, worker]).await;
         let refused: u64 = sink.counts().requests.values().sum();
-        eventually("it is tried again", async || {
+        until("it is tried again", async || {
             let requests: u64 = sink.counts().requests.values().sum();
-            (requests > refused + 20).then_some(())
+            requests > refused + 20
         })
         .await;
         assert_said_once(UNDELIVERED, "WARN", [gateway, worker]);
@@ -186,7 +186,7 @@ async fn payments_go_on_while_telemetry_is_refused() {
 
 #[tokio::test]
 async fn payments_go_on_while_telemetry_hangs() {
-    let sink = Sink::start().await;
+    let sink = sink().await;
     sink.answer(Manner::Hanging);
     pay_whatever_happens(&sink.url(), async |_, _| ()).await;
     assert!(sink.spans().is_empty() && sink.series().is_empty());
@@ -196,10 +196,10 @@ async fn payments_go_on_while_telemetry_hangs() {
 
 #[tokio::test]
 async fn payments_go_on_while_telemetry_is_slow() {
-    let sink = Sink::start().await;
+    let sink = sink().await;
     sink.answer(Manner::Slow(Duration::from_secs(1)));
     pay_whatever_happens(&sink.url(), async |_, _| {
-        eventually("some of it comes", async || (!sink.spans().is_empty()).then_some(())).await;
+        until("some of it comes", async || !sink.spans().is_empty()).await;
     })
     .await;
 }
@@ -207,13 +207,12 @@ async fn payments_go_on_while_telemetry_is_slow() {
 #[tokio::test]
 async fn a_line_that_is_logged_during_a_request_names_its_trace() {
     let stores = Stores::new().await;
-    let sink = Sink::start().await;
+    let sink = sink().await;
     let url = sink.url();
     let gateway = Process::serve("gateway", &stores, &exporting(&url, "1")).await;
     gateway.api.pay("before", "ADA", "1").await;
     assert_ne!(stores.delete_keys("*:stream").await, 0);
-    let reply = gateway.api.post_payment(&payment("after", "ADA", "1")).await;
-    assert_eq!(reply.status, 503, "{}", reply.text);
+    let reply = gateway.api.post_payment(&payment("after", "ADA", "1")).await.is(503);
     let (trace_id, span_id) = named_by(reply.header("traceparent"));
     let message = "state is lost in Redis; payments of this partition are refused";
     gateway.until_logged(message).await;
@@ -221,7 +220,6 @@ async fn a_line_that_is_logged_during_a_request_names_its_trace() {
     assert!(gateway.events("listening")[0]["trace_id"].is_null(), "only lines of a request");
     let trace = Trace::of(&sink, &trace_id, 1).await;
     assert_eq!(trace.only("POST /api/v1/payments").span_id, span_id);
-    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -255,13 +253,9 @@ async fn how_much_is_logged_changes_while_a_process_runs() {
     for (level, times) in [("info,paystream=debug", 1), ("info", 2)] {
         gateway.signal("USR1").await;
         let message = "the log level was changed by a signal";
-        eventually("the signal is heeded", async || {
-            (gateway.events(message).len() == times).then_some(())
-        })
-        .await;
+        until("the signal is heeded", async || gateway.events(message).len() == times).await;
         assert_eq!(gateway.events(message)[times - 1]["level"], level);
         assert_eq!(gateway.events(message)[times - 1]["actor"], "signal");
         assert_eq!(gateway.api.get(LOG).await.json()["level"], level);
     }
-    gateway.stop().await;
 }

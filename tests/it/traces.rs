@@ -3,17 +3,14 @@
 //! workers that were killed and of operators included.
 
 use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode};
-use serde_json::json;
 
 use crate::{
-    harness::{Reply, Stores, eventually, payment},
     otlp::{
         Sink,
         received::{Span, text},
     },
-    ownership::{lock, sessions, worker},
-    poison::{allow_poison, refuse_poison},
-    telemetry::{Trace, assert_has, both, exporting, named_by},
+    prelude::*,
+    telemetry::{Trace, assert_has, both, exporting, named_by, sink},
 };
 
 pub const POST: &str = "POST /api/v1/payments";
@@ -32,20 +29,19 @@ fn links(span: &Span) -> Vec<&str> {
 
 /// Waits until the ledger has so many rows, without a request.
 pub async fn until_posted(stores: &Stores, rows: i64) {
-    eventually(&format!("{rows} payments are posted"), async || {
+    until(&format!("{rows} payments are posted"), async || {
         let sql = "select count(*) from processed_transactions";
-        (stores.count(sql).await == rows).then_some(())
+        stores.count(sql).await == rows
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_posted_payment_is_one_trace_of_six_spans_over_two_processes() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let (gateway, ada) = both(&stores, &exporting(&sink.url(), "1")).await;
     gateway.api.open_account("ADA", "100").await;
-    let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await;
-    assert_eq!(reply.status, 202, "{}", reply.text);
+    let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await.is(202);
     let (trace_id, answered) = named_by(reply.header("traceparent"));
     Trace::of(&sink, &trace_id, SPANS).await;
     ada.stop().await;
@@ -133,7 +129,7 @@ fn assert_attributes(trace: &Trace, reply: &Reply) {
 
 #[tokio::test]
 async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let url = sink.url();
     // Long enough to be killed in, on a busy machine.
     let lease = [("PAYSTREAM_LEASE", "12s"), ("PAYSTREAM_BATCH_DEADLINE", "6s")];
@@ -143,8 +139,8 @@ async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
     let held = lock(&stores, "processed_transactions", "share").await;
     let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await;
     let (trace_id, _) = named_by(reply.header("traceparent"));
-    eventually("it is in the middle of its batch", async || {
-        (sessions(&stores, "ada", "wait_event_type = 'Lock'").await > 0).then_some(())
+    until("it is in the middle of its batch", async || {
+        sessions(&stores, "ada", "wait_event_type = 'Lock'").await > 0
     })
     .await;
     ada.kill().await;
@@ -200,11 +196,11 @@ fn assert_dead_letter(trace: &Trace) {
 
 #[tokio::test]
 async fn a_dead_letter_shows_its_attempts() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let url = sink.url();
     let settings = [exporting(&url, "1"), vec![("PAYSTREAM_ATTEMPTS_MAX", "2")]].concat();
     refuse_poison(&stores).await;
-    let (gateway, ada) = both(&stores, &settings).await;
+    let (gateway, _ada) = both(&stores, &settings).await;
     gateway.api.open_account("ADA", "100").await;
     let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
     let (trace_id, _) = named_by(reply.header("traceparent"));
@@ -218,8 +214,8 @@ async fn a_dead_letter_shows_its_attempts() {
     allow_poison(&stores).await;
     let letter = stores.count("select id from dead_letters").await;
     let path = format!("/api/v1/admin/dead-letters/{letter}/redrive");
-    let redrive = gateway.api.post(&path, &json!({"reason": "a test", "actor": "ada"})).await;
-    assert_eq!(redrive.status, 200, "{}", redrive.text);
+    let redrive =
+        gateway.api.post(&path, &json!({"reason": "a test", "actor": "ada"})).await.is(200);
     let (request_trace, request) = named_by(redrive.header("traceparent"));
     assert_ne!(request_trace, trace_id);
     let attempts = trace.named(PROCESS).len();
@@ -228,13 +224,11 @@ async fn a_dead_letter_shows_its_attempts() {
     assert_eq!((redriven.service(), &redriven.parent_id), ("paystream-gateway", send));
     assert!(links(redriven).contains(&request.as_str()), "{redriven:#?}");
     assert_has(&redriven.attributes, &json!({"paystream.outcome": "applied"}));
-    ada.stop().await;
-    gateway.stop().await;
 }
 
 #[tokio::test]
 async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
-    let (stores, sink) = (Stores::new().await, Sink::start().await);
+    let (stores, sink) = (Stores::new().await, sink().await);
     let url = sink.url();
     let settings = [exporting(&url, "0"), vec![("PAYSTREAM_ATTEMPTS_MAX", "3")]].concat();
     refuse_poison(&stores).await;
@@ -256,8 +250,5 @@ async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
 }
 
 async fn until_buried(sink: &Sink) {
-    eventually("it is buried", async || {
-        sink.spans().iter().any(|span| span.name == BURY).then_some(())
-    })
-    .await;
+    until("it is buried", async || sink.spans().iter().any(|span| span.name == BURY)).await;
 }

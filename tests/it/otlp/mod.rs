@@ -63,13 +63,6 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Listens on free ports of this machine.
-    #[cfg(test)]
-    pub async fn start() -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::listen(any, any).await.expect("free ports")
-    }
-
     /// Listens for gRPC here, and for HTTP there.
     pub async fn listen(grpc: SocketAddr, http: SocketAddr) -> io::Result<Self> {
         let (grpc, http) = (TcpListener::bind(grpc).await?, TcpListener::bind(http).await?);

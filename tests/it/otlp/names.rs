@@ -160,57 +160,39 @@ mod tests {
     }
 
     #[test]
-    fn dots_become_underscores() {
-        assert_eq!(metric("paystream.queue.depth", "", Kind::Gauge), "paystream_queue_depth");
-        assert_eq!(metric("a..b-c", "", Kind::Gauge), "a_b_c", "one for many");
-    }
-
-    #[test]
-    fn units_become_suffixes() {
-        assert_eq!(metric("a.age", "s", Kind::Gauge), "a_age_seconds");
-        assert_eq!(metric("a.used", "By", Kind::UpDownCounter), "a_used_bytes");
-        assert_eq!(metric("a.duration", "ms", Kind::Histogram), "a_duration_milliseconds");
-        assert_eq!(metric("a.rate", "By/s", Kind::Gauge), "a_rate_bytes_per_second");
-    }
-
-    #[test]
-    fn a_unit_that_the_name_has_is_not_said_again() {
-        assert_eq!(metric("a.seconds", "s", Kind::Gauge), "a_seconds");
-    }
-
-    #[test]
-    fn units_in_braces_are_dropped() {
-        assert_eq!(metric("a.depth", "{message}", Kind::Gauge), "a_depth");
-    }
-
-    #[test]
-    fn gauges_without_a_unit_of_their_own_are_ratios() {
-        assert_eq!(metric("cpu.utilization", "1", Kind::Gauge), "cpu_utilization_ratio");
-        assert_eq!(metric("a.size", "1", Kind::Histogram), "a_size");
-        assert_eq!(metric("a.size", "1", Kind::UpDownCounter), "a_size");
-    }
-
-    #[test]
-    fn counters_end_in_total_after_the_unit() {
-        assert_eq!(metric("a.cpu", "s", Kind::Counter), "a_cpu_seconds_total");
-        assert_eq!(metric("a.total", "{call}", Kind::Counter), "a_total", "once");
-        assert_eq!(metric("a.things", "1", Kind::Counter), "a_things_total");
-    }
-
-    #[test]
-    fn what_goes_up_and_down_has_no_suffix() {
-        assert_eq!(metric("a.active", "{request}", Kind::UpDownCounter), "a_active");
-    }
-
-    #[test]
-    fn no_name_begins_with_a_digit() {
-        assert_eq!(metric("5xx.answers", "", Kind::Counter), "_5xx_answers_total");
-        assert_eq!(label("5xx"), "key_5xx");
+    fn metrics_are_named_by_their_unit_and_kind() {
+        use Kind::{Counter, Gauge, Histogram, UpDownCounter};
+        for (name, unit, kind, wanted) in [
+            // Dots become underscores, one for many.
+            ("paystream.queue.depth", "", Gauge, "paystream_queue_depth"),
+            ("a..b-c", "", Gauge, "a_b_c"),
+            // Units become suffixes, unless the name has them or they are in braces.
+            ("a.age", "s", Gauge, "a_age_seconds"),
+            ("a.used", "By", UpDownCounter, "a_used_bytes"),
+            ("a.duration", "ms", Histogram, "a_duration_milliseconds"),
+            ("a.rate", "By/s", Gauge, "a_rate_bytes_per_second"),
+            ("a.seconds", "s", Gauge, "a_seconds"),
+            ("a.depth", "{message}", Gauge, "a_depth"),
+            // Gauges without a unit of their own are ratios.
+            ("cpu.utilization", "1", Gauge, "cpu_utilization_ratio"),
+            ("a.size", "1", Histogram, "a_size"),
+            ("a.size", "1", UpDownCounter, "a_size"),
+            // Counters end in total, once, after the unit; what goes down again does not.
+            ("a.cpu", "s", Counter, "a_cpu_seconds_total"),
+            ("a.total", "{call}", Counter, "a_total"),
+            ("a.things", "1", Counter, "a_things_total"),
+            ("a.active", "{request}", UpDownCounter, "a_active"),
+            // No name begins with a digit.
+            ("5xx.answers", "", Counter, "_5xx_answers_total"),
+        ] {
+            assert_eq!(metric(name, unit, kind), wanted, "{name} in {unit}, a {kind:?}");
+        }
     }
 
     #[test]
     fn labels_are_letters_digits_and_underscores() {
         assert_eq!(label("http.request.method"), "http_request_method");
+        assert_eq!(label("5xx"), "key_5xx");
         let mut labels = Labels::new();
         add(&mut labels, &attributes(&[("a.b", json!("x")), ("a_b", json!(2))]));
         assert_eq!(pairs(&labels), [("a_b", "x;2")], "joined");

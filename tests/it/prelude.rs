@@ -1,0 +1,44 @@
+//! What most tests name: the parts of the harness, and a few types of others.
+
+pub use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs,
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+pub use futures_util::future::join_all;
+pub use paystream::{
+    clock,
+    domain::{CustomerId, Fence, Reference, StreamId, partition_of},
+    ledger::{self, Ledger},
+    operations::{Act, KINDS, Mend, Operations, Refusal},
+    stream::{self, Streams},
+};
+pub use paystream_dev::RedisServer;
+pub use reqwest::{Method, RequestBuilder, redirect::Policy};
+pub use serde_json::{Value, json};
+pub use sqlx::{AssertSqlSafe, Connection, PgConnection};
+pub use tokio::{
+    io::AsyncReadExt,
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    process::Command,
+    task::JoinSet,
+};
+
+pub use crate::{
+    failover::{LOST, Pair, pay},
+    harness::{
+        Api, Harness, PARTITIONS, Reply, Stores, ask, but, connect_to_redis, empty_directory,
+        eventually, has, in_background, in_time, own_postgres, own_redis, payment, send, until,
+    },
+    load::{CUSTOMERS, Load, Loaded, assert_applied},
+    mending::{everything, logged, operations, read_again, signed},
+    ownership::{SHORT, gateway, lock, owners, sessions, until_spread, verify, worker},
+    poison::{allow_poison, refuse_poison},
+    process::{Ended, Process, operate, paystream, run, serve},
+    proxy::{Proxy, Way},
+    resize::{resize, served},
+};
