@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ const POINT_EVERY: Duration = Duration::from_secs(3);
 /// Everything at one moment, with what came before it.
 pub(super) struct Look {
     pub(super) at: Instant,
-    pub(super) overview: Overview,
+    pub(super) overview: Arc<Overview>,
     pub(super) redis_away: Option<DateTime<Utc>>,
     pub(super) ledger_away: Option<DateTime<Utc>>,
     /// What the last checkup found that is not as it should be, the worst first.
@@ -51,7 +52,7 @@ pub(super) struct LookHistory {
 }
 
 impl LookHistory {
-    pub(super) fn take(&mut self, now: Instant, overview: Overview) -> Look {
+    pub(super) fn take(&mut self, now: Instant, overview: Arc<Overview>) -> Look {
         let since = |available: bool, away: Option<DateTime<Utc>>| {
             if available { None } else { away.or(Some(overview.as_of)) }
         };
@@ -134,8 +135,8 @@ mod tests {
     use super::*;
     use crate::operations::{Figures, Severity};
 
-    fn overview(ledger_available: bool) -> Overview {
-        Overview {
+    fn overview(ledger_available: bool) -> Arc<Overview> {
+        Arc::new(Overview {
             as_of: DateTime::UNIX_EPOCH,
             redis_available: true,
             ledger_available,
@@ -144,7 +145,7 @@ mod tests {
             figures: Figures::default(),
             workers: Vec::new(),
             partitions: Vec::new(),
-        }
+        })
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Live figures: one poll for everybody who watches, and a stream of events
-//! for each of them. Looks every second while somebody watches, and now and
-//! then otherwise, so that a chart has a past. Keeps ten minutes in memory.
+//! Live figures: the process's snapshots for everybody who watches, and a stream of events for
+//! each of them. Wants a new snapshot every second while somebody watches; otherwise those of the
+//! monitor give charts a past. Keeps ten minutes in memory.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     http::{Code, Full, Operator, Peer, Place, Places, Problem, Query},
-    operations::{Operations, Severity},
+    operations::{Operations, Severity, Snapshot},
 };
 
 /// Pages that may show live figures at once.
@@ -42,8 +42,9 @@ const WATCHED_EVERY: Duration = Duration::from_secs(1);
 const UNWATCHED_EVERY: Duration = Duration::from_secs(10);
 /// Interval of checkups while somebody watches.
 const CHECKED_EVERY: Duration = Duration::from_secs(10);
-/// A look that is this old is not shown on a new page.
+/// A snapshot that is this old is taken anew for a page, and for those who watch.
 const FRESH: Duration = Duration::from_secs(2);
+const FRESH_WATCHED: Duration = Duration::from_millis(500);
 
 pub(super) struct Live {
     viewers: Places<String>,
@@ -76,7 +77,8 @@ impl Live {
 
     async fn keep_looking(&self, operations: &Operations) {
         loop {
-            self.look(operations).await;
+            let fresh = if self.is_watched() { FRESH_WATCHED } else { UNWATCHED_EVERY };
+            self.look(operations, fresh).await;
             let pause = if self.is_watched() { WATCHED_EVERY } else { UNWATCHED_EVERY };
             tokio::select! {
                 () = time::sleep(pause) => {}
@@ -113,23 +115,23 @@ impl Live {
     /// with a later one.
     pub(super) async fn fresh(&self, operations: &Operations) -> Arc<Look> {
         self.visited.notify_waiters();
-        let latest = self.latest.borrow().clone();
-        match latest {
-            Some(look) if look.at.elapsed() < FRESH => look,
-            _ => self.look(operations).await,
-        }
+        self.look(operations, FRESH).await
     }
 
-    async fn look(&self, operations: &Operations) -> Arc<Look> {
-        let overview = operations.overview().await;
+    async fn look(&self, operations: &Operations, fresh: Duration) -> Arc<Look> {
+        let Snapshot { at, overview } = operations.snapshot(fresh).await;
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody has looked since, or somebody has and shown it already.
+        if let Some(look) = self.latest.borrow().clone().filter(|look| look.at >= at) {
+            return look;
+        }
         let away = (history.redis_away.is_some(), history.ledger_away.is_some());
-        let look = Arc::new(history.take(Instant::now(), overview));
-        drop(history);
+        let look = Arc::new(history.take(at, overview));
         if away != (look.redis_away.is_some(), look.ledger_away.is_some()) {
             self.changed.notify_one();
         }
         self.latest.send_replace(Some(Arc::clone(&look)));
+        drop(history);
         look
     }
 }

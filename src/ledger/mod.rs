@@ -41,9 +41,8 @@ use sqlx::{
 use tokio::time::timeout;
 
 pub use admin::{
-    Acted, AdminStore, AttemptRow, BlockedSession, COUNT_MAX, DamagedAccount, LockHolder, MoveRow,
-    OpenCases, OpenTransaction, Pile, Refusal, RetriedEntry, SettledCase, Signature, StoredPayment,
-    TrialRow, Vitals, Work, WorkerRow,
+    Acted, AdminStore, AttemptRow, COUNT_MAX, LockHolder, MoveRow, Refusal, SettledCase, Signature,
+    StoredPayment, Symptom, Symptoms, TrialRow, Vitals, WorkerRow,
 };
 pub use attempts::Attempt;
 pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};

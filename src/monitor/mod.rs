@@ -32,6 +32,8 @@ use process::Reading;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A snapshot that the console took is shared when it is no older.
+const FRESH: Duration = Duration::from_secs(2);
 /// How long a look may take.
 const LOOK_MAX: Duration = Duration::from_secs(4);
 /// Between two counts of all customers.
@@ -104,8 +106,10 @@ impl Monitor {
     }
 
     async fn look_at_whole(&self) {
-        let (redis, postgresql) = match timeout(LOOK_MAX, self.operations.overview()).await {
-            Ok(overview) => (samples::redis(&overview), samples::postgresql(&overview)),
+        let (redis, postgresql) = match timeout(LOOK_MAX, self.operations.snapshot(FRESH)).await {
+            Ok(snapshot) => {
+                (samples::redis(&snapshot.overview), samples::postgresql(&snapshot.overview))
+            }
             Err(_) => (Vec::new(), Vec::new()),
         };
         self.saw(Look::Redis, redis);

@@ -39,6 +39,15 @@ pub struct Group {
     pub oldest_waiting_seconds: Option<u64>,
     /// Partitions on which entries are kept only for it.
     pub pins_trimming_on: BTreeSet<u16>,
+    /// Partitions with it.
+    #[serde(skip)]
+    pub(super) on: BTreeSet<u16>,
+    /// Entries that it has not acknowledged and ours has.
+    #[serde(skip)]
+    pub(super) kept: i64,
+    /// The first of them.
+    #[serde(skip)]
+    pub(super) kept_since: Option<StreamId>,
 }
 
 impl Group {
@@ -65,6 +74,9 @@ impl Group {
             pending: 0,
             oldest_waiting_seconds: None,
             pins_trimming_on: BTreeSet::new(),
+            on: BTreeSet::new(),
+            kept: 0,
+            kept_since: None,
         }
     }
 }
@@ -173,15 +185,15 @@ impl Operations {
     }
 }
 
-fn groups(
+pub(super) fn groups(
     registered: Vec<GroupRow>,
     standings: Vec<Standing>,
     partitions: u16,
     now: DateTime<Utc>,
 ) -> Vec<Group> {
     let ours = standings.iter().filter(|standing| standing.group == GROUP);
-    let ours: BTreeMap<u16, StreamId> =
-        ours.map(|standing| (standing.partition, standing.floor)).collect();
+    let ours: BTreeMap<u16, (StreamId, i64)> =
+        ours.map(|one| (one.partition, (one.floor, one.lag + one.pending))).collect();
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for row in registered {
         groups.insert(row.name.clone(), Group::new(row.name.clone(), Some(row), partitions));
@@ -191,12 +203,15 @@ fn groups(
         let new = || Group::new(name.clone(), None, partitions);
         let group = groups.entry(name.clone()).or_insert_with(new);
         group.missing_on.remove(&partition);
+        group.on.insert(partition);
         group.lag += lag;
         group.pending += pending;
         let waiting = oldest_waiting.map(|id| id.age_seconds(now));
         group.oldest_waiting_seconds = group.oldest_waiting_seconds.max(waiting);
-        if ours.get(&partition).is_some_and(|ours| floor < *ours) {
+        if let Some((_, left)) = ours.get(&partition).filter(|(ours, _)| floor < *ours) {
             group.pins_trimming_on.insert(partition);
+            group.kept += (lag + pending - left).max(0);
+            group.kept_since = group.kept_since.into_iter().chain(oldest_waiting).min();
         }
     }
     for group in groups.values_mut().filter(|group| group.registered && !group.is_ours()) {

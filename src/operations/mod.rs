@@ -46,7 +46,7 @@ pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
 pub use groups::Group;
 pub use life::{Life, Moment, NOTHING_KNOWN};
-pub use overview::{Figures, Overview, PartitionLook, WorkerLook};
+pub use overview::{Figures, Overview, PartitionLook, Snapshot, WorkerLook};
 pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
@@ -91,6 +91,8 @@ pub struct Operations {
     /// When somebody who only looked last asked whether the ledger is there, and
     /// whether it was.
     ledger_there: Mutex<Option<(Instant, bool)>>,
+    /// What was seen last, by whoever looked.
+    latest: tokio::sync::Mutex<Option<Snapshot>>,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only
@@ -121,6 +123,7 @@ impl Operations {
             dedupe_window: DEDUPE_WINDOW,
             signals: Signals::off(),
             ledger_there: Mutex::new(None),
+            latest: tokio::sync::Mutex::default(),
         }
     }
 

@@ -2,7 +2,11 @@
 //! store is away: what it would have said is missing then. Never changes
 //! anything.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -10,9 +14,12 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use utoipa::ToSchema;
 
-use super::{Error, Operations};
+use super::{
+    Error, Operations,
+    finding::{self as kind, Kind},
+};
 use crate::{
-    ledger::{CursorRow, CustomerCount, OpenCases, WorkerRow},
+    ledger::{CursorRow, CustomerCount, WorkerRow},
     stream::{Contents, Depth, RedisMemory},
 };
 
@@ -123,7 +130,25 @@ pub struct PartitionLook {
     pub oldest_waiting_seconds: Option<u64>,
 }
 
+/// Everything as this process saw it at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub at: Instant,
+    pub overview: Arc<Overview>,
+}
+
 impl Operations {
+    /// The last snapshot that anybody of this process took, if it is no older than `fresh`, or
+    /// else a new one; whoever asks meanwhile gets that one, too.
+    pub async fn snapshot(&self, fresh: Duration) -> Snapshot {
+        let mut latest = self.latest.lock().await;
+        if let Some(snapshot) = latest.as_ref().filter(|it| it.at.elapsed() < fresh) {
+            return snapshot.clone();
+        }
+        let overview = Arc::new(self.overview().await);
+        latest.insert(Snapshot { at: Instant::now(), overview }).clone()
+    }
+
     /// Looks at everything, for two seconds at most.
     pub async fn overview(&self) -> Overview {
         let (streams, ledger, cases) = tokio::join!(
@@ -170,12 +195,8 @@ impl Operations {
     }
 
     async fn cases_now(&self) -> Result<CasesNow, Error> {
-        let (settled, open, losses) = tokio::try_join!(
-            self.reader.settled(),
-            self.admin.open_cases(),
-            self.reader.open_losses(),
-        )?;
-        Ok(CasesNow { settled, open, losses })
+        let (settled, open) = tokio::try_join!(self.reader.settled(), self.admin.open_cases())?;
+        Ok(CasesNow { settled, open })
     }
 }
 
@@ -195,11 +216,10 @@ struct LedgerNow {
 }
 
 /// What PostgreSQL counts. Apart from the owners: a count may wait for a locked table.
-#[derive(Clone, Copy)]
 struct CasesNow {
     settled: i64,
-    open: OpenCases,
-    losses: i64,
+    /// By the code of the doctor's check.
+    open: BTreeMap<&'static str, i64>,
 }
 
 /// What a store answered in time; no error when it did not answer at all.
@@ -230,22 +250,22 @@ fn figures(
 ) -> Figures {
     let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
-    let open = cases.map(|cases| cases.open);
+    let open = |kind: Kind| cases.as_ref()?.open.get(kind.code).copied();
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     Figures {
         appended: streams.map(|streams| streams.contents.appended),
-        settled: cases.map(|cases| cases.settled),
+        settled: cases.as_ref().map(|cases| cases.settled),
         lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
         pending: streams.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
         oldest_waiting_seconds: partitions
             .iter()
             .filter_map(|one| one.oldest_waiting_seconds)
             .max(),
-        dead_letters: open.map(|open| open.dead_letters),
-        suspense: open.map(|open| open.suspense),
-        conflicts: open.map(|open| open.conflicts),
-        parked: open.map(|open| open.parked),
-        losses: cases.map(|cases| cases.losses),
+        dead_letters: open(kind::DEAD),
+        suspense: open(kind::SUSPENSE),
+        conflicts: open(kind::CONFLICTS),
+        parked: open(kind::PARKED),
+        losses: open(kind::LOSSES),
         workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
         partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),

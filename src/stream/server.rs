@@ -1,8 +1,12 @@
 //! The Redis server at the other end of a connection: whether payments may be
 //! given to it, and whose history its data continue. Never changes anything.
 
+use std::collections::HashMap;
+
 use redis::{RedisError, RedisResult, aio::ConnectionLike};
 
+/// Sections of `INFO` that say who a server is.
+const SECTIONS: [&str; 2] = ["server", "replication"];
 /// A replication id of no server.
 const NOBODY: &str = "0000000000000000000000000000000000000000";
 
@@ -24,12 +28,12 @@ pub(super) struct Server {
 /// Counted as an outage when it is a replica: whoever connects again may find
 /// the primary.
 pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Server> {
-    let text = info(connection).await?;
-    if let Some(sentence) = as_replica(&text) {
+    let info = info(connection, &SECTIONS).await?;
+    if let Some(sentence) = as_replica(&info) {
         return Err(unfit(sentence));
     }
-    let run = field(&text, "run_id");
-    let continued = Some(field(&text, "master_replid2")).filter(|id| !matches!(*id, "" | NOBODY));
+    let run = field(&info, "run_id");
+    let continued = Some(field(&info, "master_replid2")).filter(|id| !matches!(*id, "" | NOBODY));
     let identity = continued.map_or_else(|| run.to_owned(), |id| format!("{run}:{id}"));
     Ok(Server { identity, promoted: continued.is_some() })
 }
@@ -48,14 +52,20 @@ pub(super) fn closed(why: &str) -> RedisError {
 
 /// Says so, if the server of this connection is a replica.
 pub(super) async fn replica(connection: &mut impl ConnectionLike) -> RedisResult<Option<String>> {
-    Ok(as_replica(&info(connection).await?))
+    Ok(as_replica(&info(connection, &SECTIONS).await?))
 }
 
-async fn info(connection: &mut impl ConnectionLike) -> RedisResult<String> {
-    redis::cmd("INFO").arg("server").arg("replication").query_async(connection).await
+/// What `INFO` says by name, of these sections or of all.
+pub(super) async fn info(
+    connection: &mut impl ConnectionLike,
+    sections: &[&str],
+) -> RedisResult<HashMap<String, String>> {
+    let text: String = redis::cmd("INFO").arg(sections).query_async(connection).await?;
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }
 
-fn as_replica(info: &str) -> Option<String> {
+fn as_replica(info: &HashMap<String, String>) -> Option<String> {
     (field(info, "role") != "master").then(|| {
         let (host, port) = (field(info, "master_host"), field(info, "master_port"));
         format!(
@@ -65,7 +75,6 @@ fn as_replica(info: &str) -> Option<String> {
     })
 }
 
-fn field<'a>(info: &'a str, name: &str) -> &'a str {
-    let lines = info.lines().filter_map(|line| line.split_once(':'));
-    lines.into_iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value.trim())
+fn field<'a>(info: &'a HashMap<String, String>, name: &str) -> &'a str {
+    info.get(name).map_or("", String::as_str)
 }

@@ -9,7 +9,7 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, replies::Entry, scripts, shared::Shared, standing, vitals,
+    Error, GROUP, Keys, Standing, replies::Entry, scripts, server, shared::Shared, standing,
 };
 use crate::domain::{Reference, StreamId};
 
@@ -98,7 +98,7 @@ impl Upkeep {
     }
 
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
-        let info = vitals::info(&mut self.connection.clone(), Some("memory")).await?;
+        let info = server::info(&mut self.connection.clone(), &["memory"]).await?;
         let number = |name: &str| info.get(name)?.parse().ok();
         let memory = number("used_memory").zip(number("maxmemory"));
         let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;

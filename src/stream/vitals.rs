@@ -7,9 +7,9 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use redis::{Pipeline, aio::ConnectionLike};
+use redis::Pipeline;
 
-use super::{Error, GROUP, Standing, Streams, Unsafe, safety, standing};
+use super::{Error, GROUP, Standing, Streams, Unsafe, safety, server, standing};
 
 /// How often the way there is measured; the quickest counts.
 const PINGS: usize = 3;
@@ -20,34 +20,24 @@ pub struct RedisVitals {
     /// The quickest of a few questions and answers.
     pub latency: Duration,
     pub now: DateTime<Utc>,
-    /// Its version, such as `7.0.15`.
-    pub version: String,
-    /// It reads its data and answers nothing else meanwhile.
-    pub loading: bool,
-    /// It copies another Redis, and takes no writes.
-    pub replica: bool,
+    /// What `INFO` says, by name.
+    pub info: HashMap<String, String>,
     /// What must not be trusted with payments.
     pub unsafe_settings: Unsafe,
-    /// Memory in use, in bytes,
-    pub memory_used: u64,
-    /// and how much it may use: its own limit, or the machine's memory.
-    pub memory_max: u64,
-    /// Whether it has a limit of its own.
-    pub memory_limited: bool,
-    /// Whether its last write to the append-only file succeeded,
-    pub append_ok: bool,
-    /// and the last time it wrote that file anew,
-    pub rewrite_ok: bool,
-    /// and its last snapshot.
-    pub snapshot_ok: bool,
-    /// Connections, and how many there may be.
-    pub clients: u64,
-    /// How many there may be.
-    pub clients_max: u64,
-    /// Connections it has refused since it started.
-    pub rejected: u64,
     /// Where it keeps its data; nothing when this user may not ask.
     pub directory: Option<String>,
+}
+
+impl RedisVitals {
+    /// A field of `INFO`; empty where this Redis has none.
+    pub fn text(&self, name: &str) -> &str {
+        self.info.get(name).map_or("", String::as_str)
+    }
+
+    /// A field of `INFO` that is a number; 0 where this Redis has none.
+    pub fn number(&self, name: &str) -> u64 {
+        self.text(name).parse().unwrap_or(0)
+    }
 }
 
 /// What there is of one partition.
@@ -75,26 +65,11 @@ impl Streams {
         let (seconds, microseconds): (i64, u32) =
             redis::cmd("TIME").query_async(&mut connection).await?;
         let now = DateTime::from_timestamp(seconds, microseconds.saturating_mul(1_000));
-        let info = info(&mut connection, None).await?;
-        let number = |name: &str| info.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let ok = |name: &str| info.get(name).is_none_or(|status| status == "ok");
-        let (own_limit, machine) = (number("maxmemory"), number("total_system_memory"));
         Ok(RedisVitals {
             latency,
             now: now.ok_or(Error::Shape("TIME"))?,
-            version: info.get("redis_version").cloned().unwrap_or_default(),
-            loading: number("loading") == 1,
-            replica: info.get("role").is_some_and(|role| role != "master"),
+            info: server::info(&mut connection, &[]).await?,
             unsafe_settings: safety::unsafe_settings(&mut connection).await?,
-            memory_used: number("used_memory"),
-            memory_max: if own_limit == 0 { machine } else { own_limit },
-            memory_limited: own_limit != 0,
-            append_ok: ok("aof_last_write_status"),
-            rewrite_ok: ok("aof_last_bgrewrite_status"),
-            snapshot_ok: ok("rdb_last_bgsave_status"),
-            clients: number("connected_clients"),
-            clients_max: number("maxclients"),
-            rejected: number("rejected_connections"),
             directory: safety::setting(&mut connection, "dir").await?,
         })
     }
@@ -129,14 +104,4 @@ impl Streams {
             _ => false,
         }
     }
-}
-
-/// What `INFO` says, of one section or of all, by name.
-pub(super) async fn info(
-    connection: &mut impl ConnectionLike,
-    section: Option<&str>,
-) -> Result<HashMap<String, String>, Error> {
-    let text: String = redis::cmd("INFO").arg(section).query_async(connection).await?;
-    let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }

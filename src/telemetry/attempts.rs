@@ -9,7 +9,7 @@ use super::{
     Signals,
     logs::current_request,
     spans::{Moment, SAMPLE_RATIO, Span},
-    words::{self, ACK, BURY, DESTINATION, LEDGER, PROCESS, RECEIVE},
+    words::{self, ACK, BURY, LEDGER, PROCESS, RECEIVE},
     worker::{Buried, Earlier, Steps, Tried, since},
 };
 use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
@@ -27,26 +27,19 @@ impl Signals {
         let attempts = spans.attempts(buried.entry);
         spans.forget(buried.entry);
         let (partition, stream_id) = buried.entry;
-        let mut attributes = words::messaging(BURY).to_vec();
-        attributes.extend([
+        let attributes = [
             KeyValue::new(words::OPERATION_TYPE, "settle"),
             KeyValue::new(words::PARTITION_ID, partition.to_string()),
             KeyValue::new(words::MESSAGE_ID, stream_id.to_string()),
             KeyValue::new(words::OUTCOME, "dead_lettered"),
             KeyValue::new(words::ERROR, buried.code),
             KeyValue::new(SAMPLE_RATIO, 1.0),
-        ]);
+        ];
+        let (place, took) = (spans.place(&parent), (at.wall, Moment::now().wall));
         spans.write(Span {
-            context: spans.below(&parent),
-            parent: parent.span_id,
-            kind: SpanKind::Client,
-            name: format!("{BURY} {DESTINATION}").into(),
-            start: at.wall,
-            end: Moment::now().wall,
-            attributes,
             links: attempts,
-            events: Vec::new(),
             error: Some(buried.reason.to_owned()),
+            ..Span::step(BURY, SpanKind::Client, place, took, attributes)
         });
     }
 
@@ -60,17 +53,11 @@ impl Signals {
         let mut attributes = process_attributes(delivery);
         attributes.push(KeyValue::new(words::OUTCOME, outcome.to_owned()));
         attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
+        let (place, took) = (spans.place(&parent), (started.wall, ended.wall));
         spans.write(Span {
-            context: spans.below(&parent),
-            parent: parent.span_id,
-            kind: SpanKind::Consumer,
-            name: format!("{PROCESS} {DESTINATION}").into(),
-            start: started.wall,
-            end: ended.wall,
-            attributes,
             links,
             events: vec![("redriven", ended.wall)],
-            error: None,
+            ..Span::step(PROCESS, SpanKind::Consumer, place, took, attributes)
         });
     }
 
@@ -132,26 +119,18 @@ impl Signals {
         parent: TraceContext,
         links: &[TraceContext],
     ) -> TraceContext {
-        let context = self.0.spans.below(&parent);
-        let mut attributes = words::messaging(RECEIVE).to_vec();
-        attributes.extend([
+        let place = self.0.spans.place(&parent);
+        let attributes = [
             KeyValue::new(words::OPERATION_TYPE, RECEIVE),
             KeyValue::new(words::GROUP, LEDGER),
             KeyValue::new(words::BATCH_COUNT, number(tried.deliveries.len())),
-        ]);
+        ];
+        let took = (tried.steps.asked.wall, tried.steps.taken.wall);
         self.0.spans.write(Span {
-            context,
-            parent: parent.span_id,
-            kind: SpanKind::Client,
-            name: format!("{RECEIVE} {DESTINATION}").into(),
-            start: tried.steps.asked.wall,
-            end: tried.steps.taken.wall,
-            attributes,
             links: links.to_vec(),
-            events: Vec::new(),
-            error: None,
+            ..Span::step(RECEIVE, SpanKind::Client, place, took, attributes)
         });
-        context
+        place.0
     }
 
     fn write_process(
@@ -163,7 +142,7 @@ impl Signals {
         ended: Moment,
     ) -> TraceContext {
         let spans = &self.0.spans;
-        let context = spans.below(&parent);
+        let place = spans.place(&parent);
         let earlier = tried.earlier.get(&entry(delivery));
         let attempt = earlier.map_or(1, |earlier| earlier.deliveries);
         let mut links: Vec<TraceContext> = receive.into_iter().collect();
@@ -184,28 +163,23 @@ impl Signals {
         let Steps { committed, acknowledged, .. } = tried.steps;
         let committed = committed.map(|(_, at)| ("committed", at.wall));
         let acknowledged = acknowledged.map(|at| ("acknowledged", at.wall));
+        let start = match parent.span_id {
+            Some(_) => tried.steps.taken.wall,
+            // Nothing else shows how long it waited.
+            None => delivery.received_at.into(),
+        };
         spans.write(Span {
-            context,
-            parent: parent.span_id,
-            kind: SpanKind::Consumer,
-            name: format!("{PROCESS} {DESTINATION}").into(),
-            start: match parent.span_id {
-                Some(_) => tried.steps.taken.wall,
-                // Nothing else shows how long it waited.
-                None => delivery.received_at.into(),
-            },
-            end: ended.wall,
-            attributes,
             links,
             events: committed.into_iter().chain(acknowledged).collect(),
             error: failure.map(|failure| failure.text.clone()),
+            ..Span::step(PROCESS, SpanKind::Consumer, place, (start, ended.wall), attributes)
         });
         match failure {
-            Some(_) => spans.remember(entry(delivery), context),
+            Some(_) => spans.remember(entry(delivery), place.0),
             None if earlier.is_some() => spans.forget(entry(delivery)),
             None => {}
         }
-        context
+        place.0
     }
 
     /// The attempt of somebody who did not come back to tell of it.
@@ -216,67 +190,60 @@ impl Signals {
         parent: TraceContext,
         earlier: &Earlier,
     ) -> TraceContext {
-        let context = self.0.spans.below(&parent);
+        let place = self.0.spans.place(&parent);
         let attempt = earlier.deliveries.saturating_sub(1).max(1);
         let mut attributes = process_attributes(delivery);
         attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         attributes.push(KeyValue::new(words::ERROR, "worker_lost"));
         attributes.push(KeyValue::new(words::WORKER, earlier.worker.clone()));
         let taken = tried.steps.taken;
+        let took = (taken.before(earlier.ago), taken.wall);
         self.0.spans.write(Span {
-            context,
-            parent: parent.span_id,
-            kind: SpanKind::Consumer,
-            name: format!("{PROCESS} {DESTINATION}").into(),
-            start: taken.before(earlier.ago),
-            end: taken.wall,
-            attributes,
-            links: Vec::new(),
-            events: Vec::new(),
             error: Some(format!("{} took it and did not come back to it", earlier.worker)),
+            ..Span::step(PROCESS, SpanKind::Consumer, place, took, attributes)
         });
-        context
+        place.0
     }
 
     /// The transaction and the acknowledgement, once for the whole batch.
     fn write_posting(&self, tried: &Tried<'_>, parent: &TraceContext, links: &[TraceContext]) {
         let Some((begun, committed)) = tried.steps.committed else { return };
         let others: Vec<TraceContext> = links.iter().skip(1).copied().collect();
-        let below = |name: String, from: Moment, to: Moment, attributes| Span {
-            context: self.0.spans.below(parent),
-            parent: parent.span_id,
-            kind: SpanKind::Client,
-            name: name.into(),
-            start: from.wall,
-            end: to.wall,
-            attributes,
+        let step = |from: Moment, to: Moment, attributes| Span {
             links: others.clone(),
-            events: Vec::new(),
-            error: None,
+            ..Span::step(
+                ACK,
+                SpanKind::Client,
+                self.0.spans.place(parent),
+                (from.wall, to.wall),
+                attributes,
+            )
         };
         let mut attributes = words::ledger("INSERT").to_vec();
         attributes.push(KeyValue::new(words::DB_TABLE, TABLE));
         attributes.push(KeyValue::new(words::DB_BATCH, number(tried.deliveries.len())));
-        self.0.spans.write(below(format!("INSERT {TABLE}"), begun, committed, attributes));
+        self.0.spans.write(Span {
+            name: format!("INSERT {TABLE}").into(),
+            attributes,
+            ..step(begun, committed, Vec::new())
+        });
         let Some(acknowledged) = tried.steps.acknowledged else { return };
-        let mut attributes = words::messaging(ACK).to_vec();
-        attributes.push(KeyValue::new(words::OPERATION_TYPE, "settle"));
-        attributes.push(KeyValue::new(words::GROUP, LEDGER));
-        let name = format!("{ACK} {DESTINATION}");
-        self.0.spans.write(below(name, committed, acknowledged, attributes));
+        let attributes = vec![
+            KeyValue::new(words::OPERATION_TYPE, "settle"),
+            KeyValue::new(words::GROUP, LEDGER),
+        ];
+        self.0.spans.write(step(committed, acknowledged, attributes));
     }
 }
 
 fn process_attributes(delivery: &Delivery) -> Vec<KeyValue> {
-    let mut attributes = words::messaging(PROCESS).to_vec();
-    attributes.extend([
+    vec![
         KeyValue::new(words::OPERATION_TYPE, PROCESS),
         KeyValue::new(words::GROUP, LEDGER),
         KeyValue::new(words::PARTITION_ID, delivery.partition.to_string()),
         KeyValue::new(words::MESSAGE_ID, delivery.stream_id.to_string()),
         KeyValue::new(words::REFERENCE, delivery.payment.reference.as_str().to_owned()),
-    ]);
-    attributes
+    ]
 }
 
 fn entry(delivery: &Delivery) -> (u16, StreamId) {

@@ -7,7 +7,7 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 use super::{
     Signals,
     spans::{Moment, SAMPLE_RATIO, Span},
-    words::{self, DESTINATION, SEND},
+    words::{self, SEND},
 };
 use crate::domain::{Reference, SpanId, StreamId, TraceContext, TraceId};
 
@@ -167,29 +167,19 @@ impl Signals {
         // Recorded only when the request is; then it has a span of its own.
         let (Some(context), Some(parent)) = (sending.context, sending.parent) else { return };
         let Sent { reference, outcome, place } = *sent;
-        let mut attributes = words::messaging(SEND).to_vec();
-        attributes.extend([
+        let mut attributes = vec![
             KeyValue::new(words::OPERATION_TYPE, SEND),
             KeyValue::new(words::OUTCOME, outcome),
             KeyValue::new(words::REFERENCE, reference.as_str().to_owned()),
-        ]);
+        ];
         if let Some((partition, stream_id)) = place {
             attributes.push(KeyValue::new(words::PARTITION_ID, partition.to_string()));
             attributes.push(KeyValue::new(words::MESSAGE_ID, stream_id.to_string()));
         }
         let error = matches!(outcome, "overloaded" | "error").then(|| outcome.to_owned());
-        self.0.spans.write(Span {
-            context,
-            parent: Some(parent),
-            kind: SpanKind::Producer,
-            name: format!("{SEND} {DESTINATION}").into(),
-            start: sending.started.wall,
-            end: ended.wall,
-            attributes,
-            links: Vec::new(),
-            events: Vec::new(),
-            error,
-        });
+        let (place, took) = ((context, Some(parent)), (sending.started.wall, ended.wall));
+        let step = Span::step(SEND, SpanKind::Producer, place, took, attributes);
+        self.0.spans.write(Span { error, ..step });
     }
 
     /// The ledger was asked something; it may have failed.

@@ -17,6 +17,7 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
+use super::words::{self, DESTINATION};
 use crate::domain::{SpanId, StreamId, TraceContext, TraceId};
 
 /// Spans a second that are written although their trace was not to be.
@@ -65,6 +66,31 @@ pub(super) struct Span {
     pub(super) events: Vec<(&'static str, SystemTime)>,
     /// What it failed with.
     pub(super) error: Option<String>,
+}
+
+impl Span {
+    /// A step of a payment's way through the streams; what it says of the operation comes first
+    /// among its attributes.
+    pub(super) fn step(
+        operation: &'static str,
+        kind: SpanKind,
+        (context, parent): (TraceContext, Option<SpanId>),
+        (start, end): (SystemTime, SystemTime),
+        attributes: impl IntoIterator<Item = KeyValue>,
+    ) -> Self {
+        Self {
+            context,
+            parent,
+            kind,
+            name: format!("{operation} {DESTINATION}").into(),
+            start,
+            end,
+            attributes: words::messaging(operation).into_iter().chain(attributes).collect(),
+            links: Vec::new(),
+            events: Vec::new(),
+            error: None,
+        }
+    }
 }
 
 /// Where spans go, and which are written.
@@ -132,6 +158,11 @@ impl Spans {
     pub(super) fn below(&self, parent: &TraceContext) -> TraceContext {
         let span_id = Some(self.new_span());
         TraceContext { trace_id: parent.trace_id, span_id, sampled: true }
+    }
+
+    /// Such a span, and its parent.
+    pub(super) fn place(&self, parent: &TraceContext) -> (TraceContext, Option<SpanId>) {
+        (self.below(parent), parent.span_id)
     }
 
     fn new_span(&self) -> SpanId {

@@ -369,11 +369,16 @@ async fn what_operators_began_and_nobody_followed_is_found() {
          values ('ghost', gen_random_uuid(), clock_timestamp() + interval '1 minute', 3600000);
              update partition_owners set owner = 'ghost', epoch = 1, moved_at = now() - interval '1 h',
          release_asked_at = case partition when 4 then now() - interval '1 minute' end;
-             update topology set resizing_to = 16, resize_started_at = now() - interval '1 hour'").await;
+             update topology set resizing_to = 16, resize_started_at = now() - interval '1 hour';
+             insert into dead_letters (partition, stream_id, code, reason, entry, attempts, epoch)
+         values (1, '1-1', 'entry_unreadable', 'r', '{}', 1, 1)").await;
     let said = doctor(&stores).await;
     let sentence = said.has("release_ignored", "warning");
     assert!(sentence.starts_with("ghost was asked for partition 4 1m "), "{sentence}");
     assert!(said.has("resize_under_way", "warning").contains("changing to 16 for 1h"));
+    // Nobody is sent to redrive what nobody can read.
+    let advice = said.find("dead_letters_open").unwrap()["advice"].as_str().unwrap();
+    assert!(advice.contains("discard ID") && !advice.contains("redrive"), "{advice}");
     // And an owner that lives and does nothing while an entry waits.
     stores.tell(&["XADD", &stores.key(6, "stream"), "1000-1", "v", "1"]).await;
     let said = doctor(&stores).await;

@@ -3,7 +3,6 @@
 //! Never starts the server; never touches a cluster that another account made.
 
 use std::env;
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -16,7 +15,7 @@ use tokio::process::Command;
 
 use super::account::Account;
 use super::guardian::clean;
-use super::place::Place;
+use super::place::{Place, unless_missing};
 use super::ps::{self, Living};
 use super::server::clear_leftovers;
 use super::{DATABASE, postgres_server::USER, secret};
@@ -55,7 +54,7 @@ impl Cluster {
     pub(super) async fn locate(place: &Place) -> Result<Cluster> {
         let mut account = Account::ordinary().await?;
         let title = format!("paystream-{}", place.hash());
-        let mut home = place.folder().to_owned();
+        let mut home = place.folder.clone();
         let elsewhere = Path::new("/var/tmp").join(&title);
         if let Some(ordinary) = account {
             let one = Account::owner_of(&home.join("data")).unwrap_or(ordinary);
@@ -125,9 +124,8 @@ impl Cluster {
             account.own(&part)?;
         }
         let user = format!("--username={USER}");
-        let arguments = ["--auth=reject", "--encoding=UTF8", "--locale=C", &user, "-D"];
-        let arguments = arguments.into_iter().map(OsString::from).chain([part.clone().into()]);
-        self.run("initdb", arguments, "").await?;
+        let arguments = ["--auth=reject", "--encoding=UTF8", "--locale=C", &user];
+        self.run("initdb", &arguments, &part, "").await?;
         let password = self.guard(&part, &format!("create database {DATABASE}\n")).await?;
         fs::rename(&part, &self.data).context("could not put the new cluster in its place")?;
         Ok(password)
@@ -141,11 +139,9 @@ impl Cluster {
         }
         let password = secret::fresh()?;
         let encryption = "password_encryption=scram-sha-256";
-        let arguments = ["--single", "-c", "exit_on_error=on", "-c", encryption, "-D"];
-        let arguments = arguments.into_iter().map(OsString::from);
-        let arguments = arguments.chain([data.into(), "postgres".into()]);
+        let arguments = ["--single", "-c", "exit_on_error=on", "-c", encryption];
         let statements = format!("{first}alter role {USER} password '{password}'\n");
-        self.run("postgres", arguments, &statements).await?;
+        self.run("postgres", &arguments, data, &statements).await?;
         secret::write(&data.join("pg_hba.conf"), HOST_BASED_ACCESS, self.account)?;
         // Last: it says that the rest is done.
         secret::write(&data.join(secret::PASSWORD), &password, self.account)?;
@@ -153,10 +149,10 @@ impl Cluster {
     }
 
     /// The best compression of the WAL that this PostgreSQL was built with.
-    pub(super) async fn compression(&self) -> Result<&'static str> {
-        let arguments = ["-C", "wal_compression", "-c", "wal_compression=lz4", "-D"].into_iter();
-        let arguments = arguments.map(OsString::from).chain([self.data.clone().into()]);
-        Ok(if self.run("postgres", arguments, "").await.is_ok() { "lz4" } else { "on" })
+    pub(super) async fn compression(&self) -> &'static str {
+        let arguments = ["-C", "wal_compression", "-c", "wal_compression=lz4"];
+        let has_lz4 = self.run("postgres", &arguments, &self.data, "").await.is_ok();
+        if has_lz4 { "lz4" } else { "on" }
     }
 
     /// Removes the cluster, and its home if that is not the place's folder.
@@ -169,16 +165,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs a program to its end, as the cluster's account.
-    async fn run(
-        &self,
-        name: &str,
-        arguments: impl Iterator<Item = OsString>,
-        input: &str,
-    ) -> Result<()> {
+    /// Runs a program on `data` to its end, as the cluster's account.
+    async fn run(&self, name: &str, arguments: &[&str], data: &Path, input: &str) -> Result<()> {
         let mut command = Command::new(self.program(name));
         clean(command.as_std_mut());
-        command.args(arguments).current_dir(&self.home);
+        command.args(arguments).arg("-D").arg(data).current_dir(&self.home);
+        // Single-user mode takes the database's name last.
+        command.args((arguments.first() == Some(&"--single")).then_some("postgres"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
         if let Some(account) = self.account {
@@ -186,10 +179,8 @@ impl Cluster {
         }
         let mut child = command.spawn().with_context(|| format!("could not start {name}"))?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin
-                .write_all(input.as_bytes())
-                .await
-                .with_context(|| format!("{name} ended early"))?;
+            let written = stdin.write_all(input.as_bytes()).await;
+            written.with_context(|| format!("{name} ended early"))?;
         }
         let output = child.wait_with_output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -268,10 +259,6 @@ fn program_folders() -> Vec<PathBuf> {
 }
 
 fn remove_all(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("could not remove {}", path.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    unless_missing(fs::remove_dir_all(path))
+        .with_context(|| format!("could not remove {}", path.display()))
 }

@@ -31,7 +31,7 @@ Ctrl-C stops everything; the next start finds the data again.
             self.redis.data_directory().display(),
             self.postgres.port(),
             self.postgres.data_directory().display(),
-            self.redis.directory().join(super::ADDRESSES_FILE).display(),
+            self.redis.place.directory.join(super::ADDRESSES_FILE).display(),
         );
     }
 }

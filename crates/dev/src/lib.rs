@@ -25,7 +25,6 @@ mod secret;
 mod ps;
 mod guardian;
 mod greeting;
-mod probe;
 mod server;
 mod redis_server;
 mod cluster;
@@ -43,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use postgres_server::PostgresServer;
 pub use redis_server::RedisServer;
+pub use server::Server;
 
 /// The database that every private PostgreSQL has.
 pub const DATABASE: &str = "paystream";
@@ -91,7 +91,7 @@ impl Servers {
     /// Stops both servers cleanly and waits until they have ended.
     pub async fn stop(mut self) -> Result<()> {
         let (redis, postgres) = tokio::join!(self.redis.stop(), self.postgres.stop());
-        let file = self.redis.directory().join(ADDRESSES_FILE);
+        let file = self.redis.place.directory.join(ADDRESSES_FILE);
         fs::remove_file(&file).with_context(|| format!("could not remove {}", file.display()))?;
         redis.and(postgres)
     }
@@ -125,10 +125,8 @@ pub async fn remove(directory: &Path) -> Result<()> {
     redis_server::remove(directory).await?;
     postgres_server::remove(directory).await?;
     let file = directory.join(ADDRESSES_FILE);
-    if file.exists() {
-        fs::remove_file(&file).with_context(|| format!("could not remove {}", file.display()))?;
-    }
-    Ok(())
+    place::unless_missing(fs::remove_file(&file))
+        .with_context(|| format!("could not remove {}", file.display()))
 }
 
 fn accepts(url: &str) -> bool {

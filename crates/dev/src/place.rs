@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,9 +26,24 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A server's folder, locked while this value lives.
 #[derive(Debug)]
 pub(super) struct Place {
-    directory: PathBuf,
-    folder: PathBuf,
-    lock: File,
+    /// The directory that both servers share.
+    pub(super) directory: PathBuf,
+    /// This server's own folder.
+    pub(super) folder: PathBuf,
+    _lock: Lock,
+}
+
+/// A locked file. A drop unlocks rather than only closes it: a child that another thread
+/// starts at this moment has the file open too, and would keep the lock.
+#[derive(Debug)]
+pub(super) struct Lock(pub(super) File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!("could not unlock a file: {error}");
+        }
+    }
 }
 
 impl Place {
@@ -47,38 +63,27 @@ impl Place {
         // may need to enter under an account of its own.
         fs::set_permissions(&folder, Permissions::from_mode(0o700))
             .with_context(|| format!("could not close {} to others", folder.display()))?;
-        Ok(Place { directory, folder, lock })
-    }
-
-    /// The directory that both servers share.
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// This server's own folder.
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+        Ok(Place { directory, folder, _lock: Lock(lock) })
     }
 
     /// A short name for the folder, the same in every run.
     pub(super) fn hash(&self) -> String {
-        format!("{:016x}", xxh3_64(self.folder.as_os_str().as_encoded_bytes()))
+        format!("{:016x}", self.seed())
     }
 
     /// A free port, kept from the other servers of ours: that of last time if
     /// it can be had.
     pub(super) fn choose_port(&self) -> Result<Port> {
-        Port::choose(self.last_port(), xxh3_64(self.folder.as_os_str().as_encoded_bytes()))
+        Port::choose(self.last("port"), self.seed())
     }
 
-    /// The port that [`Place::remember`] was last told.
-    pub(super) fn last_port(&self) -> Option<u16> {
-        fs::read_to_string(self.folder.join("port")).ok()?.trim().parse().ok()
+    fn seed(&self) -> u64 {
+        xxh3_64(self.folder.as_os_str().as_encoded_bytes())
     }
 
-    /// The process id that [`Place::remember`] was last told.
-    pub(super) fn last_pid(&self) -> Option<u32> {
-        fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()
+    /// The `port` or `pid` that [`Place::remember`] was last told.
+    pub(super) fn last<T: FromStr>(&self, name: &str) -> Option<T> {
+        fs::read_to_string(self.folder.join(name)).ok()?.trim().parse().ok()
     }
 
     /// Keeps port and process id for the next start.
@@ -111,20 +116,10 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    /// Unlocks rather than only closes: a child that another thread starts at
-    /// this moment has the file open too, and would keep the lock.
-    fn drop(&mut self) {
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!("could not unlock {}: {error}", self.folder.display());
-        }
-    }
-}
-
 /// A server's log, of which we remember where this run began.
 #[derive(Debug)]
 pub(super) struct Log {
-    pub(super) path: PathBuf,
+    path: PathBuf,
     file: File,
     start: u64,
 }
@@ -135,20 +130,30 @@ impl Log {
         self.file.try_clone().context("could not share the log")
     }
 
-    /// The last lines of this run.
-    pub(super) fn last_lines(&self) -> String {
+    /// What this run has written.
+    pub(super) fn text(&self) -> String {
         let mut bytes = Vec::new();
         let read = File::open(&self.path).and_then(|mut file| {
             file.seek(SeekFrom::Start(self.start))?;
             file.read_to_end(&mut bytes)
         });
-        if read.is_err() || bytes.is_empty() {
-            return String::from("(its log is empty)");
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+        read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
     }
+
+    /// The last lines of this run.
+    pub(super) fn last_lines(&self) -> String {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().collect();
+        match lines.as_slice() {
+            [] => String::from("(its log is empty)"),
+            lines => lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n"),
+        }
+    }
+}
+
+/// Nothing, where what was to be removed is not there.
+pub(super) fn unless_missing(removed: std::io::Result<()>) -> std::io::Result<()> {
+    removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// Makes both directories where they are missing; other accounts cannot list them.

@@ -6,12 +6,14 @@
 //!
 //! Never keeps a foreign program away, and never listens itself but for a look.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+
+use super::place::Lock;
 
 /// Ports are taken from here, below the ports that Linux and macOS give to
 /// outgoing connections. From that range a client that keeps reconnecting to a
@@ -28,7 +30,7 @@ const EVERYBODY: u32 = 0o777;
 #[derive(Debug)]
 pub(super) struct Port {
     number: u16,
-    lock: File,
+    _lock: Lock,
 }
 
 impl Port {
@@ -43,28 +45,15 @@ impl Port {
         let others = (0..count)
             .filter_map(|step| u16::try_from(seed.wrapping_add(step) % count).ok())
             .map(|offset| FIRST_PORT + offset);
-        wanted.into_iter().chain(others).find_map(|number| reserve(&folder, number)).with_context(
-            || {
-                format!(
-                    "no port between 20000 and 29999 is free, or {} is closed to us",
-                    folder.display()
-                )
-            },
-        )
+        let port = wanted.into_iter().chain(others).find_map(|number| reserve(&folder, number));
+        port.with_context(|| {
+            let folder = folder.display();
+            format!("no port between 20000 and 29999 is free, or {folder} is closed to us")
+        })
     }
 
     pub(super) fn number(&self) -> u16 {
         self.number
-    }
-}
-
-impl Drop for Port {
-    /// Unlocks rather than only closes: a child that another thread starts at
-    /// this moment has the file open too, and would keep the lock.
-    fn drop(&mut self) {
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!("could not give up port {}: {error}", self.number);
-        }
     }
 }
 
@@ -73,7 +62,7 @@ fn reserve(folder: &Path, number: u16) -> Option<Port> {
     let path = folder.join(number.to_string());
     let lock = OpenOptions::new().create(true).write(true).truncate(false).open(path).ok()?;
     lock.try_lock().ok()?;
-    let port = Port { number, lock };
+    let port = Port { number, _lock: Lock(lock) };
     is_free(number).then_some(port)
 }
 

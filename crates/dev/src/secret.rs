@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::account::Account;
+use super::place::unless_missing;
 
 /// Name of the file that holds a server's password.
 pub(super) const PASSWORD: &str = "password";
@@ -50,10 +51,7 @@ pub(super) fn write(path: &Path, text: &str, owner: Option<Account>) -> Result<(
     name.push(".new");
     let fresh = Path::new(&name);
     let written = || {
-        match fs::remove_file(fresh) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        unless_missing(fs::remove_file(fresh))?;
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(fresh)?;
         if let Some(owner) = owner {
             fchown(&file, Some(owner.uid), Some(owner.gid))?;

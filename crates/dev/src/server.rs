@@ -11,10 +11,11 @@ use tokio::time::{Instant, timeout};
 use super::guardian::{GUARDIAN, Guarded, Launch};
 use super::place::{Log, Place};
 use super::port::{Port, is_free};
-use super::probe::{Answer, Protocol, ask};
 use super::ps::{self, Living};
 
-/// A server must answer something within this, and may then load for longer.
+/// Both servers log this once they serve.
+const READY: &str = "eady to accept connections";
+/// A server must log something within this, and may then load for longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 const POLL_FIRST: Duration = Duration::from_millis(10);
@@ -31,16 +32,16 @@ const PORT_ATTEMPTS: usize = 5;
 #[derive(Clone)]
 pub(super) struct Recipe {
     pub(super) name: &'static str,
-    pub(super) protocol: Protocol,
     pub(super) port_flag: &'static str,
     pub(super) launch: Launch,
 }
 
-/// A private server, running or not, and its locked folder.
-pub(super) struct Server {
+/// A private server, running or not, and its locked folder. Dropping it stops it, but does not
+/// wait for it.
+pub struct Server {
     // First, so that a drop tells the server to stop before it unlocks the place.
     running: Guarded,
-    place: Place,
+    pub(super) place: Place,
     recipe: Recipe,
     port: Port,
 }
@@ -54,34 +55,47 @@ impl Server {
             match launch(&place, &recipe, port.number()).await {
                 Ok(running) => return Ok(Server { running, place, recipe, port }),
                 Err(_) if attempt < PORT_ATTEMPTS && !is_free(port.number()) => attempt += 1,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return Err(error.context(format!("could not start {}", recipe.name)));
+                }
             }
         }
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        self.place.directory()
+    /// Where the data really is: under `/var/tmp` when we are root and PostgreSQL's account
+    /// cannot reach the directory that was asked for.
+    pub fn data_directory(&self) -> &Path {
+        &self.recipe.launch.directory
     }
 
-    pub(super) fn port(&self) -> u16 {
+    /// The port, the same across restarts.
+    pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    /// The process id of the latest start.
+    pub fn pid(&self) -> u32 {
         self.running.pid()
     }
 
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    /// Stops it cleanly and waits for its end.
+    pub async fn stop(&mut self) -> Result<()> {
         self.running.stop().await
     }
 
-    pub(super) async fn kill(&mut self) -> Result<()> {
+    /// `kill -9` for it and its children; returns when they are gone.
+    pub async fn kill(&mut self) -> Result<()> {
         self.running.kill().await
     }
 
-    pub(super) async fn restart(&mut self) -> Result<()> {
+    /// Starts it again, stopping it first if it runs: same port, same data.
+    ///
+    /// Returns when it has loaded its data and serves.
+    pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
-        self.running = launch(&self.place, &self.recipe, self.port.number()).await?;
+        let started = launch(&self.place, &self.recipe, self.port.number()).await;
+        self.running =
+            started.with_context(|| format!("could not restart {}", self.recipe.name))?;
         Ok(())
     }
 }
@@ -93,7 +107,7 @@ async fn launch(place: &Place, recipe: &Recipe, port: u16) -> Result<Guarded> {
     let log = place.open_log()?;
     let mut running = Guarded::start(&launch, &log).await?;
     place.remember(port, running.pid())?;
-    if let Err(error) = until_ready(recipe, port, &running, &log).await {
+    if let Err(error) = until_ready(recipe, &running, &log).await {
         running.stop().await?;
         return Err(error);
     }
@@ -102,22 +116,21 @@ async fn launch(place: &Place, recipe: &Recipe, port: u16) -> Result<Guarded> {
 }
 
 /// Polls until the server serves, ends, or has had its time.
-async fn until_ready(recipe: &Recipe, port: u16, running: &Guarded, log: &Log) -> Result<()> {
-    let Recipe { name, protocol, .. } = recipe;
+async fn until_ready(recipe: &Recipe, running: &Guarded, log: &Log) -> Result<()> {
+    let name = recipe.name;
     let began = Instant::now();
     let mut pause = POLL_FIRST;
     let mut next_message = began + MESSAGE_EVERY;
-    let mut limit = ANSWER_TIMEOUT;
     loop {
         if let Some(status) = running.ended() {
             let lines = log.last_lines();
             bail!("{name} ended with status {status} instead of starting:\n{lines}");
         }
-        match ask(protocol, port, running.pid()).await {
-            Answer::Ready => return Ok(()),
-            Answer::Loading => limit = LOAD_TIMEOUT,
-            Answer::Silent => {}
+        let said = log.text();
+        if said.contains(READY) {
+            return Ok(());
         }
+        let limit = if said.is_empty() { ANSWER_TIMEOUT } else { LOAD_TIMEOUT };
         if began.elapsed() > limit {
             let lines = log.last_lines();
             bail!("{name} did not get ready within {} s:\n{lines}", limit.as_secs());

@@ -11,7 +11,6 @@ use tokio::time::{sleep, timeout};
 
 use super::cluster::{Cluster, find_program};
 use super::place::Place;
-use super::probe::redis_command;
 use super::*;
 
 /// Names the directory to [`a_parent_to_be_killed`].
@@ -28,8 +27,15 @@ fn directory_with(mode: u32) -> TempDir {
     tempfile::Builder::new().prefix("paystream-dev-").permissions(permissions).tempdir().unwrap()
 }
 
-async fn redis(server: &RedisServer, command: &str) -> String {
-    redis_command(server.port(), server.password(), command).await.unwrap()
+fn ask<T: redis::FromRedisValue>(url: &str, command: &str) -> redis::RedisResult<T> {
+    let (name, arguments) = command.split_once(' ').unwrap_or((command, ""));
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
+    redis::cmd(name).arg(arguments).query(&mut redis::Client::open(url)?.get_connection()?)
+}
+
+#[track_caller]
+fn redis(server: &RedisServer, command: &str) -> String {
+    ask(&server.url(), command).unwrap()
 }
 
 async fn psql_program(server: &PostgresServer) -> PathBuf {
@@ -62,18 +68,17 @@ async fn redis_keeps_what_it_answered_for() {
         ("appendfsync", "always"),
         ("maxmemory-policy", "noeviction"),
         ("bind", "127.0.0.1"),
+        ("save", ""),
     ] {
-        let info = raw_config(&server, setting).await;
-        assert!(info.contains(&format!("\r\n{value}\r\n")), "{setting}: {info:?}");
+        let told: Vec<String> = ask(&server.url(), &format!("CONFIG GET {setting}")).unwrap();
+        assert_eq!(told, [setting, value]);
     }
-    assert!(raw_config(&server, "save").await.ends_with("$0\r\n\r\n"));
-
-    assert_eq!(redis(&server, "SET money 100").await, "+OK");
+    assert_eq!(redis(&server, "SET money 100"), "OK");
     server.kill().await.unwrap();
     assert!(!lives(server.pid()).await);
     server.restart().await.unwrap();
     assert_eq!(server.port(), port);
-    assert_eq!(redis(&server, "GET money").await, "100");
+    assert_eq!(redis(&server, "GET money"), "100");
 
     server.restart().await.unwrap();
     server.stop().await.unwrap();
@@ -83,18 +88,7 @@ async fn redis_keeps_what_it_answered_for() {
 
     let server = RedisServer::start(directory.path()).await.unwrap();
     assert_eq!(server.port(), port, "a second start takes the port of last time");
-    assert_eq!(redis(&server, "GET money").await, "100");
-}
-
-/// The whole reply of CONFIG GET, which is an array.
-async fn raw_config(server: &RedisServer, setting: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
-    let commands = format!("AUTH {}\r\nCONFIG GET {setting}\r\nQUIT\r\n", server.password());
-    stream.write_all(commands.as_bytes()).await.unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).await.unwrap();
-    reply.trim_end_matches("+OK\r\n").to_owned()
+    assert_eq!(redis(&server, "GET money"), "100");
 }
 
 #[tokio::test]
@@ -170,7 +164,7 @@ async fn what_an_older_version_made_is_closed_at_the_next_start() {
     let directory = directory();
     let servers = Servers::start(directory.path()).await.unwrap();
     sql(&servers.postgres, "create table money as select 100 as amount").await;
-    redis(&servers.redis, "SET money 100").await;
+    redis(&servers.redis, "SET money 100");
     assert!(!trusts(&servers.postgres).await);
     let data = servers.postgres.data_directory().to_owned();
     servers.stop().await.unwrap();
@@ -186,10 +180,11 @@ async fn what_an_older_version_made_is_closed_at_the_next_start() {
 
     let servers = Servers::start(directory.path()).await.unwrap();
     assert!(!trusts(&servers.postgres).await);
-    let silent = redis_command(servers.redis.port(), "another", "GET money").await;
-    assert!(silent.is_err(), "{silent:?}");
+    let port = servers.redis.port();
+    let refused = ask::<String>(&format!("redis://:another@127.0.0.1:{port}/"), "GET money");
+    assert!(refused.is_err(), "{refused:?}");
     assert_eq!(sql(&servers.postgres, "select amount from money").await, "100");
-    assert_eq!(redis(&servers.redis, "GET money").await, "100");
+    assert_eq!(redis(&servers.redis, "GET money"), "100");
     for folder in ["redis", "postgres"] {
         let mode = std::fs::metadata(directory.path().join(folder)).unwrap().permissions().mode();
         assert_eq!(mode & 0o067, 0, "{folder}: {mode:o}");
@@ -213,7 +208,7 @@ async fn a_directory_has_one_user() {
         )
     );
     assert!(remove(directory.path()).await.is_err());
-    assert_eq!(redis(&first, "PING").await, "+PONG");
+    assert_eq!(redis(&first, "PING"), "PONG");
 }
 
 #[tokio::test]
@@ -246,14 +241,14 @@ async fn a_taken_port_is_left_alone() {
 async fn servers_that_nobody_guards_any_more_are_replaced() {
     let directory = directory();
     let servers = Servers::start(directory.path()).await.unwrap();
-    redis(&servers.redis, "SET money 100").await;
+    redis(&servers.redis, "SET money 100");
     let orphans = [servers.redis.pid(), servers.postgres.pid()];
     let guardians = [parent_of(orphans[0]).await, parent_of(orphans[1]).await];
     ps::signal("KILL", &guardians).await.unwrap();
     drop(servers);
     let servers = Servers::start(directory.path()).await.unwrap();
     assert!(!lives(orphans[0]).await && !lives(orphans[1]).await);
-    assert_eq!(redis(&servers.redis, "GET money").await, "100");
+    assert_eq!(redis(&servers.redis, "GET money"), "100");
     assert_eq!(sql(&servers.postgres, "select 100").await, "100");
     servers.stop().await.unwrap();
 }
@@ -296,10 +291,7 @@ async fn servers_die_with_a_killed_parent_and_come_back_with_the_next() {
     let directory = directory();
     let mut parent = start_parent(directory.path());
     let addresses = addresses_of(directory.path()).await;
-    let port = authority(&addresses.redis_url).unwrap().split_once(':').unwrap().1;
-    let port = port.parse().unwrap();
-    let password = secret::read(&directory.path().join("redis")).unwrap().unwrap();
-    assert_eq!(redis_command(port, &password, "SET money 100").await.unwrap(), "+OK");
+    assert_eq!(ask::<String>(&addresses.redis_url, "SET money 100").unwrap(), "OK");
 
     let guardians = family_of(parent.id()).await;
     assert_eq!(guardians.len(), 2, "{guardians:?}");
@@ -318,7 +310,7 @@ async fn servers_die_with_a_killed_parent_and_come_back_with_the_next() {
     }
     assert_eq!(servers.addresses(), addresses);
     assert_eq!(running_addresses(directory.path()), Some(addresses));
-    assert_eq!(redis(&servers.redis, "GET money").await, "100");
+    assert_eq!(redis(&servers.redis, "GET money"), "100");
     servers.stop().await.unwrap();
     assert_eq!(running_addresses(directory.path()), None);
 

@@ -1,15 +1,25 @@
-//! The few calls beside the payments themselves: customers, statistics, lookups. One
-//! connection, opened again when it was closed. Never posts a payment.
+//! The service's HTTP API, as far as a run needs it, over one pool of keep-alive connections.
+//! Tells a request that was never sent from one of unknown outcome. Never follows redirects.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, error::Error as _, time::Duration};
 
-use anyhow::{Context as _, bail};
-use hyper::{Method, body::Bytes};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Method, Request, Uri,
+    body::Bytes,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
 
-use super::connection::{Answer, Body, Connection, Failure, Target};
-
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Seeding 100,000 customers or counting a large ledger takes its time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const CUSTOMERS_PAGE: usize = 1_000;
@@ -19,38 +29,27 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The most references one lookup may name.
 pub(super) const LOOKUP_MAX: usize = 1_000;
 
-/// The service's API, as far as the audit needs it.
-#[derive(Debug)]
+/// Where the service is, and what every request to it carries.
+#[derive(Debug, Clone)]
 pub(super) struct Api {
-    target: Target,
-    connection: Option<Connection>,
+    client: Client<HttpConnector, Full<Bytes>>,
+    base: String,
+    headers: HeaderMap,
 }
 
-/// Money as the API writes it: a string with two decimals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub(super) struct Money(pub(super) Decimal);
-
-impl TryFrom<String> for Money {
-    type Error = rust_decimal::Error;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Decimal::from_str_exact(&text).map(Self)
-    }
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Bytes,
 }
 
-impl From<Money> for String {
-    fn from(Money(amount): Money) -> Self {
-        amount.to_string()
-    }
-}
-
-/// A customer as the list of customers has it.
-#[derive(Debug, Deserialize)]
-pub(super) struct Customer {
-    pub(super) customer_id: String,
-    pub(super) total_paid: Money,
-    pub(super) credit: Money,
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection could be made, so nothing was sent.
+    NotSent(String),
+    /// Nobody knows whether the service acted on it.
+    Unknown(String),
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,16 +58,23 @@ struct Customers {
     total: u64,
 }
 
+#[derive(Debug, Deserialize)]
+struct Customer {
+    customer_id: String,
+    total_paid: Decimal,
+    credit: Decimal,
+}
+
 /// What the service says of its backlog.
 #[derive(Debug, Deserialize)]
 pub(super) struct Stats {
-    totals: Totals,
+    pub(super) totals: Totals,
     partitions: Vec<Partition>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Totals {
-    payments: u64,
+pub(super) struct Totals {
+    pub(super) payments: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,69 +85,22 @@ struct Partition {
 }
 
 impl Stats {
-    pub(super) fn payments(&self) -> u64 {
-        self.totals.payments
-    }
-
     /// Payments accepted and not yet settled; `None` where the service does not know.
     pub(super) fn backlog(&self) -> Option<u64> {
         self.partitions.iter().map(|partition| Some(partition.lag? + partition.pending)).sum()
     }
 }
 
-impl FoundStatus {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Recorded => "recorded",
-            Self::Suspense => "suspense",
-            Self::RefundMarked => "refund_marked",
-            Self::Rejected => "rejected",
-            Self::DeadLettered => "dead_lettered",
-            Self::Discarded => "discarded",
-            Self::Parked => "parked",
-            Self::Accepted => "accepted",
-            Self::Unknown => "unknown",
-            Self::Other => "other",
-        }
-    }
-}
-
+/// Where a payment is; its status is `applied`, `accepted`, `unknown`, or another outcome.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Found {
     pub(super) transaction_reference: String,
-    pub(super) status: FoundStatus,
+    pub(super) status: String,
     pub(super) customer_id: Option<String>,
-    pub(super) transaction_amount: Option<Money>,
+    pub(super) transaction_amount: Option<Decimal>,
     pub(super) sequence: Option<i64>,
     pub(super) received_at: Option<String>,
     pub(super) processed_at: Option<String>,
-}
-
-/// The states in which a payment can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum FoundStatus {
-    Applied,
-    Recorded,
-    Suspense,
-    RefundMarked,
-    Rejected,
-    DeadLettered,
-    Discarded,
-    Parked,
-    /// In the stream, not yet settled.
-    Accepted,
-    /// Nowhere.
-    Unknown,
-    /// A state that this release of the load generator does not know.
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Serialize)]
-struct Lookup<'a> {
-    transaction_references: &'a [String],
 }
 
 #[derive(Deserialize)]
@@ -150,97 +109,122 @@ struct LookedUp {
 }
 
 impl Api {
-    pub(super) fn new(target: Target) -> Self {
-        Self { target, connection: None }
+    pub(super) fn new(url: &str, token: Option<&SecretString>) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().context("could not read --url")?;
+        ensure!(uri.scheme_str() == Some("http"), "--url must begin with http://");
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(token) = token {
+            let value = format!("Bearer {}", token.expose_secret());
+            let mut value = HeaderValue::from_str(&value).context("could not use --token")?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { client, base: url.trim_end_matches('/').to_owned(), headers })
     }
 
-    pub(super) async fn customers(&mut self) -> anyhow::Result<Vec<Customer>> {
-        let mut all = Vec::new();
+    /// Sends one request and reads its whole answer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        let uri = format!("{}{path}", self.base).parse();
+        *request.uri_mut() = uri.map_err(|_| Failure::NotSent("not a valid address".to_owned()))?;
+        request.headers_mut().clone_from(&self.headers);
+        let exchange = async {
+            let response = self.client.request(request).await.map_err(|error| {
+                let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                if error.is_connect() { Failure::NotSent(cause) } else { Failure::Unknown(cause) }
+            })?;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await;
+            let body = body.map_err(|error| Failure::Unknown(error.to_string()))?.to_bytes();
+            Ok(Answer { status, body })
+        };
+        let answer = tokio::time::timeout(timeout, exchange).await;
+        answer.unwrap_or_else(|_| Err(Failure::Unknown("not answered in time".to_owned())))
+    }
+
+    /// What each customer has paid in all, credit included.
+    pub(super) async fn paid(&self) -> anyhow::Result<BTreeMap<String, Decimal>> {
+        let mut all = BTreeMap::new();
+        let mut offset = 0;
         loop {
-            let path = format!("/api/v1/customers?limit={CUSTOMERS_PAGE}&offset={}", all.len());
-            let page: Customers = self.get(&path).await.context("could not list customers")?;
-            let is_last = page.customers.is_empty();
-            all.extend(page.customers);
-            if is_last || all.len() as u64 >= page.total {
+            let path = format!("/api/v1/customers?limit={CUSTOMERS_PAGE}&offset={offset}");
+            let page: Customers = self
+                .call(Method::GET, &path, Bytes::new())
+                .await
+                .context("could not list customers")?;
+            offset += page.customers.len();
+            let is_last = page.customers.is_empty() || offset as u64 >= page.total;
+            let paid = |one: Customer| (one.customer_id, one.total_paid + one.credit);
+            all.extend(page.customers.into_iter().map(paid));
+            if is_last {
                 return Ok(all);
             }
         }
     }
 
     /// Makes sure that the first `count` customers exist.
-    pub(super) async fn seed_customers(&mut self, count: u32) -> anyhow::Result<()> {
-        let body = serde_json::json!({ "count": count }).to_string();
-        self.call(Method::POST, "/api/v1/admin/seed-customers", body.into())
-            .await
-            .map(drop)
-            .context("could not seed customers")
+    pub(super) async fn seed_customers(&self, count: u32) -> anyhow::Result<()> {
+        let body = json!({ "count": count }).to_string();
+        let answer = self.call(Method::POST, "/api/v1/admin/seed-customers", body.into()).await;
+        answer.map(|_: serde_json::Value| ()).context("could not seed customers")
     }
 
-    pub(super) async fn stats(&mut self) -> anyhow::Result<Stats> {
-        self.get("/api/v1/admin/stats").await.context("could not read the statistics")
+    pub(super) async fn stats(&self) -> anyhow::Result<Stats> {
+        let answer = self.call(Method::GET, "/api/v1/admin/stats", Bytes::new()).await;
+        answer.context("could not read the statistics")
     }
 
     /// Where the payments of these references are, in the order of the references.
-    pub(super) async fn lookup(&mut self, references: &[String]) -> anyhow::Result<Vec<Found>> {
-        let body = serde_json::to_vec(&Lookup { transaction_references: references })?;
-        let answer = self
-            .call(Method::POST, "/api/v1/payments/lookup", body.into())
-            .await
-            .context("could not look payments up")?;
-        let found = parse::<LookedUp>(&answer)?.payments;
-        let asked = references.iter();
-        if found.len() != references.len()
-            || !asked.zip(&found).all(|(asked, found)| *asked == found.transaction_reference)
-        {
-            bail!("the lookup answered for other references than it was asked for");
-        }
+    pub(super) async fn lookup(&self, references: &[String]) -> anyhow::Result<Vec<Found>> {
+        let body = json!({ "transaction_references": references }).to_string();
+        let answer = self.call(Method::POST, "/api/v1/payments/lookup", body.into()).await;
+        let found = answer.map(|answer: LookedUp| answer.payments);
+        let found = found.context("could not look payments up")?;
+        ensure!(
+            found.iter().map(|found| &found.transaction_reference).eq(references),
+            "the lookup answered for other references than it was asked for"
+        );
         Ok(found)
     }
 
-    async fn get<T: DeserializeOwned>(&mut self, path: &str) -> anyhow::Result<T> {
-        parse(&self.call(Method::GET, path, Bytes::new()).await?)
-    }
-
     /// Every call here may be made twice; so one that finds no service is made again.
-    async fn call(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Vec<u8>> {
-        let mut attempts = 1;
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<T> {
+        let mut attempt = 1;
         loop {
-            let attempt = self.attempt(method.clone(), path, body.clone());
-            let error = match tokio::time::timeout(ANSWER_TIMEOUT, attempt).await {
-                Ok(Ok(Answer { status: 200..=299, body })) => return Ok(body),
-                Ok(Ok(Answer { status: 503, .. })) if attempts < ATTEMPTS => None,
-                Ok(Ok(Answer { status, body })) => {
-                    let body = String::from_utf8_lossy(&body);
-                    bail!("{method} {path} was answered {status}: {}", body.trim());
+            let what = format!("{method} {path}");
+            match self.send(method.clone(), path, body.clone(), ANSWER_TIMEOUT).await {
+                Ok(Answer { status: 200..=299, body }) => {
+                    let answer = serde_json::from_slice(&body);
+                    return answer.context("could not understand the service's answer");
                 }
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some(anyhow::anyhow!("{method} {path} was not answered in time")),
-            };
-            self.connection = None;
-            match error {
-                Some(error) if attempts >= ATTEMPTS => return Err(error),
-                Some(_) | None => attempts += 1,
+                Ok(Answer { status: 503, .. }) if attempt < ATTEMPTS => {}
+                Ok(Answer { status, body }) => {
+                    let body = String::from_utf8_lossy(&body);
+                    bail!("{what} was answered {status}: {}", body.trim());
+                }
+                Err(_) if attempt < ATTEMPTS => {}
+                Err(Failure::NotSent(why)) => bail!("could not connect to {}: {why}", self.base),
+                Err(Failure::Unknown(why)) => return Err(anyhow!("{what} failed: {why}")),
             }
+            attempt += 1;
             tokio::time::sleep(PAUSE).await;
         }
     }
-
-    async fn attempt(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Answer> {
-        let mut connection = match self.connection.take() {
-            Some(connection) if connection.is_open() => connection,
-            Some(_) | None => Connection::open(&self.target).await?,
-        };
-        let request = self.target.request(method, self.target.uri(path)?, body);
-        let answer = match connection.exchange(request, Body::Keep).await {
-            Ok(answer) => answer,
-            Err(Failure::NotSent) => bail!("the connection was closed"),
-            Err(Failure::Unknown(reason)) => bail!("the connection was lost: {reason}"),
-        };
-        self.connection = Some(connection);
-        Ok(answer)
-    }
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> anyhow::Result<T> {
-    serde_json::from_slice(body).context("could not understand the service's answer")
 }

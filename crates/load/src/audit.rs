@@ -2,7 +2,7 @@
 //! what each customer's account grew by with the payments found applied. Judges from the
 //! service's answers alone; never repairs anything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use chrono::DateTime;
@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 
 use super::{
-    api::{Customer, Found, FoundStatus, Money},
+    api::Found,
     plan::{self, Content},
     record::{self, Fate},
     report::Percentiles,
@@ -20,18 +20,20 @@ use super::{
 /// So many references or customers are named; the rest is counted.
 const NAMED_MAX: usize = 20;
 
-/// Some references: how many, and the first of them.
+/// How many, and the first of them.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Listed<T> {
     pub(super) count: u64,
     pub(super) first: Vec<T>,
 }
 
-impl<T> Listed<T> {
-    fn new() -> Self {
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
         Self { count: 0, first: Vec::new() }
     }
+}
 
+impl<T> Listed<T> {
     fn add(&mut self, item: impl FnOnce() -> T) {
         self.count += 1;
         if self.first.len() < NAMED_MAX {
@@ -46,7 +48,7 @@ pub(super) struct UnknownOutcomes {
     pub(super) applied: u64,
     /// Nowhere to be found: they were never taken.
     pub(super) absent: u64,
-    /// Recorded, in suspense, rejected, dead-lettered, parked.
+    /// Any other outcome.
     pub(super) other: u64,
 }
 
@@ -54,16 +56,16 @@ pub(super) struct UnknownOutcomes {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Difference {
     pub(super) customer_id: String,
-    pub(super) expected: Money,
-    pub(super) actual: Money,
+    pub(super) expected: Decimal,
+    pub(super) actual: Decimal,
 }
 
 /// The verdict on the payments of one run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Audit {
     /// References looked up: accepted ones, and those of unknown outcome.
     pub(super) accepted: u64,
-    pub(super) by_status: BTreeMap<FoundStatus, u64>,
+    pub(super) by_status: BTreeMap<String, u64>,
     pub(super) unknown: UnknownOutcomes,
     /// Accepted, and nowhere to be found.
     pub(super) lost: Listed<String>,
@@ -90,7 +92,7 @@ impl Audit {
 
     /// Payments found applied.
     pub(super) fn applied(&self) -> u64 {
-        self.by_status.get(&FoundStatus::Applied).copied().unwrap_or_default()
+        self.by_status.get("applied").copied().unwrap_or_default()
     }
 }
 
@@ -110,19 +112,7 @@ pub(super) struct Auditor {
 impl Auditor {
     pub(super) fn new(customers: u32) -> anyhow::Result<Self> {
         Ok(Self {
-            audit: Audit {
-                accepted: 0,
-                by_status: BTreeMap::new(),
-                unknown: UnknownOutcomes::default(),
-                lost: Listed::new(),
-                unsettled: Listed::new(),
-                altered: Listed::new(),
-                misordered: Listed::new(),
-                accept_to_applied_us: Percentiles::default(),
-                ledger_ms: 0,
-                customers: u64::from(customers),
-                differences: Listed::new(),
-            },
+            audit: Audit { customers: u64::from(customers), ..Audit::default() },
             latencies: record::latencies()?,
             applied_cents: vec![0; customers as usize],
             first_received_us: i64::MAX,
@@ -150,19 +140,18 @@ impl Auditor {
     ) -> anyhow::Result<()> {
         let reference = || found.transaction_reference.clone();
         let audit = &mut self.audit;
-        audit.accepted += u64::from(fate == Fate::Accepted);
-        *audit.by_status.entry(found.status).or_default() += 1;
-        match (found.status, fate) {
-            (FoundStatus::Unknown, Fate::Accepted) => audit.lost.add(reference),
-            (FoundStatus::Unknown, _) => audit.unknown.absent += 1,
-            (FoundStatus::Accepted, _) => audit.unsettled.add(reference),
-            (FoundStatus::Applied, Fate::Accepted) => {}
-            (FoundStatus::Applied, _) => audit.unknown.applied += 1,
-            (_, Fate::Accepted) => {}
-            (_, _) => audit.unknown.other += 1,
-        }
-        if found.status == FoundStatus::Applied {
-            self.enter_applied(content, found)?;
+        let was_accepted = fate == Fate::Accepted;
+        audit.accepted += u64::from(was_accepted);
+        *audit.by_status.entry(found.status.clone()).or_default() += 1;
+        match found.status.as_str() {
+            "unknown" if was_accepted => audit.lost.add(reference),
+            "unknown" => audit.unknown.absent += 1,
+            "accepted" => audit.unsettled.add(reference),
+            "applied" => {
+                audit.unknown.applied += u64::from(!was_accepted);
+                self.enter_applied(content, found)?;
+            }
+            _ => audit.unknown.other += u64::from(!was_accepted),
         }
         Ok(())
     }
@@ -170,7 +159,7 @@ impl Auditor {
     fn enter_applied(&mut self, content: Content, found: &Found) -> anyhow::Result<()> {
         let customer = plan::customer_id(content.customer);
         if found.customer_id.as_ref().is_some_and(|found| *found != customer)
-            || found.transaction_amount.is_some_and(|amount| amount.0 != content.amount())
+            || found.transaction_amount.is_some_and(|amount| amount != content.amount())
         {
             self.audit.altered.add(|| found.transaction_reference.clone());
         }
@@ -181,62 +170,32 @@ impl Auditor {
             let (received, processed) = (micros(received)?, micros(processed)?);
             // Clocks of two machines may disagree by more than the payment took.
             let took = u64::try_from(processed - received).unwrap_or_default();
-            record::count(&mut self.latencies, std::time::Duration::from_micros(took), 1);
+            record::count(&mut self.latencies, Duration::from_micros(took), 1);
             self.first_received_us = self.first_received_us.min(received);
             self.last_processed_us = self.last_processed_us.max(processed);
         }
         Ok(())
     }
 
-    /// Compares the accounts before and after, and closes the books.
-    pub(super) fn close(mut self, before: &Balances, after: &Balances) -> Audit {
+    /// Compares what customers had paid before and after, and closes the books.
+    pub(super) fn close(
+        mut self,
+        before: &BTreeMap<String, Decimal>,
+        after: &BTreeMap<String, Decimal>,
+    ) -> Audit {
         for (index, cents) in (0..).zip(&self.applied_cents) {
+            let customer_id = plan::customer_id(index);
+            let paid = |at: &BTreeMap<_, _>| at.get(&customer_id).copied().unwrap_or(Decimal::ZERO);
             let expected = Decimal::from_i128_with_scale(i128::from(*cents), 2);
-            let actual = after.paid(index) - before.paid(index);
+            let actual = paid(after) - paid(before);
             if actual != expected {
-                let customer_id = plan::customer_id(index);
-                self.audit.differences.add(|| Difference {
-                    customer_id,
-                    expected: Money(expected),
-                    actual: Money(actual),
-                });
+                self.audit.differences.add(|| Difference { customer_id, expected, actual });
             }
         }
         self.audit.accept_to_applied_us = Percentiles::of(&self.latencies);
         let span = self.last_processed_us.saturating_sub(self.first_received_us);
         self.audit.ledger_ms = u64::try_from(span / 1000).unwrap_or_default();
         self.audit
-    }
-}
-
-/// What each customer has paid in all, credit included; missing ones apart.
-#[derive(Debug)]
-pub(super) struct Balances(Vec<Option<Decimal>>);
-
-impl Balances {
-    /// Of the first `customers` customers.
-    pub(super) fn of(customers: u32, accounts: &[Customer]) -> Self {
-        let mut balances = vec![None; customers as usize];
-        for account in accounts {
-            let index = plan::customer_index(&account.customer_id);
-            if let Some(paid) = index.and_then(|index| balances.get_mut(index as usize)) {
-                *paid = Some(account.total_paid.0 + account.credit.0);
-            }
-        }
-        Self(balances)
-    }
-
-    pub(super) fn customers(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
-    }
-
-    /// How many of the customers do not exist.
-    pub(super) fn missing(&self) -> usize {
-        self.0.iter().filter(|paid| paid.is_none()).count()
-    }
-
-    fn paid(&self, index: u32) -> Decimal {
-        self.0.get(index as usize).copied().flatten().unwrap_or_default()
     }
 }
 

@@ -6,13 +6,86 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    process,
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
+use serde::Serialize;
+
+use super::{args::LoadArgs, drain::millis};
 
 /// `/proc` counts in hundredths of a second on every architecture we run on.
 const TICK: Duration = Duration::from_millis(10);
+
+/// CPU time of all processes that were asked for.
+#[derive(Debug, Serialize)]
+pub(super) struct Cpu {
+    pub(super) processes: Vec<CpuOf>,
+    pub(super) total: CpuOf,
+    pub(super) load_generator: CpuOf,
+}
+
+/// CPU time of the processes of one name.
+#[derive(Debug, Serialize)]
+pub(super) struct CpuOf {
+    pub(super) name: String,
+    /// Until all answers were there.
+    pub(super) sending_ms: u64,
+    /// Until all was applied.
+    pub(super) drained_ms: Option<u64>,
+    /// Of the longer of the two, per accepted payment.
+    pub(super) us_per_payment: Option<u64>,
+}
+
+/// The processes whose CPU time is asked for, and snapshots before the run, after the sending,
+/// and after the drain.
+#[derive(Debug)]
+pub(super) struct Meter {
+    watched: Watched,
+    snapshots: Vec<Snapshot>,
+}
+
+impl Meter {
+    /// `None` when no process is asked for.
+    pub(super) fn of(args: &LoadArgs) -> Option<Self> {
+        let watched = match (args.cpu_of.as_slice(), args.cpu_of_names.as_slice()) {
+            ([], []) => return None,
+            ([], names) => Watched::Names(names.to_vec()),
+            (pids, _) => Watched::Pids(pids.to_vec()),
+        };
+        Some(Self { watched, snapshots: Vec::new() })
+    }
+
+    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        self.snapshots.push(Snapshot::take()?);
+        Ok(())
+    }
+
+    pub(super) fn report(&self, payments: u64) -> Option<Cpu> {
+        let [before, sent, rest @ ..] = self.snapshots.as_slice() else { return None };
+        let until = |end| used(&self.watched, (before, end), process::id());
+        let (sending, drained) = (until(sent), rest.first().map(until));
+        let of = |name: &str, time: &dyn Fn(&Used) -> Duration| {
+            let drained = drained.as_ref().map(time);
+            let micros = drained.unwrap_or_else(|| time(&sending)).as_micros();
+            CpuOf {
+                name: name.to_owned(),
+                sending_ms: millis(time(&sending)),
+                drained_ms: drained.map(millis),
+                us_per_payment: u64::try_from(micros).unwrap_or(u64::MAX).checked_div(payments),
+            }
+        };
+        let names = drained.as_ref().unwrap_or(&sending).by_name.keys();
+        let named =
+            |name: &String| of(name, &|used| used.by_name.get(name).copied().unwrap_or_default());
+        Some(Cpu {
+            processes: names.map(named).collect(),
+            total: of("total", &|used| used.by_name.values().sum()),
+            load_generator: of("load generator", &|used| used.here),
+        })
+    }
+}
 
 /// Whose CPU time is asked for.
 #[derive(Debug, Clone)]
@@ -25,26 +98,19 @@ pub(super) enum Watched {
 impl Watched {
     /// The pids meant, at the moment of `snapshot`.
     fn pids(&self, snapshot: &Snapshot) -> BTreeSet<u32> {
-        let Self::Pids(pids) = self else {
-            let named = snapshot.0.iter().filter(|process| self.names(process));
-            return named.map(|process| process.pid).collect();
+        let pids_of = |is_meant: &dyn Fn(&Process) -> bool| -> BTreeSet<u32> {
+            snapshot.0.iter().filter(|one| is_meant(one)).map(|one| one.pid).collect()
         };
-        let mut meant: BTreeSet<u32> = pids.iter().copied().collect();
+        let mut meant: BTreeSet<u32> = match self {
+            Self::Names(names) => return pids_of(&|one| names.contains(&one.name)),
+            Self::Pids(pids) => pids.iter().copied().collect(),
+        };
         loop {
-            let below = snapshot.0.iter().filter(|process| meant.contains(&process.parent));
-            let below: Vec<u32> = below.map(|process| process.pid).collect();
             let known = meant.len();
-            meant.extend(below);
+            meant.extend(pids_of(&|one| meant.contains(&one.parent)));
             if meant.len() == known {
                 return meant;
             }
-        }
-    }
-
-    fn names(&self, process: &Process) -> bool {
-        match self {
-            Self::Pids(_) => false,
-            Self::Names(names) => names.contains(&process.name),
         }
     }
 }
@@ -78,10 +144,6 @@ impl Process {
             started: number(19)?,
         })
     }
-
-    fn is_same(&self, other: &Self) -> bool {
-        (self.pid, self.started) == (other.pid, other.started)
-    }
 }
 
 /// All processes at one moment.
@@ -89,23 +151,13 @@ impl Process {
 pub(super) struct Snapshot(pub(super) Vec<Process>);
 
 impl Snapshot {
-    pub(super) fn take() -> anyhow::Result<Self> {
+    fn take() -> anyhow::Result<Self> {
         ensure!(Path::new("/proc/self/stat").exists(), "CPU times need /proc, which is Linux's");
         let entries = fs::read_dir("/proc").context("could not read /proc")?;
-        let processes = entries
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let is_pid = entry.file_name().to_str()?.bytes().all(|byte| byte.is_ascii_digit());
-                // A process may end while it is read: then it is not there.
-                let line = is_pid.then(|| fs::read_to_string(entry.path().join("stat")).ok())??;
-                Process::parse(&line)
-            })
-            .collect();
-        Ok(Self(processes))
-    }
-
-    fn find(&self, process: &Process) -> Option<&Process> {
-        self.0.iter().find(|other| other.is_same(process))
+        // Only a process has a `stat` of this shape; one that ends meanwhile is not there.
+        let read = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("stat")).ok();
+        let lines = entries.filter_map(|entry| read(entry.ok()?));
+        Ok(Self(lines.filter_map(|line| Process::parse(&line)).collect()))
     }
 
     /// The parents of processes of another name than their own. What their ended children
@@ -120,52 +172,56 @@ impl Snapshot {
     }
 }
 
-/// The CPU time between two moments, by name of process; this process's own apart.
+/// CPU time between two moments.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Used {
+    pub(super) by_name: BTreeMap<String, Duration>,
+    /// That of this process, which `by_name` leaves out.
+    pub(super) here: Duration,
+}
+
 pub(super) fn used(
     watched: &Watched,
     (before, after): (&Snapshot, &Snapshot),
     own_pid: u32,
-) -> BTreeMap<String, Duration> {
+) -> Used {
     let mut mixed = before.mixed_parents();
     mixed.extend(after.mixed_parents());
     let total = |process: &Process| {
         let children = if mixed.contains(&process.pid) { 0 } else { process.children };
-        process.own + children
+        i64::try_from(process.own + children).unwrap_or(i64::MAX)
     };
     let (meant_before, meant_after) = (watched.pids(before), watched.pids(after));
-    let was_watched =
-        |process: &&Process| process.pid != own_pid && meant_before.contains(&process.pid);
-    let is_watched =
-        |process: &&Process| process.pid != own_pid && meant_after.contains(&process.pid);
-
-    let mut ticks: BTreeMap<String, i64> = BTreeMap::new();
-    let mut add = |process: &Process, amount: u64, sign: i64| {
-        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-        *ticks.entry(process.name.clone()).or_default() += sign * amount;
+    let is_watched = |process: &Process, meant: &BTreeSet<u32>| {
+        process.pid != own_pid && meant.contains(&process.pid)
     };
-    for process in after.0.iter().filter(is_watched) {
-        add(process, total(process), 1);
+    let mut ticks: BTreeMap<&str, i64> = BTreeMap::new();
+    for process in after.0.iter().filter(|one| is_watched(one, &meant_after)) {
+        *ticks.entry(&process.name).or_default() += total(process);
     }
-    for process in before.0.iter().filter(was_watched) {
+    for process in before.0.iter().filter(|one| is_watched(one, &meant_before)) {
+        let lives = after
+            .0
+            .iter()
+            .any(|other| (other.pid, other.started) == (process.pid, process.started));
         let parent = after.0.iter().find(|parent| parent.pid == process.parent);
         let is_in_parent = parent.is_some_and(|parent| {
-            is_watched(&parent) && parent.name == process.name && !mixed.contains(&parent.pid)
+            is_watched(parent, &meant_after)
+                && parent.name == process.name
+                && !mixed.contains(&parent.pid)
         });
         // What a process used before, it used not now; unless it ended and took its time
         // along, when there is nothing to subtract from.
-        if after.find(process).is_some() || is_in_parent {
-            add(process, total(process), -1);
+        if lives || is_in_parent {
+            *ticks.entry(&process.name).or_default() -= total(process);
         }
     }
-    let as_time = |ticks: i64| TICK * u32::try_from(ticks).unwrap_or_default();
-    ticks.into_iter().map(|(name, ticks)| (name, as_time(ticks))).collect()
-}
-
-/// This process's own CPU time between two moments.
-pub(super) fn used_here((before, after): (&Snapshot, &Snapshot), own_pid: u32) -> Duration {
     let own = |snapshot: &Snapshot| {
-        let process = snapshot.0.iter().find(|process| process.pid == own_pid);
-        process.map_or(0, |process| process.own)
+        snapshot.0.iter().find(|one| one.pid == own_pid).map_or(0, |process| process.own)
     };
-    TICK * u32::try_from(own(after) - own(before)).unwrap_or_default()
+    let as_time = |ticks: i64| TICK * u32::try_from(ticks).unwrap_or_default();
+    Used {
+        by_name: ticks.into_iter().map(|(name, ticks)| (name.to_owned(), as_time(ticks))).collect(),
+        here: TICK * u32::try_from(own(after).saturating_sub(own(before))).unwrap_or_default(),
+    }
 }

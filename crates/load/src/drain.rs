@@ -28,7 +28,7 @@ pub(super) struct Drain {
 
 /// Waits at most `timeout` until the backlog is zero, or until told to `stop`.
 pub(super) async fn wait(
-    api: &mut Api,
+    api: &Api,
     timeout: Duration,
     stop: &CancellationToken,
     progress: &mut Progress,
@@ -54,7 +54,10 @@ pub(super) async fn wait(
                 let backlog = drain.backlog.map_or("?".to_owned(), |left| left.to_string());
                 let elapsed = started.elapsed().as_secs();
                 progress.tell(|| {
-                    format!("draining {elapsed}s  backlog {backlog}  ledger {}", stats.payments())
+                    format!(
+                        "draining {elapsed}s  backlog {backlog}  ledger {}",
+                        stats.totals.payments
+                    )
                 });
             }
             Ok(Err(error)) => drain.error = Some(format!("{error:#}")),

@@ -6,7 +6,6 @@
 mod api;
 mod args;
 mod audit;
-mod connection;
 mod cpu;
 mod drain;
 mod plan;

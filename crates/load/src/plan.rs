@@ -23,8 +23,6 @@ const AMOUNT_CENTS: std::ops::RangeInclusive<u32> = 10_000..=5_000_000;
 /// Zipf weight of the first customer; customer n has this divided by n.
 const ZIPF_SCALE: u64 = 1 << 40;
 
-const DATE: &str = "2025-11-07 14:54:16";
-
 /// What is to be sent as arrival `i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arrival {
@@ -32,30 +30,33 @@ pub(super) enum Arrival {
     New,
     /// The payment of an earlier arrival, once more.
     Repeat(u64),
-    /// A payment that breaks the rule.
-    Invalid(Flaw),
+    /// A payment that breaks a rule of validation.
+    Invalid(Form),
 }
 
-/// The rule that an invalid payment breaks.
+/// How a payment is written; an invalid one differs from [`VALID`] in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flaw {
-    NegativeAmount,
-    ThirdDecimal,
-    Exponent,
-    TrailingText,
-    CustomerWithSpace,
-    UnknownStatus,
-    NoDate,
+pub(super) struct Form {
+    /// Stands within the customer's id.
+    gap: &'static str,
+    /// Stand before and behind the amount.
+    sign: &'static str,
+    tail: &'static str,
+    status: &'static str,
+    date: &'static str,
 }
 
-const FLAWS: [Flaw; 7] = [
-    Flaw::NegativeAmount,
-    Flaw::ThirdDecimal,
-    Flaw::Exponent,
-    Flaw::TrailingText,
-    Flaw::CustomerWithSpace,
-    Flaw::UnknownStatus,
-    Flaw::NoDate,
+const VALID: Form =
+    Form { gap: "", sign: "", tail: "", status: "COMPLETE", date: "2025-11-07 14:54:16" };
+
+const FLAWS: [Form; 7] = [
+    Form { sign: "-", ..VALID },
+    Form { tail: "5", ..VALID },
+    Form { tail: "e3", ..VALID },
+    Form { tail: "abc", ..VALID },
+    Form { gap: " ", ..VALID },
+    Form { status: "DONE", ..VALID },
+    Form { date: "yesterday", ..VALID },
 ];
 
 /// Who pays in a new payment, and how much.
@@ -74,8 +75,9 @@ impl Content {
 
 #[derive(Debug)]
 pub(super) struct Plan {
-    run_id: String,
-    seed: u64,
+    /// The id that every reference of this run carries.
+    pub(super) run_id: String,
+    pub(super) seed: u64,
     invalid_below: u32,
     repeat_below: u32,
     payers: Payers,
@@ -102,15 +104,6 @@ impl Plan {
         };
         let repeat_below = invalid_below + args.duplicates.parts_per_million();
         Ok(Self { run_id, seed, invalid_below, repeat_below, payers })
-    }
-
-    /// The id that every reference of this run carries.
-    pub(super) fn run_id(&self) -> &str {
-        &self.run_id
-    }
-
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// How many customers may be paid for: all of them, or the only one.
@@ -163,23 +156,14 @@ impl Plan {
     /// Appends the JSON of arrival `index` to `body`. Every part is of our own making and
     /// needs no escaping.
     pub(super) fn write(&self, index: u64, arrival: Arrival, body: &mut Vec<u8>) {
-        let (index, flaw) = match arrival {
-            Arrival::New => (index, None),
-            Arrival::Repeat(earlier) => (earlier, None),
-            Arrival::Invalid(flaw) => (index, Some(flaw)),
+        let (index, form) = match arrival {
+            Arrival::New => (index, VALID),
+            Arrival::Repeat(earlier) => (earlier, VALID),
+            Arrival::Invalid(form) => (index, form),
         };
+        let Form { gap, sign, tail, status, date } = form;
         let Content { customer, cents } = self.content(index);
         let (number, units, hundredths) = (customer + 1, cents / 100, cents % 100);
-        let gap = if flaw == Some(Flaw::CustomerWithSpace) { " " } else { "" };
-        let status = if flaw == Some(Flaw::UnknownStatus) { "DONE" } else { "COMPLETE" };
-        let date = if flaw == Some(Flaw::NoDate) { "yesterday" } else { DATE };
-        let (sign, tail) = match flaw {
-            Some(Flaw::NegativeAmount) => ("-", ""),
-            Some(Flaw::ThirdDecimal) => ("", "5"),
-            Some(Flaw::Exponent) => ("", "e3"),
-            Some(Flaw::TrailingText) => ("", "abc"),
-            None | Some(Flaw::CustomerWithSpace | Flaw::UnknownStatus | Flaw::NoDate) => ("", ""),
-        };
         let written = write!(
             body,
             concat!(
@@ -214,11 +198,4 @@ enum Purpose {
 /// The id of customer `index`, counted from 0, as seeded.
 pub(super) fn customer_id(index: u32) -> String {
     format!("GIG{:05}", u64::from(index) + 1)
-}
-
-/// The index of a seeded customer, counted from 0.
-pub(super) fn customer_index(customer_id: &str) -> Option<u32> {
-    let digits = customer_id.strip_prefix("GIG")?;
-    let number: u32 = digits.parse().ok()?;
-    number.checked_sub(1).filter(|index| self::customer_id(*index) == customer_id)
 }

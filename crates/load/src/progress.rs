@@ -12,56 +12,48 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Where progress is told.
 #[derive(Debug)]
-pub(super) enum Progress {
-    Live(ProgressBar),
-    Lines { told: Instant },
-    Silent,
+pub(super) struct Progress {
+    /// Shown on a terminal only.
+    bar: ProgressBar,
+    /// When the last line was written; nothing where none is.
+    told: Option<Instant>,
+    is_silent: bool,
 }
 
 impl Progress {
-    pub(super) fn new(json: bool) -> Self {
-        if json {
-            return Self::Silent;
-        }
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines { told: Instant::now() };
-        }
-        let bar = ProgressBar::new_spinner();
+    pub(super) fn new(is_silent: bool) -> Self {
+        let is_live = !is_silent && std::io::stderr().is_terminal();
+        let bar = if is_live { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
             bar.set_style(style);
         }
-        Self::Live(bar)
+        Self { bar, told: (!is_silent && !is_live).then(Instant::now), is_silent }
     }
 
     /// Tells how far things are, if it is time to.
     pub(super) fn tell(&mut self, text: impl FnOnce() -> String) {
-        match self {
-            Self::Live(bar) => {
-                bar.set_message(text());
-                bar.tick();
-            }
-            Self::Lines { told } if told.elapsed() >= LINE_EVERY => {
+        match &mut self.told {
+            Some(told) if told.elapsed() >= LINE_EVERY => {
                 *told = Instant::now();
                 eprintln!("{}", text());
             }
-            Self::Lines { .. } | Self::Silent => {}
+            None if !self.is_silent => {
+                self.bar.set_message(text());
+                self.bar.tick();
+            }
+            Some(_) | None => {}
         }
     }
 
     /// Says a thing once, on a line of its own.
     pub(super) fn say(&self, text: &str) {
-        match self {
-            Self::Live(bar) => bar.suspend(|| eprintln!("{text}")),
-            Self::Lines { .. } => eprintln!("{text}"),
-            Self::Silent => {}
+        if !self.is_silent {
+            self.bar.suspend(|| eprintln!("{text}"));
         }
     }
 
     /// Takes the live line away.
     pub(super) fn finish(&self) {
-        match self {
-            Self::Live(bar) => bar.finish_and_clear(),
-            Self::Lines { .. } | Self::Silent => {}
-        }
+        self.bar.finish_and_clear();
     }
 }

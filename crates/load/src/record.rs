@@ -3,15 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use super::plan::Arrival;
 
@@ -35,13 +32,13 @@ pub(super) fn count(histogram: &mut Histogram<u64>, latency: Duration, count: u6
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Fate {
-    NotSent = 0,
+    NotSent,
     /// The service said that it did not take it.
-    Refused = 1,
+    Refused,
     /// No answer, or one (5xx) that leaves open whether it was taken.
-    Unknown = 2,
+    Unknown,
     /// The service said that it is durable.
-    Accepted = 3,
+    Accepted,
 }
 
 impl Fate {
@@ -53,49 +50,6 @@ impl Fate {
             _ => Self::Refused,
         }
     }
-
-    fn from_byte(byte: u8) -> Self {
-        match byte {
-            0 => Self::NotSent,
-            1 => Self::Refused,
-            2 => Self::Unknown,
-            _ => Self::Accepted,
-        }
-    }
-}
-
-/// The fate of every reference, one byte each.
-#[derive(Debug)]
-pub(super) struct Fates(Vec<AtomicU8>);
-
-impl Fates {
-    pub(super) fn new(arrivals: u64) -> anyhow::Result<Self> {
-        let arrivals = usize::try_from(arrivals).context("too many payments to remember")?;
-        let mut fates = Vec::new();
-        fates.try_reserve_exact(arrivals).context("not enough memory to remember the payments")?;
-        fates.resize_with(arrivals, AtomicU8::default);
-        Ok(Self(fates))
-    }
-
-    /// Raises what is known of arrival `index`.
-    pub(super) fn raise(&self, index: u64, fate: Fate) {
-        let byte = usize::try_from(index).ok().and_then(|index| self.0.get(index));
-        if let Some(byte) = byte {
-            byte.fetch_max(fate as u8, Ordering::Relaxed);
-        }
-    }
-
-    /// What is known of each arrival, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Fate)> + '_ {
-        (0..)
-            .zip(&self.0)
-            .map(|(index, byte)| (index, Fate::from_byte(byte.load(Ordering::Relaxed))))
-    }
-
-    /// How many references have this fate.
-    pub(super) fn count(&self, wanted: Fate) -> u64 {
-        self.iter().filter(|(_, fate)| *fate == wanted).count() as u64
-    }
 }
 
 /// When one request was due, was sent, and was answered or given up.
@@ -106,18 +60,28 @@ pub(super) struct Times {
     pub(super) ended: Instant,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct Figures {
+/// Counts of payments, as they are reported.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Counts {
     /// Payments in requests that were sent.
     pub(super) sent: u64,
     /// Answers by status; within a batch each payment counts.
     pub(super) statuses: BTreeMap<u16, u64>,
     /// Payments in requests that were not answered, by reason.
     pub(super) unanswered: BTreeMap<String, u64>,
+    pub(super) repeats_sent: u64,
     pub(super) invalid_sent: u64,
     pub(super) invalid_refused: u64,
     pub(super) invalid_accepted: u64,
-    pub(super) repeats_sent: u64,
+    /// Attempts to connect that failed.
+    pub(super) connect_failures: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Figures {
+    pub(super) counts: Counts,
+    /// What is known of each arrival's reference.
+    pub(super) fates: Vec<Fate>,
     /// From due to answered, of accepted payments.
     pub(super) accept_latency: Histogram<u64>,
     /// From due to sent, of all.
@@ -126,128 +90,86 @@ pub(super) struct Figures {
     pub(super) busy: Duration,
     pub(super) first_sent: Option<Instant>,
     pub(super) last_sent: Option<Instant>,
-    /// Attempts to connect that failed.
-    pub(super) connect_failures: u64,
 }
 
 impl Figures {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(super) fn new(arrivals: u64) -> anyhow::Result<Self> {
+        let arrivals = usize::try_from(arrivals).context("too many payments to remember")?;
+        let mut fates = Vec::new();
+        fates.try_reserve_exact(arrivals).context("not enough memory to remember the payments")?;
+        fates.resize(arrivals, Fate::NotSent);
         Ok(Self {
-            sent: 0,
-            statuses: BTreeMap::new(),
-            unanswered: BTreeMap::new(),
-            invalid_sent: 0,
-            invalid_refused: 0,
-            invalid_accepted: 0,
-            repeats_sent: 0,
+            counts: Counts::default(),
+            fates,
             accept_latency: latencies()?,
             lateness: latencies()?,
             busy: Duration::ZERO,
             first_sent: None,
             last_sent: None,
-            connect_failures: 0,
         })
     }
 
     /// Answers that said a payment was taken, now or before.
     pub(super) fn accepted(&self) -> u64 {
-        [200, 202].iter().filter_map(|status| self.statuses.get(status)).sum()
+        [200, 202].iter().filter_map(|status| self.counts.statuses.get(status)).sum()
     }
 
     /// Payments that were refused unexpectedly, or not answered.
     pub(super) fn errors(&self) -> u64 {
-        let answered: u64 = self.statuses.values().sum();
-        let unanswered: u64 = self.unanswered.values().sum();
-        unanswered + answered - self.accepted() - self.invalid_refused
+        let answered: u64 = self.counts.statuses.values().sum();
+        let unanswered: u64 = self.counts.unanswered.values().sum();
+        unanswered + answered - self.accepted() - self.counts.invalid_refused
+    }
+
+    /// How many references have this fate.
+    pub(super) fn count(&self, wanted: Fate) -> u64 {
+        self.fates.iter().filter(|fate| **fate == wanted).count() as u64
     }
 
     /// Counts one request of `payments`, answered or not.
     pub(super) fn request(&mut self, times: Times, payments: u64) {
-        self.sent += payments;
+        self.counts.sent += payments;
         self.busy += times.ended - times.sent;
         self.first_sent = Some(self.first_sent.map_or(times.sent, |first| first.min(times.sent)));
         self.last_sent = self.last_sent.max(Some(times.sent));
         count(&mut self.lateness, times.sent.saturating_duration_since(times.due), payments);
     }
 
-    /// Counts what one payment was answered.
-    pub(super) fn answer(&mut self, times: Times, arrival: Arrival, status: u16) {
-        *self.statuses.entry(status).or_default() += 1;
-        let is_accepted = Fate::of(status) == Fate::Accepted;
-        if is_accepted {
+    /// Counts one payment with the status that it was answered, or why it was not.
+    pub(super) fn payment(
+        &mut self,
+        times: Times,
+        (index, arrival): (u64, Arrival),
+        answer: Result<u16, &str>,
+    ) {
+        let fate = answer.map_or(Fate::Unknown, Fate::of);
+        let counts = &mut self.counts;
+        match answer {
+            Ok(status) => *counts.statuses.entry(status).or_default() += 1,
+            Err(reason) => *counts.unanswered.entry(reason.to_owned()).or_default() += 1,
+        }
+        if fate == Fate::Accepted {
             count(&mut self.accept_latency, times.ended.saturating_duration_since(times.due), 1);
         }
         match arrival {
-            Arrival::New => {}
-            Arrival::Repeat(_) => self.repeats_sent += 1,
+            Arrival::New => self.raise(index, fate),
+            Arrival::Repeat(earlier) => {
+                counts.repeats_sent += 1;
+                self.raise(earlier, fate);
+            }
             Arrival::Invalid(_) => {
-                self.invalid_sent += 1;
-                self.invalid_refused += u64::from(status == 422);
-                self.invalid_accepted += u64::from(is_accepted);
+                counts.invalid_sent += 1;
+                counts.invalid_refused += u64::from(answer == Ok(422));
+                counts.invalid_accepted += u64::from(fate == Fate::Accepted);
             }
         }
     }
 
-    /// Counts one payment that was not answered.
-    pub(super) fn unanswered(&mut self, arrival: Arrival, reason: &str) {
-        match self.unanswered.get_mut(reason) {
-            Some(payments) => *payments += 1,
-            None => drop(self.unanswered.insert(reason.to_owned(), 1)),
-        }
-        match arrival {
-            Arrival::New => {}
-            Arrival::Repeat(_) => self.repeats_sent += 1,
-            Arrival::Invalid(_) => self.invalid_sent += 1,
-        }
-    }
-}
-
-/// What all connections write to.
-#[derive(Debug)]
-pub(super) struct Record {
-    pub(super) fates: Fates,
-    figures: Mutex<Figures>,
-}
-
-impl Record {
-    pub(super) fn new(arrivals: u64) -> anyhow::Result<Self> {
-        Ok(Self { fates: Fates::new(arrivals)?, figures: Mutex::new(Figures::new()?) })
-    }
-
-    /// The figures, for a moment. Held only to add to them or to read them.
-    pub(super) fn figures(&self) -> MutexGuard<'_, Figures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What one payment was answered, in figures and fate.
-    pub(super) fn answer(
-        &self,
-        figures: &mut Figures,
-        times: Times,
-        index: u64,
-        (arrival, status): (Arrival, u16),
-    ) {
-        figures.answer(times, arrival, status);
-        self.raise(index, arrival, Fate::of(status));
-    }
-
-    /// That one payment was not answered.
-    pub(super) fn unanswered(
-        &self,
-        figures: &mut Figures,
-        index: u64,
-        arrival: Arrival,
-        reason: &str,
-    ) {
-        figures.unanswered(arrival, reason);
-        self.raise(index, arrival, Fate::Unknown);
-    }
-
-    fn raise(&self, index: u64, arrival: Arrival, fate: Fate) {
-        match arrival {
-            Arrival::New => self.fates.raise(index, fate),
-            Arrival::Repeat(earlier) => self.fates.raise(earlier, fate),
-            Arrival::Invalid(_) => {}
+    /// Raises what is known of arrival `index`.
+    pub(super) fn raise(&mut self, index: u64, fate: Fate) {
+        let known = usize::try_from(index).ok().and_then(|index| self.fates.get_mut(index));
+        if let Some(known) = known {
+            *known = (*known).max(fate);
         }
     }
 }

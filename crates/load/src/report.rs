@@ -1,17 +1,17 @@
-//! What is told at the end: as JSON or as a table, and whether it is good. Never measures
-//! anything itself.
+//! What is told at the end, and whether it is good. Never measures anything itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
-    args::{Distribution, LoadArgs},
+    args::LoadArgs,
     audit::Audit,
+    cpu::Cpu,
     drain::{Drain, millis},
-    record::{Fate, Figures},
-    send::Sending,
+    record::{Counts, Fate, Figures},
 };
 
 /// Arrivals later than this at p99 say that the rate was not kept.
@@ -47,7 +47,7 @@ impl Percentiles {
 pub(super) struct Report {
     pub(super) run_id: String,
     pub(super) seed: u64,
-    pub(super) options: Options,
+    pub(super) options: Value,
     pub(super) interrupted: bool,
     pub(super) sending: SendingReport,
     pub(super) drain: Option<Drain>,
@@ -62,59 +62,35 @@ pub(super) struct Report {
     pub(super) problems: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Options {
-    url: String,
-    rate: u32,
-    duration_ms: u64,
-    customers: u32,
-    distribution: Distribution,
-    duplicates_ppm: u32,
-    invalid_ppm: u32,
-    connections: u32,
-    batch: u32,
-}
-
-impl Options {
-    pub(super) fn rate(&self) -> u32 {
-        self.rate
-    }
-
-    pub(super) fn of(args: &LoadArgs) -> Self {
-        Self {
-            url: args.url.clone(),
-            rate: args.rate,
-            duration_ms: millis(args.duration),
-            customers: args.customers,
-            distribution: args.distribution,
-            duplicates_ppm: args.duplicates.parts_per_million(),
-            invalid_ppm: args.invalid.parts_per_million(),
-            connections: args.connections,
-            batch: args.batch,
-        }
-    }
+/// The options that the payments and their rate depend on.
+pub(super) fn options(args: &LoadArgs) -> Value {
+    json!({
+        "url": args.url,
+        "rate": args.rate,
+        "duration_ms": millis(args.duration),
+        "customers": args.customers,
+        "distribution": args.distribution,
+        "duplicates_ppm": args.duplicates.parts_per_million(),
+        "invalid_ppm": args.invalid.parts_per_million(),
+        "connections": args.connections,
+        "batch": args.batch,
+    })
 }
 
 /// What was sent and what was answered.
 #[derive(Debug, Serialize)]
 pub(super) struct SendingReport {
+    #[serde(flatten)]
+    pub(super) counts: Counts,
     /// From the start to the last answer.
     pub(super) took_ms: u64,
     pub(super) due: u64,
-    pub(super) sent: u64,
     pub(super) not_sent: u64,
     /// Payments sent per second, from the first to the last.
     pub(super) achieved_per_second: u64,
-    pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) accepted: u64,
     /// References of which nobody said whether they were taken.
     pub(super) unknown: u64,
-    pub(super) repeats_sent: u64,
-    pub(super) invalid_sent: u64,
-    pub(super) invalid_refused: u64,
-    pub(super) invalid_accepted: u64,
-    pub(super) unanswered: BTreeMap<String, u64>,
-    pub(super) connect_failures: u64,
     /// From due to answered.
     pub(super) accept_latency_us: Percentiles,
     /// From due to sent.
@@ -126,70 +102,24 @@ pub(super) struct SendingReport {
 }
 
 impl SendingReport {
-    pub(super) fn of(sending: &Sending, connections: u32, took: Duration) -> Self {
-        let figures = sending.record().figures().clone();
-        let due = sending.due();
-        let not_sent = due - figures.sent.min(due);
+    pub(super) fn of(figures: &Figures, due: u64, connections: u32, took: Duration) -> Self {
+        let sent = figures.counts.sent;
         let span = figures.first_sent.zip(figures.last_sent).map(|(first, last)| last - first);
         let whole = took.as_micros() * u128::from(connections);
         let busy = u64::try_from(figures.busy.as_micros() * 100 / whole.max(1)).unwrap_or(100);
         let lateness_us = Percentiles::of(&figures.lateness);
         Self {
+            counts: figures.counts.clone(),
             took_ms: millis(took),
             due,
-            sent: figures.sent,
-            not_sent,
-            achieved_per_second: per_second(figures.sent, span.unwrap_or_default()),
-            accepted: sending.record().fates.count(Fate::Accepted),
-            unknown: sending.record().fates.count(Fate::Unknown),
-            repeats_sent: figures.repeats_sent,
-            invalid_sent: figures.invalid_sent,
-            invalid_refused: figures.invalid_refused,
-            invalid_accepted: figures.invalid_accepted,
-            connect_failures: figures.connect_failures,
+            not_sent: due - sent.min(due),
+            achieved_per_second: per_second(sent, span.unwrap_or_default()),
+            accepted: figures.count(Fate::Accepted),
+            unknown: figures.count(Fate::Unknown),
             accept_latency_us: Percentiles::of(&figures.accept_latency),
-            behind: behind(&lateness_us, &figures, busy),
+            behind: behind(&lateness_us, &figures.counts, busy),
             lateness_us,
             connections_busy_percent: busy,
-            statuses: figures.statuses,
-            unanswered: figures.unanswered,
-        }
-    }
-}
-
-/// CPU time per process.
-#[derive(Debug, Serialize)]
-pub(super) struct Cpu {
-    pub(super) processes: Vec<CpuOf>,
-    pub(super) total: CpuOf,
-    pub(super) load_generator: CpuOf,
-}
-
-/// CPU time of the processes of one name.
-#[derive(Debug, Serialize)]
-pub(super) struct CpuOf {
-    pub(super) name: String,
-    /// Until all answers were there.
-    pub(super) sending_ms: u64,
-    /// Until all was applied.
-    pub(super) drained_ms: Option<u64>,
-    /// Of the longer of the two, per accepted payment.
-    pub(super) us_per_payment: Option<u64>,
-}
-
-impl CpuOf {
-    pub(super) fn new(
-        name: &str,
-        sending: Duration,
-        drained: Option<Duration>,
-        payments: u64,
-    ) -> Self {
-        let micros = u64::try_from(drained.unwrap_or(sending).as_micros()).unwrap_or(u64::MAX);
-        Self {
-            name: name.to_owned(),
-            sending_ms: millis(sending),
-            drained_ms: drained.map(millis),
-            us_per_payment: micros.checked_div(payments),
         }
     }
 }
@@ -202,9 +132,10 @@ pub(super) fn problems(report: &Report) -> Vec<String> {
             problems.push(format!("{count} {what}"));
         }
     };
-    say(report.sending.invalid_accepted, "invalid payments were accepted");
-    let valid = report.sending.due - report.sending.invalid_sent;
+    let counts = &report.sending.counts;
+    say(counts.invalid_accepted, "invalid payments were accepted");
     if report.sending.accepted == 0 && !report.interrupted {
+        let valid = report.sending.due - counts.invalid_sent;
         say(valid, "payments were due, and none was accepted");
     }
     if let Some(audit) = &report.audit {
@@ -232,18 +163,17 @@ pub(super) fn problems(report: &Report) -> Vec<String> {
 
 /// `count` per second over `span`; all of it when there is no span.
 pub(super) fn per_second(count: u64, span: Duration) -> u64 {
-    let nanos = span.as_nanos().max(1);
-    match span.is_zero() {
-        true => count,
-        false => u64::try_from(u128::from(count) * 1_000_000_000 / nanos).unwrap_or(u64::MAX),
+    if span.is_zero() {
+        return count;
     }
+    u64::try_from(u128::from(count) * 1_000_000_000 / span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn behind(lateness: &Percentiles, figures: &Figures, busy_percent: u64) -> Option<String> {
-    if figures.sent > 0 && u128::from(lateness.p99) < LATE.as_micros() {
+fn behind(lateness: &Percentiles, counts: &Counts, busy_percent: u64) -> Option<String> {
+    if counts.sent > 0 && u128::from(lateness.p99) < LATE.as_micros() {
         return None;
     }
-    let why = if figures.connect_failures > 0 {
+    let why = if counts.connect_failures > 0 {
         "the service could not be reached for a while"
     } else if busy_percent >= BUSY_PERCENT {
         "all connections were busy: the service was slower, or needs more of them"

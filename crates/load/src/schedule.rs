@@ -16,10 +16,10 @@ const NAP_MAX: Duration = Duration::from_millis(50);
 /// The due times of all requests of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schedule {
-    start: Instant,
+    pub(super) start: Instant,
     rate: u64,
     batch: u64,
-    requests: u64,
+    pub(super) requests: u64,
 }
 
 impl Schedule {
@@ -27,14 +27,6 @@ impl Schedule {
     pub(super) fn new(start: Instant, rate: u32, batch: u32, payments: u64) -> Self {
         let batch = u64::from(batch);
         Self { start, rate: u64::from(rate), batch, requests: payments / batch }
-    }
-
-    pub(super) fn start(&self) -> Instant {
-        self.start
-    }
-
-    pub(super) fn requests(&self) -> u64 {
-        self.requests
     }
 
     pub(super) fn due(&self, index: u64) -> Instant {
@@ -63,7 +55,7 @@ impl Schedule {
 /// thread of its own sleeps until requests are due and then lets go all of them at once.
 #[derive(Debug)]
 pub(super) struct Pacer {
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     due: Semaphore,
     taken: AtomicU64,
 }
@@ -71,10 +63,6 @@ pub(super) struct Pacer {
 impl Pacer {
     pub(super) fn new(schedule: Schedule) -> Self {
         Self { schedule, due: Semaphore::new(0), taken: AtomicU64::new(0) }
-    }
-
-    pub(super) fn schedule(&self) -> &Schedule {
-        &self.schedule
     }
 
     /// Lets requests go as they fall due; returns when all went, or after [`Pacer::stop`].
@@ -108,10 +96,5 @@ impl Pacer {
     /// Lets no further request go.
     pub(super) fn stop(&self) {
         self.due.close();
-    }
-
-    /// True when no further request will be let go.
-    pub(super) fn is_over(&self) -> bool {
-        self.due.is_closed()
     }
 }

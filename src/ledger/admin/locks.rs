@@ -2,7 +2,7 @@
 //! partition, or a whole table of the ledger. Takes no lock and waits for none; never
 //! names a session of paystream.
 
-use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::AdminStore;
 use crate::ledger::Error;
@@ -11,7 +11,7 @@ use crate::ledger::Error;
 const HOLDERS_MAX: i64 = 20;
 /// Sessions with locks on what a batch writes; reading and cleaning up lock nothing
 /// that a batch needs.
-const HOLDERS: &str = "
+pub(super) const HOLDERS: &str = "
     with holders as (
         select s.pid, s.application_name, s.state, s.xact_start,
             bool_or(l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
@@ -23,7 +23,8 @@ const HOLDERS: &str = "
             and l.mode not in ('AccessShareLock', 'ShareUpdateExclusiveLock')
             and l.relation in (select oid from pg_class where relname in
                 ('customer_accounts', 'partition_owners', 'processed_transactions'))
-        group by s.pid, s.application_name, s.state, s.xact_start)
+        group by s.pid, s.application_name, s.state, s.xact_start)";
+const HOLDER: &str = "
     select pid, coalesce(nullif(application_name, ''), 'unnamed') as application,
         coalesce(state, 'hidden') as state, has_table,
         (extract(epoch from clock_timestamp() - xact_start) * 1000)::bigint as open_ms,";
@@ -33,7 +34,6 @@ const HOLDERS: &str = "
 pub struct LockHolder {
     pub pid: i32,
     pub application: String,
-    /// `active`, `idle in transaction`, and so on.
     pub state: String,
     /// Age of its transaction, in milliseconds; nothing when this user may not see it.
     pub open_ms: Option<i64>,
@@ -51,30 +51,26 @@ impl AdminStore {
         // A row names the transaction that has locked it, whether anybody waits or not.
         const LOCKED: &str = "xmax in (select transactionid from pg_locks l where l.granted
             and l.pid = holders.pid and l.locktype = 'transactionid' and l.mode = 'ExclusiveLock')";
-        let sql = format!(
-            "{HOLDERS}
+        let rows = format!(
+            "{HOLDERS} {HOLDER}
                  array(select customer_id from customer_accounts
                      where customer_id = any($2) and {LOCKED} order by 1) as accounts,
                  array(select partition from partition_owners where {LOCKED} order by 1)
                      as partitions
              from holders order by xact_start limit $1"
         );
+        let sessions = format!(
+            "{HOLDERS} {HOLDER} '{{}}'::text[] as accounts, '{{}}'::int[] as partitions
+             from holders order by xact_start limit $1"
+        );
         let mut connection = self.pool.acquire().await?;
-        let held = holders(&mut connection).await?;
+        let sessions = sqlx::query_as(AssertSqlSafe(sessions)).bind(HOLDERS_MAX);
+        let held: Vec<LockHolder> = sessions.fetch_all(&mut *connection).await?;
         // One who has a whole table explains all, and its rows cannot be read.
         if held.is_empty() || held.iter().any(|one| one.has_table) {
             return Ok(held);
         }
-        let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(HOLDERS_MAX).bind(customers);
+        let rows = sqlx::query_as(AssertSqlSafe(rows)).bind(HOLDERS_MAX).bind(customers);
         Ok(rows.fetch_all(&mut *connection).await?)
     }
-}
-
-/// The same without what they hold: needs no schema.
-pub(super) async fn holders(connection: &mut PgConnection) -> Result<Vec<LockHolder>, sqlx::Error> {
-    let sql = format!(
-        "{HOLDERS} '{{}}'::text[] as accounts, '{{}}'::int[] as partitions
-         from holders order by xact_start limit $1"
-    );
-    sqlx::query_as(AssertSqlSafe(sql)).bind(HOLDERS_MAX).fetch_all(connection).await
 }

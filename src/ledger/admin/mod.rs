@@ -10,7 +10,6 @@ mod conflicts;
 mod dead_letters;
 mod history;
 mod locks;
-mod open;
 mod suspense;
 mod vitals;
 mod workers;
@@ -21,10 +20,7 @@ use sqlx::PgPool;
 pub(super) use audit_log::{Change, note};
 pub use history::{AttemptRow, MoveRow, StoredPayment, TrialRow};
 pub use locks::LockHolder;
-pub use open::OpenCases;
-pub use vitals::{
-    BlockedSession, DamagedAccount, OpenTransaction, Pile, RetriedEntry, Vitals, Work,
-};
+pub use vitals::{Symptom, Symptoms, Vitals};
 pub use workers::WorkerRow;
 
 use super::Topology;

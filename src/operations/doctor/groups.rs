@@ -1,23 +1,19 @@
 //! Judges consumer groups of others on our streams: which of them trimming
-//! waits for, and how much it keeps. Pure: standings go in, findings come out.
+//! waits for, and how much it keeps. Pure: groups go in, findings come out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use super::words::{numbered, since};
 use crate::{
-    domain::{StreamId, argument},
-    ledger::GroupRow,
+    domain::argument,
     operations::{
         Severity::Warning,
         finding::{self as kind, Finding, Kind},
+        groups::Group,
         shapes::span,
     },
-    stream::{GROUP, Standing},
 };
 
 /// A group that reads is behind for a moment.
@@ -25,38 +21,20 @@ const BEHIND: Duration = Duration::from_secs(60);
 /// Groups that are told of one by one.
 const NAMED_MAX: usize = 20;
 
-/// One group of others.
-#[derive(Default)]
-struct Group<'a> {
-    row: Option<&'a GroupRow>,
-    on: BTreeSet<u16>,
-    /// Partitions on which entries are kept only for it.
-    pins: Vec<u16>,
-    /// Entries that it has not acknowledged and we have.
-    kept: i64,
-    oldest: Option<StreamId>,
-}
-
 /// Every group but ours.
-pub(super) fn judge(
-    registered: &[GroupRow],
-    standings: &[Standing],
-    partitions: u16,
-    now: DateTime<Utc>,
-) -> Vec<Finding> {
-    let groups = groups(registered, standings);
+pub(super) fn judge(groups: &[Group], now: DateTime<Utc>) -> Vec<Finding> {
+    let others: Vec<&Group> = groups.iter().filter(|group| !group.is_ours()).collect();
     let mut findings = Vec::new();
-    for (name, group) in groups.iter().take(NAMED_MAX) {
-        match group.row {
-            None => findings.push(strange(name, group)),
-            Some(row) => {
-                findings.extend(incomplete(name, group, partitions));
-                findings.extend(pins(name, group, row, now));
-            }
+    for group in others.iter().take(NAMED_MAX) {
+        if group.registered {
+            findings.extend(incomplete(group));
+            findings.extend(pins(group, now));
+        } else {
+            findings.push(strange(group));
         }
     }
     if findings.is_empty() {
-        let sentence = match groups.len() {
+        let sentence = match others.len() {
             0 => "none but ours".to_owned(),
             1 => "1 other, registered and reading".to_owned(),
             many => format!("{many} others, registered and reading"),
@@ -66,31 +44,8 @@ pub(super) fn judge(
     findings
 }
 
-fn groups<'a>(
-    registered: &'a [GroupRow],
-    standings: &'a [Standing],
-) -> BTreeMap<&'a str, Group<'a>> {
-    let (ours, others): (Vec<_>, Vec<_>) = standings.iter().partition(|one| one.group == GROUP);
-    let ours: BTreeMap<u16, &Standing> = ours.into_iter().map(|one| (one.partition, one)).collect();
-    let mut groups: BTreeMap<&str, Group> = registered
-        .iter()
-        .map(|row| (row.name.as_str(), Group { row: Some(row), ..Group::default() }))
-        .collect();
-    for one in others {
-        let group = groups.entry(&one.group).or_default();
-        group.on.insert(one.partition);
-        let Some(ours) = ours.get(&one.partition).filter(|ours| one.floor < ours.floor) else {
-            continue;
-        };
-        group.pins.push(one.partition);
-        let left = |standing: &Standing| standing.lag + standing.pending;
-        group.kept += (left(one) - left(ours)).max(0);
-        group.oldest = group.oldest.into_iter().chain(one.oldest_waiting).min();
-    }
-    groups
-}
-
-fn strange(name: &str, group: &Group<'_>) -> Finding {
+fn strange(group: &Group) -> Finding {
+    let name = &group.name;
     let on: Vec<u16> = group.on.iter().copied().collect();
     let sentence = format!(
         "the group {name} is on {} without being registered, and trimming waits for it there",
@@ -104,8 +59,9 @@ fn strange(name: &str, group: &Group<'_>) -> Finding {
     told(kind::GROUP_STRANGE, name, sentence, advice)
 }
 
-fn incomplete(name: &str, group: &Group<'_>, partitions: u16) -> Option<Finding> {
-    let missing: Vec<u16> = (0..partitions).filter(|number| !group.on.contains(number)).collect();
+fn incomplete(group: &Group) -> Option<Finding> {
+    let name = &group.name;
+    let missing: Vec<u16> = group.missing_on.iter().copied().collect();
     let sentence = format!(
         "the group {name} is registered and missing on {}, which nothing is trimmed from",
         numbered(&missing)
@@ -117,24 +73,25 @@ fn incomplete(name: &str, group: &Group<'_>, partitions: u16) -> Option<Finding>
     (!missing.is_empty()).then(|| told(kind::GROUP_PARTLY, name, sentence, advice))
 }
 
-fn pins(name: &str, group: &Group<'_>, row: &GroupRow, now: DateTime<Utc>) -> Option<Finding> {
+fn pins(group: &Group, now: DateTime<Utc>) -> Option<Finding> {
+    let name = &group.name;
+    let pins: Vec<u16> = group.pins_trimming_on.difference(&group.missing_on).copied().collect();
     // It cannot have read before there was one.
-    let registered = since(row.registered_at, now);
-    let age = Duration::from_secs(group.oldest?.age_seconds(now)).min(registered);
+    let registered = since(group.registered_at?, now);
+    let age = Duration::from_secs(group.kept_since?.age_seconds(now)).min(registered);
     let sentence = format!(
         "the group {name} has not read on for {}: {} settled entries wait for it, on {}, and are \
          not trimmed before it has read them",
         span(age),
         group.kept,
-        numbered(&group.pins)
+        numbered(&pins)
     );
     let advice = format!(
         "start its reader (its note: {}); if nobody needs it, `paystream groups retire {} --yes`",
-        row.note,
+        group.note.as_deref().unwrap_or_default(),
         argument(name)
     );
-    let pins = age > BEHIND && !group.pins.is_empty();
-    pins.then(|| told(kind::GROUP_PINS, name, sentence, advice))
+    (age > BEHIND && !pins.is_empty()).then(|| told(kind::GROUP_PINS, name, sentence, advice))
 }
 
 fn told(kind: Kind, name: &str, sentence: String, advice: String) -> Finding {
@@ -146,7 +103,12 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::operations::Severity::Good;
+    use crate::{
+        domain::StreamId,
+        ledger::GroupRow,
+        operations::{Severity::Good, groups::groups},
+        stream::{GROUP, Standing},
+    };
 
     fn now() -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(1_000)
@@ -169,7 +131,7 @@ mod tests {
     }
 
     fn found(registered: &[GroupRow], standings: &[Standing]) -> Vec<Finding> {
-        judge(registered, standings, 2, now())
+        judge(&groups(registered.to_vec(), standings.to_vec(), 2, now()), now())
     }
 
     #[test]

@@ -4,16 +4,14 @@
 //! Asking and judging are apart: what is asked for here is judged by the files
 //! below, which are pure.
 
+mod checks;
 mod examine;
 mod groups;
 mod machine;
-mod owners;
-mod postgresql;
-mod redis_vitals;
+mod streams;
 mod words;
-mod work;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -25,14 +23,15 @@ pub use examine::examine;
 use self::machine::Reading;
 use super::{
     Error, Finding, Operations, Severity,
-    Severity::Critical,
+    Severity::{Critical, Warning},
     chain,
     finding::{self as kind},
 };
 use crate::{
     clock::Clock,
     config::ServeConfig,
-    ledger::{self, CursorRow, GroupRow, Vitals, Work, WorkerRow},
+    ledger::{CursorRow, Error as LedgerError, GroupRow, Symptoms, Vitals},
+    operations::{groups::groups, shapes::last_owners},
     stream::{Presence, RedisVitals, Standing, Streams},
 };
 
@@ -75,12 +74,10 @@ impl Known {
     }
 }
 
-/// What the ledger says, all of it.
+/// What the ledger says.
 struct Registry {
-    workers: Vec<WorkerRow>,
+    symptoms: Symptoms,
     cursors: Vec<CursorRow>,
-    /// Or why that could not be read; the rest tells of the workers all the same.
-    work: Result<Work, ledger::Error>,
     groups: Vec<GroupRow>,
 }
 
@@ -106,36 +103,29 @@ impl Operations {
         }
         let now = (self.clock)();
         if let Some((presence, standings)) = &streams {
-            findings.extend(redis_vitals::streams(presence));
-            let waiting = work::waiting(standings, presence, known.backlog_max, now);
+            findings.extend(streams::missing(presence));
+            let waiting = streams::waiting(standings, presence, known.backlog_max, now);
             match registry {
                 Some(_) => findings.extend(waiting),
-                None => findings.extend(waiting.into_iter().map(work::without_ledger)),
+                None => findings.extend(waiting.into_iter().map(streams::without_ledger)),
             }
         }
-        if registry.is_none() && redis_answers {
-            findings.extend(self.last_owners().await);
-        }
-        if let Some(registry) = registry {
-            let Registry { workers, cursors, work, groups } = &registry;
-            let releases = work.as_ref().map_or(&[][..], |work| &work.releases);
-            findings.extend(owners::judge(workers, cursors, releases));
-            findings.extend(owners::gone(workers));
-            match work {
-                Ok(work) => {
-                    findings.extend(work::topology(&self.topology, work, now));
-                    findings.extend(work::piles(work, now));
-                }
-                Err(error) => findings.push(unusable(error)),
-            }
+        let Some(Registry { symptoms, cursors, groups: registered }) = registry else {
             if redis_answers {
-                findings.extend(self.look_for_left_behind().await);
+                findings.extend(self.last_owners().await);
             }
-            if let Some((_, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
-                let partitions = self.topology.partitions;
-                findings.extend(groups::judge(groups, &standings, partitions, now));
-                findings.extend(self.look_for_progress(&registry, &standings, now).await);
-            }
+            return findings;
+        };
+        let partitions = self.topology.partitions;
+        findings.push(kind::TOPOLOGY.good().or(format!("{partitions} partitions")));
+        findings.extend(checks::judge(&symptoms));
+        if redis_answers {
+            findings.extend(self.look_for_left_behind().await);
+        }
+        if let Some((_, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
+            let late = streams::waiting_long(&standings, now);
+            findings.extend(groups::judge(&groups(registered, standings, partitions, now), now));
+            findings.extend(self.look_for_progress(&cursors, &late).await);
         }
         findings
     }
@@ -154,7 +144,9 @@ impl Operations {
     /// While the ledger does not say who owns what, Redis knows who did.
     async fn last_owners(&self) -> Option<Finding> {
         let told = self.looks().await.ok()?.upkeep.owners_told().await.ok()?;
-        Some(owners::unknown(&told))
+        let last = last_owners(told.iter().flatten().map(String::as_str));
+        let sentence = format!("owners are unknown while the ledger cannot be read; {last}");
+        Some(kind::OWNERS.found(Severity::Notice, sentence))
     }
 
     async fn look_at_ledger(&self) -> (Vec<Finding>, Option<Registry>) {
@@ -164,15 +156,19 @@ impl Operations {
             Ok(vitals) => judge_ledger(vitals, (before, (self.clock)()), self.ledger.is_local()),
             Err(error) => return (vec![postgresql_away(error)], None),
         };
-        let schema = self.ledger.schema().check().await;
-        let registry = match schema {
-            Ok(()) => self.registry().await,
-            Err(error) => Err(error),
+        let (symptoms, all_asked) = match self.ledger.schema().check().await {
+            Ok(()) => self.admin.symptoms().await,
+            Err(error) => {
+                findings.push(unusable(&error));
+                return (findings, None);
+            }
         };
-        match registry {
-            Ok(registry) => {
+        findings.extend(all_asked.err().map(|error| unusable(&error)));
+        let rest = async { Ok((self.reader.cursors().await?, self.groups.registered().await?)) };
+        match rest.await {
+            Ok((cursors, groups)) => {
                 findings.push(kind::SCHEMA.good());
-                (findings, Some(registry))
+                (findings, Some(Registry { symptoms, cursors, groups }))
             }
             Err(error) => {
                 findings.push(unusable(&error));
@@ -181,39 +177,17 @@ impl Operations {
         }
     }
 
-    async fn registry(&self) -> Result<Registry, ledger::Error> {
-        Ok(Registry {
-            workers: self.admin.workers().await?,
-            cursors: self.reader.cursors().await?,
-            work: self.admin.work().await,
-            groups: self.groups.registered().await?,
-        })
-    }
-
     /// Where something has waited for long, looks twice.
-    async fn look_for_progress(
-        &self,
-        Registry { workers, cursors, .. }: &Registry,
-        standings: &[Standing],
-        now: DateTime<Utc>,
-    ) -> Option<Finding> {
-        if !workers.iter().any(WorkerRow::is_alive) {
+    async fn look_for_progress(&self, cursors: &[CursorRow], late: &[u16]) -> Option<Finding> {
+        if !cursors.iter().any(CursorRow::is_owner_alive) {
             return None;
         }
-        let waiting = work::waiting_long(standings, now);
-        if waiting.is_empty() {
-            return Some(owners::stuck(cursors, cursors, &waiting));
+        if late.is_empty() {
+            return Some(kind::STUCK.good());
         }
         sleep(SECOND_LOOK).await;
         let later = self.reader.cursors().await.ok()?;
-        let living: BTreeSet<&str> = workers
-            .iter()
-            .filter(|worker| worker.is_alive())
-            .map(|worker| worker.worker_id.as_str())
-            .collect();
-        let lives = |row: &CursorRow| row.owner.as_deref().is_some_and(|it| living.contains(it));
-        let later: Vec<CursorRow> = later.into_iter().filter(lives).collect();
-        Some(owners::stuck(cursors, &later, &waiting))
+        Some(checks::stuck(cursors, &later, late))
     }
 }
 
@@ -227,10 +201,10 @@ async fn look_at_redis(streams: &Streams, known: Known, clock: Clock) -> (Vec<Fi
     };
     let reading = Reading { there: vitals.now, before, after: clock() };
     let mut findings = vec![kind::REDIS_AWAY.good()];
-    findings.extend(redis_vitals::judge(&vitals, known.unsafe_redis_allowed));
+    findings.extend(streams::server(&vitals, known.unsafe_redis_allowed));
     findings.push(machine::clock("redis", reading));
     findings.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
-    (findings, !vitals.loading)
+    (findings, vitals.number("loading") == 0)
 }
 
 /// Everything about the server that can be seen without a topology.
@@ -240,7 +214,11 @@ fn judge_ledger(
     is_local: bool,
 ) -> Vec<Finding> {
     let mut findings = vec![kind::POSTGRESQL_AWAY.good()];
-    findings.extend(postgresql::judge(vitals));
+    let took = vitals.latency;
+    let slow = format!("PostgreSQL takes {took:.1?} for the simplest question");
+    let slow = kind::POSTGRESQL_SLOW.judge((took > streams::SLOW).then_some((Warning, slow)));
+    findings.push(slow.or(format!("answers in {took:.1?}")));
+    findings.extend(checks::judge(&vitals.symptoms));
     let reading = Reading { there: vitals.now, before, after };
     findings.push(machine::clock("postgresql", reading));
     findings.push(disk("postgresql", vitals.directory.as_deref(), is_local));
@@ -258,17 +236,17 @@ fn redis_away(error: &Error) -> Finding {
     kind.found(Critical, chain(error))
 }
 
-fn postgresql_away(error: &ledger::Error) -> Finding {
-    let (kind, answers) = if matches!(error, ledger::Error::Locked(_)) {
+fn postgresql_away(error: &LedgerError) -> Finding {
+    let (kind, answers) = if matches!(error, LedgerError::Locked(_)) {
         (kind::POSTGRESQL_LOCKS, true)
-    } else if matches!(error, ledger::Error::Slow(_)) {
+    } else if matches!(error, LedgerError::Slow(_)) {
         (kind::POSTGRESQL_SLOW, true)
     } else if error.is_outage() {
         (kind::POSTGRESQL_AWAY, false)
     } else {
         (kind::POSTGRESQL_ODD, false)
     };
-    let finding = kind.found(if answers { Severity::Warning } else { Critical }, chain(error));
+    let finding = kind.found(if answers { Warning } else { Critical }, chain(error));
     if !answers {
         return finding;
     }
@@ -277,8 +255,8 @@ fn postgresql_away(error: &ledger::Error) -> Finding {
 }
 
 /// Why a PostgreSQL that answers cannot be worked with.
-fn unusable(error: &ledger::Error) -> Finding {
-    let ledger::Error::Schema(sentence) = error else { return postgresql_away(error) };
+fn unusable(error: &LedgerError) -> Finding {
+    let LedgerError::Schema(sentence) = error else { return postgresql_away(error) };
     kind::SCHEMA.found(Critical, sentence.clone())
 }
 
@@ -294,9 +272,9 @@ mod tests {
         assert_eq!(Checkup::of(Vec::new(), at).severity, Severity::Good);
         let findings = vec![
             kind::SCHEMA.good().about("a"),
-            kind::SCHEMA.found(Severity::Warning, "").about("b"),
+            kind::SCHEMA.found(Warning, "").about("b"),
             kind::SCHEMA.found(Critical, "").about("c"),
-            kind::SCHEMA.found(Severity::Warning, "").about("d"),
+            kind::SCHEMA.found(Warning, "").about("d"),
         ];
         let checkup = Checkup::of(findings, at);
         assert_eq!(checkup.severity, Critical);

@@ -57,15 +57,6 @@ pub(super) fn since(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (now - then).to_std().unwrap_or_default()
 }
 
-/// `1 customer`, `2 customers`.
-pub(super) fn counted(count: i64, capped: bool, one: &str, many: &str) -> String {
-    match count {
-        1 => format!("1 {one}"),
-        _ if capped => format!("{count} {many} or more"),
-        _ => format!("{count} {many}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,7 +71,5 @@ mod tests {
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16777215.9 TiB");
         assert_eq!((percent(1, 2), percent(1, 0), percent(u64::MAX, 1)), (50, 0, u64::MAX));
-        assert_eq!(counted(1, false, "customer", "customers"), "1 customer");
-        assert_eq!(counted(10_000, true, "customer", "customers"), "10000 customers or more");
     }
 }

@@ -2,16 +2,10 @@
 
 use std::time::Duration;
 
-use hyper::{Method, body::Bytes};
-
 use super::{
-    super::{
-        connection::{Body, Connection, Failure, Target},
-        report::Report,
-        run, table,
-    },
+    super::{report::Report, run, table},
     args,
-    stub::{Manners, Stub},
+    stub::{Fault, Stub},
 };
 
 async fn load(stub: &Stub, line: &str) -> Report {
@@ -24,15 +18,15 @@ async fn load(stub: &Stub, line: &str) -> Report {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_run_is_reported_clean() {
-    let stub = Stub::start(Manners::default()).await;
+    let stub = Stub::start(Fault::None).await;
     let report = load(&stub, "--rate 2000 --duplicates 10 --invalid 10").await;
     assert_eq!(report.problems, Vec::<String>::new());
-    let sending = &report.sending;
-    assert_eq!((sending.sent, sending.not_sent), (600, 0));
-    assert_eq!(sending.statuses.values().sum::<u64>(), 600);
-    assert_eq!(sending.statuses[&200], sending.repeats_sent);
-    assert_eq!(sending.statuses[&422], sending.invalid_sent);
-    assert_eq!(sending.accepted, sending.statuses[&202]);
+    let (sending, counts) = (&report.sending, &report.sending.counts);
+    assert_eq!((counts.sent, sending.not_sent), (600, 0));
+    assert_eq!(counts.statuses.values().sum::<u64>(), 600);
+    assert_eq!(counts.statuses[&200], counts.repeats_sent);
+    assert_eq!(counts.statuses[&422], counts.invalid_sent);
+    assert_eq!(sending.accepted, counts.statuses[&202]);
     let audit = report.audit.unwrap();
     assert_eq!(audit.applied(), sending.accepted);
     assert_eq!(audit.customers, 20);
@@ -41,18 +35,19 @@ async fn a_clean_run_is_reported_clean() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_are_audited_like_single_payments() {
-    let stub = Stub::start(Manners::default()).await;
+    let stub = Stub::start(Fault::None).await;
     let report = load(&stub, "--rate 5000 --batch 50 --duplicates 10 --invalid 10").await;
     assert_eq!(report.problems, Vec::<String>::new());
-    assert_eq!(report.sending.sent, 1_500);
-    assert_eq!(report.sending.invalid_refused, report.sending.invalid_sent);
-    assert_eq!(report.sending.repeats_sent, report.sending.statuses[&200]);
+    let counts = &report.sending.counts;
+    assert_eq!(counts.sent, 1_500);
+    assert_eq!(counts.invalid_refused, counts.invalid_sent);
+    assert_eq!(counts.repeats_sent, counts.statuses[&200]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_is_charged_to_every_request_it_delayed() {
     let stall = Duration::from_millis(200);
-    let stub = Stub::start(Manners { stalls_at: Some((50, stall)), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Stalls(50, stall)).await;
     let report = load(&stub, "--rate 1000 --connections 1").await;
     assert_eq!(report.problems, Vec::<String>::new());
     // One answer took 200 ms; some 200 requests fell due meanwhile and waited 100 ms on average.
@@ -64,11 +59,11 @@ async fn a_stall_is_charged_to_every_request_it_delayed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closed_connections_leave_unknown_outcomes_that_are_looked_up() {
-    let stub = Stub::start(Manners { silent_every: Some(40), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Silent(40)).await;
     let report = load(&stub, "--rate 2000").await;
     assert_eq!(report.problems, Vec::<String>::new());
-    assert_eq!(report.sending.sent, 600);
-    assert_eq!(report.sending.unanswered.values().sum::<u64>(), 15);
+    assert_eq!(report.sending.counts.sent, 600);
+    assert_eq!(report.sending.counts.unanswered.values().sum::<u64>(), 15);
     assert_eq!(report.sending.unknown, 15);
     let unknown = report.audit.unwrap().unknown;
     assert_eq!((unknown.applied, unknown.absent, unknown.other), (15, 0, 0));
@@ -76,7 +71,7 @@ async fn closed_connections_leave_unknown_outcomes_that_are_looked_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_and_doubled_payments_are_found() {
-    let stub = Stub::start(Manners { loses_every: Some(100), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Loses(100)).await;
     let report = load(&stub, "--rate 1000").await;
     let (shown, json) = (table::render(&report), serde_json::to_value(&report).unwrap());
     let audit = report.audit.unwrap();
@@ -86,7 +81,7 @@ async fn lost_and_doubled_payments_are_found() {
     assert!(audit.lost.first.iter().all(|reference| reference.starts_with("LOAD-")));
     assert_eq!(report.problems, ["3 accepted payments are lost"]);
 
-    let stub = Stub::start(Manners { doubles_every: Some(150), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Doubles(150)).await;
     let report = load(&stub, "--rate 1000").await;
     let audit = report.audit.unwrap();
     assert_eq!(audit.lost.count, 0);
@@ -96,7 +91,7 @@ async fn lost_and_doubled_payments_are_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_that_stays_is_a_problem() {
-    let stub = Stub::start(Manners { is_stuck: true, ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Stuck).await;
     let report = load(&stub, "--rate 100").await;
     assert_eq!(report.problems, ["1 payments were not settled after 1 s of waiting"]);
     assert_eq!(report.applied_per_second, None);
@@ -104,28 +99,16 @@ async fn a_backlog_that_stays_is_a_problem() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_waiting_nothing_is_claimed() {
-    let stub = Stub::start(Manners { loses_every: Some(2), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::Loses(2)).await;
     let report = load(&stub, "--rate 100 --no-wait").await;
     assert!(report.problems.is_empty() && report.audit.is_none() && report.drain.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_closed_after_an_answer_are_opened_again() {
-    let stub = Stub::start(Manners { hangs_up_every: Some(10), ..Manners::default() }).await;
+    let stub = Stub::start(Fault::HangsUp(10)).await;
     let report = load(&stub, "--rate 500 --timeout 5s").await;
     assert_eq!(report.problems, Vec::<String>::new());
-    assert_eq!((report.sending.sent, report.sending.not_sent), (150, 0));
-    assert!(!report.sending.unanswered.contains_key("not answered in time"));
-}
-
-#[tokio::test]
-async fn a_request_on_a_closed_connection_comes_back_as_not_sent() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let target = Target::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
-    let mut connection = Connection::open(&target).await.unwrap();
-    drop(listener.accept().await.unwrap());
-    connection.closed().await;
-    let request = target.request(Method::GET, target.uri("/").unwrap(), Bytes::new());
-    let answer = connection.exchange(request, Body::Discard).await;
-    assert!(matches!(answer, Err(Failure::NotSent)), "{answer:?}");
+    assert_eq!((report.sending.counts.sent, report.sending.not_sent), (150, 0));
+    assert!(!report.sending.counts.unanswered.contains_key("not answered in time"));
 }

@@ -16,28 +16,30 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How the peer misbehaves.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Manners {
-    /// Closes the connection instead of answering every n-th payment, which it took.
-    pub(super) silent_every: Option<usize>,
-    /// Closes the connection after answering every n-th payment, without a word.
-    pub(super) hangs_up_every: Option<usize>,
-    /// Accepts every n-th payment without keeping it.
-    pub(super) loses_every: Option<usize>,
-    /// Applies every n-th payment twice.
-    pub(super) doubles_every: Option<usize>,
-    /// Answers this payment late.
-    pub(super) stalls_at: Option<(usize, Duration)>,
+/// How the peer misbehaves, at every n-th payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// Closes the connection instead of answering a payment, which it took.
+    Silent(usize),
+    /// Closes the connection after an answer, without a word.
+    HangsUp(usize),
+    /// Accepts a payment without keeping it.
+    Loses(usize),
+    /// Applies a payment twice.
+    Doubles(usize),
+    /// Answers so late.
+    Stalls(usize, Duration),
     /// Reports a backlog that never shrinks.
-    pub(super) is_stuck: bool,
+    Stuck,
 }
 
-/// What the peer knows.
-#[derive(Debug, Default)]
-pub(super) struct Books {
-    pub(super) posts: usize,
-    pub(super) payments: BTreeMap<String, Value>,
+/// What the peer knows, and how it misbehaves.
+#[derive(Debug)]
+struct Books {
+    fault: Fault,
+    posts: usize,
+    payments: BTreeMap<String, Value>,
     customers: BTreeMap<String, Decimal>,
 }
 
@@ -49,43 +51,39 @@ pub(super) struct Stub {
 }
 
 impl Stub {
-    pub(super) async fn start(manners: Manners) -> Self {
+    pub(super) async fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let books = Arc::<Mutex<Books>>::default();
+        let (payments, customers) = (BTreeMap::new(), BTreeMap::new());
+        let books = Arc::new(Mutex::new(Books { fault, posts: 0, payments, customers }));
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, Arc::clone(&books), manners));
+                let conversation = converse(stream, Arc::clone(&books));
+                // It ends when the other side hangs up.
+                connections.spawn(async { drop(conversation.await) });
             }
         });
         Self { url, _serving: serving }
     }
 }
 
-async fn serve(stream: TcpStream, books: Arc<Mutex<Books>>, manners: Manners) {
-    // It ends when the other side hangs up.
-    let _ = converse(stream, books, manners).await;
-}
-
-async fn converse(stream: TcpStream, books: Arc<Mutex<Books>>, manners: Manners) -> io::Result<()> {
+async fn converse(stream: TcpStream, books: Arc<Mutex<Books>>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (target, body) = receive(&mut stream).await?;
-        let reply = if target == "/api/v1/payments" {
-            books.lock().unwrap().post(&body, manners)
-        } else {
-            Reply::new(books.lock().unwrap().call(&target, &body, manners))
-        };
-        if let Some(stall) = reply.stall {
+        let (status, answer, fault) = books.lock().unwrap().answer(&target, &body);
+        if matches!(fault, Fault::Silent(_)) {
+            return Ok(());
+        }
+        if let Fault::Stalls(_, stall) = fault {
             tokio::time::sleep(stall).await;
         }
-        let Some((status, body)) = reply.answer else { return Ok(()) };
-        let body = body.to_string();
+        let body = answer.to_string();
         let head = format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.get_mut().write_all((head + &body).as_bytes()).await?;
-        if reply.hangs_up {
+        if matches!(fault, Fault::HangsUp(_)) {
             return Ok(());
         }
     }
@@ -112,31 +110,26 @@ async fn receive(stream: &mut BufReader<TcpStream>) -> io::Result<(String, Value
     Ok((target, serde_json::from_slice(&body).unwrap_or_default()))
 }
 
-type Answer = (u16, Value);
-
-/// What is answered, when, and whether the connection is closed then.
-struct Reply {
-    answer: Option<Answer>,
-    stall: Option<Duration>,
-    hangs_up: bool,
-}
-
-impl Reply {
-    fn new(answer: Answer) -> Self {
-        Self { answer: Some(answer), stall: None, hangs_up: false }
-    }
-}
-
 impl Books {
-    fn post(&mut self, payment: &Value, manners: Manners) -> Reply {
-        self.posts += 1;
-        let is_every =
-            |every: Option<usize>| every.is_some_and(|every| self.posts.is_multiple_of(every));
-        let is_silent = is_every(manners.silent_every);
-        let hangs_up = is_every(manners.hangs_up_every);
-        let (is_lost, is_double) = (is_every(manners.loses_every), is_every(manners.doubles_every));
-        let stall = manners.stalls_at.filter(|(at, _)| *at == self.posts).map(|(_, stall)| stall);
+    /// Status and body, and how they are misdelivered.
+    fn answer(&mut self, target: &str, body: &Value) -> (u16, Value, Fault) {
+        if target == "/api/v1/payments" {
+            let (status, fault) = self.post(body);
+            return (status, json!({}), fault);
+        }
+        (200, self.call(target, body), Fault::None)
+    }
 
+    fn post(&mut self, payment: &Value) -> (u16, Fault) {
+        self.posts += 1;
+        let is_hit = match self.fault {
+            Fault::None | Fault::Stuck => false,
+            Fault::Stalls(nth, _) => self.posts == nth,
+            Fault::Silent(nth) | Fault::HangsUp(nth) | Fault::Loses(nth) | Fault::Doubles(nth) => {
+                self.posts.is_multiple_of(nth)
+            }
+        };
+        let fault = if is_hit { self.fault } else { Fault::None };
         let text = |field: &str| payment[field].as_str().unwrap().to_owned();
         let (reference, amount) = (text("transaction_reference"), text("transaction_amount"));
         let is_valid = amount.parse::<Decimal>().is_ok_and(|amount| {
@@ -149,24 +142,24 @@ impl Books {
                 assert_eq!(known, payment, "a repeat is identical");
                 200
             }
-            None if is_lost => 202,
+            None if matches!(fault, Fault::Loses(_)) => 202,
             None => {
-                let times = if is_double { 2 } else { 1 };
+                let times = if matches!(fault, Fault::Doubles(_)) { 2 } else { 1 };
                 let paid = self.customers.entry(text("customer_id")).or_default();
                 *paid += amount.parse::<Decimal>().unwrap() * Decimal::from(times);
                 self.payments.insert(reference, payment.clone());
                 202
             }
         };
-        Reply { answer: (!is_silent).then(|| (status, json!({}))), stall, hangs_up }
+        (status, fault)
     }
 
-    fn call(&mut self, target: &str, body: &Value, manners: Manners) -> Answer {
+    fn call(&mut self, target: &str, body: &Value) -> Value {
         let path = target.split('?').next().unwrap();
-        let answer = match path {
+        match path {
             "/api/v1/admin/stats" => json!({
                 "totals": { "payments": self.payments.len() },
-                "partitions": [{ "lag": u64::from(manners.is_stuck), "pending": 0 }],
+                "partitions": [{ "lag": u64::from(self.fault == Fault::Stuck), "pending": 0 }],
             }),
             "/api/v1/admin/seed-customers" => {
                 for number in 1..=body["count"].as_u64().unwrap() {
@@ -189,7 +182,7 @@ impl Books {
                     .as_array()
                     .unwrap()
                     .iter()
-                    .map(|payment| match self.post(payment, manners).answer.unwrap().0 {
+                    .map(|payment| match self.post(payment).0 {
                         202 => json!({ "status": "accepted" }),
                         200 => json!({ "status": "accepted", "replayed": true }),
                         status => json!({ "status": status, "code": "invalid" }),
@@ -203,8 +196,7 @@ impl Books {
                 json!({ "payments": found })
             }
             other => panic!("no such endpoint: {other}"),
-        };
-        (200, answer)
+        }
     }
 
     fn find(&self, reference: &Value) -> Value {
