@@ -10,7 +10,7 @@ const WARM: usize = 1_000;
 
 /// Nothing waits, nothing is lost, nothing came twice.
 async fn verify(stores: &Stores, process: &Process, loads: &[Loaded]) {
-    process.settled(&stores).await;
+    process.settled(stores).await;
     for load in loads {
         assert_applied(stores, &load.accepted).await;
     }

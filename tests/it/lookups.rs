@@ -58,7 +58,7 @@ async fn a_payment_that_waits_longer_than_it_is_remembered_is_found_by_every_loo
     let all: Vec<String> = (0..WAITING).map(|number| format!("a{number}")).collect();
     let found = look_up(&h.api, &all).await.json();
     for (name, one) in all.iter().zip(found["payments"].as_array().unwrap()) {
-        has(&one, json!({"transaction_reference": name, "status": "accepted"}));
+        has(one, json!({"transaction_reference": name, "status": "accepted"}));
     }
     // A notice that is settled does not hide the payment that waits.
     h.work().await;

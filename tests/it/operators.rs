@@ -210,7 +210,7 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     h.settled().await;
     let conflicts = get(&h.api, "/conflicts?reference=twice").await;
     let conflict = &conflicts["conflicts"][0];
-    has(&conflict, json!({"transaction_amount": "2.00", "first_amount": "1.00"}));
+    has(conflict, json!({"transaction_amount": "2.00", "first_amount": "1.00"}));
     let resolve = format!("/conflicts/{}/{}/resolve", conflict["partition"], conflict["sequence"]);
     post(&h.api, &resolve, &signed()).await.is(200);
     post(&h.api, &resolve, &signed()).await.is_problem(409, "already_settled");
