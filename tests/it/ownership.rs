@@ -220,11 +220,16 @@ async fn sleep_through_a_lease(step: Step) {
     let mut held = None;
     if step == Step::Taken {
         load.reached(WARM).await;
-        postgres.set(Way::HoldsRequests);
         until("it has taken entries, and no transaction", async || {
+            postgres.set(Way::HoldsRequests);
+            // In a transaction it would stay there: nothing of it arrives any more.
+            let outside = sessions(&stores, "sleeper", "state <> 'idle'").await == 0;
             // Not one whose acknowledgement is on its way.
-            let taken = has_unsettled(&stores, "sleeper").await;
-            taken && sessions(&stores, "sleeper", "state <> 'idle'").await == 0
+            let taken = outside && has_unsettled(&stores, "sleeper").await;
+            if !taken {
+                postgres.set(Way::Open);
+            }
+            taken
         })
         .await;
     } else {
