@@ -6,17 +6,17 @@
 //! HTTP, SQL or Redis commands.
 
 mod assignment;
+mod attempt;
 mod batch_size;
 mod error;
-mod attempt;
 mod held;
 mod lane;
 mod lease;
 mod owner;
 mod process;
+mod reach;
 mod recovery;
 mod rewind;
-mod reach;
 mod settle;
 mod trim;
 mod watch;

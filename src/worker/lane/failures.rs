@@ -17,7 +17,7 @@ impl Lane {
     pub(super) fn rest(&mut self, partition: u16, waited: Duration, error: &Error) {
         self.watch.signals.retried(error.class());
         warn!(partition, cause = error.cause(), "a partition waits for a lock");
-        self.worker.board.waits(self.number, Instant::now().into_std(), error.to_string());
+        self.waits(error.to_string());
         let now = Instant::now();
         // However many wait in turn, between two rounds the others have their time.
         let resting = self.held.values().filter(|held| held.rests(now)).count();
@@ -69,7 +69,7 @@ impl Lane {
         self.reclaim_all();
         if error.is_outage() {
             warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
-            self.worker.board.waits(self.number, Instant::now().into_std(), error.to_string());
+            self.waits(error.to_string());
         } else {
             error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
         }
@@ -86,7 +86,7 @@ impl Lane {
     pub(super) async fn circuit_is_open(&self) -> bool {
         for circuit in [&self.worker.redis, &self.worker.postgresql] {
             if let Err(open) = circuit.check(Instant::now()) {
-                self.worker.board.waits(self.number, Instant::now().into_std(), open.to_string());
+                self.waits(open.to_string());
                 let _closed_or_not = tokio::time::timeout(WAIT, circuit.closed()).await;
                 return true;
             }

@@ -124,11 +124,11 @@ impl Lane {
                 Ok(Step::Stuck) => {}
                 Ok(Step::Idle) => {
                     self.watch.settled(self.number, 0);
-                    self.worker.board.moved(self.number, Instant::now().into_std());
+                    self.moved();
                 }
                 Ok(Step::Settled(entries)) => {
                     self.watch.settled(self.number, entries);
-                    self.worker.board.moved(self.number, Instant::now().into_std());
+                    self.moved();
                     self.batch.was_in_time();
                     pauses = self::pauses();
                 }
@@ -324,12 +324,20 @@ impl Lane {
     }
 
     /// Nothing is ours. Without a lease that is no rest but an outage.
+    fn moved(&self) {
+        self.worker.board.moved(self.number, Instant::now().into_std());
+    }
+
+    fn waits(&self, reason: String) {
+        self.worker.board.waits(self.number, Instant::now().into_std(), reason);
+    }
+
     fn say_idle(&self) {
         if self.lease.holds(Instant::now()) {
-            self.worker.board.moved(self.number, Instant::now().into_std());
+            self.moved();
         } else {
             let reason = "PostgreSQL has recorded no heartbeat of this worker within its lease";
-            self.worker.board.waits(self.number, Instant::now().into_std(), reason.to_owned());
+            self.waits(reason.to_owned());
         }
     }
 
