@@ -1,6 +1,6 @@
 //! Reads bodies: bytes become payments, or the precise reasons why not.
 //!
-//! JsonFields are taken as they stand in the text, so that a number keeps all its
+//! Fields are taken as they stand in the text, so that a number keeps all its
 //! digits and every wrong field is named at once. Unknown fields are ignored,
 //! because banks add some, and named in the answer.
 

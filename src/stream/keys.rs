@@ -1,5 +1,5 @@
-//! The name of every Redis key and group that is ours; `mod.rs` says what each holds. Keys of one partition
-//! share a hash tag, so that they live in one slot of a cluster.
+//! The name of every Redis key and group that is ours; `mod.rs` says what each holds. Keys
+//! of one partition share a hash tag, so that they live in one slot of a cluster.
 
 use std::sync::Arc;
 

@@ -123,6 +123,7 @@ impl Api {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        // It sends again only what it had not begun to write when its connection closed.
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, base: url.trim_end_matches('/').to_owned(), headers })
     }
