@@ -71,7 +71,7 @@ pub(super) async fn show(
     let last = rows.last().and_then(|last| last.account_version).filter(|version| *version > 1);
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
     let list = Listing::new(asked, Page { rows, next: last.filter(|_| full) }, "before");
-    let percent = (account.total_paid * Decimal::ONE_HUNDRED).checked_div(account.asset_value);
+    let percent = (account.total_paid.0 * Decimal::ONE_HUNDRED).checked_div(account.asset_value.0);
     page(&CustomerPage {
         shell: visit.shell("/console/customers", format!("Customer {}", customer.as_str())),
         percent: percent.unwrap_or_default().trunc_with_scale(1),

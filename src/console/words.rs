@@ -5,12 +5,8 @@ use std::fmt::Display;
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rust_decimal::Decimal;
 
-use crate::{
-    domain::two_places,
-    operations::{Act, CASES_COUNTED_MAX},
-};
+use crate::operations::{Act, CASES_COUNTED_MAX};
 
 /// Characters that stay as they are in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -51,11 +47,6 @@ pub(super) fn money<T: Display + ?Sized>(text: &T) -> String {
     let text = text.to_string();
     let (whole, cents) = text.split_once('.').unwrap_or((&text, "00"));
     format!("{}.{cents}", number(whole))
-}
-
-/// Money of the ledger.
-pub(super) fn decimal(value: &Decimal) -> String {
-    money(&two_places(*value))
 }
 
 /// Something as it is written, or a dash where there is none.

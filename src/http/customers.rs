@@ -18,7 +18,7 @@ use super::{
     problem::{Code, Problem},
     shapes,
     state::App,
-    views::{BalanceView, WithIgnored, customer_path, money},
+    views::{BalanceView, WithIgnored, customer_path},
 };
 use crate::{
     domain::{Currency, CustomerId, Invalid},
@@ -120,11 +120,10 @@ pub(super) async fn open(
         .ok_or_else(|| Problem::new(Code::InvalidCustomer, "the account's terms are not valid"))?;
     let opening = app.ask(app.gateway.registrar.open(account, &by)).await?;
     let row = account_of(&app, &customer).await?;
-    if row.asset_value != asset_value || row.term_weeks != term_weeks {
+    if row.asset_value.0 != asset_value || row.term_weeks != term_weeks {
         let detail = format!(
             "it has an asset value of {} over {} weeks; nothing was changed",
-            money(row.asset_value),
-            row.term_weeks
+            row.asset_value, row.term_weeks
         );
         return Err(Problem::new(Code::CustomerExists, detail));
     }

@@ -3,12 +3,11 @@
 
 use chrono::{DateTime, Utc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Delivery, PaymentState, two_places},
+    domain::{Delivery, PaymentState},
     ledger::{AccountRow, PaymentRow},
     operations::Money,
     stream::{Place, Seen},
@@ -16,11 +15,6 @@ use crate::{
 
 /// Characters that stay as they are in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-
-/// Money as it is shown: `"10000.00"`.
-pub(super) fn money(value: Decimal) -> String {
-    two_places(value).to_string()
-}
 
 pub(super) fn payment_path(reference: &str) -> String {
     format!("/api/v1/payments/{}", utf8_percent_encode(reference, SEGMENT))
@@ -99,7 +93,7 @@ pub(super) fn waiting(seen: Seen, now: DateTime<Utc>) -> PaymentRow {
     PaymentRow {
         payment_status: Some(payment.status.as_str().to_owned()),
         customer_id: Some(payment.customer.as_str().to_owned()),
-        amount: Some(payment.amount.get()),
+        amount: Some(Money(payment.amount.get())),
         sequence: Some(sequence),
         transaction_date: Some(payment.date),
         received_at: Some(received_at),
@@ -116,15 +110,11 @@ pub(super) struct BalanceView {
     /// ISO 4217.
     #[schema(example = "NGN")]
     currency: String,
-    #[schema(value_type = Money)]
-    asset_value: String,
-    #[schema(value_type = Money)]
-    total_paid: String,
-    #[schema(value_type = Money)]
-    outstanding_balance: String,
+    asset_value: Money,
+    total_paid: Money,
+    outstanding_balance: Money,
     /// Paid beyond the asset's value.
-    #[schema(value_type = Money)]
-    credit: String,
+    credit: Money,
     /// Rows of the statement that this balance includes.
     version: i64,
     /// When the ledger said so.
@@ -136,10 +126,10 @@ impl From<AccountRow> for BalanceView {
         Self {
             customer_id: row.customer_id,
             currency: row.currency,
-            asset_value: money(row.asset_value),
-            total_paid: money(row.total_paid),
-            outstanding_balance: money(row.outstanding_balance),
-            credit: money(row.credit),
+            asset_value: row.asset_value,
+            total_paid: row.total_paid,
+            outstanding_balance: row.outstanding_balance,
+            credit: row.credit,
             version: row.version,
             as_of: row.as_of,
         }

@@ -13,7 +13,7 @@ use super::{
     cursors::CursorColumns,
     pool::{Pool, PoolUse},
     rows::Cursor,
-    shapes::{Money, StatusView, money, money_if_any, state},
+    shapes::{Money, StatusView, state},
 };
 use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
 use crate::telemetry::Signals;
@@ -34,21 +34,14 @@ pub struct PaymentRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub customer_id: Option<String>,
-    #[serde(rename = "transaction_amount", serialize_with = "money_if_any")]
-    #[schema(value_type = Option<Money>)]
-    pub amount: Option<Decimal>,
+    #[serde(rename = "transaction_amount")]
+    pub amount: Option<Money>,
     /// Paid of what was outstanding.
-    #[serde(serialize_with = "money_if_any")]
-    #[schema(value_type = Option<Money>)]
-    pub applied_amount: Option<Decimal>,
+    pub applied_amount: Option<Money>,
     /// Paid beyond it, to the credit.
-    #[serde(serialize_with = "money_if_any")]
-    #[schema(value_type = Option<Money>)]
-    pub excess_amount: Option<Decimal>,
+    pub excess_amount: Option<Money>,
     /// Left to pay afterwards.
-    #[serde(serialize_with = "money_if_any")]
-    #[schema(value_type = Option<Money>)]
-    pub balance_after: Option<Decimal>,
+    pub balance_after: Option<Money>,
     /// Place in the customer's statement.
     pub account_version: Option<i64>,
     #[schema(value_type = Option<u16>)]
@@ -81,9 +74,8 @@ impl PaymentRow {
 pub struct ConflictRow {
     pub customer_id: String,
     pub payment_status: String,
-    #[serde(rename = "transaction_amount", serialize_with = "money")]
-    #[schema(value_type = Money)]
-    pub amount: Decimal,
+    #[serde(rename = "transaction_amount")]
+    pub amount: Money,
     pub stream_id: String,
     pub received_at: DateTime<Utc>,
     /// `open` or `resolved`.
@@ -98,20 +90,12 @@ pub struct AccountRow {
     /// ISO 4217.
     #[schema(example = "NGN")]
     pub currency: String,
-    #[serde(serialize_with = "money")]
-    #[schema(value_type = Money)]
-    pub asset_value: Decimal,
+    pub asset_value: Money,
     pub term_weeks: i32,
-    #[serde(serialize_with = "money")]
-    #[schema(value_type = Money)]
-    pub total_paid: Decimal,
+    pub total_paid: Money,
     /// Paid beyond the asset's value.
-    #[serde(serialize_with = "money")]
-    #[schema(value_type = Money)]
-    pub credit: Decimal,
-    #[serde(serialize_with = "money")]
-    #[schema(value_type = Money)]
-    pub outstanding_balance: Decimal,
+    pub credit: Money,
+    pub outstanding_balance: Money,
     pub payment_count: i64,
     pub version: i64,
     pub created_at: DateTime<Utc>,

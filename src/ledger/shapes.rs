@@ -30,20 +30,6 @@ impl Serialize for Money {
     }
 }
 
-pub(super) fn money<S: Serializer>(value: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&two_places(*value))
-}
-
-pub(super) fn money_if_any<S: Serializer>(
-    value: &Option<Decimal>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => money(value, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// Where a payment is.
 pub(super) struct StatusView;
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Error, Finding, Operations, Severity, finding as kind};
+use super::{Error, Finding, Money, Operations, Severity, finding as kind};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::PaymentRow,
@@ -172,7 +172,7 @@ fn is_of(row: &PaymentRow, delivery: &Delivery) -> bool {
     let same_entry = row.stream_id.as_deref() == Some(&*delivery.stream_id.to_string());
     let same_content = row.payment_status.as_deref() == Some(payment.status.as_str())
         && row.customer_id.as_deref() == Some(payment.customer.as_str())
-        && row.amount == Some(payment.amount.get())
+        && row.amount == Some(Money(payment.amount.get()))
         && row.transaction_date == Some(payment.date);
     same_entry || same_content
 }
