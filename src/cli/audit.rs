@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     config::LedgerConfig,
     domain::two_places,
-    ledger::{Ledger, Line, Progress, Report, Stage},
+    ledger::{AuditProgress, AuditReport, CheckCount, Ledger, Stage},
 };
 
 #[derive(clap::Args, Clone, Debug)]
@@ -55,7 +55,7 @@ fn progress_bar(visible: bool) -> ProgressBar {
     bar
 }
 
-fn draw(bar: &ProgressBar, progress: Progress) {
+fn draw(bar: &ProgressBar, progress: AuditProgress) {
     bar.set_length(progress.total.max(progress.done));
     bar.set_position(progress.done);
     bar.set_message(match progress.stage {
@@ -64,7 +64,7 @@ fn draw(bar: &ProgressBar, progress: Progress) {
     });
 }
 
-fn document(report: &Report) -> Value {
+fn document(report: &AuditReport) -> Value {
     json!({
         "clean": report.drift_count == 0,
         "drift_count": report.drift_count,
@@ -78,10 +78,10 @@ fn document(report: &Report) -> Value {
     })
 }
 
-fn page(report: &Report) -> String {
+fn page(report: &AuditReport) -> String {
     let mut checks = Table::new();
     checks.load_style(presets::ASCII_MARKDOWN).set_header(["check", "looked at", "drift"]);
-    for Line { check, looked_at, drift } in &report.checks {
+    for CheckCount { check, looked_at, drift } in &report.checks {
         checks.add_row([(*check).to_owned(), looked_at.to_string(), drift.to_string()]);
     }
     for column in checks.column_iter_mut().skip(1) {
@@ -104,8 +104,8 @@ fn page(report: &Report) -> String {
     page
 }
 
-fn verdict(report: &Report) -> String {
-    let Report { accounts, payments, sequences, partitions, drift_count, .. } = report;
+fn verdict(report: &AuditReport) -> String {
+    let AuditReport { accounts, payments, sequences, partitions, drift_count, .. } = report;
     let seen = format!(
         "{accounts} accounts with {payments} rows and {} paid (credit included), {sequences} \
          sequences in {partitions} partitions",
@@ -121,21 +121,21 @@ fn verdict(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::{document, page};
-    use crate::ledger::{Drift, Line, Report};
+    use crate::ledger::{AuditReport, CheckCount, Drift};
 
-    fn report(drifts: usize, drift_count: u64) -> Report {
+    fn report(drifts: usize, drift_count: u64) -> AuditReport {
         let drift = Drift {
             check: "account_sum",
             subject: "GIG00001".to_owned(),
             detail: "total_paid is 1.00, should be 2.00".to_owned(),
         };
-        Report {
+        AuditReport {
             accounts: 500,
             payments: 12_000,
             amount: "1000.5".parse().unwrap(),
             sequences: 12_010,
             partitions: 32,
-            checks: vec![Line { check: "account_sum", looked_at: 500, drift: drift_count }],
+            checks: vec![CheckCount { check: "account_sum", looked_at: 500, drift: drift_count }],
             drifts: vec![drift; drifts],
             drift_count,
         }

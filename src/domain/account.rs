@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 
-use super::{Amount, CustomerId, LEDGER_MAX, Outcome, Refusal, Standing};
+use super::{Amount, BalanceAfter, CustomerId, LEDGER_MAX, Outcome, RejectionReason};
 
 /// What was financed for a customer and what has been paid of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,10 @@ impl Account {
         let applied = amount.get().min(self.outstanding());
         let excess = amount.get() - applied;
         if self.credit + excess > LEDGER_MAX {
-            return Outcome::Rejected { refusal: Refusal::CreditLimit, after: self.next_row() };
+            return Outcome::Rejected {
+                refusal: RejectionReason::CreditLimit,
+                after: self.next_row(),
+            };
         }
         self.total_paid += applied;
         self.credit += excess;
@@ -46,8 +49,8 @@ impl Account {
         Outcome::Recorded { after: Some(self.next_row()) }
     }
 
-    fn next_row(&mut self) -> Standing {
+    fn next_row(&mut self) -> BalanceAfter {
         self.version += 1;
-        Standing { balance: self.outstanding(), version: self.version }
+        BalanceAfter { balance: self.outstanding(), version: self.version }
     }
 }

@@ -56,7 +56,7 @@ pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct UsedReference {
     pub digest: Digest,
     pub partition: u16,
     pub sequence: i64,
@@ -79,13 +79,13 @@ struct Opened {
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     accounts: HashMap<CustomerId, Opened>,
-    known: HashMap<(Reference, PaymentStatus), Known>,
+    known: HashMap<(Reference, PaymentStatus), UsedReference>,
 }
 
 impl Book {
     pub fn new(
         accounts: impl IntoIterator<Item = Account>,
-        known: impl IntoIterator<Item = ((Reference, PaymentStatus), Known)>,
+        known: impl IntoIterator<Item = ((Reference, PaymentStatus), UsedReference)>,
     ) -> Self {
         let accounts = accounts.into_iter().map(|account| {
             (account.customer.clone(), Opened { version: account.version, account })
@@ -110,7 +110,7 @@ impl Book {
             }
         };
         let Delivery { partition, sequence, .. } = *delivery;
-        self.known.insert(key, Known { digest: *digest, partition, sequence });
+        self.known.insert(key, UsedReference { digest: *digest, partition, sequence });
         outcome
     }
 
@@ -135,7 +135,7 @@ impl Book {
     }
 }
 
-impl Known {
+impl UsedReference {
     fn meet(&self, delivery: &Delivery) -> Outcome {
         if self.digest != delivery.digest {
             Outcome::Conflict

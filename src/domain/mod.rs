@@ -17,10 +17,10 @@ mod book;
 mod tests;
 
 pub use account::Account;
-pub use book::{Book, DeadEntry, Decision, Delivery, Known, unpanicked};
+pub use book::{Book, DeadEntry, Decision, Delivery, UsedReference, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
-pub use outcome::{Outcome, PaymentState, Refusal, Standing};
+pub use outcome::{BalanceAfter, Outcome, PaymentState, RejectionReason};
 pub use partition::{Fence, HASH_VERSION, StreamId, partition_of};
 pub use payment::{
     CustomerId, Digest, Payment, PaymentStatus, Reference, check_date, is_in_calendar, parse_date,

@@ -10,15 +10,15 @@ pub enum Outcome {
     Applied {
         applied: Decimal,
         excess: Decimal,
-        after: Standing,
+        after: BalanceAfter,
     },
     /// Without an account the notice stands alone.
     Recorded {
-        after: Option<Standing>,
+        after: Option<BalanceAfter>,
     },
     Rejected {
-        refusal: Refusal,
-        after: Standing,
+        refusal: RejectionReason,
+        after: BalanceAfter,
     },
     Suspense,
     Parked,
@@ -29,7 +29,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The account afterwards, where the delivery reached one.
-    pub fn after(&self) -> Option<Standing> {
+    pub fn after(&self) -> Option<BalanceAfter> {
         match *self {
             Self::Applied { after, .. } | Self::Rejected { after, .. } => Some(after),
             Self::Recorded { after } => after,
@@ -61,19 +61,19 @@ impl Outcome {
 
 /// How an account stands after one row of its statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct BalanceAfter {
     pub balance: Decimal,
     pub version: i64,
 }
 
 /// Why an account refuses money. A refusal is an outcome and is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RejectionReason {
     /// The credit would be larger than the ledger's columns hold.
     CreditLimit,
 }
 
-impl Refusal {
+impl RejectionReason {
     /// Stable, as it is stored.
     pub fn code(self) -> &'static str {
         match self {

@@ -13,7 +13,7 @@ use super::{
     problem::{self, Code, FieldError, Problem},
     state::App,
 };
-use crate::stream::{self, Appended, Arrival};
+use crate::stream::{self, Appended, ReceivedPayment};
 
 const ITEMS_MAX: usize = 10_000;
 
@@ -95,7 +95,7 @@ pub(super) async fn accept_batch(
         results.push(payment.map(|(payment, ignored)| {
             let sending = signals.sending(&traced.0);
             sendings.push(sending);
-            arrivals.push(Arrival { payment, received_at, trace: sending.context });
+            arrivals.push(ReceivedPayment { payment, received_at, trace: sending.context });
             ignored
         }));
     }
@@ -148,7 +148,11 @@ pub(super) async fn accept_batch(
 }
 
 impl ItemView {
-    fn appended(index: usize, arrival: &Arrival, result: Result<Appended, Problem>) -> Self {
+    fn appended(
+        index: usize,
+        arrival: &ReceivedPayment,
+        result: Result<Appended, Problem>,
+    ) -> Self {
         let reference = arrival.payment.reference.as_str().to_owned();
         let (status, outcome, place) = match result {
             Ok(Appended::Accepted(place)) => ("accepted", "accepted", place),

@@ -19,7 +19,7 @@ use crate::{
     domain::{PaymentStatus, Reference},
     ledger::{ConflictRow, PaymentRow},
     operations::NOTHING_KNOWN,
-    stream::{Seen, Unsettled},
+    stream::{Unsettled, UnsettledEntry},
 };
 
 const REFERENCES_MAX: usize = 1_000;
@@ -193,7 +193,7 @@ async fn search(
     app: &App,
     references: &[Reference],
     unsettled: &Unsettled,
-) -> Result<Vec<Seen>, Problem> {
+) -> Result<Vec<UnsettledEntry>, Problem> {
     if unsettled.is_empty() {
         return Ok(Vec::new());
     }
@@ -210,7 +210,7 @@ fn add_settled(views: &mut Views, rows: Vec<PaymentRow>) {
 }
 
 /// Without what the ledger has: the same entry, or another of the same status.
-fn add_waiting(views: &mut Views, seen: Vec<Seen>, now: DateTime<Utc>) {
+fn add_waiting(views: &mut Views, seen: Vec<UnsettledEntry>, now: DateTime<Utc>) {
     for seen in seen {
         let view = waiting(seen, now);
         let known = views.entry(view.transaction_reference.clone()).or_default();

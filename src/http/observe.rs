@@ -22,7 +22,7 @@ use super::{
 use crate::{
     domain::TraceContext,
     telemetry::{
-        self, Exchange, Moment, RequestTrace,
+        self, Exchange, RequestTrace, Timestamp,
         traceparent::{self, TRACEPARENT},
     },
 };
@@ -46,7 +46,7 @@ impl<S: Sync> FromRequestParts<S> for Traced {
 }
 
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let started = Moment::now();
+    let started = Timestamp::now();
     let signals = &app.gateway.signals;
     let method = usual(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();

@@ -25,8 +25,8 @@ use super::{
 use crate::{
     domain::Payment,
     ledger::PaymentRow,
-    stream::{Appended, Arrival, Place},
-    telemetry::Sent,
+    stream::{Appended, EntryPosition, ReceivedPayment},
+    telemetry::SendResult,
 };
 
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -84,7 +84,7 @@ pub(super) async fn accept(
     let received_at = (app.gateway.clock)();
     let (payment, ignored) = intake::payment(&body.json()?, &app.rules(received_at))?;
     let sending = app.gateway.signals.sending(&traced.0);
-    let arrival = Arrival { payment, received_at, trace: sending.context };
+    let arrival = ReceivedPayment { payment, received_at, trace: sending.context };
     let payment = &arrival.payment;
     let appended = app.call(app.gateway.producer.append(&arrival)).await;
     let appended = appended.map_err(Problem::of_append);
@@ -113,7 +113,10 @@ pub(super) async fn accept(
 }
 
 /// What became of a payment that was sent to the stream, for the signals.
-pub(super) fn sent<'a>(payment: &'a Payment, appended: Result<&Appended, &Problem>) -> Sent<'a> {
+pub(super) fn sent<'a>(
+    payment: &'a Payment,
+    appended: Result<&Appended, &Problem>,
+) -> SendResult<'a> {
     let (outcome, place) = match appended {
         Ok(Appended::Accepted(place)) => ("accepted", Some(place)),
         Ok(Appended::Duplicate(place)) => ("duplicate", Some(place)),
@@ -121,7 +124,7 @@ pub(super) fn sent<'a>(payment: &'a Payment, appended: Result<&Appended, &Proble
         Err(problem) => (problem::counted_as(problem.status()), None),
     };
     let place = place.map(|place| (place.partition, place.stream_id));
-    Sent { reference: &payment.reference, outcome, place }
+    SendResult { reference: &payment.reference, outcome, place }
 }
 
 fn mark(mut response: Response, payment: &Payment, replayed: bool) -> Response {
@@ -146,7 +149,7 @@ pub(super) fn conflict(first: impl std::fmt::Display) -> Problem {
 async fn wait_for(
     app: &App,
     payment: &Payment,
-    place: Place,
+    place: EntryPosition,
     wait: Duration,
 ) -> Result<Option<PaymentRow>, Problem> {
     // When too many wait already, this one does not.
@@ -172,7 +175,7 @@ type Settlement = Result<PaymentRow, Problem>;
 async fn outcome(
     app: &App,
     payment: &Payment,
-    place: Place,
+    place: EntryPosition,
 ) -> Result<Option<Settlement>, Problem> {
     let reader = &app.gateway.reader;
     let rows = app.ask(reader.payments(std::slice::from_ref(&payment.reference))).await?;

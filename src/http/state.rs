@@ -20,7 +20,7 @@ use crate::{
     operations::Operations,
     progress::Board,
     stream::{self, Balances, Finder, Producer},
-    telemetry::{Moment, Signals},
+    telemetry::{Signals, Timestamp},
 };
 
 /// Bytes of bodies that carry many payments, at once, from the first that comes until
@@ -91,7 +91,7 @@ impl Shared {
     ) -> Result<T, Problem> {
         let circuit = &self.gateway.postgresql;
         circuit.check(Instant::now())?;
-        let started = Moment::now();
+        let started = Timestamp::now();
         let asked = asking.await;
         self.gateway.signals.asked(started, asked.is_err());
         match &asked {

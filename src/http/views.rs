@@ -10,7 +10,7 @@ use crate::{
     domain::{Delivery, PaymentState},
     ledger::{AccountRow, PaymentRow},
     operations::Money,
-    stream::{Place, Seen},
+    stream::{EntryPosition, UnsettledEntry},
 };
 
 /// Characters that stay as they are in a path segment.
@@ -58,7 +58,7 @@ pub(super) struct AcceptedView {
 }
 
 impl AcceptedView {
-    pub(super) fn new(reference: &str, customer: &str, place: Place) -> Self {
+    pub(super) fn new(reference: &str, customer: &str, place: EntryPosition) -> Self {
         Self {
             transaction_reference: reference.to_owned(),
             status: "accepted",
@@ -81,8 +81,8 @@ pub(super) struct WithIgnored<T> {
 }
 
 /// A payment that waits in the stream, as of `now`.
-pub(super) fn waiting(seen: Seen, now: DateTime<Utc>) -> PaymentRow {
-    let Seen { reference, partition, stream_id, delivery } = seen;
+pub(super) fn waiting(seen: UnsettledEntry, now: DateTime<Utc>) -> PaymentRow {
+    let UnsettledEntry { reference, partition, stream_id, delivery } = seen;
     let unread = PaymentRow {
         state: PaymentState::Accepted,
         partition: Some(partition.into()),

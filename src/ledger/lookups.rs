@@ -6,8 +6,8 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 
 use super::Error;
 use crate::domain::{
-    Account, Amount, CustomerId, Delivery, Digest, Known, Payment, PaymentStatus, Reference,
-    TraceContext, TraceId,
+    Account, Amount, CustomerId, Delivery, Digest, Payment, PaymentStatus, Reference, TraceContext,
+    TraceId, UsedReference,
 };
 
 pub(super) async fn read_accounts(
@@ -40,7 +40,7 @@ pub(super) async fn read_accounts(
 pub(super) async fn read_known(
     connection: &mut PgConnection,
     references: Vec<&str>,
-) -> Result<Vec<((Reference, PaymentStatus), Known)>, Error> {
+) -> Result<Vec<((Reference, PaymentStatus), UsedReference)>, Error> {
     let rows = sqlx::query(
         "select transaction_reference, payment_status, payload_digest, partition, sequence
          from processed_transactions where transaction_reference = any($1)
@@ -56,7 +56,7 @@ pub(super) async fn read_known(
     .await?;
     let known = |row: PgRow| {
         let reference: String = row.try_get(0)?;
-        let known = Known {
+        let known = UsedReference {
             digest: digest(row.try_get(2)?)?,
             partition: partition(row.try_get(3)?)?,
             sequence: row.try_get(4)?,

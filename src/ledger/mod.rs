@@ -45,7 +45,7 @@ pub use admin::{
     StoredPayment, Symptom, Symptoms, TrialRow, Vitals, WorkerRow,
 };
 pub use attempts::Attempt;
-pub use audit::{Audit, Drift, Line, Progress, Report, Rounds, Slice, Stage};
+pub use audit::{AuditProgress, AuditReport, CheckCount, Drift, FullAudit, Rounds, Slice, Stage};
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use lane::{LaneWriter, Writer};
@@ -54,7 +54,9 @@ pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapsh
 pub use parking::Parking;
 use pool::Pool;
 pub use pool::PoolUse;
-pub use reader::{AccountRow, ConflictRow, CursorRow, CustomerCount, PaymentRow, Reader, Totals};
+pub use reader::{
+    AccountRow, ConflictRow, CursorRow, CustomerCount, LedgerTotals, PaymentRow, Reader,
+};
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
 pub use rows::Cursor;
@@ -144,8 +146,8 @@ impl Ledger {
         GroupRegistrar { pool: self.pool(1, QUERY_TIMEOUT) }
     }
 
-    pub fn audit(&self) -> Audit {
-        Audit::new(&self.options)
+    pub fn audit(&self) -> FullAudit {
+        FullAudit::new(&self.options)
     }
 
     pub fn rounds(&self) -> Rounds {

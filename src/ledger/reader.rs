@@ -140,7 +140,7 @@ impl CursorRow {
 }
 
 #[derive(Clone, Debug, FromRow)]
-pub struct Totals {
+pub struct LedgerTotals {
     pub applied: i64,
     pub recorded: i64,
     pub rejected: i64,
@@ -346,7 +346,7 @@ impl Reader {
         Ok(rows)
     }
 
-    pub async fn totals(&self) -> Result<Totals, Error> {
+    pub async fn totals(&self) -> Result<LedgerTotals, Error> {
         let row = sqlx::query_as(
             "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
                  sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use super::Error;
 use crate::domain::{
-    Book, Decision, Delivery, Fence, Outcome, PaymentState, PaymentStatus, Standing, StreamId,
+    BalanceAfter, Book, Decision, Delivery, Fence, Outcome, PaymentState, PaymentStatus, StreamId,
 };
 
 /// A fence row as the batch found it: the epoch under which rows are written.
@@ -95,7 +95,7 @@ impl<'a> Columns<'a> {
         outcome: &'a str,
         parts: (Decimal, Decimal),
         reason: Option<&'a str>,
-        after: Option<Standing>,
+        after: Option<BalanceAfter>,
     ) {
         self.outcomes.push(outcome);
         self.reasons.push(reason);

@@ -14,8 +14,8 @@ use super::{
     rows::{self, Cursors, Epochs, Tallies},
 };
 use crate::domain::{
-    Book, CustomerId, Decision, Delivery, Known, Outcome, PaymentState, Reference, StreamId,
-    partition_of, unpanicked,
+    Book, CustomerId, Decision, Delivery, Outcome, PaymentState, Reference, StreamId,
+    UsedReference, partition_of, unpanicked,
 };
 
 /// How often a transaction is begun because another one was faster.
@@ -47,7 +47,7 @@ impl Settling {
         epochs: Epochs,
         stands: Cursors,
         deliveries: &[Delivery],
-        is_none: impl Fn(&Reference, &Known) -> bool,
+        is_none: impl Fn(&Reference, &UsedReference) -> bool,
     ) -> Result<Self, Error> {
         let customers: BTreeSet<&str> =
             deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
@@ -82,7 +82,7 @@ impl Settling {
             .iter()
             .map(|d| (d.payment.reference.as_str(), d.partition, d.sequence))
             .collect();
-        let is_own = |reference: &Reference, known: &Known| {
+        let is_own = |reference: &Reference, known: &UsedReference| {
             own.contains(&(reference.as_str(), known.partition, known.sequence))
         };
         let stands = Cursors::new();

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::{Monitor, guarded, samples};
 use crate::{
     ledger::{Rounds, Slice},
-    telemetry::Look,
+    telemetry::GaugeSource,
 };
 
 /// Between two slices, as far as the pace allows.
@@ -42,12 +42,12 @@ pub(super) async fn keep_auditing(monitor: &Monitor, mut rounds: Rounds) {
         let pause = match next {
             Some(Ok(Some(slice))) => {
                 found.take(&slice, now);
-                monitor.saw(Look::Audit, samples::audit(found.differing.len(), found.since));
+                monitor.saw(GaugeSource::Audit, samples::audit(found.differing.len(), found.since));
                 pace.pause(&slice, now.saturating_duration_since(began))
             }
             Some(Ok(None)) => {
                 found = Found::new(now);
-                monitor.saw(Look::Audit, Vec::new());
+                monitor.saw(GaugeSource::Audit, Vec::new());
                 RETRY
             }
             Some(Err(error)) => {

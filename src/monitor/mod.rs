@@ -26,7 +26,7 @@ use crate::{
     ledger::{Reader, Rounds},
     operations::Operations,
     progress::Board,
-    telemetry::{Look, Sample, Signals, catalog},
+    telemetry::{GaugeSource, Sample, Signals, catalog},
 };
 use process::Reading;
 
@@ -112,11 +112,11 @@ impl Monitor {
             }
             Err(_) => (Vec::new(), Vec::new()),
         };
-        self.saw(Look::Redis, redis);
-        self.saw(Look::Postgresql, postgresql);
+        self.saw(GaugeSource::Redis, redis);
+        self.saw(GaugeSource::Postgresql, postgresql);
     }
 
-    fn saw(&self, look: Look, samples: Vec<Sample>) {
+    fn saw(&self, look: GaugeSource, samples: Vec<Sample>) {
         self.signals.saw(look, std::time::Instant::now(), samples);
     }
 
@@ -139,7 +139,7 @@ impl Monitor {
             let still = board.still(std::time::Instant::now());
             seen.extend(samples::worker(name, board.served(), still));
         }
-        self.saw(Look::Process, seen);
+        self.saw(GaugeSource::Process, seen);
         reading
     }
 
@@ -150,7 +150,7 @@ impl Monitor {
             counts.tick().await;
             let count = guarded(timeout(COUNT_MAX, self.operations.customer_count())).await;
             self.saw(
-                Look::Customers,
+                GaugeSource::Customers,
                 match count {
                     Some(Ok(Ok(count))) => samples::customers(count),
                     Some(Ok(Err(error))) => {

@@ -236,7 +236,7 @@ impl Operations {
             Ok(delivery) => delivery,
             Err(sentence) => return Ok(Err(Refusal::Impossible(sentence))),
         };
-        let started = telemetry::Moment::now();
+        let started = telemetry::Timestamp::now();
         let redriven = match self.admin.redrive(id, &delivery, signature, dry_run).await? {
             Ok(redriven) => redriven,
             Err(refusal) => return Ok(Err(refusal)),

@@ -10,7 +10,7 @@ use super::{Error, Finding, Money, Operations, Severity, finding as kind};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::PaymentRow,
-    stream::{self, AppendLimits, Appended, Arrival, LeftBehind, Past, Producer},
+    stream::{self, AppendLimits, Appended, LeftBehind, Past, Producer, ReceivedPayment},
 };
 
 /// How the payments are appended.
@@ -158,7 +158,7 @@ impl Carried {
 /// conflict.
 async fn give(producer: &Producer, delivery: &Delivery) -> Result<bool, stream::Error> {
     let Delivery { payment, received_at, trace, .. } = delivery.clone();
-    let arrival = Arrival { payment, received_at, trace };
+    let arrival = ReceivedPayment { payment, received_at, trace };
     let mut appended = producer.append(&arrival).await?;
     if matches!(appended, Appended::Conflict(_)) {
         appended = producer.beside().append(&arrival).await?;

@@ -9,7 +9,7 @@ use super::{AuditEntry, AuditFilter, Error, Money, Operations, PendingEntry};
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::{AttemptRow, StoredPayment},
-    stream::Seen,
+    stream::UnsettledEntry,
 };
 
 /// What is said of a reference that neither store has: its payment may be lost.
@@ -85,7 +85,7 @@ impl Operations {
         for entry in &waiting {
             let mut attempts = Vec::new();
             if ledger_available && !entry.stored {
-                let Seen { partition, stream_id, .. } = entry.seen;
+                let UnsettledEntry { partition, stream_id, .. } = entry.seen;
                 attempts = self.admin.attempts(partition.into(), stream_id).await?;
             }
             stories.push(entry.story(&attempts));
@@ -104,7 +104,7 @@ impl Operations {
     }
 
     /// Entries of a reference that our group has not acknowledged.
-    pub(super) async fn seen(&self, reference: &Reference) -> Result<Vec<Seen>, Error> {
+    pub(super) async fn seen(&self, reference: &Reference) -> Result<Vec<UnsettledEntry>, Error> {
         let finder = &self.looks().await?.finder;
         let unsettled = finder.unacknowledged().await?;
         Ok(finder.find(std::slice::from_ref(reference), &unsettled).await?)
@@ -113,7 +113,7 @@ impl Operations {
     /// The same, with what is known of each.
     async fn waiting(
         &self,
-        seen: Vec<Seen>,
+        seen: Vec<UnsettledEntry>,
         stored: &[StoredPayment],
     ) -> Result<Vec<WaitingEntry>, Error> {
         let mut waiting = Vec::new();
@@ -186,7 +186,7 @@ const SECOND: &str = "%Y-%m-%d %H:%M:%S UTC";
 
 /// An entry that the ledger does not have, or that is pending still.
 struct WaitingEntry {
-    seen: Seen,
+    seen: UnsettledEntry,
     /// When it was handed out last.
     handed: Option<DateTime<Utc>>,
     pending: Option<PendingEntry>,
@@ -198,7 +198,7 @@ impl WaitingEntry {
     fn story(&self, attempts: &[AttemptRow]) -> Story {
         let (mut story, mut handled) = (Story::new(), Story::new());
         if !self.stored {
-            let Seen { partition, stream_id, delivery, .. } = &self.seen;
+            let UnsettledEntry { partition, stream_id, delivery, .. } = &self.seen;
             if let Some(Delivery { payment, received_at, .. }) = delivery {
                 let sentence = format!("{} was received", payment.status.as_str());
                 story.push(told(*received_at, "received", sentence));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::LockHolder,
-    stream::{Body, Pending, PendingCount},
+    stream::{EntryBody, Pending, PendingCount},
 };
 
 #[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
@@ -306,10 +306,10 @@ fn place(text: &str) -> Result<PageStart, Error> {
     Ok((partition.parse().map_err(|_| bad())?, id))
 }
 
-fn delivery(body: &Body) -> Option<&Delivery> {
+fn delivery(body: &EntryBody) -> Option<&Delivery> {
     match body {
-        Body::Delivery(delivery) => Some(delivery),
-        Body::Unreadable(_) | Body::Deleted => None,
+        EntryBody::Delivery(delivery) => Some(delivery),
+        EntryBody::Unreadable(_) | EntryBody::Deleted => None,
     }
 }
 
@@ -336,11 +336,11 @@ fn locked<'a>(
         .map(|holder| (format!("the fence row of partition {partition}"), holder))
 }
 
-fn judged(entry: Pending, body: &Body, known: Option<InLedger<'_>>) -> PendingEntry {
+fn judged(entry: Pending, body: &EntryBody, known: Option<InLedger<'_>>) -> PendingEntry {
     let Pending { partition, id, consumer, idle, deliveries } = entry;
     let unreadable = match body {
-        Body::Unreadable(unreadable) => Some(unreadable),
-        Body::Delivery(_) | Body::Deleted => None,
+        EntryBody::Unreadable(unreadable) => Some(unreadable),
+        EntryBody::Delivery(_) | EntryBody::Deleted => None,
     };
     let (owner, owner_alive) = match known.as_ref().map(|known| &known.owner) {
         Some(Some(owner)) => (Some(owner.name.to_owned()), Some(owner.is_alive())),
@@ -354,7 +354,7 @@ fn judged(entry: Pending, body: &Body, known: Option<InLedger<'_>>) -> PendingEn
         partition,
         id,
         unreadable: unreadable.map(|unreadable| unreadable.reason.as_str()),
-        deleted: matches!(body, Body::Deleted),
+        deleted: matches!(body, EntryBody::Deleted),
         consumer: &consumer,
         idle,
         ledger: known,

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use redis::RedisResult;
 use tokio::{sync::Mutex, time::timeout};
 
-use super::server::{self, Server};
+use super::server::{self, Primary};
 
 /// How long the ledger is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ type Ask = dyn Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync;
 pub(super) struct Authority {
     generation: i32,
     ask: Arc<Ask>,
-    met: Arc<Mutex<Option<Arc<Server>>>>,
+    met: Arc<Mutex<Option<Arc<Primary>>>>,
 }
 
 impl Authority {
@@ -32,7 +32,7 @@ impl Authority {
     }
 
     /// Refuses a server to which these streams must not be appended.
-    pub(super) async fn confirm(&self, server: &Arc<Server>) -> RedisResult<()> {
+    pub(super) async fn confirm(&self, server: &Arc<Primary>) -> RedisResult<()> {
         let mut met = self.met.lock().await;
         if met.as_ref() == Some(server) {
             return Ok(());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::timeout;
 
-use super::{Error, Keys, scripts, shared::Shared};
+use super::{Error, Keys, scripts, shared::SharedConnection};
 use crate::domain::CustomerId;
 
 /// How long a reader may take from its lease to its fill.
@@ -33,7 +33,7 @@ pub enum Lookup {
 
 #[derive(Clone)]
 pub struct Balances {
-    pub(super) connection: Shared,
+    pub(super) connection: SharedConnection,
     pub(super) keys: Keys,
     pub(super) time_to_live: Duration,
 }

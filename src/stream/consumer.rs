@@ -13,7 +13,7 @@ use super::{
     Error, GROUP, Keys, Streams, lineage,
     replies::Entry,
     safety, scripts,
-    server::{self, Server},
+    server::{self, Primary},
     shared::RESPONSE_TIMEOUT,
     wire,
 };
@@ -58,7 +58,7 @@ pub struct Consumer {
     pub(super) worker: String,
     incarnation: String,
     /// The server at the other end of both connections.
-    pub(super) server: Server,
+    pub(super) server: Primary,
     /// How far the counter of each partition was seen to have come.
     pub(super) counted: BTreeMap<u16, i64>,
 }

@@ -18,7 +18,7 @@ use redis::{Pipeline, Value};
 use super::{
     Error, GROUP, Keys,
     replies::{self, Entry},
-    shared::Shared,
+    shared::SharedConnection,
     standing, wire,
 };
 use crate::domain::{Delivery, Reference, StreamId};
@@ -36,7 +36,7 @@ const SET_BACK_MAX: Duration = Duration::from_secs(60);
 
 /// An unsettled entry of a payment.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct UnsettledEntry {
     pub reference: Reference,
     pub partition: u16,
     pub stream_id: StreamId,
@@ -93,7 +93,7 @@ struct Range {
 
 #[derive(Clone)]
 pub struct Finder {
-    pub(super) connection: Shared,
+    pub(super) connection: SharedConnection,
     pub(super) keys: Keys,
     pub(super) dedupe_window: Duration,
 }
@@ -133,7 +133,7 @@ impl Finder {
         &self,
         references: &[Reference],
         unsettled: &Unsettled,
-    ) -> Result<Vec<Seen>, Error> {
+    ) -> Result<Vec<UnsettledEntry>, Error> {
         if references.is_empty() || unsettled.is_empty() {
             return Ok(Vec::new());
         }
@@ -177,13 +177,14 @@ impl Finder {
     /// Without those that were handed out and are not pending any more.
     async fn still_waiting(
         &self,
-        seen: Vec<Seen>,
+        seen: Vec<UnsettledEntry>,
         unsettled: &Unsettled,
-    ) -> Result<Vec<Seen>, Error> {
+    ) -> Result<Vec<UnsettledEntry>, Error> {
         let bounds = unsettled.0.iter().filter_map(|r| Some((r.partition, r.handed_out?)));
         let bounds: HashMap<u16, StreamId> = bounds.collect();
-        let was_handed_out =
-            |one: &Seen| bounds.get(&one.partition).is_some_and(|last| one.stream_id <= *last);
+        let was_handed_out = |one: &UnsettledEntry| {
+            bounds.get(&one.partition).is_some_and(|last| one.stream_id <= *last)
+        };
         let (handed_out, waiting): (Vec<_>, Vec<_>) = seen.into_iter().partition(was_handed_out);
         if handed_out.is_empty() {
             return Ok(waiting);
@@ -202,7 +203,7 @@ impl Finder {
 struct Search<'a> {
     finder: &'a Finder,
     wanted: HashSet<&'a str>,
-    seen: Vec<Seen>,
+    seen: Vec<UnsettledEntry>,
 }
 
 impl<'a> Search<'a> {
@@ -330,7 +331,7 @@ impl<'a> Search<'a> {
             let delivery =
                 wire::decode(&self.finder.keys, (partition, wire::SEQUENCE_MAX), stream_id, fields)
                     .ok();
-            self.seen.push(Seen { reference, partition, stream_id, delivery });
+            self.seen.push(UnsettledEntry { reference, partition, stream_id, delivery });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{Pipeline, RedisResult, Value};
 
-use super::{Error, GROUP, Keys, replies::Entry, shared::Shared, wire};
+use super::{Error, GROUP, Keys, replies::Entry, shared::SharedConnection, wire};
 use crate::domain::{DeadEntry, Delivery, StreamId};
 
 /// Pending entries that are asked for at once. Redis does nothing else while it
@@ -29,7 +29,7 @@ pub struct PendingCount {
 }
 
 #[derive(Clone, Debug)]
-pub enum Body {
+pub enum EntryBody {
     Delivery(Box<Delivery>),
     Unreadable(Box<DeadEntry>),
     /// Nothing: it was deleted.
@@ -38,7 +38,7 @@ pub enum Body {
 
 #[derive(Clone)]
 pub struct Inspector {
-    pub(super) connection: Shared,
+    pub(super) connection: SharedConnection,
     pub(super) keys: Keys,
 }
 
@@ -91,7 +91,7 @@ impl Inspector {
         Ok(rows.into_iter().map(pending).collect())
     }
 
-    pub async fn bodies(&self, entries: &[(u16, StreamId)]) -> Result<Vec<Body>, Error> {
+    pub async fn bodies(&self, entries: &[(u16, StreamId)]) -> Result<Vec<EntryBody>, Error> {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
@@ -104,12 +104,12 @@ impl Inspector {
             pipeline.query_async(&mut self.connection.clone()).await?;
         let body = |((partition, id), reply): (&(u16, StreamId), RedisResult<Vec<Entry>>)| {
             let Some(Entry { fields: Some(fields), .. }) = reply?.pop() else {
-                return Ok(Body::Deleted);
+                return Ok(EntryBody::Deleted);
             };
             let place = (*partition, wire::SEQUENCE_MAX);
             Ok(match wire::decode(&self.keys, place, *id, fields) {
-                Ok(delivery) => Body::Delivery(Box::new(delivery)),
-                Err(unreadable) => Body::Unreadable(unreadable),
+                Ok(delivery) => EntryBody::Delivery(Box::new(delivery)),
+                Err(unreadable) => EntryBody::Unreadable(unreadable),
             })
         };
         entries.iter().zip(replies).map(body).collect()

@@ -8,7 +8,7 @@ use redis::{Cmd, RedisError, RedisResult, aio::ConnectionLike};
 
 use super::{
     Error, Keys, scripts,
-    server::{self, Server},
+    server::{self, Primary},
     shared::ServerLine,
 };
 
@@ -27,7 +27,7 @@ pub(super) struct KnownSequences {
     /// what was noted of the loss may be lost as well.
     lacked: Vec<GivenOut>,
     /// The server that was compared last, and its lineage then.
-    verified: Option<(Arc<Server>, Newest)>,
+    verified: Option<(Arc<Primary>, Newest)>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,22 +42,22 @@ struct GivenOut {
     sequence: i64,
     /// The server and the first sequence of its lineage; nothing for what the
     /// ledger told.
-    by: Option<(Arc<Server>, i64)>,
+    by: Option<(Arc<Primary>, i64)>,
 }
 
 impl GivenOut {
-    fn is_by(&self, server: Option<&Arc<Server>>) -> bool {
+    fn is_by(&self, server: Option<&Arc<Primary>>) -> bool {
         self.by.as_ref().map(|(by, _)| by) == server
     }
 
-    fn is_of(&self, server: &Arc<Server>, first: i64) -> bool {
+    fn is_of(&self, server: &Arc<Primary>, first: i64) -> bool {
         self.by.as_ref().is_some_and(|(by, its_first)| by == server && *its_first == first)
     }
 }
 
 impl KnownSequences {
     /// This sequence was given out by this server, or by an unknown one.
-    pub(super) fn raise(&mut self, sequence: i64, server: Option<&Arc<Server>>) {
+    pub(super) fn raise(&mut self, sequence: i64, server: Option<&Arc<Primary>>) {
         self.sequence = self.sequence.max(sequence);
         let verified = self.verified.as_ref().filter(|(verified, _)| Some(verified) == server);
         let first = verified.map(|(_, newest)| newest.first);
@@ -78,7 +78,7 @@ impl KnownSequences {
 
     /// Whether all that is known was given out by this server, or compared with
     /// what it has.
-    pub(super) fn is_verified(&self, server: &Arc<Server>) -> bool {
+    pub(super) fn is_verified(&self, server: &Arc<Primary>) -> bool {
         self.verified.as_ref().is_some_and(|(verified, newest)| {
             verified == server
                 && self.given_out.iter().all(|known| known.is_of(server, newest.first))
@@ -87,7 +87,7 @@ impl KnownSequences {
 
     /// What was `asked` about has been compared with this server, whose lineage
     /// is this.
-    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Server>, compared: Compared) {
+    pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Primary>, compared: Compared) {
         let Compared { newest, lacked, .. } = compared;
         self.lacked.retain(|known| !lacked.contains(known));
         self.lacked.extend(lacked);
@@ -165,7 +165,7 @@ async fn ask(
 pub(super) fn command(
     keys: &Keys,
     partition: u16,
-    server: &Server,
+    server: &Primary,
     known: (i64, (&str, i64)),
 ) -> Cmd {
     let (sequence, (origin, origin_first)) = known;
@@ -221,8 +221,8 @@ impl History {
 mod tests {
     use super::*;
 
-    fn server(identity: &str) -> Arc<Server> {
-        Arc::new(Server { identity: identity.to_owned(), promoted: false })
+    fn server(identity: &str) -> Arc<Primary> {
+        Arc::new(Primary { identity: identity.to_owned(), promoted: false })
     }
 
     fn newest(first: i64) -> Compared {

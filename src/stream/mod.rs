@@ -63,13 +63,13 @@ use redis::{Client, IntoConnectionInfo, aio::MultiplexedConnection};
 pub use balances::{Balances, Lookup};
 pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
-pub use finder::{Finder, Heads, Seen, Unsettled};
+pub use finder::{Finder, Heads, Unsettled, UnsettledEntry};
 pub use gates::Gates;
-pub use inspector::{Body, Inspector, Pending, PendingCount};
+pub use inspector::{EntryBody, Inspector, Pending, PendingCount};
 pub use left_behind::{LeftBehind, Past};
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
-pub use producer::{AppendLimits, Appended, Arrival, Place, Producer};
+pub use producer::{AppendLimits, Appended, EntryPosition, Producer, ReceivedPayment};
 pub use standing::{Position, Standing};
 pub use state::{Kept, PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
@@ -80,7 +80,7 @@ use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 pub use safety::Unsafe;
-use shared::{Purpose, RESPONSE_TIMEOUT, Shared, connection_config};
+use shared::{Purpose, RESPONSE_TIMEOUT, SharedConnection, connection_config};
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
@@ -234,12 +234,12 @@ impl Streams {
         Ok(connection)
     }
 
-    async fn shared_for(&self, purpose: Purpose) -> Result<Shared, Error> {
+    async fn shared_for(&self, purpose: Purpose) -> Result<SharedConnection, Error> {
         let name = format!("{}:shared", self.keys.prefix());
-        Shared::connect(self.client.clone(), name, purpose, self.insists_on_safety).await
+        SharedConnection::connect(self.client.clone(), name, purpose, self.insists_on_safety).await
     }
 
-    async fn shared(&self) -> Result<Shared, Error> {
+    async fn shared(&self) -> Result<SharedConnection, Error> {
         self.shared_for(Purpose::Other).await
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use redis::{Pipeline, RedisResult};
 
-use super::{Error, GROUP, Keys, scripts, shared::Shared};
+use super::{Error, GROUP, Keys, scripts, shared::SharedConnection};
 
 /// Where a new group begins on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl FromStr for StartsFrom {
 
 #[derive(Clone)]
 pub struct OtherGroups {
-    pub(super) connection: Shared,
+    pub(super) connection: SharedConnection,
     pub(super) keys: Keys,
 }
 

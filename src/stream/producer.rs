@@ -26,8 +26,8 @@ use super::{
     authority::Authority,
     lineage::{self, KnownSequences},
     scripts,
-    server::Server,
-    shared::{Purpose, ServerLine, Shared},
+    server::Primary,
+    shared::{Purpose, ServerLine, SharedConnection},
     wire,
 };
 use crate::{
@@ -59,7 +59,7 @@ pub struct AppendLimits {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct EntryPosition {
     pub partition: u16,
     pub sequence: i64,
     pub stream_id: StreamId,
@@ -68,16 +68,16 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It is on disk.
-    Accepted(Place),
+    Accepted(EntryPosition),
     /// The same payment was appended before; this is where.
-    Duplicate(Place),
+    Duplicate(EntryPosition),
     /// Another payment has this reference; this is where.
-    Conflict(Place),
+    Conflict(EntryPosition),
 }
 
 /// A payment and what its entry says about its arrival.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct ReceivedPayment {
     pub payment: Payment,
     pub received_at: DateTime<Utc>,
     /// The span that sends it, if it is traced.
@@ -87,7 +87,7 @@ pub struct Arrival {
 /// The half of the stream that the gateway is handed.
 #[derive(Clone)]
 pub struct Producer {
-    connections: Arc<[Shared]>,
+    connections: Arc<[SharedConnection]>,
     under_way: Arc<AtomicUsize>,
     /// For each partition what is known to have been given out.
     known: Arc<[Mutex<KnownSequences>]>,
@@ -126,7 +126,7 @@ impl Producer {
     /// # Errors
     /// An outage when Redis was away until the deadline: the payment may or may
     /// not be in the stream, and sending it again is safe.
-    pub async fn append(&self, arrival: &Arrival) -> Result<Appended, Error> {
+    pub async fn append(&self, arrival: &ReceivedPayment) -> Result<Appended, Error> {
         let partition = self.keys.partition_of(&arrival.payment.customer);
         let under_way = self.under_way.fetch_add(1, Ordering::Relaxed);
         let _under_way = UnderWay(Arc::clone(&self.under_way));
@@ -138,14 +138,14 @@ impl Producer {
     /// Appends many payments, those of one customer in their order; answers for
     /// each in the order given. Nothing of a partition is sent while it is not
     /// known what became of what was sent before it, nor after a refusal.
-    pub async fn append_all(&self, arrivals: &[Arrival]) -> Vec<Result<Appended, Error>> {
+    pub async fn append_all(&self, arrivals: &[ReceivedPayment]) -> Vec<Result<Appended, Error>> {
         let mut hands: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (index, arrival) in arrivals.iter().enumerate() {
             let partition = self.keys.partition_of(&arrival.payment.customer);
             hands.entry(partition).or_default().push(index);
         }
         let appending = hands.iter().map(|(partition, hand)| async move {
-            let hand: Vec<&Arrival> = hand.iter().map(|index| &arrivals[*index]).collect();
+            let hand: Vec<&ReceivedPayment> = hand.iter().map(|index| &arrivals[*index]).collect();
             self.append_hand(*partition, &hand).await
         });
         let mut results: Vec<_> = arrivals.iter().map(|_| None).collect();
@@ -163,7 +163,11 @@ impl Producer {
         Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?)
     }
 
-    async fn append_hand(&self, partition: u16, hand: &[&Arrival]) -> Vec<Result<Appended, Error>> {
+    async fn append_hand(
+        &self,
+        partition: u16,
+        hand: &[&ReceivedPayment],
+    ) -> Vec<Result<Appended, Error>> {
         let shared = &self.connections[usize::from(partition) % CONNECTIONS];
         let mut results = Vec::with_capacity(hand.len());
         for chunk in hand.chunks(CHUNK_MAX) {
@@ -188,9 +192,9 @@ impl Producer {
     /// known what became of them. What follows a refusal is refused like it.
     async fn append_chunk(
         &self,
-        shared: &Shared,
+        shared: &SharedConnection,
         partition: u16,
-        chunk: &[&Arrival],
+        chunk: &[&ReceivedPayment],
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
         let doubt = AtomicBool::new(false);
         let attempt = || async {
@@ -220,10 +224,10 @@ impl Producer {
     /// have been a replica since its connections were made.
     async fn give(
         &self,
-        shared: &Shared,
+        shared: &SharedConnection,
         partition: u16,
-        chunk: &[&Arrival],
-    ) -> RedisResult<(Arc<Server>, RedisResult<Value>)> {
+        chunk: &[&ReceivedPayment],
+    ) -> RedisResult<(Arc<Primary>, RedisResult<Value>)> {
         let began = Instant::now();
         let mut line = shared.line().await?;
         let mut reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
@@ -239,7 +243,7 @@ impl Producer {
         &self,
         mut line: ServerLine,
         partition: u16,
-        chunk: &[&Arrival],
+        chunk: &[&ReceivedPayment],
     ) -> RedisResult<Value> {
         if !self.known(partition).is_verified(&line.server) {
             self.verify(&mut line, partition).await?;
@@ -289,7 +293,7 @@ impl Producer {
         timeout(deadline, insisting).await.unwrap_or(Err(Error::Deadline(deadline)))
     }
 
-    fn note(&self, partition: u16, appended: &[Result<Appended, Error>], server: &Arc<Server>) {
+    fn note(&self, partition: u16, appended: &[Result<Appended, Error>], server: &Arc<Primary>) {
         let accepted = appended.iter().rev().find_map(|result| match result {
             Ok(Appended::Accepted(place)) => Some(place.sequence),
             Ok(Appended::Duplicate(_) | Appended::Conflict(_)) | Err(_) => None,
@@ -303,7 +307,7 @@ impl Producer {
         self.known[usize::from(partition)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self, partition: u16, chunk: &[&Arrival], known: &KnownSequences) -> Cmd {
+    fn command(&self, partition: u16, chunk: &[&ReceivedPayment], known: &KnownSequences) -> Cmd {
         let mut keys = Vec::with_capacity(5 + chunk.len());
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
@@ -321,7 +325,7 @@ impl Producer {
             .arg(known.sequence)
             .arg(GROUP)
             .arg(known.line());
-        for Arrival { payment, received_at, trace } in chunk {
+        for ReceivedPayment { payment, received_at, trace } in chunk {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             command
                 .arg(payment.status.as_str())
@@ -386,7 +390,7 @@ fn read_one(answer: &str, partition: u16) -> Result<Appended, Error> {
         return Err(Error::refused(first, rest, partition));
     }
     let sequence = first.parse().map_err(|_| SHAPE)?;
-    let place = Place { partition, sequence, stream_id: rest.parse().map_err(|_| SHAPE)? };
+    let place = EntryPosition { partition, sequence, stream_id: rest.parse().map_err(|_| SHAPE)? };
     match found {
         "appended" => Ok(Appended::Accepted(place)),
         "duplicate" => Ok(Appended::Duplicate(place)),
@@ -407,7 +411,7 @@ mod tests {
     fn what_follows_a_refusal_is_refused_like_it() {
         let reply = text(&["appended 7 1-0", "refused BACKPRESSURE {p03}:stream is full"]);
         let read = read_appended(reply, 3, 4).unwrap();
-        assert!(matches!(read[0], Ok(Appended::Accepted(Place { sequence: 7, .. }))));
+        assert!(matches!(read[0], Ok(Appended::Accepted(EntryPosition { sequence: 7, .. }))));
         for refused in &read[1..] {
             assert!(matches!(refused, Err(Error::BacklogFull(3))), "{refused:?}");
         }

@@ -12,7 +12,7 @@ const NOBODY: &str = "0000000000000000000000000000000000000000";
 
 /// A primary, as it was when the connection was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
+pub(super) struct Primary {
     /// Its run, and whose history it continues if it was promoted: another one
     /// after a restart, a promotion, or a return to an earlier primary. Not its
     /// replication id, which is replaced when a first replica follows.
@@ -27,7 +27,7 @@ pub(super) struct Server {
 /// # Errors
 /// Counted as an outage when it is a replica: whoever connects again may find
 /// the primary.
-pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Server> {
+pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Primary> {
     let info = info(connection, &SECTIONS).await?;
     if let Some(sentence) = as_replica(&info) {
         return Err(unfit(sentence));
@@ -35,7 +35,7 @@ pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult
     let run = field(&info, "run_id");
     let continued = Some(field(&info, "master_replid2")).filter(|id| !matches!(*id, "" | NOBODY));
     let identity = continued.map_or_else(|| run.to_owned(), |id| format!("{run}:{id}"));
-    Ok(Server { identity, promoted: continued.is_some() })
+    Ok(Primary { identity, promoted: continued.is_some() })
 }
 
 /// The error of a connection to a server that must not be given payments; it

@@ -17,7 +17,7 @@ use redis::{
 
 use super::{
     Error, safety,
-    server::{self, Server},
+    server::{self, Primary},
 };
 
 /// How long an append waits for a reply, and never more than half of the time
@@ -48,7 +48,7 @@ pub(super) enum Purpose {
 }
 
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Reconnecting>);
+pub(super) struct SharedConnection(Arc<Reconnecting>);
 
 struct Reconnecting {
     client: Client,
@@ -65,7 +65,7 @@ struct Reconnecting {
 #[derive(Clone)]
 pub(super) struct ServerLine {
     pub(super) connection: MultiplexedConnection,
-    pub(super) server: Arc<Server>,
+    pub(super) server: Arc<Primary>,
     made_at: Instant,
     /// When the first command was sent that nothing has been heard since.
     unanswered: Arc<Mutex<Option<Instant>>>,
@@ -77,7 +77,7 @@ impl ServerLine {
     }
 }
 
-impl Shared {
+impl SharedConnection {
     pub(super) async fn connect(
         client: Client,
         name: String,
@@ -212,7 +212,7 @@ impl Reply for Vec<Value> {
     }
 }
 
-impl ConnectionLike for Shared {
+impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             let line = self.line().await?;

@@ -9,7 +9,8 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, replies::Entry, scripts, server, shared::Shared, standing,
+    Error, GROUP, Keys, Standing, replies::Entry, scripts, server, shared::SharedConnection,
+    standing,
 };
 use crate::domain::{Reference, StreamId};
 
@@ -52,7 +53,7 @@ pub struct Trim {
 
 #[derive(Clone)]
 pub struct Upkeep {
-    pub(super) connection: Shared,
+    pub(super) connection: SharedConnection,
     pub(super) keys: Keys,
 }
 

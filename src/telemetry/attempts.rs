@@ -8,7 +8,7 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 use super::{
     Signals,
     logs::current_request,
-    spans::{Moment, SAMPLE_RATIO, Span},
+    spans::{SAMPLE_RATIO, Span, Timestamp},
     words::{self, ACK, BURY, LEDGER, PROCESS, RECEIVE},
     worker::{Buried, Earlier, Steps, Tried, since},
 };
@@ -22,7 +22,7 @@ impl Signals {
     /// An entry was given up and is a dead letter now.
     pub fn buried(&self, buried: &Buried<'_>) {
         self.processed("dead_lettered", 1);
-        let (spans, at) = (&self.0.spans, Moment::now());
+        let (spans, at) = (&self.0.spans, Timestamp::now());
         let Some(parent) = self.parent(buried.entry, buried.trace, true, at) else { return };
         let attempts = spans.attempts(buried.entry);
         spans.forget(buried.entry);
@@ -35,7 +35,7 @@ impl Signals {
             KeyValue::new(words::ERROR, buried.code),
             KeyValue::new(SAMPLE_RATIO, 1.0),
         ];
-        let (place, took) = (spans.place(&parent), (at.wall, Moment::now().wall));
+        let (place, took) = (spans.place(&parent), (at.wall, Timestamp::now().wall));
         spans.write(Span {
             links: attempts,
             error: Some(buried.reason.to_owned()),
@@ -44,8 +44,8 @@ impl Signals {
     }
 
     /// An operator has sent a dead letter on its way again, and it is settled.
-    pub fn redriven(&self, delivery: &Delivery, outcome: &str, started: Moment) {
-        let (spans, ended) = (&self.0.spans, Moment::now());
+    pub fn redriven(&self, delivery: &Delivery, outcome: &str, started: Timestamp) {
+        let (spans, ended) = (&self.0.spans, Timestamp::now());
         let parent = self.parent(entry(delivery), delivery.trace, true, ended);
         let Some(parent) = parent else { return };
         let mut links = spans.attempts(entry(delivery));
@@ -61,7 +61,7 @@ impl Signals {
         });
     }
 
-    pub(super) fn trace(&self, tried: &Tried<'_>, ended: Moment) {
+    pub(super) fn trace(&self, tried: &Tried<'_>, ended: Timestamp) {
         let traces = tried.deliveries.iter().filter_map(|delivery| delivery.trace);
         let recorded = traces.filter(TraceContext::is_recorded);
         let links: Vec<TraceContext> = recorded.take(LINKS_MAX).collect();
@@ -102,7 +102,7 @@ impl Signals {
         entry: (u16, StreamId),
         trace: Option<TraceContext>,
         stands_out: bool,
-        at: Moment,
+        at: Timestamp,
     ) -> Option<TraceContext> {
         let spans = &self.0.spans;
         if trace.is_some_and(|trace| trace.is_recorded()) {
@@ -139,7 +139,7 @@ impl Signals {
         (delivery, outcome): (&Delivery, Option<&Outcome>),
         parent: TraceContext,
         receive: Option<TraceContext>,
-        ended: Moment,
+        ended: Timestamp,
     ) -> TraceContext {
         let spans = &self.0.spans;
         let place = spans.place(&parent);
@@ -209,7 +209,7 @@ impl Signals {
     fn write_posting(&self, tried: &Tried<'_>, parent: &TraceContext, links: &[TraceContext]) {
         let Some((begun, committed)) = tried.steps.committed else { return };
         let others: Vec<TraceContext> = links.iter().skip(1).copied().collect();
-        let step = |from: Moment, to: Moment, attributes| Span {
+        let step = |from: Timestamp, to: Timestamp, attributes| Span {
             links: others.clone(),
             ..Span::step(
                 ACK,

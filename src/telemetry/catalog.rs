@@ -8,7 +8,7 @@ pub struct Metric {
     /// Its name in OpenTelemetry.
     pub name: &'static str,
     /// How it behaves.
-    pub kind: Kind,
+    pub kind: Instrument,
     /// Its unit, as UCUM has it.
     pub unit: &'static str,
     /// What it is told apart by. Never a reference, a customer or an amount.
@@ -19,7 +19,7 @@ pub struct Metric {
 
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum Instrument {
     /// Only grows.
     Counter,
     /// Grows and shrinks by what happens.
@@ -39,10 +39,10 @@ impl Metric {
         name += match (self.unit, self.kind) {
             ("s", _) => "_seconds",
             ("By", _) => "_bytes",
-            ("1", Kind::Gauge) => "_ratio",
+            ("1", Instrument::Gauge) => "_ratio",
             _ => "",
         };
-        if self.kind == Kind::Counter {
+        if self.kind == Instrument::Counter {
             name += "_total";
         }
         name
@@ -81,7 +81,7 @@ macro_rules! metrics {
     };
 }
 
-use Kind::{Counter, Gauge, Histogram, UpDownCounter};
+use Instrument::{Counter, Gauge, Histogram, UpDownCounter};
 
 metrics! {
     // The gateway.

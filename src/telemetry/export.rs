@@ -101,7 +101,7 @@ pub(super) fn spans(resource: &Resource) -> anyhow::Result<Option<BatchSpanProce
         }
         Protocol::Http => SpanExporter::builder().with_http().build(),
     };
-    let exporter = Watched::new("traces", built.context("OTEL_EXPORTER_OTLP_ENDPOINT")?);
+    let exporter = LoggingExporter::new("traces", built.context("OTEL_EXPORTER_OTLP_ENDPOINT")?);
     let mut bounds = BatchConfigBuilder::default();
     if text("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
         bounds = bounds.with_max_queue_size(SPANS_MAX);
@@ -130,7 +130,7 @@ pub(super) fn metrics(resource: Resource) -> anyhow::Result<SdkMeterProvider> {
         }
         Protocol::Http => MetricExporter::builder().with_http().build(),
     };
-    let exporter = Watched::new("metrics", built.context("OTEL_EXPORTER_OTLP_ENDPOINT")?);
+    let exporter = LoggingExporter::new("metrics", built.context("OTEL_EXPORTER_OTLP_ENDPOINT")?);
     let mut reader = PeriodicReader::builder(exporter);
     if text("OTEL_METRIC_EXPORT_INTERVAL").is_none() {
         reader = reader.with_interval(METRICS_EVERY);
@@ -185,13 +185,13 @@ fn text(variable: &str) -> Option<String> {
 
 /// An exporter that says when it begins to fail, and when it works again.
 #[derive(Debug)]
-struct Watched<E> {
+struct LoggingExporter<E> {
     signal: &'static str,
     exporter: E,
     fails: Arc<AtomicBool>,
 }
 
-impl<E> Watched<E> {
+impl<E> LoggingExporter<E> {
     fn new(signal: &'static str, exporter: E) -> Self {
         Self { signal, exporter, fails: Arc::default() }
     }
@@ -212,7 +212,7 @@ impl<E> Watched<E> {
 }
 
 impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanExporter
-    for Watched<E>
+    for LoggingExporter<E>
 {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         self.note(self.exporter.export(batch).await)
@@ -227,7 +227,7 @@ impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanEx
     }
 }
 
-impl<E: PushMetricExporter> PushMetricExporter for Watched<E> {
+impl<E: PushMetricExporter> PushMetricExporter for LoggingExporter<E> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         self.note(self.exporter.export(metrics).await)
     }

@@ -1,4 +1,5 @@
-//! What the gateway says: of each request, and of each payment that it sends.
+//! Metrics and spans of the gateway: requests, and payments on their way into the streams.
+//! Never decides what a request is answered.
 
 use std::borrow::Cow;
 
@@ -6,47 +7,36 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 
 use super::{
     Signals,
-    spans::{Moment, SAMPLE_RATIO, Span},
+    spans::{RequestTrace, SAMPLE_RATIO, Span, Timestamp},
     words::{self, SEND},
 };
-use crate::domain::{Reference, SpanId, StreamId, TraceContext, TraceId};
-
-/// Where a request belongs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RequestTrace {
-    /// What came with it; sampled only when its caller may say so.
-    inbound: Option<TraceContext>,
-    /// The span of the request itself; nothing while nobody traces.
-    own: Option<TraceContext>,
-}
+use crate::domain::{Reference, SpanId, StreamId, TraceContext};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange<'a> {
-    /// Its method, if it is a usual one.
+    /// The method; `_OTHER` for an unusual one.
     pub method: &'static str,
     pub route: Option<&'a str>,
     pub status: u16,
-    pub started: Moment,
-    /// It asked for its answer to wait, so that it is not slow.
+    pub started: Timestamp,
+    /// The client asked to wait for the outcome, so a long answer is not slow.
     pub waits: bool,
 }
 
-/// A payment on its way into the stream.
+/// The span of a payment that is being appended.
 #[derive(Clone, Copy, Debug)]
-pub struct Sending {
-    /// What its entry carries.
+pub struct SendSpan {
+    /// The trace context that the entry carries.
     pub context: Option<TraceContext>,
     parent: Option<SpanId>,
-    started: Moment,
+    started: Timestamp,
 }
 
-/// What became of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Sent<'a> {
+pub struct SendResult<'a> {
     pub reference: &'a Reference,
     /// `accepted`, `duplicate`, `conflict`, `overloaded` or `error`.
     pub outcome: &'static str,
-    /// Where it is now.
     pub place: Option<(u16, StreamId)>,
 }
 
@@ -62,33 +52,11 @@ impl Drop for Active<'_> {
     }
 }
 
-impl RequestTrace {
-    pub fn trace_id(&self) -> Option<TraceId> {
-        self.own.or(self.inbound).map(|context| context.trace_id)
-    }
-
-    /// The request's own span, when it is recorded.
-    pub fn recorded(&self) -> Option<TraceContext> {
-        self.own.filter(|own| own.sampled)
-    }
-}
-
 impl Signals {
-    /// A request comes in, with what its `traceparent` said; whether its caller
-    /// may have it recorded is `trusted`.
+    /// The trace of a request that arrived with this `traceparent`. Only a `trusted` caller
+    /// decides whether its request is recorded.
     pub fn request(&self, inbound: Option<TraceContext>, trusted: bool) -> RequestTrace {
-        let inbound =
-            inbound.map(|context| TraceContext { sampled: context.sampled && trusted, ..context });
-        let spans = &self.0.spans;
-        if !spans.is_on() {
-            return RequestTrace { inbound, own: None };
-        }
-        let sampled = match inbound {
-            Some(context) if trusted => context.sampled,
-            Some(_) | None => spans.samples(),
-        };
-        let own = inbound.map_or_else(|| spans.new_trace(), |parent| spans.below(&parent));
-        RequestTrace { inbound, own: Some(TraceContext { sampled, ..own }) }
+        self.0.spans.request(inbound, trusted)
     }
 
     /// Counts a request until the guard is dropped.
@@ -97,10 +65,10 @@ impl Signals {
         Active { signals: self, method }
     }
 
-    /// A request was answered. Says which span of it is written, if one is.
+    /// Measures a request that was answered; its span, if one is written.
     pub fn answered(&self, trace: &RequestTrace, exchange: &Exchange<'_>) -> Option<TraceContext> {
         let Exchange { method, route, status, started, waits } = *exchange;
-        let ended = Moment::now();
+        let ended = Timestamp::now();
         let took = started.until(ended);
         let mut attributes = vec![
             KeyValue::new(words::METHOD, method),
@@ -136,16 +104,20 @@ impl Signals {
     }
 
     /// A payment is about to be appended.
-    pub fn sending(&self, trace: &RequestTrace) -> Sending {
+    pub fn sending(&self, trace: &RequestTrace) -> SendSpan {
         let recorded = trace.recorded();
-        // What is not recorded here goes on below the caller's own span.
+        // Without a span here, the entry continues the caller's own span.
         let context = recorded.map(|own| self.0.spans.below(&own)).or(trace.inbound);
-        Sending { context, parent: recorded.and_then(|own| own.span_id), started: Moment::now() }
+        SendSpan {
+            context,
+            parent: recorded.and_then(|own| own.span_id),
+            started: Timestamp::now(),
+        }
     }
 
-    /// Payments that were sent together have been appended, or have not.
-    pub fn sent<'a>(&self, sent: impl Iterator<Item = (Sending, Sent<'a>)>) {
-        let ended = Moment::now();
+    /// Measures payments that were sent together, appended or not.
+    pub fn sent<'a>(&self, sent: impl Iterator<Item = (SendSpan, SendResult<'a>)>) {
+        let ended = Timestamp::now();
         let meters = &self.0.meters;
         let (mut appended, mut first) = (0, None);
         for (sending, sent) in sent {
@@ -163,10 +135,9 @@ impl Signals {
         meters.stream_duration.record(started.until(ended).as_secs_f64(), &attributes);
     }
 
-    fn write_sent(&self, sending: &Sending, sent: &Sent<'_>, ended: Moment) {
-        // Recorded only when the request is; then it has a span of its own.
+    fn write_sent(&self, sending: &SendSpan, sent: &SendResult<'_>, ended: Timestamp) {
         let (Some(context), Some(parent)) = (sending.context, sending.parent) else { return };
-        let Sent { reference, outcome, place } = *sent;
+        let SendResult { reference, outcome, place } = *sent;
         let mut attributes = vec![
             KeyValue::new(words::OPERATION_TYPE, SEND),
             KeyValue::new(words::OUTCOME, outcome),
@@ -182,16 +153,16 @@ impl Signals {
         self.0.spans.write(Span { error, ..step });
     }
 
-    /// The ledger was asked something; it may have failed.
-    pub fn asked(&self, started: Moment, failed: bool) {
+    /// Measures a query of the gateway.
+    pub fn asked(&self, started: Timestamp, failed: bool) {
         let mut attributes = words::ledger("SELECT").to_vec();
         attributes.extend(failed.then(|| KeyValue::new(words::ERROR, "error")));
-        let took = started.until(Moment::now());
+        let took = started.until(Timestamp::now());
         self.0.meters.ledger_duration.record(took.as_secs_f64(), &attributes);
     }
 
-    /// So many payments came, with this outcome: `accepted`, `duplicate`,
-    /// `conflict`, `invalid`, `overloaded` or `error`.
+    /// Counts payments that arrived with this outcome: `accepted`, `duplicate`, `conflict`,
+    /// `invalid`, `overloaded` or `error`.
     pub fn received(&self, outcome: &'static str, payments: usize) {
         let payments = u64::try_from(payments).unwrap_or(u64::MAX);
         self.0.meters.received.add(payments, &[KeyValue::new(words::OUTCOME, outcome)]);

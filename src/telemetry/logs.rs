@@ -1,6 +1,5 @@
-//! Log lines on standard error, with the request and the trace that they belong
-//! to; how much is logged can be changed while the process runs. Never decides
-//! what is worth a line.
+//! Log lines on standard error, each with its request id and trace id. The level can be
+//! changed while the process runs. Never decides what is logged.
 
 use std::{
     fmt,
@@ -24,19 +23,17 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use super::gateway::RequestTrace;
+use super::spans::RequestTrace;
 use crate::config::{LogFormat, TelemetryConfig};
 
 /// Characters of a request's id that are logged: clients may choose it.
 const REQUEST_ID_MAX: usize = 128;
 
 task_local! {
-    /// The request that is being answered, and its id.
     static REQUEST: (RequestTrace, Option<String>);
 }
 
-/// Answers a request; what is logged meanwhile says which request and which
-/// trace it is.
+/// Runs the handler of a request; its log lines carry the request's id and trace.
 pub async fn within<T>(
     trace: RequestTrace,
     request_id: Option<String>,
@@ -50,7 +47,7 @@ pub(super) fn current_request() -> Option<RequestTrace> {
     REQUEST.try_with(|(trace, _)| *trace).ok()
 }
 
-/// What a line says of the request in which it is written, as fields of JSON.
+/// Fields of the current request, values as JSON.
 fn request_fields() -> Vec<(&'static str, String)> {
     let fields = REQUEST.try_with(|(trace, request_id)| {
         let request_id = request_id.as_ref().map(|id| {
@@ -63,7 +60,6 @@ fn request_fields() -> Vec<(&'static str, String)> {
     fields.unwrap_or_default()
 }
 
-/// Changes how much is logged.
 pub struct LogLevel {
     handle: reload::Handle<EnvFilter, Registry>,
     now: Mutex<String>,
@@ -71,22 +67,18 @@ pub struct LogLevel {
 }
 
 impl LogLevel {
-    /// What is logged now: a level, or directives.
+    /// The current level or directives.
     #[must_use]
     pub fn now(&self) -> String {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What was configured.
     #[must_use]
     pub fn configured(&self) -> &str {
         &self.configured
     }
 
-    /// Logs this from now on, until the process ends.
-    ///
-    /// # Errors
-    /// When it is not a log filter; nothing is changed then.
+    /// Sets the level until the process ends; an invalid filter changes nothing.
     pub fn set(&self, directives: &str) -> anyhow::Result<()> {
         let filter = filter(directives)?;
         self.handle.reload(filter).context("the log filter could not be changed")?;
@@ -107,10 +99,11 @@ pub(super) fn init(config: &TelemetryConfig) -> anyhow::Result<LogLevel> {
     let (filter, handle) = reload::Layer::new(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = if json {
-        let format = Traced::Json(Format::default().with_target(false).json().flatten_event(true));
+        let format =
+            LogFormatter::Json(Format::default().with_target(false).json().flatten_event(true));
         layer.json().event_format(format).boxed()
     } else {
-        let format = Traced::Text(Format::default().with_ansi(terminal).with_target(false));
+        let format = LogFormatter::Text(Format::default().with_ansi(terminal).with_target(false));
         layer.with_ansi(terminal).event_format(format).boxed()
     };
     tracing_subscriber::registry().with(filter).with(layer).init();
@@ -118,7 +111,7 @@ pub(super) fn init(config: &TelemetryConfig) -> anyhow::Result<LogLevel> {
     Ok(LogLevel { handle, now: Mutex::new(configured.clone()), configured })
 }
 
-/// What the exporter does is said once, when it begins to fail and when it ends.
+/// The exporter's own lines are off: `export.rs` logs its failures, once each.
 fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
     ensure!(
         directives.split(',').all(is_directive) && directives.split(',').any(is_heard),
@@ -131,8 +124,8 @@ fn filter(directives: &str) -> anyhow::Result<EnvFilter> {
     quiet.iter().try_fold(filter, |filter, quiet| Ok(filter.add_directive(quiet.parse()?)))
 }
 
-/// A level, or a target and its level. The library takes a misspelt level for the
-/// name of a target, and then logs nothing else.
+/// A level, or a target and its level. The library takes a misspelt level for a target, and
+/// then logs nothing else.
 fn is_directive(text: &str) -> bool {
     match text.split_once('=') {
         Some((target, level)) => {
@@ -143,7 +136,7 @@ fn is_directive(text: &str) -> bool {
     }
 }
 
-/// Whether a directive says how much of our own is logged.
+/// Whether a directive sets the level of paystream's own lines.
 fn is_heard(text: &str) -> bool {
     text.split_once('=').is_none_or(|(target, _)| target.starts_with("paystream"))
 }
@@ -152,13 +145,12 @@ fn is_level(text: &str) -> bool {
     !text.is_empty() && text.parse::<LevelFilter>().is_ok()
 }
 
-/// A line, and the request in which it was written.
-enum Traced {
+enum LogFormatter {
     Json(Format<Json>),
     Text(Format<Full>),
 }
 
-impl<S, N> FormatEvent<S, N> for Traced
+impl<S, N> FormatEvent<S, N> for LogFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

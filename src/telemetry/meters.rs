@@ -7,7 +7,7 @@ use opentelemetry::{
 };
 
 use super::{
-    catalog::{self, Kind, Metric},
+    catalog::{self, Instrument, Metric},
     words,
 };
 
@@ -90,7 +90,7 @@ impl Meters {
 
 fn bounds(metric: &Metric) -> Vec<f64> {
     match metric.kind {
-        Kind::Histogram(bounds) => bounds.to_vec(),
-        Kind::Counter | Kind::UpDownCounter | Kind::Gauge => Vec::new(),
+        Instrument::Histogram(bounds) => bounds.to_vec(),
+        Instrument::Counter | Instrument::UpDownCounter | Instrument::Gauge => Vec::new(),
     }
 }

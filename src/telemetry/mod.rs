@@ -1,8 +1,8 @@
-//! How the process speaks of itself: metrics, traces and logs. Never a condition
-//! of service: nothing waits for it, and nothing fails with it.
+//! Metrics, traces and logs. Never a condition of service: no payment waits for telemetry,
+//! and none fails with it.
 //!
-//! The only room with opentelemetry. Rooms are handed [`Signals`] and say what
-//! happened; which of it becomes a span, and where it goes, is decided here.
+//! The only room with opentelemetry. Other rooms report events to [`Signals`]; this room
+//! decides which become spans and where they are exported.
 
 mod attempts;
 pub mod catalog;
@@ -23,39 +23,32 @@ use anyhow::Context;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 pub use export::Service;
-pub use gateway::{Active, Exchange, RequestTrace, Sending, Sent};
-pub use gauges::{Look, Sample};
+pub use gateway::{Active, Exchange, SendResult, SendSpan};
+pub use gauges::{GaugeSource, Sample};
 pub use logs::{LogLevel, within};
 pub use signals::Signals;
-pub use spans::Moment;
 use spans::Spans;
-pub use worker::{Buried, Earlier, Failure, Steps, Tried};
+pub use spans::{RequestTrace, Timestamp};
+pub use worker::{BatchFailure, Buried, Earlier, Steps, Tried};
 
 use crate::config::{ExportConfig, TelemetryConfig};
 
-/// How long an end waits for what has not been delivered.
+/// How long shutting down waits for undelivered telemetry.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Starts logging.
-///
-/// # Errors
-/// When the filter is not one.
+/// Starts logging; fails on an invalid filter.
 pub fn log(config: &TelemetryConfig) -> anyhow::Result<LogLevel> {
     logs::init(config)
 }
 
-/// Signals, and their way out.
 pub struct Telemetry {
-    /// What the rooms are handed.
     pub signals: Signals,
     metrics: Option<SdkMeterProvider>,
 }
 
 impl Telemetry {
-    /// Starts sending, if there is anywhere to send to.
-    ///
-    /// # Errors
-    /// When a setting is wrong; not when nobody listens.
+    /// Starts exporting, if a collector is configured. Fails on a wrong setting, not when the
+    /// collector is away.
     pub fn start(
         config: &ExportConfig,
         service: Service,
@@ -70,21 +63,23 @@ impl Telemetry {
             None => export::ratio_of_the_environment()?.unwrap_or(DEFAULT_RATIO),
         };
         let resource = export::resource(service, ratio);
-        let processor = export::spans(&resource).context("telemetry cannot be sent")?;
-        let metrics = export::metrics(resource).context("telemetry cannot be sent")?;
+        let processor = export::spans(&resource).context("telemetry cannot be exported")?;
+        let metrics = export::metrics(resource).context("telemetry cannot be exported")?;
         let spans = Spans::new(processor, ratio, config.trace_slow, seed);
-        Ok(Self { signals: Signals::new(&metrics, spans, Some(level)), metrics: Some(metrics) })
+        Ok(Self {
+            signals: Signals::new(&metrics, spans, Some(level), true),
+            metrics: Some(metrics),
+        })
     }
 
-    /// Sends what is left, for three seconds at most.
+    /// Exports what is left, for three seconds at most.
     pub fn shut_down(self) {
         let Some(metrics) = self.metrics else { return };
         let signals = self.signals;
         let (done, ended) = mpsc::channel();
-        // The exporter may wait longer than it is told to.
+        // The exporter may wait longer than its timeout.
         thread::spawn(move || {
             signals.0.spans.shut_down(FAREWELL);
-            // What is not delivered by now is not missed.
             let _ = metrics.shutdown_with_timeout(FAREWELL);
             let _ = done.send(());
         });
@@ -92,5 +87,5 @@ impl Telemetry {
     }
 }
 
-/// Traces that are recorded unless a setting says otherwise.
+/// Share of traces that are recorded by default.
 const DEFAULT_RATIO: f64 = 0.01;

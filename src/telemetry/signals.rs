@@ -1,19 +1,27 @@
-//! What the rooms are handed to speak with: what they counted, how long it
-//! took, and which traces it belongs to. Costs next to nothing while nobody
-//! listens. Never fails and never waits.
+//! The handle with which rooms report what they do: metrics, spans and samples of gauges.
+//! Costs next to nothing while no telemetry is exported. Never fails and never waits.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use opentelemetry::metrics::MeterProvider;
+use opentelemetry::{KeyValue, metrics::MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tracing::{error, warn};
 
-use super::{gauges::Gauges, logs::LogLevel, meters::Meters, spans::Spans};
+use super::{
+    gauges::{GaugeSource, Gauges, Sample},
+    logs::LogLevel,
+    meters::Meters,
+    spans::Spans,
+    words,
+};
 
-/// What is logged while somebody looks closely.
+/// The log level that a signal switches to.
 const DETAILED: &str = "info,paystream=debug";
 
-/// A handle to everything that is measured; clones share it.
+/// Clones share what is measured.
 #[derive(Clone)]
 pub struct Signals(pub(super) Arc<Inner>);
 
@@ -22,16 +30,12 @@ pub(super) struct Inner {
     pub(super) gauges: Gauges,
     pub(super) spans: Spans,
     level: Option<LogLevel>,
-    /// Whether metrics go anywhere.
+    /// Whether metrics are exported.
     heard: bool,
 }
 
 impl Signals {
-    pub(super) fn new(provider: &SdkMeterProvider, spans: Spans, level: Option<LogLevel>) -> Self {
-        Self::over(provider, spans, level, true)
-    }
-
-    fn over(
+    pub(super) fn new(
         provider: &SdkMeterProvider,
         spans: Spans,
         level: Option<LogLevel>,
@@ -42,26 +46,26 @@ impl Signals {
         Self(Arc::new(Inner { meters, gauges, spans, level, heard }))
     }
 
-    /// Whether somebody listens, so that looking around is worth it.
+    /// Whether telemetry is exported, so that taking samples is worth it.
     #[must_use]
     pub fn are_heard(&self) -> bool {
         self.0.heard
     }
 
-    /// How much is logged; nothing where no log was started.
+    /// The log level; none where no log was started.
     #[must_use]
     pub fn log_level(&self) -> Option<&LogLevel> {
         self.0.level.as_ref()
     }
 
-    /// Logs everything in detail, or again what was configured.
+    /// Switches between the configured log level and debug.
     pub fn toggle_log_level(&self) {
         let Some(level) = self.log_level() else { return };
         let configured = level.configured().to_owned();
         let before = level.now();
         let wanted = if before == configured { DETAILED } else { configured.as_str() };
         match level.set(wanted) {
-            // A signal names nobody, so that the audit log has no row of it.
+            // A signal has no actor, so the audit log has no row of it.
             Ok(()) => {
                 let actor = "signal";
                 warn!(level = wanted, before, actor, "the log level was changed by a signal");
@@ -70,20 +74,35 @@ impl Signals {
         }
     }
 
-    /// Signals whose metrics go to this provider, and that write no traces.
-    #[must_use]
-    pub fn measuring(provider: &SdkMeterProvider) -> Self {
-        Self::new(provider, Spans::off(), None)
+    /// Replaces all samples of a source; none when it could not be read.
+    pub fn saw(&self, source: GaugeSource, now: Instant, samples: Vec<Sample>) {
+        self.0.gauges.set(source, now, samples);
     }
 
-    /// Signals that nobody listens to.
+    /// Stops exporting all gauges, because nobody updates them any more.
+    pub fn forget_what_was_seen(&self) {
+        self.0.gauges.clear();
+    }
+
+    /// Measures how long a query waited for a connection of this pool.
+    pub fn waited_for_connection(&self, pool: &'static str, waited: Duration) {
+        let pool = [KeyValue::new(words::POOL, pool)];
+        self.0.meters.pool_wait.record(waited.as_secs_f64(), &pool);
+    }
+
+    /// Signals with metrics only, for this provider.
+    #[must_use]
+    pub fn measuring(provider: &SdkMeterProvider) -> Self {
+        Self::new(provider, Spans::off(), None, true)
+    }
+
+    /// Signals that go nowhere.
     #[must_use]
     pub fn off() -> Self {
         Self::unheard(None)
     }
 
-    /// The same, of a process that logs.
     pub(super) fn unheard(level: Option<LogLevel>) -> Self {
-        Self::over(&SdkMeterProvider::default(), Spans::off(), level, false)
+        Self::new(&SdkMeterProvider::default(), Spans::off(), level, false)
     }
 }

@@ -1,7 +1,6 @@
-//! Writes spans when they are over, from what is known then. Whether a trace is
-//! recorded was decided before, so that one that is not costs nothing; what
-//! failed or was slow is recorded all the same, so many a second at most. Never
-//! waits: what does not fit the exporter's queue is dropped.
+//! Writes spans when they have ended. Sampling is decided when a trace begins, so an
+//! unsampled one costs nothing; failed and slow spans are written all the same, at most 20 a
+//! second. Never waits: spans that do not fit the exporter's queue are dropped.
 
 use std::{
     borrow::Cow,
@@ -20,30 +19,28 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use super::words::{self, DESTINATION};
 use crate::domain::{SpanId, StreamId, TraceContext, TraceId};
 
-/// Spans a second that are written although their trace was not to be.
+/// Failed or slow spans of unsampled traces that are written in a second.
 const LATE_MAX: u32 = 20;
 /// Entries whose earlier attempts are remembered.
 const REMEMBERED_MAX: usize = 1024;
 /// Attempts at an entry that are remembered.
 const ATTEMPTS_MAX: usize = 16;
-/// Says for how many a span stands when that is not what its process says.
+/// Overrides the sample ratio of the process, for spans that are always written.
 pub(super) const SAMPLE_RATIO: &str = "paystream.trace.sample_ratio";
 
-/// A moment on both clocks: the wall's for what is shown, the steady one for
-/// how long something took.
+/// One moment on two clocks: the wall clock's for spans, the monotonic one for durations.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct Timestamp {
     pub(super) wall: SystemTime,
     steady: Instant,
 }
 
-impl Moment {
+impl Timestamp {
     #[expect(clippy::disallowed_methods, reason = "what is measured decides nothing")]
     pub fn now() -> Self {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 
-    /// How long it is from here to a later moment.
     pub fn until(self, later: Self) -> Duration {
         later.steady.saturating_duration_since(self.steady)
     }
@@ -53,7 +50,26 @@ impl Moment {
     }
 }
 
-/// What a span says.
+/// The trace of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestTrace {
+    /// From the request's `traceparent`; sampled only when the caller is trusted with that.
+    pub(super) inbound: Option<TraceContext>,
+    /// The span of the request itself; none while no traces are exported.
+    pub(super) own: Option<TraceContext>,
+}
+
+impl RequestTrace {
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.own.or(self.inbound).map(|context| context.trace_id)
+    }
+
+    /// The request's own span, when it is recorded.
+    pub fn recorded(&self) -> Option<TraceContext> {
+        self.own.filter(|own| own.sampled)
+    }
+}
+
 pub(super) struct Span {
     pub(super) context: TraceContext,
     pub(super) parent: Option<SpanId>,
@@ -64,13 +80,11 @@ pub(super) struct Span {
     pub(super) attributes: Vec<KeyValue>,
     pub(super) links: Vec<TraceContext>,
     pub(super) events: Vec<(&'static str, SystemTime)>,
-    /// What it failed with.
     pub(super) error: Option<String>,
 }
 
 impl Span {
-    /// A step of a payment's way through the streams; what it says of the operation comes first
-    /// among its attributes.
+    /// A span of an operation on the streams; its attributes begin with the operation's.
     pub(super) fn step(
         operation: &'static str,
         kind: SpanKind,
@@ -93,7 +107,6 @@ impl Span {
     }
 }
 
-/// Where spans go, and which are written.
 pub(super) struct Spans {
     processor: Option<BatchSpanProcessor>,
     ratio: f64,
@@ -104,7 +117,6 @@ pub(super) struct Spans {
 }
 
 impl Spans {
-    /// Spans that nobody reads.
     pub(super) fn off() -> Self {
         Self::new(None, 0.0, Duration::MAX, 0)
     }
@@ -130,13 +142,27 @@ impl Spans {
         self.processor.is_some()
     }
 
+    pub(super) fn request(&self, inbound: Option<TraceContext>, trusted: bool) -> RequestTrace {
+        let inbound =
+            inbound.map(|context| TraceContext { sampled: context.sampled && trusted, ..context });
+        if !self.is_on() {
+            return RequestTrace { inbound, own: None };
+        }
+        let sampled = match inbound {
+            Some(context) if trusted => context.sampled,
+            Some(_) | None => self.samples(),
+        };
+        let own = inbound.map_or_else(|| self.new_trace(), |parent| self.below(&parent));
+        RequestTrace { inbound, own: Some(TraceContext { sampled, ..own }) }
+    }
+
     /// Whether a trace that begins here is recorded.
-    pub(super) fn samples(&self) -> bool {
+    fn samples(&self) -> bool {
         self.is_on() && self.random(|random| random.random_bool(self.ratio))
     }
 
-    /// Whether one more span may be written that was not to be.
-    pub(super) fn allows_late(&self, now: Moment) -> bool {
+    /// Whether one more span of an unsampled trace may be written in this second.
+    pub(super) fn allows_late(&self, now: Timestamp) -> bool {
         if !self.is_on() {
             return false;
         }
@@ -148,7 +174,6 @@ impl Spans {
         late.1 <= LATE_MAX
     }
 
-    /// A trace of its own.
     pub(super) fn new_trace(&self) -> TraceContext {
         let trace_id = self.random(|random| non_zero(|| TraceId::new(random.random())));
         TraceContext { trace_id, span_id: Some(self.new_span()), sampled: true }
@@ -160,7 +185,7 @@ impl Spans {
         TraceContext { trace_id: parent.trace_id, span_id, sampled: true }
     }
 
-    /// Such a span, and its parent.
+    /// A span below this one, and its parent.
     pub(super) fn place(&self, parent: &TraceContext) -> (TraceContext, Option<SpanId>) {
         (self.below(parent), parent.span_id)
     }
@@ -198,15 +223,13 @@ impl Spans {
         processor.on_end(data);
     }
 
-    /// The attempts at an entry that were written and failed, the first one first.
+    /// Spans of failed attempts at an entry, the oldest first.
     pub(super) fn attempts(&self, entry: (u16, StreamId)) -> Vec<TraceContext> {
         lock(&self.attempts).get(&entry).cloned().unwrap_or_default()
     }
 
-    /// One more attempt at it failed.
     pub(super) fn remember(&self, entry: (u16, StreamId), span: TraceContext) {
         let mut attempts = lock(&self.attempts);
-        // Those of long ago are not asked for any more.
         if attempts.len() >= REMEMBERED_MAX {
             attempts.clear();
         }
@@ -218,14 +241,13 @@ impl Spans {
         attempts.push(span);
     }
 
-    /// It is settled.
     pub(super) fn forget(&self, entry: (u16, StreamId)) {
         lock(&self.attempts).remove(&entry);
     }
 
     pub(super) fn shut_down(&self, patience: Duration) {
         if let Some(processor) = &self.processor {
-            // What is not delivered by then is lost, and nothing depends on it.
+            // Undelivered spans are lost; nothing depends on them.
             let _ = processor.shutdown_with_timeout(patience);
         }
     }
@@ -235,7 +257,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Draws until it is not zero, which is practically at once.
+/// Draws again in the rare case of zero, which is no valid id.
 fn non_zero<T>(mut draw: impl FnMut() -> Option<T>) -> T {
     loop {
         if let Some(drawn) = draw() {

@@ -13,7 +13,7 @@ use rust_decimal::{Decimal, prelude::ToPrimitive};
 
 use super::{
     Signals,
-    spans::Moment,
+    spans::Timestamp,
     words::{self, ACK, LEDGER, PROCESS, RECEIVE},
 };
 use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
@@ -33,18 +33,18 @@ pub struct Earlier {
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
     /// Its entries were asked for,
-    pub asked: Moment,
+    pub asked: Timestamp,
     /// came,
-    pub taken: Moment,
+    pub taken: Timestamp,
     /// were committed in the transaction that began at the first of these,
-    pub committed: Option<(Moment, Moment)>,
+    pub committed: Option<(Timestamp, Timestamp)>,
     /// and acknowledged.
-    pub acknowledged: Option<Moment>,
+    pub acknowledged: Option<Timestamp>,
 }
 
 /// Why a batch was not settled.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct BatchFailure {
     /// Its class, stable: `postgresql_outage`, `entry`, and so on.
     pub class: &'static str,
     pub text: String,
@@ -62,7 +62,7 @@ pub struct Tried<'a> {
     pub earlier: &'a HashMap<(u16, StreamId), Earlier>,
     /// How far it came, and when.
     pub steps: Steps,
-    pub failure: Option<&'a Failure>,
+    pub failure: Option<&'a BatchFailure>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,14 +79,14 @@ pub struct Buried<'a> {
 impl Signals {
     /// A batch was settled, or was not.
     pub fn tried(&self, tried: &Tried<'_>) {
-        let ended = Moment::now();
+        let ended = Timestamp::now();
         self.count(tried, ended);
         if self.0.spans.is_on() {
             self.trace(tried, ended);
         }
     }
 
-    fn count(&self, tried: &Tried<'_>, ended: Moment) {
+    fn count(&self, tried: &Tried<'_>, ended: Timestamp) {
         let meters = &self.0.meters;
         let Steps { taken, committed, acknowledged, .. } = tried.steps;
         let failed = tried.failure.map(|failure| KeyValue::new(words::ERROR, failure.class));
@@ -108,7 +108,7 @@ impl Signals {
         self.count_outcomes(tried, taken, committed);
     }
 
-    fn count_outcomes(&self, tried: &Tried<'_>, taken: Moment, committed: Moment) {
+    fn count_outcomes(&self, tried: &Tried<'_>, taken: Timestamp, committed: Timestamp) {
         let meters = &self.0.meters;
         let mut counts: Vec<(&'static str, u64)> = Vec::new();
         let mut money = Decimal::ZERO;

@@ -14,7 +14,7 @@ use crate::{
     domain::{DeadEntry, Delivery, Fence, StreamId, TraceContext},
     ledger::{self, Batch, Burial, LaneWriter, Races},
     stream::{self, Consumer, Taken, TakenFrom},
-    telemetry::Moment,
+    telemetry::Timestamp,
 };
 
 const UNREADABLE: &str = "entry_unreadable";
@@ -99,7 +99,7 @@ async fn settle_sorted(
         link.watch.buried(buried, trace, UNREADABLE, &entry.reason);
     }
     link.consumer.conclude(&sorted.settled).await?;
-    progress.acknowledged = Some(Moment::now());
+    progress.acknowledged = Some(Timestamp::now());
     Ok(())
 }
 
@@ -132,7 +132,7 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
 
 async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) -> Result<(), Error> {
     let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
-    progress.begun = Some(Moment::now());
+    progress.begun = Some(Timestamp::now());
     let mut batch = link.writer.open(fences, deliveries).await?;
     for (partition, id) in deleted {
         batch.pass(*partition, *id);
@@ -154,7 +154,7 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) ->
     )?;
     progress.outcomes = outcomes;
     let gaps = batch.commit().await?;
-    progress.committed = Some(Moment::now());
+    progress.committed = Some(Timestamp::now());
     Ok(link.lose(&gaps).await?)
 }
 

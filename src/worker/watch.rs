@@ -12,7 +12,7 @@ use super::error::Error;
 use crate::{
     domain::{Delivery, Fence, Outcome, StreamId, TraceContext},
     stream::Delivered,
-    telemetry::{Buried, Earlier, Failure, Moment, Signals, Steps, Tried},
+    telemetry::{BatchFailure, Buried, Earlier, Signals, Steps, Timestamp, Tried},
 };
 
 /// Between two lines about what a lane has settled.
@@ -26,8 +26,8 @@ pub(super) struct Watch {
     worker: String,
     since: Instant,
     /// When entries were asked for last, and when they came.
-    asked: Moment,
-    taken: Moment,
+    asked: Timestamp,
+    taken: Timestamp,
     /// Entries settled since the last line about it.
     untold: (Instant, usize),
 }
@@ -35,14 +35,14 @@ pub(super) struct Watch {
 #[derive(Default)]
 pub(super) struct BatchProgress {
     pub(super) outcomes: Vec<Outcome>,
-    pub(super) begun: Option<Moment>,
-    pub(super) committed: Option<Moment>,
-    pub(super) acknowledged: Option<Moment>,
+    pub(super) begun: Option<Timestamp>,
+    pub(super) committed: Option<Timestamp>,
+    pub(super) acknowledged: Option<Timestamp>,
 }
 
 impl Watch {
     pub(super) fn new(signals: Signals, worker: &str) -> Self {
-        let (since, now) = (Instant::now(), Moment::now());
+        let (since, now) = (Instant::now(), Timestamp::now());
         Self {
             signals,
             worker: worker.to_owned(),
@@ -54,12 +54,12 @@ impl Watch {
     }
 
     pub(super) fn asks(&mut self) {
-        self.asked = Moment::now();
+        self.asked = Timestamp::now();
     }
 
     /// They came: so many, some of them again.
     pub(super) fn took(&mut self, entries: usize, again: usize) {
-        self.taken = Moment::now();
+        self.taken = Timestamp::now();
         self.signals.taken(entries, again, self.asked.until(self.taken));
     }
 
@@ -103,7 +103,7 @@ impl Watch {
         if error.is_some_and(Error::is_fenced) || deliveries.is_empty() {
             return;
         }
-        let failure = error.map(|error| Failure {
+        let failure = error.map(|error| BatchFailure {
             class: error.class(),
             text: error.sentence(),
             of_an_entry: error.is_of_an_entry(),

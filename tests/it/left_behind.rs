@@ -1,7 +1,7 @@
 //! Proves that what lies in streams of earlier topologies is given to the current
 //! ones to its end, in its order, and that none of it goes without a trace.
 
-use paystream::stream::{AppendLimits, Appended, Arrival, Producer};
+use paystream::stream::{AppendLimits, Appended, Producer, ReceivedPayment};
 
 use crate::{
     prelude::*,
@@ -116,7 +116,7 @@ async fn those_of_the_oldest_topology_are_given_first() {
     served(&process, 4).await;
     append(&old(&stores, 16, 2).await, "last").await;
     let oldest = old(&stores, PARTITIONS, 1).await;
-    let many: Vec<Arrival> = (0..1_001).map(|n| arrival(&format!("r{n}"))).collect();
+    let many: Vec<ReceivedPayment> = (0..1_001).map(|n| arrival(&format!("r{n}"))).collect();
     for appended in oldest.append_all(&many).await {
         assert!(matches!(appended, Ok(Appended::Accepted(_))), "{appended:?}");
     }

@@ -88,17 +88,17 @@ async fn what_is_exported_is_the_catalogue() {
     }
 }
 
-fn assert_kind(series: &Series, wanted: catalog::Kind) {
+fn assert_kind(series: &Series, wanted: catalog::Instrument) {
     let name = &series.name;
     let kind = match wanted {
-        catalog::Kind::Counter => Kind::Counter,
-        catalog::Kind::UpDownCounter => Kind::UpDownCounter,
-        catalog::Kind::Gauge => Kind::Gauge,
-        catalog::Kind::Histogram(_) => Kind::Histogram,
+        catalog::Instrument::Counter => Kind::Counter,
+        catalog::Instrument::UpDownCounter => Kind::UpDownCounter,
+        catalog::Instrument::Gauge => Kind::Gauge,
+        catalog::Instrument::Histogram(_) => Kind::Histogram,
     };
     assert_eq!(series.kind, kind, "{name}");
     match (wanted, &series.value) {
-        (catalog::Kind::Histogram(wanted), Number::Spread { bounds, .. }) => {
+        (catalog::Instrument::Histogram(wanted), Number::Spread { bounds, .. }) => {
             assert_eq!(bounds, wanted, "{name}");
         }
         (_, value) => assert!(matches!(value, Number::Plain(_)), "{name}"),

@@ -6,7 +6,7 @@
 use paystream::{
     domain::{Amount, Payment, PaymentStatus},
     ledger::NewAccount,
-    stream::{AppendLimits, Appended, Arrival, Error},
+    stream::{AppendLimits, Appended, Error, ReceivedPayment},
 };
 
 use crate::prelude::*;
@@ -378,7 +378,7 @@ pub fn limits() -> AppendLimits {
 }
 
 /// What the gateway makes of a payment of 1 by ADA.
-pub fn arrival(reference: &str) -> Arrival {
+pub fn arrival(reference: &str) -> ReceivedPayment {
     let payment = Payment {
         reference: Reference::parse(reference).unwrap(),
         customer: CustomerId::parse("ADA").unwrap(),
@@ -386,5 +386,5 @@ pub fn arrival(reference: &str) -> Arrival {
         amount: Amount::parse("1").unwrap(),
         date: "2025-11-07T13:54:16Z".parse().unwrap(),
     };
-    Arrival { payment, received_at: clock::system(), trace: None }
+    ReceivedPayment { payment, received_at: clock::system(), trace: None }
 }

@@ -15,10 +15,10 @@ use proptest::{
 };
 use rust_decimal::Decimal;
 
-use super::model::{Fate, Plain, Sent, assert_sound, model, name, plain_accounts};
+use super::model::{ModelOutcome, ModelPayment, Plain, assert_sound, model, name, plain_accounts};
 use crate::domain::{
-    Account, Amount, Book, CustomerId, Delivery, Known, Outcome, Payment, PaymentStatus, Reference,
-    StreamId, partition_of,
+    Account, Amount, Book, CustomerId, Delivery, Outcome, Payment, PaymentStatus, Reference,
+    StreamId, UsedReference, partition_of,
 };
 
 const PARTITIONS: u16 = 4;
@@ -33,7 +33,7 @@ struct Cut {
     again: Option<(Index, Index)>,
 }
 
-fn sent() -> impl Strategy<Value = Sent> {
+fn sent() -> impl Strategy<Value = ModelPayment> {
     let hundredths = prop_oneof![
         3 => 1..=60_000_i128,
         2 => prop::sample::select(vec![1, 100, 40_000, 100_000]),
@@ -46,7 +46,7 @@ fn sent() -> impl Strategy<Value = Sent> {
         hundredths,
         0..2_i64,
     )
-        .prop_map(|(reference, customer, status, hundredths, second)| Sent {
+        .prop_map(|(reference, customer, status, hundredths, second)| ModelPayment {
             reference,
             customer,
             status,
@@ -57,7 +57,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 
 /// New payments, and earlier ones sent again: the same, or under another
 /// status.
-fn stream() -> impl Strategy<Value = Vec<Sent>> {
+fn stream() -> impl Strategy<Value = Vec<ModelPayment>> {
     let step = prop_oneof![
         5 => sent().prop_map(|sent| (Some(sent), None)),
         2 => any::<Index>().prop_map(|earlier| (None, Some((earlier, None)))),
@@ -91,9 +91,9 @@ fn cuts() -> impl Strategy<Value = Vec<Cut>> {
 }
 
 /// The stream's entries, numbered in their partitions.
-fn deliveries(stream: &[Sent]) -> Vec<Delivery> {
+fn deliveries(stream: &[ModelPayment]) -> Vec<Delivery> {
     let mut sequences = [0; PARTITIONS as usize];
-    let delivery = |(at, sent): (usize, &Sent)| {
+    let delivery = |(at, sent): (usize, &ModelPayment)| {
         let payment = Payment {
             reference: Reference::parse(format!("REF-{}", sent.reference)).unwrap(),
             customer: CustomerId::parse(name(sent.customer)).unwrap(),
@@ -122,25 +122,25 @@ fn hundredths(value: Decimal) -> i128 {
     whole.trunc().to_string().parse().unwrap()
 }
 
-fn fate(outcome: Outcome) -> Fate {
+fn fate(outcome: Outcome) -> ModelOutcome {
     match outcome {
-        Outcome::Applied { applied, excess, after } => Fate::Applied {
+        Outcome::Applied { applied, excess, after } => ModelOutcome::Applied {
             applied: hundredths(applied),
             excess: hundredths(excess),
             left: hundredths(after.balance),
             version: after.version,
         },
         Outcome::Recorded { after } => {
-            Fate::Recorded(after.map(|after| (hundredths(after.balance), after.version)))
+            ModelOutcome::Recorded(after.map(|after| (hundredths(after.balance), after.version)))
         }
         Outcome::Rejected { after, .. } => {
-            Fate::Rejected { left: hundredths(after.balance), version: after.version }
+            ModelOutcome::Rejected { left: hundredths(after.balance), version: after.version }
         }
-        Outcome::Suspense => Fate::Suspense,
+        Outcome::Suspense => ModelOutcome::Suspense,
         Outcome::Parked => unreachable!("no account of the model is parked"),
-        Outcome::Conflict => Fate::Conflict,
-        Outcome::Duplicate => Fate::Duplicate,
-        Outcome::Redelivered => Fate::Redelivered,
+        Outcome::Conflict => ModelOutcome::Conflict,
+        Outcome::Duplicate => ModelOutcome::Duplicate,
+        Outcome::Redelivered => ModelOutcome::Redelivered,
     }
 }
 
@@ -148,7 +148,7 @@ fn fate(outcome: Outcome) -> Fate {
 #[derive(Clone, Debug, Default)]
 struct Store {
     accounts: BTreeMap<CustomerId, Account>,
-    known: BTreeMap<(Reference, &'static str), Known>,
+    known: BTreeMap<(Reference, &'static str), UsedReference>,
 }
 
 impl Store {
@@ -180,14 +180,15 @@ impl Store {
 
     /// Settles one batch as the worker and the ledger do: a reference that is
     /// there already, or an account that moved meanwhile, is an error.
-    fn settle(&mut self, batch: &[Delivery]) -> Vec<Fate> {
+    fn settle(&mut self, batch: &[Delivery]) -> Vec<ModelOutcome> {
         let mut book = self.open(batch);
-        let fates: Vec<Fate> = batch.iter().map(|delivery| fate(book.decide(delivery))).collect();
+        let fates: Vec<ModelOutcome> =
+            batch.iter().map(|delivery| fate(book.decide(delivery))).collect();
         for (delivery, fate) in batch.iter().zip(&fates) {
             if fate.took_the_reference() {
                 let Delivery { payment, digest, partition, sequence, .. } = delivery.clone();
                 let key = (payment.reference, payment.status.as_str());
-                let taken = self.known.insert(key, Known { digest, partition, sequence });
+                let taken = self.known.insert(key, UsedReference { digest, partition, sequence });
                 assert_eq!(taken, None, "a primary key is used twice");
             }
         }
@@ -212,14 +213,14 @@ impl Store {
 }
 
 /// What a redelivery of a settled entry is answered with.
-fn once_more(first: &Fate) -> Fate {
-    if first.took_the_reference() { Fate::Redelivered } else { first.clone() }
+fn once_more(first: &ModelOutcome) -> ModelOutcome {
+    if first.took_the_reference() { ModelOutcome::Redelivered } else { first.clone() }
 }
 
 /// Runs the whole stream through batches cut as told, each led by entries that
 /// come once more. Gives what became of each entry when it first came.
-fn run(store: &mut Store, entries: &[Delivery], cuts: &[Cut]) -> Vec<Fate> {
-    let mut fates: Vec<Fate> = Vec::new();
+fn run(store: &mut Store, entries: &[Delivery], cuts: &[Cut]) -> Vec<ModelOutcome> {
+    let mut fates: Vec<ModelOutcome> = Vec::new();
     let mut cuts = cuts.iter().cycle();
     while fates.len() < entries.len() {
         let Cut { new, again } = cuts.next().unwrap();
@@ -280,7 +281,7 @@ proptest! {
         let prefix = &entries[..=upto.index(entries.len())];
         for batch in [prefix, &entries[..]].into_iter().chain(prefix.chunks(again[0].new + 1)) {
             let start = entries.iter().position(|entry| entry == &batch[0]).unwrap();
-            let expected: Vec<Fate> =
+            let expected: Vec<ModelOutcome> =
                 fates[start..start + batch.len()].iter().map(once_more).collect();
             prop_assert_eq!(store.settle(batch), expected);
             prop_assert_eq!(store.open(batch).touched().count(), 0);
@@ -298,16 +299,16 @@ fn the_generator_reaches_every_fate() {
         let stream = stream().new_tree(&mut runner).unwrap().current();
         for fate in model(&stream).1 {
             reached.insert(match fate {
-                Fate::Applied { applied: 0, .. } => "applied to credit",
-                Fate::Applied { excess: 0, .. } => "applied to balance",
-                Fate::Applied { .. } => "applied to both",
-                Fate::Recorded(Some(_)) => "recorded",
-                Fate::Recorded(None) => "recorded without account",
-                Fate::Rejected { .. } => "rejected",
-                Fate::Suspense => "suspense",
-                Fate::Conflict => "conflict",
-                Fate::Duplicate => "duplicate",
-                Fate::Redelivered => "redelivered",
+                ModelOutcome::Applied { applied: 0, .. } => "applied to credit",
+                ModelOutcome::Applied { excess: 0, .. } => "applied to balance",
+                ModelOutcome::Applied { .. } => "applied to both",
+                ModelOutcome::Recorded(Some(_)) => "recorded",
+                ModelOutcome::Recorded(None) => "recorded without account",
+                ModelOutcome::Rejected { .. } => "rejected",
+                ModelOutcome::Suspense => "suspense",
+                ModelOutcome::Conflict => "conflict",
+                ModelOutcome::Duplicate => "duplicate",
+                ModelOutcome::Redelivered => "redelivered",
             });
         }
     }
@@ -326,9 +327,9 @@ fn a_credit_is_filled_to_the_last_hundredth_and_no_further() {
         version: 0,
         parked: false,
     };
-    let applied = Fate::Applied { applied: 0, excess: 100, left: 0, version: 1 };
+    let applied = ModelOutcome::Applied { applied: 0, excess: 100, left: 0, version: 1 };
     assert_eq!(fate(account.apply(Amount::parse("1.00").unwrap())), applied);
-    let rejected = Fate::Rejected { left: 0, version: 2 };
+    let rejected = ModelOutcome::Rejected { left: 0, version: 2 };
     assert_eq!(fate(account.apply(Amount::parse("0.01").unwrap())), rejected);
     assert_eq!(account.credit.to_string(), "9999999999999999.99");
     assert_eq!((account.payment_count, account.version), (1, 2));

@@ -8,7 +8,7 @@ pub(super) const ACCOUNTS: [(i128, i128, i128); 4] =
     [(100_000, 0, 0), (50_050, 0, 0), (1, 1, 999_999_999_999_999_000), (1_000_000_000_000, 0, 0)];
 /// One payment as it is sent, in the small words of this test.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(super) struct ModelPayment {
     pub(super) reference: usize,
     pub(super) customer: usize,
     pub(super) status: usize,
@@ -22,7 +22,7 @@ pub(super) fn name(customer: usize) -> String {
 
 /// What became of a payment, in whole hundredths.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum ModelOutcome {
     Applied { applied: i128, excess: i128, left: i128, version: i64 },
     Recorded(Option<(i128, i64)>),
     Rejected { left: i128, version: i64 },
@@ -32,7 +32,7 @@ pub(super) enum Fate {
     Redelivered,
 }
 
-impl Fate {
+impl ModelOutcome {
     /// Whether it used up its reference and status.
     pub(super) fn took_the_reference(&self) -> bool {
         !matches!(self, Self::Conflict | Self::Duplicate | Self::Redelivered)
@@ -63,9 +63,9 @@ pub(super) fn plain_accounts() -> Vec<Plain> {
 }
 
 /// The model: every event once, one by one.
-pub(super) fn model(stream: &[Sent]) -> (Vec<Plain>, Vec<Fate>) {
+pub(super) fn model(stream: &[ModelPayment]) -> (Vec<Plain>, Vec<ModelOutcome>) {
     let mut accounts = plain_accounts();
-    let mut fates: Vec<Fate> = Vec::new();
+    let mut fates: Vec<ModelOutcome> = Vec::new();
     for (at, sent) in stream.iter().enumerate() {
         let first = (0..at).find(|&earlier| {
             stream[earlier].reference == sent.reference
@@ -73,10 +73,10 @@ pub(super) fn model(stream: &[Sent]) -> (Vec<Plain>, Vec<Fate>) {
                 && fates[earlier].took_the_reference()
         });
         let fate = match (first, accounts.get_mut(sent.customer)) {
-            (Some(first), _) if stream[first] == *sent => Fate::Duplicate,
-            (Some(_), _) => Fate::Conflict,
-            (None, None) if sent.status == 0 => Fate::Suspense,
-            (None, None) => Fate::Recorded(None),
+            (Some(first), _) if stream[first] == *sent => ModelOutcome::Duplicate,
+            (Some(_), _) => ModelOutcome::Conflict,
+            (None, None) if sent.status == 0 => ModelOutcome::Suspense,
+            (None, None) => ModelOutcome::Recorded(None),
             (None, Some(account)) => receive(account, sent),
         };
         fates.push(fate);
@@ -84,42 +84,45 @@ pub(super) fn model(stream: &[Sent]) -> (Vec<Plain>, Vec<Fate>) {
     (accounts, fates)
 }
 
-fn receive(account: &mut Plain, sent: &Sent) -> Fate {
+fn receive(account: &mut Plain, sent: &ModelPayment) -> ModelOutcome {
     account.version += 1;
     let version = account.version;
     let left = account.value - account.paid;
     if sent.status != 0 {
-        return Fate::Recorded(Some((left, version)));
+        return ModelOutcome::Recorded(Some((left, version)));
     }
     let (applied, excess) =
         if sent.hundredths > left { (left, sent.hundredths - left) } else { (sent.hundredths, 0) };
     if account.credit + excess > 999_999_999_999_999_999 {
-        return Fate::Rejected { left, version };
+        return ModelOutcome::Rejected { left, version };
     }
     account.paid += applied;
     account.credit += excess;
     account.count += 1;
-    Fate::Applied { applied, excess, left: left - applied, version }
+    ModelOutcome::Applied { applied, excess, left: left - applied, version }
 }
 
 /// What must be true of any statement, said without the model.
-pub(super) fn assert_sound(stream: &[Sent], fates: &[Fate], accounts: &[Plain]) {
+pub(super) fn assert_sound(stream: &[ModelPayment], fates: &[ModelOutcome], accounts: &[Plain]) {
     for (customer, account) in accounts.iter().enumerate() {
         let (mut paid, mut credit) = (ACCOUNTS[customer].1, ACCOUNTS[customer].2);
         let (mut versions, mut count) = (Vec::new(), 0);
         for (_, fate) in stream.iter().zip(fates).filter(|(sent, _)| sent.customer == customer) {
             match *fate {
-                Fate::Applied { applied, excess, left, version } => {
+                ModelOutcome::Applied { applied, excess, left, version } => {
                     assert!(applied >= 0 && excess >= 0 && applied + excess > 0);
                     (paid, credit, count) = (paid + applied, credit + excess, count + 1);
                     assert_eq!(left, account.value - paid);
                     versions.push(version);
                 }
-                Fate::Recorded(Some((_, version))) | Fate::Rejected { version, .. } => {
+                ModelOutcome::Recorded(Some((_, version)))
+                | ModelOutcome::Rejected { version, .. } => {
                     versions.push(version);
                 }
-                Fate::Recorded(None) | Fate::Suspense => panic!("{} is known", account.name),
-                Fate::Conflict | Fate::Duplicate | Fate::Redelivered => {}
+                ModelOutcome::Recorded(None) | ModelOutcome::Suspense => {
+                    panic!("{} is known", account.name)
+                }
+                ModelOutcome::Conflict | ModelOutcome::Duplicate | ModelOutcome::Redelivered => {}
             }
         }
         assert_eq!((paid, credit, count), (account.paid, account.credit, account.count));
@@ -128,7 +131,7 @@ pub(super) fn assert_sound(stream: &[Sent], fates: &[Fate], accounts: &[Plain]) 
     }
     let moved = |reference| {
         let of = stream.iter().zip(fates).filter(move |(sent, _)| sent.reference == reference);
-        of.filter(|(_, fate)| matches!(fate, Fate::Applied { .. })).count()
+        of.filter(|(_, fate)| matches!(fate, ModelOutcome::Applied { .. })).count()
     };
     assert!((0..12).all(|reference| moved(reference) <= 1), "a reference moved money twice");
 }

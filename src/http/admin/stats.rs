@@ -16,7 +16,7 @@ use crate::http::{
 };
 use crate::{
     domain::Invalid,
-    ledger::Totals,
+    ledger::LedgerTotals,
     operations::{Money, Overview, PartitionLook},
 };
 
@@ -132,7 +132,7 @@ struct BacklogView {
     path = "/api/v1/admin/stats",
     tag = "operators",
     responses(
-        (status = 200, description = "Totals and partitions", body = StatsView),
+        (status = 200, description = "LedgerTotals and partitions", body = StatsView),
     )
 )]
 pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
@@ -160,7 +160,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
 }
 
 impl TotalsView {
-    fn new(payments: i64, totals: Totals) -> Self {
+    fn new(payments: i64, totals: LedgerTotals) -> Self {
         let average = totals.amount.checked_div(totals.applied.into()).unwrap_or_default();
         Self {
             payments,

@@ -44,7 +44,7 @@ pub enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct AuditProgress {
     pub stage: Stage,
     /// Rows read in both stages; those of the second count when PostgreSQL has read all.
     pub done: u64,
@@ -62,7 +62,7 @@ pub struct Drift {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub struct CheckCount {
     pub check: &'static str,
     /// Things looked at: accounts, rows, sequences or partitions.
     pub looked_at: u64,
@@ -70,24 +70,24 @@ pub struct Line {
 }
 
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct AuditReport {
     pub accounts: u64,
     pub payments: u64,
     /// The sum of all that was applied, to balances and to credits.
     pub amount: Decimal,
     pub sequences: u64,
     pub partitions: u64,
-    pub checks: Vec<Line>,
+    pub checks: Vec<CheckCount>,
     /// The first 100 drifts.
     pub drifts: Vec<Drift>,
     pub drift_count: u64,
 }
 
-pub struct Audit {
+pub struct FullAudit {
     options: PgConnectOptions,
 }
 
-impl Audit {
+impl FullAudit {
     pub(super) fn new(options: &PgConnectOptions) -> Self {
         let options = options.clone().application_name("paystream audit").options([
             ("statement_timeout", "0"),
@@ -104,7 +104,7 @@ impl Audit {
     /// # Errors
     /// When PostgreSQL cannot be reached or answers what we do not understand.
     /// Drift is not an error: it is in the report.
-    pub async fn run(&self, on_event: impl FnMut(Progress)) -> Result<Report, Error> {
+    pub async fn run(&self, on_event: impl FnMut(AuditProgress)) -> Result<AuditReport, Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         let begin = "begin isolation level repeatable read, read only";
         let mut transaction = connection.begin_with(begin).await?;
@@ -117,9 +117,9 @@ impl Audit {
 
 async fn look(
     connection: &mut PgConnection,
-    mut on_event: impl FnMut(Progress),
-) -> Result<Report, Error> {
-    let mut report = Report::empty();
+    mut on_event: impl FnMut(AuditProgress),
+) -> Result<AuditReport, Error> {
+    let mut report = AuditReport::empty();
     let mut progress = expected(connection).await?;
     on_event(progress);
     let on_row = |_: &str, _: bool| {
@@ -129,7 +129,7 @@ async fn look(
         }
     };
     statements(connection, ("", BEYOND_ALL), &mut report, on_row).await?;
-    on_event(Progress { stage: Stage::Sequences, ..progress });
+    on_event(AuditProgress { stage: Stage::Sequences, ..progress });
     examine(connection, &SEQUENCE, None, &mut report, |_, _, _| Ok(())).await?;
     examine(connection, &JUMP, None, &mut report, |_, _, _| Ok(())).await?;
     examine(connection, &PARTITION, None, &mut report, |report, row, _| {
@@ -147,7 +147,7 @@ async fn look(
     Ok(report)
 }
 
-async fn expected(connection: &mut PgConnection) -> Result<Progress, Error> {
+async fn expected(connection: &mut PgConnection) -> Result<AuditProgress, Error> {
     // A row of a statement is read twice: for its account, for its sequence.
     let total: i64 = sqlx::query_scalar(
         "select (select count(*) from customer_accounts) + coalesce(sum(2 * (applied + recorded
@@ -156,7 +156,7 @@ async fn expected(connection: &mut PgConnection) -> Result<Progress, Error> {
     )
     .fetch_one(connection)
     .await?;
-    Ok(Progress { stage: Stage::Accounts, done: 0, total: u64::try_from(total).unwrap_or(0) })
+    Ok(AuditProgress { stage: Stage::Accounts, done: 0, total: u64::try_from(total).unwrap_or(0) })
 }
 
 /// Recomputes the accounts from the one customer on and before the other. Says of each
@@ -164,7 +164,7 @@ async fn expected(connection: &mut PgConnection) -> Result<Progress, Error> {
 async fn statements(
     connection: &mut PgConnection,
     range: (&str, &str),
-    report: &mut Report,
+    report: &mut AuditReport,
     mut on_row: impl FnMut(&str, bool),
 ) -> Result<(), Error> {
     examine(connection, &ACCOUNT, Some(range), report, |report, row, at_fault| {
@@ -199,8 +199,8 @@ async fn examine(
     connection: &mut PgConnection,
     relation: &Relation,
     range: Option<(&str, &str)>,
-    report: &mut Report,
-    mut on_row: impl FnMut(&mut Report, &PgRow, bool) -> Result<(), Error>,
+    report: &mut AuditReport,
+    mut on_row: impl FnMut(&mut AuditReport, &PgRow, bool) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let Relation { rows, columns, checks } = relation;
     let details = checks.iter().map(|(_, detail)| *detail).collect::<Vec<_>>().join(", ");
@@ -221,14 +221,14 @@ async fn examine(
         on_row(report, &row, at_fault)?;
         number += 1;
     }
-    let is_ours = |line: &&mut Line| checks.iter().any(|(check, _)| *check == line.check);
+    let is_ours = |line: &&mut CheckCount| checks.iter().any(|(check, _)| *check == line.check);
     report.checks.iter_mut().filter(is_ours).for_each(|line| line.looked_at = number);
     Ok(())
 }
 
-impl Report {
+impl AuditReport {
     fn empty() -> Self {
-        let line = |(check, _): &(&'static str, _)| Line { check, looked_at: 0, drift: 0 };
+        let line = |(check, _): &(&'static str, _)| CheckCount { check, looked_at: 0, drift: 0 };
         Self {
             accounts: 0,
             payments: 0,

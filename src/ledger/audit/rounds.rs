@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{BEYOND_ALL, Error, Report, statements};
+use super::{AuditReport, BEYOND_ALL, Error, statements};
 use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT};
 
 const LOCK: i64 = 0x7061_7973_6175_6469;
@@ -100,7 +100,7 @@ async fn slice(
     let mut transaction = connection.begin_with(begin).await?;
     let before = end(&mut transaction, from, accounts_max).await?;
     let range = (from, before.as_deref().unwrap_or(BEYOND_ALL));
-    let (mut report, mut differing) = (Report::empty(), BTreeSet::new());
+    let (mut report, mut differing) = (AuditReport::empty(), BTreeSet::new());
     let on_row = |customer: &str, at_fault: bool| {
         if at_fault && differing.len() < DIFFERING_KEPT {
             differing.insert(customer.to_owned());

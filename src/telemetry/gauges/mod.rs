@@ -1,5 +1,5 @@
-//! Gauges: values that a look puts down from time to time. They are exported for as long
-//! as the look is fresh, and not at all after that. Never looks by itself.
+//! Gauges: values that the monitor sets every few seconds. Stale values are not exported.
+//! Never measures anything itself.
 
 #[cfg(test)]
 mod tests;
@@ -13,14 +13,13 @@ use std::{
 use opentelemetry::{KeyValue, Value, metrics::Meter};
 
 use super::{
-    Signals,
-    catalog::{Kind, METRICS, Metric},
+    catalog::{Instrument, METRICS, Metric},
     words,
 };
 
-/// Who looks. What it sees replaces all that it saw before.
+/// Where samples come from; new ones replace all earlier ones of the same source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Look {
+pub enum GaugeSource {
     Redis,
     Postgresql,
     Customers,
@@ -28,8 +27,8 @@ pub enum Look {
     Process,
 }
 
-impl Look {
-    /// How long it counts: some looks cost more and are made less often.
+impl GaugeSource {
+    /// How long its samples are exported: expensive ones are taken less often.
     fn fresh_for(self) -> Duration {
         match self {
             Self::Redis | Self::Postgresql | Self::Process => Duration::from_secs(30),
@@ -38,20 +37,20 @@ impl Look {
     }
 }
 
-/// A value of a gauge, and what tells it apart.
+/// A value of a gauge, with its attributes.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub metric: &'static Metric,
-    amount: Amount,
+    amount: Measurement,
     attributes: Vec<KeyValue>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Amount {
-    /// Exact up to 2^53, as everything that leaves as a gauge.
+enum Measurement {
+    /// Exported as a double: exact up to 2^53.
     Count(i64),
     Time(Duration),
-    /// The time since then, whenever that is asked.
+    /// The time since then, at export.
     Since(Instant),
     Share(Duration, Duration),
 }
@@ -59,41 +58,37 @@ enum Amount {
 impl Sample {
     #[must_use]
     pub fn count(metric: &'static Metric, count: impl TryInto<i64>) -> Self {
-        Self::new(metric, Amount::Count(count.try_into().unwrap_or(i64::MAX)))
+        Self::new(metric, Measurement::Count(count.try_into().unwrap_or(i64::MAX)))
     }
 
     #[must_use]
     pub fn time(metric: &'static Metric, time: Duration) -> Self {
-        Self::new(metric, Amount::Time(time))
+        Self::new(metric, Measurement::Time(time))
     }
 
     #[must_use]
     pub fn since(metric: &'static Metric, then: Instant) -> Self {
-        Self::new(metric, Amount::Since(then))
+        Self::new(metric, Measurement::Since(then))
     }
 
-    /// How much of `whole` is `part`.
     #[must_use]
     pub fn share(metric: &'static Metric, part: Duration, whole: Duration) -> Self {
-        Self::new(metric, Amount::Share(part, whole))
+        Self::new(metric, Measurement::Share(part, whole))
     }
 
-    fn new(metric: &'static Metric, amount: Amount) -> Self {
-        // What is the same for every value of a metric.
+    fn new(metric: &'static Metric, amount: Measurement) -> Self {
         let same = [(words::DESTINATION_NAME, words::DESTINATION), (words::GROUP, words::LEDGER)];
         let same = same.into_iter().filter(|(name, _)| metric.attributes.contains(name));
         let attributes = same.map(|(name, value)| KeyValue::new(name, value)).collect();
         Self { metric, amount, attributes }
     }
 
-    /// Tells it apart from others of its metric.
     #[must_use]
     pub fn by(mut self, attribute: &'static str, value: impl Into<Value>) -> Self {
         self.attributes.push(KeyValue::new(attribute, value));
         self
     }
 
-    /// Names of what tells it apart.
     pub fn attributes(&self) -> impl Iterator<Item = &str> {
         self.attributes.iter().map(|attribute| attribute.key.as_str())
     }
@@ -101,19 +96,18 @@ impl Sample {
     #[must_use]
     pub fn value(&self, now: Instant) -> f64 {
         match self.amount {
-            Amount::Count(count) => count as f64,
-            Amount::Time(time) => time.as_secs_f64(),
-            Amount::Since(then) => now.saturating_duration_since(then).as_secs_f64(),
-            Amount::Share(part, whole) => part.div_duration_f64(whole),
+            Measurement::Count(count) => count as f64,
+            Measurement::Time(time) => time.as_secs_f64(),
+            Measurement::Since(then) => now.saturating_duration_since(then).as_secs_f64(),
+            Measurement::Share(part, whole) => part.div_duration_f64(whole),
         }
     }
 }
 
-/// What each look saw last, and when.
-type Seen = BTreeMap<Look, (Instant, Vec<Sample>)>;
+/// The latest samples of each source, and when they were taken.
+type Samples = BTreeMap<GaugeSource, (Instant, Vec<Sample>)>;
 
-/// What was seen last.
-pub(super) struct Gauges(Arc<Mutex<Seen>>);
+pub(super) struct Gauges(Arc<Mutex<Samples>>);
 
 impl Gauges {
     pub(super) fn register(meter: &Meter) -> Self {
@@ -125,10 +119,10 @@ impl Gauges {
         clock: impl Fn() -> Instant + Clone + Send + Sync + 'static,
     ) -> Self {
         let gauges = Self(Arc::default());
-        for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Gauge) {
+        for metric in METRICS.iter().filter(|metric| metric.kind == Instrument::Gauge) {
             let (seen, clock) = (Self(Arc::clone(&gauges.0)), clock.clone());
-            // The meter keeps what asks.
-            let _asked = meter
+            // The meter keeps the callback.
+            let _gauge = meter
                 .f64_observable_gauge(metric.name)
                 .with_unit(metric.unit)
                 .with_description(metric.description)
@@ -148,25 +142,16 @@ impl Gauges {
         gauges
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    /// Replaces the samples of one source.
+    pub(super) fn set(&self, source: GaugeSource, now: Instant, samples: Vec<Sample>) {
+        self.lock().insert(source, (now, samples));
+    }
+
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Samples> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Signals {
-    /// What was seen replaces what this look saw before; nothing, when it could not see.
-    pub fn saw(&self, look: Look, now: Instant, samples: Vec<Sample>) {
-        self.0.gauges.lock().insert(look, (now, samples));
-    }
-
-    /// Nobody looks any more: nothing that was seen is said.
-    pub fn forget_what_was_seen(&self) {
-        self.0.gauges.lock().clear();
-    }
-
-    /// A query waited so long for a connection of this pool.
-    pub fn waited_for_connection(&self, pool: &'static str, waited: Duration) {
-        let pool = [KeyValue::new(words::POOL, pool)];
-        self.0.meters.pool_wait.record(waited.as_secs_f64(), &pool);
     }
 }

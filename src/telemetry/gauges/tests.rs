@@ -36,8 +36,8 @@ impl Exported {
         Self { gauges, start, seconds, provider, exporter }
     }
 
-    fn saw(&self, look: Look, samples: Vec<Sample>) {
-        self.gauges.lock().insert(look, (self.start, samples));
+    fn saw(&self, source: GaugeSource, samples: Vec<Sample>) {
+        self.gauges.set(source, self.start, samples);
     }
 
     fn points_after(&self, seconds: u64) -> Points {
@@ -71,12 +71,12 @@ fn values_are_exported_under_their_attributes_while_they_are_fresh() {
         Sample::count(&catalog::PARTITION_LAG, lag).by(words::PARTITION, i64::from(partition))
     };
     let queue = Sample::count(&catalog::QUEUE_LAG, 7);
-    exported.saw(Look::Redis, vec![queue, lag(0, 3), lag(1, 4)]);
-    exported.saw(Look::Postgresql, vec![Sample::count(&catalog::OWNERLESS, 2_usize)]);
-    exported.saw(Look::Audit, vec![Sample::since(&catalog::AUDIT_AGE, exported.start)]);
+    exported.saw(GaugeSource::Redis, vec![queue, lag(0, 3), lag(1, 4)]);
+    exported.saw(GaugeSource::Postgresql, vec![Sample::count(&catalog::OWNERLESS, 2_usize)]);
+    exported.saw(GaugeSource::Audit, vec![Sample::since(&catalog::AUDIT_AGE, exported.start)]);
     let (part, whole) = (Duration::from_secs(3), Duration::from_secs(10));
     exported.saw(
-        Look::Process,
+        GaugeSource::Process,
         vec![
             Sample::share(&catalog::CPU, part, whole),
             Sample::time(&catalog::PROGRESS_AGE, Duration::from_millis(1_500)),
@@ -98,9 +98,9 @@ fn values_are_exported_under_their_attributes_while_they_are_fresh() {
     assert_eq!(exported.points_after(181), Points::new());
 
     // A partition is gone; then Redis does not answer.
-    exported.saw(Look::Redis, vec![lag(0, 3)]);
+    exported.saw(GaugeSource::Redis, vec![lag(0, 3)]);
     assert_eq!(exported.points_after(1)[catalog::PARTITION_LAG.name].len(), 1);
-    exported.saw(Look::Redis, Vec::new());
+    exported.saw(GaugeSource::Redis, Vec::new());
     let points = exported.points_after(1);
     assert!(!points.contains_key(catalog::PARTITION_LAG.name));
     assert!(points.contains_key(catalog::OWNERLESS.name), "the other store did");
