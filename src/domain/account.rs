@@ -33,7 +33,7 @@ impl Account {
         let excess = amount.get() - applied;
         if self.credit + excess > LEDGER_MAX {
             return Outcome::Rejected {
-                refusal: RejectionReason::CreditLimit,
+                reason: RejectionReason::CreditLimit,
                 after: self.next_row(),
             };
         }

@@ -17,7 +17,7 @@ pub enum Outcome {
         after: Option<BalanceAfter>,
     },
     Rejected {
-        refusal: RejectionReason,
+        reason: RejectionReason,
         after: BalanceAfter,
     },
     Suspense,
@@ -115,7 +115,7 @@ macro_rules! states {
             }
 
             /// The column of its total.
-            pub fn total(self) -> Option<&'static str> {
+            fn total(self) -> Option<&'static str> {
                 match self { $(Self::$state => $total,)* }
             }
 
@@ -160,6 +160,11 @@ impl PaymentState {
     /// Whether a worker brings it about.
     pub fn is_a_workers(self) -> bool {
         self.by() == By::Worker
+    }
+
+    /// States that partitions count, each with its column in their totals.
+    pub fn counted() -> impl Iterator<Item = (Self, &'static str)> {
+        Self::ALL.into_iter().filter_map(|state| Some((state, state.total()?)))
     }
 
     /// Whether a look-up answers with it: a payment without an effect has no state of

@@ -43,13 +43,7 @@ pub(super) async fn read_known(
 ) -> Result<Vec<((Reference, PaymentStatus), UsedReference)>, Error> {
     let rows = sqlx::query(
         "select transaction_reference, payment_status, payload_digest, partition, sequence
-         from processed_transactions where transaction_reference = any($1)
-         union all
-         select transaction_reference, 'COMPLETE', payload_digest, partition, sequence
-         from suspense where transaction_reference = any($1) and state <> 'conflict'
-         union all
-         select transaction_reference, payment_status, payload_digest, partition, sequence
-         from parked where transaction_reference = any($1) and state = 'held'",
+         from payment_outcomes where transaction_reference = any($1) and takes_reference",
     )
     .bind(references)
     .fetch_all(connection)
@@ -94,13 +88,10 @@ pub(super) async fn is_copy(
     delivery: &Delivery,
 ) -> Result<bool, Error> {
     let is_copy = sqlx::query_scalar(
-        "with settled as (
-             select partition, stream_id, payload_digest, received_at from processed_transactions
-                 where transaction_reference = $1
-             union all select partition, stream_id, payload_digest, received_at from suspense
-                 where transaction_reference = $1)
-         select exists (select 1 from settled where partition = $2 and stream_id <> $3
-             and payload_digest = $4 and received_at = $5)",
+        "select exists (select from payment_outcomes
+             where transaction_reference = $1 and partition = $2 and stream_id <> $3
+                 and payload_digest = $4 and received_at = $5
+                 and state not in ('conflict', 'parked', 'was_parked'))",
     )
     .bind(delivery.payment.reference.as_str())
     .bind(i32::from(delivery.partition))

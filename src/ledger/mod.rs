@@ -62,7 +62,7 @@ pub use resize::Resize;
 pub use rows::Cursor;
 pub use schema::{PastTopology, Schema, Topology};
 pub use settling::Races;
-pub use shapes::Money;
+pub use shapes::{Money, StateCounts};
 pub use writer::{Batch, Burial};
 
 /// How long to wait for a free connection, or for a new one.

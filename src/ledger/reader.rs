@@ -9,11 +9,11 @@ use sqlx::{Connection, FromRow};
 use utoipa::ToSchema;
 
 use super::{
-    Error, admin,
+    Error,
     cursors::CursorColumns,
     pool::{Pool, PoolUse},
     rows::Cursor,
-    shapes::{Money, StatusView, state},
+    shapes::{Money, StateCounts, StatusView, state},
 };
 use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
 use crate::telemetry::Signals;
@@ -141,14 +141,9 @@ impl CursorRow {
 
 #[derive(Clone, Debug, FromRow)]
 pub struct LedgerTotals {
-    pub applied: i64,
-    pub recorded: i64,
-    pub rejected: i64,
-    pub suspense: i64,
-    pub conflicts: i64,
-    pub duplicates: i64,
-    pub dead_letters: i64,
-    pub parked: i64,
+    /// Payments that were settled, or held for want of a customer.
+    pub payments: i64,
+    pub counts: StateCounts,
     pub amount: Decimal,
     pub customers: i64,
     pub customers_completed: i64,
@@ -168,6 +163,9 @@ pub struct Reader {
 
 /// How long counting all customers may take, in milliseconds.
 const COUNTING_MS_MAX: &str = "5000";
+
+/// Counts payments out of the totals of all partitions.
+const PAYMENTS: &str = "coalesce(sum(applied + recorded + rejected + suspense), 0)::bigint";
 
 const ACCOUNT: &str = "select customer_id, currency, asset_value, term_weeks, total_paid, credit, \
      outstanding_balance, payment_count, version, created_at, updated_at, \
@@ -198,38 +196,16 @@ impl Reader {
     /// several, one for each status it was sent with.
     pub async fn payments(&self, references: &[Reference]) -> Result<Vec<PaymentRow>, Error> {
         let references: Vec<&str> = references.iter().map(Reference::as_str).collect();
-        let sql = sql(
-            PAYMENT,
-            " where transaction_reference = any($1)
-             union all
-             select transaction_reference, 'COMPLETE',
-                 case state when 'held' then 'suspense' else state end, null, customer_id, amount,
-                 null, null, null, null, partition, sequence, stream_id, transaction_date,
-                 received_at, held_at
-             from suspense
-             where transaction_reference = any($1) and state in ('held', 'refund_marked')
-             union all
-             select transaction_reference, payment_status, 'parked', null, customer_id, amount, null,
-                 null, null, null, partition, sequence, stream_id, transaction_date, received_at,
-                 parked_at
-             from parked where transaction_reference = any($1) and state = 'held'
-             union all
-             select transaction_reference, read.payment ->> 'payment_status',
-                 case state when 'dead' then 'dead_lettered' else 'discarded' end,
-                 case code when 'settle_failed' then $2 else reason end, customer_id, amount, null,
-                 null, null, null, partition, sequence, stream_id,
-                 (read.payment ->> 'transaction_date')::timestamptz, read.received_at, dead_at
-             from dead_letters",
+        let rows = sqlx::query_as(
+            "select transaction_reference, payment_status, found_as as state,
+                 case code when 'settle_failed' then $2 else reason end as reason, customer_id,
+                 amount, applied_amount, excess_amount, balance_after, account_version, partition,
+                 sequence, stream_id, transaction_date, received_at, at as processed_at
+             from payment_outcomes
+             where transaction_reference = any($1) and found_as is not null order by at",
         );
-        let sql = sql
-            + admin::READ_LETTER
-            + " where transaction_reference = any($1)
-             and state <> 'redriven' order by processed_at";
-        let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(references)
-            .bind(FAILED)
-            .fetch_all(&mut *self.pool.acquire().await?)
-            .await?;
+        let rows =
+            rows.bind(references).bind(FAILED).fetch_all(&mut *self.pool.acquire().await?).await?;
         Ok(rows)
     }
 
@@ -347,19 +323,19 @@ impl Reader {
     }
 
     pub async fn totals(&self) -> Result<LedgerTotals, Error> {
-        let row = sqlx::query_as(
-            "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
-                 sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,
-                 sum(conflicts)::bigint as conflicts, sum(duplicates)::bigint as duplicates,
-                 sum(dead_letters)::bigint as dead_letters, sum(parked)::bigint as parked,
-                 sum(amount) as amount,
+        let sums: Vec<_> =
+            PaymentState::counted().map(|(_, total)| format!("sum({total})")).collect();
+        let sql = format!(
+            "select {PAYMENTS} as payments, array[{}]::bigint[] as counts, sum(amount) as amount,
                  (select count(*) from customer_accounts) as customers,
                  (select count(*) from customer_accounts
                   where outstanding_balance = 0) as customers_completed
              from partition_totals",
-        )
-        .fetch_one(&mut *self.pool.acquire().await?)
-        .await?;
+            sums.join(", ")
+        );
+        let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&mut *self.pool.acquire().await?)
+            .await?;
         Ok(row)
     }
 
@@ -372,10 +348,9 @@ impl Reader {
 
     /// How many payments the ledger has settled; cheap enough to ask often.
     pub async fn settled(&self) -> Result<i64, Error> {
-        let sum = sqlx::query_scalar(
-            "select coalesce(sum(applied + recorded + rejected + suspense), 0)::bigint
-             from partition_totals",
-        )
+        let sum = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "select {PAYMENTS} from partition_totals"
+        )))
         .fetch_one(&mut *self.pool.acquire().await?)
         .await?;
         Ok(sum)

@@ -177,7 +177,7 @@ pub(super) async fn insert_decisions(
         let (parts, reason, after) = match *outcome {
             Outcome::Applied { applied, excess, after } => ((applied, excess), None, Some(after)),
             Outcome::Recorded { after } => (NOTHING, None, after),
-            Outcome::Rejected { refusal, after } => (NOTHING, Some(refusal.code()), Some(after)),
+            Outcome::Rejected { reason, after } => (NOTHING, Some(reason.code()), Some(after)),
             Outcome::Suspense => {
                 columns.push_claim(delivery, epoch);
                 aside.push((delivery, epoch, outcome.state(), HOLD));
@@ -334,7 +334,7 @@ pub(super) async fn advance(
         .bind(cursors.values().map(|cursor| cursor.reached.to_string()).collect::<Vec<_>>())
         .bind(tallies.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
         .bind(tallies.values().map(|tally| tally.amount).collect::<Vec<_>>());
-    for state in PaymentState::ALL.into_iter().filter(|state| state.total().is_some()) {
+    for (state, _) in PaymentState::counted() {
         let counts = tallies.values().map(|tally| tally.counts[state as usize]);
         advance = advance.bind(counts.collect::<Vec<_>>());
     }
@@ -344,7 +344,7 @@ pub(super) async fn advance(
 
 /// The statement that advances, over every total that is declared.
 fn advancing() -> String {
-    let totals: Vec<_> = PaymentState::ALL.into_iter().filter_map(PaymentState::total).collect();
+    let totals: Vec<_> = PaymentState::counted().map(|(_, total)| total).collect();
     let sums: Vec<_> =
         totals.iter().map(|total| format!("{total} = t.{total} + u.{total}")).collect();
     let counts: Vec<_> = (7..7 + totals.len()).map(|place| format!("${place}::bigint[]")).collect();

@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{RefOr, Schema, Type, schema::ObjectBuilder},
+    openapi::{KnownFormat, RefOr, Schema, SchemaFormat, Type, schema::ObjectBuilder},
 };
 
 use crate::domain::{PaymentState, two_places};
@@ -50,3 +50,43 @@ impl ToSchema for StatusView {}
 pub(super) fn state<S: Serializer>(state: &PaymentState, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(state.as_str())
 }
+
+/// Payments by state, as the totals of partitions count them.
+#[derive(Clone, Debug, sqlx::Type)]
+#[sqlx(transparent, no_pg_array)]
+pub struct StateCounts(Vec<i64>);
+
+impl StateCounts {
+    pub fn of(&self, state: PaymentState) -> i64 {
+        let mut counted = PaymentState::counted().zip(&self.0);
+        counted.find(|((counted, _), _)| *counted == state).map_or(0, |(_, count)| *count)
+    }
+}
+
+/// As it is published: one is called by its state, the others by their totals.
+fn count_name((state, total): (PaymentState, &'static str)) -> &'static str {
+    if state == PaymentState::DeadLettered { state.as_str() } else { total }
+}
+
+impl Serialize for StateCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(PaymentState::counted().map(count_name).zip(&self.0))
+    }
+}
+
+impl PartialSchema for StateCounts {
+    fn schema() -> RefOr<Schema> {
+        let count = |state: PaymentState| {
+            let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
+            let count = ObjectBuilder::new().schema_type(Type::Integer).format(Some(format));
+            count.description(Some(state.meaning()))
+        };
+        let add = |object: ObjectBuilder, counted: (PaymentState, &'static str)| {
+            let name = count_name(counted);
+            object.property(name, count(counted.0)).required(name)
+        };
+        PaymentState::counted().fold(ObjectBuilder::new(), add).into()
+    }
+}
+
+impl ToSchema for StateCounts {}

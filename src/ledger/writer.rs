@@ -65,16 +65,10 @@ impl Batch<'_> {
     /// Whether the ledger has an outcome of this very entry.
     pub async fn has_settled(&mut self, delivery: &Delivery) -> Result<bool, Error> {
         let settled = sqlx::query_scalar(
-            "select exists (select 1 from processed_transactions
-                     where transaction_reference = $1 and partition = $2 and sequence = $3)
-                 or exists (select 1 from suspense
-                     where transaction_reference = $1 and partition = $2 and sequence = $3)
-                 or exists (select 1 from parked
-                     where partition = $2 and sequence = $3 and stream_id = $4)
-                 or exists (select 1 from conflicts
-                     where partition = $2 and sequence = $3 and stream_id = $4)
-                 or exists (select 1 from duplicates
-                     where partition = $2 and sequence = $3 and stream_id = $4)",
+            "select exists (select from payment_outcomes
+                 where transaction_reference = $1 and partition = $2
+                     and (stream_id = $4 or takes_reference and sequence = $3)
+                     and counted_as is distinct from 'dead_lettered')",
         );
         let settled = settled.bind(delivery.payment.reference.as_str());
         let settled = settled.bind(i32::from(delivery.partition)).bind(delivery.sequence);

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{
         operations::Figures,
-        telemetry::catalog::{Kind, METRICS},
+        telemetry::catalog::{Instrument, METRICS},
     };
 
     fn overview() -> Overview {
@@ -223,7 +223,7 @@ mod tests {
             process_samples(),
         ];
         let samples = samples.concat();
-        for metric in METRICS.iter().filter(|metric| metric.kind == Kind::Gauge) {
+        for metric in METRICS.iter().filter(|metric| metric.kind == Instrument::Gauge) {
             assert!(!values(&samples, metric).is_empty(), "{}", metric.name);
         }
         for sample in &samples {

@@ -15,8 +15,8 @@ use crate::http::{
     state::App,
 };
 use crate::{
-    domain::Invalid,
-    ledger::LedgerTotals,
+    domain::{Invalid, PaymentState},
+    ledger::{LedgerTotals, StateCounts},
     operations::{Money, Overview, PartitionLook},
 };
 
@@ -95,17 +95,8 @@ pub(in crate::http) struct StatsView {
 struct TotalsView {
     /// All that the ledger took: applied, recorded, rejected and suspense.
     payments: i64,
-    applied: i64,
-    recorded: i64,
-    rejected: i64,
-    suspense: i64,
-    dead_lettered: i64,
-    /// Waits behind dead letters of its customers.
-    parked: i64,
-    /// Came under a used reference with other content.
-    conflicts: i64,
-    /// Came again after the stream had forgotten them.
-    duplicates: i64,
+    #[serde(flatten)]
+    counts: StateCounts,
     /// The whole amount of applied payments.
     amount: Money,
     average_amount: Money,
@@ -132,7 +123,7 @@ struct BacklogView {
     path = "/api/v1/admin/stats",
     tag = "operators",
     responses(
-        (status = 200, description = "LedgerTotals and partitions", body = StatsView),
+        (status = 200, description = "Totals and partitions", body = StatsView),
     )
 )]
 pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
@@ -143,7 +134,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
         let detail = redis_trouble.as_deref().unwrap_or("Redis does not answer");
         return Err(Problem::new(Code::StreamUnavailable, detail));
     };
-    let payments = totals.applied + totals.recorded + totals.rejected + totals.suspense;
+    let payments = totals.payments;
     let thousandths = app.rate.thousandths_per_second(Instant::now(), payments);
     let completion_rate = ratio(totals.customers_completed, totals.customers);
     Ok(Json(StatsView {
@@ -152,7 +143,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
             completed: totals.customers_completed,
             completion_rate: number(completion_rate.round_dp(4)),
         },
-        totals: TotalsView::new(payments, totals),
+        totals: TotalsView::new(totals),
         settled_per_second: number(Decimal::new(thousandths, 3)),
         backlog: BacklogView { lag, pending },
         partitions,
@@ -160,18 +151,12 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
 }
 
 impl TotalsView {
-    fn new(payments: i64, totals: LedgerTotals) -> Self {
-        let average = totals.amount.checked_div(totals.applied.into()).unwrap_or_default();
+    fn new(totals: LedgerTotals) -> Self {
+        let applied = totals.counts.of(PaymentState::Applied);
+        let average = totals.amount.checked_div(applied.into()).unwrap_or_default();
         Self {
-            payments,
-            applied: totals.applied,
-            recorded: totals.recorded,
-            rejected: totals.rejected,
-            suspense: totals.suspense,
-            dead_lettered: totals.dead_letters,
-            parked: totals.parked,
-            conflicts: totals.conflicts,
-            duplicates: totals.duplicates,
+            payments: totals.payments,
+            counts: totals.counts,
             amount: Money(totals.amount),
             average_amount: Money(average),
         }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::{AssertSqlSafe, FromRow, Row, postgres::PgRow};
+use sqlx::{FromRow, Row, postgres::PgRow};
 
-use super::{AdminStore, READ_LETTER};
+use super::AdminStore;
 use crate::{
     domain::{Delivery, Reference, StreamId},
     ledger::{Error, lookups},
@@ -93,9 +93,10 @@ pub struct StoredPayment {
 impl AdminStore {
     /// Every row that the ledger has of a reference, the oldest first.
     pub async fn stored(&self, reference: &Reference) -> Result<Vec<StoredPayment>, Error> {
-        let sql = STORED.replace("{LETTER}", READ_LETTER);
-        let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(reference.as_str());
-        Ok(rows.fetch_all(&self.pool).await?)
+        let rows = sqlx::query_as(
+            "select * from payment_outcomes where transaction_reference = $1 order by at limit 200",
+        );
+        Ok(rows.bind(reference.as_str()).fetch_all(&self.pool).await?)
     }
 
     /// Attempts at one entry beside the ordinary, the oldest first, out of the
@@ -137,7 +138,16 @@ impl AdminStore {
         entries: &[Delivery],
     ) -> Result<HashMap<(u16, StreamId), String>, Error> {
         let column = |pick: fn(&Delivery) -> String| entries.iter().map(pick).collect::<Vec<_>>();
-        let rows = sqlx::query(SETTLED)
+        let rows = sqlx::query(
+            "select e.partition, e.stream_id, o.counted_as
+             from unnest($1::int[], $2::bigint[], $3::text[], $4::text[])
+                 as e (partition, sequence, stream_id, reference)
+             join payment_outcomes o on o.transaction_reference = e.reference
+                 and o.partition = e.partition
+                 and (o.stream_id = e.stream_id or o.takes_reference and o.sequence = e.sequence)
+             where o.counted_as is not null and o.state <> 'redriven'",
+        );
+        let rows = rows
             .bind(entries.iter().map(|d| i32::from(d.partition)).collect::<Vec<_>>())
             .bind(entries.iter().map(|d| d.sequence).collect::<Vec<_>>())
             .bind(column(|d| d.stream_id.to_string()))
@@ -151,66 +161,3 @@ impl AdminStore {
         rows.iter().map(settled).collect()
     }
 }
-
-/// What came of entries, whatever table it is in.
-const SETTLED: &str = "with entries (partition, sequence, stream_id, reference) as (
-         select * from unnest($1::int[], $2::bigint[], $3::text[], $4::text[]))
-     select e.partition, e.stream_id, p.outcome from entries e
-         join processed_transactions p on p.transaction_reference = e.reference
-         and (p.partition, p.sequence) = (e.partition, e.sequence)
-     union all
-     select e.partition, e.stream_id, 'suspense' from entries e
-         join suspense s on s.transaction_reference = e.reference
-         and (s.partition, s.sequence) = (e.partition, e.sequence)
-         and s.state in ('held', 'refund_marked')
-     union all
-     select e.partition, e.stream_id, 'conflict' from entries e
-         join conflicts c
-         on (c.partition, c.sequence, c.stream_id) = (e.partition, e.sequence, e.stream_id)
-     union all
-     select e.partition, e.stream_id, 'duplicate' from entries e
-         join duplicates d
-         on (d.partition, d.sequence, d.stream_id) = (e.partition, e.sequence, e.stream_id)
-     union all
-     select e.partition, e.stream_id, 'parked' from entries e
-         join parked k
-         on (k.partition, k.sequence, k.stream_id) = (e.partition, e.sequence, e.stream_id)
-         and k.state = 'held'
-     union all
-     select e.partition, e.stream_id, 'dead_lettered' from entries e
-         join dead_letters l on (l.partition, l.stream_id) = (e.partition, e.stream_id)
-         and l.state <> 'redriven'";
-
-/// Every row of one reference, whatever table it is in.
-const STORED: &str = "select outcome as state, payment_status, customer_id, amount, reason,
-         applied_amount, excess_amount, balance_after, account_version, partition, sequence,
-         stream_id, epoch, transaction_date, received_at, processed_at as at, trace_id
-     from processed_transactions where transaction_reference = $1
-     union all
-     select case state when 'held' then 'suspense' else 'was_suspense' end, 'COMPLETE',
-         customer_id, amount, null, null, null, null, null, partition, sequence, stream_id, epoch,
-         transaction_date, received_at, held_at, trace_id
-     from suspense where transaction_reference = $1
-     union all
-     select state, 'COMPLETE', customer_id, amount, null, null, null, null, null, partition,
-         sequence, stream_id, epoch, transaction_date, received_at, resolved_at, trace_id
-     from suspense where transaction_reference = $1 and state = 'refund_marked'
-     union all
-     select case state when 'held' then 'parked' else 'was_parked' end, payment_status, customer_id, amount, null, null, null, null, null, partition,
-         sequence, stream_id, epoch, transaction_date, received_at, parked_at, trace_id
-     from parked where transaction_reference = $1
-     union all
-     select case state when 'dead' then 'dead_lettered' else state end,
-         read.payment ->> 'payment_status', customer_id, amount, reason, null, null, null, null,
-         partition, sequence, stream_id, epoch, (read.payment ->> 'transaction_date')::timestamptz,
-         read.received_at, dead_at, trace_id
-     from dead_letters {LETTER} where transaction_reference = $1
-     union all
-     select 'conflict', payment_status, customer_id, amount, null, null, null, null, null,
-         partition, sequence, stream_id, epoch, transaction_date, received_at, detected_at, trace_id
-     from conflicts where transaction_reference = $1
-     union all
-     select 'duplicate', payment_status, null, null, null, null, null, null, null, partition,
-         sequence, stream_id, epoch, null, received_at, detected_at, null
-     from duplicates where transaction_reference = $1
-     order by at limit 200";

@@ -27,14 +27,6 @@ use super::Topology;
 
 /// Counting what is open ends here.
 pub const COUNT_MAX: i64 = 10_000;
-/// What stands in the entry of a dead letter, joined to its row; nothing of one that
-/// could not be read.
-pub(super) const READ_LETTER: &str = "
-    cross join lateral (select
-        case when code <> 'entry_unreadable' then (entry ->> 'payment')::jsonb end as payment,
-        case when code <> 'entry_unreadable'
-            then to_timestamp((entry ->> 'received_at')::bigint / 1000.0) end as received_at) read";
-
 /// The part of the ledger that operators work with.
 #[derive(Clone)]
 pub struct AdminStore {

@@ -65,21 +65,18 @@ impl AdminStore {
         }
         let parked = settling.book.unpark();
         let outcome = decided(&settling.settle(connection, &deliveries).await?)?;
-        let (state, assigned_to) = match outcome {
-            Outcome::Applied { .. } => ("applied", Some(customer.as_str())),
+        if let Outcome::Rejected { reason, .. } = outcome {
+            let (customer, code) = (customer.as_str(), reason.code());
+            let text = format!("the account of {customer} refuses it ({code}); it stays held");
+            return Ok(Err(Refusal::Impossible(text)));
+        }
+        let (state, assigned_to) = if matches!(outcome, Outcome::Applied { .. }) {
+            ("applied", Some(customer.as_str()))
+        } else if matches!(outcome, Outcome::Conflict | Outcome::Duplicate) {
             // Its reference was used for another payment while it waited.
-            Outcome::Conflict | Outcome::Duplicate => ("conflict", None),
-            Outcome::Rejected { refusal, .. } => {
-                let (customer, code) = (customer.as_str(), refusal.code());
-                let text = format!("the account of {customer} refuses it ({code}); it stays held");
-                return Ok(Err(Refusal::Impossible(text)));
-            }
-            Outcome::Recorded { .. }
-            | Outcome::Suspense
-            | Outcome::Parked
-            | Outcome::Redelivered => {
-                return Err(Error::Corrupt("payment in suspense"));
-            }
+            ("conflict", None)
+        } else {
+            return Err(Error::Corrupt("payment in suspense"));
         };
         sqlx::query(
             "update suspense set state = $2, assigned_to = $3, resolved_at = clock_timestamp()

@@ -4,7 +4,8 @@
 
 pub(super) struct Relation {
     /// Its rows, each with its `subject`: whose or what it is. Accounts and their rows
-    /// are of customers from `$1` on and before `$2`.
+    /// are of customers from `$1` on and before `$2`. `{TOTALS}` stands for the totals of a
+    /// partition: state, column, value.
     pub(super) rows: &'static str,
     /// What else is read of its rows.
     pub(super) columns: &'static str,
@@ -22,18 +23,10 @@ pub(super) const CONTENT_CHANGED: &str = "content_changed";
 
 /// Every entry that has an outcome, for the relations that count them.
 pub(super) const ENTRIES: &str = "with entry as (
-     select partition, sequence, stream_id, outcome as kind,
-         case outcome when 'applied' then applied_amount + excess_amount end as amount
-     from processed_transactions
-     union all select partition, sequence, stream_id, 'suspense', null from suspense
-         where state in ('held', 'refund_marked')
-     union all select partition, sequence, stream_id, 'parked', null from parked
-         where state = 'held'
-     union all select partition, sequence, stream_id, 'conflict', null from conflicts
-     union all select partition, sequence, stream_id, 'duplicate', null from duplicates
-     union all select partition, sequence, stream_id,
-         case state when 'redriven' then 'redriven' else 'dead' end, null
-     from dead_letters)";
+     select partition, sequence, stream_id,
+         case state when 'redriven' then state else counted_as end as kind,
+         case state when 'applied' then applied_amount + excess_amount end as amount
+     from payment_outcomes where counted_as is not null)";
 
 /// Accounts, each with what its statement comes to.
 pub(super) const ACCOUNT: Relation = Relation {
@@ -175,7 +168,7 @@ pub(super) const SEQUENCE: Relation = Relation {
             end as subject, first, last, missing, outcomes,
         coalesce(low, 'redriven') as one_kind,
         coalesce(high, 'redriven') as other_kind,
-        coalesce(low <> high and 'dead' in (low, high), false) as buried,
+        coalesce(low <> high and 'dead_lettered' in (low, high), false) as buried,
         not missing and first > 0 and not jumped @> first
             and greatest(outcomes, entries - outcomes) > 1 as again
     from (select * from step where sequence < 1 or entries <> 1 or outcomes <> 1
@@ -237,7 +230,7 @@ pub(super) const JUMP: Relation = Relation {
 /// Partitions, each with what was counted in it.
 pub(super) const PARTITION: Relation = Relation {
     rows: "with counted as (
-        select partition, case kind when 'redriven' then 'dead' else kind end as kind,
+        select partition, case kind when 'redriven' then 'dead_lettered' else kind end as kind,
             count(*)::numeric as number, count(sequence) as sequences,
             max(sequence) as highest, coalesce(sum(amount), 0) as amount,
             count(*) filter (where sequence > coalesce(last_sequence, 0)
@@ -246,12 +239,7 @@ pub(super) const PARTITION: Relation = Relation {
     kept as (
         select partition, last_sequence, kind, name, coalesce(number, 0) as number
         from partition_owners left join partition_totals using (partition)
-        cross join lateral (values ('applied', 'applied', applied),
-            ('recorded', 'recorded', recorded), ('rejected', 'rejected', rejected),
-            ('suspense', 'suspense', suspense), ('parked', 'parked', parked),
-            ('conflict', 'conflicts', conflicts),
-            ('duplicate', 'duplicates', duplicates),
-            ('dead', 'dead_letters', dead_letters),
+        cross join lateral (values {TOTALS},
             ('amount', 'amount', amount)) v (kind, name, number))
     select format('partition %s', partition) as subject,
         coalesce(max(last_sequence), 0) as last_sequence,

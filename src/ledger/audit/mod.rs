@@ -25,7 +25,7 @@ use self::checks::{
 pub use rounds::{Rounds, Slice};
 
 use super::Error;
-use crate::domain::Digest;
+use crate::domain::{Digest, PaymentState};
 
 /// Rows between two reports of progress.
 const PROGRESS_EVERY: u64 = 10_000;
@@ -149,13 +149,14 @@ async fn look(
 
 async fn expected(connection: &mut PgConnection) -> Result<AuditProgress, Error> {
     // A row of a statement is read twice: for its account, for its sequence.
-    let total: i64 = sqlx::query_scalar(
-        "select (select count(*) from customer_accounts) + coalesce(sum(2 * (applied + recorded
-             + rejected) + suspense + conflicts + duplicates + dead_letters + parked), 0)::bigint
+    let totals: Vec<_> = PaymentState::counted().map(|(_, total)| total).collect();
+    let sql = format!(
+        "select (select count(*) from customer_accounts)
+             + coalesce(sum({} + applied + recorded + rejected), 0)::bigint
          from partition_totals",
-    )
-    .fetch_one(connection)
-    .await?;
+        totals.join(" + ")
+    );
+    let total: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await?;
     Ok(AuditProgress { stage: Stage::Accounts, done: 0, total: u64::try_from(total).unwrap_or(0) })
 }
 
@@ -204,6 +205,10 @@ async fn examine(
 ) -> Result<(), Error> {
     let Relation { rows, columns, checks } = relation;
     let details = checks.iter().map(|(_, detail)| *detail).collect::<Vec<_>>().join(", ");
+    let total =
+        |(state, total): (PaymentState, _)| format!("('{}', '{total}', {total})", state.as_str());
+    let totals = PaymentState::counted().map(total).collect::<Vec<_>>().join(", ");
+    let rows = rows.replace("{TOTALS}", &totals);
     let sql = format!("{ENTRIES} select {details}, subject{columns} from ({rows}) one");
     let mut query = sqlx::query(AssertSqlSafe(sql));
     if let Some((from, before)) = range {

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use paystream::telemetry::catalog::{Kind, METRICS, Metric};
+use paystream::telemetry::catalog::{Instrument, METRICS, Metric};
 
 mod queries;
 mod rules;
@@ -62,10 +62,10 @@ fn catalogued(name: &str) -> Option<&'static Metric> {
     METRICS.iter().copied().find(|metric| {
         let ours = metric.prometheus_name();
         match metric.kind {
-            Kind::Histogram(_) => ["_bucket", "_sum", "_count"]
+            Instrument::Histogram(_) => ["_bucket", "_sum", "_count"]
                 .iter()
                 .any(|end| name.strip_suffix(end) == Some(ours.as_str())),
-            Kind::Counter | Kind::UpDownCounter | Kind::Gauge => name == ours,
+            Instrument::Counter | Instrument::UpDownCounter | Instrument::Gauge => name == ours,
         }
     })
 }

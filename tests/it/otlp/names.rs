@@ -251,10 +251,10 @@ mod tests {
     fn the_catalogue_says_the_same_names() {
         for one in METRICS {
             let kind = match one.kind {
-                catalog::Kind::Counter => Kind::Counter,
-                catalog::Kind::UpDownCounter => Kind::UpDownCounter,
-                catalog::Kind::Gauge => Kind::Gauge,
-                catalog::Kind::Histogram(_) => Kind::Histogram,
+                catalog::Instrument::Counter => Kind::Counter,
+                catalog::Instrument::UpDownCounter => Kind::UpDownCounter,
+                catalog::Instrument::Gauge => Kind::Gauge,
+                catalog::Instrument::Histogram(_) => Kind::Histogram,
             };
             assert_eq!(metric(one.name, one.unit, kind), one.prometheus_name());
         }
