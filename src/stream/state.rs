@@ -5,17 +5,17 @@
 use redis::{Pipeline, RedisResult, Value};
 
 use super::{
-    Consumer, Error, GROUP, History, Position,
+    Consumer, Error, GROUP, GroupPosition, History,
     lineage::HOLE,
     replies::{self, Entry},
-    scripts, standing, wire,
+    positions, scripts, wire,
 };
 use crate::domain::{Delivery, Fence, StreamId};
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PartitionState {
     /// Where our group stands; nothing when it, or the stream, is gone.
-    pub position: Option<Position>,
+    pub position: Option<GroupPosition>,
     /// The last sequence that was given out; nothing when its state was found
     /// to be lost.
     pub sequence: Option<i64>,
@@ -61,10 +61,10 @@ pub enum Kept {
 impl Consumer {
     pub async fn states(&mut self, fences: &[Fence]) -> Result<Vec<PartitionState>, Error> {
         let mut pipeline = Pipeline::with_capacity(1 + 2 * fences.len());
-        scripts::STANDING.load_in(&mut pipeline);
+        scripts::POSITIONS.load_in(&mut pipeline);
         for fence in fences {
             let stream = self.keys.stream(fence.partition);
-            pipeline.add_command(standing::command(stream, Some(GROUP)));
+            pipeline.add_command(positions::command(stream, Some(GROUP)));
             pipeline.cmd("MGET").arg(self.keys.sequence(fence.partition));
             pipeline.arg(self.keys.lineage(fence.partition));
             pipeline.arg(self.keys.lost(fence.partition));
@@ -74,12 +74,12 @@ impl Consumer {
         let mut replies = replies.into_iter().skip(1);
         let mut states = Vec::with_capacity(fences.len());
         for fence in fences {
-            let (Some(standing), Some(values)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("standing"));
+            let (Some(position), Some(values)) = (replies.next(), replies.next()) else {
+                return Err(Error::Shape("a group's position"));
             };
             let (counter, lineage, lost): (Option<String>, Option<String>, Option<String>) =
                 redis::from_redis_value(values?)?;
-            let position = match standing::our_position(&self.keys, fence.partition, standing) {
+            let position = match positions::our_position(&self.keys, fence.partition, position) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };
