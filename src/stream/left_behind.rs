@@ -61,11 +61,11 @@ impl Past {
     pub async fn waiting(&mut self) -> Result<Vec<LeftBehind>, Error> {
         let mut found = Vec::new();
         let positions = positions::on_each(&self.keys, &mut self.connection, Some(GROUP)).await?;
-        for (partition, found) in (0..).zip(positions) {
-            let ours = match found {
+        for (partition, position) in (0..).zip(positions) {
+            let ours = match position {
                 // Removed, with all that it had.
                 Err(Error::StateLost(_)) => continue,
-                found => found?.pop(),
+                position => position?.pop(),
             };
             if ours.as_ref().is_some_and(|ours| ours.oldest_waiting.is_none()) {
                 continue;

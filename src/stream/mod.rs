@@ -80,7 +80,7 @@ use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 pub use safety::Unsafe;
-use shared::{Purpose, RESPONSE_TIMEOUT, SharedConnection, connection_config};
+use shared::{RESPONSE_TIMEOUT, SharedConnection, connection_config};
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
@@ -234,12 +234,12 @@ impl Streams {
         Ok(connection)
     }
 
-    async fn shared_for(&self, purpose: Purpose) -> Result<SharedConnection, Error> {
+    async fn shared_for(&self, append_deadline: Option<Duration>) -> Result<SharedConnection, Error> {
         let name = format!("{}:shared", self.keys.prefix());
-        SharedConnection::connect(self.client.clone(), name, purpose, self.insists_on_safety).await
+        SharedConnection::connect(self.client.clone(), name, append_deadline, self.insists_on_safety).await
     }
 
     async fn shared(&self) -> Result<SharedConnection, Error> {
-        self.shared_for(Purpose::Other).await
+        self.shared_for(None).await
     }
 }

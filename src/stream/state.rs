@@ -35,7 +35,7 @@ pub struct Remains {
 
 /// How a partition goes on that was closed.
 #[derive(Clone, Copy, Debug)]
-pub struct Reopening {
+pub struct Reopening<'a> {
     /// The ledger's cursor: a stream or a group that is missing begins behind it.
     pub cursor: StreamId,
     /// A group that is there goes back to the cursor.
@@ -45,8 +45,8 @@ pub struct Reopening {
     /// The last sequence that is kept, where any may be lost: gateways compare
     /// again what they know.
     pub kept: Option<i64>,
-    /// First and last sequence that are lost; their references are forgotten.
-    pub lost: Option<(i64, i64)>,
+    /// First and last sequences that are lost; their references are accepted again.
+    pub lost: &'a [(i64, i64)],
 }
 
 /// What is kept of a partition after the last entry that the ledger knows.
@@ -125,7 +125,7 @@ impl Consumer {
         &mut self,
         fence: Fence,
         remains: Remains,
-        reopening: Reopening,
+        reopening: Reopening<'_>,
     ) -> Result<(), Error> {
         let Reopening { cursor, sets_back, sequence, kept, lost } = reopening;
         let raises = remains.last_id < cursor;
@@ -147,7 +147,7 @@ impl Consumer {
         });
         command.arg(sequence).arg(&self.server.identity);
         command.arg(kept.map_or_else(String::new, |kept| kept.to_string()));
-        if let Some((first, last)) = lost {
+        for (first, last) in lost {
             command.arg(first).arg(last);
         }
         Ok(command.exec_async(&mut self.reader).await?)

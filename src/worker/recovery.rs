@@ -47,7 +47,7 @@ pub(super) async fn recover(
         // The entries are all there; only how far we had read them is gone.
         let cursor = begin_at(link, fence).await?;
         let sequence = remains.counted;
-        let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: None };
+        let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: &[] };
         link.consumer.reopen(fence, remains, reopening).await?;
         error!(partition, %cursor, "our group was gone; created again behind what is settled");
         return Ok(remains.counted);
@@ -60,7 +60,7 @@ pub(super) async fn recover(
         sets_back: false,
         sequence,
         kept: Some(resumption.kept()),
-        lost: resumption.lost,
+        lost: resumption.lost.as_slice(),
     };
     link.consumer.reopen(fence, remains, reopening).await?;
     let (lost_first, lost_last) = resumption.lost.unzip();

@@ -120,10 +120,8 @@ async fn rewind(
     let passed = (kept == Kept::Nothing).then_some(acknowledged);
     let rewound = Rewound { settled: cursor.sequence, gone_to, passed, detail: &detail };
     let lost = link.writer.note_rewound(fence, rewound).await?;
-    let told: Vec<_> = lost.iter().map(|(first, last)| (partition, *first, *last)).collect();
-    link.consumer.lose(&told).await?;
     let reopening =
-        Reopening { cursor: back_to, sets_back: true, sequence: given, kept: None, lost: None };
+        Reopening { cursor: back_to, sets_back: true, sequence: given, kept: None, lost: &lost };
     link.consumer.reopen(fence, remains, reopening).await?;
     error!(
         partition,

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{Act, Action, shapes::span};
 use crate::{
     domain::StreamId,
-    ledger::{LockHolder, TrialRow},
+    ledger::{Attempt, LockHolder},
 };
 
 /// A worker beats five times within its lease; silence for two beats is worth a
@@ -53,7 +53,7 @@ pub(super) struct InLedger<'a> {
     /// How many other workers live.
     pub(super) others_alive: usize,
     /// What is being tried on its partition.
-    pub(super) trial: Option<&'a TrialRow>,
+    pub(super) trial: Option<&'a Attempt>,
     /// What somebody else has locked that its partition needs, and who.
     pub(super) lock: Option<(String, &'a LockHolder)>,
 }
@@ -172,7 +172,7 @@ impl Situation<'_> {
         verdict("owner_silent", sentence, self.partition, actions)
     }
 
-    fn tried(trial: &TrialRow, owner: &OwnerLease<'_>) -> Verdict {
+    fn tried(trial: &Attempt, owner: &OwnerLease<'_>) -> Verdict {
         let of = format!("{} of {} attempts", trial.attempts, owner.attempts_max);
         let sentence = match &trial.error {
             None if trial.attempts <= 1 => {
