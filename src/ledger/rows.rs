@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use super::{Error, cursors::Cursors};
 use crate::domain::{
-    BalanceAfter, Book, Decision, Delivery, Fence, Outcome, PaymentState, PaymentStatus, StreamId,
+    BalanceAfter, Book, Decision, Delivery, Outcome, PaymentState, PaymentStatus,
 };
 
 /// Epochs of the locked fence rows, by partition.
@@ -65,8 +65,8 @@ async fn insert_rows(
     rows: &[StatementRow<'_>],
 ) -> Result<(), Error> {
     fn column<'a, T>(
-        rows: &'a [StatementRow<'_>],
-        value: impl Fn(&'a StatementRow<'_>) -> T,
+        rows: &'a [StatementRow<'a>],
+        value: impl Fn(&'a StatementRow<'a>) -> T,
     ) -> Vec<T> {
         rows.iter().map(value).collect()
     }
@@ -95,7 +95,7 @@ async fn insert_rows(
     .bind(column(rows, |row| row.after.map(|after| after.version)))
     .bind(column(rows, |row| i32::from(row.delivery.partition)))
     .bind(column(rows, |row| row.delivery.sequence))
-    .bind(column(rows, StatementRow::stream_id))
+    .bind(column(rows, |row| row.stream_id()))
     .bind(column(rows, |row| row.epoch))
     .bind(column(rows, |row| row.delivery.payment.date))
     .bind(column(rows, |row| row.delivery.received_at))
