@@ -8,7 +8,6 @@
 
 mod act;
 mod background;
-mod bulk;
 mod changes;
 mod conflicts;
 mod dead_letters;
@@ -22,7 +21,10 @@ mod overview;
 mod page;
 mod pending;
 mod perform;
+mod question;
+mod redrive;
 mod release;
+mod resize;
 mod shapes;
 mod suspense;
 mod verdict;
@@ -36,11 +38,10 @@ use sqlx::PgPool;
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
 
-pub use act::{Act, Action, Words, group_name};
-pub use bulk::{BULK_MAX, Mend, MendSummary};
+pub use act::{Act, Action, ConflictName, group_name};
 pub use changes::{AuditEntry, AuditFilter, ParkedCustomer};
-pub use conflicts::{Conflict, ConflictFilter, ConflictName};
-pub use dead_letters::{DeadLetter, LetterFilter, LetterReport, LetterState, moment};
+pub use conflicts::{Conflict, ConflictFilter};
+pub use dead_letters::{DeadLetter, LetterFilter, LetterState, moment};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
@@ -50,6 +51,8 @@ pub use overview::{Figures, Overview, PartitionLook, Snapshot, WorkerLook};
 pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
+pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
+pub use resize::Drain;
 pub use shapes::{Money, last_owners, span};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
@@ -88,6 +91,8 @@ pub struct Operations {
     /// How long gateways remember a reference in the stream.
     dedupe_window: Duration,
     signals: Signals,
+    /// Hears how far a change of the number of partitions is.
+    on_drain: Box<dyn Fn(Drain) + Send + Sync>,
     /// When somebody who only looked last asked whether the ledger is there, and
     /// whether it was.
     ledger_there: Mutex<Option<(Instant, bool)>>,
@@ -122,6 +127,7 @@ impl Operations {
             clock,
             dedupe_window: DEDUPE_WINDOW,
             signals: Signals::off(),
+            on_drain: Box::new(|_| ()),
             ledger_there: Mutex::new(None),
             latest: tokio::sync::Mutex::default(),
         }
@@ -131,6 +137,12 @@ impl Operations {
     #[must_use]
     pub fn with_signals(self, signals: Signals) -> Self {
         Self { signals, ..self }
+    }
+
+    /// The same, which tells how far a change of the number of partitions is.
+    #[must_use]
+    pub fn with_on_drain(self, on_drain: impl Fn(Drain) + Send + Sync + 'static) -> Self {
+        Self { on_drain: Box::new(on_drain), ..self }
     }
 
     /// The same, where gateways remember a reference for this long.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Acted, Answer, Error, Operations, Signature};
+use super::{Acted, Answer, Error, Operations, Signature, error::Context};
 
 /// Code of the act.
 const CODE: &str = "release_partition";
@@ -49,11 +49,10 @@ impl Operations {
             Err(refusal) => return Ok(Err(refusal)),
         };
         if wait {
-            let now = self.next_owner(partition, epoch).await.map_err(|error| {
-                let what = "the partition is released, but it cannot be seen who has it: look at \
-                            `paystream partitions`";
-                error.after(what)
-            })?;
+            let now = self.next_owner(partition, epoch).await.context(
+                "the partition is released, but it cannot be seen who has it: look at `paystream \
+                 partitions`",
+            )?;
             return Ok(Ok(handover(partition, &owner, epoch, now, force)));
         }
         let sentence = match force {
