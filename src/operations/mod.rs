@@ -17,7 +17,6 @@ mod finding;
 mod groups;
 mod left_behind;
 mod life;
-mod overview;
 mod page;
 mod pending;
 mod perform;
@@ -26,11 +25,12 @@ mod redrive;
 mod release;
 mod resize;
 mod shapes;
+mod snapshot;
 mod suspense;
 mod verdict;
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -47,13 +47,13 @@ pub use error::{Error, chain};
 pub use finding::{Finding, KINDS, Kind, Severity};
 pub use groups::Group;
 pub use life::{Life, Moment, NOTHING_KNOWN};
-pub use overview::{Figures, Overview, PartitionLook, Snapshot, WorkerLook};
 pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
 pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
 pub use resize::Drain;
 pub use shapes::{Money, last_owners, span};
+pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot, WorkerLook};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 
@@ -96,8 +96,8 @@ pub struct Operations {
     /// When somebody who only looked last asked whether the ledger is there, and
     /// whether it was.
     ledger_there: Mutex<Option<(Instant, bool)>>,
-    /// What was seen last, by whoever looked.
-    latest: tokio::sync::Mutex<Option<Snapshot>>,
+    /// The last snapshot; held while one is taken.
+    latest: tokio::sync::Mutex<Option<Arc<SystemSnapshot>>>,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only

@@ -1,6 +1,6 @@
-//! The whole system at a glance, for whoever watches it live. Goes on when a
-//! store is away: what it would have said is missing then. Never changes
-//! anything.
+//! The snapshot of the system: taken here and nowhere else, and read by the console, the
+//! gauges, the statistics and `paystream partitions`. Goes on when a store is away: what
+//! it would have said is missing then. Never changes anything.
 
 use std::{
     collections::BTreeMap,
@@ -26,10 +26,12 @@ use crate::{
 /// How long a store has to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Everything at a glance. What could not be asked is missing.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Overview {
-    /// When it was looked.
+/// The system at one moment. What could not be asked is missing.
+#[derive(Clone, Debug)]
+pub struct SystemSnapshot {
+    /// When it was complete.
+    pub at: Instant,
+    began: Instant,
     pub as_of: DateTime<Utc>,
     /// Whether Redis answered,
     pub redis_available: bool,
@@ -39,8 +41,7 @@ pub struct Overview {
     pub redis_trouble: Option<String>,
     /// Why PostgreSQL, which answers, cannot be read.
     pub ledger_trouble: Option<String>,
-    /// The figures.
-    pub figures: Figures,
+    pub figures: KeyFigures,
     /// Every worker in the registry, alive or not.
     pub workers: Vec<WorkerLook>,
     /// Every partition, as far as it is known.
@@ -48,8 +49,8 @@ pub struct Overview {
 }
 
 /// What can be said in one number each; nothing where it is not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Figures {
+#[derive(Clone, Debug, Default)]
+pub struct KeyFigures {
     /// Entries ever appended to the streams as they are.
     pub appended: Option<i64>,
     /// Payments ever settled.
@@ -83,7 +84,7 @@ pub struct Figures {
 }
 
 /// A worker at a glance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct WorkerLook {
     /// Its name.
     pub worker: String,
@@ -100,7 +101,7 @@ pub struct WorkerLook {
 }
 
 /// A partition at a glance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct PartitionLook {
     pub partition: u16,
     /// Who owns it, if anybody; nothing while the ledger cannot be asked.
@@ -130,27 +131,40 @@ pub struct PartitionLook {
     pub oldest_waiting_seconds: Option<u64>,
 }
 
-/// Everything as this process saw it at one moment.
-#[derive(Clone)]
-pub struct Snapshot {
-    pub at: Instant,
-    pub overview: Arc<Overview>,
+impl SystemSnapshot {
+    /// One of which nothing is known.
+    pub(crate) fn unknown(began: Instant, as_of: DateTime<Utc>) -> Self {
+        Self {
+            at: Instant::now(),
+            began,
+            as_of,
+            redis_available: false,
+            ledger_available: false,
+            redis_trouble: None,
+            ledger_trouble: None,
+            figures: KeyFigures::default(),
+            workers: Vec::new(),
+            partitions: Vec::new(),
+        }
+    }
 }
 
 impl Operations {
-    /// The last snapshot that anybody of this process took, if it is no older than `fresh`, or
-    /// else a new one; whoever asks meanwhile gets that one, too.
-    pub async fn snapshot(&self, fresh: Duration) -> Snapshot {
+    /// The last snapshot of this process, if it is no older than `age_max`, or else a new
+    /// one. Whoever asked before a snapshot was begun shares it, so that nobody waits for
+    /// more than two, of two seconds each at most.
+    pub async fn snapshot(&self, age_max: Duration) -> Arc<SystemSnapshot> {
+        let asked = Instant::now();
         let mut latest = self.latest.lock().await;
-        if let Some(snapshot) = latest.as_ref().filter(|it| it.at.elapsed() < fresh) {
-            return snapshot.clone();
+        let is_new = |it: &&Arc<SystemSnapshot>| it.began >= asked || it.at.elapsed() < age_max;
+        if let Some(snapshot) = latest.as_ref().filter(is_new) {
+            return Arc::clone(snapshot);
         }
-        let overview = Arc::new(self.overview().await);
-        latest.insert(Snapshot { at: Instant::now(), overview }).clone()
+        Arc::clone(latest.insert(Arc::new(self.take_snapshot().await)))
     }
 
-    /// Looks at everything, for two seconds at most.
-    pub async fn overview(&self) -> Overview {
+    async fn take_snapshot(&self) -> SystemSnapshot {
+        let began = Instant::now();
         let (streams, ledger, cases) = tokio::join!(
             answered(self.streams_now()),
             answered(self.ledger_now()),
@@ -161,8 +175,7 @@ impl Operations {
         let (streams, ledger, cases) = (streams.ok(), ledger.ok(), cases.ok());
         let partitions =
             partitions(self.topology.partitions, streams.as_ref(), ledger.as_ref(), as_of);
-        Overview {
-            as_of,
+        SystemSnapshot {
             redis_available: streams.is_some(),
             ledger_available: ledger.is_some(),
             redis_trouble,
@@ -170,6 +183,7 @@ impl Operations {
             figures: figures(streams.as_ref(), ledger.as_ref(), cases, &partitions, as_of),
             workers: ledger.iter().flat_map(|ledger| &ledger.workers).map(worker).collect(),
             partitions,
+            ..SystemSnapshot::unknown(began, as_of)
         }
     }
 
@@ -228,8 +242,8 @@ async fn answered<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T
     answer.map_err(|error| {
         // Outages are told by the page; anything else must not hide in one.
         match error.is_outage() {
-            true => debug!(%error, "a store could not be asked for the overview"),
-            false => warn!(error = error.sentence(), "the overview could not be read"),
+            true => debug!(%error, "a store could not be asked for the snapshot"),
+            false => warn!(error = error.sentence(), "the snapshot could not be read"),
         }
         Some(error)
     })
@@ -247,12 +261,12 @@ fn figures(
     cases: Option<CasesNow>,
     partitions: &[PartitionLook],
     now: DateTime<Utc>,
-) -> Figures {
+) -> KeyFigures {
     let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
     let open = |kind: Kind| cases.as_ref()?.open.get(kind.code).copied();
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
-    Figures {
+    KeyFigures {
         appended: streams.map(|streams| streams.contents.appended),
         settled: cases.as_ref().map(|cases| cases.settled),
         lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
