@@ -15,7 +15,7 @@ use crate::{
     config::StoreConfig,
     domain::shown,
     ledger::Topology,
-    operations::{Act, Drain, Signature},
+    operations::{Act, DrainProgress, Signature},
 };
 
 #[derive(Args, Clone, Debug)]
@@ -101,7 +101,7 @@ async fn resize(args: ResizeArgs, running: Running) -> anyhow::Result<()> {
     let operations = stores::operations(store, running).await?;
     let operations = operations.with_on_drain({
         let bar = bar.clone();
-        move |Drain { waiting, has_workers }| {
+        move |DrainProgress { waiting, has_workers }| {
             bar.set_length(bar.length().unwrap_or(0).max(waiting));
             bar.set_position(bar.length().unwrap_or(0) - waiting);
             bar.set_message(if has_workers { "" } else { "no worker lives: start one" });

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     http::Problem,
-    operations::{Act, PartitionLook, WorkerLook, last_owners},
+    ledger::WorkerRow,
+    operations::{Act, PartitionLook, last_owners},
 };
 
 /// Rows of the table at once; tiles show all of them.
@@ -84,7 +85,7 @@ impl PartitionsLive<'_> {
 
     fn colour(&self, name: &str) -> Option<String> {
         let workers = &self.look.snapshot.workers;
-        let at = workers.iter().position(|worker| worker.worker == name)?;
+        let at = workers.iter().position(|worker| worker.worker_id == name)?;
         Some(format!("w{}", at % COLOURS))
     }
 
@@ -96,8 +97,8 @@ impl PartitionsLive<'_> {
     }
 }
 
-fn worker_state(worker: &WorkerLook) -> (&'static str, &'static str) {
-    match (worker.alive, worker.leaving) {
+fn worker_state(worker: &WorkerRow) -> (&'static str, &'static str) {
+    match (worker.is_alive(), worker.leaving) {
         (true, false) => ("alive", "good"),
         (true, true) => ("leaving", "warn"),
         (false, _) => ("silent", "bad"),

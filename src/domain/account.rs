@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 
-use super::{Amount, CustomerId, LEDGER_MAX, Outcome, Refusal, Standing};
+use super::{Amount, CustomerId, LEDGER_MAX, Outcome, RejectionReason, Standing};
 
 /// What was financed for a customer and what has been paid of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,10 @@ impl Account {
         let applied = amount.get().min(self.outstanding());
         let excess = amount.get() - applied;
         if self.credit + excess > LEDGER_MAX {
-            return Outcome::Rejected { refusal: Refusal::CreditLimit, after: self.next_row() };
+            return Outcome::Rejected {
+                refusal: RejectionReason::CreditLimit,
+                after: self.next_row(),
+            };
         }
         self.total_paid += applied;
         self.credit += excess;

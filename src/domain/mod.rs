@@ -20,7 +20,7 @@ pub use account::Account;
 pub use book::{Book, DeadEntry, Decision, Delivery, Known, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
-pub use outcome::{Outcome, PaymentState, Refusal, Standing};
+pub use outcome::{Outcome, PaymentState, RejectionReason, Standing};
 pub use partition::{Fence, HASH_VERSION, StreamId, partition_of};
 pub use payment::{
     CustomerId, Digest, Payment, PaymentStatus, Reference, check_date, is_in_calendar, parse_date,

@@ -17,7 +17,7 @@ pub enum Outcome {
         after: Option<Standing>,
     },
     Rejected {
-        refusal: Refusal,
+        refusal: RejectionReason,
         after: Standing,
     },
     Suspense,
@@ -68,12 +68,12 @@ pub struct Standing {
 
 /// Why an account refuses money. A refusal is an outcome and is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RejectionReason {
     /// The credit would be larger than the ledger's columns hold.
     CreditLimit,
 }
 
-impl Refusal {
+impl RejectionReason {
     /// Stable, as it is stored.
     pub fn code(self) -> &'static str {
         match self {

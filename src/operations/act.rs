@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     Acted, Refusal,
-    question::{self, Question},
+    question::{self, ActQuestion},
 };
 use crate::{
     domain::{CustomerId, Reference, argument},
@@ -184,7 +184,7 @@ impl Act {
     }
 
     #[must_use]
-    pub fn question(&self) -> &'static Question {
+    pub fn question(&self) -> &'static ActQuestion {
         match self {
             Self::Redrive { .. } => &question::REDRIVE,
             Self::Discard { .. } => &question::DISCARD,
@@ -234,7 +234,7 @@ impl Act {
     }
 
     pub(super) fn action(self) -> Action {
-        let Question { code, because, .. } = *self.question();
+        let ActQuestion { code, because, .. } = *self.question();
         let (label, command) = (self.label(), Some(self.command()));
         Action { code, label, command, safe_because: because, act: Some(self) }
     }

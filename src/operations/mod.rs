@@ -44,16 +44,16 @@ pub use conflicts::{Conflict, ConflictFilter};
 pub use dead_letters::{DeadLetter, LetterFilter, LetterState, moment};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
-pub use finding::{Finding, KINDS, Kind, Severity};
+pub use finding::{Finding, FindingKind, KINDS, Severity};
 pub use groups::Group;
-pub use life::{Life, Moment, NOTHING_KNOWN};
+pub use life::{Life, LifeEvent, NOTHING_KNOWN};
 pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
 pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
-pub use resize::Drain;
+pub use resize::DrainProgress;
 pub use shapes::{Money, last_owners, span};
-pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot, WorkerLook};
+pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 
@@ -92,7 +92,7 @@ pub struct Operations {
     dedupe_window: Duration,
     signals: Signals,
     /// Hears how far a change of the number of partitions is.
-    on_drain: Box<dyn Fn(Drain) + Send + Sync>,
+    on_drain: Box<dyn Fn(DrainProgress) + Send + Sync>,
     /// When somebody who only looked last asked whether the ledger is there, and
     /// whether it was.
     ledger_there: Mutex<Option<(Instant, bool)>>,
@@ -141,7 +141,7 @@ impl Operations {
 
     /// The same, which tells how far a change of the number of partitions is.
     #[must_use]
-    pub fn with_on_drain(self, on_drain: impl Fn(Drain) + Send + Sync + 'static) -> Self {
+    pub fn with_on_drain(self, on_drain: impl Fn(DrainProgress) + Send + Sync + 'static) -> Self {
         Self { on_drain: Box::new(on_drain), ..self }
     }
 

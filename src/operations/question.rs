@@ -3,7 +3,7 @@
 
 /// How an act is asked for; `{}` is the name of what it is done to.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct ActQuestion {
     pub code: &'static str,
     /// The listing in which its case is found.
     pub listing: &'static str,
@@ -21,7 +21,7 @@ pub struct Question {
     pub notice: &'static str,
 }
 
-pub(super) const REDRIVE: Question = Question {
+pub(super) const REDRIVE: ActQuestion = ActQuestion {
     code: "redrive",
     listing: "dead-letters",
     title: "Redrive dead letter {}",
@@ -35,7 +35,7 @@ pub(super) const REDRIVE: Question = Question {
     notice: "Redriven: the payment is settled, and the audit log says who did it and why.",
 };
 
-pub(super) const DISCARD: Question = Question {
+pub(super) const DISCARD: ActQuestion = ActQuestion {
     code: "discard",
     title: "Discard dead letter {}",
     label: "Discard; if money is missing, ask the bank to send it again",
@@ -49,7 +49,7 @@ pub(super) const DISCARD: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const ASSIGN: Question = Question {
+pub(super) const ASSIGN: ActQuestion = ActQuestion {
     code: "assign",
     listing: "suspense",
     title: "Assign {}",
@@ -62,7 +62,7 @@ pub(super) const ASSIGN: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const MARK_FOR_REFUND: Question = Question {
+pub(super) const MARK_FOR_REFUND: ActQuestion = ActQuestion {
     code: "refund_mark",
     title: "Mark {} for refund",
     label: "Mark for refund",
@@ -76,7 +76,7 @@ pub(super) const MARK_FOR_REFUND: Question = Question {
     ..ASSIGN
 };
 
-pub(super) const RESOLVE: Question = Question {
+pub(super) const RESOLVE: ActQuestion = ActQuestion {
     code: "resolve",
     listing: "conflicts",
     title: "Resolve conflict {}",
@@ -89,7 +89,7 @@ pub(super) const RESOLVE: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const RELEASE: Question = Question {
+pub(super) const RELEASE: ActQuestion = ActQuestion {
     code: "release_partition",
     listing: "partitions",
     title: "Hand partition {} over",
@@ -106,14 +106,14 @@ pub(super) const RELEASE: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const TAKE_AWAY: Question = Question {
+pub(super) const TAKE_AWAY: ActQuestion = ActQuestion {
     label: "Take partition {} from its silent owner now",
     command: "paystream release --partition {} --force --reason \"…\"",
     because: "the fence in PostgreSQL refuses whatever the old owner still commits",
     ..RELEASE
 };
 
-pub(super) const UNPARK: Question = Question {
+pub(super) const UNPARK: ActQuestion = ActQuestion {
     code: "unpark",
     listing: "parked",
     title: "Release what is parked of {}",
@@ -128,7 +128,7 @@ pub(super) const UNPARK: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const ACCEPT_ALL: Question = Question {
+pub(super) const ACCEPT_ALL: ActQuestion = ActQuestion {
     code: "accept_losses",
     listing: "losses",
     title: "Accept all open losses",
@@ -142,13 +142,13 @@ pub(super) const ACCEPT_ALL: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const ACCEPT_OF_ONE: Question = Question {
+pub(super) const ACCEPT_OF_ONE: ActQuestion = ActQuestion {
     title: "Accept the losses of partition {}",
     command: "paystream losses accept --partition {} --reason \"…\"",
     ..ACCEPT_ALL
 };
 
-pub(super) const REGISTER_GROUP: Question = Question {
+pub(super) const REGISTER_GROUP: ActQuestion = ActQuestion {
     code: "register_group",
     listing: "groups",
     title: "Register group {}",
@@ -161,7 +161,7 @@ pub(super) const REGISTER_GROUP: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const RETIRE_GROUP: Question = Question {
+pub(super) const RETIRE_GROUP: ActQuestion = ActQuestion {
     code: "retire_group",
     title: "Retire group {}",
     label: "Retire",
@@ -175,7 +175,7 @@ pub(super) const RETIRE_GROUP: Question = Question {
     ..REGISTER_GROUP
 };
 
-pub(super) const RESIZE: Question = Question {
+pub(super) const RESIZE: ActQuestion = ActQuestion {
     code: "resize",
     listing: "partitions",
     title: "Change the number of partitions to {}",
@@ -189,7 +189,7 @@ pub(super) const RESIZE: Question = Question {
     ..REDRIVE
 };
 
-pub(super) const ABORT_RESIZE: Question = Question {
+pub(super) const ABORT_RESIZE: ActQuestion = ActQuestion {
     code: "abort_resize",
     title: "Give up the change of the number of partitions",
     label: "Give up",
@@ -202,7 +202,7 @@ pub(super) const ABORT_RESIZE: Question = Question {
 };
 
 /// Each act that the console and links name, once.
-pub(super) const NAMED: [&Question; 10] = [
+pub(super) const NAMED: [&ActQuestion; 10] = [
     &REDRIVE,
     &DISCARD,
     &ASSIGN,

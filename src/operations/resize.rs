@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How far workers are with what was accepted under the old number.
 #[derive(Clone, Copy, Debug)]
-pub struct Drain {
+pub struct DrainProgress {
     pub waiting: u64,
     pub has_workers: bool,
 }
@@ -161,7 +161,7 @@ impl Change<'_> {
             }
             let has_workers = self.right.has_workers().await?;
             let waiting = u64::try_from(waiting).unwrap_or(0);
-            (self.operations.on_drain)(Drain { waiting, has_workers });
+            (self.operations.on_drain)(DrainProgress { waiting, has_workers });
             if Instant::now() > end {
                 self.abort().await?;
                 return Err(Stop::Refused(format!(

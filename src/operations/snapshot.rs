@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::{
     Error, Operations,
-    finding::{self as kind, Kind},
+    finding::{self as kind, FindingKind},
 };
 use crate::{
     ledger::{CursorRow, CustomerCount, WorkerRow},
@@ -43,7 +43,7 @@ pub struct SystemSnapshot {
     pub ledger_trouble: Option<String>,
     pub figures: KeyFigures,
     /// Every worker in the registry, alive or not.
-    pub workers: Vec<WorkerLook>,
+    pub workers: Vec<WorkerRow>,
     /// Every partition, as far as it is known.
     pub partitions: Vec<PartitionLook>,
 }
@@ -81,23 +81,6 @@ pub struct KeyFigures {
     pub redis_memory_used: Option<u64>,
     /// and may use; 0 is no limit.
     pub redis_memory_limit: Option<u64>,
-}
-
-/// A worker at a glance.
-#[derive(Clone, Debug)]
-pub struct WorkerLook {
-    /// Its name.
-    pub worker: String,
-    /// Whether its lease runs.
-    pub alive: bool,
-    /// Whether it is leaving.
-    pub leaving: bool,
-    /// How long it has been silent.
-    pub silent_seconds: i64,
-    /// Partitions it owns.
-    pub partitions: i64,
-    /// Since when it is there.
-    pub started_at: DateTime<Utc>,
 }
 
 /// A partition at a glance.
@@ -181,7 +164,7 @@ impl Operations {
             redis_trouble,
             ledger_trouble,
             figures: figures(streams.as_ref(), ledger.as_ref(), cases, &partitions, as_of),
-            workers: ledger.iter().flat_map(|ledger| &ledger.workers).map(worker).collect(),
+            workers: ledger.map_or_else(Vec::new, |ledger| ledger.workers),
             partitions,
             ..SystemSnapshot::unknown(began, as_of)
         }
@@ -264,7 +247,7 @@ fn figures(
 ) -> KeyFigures {
     let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
-    let open = |kind: Kind| cases.as_ref()?.open.get(kind.code).copied();
+    let open = |kind: FindingKind| cases.as_ref()?.open.get(kind.code).copied();
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     KeyFigures {
         appended: streams.map(|streams| streams.contents.appended),
@@ -285,17 +268,6 @@ fn figures(
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),
         redis_memory_used: streams.map(|streams| streams.memory.used),
         redis_memory_limit: streams.map(|streams| streams.memory.limit),
-    }
-}
-
-fn worker(row: &WorkerRow) -> WorkerLook {
-    WorkerLook {
-        worker: row.worker_id.clone(),
-        alive: row.is_alive(),
-        leaving: row.leaving,
-        silent_seconds: row.silence().num_seconds(),
-        partitions: row.partitions,
-        started_at: row.started_at,
     }
 }
 

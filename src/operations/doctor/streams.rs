@@ -9,7 +9,7 @@ use super::words::{above, bytes, numbered, percent};
 use crate::{
     operations::{
         Severity::{self, Critical, Good, Warning},
-        finding::{self as kind, Finding, Kind},
+        finding::{self as kind, Finding, FindingKind},
         shapes::span,
     },
     stream::{GROUP, KEPT_MAX, Presence, RedisVitals, Standing},
@@ -194,7 +194,7 @@ fn backlog(ours: &[&Standing], presence: &[Presence], backlog_max: Option<u32>) 
 }
 
 fn late(
-    kind: Kind,
+    kind: FindingKind,
     ours: &[&Standing],
     is_meant: fn(&Standing) -> bool,
     now: DateTime<Utc>,
