@@ -283,10 +283,7 @@ fn confirm(mend: Mend, picked: usize, count: usize, yes: bool) -> anyhow::Result
 
 fn summed_up(summary: &MendSummary, mend: Mend, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
-    let mended = match mend {
-        Mend::Redrive => format!("{would}redriven"),
-        Mend::Discard => format!("{would}discarded"),
-    };
+    let mended = format!("{would}{}", mend.done());
     let columns = ["id", "reference", "", "what came of it"];
     let mut text = listing(&summary.reports, false, "", columns, |report| {
         let done = report.redriven.or(report.discarded) == Some(true);

@@ -2,12 +2,12 @@
 //! and how fast it is settled. Without PostgreSQL it shows the owners that Redis
 //! knows and calls none of them absent. Never changes anything.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{
     partitions_table, stores,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     config::StoreConfig,
-    operations::{Operations, Overview, PartitionLook, last_owners},
+    operations::{Operations, PartitionLook, SystemSnapshot, last_owners},
 };
 
 #[derive(Args, Clone, Debug)]
@@ -54,40 +54,38 @@ pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
     .await
 }
 
-type TimedOverview = (Instant, Overview);
-
-async fn look(operations: &Operations) -> anyhow::Result<TimedOverview> {
-    let overview = operations.overview().await;
-    match (&overview.redis_trouble, &overview.ledger_trouble) {
+async fn look(operations: &Operations) -> anyhow::Result<Arc<SystemSnapshot>> {
+    let snapshot = operations.snapshot(Duration::ZERO).await;
+    match (&snapshot.redis_trouble, &snapshot.ledger_trouble) {
         (Some(trouble), _) => bail!("could not read the streams: {trouble}"),
         (None, Some(trouble)) => bail!("could not read the ledger: {trouble}"),
-        (None, None) if !overview.redis_available => bail!("Redis does not answer"),
-        (None, None) => Ok((Instant::now(), overview)),
+        (None, None) if !snapshot.redis_available => bail!("Redis does not answer"),
+        (None, None) => Ok(snapshot),
     }
 }
 
 /// A look, and what was settled per second since the one before.
 struct View {
-    look: TimedOverview,
+    look: Arc<SystemSnapshot>,
     rates: Vec<Option<i64>>,
 }
 
 impl View {
-    fn between(before: &TimedOverview, look: TimedOverview) -> Self {
-        let milliseconds = i64::try_from((look.0 - before.0).as_millis()).unwrap_or(i64::MAX);
-        let then = before.1.partitions.iter().map(|one| (one.partition, one.last_sequence));
+    fn between(before: &SystemSnapshot, look: Arc<SystemSnapshot>) -> Self {
+        let milliseconds = i64::try_from((look.at - before.at).as_millis()).unwrap_or(i64::MAX);
+        let then = before.partitions.iter().map(|one| (one.partition, one.last_sequence));
         let then: BTreeMap<u16, Option<i64>> = then.collect();
         let rate = |one: &PartitionLook| {
             let now = one.last_sequence?;
             let then = then.get(&one.partition).copied().flatten().unwrap_or(now);
             Some((now - then) * 1000 / milliseconds.max(1))
         };
-        Self { rates: look.1.partitions.iter().map(rate).collect(), look }
+        Self { rates: look.partitions.iter().map(rate).collect(), look }
     }
 
     /// Each partition, and its rate.
     fn rows(&self) -> impl Iterator<Item = (&PartitionLook, Option<i64>)> {
-        self.look.1.partitions.iter().zip(self.rates.iter().copied())
+        self.look.partitions.iter().zip(self.rates.iter().copied())
     }
 
     /// Whether every partition has a living owner; nothing while nobody knows.
@@ -112,7 +110,7 @@ impl View {
         };
         json!({
             "workers": self.workers(),
-            "ledger_available": self.look.1.ledger_available,
+            "ledger_available": self.look.ledger_available,
             "partitions": self.rows().map(row).collect::<Vec<_>>(),
         })
     }
@@ -123,10 +121,10 @@ impl View {
     }
 
     fn summary(&self) -> String {
-        let count = self.look.1.partitions.len();
+        let count = self.look.partitions.len();
         let waits = self.rows().map(|(one, _)| (one.lag.unwrap_or(0), one.pending.unwrap_or(0)));
         let (lag, pending) = waits.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        if !self.look.1.ledger_available {
+        if !self.look.ledger_available {
             let told = self.rows().filter_map(|(one, _)| one.owner_told.as_deref());
             return format!(
                 "{count} partitions; PostgreSQL does not answer, so owners are unknown ({}); lag \
@@ -151,15 +149,14 @@ impl View {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use chrono::DateTime;
-    use tokio::time::Instant;
 
-    use super::{TimedOverview, View};
-    use crate::operations::{Figures, Overview, PartitionLook};
+    use super::{Arc, SystemSnapshot, View};
+    use crate::operations::PartitionLook;
 
-    fn look(at: Instant, settled: i64, owner: Option<&str>) -> TimedOverview {
+    fn look(at: Instant, settled: i64, owner: Option<&str>) -> SystemSnapshot {
         let one = PartitionLook {
             partition: 7,
             depth: Some(9),
@@ -174,24 +171,24 @@ mod tests {
             moved_seconds: Some(61),
             ..PartitionLook::default()
         };
-        let overview = Overview {
-            as_of: DateTime::UNIX_EPOCH,
+        SystemSnapshot {
+            at,
             redis_available: true,
             ledger_available: true,
-            redis_trouble: None,
-            ledger_trouble: None,
-            figures: Figures::default(),
-            workers: Vec::new(),
             partitions: vec![one],
-        };
-        (at, overview)
+            ..SystemSnapshot::unknown(at, DateTime::UNIX_EPOCH)
+        }
+    }
+
+    fn view(before: &SystemSnapshot, look: SystemSnapshot) -> View {
+        View::between(before, Arc::new(look))
     }
 
     #[test]
     fn a_rate_is_what_was_settled_between_two_looks() {
         let at = Instant::now();
         let before = look(at, 100, Some("one"));
-        let view = View::between(&before, look(at + Duration::from_millis(500), 150, Some("one")));
+        let view = view(&before, look(at + Duration::from_millis(500), 150, Some("one")));
         assert_eq!(view.rates, [Some(100)]);
         let document = view.document();
         let partition = &document["partitions"][0];
@@ -203,14 +200,14 @@ mod tests {
     #[test]
     fn a_silent_owner_and_none_are_told_from_a_living_one() {
         let at = Instant::now();
-        let view = View::between(&look(at, 0, None), look(at, 0, Some("one")));
+        let view = view(&look(at, 0, None), look(at, 0, Some("one")));
         assert_eq!(view.is_served(), Some(false));
         let page = view.page(None);
         for cell in ["one (silent)", "1m 15s", "1m 1s ago", "next"] {
             assert!(page.contains(cell), "{cell} in {page}");
         }
         assert!(page.contains("1 partitions, 1 without a living owner"), "{page}");
-        let page = View::between(&look(at, 0, None), look(at, 0, None)).page(None);
+        let page = view(&look(at, 0, None), look(at, 0, None)).page(None);
         assert!(page.contains("NONE"), "{page}");
     }
 
@@ -218,14 +215,14 @@ mod tests {
     fn without_the_ledger_owners_are_unknown_and_not_absent() {
         let at = Instant::now();
         let mut away = look(at, 0, None);
-        away.1.ledger_available = false;
-        away.1.partitions[0] = PartitionLook {
+        away.ledger_available = false;
+        away.partitions[0] = PartitionLook {
             owner_told: Some("one".to_owned()),
             lag: Some(5),
             pending: Some(2),
             ..PartitionLook::default()
         };
-        let view = View::between(&look(at, 0, Some("one")), away);
+        let view = view(&look(at, 0, Some("one")), away);
         assert_eq!((view.is_served(), &view.rates[..]), (None, &[None][..]));
         let page = view.page(None);
         assert!(page.contains("| one?  |") && page.contains("owners are unknown"), "{page}");

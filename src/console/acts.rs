@@ -19,7 +19,7 @@ use super::{
 use crate::http::{Code, Problem, Query, Segment};
 use crate::{
     domain::CustomerId,
-    operations::{Act, Answer, Foretold, Words},
+    operations::{Act, Answer, Foretold},
 };
 
 /// What an act is done to; a link fills in no more of its form.
@@ -44,7 +44,6 @@ pub(super) struct ActForm {
 struct ActPage {
     shell: Shell,
     act: Act,
-    words: &'static Words,
     form: ActForm,
     /// Where one came from, and goes back to.
     back: String,
@@ -120,16 +119,15 @@ async fn asking(
 ) -> Result<ActPage, Problem> {
     form.actor.get_or_insert_with(|| visit.remembered.clone());
     // What was refused is said; only whether it can be forced is asked for then.
-    let foretold = match refusal.is_some() && act.words().force.is_none() {
+    let foretold = match refusal.is_some() && act.question().force.is_none() {
         true => None,
         false => visit.operations().foretell(&act).await.map_err(trouble)?,
     };
     let needs_force = foretold.as_ref().is_none_or(|foretold| foretold.must_force);
     Ok(ActPage {
-        shell: visit.shell(area(act.words().listing), act.title()),
+        shell: visit.shell(area(act.question().listing), act.title()),
         back: back(&act),
-        words: act.words(),
-        asks_force: act.words().force.filter(|_| needs_force),
+        asks_force: act.question().force.filter(|_| needs_force),
         asks_name: visit.operator.0.is_none(),
         foretold: foretold.filter(|_| refusal.is_none()),
         refusal,
@@ -139,7 +137,7 @@ async fn asking(
 }
 
 fn back(act: &Act) -> String {
-    match area(act.words().listing) {
+    match area(act.question().listing) {
         list @ "/console/dead-letters" => format!("{list}/{}", act.of()),
         list => list.to_owned(),
     }

@@ -6,10 +6,11 @@
   const region = () => document.getElementById("live");
   const state = () => document.getElementById("live-state");
   const RETRY_MILLISECONDS = 3000;
-  // Figures come every second or two. A connection that is silent for longer is
-  // none, whatever the browser believes of it.
-  const SILENCE_MILLISECONDS = 10000;
-  let heard = Date.now();
+  // The gateway is never silent for longer than two seconds. A connection that is silent
+  // for four rounds in a row is none, whatever the browser believes of it. Rounds and no
+  // clock: a page that the browser did not run has not heard anything either.
+  const SILENT_ROUNDS = 4;
+  let silent = 0;
   let shown = "";
 
   const say = (mode, text) => {
@@ -24,9 +25,9 @@
     say("lost", `not live: the gateway does not answer${since}`);
   };
 
-  document.addEventListener("htmx:sse:after:message", () => {
-    heard = Date.now();
-    say("live", "live");
+  document.addEventListener("htmx:sse:after:message", (event) => {
+    silent = 0;
+    if (!event.detail?.message?.event) say("live", "live");
   });
   document.addEventListener("htmx:sse:error", lost);
   document.addEventListener("htmx:sse:close", lost);
@@ -46,10 +47,10 @@
   }
 
   setInterval(async () => {
-    if (document.hidden || !region()) heard = Date.now();
-    if (Date.now() - heard < SILENCE_MILLISECONDS) return;
+    silent = document.hidden || !region() ? 0 : silent + 1;
+    if (silent < SILENT_ROUNDS) return;
     lost();
-    heard = Date.now();
+    silent = 0;
     // Not before the gateway answers: the page that is there says more than none.
     const patience = AbortSignal.timeout(RETRY_MILLISECONDS);
     const asked = fetch(location.href, { cache: "no-store", signal: patience });

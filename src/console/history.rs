@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::chart::{self, Chart, REACH};
-use crate::operations::{Finding, Overview};
+use crate::operations::{Finding, SystemSnapshot};
 
 /// A checkup that is this old is not shown.
 pub(super) const CHECKUP_KEPT: Duration = Duration::from_secs(30);
@@ -20,9 +20,8 @@ const RATE_OVER: Duration = Duration::from_secs(3);
 const POINT_EVERY: Duration = Duration::from_secs(3);
 
 /// Everything at one moment, with what came before it.
-pub(super) struct Look {
-    pub(super) at: Instant,
-    pub(super) overview: Arc<Overview>,
+pub(super) struct LiveFigures {
+    pub(super) snapshot: Arc<SystemSnapshot>,
     pub(super) redis_away: Option<DateTime<Utc>>,
     pub(super) ledger_away: Option<DateTime<Utc>>,
     /// What the last checkup found that is not as it should be, the worst first.
@@ -43,7 +42,7 @@ pub(super) struct Point {
 }
 
 #[derive(Default)]
-pub(super) struct LookHistory {
+pub(super) struct FigureHistory {
     points: VecDeque<Point>,
     pub(super) redis_away: Option<DateTime<Utc>>,
     pub(super) ledger_away: Option<DateTime<Utc>>,
@@ -51,21 +50,22 @@ pub(super) struct LookHistory {
     pub(super) findings: Option<(Instant, Vec<Finding>)>,
 }
 
-impl LookHistory {
-    pub(super) fn take(&mut self, now: Instant, overview: Arc<Overview>) -> Look {
+impl FigureHistory {
+    pub(super) fn take(&mut self, snapshot: Arc<SystemSnapshot>) -> LiveFigures {
+        let now = snapshot.at;
         let since = |available: bool, away: Option<DateTime<Utc>>| {
-            if available { None } else { away.or(Some(overview.as_of)) }
+            if available { None } else { away.or(Some(snapshot.as_of)) }
         };
         let before = (self.redis_away.is_some(), self.ledger_away.is_some());
-        self.redis_away = since(overview.redis_available, self.redis_away);
-        self.ledger_away = since(overview.ledger_available, self.ledger_away);
+        self.redis_away = since(snapshot.redis_available, self.redis_away);
+        self.ledger_away = since(snapshot.ledger_available, self.ledger_away);
         let away = (self.redis_away.is_some(), self.ledger_away.is_some());
         // What was found before a store went away or came back is not so any more.
         let is_old = |at: &Instant| now.duration_since(*at) > CHECKUP_KEPT;
         if away != before || self.findings.as_ref().is_some_and(|(at, _)| is_old(at)) {
             self.findings = None;
         }
-        let figures = &overview.figures;
+        let figures = &snapshot.figures;
         let totals = [figures.appended, figures.settled];
         let oldest = figures.oldest_waiting_seconds.unwrap_or(0);
         self.push(Point {
@@ -76,13 +76,12 @@ impl LookHistory {
             waiting: figures.lag.zip(figures.pending).map(|(lag, pending)| lag + pending),
             oldest: figures.pending.and_then(|_| i64::try_from(oldest).ok()),
         });
-        Look {
-            at: now,
+        LiveFigures {
             redis_away: self.redis_away,
             ledger_away: self.ledger_away,
             findings: self.findings.iter().flat_map(|(_, found)| found).cloned().collect(),
             points: self.points.iter().copied().collect(),
-            overview,
+            snapshot,
         }
     }
 
@@ -109,7 +108,7 @@ impl LookHistory {
     }
 }
 
-impl Look {
+impl LiveFigures {
     /// A figure of now.
     pub(super) fn now(&self, of: impl Fn(&Point) -> Option<i64>) -> Option<i64> {
         self.points.last().and_then(of)
@@ -125,7 +124,7 @@ impl Look {
     }
 
     fn past(&self, of: impl Fn(&Point) -> Option<i64>) -> Vec<(u64, Option<i64>)> {
-        let ago = |point: &Point| self.at.duration_since(point.at).as_secs();
+        let ago = |point: &Point| self.snapshot.at.duration_since(point.at).as_secs();
         self.points.iter().map(|point| (ago(point), of(point))).collect()
     }
 }
@@ -133,19 +132,11 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operations::{Figures, Severity};
+    use crate::operations::Severity;
 
-    fn overview(ledger_available: bool) -> Arc<Overview> {
-        Arc::new(Overview {
-            as_of: DateTime::UNIX_EPOCH,
-            redis_available: true,
-            ledger_available,
-            redis_trouble: None,
-            ledger_trouble: None,
-            figures: Figures::default(),
-            workers: Vec::new(),
-            partitions: Vec::new(),
-        })
+    fn at(at: Instant, ledger_available: bool) -> Arc<SystemSnapshot> {
+        let unknown = SystemSnapshot::unknown(at, DateTime::UNIX_EPOCH);
+        Arc::new(SystemSnapshot { at, redis_available: true, ledger_available, ..unknown })
     }
 
     #[test]
@@ -159,16 +150,16 @@ mod tests {
             advice: String::new(),
             runbook: "",
         };
-        let mut history = LookHistory::default();
-        history.take(now, overview(false));
+        let mut history = FigureHistory::default();
+        history.take(at(now, false));
         history.findings = Some((now, vec![finding]));
-        assert_eq!(history.take(now, overview(false)).findings.len(), 1);
-        assert!(history.take(now, overview(true)).findings.is_empty());
+        assert_eq!(history.take(at(now, false)).findings.len(), 1);
+        assert!(history.take(at(now, true)).findings.is_empty());
         // Nor is shown what was found long ago.
         history.findings = Some((now, Vec::new()));
-        history.take(now + CHECKUP_KEPT, overview(true));
+        history.take(at(now + CHECKUP_KEPT, true));
         assert!(history.findings.is_some());
-        history.take(now + CHECKUP_KEPT + Duration::from_secs(1), overview(true));
+        history.take(at(now + CHECKUP_KEPT + Duration::from_secs(1), true));
         assert!(history.findings.is_none());
     }
 }

@@ -1,41 +1,27 @@
-//! Live figures: the process's snapshots for everybody who watches, and a stream of events for
-//! each of them. Wants a new snapshot every second while somebody watches; otherwise those of the
-//! monitor give charts a past. Keeps ten minutes in memory.
+//! What the console works with: the gateway, and live figures, which are the process's
+//! snapshots with what came before them. Wants a new snapshot every second while somebody
+//! watches; otherwise those of the monitor give charts a past. Keeps ten minutes in memory.
 
 use std::{
-    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use axum::{
-    extract::{Extension, State},
-    response::{
-        IntoResponse, Response,
-        sse::{Event, Sse},
-    },
-};
-use futures_util::stream;
-use serde::Deserialize;
 use tokio::{
     sync::{Notify, watch},
     time,
 };
 
-use super::{
-    Console,
-    history::{Look, LookHistory},
-    overview, partitions,
-};
+use super::history::{FigureHistory, LiveFigures};
 use crate::{
-    http::{Code, Full, Operator, Peer, Place, Places, Problem, Query},
-    operations::{Operations, Severity, Snapshot},
+    http::{App, Places},
+    operations::{Operations, Severity},
 };
 
 /// Pages that may show live figures at once.
-const VIEWERS_MAX: usize = 64;
+pub(super) const VIEWERS_MAX: usize = 64;
 /// Those of one operator, or of one address where operators have no names.
-const VIEWERS_OF_ONE_MAX: usize = 8;
+pub(super) const VIEWERS_OF_ONE_MAX: usize = 8;
 /// Interval of looks while somebody watches.
 const WATCHED_EVERY: Duration = Duration::from_secs(1);
 /// Interval of looks while nobody watches.
@@ -46,14 +32,19 @@ const CHECKED_EVERY: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(2);
 const FRESH_WATCHED: Duration = Duration::from_millis(500);
 
+pub(super) struct Console {
+    pub(super) app: App,
+    pub(super) live: Live,
+}
+
 pub(super) struct Live {
-    viewers: Places<String>,
-    came: Notify,
+    pub(super) viewers: Places<String>,
+    pub(super) came: Notify,
     visited: Notify,
     /// A store went away or came back.
     changed: Notify,
-    history: Mutex<LookHistory>,
-    latest: watch::Sender<Option<Arc<Look>>>,
+    history: Mutex<FigureHistory>,
+    pub(super) latest: watch::Sender<Option<Arc<LiveFigures>>>,
 }
 
 impl Default for Live {
@@ -113,86 +104,26 @@ impl Live {
 
     /// The last look, or a new one when that is old. What a checkup finds comes
     /// with a later one.
-    pub(super) async fn fresh(&self, operations: &Operations) -> Arc<Look> {
+    pub(super) async fn fresh(&self, operations: &Operations) -> Arc<LiveFigures> {
         self.visited.notify_waiters();
         self.look(operations, FRESH).await
     }
 
-    async fn look(&self, operations: &Operations, fresh: Duration) -> Arc<Look> {
-        let Snapshot { at, overview } = operations.snapshot(fresh).await;
+    async fn look(&self, operations: &Operations, fresh: Duration) -> Arc<LiveFigures> {
+        let snapshot = operations.snapshot(fresh).await;
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody has looked since, or somebody has and shown it already.
-        if let Some(look) = self.latest.borrow().clone().filter(|look| look.at >= at) {
+        let shown = self.latest.borrow().clone();
+        if let Some(look) = shown.filter(|look| look.snapshot.at >= snapshot.at) {
             return look;
         }
         let away = (history.redis_away.is_some(), history.ledger_away.is_some());
-        let look = Arc::new(history.take(at, overview));
+        let look = Arc::new(history.take(snapshot));
         if away != (look.redis_away.is_some(), look.ledger_away.is_some()) {
             self.changed.notify_one();
         }
         self.latest.send_replace(Some(Arc::clone(&look)));
         drop(history);
         look
-    }
-}
-
-#[derive(Deserialize)]
-pub(super) struct LiveQuery {
-    page: String,
-    from: Option<u16>,
-}
-
-struct Viewer {
-    console: Arc<Console>,
-    looks: watch::Receiver<Option<Arc<Look>>>,
-    wants: LiveQuery,
-    _place: Place<String>,
-}
-
-/// The figures of a page, again whenever they were looked at.
-pub(super) async fn watch(
-    State(console): State<Arc<Console>>,
-    Extension(operator): Extension<Operator>,
-    Extension(Peer(address)): Extension<Peer>,
-    Query(wants): Query<LiveQuery>,
-) -> Result<Response, Problem> {
-    let viewer = operator.0.unwrap_or_else(|| address.to_string());
-    let place = console.live.viewers.take(viewer).map_err(|full| {
-        let (count, whose) = match full {
-            Full::All => (VIEWERS_MAX, ""),
-            Full::Client => (VIEWERS_OF_ONE_MAX, " of yours"),
-        };
-        let detail = format!(
-            "{count} pages{whose} show live figures already; close some, or reload this page by \
-             hand"
-        );
-        Problem::new(Code::GatewayBusy, detail)
-    })?;
-    let mut looks = console.live.latest.subscribe();
-    looks.mark_changed();
-    console.live.came.notify_waiters();
-    let viewer = Viewer { console, looks, wants, _place: place };
-    // A proxy in front passes each event on at once.
-    let unbuffered = [("x-accel-buffering", "no")];
-    Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())
-}
-
-/// The next event; nothing when the process stops.
-async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)> {
-    let Viewer { console, looks, wants, .. } = &mut viewer;
-    let html = loop {
-        console.app.stop.run_until_cancelled(looks.changed()).await?.ok()?;
-        let look = looks.borrow_and_update().clone();
-        if let Some(Ok(html)) = look.map(|look| fragment(&look, wants)) {
-            break html;
-        }
-    };
-    Some((Ok(Event::default().data(html)), viewer))
-}
-
-fn fragment(look: &Look, wants: &LiveQuery) -> Result<String, Problem> {
-    match wants.page.as_str() {
-        "partitions" => partitions::live(look, wants.from.unwrap_or(0)),
-        _ => overview::live(look),
     }
 }

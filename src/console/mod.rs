@@ -19,6 +19,7 @@ mod partitions;
 mod session;
 mod shell;
 mod stuck;
+mod watch;
 mod words;
 
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use axum::{
     routing::{get, post},
 };
 
-use live::Live;
+use live::{Console, Live};
 use shell::problem_page;
 
 use crate::http::{App, CONSOLE, LIVE, Pages, Problem, SIGN_IN};
@@ -60,14 +61,8 @@ fn routes() -> Router<Arc<Console>> {
         .route("/console/act/{kind}", get(acts::ask).post(acts::act))
         .route(SIGN_IN, get(session::ask).post(session::sign_in))
         .route("/console/sign-out", post(session::sign_out))
-        .route(LIVE, get(live::watch))
+        .route(LIVE, get(watch::follow))
         .route("/console/assets/{name}", get(assets::asset))
-}
-
-/// What the console works with: the gateway, and the poll for live figures.
-struct Console {
-    app: App,
-    live: Live,
 }
 
 /// The console's part of a gateway, and what keeps its figures live meanwhile.

@@ -5,13 +5,13 @@ use axum::response::Response;
 
 use super::{
     chart::Chart,
-    history::Look,
+    history::LiveFigures,
     shell::{Shell, Visit, page, write},
     words,
 };
 use crate::{
     http::Problem,
-    operations::{Figures, Finding, Severity},
+    operations::{Finding, KeyFigures, Severity},
 };
 
 /// An oldest waiting entry of this age, in seconds, is worth a look.
@@ -42,7 +42,7 @@ struct Cases {
     name: &'static str,
     unit: &'static str,
     path: &'static str,
-    count: fn(&Figures) -> Option<i64>,
+    count: fn(&KeyFigures) -> Option<i64>,
     one: &'static str,
     many: &'static str,
     advice: &'static str,
@@ -103,7 +103,7 @@ const TOLD_BY_FIGURES: [&str; 9] = [
 #[derive(Template)]
 #[template(path = "console/overview_live.html")]
 struct OverviewLive<'a> {
-    look: &'a Look,
+    look: &'a LiveFigures,
     concerns: Vec<Concern>,
     flow: Vec<(Figure, Chart)>,
     figures: Vec<Figure>,
@@ -123,18 +123,18 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
     page(&OverviewPage { shell, live: live(&visit.look)? })
 }
 
-pub(super) fn live(look: &Look) -> Result<String, Problem> {
+pub(super) fn live(look: &LiveFigures) -> Result<String, Problem> {
     write(&OverviewLive {
         look,
         concerns: concerns(look),
         flow: flow(look),
-        figures: figures(&look.overview.figures),
+        figures: figures(&look.snapshot.figures),
     })
 }
 
 /// How payments flow, with the last minutes as charts.
-fn flow(look: &Look) -> Vec<(Figure, Chart)> {
-    let figures = &look.overview.figures;
+fn flow(look: &LiveFigures) -> Vec<(Figure, Chart)> {
+    let figures = &look.snapshot.figures;
     let figure = |name, value: String, unit, path| {
         let mood = if value == words::UNKNOWN { "unknown" } else { "good" };
         Figure { name, value, unit, mood, path }
@@ -171,11 +171,11 @@ fn flow(look: &Look) -> Vec<(Figure, Chart)> {
 }
 
 /// How long the oldest entry has waited, if that is long.
-fn late(figures: &Figures) -> Option<u64> {
+fn late(figures: &KeyFigures) -> Option<u64> {
     figures.oldest_waiting_seconds.filter(|seconds| *seconds >= LATE_SECONDS)
 }
 
-fn figures(figures: &Figures) -> Vec<Figure> {
+fn figures(figures: &KeyFigures) -> Vec<Figure> {
     let (partitions, stuck) = ("/console/partitions", "/console/stuck");
     let figure = |name, count: Option<i64>, unit, path, mood: fn(i64) -> &'static str| {
         let value = words::known(&count);
@@ -203,8 +203,8 @@ fn figures(figures: &Figures) -> Vec<Figure> {
     flow.into_iter().chain(open).chain(owners).collect()
 }
 
-fn concerns(look: &Look) -> Vec<Concern> {
-    let figures = &look.overview.figures;
+fn concerns(look: &LiveFigures) -> Vec<Concern> {
+    let figures = &look.snapshot.figures;
     let mut concerns = Vec::new();
     let mut add = |mood, sentence, advice: &str, path| {
         let (advice, runbook) = (advice.to_owned(), String::new());

@@ -4,14 +4,15 @@ use askama::Template;
 use axum::response::Response;
 
 use super::{
-    history::Look,
+    history::LiveFigures,
     list::Asked,
     shell::{Shell, Visit, page, write},
     words,
 };
 use crate::{
     http::Problem,
-    operations::{Act, PartitionLook, WorkerLook, last_owners},
+    ledger::WorkerRow,
+    operations::{Act, PartitionLook, last_owners},
 };
 
 /// Rows of the table at once; tiles show all of them.
@@ -22,7 +23,7 @@ const COLOURS: usize = 8;
 #[derive(Template)]
 #[template(path = "console/partitions_live.html")]
 struct PartitionsLive<'a> {
-    look: &'a Look,
+    look: &'a LiveFigures,
     /// The first row.
     from: u16,
 }
@@ -43,28 +44,28 @@ pub(super) async fn show(visit: Visit, asked: Asked) -> Result<Response, Problem
     page(&PartitionsPage { shell, from, live: live(&visit.look, from)? })
 }
 
-pub(super) fn live(look: &Look, from: u16) -> Result<String, Problem> {
+pub(super) fn live(look: &LiveFigures, from: u16) -> Result<String, Problem> {
     write(&PartitionsLive { look, from })
 }
 
 impl PartitionsLive<'_> {
     fn rows(&self) -> impl Iterator<Item = &PartitionLook> {
-        let all = self.look.overview.partitions.iter();
+        let all = self.look.snapshot.partitions.iter();
         all.skip(usize::from(self.from)).take(usize::from(ROWS))
     }
 
     fn after(&self) -> Option<u16> {
-        let all = self.look.overview.partitions.len();
+        let all = self.look.snapshot.partitions.len();
         self.from.checked_add(ROWS).filter(|after| usize::from(*after) < all)
     }
 
     /// Changes only when an owner does, so that it can be read aloud.
     fn summary(&self) -> String {
-        let overview = &self.look.overview;
-        let figures = &overview.figures;
+        let snapshot = &self.look.snapshot;
+        let figures = &snapshot.figures;
         let (Some(unserved), Some(alive)) = (figures.partitions_unserved, figures.workers_alive)
         else {
-            let told = overview.partitions.iter().filter_map(|one| one.owner_told.as_deref());
+            let told = snapshot.partitions.iter().filter_map(|one| one.owner_told.as_deref());
             return format!(
                 "Owners are unknown while PostgreSQL does not answer; {}. Running workers wait for \
                  it and go on by themselves.",
@@ -83,8 +84,8 @@ impl PartitionsLive<'_> {
     }
 
     fn colour(&self, name: &str) -> Option<String> {
-        let workers = &self.look.overview.workers;
-        let at = workers.iter().position(|worker| worker.worker == name)?;
+        let workers = &self.look.snapshot.workers;
+        let at = workers.iter().position(|worker| worker.worker_id == name)?;
         Some(format!("w{}", at % COLOURS))
     }
 
@@ -96,8 +97,8 @@ impl PartitionsLive<'_> {
     }
 }
 
-fn worker_state(worker: &WorkerLook) -> (&'static str, &'static str) {
-    match (worker.alive, worker.leaving) {
+fn worker_state(worker: &WorkerRow) -> (&'static str, &'static str) {
+    match (worker.is_alive(), worker.leaving) {
         (true, false) => ("alive", "good"),
         (true, true) => ("leaving", "warn"),
         (false, _) => ("silent", "bad"),

@@ -13,7 +13,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    Console,
+    live::Console,
     shell::{NAME_COOKIE, Shell, SignInPage, page},
     words,
 };

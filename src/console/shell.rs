@@ -13,11 +13,11 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tracing::error;
 
-use super::{Console, assets, history::Look, words};
+use super::{assets, history::LiveFigures, live::Console, words};
 use crate::{
     http::{Code, Operator, Problem, SIGN_IN, access},
     ledger,
-    operations::{self, Figures, Operations, notice},
+    operations::{self, KeyFigures, Operations, notice},
 };
 
 /// Holds the name of whoever made the last change here.
@@ -32,7 +32,7 @@ pub(super) struct Area {
 }
 
 /// How many cases wait somewhere.
-type CountOpen = fn(&Figures) -> Option<i64>;
+type CountOpen = fn(&KeyFigures) -> Option<i64>;
 
 /// Where one can go: a name, a path, and what is open there.
 const AREAS: [(&str, &str, CountOpen); 10] = [
@@ -57,7 +57,7 @@ pub(super) struct Shell {
     pub(super) signs_out: bool,
     pub(super) notice: Option<&'static str>,
     /// Which stores are away, where the live part of the page does not say so.
-    pub(super) look: Option<Arc<Look>>,
+    pub(super) look: Option<Arc<LiveFigures>>,
 }
 
 impl Shell {
@@ -86,7 +86,7 @@ pub(super) struct Visit {
     pub(super) operator: Operator,
     /// The name that was given with the last change.
     pub(super) remembered: String,
-    pub(super) look: Arc<Look>,
+    pub(super) look: Arc<LiveFigures>,
     done: Option<&'static str>,
 }
 
@@ -161,8 +161,8 @@ pub(super) fn area(name: &str) -> &'static str {
     paths.clone().find(of_name).unwrap_or(AREAS[0].1)
 }
 
-fn areas(look: Option<&Look>) -> Vec<Area> {
-    let figures = look.map(|look| &look.overview.figures);
+fn areas(look: Option<&LiveFigures>) -> Vec<Area> {
+    let figures = look.map(|look| &look.snapshot.figures);
     let area = |(name, path, open): (_, _, CountOpen)| {
         let open = figures.and_then(open).filter(|count| *count > 0).map(words::cases);
         Area { name, path, open }

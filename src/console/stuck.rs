@@ -16,7 +16,7 @@ use crate::{
     domain::Reference,
     http::{Code, Problem},
     operations::{
-        DeadLetter, LetterFilter, Life, Moment, PendingEntry, PendingFilter, PendingSummary,
+        DeadLetter, LetterFilter, Life, LifeEvent, PendingEntry, PendingFilter, PendingSummary,
     },
 };
 
@@ -138,7 +138,7 @@ fn state_mood(life: &Life) -> &'static str {
     }
 }
 
-fn mood(moment: &Moment) -> &'static str {
+fn mood(moment: &LifeEvent) -> &'static str {
     match (moment.failed, moment.code.as_str()) {
         (true, _) => "bad",
         (false, "applied" | "recorded") => "good",

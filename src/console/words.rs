@@ -101,7 +101,7 @@ pub(super) fn customer_path(customer: &str) -> String {
 
 /// The page that asks before something is done.
 pub(super) fn act_path(act: &Act) -> String {
-    format!("/console/act/{}?of={}", act.words().code, encoded(&act.of()))
+    format!("/console/act/{}?of={}", act.question().code, encoded(&act.of()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
 //! Whether Redis and PostgreSQL answer, for the health endpoints.
+//!
+//! They do not read the snapshot of the system: readiness is about the connections that
+//! payments use, must not answer from knowledge older than a second, and is asked by
+//! anybody, for whom a snapshot of all partitions costs too much.
 
 use std::time::{Duration, Instant};
 

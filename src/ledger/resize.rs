@@ -3,7 +3,7 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{Error, schema::add_partitions};
+use super::{Error, Signature, schema::add_partitions};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
@@ -89,6 +89,7 @@ impl Resize {
         generation: i32,
         partitions: u16,
         sequence: i64,
+        by: &Signature,
     ) -> Result<(), Error> {
         let mut transaction = self.connection.begin().await?;
         // The fence rows come first, as everywhere.
@@ -101,8 +102,8 @@ impl Resize {
                  select generation, partitions from topology
                  where generation = $1 and resizing_to = $2 returning partitions),
              logged as (
-                 insert into audit_log (actor, action, subject, before, after)
-                 select session_user, 'topology_resize', 'topology', to_jsonb(partitions),
+                 insert into audit_log (actor, action, subject, reason, before, after)
+                 select $4, 'topology_resize', 'topology', nullif($5, ''), to_jsonb(partitions),
                      to_jsonb($2) from past)
              update topology set generation = $1 + 1, partitions = $2, resizing_to = null,
                  resize_started_at = null
@@ -110,6 +111,7 @@ impl Resize {
                  and not exists (select 1 from partition_owners where last_sequence > $3)",
         );
         let switched = switched.bind(generation).bind(i32::from(partitions)).bind(sequence);
+        let switched = switched.bind(&by.actor).bind(&by.reason);
         if switched.execute(&mut *transaction).await?.rows_affected() != 1 {
             return Err(Error::Resized);
         }

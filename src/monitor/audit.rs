@@ -34,7 +34,7 @@ const REMEMBERED_MAX: usize = 10_000;
 /// Audits for ever; ends at once when it is turned off.
 pub(super) async fn keep_auditing(monitor: &Monitor, mut rounds: Rounds) {
     let Some(pace) = Pace::new(monitor.audit_pace) else { return };
-    let mut found = Found::new(Instant::now());
+    let mut found = AccountDrift::new(Instant::now());
     loop {
         let began = Instant::now();
         let next = guarded(rounds.next(pace.accounts())).await;
@@ -46,7 +46,7 @@ pub(super) async fn keep_auditing(monitor: &Monitor, mut rounds: Rounds) {
                 pace.pause(&slice, now.saturating_duration_since(began))
             }
             Some(Ok(None)) => {
-                found = Found::new(now);
+                found = AccountDrift::new(now);
                 monitor.saw(GaugeSource::Audit, Vec::new());
                 RETRY
             }
@@ -87,14 +87,14 @@ impl Pace {
 
 /// What was found so far.
 #[derive(Debug)]
-struct Found {
+struct AccountDrift {
     /// Customers whose accounts differed when they were last looked at.
     differing: BTreeSet<String>,
     /// When the last round was complete, or the first one began.
     since: Instant,
 }
 
-impl Found {
+impl AccountDrift {
     fn new(since: Instant) -> Self {
         Self { differing: BTreeSet::new(), since }
     }
@@ -143,7 +143,7 @@ mod tests {
     fn the_last_look_at_an_account_counts() {
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
-        let mut found = Found::new(start);
+        let mut found = AccountDrift::new(start);
         found.take(&slice("", Some("M"), &["ADA", "BOB"]), later(1));
         assert_eq!((found.differing.len(), found.since), (2, start));
         found.take(&slice("M", None, &["ZOE"]), later(2));
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let names: Vec<String> = (0..=REMEMBERED_MAX).map(|number| number.to_string()).collect();
-        let mut found = Found::new(Instant::now());
+        let mut found = AccountDrift::new(Instant::now());
         found.take(&Slice { differing: names, ..slice("", None, &[]) }, Instant::now());
         assert_eq!(found.differing.len(), REMEMBERED_MAX);
     }

@@ -107,9 +107,7 @@ impl Monitor {
 
     async fn look_at_whole(&self) {
         let (redis, postgresql) = match timeout(LOOK_MAX, self.operations.snapshot(FRESH)).await {
-            Ok(snapshot) => {
-                (samples::redis(&snapshot.overview), samples::postgresql(&snapshot.overview))
-            }
+            Ok(snapshot) => (samples::redis(&snapshot), samples::postgresql(&snapshot)),
             Err(_) => (Vec::new(), Vec::new()),
         };
         self.saw(GaugeSource::Redis, redis);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::process::Reading;
 use crate::{
     ledger::PoolUse,
-    operations::{CustomerCount, Overview, PartitionLook},
+    operations::{CustomerCount, PartitionLook, SystemSnapshot},
     telemetry::{
         Sample,
         catalog::{self, Metric},
@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// What Redis said, if it answered.
-pub(super) fn redis(overview: &Overview) -> Vec<Sample> {
+pub(super) fn redis(snapshot: &SystemSnapshot) -> Vec<Sample> {
     // One unknown makes the sum unknown.
     let sum = |read: fn(&PartitionLook) -> Option<i64>| {
-        overview.partitions.iter().map(read).sum::<Option<i64>>()
+        snapshot.partitions.iter().map(read).sum::<Option<i64>>()
     };
-    let figures = &overview.figures;
+    let figures = &snapshot.figures;
     let oldest = figures.oldest_waiting_seconds.unwrap_or(0);
     let (used, limit) = (figures.redis_memory_used, figures.redis_memory_limit);
     let mut samples = known([
@@ -28,12 +28,12 @@ pub(super) fn redis(overview: &Overview) -> Vec<Sample> {
         (&catalog::QUEUE_LAG, sum(|one| one.lag)),
         (&catalog::QUEUE_PENDING, sum(|one| one.pending)),
         (&catalog::QUEUE_LENGTH, sum(|one| one.depth)),
-        (&catalog::QUEUE_OLDEST, overview.redis_available.then(|| whole(oldest))),
+        (&catalog::QUEUE_OLDEST, snapshot.redis_available.then(|| whole(oldest))),
         (&catalog::TRIM_AGE, figures.oldest_kept_seconds.map(whole)),
         (&catalog::REDIS_USED, used.map(whole)),
         (&catalog::REDIS_LIMIT, limit.map(whole)),
     ]);
-    for one in &overview.partitions {
+    for one in &snapshot.partitions {
         // Where a stream is known and no entry waits, it waits for no time.
         let oldest = one.depth.map(|_| whole(one.oldest_waiting_seconds.unwrap_or(0)));
         let values = known([
@@ -53,9 +53,9 @@ fn unsettled(one: &PartitionLook) -> Option<i64> {
 }
 
 /// What PostgreSQL said, if it answered.
-pub(super) fn postgresql(overview: &Overview) -> Vec<Sample> {
-    let figures = &overview.figures;
-    let partitions = overview.ledger_available.then_some(overview.partitions.len());
+pub(super) fn postgresql(snapshot: &SystemSnapshot) -> Vec<Sample> {
+    let figures = &snapshot.figures;
+    let partitions = snapshot.ledger_available.then_some(snapshot.partitions.len());
     let mut samples = known([
         (&catalog::QUEUE_CONSUMERS, figures.workers_alive.map(whole)),
         (&catalog::PARTITIONS, partitions.map(whole)),
@@ -66,7 +66,7 @@ pub(super) fn postgresql(overview: &Overview) -> Vec<Sample> {
         (&catalog::PARKED, figures.parked),
         (&catalog::LOSSES, figures.losses),
     ]);
-    for one in &overview.partitions {
+    for one in &snapshot.partitions {
         let epoch = known([(&catalog::PARTITION_EPOCH, one.epoch)]);
         samples.extend(epoch.into_iter().map(|epoch| of(one.partition, epoch)));
     }
@@ -153,11 +153,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        operations::Figures,
+        operations::KeyFigures,
         telemetry::catalog::{Instrument, METRICS},
     };
 
-    fn overview() -> Overview {
+    fn snapshot() -> SystemSnapshot {
         let look = |partition| PartitionLook {
             partition,
             epoch: Some(8),
@@ -167,7 +167,7 @@ mod tests {
             oldest_waiting_seconds: Some(4),
             ..PartitionLook::default()
         };
-        let figures = Figures {
+        let figures = KeyFigures {
             dead_letters: Some(1),
             suspense: Some(2),
             conflicts: Some(3),
@@ -179,17 +179,14 @@ mod tests {
             oldest_kept_seconds: Some(7),
             redis_memory_used: Some(8),
             redis_memory_limit: Some(0),
-            ..Figures::default()
+            ..KeyFigures::default()
         };
-        Overview {
-            as_of: DateTime::UNIX_EPOCH,
+        SystemSnapshot {
             redis_available: true,
             ledger_available: true,
-            redis_trouble: None,
-            ledger_trouble: None,
             figures,
-            workers: Vec::new(),
             partitions: vec![look(0), look(1)],
+            ..SystemSnapshot::unknown(Instant::now(), DateTime::UNIX_EPOCH)
         }
     }
 
@@ -214,10 +211,10 @@ mod tests {
 
     #[test]
     fn every_gauge_is_sampled_under_its_attributes() {
-        let overview = overview();
+        let snapshot = snapshot();
         let samples = [
-            redis(&overview),
-            postgresql(&overview),
+            redis(&snapshot),
+            postgresql(&snapshot),
             customers(CustomerCount { all: 9, completed: 4 }),
             audit(1, Instant::now()),
             process_samples(),
@@ -235,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_was_said_is_what_is_measured() {
-        let (redis, postgresql) = (redis(&overview()), postgresql(&overview()));
+        let (redis, postgresql) = (redis(&snapshot()), postgresql(&snapshot()));
         let process = process_samples();
         for (samples, metric, wanted) in [
             (&redis, &catalog::QUEUE_DEPTH, &[7.0][..]),
@@ -261,17 +258,17 @@ mod tests {
 
     #[test]
     fn nothing_stands_for_what_a_store_did_not_say() {
-        let silent = Overview {
+        let silent = SystemSnapshot {
             redis_available: false,
             ledger_available: false,
-            figures: Figures::default(),
+            figures: KeyFigures::default(),
             partitions: vec![PartitionLook::default(); 2],
-            ..overview()
+            ..snapshot()
         };
         assert!(redis(&silent).is_empty() && postgresql(&silent).is_empty());
 
         // The lag of one partition is not known; nothing waits in it.
-        let mut damaged = overview();
+        let mut damaged = snapshot();
         (damaged.partitions[1].lag, damaged.partitions[1].oldest_waiting_seconds) = (None, None);
         let samples = redis(&damaged);
         assert_eq!(values(&samples, &catalog::PARTITION_LAG), [2.0]);

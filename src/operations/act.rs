@@ -1,14 +1,16 @@
-//! What an operator changes, as one value: what it is done to and with what, and
-//! how it is spoken of. The command line, the API and the console read an [`Act`]
-//! from what they are told; `perform` makes it.
-//!
-//! Resizing is no act: it goes on for minutes, is given up and gone on with, and
-//! holds a lock of its own (`paystream topology resize`).
+//! What an operator changes, as one value: its object and its parameters. The command
+//! line, the API and the console read an [`Act`] from what they are told; `perform`
+//! makes it. How it is asked for is in `question`.
 
-use serde::Serialize;
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Acted, ConflictName, Refusal};
+use super::{
+    Acted, Refusal,
+    question::{self, ActQuestion},
+};
 use crate::{
     domain::{CustomerId, Reference, argument},
     stream::{GROUP, StartsFrom},
@@ -61,6 +63,55 @@ pub enum Act {
         name: String,
         force: bool,
     },
+    /// Changes the number of partitions, or goes on with that; given up when workers
+    /// have not settled in time what was accepted.
+    Resize {
+        to: u16,
+        drain_timeout: Duration,
+    },
+    /// Gives up a change of the number of partitions.
+    AbortResize,
+}
+
+/// Names a conflict: `7/3` came from partition 7 with sequence 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ConflictName {
+    pub partition: u16,
+    pub sequence: i64,
+}
+
+impl fmt::Display for ConflictName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.partition, self.sequence)
+    }
+}
+
+impl From<ConflictName> for String {
+    fn from(name: ConflictName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for ConflictName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl FromStr for ConflictName {
+    type Err = &'static str;
+
+    /// `7-3`, as the console wrote it once, is the same.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "must be a partition and a sequence, such as 7/3";
+        let (partition, sequence) = text.split_once(['/', '-']).ok_or(wrong)?;
+        let parsed = partition.parse().ok().zip(sequence.parse().ok());
+        let (partition, sequence) = parsed.ok_or(wrong)?;
+        Ok(Self { partition, sequence })
+    }
 }
 
 /// Something safe to do.
@@ -77,197 +128,11 @@ pub struct Action {
     pub act: Option<Act>,
 }
 
-/// How an act is asked for; `{}` is the name of what it is done to.
-#[derive(Clone, Copy, Debug)]
-pub struct Words {
-    pub code: &'static str,
-    /// The listing in which its case is found.
-    pub listing: &'static str,
-    title: &'static str,
-    label: &'static str,
-    /// What makes it, on a button.
-    pub verb: &'static str,
-    command: &'static str,
-    pub what: &'static str,
-    pub because: &'static str,
-    /// Whether it closes a case without settling it.
-    pub grave: bool,
-    /// What forcing it means, where it can be forced.
-    pub force: Option<&'static str>,
-    pub notice: &'static str,
-}
-
-const REDRIVE: Words = Words {
-    code: "redrive",
-    listing: "dead-letters",
-    title: "Redrive dead letter {}",
-    label: "Redrive",
-    verb: "Redrive",
-    command: "paystream dead-letters redrive {} --reason \"…\"",
-    what: "The payment is settled now, by the rules of today, in one transaction.",
-    because: "it is settled once, in one transaction, or stays dead",
-    grave: false,
-    force: None,
-    notice: "Redriven: the payment is settled, and the audit log says who did it and why.",
-};
-
-const DISCARD: Words = Words {
-    code: "discard",
-    title: "Discard dead letter {}",
-    label: "Discard; if money is missing, ask the bank to send it again",
-    verb: "Discard",
-    command: "paystream dead-letters discard {} --reason \"…\"",
-    what: "The payment is noted as not to be settled. The entry and the reason are kept. If money \
-           is missing, ask the bank to send the payment again.",
-    because: "nothing is removed, no money moves, and it is found as discarded",
-    grave: true,
-    notice: "Discarded: it will not be settled, and the audit log says who did it and why.",
-    ..REDRIVE
-};
-
-const ASSIGN: Words = Words {
-    code: "assign",
-    listing: "suspense",
-    title: "Assign {}",
-    label: "Assign to the customer that was meant",
-    verb: "Assign",
-    command: "paystream suspense assign {} --customer … --reason \"…\"",
-    what: "The held money is applied to the account of the customer whose it is.",
-    because: "it is applied once, in one transaction, or stays held",
-    notice: "Assigned: the payment was applied to the customer's account.",
-    ..REDRIVE
-};
-
-const MARK_FOR_REFUND: Words = Words {
-    code: "refund_mark",
-    title: "Mark {} for refund",
-    label: "Mark for refund",
-    verb: "Mark for refund",
-    command: "paystream suspense refund-mark {} --reason \"…\"",
-    what: "The money is noted as to be sent back. It stays in suspense and is not applied any \
-           more, even when the account is opened.",
-    because: "no money moves in the ledger, and it cannot be applied any more",
-    grave: true,
-    notice: "Marked for refund: it stays in suspense and is not applied any more.",
-    ..ASSIGN
-};
-
-const RESOLVE: Words = Words {
-    code: "resolve",
-    listing: "conflicts",
-    title: "Resolve conflict {}",
-    label: "Ask the bank which payment is right, then resolve",
-    verb: "Resolve",
-    command: "paystream conflicts resolve {} --reason \"…\"",
-    what: "The conflict is marked as resolved. Neither payment changes.",
-    because: "it moves no money; the bank sends a payment again under a new reference",
-    notice: "Resolved: the conflict is closed. No money moved.",
-    ..REDRIVE
-};
-
-const RELEASE: Words = Words {
-    code: "release_partition",
-    listing: "partitions",
-    title: "Hand partition {} over",
-    label: "Make the owner hand partition {} over",
-    verb: "Hand over",
-    command: "paystream release --partition {} --reason \"…\"",
-    what: "The owner finishes the batch under way and gives the partition up; whoever should have \
-           it acquires it under a new epoch.",
-    because: "whoever takes the partition settles what is pending once, in order, and payments go on",
-    force: Some(
-        "do not wait for the owner: its epoch ends at once, and what it has under way is refused",
-    ),
-    notice: "The owner was asked to hand the partition over. Watch it move here.",
-    ..REDRIVE
-};
-
-const TAKE_AWAY: Words = Words {
-    label: "Take partition {} from its silent owner now",
-    command: "paystream release --partition {} --force --reason \"…\"",
-    because: "the fence in PostgreSQL refuses whatever the old owner still commits",
-    ..RELEASE
-};
-
-const UNPARK: Words = Words {
-    code: "unpark",
-    listing: "parked",
-    title: "Release what is parked of {}",
-    label: "Release",
-    verb: "Release",
-    command: "paystream parked release {} --reason \"…\"",
-    what: "What waits is settled now, in its order and in one transaction, and what comes is not \
-           parked any more.",
-    because: "each payment moves money at most once; the dead letter before them stays as it is",
-    force: Some("settle them before the dead letter that they wait for"),
-    notice: "Released: what waited was settled in its order, and what comes is not parked.",
-    ..REDRIVE
-};
-
-const ACCEPT_ALL: Words = Words {
-    code: "accept_losses",
-    listing: "losses",
-    title: "Accept all open losses",
-    label: "Accept",
-    verb: "Accept",
-    command: "paystream losses accept --reason \"…\"",
-    what: "The losses are marked as accepted. Health and audit do not report them any more.",
-    because: "no payment changes, and one that is sent again is taken",
-    grave: true,
-    notice: "Accepted: the losses are closed.",
-    ..REDRIVE
-};
-
-const ACCEPT_OF_ONE: Words = Words {
-    title: "Accept the losses of partition {}",
-    command: "paystream losses accept --partition {} --reason \"…\"",
-    ..ACCEPT_ALL
-};
-
-const REGISTER_GROUP: Words = Words {
-    code: "register_group",
-    listing: "groups",
-    title: "Register group {}",
-    label: "Register",
-    verb: "Register",
-    command: "paystream groups register {} --note \"…\"",
-    what: "The group is created on every stream that lacks it, and trimming waits for it.",
-    because: "nothing is removed, and a group that exists stays where it is",
-    notice: "Registered: trimming waits for the group.",
-    ..REDRIVE
-};
-
-const RETIRE_GROUP: Words = Words {
-    code: "retire_group",
-    title: "Retire group {}",
-    label: "Retire",
-    verb: "Retire",
-    command: "paystream groups retire {}",
-    what: "The group is removed from every stream, and trimming goes on without it.",
-    because: "payments are settled by a group of our own, which cannot be retired",
-    grave: true,
-    force: Some("although entries wait for it: it will not see them"),
-    notice: "Retired: trimming does not wait for the group any more.",
-    ..REGISTER_GROUP
-};
-
-/// Each act that there is, once.
-pub(super) const ALL: [&Words; 10] = [
-    &REDRIVE,
-    &DISCARD,
-    &ASSIGN,
-    &MARK_FOR_REFUND,
-    &RESOLVE,
-    &RELEASE,
-    &UNPARK,
-    &ACCEPT_ALL,
-    &REGISTER_GROUP,
-    &RETIRE_GROUP,
-];
-
 impl Act {
     /// The act that a code and the name of its object say, as forms and links do;
-    /// nothing when there is no such act. The console's older codes are known.
+    /// nothing when there is no such act. The console's older codes are known. A change
+    /// of the number of partitions takes minutes and ends whoever serves the old one, so
+    /// that no page can wait for it: it is a command's.
     #[must_use]
     pub fn named(code: &str, of: &str, force: bool) -> Option<Acted<Self>> {
         let number = || of.parse::<i64>().ok();
@@ -313,40 +178,44 @@ impl Act {
                 partition.map_or_else(String::new, |partition| partition.to_string())
             }
             Self::RegisterGroup { name, .. } | Self::RetireGroup { name, .. } => name.clone(),
+            Self::Resize { to, .. } => to.to_string(),
+            Self::AbortResize => String::new(),
         }
     }
 
     #[must_use]
-    pub fn words(&self) -> &'static Words {
+    pub fn question(&self) -> &'static ActQuestion {
         match self {
-            Self::Redrive { .. } => &REDRIVE,
-            Self::Discard { .. } => &DISCARD,
-            Self::Assign { .. } => &ASSIGN,
-            Self::MarkForRefund { .. } => &MARK_FOR_REFUND,
-            Self::Resolve { .. } => &RESOLVE,
-            Self::Release { force: false, .. } => &RELEASE,
-            Self::Release { force: true, .. } => &TAKE_AWAY,
-            Self::Unpark { .. } => &UNPARK,
-            Self::AcceptLosses { partition: None } => &ACCEPT_ALL,
-            Self::AcceptLosses { partition: Some(_) } => &ACCEPT_OF_ONE,
-            Self::RegisterGroup { .. } => &REGISTER_GROUP,
-            Self::RetireGroup { .. } => &RETIRE_GROUP,
+            Self::Redrive { .. } => &question::REDRIVE,
+            Self::Discard { .. } => &question::DISCARD,
+            Self::Assign { .. } => &question::ASSIGN,
+            Self::MarkForRefund { .. } => &question::MARK_FOR_REFUND,
+            Self::Resolve { .. } => &question::RESOLVE,
+            Self::Release { force: false, .. } => &question::RELEASE,
+            Self::Release { force: true, .. } => &question::TAKE_AWAY,
+            Self::Unpark { .. } => &question::UNPARK,
+            Self::AcceptLosses { partition: None } => &question::ACCEPT_ALL,
+            Self::AcceptLosses { partition: Some(_) } => &question::ACCEPT_OF_ONE,
+            Self::RegisterGroup { .. } => &question::REGISTER_GROUP,
+            Self::RetireGroup { .. } => &question::RETIRE_GROUP,
+            Self::Resize { .. } => &question::RESIZE,
+            Self::AbortResize => &question::ABORT_RESIZE,
         }
     }
 
     #[must_use]
     pub fn title(&self) -> String {
-        self.words().title.replace("{}", &self.of())
+        self.question().title.replace("{}", &self.of())
     }
 
     #[must_use]
     pub fn label(&self) -> String {
-        self.words().label.replace("{}", &self.of())
+        self.question().label.replace("{}", &self.of())
     }
 
     #[must_use]
     pub fn command(&self) -> String {
-        self.words().command.replace("{}", &argument(&self.of()))
+        self.question().command.replace("{}", &argument(&self.of()))
     }
 
     /// Whether it has to be said whose the payment is.
@@ -365,7 +234,7 @@ impl Act {
     }
 
     pub(super) fn action(self) -> Action {
-        let Words { code, because, .. } = *self.words();
+        let ActQuestion { code, because, .. } = *self.question();
         let (label, command) = (self.label(), Some(self.command()));
         Action { code, label, command, safe_because: because, act: Some(self) }
     }
@@ -392,23 +261,33 @@ mod tests {
     #[test]
     fn an_act_is_read_back_from_its_code_and_the_name_of_its_object() {
         let mut codes = BTreeSet::new();
-        for words in ALL {
+        for words in question::NAMED {
             let of = if words.code == "resolve" { "7/3" } else { "7" };
             let act = Act::named(words.code, of, false).unwrap().unwrap();
-            assert_eq!((act.words().code, &*act.of()), (words.code, of));
+            assert_eq!((act.question().code, &*act.of()), (words.code, of));
             assert!(act.command().contains(&format!(" {of}")), "{}", act.command());
             for text in [act.title(), act.label(), act.command()] {
                 assert!(!text.contains("{}"), "{text}");
             }
             codes.insert(words.code);
         }
-        assert_eq!(codes.len(), ALL.len());
+        assert_eq!(codes.len(), question::NAMED.len());
         let older = [("refund", "r", "refund_mark"), ("release", "7", "release_partition")];
         for (code, of, now) in older {
-            assert_eq!(Act::named(code, of, false).unwrap().unwrap().words().code, now);
+            assert_eq!(Act::named(code, of, false).unwrap().unwrap().question().code, now);
         }
         assert!(Act::named("explode", "7", false).is_none());
         assert!(matches!(Act::named("redrive", "x", false), Some(Err(Refusal::Missing(_)))));
+    }
+
+    #[test]
+    fn a_conflict_has_one_name_and_its_older_one_is_known() {
+        for text in ["7/3", "7-3"] {
+            assert_eq!(text.parse::<ConflictName>().unwrap().to_string(), "7/3");
+        }
+        for text in ["", "7", "7/", "/3", "70000/3", "7/3/1"] {
+            assert!(text.parse::<ConflictName>().is_err(), "{text}");
+        }
     }
 
     #[test]

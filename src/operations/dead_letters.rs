@@ -1,5 +1,4 @@
-//! Dead letters as operators see them, and what they do with one of them. Many
-//! at once are in `bulk`.
+//! Dead letters as operators see them. What is done with them is in `redrive`.
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
@@ -9,16 +8,13 @@ use sqlx::{FromRow, Postgres, QueryBuilder};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Act, Acted, Action, Error, Looks, Mend, Money, Operations, Page, Refusal, Signature,
+    Act, Action, Error, Money, Operations, Page,
     page::{narrow, page_size},
-    shapes::span,
 };
 use crate::{
     clock,
-    domain::{Delivery, Reference, is_in_calendar, parse_date},
-    ledger::SettledCase,
+    domain::{Delivery, is_in_calendar, parse_date},
     stream::read_fields,
-    telemetry,
 };
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq, Deserialize, IntoParams)]
@@ -154,48 +150,6 @@ const LETTER: &str = "select id, partition, stream_id, sequence, transaction_ref
      customer_id, amount, code, reason, entry, attempts, state, dead_at, resolved_at \
      from dead_letters";
 
-/// What came of redriving or discarding one dead letter.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct LetterReport {
-    pub id: i64,
-    pub transaction_reference: Option<String>,
-    /// Whether it is settled now, or would be; where it was to be redriven.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redriven: Option<bool>,
-    /// Whether it is discarded now, or would be; where it was to be discarded.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub discarded: Option<bool>,
-    /// `applied` and so on, where it is redriven.
-    pub outcome: Option<String>,
-    /// Whether the payment is accepted when it is sent again now; where it was to be
-    /// discarded. It is not for a while when Redis could not be told.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub can_be_sent_again: Option<bool>,
-    /// What came of it, or why not.
-    pub sentence: String,
-}
-
-impl LetterReport {
-    /// Of one that was refused, unless more is said.
-    pub(super) fn new(
-        mend: Mend,
-        id: i64,
-        transaction_reference: Option<String>,
-        sentence: String,
-    ) -> Self {
-        let refused = |of: Mend| (mend == of).then_some(false);
-        Self {
-            id,
-            transaction_reference,
-            redriven: refused(Mend::Redrive),
-            discarded: refused(Mend::Discard),
-            outcome: None,
-            can_be_sent_again: refused(Mend::Discard),
-            sentence,
-        }
-    }
-}
-
 impl Operations {
     /// A page of dead letters, the latest first.
     pub async fn dead_letters(
@@ -220,142 +174,6 @@ impl Operations {
         let row: Option<DeadLetter> = query.build_query_as().fetch_optional(&self.pool).await?;
         Ok(row.map(DeadLetter::with_actions))
     }
-
-    /// Settles one dead letter now, or says what would come of it.
-    pub async fn redrive(
-        &self,
-        id: i64,
-        signature: &Signature,
-        dry_run: bool,
-    ) -> Result<Acted<LetterReport>, Error> {
-        let row = match self.open_letter(id).await? {
-            Ok(row) => row,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let delivery = match row.read() {
-            Ok(delivery) => delivery,
-            Err(sentence) => return Ok(Err(Refusal::Impossible(sentence))),
-        };
-        let started = telemetry::Timestamp::now();
-        let redriven = match self.admin.redrive(id, &delivery, signature, dry_run).await? {
-            Ok(redriven) => redriven,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if !dry_run {
-            self.signals.redriven(&delivery, &redriven.outcome, started);
-        }
-        if !dry_run && redriven.balance_after.is_some() {
-            self.forget_balance(&delivery.payment.customer).await;
-        }
-        let reference = delivery.payment.reference.as_str().to_owned();
-        let sentence = sentence(&delivery, &redriven, dry_run);
-        Ok(Ok(LetterReport {
-            redriven: Some(true),
-            outcome: Some(redriven.outcome),
-            ..LetterReport::new(Mend::Redrive, id, Some(reference), sentence)
-        }))
-    }
-
-    /// Notes that a dead letter is not to be settled. Sent again, the payment is
-    /// accepted anew; where Redis could not be told so, the report says it.
-    pub async fn discard(&self, id: i64, by: &Signature) -> Result<Acted<LetterReport>, Error> {
-        self.discard_telling(id, by, false, true).await
-    }
-
-    /// The same, or what would come of it; does not try to tell Redis if `tells` is
-    /// false.
-    ///
-    /// Redis is told first: who stops in between has changed nothing, because the
-    /// ledger settles a reference once, however often it is accepted.
-    pub(super) async fn discard_telling(
-        &self,
-        id: i64,
-        signature: &Signature,
-        dry_run: bool,
-        tells: bool,
-    ) -> Result<Acted<LetterReport>, Error> {
-        let row = match self.open_letter(id).await? {
-            Ok(row) => row,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let reference = row.transaction_reference.clone();
-        let report = |can_be_sent_again, sentence| LetterReport {
-            discarded: Some(true),
-            can_be_sent_again: Some(can_be_sent_again),
-            ..LetterReport::new(Mend::Discard, id, reference, sentence)
-        };
-        if dry_run {
-            return Ok(Ok(report(true, "would be discarded".to_owned())));
-        }
-        let can_be_sent_again = tells && self.forget_reference(&row).await;
-        let done = self.admin.discard(row.id, signature).await?;
-        let sentence = match can_be_sent_again {
-            true => "discarded".to_owned(),
-            false => format!(
-                "discarded; Redis could not be told: sent again within {} of the last time, the \
-                 payment is answered as a repetition and not settled. Have it sent after that",
-                span(self.dedupe_window)
-            ),
-        };
-        Ok(done.map(|()| report(can_be_sent_again, sentence)))
-    }
-
-    /// Makes Redis forget that this letter's payment was sent. Says whether it
-    /// did.
-    async fn forget_reference(&self, row: &DeadLetter) -> bool {
-        let reference = row.transaction_reference.clone().map(Reference::parse);
-        // Nothing that could be sent again is remembered of it.
-        let Some(Ok(reference)) = reference else { return true };
-        let forget = async |looks: &Looks| {
-            looks.upkeep.forget_reference(row.partition, &reference, &row.stream_id).await
-        };
-        self.tell_redis(forget, "Redis could not be told that a payment was discarded").await
-    }
-
-    async fn open_letter(&self, id: i64) -> Result<Acted<DeadLetter>, Error> {
-        let Some(row) = self.dead_letter(id).await? else {
-            return Ok(Err(Refusal::Missing(format!("there is no dead letter {id}"))));
-        };
-        if row.state == "dead" {
-            return Ok(Ok(row));
-        }
-        // Who has, and when.
-        let refusal = self.admin.dead_letter_refusal(id).await?;
-        Ok(refusal.map_or(Ok(row), Err))
-    }
-}
-
-fn sentence(delivery: &Delivery, redriven: &SettledCase, dry_run: bool) -> String {
-    let customer = delivery.payment.customer.as_str();
-    let amount = Money(delivery.payment.amount.get());
-    let balance = Money(redriven.balance_after.unwrap_or_default());
-    let what = match redriven.outcome.as_str() {
-        "applied" => format!("{amount} applied to {customer}, {balance} left to pay"),
-        "recorded" => format!("recorded as {}, no money moved", delivery.payment.status.as_str()),
-        "rejected" => format!("rejected by the account of {customer}, no money moved"),
-        "suspense" => format!("held in suspense, because no customer has the id {customer}"),
-        "duplicate" if redriven.waits => {
-            "a duplicate: the same payment came again meanwhile and waits in the parking".to_owned()
-        }
-        "duplicate" => {
-            "a duplicate: the same payment came again meanwhile and has been settled".to_owned()
-        }
-        "conflict" => {
-            "a conflict: another payment came under its reference meanwhile; it moved no money"
-                .to_owned()
-        }
-        _ => "in the ledger already, nothing moved".to_owned(),
-    };
-    let would = if dry_run { "would be " } else { "" };
-    let parked = if redriven.parked {
-        format!(
-            "; later payments of {customer} still wait: `paystream parked release {customer} \
-             --reason \"…\"`"
-        )
-    } else {
-        String::new()
-    };
-    format!("{would}{what}{parked}")
 }
 
 impl DeadLetter {
@@ -368,7 +186,7 @@ impl DeadLetter {
     }
 
     /// The entry that was buried; why there is nothing to settle, and what to do.
-    fn read(&self) -> Result<Delivery, String> {
+    pub(super) fn read(&self) -> Result<Delivery, String> {
         let id = self.id;
         let delivery = self.read_entry().map_err(|reason| {
             format!(

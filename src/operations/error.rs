@@ -43,16 +43,22 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// Says what could not be done when something failed.
+pub(super) trait Context<T> {
+    fn context(self, what: &'static str) -> Result<T, Error>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn context(self, what: &'static str) -> Result<T, Error> {
+        self.map_err(|error| Error::Halfway(what, Box::new(error.into())))
+    }
+}
+
 impl Error {
     /// All of it in one line: what happened, and what made it so.
     #[must_use]
     pub fn sentence(&self) -> String {
         chain(self)
-    }
-
-    /// The same, after something has changed.
-    pub(super) fn after(self, what: &'static str) -> Self {
-        Self::Halfway(what, Box::new(self))
     }
 
     /// Whether the streams cannot be searched now; the ledger may be asked.

@@ -52,7 +52,7 @@ pub struct Finding {
 
 /// A check of the doctor: how what it finds is named, and what is said of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct FindingKind {
     /// Stable, for programs.
     pub code: &'static str,
     /// The worst that it can be.
@@ -67,7 +67,7 @@ pub struct Kind {
     pub(super) advice: &'static str,
 }
 
-impl Kind {
+impl FindingKind {
     /// It is as it should be.
     pub(super) fn good(self) -> Finding {
         self.judge(None)
@@ -118,7 +118,7 @@ impl Finding {
 macro_rules! kinds {
     ($($name:ident = $code:literal, $worst:ident, $runbook:literal, $subject:literal,
         $good:literal, $advice:literal;)*) => {
-        $(pub(super) const $name: Kind = Kind {
+        $(pub(super) const $name: FindingKind = FindingKind {
             code: $code,
             worst: Severity::$worst,
             runbook: $runbook,
@@ -127,7 +127,7 @@ macro_rules! kinds {
             advice: $advice,
         };)*
         /// Everything that can be found.
-        pub const KINDS: &[Kind] = &[$($name),*];
+        pub const KINDS: &[FindingKind] = &[$($name),*];
     };
 }
 

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Answer, Error, Operations, Signature};
+use super::{Answer, Error, Operations, Signature, error::Context};
 use crate::{
     domain::StreamId,
     ledger::GroupRow,
@@ -112,11 +112,10 @@ impl Operations {
         if !complete {
             let registrar = self.ledger.group_registrar();
             registrar.register(name, from.as_str(), &by.reason, &by.actor).await?;
-            created = others.create(name, from).await.map_err(|error| {
-                let what = "the group is registered but not on every stream, which are not \
-                            trimmed until it is: run this again";
-                Error::from(error).after(what)
-            })?;
+            created = others.create(name, from).await.context(
+                "the group is registered but not on every stream, which are not trimmed until it \
+                 is: run this again",
+            )?;
         }
         let partitions = self.topology.partitions;
         let sentence = if complete {
@@ -156,11 +155,10 @@ impl Operations {
             let note = Some(&*by.reason).filter(|reason| !reason.is_empty());
             let registrar = self.ledger.group_registrar();
             registrar.retire(name, note, &by.actor, unread, pending).await?;
-            removed = others.remove(name).await.map_err(|error| {
-                let what = "the group is retired but still on some streams, for which trimming \
-                            waits: run this again";
-                Error::from(error).after(what)
-            })?;
+            removed = others.remove(name).await.context(
+                "the group is retired but still on some streams, for which trimming waits: run \
+                 this again",
+            )?;
         }
         let waits =
             format!("{unread} entries it has not read, and {pending} it has not acknowledged");

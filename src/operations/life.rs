@@ -33,13 +33,14 @@ pub struct Life {
     pub trace_id: Option<String>,
     /// The pending entry, while there is one.
     pub pending: Option<PendingEntry>,
-    pub moments: Vec<Moment>,
+    pub moments: Vec<LifeEvent>,
     /// Whether the ledger could be asked.
     pub ledger_available: bool,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Moment {
+#[schema(as = Moment)]
+pub struct LifeEvent {
     /// When; nothing where it is not known.
     pub at: Option<DateTime<Utc>>,
     /// Stable, for programs: `received`, `appended`, `taken`, `attempt`,
@@ -230,13 +231,13 @@ type Story = Vec<Told>;
 
 /// A moment, and where it stands among those of other stories.
 struct Told {
-    moment: Moment,
+    moment: LifeEvent,
     at: DateTime<Utc>,
 }
 
 /// Moments of all stories by their time. Those of one story stay in its order,
 /// though clocks of different machines may contradict it.
-fn in_order(stories: Vec<Story>) -> Vec<Moment> {
+fn in_order(stories: Vec<Story>) -> Vec<LifeEvent> {
     let mut all = Story::new();
     for story in stories {
         let mut latest = DateTime::<Utc>::MIN_UTC;
@@ -249,8 +250,8 @@ fn in_order(stories: Vec<Story>) -> Vec<Moment> {
     all.into_iter().map(|told| told.moment).collect()
 }
 
-fn moment(at: Option<DateTime<Utc>>, code: &str, sentence: String) -> Moment {
-    Moment { at, code: code.to_owned(), sentence, failed: false }
+fn moment(at: Option<DateTime<Utc>>, code: &str, sentence: String) -> LifeEvent {
+    LifeEvent { at, code: code.to_owned(), sentence, failed: false }
 }
 
 fn told(at: DateTime<Utc>, code: &str, sentence: String) -> Told {

@@ -8,7 +8,6 @@
 
 mod act;
 mod background;
-mod bulk;
 mod changes;
 mod conflicts;
 mod dead_letters;
@@ -18,17 +17,20 @@ mod finding;
 mod groups;
 mod left_behind;
 mod life;
-mod overview;
 mod page;
 mod pending;
 mod perform;
+mod question;
+mod redrive;
 mod release;
+mod resize;
 mod shapes;
+mod snapshot;
 mod suspense;
 mod verdict;
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -36,21 +38,22 @@ use sqlx::PgPool;
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::warn;
 
-pub use act::{Act, Action, Words, group_name};
-pub use bulk::{BULK_MAX, Mend, MendSummary};
+pub use act::{Act, Action, ConflictName, group_name};
 pub use changes::{AuditEntry, AuditFilter, ParkedCustomer};
-pub use conflicts::{Conflict, ConflictFilter, ConflictName};
-pub use dead_letters::{DeadLetter, LetterFilter, LetterReport, LetterState, moment};
+pub use conflicts::{Conflict, ConflictFilter};
+pub use dead_letters::{DeadLetter, LetterFilter, LetterState, moment};
 pub use doctor::{Checkup, examine};
 pub use error::{Error, chain};
-pub use finding::{Finding, KINDS, Kind, Severity};
+pub use finding::{Finding, FindingKind, KINDS, Severity};
 pub use groups::Group;
-pub use life::{Life, Moment, NOTHING_KNOWN};
-pub use overview::{Figures, Overview, PartitionLook, Snapshot, WorkerLook};
+pub use life::{Life, LifeEvent, NOTHING_KNOWN};
 pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
+pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
+pub use resize::DrainProgress;
 pub use shapes::{Money, last_owners, span};
+pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 
@@ -88,11 +91,13 @@ pub struct Operations {
     /// How long gateways remember a reference in the stream.
     dedupe_window: Duration,
     signals: Signals,
+    /// Hears how far a change of the number of partitions is.
+    on_drain: Box<dyn Fn(DrainProgress) + Send + Sync>,
     /// When somebody who only looked last asked whether the ledger is there, and
     /// whether it was.
     ledger_there: Mutex<Option<(Instant, bool)>>,
-    /// What was seen last, by whoever looked.
-    latest: tokio::sync::Mutex<Option<Snapshot>>,
+    /// The last snapshot; held while one is taken.
+    latest: tokio::sync::Mutex<Option<Arc<SystemSnapshot>>>,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only
@@ -122,6 +127,7 @@ impl Operations {
             clock,
             dedupe_window: DEDUPE_WINDOW,
             signals: Signals::off(),
+            on_drain: Box::new(|_| ()),
             ledger_there: Mutex::new(None),
             latest: tokio::sync::Mutex::default(),
         }
@@ -131,6 +137,12 @@ impl Operations {
     #[must_use]
     pub fn with_signals(self, signals: Signals) -> Self {
         Self { signals, ..self }
+    }
+
+    /// The same, which tells how far a change of the number of partitions is.
+    #[must_use]
+    pub fn with_on_drain(self, on_drain: impl Fn(DrainProgress) + Send + Sync + 'static) -> Self {
+        Self { on_drain: Box::new(on_drain), ..self }
     }
 
     /// The same, where gateways remember a reference for this long.

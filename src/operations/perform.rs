@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, act};
+use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, question};
 
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -41,7 +41,7 @@ pub fn notice(code: &str) -> Option<&'static str> {
             "In conflict: the reference was used for another payment while this one was held. No \
              money moved.",
         ),
-        _ => act::ALL.iter().find(|words| words.code == code).map(|words| words.notice),
+        _ => question::NAMED.iter().find(|asked| asked.code == code).map(|asked| asked.notice),
     }
 }
 
@@ -77,7 +77,7 @@ impl Act {
 impl Operations {
     /// Makes a change.
     pub async fn perform(&self, act: &Act, by: &Signature) -> Result<Acted<Answer>, Error> {
-        let code = act.words().code;
+        let code = act.question().code;
         let done = |sentence, facts| Answer::done(code, sentence, facts);
         Ok(match act {
             Act::Redrive { id, dry_run } => {
@@ -136,6 +136,8 @@ impl Operations {
             }
             Act::RegisterGroup { name, from } => Ok(self.register_group(name, *from, by).await?),
             Act::RetireGroup { name, force } => Ok(self.retire_group(name, *force, by).await?),
+            Act::Resize { to, drain_timeout } => self.resize(*to, *drain_timeout, by).await?,
+            Act::AbortResize => self.abort_resize().await?,
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Acted, Answer, Error, Operations, Signature};
+use super::{Acted, Answer, Error, Operations, Signature, error::Context};
 
 /// Code of the act.
 const CODE: &str = "release_partition";
@@ -16,11 +16,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who owns a partition, and under which epoch.
-#[derive(Clone, Debug)]
-struct CurrentOwner {
-    owner: Option<String>,
-    epoch: i64,
-}
+type Owner = (Option<String>, i64);
 
 impl Operations {
     /// How many partitions there are.
@@ -43,17 +39,16 @@ impl Operations {
         (force, wait): (bool, bool),
         by: &Signature,
     ) -> Result<Acted<Answer>, Error> {
-        let epoch = self.ownership(partition).await?.epoch;
+        let (_, epoch) = self.ownership(partition).await?;
         let owner = match self.admin.release(partition, force, by).await? {
             Ok(owner) => owner,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if wait {
-            let now = self.next_owner(partition, epoch).await.map_err(|error| {
-                let what = "the partition is released, but it cannot be seen who has it: look at \
-                            `paystream partitions`";
-                error.after(what)
-            })?;
+            let now = self.next_owner(partition, epoch).await.context(
+                "the partition is released, but it cannot be seen who has it: look at `paystream \
+                 partitions`",
+            )?;
             return Ok(Ok(handover(partition, &owner, epoch, now, force)));
         }
         let sentence = match force {
@@ -66,27 +61,24 @@ impl Operations {
 
     /// Waits until the partition is acquired under a new epoch: for two leases,
     /// and not longer than a minute.
-    async fn next_owner(&self, partition: u16, epoch: i64) -> Result<CurrentOwner, Error> {
+    async fn next_owner(&self, partition: u16, epoch: i64) -> Result<Owner, Error> {
         let workers = self.admin.workers().await?;
         let lease = workers.iter().map(|worker| worker.lease_ms).max().unwrap_or(0);
         let lease = Duration::from_millis(u64::try_from(lease).unwrap_or(0));
         let end = Instant::now() + PATIENCE.min(2 * lease);
         loop {
             let now = self.ownership(partition).await?;
-            if (now.owner.is_some() && now.epoch > epoch) || Instant::now() >= end {
+            if (now.0.is_some() && now.1 > epoch) || Instant::now() >= end {
                 return Ok(now);
             }
             sleep(LOOK).await;
         }
     }
 
-    async fn ownership(&self, partition: u16) -> Result<CurrentOwner, Error> {
+    async fn ownership(&self, partition: u16) -> Result<Owner, Error> {
         let cursors = self.reader.cursors().await?;
         let row = cursors.into_iter().find(|row| row.partition == i32::from(partition));
-        Ok(row.map_or(CurrentOwner { owner: None, epoch: 0 }, |row| CurrentOwner {
-            owner: row.owner,
-            epoch: row.epoch,
-        }))
+        Ok(row.map(|row| (row.owner, row.epoch)).unwrap_or_default())
     }
 }
 
@@ -95,7 +87,7 @@ fn handover(
     partition: u16,
     previous: &str,
     previous_epoch: i64,
-    CurrentOwner { owner, epoch }: CurrentOwner,
+    (owner, epoch): Owner,
     force: bool,
 ) -> Answer {
     let complete = owner.is_some() && epoch > previous_epoch;
@@ -124,12 +116,11 @@ fn handover(
 
 #[cfg(test)]
 mod tests {
-    use super::{CurrentOwner, handover};
+    use super::handover;
 
     #[test]
     fn what_to_do_next_is_said_when_nobody_has_it() {
-        let owned =
-            |owner: Option<&str>, epoch| CurrentOwner { owner: owner.map(str::to_owned), epoch };
+        let owned = |owner: Option<&str>, epoch| (owner.map(str::to_owned), epoch);
         let asked = handover(7, "a", 3, owned(Some("a"), 3), false);
         assert!(!asked.complete && asked.sentence.contains("--partition 7 --force"));
         assert!(handover(7, "a", 3, owned(None, 4), true).sentence.contains("nobody has acquired"));

@@ -117,6 +117,16 @@ impl Streams {
         Ok(Self { client, keys, insists_on_safety: false, authority: None, generation })
     }
 
+    /// The streams of another topology, on the same server.
+    pub fn of_topology(&self, partitions: u16, generation: i32) -> Self {
+        let keys = Keys::new(self.keys.prefix(), partitions, generation);
+        Self { keys, generation, ..self.clone() }
+    }
+
+    pub fn key_prefix(&self) -> &str {
+        self.keys.prefix()
+    }
+
     /// The same, where every connection for payments is refused by a server
     /// whose settings do not keep what it acknowledges.
     pub fn insisting_on_safety(self) -> Self {

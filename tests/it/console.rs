@@ -270,6 +270,22 @@ async fn without_script_a_held_payment_is_assigned_once() {
 }
 
 #[tokio::test]
+async fn live_figures_have_a_heartbeat_while_redis_hangs() {
+    let stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    let gateway = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+    let live = gateway.api.request(Method::GET, "/console/live?page=overview");
+    let mut viewer = live.send().await.unwrap();
+    assert_eq!(viewer.status(), 200);
+    proxy.set(Way::Dumb);
+    until("a heartbeat comes between the figures", async || {
+        let event = viewer.chunk().await.unwrap().unwrap();
+        event.starts_with(b"event: beat\n")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn viewers_of_live_figures_are_bounded_and_do_not_hold_requests() {
     let h = Harness::gateway(&["--requests-max", "1"]).await;
     let mut viewers = Vec::new();

@@ -21,6 +21,7 @@ macro_rules! cases {
 }
 
 mod chromium;
+mod circles;
 mod harness;
 mod load;
 mod otlp;

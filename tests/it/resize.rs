@@ -281,7 +281,11 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
 
     // The harness's processes have the old number in their settings and end.
     let stores = &h.stores;
-    let said = stores.succeed(&resize(&["--partitions", "16"])).await;
+    let by_ada = ["--partitions", "16", "--reason", "more load", "--actor", "ada"];
+    let said = stores.succeed(&resize(&by_ada)).await;
+    let logged = "select count(*) from audit_log where action = 'topology_resize'
+         and actor = 'ada' and reason = 'more load' and before = '8' and after = '16'";
+    assert_eq!(stores.count(logged).await, 1);
     assert!(said.contains("PAYSTREAM_PARTITIONS=8 need the new number"), "{said}");
     assert!(said.contains("fraud"), "the other group has not read its entry: {said}");
     for name in ["again", "before"] {

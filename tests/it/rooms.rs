@@ -86,18 +86,18 @@ const LINES_MAX: usize = 460;
 const TOOLS: &[&str] = &["crates/dev/src", "crates/load/src"];
 
 /// One source file.
-struct File {
+pub(crate) struct File {
     path: PathBuf,
     /// From the root of the repository, with slashes.
-    name: String,
+    pub(crate) name: String,
     /// Its room: the folder or the file directly under `src/`.
     room: String,
     text: String,
     /// The text without comments and without the insides of strings.
-    code: String,
+    pub(crate) code: String,
 }
 
-fn sources() -> Vec<File> {
+pub(crate) fn sources() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     visit(root, &root.join("src"), &mut files);
@@ -173,7 +173,7 @@ fn without_tests(file: &File) -> &str {
     file.code.split("#[cfg(test)]\nmod tests {").next().unwrap()
 }
 
-fn is_name(c: char) -> bool {
+pub(crate) fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 

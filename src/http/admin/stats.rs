@@ -1,6 +1,6 @@
 //! Seeding customers, and everything at a glance.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{Json, extract::State};
 use rust_decimal::{Decimal, prelude::ToPrimitive};
@@ -17,7 +17,7 @@ use crate::http::{
 use crate::{
     domain::{Invalid, PaymentState},
     ledger::{LedgerTotals, StateCounts},
-    operations::{Money, Overview, PartitionLook},
+    operations::{Money, PartitionLook},
 };
 
 /// Customers that one request may seed; `paystream seed` knows no bound.
@@ -129,9 +129,10 @@ struct BacklogView {
 pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsView>, Problem> {
     let gateway = &app.gateway;
     let totals = app.ask(gateway.reader.totals()).await?;
-    let Overview { figures, partitions, redis_trouble, .. } = gateway.operations.overview().await;
-    let (Some(lag), Some(pending)) = (figures.lag, figures.pending) else {
-        let detail = redis_trouble.as_deref().unwrap_or("Redis does not answer");
+    // Whoever waits for a backlog to end must not be told of an earlier one.
+    let snapshot = gateway.operations.snapshot(Duration::ZERO).await;
+    let (Some(lag), Some(pending)) = (snapshot.figures.lag, snapshot.figures.pending) else {
+        let detail = snapshot.redis_trouble.as_deref().unwrap_or("Redis does not answer");
         return Err(Problem::new(Code::StreamUnavailable, detail));
     };
     let payments = totals.payments;
@@ -146,7 +147,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
         totals: TotalsView::new(totals),
         settled_per_second: number(Decimal::new(thousandths, 3)),
         backlog: BacklogView { lag, pending },
-        partitions,
+        partitions: snapshot.partitions.clone(),
     }))
 }
 

@@ -8,7 +8,7 @@ use crate::{
     ledger::{CursorRow, Symptom, Symptoms},
     operations::{
         Severity::{self, Critical, Good, Notice, Warning},
-        finding::{self as kind, Finding, Kind},
+        finding::{self as kind, Finding, FindingKind},
         shapes::span,
     },
 };
@@ -19,7 +19,7 @@ const DAY: i64 = 86_400 * SECOND;
 const NEVER: i64 = i64::MAX;
 
 /// From which level on what a check measures is a notice, a warning, critical.
-const CHECKS: &[(Kind, [i64; 3])] = &[
+const CHECKS: &[(FindingKind, [i64; 3])] = &[
     (kind::POSTGRESQL_OLD, [NEVER, 1, NEVER]),
     (kind::POSTGRESQL_LOSES, [NEVER, NEVER, 1]),
     (kind::POSTGRESQL_READS, [NEVER, NEVER, 1]),
@@ -63,7 +63,7 @@ pub(super) fn judge(symptoms: &Symptoms) -> Vec<Finding> {
     findings
 }
 
-fn check(kind: Kind, at: [i64; 3], rows: &[Symptom]) -> Vec<Finding> {
+fn check(kind: FindingKind, at: [i64; 3], rows: &[Symptom]) -> Vec<Finding> {
     let found = |row: &Symptom| {
         let severity = severity(at, row.level)?;
         let partitions: Vec<u16> =

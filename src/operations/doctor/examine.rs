@@ -1,7 +1,7 @@
 //! Looks at everything with nothing but settings in hand: opens the stores as
 //! far as they let themselves be opened, and looks at what is left. Never fails.
 
-use super::{Checkup, Known, judge_ledger, look_at_redis, postgresql_away, unusable};
+use super::{Checkup, KnownSettings, judge_ledger, look_at_redis, postgresql_away, unusable};
 use crate::{
     clock::Clock,
     config::{ServeConfig, StoreConfig},
@@ -17,7 +17,7 @@ use crate::{
 
 /// Looks at the settings and at everything behind them.
 pub async fn examine(config: &ServeConfig, clock: Clock) -> Checkup {
-    let known = Known::of(config);
+    let known = KnownSettings::of(config);
     let mut findings = Vec::new();
     findings.extend(config.clone().check().err().map(|error| refused(&error)));
     let ledger = open_ledger(&config.store).map_err(|error| findings.push(refused(&error))).ok();

@@ -10,7 +10,7 @@ use crate::{
     domain::argument,
     operations::{
         Severity::Warning,
-        finding::{self as kind, Finding, Kind},
+        finding::{self as kind, Finding, FindingKind},
         groups::Group,
         shapes::span,
     },
@@ -94,7 +94,7 @@ fn pins(group: &Group, now: DateTime<Utc>) -> Option<Finding> {
     (age > BEHIND && !pins.is_empty()).then(|| told(kind::GROUP_PINS, name, sentence, advice))
 }
 
-fn told(kind: Kind, name: &str, sentence: String, advice: String) -> Finding {
+fn told(kind: FindingKind, name: &str, sentence: String, advice: String) -> Finding {
     kind.found(Warning, sentence).about(format!("group {name}")).advising(advice)
 }
 

@@ -19,13 +19,13 @@ const DISK_CRITICAL: u64 = 3;
 
 /// The time somewhere, and when it was here as that was asked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+pub(super) struct ClockReading {
     pub(super) there: DateTime<Utc>,
     pub(super) before: DateTime<Utc>,
     pub(super) after: DateTime<Utc>,
 }
 
-impl Reading {
+impl ClockReading {
     /// By how much the other clock is ahead, as far as the way there allows to
     /// say: nothing while it lies between asking and hearing.
     fn ahead(self) -> TimeDelta {
@@ -38,7 +38,7 @@ impl Reading {
 }
 
 /// The clocks of a store and of this machine.
-pub(super) fn clock(subject: &str, reading: Reading) -> Finding {
+pub(super) fn clock(subject: &str, reading: ClockReading) -> Finding {
     let ahead = reading.ahead();
     let seconds = ahead.abs().num_seconds();
     let side = if ahead > TimeDelta::zero() { "ahead of" } else { "behind" };
@@ -76,9 +76,9 @@ mod tests {
     use super::*;
     use crate::operations::Severity::{self, Good};
 
-    fn reading(ahead: TimeDelta, took: TimeDelta) -> Reading {
+    fn reading(ahead: TimeDelta, took: TimeDelta) -> ClockReading {
         let before = DateTime::UNIX_EPOCH;
-        Reading { there: before + ahead, before, after: before + took }
+        ClockReading { there: before + ahead, before, after: before + took }
     }
 
     #[test]

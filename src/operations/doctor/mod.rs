@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 pub use examine::examine;
 
-use self::machine::Reading;
+use self::machine::ClockReading;
 use super::{
     Error, Finding, Operations, Severity,
     Severity::{Critical, Warning},
@@ -60,12 +60,12 @@ impl Checkup {
 
 /// What of the settings of gateways and workers is known.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct KnownSettings {
     unsafe_redis_allowed: bool,
     backlog_max: Option<u32>,
 }
 
-impl Known {
+impl KnownSettings {
     fn of(config: &ServeConfig) -> Self {
         Self {
             unsafe_redis_allowed: config.store.allow_unsafe_redis,
@@ -84,11 +84,11 @@ struct Registry {
 impl Operations {
     /// Looks at everything.
     pub async fn checkup(&self) -> Checkup {
-        let findings = self.look(Known::default()).await;
+        let findings = self.look(KnownSettings::default()).await;
         Checkup::of(findings, (self.clock)())
     }
 
-    async fn look(&self, known: Known) -> Vec<Finding> {
+    async fn look(&self, known: KnownSettings) -> Vec<Finding> {
         let (redis, ledger) =
             tokio::join!(look_at_redis(&self.streams, known, self.clock), self.look_at_ledger());
         let (mut findings, redis_answers) = redis;
@@ -193,13 +193,17 @@ impl Operations {
 
 /// Everything about the server that can be seen without a topology, and whether
 /// it answers.
-async fn look_at_redis(streams: &Streams, known: Known, clock: Clock) -> (Vec<Finding>, bool) {
+async fn look_at_redis(
+    streams: &Streams,
+    known: KnownSettings,
+    clock: Clock,
+) -> (Vec<Finding>, bool) {
     let before = clock();
     let vitals: RedisVitals = match streams.vitals().await {
         Ok(vitals) => vitals,
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
-    let reading = Reading { there: vitals.now, before, after: clock() };
+    let reading = ClockReading { there: vitals.now, before, after: clock() };
     let mut findings = vec![kind::REDIS_AWAY.good()];
     findings.extend(streams::server(&vitals, known.unsafe_redis_allowed));
     findings.push(machine::clock("redis", reading));
@@ -219,7 +223,7 @@ fn judge_ledger(
     let slow = kind::POSTGRESQL_SLOW.judge((took > streams::SLOW).then_some((Warning, slow)));
     findings.push(slow.or(format!("answers in {took:.1?}")));
     findings.extend(checks::judge(&vitals.symptoms));
-    let reading = Reading { there: vitals.now, before, after };
+    let reading = ClockReading { there: vitals.now, before, after };
     findings.push(machine::clock("postgresql", reading));
     findings.push(disk("postgresql", vitals.directory.as_deref(), is_local));
     findings

@@ -9,7 +9,7 @@ use super::words::{above, bytes, numbered, percent};
 use crate::{
     operations::{
         Severity::{self, Critical, Good, Warning},
-        finding::{self as kind, Finding, Kind},
+        finding::{self as kind, Finding, FindingKind},
         shapes::span,
     },
     stream::{GROUP, GroupPosition, KEPT_MAX, Presence, RedisVitals},
@@ -194,7 +194,7 @@ fn backlog(ours: &[&GroupPosition], presence: &[Presence], backlog_max: Option<u
 }
 
 fn late(
-    kind: Kind,
+    kind: FindingKind,
     ours: &[&GroupPosition],
     is_meant: fn(&GroupPosition) -> bool,
     now: DateTime<Utc>,

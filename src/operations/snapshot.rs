@@ -1,6 +1,6 @@
-//! The whole system at a glance, for whoever watches it live. Goes on when a
-//! store is away: what it would have said is missing then. Never changes
-//! anything.
+//! The snapshot of the system: taken here and nowhere else, and read by the console, the
+//! gauges, the statistics and `paystream partitions`. Goes on when a store is away: what
+//! it would have said is missing then. Never changes anything.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::{
     Error, Operations,
-    finding::{self as kind, Kind},
+    finding::{self as kind, FindingKind},
 };
 use crate::{
     ledger::{CursorRow, CustomerCount, WorkerRow},
@@ -26,10 +26,12 @@ use crate::{
 /// How long a store has to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Everything at a glance. What could not be asked is missing.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Overview {
-    /// When it was looked.
+/// The system at one moment. What could not be asked is missing.
+#[derive(Clone, Debug)]
+pub struct SystemSnapshot {
+    /// When it was complete.
+    pub at: Instant,
+    began: Instant,
     pub as_of: DateTime<Utc>,
     /// Whether Redis answered,
     pub redis_available: bool,
@@ -39,17 +41,16 @@ pub struct Overview {
     pub redis_trouble: Option<String>,
     /// Why PostgreSQL, which answers, cannot be read.
     pub ledger_trouble: Option<String>,
-    /// The figures.
-    pub figures: Figures,
+    pub figures: KeyFigures,
     /// Every worker in the registry, alive or not.
-    pub workers: Vec<WorkerLook>,
+    pub workers: Vec<WorkerRow>,
     /// Every partition, as far as it is known.
     pub partitions: Vec<PartitionLook>,
 }
 
 /// What can be said in one number each; nothing where it is not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Figures {
+#[derive(Clone, Debug, Default)]
+pub struct KeyFigures {
     /// Entries ever appended to the streams as they are.
     pub appended: Option<i64>,
     /// Payments ever settled.
@@ -82,25 +83,8 @@ pub struct Figures {
     pub redis_memory_limit: Option<u64>,
 }
 
-/// A worker at a glance.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct WorkerLook {
-    /// Its name.
-    pub worker: String,
-    /// Whether its lease runs.
-    pub alive: bool,
-    /// Whether it is leaving.
-    pub leaving: bool,
-    /// How long it has been silent.
-    pub silent_seconds: i64,
-    /// Partitions it owns.
-    pub partitions: i64,
-    /// Since when it is there.
-    pub started_at: DateTime<Utc>,
-}
-
 /// A partition at a glance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct PartitionLook {
     pub partition: u16,
     /// Who owns it, if anybody; nothing while the ledger cannot be asked.
@@ -130,27 +114,40 @@ pub struct PartitionLook {
     pub oldest_waiting_seconds: Option<u64>,
 }
 
-/// Everything as this process saw it at one moment.
-#[derive(Clone)]
-pub struct Snapshot {
-    pub at: Instant,
-    pub overview: Arc<Overview>,
+impl SystemSnapshot {
+    /// One of which nothing is known.
+    pub(crate) fn unknown(began: Instant, as_of: DateTime<Utc>) -> Self {
+        Self {
+            at: Instant::now(),
+            began,
+            as_of,
+            redis_available: false,
+            ledger_available: false,
+            redis_trouble: None,
+            ledger_trouble: None,
+            figures: KeyFigures::default(),
+            workers: Vec::new(),
+            partitions: Vec::new(),
+        }
+    }
 }
 
 impl Operations {
-    /// The last snapshot that anybody of this process took, if it is no older than `fresh`, or
-    /// else a new one; whoever asks meanwhile gets that one, too.
-    pub async fn snapshot(&self, fresh: Duration) -> Snapshot {
+    /// The last snapshot of this process, if it is no older than `age_max`, or else a new
+    /// one. Whoever asked before a snapshot was begun shares it, so that nobody waits for
+    /// more than two, of two seconds each at most.
+    pub async fn snapshot(&self, age_max: Duration) -> Arc<SystemSnapshot> {
+        let asked = Instant::now();
         let mut latest = self.latest.lock().await;
-        if let Some(snapshot) = latest.as_ref().filter(|it| it.at.elapsed() < fresh) {
-            return snapshot.clone();
+        let is_new = |it: &&Arc<SystemSnapshot>| it.began >= asked || it.at.elapsed() < age_max;
+        if let Some(snapshot) = latest.as_ref().filter(is_new) {
+            return Arc::clone(snapshot);
         }
-        let overview = Arc::new(self.overview().await);
-        latest.insert(Snapshot { at: Instant::now(), overview }).clone()
+        Arc::clone(latest.insert(Arc::new(self.take_snapshot().await)))
     }
 
-    /// Looks at everything, for two seconds at most.
-    pub async fn overview(&self) -> Overview {
+    async fn take_snapshot(&self) -> SystemSnapshot {
+        let began = Instant::now();
         let (streams, ledger, cases) = tokio::join!(
             answered(self.streams_now()),
             answered(self.ledger_now()),
@@ -161,15 +158,15 @@ impl Operations {
         let (streams, ledger, cases) = (streams.ok(), ledger.ok(), cases.ok());
         let partitions =
             partitions(self.topology.partitions, streams.as_ref(), ledger.as_ref(), as_of);
-        Overview {
-            as_of,
+        SystemSnapshot {
             redis_available: streams.is_some(),
             ledger_available: ledger.is_some(),
             redis_trouble,
             ledger_trouble,
             figures: figures(streams.as_ref(), ledger.as_ref(), cases, &partitions, as_of),
-            workers: ledger.iter().flat_map(|ledger| &ledger.workers).map(worker).collect(),
+            workers: ledger.map_or_else(Vec::new, |ledger| ledger.workers),
             partitions,
+            ..SystemSnapshot::unknown(began, as_of)
         }
     }
 
@@ -228,8 +225,8 @@ async fn answered<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T
     answer.map_err(|error| {
         // Outages are told by the page; anything else must not hide in one.
         match error.is_outage() {
-            true => debug!(%error, "a store could not be asked for the overview"),
-            false => warn!(error = error.sentence(), "the overview could not be read"),
+            true => debug!(%error, "a store could not be asked for the snapshot"),
+            false => warn!(error = error.sentence(), "the snapshot could not be read"),
         }
         Some(error)
     })
@@ -247,12 +244,12 @@ fn figures(
     cases: Option<CasesNow>,
     partitions: &[PartitionLook],
     now: DateTime<Utc>,
-) -> Figures {
+) -> KeyFigures {
     let kept = streams.and_then(|streams| streams.contents.oldest);
     let workers = ledger.map(|ledger| &ledger.workers);
-    let open = |kind: Kind| cases.as_ref()?.open.get(kind.code).copied();
+    let open = |kind: FindingKind| cases.as_ref()?.open.get(kind.code).copied();
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
-    Figures {
+    KeyFigures {
         appended: streams.map(|streams| streams.contents.appended),
         settled: cases.as_ref().map(|cases| cases.settled),
         lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
@@ -271,17 +268,6 @@ fn figures(
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),
         redis_memory_used: streams.map(|streams| streams.memory.used),
         redis_memory_limit: streams.map(|streams| streams.memory.limit),
-    }
-}
-
-fn worker(row: &WorkerRow) -> WorkerLook {
-    WorkerLook {
-        worker: row.worker_id.clone(),
-        alive: row.is_alive(),
-        leaving: row.leaving,
-        silent_seconds: row.silence().num_seconds(),
-        partitions: row.partitions,
-        started_at: row.started_at,
     }
 }
 

@@ -1,0 +1,91 @@
+//! The stream of events of a page with live figures: the figures again whenever there is
+//! a new snapshot, and a heartbeat meanwhile, so that a page tells a slow store from a
+//! lost connection. Never takes a snapshot itself.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Extension, State},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, Sse},
+    },
+};
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    history::LiveFigures,
+    live::{Console, VIEWERS_MAX, VIEWERS_OF_ONE_MAX},
+    overview, partitions,
+};
+use crate::http::{Code, Full, Operator, Peer, Place, Problem, Query};
+
+/// Longest silence of a stream. A page takes twelve seconds of it for a lost connection.
+const BEAT_EVERY: Duration = Duration::from_secs(2);
+
+#[derive(Deserialize)]
+pub(super) struct LiveQuery {
+    page: String,
+    from: Option<u16>,
+}
+
+struct Viewer {
+    console: Arc<Console>,
+    looks: watch::Receiver<Option<Arc<LiveFigures>>>,
+    wants: LiveQuery,
+    _place: Place<String>,
+}
+
+/// The figures of a page, again whenever they were looked at.
+pub(super) async fn follow(
+    State(console): State<Arc<Console>>,
+    Extension(operator): Extension<Operator>,
+    Extension(Peer(address)): Extension<Peer>,
+    Query(wants): Query<LiveQuery>,
+) -> Result<Response, Problem> {
+    let viewer = operator.0.unwrap_or_else(|| address.to_string());
+    let place = console.live.viewers.take(viewer).map_err(|full| {
+        let (count, whose) = match full {
+            Full::All => (VIEWERS_MAX, ""),
+            Full::Client => (VIEWERS_OF_ONE_MAX, " of yours"),
+        };
+        let detail = format!(
+            "{count} pages{whose} show live figures already; close some, or reload this page by \
+             hand"
+        );
+        Problem::new(Code::GatewayBusy, detail)
+    })?;
+    let mut looks = console.live.latest.subscribe();
+    looks.mark_changed();
+    console.live.came.notify_waiters();
+    let viewer = Viewer { console, looks, wants, _place: place };
+    // A proxy in front passes each event on at once.
+    let unbuffered = [("x-accel-buffering", "no")];
+    Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())
+}
+
+/// The next event; nothing when the process stops.
+async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)> {
+    let Viewer { console, looks, wants, .. } = &mut viewer;
+    let event = loop {
+        let new = timeout(BEAT_EVERY, looks.changed());
+        let Ok(changed) = console.app.stop.run_until_cancelled(new).await? else {
+            break Event::default().event("beat");
+        };
+        changed.ok()?;
+        let look = looks.borrow_and_update().clone();
+        if let Some(Ok(html)) = look.map(|look| fragment(&look, wants)) {
+            break Event::default().data(html);
+        }
+    };
+    Some((Ok(event), viewer))
+}
+
+fn fragment(look: &LiveFigures, wants: &LiveQuery) -> Result<String, Problem> {
+    match wants.page.as_str() {
+        "partitions" => partitions::live(look, wants.from.unwrap_or(0)),
+        _ => overview::live(look),
+    }
+}

@@ -1,0 +1,243 @@
+//! Changes the number of partitions.
+//!
+//! Customers move between partitions when their number changes, so a payment is
+//! accepted under the new number only when everything accepted under the old
+//! one is settled: close, wait, begin, seal, switch, remove. What is done is
+//! written down before the next step, each step can be done again, and the same
+//! act again goes on where it stopped. Never moves an entry.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{Act, Acted, Answer, Error, Operations, Refusal, Signature, error::Context};
+use crate::{
+    ledger::{Resize, Topology},
+    stream::{Gates, Streams},
+};
+
+/// Between two looks at what is still waiting.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How far workers are with what was accepted under the old number.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainProgress {
+    pub waiting: u64,
+    pub has_workers: bool,
+}
+
+/// Why a change goes no further.
+enum Stop {
+    Refused(String),
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// A change of the number of partitions, while nobody else makes one.
+struct Change<'a> {
+    operations: &'a Operations,
+    right: Resize,
+    /// The topology as it is before the switch.
+    from: Topology,
+}
+
+impl Operations {
+    pub(super) async fn resize(
+        &self,
+        to: u16,
+        drain_timeout: Duration,
+        by: &Signature,
+    ) -> Result<Acted<Answer>, Error> {
+        let changing = async {
+            let mut change = self.begin_change().await?;
+            let Topology { partitions, resizing_to, .. } = change.from;
+            if to == partitions && resizing_to.is_none() {
+                let sentence = format!("the topology has {to} partitions");
+                return change.finish(sentence, json!({ "partitions": to })).await;
+            }
+            change.declare(to).await?;
+            let highest = change.drain(drain_timeout).await?;
+            change.switch(to, highest, by).await?;
+            let sentence = format!(
+                "the topology has {to} partitions, was {partitions}; processes with \
+                 PAYSTREAM_PARTITIONS={partitions} need the new number"
+            );
+            change.finish(sentence, json!({ "partitions": to, "was": partitions })).await
+        };
+        answered(changing.await)
+    }
+
+    pub(super) async fn abort_resize(&self) -> Result<Acted<Answer>, Error> {
+        let aborting = async {
+            let mut change = self.begin_change().await?;
+            if change.from.resizing_to.is_none() {
+                return Err(Stop::Refused("no change of the topology is under way".to_owned()));
+            }
+            change.abort().await?;
+            let partitions = change.from.partitions;
+            let sentence = format!("given up; the topology keeps its {partitions} partitions");
+            Ok(Answer::done("abort_resize", sentence, json!({ "partitions": partitions })))
+        };
+        answered(aborting.await)
+    }
+
+    async fn begin_change(&self) -> Result<Change<'_>, Stop> {
+        let right = self.ledger.resize().await.context("could not begin")?;
+        let right = right.ok_or_else(|| {
+            let running = "another `paystream topology resize` is running on this topology: wait \
+                           until it has ended";
+            Stop::Refused(running.to_owned())
+        })?;
+        // Only now nobody else changes it.
+        let from = self.current_topology().await?;
+        Ok(Change { operations: self, right, from })
+    }
+
+    async fn current_topology(&self) -> Result<Topology, Error> {
+        let topology = self.ledger.schema().topology(None, self.streams.key_prefix()).await;
+        topology.context("could not read the topology")
+    }
+}
+
+fn answered(ended: Result<Answer, Stop>) -> Result<Acted<Answer>, Error> {
+    match ended {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Stop::Refused(sentence)) => Ok(Err(Refusal::Impossible(sentence))),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+async fn gates(streams: &Streams) -> Result<Gates, Error> {
+    streams.gates().await.context("could not reach Redis")
+}
+
+impl Change<'_> {
+    /// The streams before the switch.
+    fn old(&self) -> Streams {
+        self.operations.streams.of_topology(self.from.partitions, self.from.generation)
+    }
+
+    /// Writes down what is wanted, if it can be begun at all.
+    async fn declare(&mut self, to: u16) -> Result<(), Stop> {
+        let Topology { partitions, resizing_to, .. } = self.from;
+        if resizing_to.is_none() && !self.right.has_workers().await? {
+            let nobody = "no worker lives, so nothing would be settled: start one first";
+            return Err(Stop::Refused(nobody.to_owned()));
+        }
+        // While Redis is away nothing could be closed.
+        let reached = self.old().gates().await;
+        reached.context("could not reach Redis, so nothing was changed")?;
+        if self.right.wish(to).await.context("could not write down what is wanted")? {
+            return Ok(());
+        }
+        let to = resizing_to.unwrap_or(partitions);
+        let go_on = Act::Resize { to, drain_timeout: Duration::ZERO }.command();
+        Err(Stop::Refused(format!(
+            "a change to {to} partitions is under way: go on with `{go_on}`, or give it up with \
+             --abort"
+        )))
+    }
+
+    /// Closes the streams and waits until everything in them is settled; says the
+    /// highest sequence that was given out.
+    async fn drain(&mut self, timeout: Duration) -> Result<i64, Stop> {
+        let streams = self.old();
+        let given = gates(&streams).await?.close().await;
+        let given = given.context("could not close the partitions")?;
+        let upkeep = streams.upkeep().await.context("could not reach Redis")?;
+        let end = Instant::now() + timeout;
+        loop {
+            let depths = upkeep.depths().await;
+            let depths = depths.context("could not see what waits; run it again")?;
+            let waiting: i64 = depths.iter().map(|depth| depth.lag + depth.pending).sum();
+            if waiting == 0 {
+                break;
+            }
+            let has_workers = self.right.has_workers().await?;
+            let waiting = u64::try_from(waiting).unwrap_or(0);
+            (self.operations.on_drain)(DrainProgress { waiting, has_workers });
+            if Instant::now() > end {
+                self.abort().await?;
+                return Err(Stop::Refused(format!(
+                    "{waiting} payments were not settled within {timeout:?}, so the change is \
+                     given up and payments are taken again. See that the workers work, then run it \
+                     again"
+                )));
+            }
+            sleep(LOOK).await;
+        }
+        if let Some((partition, given, known)) = self.right.missing(&given).await?.first() {
+            return Err(Stop::Refused(format!(
+                "partition {partition} has given out sequence {given}, the ledger knows it up to \
+                 {known}, and the stream holds nothing more: payments are missing. Give the change \
+                 up with --abort and see `paystream audit`"
+            )));
+        }
+        let known = self.right.highest_sequence().await.context("could not read the cursors")?;
+        Ok(given.into_iter().max().unwrap_or(0).max(known))
+    }
+
+    /// Begins the new streams, and lets nothing lead back to the old ones.
+    async fn switch(&mut self, to: u16, highest: i64, by: &Signature) -> Result<(), Error> {
+        let generation = self.from.generation;
+        let new = self.operations.streams.of_topology(to, generation + 1);
+        let (mut old, mut new) = (gates(&self.old()).await?, gates(&new).await?);
+        let groups = old.groups().await.context("could not see which groups there are")?;
+        let begun = new.begin(highest, &groups).await;
+        begun.context("could not create the new streams; run it again")?;
+        old.seal().await.context("could not close the old streams for good; run it again")?;
+        let switched = self.right.switch(generation, to, highest, by).await;
+        switched.context("could not switch; run it again")
+    }
+
+    async fn abort(&mut self) -> Result<(), Error> {
+        let opened = gates(&self.old()).await?.open().await;
+        opened.context(
+            "the change cannot be given up any more: finish it by running it again without --abort",
+        )?;
+        let forgotten = self.right.forget().await;
+        forgotten.context("payments are taken again, but the wish is still written down")
+    }
+
+    /// Gives what was left in the streams of earlier topologies to the current ones, and
+    /// removes them, unless a group still reads them. A Redis that took over may have
+    /// some that were removed.
+    async fn finish(&mut self, sentence: String, mut facts: Value) -> Result<Answer, Stop> {
+        let Operations { streams, ledger, clock, .. } = self.operations;
+        let now = self.operations.current_topology().await?;
+        let current = streams.of_topology(now.partitions, now.generation);
+        let carried = Operations::new(&current, ledger, &now, *clock).carry_on().await;
+        let (given, stopped) = carried.context("could not look at old streams; run it again")?;
+        let mut lines = vec![sentence];
+        if given > 0 {
+            let (what, they) = if given == 1 { ("payment", "was") } else { ("payments", "were") };
+            let carried = "in streams of an earlier topology";
+            lines.push(format!("{given} {what} {carried} {they} given to the new ones"));
+        }
+        lines.extend(stopped);
+        for past in ledger.schema().past().await? {
+            let mut gates = gates(&streams.of_topology(past.partitions, past.generation)).await?;
+            let waiting = gates.remove().await;
+            let waiting = waiting.context("could not remove old streams; run it again")?;
+            if waiting.is_empty() {
+                self.right.set_removed(past.generation).await?;
+                continue;
+            }
+            let groups: Vec<String> = waiting.into_iter().collect();
+            lines.push(format!(
+                "streams of generation {} stay, because groups have not read all of them: {}. Run \
+                 it again later to remove them",
+                past.generation,
+                groups.join(", ")
+            ));
+        }
+        facts["given"] = given.into();
+        Ok(Answer::done("resize", lines.join("\n"), facts))
+    }
+}
