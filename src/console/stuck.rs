@@ -41,7 +41,7 @@ pub(super) async fn list(visit: Visit, asked: Asked) -> Result<Response, Problem
         min_idle,
         consumer: asked.owned("consumer"),
         reference: asked.owned("reference"),
-        from: asked.owned("from"),
+        from: asked.parsed("from")?,
         limit: None,
     };
     let operations = visit.operations();
@@ -52,7 +52,7 @@ pub(super) async fn list(visit: Visit, asked: Asked) -> Result<Response, Problem
     let list = Listing { rows: found.entries, asked, next: None };
     page(&StuckPage {
         shell: visit.shell("/console/stuck", "Stuck work"),
-        list: list.followed_by("from", found.next),
+        list: list.followed_by("from", found.next.map(String::from)),
         summary,
         as_of: words::time(&found.as_of),
     })

@@ -8,7 +8,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Acted, ConflictName, Refusal};
+use super::{Acted, ConflictName, Refusal, names};
 use crate::{
     domain::{CustomerId, Reference, argument},
     stream::{GROUP, StartsFrom},
@@ -267,22 +267,20 @@ pub(super) const ALL: [&Words; 10] = [
 
 impl Act {
     /// The act that a code and the name of its object say, as forms and links do;
-    /// nothing when there is no such act. The console's older codes are known.
+    /// nothing when there is no such act.
     #[must_use]
     pub fn named(code: &str, of: &str, force: bool) -> Option<Acted<Self>> {
         let number = || of.parse::<i64>().ok();
         let partition = || of.parse::<u16>().ok();
         let reference = || Reference::parse(of).ok();
         let group = || group_name(of).ok();
-        let act = match code {
+        let act = match names::current_code(code) {
             "redrive" => number().map(|id| Self::Redrive { id, dry_run: false }),
             "discard" => number().map(|id| Self::Discard { id }),
             "assign" => reference().map(|reference| Self::Assign { reference, customer: None }),
-            "refund_mark" | "refund" => {
-                reference().map(|reference| Self::MarkForRefund { reference })
-            }
+            "refund_mark" => reference().map(|reference| Self::MarkForRefund { reference }),
             "resolve" => of.parse().ok().map(|conflict| Self::Resolve { conflict }),
-            "release_partition" | "release" => {
+            "release_partition" => {
                 partition().map(|partition| Self::Release { partition, force, wait: false })
             }
             "unpark" => CustomerId::parse(of).ok().map(|customer| Self::Unpark { customer, force }),
@@ -403,10 +401,6 @@ mod tests {
             codes.insert(words.code);
         }
         assert_eq!(codes.len(), ALL.len());
-        let older = [("refund", "r", "refund_mark"), ("release", "7", "release_partition")];
-        for (code, of, now) in older {
-            assert_eq!(Act::named(code, of, false).unwrap().unwrap().words().code, now);
-        }
         assert!(Act::named("explode", "7", false).is_none());
         assert!(matches!(Act::named("redrive", "x", false), Some(Err(Refusal::Missing(_)))));
     }

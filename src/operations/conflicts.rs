@@ -1,8 +1,6 @@
 //! Conflicts as operators see them: two payments under one reference, side by
 //! side.
 
-use std::{fmt, str::FromStr};
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -10,50 +8,9 @@ use sqlx::{FromRow, QueryBuilder};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Act, Action, Error, Money, Operations, Page,
+    Act, Action, ConflictName, Error, Money, Operations, Page,
     page::{narrow, page_size},
 };
-
-/// Names a conflict: `7/3` came from partition 7 with sequence 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct ConflictName {
-    pub partition: u16,
-    pub sequence: i64,
-}
-
-impl fmt::Display for ConflictName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.partition, self.sequence)
-    }
-}
-
-impl From<ConflictName> for String {
-    fn from(name: ConflictName) -> Self {
-        name.to_string()
-    }
-}
-
-impl TryFrom<String> for ConflictName {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl FromStr for ConflictName {
-    type Err = &'static str;
-
-    /// `7-3`, as the console wrote it once, is the same.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "must be a partition and a sequence, such as 7/3";
-        let (partition, sequence) = text.split_once(['/', '-']).ok_or(wrong)?;
-        let parsed = partition.parse().ok().zip(sequence.parse().ok());
-        let (partition, sequence) = parsed.ok_or(wrong)?;
-        Ok(Self { partition, sequence })
-    }
-}
 
 #[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -177,21 +134,6 @@ impl Conflict {
             // Money in suspense was sent for one customer and assigned to another.
             true => "says now what the first was corrected to".to_owned(),
             false => differ.join(", "),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ConflictName;
-
-    #[test]
-    fn a_conflict_has_one_name_and_its_older_one_is_known() {
-        for text in ["7/3", "7-3"] {
-            assert_eq!(text.parse::<ConflictName>().unwrap().to_string(), "7/3");
-        }
-        for text in ["", "7", "7/", "/3", "70000/3", "7/3/1"] {
-            assert!(text.parse::<ConflictName>().is_err(), "{text}");
         }
     }
 }
