@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::shown,
     operations::{
-        AuditFilter, BULK_MAX, DeadLetter, LetterFilter, LetterState, Mend, MendSummary,
+        AuditFilter, BULK_MAX, DeadLetter, EntryName, LetterFilter, LetterState, Mend, MendSummary,
         Operations, PAGE_MAX,
     },
 };
@@ -177,7 +177,7 @@ async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result
 fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     let unknown = || "not known".to_owned();
     let text = |text: &Option<String>| text.as_deref().map_or_else(unknown, shown);
-    let place = letter.sequence.map_or_else(unknown, |sequence| sequence.to_string());
+    let sequence = letter.sequence.map_or_else(unknown, |sequence| sequence.to_string());
     let mut lines = vec![
         format!("Dead letter {}, {}", letter.id, letter.state),
         format!("  reference  {}", text(&letter.transaction_reference)),
@@ -187,8 +187,8 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
             letter.transaction_amount.map_or_else(unknown, |amount| amount.to_string())
         ),
         format!(
-            "  was at     partition {}, sequence {place}, entry {}",
-            letter.partition, letter.stream_id
+            "  was at     entry {}, sequence {sequence}",
+            EntryName::of(letter.partition, &letter.stream_id)
         ),
         format!("  dead at    {}", instant(letter.dead_at)),
         format!(

@@ -19,7 +19,8 @@ use crate::{
     config::StoreConfig,
     domain::shown,
     operations::{
-        Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary, span,
+        EntryName, Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
+        span,
     },
 };
 
@@ -177,7 +178,7 @@ fn listed(entries: &[PendingEntry]) -> Table {
         };
         let tone = if entry.verdict.trouble { Tone::Bad } else { Tone::Good };
         table.add_row([
-            cell(format!("{}/{}", entry.partition, entry.stream_id)),
+            cell(EntryName::of(entry.partition, &entry.stream_id)),
             known(entry.sequence),
             known(entry.transaction_reference.as_ref()),
             known(entry.customer_id.as_ref()),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::StoreConfig,
     domain::{Reference, shown},
-    operations::Life,
+    operations::{EntryName, Life},
 };
 
 #[derive(Args, Clone, Debug)]
@@ -64,7 +64,7 @@ fn page(life: &Life) -> String {
     ];
     if let (Some(partition), Some(id)) = (life.partition, &life.stream_id) {
         let sequence = life.sequence.map_or("unknown".to_owned(), |number| number.to_string());
-        lines.push(format!("  partition {partition}, entry {id}, sequence {sequence}"));
+        lines.push(format!("  entry {}, sequence {sequence}", EntryName::of(partition, id)));
     }
     lines.push(match &life.trace_id {
         Some(trace_id) => format!("  trace {trace_id}"),

@@ -16,7 +16,8 @@ use crate::{
     domain::Reference,
     http::{Code, Problem},
     operations::{
-        DeadLetter, LetterFilter, Life, Moment, PendingEntry, PendingFilter, PendingSummary,
+        DeadLetter, EntryName, LetterFilter, Life, Moment, PendingEntry, PendingFilter,
+        PendingSummary,
     },
 };
 

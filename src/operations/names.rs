@@ -45,6 +45,14 @@ pub struct EntryName {
     pub stream_id: Option<StreamId>,
 }
 
+impl EntryName {
+    /// An entry of which the id is kept as text.
+    #[must_use]
+    pub fn of(partition: u16, stream_id: &str) -> Self {
+        Self { partition, stream_id: stream_id.parse().ok() }
+    }
+}
+
 impl fmt::Display for EntryName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.stream_id {
