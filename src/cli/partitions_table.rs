@@ -30,17 +30,17 @@ const SPARED: [usize; 6] = [9, 8, 2, 3, 7, 6];
 const HEADER_ROWS: usize = 2;
 
 /// A partition, and how many payments are settled in it each second.
-type Row<'a> = (&'a PartitionLook, Option<i64>);
+type RatedPartition<'a> = (&'a PartitionLook, Option<i64>);
 
 /// What is in trouble is the highest; then what waits longest; then what has
 /// most to do.
-fn urgency((one, rate): &Row<'_>) -> impl Ord + use<> {
+fn urgency((one, rate): &RatedPartition<'_>) -> impl Ord + use<> {
     let work = one.lag.unwrap_or(0) + one.pending.unwrap_or(0);
     let unserved = one.owner_alive == Some(false);
     (unserved, one.draining_to.is_some(), one.oldest_waiting_seconds, work, *rate)
 }
 
-fn cells((one, rate): &Row<'_>) -> [String; COLUMNS.len()] {
+fn cells((one, rate): &RatedPartition<'_>) -> [String; COLUMNS.len()] {
     let known = |value: Option<i64>| value.map_or(UNKNOWN.to_owned(), |value| value.to_string());
     let owner = match (&one.owner, &one.owner_told, one.owner_alive) {
         (Some(owner), _, Some(true)) => owner.clone(),
@@ -66,7 +66,11 @@ fn cells((one, rate): &Row<'_>) -> [String; COLUMNS.len()] {
 
 /// All partitions and what they come to. Where the screen has no room for all, the
 /// most urgent ones come first, and the rest is counted.
-pub(super) fn page(mut rows: Vec<Row<'_>>, summary: &str, screen: Option<Screen>) -> String {
+pub(super) fn page(
+    mut rows: Vec<RatedPartition<'_>>,
+    summary: &str,
+    screen: Option<Screen>,
+) -> String {
     let Some(Screen { rows: height, columns }) = screen else {
         return format!("{}\n\n{summary}", table(&rows, &[]));
     };
@@ -102,7 +106,7 @@ pub(super) fn page(mut rows: Vec<Row<'_>>, summary: &str, screen: Option<Screen>
 }
 
 /// The table without some of its columns.
-fn table(rows: &[Row<'_>], without: &[usize]) -> String {
+fn table(rows: &[RatedPartition<'_>], without: &[usize]) -> String {
     let kept: Vec<usize> = (0..COLUMNS.len()).filter(|at| !without.contains(at)).collect();
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(kept.iter().map(|at| COLUMNS[*at]));

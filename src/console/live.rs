@@ -28,7 +28,7 @@ use super::{
     overview, partitions,
 };
 use crate::{
-    http::{Code, Full, Operator, Peer, Place, Places, Problem, Query},
+    http::{Code, Full, Operator, Peer, Problem, Query, Slot, Slots},
     operations::{Operations, Severity, Snapshot},
 };
 
@@ -47,7 +47,7 @@ const FRESH: Duration = Duration::from_secs(2);
 const FRESH_WATCHED: Duration = Duration::from_millis(500);
 
 pub(super) struct Live {
-    viewers: Places<String>,
+    viewers: Slots<String>,
     came: Notify,
     visited: Notify,
     /// A store went away or came back.
@@ -59,7 +59,7 @@ pub(super) struct Live {
 impl Default for Live {
     fn default() -> Self {
         Self {
-            viewers: Places::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
+            viewers: Slots::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
             came: Notify::new(),
             visited: Notify::new(),
             changed: Notify::new(),
@@ -146,7 +146,7 @@ struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<Look>>>,
     wants: LiveQuery,
-    _place: Place<String>,
+    _slot: Slot<String>,
 }
 
 /// The figures of a page, again whenever they were looked at.
@@ -171,7 +171,7 @@ pub(super) async fn watch(
     let mut looks = console.live.latest.subscribe();
     looks.mark_changed();
     console.live.came.notify_waiters();
-    let viewer = Viewer { console, looks, wants, _place: place };
+    let viewer = Viewer { console, looks, wants, _slot: place };
     // A proxy in front passes each event on at once.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())

@@ -1,4 +1,4 @@
-//! A client's connection: has a place among all of them, is closed when the client does
+//! A client's connection: has a slot among all of them, is closed when the client does
 //! not take what is written to it, and is not closed over what the client still sends.
 
 use std::{
@@ -14,7 +14,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::places::Place;
+use super::slots::Slot;
 
 /// How long a client may take nothing of what is written to it.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,12 +32,12 @@ pub(super) struct Connection<S> {
     waits: Option<Pin<Box<Sleep>>>,
     /// Set once nothing more is written: when reading ends, and what may come until then.
     lingers: Option<(Pin<Box<Sleep>>, usize)>,
-    _place: Option<Place<IpAddr>>,
+    _slot: Option<Slot<IpAddr>>,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(stream: S, limit: Duration, place: Option<Place<IpAddr>>) -> Self {
-        Self { stream, limit, waits: None, lingers: None, _place: place }
+    pub(super) fn new(stream: S, limit: Duration, slot: Option<Slot<IpAddr>>) -> Self {
+        Self { stream, limit, waits: None, lingers: None, _slot: slot }
     }
 
     /// What a write came to, unless it has waited for too long.

@@ -42,7 +42,7 @@ const OPERATOR: &str = "operator_token";
 const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
 
 /// An answer that many operations can give; never one of health.
-struct Failure {
+struct CommonAnswer {
     status: u16,
     name: &'static str,
     description: &'static str,
@@ -50,14 +50,14 @@ struct Failure {
     of: fn(&Operation) -> bool,
 }
 
-const FAILURES: [Failure; 9] = {
+const FAILURES: [CommonAnswer; 9] = {
     const fn failure(
         status: u16,
         name: &'static str,
         description: &'static str,
         of: fn(&Operation) -> bool,
-    ) -> Failure {
-        Failure { status, name, description, of }
+    ) -> CommonAnswer {
+        CommonAnswer { status, name, description, of }
     }
     [
         failure(400, "Malformed", "The body is not JSON, or the query is not valid", has_either),
@@ -197,8 +197,8 @@ fn seconds() -> Header {
 fn path_parameter(name: &str) -> Parameter {
     let number = || RefOr::T(Schema::Object(Object::with_type(Type::Integer)));
     let (schema, description) = match name {
-        "reference" => (shapes::Reference::schema(), "The payment's reference"),
-        "customer_id" => (shapes::CustomerId::schema(), "The customer's id"),
+        "reference" => (shapes::ReferenceText::schema(), "The payment's reference"),
+        "customer_id" => (shapes::CustomerIdText::schema(), "The customer's id"),
         "partition" => (number(), "The partition"),
         "sequence" => (number(), "The sequence in the partition"),
         _ => (number(), "The id"),

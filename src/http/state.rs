@@ -46,7 +46,7 @@ pub(crate) struct Gateway {
     pub clock: Clock,
 }
 
-pub(crate) struct Shared {
+pub(crate) struct AppState {
     pub(crate) gateway: Gateway,
     /// Cancelled when the process is stopping.
     pub(crate) stop: CancellationToken,
@@ -58,9 +58,9 @@ pub(crate) struct Shared {
     pub(super) rate: Rate,
 }
 
-pub(crate) type App = Arc<Shared>;
+pub(crate) type App = Arc<AppState>;
 
-impl Shared {
+impl AppState {
     pub(crate) fn new(gateway: Gateway, stop: CancellationToken) -> App {
         Arc::new(Self {
             requests: Semaphore::new(gateway.config.requests_max),

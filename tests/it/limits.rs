@@ -214,8 +214,9 @@ async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() 
 
 #[tokio::test]
 async fn whoever_still_sends_a_refused_body_sees_why() {
-    let h = Harness::gateway(&["--api-token", "secret"]).await;
-    let (typed, token) = ("Content-Type: application/json\r\n", "Authorization: Bearer secret\r\n");
+    let h = Harness::gateway(&["--api-token", "a-secret-of-this-length"]).await;
+    let (typed, token) =
+        ("Content-Type: application/json\r\n", "Authorization: Bearer a-secret-of-this-length\r\n");
     for (headers, path, size, wanted) in [
         (token, "/api/v1/payments", 17 * 1024, "413"),
         (token, "/api/v1/payments", 3 << 20, "413"),
