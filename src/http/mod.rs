@@ -26,7 +26,6 @@ mod serve;
 mod shapes;
 mod slots;
 mod state;
-mod stores;
 mod surface;
 mod views;
 

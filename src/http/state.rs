@@ -7,10 +7,10 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    health::{LatestHealth, StoreHealth},
     intake::Rules,
     problem::Problem,
     rate::Rate,
-    stores::{Latest, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
@@ -54,7 +54,7 @@ pub(crate) struct AppState {
     pub(super) bodies: Semaphore,
     pub(super) waiters: Semaphore,
     pub(super) look_ups: Semaphore,
-    pub(super) stores: Latest,
+    pub(super) stores: LatestHealth,
     pub(super) rate: Rate,
 }
 
@@ -67,7 +67,7 @@ impl AppState {
             bodies: Semaphore::new(BODIES_BYTES_MAX),
             waiters: Semaphore::new(WAITERS_MAX),
             look_ups: Semaphore::new(LOOK_UPS_MAX),
-            stores: Latest::default(),
+            stores: LatestHealth::default(),
             rate: Rate::default(),
             stop,
             gateway,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::{Connection, FromRow};
 use utoipa::ToSchema;
@@ -139,18 +138,28 @@ impl CursorRow {
     }
 }
 
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = TotalsView)]
 pub struct Totals {
+    /// All that the ledger took: applied, recorded, rejected and suspense.
+    pub payments: i64,
     pub applied: i64,
     pub recorded: i64,
     pub rejected: i64,
     pub suspense: i64,
-    pub conflicts: i64,
-    pub duplicates: i64,
-    pub dead_letters: i64,
+    pub dead_lettered: i64,
+    /// Waits behind dead letters of its customers.
     pub parked: i64,
-    pub amount: Decimal,
+    /// Came under a used reference with other content.
+    pub conflicts: i64,
+    /// Came again after the stream had forgotten them.
+    pub duplicates: i64,
+    /// The whole amount of applied payments.
+    pub amount: Money,
+    pub average_amount: Money,
+    #[serde(skip)]
     pub customers: i64,
+    #[serde(skip)]
     pub customers_completed: i64,
 }
 
@@ -351,8 +360,10 @@ impl Reader {
             "select sum(applied)::bigint as applied, sum(recorded)::bigint as recorded,
                  sum(rejected)::bigint as rejected, sum(suspense)::bigint as suspense,
                  sum(conflicts)::bigint as conflicts, sum(duplicates)::bigint as duplicates,
-                 sum(dead_letters)::bigint as dead_letters, sum(parked)::bigint as parked,
+                 sum(dead_letters)::bigint as dead_lettered, sum(parked)::bigint as parked,
+                 sum(applied + recorded + rejected + suspense)::bigint as payments,
                  sum(amount) as amount,
+                 round(coalesce(sum(amount) / nullif(sum(applied), 0), 0), 2) as average_amount,
                  (select count(*) from customer_accounts) as customers,
                  (select count(*) from customer_accounts
                   where outstanding_balance = 0) as customers_completed

@@ -17,7 +17,7 @@ use crate::http::{
 use crate::{
     domain::Invalid,
     ledger::Totals,
-    operations::{Money, Overview, PartitionLook},
+    operations::{Overview, PartitionLook},
 };
 
 /// Customers that one request may seed; `paystream seed` knows no bound.
@@ -82,33 +82,13 @@ pub(in crate::http) async fn seed_customers(
 
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct StatsView {
-    totals: TotalsView,
+    totals: Totals,
     customers: CustomerTotalsView,
     /// Payments settled per second, over the last minute.
     settled_per_second: f64,
     /// Entries that wait in the streams, all partitions together.
     backlog: BacklogView,
     partitions: Vec<PartitionLook>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct TotalsView {
-    /// All that the ledger took: applied, recorded, rejected and suspense.
-    payments: i64,
-    applied: i64,
-    recorded: i64,
-    rejected: i64,
-    suspense: i64,
-    dead_lettered: i64,
-    /// Waits behind dead letters of its customers.
-    parked: i64,
-    /// Came under a used reference with other content.
-    conflicts: i64,
-    /// Came again after the stream had forgotten them.
-    duplicates: i64,
-    /// The whole amount of applied payments.
-    amount: Money,
-    average_amount: Money,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -143,8 +123,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
         let detail = redis_trouble.as_deref().unwrap_or("Redis does not answer");
         return Err(Problem::new(Code::StreamUnavailable, detail));
     };
-    let payments = totals.applied + totals.recorded + totals.rejected + totals.suspense;
-    let thousandths = app.rate.thousandths_per_second(Instant::now(), payments);
+    let thousandths = app.rate.thousandths_per_second(Instant::now(), totals.payments);
     let completion_rate = ratio(totals.customers_completed, totals.customers);
     Ok(Json(StatsView {
         customers: CustomerTotalsView {
@@ -152,30 +131,11 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
             completed: totals.customers_completed,
             completion_rate: number(completion_rate.round_dp(4)),
         },
-        totals: TotalsView::new(payments, totals),
+        totals,
         settled_per_second: number(Decimal::new(thousandths, 3)),
         backlog: BacklogView { lag, pending },
         partitions,
     }))
-}
-
-impl TotalsView {
-    fn new(payments: i64, totals: Totals) -> Self {
-        let average = totals.amount.checked_div(totals.applied.into()).unwrap_or_default();
-        Self {
-            payments,
-            applied: totals.applied,
-            recorded: totals.recorded,
-            rejected: totals.rejected,
-            suspense: totals.suspense,
-            dead_lettered: totals.dead_letters,
-            parked: totals.parked,
-            conflicts: totals.conflicts,
-            duplicates: totals.duplicates,
-            amount: Money(totals.amount),
-            average_amount: Money(average),
-        }
-    }
 }
 
 fn ratio(part: i64, whole: i64) -> Decimal {
