@@ -43,7 +43,7 @@ enum Command {
     },
     /// Operators' commands
     #[command(flatten)]
-    Operate(cli::Command),
+    Operate(cli::OperatorCommand),
 }
 
 #[tokio::main]

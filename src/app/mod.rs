@@ -22,7 +22,7 @@ use crate::{
     cli,
     config::ServeConfig,
     console,
-    http::{self, Shared},
+    http::{self, AppState},
     ledger::Schema,
     monitor,
     progress::Board,
@@ -163,7 +163,7 @@ async fn serve_topology(
         let gateway =
             capabilities::gateway(gateway, &stores, &circuits, board, operations, signals).await?;
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
-        let app = Shared::new(gateway, stop.clone());
+        let app = AppState::new(gateway, stop.clone());
         let (pages, looking) = console::open(Arc::clone(&app));
         tasks.spawn(looking);
         tasks.spawn(http::serve(app, pages, listener));

@@ -7,14 +7,14 @@ use std::{
 };
 
 use anyhow::Context;
-use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::table::{Column, cell, number, table};
 use crate::{
     config::LedgerConfig,
     domain::two_places,
-    ledger::{AuditProgress, AuditReport, CheckCount, Ledger, Stage},
+    ledger::{AuditProgress, AuditReport, CheckCount, Drift, Ledger, Stage},
 };
 
 #[derive(clap::Args, Clone, Debug)]
@@ -79,22 +79,19 @@ fn document(report: &AuditReport) -> Value {
 }
 
 fn page(report: &AuditReport) -> String {
-    let mut checks = Table::new();
-    checks.load_style(presets::ASCII_MARKDOWN).set_header(["check", "looked at", "drift"]);
-    for CheckCount { check, looked_at, drift } in &report.checks {
-        checks.add_row([(*check).to_owned(), looked_at.to_string(), drift.to_string()]);
-    }
-    for column in checks.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let mut page = format!("{checks}\n");
+    let columns: &[Column<'_, CheckCount>] = &[
+        ("check", &|line| cell(line.check)),
+        ("looked at", &|line| number(line.looked_at)),
+        ("drift", &|line| number(line.drift)),
+    ];
+    let mut page = format!("{}\n", table(&report.checks, columns));
     if !report.drifts.is_empty() {
-        let mut drifts = Table::new();
-        drifts.load_style(presets::NOTHING).set_header(["drift", "where", "what"]);
-        for drift in &report.drifts {
-            drifts.add_row([drift.check, &drift.subject, &drift.detail]);
-        }
-        page.push_str(&format!("\n{drifts}\n"));
+        let columns: &[Column<'_, Drift>] = &[
+            ("drift", &|drift| cell(drift.check)),
+            ("where", &|drift| cell(&drift.subject)),
+            ("what", &|drift| cell(&drift.detail)),
+        ];
+        page.push_str(&format!("\n{}\n", table(&report.drifts, columns)));
         let more = report.drift_count - report.drifts.len() as u64;
         if more > 0 {
             page.push_str(&format!("and {more} more\n"));

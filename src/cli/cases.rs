@@ -7,15 +7,18 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
 use super::{
-    ActArgs, Said, SignatureArgs, stores,
-    table::{PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
+    ActArgs, Output, SignatureArgs, stores,
+    table::{Column, PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
     clock,
     config::LedgerConfig,
     domain::{CustomerId, Invalid, Reference},
     ledger::{LossRow, Topology},
-    operations::{Act, ConflictFilter, Foretold, Operations, SuspenseFilter},
+    operations::{
+        Act, Conflict, ConflictFilter, Foretold, Operations, ParkedCustomer, SuspenseFilter,
+        SuspensePayment,
+    },
     stream::Streams,
 };
 
@@ -127,33 +130,29 @@ const UNUSED: &str = "redis://unused";
 pub(super) async fn suspense(
     action: SuspenseAction,
     operations: &Operations,
-) -> anyhow::Result<Said> {
+) -> anyhow::Result<Output> {
     match action {
         SuspenseAction::List { filter, list } => {
             let rows = up_to(list.limit, async |after, limit| {
                 operations.suspense(&SuspenseFilter { after, limit, ..filter.clone() }).await
             });
-            let header =
-                ["reference", "sent for", "amount", "held since", "state", "assigned to", "why"];
+            let tone = |state: &str| match state {
+                "held" => Tone::Notice,
+                "applied" => Tone::Good,
+                "conflict" => Tone::Bad,
+                _ => Tone::Quiet,
+            };
+            let columns: &[Column<'_, SuspensePayment>] = &[
+                ("reference", &|row| cell(&row.transaction_reference)),
+                ("sent for", &|row| cell(&row.customer_id)),
+                ("amount", &|row| number(row.transaction_amount)),
+                ("held since", &|row| cell(instant(row.held_at))),
+                ("state", &|row| toned(&row.state, tone(&row.state))),
+                ("assigned to", &|row| known(row.assigned_to.as_ref())),
+                ("why", &|row| cell(&row.sentence)),
+            ];
             let none = "No payment is in suspense.";
-            let text = listing(&rows.await?, list.json, none, header, |row| {
-                let tone = match row.state.as_str() {
-                    "held" => Tone::Notice,
-                    "applied" => Tone::Good,
-                    "conflict" => Tone::Bad,
-                    _ => Tone::Quiet,
-                };
-                [
-                    cell(&row.transaction_reference),
-                    cell(&row.customer_id),
-                    number(row.transaction_amount),
-                    cell(instant(row.held_at)),
-                    toned(&row.state, tone),
-                    known(row.assigned_to.as_ref()),
-                    cell(&row.sentence),
-                ]
-            });
-            Ok((text, ExitCode::SUCCESS))
+            Ok((listing(&rows.await?, list.json, none, columns), ExitCode::SUCCESS))
         }
         SuspenseAction::Assign { reference, customer, act } => {
             let customer = Some(parsed("customer id", &customer, CustomerId::parse)?);
@@ -178,7 +177,7 @@ fn parsed<T>(
 pub(super) async fn conflicts(
     action: ConflictsAction,
     operations: &Operations,
-) -> anyhow::Result<Said> {
+) -> anyhow::Result<Output> {
     match action {
         ConflictsAction::List { filter, list } => {
             let rows = up_to(list.limit, async |after, limit| {
@@ -189,38 +188,23 @@ pub(super) async fn conflicts(
                 (true, None) => "There are no conflicts.",
                 (false, None) => "No conflict is open; --all shows all.",
             };
-            let header = [
-                "conflict",
-                "reference",
-                "status",
-                "customer",
-                "amount",
-                "first customer",
-                "first amount",
-                "found at",
-                "state",
-                "what differs",
+            let tone = |state: &str| if state == "open" { Tone::Notice } else { Tone::Quiet };
+            let columns: &[Column<'_, Conflict>] = &[
+                ("conflict", &|row| number(row.name())),
+                ("reference", &|row| cell(&row.transaction_reference)),
+                ("status", &|row| cell(&row.payment_status)),
+                ("customer", &|row| cell(&row.customer_id)),
+                ("amount", &|row| number(row.transaction_amount)),
+                ("first customer", &|row| known(row.first_customer_id.as_ref())),
+                ("first amount", &|row| known(row.first_amount)),
+                ("found at", &|row| cell(instant(row.detected_at))),
+                ("state", &|row| toned(&row.state, tone(&row.state))),
+                ("what differs", &|row| cell(&row.sentence)),
             ];
-            let text = listing(&rows.await?, list.json, none, header, |row| {
-                let tone = if row.state == "open" { Tone::Notice } else { Tone::Quiet };
-                [
-                    number(row.name()),
-                    cell(&row.transaction_reference),
-                    cell(&row.payment_status),
-                    cell(&row.customer_id),
-                    number(row.transaction_amount),
-                    known(row.first_customer_id.as_ref()),
-                    known(row.first_amount),
-                    cell(instant(row.detected_at)),
-                    toned(&row.state, tone),
-                    cell(&row.sentence),
-                ]
-            });
-            Ok((text, ExitCode::SUCCESS))
+            Ok((listing(&rows.await?, list.json, none, columns), ExitCode::SUCCESS))
         }
         ConflictsAction::Resolve { conflict, act } => {
-            // Partition and sequence may be two words.
-            let conflict = conflict.join("/");
+            let conflict = conflict.join(" ");
             let conflict =
                 conflict.parse().map_err(|wrong| anyhow!("the conflict {conflict} {wrong}"))?;
             act.make(operations, Act::Resolve { conflict }).await
@@ -228,20 +212,20 @@ pub(super) async fn conflicts(
     }
 }
 
-pub(super) async fn parked(action: ParkedAction, operations: &Operations) -> anyhow::Result<Said> {
+pub(super) async fn parked(
+    action: ParkedAction,
+    operations: &Operations,
+) -> anyhow::Result<Output> {
     match action {
         ParkedAction::List { json } => {
             let rows = operations.parked(None).await.context("could not list parked payments")?;
-            let header = ["customer", "parked at", "payments", "amount"];
-            let text = listing(&rows, json, "No customer is parked.", header, |row| {
-                [
-                    cell(&row.customer_id),
-                    cell(instant(row.parked_at)),
-                    number(row.payments),
-                    number(row.amount),
-                ]
-            });
-            Ok((text, ExitCode::SUCCESS))
+            let columns: &[Column<'_, ParkedCustomer>] = &[
+                ("customer", &|row| cell(&row.customer_id)),
+                ("parked at", &|row| cell(instant(row.parked_at))),
+                ("payments", &|row| number(row.payments)),
+                ("amount", &|row| number(row.amount)),
+            ];
+            Ok((listing(&rows, json, "No customer is parked.", columns), ExitCode::SUCCESS))
         }
         ParkedAction::Release { customer, force, dry_run, yes, signature } => {
             let customer = parsed("customer id", &customer, CustomerId::parse)?;
@@ -264,7 +248,7 @@ fn hold(
     force: bool,
     dry_run: bool,
     yes: bool,
-) -> Option<anyhow::Result<Said>> {
+) -> Option<anyhow::Result<Output>> {
     let Foretold { must_force, sentence: would, .. } = foretold;
     if dry_run {
         let forced = if *must_force { "; it would have to be forced" } else { "" };
@@ -282,7 +266,7 @@ fn hold(
 }
 
 /// Lists or accepts losses.
-pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
+pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Output> {
     let ledger = stores::ledger(&args.ledger)?;
     ledger.schema().check().await.context("could not use the ledger")?;
     // Losses are in the ledger, whatever Redis and the topology are.
@@ -296,18 +280,15 @@ pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Said> {
                 true => "Nothing is known to be lost.",
                 false => "No loss is open; --all shows accepted ones.",
             };
-            let header = ["partition", "found", "lost sequences", "goes on at", "state", "what"];
-            let text = listing(&rows, json, none, header, |row| {
-                [
-                    cell(row.partition),
-                    cell(instant(row.detected_at)),
-                    cell(lost(row)),
-                    cell(row.resumes_at),
-                    cell(&row.state),
-                    cell(format!("{}: {}", row.reason, row.detail)),
-                ]
-            });
-            Ok((text, ExitCode::from(u8::from(open))))
+            let columns: &[Column<'_, LossRow>] = &[
+                ("partition", &|row| cell(row.partition)),
+                ("found", &|row| cell(instant(row.detected_at))),
+                ("lost sequences", &|row| cell(lost(row))),
+                ("goes on at", &|row| cell(row.resumes_at)),
+                ("state", &|row| cell(&row.state)),
+                ("what", &|row| cell(format!("{}: {}", row.reason, row.detail))),
+            ];
+            Ok((listing(&rows, json, none, columns), ExitCode::from(u8::from(open))))
         }
         LossesAction::Accept { partition, signature } => {
             let act = ActArgs { signature, json: false };

@@ -14,14 +14,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{
-    ActArgs, Said,
-    table::{PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
+    ActArgs, Output,
+    table::{Column, PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
     domain::shown,
     operations::{
-        AuditFilter, BULK_MAX, DeadLetter, LetterFilter, LetterState, Mend, MendSummary,
-        Operations, PAGE_MAX,
+        AuditFilter, BULK_MAX, DeadLetter, EntryName, LetterFilter, LetterReport, LetterState,
+        Mend, MendSummary, Operations, PAGE_MAX,
     },
 };
 
@@ -92,7 +92,7 @@ pub struct Which {
 pub(super) async fn run(
     action: DeadLettersAction,
     operations: &Operations,
-) -> anyhow::Result<Said> {
+) -> anyhow::Result<Output> {
     match action {
         DeadLettersAction::List { filter, list } => listed(operations, &filter, &list).await,
         DeadLettersAction::Show { name, json } => show(operations, &name, json).await,
@@ -105,7 +105,7 @@ async fn listed(
     operations: &Operations,
     filter: &LetterFilter,
     list: &PageArgs,
-) -> anyhow::Result<Said> {
+) -> anyhow::Result<Output> {
     let letters = up_to(list.limit, async |before, limit| {
         operations.dead_letters(&LetterFilter { before, limit, ..filter.clone() }).await
     });
@@ -115,31 +115,27 @@ async fn listed(
         (LetterState::All, true) => "There are no dead letters.",
         (_, _) => "No dead letter matches.",
     };
-    let columns =
-        ["id", "state", "reference", "customer", "amount", "dead at", "attempts", "code", "reason"];
-    let text = listing(&letters.await?, list.json, none, columns, |letter| {
-        let tone = match letter.state.as_str() {
-            "dead" => Tone::Bad,
-            "redriven" => Tone::Good,
-            _ => Tone::Quiet,
-        };
-        [
-            number(letter.id),
-            toned(&letter.state, tone),
-            known(letter.transaction_reference.as_ref()),
-            known(letter.customer_id.as_ref()),
-            known(letter.transaction_amount),
-            cell(instant(letter.dead_at)),
-            number(letter.attempts),
-            cell(&letter.code),
-            cell(&letter.reason),
-        ]
-    });
-    Ok((text, ExitCode::SUCCESS))
+    let tone = |state: &str| match state {
+        "dead" => Tone::Bad,
+        "redriven" => Tone::Good,
+        _ => Tone::Quiet,
+    };
+    let columns: &[Column<'_, DeadLetter>] = &[
+        ("id", &|letter| number(letter.id)),
+        ("state", &|letter| toned(&letter.state, tone(&letter.state))),
+        ("reference", &|letter| known(letter.transaction_reference.as_ref())),
+        ("customer", &|letter| known(letter.customer_id.as_ref())),
+        ("amount", &|letter| known(letter.transaction_amount)),
+        ("dead at", &|letter| cell(instant(letter.dead_at))),
+        ("attempts", &|letter| number(letter.attempts)),
+        ("code", &|letter| cell(&letter.code)),
+        ("reason", &|letter| cell(&letter.reason)),
+    ];
+    Ok((listing(&letters.await?, list.json, none, columns), ExitCode::SUCCESS))
 }
 
 /// Everything about the dead letters of this name, and what was done to them.
-async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result<Said> {
+async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result<Output> {
     let failed = "could not read dead letters";
     let mut letters = Vec::new();
     if let Ok(id) = name.parse() {
@@ -177,7 +173,7 @@ async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result
 fn page(letter: &DeadLetter) -> anyhow::Result<String> {
     let unknown = || "not known".to_owned();
     let text = |text: &Option<String>| text.as_deref().map_or_else(unknown, shown);
-    let place = letter.sequence.map_or_else(unknown, |sequence| sequence.to_string());
+    let sequence = letter.sequence.map_or_else(unknown, |sequence| sequence.to_string());
     let mut lines = vec![
         format!("Dead letter {}, {}", letter.id, letter.state),
         format!("  reference  {}", text(&letter.transaction_reference)),
@@ -187,8 +183,8 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
             letter.transaction_amount.map_or_else(unknown, |amount| amount.to_string())
         ),
         format!(
-            "  was at     partition {}, sequence {place}, entry {}",
-            letter.partition, letter.stream_id
+            "  was at     entry {}, sequence {sequence}",
+            EntryName::of(letter.partition, &letter.stream_id)
         ),
         format!("  dead at    {}", instant(letter.dead_at)),
         format!(
@@ -217,7 +213,7 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
 
 /// Deals with the dead letters. Says what came of it, and how to exit: with 1
 /// when one was refused or none was found, with 2 when it had to stop.
-async fn mend(operations: &Operations, mend: Mend, args: MendArgs) -> anyhow::Result<Said> {
+async fn mend(operations: &Operations, mend: Mend, args: MendArgs) -> anyhow::Result<Output> {
     let MendArgs { which, dry_run, yes, max, act: ActArgs { signature, json } } = args;
     let by = signature.signed()?;
     let (ids, count) = find(operations, which, max).await?;
@@ -284,16 +280,17 @@ fn confirm(mend: Mend, picked: usize, count: usize, yes: bool) -> anyhow::Result
 fn summed_up(summary: &MendSummary, mend: Mend, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
     let mended = format!("{would}{}", mend.done());
-    let columns = ["id", "reference", "", "what came of it"];
-    let mut text = listing(&summary.reports, false, "", columns, |report| {
-        let done = report.redriven.or(report.discarded) == Some(true);
-        [
-            number(report.id),
-            known(report.transaction_reference.as_ref()),
-            if done { toned(&mended, Tone::Good) } else { toned("refused", Tone::Bad) },
-            cell(&report.sentence),
-        ]
-    });
+    let result = |report: &LetterReport| match report.redriven.or(report.discarded) {
+        Some(true) => toned(&mended, Tone::Good),
+        _ => toned("refused", Tone::Bad),
+    };
+    let columns: &[Column<'_, LetterReport>] = &[
+        ("id", &|report| number(report.id)),
+        ("reference", &|report| known(report.transaction_reference.as_ref())),
+        ("", &result),
+        ("what came of it", &|report| cell(&report.sentence)),
+    ];
+    let mut text = listing(&summary.reports, false, "", columns);
     text.push_str(&format!("{} {mended}, {} refused", summary.done(), summary.refused));
     if summary.left > 0 {
         text.push_str(&format!(", {} left: run this again", summary.left));

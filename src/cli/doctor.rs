@@ -1,9 +1,10 @@
 //! `paystream doctor`: looks at everything that can be wrong, and says what to do
 //! about it. Never changes anything.
 
-use std::{collections::BTreeMap, io::IsTerminal, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
 use clap::Args;
+use console::{Color, style};
 
 use super::watch::{Shown, WatchArgs, show};
 use crate::{
@@ -13,13 +14,6 @@ use crate::{
     operations::{self, Checkup, Finding, Severity},
 };
 
-/// Colours of a terminal,
-const RED: &str = "\x1b[1;31m";
-const YELLOW: &str = "\x1b[1;33m";
-const BLUE: &str = "\x1b[1;34m";
-const GREEN: &str = "\x1b[1;32m";
-/// and none.
-const PLAIN: &str = "\x1b[0m";
 /// Where the second line of a finding begins.
 const INDENT: &str = "          ";
 
@@ -40,13 +34,11 @@ pub struct DoctorArgs {
 /// # Errors
 /// When the answer cannot be written.
 pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
-    let colours = std::io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     show(&args.watch, async || {
         let checkup = operations::examine(&args.config, clock::system).await;
         Ok(Shown {
             document: args.watch.document(&checkup)?,
-            page: page(&checkup, colours),
+            page: page(&checkup, console::colors_enabled()),
             status: u8::from(checkup.severity >= Severity::Warning),
         })
     })
@@ -55,8 +47,8 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 
 /// The worst first, and what is as it should be in a few lines at the end.
 fn page(checkup: &Checkup, colours: bool) -> String {
-    let paint = |colour: &str, text: &str| {
-        if colours { [colour, text, PLAIN].concat() } else { text.to_owned() }
+    let paint = |colour: Color, text: &'static str| {
+        style(text).fg(colour).bold().force_styling(colours).to_string()
     };
     let mut page = String::new();
     let bad = checkup.findings.iter().filter(|finding| finding.severity > Severity::Good);
@@ -64,9 +56,9 @@ fn page(checkup: &Checkup, colours: bool) -> String {
         let Finding { code, severity, sentence, advice, runbook, .. } = finding;
         let (sentence, advice) = (shown(sentence), shown(advice));
         let (colour, name) = match severity {
-            Severity::Critical => (RED, "CRITICAL"),
-            Severity::Warning => (YELLOW, "WARNING "),
-            Severity::Notice | Severity::Good => (BLUE, "NOTICE  "),
+            Severity::Critical => (Color::Red, "CRITICAL"),
+            Severity::Warning => (Color::Yellow, "WARNING "),
+            Severity::Notice | Severity::Good => (Color::Blue, "NOTICE  "),
         };
         page.push_str(&format!(
             "{}  {sentence}\n{INDENT}do:  {advice}\n{INDENT}see: RUNBOOK.md#{runbook} ({code})\n\n",
@@ -75,7 +67,7 @@ fn page(checkup: &Checkup, colours: bool) -> String {
     }
     let good = good(&checkup.findings);
     if !good.is_empty() {
-        page.push_str(&format!("{}\n", paint(GREEN, "OK")));
+        page.push_str(&format!("{}\n", paint(Color::Green, "OK")));
     }
     let (empty, told): (Vec<_>, Vec<_>) =
         good.into_iter().partition(|(_, sentences)| sentences == &["none"]);
@@ -146,6 +138,6 @@ mod tests {
              at 1970-01-01 00:00:00 UTC\n";
         assert_eq!(page(&checkup, false), wanted);
         let painted = page(&checkup, true);
-        assert!(painted.starts_with("\x1b[1;31mCRITICAL\x1b[0m"), "{painted}");
+        assert!(painted.starts_with("\x1b[31m\x1b[1mCRITICAL\x1b[0m"), "{painted}");
     }
 }

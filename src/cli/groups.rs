@@ -11,8 +11,8 @@ use clap::{
 use serde_json::json;
 
 use super::{
-    ActorArgs, Running, Said, stores,
-    table::{cell, listing, number, seconds},
+    ActorArgs, Output, Running, stores,
+    table::{Column, cell, listing, number, seconds},
 };
 use crate::{
     config::StoreConfig,
@@ -79,7 +79,7 @@ fn starts() -> impl TypedValueParser<Value = StartsFrom> {
 }
 
 impl GroupsCommand {
-    pub(super) async fn run(self, running: Running) -> anyhow::Result<Said> {
+    pub(super) async fn run(self, running: Running) -> anyhow::Result<Output> {
         match self {
             Self::List { store, json } => {
                 let operations = stores::operations(store, running).await?;
@@ -101,38 +101,30 @@ impl GroupsCommand {
     }
 }
 
-fn list(operations: &Operations, groups: &[Group], json: bool) -> Said {
-    let columns = [
-        "group",
-        "registered",
-        "missing on",
-        "lag",
-        "pending",
-        "oldest waiting",
-        "pins trimming on",
-        "note",
+fn list(operations: &Operations, groups: &[Group], json: bool) -> Output {
+    let registered = |group: &Group| match &group.starts_from {
+        Some(from) => format!("from {from}"),
+        None if group.is_ours() => "always".to_owned(),
+        None => "NO".to_owned(),
+    };
+    let oldest = |group: &Group| group.oldest_waiting_seconds.map_or("-".to_owned(), seconds);
+    let columns: &[Column<'_, Group>] = &[
+        ("group", &|group| cell(&group.name)),
+        ("registered", &|group| cell(registered(group))),
+        ("missing on", &|group| cell(partitions(&group.missing_on))),
+        ("lag", &|group| number(group.lag)),
+        ("pending", &|group| number(group.pending)),
+        ("oldest waiting", &|group| number(oldest(group))),
+        ("pins trimming on", &|group| cell(partitions(&group.pins_trimming_on))),
+        ("note", &|group| cell(group.note.as_deref().unwrap_or_default())),
     ];
-    let mut text = listing(groups, false, "", columns, |group| {
-        let registered = match &group.starts_from {
-            Some(from) => format!("from {from}"),
-            None if group.is_ours() => "always".to_owned(),
-            None => "NO".to_owned(),
-        };
-        [
-            cell(&group.name),
-            cell(registered),
-            cell(partitions(&group.missing_on)),
-            number(group.lag),
-            number(group.pending),
-            number(group.oldest_waiting_seconds.map_or("-".to_owned(), seconds)),
-            cell(partitions(&group.pins_trimming_on)),
-            cell(group.note.as_deref().unwrap_or_default()),
-        ]
-    });
-    if json {
-        let partitions = operations.partitions();
-        text = format!("{:#}\n", json!({ "partitions": partitions, "groups": groups }));
-    }
+    let text = match json {
+        true => {
+            let partitions = operations.partitions();
+            format!("{:#}\n", json!({ "partitions": partitions, "groups": groups }))
+        }
+        false => listing(groups, false, "", columns),
+    };
     (text, ExitCode::from(u8::from(!groups.iter().all(Group::is_in_order))))
 }
 

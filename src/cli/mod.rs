@@ -106,8 +106,8 @@ pub fn failure(error: &anyhow::Error) -> String {
     lines.join("\n")
 }
 
-/// What a command says, and how it exits.
-type Said = (String, ExitCode);
+/// What a command prints, and how it exits.
+type Output = (String, ExitCode);
 
 /// How an act is made and its answer is shown.
 #[derive(Args, Clone, Debug)]
@@ -120,7 +120,7 @@ pub struct ActArgs {
 }
 
 impl ActArgs {
-    async fn make(self, operations: &Operations, act: Act) -> anyhow::Result<Said> {
+    async fn make(self, operations: &Operations, act: Act) -> anyhow::Result<Output> {
         perform(operations, &act, &self.signature.signed()?, self.json).await
     }
 }
@@ -132,7 +132,7 @@ async fn perform(
     act: &Act,
     by: &operations::Signature,
     json: bool,
-) -> anyhow::Result<Said> {
+) -> anyhow::Result<Output> {
     let (document, sentence, complete) = match operations.perform(act, by).await? {
         Ok(answer) => (answer.document, answer.sentence, answer.complete),
         Err(refusal) => (act.refused(&refusal), refusal.sentence().to_owned(), false),
@@ -177,7 +177,7 @@ pub struct ReleaseArgs {
 
 /// What an operator can do, beside running the service.
 #[derive(Subcommand)]
-pub enum Command {
+pub enum OperatorCommand {
     /// Bring the database to this release's schema and create the streams
     Migrate(migrate::MigrateArgs),
     /// Open accounts GIG00001, GIG00002, …
@@ -228,7 +228,7 @@ pub enum CaseCommand {
 }
 
 impl CaseCommand {
-    async fn run(self, running: Running) -> anyhow::Result<Said> {
+    async fn run(self, running: Running) -> anyhow::Result<Output> {
         match self {
             Self::DeadLetters(on) => {
                 dead_letters::run(on.action, &stores::operations(on.store, running).await?).await
@@ -256,7 +256,7 @@ impl CaseCommand {
     }
 }
 
-impl Command {
+impl OperatorCommand {
     /// Runs the command on the configured stores, or on those of `running`.
     pub async fn run(self, running: impl FnOnce() -> Running) -> anyhow::Result<ExitCode> {
         match self {

@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 
 use super::{
     stores,
-    table::{Tone, cell, known, table, toned},
+    table::{Column, Tone, cell, known, number, table, toned},
     watch::{Shown, WatchArgs, show},
 };
 use crate::{
     config::StoreConfig,
     domain::shown,
     operations::{
-        Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary, span,
+        EntryName, Operations, PAGE_MAX, PendingEntry, PendingFilter, PendingPage, PendingSummary,
+        span,
     },
 };
 
@@ -155,42 +156,27 @@ impl PendingLook {
 }
 
 fn listed(entries: &[PendingEntry]) -> Table {
-    let mut table = table([
-        "entry",
-        "sequence",
-        "reference",
-        "customer",
-        "amount",
-        "held by",
-        "owner",
-        "idle",
-        "taken",
-        "attempts",
-        "verdict",
-    ]);
-    for entry in entries {
-        let owner = match (&entry.owner, entry.owner_alive) {
-            (Some(owner), Some(false)) => toned(format!("{owner} (silent)"), Tone::Bad),
-            (owner @ Some(_), _) => known(owner.as_ref()),
-            (None, Some(_)) => toned("NONE", Tone::Bad),
-            (None, None) => known(None::<String>),
-        };
-        let tone = if entry.verdict.trouble { Tone::Bad } else { Tone::Good };
-        table.add_row([
-            cell(format!("{}/{}", entry.partition, entry.stream_id)),
-            known(entry.sequence),
-            known(entry.transaction_reference.as_ref()),
-            known(entry.customer_id.as_ref()),
-            known(entry.transaction_amount).set_alignment(CellAlignment::Right),
-            cell(&entry.consumer),
-            owner,
-            cell(span(Duration::from_millis(entry.idle_ms))).set_alignment(CellAlignment::Right),
-            cell(entry.deliveries).set_alignment(CellAlignment::Right),
-            cell(entry.attempts).set_alignment(CellAlignment::Right),
-            toned(&entry.verdict.sentence, tone),
-        ]);
-    }
-    table
+    let owner = |entry: &PendingEntry| match (&entry.owner, entry.owner_alive) {
+        (Some(owner), Some(false)) => toned(format!("{owner} (silent)"), Tone::Bad),
+        (owner @ Some(_), _) => known(owner.as_ref()),
+        (None, Some(_)) => toned("NONE", Tone::Bad),
+        (None, None) => known(None::<String>),
+    };
+    let tone = |trouble| if trouble { Tone::Bad } else { Tone::Good };
+    let columns: &[Column<'_, PendingEntry>] = &[
+        ("entry", &|entry| cell(EntryName::of(entry.partition, &entry.stream_id))),
+        ("sequence", &|entry| known(entry.sequence)),
+        ("reference", &|entry| known(entry.transaction_reference.as_ref())),
+        ("customer", &|entry| known(entry.customer_id.as_ref())),
+        ("amount", &|entry| known(entry.transaction_amount).set_alignment(CellAlignment::Right)),
+        ("held by", &|entry| cell(&entry.consumer)),
+        ("owner", &owner),
+        ("idle", &|entry| number(span(Duration::from_millis(entry.idle_ms)))),
+        ("taken", &|entry| number(entry.deliveries)),
+        ("attempts", &|entry| number(entry.attempts)),
+        ("verdict", &|entry| toned(&entry.verdict.sentence, tone(entry.verdict.trouble))),
+    ];
+    table(entries, columns)
 }
 
 /// What is safe to do about those that are in trouble, each once.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::StoreConfig,
     domain::{Reference, shown},
-    operations::Life,
+    operations::{EntryName, Life, LifeEvent},
 };
 
 #[derive(Args, Clone, Debug)]
@@ -64,7 +64,7 @@ fn page(life: &Life) -> String {
     ];
     if let (Some(partition), Some(id)) = (life.partition, &life.stream_id) {
         let sequence = life.sequence.map_or("unknown".to_owned(), |number| number.to_string());
-        lines.push(format!("  partition {partition}, entry {id}, sequence {sequence}"));
+        lines.push(format!("  entry {}, sequence {sequence}", EntryName::of(partition, id)));
     }
     lines.push(match &life.trace_id {
         Some(trace_id) => format!("  trace {trace_id}"),
@@ -74,17 +74,20 @@ fn page(life: &Life) -> String {
         let line = "  PostgreSQL does not answer in time: what became of it is not known now";
         lines.push(line.to_owned());
     }
-    let mut table = table(["when", "what", ""]);
-    for moment in &life.moments {
-        let at = moment.at.map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f UTC").to_string());
-        let sentence = match moment.failed {
-            true => toned(&moment.sentence, Tone::Bad),
-            false => cell(&moment.sentence),
-        };
-        table.add_row([known(at), cell(&moment.code), sentence]);
-    }
+    let sentence = |moment: &LifeEvent| match moment.failed {
+        true => toned(&moment.sentence, Tone::Bad),
+        false => cell(&moment.sentence),
+    };
+    let moments = table(
+        &life.moments,
+        &[
+            ("when", &|one| known(one.at.map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f UTC")))),
+            ("what", &|one| cell(&one.code)),
+            ("", &sentence),
+        ],
+    );
     lines.push(String::new());
-    lines.push(table.to_string());
+    lines.push(moments.to_string());
     if let Some(pending) = &life.pending {
         lines.push(String::new());
         lines.push("What is safe to do:".to_owned());

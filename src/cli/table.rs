@@ -58,31 +58,32 @@ pub(super) async fn up_to<T, C>(
     Ok(rows)
 }
 
+/// A column's heading, and its cell in a row.
+pub(super) type Column<'a, T> = (&'a str, &'a dyn Fn(&T) -> Cell);
+
 /// Rows as a JSON document, or as a table; `none` says that there are no rows.
-pub(super) fn listing<T: Serialize, const COLUMNS: usize>(
+pub(super) fn listing<T: Serialize>(
     rows: &[T],
     json: bool,
     none: &str,
-    columns: [&str; COLUMNS],
-    cells: impl Fn(&T) -> [Cell; COLUMNS],
+    columns: &[Column<'_, T>],
 ) -> String {
     match (json, rows.is_empty()) {
         (true, _) => format!("{:#}\n", json!(rows)),
         (false, true) => format!("{none}\n"),
-        (false, false) => {
-            let mut table = table(columns);
-            table.add_rows(rows.iter().map(cells));
-            format!("{table}\n")
-        }
+        (false, false) => format!("{}\n", table(rows, columns)),
     }
 }
 
-/// An empty table with these columns. Fits itself to a terminal.
-pub(super) fn table<const COLUMNS: usize>(columns: [&str; COLUMNS]) -> Table {
+/// A table that fits itself to a terminal.
+pub(super) fn table<T>(rows: &[T], columns: &[Column<'_, T>]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(columns);
+    table.set_header(columns.iter().map(|(heading, _)| *heading));
+    for row in rows {
+        table.add_row(columns.iter().map(|(_, cell)| cell(row)));
+    }
     table
 }
 

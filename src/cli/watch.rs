@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use console::{Term, measure_text_width};
 use humantime::parse_duration;
 use serde::Serialize;
 use serde_json::json;
@@ -108,8 +109,8 @@ pub(super) struct Screen {
 
 /// The size of the terminal that standard output is, if it is one and says so.
 pub(super) fn screen() -> Option<Screen> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    let screen = Screen { rows: size.ws_row.into(), columns: size.ws_col.into() };
+    let (rows, columns) = Term::stdout().size_checked()?;
+    let screen = Screen { rows: rows.into(), columns: columns.into() };
     (screen.rows > 0 && screen.columns > 0).then_some(screen)
 }
 
@@ -121,7 +122,7 @@ fn fitted(text: &str, screen: Option<Screen>) -> String {
     let room = rows.saturating_sub(1);
     let lines: Vec<&str> = text.trim_end().lines().collect();
     let heights: Vec<usize> =
-        lines.iter().map(|line| shown_width(line).div_ceil(columns).max(1)).collect();
+        lines.iter().map(|line| measure_text_width(line).div_ceil(columns).max(1)).collect();
     if heights.iter().sum::<usize>() <= room {
         return text.to_owned();
     }
@@ -136,23 +137,6 @@ fn fitted(text: &str, screen: Option<Screen>) -> String {
     [&lines[..kept], &[more.as_str()]].concat().join("\n")
 }
 
-/// Characters of a line without the escape sequences of colours.
-fn shown_width(line: &str) -> usize {
-    let mut colour = false;
-    let shown = line.chars().filter(|c| match (colour, c) {
-        (true, c) => {
-            colour = *c != 'm';
-            false
-        }
-        (false, '\x1b') => {
-            colour = true;
-            false
-        }
-        (false, _) => true,
-    });
-    shown.count()
-}
-
 /// Over what is on the terminal, line by line, so that nothing flickers.
 fn redrawn(text: &str) -> String {
     let lines: String = text.lines().flat_map(|line| [line, CLEAR_LINE]).collect();
@@ -161,7 +145,7 @@ fn redrawn(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Screen, fitted, redrawn, shown_width};
+    use super::{Screen, fitted, redrawn};
 
     #[test]
     fn a_redrawn_page_leaves_nothing_of_the_one_before() {
@@ -177,6 +161,7 @@ mod tests {
         // A line that is wider takes more than one row.
         assert_eq!(fitted("aaaaaaaaaaaa\nb\nc", screen(4, 10)), "aaaaaaaaaaaa\n… and 2 more lines");
         assert_eq!(fitted("a\nb", screen(1, 80)), "… and 2 more lines");
-        assert_eq!(shown_width("\x1b[1;31mred\x1b[0m"), 3);
+        // Colours take no room.
+        assert_eq!(fitted("\x1b[1;31mred\x1b[0m\nb", screen(3, 3)), "\x1b[1;31mred\x1b[0m\nb");
     }
 }

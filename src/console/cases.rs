@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     http::{Code, Problem, Segment},
-    operations::{AuditEntry, Conflict, DeadLetter, ParkedCustomer, SuspensePayment},
+    operations::{AuditEntry, Conflict, DeadLetter, EntryName, ParkedCustomer, SuspensePayment},
 };
 
 /// A list and its page; the next one is at the cursor of this name.

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::history::{FigureHistory, LiveFigures};
 use crate::{
-    http::{App, Places},
+    http::{App, Slots},
     operations::{Operations, Severity},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Console {
 }
 
 pub(super) struct Live {
-    pub(super) viewers: Places<String>,
+    pub(super) viewers: Slots<String>,
     pub(super) came: Notify,
     visited: Notify,
     /// A store went away or came back.
@@ -50,7 +50,7 @@ pub(super) struct Live {
 impl Default for Live {
     fn default() -> Self {
         Self {
-            viewers: Places::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
+            viewers: Slots::new(VIEWERS_MAX, VIEWERS_OF_ONE_MAX),
             came: Notify::new(),
             visited: Notify::new(),
             changed: Notify::new(),

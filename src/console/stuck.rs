@@ -16,7 +16,8 @@ use crate::{
     domain::Reference,
     http::{Code, Problem},
     operations::{
-        DeadLetter, LetterFilter, Life, LifeEvent, PendingEntry, PendingFilter, PendingSummary,
+        DeadLetter, EntryName, LetterFilter, Life, LifeEvent, PendingEntry, PendingFilter,
+        PendingSummary,
     },
 };
 
@@ -41,7 +42,7 @@ pub(super) async fn list(visit: Visit, asked: Asked) -> Result<Response, Problem
         min_idle,
         consumer: asked.owned("consumer"),
         reference: asked.owned("reference"),
-        from: asked.owned("from"),
+        from: asked.parsed("from")?,
         limit: None,
     };
     let operations = visit.operations();
@@ -52,7 +53,7 @@ pub(super) async fn list(visit: Visit, asked: Asked) -> Result<Response, Problem
     let list = Listing { rows: found.entries, asked, next: None };
     page(&StuckPage {
         shell: visit.shell("/console/stuck", "Stuck work"),
-        list: list.followed_by("from", found.next),
+        list: list.followed_by("from", found.next.map(String::from)),
         summary,
         as_of: words::time(&found.as_of),
     })

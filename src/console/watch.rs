@@ -20,7 +20,7 @@ use super::{
     live::{Console, VIEWERS_MAX, VIEWERS_OF_ONE_MAX},
     overview, partitions,
 };
-use crate::http::{Code, Full, Operator, Peer, Place, Problem, Query};
+use crate::http::{Code, Full, Operator, Peer, Problem, Query, Slot};
 
 /// Longest silence of a stream. A page takes twelve seconds of it for a lost connection.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<LiveFigures>>>,
     wants: LiveQuery,
-    _place: Place<String>,
+    _slot: Slot<String>,
 }
 
 /// The figures of a page, again whenever they were looked at.
@@ -46,7 +46,7 @@ pub(super) async fn follow(
     Query(wants): Query<LiveQuery>,
 ) -> Result<Response, Problem> {
     let viewer = operator.0.unwrap_or_else(|| address.to_string());
-    let place = console.live.viewers.take(viewer).map_err(|full| {
+    let slot = console.live.viewers.take(viewer).map_err(|full| {
         let (count, whose) = match full {
             Full::All => (VIEWERS_MAX, ""),
             Full::Client => (VIEWERS_OF_ONE_MAX, " of yours"),
@@ -60,7 +60,7 @@ pub(super) async fn follow(
     let mut looks = console.live.latest.subscribe();
     looks.mark_changed();
     console.live.came.notify_waiters();
-    let viewer = Viewer { console, looks, wants, _place: place };
+    let viewer = Viewer { console, looks, wants, _slot: slot };
     // A proxy in front passes each event on at once.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())

@@ -36,6 +36,11 @@ pub(super) fn known(value: &Option<impl Display>) -> String {
     value.as_ref().map_or_else(|| UNKNOWN.to_owned(), number)
 }
 
+/// A number that is a name, as it is written everywhere; or that it is not known.
+pub(super) fn plain(value: &Option<impl Display>) -> String {
+    value.as_ref().map_or_else(|| UNKNOWN.to_owned(), ToString::to_string)
+}
+
 /// Open cases, which are counted up to a bound: `10,000+`.
 pub(super) fn cases(count: i64) -> String {
     let more = if count >= CASES_COUNTED_MAX { "+" } else { "" };

@@ -1,19 +1,21 @@
 //! Accepts many payments at once: each item by itself, in order.
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
     intake,
-    intake::{Body, MediaType},
-    observe::Traced,
+    intake::{MediaType, TypedBody},
     payments::{self, PaymentBody},
     problem::{self, Code, FieldError, Problem},
     state::App,
 };
-use crate::stream::{self, Appended, ReceivedPayment};
+use crate::{
+    stream::{self, Appended, ReceivedPayment},
+    telemetry::RequestTrace,
+};
 
 const ITEMS_MAX: usize = 10_000;
 
@@ -80,8 +82,8 @@ pub(super) struct ItemView {
 )]
 pub(super) async fn accept_batch(
     State(app): State<App>,
-    traced: Traced,
-    body: Body,
+    Extension(trace): Extension<RequestTrace>,
+    body: TypedBody,
 ) -> Result<Json<BatchView>, Problem> {
     let signals = &app.gateway.signals;
     let items = split(&body)?;
@@ -93,7 +95,7 @@ pub(super) async fn accept_batch(
     for item in items {
         let payment = intake::payment(item, &rules);
         results.push(payment.map(|(payment, ignored)| {
-            let sending = signals.sending(&traced.0);
+            let sending = signals.sending(&trace);
             sendings.push(sending);
             arrivals.push(ReceivedPayment { payment, received_at, trace: sending.context });
             ignored
@@ -189,7 +191,7 @@ impl ItemView {
 }
 
 /// The items of a batch as they stand in its text.
-fn split(body: &Body) -> Result<Vec<&[u8]>, Problem> {
+fn split(body: &TypedBody) -> Result<Vec<&[u8]>, Problem> {
     let items: Vec<&[u8]> = match body.media_type {
         MediaType::Json => {
             let items: Vec<&RawValue> = intake::parse(&body.bytes, Code::InvalidRequest)?;

@@ -1,5 +1,5 @@
-//! A client's connection: has a place among all of them, and is closed when the
-//! client does not take what is written to it.
+//! A client's connection: has a slot among all of them, is closed when the client does
+//! not take what is written to it, and is not closed over what the client still sends.
 
 use std::{
     io,
@@ -14,22 +14,30 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::places::Place;
+use super::slots::Slot;
 
 /// How long a client may take nothing of what is written to it.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long, and how much of, what a client still sends is read and dropped after the last
+/// answer. Closed before, the connection would be reset, and the client would see that
+/// instead of an answer such as 413.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
+const DROPPED_AT_ONCE: usize = 16 * 1024;
 
 /// A stream of bytes whose writes do not wait for ever.
 pub(super) struct Connection<S> {
     stream: S,
     limit: Duration,
     waits: Option<Pin<Box<Sleep>>>,
-    _place: Option<Place<IpAddr>>,
+    /// Set once nothing more is written: when reading ends, and what may come until then.
+    lingers: Option<(Pin<Box<Sleep>>, usize)>,
+    _slot: Option<Slot<IpAddr>>,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(stream: S, limit: Duration, place: Option<Place<IpAddr>>) -> Self {
-        Self { stream, limit, waits: None, _place: place }
+    pub(super) fn new(stream: S, limit: Duration, slot: Option<Slot<IpAddr>>) -> Self {
+        Self { stream, limit, waits: None, lingers: None, _slot: slot }
     }
 
     /// What a write came to, unless it has waited for too long.
@@ -59,7 +67,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -86,14 +94,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// Tells the client that nothing more comes, and drops what the client still sends.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let Self { stream, lingers, .. } = &mut *self;
+        if lingers.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+        }
+        let (end, left) =
+            lingers.get_or_insert_with(|| (Box::pin(sleep(LINGER_MAX)), LINGER_BYTES_MAX));
+        let mut dropped = [0; DROPPED_AT_ONCE];
+        while *left > 0 && end.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::new(&mut dropped);
+            let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                break;
+            }
+            *left = left.saturating_sub(buffer.filled().len());
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
@@ -103,5 +127,17 @@ mod tests {
         let mut connection = Connection::new(ours, Duration::from_millis(10), None);
         let error = connection.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_the_last_answer_is_dropped_up_to_a_bound() {
+        let (ours, mut theirs) = duplex(1024);
+        let mut connection = Connection::new(ours, WRITE_TIMEOUT, None);
+        let sending = async {
+            assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "nothing more comes");
+            theirs.write_all(&vec![0; LINGER_BYTES_MAX]).await.unwrap();
+        };
+        let (closed, ()) = tokio::join!(connection.shutdown(), sending);
+        closed.unwrap();
     }
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     intake,
-    intake::{Body, JsonFields, Query, Segment},
+    intake::{JsonFields, Query, Segment, TypedBody},
     operator::Operator,
     problem::{Code, Problem},
     shapes,
@@ -77,12 +77,12 @@ pub(super) async fn list(
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; intake reads it field by field")]
 pub(super) struct CustomerBody {
-    customer_id: shapes::CustomerId,
-    asset_value: shapes::Amount,
+    customer_id: shapes::CustomerIdText,
+    asset_value: shapes::AmountText,
     #[schema(minimum = 1, maximum = 5200, example = 50)]
     term_weeks: i32,
     /// The currency of the deployment, as ISO 4217 code; may be left out.
-    currency: Option<shapes::Currency>,
+    currency: Option<shapes::CurrencyCode>,
 }
 
 struct Terms {
@@ -111,7 +111,7 @@ struct Terms {
 pub(super) async fn open(
     State(app): State<App>,
     operator: Operator,
-    body: Body,
+    body: TypedBody,
 ) -> Result<Response, Problem> {
     let by = operator.sign_or(None, None, "opened by the API")?;
     let read = read_customer(&body.json()?, app.gateway.registrar.currency())?;

@@ -41,51 +41,31 @@ const OPERATOR: &str = "operator_token";
 /// Codes of what the proxy in front of the gateways answers by itself.
 const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
 
-/// An answer that many operations can give; never one of health.
-struct Failure {
-    status: u16,
-    name: &'static str,
-    description: &'static str,
-    /// Operations that can give it.
-    of: fn(&Operation) -> bool,
-}
+/// An answer that many operations can give, never one of health: its status, name and
+/// description, and the operations that can give it.
+type CommonAnswer = (u16, &'static str, &'static str, fn(&Operation) -> bool);
 
-const FAILURES: [Failure; 9] = {
-    const fn failure(
-        status: u16,
-        name: &'static str,
-        description: &'static str,
-        of: fn(&Operation) -> bool,
-    ) -> Failure {
-        Failure { status, name, description, of }
-    }
-    [
-        failure(400, "Malformed", "The body is not JSON, or the query is not valid", has_either),
-        failure(401, "Unauthorized", "A valid bearer token is needed", any),
-        failure(408, "BodyLate", "The body did not arrive in time", has_body),
-        failure(413, "TooLarge", "The body is too large", has_body),
-        failure(
-            415,
-            "WrongType",
-            "The body has the wrong type, or a `Content-Encoding` such as gzip",
-            has_body,
-        ),
-        failure(422, "Invalid", "The body is not valid; `errors` names the fields", has_body),
-        failure(
-            429,
-            "RateLimited",
-            "The proxy in front: too many requests from this address; try again after `Retry-After`",
-            any,
-        ),
-        failure(
-            500,
-            "Internal",
-            "Something went wrong on our side; the log has it under `request_id`",
-            any,
-        ),
-        failure(503, "Unavailable", "Not now; try again after `Retry-After`", any),
-    ]
-};
+const FAILURES: [CommonAnswer; 9] = [
+    (400, "Malformed", "The body is not JSON, or the query is not valid", has_either),
+    (401, "Unauthorized", "A valid bearer token is needed", any),
+    (408, "BodyLate", "The body did not arrive in time", has_body),
+    (413, "TooLarge", "The body is too large", has_body),
+    (
+        415,
+        "WrongType",
+        "The body has the wrong type, or a `Content-Encoding` such as gzip",
+        has_body,
+    ),
+    (422, "Invalid", "The body is not valid; `errors` names the fields", has_body),
+    (
+        429,
+        "RateLimited",
+        "The proxy in front: too many requests from this address; try again after `Retry-After`",
+        any,
+    ),
+    (500, "Internal", "Something went wrong on our side; the log has it under `request_id`", any),
+    (503, "Unavailable", "Not now; try again after `Retry-After`", any),
+];
 
 fn any(_: &Operation) -> bool {
     true
@@ -118,9 +98,8 @@ pub(super) fn complete(mut document: openapi::OpenApi, currency: Currency) -> op
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme(name, scheme);
     }
-    for failure in &FAILURES {
-        let response = problem(failure.status, failure.description);
-        components.responses.insert(failure.name.to_owned(), response.into());
+    for (status, name, description, _) in FAILURES {
+        components.responses.insert(name.to_owned(), problem(status, description).into());
     }
     let codes = CODES.iter().map(|(code, ..)| *code).chain(PROXY_CODES);
     if let Some(code) = property(components, "ProblemDocument", "code") {
@@ -147,11 +126,11 @@ fn complete_operation(path: &str, operation: &mut Operation) {
     if operation.security.is_none() {
         let token = if Surface::of(path) == Surface::Admin { OPERATOR } else { API };
         operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(token, [])]);
-        for failure in &FAILURES {
-            if (failure.of)(operation) {
-                let reference = RefOr::Ref(Ref::from_response_name(failure.name));
+        for (status, name, _, can_give) in FAILURES {
+            if can_give(operation) {
+                let reference = RefOr::Ref(Ref::from_response_name(name));
                 let responses = &mut operation.responses.responses;
-                responses.entry(failure.status.to_string()).or_insert(reference);
+                responses.entry(status.to_string()).or_insert(reference);
             }
         }
     }
@@ -197,8 +176,8 @@ fn seconds() -> Header {
 fn path_parameter(name: &str) -> Parameter {
     let number = || RefOr::T(Schema::Object(Object::with_type(Type::Integer)));
     let (schema, description) = match name {
-        "reference" => (shapes::Reference::schema(), "The payment's reference"),
-        "customer_id" => (shapes::CustomerId::schema(), "The customer's id"),
+        "reference" => (shapes::ReferenceText::schema(), "The payment's reference"),
+        "customer_id" => (shapes::CustomerIdText::schema(), "The customer's id"),
         "partition" => (number(), "The partition"),
         "sequence" => (number(), "The sequence in the partition"),
         _ => (number(), "The id"),

@@ -38,12 +38,12 @@ pub(super) enum MediaType {
 }
 
 /// A body of a kind that we read, within its size limit.
-pub(super) struct Body {
+pub(super) struct TypedBody {
     pub(super) media_type: MediaType,
     pub(super) bytes: Bytes,
 }
 
-impl Body {
+impl TypedBody {
     pub(super) fn json(self) -> Result<Bytes, Problem> {
         match self.media_type {
             MediaType::Json => Ok(self.bytes),
@@ -59,7 +59,7 @@ pub(super) fn unread() -> Problem {
     Problem::new(Code::MalformedJson, "the body could not be read to its end")
 }
 
-impl<S: Send + Sync> FromRequest<S> for Body {
+impl<S: Send + Sync> FromRequest<S> for TypedBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
@@ -86,7 +86,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = Body::from_request(request, state).await?.json()?;
+        let body = TypedBody::from_request(request, state).await?.json()?;
         let value = parse(&body, Code::InvalidRequest)?;
         // A structure could be read from an array too, by the order of its fields.
         match body.trim_ascii_start().first() {

@@ -75,7 +75,7 @@ pub(super) async fn find(
 #[derive(Deserialize, ToSchema)]
 pub(super) struct LookupBody {
     /// At most 1,000.
-    #[schema(value_type = Vec<shapes::Reference>, max_items = 1000)]
+    #[schema(value_type = Vec<shapes::ReferenceText>, max_items = 1000)]
     transaction_references: Vec<String>,
 }
 

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request::Parts},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
     middleware::Next,
     response::Response,
 };
@@ -34,17 +34,6 @@ const PAYMENTS: &str = "/api/v1/payments";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Traced(pub(super) RequestTrace);
-
-impl<S: Sync> FromRequestParts<S> for Traced {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(parts.extensions.get().copied().unwrap_or_default())
-    }
-}
-
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Timestamp::now();
     let signals = &app.gateway.signals;
@@ -64,7 +53,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         }
     };
     let waits = !preferences::wait_of(&request).is_zero() || surface == Surface::Live;
-    request.extensions_mut().insert(Traced(trace));
+    request.extensions_mut().insert(trace);
     let _active = signals.active(method);
     let answering = async {
         let response = next.run(request).await;

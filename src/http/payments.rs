@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -14,8 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     intake,
-    intake::Body,
-    observe::Traced,
+    intake::TypedBody,
     preferences::{self, REPLAYED},
     problem::{self, Code, Problem},
     shapes,
@@ -26,7 +26,7 @@ use crate::{
     domain::Payment,
     ledger::PaymentRow,
     stream::{Appended, EntryPosition, ReceivedPayment},
-    telemetry::SendResult,
+    telemetry::{RequestTrace, SendResult},
 };
 
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -39,14 +39,14 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; intake reads it field by field")]
 pub(super) struct PaymentBody {
-    customer_id: shapes::CustomerId,
-    payment_status: shapes::PaymentStatus,
-    transaction_amount: shapes::Amount,
+    customer_id: shapes::CustomerIdText,
+    payment_status: shapes::PaymentStatusText,
+    transaction_amount: shapes::AmountText,
     transaction_date: shapes::TransactionDate,
     /// The same for every retry.
-    transaction_reference: shapes::Reference,
+    transaction_reference: shapes::ReferenceText,
     /// The currency of the accounts, as ISO 4217 code; may be left out.
-    currency: Option<shapes::Currency>,
+    currency: Option<shapes::CurrencyCode>,
 }
 
 /// Take a payment
@@ -77,13 +77,13 @@ pub(super) struct PaymentBody {
 )]
 pub(super) async fn accept(
     State(app): State<App>,
-    traced: Traced,
+    Extension(trace): Extension<RequestTrace>,
     headers: HeaderMap,
-    body: Body,
+    body: TypedBody,
 ) -> Result<Response, Problem> {
     let received_at = (app.gateway.clock)();
     let (payment, ignored) = intake::payment(&body.json()?, &app.rules(received_at))?;
-    let sending = app.gateway.signals.sending(&traced.0);
+    let sending = app.gateway.signals.sending(&trace);
     let arrival = ReceivedPayment { payment, received_at, trace: sending.context };
     let payment = &arrival.payment;
     let appended = app.call(app.gateway.producer.append(&arrival)).await;

@@ -26,9 +26,9 @@ use super::{
     connection::{Connection, WRITE_TIMEOUT},
     health,
     observe::Peer,
-    places::Places,
     rate,
     routes::{Pages, router},
+    slots::Slots,
     state::App,
 };
 use crate::{config::GatewayConfig, progress::Board};
@@ -45,9 +45,9 @@ const DESCRIPTORS_KEPT: usize = 512;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyhow::Result<()> {
-    let (places, stop) = (places(&app.gateway.config), app.stop.clone());
+    let (slots, stop) = (slots(&app.gateway.config), app.stop.clone());
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&app)));
-    let listening = listen(router(app, pages), listener, &places, &stop);
+    let listening = listen(router(app, pages), listener, &slots, &stop);
     let (served, _) = tokio::join!(listening, sampling);
     served
 }
@@ -66,13 +66,13 @@ pub(crate) async fn serve_health(
     let router = Router::new()
         .route("/livez", get(async move || health::live_answer(Some(&live))))
         .route("/readyz", get(async move || health::worker_ready(&board, &stopping)));
-    listen(router, listener, &Places::new(PROBES_MAX, PROBES_MAX), &stop).await
+    listen(router, listener, &Slots::new(PROBES_MAX, PROBES_MAX), &stop).await
 }
 
 async fn listen(
     router: Router,
     listener: TcpListener,
-    places: &Places<IpAddr>,
+    slots: &Slots<IpAddr>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
@@ -94,8 +94,8 @@ async fn listen(
             }
         };
         let peer = Peer(peer.ip().to_canonical());
-        let place = match places.take(peer.0) {
-            Ok(place) => place,
+        let slot = match slots.take(peer.0) {
+            Ok(slot) => slot,
             Err(full) => {
                 // Closed at once: an answer would cost what there is too little of.
                 debug!(?full, address = %peer.0, "a connection was refused");
@@ -106,7 +106,7 @@ async fn listen(
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "could not set TCP_NODELAY");
         }
-        let stream = Connection::new(stream, WRITE_TIMEOUT, Some(place));
+        let stream = Connection::new(stream, WRITE_TIMEOUT, Some(slot));
         let service = MapRequest::new(router.clone(), move |mut request: Request<_>| {
             request.extensions_mut().insert(peer);
             request
@@ -126,9 +126,9 @@ async fn listen(
     Ok(())
 }
 
-/// Places for connections, as far as the process may have descriptors for them. One
-/// address has its share of fewer places, too, or it could take them all.
-fn places(config: &GatewayConfig) -> Places<IpAddr> {
+/// Slots for connections, as far as the process may have descriptors for them. One
+/// address has its share of fewer slots, too, or it could take them all.
+fn slots(config: &GatewayConfig) -> Slots<IpAddr> {
     let wanted = config.connections_max;
     let of_one = config.connections_per_address_max.min(wanted);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -136,10 +136,10 @@ fn places(config: &GatewayConfig) -> Places<IpAddr> {
     // Where there are very few of them, half of them.
     let most = limit.saturating_sub(DESCRIPTORS_KEPT).max(limit / 2);
     if most >= wanted {
-        return Places::new(wanted, of_one);
+        return Slots::new(wanted, of_one);
     }
     warn!(limit, most, wanted, "too few descriptors for PAYSTREAM_CONNECTIONS_MAX; see ulimit -n");
-    Places::new(most, (of_one.saturating_mul(most) / wanted).max(1))
+    Slots::new(most, (of_one.saturating_mul(most) / wanted).max(1))
 }
 
 async fn sample(app: App) {

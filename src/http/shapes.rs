@@ -2,6 +2,8 @@
 //! the domain's own, as JSON schemas. Never reads a value.
 #![expect(dead_code, reason = "describes values; intake and the domain read them")]
 
+use std::borrow::Cow;
+
 use serde_json::json;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -13,23 +15,24 @@ use utoipa::{
 
 /// 1 to 64 of `[A-Za-z0-9_-]`.
 #[derive(ToSchema)]
-#[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", min_length = 1, max_length = 64, example = "GIG00001")]
-pub(super) struct CustomerId(String);
+#[schema(as = CustomerId, pattern = "^[A-Za-z0-9_-]{1,64}$", min_length = 1, max_length = 64, example = "GIG00001")]
+pub(super) struct CustomerIdText(String);
 
 /// 1 to 128 visible ASCII characters, neither `.` nor `..`.
 #[derive(ToSchema)]
 #[schema(
+    as = Reference,
     pattern = r"^(?!\.{1,2}$)[!-~]{1,128}$",
     min_length = 1,
     max_length = 128,
     example = "VPAY25110713542114478761522000"
 )]
-pub(super) struct Reference(String);
+pub(super) struct ReferenceText(String);
 
 /// COMPLETE moves money; PENDING and FAILED are noted.
 #[derive(ToSchema)]
-#[schema(rename_all = "UPPERCASE", example = "COMPLETE")]
-pub(super) enum PaymentStatus {
+#[schema(as = PaymentStatus, rename_all = "UPPERCASE", example = "COMPLETE")]
+pub(super) enum PaymentStatusText {
     Complete,
     Pending,
     Failed,
@@ -37,12 +40,13 @@ pub(super) enum PaymentStatus {
 
 /// The deployment's currency.
 #[derive(ToSchema)]
-pub(super) struct Currency(String);
+#[schema(as = Currency)]
+pub(super) struct CurrencyCode(String);
 
 /// Above 0 and at most 10,000,000,000.00.
-pub(super) struct Amount;
+pub(super) struct AmountText;
 
-impl PartialSchema for Amount {
+impl PartialSchema for AmountText {
     fn schema() -> RefOr<Schema> {
         let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(
             r"^0*([1-9][0-9]{0,9}(\.[0-9]{1,2})?|10000000000(\.0{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$",
@@ -65,7 +69,11 @@ impl PartialSchema for Amount {
     }
 }
 
-impl ToSchema for Amount {}
+impl ToSchema for AmountText {
+    fn name() -> Cow<'static, str> {
+        "Amount".into()
+    }
+}
 
 /// A date without an offset, or RFC 3339.
 pub(super) struct TransactionDate;

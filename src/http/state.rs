@@ -7,10 +7,10 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    health::{LatestHealth, StoreHealth},
     intake::Rules,
     problem::Problem,
     rate::Rate,
-    stores::{Latest, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,
@@ -46,7 +46,7 @@ pub(crate) struct Gateway {
     pub clock: Clock,
 }
 
-pub(crate) struct Shared {
+pub(crate) struct AppState {
     pub(crate) gateway: Gateway,
     /// Cancelled when the process is stopping.
     pub(crate) stop: CancellationToken,
@@ -54,20 +54,20 @@ pub(crate) struct Shared {
     pub(super) bodies: Semaphore,
     pub(super) waiters: Semaphore,
     pub(super) look_ups: Semaphore,
-    pub(super) stores: Latest,
+    pub(super) stores: LatestHealth,
     pub(super) rate: Rate,
 }
 
-pub(crate) type App = Arc<Shared>;
+pub(crate) type App = Arc<AppState>;
 
-impl Shared {
+impl AppState {
     pub(crate) fn new(gateway: Gateway, stop: CancellationToken) -> App {
         Arc::new(Self {
             requests: Semaphore::new(gateway.config.requests_max),
             bodies: Semaphore::new(BODIES_BYTES_MAX),
             waiters: Semaphore::new(WAITERS_MAX),
             look_ups: Semaphore::new(LOOK_UPS_MAX),
-            stores: Latest::default(),
+            stores: LatestHealth::default(),
             rate: Rate::default(),
             stop,
             gateway,

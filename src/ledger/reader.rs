@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::{
     Connection, FromRow, Postgres,
@@ -142,13 +141,19 @@ impl CursorRow {
     }
 }
 
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = TotalsView)]
 pub struct LedgerTotals {
-    /// Payments that were settled, or held for want of a customer.
+    /// All that the ledger took: applied, recorded, rejected and suspense.
     pub payments: i64,
+    #[serde(flatten)]
     pub counts: StateCounts,
-    pub amount: Decimal,
+    /// The whole amount of applied payments.
+    pub amount: Money,
+    pub average_amount: Money,
+    #[serde(skip)]
     pub customers: i64,
+    #[serde(skip)]
     pub customers_completed: i64,
 }
 
@@ -298,6 +303,7 @@ impl Reader {
             PaymentState::counted().map(|(_, total)| format!("sum({total})")).collect();
         let sql = format!(
             "select {PAYMENTS} as payments, array[{}]::bigint[] as counts, sum(amount) as amount,
+                 round(coalesce(sum(amount) / nullif(sum(applied), 0), 0), 2) as average_amount,
                  (select count(*) from customer_accounts) as customers,
                  (select count(*) from customer_accounts
                   where outstanding_balance = 0) as customers_completed

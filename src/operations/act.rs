@@ -2,13 +2,13 @@
 //! line, the API and the console read an [`Act`] from what they are told; `perform`
 //! makes it. How it is asked for is in `question`.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Acted, Refusal,
+    Acted, ConflictName, Refusal, names,
     question::{self, ActQuestion},
 };
 use crate::{
@@ -73,47 +73,6 @@ pub enum Act {
     AbortResize,
 }
 
-/// Names a conflict: `7/3` came from partition 7 with sequence 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct ConflictName {
-    pub partition: u16,
-    pub sequence: i64,
-}
-
-impl fmt::Display for ConflictName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.partition, self.sequence)
-    }
-}
-
-impl From<ConflictName> for String {
-    fn from(name: ConflictName) -> Self {
-        name.to_string()
-    }
-}
-
-impl TryFrom<String> for ConflictName {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl FromStr for ConflictName {
-    type Err = &'static str;
-
-    /// `7-3`, as the console wrote it once, is the same.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "must be a partition and a sequence, such as 7/3";
-        let (partition, sequence) = text.split_once(['/', '-']).ok_or(wrong)?;
-        let parsed = partition.parse().ok().zip(sequence.parse().ok());
-        let (partition, sequence) = parsed.ok_or(wrong)?;
-        Ok(Self { partition, sequence })
-    }
-}
-
 /// Something safe to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Action {
@@ -130,24 +89,22 @@ pub struct Action {
 
 impl Act {
     /// The act that a code and the name of its object say, as forms and links do;
-    /// nothing when there is no such act. The console's older codes are known. A change
-    /// of the number of partitions takes minutes and ends whoever serves the old one, so
-    /// that no page can wait for it: it is a command's.
+    /// nothing when there is no such act. A change of the number of partitions takes
+    /// minutes and ends whoever serves the old one, so that no page can wait for it: it
+    /// is a command's.
     #[must_use]
     pub fn named(code: &str, of: &str, force: bool) -> Option<Acted<Self>> {
         let number = || of.parse::<i64>().ok();
         let partition = || of.parse::<u16>().ok();
         let reference = || Reference::parse(of).ok();
         let group = || group_name(of).ok();
-        let act = match code {
+        let act = match names::current_code(code) {
             "redrive" => number().map(|id| Self::Redrive { id, dry_run: false }),
             "discard" => number().map(|id| Self::Discard { id }),
             "assign" => reference().map(|reference| Self::Assign { reference, customer: None }),
-            "refund_mark" | "refund" => {
-                reference().map(|reference| Self::MarkForRefund { reference })
-            }
+            "refund_mark" => reference().map(|reference| Self::MarkForRefund { reference }),
             "resolve" => of.parse().ok().map(|conflict| Self::Resolve { conflict }),
-            "release_partition" | "release" => {
+            "release_partition" => {
                 partition().map(|partition| Self::Release { partition, force, wait: false })
             }
             "unpark" => CustomerId::parse(of).ok().map(|customer| Self::Unpark { customer, force }),
@@ -272,10 +229,6 @@ mod tests {
             codes.insert(words.code);
         }
         assert_eq!(codes.len(), question::NAMED.len());
-        let older = [("refund", "r", "refund_mark"), ("release", "7", "release_partition")];
-        for (code, of, now) in older {
-            assert_eq!(Act::named(code, of, false).unwrap().unwrap().question().code, now);
-        }
         assert!(Act::named("explode", "7", false).is_none());
         assert!(matches!(Act::named("redrive", "x", false), Some(Err(Refusal::Missing(_)))));
     }

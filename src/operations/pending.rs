@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    Error, Money, Operations, Verdict,
+    EntryName, Error, Money, Operations, Verdict,
     background::Background,
     page::page_size,
     verdict::{InLedger, Situation},
 };
 use crate::{
-    domain::{Delivery, Reference, StreamId},
+    domain::{Delivery, Reference},
     ledger::LockHolder,
     stream::{EntryBody, Pending, PendingCount},
 };
@@ -41,8 +41,8 @@ pub struct PendingFilter {
     pub reference: Option<String>,
     /// Cursor: `next` of the previous page.
     #[arg(long)]
-    #[param(pattern = "^[0-9]{1,4}(/[0-9]{1,13}-[0-9]{1,9})?$")]
-    pub from: Option<String>,
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,4}(/[0-9]{1,13}-[0-9]{1,9})?$")]
+    pub from: Option<EntryName>,
     /// 1 to 500; default 50.
     #[arg(skip)]
     #[param(minimum = 1, maximum = 500)]
@@ -88,7 +88,8 @@ pub struct PendingEntry {
 pub struct PendingPage {
     pub entries: Vec<PendingEntry>,
     /// Where the next page begins; nothing on the last one.
-    pub next: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub next: Option<EntryName>,
     /// Whether the ledger could be asked. Without it verdicts say so.
     pub ledger_available: bool,
     pub as_of: DateTime<Utc>,
@@ -133,9 +134,6 @@ const LOOKED_THROUGH_MAX: usize = 20_000;
 /// Pending entries that the summary looks through.
 const SUMMED_MAX: u64 = 200_000;
 
-/// Where a page begins: behind this entry of this partition.
-type PageStart = (u16, Option<StreamId>);
-
 impl Operations {
     /// A page of pending entries, from where the last one's `next` says. It may
     /// be short, or empty, and still have a `next`: it looks through no more than
@@ -153,10 +151,7 @@ impl Operations {
         let background = self.background().await?;
         Ok(PendingPage {
             entries: self.judged(pending, background.as_ref()).await?,
-            next: next.map(|(partition, id)| match id {
-                Some(id) => format!("{partition}/{id}"),
-                None => partition.to_string(),
-            }),
+            next,
             ledger_available: background.is_some(),
             as_of: (self.clock)(),
         })
@@ -182,9 +177,9 @@ impl Operations {
         &self,
         filter: &PendingFilter,
         limit: usize,
-    ) -> Result<(Vec<Pending>, Option<PageStart>), Error> {
+    ) -> Result<(Vec<Pending>, Option<EntryName>), Error> {
         let inspector = &self.looks().await?.inspector;
-        let (first, mut after) = filter.from.as_deref().map_or(Ok((0, None)), place)?;
+        let EntryName { partition: first, stream_id: mut after } = filter.from.unwrap_or_default();
         let counts = (0..).zip(inspector.counts().await?).skip(usize::from(first));
         let counts = counts.filter(|(_, count)| count.pending > 0);
         let counts = counts.filter(|(p, _)| filter.partition.is_none_or(|wanted| wanted == *p));
@@ -202,11 +197,11 @@ impl Operations {
                         found.push(entry);
                     }
                     if found.len() == limit {
-                        return Ok((found, Some((partition, after))));
+                        return Ok((found, Some(EntryName { partition, stream_id: after })));
                     }
                 }
                 if looked_through >= LOOKED_THROUGH_MAX {
-                    return Ok((found, Some((partition, Some(last)))));
+                    return Ok((found, Some(EntryName { partition, stream_id: Some(last) })));
                 }
             }
         }
@@ -292,18 +287,6 @@ impl PendingFilter {
             && self.min_idle.is_none_or(|least| entry.idle >= least)
             && self.consumer.as_ref().is_none_or(|wanted| *wanted == entry.consumer)
     }
-}
-
-/// A place as `next` wrote it: `7/1762523656123-0`, or `7`.
-fn place(text: &str) -> Result<PageStart, Error> {
-    let bad = || {
-        Error::Place(format!("{text} is not a valid page cursor: use `next` of the page before"))
-    };
-    let (partition, id) = match text.split_once('/') {
-        Some((partition, id)) => (partition, Some(id.parse().map_err(|_| bad())?)),
-        None => (text, None),
-    };
-    Ok((partition.parse().map_err(|_| bad())?, id))
 }
 
 fn delivery(body: &EntryBody) -> Option<&Delivery> {

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, question};
+use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, names, question};
 
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -26,13 +26,13 @@ pub struct Foretold {
 }
 
 /// Ends that are not the usual ones of their acts.
-const UNTOLD: &str = "discard-untold";
-const IN_CONFLICT: &str = "assign-conflict";
+const UNTOLD: &str = "discard_untold";
+const IN_CONFLICT: &str = "assign_conflict";
 
 /// What a code says that an act ended with.
 #[must_use]
 pub fn notice(code: &str) -> Option<&'static str> {
-    match code {
+    match names::current_code(code) {
         UNTOLD => Some(
             "Discarded. Redis could not be told: sent again within the dedupe window, the payment \
              is answered as a repetition and not settled. Have it sent after that.",
@@ -41,7 +41,7 @@ pub fn notice(code: &str) -> Option<&'static str> {
             "In conflict: the reference was used for another payment while this one was held. No \
              money moved.",
         ),
-        _ => question::NAMED.iter().find(|asked| asked.code == code).map(|asked| asked.notice),
+        code => question::NAMED.iter().find(|asked| asked.code == code).map(|asked| asked.notice),
     }
 }
 

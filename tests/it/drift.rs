@@ -237,7 +237,8 @@ fn filled(word: &str) -> &str {
 
 #[test]
 fn every_command_that_the_program_recommends_can_be_run() {
-    let known = paystream::cli::Command::augment_subcommands(clap::Command::new("paystream"));
+    let known =
+        paystream::cli::OperatorCommand::augment_subcommands(clap::Command::new("paystream"));
     let mut seen = 0;
     for file in sources("src/") {
         let text = fs::read_to_string(root().join(&file)).unwrap();

@@ -212,6 +212,32 @@ async fn large_bodies_are_bounded_together_and_leave_room_for_single_payments() 
     .await;
 }
 
+#[tokio::test]
+async fn whoever_still_sends_a_refused_body_sees_why() {
+    let h = Harness::gateway(&["--api-token", "a-secret-of-this-length"]).await;
+    let (typed, token) =
+        ("Content-Type: application/json\r\n", "Authorization: Bearer a-secret-of-this-length\r\n");
+    for (headers, path, size, wanted) in [
+        (token, "/api/v1/payments", 17 * 1024, "413"),
+        (token, "/api/v1/payments", 3 << 20, "413"),
+        (token, "/api/v1/payments/batch", (4 << 20) + 1, "413"),
+        ("", "/api/v1/payments/batch", 3 << 20, "401"),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{typed}{headers}Content-Length: {size}\r\n\r\n"
+        );
+        let mut stream = sent(&h.api.url, 1, &head).await;
+        let body = vec![b' '; size];
+        let mut pause = interval(SLOWLY);
+        for piece in body.chunks(size.div_ceil(4)) {
+            pause.tick().await;
+            stream.write_all(piece).await.unwrap();
+        }
+        let answer = heard(stream, "").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted}")), "{path} {size}: {answer}");
+    }
+}
+
 /// The same command, with so few descriptors.
 fn with_descriptors(command: &Command, descriptors: u32) -> Command {
     let command = command.as_std();

@@ -1,10 +1,8 @@
 //! Finds living programs by their command line, and signals them.
 //!
-//! Reads `/proc` where there is one (a small Linux has no `ps`), else asks
-//! `ps`. Never signals a program that the caller did not name by its id.
+//! Reads `/proc` on Linux (a small one has no `ps`), else asks `ps`. Never signals a
+//! program that the caller did not name by its id.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,42 +20,35 @@ pub(super) struct Living {
 }
 
 /// Every program that runs now and that we may see; zombies are left out.
+#[cfg(target_os = "linux")]
 pub(super) async fn living() -> Result<Vec<Living>> {
-    if Path::new("/proc/self/stat").exists() {
-        let entries = fs::read_dir("/proc").context("could not read /proc")?;
-        return Ok(entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter_map(from_proc)
-            .collect());
-    }
+    let all = procfs::process::all_processes().context("could not read /proc")?;
+    // Nothing also where one ended while we looked.
+    let read = |one: procfs::process::Process| {
+        let (stat, command) = (one.stat().ok()?, one.cmdline().ok()?);
+        let (pid, parent) = (stat.pid.try_into().ok()?, stat.ppid.try_into().ok()?);
+        (stat.state != 'Z').then(|| Living { pid, parent, command: command.join(" ") + " " })
+    };
+    Ok(all.filter_map(|one| read(one.ok()?)).collect())
+}
+
+/// Every program that runs now and that we may see; zombies are left out.
+#[cfg(not(target_os = "linux"))]
+pub(super) async fn living() -> Result<Vec<Living>> {
     let output = Command::new("ps")
         .args(["-A", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "stat=", "-o", "command="])
         .output()
         .await
         .context("could not run `ps`")?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(from_ps).collect())
-}
-
-/// `None` also when it ended while we looked.
-fn from_proc(pid: u32) -> Option<Living> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may itself hold brackets and spaces.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let command = String::from_utf8_lossy(&command).replace('\0', " ");
-    (state != "Z").then_some(Living { pid, parent, command })
-}
-
-fn from_ps(line: &str) -> Option<Living> {
-    let (pid, rest) = line.trim_start().split_once(' ')?;
-    let (parent, rest) = rest.trim_start().split_once(' ')?;
-    let (state, command) = rest.trim_start().split_once(' ')?;
-    let command = format!("{} ", command.trim());
-    let living = Living { pid: pid.parse().ok()?, parent: parent.parse().ok()?, command };
-    (!state.starts_with('Z')).then_some(living)
+    let read = |line: &str| {
+        let (pid, rest) = line.trim_start().split_once(' ')?;
+        let (parent, rest) = rest.trim_start().split_once(' ')?;
+        let (state, command) = rest.trim_start().split_once(' ')?;
+        let (pid, parent) = (pid.parse().ok()?, parent.parse().ok()?);
+        let command = format!("{} ", command.trim());
+        (!state.starts_with('Z')).then_some(Living { pid, parent, command })
+    };
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(read).collect())
 }
 
 /// Sends `name` ("INT", "KILL") to each of `pids` that still lives.

@@ -1,7 +1,7 @@
 //! The options of `paystream load`, and what makes them invalid together.
 //! Never opens a connection and never reads a clock.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
@@ -45,12 +45,12 @@ pub struct LoadArgs {
     pub distribution: Distribution,
 
     /// Percentage of arrivals that repeat an earlier payment byte for byte
-    #[arg(long, env = "PAYSTREAM_LOAD_DUPLICATES", default_value = "0", value_name = "PERCENT")]
-    pub duplicates: Percent,
+    #[arg(long, env = "PAYSTREAM_LOAD_DUPLICATES", default_value = "0", value_name = "PERCENT", value_parser = percent)]
+    pub duplicates: u32,
 
     /// Percentage of arrivals that break a rule of validation and must be refused with 422
-    #[arg(long, env = "PAYSTREAM_LOAD_INVALID", default_value = "0", value_name = "PERCENT")]
-    pub invalid: Percent,
+    #[arg(long, env = "PAYSTREAM_LOAD_INVALID", default_value = "0", value_name = "PERCENT", value_parser = percent)]
+    pub invalid: u32,
 
     /// Keep-alive connections; each has one request under way at a time
     #[arg(long, env = "PAYSTREAM_LOAD_CONNECTIONS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -118,36 +118,19 @@ pub enum Distribution {
     Single,
 }
 
-/// A share between 0 and 100 per cent, exact to a ten-thousandth of a per cent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Percent {
-    parts_per_million: u32,
-}
-
-impl Percent {
-    pub(super) fn parts_per_million(self) -> u32 {
-        self.parts_per_million
-    }
-}
-
-impl FromStr for Percent {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.strip_suffix('%').unwrap_or(text);
-        let percent: Decimal = text.parse().context("not a number")?;
-        let parts_per_million = (percent * Decimal::from(PARTS_PER_MILLION / 100))
-            .to_u32()
-            .filter(|parts| *parts <= PARTS_PER_MILLION)
-            .context("must be between 0 and 100")?;
-        Ok(Self { parts_per_million })
-    }
+/// A share between 0 and 100 per cent, exact to a ten-thousandth of a per cent, in parts per
+/// million.
+fn percent(text: &str) -> anyhow::Result<u32> {
+    let percent: Decimal =
+        text.strip_suffix('%').unwrap_or(text).parse().context("not a number")?;
+    let parts = (percent * Decimal::from(PARTS_PER_MILLION / 100)).to_u32();
+    parts.filter(|parts| *parts <= PARTS_PER_MILLION).context("must be between 0 and 100")
 }
 
 impl LoadArgs {
     /// Refuses options that are each fine and together are not.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        let shares = self.duplicates.parts_per_million + self.invalid.parts_per_million;
+        let shares = self.duplicates + self.invalid;
         ensure!(
             shares <= PARTS_PER_MILLION,
             "--duplicates and --invalid are shares of the same arrivals: together they exceed 100 %"

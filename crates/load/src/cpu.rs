@@ -4,13 +4,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
     process,
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+#[cfg(target_os = "linux")]
+use anyhow::Context as _;
 use serde::Serialize;
 
 use super::{args::LoadArgs, drain::millis};
@@ -128,36 +127,32 @@ pub(super) struct Process {
     pub(super) started: u64,
 }
 
-impl Process {
-    /// Reads a line of `/proc/<pid>/stat`; the name stands in brackets and may contain any.
-    pub(super) fn parse(line: &str) -> Option<Self> {
-        let (pid, rest) = line.split_once(" (")?;
-        let (name, rest) = rest.rsplit_once(") ")?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-        Some(Self {
-            pid: pid.parse().ok()?,
-            parent: fields.get(1)?.parse().ok()?,
-            name: name.to_owned(),
-            own: number(11)? + number(12)?,
-            children: number(13)? + number(14)?,
-            started: number(19)?,
-        })
-    }
-}
-
 /// All processes at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot(pub(super) Vec<Process>);
 
 impl Snapshot {
+    #[cfg(target_os = "linux")]
     fn take() -> anyhow::Result<Self> {
-        ensure!(Path::new("/proc/self/stat").exists(), "CPU times need /proc, which is Linux's");
-        let entries = fs::read_dir("/proc").context("could not read /proc")?;
-        // Only a process has a `stat` of this shape; one that ends meanwhile is not there.
-        let read = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("stat")).ok();
-        let lines = entries.filter_map(|entry| read(entry.ok()?));
-        Ok(Self(lines.filter_map(|line| Process::parse(&line)).collect()))
+        let all = procfs::process::all_processes().context("could not read /proc")?;
+        // One that ends meanwhile is not there.
+        let stats = all.filter_map(|one| one.ok()?.stat().ok());
+        let read = |stat: procfs::process::Stat| {
+            Some(Process {
+                pid: stat.pid.try_into().ok()?,
+                parent: stat.ppid.try_into().ok()?,
+                name: stat.comm,
+                own: stat.utime + stat.stime,
+                children: u64::try_from(stat.cutime + stat.cstime).ok()?,
+                started: stat.starttime,
+            })
+        };
+        Ok(Self(stats.filter_map(read).collect()))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn take() -> anyhow::Result<Self> {
+        anyhow::bail!("CPU times need /proc, which is Linux's")
     }
 
     /// The parents of processes of another name than their own. What their ended children
@@ -200,19 +195,17 @@ pub(super) fn used(
         *ticks.entry(&process.name).or_default() += total(process);
     }
     for process in before.0.iter().filter(|one| is_watched(one, &meant_before)) {
-        let lives = after
-            .0
-            .iter()
-            .any(|other| (other.pid, other.started) == (process.pid, process.started));
-        let parent = after.0.iter().find(|parent| parent.pid == process.parent);
-        let is_in_parent = parent.is_some_and(|parent| {
-            is_watched(parent, &meant_after)
-                && parent.name == process.name
-                && !mixed.contains(&parent.pid)
-        });
         // What a process used before, it used not now; unless it ended and took its time
         // along, when there is nothing to subtract from.
-        if lives || is_in_parent {
+        let counts = after.0.iter().any(|other| {
+            let lives = (other.pid, other.started) == (process.pid, process.started);
+            let is_parent = other.pid == process.parent
+                && other.name == process.name
+                && is_watched(other, &meant_after)
+                && !mixed.contains(&other.pid);
+            lives || is_parent
+        });
+        if counts {
             *ticks.entry(&process.name).or_default() -= total(process);
         }
     }

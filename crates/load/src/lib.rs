@@ -19,7 +19,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use args::{Distribution, LoadArgs, Percent};
+pub use args::{Distribution, LoadArgs};
 
 use std::{io::Write as _, process::ExitCode};
 

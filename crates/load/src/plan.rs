@@ -93,7 +93,7 @@ enum Payers {
 impl Plan {
     /// The plan that `args` ask for, under references that begin with `run_id`.
     pub(super) fn new(args: &LoadArgs, run_id: String, seed: u64) -> anyhow::Result<Self> {
-        let invalid_below = args.invalid.parts_per_million();
+        let invalid_below = args.invalid;
         let payers = match args.distribution {
             Distribution::Uniform => Payers::Uniform(args.customers),
             Distribution::Single => Payers::Single,
@@ -102,7 +102,7 @@ impl Plan {
                 Payers::Weighted(WeightedIndex::new(weights).context("could not weigh customers")?)
             }
         };
-        let repeat_below = invalid_below + args.duplicates.parts_per_million();
+        let repeat_below = invalid_below + args.duplicates;
         Ok(Self { run_id, seed, invalid_below, repeat_below, payers })
     }
 

@@ -70,8 +70,8 @@ pub(super) fn options(args: &LoadArgs) -> Value {
         "duration_ms": millis(args.duration),
         "customers": args.customers,
         "distribution": args.distribution,
-        "duplicates_ppm": args.duplicates.parts_per_million(),
-        "invalid_ppm": args.invalid.parts_per_million(),
+        "duplicates_ppm": args.duplicates,
+        "invalid_ppm": args.invalid,
         "connections": args.connections,
         "batch": args.batch,
     })

@@ -99,7 +99,7 @@ pub(super) struct AssignBody {
     #[schema(value_type = shapes::Reason)]
     reason: String,
     /// The customer whose payment it is.
-    #[schema(value_type = shapes::CustomerId)]
+    #[schema(value_type = shapes::CustomerIdText)]
     customer_id: String,
 }
 

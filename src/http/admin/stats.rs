@@ -14,11 +14,7 @@ use crate::http::{
     shapes,
     state::App,
 };
-use crate::{
-    domain::{Invalid, PaymentState},
-    ledger::{LedgerTotals, StateCounts},
-    operations::{Money, PartitionLook},
-};
+use crate::{domain::Invalid, ledger::LedgerTotals, operations::PartitionLook};
 
 /// Customers that one request may seed; `paystream seed` knows no bound.
 const SEED_MAX: u32 = 200_000;
@@ -82,24 +78,13 @@ pub(in crate::http) async fn seed_customers(
 
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct StatsView {
-    totals: TotalsView,
+    totals: LedgerTotals,
     customers: CustomerTotalsView,
     /// Payments settled per second, over the last minute.
     settled_per_second: f64,
     /// Entries that wait in the streams, all partitions together.
     backlog: BacklogView,
     partitions: Vec<PartitionLook>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct TotalsView {
-    /// All that the ledger took: applied, recorded, rejected and suspense.
-    payments: i64,
-    #[serde(flatten)]
-    counts: StateCounts,
-    /// The whole amount of applied payments.
-    amount: Money,
-    average_amount: Money,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -135,8 +120,7 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
         let detail = snapshot.redis_trouble.as_deref().unwrap_or("Redis does not answer");
         return Err(Problem::new(Code::StreamUnavailable, detail));
     };
-    let payments = totals.payments;
-    let thousandths = app.rate.thousandths_per_second(Instant::now(), payments);
+    let thousandths = app.rate.thousandths_per_second(Instant::now(), totals.payments);
     let completion_rate = ratio(totals.customers_completed, totals.customers);
     Ok(Json(StatsView {
         customers: CustomerTotalsView {
@@ -144,24 +128,11 @@ pub(in crate::http) async fn stats(State(app): State<App>) -> Result<Json<StatsV
             completed: totals.customers_completed,
             completion_rate: number(completion_rate.round_dp(4)),
         },
-        totals: TotalsView::new(totals),
+        totals,
         settled_per_second: number(Decimal::new(thousandths, 3)),
         backlog: BacklogView { lag, pending },
         partitions: snapshot.partitions.clone(),
     }))
-}
-
-impl TotalsView {
-    fn new(totals: LedgerTotals) -> Self {
-        let applied = totals.counts.of(PaymentState::Applied);
-        let average = totals.amount.checked_div(applied.into()).unwrap_or_default();
-        Self {
-            payments: totals.payments,
-            counts: totals.counts,
-            amount: Money(totals.amount),
-            average_amount: Money(average),
-        }
-    }
 }
 
 fn ratio(part: i64, whole: i64) -> Decimal {

@@ -205,14 +205,6 @@ fn cpu_time_of_ended_children_is_counted_once() {
 }
 
 #[test]
-fn names_of_processes_may_contain_anything() {
-    let line = "42 (a (b) c) S 7 42 42 0 -1 4194304 1 2 3 4 11 12 13 14 20 0 1 0 999 5 6";
-    let process = Process::parse(line).unwrap();
-    assert_eq!((process.pid, process.parent, process.name.as_str()), (42, 7, "a (b) c"));
-    assert_eq!((process.own, process.children, process.started), (23, 27, 999));
-}
-
-#[test]
 fn figures_are_readable() {
     assert_eq!(
         [7, 1_234, 12_345, 1_234_567].map(time),

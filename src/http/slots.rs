@@ -1,5 +1,5 @@
-//! Places for those who hold something open: so many in all, and so many of one
-//! client, so that no client keeps the others out. A place is free again when it
+//! Slots for those who hold something open: so many in all, and so many of one
+//! client, so that no client keeps the others out. A slot is free again when it
 //! is dropped. Never waits.
 
 use std::{
@@ -15,7 +15,7 @@ pub(crate) enum Full {
     Client,
 }
 
-pub(crate) struct Places<K> {
+pub(crate) struct Slots<K> {
     max: usize,
     of_one_max: usize,
     taken: Arc<Mutex<Occupied<K>>>,
@@ -26,18 +26,18 @@ struct Occupied<K> {
     by: HashMap<K, usize>,
 }
 
-pub(crate) struct Place<K: Eq + Hash> {
+pub(crate) struct Slot<K: Eq + Hash> {
     client: K,
     taken: Arc<Mutex<Occupied<K>>>,
 }
 
-impl<K: Clone + Eq + Hash> Places<K> {
+impl<K: Clone + Eq + Hash> Slots<K> {
     pub(crate) fn new(max: usize, of_one_max: usize) -> Self {
         let taken = Occupied { all: 0, by: HashMap::new() };
         Self { max, of_one_max, taken: Arc::new(Mutex::new(taken)) }
     }
 
-    pub(crate) fn take(&self, client: K) -> Result<Place<K>, Full> {
+    pub(crate) fn take(&self, client: K) -> Result<Slot<K>, Full> {
         let mut taken = lock(&self.taken);
         if taken.all >= self.max {
             return Err(Full::All);
@@ -48,7 +48,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
         taken.all += 1;
         taken.by.insert(client.clone(), of_one + 1);
-        Ok(Place { client, taken: Arc::clone(&self.taken) })
+        Ok(Slot { client, taken: Arc::clone(&self.taken) })
     }
 
     pub(crate) fn taken(&self) -> usize {
@@ -56,7 +56,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
     }
 }
 
-impl<K: Eq + Hash> Drop for Place<K> {
+impl<K: Eq + Hash> Drop for Slot<K> {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         taken.all = taken.all.saturating_sub(1);
@@ -78,15 +78,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_client_never_takes_all_and_a_dropped_place_is_free() {
-        let places = Places::new(3, 2);
-        let first = places.take("a").ok().unwrap();
-        let _second = places.take("a").ok().unwrap();
-        assert_eq!(places.take("a").err(), Some(Full::Client));
-        let _third = places.take("b").ok().unwrap();
-        assert_eq!(places.take("c").err(), Some(Full::All));
+    fn one_client_never_takes_all_and_a_dropped_slot_is_free() {
+        let slots = Slots::new(3, 2);
+        let first = slots.take("a").ok().unwrap();
+        let _second = slots.take("a").ok().unwrap();
+        assert_eq!(slots.take("a").err(), Some(Full::Client));
+        let _third = slots.take("b").ok().unwrap();
+        assert_eq!(slots.take("c").err(), Some(Full::All));
         drop(first);
-        assert_eq!(places.taken(), 2);
-        assert!(places.take("a").is_ok());
+        assert_eq!(slots.taken(), 2);
+        assert!(slots.take("a").is_ok());
     }
 }
