@@ -6,15 +6,9 @@ use paystream::operations::SuspenseFilter;
 
 use crate::prelude::*;
 
-async fn at_the_console(h: &Harness, path: &str) -> Reply {
-    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
-    send(client.request(Method::GET, format!("{}{path}", h.api.url))).await
-}
-
 /// Ids of dead letters, the first buried first.
 async fn letters(stores: &Stores) -> Vec<i64> {
-    let ids = sqlx::query_scalar("select id from dead_letters order by id");
-    ids.fetch_all(&stores.pool).await.unwrap()
+    stores.values("select id from dead_letters order by id").await
 }
 
 /// ADA has a dead letter for each status that POISON was sent with.
@@ -98,8 +92,7 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
     allow_poison(&h.stores).await;
     let id = letters(&h.stores).await[0];
     let set_version = async |version: i64| {
-        let update = sqlx::query("update customer_accounts set version = $1");
-        update.bind(version).execute(&h.stores.pool).await.unwrap();
+        h.stores.sql(&format!("update customer_accounts set version = {version}")).await;
     };
     set_version(1).await;
     let before = everything(&h.stores).await;
@@ -118,7 +111,8 @@ async fn on_a_damaged_account_every_act_is_refused_with_what_is_wrong() {
         let sentence = refused.sentence();
         assert!(sentence.contains(wrong) && sentence.contains(stays), "{sentence}");
     }
-    let page = at_the_console(&h, &format!("/console/act/redrive?of={id}")).await.is(200);
+    let page =
+        send(h.api.browse(Method::GET, &format!("/console/act/redrive?of={id}"))).await.is(200);
     assert!(page.text.contains(wrong), "{}", page.text);
     let path = format!("/api/v1/admin/dead-letters/{id}/redrive");
     let body = json!({"actor": "ada", "reason": "ticket 4711"});
@@ -197,14 +191,14 @@ async fn what_is_to_be_paid_back_stays_in_the_list_and_commands_can_be_pasted() 
     let commands: Vec<&str> = commands.filter_map(|one| one.command.as_deref()).collect();
     assert_eq!(commands.len(), 2);
     assert!(commands.iter().all(|command| command.contains(" 'a;reboot' --")), "{commands:?}");
-    let page = at_the_console(&h, "/console/suspense").await.text;
+    let page = send(h.api.browse(Method::GET, "/console/suspense")).await.text;
     let list = h.stores.run(&["suspense", "list"]).await.stdout;
     let api = h.api.get("/api/v1/admin/suspense").await.text;
     for shown in [page, list, api] {
         assert!(shown.contains("a;reboot") && shown.contains("refunded"), "{shown}");
     }
 
-    let console = at_the_console(&h, "/console/").await;
+    let console = send(h.api.browse(Method::GET, "/console/")).await;
     assert_eq!((console.status, console.header("location")), (308, "/console"));
     for unseen in ["a\u{200b}da", "a\u{ad}da", "a\u{feff}da", "a\u{e0041}da"] {
         let body = json!({"actor": unseen, "reason": "ticket 4711"});

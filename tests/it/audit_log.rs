@@ -11,8 +11,7 @@ const ADA: &str = "the-token-of-ada-01";
 
 /// Rows of the audit log, the oldest first: actor, action, subject.
 async fn rows(stores: &Stores) -> Vec<(String, String, String)> {
-    let rows = sqlx::query_as("select actor, action, subject from audit_log order by id");
-    rows.fetch_all(&stores.pool).await.unwrap()
+    stores.rows("select actor, action, subject from audit_log order by id").await
 }
 
 fn row(actor: &str, action: &str, subject: &str) -> (String, String, String) {
@@ -25,8 +24,8 @@ async fn opening_an_account_notes_what_it_applied() {
     h.api.pay_all("LATE", &[("held1", "7"), ("held2", "8")]).await;
     h.settled().await;
     h.api.open_account("LATE", "100.5").await;
-    let (actor, subject, reason, before, after) = logged(&h.stores, "account_opened").await;
-    assert_eq!((&*actor, &*subject, &*reason), ("api", "LATE", "opened by the API"));
+    let (before, after) =
+        noted_by(&h.stores, "account_opened", ["api", "LATE", "opened by the API"]).await;
     assert_eq!(before, Value::Null);
     let wanted = json!({
         "asset_value": "100.50", "term_weeks": 50, "released": 2,
@@ -39,18 +38,11 @@ async fn opening_an_account_notes_what_it_applied() {
     let opened = |subject| row("api", "account_opened", subject);
     assert_eq!(rows(&h.stores).await, [opened("ADA"), opened("LATE")]);
     // No row, no money: the log refuses, and the account is not there.
-    h.stores
-        .sql(
-            "create function refuse_row() returns trigger language plpgsql as $$
-         begin raise exception 'full'; end $$",
-        )
-        .await;
-    h.stores
-        .sql(
-            "create trigger refuse_row before insert on audit_log for each row
-         execute function refuse_row()",
-        )
-        .await;
+    let refuse = "create function refuse_row() returns trigger language plpgsql as $$
+         begin raise exception 'full'; end $$;
+         create trigger refuse_row before insert on audit_log for each row
+         execute function refuse_row()";
+    h.stores.sql(refuse).await;
     h.api.pay("held3", "NEVER", "5").await;
     h.settled().await;
     let body = json!({"customer_id": "NEVER", "asset_value": "100", "term_weeks": 50});
@@ -98,8 +90,8 @@ async fn a_log_level_is_noted_and_changes_without_postgresql_too() {
     let gateway = Process::serve("gateway", &stores, &[]).await;
     let body = json!({"level": "info,paystream=debug", "actor": "ada", "reason": "posts are slow"});
     set_level(&gateway.api, &body).await.is(200);
-    let (actor, subject, reason, before, after) = logged(&stores, "log_level_changed").await;
-    assert_eq!((&*actor, &*subject, &*reason), ("ada", "log level", "posts are slow"));
+    let (before, after) =
+        noted_by(&stores, "log_level_changed", ["ada", "log level", "posts are slow"]).await;
     assert_eq!((before, after), (json!({"level": "info"}), json!({"level": body["level"]})));
     set_level(&gateway.api, &json!({"level": "loud"})).await.is(422);
     assert_eq!(stores.count("select count(*) from audit_log").await, 1, "a refusal is no change");
@@ -116,25 +108,21 @@ async fn a_failure_is_found_in_the_log_by_the_id_that_the_client_was_given() {
     stores.sql("alter table customer_accounts rename to elsewhere").await;
     let problem = gateway.api.get("/api/v1/customers/ADA").await.is_problem(500, "internal");
     let id = problem["request_id"].as_str().unwrap();
-    gateway.until_logged(id).await;
-    let log = gateway.log();
-    let line = log.lines().find(|line| line.contains(id)).unwrap();
-    let line: Value = serde_json::from_str(line).unwrap();
-    assert_eq!((&line["level"], &line["request_id"]), (&json!("ERROR"), &json!(id)), "{line}");
+    let line_with = async |text: &str| -> Value {
+        gateway.until_logged(text).await;
+        let log = gateway.log();
+        let line = log.lines().find(|line| line.contains(text)).unwrap();
+        serde_json::from_str(line).unwrap()
+    };
+    let line = line_with(id).await;
+    has(&line, json!({"level": "ERROR", "request_id": id}));
     assert!(line["message"].as_str().unwrap().starts_with("a request failed"), "{line}");
     // A client may choose the id; it cannot write fields of its own with it.
     let chosen = r#"x","level":"INFO"#;
     let request = gateway.api.request(Method::GET, "/api/v1/customers/BOB");
     send(request.header("x-request-id", chosen)).await.is_problem(500, "internal");
-    let quoted = serde_json::to_string(chosen).unwrap();
-    gateway.until_logged(&quoted).await;
-    let log = gateway.log();
-    let line: Value = log
-        .lines()
-        .find(|line| line.contains(&quoted))
-        .map(|line| serde_json::from_str(line).unwrap())
-        .unwrap();
-    assert_eq!((&line["level"], &line["request_id"]), (&json!("ERROR"), &json!(chosen)));
+    let line = line_with(&serde_json::to_string(chosen).unwrap()).await;
+    has(&line, json!({"level": "ERROR", "request_id": chosen}));
     gateway.api.post_payment(&payment("fine", "ADA", "1")).await.is(202);
 }
 

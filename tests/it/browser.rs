@@ -35,8 +35,7 @@ async fn figure(browser: &Browser, name: &str) -> Option<i64> {
 async fn live_figures_move_while_payments_are_posted() {
     let h = Harness::gateway(&[]).await.account("ADA", "100000").await;
     let browser = Browser::open(&h.api.url).await;
-    browser.go("/console").await;
-    browser.reads("live").await;
+    browser.shows("/console", "live").await;
     eventually("the figure is there", async || figure(&browser, "Not taken yet").await).await;
     h.api.pay_each("live", 0..25).await;
     until("what waits shows without a reload", async || {
@@ -90,8 +89,9 @@ async fn a_rebalance_shows_without_a_reload() {
     let mut h = Harness::gateway(&["--lease", "10s"]).await;
     h.start_worker();
     let browser = Browser::open(&h.api.url).await;
-    browser.go("/console/partitions").await;
-    browser.reads("Every partition has a living owner; 1 worker running.").await;
+    browser
+        .shows("/console/partitions", "Every partition has a living owner; 1 worker running.")
+        .await;
     browser.script("document.getElementById('main').dataset.mark = 'same document'").await;
     let owners = async || -> BTreeSet<String> {
         let script = "return [...document.querySelectorAll('tbody tr td:nth-child(2)')]
@@ -197,8 +197,7 @@ async fn a_dead_letter_is_discarded_with_a_reason_by_keyboard_alone() {
     browser.keys("ben").await;
     browser.keys("\u{e007}").await;
     browser.reads("Discarded: it will not be settled").await;
-    browser.go("/console/audit").await;
-    browser.reads("the bank sends it again under another reference").await;
+    browser.shows("/console/audit", "the bank sends it again under another reference").await;
     let row = browser.find("tbody tr").await.text().await.unwrap();
     assert!(row.contains("ben") && row.contains("discarded"), "{row}");
     browser.close().await;
@@ -216,10 +215,13 @@ async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
         let complaints = browser.complaints().await;
         assert!(complaints.is_empty(), "{page}: {complaints:#?}");
     }
-    browser.go("/console/stuck").await;
-    browser.reads("Nothing is stuck.").await;
-    browser.go("/console/payments?reference=NOBODY-1").await;
-    browser.reads("Nobody knows a payment with the reference NOBODY-1").await;
+    browser.shows("/console/stuck", "Nothing is stuck.").await;
+    browser
+        .shows(
+            "/console/payments?reference=NOBODY-1",
+            "Nobody knows a payment with the reference NOBODY-1",
+        )
+        .await;
     // The search field is a key away.
     browser.keys("/").await;
     assert_eq!(browser.script("return document.activeElement.id").await, "search");
@@ -236,13 +238,10 @@ async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
 #[tokio::test]
 async fn the_console_is_honest_while_postgresql_is_away() {
     let (mut postgres, stores) = Stores::on_own_postgres("postgres-browser").await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.start_worker();
+    let h = Harness::on(stores, &[]).await;
     let browser = Browser::open(&h.api.url).await;
-    browser.go("/console/partitions").await;
-    browser.reads("Every partition has a living owner").await;
-    browser.go("/console").await;
-    browser.reads("Accepted").await;
+    browser.shows("/console/partitions", "Every partition has a living owner").await;
+    browser.shows("/console", "Accepted").await;
     postgres.kill().await.unwrap();
     // Told live, on the page that was open.
     browser.reads("PostgreSQL has not answered since").await;
@@ -253,14 +252,12 @@ async fn the_console_is_honest_while_postgresql_is_away() {
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "{complaints:#?}");
     for page in PAGES {
-        browser.go(page).await;
-        browser.reads("PostgreSQL").await;
+        browser.shows(page, "PostgreSQL").await;
         let text = browser.text().await;
         assert!(text.contains("Overview") && !text.contains("Something went wrong"), "{text}");
     }
     // Who owns what is unknown, which is not nobody: the worker runs.
-    browser.go("/console/partitions").await;
-    browser.reads("last owners known to Redis: tester 8").await;
+    browser.shows("/console/partitions", "last owners known to Redis: tester 8").await;
     browser.reads("last known: tester").await;
     let text = browser.text().await;
     assert!(!text.contains("paystream serve worker") && !text.contains("nobody"), "{text}");
@@ -286,8 +283,7 @@ async fn a_statement_shows_all_of_itself_at_1400_pixels() {
     h.settled().await;
     let browser = Browser::open(&h.api.url).await;
     browser.width(1400, 900, 1).await;
-    browser.go("/console/customers/ADA").await;
-    browser.reads("Left to pay").await;
+    browser.shows("/console/customers/ADA", "Left to pay").await;
     let cut = browser
         .script(
             "const box = document.querySelector('.scroll').getBoundingClientRect();
@@ -306,19 +302,16 @@ async fn an_operator_signs_in_and_out() {
     let settings = ["--operator-tokens", "ada=the-token-of-ada-01,ben=the-token-of-ben-02"];
     let h = Harness::with(&settings).await;
     let browser = Browser::open(&h.api.url).await;
-    browser.go("/console/audit").await;
-    browser.reads("Sign in").await;
+    browser.shows("/console/audit", "Sign in").await;
     browser.complaints().await;
     browser.fill("#token", "the-token-of-ada-01").await;
     browser.press("Sign in").await;
     browser.reads("Nobody has changed anything by hand yet.").await;
     browser.reads("signed in as ada").await;
-    browser.go("/console").await;
-    browser.reads("live").await;
+    browser.shows("/console", "live").await;
     browser.press("Sign out").await;
     browser.reads("Sign in").await;
-    browser.go("/console").await;
-    browser.reads("Your token").await;
+    browser.shows("/console", "Your token").await;
     browser.complaints().await;
     browser.close().await;
 }
@@ -390,8 +383,7 @@ async fn pictures_of_a_busy_service_are_kept() {
         browser.picture("overview-narrow", 400).await;
         for scheme in ["dark", "light"] {
             browser.prefer(scheme).await;
-            browser.go("/console/partitions").await;
-            browser.reads("3 workers running").await;
+            browser.shows("/console/partitions", "3 workers running").await;
             browser.picture(&format!("partitions-{scheme}"), 1280).await;
         }
         for (name, path) in [

@@ -136,6 +136,12 @@ impl Browser {
         .await;
     }
 
+    /// Goes there, and waits until the page says this.
+    pub async fn shows(&self, path: &str, text: &str) {
+        self.go(path).await;
+        self.reads(text).await;
+    }
+
     pub async fn find(&self, css: &str) -> Element {
         self.client.wait().for_element(Locator::Css(css)).await.unwrap()
     }

@@ -8,10 +8,8 @@ const API: &str = "the-token-of-the-api";
 const ADA: &str = "the-token-of-ada-01";
 const BEN: &str = "the-token-of-ben-02";
 
-/// A client that follows nothing, as a browser's answers are looked at.
 fn request(h: &Harness, method: Method, path: &str) -> RequestBuilder {
-    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
-    client.request(method, format!("{}{path}", h.api.url))
+    h.api.browse(method, path)
 }
 
 async fn get(h: &Harness, path: &str) -> Reply {
@@ -287,30 +285,32 @@ async fn live_figures_have_a_heartbeat_while_redis_hangs() {
 
 #[tokio::test]
 async fn viewers_of_live_figures_are_bounded_and_do_not_hold_requests() {
-    let h = Harness::gateway(&["--requests-max", "1"]).await;
+    let operators = format!("ada={ADA},ben={BEN}");
+    let h = Harness::gateway(&["--requests-max", "1", "--operator-tokens", &operators]).await;
+    let as_whom = |path: &str, token: &str| request(&h, Method::GET, path).bearer_auth(token);
+    let watch =
+        async |token: &str| as_whom("/console/live?page=overview", token).send().await.unwrap();
     let mut viewers = Vec::new();
     for _ in 0..8 {
-        let viewer = request(&h, Method::GET, "/console/live?page=overview").send().await.unwrap();
+        let viewer = watch(ADA).await;
         assert_eq!(viewer.status(), 200);
         assert_eq!(viewer.headers()["content-type"], "text/event-stream");
         viewers.push(viewer);
     }
-    let one_more = get(&h, "/console/live?page=overview").await;
-    assert_eq!(one_more.status, 503);
-    assert!(one_more.text.contains("8 pages of yours show live figures"), "{}", one_more.text);
+    let one_more = watch(ADA).await;
+    assert_eq!(one_more.status(), 503);
+    let said = one_more.text().await.unwrap();
+    assert!(said.contains("8 pages of yours show live figures"), "{said}");
+    assert_eq!(watch(BEN).await.status(), 200, "another operator watches");
     // The one request that may be under way is free.
-    get(&h, "/console").await.is(200);
+    send(as_whom("/console", ADA)).await.is(200);
     let event = viewers[0].chunk().await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&event).starts_with("data:"), "{event:?}");
     assert!(!viewers[0].chunk().await.unwrap().unwrap().is_empty(), "it goes on");
     drop(viewers);
-    until("a place is free again", async || {
-        let viewer = request(&h, Method::GET, "/console/live?page=overview").send().await.unwrap();
-        viewer.status() == 200
-    })
-    .await;
+    until("a place is free again", async || watch(ADA).await.status() == 200).await;
     // Streams end with the process: the stop does not wait for them.
-    let last = request(&h, Method::GET, "/console/live?page=partitions").send().await.unwrap();
+    let last = as_whom("/console/live?page=partitions", ADA).send().await.unwrap();
     h.stop().await;
     drop(last);
 }

@@ -10,14 +10,14 @@ const OF_THE_MACHINE: [&str; 5] =
     ["disk_low", "redis_memory_low", "redis_slow", "postgresql_slow", "postgresql_connections_low"];
 
 /// What the doctor says, and whether it is content.
-struct Said {
+pub struct Said {
     status: Option<i32>,
-    findings: Vec<Value>,
+    pub findings: Vec<Value>,
 }
 
 impl Said {
     /// A finding that is not good, with its heading.
-    fn find(&self, code: &str) -> Option<&Value> {
+    pub fn find(&self, code: &str) -> Option<&Value> {
         let found =
             self.findings.iter().find(|one| one["code"] == code && one["severity"] != "good")?;
         let kind = KINDS.iter().find(|kind| kind.code == code).expect("a known code");
@@ -29,12 +29,19 @@ impl Said {
 
     /// The same, which must be there, of this severity.
     #[track_caller]
-    fn has(&self, code: &str, severity: &str) -> String {
+    pub fn has(&self, code: &str, severity: &str) -> String {
         let found = self.find(code).unwrap_or_else(|| panic!("no {code}: {:?}", self.findings));
         assert_eq!(found["severity"], severity, "{found}");
         let fails = ["warning", "critical"].contains(&severity);
         assert!(!fails || self.status == Some(1), "{:?}", self.status);
         found["sentence"].as_str().unwrap().to_owned()
+    }
+
+    /// The same, with this in its sentence.
+    #[track_caller]
+    pub fn tells(&self, code: &str, severity: &str, text: &str) {
+        let sentence = self.has(code, severity);
+        assert!(sentence.contains(text), "{sentence}");
     }
 
     /// Codes that are a warning or worse, but for those of the machine.
@@ -59,12 +66,12 @@ async fn doctor_with(stores: &Stores, settings: &[(&str, &str)]) -> Said {
     Said { status: ended.code(), findings }
 }
 
-async fn doctor(stores: &Stores) -> Said {
+pub async fn doctor(stores: &Stores) -> Said {
     doctor_with(stores, &[]).await
 }
 
 /// Asks the doctor until it finds this.
-async fn until_found(stores: &Stores, code: &str) -> Said {
+pub async fn until_found(stores: &Stores, code: &str) -> Said {
     eventually(&format!("the doctor finds {code}"), async || {
         let said = doctor(stores).await;
         said.find(code).is_some().then_some(said)
@@ -101,33 +108,24 @@ async fn a_healthy_system_is_told_to_be_well() {
 }
 
 #[tokio::test]
-async fn postgresql_away_is_a_finding_and_redis_is_looked_at_all_the_same() {
-    let (mut postgres, stores) = Stores::on_own_postgres("doctor-postgres").await;
-    postgres.stop().await.unwrap();
-    let said = doctor(&stores).await;
-    said.has("postgresql_unreachable", "critical");
-    assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable"]));
-    assert!(said.findings.iter().any(|one| one["code"] == "redis_loses"), "redis is looked at");
-    for command in [["losses", "list"], ["dead-letters", "list"], ["groups", "list"]] {
-        let ended = stores.run(&command).await;
-        assert!(ended.stderr.contains("Connection refused"), "{command:?}: {ended:?}");
-    }
-}
-
-#[tokio::test]
-async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() {
+async fn without_postgresql_redis_is_looked_at_and_owners_are_unknown() {
     let (mut postgres, stores) = Stores::on_own_postgres("doctor-owners").await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.start_worker();
+    let mut h = Harness::on(stores, &[]).await;
     until_spread(&h.stores, &["tester"]).await;
     until("Redis is told of every owner", async || h.stores.keys("*:owner").await.len() == 8).await;
     h.crash_worker();
     postgres.stop().await.unwrap();
+    let said = doctor(&h.stores).await;
+    said.has("postgresql_unreachable", "critical");
+    assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable"]));
+    assert!(said.findings.iter().any(|one| one["code"] == "redis_loses"), "redis is looked at");
+    for command in [["losses", "list"], ["dead-letters", "list"], ["groups", "list"]] {
+        h.stores.run(&command).await.refused(&["Connection refused"]);
+    }
     // An entry of long ago waits.
     h.stores.tell(&["XADD", &h.stores.key(3, "stream"), "1000-1", "v", "1"]).await;
     let said = doctor(&h.stores).await;
-    let sentence = said.has("owners_unknown", "notice");
-    assert!(sentence.contains("last owners known to Redis: tester 8"), "{sentence}");
+    said.tells("owners_unknown", "notice", "last owners known to Redis: tester 8");
     assert_eq!(said.bad(), BTreeSet::from(["postgresql_unreachable", "waiting_long"]));
     for finding in &said.findings {
         let advice = finding["advice"].as_str().unwrap();
@@ -149,32 +147,18 @@ async fn without_postgresql_owners_are_unknown_and_no_worker_is_to_be_started() 
 }
 
 #[tokio::test]
-async fn a_damaged_account_is_named_until_it_is_corrected() {
-    let mut h = Harness::gateway(&["--attempts-max=2"]).await.account("ADA", "1000").await;
-    h.start_worker();
-    h.api.pay_each("a", 0..3).await;
-    h.settled().await;
-    assert!(doctor(&h.stores).await.find("account_damaged").is_none());
-    h.stop_worker().await;
-    let damage = "update customer_accounts set version = 1 where customer_id = 'ADA'";
-    h.stores.sql(damage).await;
-    h.api.pay("late", "ADA", "1").await;
-    h.start_worker();
-    h.api.until_settled().await;
-    let said = doctor(&h.stores).await;
-    let sentence = said.has("account_damaged", "critical");
-    let wanted = "account ADA stands at version 1, but its statement goes on to 3";
-    assert!(sentence.starts_with(wanted) && sentence.contains("1 dead letter is open"));
-    let advice = &said.find("account_damaged").unwrap()["advice"];
-    assert!(advice.as_str().unwrap().contains("redrive --customer ADA"), "{advice}");
-    let correct = "update customer_accounts set version = 3 where customer_id = 'ADA'";
-    h.stores.sql(correct).await;
-    assert!(doctor(&h.stores).await.find("account_damaged").is_none());
-}
-
-#[tokio::test]
-async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
-    let (mut redis, stores) = Stores::on_own_redis("doctor-redis").await;
+async fn a_redis_that_became_unsafe_or_went_away_is_found() {
+    let (mut redis, stores) = Stores::on_own_redis("doctor-unsafe").await;
+    let set = async |name: &str, value: &str| {
+        stores.tell(&["CONFIG", "SET", name, value]).await;
+    };
+    set("appendfsync", "everysec").await;
+    set("maxmemory-policy", "allkeys-lru").await;
+    let said = doctor(&stores).await;
+    said.tells("redis_loses", "critical", "appendfsync is everysec");
+    said.has("redis_evicts", "critical");
+    let allowed = doctor_with(&stores, &[("PAYSTREAM_ALLOW_UNSAFE_REDIS", "true")]).await;
+    allowed.has("redis_loses", "warning");
     redis.stop().await.unwrap();
     let said = doctor(&stores).await;
     said.has("redis_unreachable", "critical");
@@ -188,52 +172,24 @@ async fn redis_away_is_a_finding_and_the_ledger_is_looked_at_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_redis_that_became_unsafe_is_found() {
-    let (mut redis, stores) = Stores::on_own_redis("doctor-unsafe").await;
-    let set = async |name: &str, value: &str| {
-        stores.tell(&["CONFIG", "SET", name, value]).await;
-    };
-    set("appendfsync", "everysec").await;
-    set("maxmemory-policy", "allkeys-lru").await;
-    let said = doctor(&stores).await;
-    let sentence = said.has("redis_loses", "critical");
-    assert!(sentence.contains("appendfsync is everysec"), "{sentence}");
-    said.has("redis_evicts", "critical");
-    let allowed = doctor_with(&stores, &[("PAYSTREAM_ALLOW_UNSAFE_REDIS", "true")]).await;
-    allowed.has("redis_loses", "warning");
-    redis.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_killed_worker_is_told_with_the_time_until_it_is_taken_over() {
+async fn a_silent_worker_is_told_until_it_wakes_or_is_replaced() {
     let stores = Stores::new().await;
-    let _gateway = gateway(&stores).await;
     let (a, b) = tokio::join!(worker(&stores, "a", &[]), worker(&stores, "b", &[]));
     until_spread(&stores, &["a", "b"]).await;
-    a.kill().await;
+    a.signal("STOP").await;
     let sentence = until_found(&stores, "owner_silent").await.has("owner_silent", "warning");
-    assert!(sentence.contains("its 4 partitions are taken over in "), "{sentence}");
+    assert!(sentence.starts_with("a has been silent for "), "{sentence}");
     until_spread(&stores, &["b"]).await;
-    let sentence = doctor(&stores).await.has("owner_silent", "notice");
-    assert!(sentence.contains("a has sent no heartbeat for"), "{sentence}");
+    a.signal("CONT").await;
+    until_spread(&stores, &["a", "b"]).await;
+    until("it is well", async || doctor(&stores).await.bad().is_empty()).await;
+    a.kill().await;
+    let said = until_found(&stores, "owner_silent").await;
+    said.tells("owner_silent", "warning", "its 4 partitions are taken over in ");
+    until_spread(&stores, &["b"]).await;
+    doctor(&stores).await.tells("owner_silent", "notice", "a has sent no heartbeat for");
     b.stop().await;
     doctor(&stores).await.has("no_worker", "critical");
-}
-
-#[tokio::test]
-async fn a_frozen_worker_is_told_and_well_again_when_it_wakes() {
-    let stores = Stores::new().await;
-    let frozen = worker(&stores, "frozen", &[]).await;
-    let _other = worker(&stores, "other", &[]).await;
-    until_spread(&stores, &["frozen", "other"]).await;
-    frozen.signal("STOP").await;
-    let said = until_found(&stores, "owner_silent").await;
-    let sentence = said.has("owner_silent", "warning");
-    assert!(sentence.starts_with("frozen has been silent for "), "{sentence}");
-    until_spread(&stores, &["other"]).await;
-    frozen.signal("CONT").await;
-    until_spread(&stores, &["frozen", "other"]).await;
-    until("it is well", async || doctor(&stores).await.bad().is_empty()).await;
 }
 
 #[tokio::test]
@@ -260,25 +216,14 @@ async fn a_foreign_group_that_stopped_reading_is_told_with_what_it_keeps() {
     // One that nobody registered, and one that is registered and not there.
     stores.tell(&["XGROUP", "CREATE", &stream, "stranger", "$"]).await;
     let said = doctor(&stores).await;
-    let sentence = said.has("group_unregistered", "warning");
-    assert!(sentence.contains("group stranger is on partition 3"), "{sentence}");
+    said.tells("group_unregistered", "warning", "group stranger is on partition 3");
     stores
         .sql(
             "insert into consumer_groups (name, starts_from, note) values ('stranger', 'now', 'n')",
         )
         .await;
-    let sentence = doctor(&stores).await.has("group_incomplete", "warning");
-    assert!(sentence.contains("missing on partitions 0, 1, 2, 4, 5 and 2 more"), "{sentence}");
-}
-
-#[tokio::test]
-async fn a_payment_of_an_unknown_customer_is_noticed() {
-    let h = Harness::start().await;
-    h.api.pay("lost", "NOBODY", "12.50").await;
-    h.api.until_settled().await;
-    let sentence = until_found(&h.stores, "suspense_held").await.has("suspense_held", "notice");
-    let wanted = "1 payment held for unknown customers, 12.50 together; the oldest for";
-    assert!(sentence.starts_with(wanted), "{sentence}");
+    let said = doctor(&stores).await;
+    said.tells("group_incomplete", "warning", "missing on partitions 0, 1, 2, 4, 5 and 2 more");
 }
 
 #[tokio::test]
@@ -313,19 +258,6 @@ async fn poison_is_told_while_it_is_tried_and_when_it_is_buried() {
 }
 
 #[tokio::test]
-async fn a_lock_is_told_with_who_holds_it() {
-    let h = Harness::start().await.account("ADA", "1000").await;
-    let held = lock(&h.stores, "processed_transactions", "exclusive").await;
-    h.api.pay("waits", "ADA", "1").await;
-    let sentence = until_found(&h.stores, "postgresql_lock_wait").await;
-    let sentence = sentence.has("postgresql_lock_wait", "warning");
-    assert!(sentence.contains("(unnamed, idle in transaction) has locked a table"), "{sentence}");
-    assert!(sentence.contains("paystream sessions waiting for a lock"), "{sentence}");
-    drop(held);
-    h.settled().await;
-}
-
-#[tokio::test]
 async fn a_stream_that_is_gone_is_found() {
     let stores = Stores::new().await;
     assert_eq!(stores.delete_keys("{p02}:stream").await, 1);
@@ -339,8 +271,7 @@ async fn a_stream_that_is_gone_is_found() {
 async fn what_does_not_fit_together_is_found() {
     let stores = Stores::new().await;
     let said = doctor_with(&stores, &[("PAYSTREAM_LEASE", "1s")]).await;
-    let sentence = said.has("settings_refused", "critical");
-    assert!(sentence.contains("must be at least twice PAYSTREAM_BATCH_DEADLINE"), "{sentence}");
+    said.tells("settings_refused", "critical", "must be at least twice PAYSTREAM_BATCH_DEADLINE");
     let said = doctor_with(&stores, &[("PAYSTREAM_REDIS_URL", "nonsense")]).await;
     let settings = said.findings.iter().filter(|one| one["code"] == "settings_refused");
     assert_eq!(settings.count(), 1, "not consistent beside it: {:?}", said.findings);
@@ -358,8 +289,7 @@ async fn what_does_not_fit_together_is_found() {
     let latest = "delete from _sqlx_migrations where version = (select max(version) from
          _sqlx_migrations)";
     stores.sql(latest).await;
-    let sentence = doctor(&stores).await.has("schema_mismatch", "critical");
-    assert!(sentence.contains("older than this release"), "{sentence}");
+    doctor(&stores).await.tells("schema_mismatch", "critical", "older than this release");
 }
 
 #[tokio::test]

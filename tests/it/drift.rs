@@ -11,7 +11,10 @@ use std::{
 
 use clap::Subcommand;
 
-use crate::process::{paystream, run};
+use crate::{
+    observability::read,
+    process::{paystream, run},
+};
 
 const DOCUMENTS: [&str; 10] = [
     "README.md",
@@ -31,10 +34,6 @@ const USERS_OF_SETTINGS: [&str; 6] =
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(name: &str) -> String {
-    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// What stands between backticks, outside of blocks of code.

@@ -3,6 +3,8 @@
 //! with the old one. Losses are listed exactly, no sequence is given out twice,
 //! and order within a batch outlives whatever is forgotten or broken meanwhile.
 
+use std::ops::RangeInclusive;
+
 use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 
@@ -106,14 +108,23 @@ pub async fn pay(api: &Api, reference: &str) -> Value {
     .await
 }
 
-/// The losses that are on record: reason, first and last sequence.
-async fn losses(stores: &Stores) -> Vec<(String, i64, i64)> {
-    let rows = stores.said(&["losses", "list"]).await;
-    let row = |row: &Value| {
-        let number = |name: &str| row[name].as_i64().unwrap();
-        (row["reason"].as_str().unwrap().to_owned(), number("lost_first"), number("lost_last"))
-    };
-    rows.as_array().unwrap().iter().map(row).collect()
+/// The same for each of these numbers; their sequences.
+pub async fn pay_each(api: &Api, numbers: RangeInclusive<i64>) -> Vec<i64> {
+    let mut sequences = Vec::new();
+    for number in numbers {
+        sequences.push(pay(api, &format!("r{number}")).await["sequence"].as_i64().unwrap());
+    }
+    sequences
+}
+
+/// Payments of 1 by ADA are no repetitions to the first gateway, and then are to the
+/// other.
+pub async fn taken_anew([first, then]: [&Api; 2], references: &[impl AsRef<str>]) {
+    for reference in references {
+        let body = payment(reference.as_ref(), "ADA", "1");
+        first.post_payment(&body).await.is(202);
+        then.post_payment(&body).await.is(200);
+    }
 }
 
 #[tokio::test]
@@ -126,25 +137,17 @@ async fn what_a_promoted_replica_lacks_is_listed_and_accepted_again() {
         pay(api, reference).await;
     }
     pair.promote_in_step().await;
-    assert_eq!(pay(&a.api, "r4").await["sequence"], 4);
-    assert_eq!(pay(&a.api, "r5").await["sequence"], 5);
+    assert_eq!(pay_each(&a.api, 4..=5).await, [4, 5]);
     pair.fail_over().await;
     // The other gateway knows nothing of them, and is the first to go on.
     let taken = pay(&b.api, "r6").await;
     assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
     pay(&a.api, "r7").await;
     let worker = Process::serve("all", &pair.stores, &[]).await;
-    until("the loss is listed exactly", async || {
-        losses(&pair.stores).await == [("takeover".to_owned(), 4, 5)]
-    })
-    .await;
-    for name in ["r4", "r5"] {
-        assert_eq!(b.api.post_payment(&payment(name, "ADA", "1")).await.status, 202, "{name}");
-        assert_eq!(a.api.post_payment(&payment(name, "ADA", "1")).await.status, 200, "{name}");
-    }
+    until("it is listed exactly", async || pair.stores.losses().await == ["takeover 4-5"]).await;
+    taken_anew([&b.api, &a.api], &["r4", "r5"]).await;
     worker.api.until_settled().await;
-    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
-    assert!(pair.stores.run(&accept).await.status.success());
+    pair.stores.accept_losses().await;
     pair.stores.audit().await;
     assert_eq!(worker.api.balance("ADA").await["total_paid"], "7.00");
 }
@@ -164,7 +167,7 @@ async fn what_was_settled_before_a_failover_is_not_lost_and_keeps_its_sequence()
     assert!(pay(&b.api, "r2").await["sequence"].as_i64().unwrap() > 1_000_000);
     a.settled(&pair.stores).await;
     assert_eq!(a.api.balance("ADA").await["total_paid"], "3.00");
-    assert_eq!(losses(&pair.stores).await, []);
+    assert_eq!(pair.stores.losses().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -174,17 +177,13 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
     let settings = [("PAYSTREAM_LANES", "1")];
     let worker = Process::serve("worker", &pair.stores, &settings).await;
     gateway.api.open_account("ADA", "1000").await;
-    for n in 1..=10 {
-        pay(&gateway.api, &format!("r{n}")).await;
-    }
+    pay_each(&gateway.api, 1..=10).await;
     gateway.api.until_settled().await;
     worker.stop().await;
     pair.in_step().await;
     // From here on the replica hears nothing more.
     tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
-    for n in 11..=20 {
-        assert_eq!(pay(&gateway.api, &format!("r{n}")).await["sequence"], n);
-    }
+    assert!(pay_each(&gateway.api, 11..=20).await.into_iter().eq(11..=20));
     pair.promote().await;
     let port = pair.replica.port().to_string();
     tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
@@ -200,15 +199,9 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
     pair.stores.until(i64::from(PARTITIONS), jumped).await;
     let taken = pay(&gateway.api, "new").await;
     assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
-    until("exactly what was lost is listed", async || {
-        losses(&pair.stores).await == [("takeover".to_owned(), 11, 20)]
-    })
-    .await;
-    for n in 11..=20 {
-        let body = payment(&format!("r{n}"), "ADA", "1");
-        assert_eq!(gateway.api.post_payment(&body).await.status, 202, "r{n}");
-        assert_eq!(gateway.api.post_payment(&body).await.status, 200, "r{n}");
-    }
+    until("it is listed exactly", async || pair.stores.losses().await == ["takeover 11-20"]).await;
+    let lost: Vec<String> = (11..=20).map(|n| format!("r{n}")).collect();
+    taken_anew([&gateway.api; 2], &lost).await;
     gateway.api.until_settled().await;
     // The counters that jumped are no sequences that were given out.
     worker.stop().await;
@@ -216,42 +209,24 @@ async fn a_primary_that_returns_without_its_tail_is_found_out_over_a_standing_co
     pay(&gateway.api, "last").await;
     gateway.api.until_settled().await;
     assert_eq!(pair.stores.keys("*:lost").await.len(), 1);
-    assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 11, 20)]);
-    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
-    assert!(pair.stores.run(&accept).await.status.success());
+    assert_eq!(pair.stores.losses().await, ["takeover 11-20"]);
+    pair.stores.accept_losses().await;
     pair.stores.audit().await;
     assert_eq!(gateway.api.balance("ADA").await["total_paid"], "22.00");
 }
 
-#[tokio::test]
-async fn a_failover_that_loses_nothing_is_no_loss() {
-    let mut pair = Pair::start("lossless").await;
-    let process = Process::serve("all", &pair.stores, &[]).await.account("ADA", "1000").await;
-    pay(&process.api, "r1").await;
-    process.api.until_settled().await;
-    pair.promote_in_step().await;
-    pair.fail_over().await;
-    pay(&process.api, "r2").await;
-    process.settled(&pair.stores).await;
-    assert_eq!(process.api.balance("ADA").await["total_paid"], "2.00");
-    assert_eq!(losses(&pair.stores).await, []);
-}
-
 /// Waits until the ledger knows of every partition how far it has jumped.
 async fn heads_are_noted(stores: &Stores) {
-    until("the heads are noted", async || {
-        let noted = "select count(*) from partition_owners o join topology t using (generation)
-             where head_sequence > last_sequence + 900000";
-        stores.count(noted).await == i64::from(PARTITIONS)
-    })
-    .await;
+    let noted = "select count(*) from partition_owners o join topology t using (generation)
+         where head_sequence > last_sequence + 900000";
+    stores.until(i64::from(PARTITIONS), noted).await;
 }
 
 /// Sequences that are on record as lost, open or not.
 pub const LOST: &str = "select count(*) from sequence_jumps where lost_first is not null";
 
 #[tokio::test]
-async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
+async fn a_failover_that_loses_nothing_is_no_loss_then_or_later() {
     let mut pair = Pair::start("quiet").await;
     let mut all = Process::serve("all", &pair.stores, &[]).await;
     let mut gateway = Process::serve("gateway", &pair.stores, &[]).await;
@@ -275,6 +250,7 @@ async fn what_was_jumped_over_is_no_loss_for_whoever_comes_later() {
     }
     all.api.until_settled().await;
     assert_eq!(pair.stores.count(LOST).await, 0);
+    assert_eq!(all.api.balance("ADA").await["total_paid"], "3.00");
     pair.stores.audit().await;
 }
 
@@ -288,17 +264,15 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     served(&gateway, 16).await;
     worker.stop().await;
     pair.promote_in_step().await;
-    pay(&gateway.api, "r1").await;
-    pay(&gateway.api, "r2").await;
+    pay_each(&gateway.api, 1..=2).await;
     pair.fail_over().await;
     pay(&gateway.api, "r3").await;
     let worker = Process::serve("all", &pair.stores, &[]).await;
     worker.api.until_settled().await;
-    assert_eq!(losses(&pair.stores).await, [("takeover".to_owned(), 1, 2)]);
+    assert_eq!(pair.stores.losses().await, ["takeover 1-2"]);
     pay(&gateway.api, "r1").await;
     worker.api.until_settled().await;
-    let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
-    pair.stores.succeed(&accept).await;
+    pair.stores.accept_losses().await;
     // The new streams begin on a server that was promoted.
     pair.stores.succeed(&resize(&["--partitions", &PARTITIONS.to_string()])).await;
     served(&gateway, usize::from(PARTITIONS)).await;
@@ -307,7 +281,7 @@ async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     let worker = Process::serve("all", &pair.stores, &[]).await;
     pay(&gateway.api, "r4").await;
     worker.api.until_settled().await;
-    assert_eq!(losses(&pair.stores).await, []);
+    assert_eq!(pair.stores.losses().await, [""; 0]);
     assert_eq!(pair.stores.count(LOST).await, 1);
     pair.stores.audit().await;
 }
@@ -336,7 +310,7 @@ async fn a_primary_stays_the_same_when_a_first_replica_follows() {
     pay(&since.api, "r6").await;
     since.settled(&pair.stores).await;
     assert_eq!(since.api.balance("ADA").await["total_paid"], "6.00");
-    assert_eq!(losses(&pair.stores).await, []);
+    assert_eq!(pair.stores.losses().await, [""; 0]);
 }
 
 #[tokio::test]
@@ -354,38 +328,28 @@ async fn nobody_stays_with_a_primary_that_was_demoted() {
     process.settled(&pair.stores).await;
 }
 
-#[tokio::test]
-async fn a_gateway_leaves_connections_on_which_redis_has_fallen_silent() {
+/// A gateway that reaches Redis over this network.
+async fn over_a_network() -> (Process, Proxy) {
     let stores = Stores::new().await;
     let proxy = Proxy::before(&stores.redis_url).await;
     let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
     pay(&process.api, "r1").await;
-    proxy.set(Way::Dumb);
-    let silent = process.api.post_payment(&payment("r2", "ADA", "1")).await;
-    silent.is_problem(503, "stream_unavailable");
-    // What has lost something stays silent for good; new connections do not.
-    proxy.set(Way::Open);
-    pay(&process.api, "r2").await;
+    (process, proxy)
+}
+
+/// Posts a payment, which is refused because Redis does not answer.
+async fn refused(api: Api, reference: String) {
+    api.post_payment(&payment(&reference, "ADA", "1")).await.is_problem(503, "stream_unavailable");
 }
 
 #[tokio::test]
 async fn a_gateway_comes_back_although_nobody_waited_for_a_silent_redis_to_the_end() {
-    let stores = Stores::new().await;
-    let proxy = Proxy::before(&stores.redis_url).await;
-    let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
-    pay(&process.api, "r1").await;
+    let (process, proxy) = over_a_network().await;
     proxy.set(Way::Dumb);
     // So many in vain that no more is asked of Redis than whether it is there, and
     // that question is given up before the reply is late.
-    let mut posts = JoinSet::new();
-    for n in 0..8 {
-        let api = process.api.clone();
-        let body = payment(&format!("silent{n}"), "ADA", "1");
-        posts.spawn(async move { api.post_payment(&body).await });
-    }
-    while let Some(silent) = posts.join_next().await {
-        silent.unwrap().is_problem(503, "stream_unavailable");
-    }
+    let posts = (0..8).map(|n| refused(process.api.clone(), format!("silent{n}")));
+    join_all(posts).await;
     process.until_logged("circuit opened").await;
     for _ in 0..2 {
         let health = process.api.get("/api/v1/health").await;
@@ -397,13 +361,16 @@ async fn a_gateway_comes_back_although_nobody_waited_for_a_silent_redis_to_the_e
 }
 
 #[tokio::test]
-async fn a_gateway_leaves_silent_connections_although_every_caller_stopped_waiting() {
-    let stores = Stores::new().await;
-    let proxy = Proxy::before(&stores.redis_url).await;
-    let process = Process::serve("gateway", &stores, &[("PAYSTREAM_REDIS_URL", &proxy.url)]).await;
+async fn a_gateway_leaves_silent_connections_whether_its_callers_wait_or_not() {
+    let (process, proxy) = over_a_network().await;
+    proxy.set(Way::Dumb);
+    refused(process.api.clone(), "r2".to_owned()).await;
+    // What has lost something stays silent for good; new connections do not.
+    proxy.set(Way::Open);
+    pay(&process.api, "r2").await;
     let paths = [
-        ("/api/v1/payments", payment("r1", "ADA", "1")),
-        ("/api/v1/payments/batch", json!([payment("r2", "ADA", "1")])),
+        ("/api/v1/payments", payment("r3", "ADA", "1")),
+        ("/api/v1/payments/batch", json!([payment("r4", "ADA", "1")])),
     ];
     // Whether it was taken, within a time that is shorter than that of the gateway.
     let taken = async |(path, body): &(&str, Value)| {

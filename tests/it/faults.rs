@@ -110,16 +110,18 @@ async fn a_stop_under_load_finishes_what_it_took_and_exits_with_0() {
     assert_eq!(pending, 0);
     let owned = "select count(*) from partition_owners where owner is not null";
     assert_eq!(stores.count(owned).await, 0, "its partitions are given back");
+    assert_eq!(stores.count("select count(*) from workers").await, 0);
     let process = Process::serve("all", &stores, &[]).await;
     verify(&stores, &process, &loads).await;
+    let epoch = "select min(epoch) from partition_owners where owner is not null";
+    stores.until(2, epoch).await;
 }
 
 #[tokio::test]
 async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     let (mut redis, stores) = Stores::on_own_redis("redis-away").await;
-    let mut h = Harness::gateway_on(stores, &["--append-deadline", "300ms"]).await;
-    h.start_worker();
-    h.api.open_account("ADA", "1000").await;
+    let settings = ["--append-deadline", "300ms"];
+    let mut h = Harness::on(stores, &settings).await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     redis.stop().await.unwrap();
@@ -131,8 +133,8 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
         reply.is_problem(503, "stream_unavailable");
         assert!(reply.header("retry-after").parse::<u32>().is_ok_and(|after| after > 0));
     }
-    let batch = h.api.post("/api/v1/payments/batch", &json!([payment("away0", "ADA", "1")])).await;
-    batch.is_problem(503, "stream_unavailable");
+    let reply = h.api.post("/api/v1/payments/batch", &json!([payment("away0", "ADA", "1")])).await;
+    reply.is_problem(503, "stream_unavailable");
     h.api.get("/readyz").await.is(503);
     let health = h.api.get("/api/v1/health").await;
     assert_eq!((health.status, &health.json()["status"]), (503, &json!("down")));
@@ -156,7 +158,7 @@ async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
 }
 
 #[tokio::test]
-async fn cut_connections_to_redis_heal_by_themselves() {
+async fn cut_connections_and_forgotten_scripts_heal_by_themselves() {
     let (_redis, stores) = Stores::on_own_redis("redis-cut").await;
     let mut process = Process::serve("all", &stores, &[]).await;
     process.api.seed(CUSTOMERS).await;
@@ -164,6 +166,11 @@ async fn cut_connections_to_redis_heal_by_themselves() {
     for round in 1..=10 {
         load.reached(round * 200).await;
         stores.tell(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        stores.tell(&["SCRIPT", "FLUSH"]).await;
+        // Every worker's and gateway's backend, in the middle of its work.
+        let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()";
+        stores.count(kill).await;
     }
     let loads = [load.finish().await];
     process.must_live();
@@ -174,9 +181,7 @@ async fn cut_connections_to_redis_heal_by_themselves() {
 #[tokio::test]
 async fn while_the_ledger_is_away_payments_are_taken_and_applied_later() {
     let (mut postgres, stores) = Stores::on_own_postgres("postgres-away").await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.start_worker();
-    h.api.open_account("ADA", "1000").await;
+    let h = Harness::on(stores, &[]).await.account("ADA", "1000").await;
     h.api.pay("before", "ADA", "1").await;
     h.settled().await;
     postgres.stop().await.unwrap();
@@ -207,28 +212,21 @@ async fn a_full_redis_takes_nothing_and_is_drained() {
         assert_eq!(result["code"], "backlog_full", "{result}");
     }
     // That was no outage: the others are still told the same.
-    h.api
-        .post("/api/v1/payments", &payment("more", "ADA", "1"))
-        .await
-        .is_problem(503, "backlog_full");
+    let reply = h.api.post("/api/v1/payments", &payment("more", "ADA", "1")).await;
+    reply.is_problem(503, "backlog_full");
     h.work().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
     h.stores.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
     h.api.pay("more", "ADA", "1").await;
     h.settled().await;
-}
-
-#[tokio::test]
-async fn a_full_redis_that_lost_a_counter_is_drained() {
-    let (_redis, stores) = Stores::on_own_redis("redis-full-counter").await;
-    let mut h = Harness::gateway_on(stores, &[]).await.account("ADA", "1000").await;
-    h.api.pay_each("full", 0..20).await;
-    let partition = h.api.payment("full0").await["partition"].as_u64().unwrap();
+    // The same where it has lost a counter.
+    h.stop_worker().await;
+    h.api.pay_each("counter", 0..20).await;
+    let partition = h.api.payment("counter0").await["partition"].as_u64().unwrap();
     h.stores.tell(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(h.stores.delete_keys(&format!("{{p{partition:02}}}:seq")).await, 1);
     h.start_worker();
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "20.00");
+    h.api.settles_at("ADA", "41.00").await;
 }
 
 #[tokio::test]
@@ -364,8 +362,7 @@ async fn a_schema_of_another_release_is_refused() {
     stores.sql("insert into _sqlx_migrations select * from kept").await;
     stores.sql("update kept set version = version + 1000").await;
     stores.sql("insert into _sqlx_migrations select * from kept").await;
-    let ended = run(serve("all", &stores, &[])).await;
-    ended.refused(&["newer than this release"]);
+    run(serve("all", &stores, &[])).await.refused(&["newer than this release"]);
     stores.sql("delete from _sqlx_migrations where version > 1000").await;
 
     // No topology, streams that were never created, and no schema at all.

@@ -4,6 +4,7 @@
 //! account that differs from its payments, and never one that is only being
 //! changed.
 
+use opentelemetry::KeyValue;
 use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData},
@@ -44,20 +45,14 @@ impl Measured {
         let mut points = Vec::new();
         for found in scopes.flat_map(|scope| scope.metrics()).filter(|m| m.name() == metric.name) {
             let AggregatedMetrics::F64(data) = found.data() else { continue };
+            let named = |attributes: &mut dyn Iterator<Item = &KeyValue>| {
+                attributes.map(|one| (one.key.to_string(), one.value.to_string())).collect()
+            };
             if let MetricData::Gauge(gauge) = data {
-                let of = |a: &opentelemetry_sdk::metrics::data::GaugeDataPoint<f64>| {
-                    let pairs =
-                        a.attributes().map(|one| (one.key.to_string(), one.value.to_string()));
-                    (pairs.collect(), a.value())
-                };
-                points.extend(gauge.data_points().map(of));
+                points.extend(gauge.data_points().map(|p| (named(&mut p.attributes()), p.value())));
             } else if let MetricData::Histogram(histogram) = data {
-                let of = |a: &opentelemetry_sdk::metrics::data::HistogramDataPoint<f64>| {
-                    let pairs =
-                        a.attributes().map(|one| (one.key.to_string(), one.value.to_string()));
-                    (pairs.collect(), a.count() as f64)
-                };
-                points.extend(histogram.data_points().map(of));
+                let counted = histogram.data_points();
+                points.extend(counted.map(|p| (named(&mut p.attributes()), p.count() as f64)));
             }
         }
         points
@@ -151,10 +146,6 @@ const DAMAGE: &str =
 const REPAIR: &str =
     "update customer_accounts set total_paid = total_paid - 1 where customer_id = 'GIG00002'";
 
-async fn execute(stores: &Stores, sql: &'static str) {
-    stores.sql(sql).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn drift_is_said_until_it_is_mended() {
     let gateway = Measured::new();
@@ -164,10 +155,10 @@ async fn drift_is_said_until_it_is_mended() {
     let harness = Harness::measured(stores, &settings, signals.0, signals.1).await;
     harness.api.seed(3).await;
     gateway.until(&catalog::AUDIT_DRIFT, None, 0.0).await;
-    execute(&harness.stores, DAMAGE).await;
+    harness.stores.sql(DAMAGE).await;
     gateway.until(&catalog::AUDIT_DRIFT, None, 1.0).await;
     assert!(gateway.value(&catalog::AUDIT_AGE, None).is_some());
-    execute(&harness.stores, REPAIR).await;
+    harness.stores.sql(REPAIR).await;
     gateway.until(&catalog::AUDIT_DRIFT, None, 0.0).await;
 }
 
@@ -222,17 +213,17 @@ async fn slices_see_what_differs_and_not_what_is_being_changed() {
     let mut other = ledger.rounds();
     assert_eq!(other.next(3).await.unwrap(), None);
 
-    execute(&harness.stores, DAMAGE).await;
+    harness.stores.sql(DAMAGE).await;
     let slices = round(&mut rounds).await;
     assert_eq!(differing(&slices), ["GIG00002"]);
     let found: Vec<bool> = slices.iter().map(|slice| slice.covers("GIG00002")).collect();
     assert_eq!(found, [true, false, false, false]);
-    execute(&harness.stores, REPAIR).await;
+    harness.stores.sql(REPAIR).await;
     assert!(differing(&round(&mut rounds).await).is_empty());
 
     // A statement without an account belongs to the slice around it.
     let moved = "update customer_accounts set customer_id = 'ZOE' where customer_id = 'GIG00010'";
-    execute(&harness.stores, moved).await;
+    harness.stores.sql(moved).await;
     assert_eq!(differing(&round(&mut rounds).await), ["GIG00010", "ZOE"]);
 
     // With its connection goes the lock.

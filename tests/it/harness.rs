@@ -26,7 +26,7 @@ use paystream::{
 };
 use paystream_dev::{self as dev, PostgresServer, RedisServer, Servers};
 use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
-use reqwest::{Method, RequestBuilder, header::HeaderMap};
+use reqwest::{Method, RequestBuilder, header::HeaderMap, redirect::Policy};
 use serde_json::{Value, json};
 use sqlx::{
     AssertSqlSafe, Connection, FromRow, PgConnection, PgPool,
@@ -163,6 +163,27 @@ async fn shared() -> &'static Servers {
         .await
 }
 
+async fn create_database(how: &str) {
+    let pool = pool(&shared().await.postgres.url(dev::DATABASE));
+    let create = AssertSqlSafe(format!("create database {how}"));
+    sqlx::query(create).execute(&pool).await.unwrap();
+    pool.close().await;
+}
+
+/// A database that has the schema already; each test's is a copy of it.
+async fn migrated() -> &'static str {
+    const NAME: &str = "migrated";
+    static MIGRATED: OnceCell<()> = OnceCell::const_new();
+    let migrating = || async {
+        create_database(NAME).await;
+        let ledger = Ledger::new(&shared().await.postgres.url(NAME)).unwrap();
+        ledger.schema().migrate().await.expect("migrates");
+    };
+    // What connected to it must be gone before it is copied.
+    MIGRATED.get_or_init(|| in_background(migrating())).await;
+    NAME
+}
+
 /// Bounds the tests that use stores at once, whatever the machine: their
 /// connections must fit the shared PostgreSQL.
 static PLACES: Semaphore = Semaphore::const_new(8);
@@ -211,12 +232,8 @@ impl Stores {
         let database_url = match database_url {
             Some(url) => url,
             None => {
-                let postgres = &shared().await.postgres;
-                let pool = pool(&postgres.url(dev::DATABASE));
-                let create = AssertSqlSafe(format!("create database {name}"));
-                sqlx::query(create).execute(&pool).await.unwrap();
-                pool.close().await;
-                postgres.url(&name)
+                create_database(&format!("{name} template {}", migrated().await)).await;
+                shared().await.postgres.url(&name)
             }
         };
         let stores = Self {
@@ -340,14 +357,22 @@ impl Stores {
         sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
     }
 
+    /// One value of each row.
+    pub async fn values<T>(&self, sql: &str) -> Vec<T>
+    where
+        (T,): for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.rows(sql).await.into_iter().map(|(value,)| value).collect()
+    }
+
     /// One text of each row.
     pub async fn texts(&self, sql: &str) -> Vec<String> {
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await.unwrap()
+        self.values(sql).await
     }
 
     /// One number out of the ledger.
     pub async fn count(&self, sql: &str) -> i64 {
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap()
+        self.values(sql).await[0]
     }
 
     /// Waits until the ledger has this number.
@@ -535,7 +560,12 @@ impl Harness {
 
     /// Gateway and worker with other settings.
     pub async fn with(settings: &[&str]) -> Self {
-        let mut harness = Self::gateway(settings).await;
+        Self::on(Stores::new().await, settings).await
+    }
+
+    /// Gateway and worker on these stores.
+    pub async fn on(stores: Stores, settings: &[&str]) -> Self {
+        let mut harness = Self::gateway_on(stores, settings).await;
         harness.start_worker();
         harness
     }
@@ -675,6 +705,12 @@ impl Api {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
+    /// A request whose answer leads nowhere else, as a browser's answers are looked at.
+    pub fn browse(&self, method: Method, path: &str) -> RequestBuilder {
+        let client = reqwest::Client::builder().no_proxy().redirect(Policy::none());
+        client.build().unwrap().request(method, format!("{}{path}", self.url))
+    }
+
     pub async fn get(&self, path: &str) -> Reply {
         send(self.request(Method::GET, path)).await
     }
@@ -711,6 +747,12 @@ impl Api {
 
     pub async fn balance(&self, customer: &str) -> Value {
         self.get(&format!("/api/v1/customers/{customer}/balance")).await.is(200).json()
+    }
+
+    /// Waits until everything accepted is settled; this customer has paid so much then.
+    pub async fn settles_at(&self, customer: &str, total: &str) {
+        self.until_settled().await;
+        assert_eq!(self.balance(customer).await["total_paid"], total, "{customer}");
     }
 
     /// Where a payment is.
@@ -804,9 +846,14 @@ pub fn has(found: &Value, wanted: Value) {
 
 /// Sends a request that must be answered.
 pub async fn send(request: RequestBuilder) -> Reply {
-    let answer = request.send().await.expect("an answer");
+    try_send(request).await.expect("a whole answer")
+}
+
+/// Sends a request; its connection may break.
+pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Reply> {
+    let answer = request.send().await?;
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    Reply { status, headers, text: answer.text().await.expect("a whole answer") }
+    Ok(Reply { status, headers, text: answer.text().await? })
 }
 
 /// A COMPLETE payment, as a bank reports it.

@@ -150,12 +150,9 @@ async fn a_published_token_opens_nothing_that_others_reach() {
     }
     let alone = Process::serve("gateway", &stores, &[("PAYSTREAM_API_TOKEN", published)]).await;
     alone.stop().await;
-    // What is published now has none.
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let example = fs::read_to_string(root.join(".env.example")).unwrap();
-    let compose = fs::read_to_string(root.join("compose.yaml")).unwrap();
+    // What is published now has none; of compose.yaml `access` shows it.
+    let example = read(".env.example");
     for name in ["PAYSTREAM_API_TOKEN", "PAYSTREAM_OPERATOR_TOKENS"] {
         assert!(example.contains(&format!("\n{name}=\n")), "{name} is set in .env.example");
-        assert!(compose.contains(&format!("{name}: ${{{name}:?")), "{name} has a default");
     }
 }

@@ -93,8 +93,7 @@ async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
     ];
     for other in others.iter().chain(&others) {
         h.stores.forget().await;
-        let reply = h.api.pay_and_wait(other).await;
-        reply.is_problem(409, "reference_conflict");
+        h.api.pay_and_wait(other).await.is_problem(409, "reference_conflict");
     }
     h.settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
@@ -113,11 +112,16 @@ async fn other_content_under_a_used_reference_has_no_effect_and_is_kept() {
     assert_eq!(h.api.stats().await["totals"]["conflicts"], 6);
 }
 
-/// A customer of another partition than this one's.
-fn elsewhere(customer: &str) -> String {
+/// Another customer, of this one's partition or of another.
+fn customer_beside(customer: &str, together: bool) -> String {
     let partition = |name: &str| partition_of(&CustomerId::parse(name).unwrap(), PARTITIONS);
-    let mut names = (0..).map(|n| format!("OTHER{n}"));
-    names.find(|name| partition(name) != partition(customer)).unwrap()
+    let mut names = (0..).map(|n| format!("OTHER{n}")).filter(|name| name != customer);
+    names.find(|name| (partition(name) == partition(customer)) == together).unwrap()
+}
+
+/// A customer of another partition than this one's.
+pub fn elsewhere(customer: &str) -> String {
+    customer_beside(customer, false)
 }
 
 #[tokio::test]
@@ -145,7 +149,7 @@ async fn one_place(first_is_known: bool) {
     let h = Harness::with(&["--lanes", "8"]).await;
     let unknown = elsewhere("ADA");
     // Whoever is to be held up shares a batch with ADA's account, which is locked.
-    let neighbour = neighbour(&unknown);
+    let neighbour = customer_beside(&unknown, true);
     for customer in ["ADA", &neighbour] {
         h.api.open_account(customer, "1000").await;
     }
@@ -181,13 +185,6 @@ async fn one_place(first_is_known: bool) {
     assert_eq!(seen, [&json!(held), &json!(applied), &json!(1)]);
 }
 
-/// Another customer of this one's partition.
-fn neighbour(customer: &str) -> String {
-    let partition = |name: &str| partition_of(&CustomerId::parse(name).unwrap(), PARTITIONS);
-    let mut names = (0..).map(|n| format!("NEXT{n}"));
-    names.find(|name| partition(name) == partition(customer)).unwrap()
-}
-
 cases! { one_place:
     a_reference_that_is_being_applied_is_not_held_for_another_customer(true);
     a_reference_that_is_being_held_is_not_applied_for_another_customer(false);
@@ -201,17 +198,13 @@ async fn an_account_is_opened_although_a_held_reference_is_parked_too() {
     h.api.open_account("ADA", "1000").await;
     h.api.pay("r", &unknown, "1").await;
     h.settled().await;
-    let mut connection = h.stores.pool.acquire().await.unwrap();
-    for sql in [
-        "set session_replication_role = replica",
-        "insert into parked (partition, sequence, transaction_reference, payment_status,
+    let sql = "set session_replication_role = replica;
+         insert into parked (partition, sequence, transaction_reference, payment_status,
              customer_id, amount, stream_id, epoch, transaction_date, received_at, payload_digest)
          select (partition + 1) % 8, sequence, transaction_reference, 'COMPLETE', 'ADA', amount,
-             stream_id, epoch, transaction_date, received_at, payload_digest from suspense",
-        "reset session_replication_role",
-    ] {
-        sqlx::query(sql).execute(&mut *connection).await.unwrap();
-    }
+             stream_id, epoch, transaction_date, received_at, payload_digest from suspense;
+         reset session_replication_role";
+    h.stores.sql(sql).await;
     h.api.open_account(&unknown, "1000").await;
     assert_eq!(h.api.balance(&unknown).await["total_paid"], "0.00");
     assert_eq!(h.stores.count("select count(*) from suspense where state = 'conflict'").await, 1);
@@ -229,15 +222,11 @@ async fn held_money_whose_reference_was_used_becomes_a_conflict() {
         h.api.pay(used, "ADA", "2").await;
     }
     h.settled().await;
-    let mut connection = h.stores.pool.acquire().await.unwrap();
-    for sql in [
-        "set session_replication_role = replica",
-        "update processed_transactions
-         set transaction_reference = 'r' || substr(transaction_reference, 2)",
-        "reset session_replication_role",
-    ] {
-        sqlx::query(sql).execute(&mut *connection).await.unwrap();
-    }
+    let sql = "set session_replication_role = replica;
+         update processed_transactions
+         set transaction_reference = 'r' || substr(transaction_reference, 2);
+         reset session_replication_role";
+    h.stores.sql(sql).await;
     let operations = operations(&h.stores).await;
     let (reference, ada) = (Reference::parse("r2").unwrap(), CustomerId::parse("ADA").unwrap());
     let assign = Act::Assign { reference, customer: Some(ada) };
@@ -263,70 +252,16 @@ async fn reading_the_whole_stream_again_changes_nothing() {
             but(sent, json!({"payment_status": status}))
         })
         .collect();
-    let reply = h.api.post(BATCH, &json!(items)).await;
-    assert_eq!(reply.status, 200);
+    h.api.post(BATCH, &json!(items)).await.is(200);
     h.settled().await;
-    let state = async || {
-        let mut state = Vec::new();
-        for sql in [
-            "select coalesce(string_agg(a::text, E'\\n' order by customer_id), '')
-             from customer_accounts a",
-            "select string_agg(p::text, E'\\n' order by transaction_reference, payment_status)
-             from processed_transactions p",
-            "select string_agg(s::text, E'\\n' order by transaction_reference) from suspense s",
-            "select coalesce(string_agg(d::text, E'\\n' order by partition, sequence), '')
-             from duplicates d",
-            "select string_agg(t::text, E'\\n' order by partition) from partition_totals t",
-            "select string_agg(concat(partition, last_sequence, last_stream_id), E'\\n'
-                 order by partition) from partition_owners",
-        ] {
-            let text: String = sqlx::query_scalar(sql).fetch_one(&h.stores.pool).await.unwrap();
-            state.push(text);
-        }
-        state
-    };
-    let before = state().await;
-    assert!(before[1].lines().count() > 400 && !before[2].is_empty());
-    for partition in 0..u64::from(PARTITIONS) {
-        h.stores
-            .tell(&["XGROUP", "SETID", &h.stores.key(partition, "stream"), "ledger", "0"])
-            .await;
+    for (table, least) in [("processed_transactions", 401), ("suspense", 1)] {
+        assert!(h.stores.count(&format!("select count(*) from {table}")).await >= least);
     }
-    until("the worker has read everything again", async || {
-        let stats = h.api.stats().await;
-        let partitions = stats["partitions"].as_array().unwrap();
-        // All in the stream was delivered and acknowledged; Redis counts it.
-        let settled = |one: &Value| one["pending"] == 0 && one["lag"] == 0;
-        partitions.iter().all(settled) && delivered(&h).await == last_entries(&h).await
-    })
-    .await;
-    assert_eq!(state().await, before);
-    h.settled().await;
-}
-
-/// The group's position in each partition.
-async fn delivered(h: &Harness) -> Vec<String> {
-    let mut positions = Vec::new();
-    for partition in 0..u64::from(PARTITIONS) {
-        let groups: Vec<HashMap<String, redis::Value>> =
-            h.stores.ask(&["XINFO", "GROUPS", &h.stores.key(partition, "stream")]).await;
-        let id = groups[0]["last-delivered-id"].clone();
-        positions.push(redis::from_redis_value(id).unwrap());
-    }
-    positions
-}
-
-/// The last entry of each partition.
-async fn last_entries(h: &Harness) -> Vec<String> {
-    let mut last = Vec::new();
-    for partition in 0..u64::from(PARTITIONS) {
-        let entries: Vec<(String, redis::Value)> = h
-            .stores
-            .ask(&["XREVRANGE", &h.stores.key(partition, "stream"), "+", "-", "COUNT", "1"])
-            .await;
-        last.push(entries.first().map_or_else(|| "0-0".to_owned(), |entry| entry.0.clone()));
-    }
-    last
+    let cursors = "select concat(partition, ' ', last_sequence, ' ', last_stream_id)
+         from partition_owners order by partition";
+    let before = h.stores.texts(cursors).await;
+    read_again(&h).await;
+    assert_eq!(h.stores.texts(cursors).await, before);
 }
 
 #[tokio::test]

@@ -104,8 +104,7 @@ async fn deleted_entries_and_a_group_that_is_gone_stop_nothing() {
     let said = stores.succeed(&to_16).await;
     assert!(said.contains("1 payment ") && gone().await, "{said}");
 
-    process.api.until_settled().await;
-    assert_eq!(process.api.balance("ADA").await["total_paid"], "4.00");
+    process.api.settles_at("ADA", "4.00").await;
     stores.audit().await;
 }
 

@@ -240,17 +240,9 @@ async fn whoever_still_sends_a_refused_body_sees_why() {
 
 /// The same command, with so few descriptors.
 fn with_descriptors(command: &Command, descriptors: u32) -> Command {
-    let command = command.as_std();
-    let mut limited = Command::new("prlimit");
-    limited.arg(format!("--nofile={descriptors}")).arg(command.get_program());
-    limited.args(command.get_args()).current_dir(command.get_current_dir().unwrap());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
-    limited.stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let ours = command.as_std();
+    let mut limited = like(command, "prlimit", &[&format!("--nofile={descriptors}")]);
+    limited.arg(ours.get_program()).args(ours.get_args());
     limited
 }
 

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use sqlx::Row;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +13,9 @@ use crate::prelude::*;
 const CONNECTIONS: usize = 16;
 /// Customers that pay, seeded ones.
 pub const CUSTOMERS: u32 = 40;
+
+/// Payments that a load accepts before something happens, and after it.
+const WARM: usize = 500;
 
 /// A payment that was answered with 202, or with 200 as a replay.
 #[derive(Debug)]
@@ -28,22 +30,12 @@ pub struct Accepted {
 
 /// A running load.
 pub struct Load {
-    tasks: JoinSet<Payer>,
+    tasks: JoinSet<Loaded>,
     accepted: watch::Receiver<usize>,
     stop: CancellationToken,
 }
 
-/// What one connection came to.
-#[derive(Default)]
-struct Payer {
-    accepted: Vec<Accepted>,
-    /// Answers with 503.
-    refused: usize,
-    /// Connections that broke.
-    broken: usize,
-}
-
-/// What a load came to.
+/// What a load came to, or one connection of it.
 #[derive(Default)]
 pub struct Loaded {
     pub accepted: Vec<Accepted>,
@@ -74,10 +66,23 @@ impl Load {
         for number in 0..CONNECTIONS {
             let (api, label, tell, stop) =
                 (api.clone(), label.to_owned(), Arc::clone(&tell), stop.clone());
-            tasks
-                .spawn(async move { Payer::run(&api, &label, (number, anew), &tell, &stop).await });
+            tasks.spawn(
+                async move { Loaded::pay(&api, &label, (number, anew), &tell, &stop).await },
+            );
         }
         Self { tasks, accepted, stop }
+    }
+
+    /// Starts paying, and waits until it is at full speed.
+    pub async fn warm(api: &Api, label: &str) -> Self {
+        let mut load = Self::start(api, label);
+        load.goes_on().await;
+        load
+    }
+
+    /// Waits until many more payments are accepted.
+    pub async fn goes_on(&mut self) {
+        self.reached(self.accepted() + WARM).await;
     }
 
     /// Waits until so many payments are accepted.
@@ -105,8 +110,8 @@ impl Load {
     }
 }
 
-impl Payer {
-    async fn run(
+impl Loaded {
+    async fn pay(
         api: &Api,
         label: &str,
         (number, anew): (usize, bool),
@@ -122,30 +127,24 @@ impl Payer {
             // The same payment again until it is known to be taken.
             loop {
                 let request = api.request(Method::POST, "/api/v1/payments").json(&body);
-                let answer = match request.send().await {
-                    Ok(answer) => answer,
+                let reply = match try_send(request).await {
+                    Ok(reply) => reply,
                     Err(error) if anew && !error.is_connect() => continue,
                     Err(_) => {
                         payer.broken += 1;
                         return payer;
                     }
                 };
-                let status = answer.status().as_u16();
-                let retry = answer.headers().contains_key("retry-after");
-                let Ok(text) = answer.text().await else {
-                    payer.broken += 1;
-                    return payer;
-                };
-                if status == 503 {
-                    assert!(retry, "a 503 says when to come back: {text}");
+                if reply.status == 503 {
+                    assert!(reply.headers.contains_key("retry-after"), "{}", reply.text);
                     payer.refused += 1;
                     if stop.is_cancelled() {
                         return payer;
                     }
                     continue;
                 }
-                assert!(status == 202 || status == 200, "{status} {text}");
-                let taken: Value = serde_json::from_str(&text).unwrap();
+                assert!(matches!(reply.status, 200 | 202), "{} {}", reply.status, reply.text);
+                let taken = reply.json();
                 payer.accepted.push(Accepted {
                     reference,
                     customer,
@@ -168,25 +167,15 @@ impl Payer {
 /// Fails unless the ledger has applied each of these payments once, as it was
 /// sent, at the place that its 202 named.
 pub async fn assert_applied(stores: &Stores, accepted: &[Accepted]) {
-    let rows = sqlx::query(
-        "select transaction_reference, customer_id, amount::text, partition::bigint, sequence,
-             stream_id, outcome from processed_transactions",
-    )
-    .fetch_all(&stores.pool)
-    .await
-    .unwrap();
+    let rows: Vec<(String, String)> = stores
+        .rows(
+            "select transaction_reference, concat(customer_id, ' ', amount, ' ', partition, '/',
+                 sequence, ' ', stream_id, ' ', outcome) from processed_transactions",
+        )
+        .await;
     let mut ledger: HashMap<String, Vec<String>> = HashMap::new();
-    for row in &rows {
-        let seen = format!(
-            "{} {} {}/{} {} {}",
-            row.get::<String, _>(1),
-            row.get::<String, _>(2),
-            row.get::<i64, _>(3),
-            row.get::<i64, _>(4),
-            row.get::<String, _>(5),
-            row.get::<String, _>(6),
-        );
-        ledger.entry(row.get(0)).or_default().push(seen);
+    for (reference, seen) in rows {
+        ledger.entry(reference).or_default().push(seen);
     }
     for one in accepted {
         let wanted = format!(

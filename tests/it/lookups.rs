@@ -129,17 +129,14 @@ async fn what_was_accepted_is_never_unknown_while_it_is_settled_and_trimmed() {
 #[tokio::test]
 async fn while_postgresql_is_away_a_payment_that_waits_is_accepted() {
     let (mut postgres, stores) = Stores::on_own_postgres("postgres-lookups").await;
-    let mut h = Harness::gateway_on(stores, &[]).await;
-    h.start_worker();
-    h.api.open_account("ADA", "1000").await;
+    let mut h = Harness::on(stores, &[]).await.account("ADA", "1000").await;
     h.api.pay("settled", "ADA", "1").await;
     h.settled().await;
     h.stop_worker().await;
     let place = h.api.pay("handed-out", "ADA", "1").await;
     h.api.pay("waits", "ADA", "1").await;
-    let stream = h.stores.key(place["partition"].as_u64().unwrap(), "stream");
-    let take = ["XREADGROUP", "GROUP", "ledger", "ghost", "COUNT", "1", "STREAMS", &stream, ">"];
-    h.stores.tell(&take).await;
+    let partition = place["partition"].as_u64().unwrap();
+    h.stores.hand_out(partition, "ledger", "ghost", 1).await;
     postgres.kill().await.unwrap();
     for reference in ["handed-out", "waits"] {
         assert_eq!(status(&h.api, reference).await, "accepted", "{reference}");
@@ -157,16 +154,12 @@ async fn while_postgresql_is_away_a_payment_that_waits_is_accepted() {
     }
     // Acknowledged: what became of it is not known from the stream any more.
     let id = place["stream_id"].as_str().unwrap();
-    h.stores.tell(&["XACK", &stream, "ledger", id]).await;
+    h.stores.tell(&["XACK", &h.stores.key(partition, "stream"), "ledger", id]).await;
     h.api.get("/api/v1/payments/handed-out").await.is_problem(503, "ledger_unavailable");
     let life = h.stores.show("waits").await;
     assert_eq!((&life["state"], &life["ledger_available"]), (&json!("accepted"), &json!(false)));
     postgres.restart().await.unwrap();
-    until("the ledger is asked again", async || {
-        let reply = h.api.get("/api/v1/payments/settled").await;
-        reply.status == 200
-    })
-    .await;
+    h.api.until_is("settled", "applied").await;
     assert_eq!(status(&h.api, "settled").await, "applied");
 }
 
@@ -234,12 +227,7 @@ async fn looking_up_what_nobody_knows_costs_redis_the_same_for_any_number_of_par
     let few = cost(&unknown).await;
     let worker = Process::serve("worker", &stores, &[]).await;
     stores.succeed(&resize(&["--partitions", "64"])).await;
-    eventually("64 partitions are served", async || {
-        let answer = process.api.request(Method::GET, "/api/v1/admin/stats").send().await.ok()?;
-        let stats: Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
-        (stats["partitions"].as_array()?.len() == 64).then_some(())
-    })
-    .await;
+    served(&process, 64).await;
     // Nobody else asks Redis now.
     worker.stop().await;
     let many = cost(&unknown).await;
@@ -279,31 +267,25 @@ async fn a_life_is_told_in_its_order_and_without_times_that_nobody_knows() {
     h.api.pay("early", "ADA", "1").await;
     h.api.pay("held", "NOBODY", "7").await;
     h.work().await;
-    let codes = |life: &Value| -> Vec<String> {
-        let moments = life["moments"].as_array().unwrap().iter();
-        moments.map(|moment| moment["code"].as_str().unwrap().to_owned()).collect()
-    };
     let life = h.stores.show("early").await;
-    assert_eq!(codes(&life), ["received", "appended", "taken", "applied"]);
+    assert_eq!(moments(&life), ["received", "appended", "taken", "applied"]);
     assert!(life["moments"][2]["at"].is_null(), "when it was taken is not kept: {life}");
 
     let mark = ["suspense", "refund-mark", "held", "--reason", "not ours"];
-    let mut command = operate(&h.stores, &mark);
-    command.env("PAYSTREAM_ACTOR", "ada");
-    assert!(run(command).await.status.success());
+    h.stores.succeed(&mark).await;
     assert_eq!(status(&h.api, "held").await, "refund_marked");
     let life = h.stores.show("held").await;
     assert_eq!(life["state"], "refund_marked");
-    let moments = life["moments"].as_array().unwrap();
-    let told = codes(&life).into_iter().filter(|code| code != "changed");
-    let told: Vec<String> = told.collect();
+    let mut told = moments(&life);
+    told.retain(|code| *code != "changed");
     assert_eq!(told, ["received", "appended", "taken", "suspense", "refund_marked"]);
     let marked: chrono::DateTime<chrono::Utc> =
         sqlx::query_scalar("select resolved_at from suspense")
             .fetch_one(&h.stores.pool)
             .await
             .unwrap();
-    let mark = moments.iter().find(|moment| moment["code"] == "refund_marked").unwrap();
+    let mut told = life["moments"].as_array().unwrap().iter();
+    let mark = told.find(|moment| moment["code"] == "refund_marked").unwrap();
     let at = mark["at"].as_str().unwrap();
     assert_eq!(at.parse::<chrono::DateTime<chrono::Utc>>().unwrap(), marked, "{life}");
 }

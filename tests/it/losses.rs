@@ -3,31 +3,11 @@
 //! partition goes on behind the ledger's cursor; what is sent again is taken
 //! again; and what was settled stays settled.
 
+use std::ops::RangeInclusive;
+
 use paystream_dev::PostgresServer;
-use redis::Value;
 
-use crate::prelude::*;
-
-async fn command(stores: &Stores, arguments: &[&str]) -> Ended {
-    let mut command = paystream();
-    command.args(arguments).env("PAYSTREAM_DATABASE_URL", &stores.database_url);
-    run(command).await
-}
-
-/// The open losses: where they are, and first and last lost sequence.
-async fn losses(stores: &Stores) -> Vec<(i64, String, Option<i64>, Option<i64>)> {
-    let ended = command(stores, &["losses", "list", "--json"]).await;
-    let rows = ended.json();
-    let rows = rows.as_array().unwrap();
-    assert_eq!(ended.code(), Some(i32::from(!rows.is_empty())), "{ended:?}");
-    let number = |row: &serde_json::Value, name: &str| row[name].as_i64();
-    let row = |row: &serde_json::Value| {
-        let reason = row["reason"].as_str().unwrap().to_owned();
-        let partition = number(row, "partition").unwrap();
-        (partition, reason, number(row, "lost_first"), number(row, "lost_last"))
-    };
-    rows.iter().map(row).collect()
-}
+use crate::{failover::taken_anew, prelude::*};
 
 /// Deals with all losses; then health and audit are content.
 async fn accept_losses(h: &Harness) {
@@ -37,20 +17,15 @@ async fn accept_losses(h: &Harness) {
         health["status"] == "degraded"
     })
     .await;
-    let audit = command(&h.stores, &["audit", "--json"]).await;
-    assert_eq!(audit.code(), Some(1), "{audit:?}");
-    let accepted =
-        command(&h.stores, &["losses", "accept", "--reason", "clients asked", "--actor", "tester"])
-            .await;
-    assert!(accepted.status.success(), "{accepted:?}");
-    assert_eq!(losses(&h.stores).await, []);
+    h.stores.run(&["audit"]).await.is(1, "");
+    h.stores.accept_losses().await;
+    assert_eq!(h.stores.losses().await, [""; 0]);
     until("health is content", async || {
         let health = h.api.get("/api/v1/health").await.json();
         health["status"] == "ok" && health["open_losses"] == 0
     })
     .await;
-    let audit = command(&h.stores, &["audit"]).await;
-    assert!(audit.status.success(), "{audit:?}");
+    h.stores.succeed(&["audit"]).await;
     let logged = "select count(*) from audit_log where action = 'loss_accepted'";
     assert!(h.stores.count(logged).await > 0);
 }
@@ -71,9 +46,19 @@ async fn partition_of(h: &Harness, reference: &str) -> u64 {
     h.api.payment(reference).await["partition"].as_u64().unwrap()
 }
 
+/// Pays 1 for ADA under each of these numbers; the ids of the entries.
+async fn pay_for_ids(h: &Harness, numbers: RangeInclusive<i64>) -> Vec<String> {
+    let mut ids = Vec::new();
+    for number in numbers {
+        let taken = h.api.pay(&format!("r{number}"), "ADA", "1").await;
+        ids.push(taken["stream_id"].as_str().unwrap().to_owned());
+    }
+    ids
+}
+
 /// Pays until it is taken: a partition that was lost is closed until its owner
 /// has brought it back.
-async fn pay_when_open(h: &Harness, reference: &str) -> serde_json::Value {
+async fn pay_when_open(h: &Harness, reference: &str) -> Value {
     let body = payment(reference, "ADA", "1");
     eventually("the partition is open again", async || {
         let reply = h.api.post_payment(&body).await;
@@ -81,8 +66,7 @@ async fn pay_when_open(h: &Harness, reference: &str) -> serde_json::Value {
             reply.is_problem(503, "stream_state_lost");
             return None;
         }
-        assert_eq!(reply.status, 202, "{}", reply.text);
-        Some(reply.json())
+        Some(reply.is(202).json())
     })
     .await
 }
@@ -97,16 +81,10 @@ async fn a_lost_stream_is_listed_and_what_is_sent_again_is_taken_again() {
     h.start_worker();
     let taken = pay_when_open(&h, "r4").await;
     assert!(taken["sequence"].as_i64().unwrap() > 1_000_000, "{taken}");
-    let partition = i64::try_from(partition).unwrap();
-    assert_eq!(losses(&h.stores).await, [(partition, "state_lost".into(), Some(1), Some(3))]);
+    assert_eq!(h.stores.losses().await, ["state_lost 1-3"]);
     // Redis remembers the references, and that their entries are lost.
-    for n in 1..=3 {
-        let body = payment(&format!("r{n}"), "ADA", "1");
-        assert_eq!(h.api.post_payment(&body).await.status, 202, "r{n} is not a repetition");
-        assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
-    }
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
+    taken_anew([&h.api; 2], &["r1", "r2", "r3"]).await;
+    h.api.settles_at("ADA", "4.00").await;
     accept_losses(&h).await;
 }
 
@@ -132,16 +110,14 @@ async fn flush(gateway_first: bool) {
     })
     .await;
     pay_when_open(&h, "new").await;
-    let number = i64::try_from(partition).unwrap();
     until("exactly what was lost is listed", async || {
-        let listed = losses(&h.stores).await;
-        let known: Vec<_> = listed.into_iter().filter(|loss| loss.2.is_some()).collect();
-        known == [(number, "state_lost".into(), Some(4), Some(6))]
+        let mut listed = h.stores.losses().await;
+        listed.retain(|one| one.contains('-'));
+        listed == ["state_lost 4-6"]
     })
     .await;
     h.api.pay_each("r", 4..=6).await;
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "7.00");
+    h.api.settles_at("ADA", "7.00").await;
     accept_losses(&h).await;
 }
 
@@ -176,7 +152,7 @@ async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
         h.api.until_is(&format!("r{round}"), "applied").await;
     }
     h.settled().await;
-    assert_eq!(losses(&h.stores).await, [], "no entry was lost");
+    assert_eq!(h.stores.losses().await, [""; 0], "no entry was lost");
 }
 
 #[tokio::test]
@@ -186,9 +162,8 @@ async fn a_flushed_redis_is_brought_back_and_said_aloud() {
     h.settled().await;
     h.stores.delete_keys("*").await;
     pay_when_open(&h, "after").await;
-    until("all partitions are back", async || losses(&h.stores).await.len() == 8).await;
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00");
+    until("all partitions are back", async || h.stores.losses().await.len() == 8).await;
+    h.api.settles_at("ADA", "2.00").await;
     h.api.post_payment(&payment("before", "ADA", "1")).await.is(202);
     h.api.until_settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00", "it was settled before");
@@ -221,14 +196,12 @@ async fn a_stream_that_went_back_accepts_nothing_until_it_is_brought_forward() {
     h.start_worker();
     pay_when_open(&h, "r6").await;
     h.api.until_settled().await;
-    let number = i64::try_from(partition).unwrap();
-    assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), Some(4), Some(5))]);
+    assert_eq!(h.stores.losses().await, ["state_lost 4-5"]);
     assert_eq!(h.api.balance("ADA").await["total_paid"], "4.00");
     for name in ["r4", "r5"] {
         h.api.post_payment(&payment(name, "ADA", "1")).await.is(202);
     }
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
+    h.api.settles_at("ADA", "6.00").await;
     accept_losses(&h).await;
 }
 
@@ -247,46 +220,33 @@ async fn an_old_backup_applies_nothing_twice_and_no_gateway_trusts_it() {
     restore(&h.stores, &keys[1], backup.1).await;
     // One that was started afterwards knows it from the ledger.
     let gateway = Process::serve("gateway", &h.stores, &[]).await;
-    let reply = gateway.api.post_payment(&payment("new", "ADA", "1")).await;
-    reply.is_problem(503, "stream_state_lost");
+    gateway
+        .api
+        .post_payment(&payment("new", "ADA", "1"))
+        .await
+        .is_problem(503, "stream_state_lost");
     gateway.stop().await;
     h.start_worker();
     pay_when_open(&h, "new").await;
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "10.00");
-    let number = i64::try_from(partition).unwrap();
-    assert_eq!(losses(&h.stores).await, [(number, "state_lost".into(), None, None)]);
+    h.api.settles_at("ADA", "10.00").await;
+    assert_eq!(h.stores.losses().await, ["state_lost"]);
     accept_losses(&h).await;
 }
 
 #[tokio::test]
 async fn entries_taken_out_of_a_stream_are_listed() {
     let h = Harness::gateway(&[]).await.account("ADA", "1000").await;
-    let mut ids = Vec::new();
-    for n in 1..=6 {
-        let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
-        ids.push(taken["stream_id"].as_str().unwrap().to_owned());
-    }
+    let ids = pay_for_ids(&h, 1..=6).await;
     let notice = but(payment("r7", "ADA", "1"), json!({"payment_status": "PENDING"}));
     h.api.post_payment(&notice).await;
     let partition = partition_of(&h, "r1").await;
     let stream = h.stores.key(partition, "stream");
     for id in [&ids[1], &ids[3], &ids[4]] {
-        let deleted: Value = h.stores.ask(&["XDEL", &stream, id]).await;
-        assert_eq!(deleted, Value::Int(1));
+        assert_eq!(h.stores.ask::<i64>(&["XDEL", &stream, id]).await, 1);
     }
     let worker = worker(&h.stores, "tester", &[]).await;
     h.api.until_settled().await;
-    let number = i64::try_from(partition).unwrap();
-    let mut found = losses(&h.stores).await;
-    found.sort();
-    assert_eq!(
-        found,
-        [
-            (number, "entries_missing".into(), Some(2), Some(2)),
-            (number, "entries_missing".into(), Some(4), Some(5)),
-        ]
-    );
+    assert_eq!(h.stores.losses().await, ["entries_missing 2-2", "entries_missing 4-5"]);
     let line = "entries were deleted from the stream before they were settled. See `paystream \
          losses list`";
     let said = eventually("both gaps are said aloud", async || {
@@ -307,22 +267,17 @@ async fn entries_taken_out_of_a_stream_are_listed() {
     assert_eq!(shown.stdout, format!("r2: {nothing}; {hint}\n"));
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
     // As the RUNBOOK says, clients send them again.
-    for name in ["r2", "r4", "r5"] {
-        let body = payment(name, "ADA", "1");
-        assert_eq!(h.api.post_payment(&body).await.status, 202, "{name} is no repetition");
-        assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
-    }
+    taken_anew([&h.api; 2], &["r2", "r4", "r5"]).await;
     h.api.post_payment(&payment("r1", "ADA", "1")).await.is(200);
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "6.00");
+    h.api.settles_at("ADA", "6.00").await;
     accept_losses(&h).await;
-    let listed = command(&h.stores, &["losses", "list"]).await;
-    assert_eq!(listed.stdout, "No loss is open; --all shows accepted ones.\n");
+    let listed = h.stores.succeed(&["losses", "list"]).await;
+    assert_eq!(listed, "No loss is open; --all shows accepted ones.\n");
 }
 
 /// A copy of the files of a server that is stopped.
 pub async fn copy(from: &Path, to: &Path) {
-    let mut command = tokio::process::Command::new("cp");
+    let mut command = Command::new("cp");
     let copied = command.arg("-a").arg(from).arg(to).status().await.unwrap();
     assert!(copied.success(), "{} to {}", from.display(), to.display());
 }
@@ -359,11 +314,7 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
             h.start_worker();
         }
     }
-    let mut ids = Vec::new();
-    for n in 4..=13 {
-        let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
-        ids.push(taken["stream_id"].as_str().unwrap().to_owned());
-    }
+    let ids = pay_for_ids(&h, 4..=13).await;
     h.api.until_is("r13", "applied").await;
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
@@ -378,22 +329,17 @@ async fn put_back_a_backup(name: &str, restarts: bool, dies: bool) {
     }
 
     h.api.until_is("r13", "applied").await;
-    let number = i64::try_from(partition).unwrap();
     // One more may say that bringing it back was interrupted; it lists nothing.
-    let mut listed = losses(&h.stores).await;
-    listed.retain(|(_, _, first, _)| first.is_some());
-    assert_eq!(listed, [(number, "ledger_lost".into(), Some(4), Some(6))]);
+    let mut listed = h.stores.losses().await;
+    listed.retain(|one| one.contains('-'));
+    assert_eq!(listed, ["ledger_lost 4-6"]);
     let why = "select count(*) from sequence_jumps where detail like 'PostgreSQL went back to \
          sequence 3 (a promoted standby, or a restored backup)%'";
     assert_eq!(h.stores.count(why).await, 1);
     h.api.until_settled().await;
     let paid = "select total_paid::bigint from customer_accounts where customer_id = 'ADA'";
     assert_eq!(h.stores.count(paid).await, 10);
-    for n in 4..=6 {
-        let body = payment(&format!("r{n}"), "ADA", "1");
-        assert_eq!(h.api.post_payment(&body).await.status, 202, "r{n} is taken again");
-        assert_eq!(h.api.post_payment(&body).await.status, 200, "r{n} once");
-    }
+    taken_anew([&h.api; 2], &["r4", "r5", "r6"]).await;
     h.api.post_payment(&payment("r7", "ADA", "1")).await.is(200);
     h.api.until_settled().await;
     assert_eq!(h.stores.count(paid).await, 13);
@@ -412,11 +358,8 @@ cases! { put_back_a_backup:
 #[tokio::test]
 async fn nothing_is_trimmed_that_the_ledger_does_not_know() {
     let mut h = Harness::with(&["--retention=1h"]).await.account("ADA", "1000").await;
-    let mut ids = Vec::new();
-    for n in 1..=5 {
-        let taken = h.api.pay(&format!("r{n}"), "ADA", "1").await;
-        ids.push(taken["stream_id"].as_str().unwrap().parse().unwrap());
-    }
+    let ids = pay_for_ids(&h, 1..=5).await;
+    let ids: Vec<StreamId> = ids.iter().map(|id| id.parse().unwrap()).collect();
     h.settled().await;
     h.stop_worker().await;
     let partition = partition_of(&h, "r1").await;
@@ -438,10 +381,9 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
     h.settled().await;
     let partition = partition_of(&h, "r1").await;
     let stream = h.stores.key(partition, "stream");
-    let number = i64::try_from(partition).unwrap();
-    let loss = |first, last| (number, "entries_missing".to_owned(), Some(first), Some(last));
+    let first = "entries_missing 2-4";
     let rounds =
-        [(vec!["r2", "r3", "r4"], vec![loss(2, 4)]), (vec!["r5"], vec![loss(2, 4), loss(5, 5)])];
+        [(vec!["r2", "r3", "r4"], vec![first]), (vec!["r5"], vec![first, "entries_missing 5-5"])];
     for (references, wanted) in &rounds {
         h.stop_worker().await;
         let mut delete = redis::cmd("XDEL");
@@ -453,21 +395,14 @@ async fn entries_taken_out_at_the_end_of_a_stream_are_listed_before_another_come
         h.stores.hand_out(partition, "ledger", "ghost", 1).await;
         delete.exec_async(&mut h.stores.redis.clone()).await.unwrap();
         h.start_worker();
-        until("they are listed", async || {
-            let mut found = losses(&h.stores).await;
-            found.sort();
-            found == *wanted
-        })
-        .await;
+        until("they are listed", async || h.stores.losses().await == *wanted).await;
     }
     for name in rounds.iter().flat_map(|(references, _)| references) {
         let body = payment(name, "ADA", "1");
-        let taken_again = async || (h.api.post_payment(&body).await.status == 202).then_some(());
-        eventually("it is no repetition", taken_again).await;
-        assert_eq!(h.api.post_payment(&body).await.status, 200, "but now it is");
+        h.api.until_taken(&body).await;
+        h.api.post_payment(&body).await.is(200);
     }
-    h.api.until_settled().await;
-    assert_eq!(h.api.balance("ADA").await["total_paid"], "5.00");
+    h.api.settles_at("ADA", "5.00").await;
     accept_losses(&h).await;
 }
 
@@ -477,12 +412,7 @@ async fn findings_of_an_older_process_have_their_kinds() {
     let stores = Stores::new().await;
     let kinds = async |sql: &'static str| {
         stores.sql(sql).await;
-        let kinds: Vec<String> =
-            sqlx::query_scalar("select unnest(kinds) from sequence_jumps order by 1")
-                .fetch_all(&stores.pool)
-                .await
-                .unwrap();
-        kinds
+        stores.texts("select unnest(kinds) from sequence_jumps order by 1").await
     };
     let written = "insert into sequence_jumps
             (partition, after_sequence, resumes_at, reason, detail, state)

@@ -29,23 +29,11 @@ const CHANGES: &str = "select count(*) from audit_log where action <> 'account_o
 
 /// Everything that operators can change, as text.
 pub async fn everything(stores: &Stores) -> Vec<String> {
-    let mut rows = Vec::new();
-    for table in [
-        "processed_transactions",
-        "customer_accounts",
-        "suspense",
-        "conflicts",
-        "duplicates",
-        "parked",
-        "dead_letters",
-        "partition_totals",
-        "audit_log",
-    ] {
-        let sql = format!("select '{table}' || to_jsonb(t)::text from {table} t order by 1");
-        let table = stores.texts(&sql).await;
-        rows.extend(table);
-    }
-    rows
+    let tables = "processed_transactions customer_accounts suspense conflicts duplicates parked \
+         dead_letters partition_totals audit_log";
+    let select = |table| format!("select '{table}' || to_jsonb(t)::text from {table} t");
+    let selects: Vec<String> = tables.split_whitespace().map(select).collect();
+    stores.texts(&format!("{} order by 1", selects.join(" union all "))).await
 }
 
 /// The streams are read anew from their start, and nothing may come of it.
@@ -58,16 +46,24 @@ pub async fn read_again(h: &Harness) {
 
 /// The last change of this kind: who, to what, why, before and after.
 pub async fn logged(stores: &Stores, action: &str) -> (String, String, String, Value, Value) {
-    let row = sqlx::query_as(
-        "select actor, subject, reason, before, after from audit_log where action = $1
-         order by id desc limit 1",
+    let sql = format!(
+        "select actor, subject, reason, before, after from audit_log where action = '{action}'
+         order by id desc limit 1"
     );
-    row.bind(action).fetch_one(&stores.pool).await.unwrap()
+    stores.rows(&sql).await.swap_remove(0)
+}
+
+/// The last change of this kind, which must be of this actor, subject and reason; before
+/// and after.
+pub async fn noted_by(stores: &Stores, action: &str, wanted: [&str; 3]) -> (Value, Value) {
+    let (actor, subject, reason, before, after) = logged(stores, action).await;
+    assert_eq!([&*actor, &*subject, &*reason], wanted);
+    (before, after)
 }
 
 async fn id_of(stores: &Stores, reference: &str) -> i64 {
-    let row = sqlx::query_scalar("select id from dead_letters where transaction_reference = $1");
-    row.bind(reference).fetch_one(&stores.pool).await.unwrap()
+    let sql = format!("select id from dead_letters where transaction_reference = '{reference}'");
+    stores.count(&sql).await
 }
 
 /// What was refused, as something that was done before.
@@ -134,8 +130,8 @@ async fn a_dead_letter_is_redriven_once() {
     let missing = redrive(&operations, id + 99).await.unwrap_err();
     assert!(matches!(missing, Refusal::Missing(_)), "{missing:?}");
     assert_eq!(everything(&h.stores).await, after);
-    let (actor, subject, reason, before, after) = logged(&h.stores, "dead_letter_redriven").await;
-    assert_eq!((&*actor, &*subject, &*reason), ("ada", "POISON", "the rule is gone"));
+    let (before, after) =
+        noted_by(&h.stores, "dead_letter_redriven", ["ada", "POISON", "the rule is gone"]).await;
     assert_eq!(before, json!({"dead_letter": id, "state": "dead"}));
     assert_eq!(
         after,
@@ -270,8 +266,8 @@ async fn a_discarded_dead_letter_stays_findable_and_is_never_settled() {
     operations.discard(id, &signed("bob")).await.unwrap().unwrap();
     let found = h.api.payment("POISON").await;
     assert_eq!((&found["status"], &found["customer_id"]), (&json!("discarded"), &json!("ADA")));
-    let (actor, subject, reason, before, after) = logged(&h.stores, "dead_letter_discarded").await;
-    assert_eq!((&*actor, &*subject, &*reason), ("bob", "POISON", "the rule is gone"));
+    let (before, after) =
+        noted_by(&h.stores, "dead_letter_discarded", ["bob", "POISON", "the rule is gone"]).await;
     assert_eq!((&before["state"], &after["state"]), (&json!("dead"), &json!("discarded")));
     let after = everything(&h.stores).await;
     for acted in [
@@ -353,8 +349,9 @@ async fn what_cannot_be_read_is_discarded_or_waits_for_a_release_that_can() {
     operations.discard(never, &signed("bob")).await.unwrap().unwrap();
     read_again(&h).await;
     // What a later release makes of it.
-    let readable = "update dead_letters set entry = jsonb_set(entry, '{v}', '\"1\"') where id = $1";
-    sqlx::query(readable).bind(id).execute(&h.stores.pool).await.unwrap();
+    let readable = "update dead_letters set entry = jsonb_set(entry, '{v}', '\"1\"')
+         where transaction_reference = 'late'";
+    h.stores.sql(readable).await;
     redrive(&operations, id).await.unwrap();
     assert_eq!(h.api.payment("late").await["status"], "applied");
     let traced = "select count(*) from processed_transactions

@@ -22,10 +22,9 @@ const AMOUNT: &str = "73.19";
 
 /// Everything that can happen to payments, and to the one who settles them.
 async fn a_mixed_run(stores: &Stores, sink: &Sink) {
-    let url = sink.url();
-    let settings = [exporting(&url, "1"), vec![("PAYSTREAM_ATTEMPTS_MAX", "2")]].concat();
     refuse_poison(stores).await;
-    let (gateway, _ada) = both(stores, &settings).await;
+    let attempts = [("PAYSTREAM_ATTEMPTS_MAX", "2")];
+    let (gateway, _ada) = both(stores, &sink.url(), "1", &attempts).await;
     let api = &gateway.api;
     for customer in CUSTOMERS {
         api.open_account(customer, "1000").await;

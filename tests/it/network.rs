@@ -5,29 +5,23 @@
 
 use crate::prelude::*;
 
-/// Payments that a load accepts before something happens, and after it.
-const WARM: usize = 500;
-
 /// A worker beside another loses its way to Redis or PostgreSQL, and finds it
 /// again.
 async fn lose(store: &str, way: Way) {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let url = if store == "PAYSTREAM_REDIS_URL" { &stores.redis_url } else { &stores.database_url };
     let proxy = Proxy::before(url).await;
     let mut lonely =
         worker(&stores, "lonely", &[&SHORT[..], &[(store, &proxy.url)]].concat()).await;
     let _other = worker(&stores, "other", &SHORT).await;
     until_spread(&stores, &["lonely", "other"]).await;
-    let mut load = Load::start(&gateway.api, "lose");
-    load.reached(WARM).await;
+    let mut load = Load::warm(&gateway.api, "lose").await;
     proxy.set(way);
     until_spread(&stores, &["other"]).await;
-    load.reached(load.accepted() + WARM).await;
+    load.goes_on().await;
     proxy.set(Way::Open);
     until_spread(&stores, &["lonely", "other"]).await;
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     lonely.must_live();
 }
 
@@ -40,48 +34,38 @@ cases! { lose:
 
 #[tokio::test]
 async fn when_all_workers_lose_redis_nothing_moves() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let proxy = Proxy::before(&stores.redis_url).await;
     let settings = [&SHORT[..], &[("PAYSTREAM_REDIS_URL", &proxy.url)]].concat();
     let a = worker(&stores, "a", &settings).await;
     let b = worker(&stores, "b", &settings).await;
     until_spread(&stores, &["a", "b"]).await;
-    let mut load = Load::start(&gateway.api, "all");
-    load.reached(WARM).await;
+    let load = Load::warm(&gateway.api, "all").await;
     let before = owners(&stores).await;
     proxy.set(Way::Cut);
     for worker in [&a, &b] {
         worker.until_logged("redis does not answer").await;
     }
     // Both have said so in the registry.
-    until("both are known to reach nothing", async || {
-        let sql = "select count(*) from workers where leaving";
-        stores.count(sql).await == 2
-    })
-    .await;
+    stores.until(2, "select count(*) from workers where leaving").await;
     proxy.set(Way::Open);
     for worker in [&a, &b] {
         worker.until_logged("redis answers again").await;
     }
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     assert_eq!(owners(&stores).await, before);
 }
 
 #[tokio::test]
 async fn commits_whose_replies_are_lost_have_one_effect() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let mut proxy = Proxy::before(&stores.database_url).await;
     let worker = worker(&stores, "a", &[("PAYSTREAM_DATABASE_URL", &proxy.url)]).await;
-    let mut load = Load::start(&gateway.api, "commit");
-    load.reached(WARM).await;
+    let load = Load::warm(&gateway.api, "commit").await;
     proxy.set(Way::LosesReplyTo("COMMIT"));
     proxy.has_lost(3).await;
     proxy.set(Way::Open);
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     worker.until_logged("reclaimed pending entries").await;
 }
 
@@ -107,9 +91,9 @@ async fn an_append_whose_reply_is_lost_has_one_effect_and_is_accepted_once() {
 #[tokio::test]
 async fn workers_share_and_drain_a_full_redis() {
     let (_redis, stores) = Stores::on_own_redis("redis-full-shared").await;
-    let gateway = gateway(&stores).await;
-    let mut load = Load::start(&gateway.api, "full");
-    load.reached(WARM).await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
+    gateway.api.seed(CUSTOMERS).await;
+    let load = Load::warm(&gateway.api, "full").await;
     let loads = [load.finish().await];
     let limit = async |bytes| stores.tell(&["CONFIG", "SET", "maxmemory", bytes]).await;
     limit("1").await;

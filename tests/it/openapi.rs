@@ -119,25 +119,3 @@ async fn no_query_path_or_form_is_answered_with_500() {
         }
     }
 }
-
-#[tokio::test]
-async fn the_description_needs_no_token() {
-    let operators = format!("ada={OPERATOR_TOKEN}");
-    let tokens = ["--api-token", API_TOKEN, "--operator-tokens", &operators];
-    let h = Harness::gateway(&tokens).await;
-    for path in ["/openapi.json", "/docs", "/docs/"] {
-        assert_eq!(h.api.get(path).await.status, 200, "{path}");
-    }
-    h.api.get("/api/v1/customers").await.is_problem(401, "unauthorized");
-}
-
-#[tokio::test]
-async fn a_misspelt_field_of_an_operator_changes_nothing() {
-    let h = Harness::gateway(&[]).await;
-    for path in ["dead-letters/1/redrive", "dead-letters/redrive", "parked/ADA/release"] {
-        let body = json!({"actor": "ada", "reason": "why", "all": true, "dry_rum": true});
-        let reply = h.api.post(&format!("/api/v1/admin/{path}"), &body).await;
-        let problem = reply.is_problem(422, "invalid_request");
-        assert!(problem["detail"].as_str().unwrap().contains("unknown field"), "{problem}");
-    }
-}

@@ -4,8 +4,6 @@
 
 use crate::prelude::*;
 
-/// Payments that a load accepts before something happens, and after it.
-const WARM: usize = 500;
 /// A lease that runs out soon.
 pub const SHORT: [(&str, &str); 2] =
     [("PAYSTREAM_LEASE", "2s"), ("PAYSTREAM_BATCH_DEADLINE", "1s")];
@@ -17,16 +15,16 @@ pub async fn worker(stores: &Stores, name: &str, settings: &[(&str, &str)]) -> P
 }
 
 /// A gateway with accounts.
-pub async fn gateway(stores: &Stores) -> Process {
-    let gateway = Process::serve("gateway", stores, &[]).await;
+pub async fn with_gateway() -> (Stores, Process) {
+    let stores = Stores::new().await;
+    let gateway = Process::serve("gateway", &stores, &[]).await;
     gateway.api.seed(CUSTOMERS).await;
-    gateway
+    (stores, gateway)
 }
 
 /// The owner of each partition, dead or alive; none is the empty name.
 pub async fn owners(stores: &Stores) -> Vec<String> {
-    let sql = "select coalesce(owner, '') from partition_owners order by partition";
-    sqlx::query_scalar(sql).fetch_all(&stores.pool).await.unwrap()
+    stores.texts("select coalesce(owner, '') from partition_owners order by partition").await
 }
 
 /// Waits until these workers own everything, none much more than another.
@@ -57,6 +55,12 @@ pub async fn verify(stores: &Stores, api: &Api, loads: &[Loaded]) {
     assert_eq!(stores.count(late).await, 0, "an older epoch wrote after a newer one");
 }
 
+/// The same once the load has gone on, and has ended.
+pub async fn verify_after(stores: &Stores, api: &Api, mut load: Load) {
+    load.goes_on().await;
+    verify(stores, api, &[load.finish().await]).await;
+}
+
 /// Partitions that a worker acquired, as it logged it.
 fn acquired(worker: &Process) -> Vec<Value> {
     worker.events("partition acquired")
@@ -81,23 +85,22 @@ pub async fn lock(stores: &Stores, table: &str, mode: &str) -> PgConnection {
 
 #[tokio::test]
 async fn workers_that_join_and_leave_share_the_partitions_and_redeliver_nothing() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let mut load = Load::start(&gateway.api, "scale");
     let a = worker(&stores, "a", &[]).await;
     until_spread(&stores, &["a"]).await;
-    load.reached(WARM).await;
+    load.goes_on().await;
     let b = worker(&stores, "b", &[]).await;
     until_spread(&stores, &["a", "b"]).await;
-    load.reached(load.accepted() + WARM).await;
+    load.goes_on().await;
     let (c, d) = tokio::join!(worker(&stores, "c", &[]), worker(&stores, "d", &[]));
     until_spread(&stores, &["a", "b", "c", "d"]).await;
-    load.reached(load.accepted() + WARM).await;
+    load.goes_on().await;
     let mut logs = vec![a.log(), c.log(), d.log()];
     let mut grants = vec![acquired(&a), acquired(&c), acquired(&d)];
     tokio::join!(a.stop(), c.stop(), d.stop());
     until_spread(&stores, &["b"]).await;
-    load.reached(load.accepted() + WARM).await;
+    load.goes_on().await;
     logs.push(b.log());
     grants.push(acquired(&b));
     assert_epochs_rise(&grants);
@@ -113,8 +116,7 @@ async fn workers_that_join_and_leave_share_the_partitions_and_redeliver_nothing(
 
 #[tokio::test]
 async fn a_killed_worker_is_replaced_while_the_others_go_on() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let settings = [("PAYSTREAM_LEASE", "4s"), ("PAYSTREAM_BATCH_DEADLINE", "2s")];
     let mut load = Load::start(&gateway.api, "kill");
     let (_a, _b, c) = tokio::join!(
@@ -123,13 +125,12 @@ async fn a_killed_worker_is_replaced_while_the_others_go_on() {
         worker(&stores, "c", &settings)
     );
     until_spread(&stores, &["a", "b", "c"]).await;
-    load.reached(WARM).await;
+    load.goes_on().await;
     let before = owners(&stores).await;
     c.kill().await;
     stores.sql("create table killed as select clock_timestamp() as at").await;
     until_spread(&stores, &["a", "b"]).await;
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     let after = owners(&stores).await;
     for (partition, owner) in before.iter().enumerate() {
         if owner == "c" {
@@ -163,17 +164,9 @@ enum Step {
 async fn pending(stores: &Stores, worker: &str) -> Vec<(i32, StreamId)> {
     let mut pending = Vec::new();
     for partition in 0..u64::from(PARTITIONS) {
-        let entries: Vec<(String, String, u64, u64)> = stores
-            .ask(&[
-                "XPENDING",
-                &stores.key(partition, "stream"),
-                "ledger",
-                "-",
-                "+",
-                "10000",
-                worker,
-            ])
-            .await;
+        let stream = stores.key(partition, "stream");
+        let all = ["XPENDING", &stream, "ledger", "-", "+", "10000", worker];
+        let entries: Vec<(String, String, u64, u64)> = stores.ask(&all).await;
         let partition = i32::try_from(partition).unwrap();
         pending.extend(entries.iter().map(|(id, ..)| (partition, id.parse().unwrap())));
     }
@@ -202,8 +195,7 @@ pub async fn sessions(stores: &Stores, worker: &str, state: &str) -> i64 {
 /// A worker sleeps in its batch for longer than its lease. Whoever takes over
 /// goes on from exactly there, and the sleeper writes nothing when it wakes.
 async fn sleep_through_a_lease(step: Step) {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let redis = Proxy::before(&stores.redis_url).await;
     let postgres = Proxy::before(&stores.database_url).await;
     let settings = [
@@ -216,10 +208,9 @@ async fn sleep_through_a_lease(step: Step) {
     let mut sleeper = worker(&stores, "sleeper", &settings).await;
     let other = worker(&stores, "other", &settings[..2]).await;
     until_spread(&stores, &["sleeper", "other"]).await;
-    let mut load = Load::start(&gateway.api, "sleep");
+    let load = Load::warm(&gateway.api, "sleep").await;
     let mut held = None;
     if step == Step::Taken {
-        load.reached(WARM).await;
         until("it has taken entries, and no transaction", async || {
             postgres.set(Way::HoldsRequests);
             // In a transaction it would stay there: nothing of it arrives any more.
@@ -233,7 +224,6 @@ async fn sleep_through_a_lease(step: Step) {
         })
         .await;
     } else {
-        load.reached(WARM).await;
         held = Some(lock(&stores, "processed_transactions", "exclusive").await);
         until("its transaction waits", async || {
             let waits = sessions(&stores, "sleeper", "wait_event_type = 'Lock'").await > 0;
@@ -274,8 +264,7 @@ async fn sleep_through_a_lease(step: Step) {
     sleeper.until_logged("fenced; dropping the lane's partitions").await;
     drop(registry);
     until_spread(&stores, &["sleeper", "other"]).await;
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     assert_eq!(stores.count(by_earlier_owners).await, written, "written after the takeover");
     assert_epochs_rise(&[acquired(&sleeper), acquired(&other)]);
     sleeper.must_live();
@@ -311,8 +300,7 @@ cases! { sleep_through_a_lease:
 
 #[tokio::test]
 async fn a_flapping_worker_does_no_harm() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let steady = worker(&stores, "steady", &SHORT).await;
     until_spread(&stores, &["steady"]).await;
     let mut load = Load::start(&gateway.api, "flap");
@@ -325,39 +313,35 @@ async fn a_flapping_worker_does_no_harm() {
         flapping.kill().await;
     }
     until_spread(&stores, &["steady"]).await;
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     grants.push(acquired(&steady));
     assert_epochs_rise(&grants);
 }
 
 #[tokio::test]
 async fn of_two_workers_of_one_name_the_older_stops() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let mut load = Load::start(&gateway.api, "twin");
     let mut older = worker(&stores, "twin", &SHORT).await;
     until_spread(&stores, &["twin"]).await;
-    load.reached(WARM).await;
+    load.goes_on().await;
     let mut younger = worker(&stores, "twin", &SHORT).await;
     assert_ne!(older.ended().await, Some(0));
     let sentence = "another process runs as worker twin: give each its own PAYSTREAM_WORKER_ID";
     assert!(older.log().contains(sentence), "{}", older.log());
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     assert_epochs_rise(&[acquired(&older), acquired(&younger)]);
     younger.must_live();
 }
 
 #[tokio::test]
 async fn a_quick_restart_keeps_its_partitions() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let mut load = Load::start(&gateway.api, "restart");
     let a = worker(&stores, "a", &[]).await;
     let b = worker(&stores, "b", &[]).await;
     until_spread(&stores, &["a", "b"]).await;
-    load.reached(WARM).await;
+    load.goes_on().await;
     let before = owners(&stores).await;
     // A log may be behind the ledger.
     let moves = eventually("it logs what it acquired", async || {
@@ -369,7 +353,6 @@ async fn a_quick_restart_keeps_its_partitions() {
     until("it serves what it had", async || acquired(&a).len() == usize::from(PARTITIONS) / 2)
         .await;
     assert_eq!(owners(&stores).await, before);
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     assert_eq!(acquired(&b).len(), moves, "nothing moved to the other");
 }

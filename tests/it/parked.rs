@@ -13,14 +13,7 @@ async fn at_a_terminal(stores: &Stores, arguments: &str, typed: &str) -> (Option
         ours.as_std().get_program().display()
     );
     // Of util-linux: gives what it runs a terminal, and ends as that does.
-    let mut script = Command::new("script");
-    script.args(["-qec", &command, "/dev/null"]).kill_on_drop(true);
-    for (name, value) in ours.as_std().get_envs() {
-        match value {
-            Some(value) => script.env(name, value),
-            None => script.env_remove(name),
-        };
-    }
+    let mut script = like(&ours, "script", &["-qec", &command, "/dev/null"]);
     script.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = script.spawn().expect("script, of util-linux, starts");
     let mut terminal = child.stdin.take().unwrap();
@@ -32,10 +25,8 @@ async fn at_a_terminal(stores: &Stores, arguments: &str, typed: &str) -> (Option
 }
 
 async fn at_the_console(h: &Harness, method: Method, fields: &str) -> Reply {
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    let path = "/console/act/unpark";
     let query = if method == Method::GET { "?of=ADA" } else { "" };
-    let request = client.build().unwrap().request(method, format!("{}{path}{query}", h.api.url));
+    let request = h.api.browse(method, &format!("/console/act/unpark{query}"));
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     send(request.header("sec-fetch-site", "same-origin").body(fields.to_owned())).await
 }

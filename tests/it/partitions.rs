@@ -25,7 +25,7 @@ async fn table(stores: &Stores) -> Ended {
 }
 
 #[tokio::test]
-async fn what_waits_is_shown_until_it_is_settled() {
+async fn what_waits_and_who_owns_it_is_shown() {
     let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     let at = h.api.pay_into("one").await;
     h.api.pay("two", "ADA", "1").await;
@@ -40,6 +40,12 @@ async fn what_waits_is_shown_until_it_is_settled() {
     let shown = table(&h.stores).await.stdout;
     assert!(shown.contains("8 partitions, 8 without a living owner"), "{shown}");
     assert!(shown.contains("lag 2, pending 0"), "{shown}");
+    // Taken and not acknowledged, they wait as well.
+    h.stores.hand_out(at, "ledger", "gone", 1000).await;
+    let (waiting, _) = document(&h.stores, &[]).await;
+    let one = &waiting["partitions"][usize::try_from(at).unwrap()];
+    assert_eq!((&one["lag"], &one["pending"]), (&json!(0), &json!(2)));
+    assert!(one["oldest_waiting_seconds"].is_u64(), "{one}");
 
     h.work().await;
     let settled = eventually("every partition is owned", async || {
@@ -72,23 +78,8 @@ async fn what_waits_is_shown_until_it_is_settled() {
     let one = &stats["partitions"][usize::try_from(at).unwrap()];
     assert!(one["owner_silent_seconds"].is_i64() && one["moved_at"].is_string(), "{one}");
     assert_eq!((&one["oldest_waiting_seconds"], &one["draining_to"]), (&json!(null), &json!(null)));
-}
 
-#[tokio::test]
-async fn an_entry_that_was_taken_and_not_acknowledged_is_what_waits_longest() {
-    let h = Harness::gateway(&[]).await.account("ADA", "1000").await;
-    let at = h.api.pay_into("one").await;
-    h.stores.hand_out(at, "ledger", "gone", 1000).await;
-    let (waiting, _) = document(&h.stores, &[]).await;
-    let one = &waiting["partitions"][usize::try_from(at).unwrap()];
-    assert_eq!((&one["lag"], &one["pending"]), (&json!(0), &json!(1)));
-    assert!(one["oldest_waiting_seconds"].is_u64(), "{one}");
-}
-
-#[tokio::test]
-async fn an_owner_that_is_silent_beyond_its_lease_is_not_alive() {
-    let mut h = Harness::start().await;
-    until("every partition is owned", async || document(&h.stores, &[]).await.1).await;
+    // An owner that is silent beyond its lease is not alive.
     h.crash_worker();
     h.stores.sql("update workers set lease_ms = 1").await;
     let (shown, served) = document(&h.stores, &[]).await;

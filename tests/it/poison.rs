@@ -84,11 +84,7 @@ async fn bury_among(count: usize, poisons: &[usize], attempts: &str) {
 
     // A dead letter stays one, although nothing stands in its way any more.
     allow_poison(&h.stores).await;
-    for partition in 0..u64::from(PARTITIONS) {
-        h.stores
-            .tell(&["XGROUP", "SETID", &h.stores.key(partition, "stream"), "ledger", "0"])
-            .await;
-    }
+    h.stores.rewind().await;
     h.settled().await;
     check("read again from the start").await;
 }
@@ -153,32 +149,6 @@ async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
     let counted = "select count(*) from dead_letters where code = 'worker_died' and attempts = 3";
     assert_eq!(h.stores.count(counted).await, 1);
     assert_eq!(notices(&h.stores).await, 1);
-}
-
-#[tokio::test]
-async fn an_attempt_that_ends_in_an_outage_is_none() {
-    let mut h = Harness::gateway(&["--attempts-max=2", "--batch-deadline=600ms"]).await;
-    h.stores.sql(DEADLY).await;
-    let lock = h.stores.advisory_lock(7).await;
-    h.api.open_account("ADA", "1000").await;
-    h.api.pay("DEADLY", "ADA", "1").await;
-    h.start_worker();
-    // Each try has another transaction; it ends when the batch's time is over.
-    let waits = "select distinct a.pid::text || a.xact_start from pg_locks l
-         join pg_stat_activity a using (pid) where locktype = 'advisory' and not granted
-         and database = (select oid from pg_database where datname = current_database())";
-    let tries = Mutex::new(BTreeSet::new());
-    until("it is tried more often than attempts are allowed", async || {
-        let waiting = h.stores.texts(waits).await;
-        let mut tries = tries.lock().unwrap();
-        tries.extend(waiting);
-        tries.len() > 4
-    })
-    .await;
-    assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
-    lock.close().await.unwrap();
-    h.settled().await;
-    assert_eq!(h.api.payment("DEADLY").await["status"], "applied");
 }
 
 async fn parked(stores: &Stores, arguments: &[&str]) -> Ended {
@@ -275,11 +245,23 @@ async fn an_attempt_that_a_stop_or_an_outage_ends_is_none() {
     }
     let trials = "select count(*) from partition_trials where first_stream_id = last_stream_id";
     assert_eq!(h.stores.count(trials).await, 0, "no attempt is left behind");
+    h.start_worker();
+    // Each try has another transaction; it ends when the batch's time is over.
+    let waits = "select distinct a.pid::text || a.xact_start from pg_locks l
+         join pg_stat_activity a using (pid) where locktype = 'advisory' and not granted
+         and database = (select oid from pg_database where datname = current_database())";
+    let tries = Mutex::new(BTreeSet::new());
+    until("it is tried more often than attempts are allowed", async || {
+        let waiting = h.stores.texts(waits).await;
+        let mut tries = tries.lock().unwrap();
+        tries.extend(waiting);
+        tries.len() > 4
+    })
+    .await;
+    assert_eq!(h.stores.count(dead).await, 0);
     lock.close().await.unwrap();
-    h.work().await;
-    for name in ["DEADLY", "after"] {
-        assert_eq!(h.api.payment(name).await["status"], "applied", "{name}");
-    }
+    h.settled().await;
+    h.api.statuses(&[("DEADLY", "applied"), ("after", "applied")]).await;
     assert_eq!(h.stores.count(dead).await, 0);
 }
 
@@ -292,9 +274,8 @@ async fn an_entry_that_is_settled_is_not_given_up_when_its_workers_died() {
     // As if it had been committed, and its worker had died before every
     // acknowledgement.
     let (partition, id) = (taken["partition"].as_u64().unwrap(), taken["stream_id"].clone());
-    let stream = h.stores.key(partition, "stream");
     h.stores.rewind().await;
-    h.stores.tell(&["XREADGROUP", "GROUP", "ledger", "ghost", "STREAMS", &stream, ">"]).await;
+    h.stores.hand_out(partition, "ledger", "ghost", 1000).await;
     let noted = format!(
         "insert into partition_trials
              (partition, first_stream_id, last_stream_id, attempts, worker, epoch)
@@ -316,6 +297,7 @@ async fn a_damaged_account_stops_nobody_else_and_is_named() {
     h.start_worker();
     h.api.pay_each("a", 0..3).await;
     h.api.until_settled().await;
+    assert!(doctor(&h.stores).await.find("account_damaged").is_none());
     h.stop_worker().await;
     let damage = "update customer_accounts set version = 1 where customer_id = 'ADA'";
     h.stores.sql(damage).await;
@@ -325,6 +307,7 @@ async fn a_damaged_account_stops_nobody_else_and_is_named() {
     }
     h.start_worker();
     h.api.until_settled().await;
+    let named = "account ADA stands at version 1, but its statement goes on to 3";
     for n in 0..3 {
         assert_eq!(h.api.payment(&format!("bob{n}")).await["status"], "applied");
         let found = h.api.payment(&format!("late{n}")).await;
@@ -332,7 +315,13 @@ async fn a_damaged_account_stops_nobody_else_and_is_named() {
         let letters = format!("/api/v1/admin/dead-letters?reference=late{n}");
         let letters = h.api.get(&letters).await.json();
         let reason = letters["dead_letters"][0]["reason"].as_str().unwrap();
-        let named = "account ADA stands at version 1, but its statement goes on to 3";
         assert!(reason.contains(named), "{reason}");
     }
+    let said = doctor(&h.stores).await;
+    let sentence = said.has("account_damaged", "critical");
+    assert!(sentence.starts_with(named) && sentence.contains("3 dead letters are open"));
+    let advice = &said.find("account_damaged").unwrap()["advice"];
+    assert!(advice.as_str().unwrap().contains("redrive --customer ADA"), "{advice}");
+    h.stores.sql("update customer_accounts set version = 3 where customer_id = 'ADA'").await;
+    assert!(doctor(&h.stores).await.find("account_damaged").is_none());
 }

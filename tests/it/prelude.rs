@@ -17,7 +17,7 @@ pub use paystream::{
     stream::{self, Streams},
 };
 pub use paystream_dev::RedisServer;
-pub use reqwest::{Method, RequestBuilder, redirect::Policy};
+pub use reqwest::{Method, RequestBuilder};
 pub use serde_json::{Value, json};
 pub use sqlx::{AssertSqlSafe, Connection, PgConnection};
 pub use tokio::{
@@ -29,16 +29,23 @@ pub use tokio::{
 };
 
 pub use crate::{
+    doctor::{doctor, until_found},
     failover::{LOST, Pair, pay},
     harness::{
         Api, Harness, PARTITIONS, Reply, Stores, ask, but, connect_to_redis, empty_directory,
-        eventually, has, in_background, in_time, own_postgres, own_redis, payment, send, until,
+        eventually, has, in_background, in_time, own_postgres, own_redis, payment, send, try_send,
+        until,
     },
+    idempotency::elsewhere,
     load::{CUSTOMERS, Load, Loaded, assert_applied},
-    mending::{everything, logged, operations, read_again, signed},
-    ownership::{SHORT, gateway, lock, owners, sessions, until_spread, verify, worker},
+    mending::{everything, logged, noted_by, operations, read_again, signed},
+    observability::read,
+    ownership::{
+        SHORT, lock, owners, sessions, until_spread, verify, verify_after, with_gateway, worker,
+    },
     poison::{allow_poison, refuse_poison},
-    process::{Ended, Process, operate, paystream, run, serve},
+    process::{Ended, Process, like, operate, paystream, run, serve},
     proxy::{Proxy, Way},
     resize::{resize, served},
+    stuck::moments,
 };

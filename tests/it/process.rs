@@ -14,6 +14,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use paystream::domain::{CustomerId, partition_of};
+
 use crate::harness::{Api, Stores, end, in_background, in_time, until};
 
 /// A running `paystream serve`. Dropped, it is stopped as by [`Process::stop`].
@@ -83,6 +85,36 @@ impl Stores {
         serde_json::from_str(&said).unwrap()
     }
 
+    /// The open losses: the reason of each with its first and last sequence, and its
+    /// partition if that is not ADA's.
+    pub async fn losses(&self) -> Vec<String> {
+        let ended = self.run(&["losses", "list", "--json"]).await;
+        let rows = ended.json();
+        let rows = rows.as_array().unwrap();
+        assert_eq!(ended.code(), Some(i32::from(!rows.is_empty())), "{ended:?}");
+        let partitions = self.count("select partitions::bigint from topology").await;
+        let ada = CustomerId::parse("ADA").unwrap();
+        let ada = partition_of(&ada, partitions.try_into().unwrap());
+        let row = |row: &Value| {
+            let lost = match (&row["lost_first"], &row["lost_last"]) {
+                (Value::Null, Value::Null) => String::new(),
+                (first, last) => format!(" {first}-{last}"),
+            };
+            let elsewhere = row["partition"] != ada;
+            let place = elsewhere.then(|| format!(" in {}", row["partition"])).unwrap_or_default();
+            format!("{}{lost}{place}", row["reason"].as_str().unwrap())
+        };
+        let mut rows: Vec<String> = rows.iter().map(row).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Deals with all losses.
+    pub async fn accept_losses(&self) {
+        let accept = ["losses", "accept", "--reason", "sent again", "--actor", "tester"];
+        self.succeed(&accept).await;
+    }
+
     /// What a command says as data, however it ends.
     pub async fn said(&self, arguments: &[&str]) -> Value {
         self.run(&[arguments, &["--json"]].concat()).await.json()
@@ -121,6 +153,21 @@ pub fn operate(stores: &Stores, arguments: &[&str]) -> Command {
         .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
         .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
         .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix);
+    command
+}
+
+/// This command with these arguments, where and with what is set for another one.
+pub fn like(other: &Command, program: &str, arguments: &[&str]) -> Command {
+    let other = other.as_std();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(other.get_current_dir().unwrap());
+    for (name, value) in other.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 

@@ -4,7 +4,7 @@
 
 use crate::prelude::*;
 
-/// Payments that a load accepts before something happens, and after it.
+/// Payments that a load accepts before each release.
 const WARM: usize = 300;
 
 async fn release(stores: &Stores, arguments: &[&str]) -> Ended {
@@ -22,27 +22,23 @@ async fn unchanging(stores: &Stores) -> Vec<String> {
     let sql = "select partition_owners::text from partition_owners
          union all select count(*)::text from audit_log
          union all select (worker_id, incarnation, leaving, lease_ms)::text from workers order by 1";
-    sqlx::query_scalar(sql).fetch_all(&stores.pool).await.unwrap()
+    stores.texts(sql).await
 }
 
 /// A worker in the registry that no process stands behind, and that owns
 /// partition 0 under epoch 5.
 async fn enlist(stores: &Stores, beat: &str, lease_ms: i64) {
-    for sql in [
-        format!(
-            "insert into workers (worker_id, incarnation, beat_at, lease_ms)
-             values ('ghost', gen_random_uuid(), {beat}, {lease_ms})"
-        ),
-        "update partition_owners set owner = 'ghost', epoch = 5 where partition = 0".to_owned(),
-    ] {
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&stores.pool).await.unwrap();
-    }
+    let enlist = format!(
+        "insert into workers (worker_id, incarnation, beat_at, lease_ms)
+             values ('ghost', gen_random_uuid(), {beat}, {lease_ms});
+         update partition_owners set owner = 'ghost', epoch = 5 where partition = 0"
+    );
+    stores.sql(&enlist).await;
 }
 
 /// Releases a partition of a living worker under load.
 async fn release_under_load(force: bool) {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let (a, b) = tokio::join!(worker(&stores, "a", &[]), worker(&stores, "b", &[]));
     until_spread(&stores, &["a", "b"]).await;
     let mut load = Load::start(&gateway.api, "release");
@@ -74,8 +70,7 @@ async fn release_under_load(force: bool) {
         }
     }
     until_spread(&stores, &["a", "b"]).await;
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
     let action = if force { "partition_taken_away" } else { "partition_release_asked" };
     let audited = format!(
         "select count(*) from audit_log where action = '{action}' and actor = 'ada'
@@ -97,21 +92,16 @@ cases! { release_under_load:
 
 #[tokio::test]
 async fn a_partition_is_taken_from_a_frozen_owner_before_its_lease_is_over() {
-    let stores = Stores::new().await;
-    let gateway = gateway(&stores).await;
+    let (stores, gateway) = with_gateway().await;
     let settings = [("PAYSTREAM_LEASE", "20s"), ("PAYSTREAM_BATCH_DEADLINE", "2s")];
     let frozen = worker(&stores, "frozen", &settings).await;
     let _other = worker(&stores, "other", &settings).await;
     until_spread(&stores, &["frozen", "other"]).await;
-    let mut load = Load::start(&gateway.api, "frozen");
-    load.reached(WARM).await;
+    let mut load = Load::warm(&gateway.api, "frozen").await;
     frozen.signal("STOP").await;
-    until("it has missed two beats", async || {
-        let silent = "select count(*) from workers where worker_id = 'frozen'
-             and beat_at < clock_timestamp() - lease_ms * interval '0.4 milliseconds'";
-        stores.count(silent).await == 1
-    })
-    .await;
+    let has_missed_two_beats = "select count(*) from workers where worker_id = 'frozen'
+         and beat_at < clock_timestamp() - lease_ms * interval '0.4 milliseconds'";
+    stores.until(1, has_missed_two_beats).await;
     let partition = partition_of(&stores, "frozen").await.to_string();
     let ended = release(&stores, &["--partition", &partition, "--force"]).await;
     assert_eq!(ended.code(), Some(0), "{ended:?}");
@@ -123,13 +113,12 @@ async fn a_partition_is_taken_from_a_frozen_owner_before_its_lease_is_over() {
         ended.json()["epoch"]
     );
     assert_eq!(stores.count(&early).await, 1, "it was not the lease that ran out");
-    load.reached(load.accepted() + WARM).await;
+    load.goes_on().await;
 
     // It wakes, and believes that it owns everything as before.
     frozen.signal("CONT").await;
     until_spread(&stores, &["frozen", "other"]).await;
-    load.reached(load.accepted() + WARM).await;
-    verify(&stores, &gateway.api, &[load.finish().await]).await;
+    verify_after(&stores, &gateway.api, load).await;
 }
 
 #[tokio::test]
@@ -191,8 +180,7 @@ async fn a_release_at_a_bad_moment_is_refused_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_beat_in_the_future_keeps_no_partition() {
-    let stores = Stores::new().await;
-    let _gateway = gateway(&stores).await;
+    let (stores, _gateway) = with_gateway().await;
     // PostgreSQL's clock went back by an hour after the ghost's last beat.
     enlist(&stores, "clock_timestamp() + interval '1 hour'", 10_000).await;
     let _a = worker(&stores, "a", &[]).await;

@@ -11,9 +11,6 @@ use paystream::{
 
 use crate::prelude::*;
 
-/// Payments that a load accepts before something happens to it.
-const WARM: usize = 500;
-
 pub fn resize<'a>(more: &[&'a str]) -> Vec<&'a str> {
     ["topology", "resize"].into_iter().chain(more.iter().copied()).collect()
 }
@@ -62,10 +59,10 @@ async fn a_topology_grows_and_shrinks_under_load() {
     gateway.api.pay("early", "LATE", "1").await;
     let mut load = Load::start_anew(&gateway.api, "l");
     for partitions in [32, 3] {
-        load.reached(load.accepted() + WARM).await;
+        load.goes_on().await;
         stores.succeed(&resize(&["--partitions", &partitions.to_string()])).await;
         served(&gateway, partitions).await;
-        load.reached(load.accepted() + WARM).await;
+        load.goes_on().await;
     }
     let load = load.finish().await;
     assert_eq!(load.broken, 0, "somebody listens all the while");
@@ -185,7 +182,7 @@ async fn a_change_interrupted_at_any_step_goes_on_when_it_is_run_again() {
     let mut from = PARTITIONS;
     for step in 0..5 {
         let to = if from == PARTITIONS { 32 } else { PARTITIONS };
-        load.reached(load.accepted() + WARM).await;
+        load.goes_on().await;
         leave_at(&stores, &process.api, step, i32::from(step) + 1, (from, to)).await;
         if step >= 3 {
             let said = refused(&stores, &resize(&["--abort"])).await;
@@ -195,7 +192,7 @@ async fn a_change_interrupted_at_any_step_goes_on_when_it_is_run_again() {
         served(&process, usize::from(to)).await;
         from = to;
     }
-    load.reached(load.accepted() + WARM).await;
+    load.goes_on().await;
     let load = load.finish().await;
     process.settled(&stores).await;
     assert_applied(&stores, &load.accepted).await;
@@ -224,7 +221,7 @@ async fn a_change_killed_wherever_it_is_goes_on_when_it_is_run_again() {
     let mut to = 32;
     // Each is the first sign of a step.
     for sign in ["wish", "closed", "begun", "sealed", "switched"] {
-        load.reached(load.accepted() + WARM).await;
+        load.goes_on().await;
         let generation = stores.count("select generation::bigint from topology").await;
         let count = to.to_string();
         let mut running = operate(&stores, &resize(&["--partitions", &count])).spawn().unwrap();
@@ -337,20 +334,12 @@ async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_aft
         let appended = producer.append(&arrival(name)).await;
         assert!(matches!(appended, Ok(Appended::Accepted(_))), "{appended:?}");
     }
-    let found = async || {
-        let shown = stores.said(&["doctor"]).await;
-        let mut findings = shown["findings"].as_array().unwrap().iter();
-        findings.find(|one| one["code"] == "payments_left_behind").cloned()
-    };
-    let finding = found().await.expect("the doctor names them");
-    assert_eq!(finding["severity"], "critical");
-    assert!(finding["sentence"].as_str().unwrap().contains("2 payments"), "{finding}");
+    doctor(&stores).await.tells("payments_left_behind", "critical", "2 payments");
     let said = stores.succeed(&resize(&["--partitions", "16"])).await;
     assert!(said.contains("2 payments"), "one is in the ledger: {said}");
-    process.api.until_settled().await;
-    assert_eq!(process.api.balance("ADA").await["total_paid"], "3.00");
+    process.api.settles_at("ADA", "3.00").await;
     assert_eq!(stores.keys("{p*}:stream").await.len(), 0);
-    assert!(found().await.is_none_or(|finding| finding["severity"] == "good"));
+    assert!(doctor(&stores).await.find("payments_left_behind").is_none());
     stores.audit().await;
 }
 

@@ -2,13 +2,11 @@
 //! that tells what to do about it, every code is in the table of findings, and
 //! the reverse; and every link within the RUNBOOK leads somewhere.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
 use paystream::operations::KINDS;
 
-fn runbook() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("RUNBOOK.md")).unwrap()
-}
+use crate::observability::read;
 
 /// The anchor of a heading, as those who show Markdown make it.
 pub fn anchor(heading: &str) -> String {
@@ -24,7 +22,7 @@ fn sections(runbook: &str) -> Vec<(&str, &str)> {
 
 #[test]
 fn every_finding_is_told_under_a_heading_that_says_what_to_do() {
-    let runbook = runbook();
+    let runbook = read("RUNBOOK.md");
     let sections = sections(&runbook);
     for kind in KINDS {
         let found = sections.iter().find(|(heading, _)| anchor(heading) == kind.runbook);
@@ -41,7 +39,7 @@ fn every_finding_is_told_under_a_heading_that_says_what_to_do() {
 
 #[test]
 fn the_table_of_findings_is_what_the_doctor_finds() {
-    let runbook = runbook();
+    let runbook = read("RUNBOOK.md");
     let sections = sections(&runbook);
     let (_, table) =
         sections.iter().find(|(heading, _)| *heading == "What the doctor finds").unwrap();
@@ -63,7 +61,7 @@ fn the_table_of_findings_is_what_the_doctor_finds() {
 
 #[test]
 fn every_link_within_the_runbook_leads_to_a_heading() {
-    let runbook = runbook();
+    let runbook = read("RUNBOOK.md");
     let anchors: BTreeSet<String> =
         sections(&runbook).iter().map(|(heading, _)| anchor(heading)).collect();
     let links = runbook.split("](#").skip(1).filter_map(|rest| rest.split(')').next());

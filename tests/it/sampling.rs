@@ -6,7 +6,6 @@ use std::time::Instant;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
 use crate::{
-    otlp::Sink,
     prelude::*,
     telemetry::{Trace, assert_has, both, exporting, named_by, sink},
     traces::{POST, PROCESS, SEND, SPANS, until_posted},
@@ -41,17 +40,11 @@ async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
     {
         let what = format!("{flags} at {ratio} under {trusted:?}");
         let (sink, reference) = (sink().await, format!("p{number}"));
-        let url = sink.url();
-        let settings = [exporting(&url, ratio), vec![trusted]].concat();
-        let (gateway, ada) = both(&stores, &settings).await;
+        let (gateway, ada) = both(&stores, &sink.url(), ratio, &[trusted]).await;
         let reply = post_traced(&gateway, &reference, flags).await.is(202);
-        until("it is settled", async || {
-            let sql = format!(
-                "select count(*) from suspense where transaction_reference = '{reference}'"
-            );
-            stores.count(&sql).await == 1
-        })
-        .await;
+        let settled =
+            format!("select count(*) from suspense where transaction_reference = '{reference}'");
+        stores.until(1, &settled).await;
         if traced {
             let (trace_id, span_id) = named_by(reply.header("traceparent"));
             assert_eq!(trace_id, TRACE_ID, "{what}");
@@ -70,37 +63,32 @@ async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
 }
 
 /// Posts one payment after another, each alone in its batch, and counts spans.
-async fn send_nothing_but_these_spans(protocol: &str, url: &str, sink: &Sink) {
+async fn send_nothing_but_these_spans(protocol: &str) {
     const PAYMENTS: usize = 10;
-    let stores = Stores::new().await;
-    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
-    let (gateway, ada) = both(&stores, &[exporting(url, "1"), vec![protocol]].concat()).await;
+    let (stores, sink) = (Stores::new().await, sink().await);
+    let url = if protocol == "grpc" { sink.url() } else { sink.http_url() };
+    let told = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+    let (gateway, ada) = both(&stores, &url, "1", &told).await;
     gateway.api.open_account("ADA", "100").await;
     for n in 0..PAYMENTS {
         let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await.is(200);
         let (trace_id, _) = named_by(reply.header("traceparent"));
         // It is acknowledged, so the next one has a batch of its own.
-        Trace::of(sink, &trace_id, SPANS).await;
+        Trace::of(&sink, &trace_id, SPANS).await;
     }
     ada.stop().await;
     gateway.stop().await;
     let spans = sink.spans();
     let opened = spans.iter().filter(|span| span.name == "POST /api/v1/customers").count();
     assert_eq!((opened, spans.len()), (1, 1 + PAYMENTS * SPANS), "{spans:#?}");
-    assert_eq!(sink.counts().spans.values().sum::<u64>(), spans.len() as u64);
-    assert_eq!(sink.counts().spans.len(), 1, "over one protocol");
+    let over = if protocol == "grpc" { "grpc" } else { "http" };
+    assert_eq!(sink.counted("accepted_spans"), [(over, spans.len() as u64)].into());
 }
 
-#[tokio::test]
-async fn over_grpc_nothing_is_sent_but_what_was_done() {
-    let sink = sink().await;
-    send_nothing_but_these_spans("grpc", &sink.url(), &sink).await;
-}
-
-#[tokio::test]
-async fn over_http_nothing_is_sent_but_what_was_done() {
-    let sink = sink().await;
-    send_nothing_but_these_spans("http/protobuf", &sink.http_url(), &sink).await;
+cases! {
+    send_nothing_but_these_spans:
+    over_grpc_nothing_is_sent_but_what_was_done("grpc");
+    over_http_nothing_is_sent_but_what_was_done("http/protobuf");
 }
 
 #[tokio::test]
@@ -140,10 +128,9 @@ async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds(
 #[tokio::test]
 async fn what_is_slow_is_traced_although_it_was_not_to_be() {
     let (stores, sink) = (Stores::new().await, sink().await);
-    let url = sink.url();
     // Everything is.
-    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_TRACE_SLOW", "1ns")]].concat();
-    let (gateway, ada) = both(&stores, &settings).await;
+    let slow = [("PAYSTREAM_TRACE_SLOW", "1ns")];
+    let (gateway, ada) = both(&stores, &sink.url(), "0", &slow).await;
     gateway.api.open_account("ADA", "100").await;
     gateway.api.pay("slow", "ADA", "1").await;
     until_posted(&stores, 1).await;

@@ -29,17 +29,13 @@ fn links(span: &Span) -> Vec<&str> {
 
 /// Waits until the ledger has so many rows, without a request.
 pub async fn until_posted(stores: &Stores, rows: i64) {
-    until(&format!("{rows} payments are posted"), async || {
-        let sql = "select count(*) from processed_transactions";
-        stores.count(sql).await == rows
-    })
-    .await;
+    stores.until(rows, "select count(*) from processed_transactions").await;
 }
 
 #[tokio::test]
 async fn a_posted_payment_is_one_trace_of_six_spans_over_two_processes() {
     let (stores, sink) = (Stores::new().await, sink().await);
-    let (gateway, ada) = both(&stores, &exporting(&sink.url(), "1")).await;
+    let (gateway, ada) = both(&stores, &sink.url(), "1", &[]).await;
     gateway.api.open_account("ADA", "100").await;
     let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await.is(202);
     let (trace_id, answered) = named_by(reply.header("traceparent"));
@@ -133,8 +129,7 @@ async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
     let url = sink.url();
     // Long enough to be killed in, on a busy machine.
     let lease = [("PAYSTREAM_LEASE", "12s"), ("PAYSTREAM_BATCH_DEADLINE", "6s")];
-    let settings = [exporting(&url, "1"), lease.to_vec()].concat();
-    let (gateway, ada) = both(&stores, &settings).await;
+    let (gateway, ada) = both(&stores, &url, "1", &lease).await;
     gateway.api.open_account("ADA", "100").await;
     let held = lock(&stores, "processed_transactions", "share").await;
     let reply = gateway.api.post_payment(&payment("one", "ADA", "10")).await;
@@ -145,7 +140,7 @@ async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
     .await;
     ada.kill().await;
     drop(held);
-    let bob = worker(&stores, "bob", &settings).await;
+    let bob = worker(&stores, "bob", &[&exporting(&url, "1")[..], &lease].concat()).await;
     until_posted(&stores, 1).await;
     Trace::of(&sink, &trace_id, SPANS + 1).await;
     bob.stop().await;
@@ -197,10 +192,9 @@ fn assert_dead_letter(trace: &Trace) {
 #[tokio::test]
 async fn a_dead_letter_shows_its_attempts() {
     let (stores, sink) = (Stores::new().await, sink().await);
-    let url = sink.url();
-    let settings = [exporting(&url, "1"), vec![("PAYSTREAM_ATTEMPTS_MAX", "2")]].concat();
     refuse_poison(&stores).await;
-    let (gateway, _ada) = both(&stores, &settings).await;
+    let attempts = [("PAYSTREAM_ATTEMPTS_MAX", "2")];
+    let (gateway, _ada) = both(&stores, &sink.url(), "1", &attempts).await;
     gateway.api.open_account("ADA", "100").await;
     let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
     let (trace_id, _) = named_by(reply.header("traceparent"));
@@ -229,10 +223,9 @@ async fn a_dead_letter_shows_its_attempts() {
 #[tokio::test]
 async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
     let (stores, sink) = (Stores::new().await, sink().await);
-    let url = sink.url();
-    let settings = [exporting(&url, "0"), vec![("PAYSTREAM_ATTEMPTS_MAX", "3")]].concat();
     refuse_poison(&stores).await;
-    let (gateway, ada) = both(&stores, &settings).await;
+    let attempts = [("PAYSTREAM_ATTEMPTS_MAX", "3")];
+    let (gateway, ada) = both(&stores, &sink.url(), "0", &attempts).await;
     gateway.api.open_account("ADA", "100").await;
     let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
     assert_eq!(reply.header("traceparent"), "", "nobody knew that it would fail");

@@ -16,7 +16,8 @@ mod rules;
 mod sources;
 
 use queries::{Use, parsed, uses};
-use sources::{Language, Panel, Query, Rule, filled_in, panels, read};
+pub use sources::read;
+use sources::{Language, Panel, Query, Rule, filled_in, panels};
 
 /// Metrics of others, and the labels that we rely on.
 const FOREIGN: &[(&str, &[&str])] = &[
@@ -150,6 +151,21 @@ fn every_metric_is_looked_at() {
     let all: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
     let unused: Vec<&String> = all.difference(&used).collect();
     assert!(unused.is_empty(), "no panel and no rule looks at {unused:?}");
+}
+
+/// What `prometheus_name` makes of a metric is what the collector makes of it, as long as
+/// units and names are of these kinds.
+#[test]
+fn names_are_such_as_the_collector_changes_in_no_other_way() {
+    for Metric { name, unit, kind, .. } in METRICS {
+        let annotated = unit.starts_with('{') && unit.ends_with('}');
+        assert!(annotated || ["", "1", "s", "By"].contains(unit), "{name} in {unit}");
+        let plain = |c: char| c.is_ascii_lowercase() || c == '_' || c == '.';
+        assert!(name.chars().all(plain) && !name.contains(".."), "{name}");
+        let words: Vec<&str> = name.split(['.', '_']).collect();
+        let added = ["seconds", "bytes", "ratio", "total"];
+        assert!(!words.iter().any(|word| added.contains(word)), "{name}, a {kind:?}");
+    }
 }
 
 #[test]

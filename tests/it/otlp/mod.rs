@@ -4,26 +4,29 @@
 //! the OpenTelemetry collector and Tempo's metrics generator give, and nothing
 //! else of them: it forwards nothing and stores nothing.
 
-pub mod exposition;
-pub mod kept;
-pub mod names;
+mod generator;
 pub mod received;
 mod receiving;
-mod service_graph;
-mod span_metrics;
+mod shown;
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinSet};
 
-use kept::{Counts, Kept};
+use generator::Generator;
 use received::{Number, Series, Span};
+
+/// Spans that are kept; older ones are forgotten.
+const SPANS_MAX: usize = 100_000;
+/// Series that are kept; more are refused.
+const SERIES_MAX: usize = 50_000;
 
 /// How the sink answers.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,42 @@ pub enum Manner {
     Refusing,
     /// Never; it takes nothing.
     Hanging,
+}
+
+/// Everything that was received.
+#[derive(Default)]
+struct Kept {
+    spans: VecDeque<Span>,
+    series: BTreeMap<String, Series>,
+    generator: Generator,
+    /// What was counted, by its name and by transport.
+    counts: BTreeMap<(String, &'static str), u64>,
+}
+
+impl Kept {
+    fn count(&mut self, what: &str, transport: &'static str, more: usize) {
+        *self.counts.entry((what.to_owned(), transport)).or_default() += more as u64;
+    }
+
+    fn add_spans(&mut self, spans: impl Iterator<Item = Span>) {
+        for span in spans {
+            self.generator.add(&span, Instant::now());
+            if self.spans.len() >= SPANS_MAX {
+                self.spans.pop_front();
+            }
+            self.spans.push_back(span);
+        }
+    }
+
+    /// A later value takes the place of an earlier one.
+    fn add_series(&mut self, all: Vec<Series>) {
+        for series in all {
+            let key = series.key();
+            if self.series.len() < SERIES_MAX || self.series.contains_key(&key) {
+                self.series.insert(key, series);
+            }
+        }
+    }
 }
 
 /// What the listeners and the sink share.
@@ -66,10 +105,8 @@ impl Sink {
     /// Listens for gRPC here, and for HTTP there.
     pub async fn listen(grpc: SocketAddr, http: SocketAddr) -> io::Result<Self> {
         let (grpc, http) = (TcpListener::bind(grpc).await?, TcpListener::bind(http).await?);
-        let shared = Arc::new(Shared {
-            kept: Mutex::new(Kept::default()),
-            manner: Mutex::new(Manner::Prompt),
-        });
+        let (kept, manner) = (Mutex::default(), Mutex::new(Manner::Prompt));
+        let shared = Arc::new(Shared { kept, manner });
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let mut tasks = JoinSet::new();
         tasks.spawn(receiving::grpc(grpc, Arc::clone(&shared)));
@@ -95,7 +132,7 @@ impl Sink {
 
     /// The spans it was sent, oldest first.
     pub fn spans(&self) -> Vec<Span> {
-        self.shared.kept().spans().cloned().collect()
+        self.shared.kept().spans.iter().cloned().collect()
     }
 
     /// Those of one trace, by when they began.
@@ -108,7 +145,7 @@ impl Sink {
 
     /// All series it was sent, with their last values.
     pub fn series(&self) -> Vec<Series> {
-        self.shared.kept().series().cloned().collect()
+        self.shared.kept().series.values().cloned().collect()
     }
 
     /// Those of one metric.
@@ -133,8 +170,15 @@ impl Sink {
         values.sum()
     }
 
-    /// What it has counted.
-    pub fn counts(&self) -> Counts {
-        self.shared.kept().counts.clone()
+    /// What it has counted under this name, by transport.
+    pub fn counted(&self, what: &str) -> BTreeMap<&'static str, u64> {
+        let kept = self.shared.kept();
+        let ours = kept.counts.iter().filter(|((name, _), _)| name == what);
+        ours.map(|((_, transport), count)| (*transport, *count)).collect()
+    }
+
+    /// Requests that came, whatever became of them.
+    pub fn requests(&self) -> u64 {
+        self.counted("requests").values().sum()
     }
 }

@@ -44,7 +44,8 @@ pub struct Link {
 #[derive(Clone, Debug)]
 pub struct Series {
     pub resource: Arc<Attributes>,
-    pub scope: Scope,
+    /// Who made it, as attributes that the collector gives it.
+    pub scope: Attributes,
     pub name: String,
     pub unit: String,
     pub description: String,
@@ -52,14 +53,6 @@ pub struct Series {
     pub attributes: Attributes,
     pub value: Number,
     pub received: Instant,
-}
-
-/// Who made a metric.
-#[derive(Clone, Debug, Default)]
-pub struct Scope {
-    pub name: String,
-    pub version: String,
-    pub schema_url: String,
 }
 
 /// How a metric behaves.
@@ -93,6 +86,15 @@ impl Span {
     /// How long it lasted, in seconds.
     pub fn seconds(&self) -> f64 {
         seconds(self.start, self.end)
+    }
+}
+
+impl Series {
+    /// What makes it another one.
+    pub fn key(&self) -> String {
+        let process = self.resource.iter().filter(|(name, _)| name.starts_with("service."));
+        let pairs: Vec<_> = process.chain(&self.scope).chain(&self.attributes).collect();
+        format!("{} {pairs:?}", self.name)
     }
 }
 
@@ -144,8 +146,13 @@ pub fn series(sent: Vec<ResourceMetrics>) -> Vec<Series> {
         let resource = Arc::new(attributes(of_one.resource.unwrap_or_default().attributes));
         for of_scope in of_one.scope_metrics {
             let from = of_scope.scope.unwrap_or_default();
-            let schema_url = of_scope.schema_url;
-            let scope = Scope { name: from.name, version: from.version, schema_url };
+            let scope = [
+                ("name", from.name),
+                ("version", from.version),
+                ("schema_url", of_scope.schema_url),
+            ];
+            let scope: Attributes =
+                scope.map(|(part, value)| (format!("otel.scope.{part}"), json!(value))).into();
             for mut metric in of_scope.metrics {
                 let Some((kind, points)) = points(metric.data.take()) else { continue };
                 all.extend(points.into_iter().map(|(attributes, value)| Series {

@@ -29,64 +29,69 @@ use tonic::{
 };
 
 use super::{
-    Manner, Shared, exposition,
-    kept::{self, Transport},
-    received,
+    Kept, Manner, Shared,
+    received::{self, Series, Span},
+    shown,
 };
 
 /// The largest request that is taken, in bytes.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
-/// The content type of protobuf.
-const PROTOBUF: &str = "application/x-protobuf";
 
-/// Something that can be exported.
-trait Export: Message + Default {
-    /// Keeps it.
-    fn keep(self, transport: Transport, shared: &Shared);
-    /// Counts that it was refused.
-    fn refuse(self, transport: Transport, shared: &Shared);
+/// What a request carries.
+enum Sent {
+    Spans(Vec<Span>),
+    Points(Vec<Series>),
 }
 
-impl Export for ExportTraceServiceRequest {
-    fn keep(self, transport: Transport, shared: &Shared) {
-        shared.kept().add_spans(transport, received::spans(self.resource_spans));
-    }
-
-    fn refuse(self, transport: Transport, shared: &Shared) {
-        let spans = received::spans(self.resource_spans).count() as u64;
-        kept::count(&mut shared.kept().counts.spans_refused, transport, spans);
+impl From<ExportTraceServiceRequest> for Sent {
+    fn from(request: ExportTraceServiceRequest) -> Self {
+        Self::Spans(received::spans(request.resource_spans).collect())
     }
 }
 
-impl Export for ExportMetricsServiceRequest {
-    fn keep(self, transport: Transport, shared: &Shared) {
-        shared.kept().add_series(transport, received::series(self.resource_metrics));
+impl From<ExportMetricsServiceRequest> for Sent {
+    fn from(request: ExportMetricsServiceRequest) -> Self {
+        Self::Points(received::series(request.resource_metrics))
+    }
+}
+
+impl Sent {
+    fn size(&self) -> (&'static str, usize) {
+        match self {
+            Self::Spans(spans) => ("spans", spans.len()),
+            Self::Points(points) => ("metric_points", points.len()),
+        }
     }
 
-    fn refuse(self, transport: Transport, shared: &Shared) {
-        let points = received::series(self.resource_metrics).len() as u64;
-        kept::count(&mut shared.kept().counts.points_refused, transport, points);
+    fn keep(self, kept: &mut Kept) {
+        match self {
+            Self::Spans(spans) => kept.add_spans(spans.into_iter()),
+            Self::Points(points) => kept.add_series(points),
+        }
     }
 }
 
 /// Takes what was sent, or not, as the sink was told; says whether it did.
-async fn take(sent: impl Export, transport: Transport, shared: &Shared) -> bool {
-    kept::count(&mut shared.kept().counts.requests, transport, 1);
+async fn take(sent: impl Into<Sent>, transport: &'static str, shared: &Shared) -> bool {
+    shared.kept().count("requests", transport, 1);
     let manner = *shared.manner();
     match manner {
-        Manner::Prompt => {}
+        Manner::Prompt | Manner::Refusing => {}
         Manner::Slow(pause) => {
             // As a busy service would.
             let _ = timeout(pause, pending::<()>()).await;
         }
-        Manner::Refusing => {
-            sent.refuse(transport, shared);
-            return false;
-        }
         Manner::Hanging => pending().await,
     }
-    sent.keep(transport, shared);
-    true
+    let taken = !matches!(manner, Manner::Refusing);
+    let (sent, mut kept) = (sent.into(), shared.kept());
+    let (what, count) = sent.size();
+    let fate = if taken { "accepted" } else { "refused" };
+    kept.count(&format!("{fate}_{what}"), transport, count);
+    if taken {
+        sent.keep(&mut kept);
+    }
+    taken
 }
 
 struct Grpc(Arc<Shared>);
@@ -94,9 +99,9 @@ struct Grpc(Arc<Shared>);
 impl Grpc {
     async fn take<T: Default>(
         &self,
-        request: GrpcRequest<impl Export>,
+        request: GrpcRequest<impl Into<Sent>>,
     ) -> Result<GrpcResponse<T>, Status> {
-        if take(request.into_inner(), Transport::Grpc, &self.0).await {
+        if take(request.into_inner(), "grpc", &self.0).await {
             Ok(GrpcResponse::new(T::default()))
         } else {
             Err(Status::unavailable("told to refuse"))
@@ -132,9 +137,7 @@ pub async fn grpc(listener: TcpListener, shared: Arc<Shared>) {
         .add_service(traces.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(metrics.max_decoding_message_size(REQUEST_BYTES_MAX))
         .serve_with_incoming(TcpIncoming::from(listener));
-    if let Err(error) = served.await {
-        tracing::error!(%error, "gRPC is not served any more");
-    }
+    served.await.expect("gRPC is served");
 }
 
 /// Serves HTTP until it is dropped.
@@ -145,24 +148,25 @@ pub async fn http(listener: TcpListener, shared: Arc<Shared>) {
         .route("/metrics", get(scrape))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(shared);
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(%error, "HTTP is not served any more");
-    }
+    axum::serve(listener, routes).await.expect("HTTP is served");
 }
 
-async fn post_export<T: Export>(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+async fn post_export<T>(State(shared): State<Arc<Shared>>, body: Bytes) -> Response
+where
+    T: Message + Default + Into<Sent>,
+{
     let Ok(sent) = T::decode(body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    if take(sent, Transport::Http, &shared).await {
+    if take(sent, "http", &shared).await {
         // An empty message says that all was taken.
-        ([(CONTENT_TYPE, PROTOBUF)], Bytes::new()).into_response()
+        ([(CONTENT_TYPE, "application/x-protobuf")], Bytes::new()).into_response()
     } else {
         StatusCode::SERVICE_UNAVAILABLE.into_response()
     }
 }
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
-    let text = shared.kept().text();
-    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+    let text = shown::page(&mut shared.kept());
+    ([(CONTENT_TYPE, shown::CONTENT_TYPE)], text).into_response()
 }
