@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use sqlx::{PgConnection, Row};
+use sqlx::{FromRow, PgConnection, Row};
 
 use super::{Error, LaneWriter, lookups};
 use crate::domain::{Fence, StreamId};
@@ -13,14 +13,17 @@ use crate::domain::{Fence, StreamId};
 /// Attempts of a partition among which one is looked for that was noted before.
 const RECENT: i64 = 50;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Attempts at one entry, or at a page of entries that came back.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Attempt {
+    #[sqlx(try_from = "String", rename = "first_stream_id")]
     pub first: StreamId,
+    #[sqlx(try_from = "String", rename = "last_stream_id")]
     pub last: StreamId,
     /// Attempts so far, at least 1; the one under way is counted.
+    #[sqlx(try_from = "i32")]
     pub attempts: u32,
-    /// What the last one ended with. Nothing: it is under way, or its worker
-    /// died of it.
+    /// The failure of the last one; none while it is under way, or when its worker died of it.
     pub error: Option<String>,
 }
 
@@ -34,23 +37,11 @@ impl Attempt {
 impl LaneWriter {
     /// What was being tried on a partition when its last owner left it.
     pub async fn attempt(&mut self, partition: u16) -> Result<Option<Attempt>, Error> {
-        let row = sqlx::query(
+        let attempt = sqlx::query_as(
             "select first_stream_id, last_stream_id, attempts, error from partition_trials
              where partition = $1",
-        )
-        .bind(i32::from(partition))
-        .fetch_optional(&mut self.connection)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        let id = |name: &str| -> Result<StreamId, Error> {
-            row.try_get::<&str, _>(name)?.parse().map_err(|_| Error::Corrupt("stream id"))
-        };
-        Ok(Some(Attempt {
-            first: id("first_stream_id")?,
-            last: id("last_stream_id")?,
-            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(u32::MAX),
-            error: row.try_get("error")?,
-        }))
+        );
+        Ok(attempt.bind(i32::from(partition)).fetch_optional(&mut self.connection).await?)
     }
 
     /// Notes what is about to be tried, or what an attempt ended with.

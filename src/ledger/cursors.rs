@@ -1,117 +1,108 @@
-//! How far the ledger has come with each partition, and the lock on the fence rows that
-//! say so. Decides nothing.
+//! How far the ledger has come with each partition, and the lock on the fence rows that hold
+//! it. Decides nothing.
 
 use std::collections::BTreeMap;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
-use super::{
-    Error, LaneWriter, lookups,
-    rows::{Cursor, Cursors, columns},
-};
-use crate::domain::Fence;
+use super::{Error, LaneWriter};
+use crate::domain::{Fence, StreamId};
 
-/// A cursor as a fence row has it.
+/// How far the ledger has come with a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct Cursor {
+    /// The highest settled sequence, and its entry.
+    #[sqlx(rename = "last_sequence")]
+    pub sequence: i64,
+    #[sqlx(rename = "last_stream_id", try_from = "String")]
+    pub stream_id: StreamId,
+    /// The highest entry whose fate is known; it may have no sequence.
+    #[sqlx(rename = "reached_stream_id", try_from = "String")]
+    pub reached: StreamId,
+    /// The highest sequence that is known to have been given out.
+    #[sqlx(rename = "head_sequence")]
+    pub head: i64,
+}
+
+/// Cursors by partition.
+pub(super) type Cursors = BTreeMap<u16, Cursor>;
+
 #[derive(FromRow)]
-pub(super) struct CursorColumns {
-    partition: i32,
-    last_sequence: i64,
-    last_stream_id: String,
-    reached_stream_id: String,
-    head_sequence: i64,
+pub(super) struct PartitionCursor {
+    #[sqlx(try_from = "i32")]
+    pub(super) partition: u16,
+    #[sqlx(flatten)]
+    pub(super) cursor: Cursor,
 }
 
-impl CursorColumns {
-    pub(super) fn read(self) -> Result<(u16, Cursor), Error> {
-        let id = |text: &str| text.parse().map_err(|_| Error::Corrupt("stream id"));
-        let cursor = Cursor {
-            sequence: self.last_sequence,
-            stream_id: id(&self.last_stream_id)?,
-            reached: id(&self.reached_stream_id)?,
-            head: self.head_sequence,
-        };
-        Ok((lookups::partition(self.partition)?, cursor))
-    }
+/// Selects [`PartitionCursor`]s.
+pub(super) const CURSORS: &str = "select partition, last_sequence, last_stream_id, \
+     reached_stream_id, head_sequence from partition_owners";
+
+/// Partitions and epochs, each as one parameter of a statement.
+pub(super) fn columns(fences: &[Fence]) -> (Vec<i32>, Vec<i64>) {
+    fences.iter().map(|fence| (i32::from(fence.partition), fence.epoch)).unzip()
 }
 
-/// Locks the fence rows of a batch; says how far each partition has come.
+/// Locks the fence rows of a batch, in partition order.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],
 ) -> Result<Cursors, Error> {
+    let locked = read(connection, worker, fences, "order by partition for update").await?;
+    if locked.len() == fences.len() { Ok(locked) } else { Err(Error::Fenced) }
+}
+
+/// Cursors of those of these partitions that still have this owner and epoch.
+async fn read(
+    connection: &mut PgConnection,
+    worker: &str,
+    fences: &[Fence],
+    lock: &'static str,
+) -> Result<Cursors, Error> {
     let (partitions, epochs) = columns(fences);
-    let locked: Vec<CursorColumns> = sqlx::query_as(
-        "select partition, last_sequence, last_stream_id, reached_stream_id, head_sequence
-         from partition_owners where owner = $1
-             and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))
-         order by partition for update",
-    )
-    .bind(worker)
-    .bind(partitions)
-    .bind(epochs)
-    .fetch_all(connection)
-    .await?;
-    if locked.len() != fences.len() {
-        return Err(Error::Fenced);
-    }
-    locked.into_iter().map(CursorColumns::read).collect()
+    let sql = format!(
+        "{CURSORS} where owner = $1
+             and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[])) {lock}"
+    );
+    let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(worker).bind(partitions).bind(epochs);
+    let rows: Vec<PartitionCursor> = rows.fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|row| (row.partition, row.cursor)).collect())
 }
 
 impl LaneWriter {
-    /// How far the ledger has come with those of these partitions that are ours
-    /// still.
-    pub async fn cursors(&mut self, fences: &[Fence]) -> Result<BTreeMap<u16, Cursor>, Error> {
-        let (partitions, epochs) = columns(fences);
-        let rows: Vec<CursorColumns> = sqlx::query_as(
-            "select partition, last_sequence, last_stream_id, reached_stream_id, head_sequence
-             from partition_owners where owner = $1
-                 and (partition, epoch) in (select * from unnest($2::int[], $3::bigint[]))",
-        )
-        .bind(&self.worker)
-        .bind(partitions)
-        .bind(epochs)
-        .fetch_all(&mut self.connection)
-        .await?;
-        rows.into_iter().map(CursorColumns::read).collect()
+    /// Cursors of those of these partitions that are still ours.
+    pub async fn cursors(&mut self, fences: &[Fence]) -> Result<Cursors, Error> {
+        read(&mut self.connection, &self.worker, fences, "").await
     }
 
-    /// Notes how far streams are known to have come.
+    /// Notes the highest sequence that each stream is known to have given out.
     pub async fn note_heads(&mut self, heads: &[(Fence, i64)]) -> Result<(), Error> {
-        self.raise(
-            "update partition_owners o set head_sequence = u.number
-             from unnest($2::int[], $3::bigint[], $4::bigint[]) as u (partition, epoch, number)
-             where o.partition = u.partition and o.owner = $1 and o.epoch = u.epoch
-                 and o.head_sequence < u.number",
-            heads,
-        )
-        .await?;
-        Ok(())
+        self.raise("head_sequence", heads).await.map(drop)
     }
 
-    /// Raises epochs to those that Redis was told of, where we are the owner: the
-    /// ledger has gone back, and the next acquisition must be above them. Says
-    /// whether it raised any.
+    /// Raises epochs to those in Redis, where we are the owner: the ledger has gone back, and
+    /// the next acquisition must be above them. Returns whether any was raised.
     pub async fn raise_epochs(&mut self, known: &[(Fence, i64)]) -> Result<bool, Error> {
-        self.raise(
-            "update partition_owners o set epoch = u.number
-             from unnest($2::int[], $3::bigint[], $4::bigint[]) as u (partition, epoch, number)
-             where o.partition = u.partition and o.owner = $1 and o.epoch = u.epoch
-                 and o.epoch < u.number",
-            known,
-        )
-        .await
+        self.raise("epoch", known).await
     }
 
     async fn raise(
         &mut self,
-        statement: &'static str,
+        column: &'static str,
         numbers: &[(Fence, i64)],
     ) -> Result<bool, Error> {
         let (fences, numbers): (Vec<Fence>, Vec<i64>) = numbers.iter().copied().unzip();
         let (partitions, epochs) = columns(&fences);
-        let raised = sqlx::query(statement).bind(&self.worker).bind(partitions).bind(epochs);
-        let raised = raised.bind(numbers).execute(&mut self.connection).await?;
-        Ok(raised.rows_affected() > 0)
+        let sql = format!(
+            "update partition_owners o set {column} = u.number
+             from unnest($2::int[], $3::bigint[], $4::bigint[]) as u (partition, epoch, number)
+             where o.partition = u.partition and o.owner = $1 and o.epoch = u.epoch
+                 and o.{column} < u.number"
+        );
+        let raised = sqlx::query(AssertSqlSafe(sql)).bind(&self.worker);
+        let raised = raised.bind(partitions).bind(epochs).bind(numbers);
+        Ok(raised.execute(&mut self.connection).await?.rows_affected() > 0)
     }
 }

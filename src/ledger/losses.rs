@@ -8,10 +8,10 @@ use serde::Serialize;
 use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
 
 use super::{
-    Error, LaneWriter, cursors,
+    Error, LaneWriter,
+    cursors::{self, Cursor, Cursors},
     jumps::{Jump, JumpFinding, JumpKind, jumps, of_range, of_takeover, record, unlisted},
     lookups,
-    rows::{Cursor, Cursors},
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
 

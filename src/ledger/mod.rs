@@ -42,7 +42,7 @@ use tokio::time::timeout;
 
 pub use admin::{
     Acted, AdminStore, AttemptRow, COUNT_MAX, LockHolder, MoveRow, Refusal, SettledCase, Signature,
-    StoredPayment, Symptom, Symptoms, TrialRow, Vitals, WorkerRow,
+    StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
 };
 pub use attempts::Attempt;
 pub use audit::{AuditProgress, AuditReport, CheckCount, Drift, FullAudit, Rounds, Slice, Stage};
@@ -59,7 +59,7 @@ pub use reader::{
 };
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
-pub use rows::Cursor;
+pub use cursors::Cursor;
 pub use schema::{PastTopology, Schema, Topology};
 pub use settling::Races;
 pub use shapes::{Money, StateCounts};

@@ -12,7 +12,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{Error, Ledger, lookups, rows::columns};
+use super::{Error, Ledger, lookups, cursors::columns};
 use crate::domain::Fence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

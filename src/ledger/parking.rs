@@ -10,8 +10,8 @@ use sqlx::{PgConnection, PgPool};
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
+    cursors::Cursors,
     lookups,
-    rows::Cursors,
     settling::{self, Settling},
 };
 use crate::domain::{CustomerId, Delivery, PaymentState};

@@ -9,7 +9,12 @@ use std::{
     time::Instant,
 };
 
-use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use sqlx::{
+    FromRow, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgRow},
+    query::QueryAs,
+};
 
 use super::Error;
 use crate::telemetry::Signals;
@@ -57,6 +62,22 @@ impl Pool {
             }
             acquired => Ok(acquired?),
         }
+    }
+
+    /// All rows of a query.
+    pub(super) async fn all<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Vec<T>, Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        Ok(query.fetch_all(&mut *self.acquire().await?).await?)
+    }
+
+    /// The row of a query that has one.
+    pub(super) async fn one<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<T, Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        Ok(query.fetch_one(&mut *self.acquire().await?).await?)
     }
 
     pub(super) fn usage(&self) -> PoolUse {

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
-use sqlx::{Connection, FromRow};
+use sqlx::{
+    Connection, FromRow, Postgres,
+    postgres::{PgArguments, PgRow},
+    query::QueryAs,
+};
 use utoipa::ToSchema;
 
 use super::{
     Error,
-    cursors::CursorColumns,
+    cursors::{CURSORS, PartitionCursor},
     pool::{Pool, PoolUse},
-    rows::Cursor,
     shapes::{Money, StateCounts, StatusView, state},
 };
 use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
@@ -204,9 +207,7 @@ impl Reader {
              from payment_outcomes
              where transaction_reference = any($1) and found_as is not null order by at",
         );
-        let rows =
-            rows.bind(references).bind(FAILED).fetch_all(&mut *self.pool.acquire().await?).await?;
-        Ok(rows)
+        self.pool.all(rows.bind(references).bind(FAILED)).await
     }
 
     /// What came under `reference` with other content.
@@ -214,11 +215,8 @@ impl Reader {
         let rows = sqlx::query_as(
             "select customer_id, payment_status, amount, stream_id, received_at, state
              from conflicts where transaction_reference = $1 order by detected_at limit 100",
-        )
-        .bind(reference.as_str())
-        .fetch_all(&mut *self.pool.acquire().await?)
-        .await?;
-        Ok(rows)
+        );
+        self.pool.all(rows.bind(reference.as_str())).await
     }
 
     /// Whether this entry was a repetition of a payment the ledger had.
@@ -228,39 +226,25 @@ impl Reader {
         sequence: i64,
         stream_id: &str,
     ) -> Result<bool, Error> {
-        let found = sqlx::query_scalar(
+        let found = sqlx::query_as(
             "select exists (select 1 from duplicates
              where partition = $1 and sequence = $2 and stream_id = $3)",
-        )
-        .bind(partition)
-        .bind(sequence)
-        .bind(stream_id)
-        .fetch_one(&mut *self.pool.acquire().await?)
-        .await?;
+        );
+        let (found,) =
+            self.pool.one(found.bind(partition).bind(sequence).bind(stream_id)).await?;
         Ok(found)
     }
 
     pub async fn account(&self, customer: &CustomerId) -> Result<Option<AccountRow>, Error> {
-        let sql = sql(ACCOUNT, " where customer_id = $1");
-        let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(customer.as_str())
-            .fetch_optional(&mut *self.pool.acquire().await?)
-            .await?;
-        Ok(row)
+        let row = select(ACCOUNT, "where customer_id = $1").bind(customer.as_str());
+        Ok(self.pool.all(row).await?.pop())
     }
 
     /// A page of accounts by customer id, and how many there are.
     pub async fn accounts(&self, limit: i64, offset: i64) -> Result<(Vec<AccountRow>, i64), Error> {
-        let sql = sql(ACCOUNT, " order by customer_id limit $1 offset $2");
-        let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(limit)
-            .bind(offset)
-            .fetch_all(&mut *self.pool.acquire().await?)
-            .await?;
-        let total = sqlx::query_scalar("select count(*) from customer_accounts")
-            .fetch_one(&mut *self.pool.acquire().await?)
-            .await?;
-        Ok((rows, total))
+        let rows = select(ACCOUNT, "order by customer_id limit $1 offset $2");
+        let rows = self.pool.all(rows.bind(limit).bind(offset)).await?;
+        Ok((rows, self.count("select count(*) from customer_accounts".to_owned()).await?))
     }
 
     /// A page of a customer's statement, newest first, below version `before`.
@@ -270,18 +254,12 @@ impl Reader {
         before: i64,
         limit: i64,
     ) -> Result<Vec<PaymentRow>, Error> {
-        let sql = sql(
+        let rows = select(
             PAYMENT,
-            " where customer_id = $1 and account_version < $2
+            "where customer_id = $1 and account_version < $2
              order by account_version desc limit $3",
         );
-        let rows = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(customer.as_str())
-            .bind(before)
-            .bind(limit)
-            .fetch_all(&mut *self.pool.acquire().await?)
-            .await?;
-        Ok(rows)
+        self.pool.all(rows.bind(customer.as_str()).bind(before).bind(limit)).await
     }
 
     /// Up to which sequence and entry all is settled, for each partition of this
@@ -290,22 +268,18 @@ impl Reader {
         &self,
         generation: i32,
     ) -> Result<BTreeMap<u16, (i64, StreamId)>, Error> {
-        let rows: Vec<CursorColumns> = sqlx::query_as(
-            "select partition, last_sequence, last_stream_id, reached_stream_id, head_sequence
-             from partition_owners
-             where generation = $1 and generation = (select generation from topology)",
-        )
-        .bind(generation)
-        .fetch_all(&mut *self.pool.acquire().await?)
-        .await?;
+        let rows = select(
+            CURSORS,
+            "where generation = $1 and generation = (select generation from topology)",
+        );
+        let rows: Vec<PartitionCursor> = self.pool.all(rows.bind(generation)).await?;
         if rows.is_empty() {
             return Err(Error::Resized);
         }
-        let settled = |row: CursorColumns| {
-            let (partition, Cursor { sequence, stream_id, reached, .. }) = row.read()?;
-            Ok((partition, (sequence, stream_id.max(reached))))
+        let settled = |PartitionCursor { partition, cursor }| {
+            (partition, (cursor.sequence, cursor.stream_id.max(cursor.reached)))
         };
-        rows.into_iter().map(settled).collect()
+        Ok(rows.into_iter().map(settled).collect())
     }
 
     pub async fn cursors(&self) -> Result<Vec<CursorRow>, Error> {
@@ -316,10 +290,8 @@ impl Reader {
                  clock_timestamp() as as_of
              from partition_owners left join workers on worker_id = owner
              where generation = (select generation from topology) order by partition",
-        )
-        .fetch_all(&mut *self.pool.acquire().await?)
-        .await?;
-        Ok(rows)
+        );
+        self.pool.all(rows).await
     }
 
     pub async fn totals(&self) -> Result<LedgerTotals, Error> {
@@ -333,27 +305,21 @@ impl Reader {
              from partition_totals",
             sums.join(", ")
         );
-        let row = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .fetch_one(&mut *self.pool.acquire().await?)
-            .await?;
-        Ok(row)
+        self.pool.one(sqlx::query_as(sqlx::AssertSqlSafe(sql))).await
     }
 
     pub async fn open_losses(&self) -> Result<i64, Error> {
-        let count = sqlx::query_scalar("select count(*) from sequence_jumps where state = 'open'")
-            .fetch_one(&mut *self.pool.acquire().await?)
-            .await?;
-        Ok(count)
+        self.count("select count(*) from sequence_jumps where state = 'open'".to_owned()).await
     }
 
     /// How many payments the ledger has settled; cheap enough to ask often.
     pub async fn settled(&self) -> Result<i64, Error> {
-        let sum = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "select {PAYMENTS} from partition_totals"
-        )))
-        .fetch_one(&mut *self.pool.acquire().await?)
-        .await?;
-        Ok(sum)
+        self.count(format!("select {PAYMENTS} from partition_totals")).await
+    }
+
+    async fn count(&self, sql: String) -> Result<i64, Error> {
+        let (count,) = self.pool.one(sqlx::query_as(sqlx::AssertSqlSafe(sql))).await?;
+        Ok(count)
     }
 
     /// Counts all customers, for five seconds at most. Reads every account: not
@@ -379,6 +345,9 @@ impl Reader {
     }
 }
 
-fn sql(head: &str, tail: &str) -> String {
-    [head, tail].concat()
+fn select<T: for<'r> FromRow<'r, PgRow>>(
+    head: &str,
+    tail: &str,
+) -> QueryAs<'static, Postgres, T, PgArguments> {
+    sqlx::query_as(sqlx::AssertSqlSafe(format!("{head} {tail}")))
 }

@@ -3,22 +3,16 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
-use super::Error;
+use super::{Error, cursors::Cursors};
 use crate::domain::{
-    BalanceAfter, Book, Decision, Delivery, Fence, Outcome, PaymentState, PaymentStatus, StreamId,
+    BalanceAfter, Book, Decision, Delivery, Outcome, PaymentState, PaymentStatus,
 };
 
-/// A fence row as the batch found it: the epoch under which rows are written.
+/// Epochs of the locked fence rows, by partition.
 pub(super) type Epochs = BTreeMap<u16, i64>;
-
-/// Partitions and epochs, each as one parameter of a statement.
-pub(super) fn columns(fences: &[Fence]) -> (Vec<i32>, Vec<i64>) {
-    fences.iter().map(|fence| (i32::from(fence.partition), fence.epoch)).unzip()
-}
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
@@ -34,129 +28,82 @@ impl Tally {
 
 pub(super) type Tallies = BTreeMap<u16, Tally>;
 
-/// How far the ledger has come with a partition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
-    /// The highest sequence that is settled, and its entry.
-    pub sequence: i64,
-    pub stream_id: StreamId,
-    /// The highest entry whose fate it knows, also when that has no sequence.
-    pub reached: StreamId,
-    pub head: i64,
-}
-
-pub(super) type Cursors = BTreeMap<u16, Cursor>;
-
-/// The entry of a row that is there only until its transaction ends.
+/// The stream id of a claim: a row that is deleted before its transaction ends.
 const CLAIM: &str = "claim";
 
-/// Columns of `processed_transactions`, one value per row.
-#[derive(Default)]
-struct Columns<'a> {
-    references: Vec<&'a str>,
-    statuses: Vec<&'a str>,
-    customers: Vec<&'a str>,
-    amounts: Vec<Decimal>,
-    outcomes: Vec<&'a str>,
-    reasons: Vec<Option<&'a str>>,
-    applied: Vec<Decimal>,
-    excess: Vec<Decimal>,
-    balances: Vec<Option<Decimal>>,
-    versions: Vec<Option<i64>>,
-    partitions: Vec<i32>,
-    sequences: Vec<i64>,
-    stream_ids: Vec<String>,
-    epochs: Vec<i64>,
-    dates: Vec<DateTime<Utc>>,
-    received: Vec<DateTime<Utc>>,
-    digests: Vec<&'a [u8]>,
-    traces: Vec<Option<&'a [u8]>>,
+/// A row of `processed_transactions`.
+struct StatementRow<'a> {
+    delivery: &'a Delivery,
+    epoch: i64,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    /// Paid of what was outstanding, and beyond it.
+    parts: (Decimal, Decimal),
+    after: Option<BalanceAfter>,
+    is_claim: bool,
 }
 
-impl<'a> Columns<'a> {
-    fn push(&mut self, delivery: &'a Delivery, epoch: i64, stream_id: String) {
-        let Delivery { payment, digest, .. } = delivery;
-        self.references.push(payment.reference.as_str());
-        self.statuses.push(payment.status.as_str());
-        self.customers.push(payment.customer.as_str());
-        self.amounts.push(payment.amount.get());
-        self.partitions.push(i32::from(delivery.partition));
-        self.sequences.push(delivery.sequence);
-        self.stream_ids.push(stream_id);
-        self.epochs.push(epoch);
-        self.dates.push(payment.date);
-        self.received.push(delivery.received_at);
-        self.digests.push(&digest.0);
-        self.traces.push(trace(delivery));
-    }
-
-    fn push_outcome(
-        &mut self,
-        outcome: &'a str,
-        parts: (Decimal, Decimal),
-        reason: Option<&'a str>,
-        after: Option<BalanceAfter>,
-    ) {
-        self.outcomes.push(outcome);
-        self.reasons.push(reason);
-        self.applied.push(parts.0);
-        self.excess.push(parts.1);
-        self.balances.push(after.map(|after| after.balance));
-        self.versions.push(after.map(|after| after.version));
-    }
-
+impl<'a> StatementRow<'a> {
     /// Takes the key of a payment that is held, as `migrations/0014_one_place.sql`
     /// does: here among all keys of the batch, in their order.
-    fn push_claim(&mut self, delivery: &'a Delivery, epoch: i64) {
-        self.push(delivery, epoch, CLAIM.to_owned());
-        let moves_money = delivery.payment.status == PaymentStatus::Complete;
-        let outcome = if moves_money { "rejected" } else { "recorded" };
-        self.push_outcome(outcome, NOTHING, moves_money.then_some("claimed"), None);
+    fn claim(delivery: &'a Delivery, epoch: i64) -> Self {
+        let (outcome, reason) = match delivery.payment.status {
+            PaymentStatus::Complete => ("rejected", Some("claimed")),
+            PaymentStatus::Pending | PaymentStatus::Failed => ("recorded", None),
+        };
+        let (parts, after) = (NOTHING, None);
+        Self { delivery, epoch, outcome, reason, parts, after, is_claim: true }
     }
 
-    /// References whose keys are taken by claims.
-    fn claimed(&self) -> Vec<&'a str> {
-        let rows = self.references.iter().zip(&self.stream_ids);
-        rows.filter(|(_, id)| *id == CLAIM).map(|(reference, _)| *reference).collect()
+    fn stream_id(&self) -> String {
+        if self.is_claim { CLAIM.to_owned() } else { self.delivery.stream_id.to_string() }
     }
+}
 
-    async fn insert(self, connection: &mut PgConnection) -> Result<(), Error> {
-        if self.references.is_empty() {
-            return Ok(());
-        }
-        let rows = self.references.len();
-        let inserted = sqlx::query(
-            "insert into processed_transactions (transaction_reference, payment_status, customer_id,
-                 amount, outcome, reason, applied_amount, excess_amount, balance_after,
-                 account_version, partition, sequence, stream_id, epoch, transaction_date,
-                 received_at, payload_digest, trace_id)
-             select * from unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[],
-                 $6::text[], $7::numeric[], $8::numeric[], $9::numeric[], $10::bigint[],
-                 $11::int[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
-                 $16::timestamptz[], $17::bytea[], $18::bytea[])",
-        )
-        .bind(self.references)
-        .bind(self.statuses)
-        .bind(self.customers)
-        .bind(self.amounts)
-        .bind(self.outcomes)
-        .bind(self.reasons)
-        .bind(self.applied)
-        .bind(self.excess)
-        .bind(self.balances)
-        .bind(self.versions)
-        .bind(self.partitions)
-        .bind(self.sequences)
-        .bind(self.stream_ids)
-        .bind(self.epochs)
-        .bind(self.dates)
-        .bind(self.received)
-        .bind(self.digests)
-        .bind(self.traces)
-        .execute(connection)
-        .await?;
-        expect_rows(inserted.rows_affected(), rows)
+async fn insert_rows(
+    connection: &mut PgConnection,
+    rows: &[StatementRow<'_>],
+) -> Result<(), Error> {
+    fn column<'a, T>(
+        rows: &'a [StatementRow<'a>],
+        value: impl Fn(&'a StatementRow<'a>) -> T,
+    ) -> Vec<T> {
+        rows.iter().map(value).collect()
     }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let inserted = sqlx::query(
+        "insert into processed_transactions (transaction_reference, payment_status, customer_id,
+             amount, outcome, reason, applied_amount, excess_amount, balance_after,
+             account_version, partition, sequence, stream_id, epoch, transaction_date,
+             received_at, payload_digest, trace_id)
+         select * from unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[],
+             $6::text[], $7::numeric[], $8::numeric[], $9::numeric[], $10::bigint[],
+             $11::int[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
+             $16::timestamptz[], $17::bytea[], $18::bytea[])",
+    )
+    .bind(column(rows, |row| row.delivery.payment.reference.as_str()))
+    .bind(column(rows, |row| row.delivery.payment.status.as_str()))
+    .bind(column(rows, |row| row.delivery.payment.customer.as_str()))
+    .bind(column(rows, |row| row.delivery.payment.amount.get()))
+    .bind(column(rows, |row| row.outcome))
+    .bind(column(rows, |row| row.reason))
+    .bind(column(rows, |row| row.parts.0))
+    .bind(column(rows, |row| row.parts.1))
+    .bind(column(rows, |row| row.after.map(|after| after.balance)))
+    .bind(column(rows, |row| row.after.map(|after| after.version)))
+    .bind(column(rows, |row| i32::from(row.delivery.partition)))
+    .bind(column(rows, |row| row.delivery.sequence))
+    .bind(column(rows, |row| row.stream_id()))
+    .bind(column(rows, |row| row.epoch))
+    .bind(column(rows, |row| row.delivery.payment.date))
+    .bind(column(rows, |row| row.delivery.received_at))
+    .bind(column(rows, |row| row.delivery.digest.0.as_slice()))
+    .bind(column(rows, |row| trace(row.delivery)))
+    .execute(connection)
+    .await?;
+    expect_rows(inserted.rows_affected(), rows.len())
 }
 
 /// Writes decisions and counts them. Accounts are written by
@@ -170,7 +117,7 @@ pub(super) async fn insert_decisions(
     // All batches take keys in one order, so that no two wait for each other.
     let mut decisions: Vec<_> = decisions.iter().collect();
     decisions.sort_by_key(|decision| decision.delivery.payment.reference.as_str());
-    let mut columns = Columns::default();
+    let mut rows = Vec::with_capacity(decisions.len());
     let mut aside = Vec::new();
     for Decision { delivery, outcome } in decisions {
         let epoch = epochs.get(&delivery.partition).copied().ok_or(Error::Fenced)?;
@@ -178,35 +125,27 @@ pub(super) async fn insert_decisions(
             Outcome::Applied { applied, excess, after } => ((applied, excess), None, Some(after)),
             Outcome::Recorded { after } => (NOTHING, None, after),
             Outcome::Rejected { reason, after } => (NOTHING, Some(reason.code()), Some(after)),
-            Outcome::Suspense => {
-                columns.push_claim(delivery, epoch);
-                aside.push((delivery, epoch, outcome.state(), HOLD));
+            Outcome::Suspense | Outcome::Parked => {
+                rows.push(StatementRow::claim(delivery, epoch));
+                let insert = if *outcome == Outcome::Parked { PARK } else { HOLD };
+                aside.push((delivery, epoch, outcome.state(), insert));
                 continue;
             }
-            Outcome::Parked => {
-                columns.push_claim(delivery, epoch);
-                aside.push((delivery, epoch, outcome.state(), PARK));
-                continue;
-            }
-            Outcome::Conflict => {
-                aside.push((delivery, epoch, outcome.state(), CONTRADICT));
-                continue;
-            }
-            Outcome::Duplicate => {
-                aside.push((delivery, epoch, outcome.state(), REPEAT));
+            Outcome::Conflict | Outcome::Duplicate => {
+                let insert = if *outcome == Outcome::Conflict { CONTRADICT } else { REPEAT };
+                aside.push((delivery, epoch, outcome.state(), insert));
                 continue;
             }
             Outcome::Redelivered => continue,
         };
-        columns.push(delivery, epoch, delivery.stream_id.to_string());
-        columns.push_outcome(outcome.as_str(), parts, reason, after);
+        let (outcome, state) = (outcome.as_str(), outcome.state());
+        rows.push(StatementRow { delivery, epoch, outcome, reason, parts, after, is_claim: false });
         let tally = tallies.entry(delivery.partition).or_default();
-        tally.add(outcome.state(), 1);
+        tally.add(state, 1);
         tally.amount += parts.0 + parts.1;
     }
-    let claimed = columns.claimed();
-    columns.insert(connection).await?;
-    drop_claims(connection, claimed).await?;
+    insert_rows(connection, &rows).await?;
+    drop_claims(connection, &rows).await?;
     // The rare ones go one by one.
     for (delivery, epoch, state, insert) in aside {
         if insert_aside(connection, insert, delivery, epoch).await? {
@@ -218,8 +157,13 @@ pub(super) async fn insert_decisions(
 
 const NOTHING: (Decimal, Decimal) = (Decimal::ZERO, Decimal::ZERO);
 
-/// Their keys stay taken until the transaction ends.
-async fn drop_claims(connection: &mut PgConnection, claimed: Vec<&str>) -> Result<(), Error> {
+/// Deletes claims; their keys stay taken until the transaction ends.
+async fn drop_claims(
+    connection: &mut PgConnection,
+    rows: &[StatementRow<'_>],
+) -> Result<(), Error> {
+    let claims = rows.iter().filter(|row| row.is_claim);
+    let claimed: Vec<_> = claims.map(|row| row.delivery.payment.reference.as_str()).collect();
     if claimed.is_empty() {
         return Ok(());
     }

@@ -10,8 +10,10 @@ use futures_util::future::BoxFuture;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
-    Error, Topology, attempts, lookups,
-    rows::{self, Cursors, Epochs, Tallies},
+    Error, Topology, attempts,
+    cursors::Cursors,
+    lookups,
+    rows::{self, Epochs, Tallies},
 };
 use crate::domain::{
     Book, CustomerId, Decision, Delivery, Outcome, PaymentState, Reference, StreamId,

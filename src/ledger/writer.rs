@@ -4,9 +4,11 @@ use serde_json::{Map, Value};
 use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 
 use super::{
-    Error, LaneWriter, cursors, lookups,
+    Error, LaneWriter,
+    cursors::{self, Cursor, Cursors},
+    lookups,
     losses::{self, Gap, Settled},
-    rows::{self, Cursor, Cursors},
+    rows,
     settling::Settling,
 };
 use crate::domain::{

@@ -11,7 +11,7 @@ use super::{
     Error, Operations,
     verdict::{InLedger, OwnerLease},
 };
-use crate::ledger::{self, CursorRow, TrialRow, WorkerRow};
+use crate::ledger::{self, Attempt, CursorRow, WorkerRow};
 
 /// What is taken for the lease and the attempts of an owner that has left the
 /// registry: their defaults.
@@ -24,7 +24,7 @@ const THERE_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Background {
     cursors: BTreeMap<u16, CursorRow>,
     workers: Vec<WorkerRow>,
-    trials: BTreeMap<u16, TrialRow>,
+    trials: BTreeMap<u16, Attempt>,
 }
 
 impl Operations {
@@ -68,7 +68,7 @@ impl Operations {
     /// Nothing while the ledger cannot be asked.
     pub(super) async fn background(&self) -> Result<Option<Background>, Error> {
         let asking = async {
-            tokio::try_join!(self.reader.cursors(), self.admin.workers(), self.admin.trials())
+            tokio::try_join!(self.reader.cursors(), self.admin.workers(), self.admin.attempts_now())
         };
         let Some((cursors, workers, trials)) = self.if_there(asking).await? else {
             return Ok(None);
@@ -77,7 +77,7 @@ impl Operations {
         Ok(Some(Background {
             cursors: cursors.into_iter().filter_map(|c| Some((number(&c)?, c))).collect(),
             workers,
-            trials: trials.into_iter().map(|trial| (trial.partition, trial)).collect(),
+            trials,
         }))
     }
 }

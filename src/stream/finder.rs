@@ -16,10 +16,10 @@ use std::{
 use redis::{Pipeline, Value};
 
 use super::{
-    Error, GROUP, Keys,
+    Error, GROUP, GroupPosition, Keys, positions,
     replies::{self, Entry},
     shared::SharedConnection,
-    standing, wire,
+    wire,
 };
 use crate::domain::{Delivery, Reference, StreamId};
 
@@ -116,14 +116,12 @@ impl Finder {
     /// What our group has not acknowledged: what is certainly unsettled, where the
     /// ledger cannot be asked.
     pub async fn unacknowledged(&self) -> Result<Unsettled, Error> {
-        let waiting = standing::unacknowledged(&self.keys, &mut self.connection.clone()).await?;
-        let range = |(partition, from, last)| Range {
-            partition,
-            from,
-            settled: i64::MAX,
-            handed_out: Some(last),
+        let positions = positions::ours(&self.keys, &mut self.connection.clone()).await?;
+        let range = |GroupPosition { partition, oldest_waiting, last_id, .. }| {
+            let (from, handed_out) = (oldest_waiting?, Some(last_id));
+            Some(Range { partition, from, settled: i64::MAX, handed_out })
         };
-        Ok(Unsettled(waiting.into_iter().map(range).collect()))
+        Ok(Unsettled(positions.into_iter().filter_map(range).collect()))
     }
 
     /// Unsettled entries of these references, those of each partition in their order.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Error, GROUP, Keys, lineage, scripts, standing, upkeep};
+use super::{Error, GROUP, Keys, lineage, scripts, positions, upkeep};
 
 pub struct Gates {
     pub(super) connection: MultiplexedConnection,
@@ -41,8 +41,8 @@ impl Gates {
     }
 
     pub async fn groups(&mut self) -> Result<BTreeSet<String>, Error> {
-        let standings = standing::all(&self.keys, &mut self.connection).await?;
-        Ok(standings.into_iter().map(|standing| standing.group).collect())
+        let positions = positions::all(&self.keys, &mut self.connection).await?;
+        Ok(positions.into_iter().map(|position| position.group).collect())
     }
 
     /// Creates the streams with these groups, and lets their sequences begin

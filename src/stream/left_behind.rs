@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
-use super::{Error, GROUP, Keys, Producer, Streams, replies::Entry, standing, wire};
+use super::{Error, GROUP, Keys, Producer, Streams, positions, replies::Entry, wire};
 use crate::domain::{Delivery, StreamId};
 
 /// Entries of one partition that are looked at at once.
@@ -60,7 +60,17 @@ impl Past {
     /// and entries. Where our group is gone, that is all of them.
     pub async fn waiting(&mut self) -> Result<Vec<LeftBehind>, Error> {
         let mut found = Vec::new();
-        for (partition, handed) in standing::left(&self.keys, &mut self.connection).await? {
+        let positions = positions::on_each(&self.keys, &mut self.connection, Some(GROUP)).await?;
+        for (partition, position) in (0..).zip(positions) {
+            let ours = match position {
+                // Removed, with all that it had.
+                Err(Error::StateLost(_)) => continue,
+                position => position?.pop(),
+            };
+            if ours.as_ref().is_some_and(|ours| ours.oldest_waiting.is_none()) {
+                continue;
+            }
+            let handed = ours.map(|ours| ours.last_id);
             let stream = self.keys.stream(partition);
             let mut entries = self.entries(&stream, handed.unwrap_or_default()).await?;
             if handed.is_some() {

@@ -48,7 +48,7 @@ mod consumer;
 mod state;
 mod balances;
 mod upkeep;
-mod standing;
+mod positions;
 mod other_groups;
 mod gates;
 mod left_behind;
@@ -70,7 +70,7 @@ pub use left_behind::{LeftBehind, Past};
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use producer::{AppendLimits, Appended, EntryPosition, Producer, ReceivedPayment};
-pub use standing::{Position, Standing};
+pub use positions::GroupPosition;
 pub use state::{Kept, PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
@@ -80,7 +80,7 @@ use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 pub use safety::Unsafe;
-use shared::{Purpose, RESPONSE_TIMEOUT, SharedConnection, connection_config};
+use shared::{RESPONSE_TIMEOUT, SharedConnection, connection_config};
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
@@ -234,12 +234,12 @@ impl Streams {
         Ok(connection)
     }
 
-    async fn shared_for(&self, purpose: Purpose) -> Result<SharedConnection, Error> {
+    async fn shared_for(&self, append_deadline: Option<Duration>) -> Result<SharedConnection, Error> {
         let name = format!("{}:shared", self.keys.prefix());
-        SharedConnection::connect(self.client.clone(), name, purpose, self.insists_on_safety).await
+        SharedConnection::connect(self.client.clone(), name, append_deadline, self.insists_on_safety).await
     }
 
     async fn shared(&self) -> Result<SharedConnection, Error> {
-        self.shared_for(Purpose::Other).await
+        self.shared_for(None).await
     }
 }

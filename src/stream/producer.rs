@@ -27,7 +27,7 @@ use super::{
     lineage::{self, KnownSequences},
     scripts,
     server::Primary,
-    shared::{Purpose, ServerLine, SharedConnection},
+    shared::{ServerLine, SharedConnection},
     wire,
 };
 use crate::{
@@ -102,8 +102,7 @@ impl Producer {
     pub(super) async fn connect(streams: &Streams, limits: AppendLimits) -> Result<Self, Error> {
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
-            let purpose = Purpose::Append { deadline: limits.deadline };
-            connections.push(streams.shared_for(purpose).await?);
+            connections.push(streams.shared_for(Some(limits.deadline)).await?);
         }
         Ok(Self {
             connections: connections.into(),

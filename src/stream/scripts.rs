@@ -25,13 +25,13 @@ pub(super) static LINEAGE: Lua = Lua::new(&[LOSING, include_str!("lua/lineage.lu
 pub(super) static LOSE: Lua = Lua::new(&[LOSING, include_str!("lua/lose.lua")]);
 pub(super) static MIRROR: Lua = Lua::new(&[include_str!("lua/mirror.lua")]);
 pub(super) static PASSED: Lua = Lua::new(&[include_str!("lua/passed.lua")]);
+pub(super) static POSITIONS: Lua = Lua::new(&[COUNTING, include_str!("lua/positions.lua")]);
 pub(super) static RAISE_IDS: Lua = Lua::new(&[include_str!("lua/raise_ids.lua")]);
 pub(super) static RECLAIM: Lua = Lua::new(&[include_str!("lua/reclaim.lua")]);
 pub(super) static REMOVE: Lua = Lua::new(&[COUNTING, include_str!("lua/remove.lua")]);
 pub(super) static REOPEN: Lua = Lua::new(&[LOSING, include_str!("lua/reopen.lua")]);
 pub(super) static SETTLING_BEGIN: Lua = Lua::new(&[include_str!("lua/settling_begin.lua")]);
 pub(super) static SETTLING_END: Lua = Lua::new(&[include_str!("lua/settling_end.lua")]);
-pub(super) static STANDING: Lua = Lua::new(&[COUNTING, include_str!("lua/standing.lua")]);
 pub(super) static TAKE: Lua = Lua::new(&[include_str!("lua/take.lua")]);
 pub(super) static TRIM: Lua = Lua::new(&[include_str!("lua/trim.lua")]);
 
@@ -44,12 +44,12 @@ pub(super) static OF_A_LANE: [&Lua; 14] = [
     &LOSE,
     &MIRROR,
     &PASSED,
+    &POSITIONS,
     &RAISE_IDS,
     &RECLAIM,
     &REOPEN,
     &SETTLING_BEGIN,
     &SETTLING_END,
-    &STANDING,
     &TAKE,
 ];
 

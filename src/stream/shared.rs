@@ -38,15 +38,6 @@ pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionCo
         .set_response_timeout(Some(response_timeout))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// Payments: the server must keep what it acknowledges.
-    Append {
-        deadline: Duration,
-    },
-    Other,
-}
-
 #[derive(Clone)]
 pub(super) struct SharedConnection(Arc<Reconnecting>);
 
@@ -78,20 +69,20 @@ impl ServerLine {
 }
 
 impl SharedConnection {
+    /// A connection for payments has the deadline of an append, and refuses a server that
+    /// does not keep what it acknowledges.
     pub(super) async fn connect(
         client: Client,
         name: String,
-        purpose: Purpose,
+        append_deadline: Option<Duration>,
         insists_on_safety: bool,
     ) -> Result<Self, Error> {
-        let (response_timeout, appends) = match purpose {
-            Purpose::Append { deadline } => (APPEND_TIMEOUT.min(deadline / 2), true),
-            Purpose::Other => (RESPONSE_TIMEOUT, false),
-        };
+        let response_timeout =
+            append_deadline.map_or(RESPONSE_TIMEOUT, |deadline| APPEND_TIMEOUT.min(deadline / 2));
         let place = Reconnecting {
             client,
             response_timeout,
-            insists_on_safety: appends && insists_on_safety,
+            insists_on_safety: append_deadline.is_some() && insists_on_safety,
             name,
             line: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(None),

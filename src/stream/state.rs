@@ -5,17 +5,17 @@
 use redis::{Pipeline, RedisResult, Value};
 
 use super::{
-    Consumer, Error, GROUP, History, Position,
+    Consumer, Error, GROUP, GroupPosition, History,
     lineage::HOLE,
     replies::{self, Entry},
-    scripts, standing, wire,
+    positions, scripts, wire,
 };
 use crate::domain::{Delivery, Fence, StreamId};
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PartitionState {
     /// Where our group stands; nothing when it, or the stream, is gone.
-    pub position: Option<Position>,
+    pub position: Option<GroupPosition>,
     /// The last sequence that was given out; nothing when its state was found
     /// to be lost.
     pub sequence: Option<i64>,
@@ -35,7 +35,7 @@ pub struct Remains {
 
 /// How a partition goes on that was closed.
 #[derive(Clone, Copy, Debug)]
-pub struct Reopening {
+pub struct Reopening<'a> {
     /// The ledger's cursor: a stream or a group that is missing begins behind it.
     pub cursor: StreamId,
     /// A group that is there goes back to the cursor.
@@ -45,8 +45,8 @@ pub struct Reopening {
     /// The last sequence that is kept, where any may be lost: gateways compare
     /// again what they know.
     pub kept: Option<i64>,
-    /// First and last sequence that are lost; their references are forgotten.
-    pub lost: Option<(i64, i64)>,
+    /// First and last sequences that are lost; their references are accepted again.
+    pub lost: &'a [(i64, i64)],
 }
 
 /// What is kept of a partition after the last entry that the ledger knows.
@@ -61,10 +61,10 @@ pub enum Kept {
 impl Consumer {
     pub async fn states(&mut self, fences: &[Fence]) -> Result<Vec<PartitionState>, Error> {
         let mut pipeline = Pipeline::with_capacity(1 + 2 * fences.len());
-        scripts::STANDING.load_in(&mut pipeline);
+        scripts::POSITIONS.load_in(&mut pipeline);
         for fence in fences {
             let stream = self.keys.stream(fence.partition);
-            pipeline.add_command(standing::command(stream, Some(GROUP)));
+            pipeline.add_command(positions::command(stream, Some(GROUP)));
             pipeline.cmd("MGET").arg(self.keys.sequence(fence.partition));
             pipeline.arg(self.keys.lineage(fence.partition));
             pipeline.arg(self.keys.lost(fence.partition));
@@ -74,12 +74,12 @@ impl Consumer {
         let mut replies = replies.into_iter().skip(1);
         let mut states = Vec::with_capacity(fences.len());
         for fence in fences {
-            let (Some(standing), Some(values)) = (replies.next(), replies.next()) else {
-                return Err(Error::Shape("standing"));
+            let (Some(position), Some(values)) = (replies.next(), replies.next()) else {
+                return Err(Error::Shape("a group's position"));
             };
             let (counter, lineage, lost): (Option<String>, Option<String>, Option<String>) =
                 redis::from_redis_value(values?)?;
-            let position = match standing::our_position(&self.keys, fence.partition, standing) {
+            let position = match positions::our_position(&self.keys, fence.partition, position) {
                 Err(Error::StateLost(_)) => None,
                 position => Some(position?),
             };
@@ -125,7 +125,7 @@ impl Consumer {
         &mut self,
         fence: Fence,
         remains: Remains,
-        reopening: Reopening,
+        reopening: Reopening<'_>,
     ) -> Result<(), Error> {
         let Reopening { cursor, sets_back, sequence, kept, lost } = reopening;
         let raises = remains.last_id < cursor;
@@ -147,7 +147,7 @@ impl Consumer {
         });
         command.arg(sequence).arg(&self.server.identity);
         command.arg(kept.map_or_else(String::new, |kept| kept.to_string()));
-        if let Some((first, last)) = lost {
+        for (first, last) in lost {
             command.arg(first).arg(last);
         }
         Ok(command.exec_async(&mut self.reader).await?)

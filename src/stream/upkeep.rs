@@ -9,8 +9,8 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, Keys, Standing, replies::Entry, scripts, server, shared::SharedConnection,
-    standing,
+    Error, GROUP, GroupPosition, Keys, positions, replies::Entry, scripts, server,
+    shared::SharedConnection,
 };
 use crate::domain::{Reference, StreamId};
 
@@ -113,15 +113,12 @@ impl Upkeep {
             pipeline.cmd("XLEN").arg(self.keys.stream(partition));
         }
         let lengths: Vec<i64> = pipeline.query_async(&mut connection).await?;
-        let standings = standing::ours(&self.keys, &mut connection).await?;
-        let depth = |(length, standing): (i64, Standing)| Depth {
-            partition: standing.partition,
-            length,
-            lag: standing.lag,
-            pending: standing.pending,
-            oldest_waiting: standing.oldest_waiting,
+        let positions = positions::ours(&self.keys, &mut connection).await?;
+        let depth = |(length, position): (i64, GroupPosition)| {
+            let GroupPosition { partition, lag, pending, oldest_waiting, .. } = position;
+            Depth { partition, length, lag, pending, oldest_waiting }
         };
-        Ok(lengths.into_iter().zip(standings).map(depth).collect())
+        Ok(lengths.into_iter().zip(positions).map(depth).collect())
     }
 
     /// Whom Redis was last told to own each partition. The ledger holds the truth:
@@ -135,8 +132,8 @@ impl Upkeep {
     }
 
     /// Where every group stands on every partition, ours and others'.
-    pub async fn standings(&self) -> Result<Vec<Standing>, Error> {
-        standing::all(&self.keys, &mut self.connection.clone()).await
+    pub async fn standings(&self) -> Result<Vec<GroupPosition>, Error> {
+        positions::all(&self.keys, &mut self.connection.clone()).await
     }
 
     /// What the streams take of Redis's memory, in bytes, about.

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use redis::Pipeline;
 
-use super::{Error, GROUP, Standing, Streams, Unsafe, safety, server, standing};
+use super::{Error, GROUP, GroupPosition, Streams, Unsafe, positions, safety, server};
 
 /// How often the way there is measured; the quickest counts.
 const PINGS: usize = 3;
@@ -75,23 +75,23 @@ impl Streams {
     }
 
     /// What there is of each partition, and where every group stands on it.
-    pub async fn presence(&self) -> Result<Vec<(Presence, Vec<Standing>)>, Error> {
+    pub async fn presence(&self) -> Result<Vec<(Presence, Vec<GroupPosition>)>, Error> {
         let mut connection = self.connect("doctor").await?;
         let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
             lengths.cmd("XLEN").arg(self.keys.stream(partition));
         }
         let lengths: Vec<i64> = lengths.query_async(&mut connection).await?;
-        let standings = standing::on_each(&self.keys, &mut connection).await?;
-        let one = |((partition, length), standings): ((u16, i64), Result<Vec<Standing>, _>)| {
-            let (stream, standings) = match standings {
+        let positions = positions::on_each(&self.keys, &mut connection, None).await?;
+        let one = |((partition, length), positions): ((u16, i64), Result<Vec<GroupPosition>, _>)| {
+            let (stream, positions) = match positions {
                 Err(Error::StateLost(_)) => (false, Vec::new()),
-                standings => (true, standings?),
+                positions => (true, positions?),
             };
-            let group = standings.iter().any(|one| one.group == GROUP);
-            Ok((Presence { partition, stream, group, length }, standings))
+            let group = positions.iter().any(|one| one.group == GROUP);
+            Ok((Presence { partition, stream, group, length }, positions))
         };
-        (0..).zip(lengths).zip(standings).map(one).collect()
+        (0..).zip(lengths).zip(positions).map(one).collect()
     }
 
     /// Whether Redis is on this machine, as far as its address tells.

@@ -47,7 +47,7 @@ pub(super) async fn recover(
         // The entries are all there; only how far we had read them is gone.
         let cursor = begin_at(link, fence).await?;
         let sequence = remains.counted;
-        let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: None };
+        let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: &[] };
         link.consumer.reopen(fence, remains, reopening).await?;
         error!(partition, %cursor, "our group was gone; created again behind what is settled");
         return Ok(remains.counted);
@@ -60,7 +60,7 @@ pub(super) async fn recover(
         sets_back: false,
         sequence,
         kept: Some(resumption.kept()),
-        lost: resumption.lost,
+        lost: resumption.lost.as_slice(),
     };
     link.consumer.reopen(fence, remains, reopening).await?;
     let (lost_first, lost_last) = resumption.lost.unzip();
@@ -107,7 +107,7 @@ pub(super) async fn note(
     let Fence { partition, .. } = fence;
     let History { holes: jumps, lost } = &state.history;
     let takeovers =
-        Takeovers { jumps, lost, handed: state.position.map(|position| position.last_id) };
+        Takeovers { jumps, lost, handed: state.position.as_ref().map(|position| position.last_id) };
     let lost = link.writer.note_takeovers(fence, takeovers).await?;
     for (lost_first, lost_last) in lost {
         error!(
@@ -123,16 +123,16 @@ pub(super) async fn note(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::Position;
+    use crate::stream::GroupPosition;
 
     #[test]
     fn a_partition_is_lost_when_it_is_gone_or_has_gone_back() {
-        let position = Some(Position { last_id: Default::default(), lag: 0, pending: 0 });
+        let position = Some(GroupPosition::default());
         let state =
             |position, sequence| PartitionState { position, sequence, ..PartitionState::default() };
-        assert_eq!(finding(&state(position, Some(7)), 7), None);
-        assert_eq!(finding(&state(position, Some(8)), 7), None);
-        for lost in [state(None, Some(7)), state(position, Some(6)), state(position, None)] {
+        assert_eq!(finding(&state(position.clone(), Some(7)), 7), None);
+        assert_eq!(finding(&state(position.clone(), Some(8)), 7), None);
+        for lost in [state(None, Some(7)), state(position.clone(), Some(6)), state(position, None)] {
             assert!(finding(&lost, 7).is_some(), "{lost:?}");
         }
     }

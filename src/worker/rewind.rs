@@ -19,9 +19,9 @@ use super::{
     settle::Link,
 };
 use crate::{
-    domain::Fence,
+    domain::{Fence, StreamId},
     ledger::{Cursor, LaneWriter, Rewound},
-    stream::{self, Consumer, Kept, Reopening},
+    stream::{self, Consumer, GroupPosition, Kept, Reopening},
 };
 
 /// Compares where our group stands with the ledger, and sets it back where the
@@ -39,20 +39,20 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
             continue;
         };
         // A group that is gone is brought back at the cursor.
-        let Some(position) = state.position else { continue };
-        if position.last_id <= cursor.reached {
-            if position.last_id < cursor.reached {
+        let Some(GroupPosition { last_id, .. }) = state.position else { continue };
+        if last_id <= cursor.reached {
+            if last_id < cursor.reached {
                 note_twice(link, *fence, *cursor, held.sequence).await?;
                 behind.push((fence.partition, cursor.reached));
             }
             continue;
         }
-        let kept = link.consumer.passed(*fence, cursor.reached, position.last_id).await?;
+        let kept = link.consumer.passed(*fence, cursor.reached, last_id).await?;
         if let Some(kept) = kept {
             // Where sequences jumped, the ledger may have forgotten.
             recovery::note(link, *fence, &state).await?;
             let known = held.sequence.max(state.sequence.unwrap_or(0));
-            held.sequence = rewind(link, *fence, *cursor, (position, kept), known).await?;
+            held.sequence = rewind(link, *fence, *cursor, (last_id, kept), known).await?;
             (held.suspects, held.retry_at) = (None, None);
             held.phase = Phase::Reclaiming(None);
         }
@@ -99,32 +99,29 @@ async fn rewind(
     link: &mut Link,
     fence: Fence,
     cursor: Cursor,
-    (position, kept): (stream::Position, Kept),
+    (acknowledged, kept): (StreamId, Kept),
     known: i64,
 ) -> Result<i64, Error> {
     let partition = fence.partition;
     let remains = link.consumer.close(fence).await?;
     let given = known.max(remains.counted);
     let (gone_to, back_to) = match kept {
-        Kept::Nothing => (given, position.last_id),
+        Kept::Nothing => (given, acknowledged),
         Kept::From(first) => {
             let first = first.filter(|first| *first <= given);
             (first.map_or(cursor.sequence, |first| first - 1), cursor.reached)
         }
     };
-    let acknowledged = position.last_id;
     let detail = format!(
         "PostgreSQL went back to sequence {} (a promoted standby, or a restored backup) although \
          entries up to {acknowledged} were settled, and these were not in the stream any more",
         cursor.sequence
     );
-    let passed = (kept == Kept::Nothing).then_some(position.last_id);
+    let passed = (kept == Kept::Nothing).then_some(acknowledged);
     let rewound = Rewound { settled: cursor.sequence, gone_to, passed, detail: &detail };
     let lost = link.writer.note_rewound(fence, rewound).await?;
-    let told: Vec<_> = lost.iter().map(|(first, last)| (partition, *first, *last)).collect();
-    link.consumer.lose(&told).await?;
     let reopening =
-        Reopening { cursor: back_to, sets_back: true, sequence: given, kept: None, lost: None };
+        Reopening { cursor: back_to, sets_back: true, sequence: given, kept: None, lost: &lost };
     link.consumer.reopen(fence, remains, reopening).await?;
     error!(
         partition,

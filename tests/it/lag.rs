@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use paystream::stream::Standing;
+use paystream::stream::GroupPosition;
 
 use crate::prelude::*;
 
@@ -141,7 +141,7 @@ async fn what_waits_is_counted_from_sequences() {
     let url = config.store.redis_url().unwrap();
     let streams = Streams::new(url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     let upkeep = streams.upkeep().await.unwrap();
-    let ours = async || -> Standing {
+    let ours = async || -> GroupPosition {
         upkeep.standings().await.unwrap().into_iter().find(|one| one.partition == 0).unwrap()
     };
     let add = async |id: &str, sequence: &str| {

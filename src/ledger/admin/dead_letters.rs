@@ -11,8 +11,9 @@ use super::{
 use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
     ledger::{
-        Error, lookups,
-        rows::Cursors,
+        Error,
+        cursors::Cursors,
+        lookups,
         settling::{self, Settling, decided},
     },
 };

@@ -1,7 +1,7 @@
 //! What the ledger remembers of one payment and of one partition: rows, owners,
 //! attempts. Never changes anything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -10,7 +10,7 @@ use sqlx::{FromRow, Row, postgres::PgRow};
 use super::AdminStore;
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{Error, lookups},
+    ledger::{Attempt, Error, lookups},
 };
 
 /// Attempts that are looked through for one entry.
@@ -42,20 +42,13 @@ pub struct AttemptRow {
     pub at: DateTime<Utc>,
 }
 
-/// What is being tried on a partition now.
-#[derive(Clone, Debug, FromRow)]
-pub struct TrialRow {
+/// The attempt under way on a partition.
+#[derive(FromRow)]
+struct PartitionAttempt {
     #[sqlx(try_from = "i32")]
-    pub partition: u16,
-    #[sqlx(try_from = "String", rename = "first_stream_id")]
-    pub first: StreamId,
-    #[sqlx(try_from = "String", rename = "last_stream_id")]
-    pub last: StreamId,
-    /// Attempts so far, the one under way included.
-    #[sqlx(try_from = "i32")]
-    pub attempts: u32,
-    /// What the last one ended with; nothing while one is under way.
-    pub error: Option<String>,
+    partition: u16,
+    #[sqlx(flatten)]
+    attempt: Attempt,
 }
 
 /// A row of the ledger, whatever table it is in.
@@ -114,13 +107,14 @@ impl AdminStore {
         Ok(rows.into_iter().rev().filter(covers).collect())
     }
 
-    /// What is being tried now, on all partitions.
-    pub async fn trials(&self) -> Result<Vec<TrialRow>, Error> {
+    /// Attempts under way, by partition.
+    pub async fn attempts_now(&self) -> Result<BTreeMap<u16, Attempt>, Error> {
         let rows = sqlx::query_as(
             "select partition, first_stream_id, last_stream_id, attempts, error
-             from partition_trials order by partition",
+             from partition_trials",
         );
-        Ok(rows.fetch_all(&self.pool).await?)
+        let rows: Vec<PartitionAttempt> = rows.fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|row| (row.partition, row.attempt)).collect())
     }
 
     /// Who owned a partition under an epoch.

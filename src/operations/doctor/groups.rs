@@ -107,7 +107,7 @@ mod tests {
         domain::StreamId,
         ledger::GroupRow,
         operations::{Severity::Good, groups::groups},
-        stream::{GROUP, Standing},
+        stream::{GROUP, GroupPosition},
     };
 
     fn now() -> DateTime<Utc> {
@@ -124,13 +124,14 @@ mod tests {
     }
 
     /// A group whose next entry is of this second.
-    fn standing(partition: u16, group: &str, second: u64, lag: i64) -> Standing {
+    fn standing(partition: u16, group: &str, second: u64, lag: i64) -> GroupPosition {
         let id = StreamId { milliseconds: second * 1000, number: 0 };
         let oldest_waiting = (lag > 0).then_some(id);
-        Standing { partition, group: group.to_owned(), lag, pending: 0, oldest_waiting, floor: id }
+        let group = group.to_owned();
+        GroupPosition { partition, group, lag, oldest_waiting, floor: id, ..Default::default() }
     }
 
-    fn found(registered: &[GroupRow], standings: &[Standing]) -> Vec<Finding> {
+    fn found(registered: &[GroupRow], standings: &[GroupPosition]) -> Vec<Finding> {
         judge(&groups(registered.to_vec(), standings.to_vec(), 2, now()), now())
     }
 

@@ -32,7 +32,7 @@ use crate::{
     config::ServeConfig,
     ledger::{CursorRow, Error as LedgerError, GroupRow, Symptoms, Vitals},
     operations::{groups::groups, shapes::last_owners},
-    stream::{Presence, RedisVitals, Standing, Streams},
+    stream::{Presence, RedisVitals, GroupPosition, Streams},
 };
 
 /// Between two looks at whether a worker gets on with what waits.
@@ -132,7 +132,7 @@ impl Operations {
 
     /// What there is of each partition, and where every group stands; nobody
     /// stands anywhere while a stream or our group is missing.
-    async fn look_at_streams(&self) -> Result<(Vec<Presence>, Vec<Standing>), Error> {
+    async fn look_at_streams(&self) -> Result<(Vec<Presence>, Vec<GroupPosition>), Error> {
         let (presence, mut standings): (Vec<_>, Vec<_>) =
             self.streams.presence().await?.into_iter().unzip();
         if !presence.iter().all(|one| one.stream && one.group) {

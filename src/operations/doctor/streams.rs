@@ -12,7 +12,7 @@ use crate::{
         finding::{self as kind, Finding, Kind},
         shapes::span,
     },
-    stream::{GROUP, KEPT_MAX, Presence, RedisVitals, Standing},
+    stream::{GROUP, KEPT_MAX, Presence, RedisVitals, GroupPosition},
 };
 
 /// Slower than this is no network of one place, or an overloaded machine.
@@ -108,12 +108,12 @@ pub(super) fn missing(presence: &[Presence]) -> [Finding; 2] {
 
 /// What waits in the streams for our group.
 pub(super) fn waiting(
-    standings: &[Standing],
+    standings: &[GroupPosition],
     presence: &[Presence],
     backlog_max: Option<u32>,
     now: DateTime<Utc>,
 ) -> Vec<Finding> {
-    let ours: Vec<&Standing> = standings.iter().filter(|one| one.group == GROUP).collect();
+    let ours: Vec<&GroupPosition> = standings.iter().filter(|one| one.group == GROUP).collect();
     let lagging = late(
         kind::WAITING,
         &ours,
@@ -149,16 +149,16 @@ pub(super) fn without_ledger(finding: Finding) -> Finding {
 }
 
 /// Partitions in which an entry has waited for long.
-pub(super) fn waiting_long(standings: &[Standing], now: DateTime<Utc>) -> Vec<u16> {
+pub(super) fn waiting_long(standings: &[GroupPosition], now: DateTime<Utc>) -> Vec<u16> {
     let ours = standings.iter().filter(|one| one.group == GROUP);
     ours.filter(|one| age(one, now) > OLD).map(|one| one.partition).collect()
 }
 
-fn age(standing: &Standing, now: DateTime<Utc>) -> Duration {
+fn age(standing: &GroupPosition, now: DateTime<Utc>) -> Duration {
     Duration::from_secs(standing.oldest_waiting.map_or(0, |id| id.age_seconds(now)))
 }
 
-fn backlog(ours: &[&Standing], presence: &[Presence], backlog_max: Option<u32>) -> Finding {
+fn backlog(ours: &[&GroupPosition], presence: &[Presence], backlog_max: Option<u32>) -> Finding {
     let max = backlog_max.map_or(i64::MAX / 100, i64::from);
     let nearly = |count: i64, max: i64| count >= max.saturating_mul(BACKLOG_CRITICAL) / 100;
     let full = |partition: u16, sentence: String, advice: &str| {
@@ -195,8 +195,8 @@ fn backlog(ours: &[&Standing], presence: &[Presence], backlog_max: Option<u32>) 
 
 fn late(
     kind: Kind,
-    ours: &[&Standing],
-    is_meant: fn(&Standing) -> bool,
+    ours: &[&GroupPosition],
+    is_meant: fn(&GroupPosition) -> bool,
     now: DateTime<Utc>,
     sentence: impl Fn(String, &str) -> String,
 ) -> Finding {
@@ -289,16 +289,17 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::days(2)
     }
 
-    fn standing(partition: u16, age_seconds: i64, lag: i64, pending: i64) -> Standing {
+    fn standing(partition: u16, age_seconds: i64, lag: i64, pending: i64) -> GroupPosition {
         let at = (now() - TimeDelta::seconds(age_seconds)).timestamp_millis();
         let id = StreamId { milliseconds: u64::try_from(at).unwrap(), number: 0 };
-        Standing {
+        GroupPosition {
             partition,
             group: GROUP.to_owned(),
             lag,
             pending,
             oldest_waiting: (lag + pending > 0).then_some(id),
             floor: id,
+            last_id: id,
         }
     }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{Act, Action, shapes::span};
 use crate::{
     domain::StreamId,
-    ledger::{LockHolder, TrialRow},
+    ledger::{Attempt, LockHolder},
 };
 
 /// A worker beats five times within its lease; silence for two beats is worth a
@@ -53,7 +53,7 @@ pub(super) struct InLedger<'a> {
     /// How many other workers live.
     pub(super) others_alive: usize,
     /// What is being tried on its partition.
-    pub(super) trial: Option<&'a TrialRow>,
+    pub(super) trial: Option<&'a Attempt>,
     /// What somebody else has locked that its partition needs, and who.
     pub(super) lock: Option<(String, &'a LockHolder)>,
 }
@@ -136,7 +136,7 @@ impl Situation<'_> {
         }
         if let Some(trial) = ledger.trial {
             if (trial.first..=trial.last).contains(&self.id) {
-                return Self::tried(trial, owner);
+                return self.tried(trial, owner);
             }
             if trial.first < self.id {
                 let sentence = format!(
@@ -172,7 +172,7 @@ impl Situation<'_> {
         verdict("owner_silent", sentence, self.partition, actions)
     }
 
-    fn tried(trial: &TrialRow, owner: &OwnerLease<'_>) -> Verdict {
+    fn tried(&self, trial: &Attempt, owner: &OwnerLease<'_>) -> Verdict {
         let of = format!("{} of {} attempts", trial.attempts, owner.attempts_max);
         let sentence = match &trial.error {
             None if trial.attempts <= 1 => {
@@ -188,7 +188,7 @@ impl Situation<'_> {
                  goes on"
             ),
         };
-        verdict("poison", sentence, trial.partition, &[JUST_WAIT, ONCE_DEAD])
+        verdict("poison", sentence, self.partition, &[JUST_WAIT, ONCE_DEAD])
     }
 
     /// The owner lives and nothing is wrong with the entry.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{InLedger, OwnerLease, Situation, Verdict};
 use crate::{
     domain::StreamId,
-    ledger::{LockHolder, TrialRow},
+    ledger::{Attempt, LockHolder},
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -19,9 +19,9 @@ fn owner(name: &str, silence_ms: u64) -> Option<OwnerLease<'_>> {
     Some(OwnerLease { name, silence, lease: LEASE, attempts_max: 5 })
 }
 
-fn trial(first: u64, last: u64, attempts: u32, error: Option<&str>) -> TrialRow {
+fn trial(first: u64, last: u64, attempts: u32, error: Option<&str>) -> Attempt {
     let error = error.map(str::to_owned);
-    TrialRow { partition: 7, first: id(first), last: id(last), attempts, error }
+    Attempt { first: id(first), last: id(last), attempts, error }
 }
 
 /// Entry 100 of partition 7, handed to `ada`, who owns the partition and lives.

@@ -7,8 +7,8 @@
 --       it or "back" if the group must be set back to it, so that what is pending after it
 --       is handed out again with the rest, in stream order; sequence to go on behind,
 --       identity of the server, the last sequence
---       that is kept if any may be lost or nothing, [first and last sequence that
---       are lost]
+--       that is kept if any may be lost or nothing, first and last sequence of each
+--       range that is lost
 -- Where sequences may be lost, another lineage begins, so that gateways compare
 -- again what they know to have been given out.
 -- PERSIST comes first because it is allowed at maxmemory and makes what follows
@@ -31,7 +31,7 @@ if ARGV[5] == 'back' then
     for _, delivery in ipairs(pending) do redis.call('XACK', KEYS[1], ARGV[1], delivery[1]) end
   end
 end
-if ARGV[9] then note_lost(KEYS[4], ARGV[9], ARGV[10]) end
+for i = 9, #ARGV, 2 do note_lost(KEYS[4], ARGV[i], ARGV[i + 1]) end
 if ARGV[8] ~= '' then
   local line = string.format('%s %s %.0f\n', ARGV[7], ARGV[8], tonumber(ARGV[6]) + 1)
   if redis.call('GETRANGE', KEYS[5], -#line, -1) ~= line then

@@ -1,4 +1,4 @@
--- Tells where consumer groups stand on a stream.
+-- Positions of the consumer groups of a stream.
 --
 -- KEYS  stream
 -- ARGV  [the only group to look at]
