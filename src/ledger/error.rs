@@ -10,7 +10,7 @@ pub enum Error {
     Fenced,
     /// Another transaction used a reference or moved an account meanwhile;
     /// nothing was changed, and deciding again will see it.
-    #[error("another transaction was faster")]
+    #[error("a concurrent transaction changed the same rows")]
     Raced,
     /// The number of partitions was changed since the process started; nothing
     /// was changed.
@@ -20,22 +20,22 @@ pub enum Error {
     #[error("postgresql is not available")]
     Outage(#[source] Cause),
     /// Another session has locked what is needed. Says nothing of PostgreSQL.
-    #[error("another session has locked what this one needs")]
+    #[error("another database session holds a lock that this one needs")]
     Locked(#[source] Cause),
     /// PostgreSQL is there and ended a statement, because it took too long.
-    #[error("postgresql ended a statement: it is slow, or something is locked")]
+    #[error("postgresql ended a statement at its timeout: it is slow, or rows are locked")]
     Slow(#[source] Cause),
     /// Every connection is in use, and none came free in time. Says nothing of
     /// PostgreSQL.
     #[error("every connection to postgresql is in use")]
     Busy,
     /// PostgreSQL refused these very values, or a rule of the database did.
-    #[error("postgresql refused it")]
+    #[error("postgresql refused the values")]
     Refused(#[source] Cause),
     /// PostgreSQL refused, or answered what we do not understand.
     #[error("postgresql answered unexpectedly")]
     Unexpected(#[source] Cause),
-    #[error("deciding panicked: {0}")]
+    #[error("settling panicked: {0}")]
     Panicked(String),
     /// An account's version is not the last of its statement, so that every change of it
     /// loses its race.
@@ -45,7 +45,7 @@ pub enum Error {
     )]
     Damaged { customer: String, version: i64, last: i64 },
     /// A stored value is not one that we ever write.
-    #[error("the ledger holds a {0} that cannot be")]
+    #[error("the ledger holds an invalid {0}")]
     Corrupt(&'static str),
     #[error("{0}")]
     Schema(String),

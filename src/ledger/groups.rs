@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgPool};
-use tokio::time::timeout;
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 
-use super::{Error, QUERY_TIMEOUT, lookups};
+use super::{
+    Error, QUERY_TIMEOUT,
+    cursors::{CURSORS, PartitionCursor},
+    in_time,
+};
 use crate::domain::StreamId;
 
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -37,29 +40,16 @@ impl Groups {
         let rows = sqlx::query_as(
             "select name, starts_from, note, registered_at from consumer_groups order by name",
         );
-        // PostgreSQL may be gone without a word; the pool then connects anew.
-        let rows = timeout(QUERY_TIMEOUT, rows.fetch_all(&self.pool)).await;
-        Ok(rows.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+        in_time(QUERY_TIMEOUT, rows.fetch_all(&self.pool)).await
     }
 
     /// The highest entry of each partition whose fate the ledger knows, in a
     /// generation of the topology.
     pub async fn reached(&self, generation: i32) -> Result<BTreeMap<u16, StreamId>, Error> {
-        let rows: Vec<(i32, String)> = timeout(
-            QUERY_TIMEOUT,
-            sqlx::query_as(
-                "select partition, reached_stream_id from partition_owners where generation = $1",
-            )
-            .bind(generation)
-            .fetch_all(&self.pool),
-        )
-        .await
-        .unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-        let reached = |(partition, id): (i32, String)| {
-            let partition = lookups::partition(partition)?;
-            Ok((partition, id.parse().map_err(|_| Error::Corrupt("stream id"))?))
-        };
-        rows.into_iter().map(reached).collect()
+        let rows = sqlx::query_as(AssertSqlSafe(format!("{CURSORS} where generation = $1")));
+        let rows = in_time(QUERY_TIMEOUT, rows.bind(generation).fetch_all(&self.pool)).await?;
+        let reached = |row: PartitionCursor| (row.partition, row.cursor.reached);
+        Ok(rows.into_iter().map(reached).collect())
     }
 }
 

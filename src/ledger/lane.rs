@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::time::timeout;
 
-use super::{ACQUIRE_TIMEOUT, BY_KEY, Error, lock_wait};
+use super::{ACQUIRE_TIMEOUT, BY_KEY, Error, in_time, lock_wait};
 
 /// The half of the ledger that a worker is handed; connects lanes.
 #[derive(Clone)]
@@ -19,11 +18,11 @@ impl Writer {
     pub(super) fn new(options: PgConnectOptions, worker: &str, batch_deadline: Duration) -> Self {
         let deadline = batch_deadline.as_millis();
         let options = options.application_name(&format!("paystream {worker}")).options([
-            // A frozen worker must not hold its fence rows.
+            // A frozen worker must not hold its fence rows,
             ("statement_timeout", deadline.to_string()),
             lock_wait(batch_deadline),
             ("idle_in_transaction_session_timeout", deadline.to_string()),
-            // Nor one that is gone without a word: its session ends in 10 s.
+            // nor one that vanished: its session ends in 10 s.
             ("tcp_keepalives_idle", "4".to_owned()),
             ("tcp_keepalives_interval", "2".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
@@ -34,8 +33,8 @@ impl Writer {
     }
 
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
-        let connecting = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&self.options)).await;
-        let connection = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        let connecting = PgConnection::connect_with(&self.options);
+        let connection = in_time(ACQUIRE_TIMEOUT, connecting).await?;
         Ok(LaneWriter { connection, worker: self.worker.clone() })
     }
 }

@@ -172,11 +172,18 @@ fn lock_wait(statement_timeout: Duration) -> (&'static str, String) {
     ("lock_timeout", (statement_timeout / LOCK_WAIT).as_millis().to_string())
 }
 
-/// Says why where it is not, as a pool does not.
+/// Connects once; a pool would only say that it had no connection in time.
 async fn reach(options: &PgConnectOptions) -> Result<(), Error> {
-    let connecting = timeout(REACH_TIMEOUT, PgConnection::connect_with(options));
-    let connection = connecting.await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-    // That it closes in an orderly way is of no interest.
+    let connection = in_time(REACH_TIMEOUT, PgConnection::connect_with(options)).await?;
+    // An error on closing does not matter.
     drop(connection.close().await);
     Ok(())
+}
+
+/// Bounds a question to PostgreSQL, which may be gone without closing its connections.
+async fn in_time<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    Ok(timeout(limit, asking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
 }

@@ -10,9 +10,8 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgRow},
     query::Query,
 };
-use tokio::time::timeout;
 
-use super::{Error, Ledger, lookups, cursors::columns};
+use super::{Error, Ledger, cursors::columns, in_time, lookups};
 use crate::domain::Fence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,8 +256,7 @@ impl Ownership {
             let answer = ask(&mut connection).await?;
             Ok((answer, connection))
         };
-        let ended = timeout(self.patience, asking).await;
-        let (answer, connection) = ended.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        let (answer, connection) = in_time(self.patience, asking).await?;
         self.connection = Some(connection);
         Ok(answer)
     }

@@ -227,7 +227,7 @@ mod tests {
     fn a_bug_that_shows_in_a_decision_is_the_deliverys_own_error() {
         assert_eq!(unpanicked(|| 7).unwrap(), 7);
         let error = unpanicked::<()>(|| panic!("on {}", 3)).map_err(Error::Panicked).unwrap_err();
-        assert_eq!(error.sentence(), "deciding panicked: on 3");
+        assert_eq!(error.sentence(), "settling panicked: on 3");
         assert!(error.is_of_a_delivery() && !error.is_outage());
         assert!(!Error::Raced.is_of_a_delivery());
     }

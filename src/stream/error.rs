@@ -15,9 +15,9 @@ pub enum Error {
     #[error("the partitions are closed while their number is changed")]
     Resizing,
     /// A partition's gate is not as it must be for this step.
-    #[error("the partitions' gates are not as they should be: {0}")]
+    #[error("unexpected gate of a partition: {0}")]
     Gate(String),
-    #[error("partition ownership is over: {0}")]
+    #[error("this worker no longer owns the partition: {0}")]
     Fenced(String),
     #[error("redis has no memory left for writes")]
     MemoryFull(#[source] RedisError),
@@ -33,7 +33,7 @@ pub enum Error {
     /// A search would have to read more entries than it may.
     #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
     SearchLimit(usize),
-    #[error("redis was not available for {0:?}")]
+    #[error("redis did not answer within {0:?}")]
     Deadline(std::time::Duration),
     /// Redis refused, or answered what we do not understand.
     #[error("redis answered unexpectedly")]

@@ -32,7 +32,7 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
         }
         None => {
             found.loses = Some(
-                "CONFIG GET is refused, so it cannot be seen whether this Redis keeps its data \
+                "CONFIG GET is refused, so the persistence of this Redis cannot be checked \
                  safe. Allow it for this user"
                     .to_owned(),
             );

@@ -145,7 +145,7 @@ fn read_sequence(text: &str) -> Option<i64> {
 fn decode_payment(json: &str) -> Result<Payment, String> {
     // Strings without escapes are borrowed; only a reference can have some.
     let v1: PaymentV1<'_> = serde_json::from_str(json)
-        .map_err(|error| format!("its payment is not as it should be: {error}"))?;
+        .map_err(|error| format!("its payment cannot be read: {error}"))?;
     let bad =
         |name: &str, invalid: crate::domain::Invalid| format!("its {name} {}", invalid.reason);
     Ok(Payment {
@@ -260,7 +260,7 @@ mod tests {
             "transaction_amount must not be negative",
         );
         check_unreadable(&good.replace("GIG00001", "GIG 00001"), "customer_id");
-        check_unreadable(&good.replace("{", "["), "payment is not as it should be");
+        check_unreadable(&good.replace("{", "["), "payment cannot be read");
         check_unreadable("hello\tworld", "no field v");
     }
 

@@ -87,26 +87,26 @@ metrics! {
     // The gateway.
     HTTP_DURATION = "http.server.request.duration", Histogram(SECONDS), "s",
         ["http.request.method", "http.route", "http.response.status_code"],
-        "How long requests took.";
+        "Duration of HTTP requests.";
     HTTP_ACTIVE = "http.server.active_requests", UpDownCounter, "{request}",
         ["http.request.method"],
-        "Requests under way.";
+        "HTTP requests in progress.";
     RECEIVED = "paystream.payments.received", Counter, "{payment}",
         ["paystream.outcome"],
-        "Payments that came over HTTP: accepted, duplicate, conflict, invalid, overloaded or error.";
+        "Payments received over HTTP: accepted, duplicate, conflict, invalid, overloaded or error.";
     SENT = "messaging.client.sent.messages", Counter, "{message}",
         ["messaging.destination.name", "messaging.operation.name", "messaging.system"],
         "Entries appended to the streams.";
     STREAM_DURATION = "messaging.client.operation.duration", Histogram(SECONDS), "s",
         ["messaging.destination.name", "messaging.operation.name", "messaging.system", "error.type"],
-        "How long Redis took: send, receive, ack.";
+        "Duration of Redis operations: send, receive, ack.";
     // The worker.
     CONSUMED = "messaging.client.consumed.messages", Counter, "{message}",
         ["messaging.destination.name", "messaging.operation.name", "messaging.system", "messaging.consumer.group.name"],
-        "Entries taken from the streams, those that came again included.";
+        "Entries taken from the streams, redelivered ones included.";
     PROCESS_DURATION = "messaging.process.duration", Histogram(SECONDS), "s",
         ["messaging.destination.name", "messaging.operation.name", "messaging.system", "messaging.consumer.group.name", "error.type"],
-        "How long settling a batch took, from taking it to acknowledging it.";
+        "Duration of settling a batch, from taking it to acknowledging it.";
     PROCESSED = "paystream.payments.processed", Counter, "{payment}",
         ["paystream.outcome"],
         "Payments that workers settled: applied, recorded, rejected, suspense, parked, conflict, duplicate, redelivered or dead_lettered.";
@@ -115,10 +115,10 @@ metrics! {
         "Money that workers applied to accounts, in hundredths.";
     END_TO_END = "paystream.payment.end_to_end.duration", Histogram(LONG_SECONDS), "s",
         [],
-        "From the gateway taking a payment to its commit in the ledger.";
+        "Time from receipt by the gateway to the commit in the ledger.";
     QUEUE_WAIT = "paystream.payment.wait.duration", Histogram(LONG_SECONDS), "s",
         [],
-        "From the gateway taking a payment to a worker taking it.";
+        "Time from receipt by the gateway to a worker taking the entry.";
     BATCH_SIZE = "paystream.batch.size", Histogram(SIZES), "{payment}",
         [],
         "Payments in one transaction.";
@@ -127,34 +127,34 @@ metrics! {
         "Batches tried again: redis_outage, postgresql_outage, locked, deadline, raced, entry, state_lost or unexpected.";
     REDELIVERIES = "paystream.redeliveries", Counter, "{message}",
         [],
-        "Entries that were taken before, by whomever, and came again.";
+        "Entries that were delivered again.";
     FENCED = "paystream.fenced.refusals", Counter, "{refusal}",
         [],
-        "Times that a worker was refused because it does not own a partition any more.";
+        "Refusals of a worker that no longer owns a partition.";
     MOVES = "paystream.partition.moves", Counter, "{move}",
         ["paystream.move"],
-        "Partitions that changed hands: acquired, released or lost.";
+        "Changes of partition owners: acquired, released or lost.";
     HELD = "paystream.partition.held", Gauge, "{partition}",
         ["paystream.partition", "paystream.worker"],
-        "1 while this worker serves the partition, and 0 once it does not any more.";
+        "1 while this worker serves the partition, 0 afterwards.";
     PROGRESS_AGE = "paystream.worker.progress.age", Gauge, "s",
         ["paystream.worker"],
-        "For how long the slowest lane has neither settled anything nor seen that nothing waits or that a store is away.";
+        "Time since the slowest lane last settled a batch, found nothing waiting, or found a store unavailable.";
     LEDGER_DURATION = "db.client.operation.duration", Histogram(SECONDS), "s",
         ["db.system.name", "db.operation.name", "error.type"],
-        "How long PostgreSQL took: a batch's transaction, or a query of the gateway.";
+        "Duration of PostgreSQL operations: a batch's transaction, or a query of the gateway.";
     POOL_CONNECTIONS = "db.client.connection.count", Gauge, "{connection}",
         ["db.client.connection.pool.name", "db.client.connection.state"],
         "Connections to PostgreSQL, used and idle.";
     POOL_MAX = "db.client.connection.max", Gauge, "{connection}",
         ["db.client.connection.pool.name"],
-        "Connections to PostgreSQL that there may be.";
+        "Maximum number of connections to PostgreSQL.";
     POOL_PENDING = "db.client.connection.pending_requests", Gauge, "{request}",
         ["db.client.connection.pool.name"],
         "Queries that wait for a connection.";
     POOL_WAIT = "db.client.connection.wait_time", Histogram(SECONDS), "s",
         ["db.client.connection.pool.name"],
-        "How long queries waited for a connection.";
+        "Time that queries waited for a connection.";
     CIRCUIT_OPEN = "paystream.circuit.open", Gauge, "{circuit}",
         ["paystream.dependency"],
         "1 while the circuit of redis or postgresql is open.";
@@ -173,10 +173,10 @@ metrics! {
         "Entries in the streams, settled ones included until they are trimmed.";
     QUEUE_OLDEST = "paystream.queue.oldest.age", Gauge, "s",
         ["messaging.destination.name", "messaging.consumer.group.name"],
-        "How long the first entry that is not settled has waited.";
+        "Age of the oldest entry that is not settled.";
     QUEUE_CONSUMERS = "paystream.queue.consumers", Gauge, "{worker}",
         ["messaging.destination.name", "messaging.consumer.group.name"],
-        "Workers whose lease runs.";
+        "Workers with a current lease.";
     DEAD_LETTERS = "paystream.queue.dead_letters", Gauge, "{message}",
         ["messaging.destination.name"],
         "Dead letters that wait for a decision.";
@@ -191,10 +191,10 @@ metrics! {
         "Entries of a partition taken and not acknowledged.";
     PARTITION_OLDEST = "paystream.partition.oldest.age", Gauge, "s",
         ["paystream.partition"],
-        "How long the first entry of a partition that is not settled has waited.";
+        "Age of the oldest entry of a partition that is not settled.";
     PARTITION_EPOCH = "paystream.partition.epoch", Gauge, "{epoch}",
         ["paystream.partition"],
-        "The ownership epoch of a partition; it rises by one with each change of hands.";
+        "Ownership epoch of a partition; rises by one with each change of owner.";
     OWNERLESS = "paystream.partitions.ownerless", Gauge, "{partition}",
         [],
         "Partitions without a living owner.";
@@ -203,25 +203,25 @@ metrics! {
         "Partitions of the topology.";
     SUSPENSE = "paystream.suspense.payments", Gauge, "{payment}",
         [],
-        "Payments of unknown customers, held.";
+        "Payments held for unknown customers.";
     CONFLICTS = "paystream.conflicts", Gauge, "{payment}",
         [],
-        "Payments under a used reference that nobody has dealt with.";
+        "Open conflicts: payments under a used reference with other content.";
     PARKED = "paystream.customers.parked", Gauge, "{customer}",
         [],
         "Customers whose payments wait behind a dead letter.";
     LOSSES = "paystream.losses", Gauge, "{loss}",
         [],
-        "Losses of Redis that nobody has dealt with.";
+        "Open losses: sequences that Redis or PostgreSQL has lost.";
     TRIM_AGE = "paystream.trim.floor.age", Gauge, "s",
         [],
-        "How old the oldest entry is that the streams still keep.";
+        "Age of the oldest entry in the streams.";
     REDIS_USED = "paystream.redis.memory.used", Gauge, "By",
         [],
-        "Memory that Redis uses.";
+        "Memory used by Redis.";
     REDIS_LIMIT = "paystream.redis.memory.limit", Gauge, "By",
         [],
-        "Memory that Redis may use; 0 is no limit.";
+        "Memory limit of Redis; 0 is no limit.";
     CUSTOMERS = "paystream.customers", Gauge, "{customer}",
         [],
         "Customers with an account.";
@@ -230,20 +230,20 @@ metrics! {
         "Customers who have paid everything.";
     AUDIT_DRIFT = "paystream.audit.drift", Gauge, "{account}",
         [],
-        "Accounts that the running audit found to differ from their payments. Must be 0.";
+        "Accounts that differ from their statement, by the running audit. Must be 0.";
     AUDIT_AGE = "paystream.audit.age", Gauge, "s",
         [],
-        "Since when the running audit has not come around.";
+        "Seconds since the last full pass of the running audit.";
     // The process.
     CPU = "process.cpu.utilization", Gauge, "1",
         [],
-        "Share of the processors it may use that this process uses.";
+        "CPU use of this process, as a share of the processors available to it.";
     MEMORY = "process.memory.usage", Gauge, "By",
         [],
-        "Memory that this process uses.";
+        "Memory used by this process.";
     MEMORY_LIMIT = "paystream.process.memory.limit", Gauge, "By",
         [],
-        "Memory that this process may use: its control group's, or the machine's.";
+        "Memory limit of this process: its control group's, or the machine's.";
     TASKS = "paystream.runtime.alive_tasks", Gauge, "{task}",
         [],
         "Tasks of the runtime.";

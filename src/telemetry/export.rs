@@ -69,7 +69,7 @@ pub(super) fn ratio_of_the_environment() -> anyhow::Result<Option<f64>> {
             Ok(Some(ratio))
         }
         _ => bail!(
-            "OTEL_TRACES_SAMPLER {sampler} is not known here: use always_on, always_off, \
+            "OTEL_TRACES_SAMPLER {sampler} is not supported: use always_on, always_off, \
              traceidratio or one of them with parentbased_, or set PAYSTREAM_TRACE_RATIO"
         ),
     }
@@ -152,13 +152,13 @@ fn protocol(signal: &str) -> anyhow::Result<Protocol> {
             let endpoint = endpoint(signal).unwrap_or_default();
             ensure!(
                 !endpoint.starts_with("https:"),
-                "OTEL_EXPORTER_OTLP_ENDPOINT {endpoint}: https is spoken over grpc only; set \
+                "OTEL_EXPORTER_OTLP_ENDPOINT {endpoint}: https is supported over grpc only; set \
                  OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or send to a collector beside this process"
             );
             Ok(Protocol::Http)
         }
         Some(other) => bail!(
-            "OTEL_EXPORTER_OTLP_PROTOCOL {other} is not spoken here: use grpc or http/protobuf"
+            "OTEL_EXPORTER_OTLP_PROTOCOL {other} is not supported: use grpc or http/protobuf"
         ),
     }
 }
@@ -200,10 +200,10 @@ impl<E> LoggingExporter<E> {
         let signal = self.signal;
         match &result {
             Err(error) if !self.fails.swap(true, Ordering::Relaxed) => {
-                warn!(signal, %error, "telemetry is not delivered; payments go on");
+                warn!(signal, %error, "telemetry export failed; payments are not affected");
             }
             Ok(()) if self.fails.swap(false, Ordering::Relaxed) => {
-                info!(signal, "telemetry is delivered again");
+                info!(signal, "telemetry export works again");
             }
             Ok(()) | Err(_) => {}
         }

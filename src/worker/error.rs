@@ -14,9 +14,9 @@ pub(super) enum Error {
     Ledger(#[from] ledger::Error),
     #[error("the batch did not end within {0:?}")]
     Deadline(Duration),
-    #[error("entries of partition {0} were acknowledged that the ledger does not have")]
+    #[error("Redis has acknowledged entries of partition {0} that the ledger lacks")]
     Passed(u16),
-    #[error("this worker's lease has run out")]
+    #[error("this worker's lease has expired")]
     LeaseOver,
     #[error("the lane is not connected")]
     NotConnected,

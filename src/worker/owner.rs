@@ -132,7 +132,7 @@ impl Owner {
     /// Gives back what is left and leaves the registry.
     pub(super) async fn leave(&mut self) {
         if let Err(error) = self.ownership.leave().await {
-            warn!(%error, "could not give the partitions back; their lease will run out");
+            warn!(%error, "could not release the partitions; their lease will expire");
         }
     }
 

@@ -21,12 +21,12 @@ use crate::{
 /// sequence that is known to have been given out.
 pub(super) fn finding(state: &PartitionState, known: i64) -> Option<String> {
     if state.position.is_none() {
-        return Some("its stream or our group was gone".to_owned());
+        return Some("the stream or the consumer group was missing".to_owned());
     }
     match state.sequence {
-        None => Some("a gateway found that its counter had gone back".to_owned()),
+        None => Some("a gateway found that the sequence counter had gone back".to_owned()),
         Some(sequence) if sequence < known => {
-            Some(format!("its counter stood at {sequence} though {known} had been given out"))
+            Some(format!("the sequence counter was at {sequence} although {known} had been given out"))
         }
         Some(_) => None,
     }
@@ -49,7 +49,7 @@ pub(super) async fn recover(
         let sequence = remains.counted;
         let reopening = Reopening { cursor, sets_back: false, sequence, kept: None, lost: &[] };
         link.consumer.reopen(fence, remains, reopening).await?;
-        error!(partition, %cursor, "our group was gone; created again behind what is settled");
+        error!(partition, %cursor, "the consumer group was missing; created again behind the settled entries");
         return Ok(remains.counted);
     }
     let resumption =
@@ -70,7 +70,7 @@ pub(super) async fn recover(
         lost_first,
         lost_last,
         resumes_at = resumption.resumes_at,
-        "state was lost in Redis; the partition goes on behind it. See `paystream losses list`"
+        "Redis lost the state of a partition; its sequences resume behind a gap. See `paystream losses list`"
     );
     Ok(sequence)
 }
@@ -114,7 +114,7 @@ pub(super) async fn note(
             partition,
             lost_first,
             lost_last,
-            "a Redis that took over lacks acknowledged payments. See `paystream losses list`"
+            "Redis lacks acknowledged payments after a failover. See `paystream losses list`"
         );
     }
     Ok(())

@@ -88,7 +88,7 @@ async fn note_twice(
             first,
             settled = cursor.sequence,
             known,
-            "Redis has gone back and has given out numbers again. See `paystream losses list`"
+            "Redis went back and gave out sequences again. See `paystream losses list`"
         );
     }
     Ok(())
@@ -128,7 +128,7 @@ async fn rewind(
         settled = cursor.sequence,
         %acknowledged,
         ?lost,
-        "PostgreSQL has lost commits; what the stream still has is settled again. See `paystream \
+        "PostgreSQL lost commits; entries still in the stream are settled again. See `paystream \
          losses list`"
     );
     Ok(given)
@@ -147,7 +147,7 @@ pub(super) async fn mirror(
         let known = consumer.epochs(fences).await?;
         let known: Vec<(Fence, i64)> = fences.iter().copied().zip(known).collect();
         if writer.raise_epochs(&known).await? {
-            warn!("Redis knows higher epochs than the ledger had; acquiring above them");
+            warn!("epochs in Redis are higher than in the ledger; raised those of the ledger");
         }
     }
     Ok(told?)

@@ -14,7 +14,7 @@ use crate::{
     domain::{DeadEntry, Delivery, Fence, StreamId, TraceContext},
     ledger::{self, Batch, Burial, LaneWriter, Races},
     stream::{self, Consumer, Taken, TakenFrom},
-    telemetry::Timestamp,
+    telemetry::{Buried, Timestamp},
 };
 
 const UNREADABLE: &str = "entry_unreadable";
@@ -27,8 +27,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Says aloud that no entry had these sequences, and tells Redis. Should that
-    /// fail, whoever connects next tells it.
+    /// Logs that no entry had these sequences, and notes it in Redis. If that fails, the next
+    /// connection notes it.
     pub(super) async fn lose(&mut self, gaps: &[(u16, i64, i64)]) -> Result<(), stream::Error> {
         for (partition, lost_first, lost_last) in gaps {
             error!(
@@ -57,7 +57,7 @@ struct Sorted {
 /// acknowledged.
 pub(super) async fn settle(link: &mut Link, taken: Vec<(Fence, TakenFrom)>) -> Result<(), Error> {
     let sorted = sort(&link.watch, taken);
-    let mut progress = BatchProgress::default();
+    let mut progress = link.watch.progress();
     let settled = settle_sorted(link, &sorted, &mut progress).await;
     let error = settled.as_ref().err();
     link.watch.tried(&sorted.deliveries, &sorted.earlier, &progress, error);
@@ -93,13 +93,16 @@ async fn settle_sorted(
             "an entry could not be read and is a dead letter now"
         );
         link.consumer.bury(entry.partition, entry.stream_id, UNREADABLE, &entry.reason).await?;
-        let trace = entry.trace_id;
-        let trace = trace.map(|id| TraceContext { trace_id: id, span_id: None, sampled: false });
-        let buried = (entry.partition, entry.stream_id);
-        link.watch.buried(buried, trace, UNREADABLE, &entry.reason);
+        let trace = |trace_id| TraceContext { trace_id, span_id: None, sampled: false };
+        link.watch.signals.buried(&Buried {
+            entry: (entry.partition, entry.stream_id),
+            trace: entry.trace_id.map(trace),
+            code: UNREADABLE,
+            reason: &entry.reason,
+        });
     }
     link.consumer.conclude(&sorted.settled).await?;
-    progress.acknowledged = Some(Timestamp::now());
+    progress.steps.acknowledged = Some(Timestamp::now());
     Ok(())
 }
 
@@ -117,8 +120,8 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
                 }
                 Taken::Unreadable(unreadable) => sorted.unreadable.push(*unreadable),
                 Taken::Deleted(partition, id) => {
-                    // Claiming it has removed it from the pending list; this
-                    // line and the audit's gap are its last traces.
+                    // Claiming removed it from the pending list: this line and the
+                    // audit's gap are its last traces.
                     error!(partition, stream_id = %id, "an entry was deleted from the stream before it was settled");
                     ids.push(id);
                     sorted.deleted.push((partition, id));
@@ -132,7 +135,7 @@ fn sort(watch: &Watch, taken: Vec<(Fence, TakenFrom)>) -> Sorted {
 
 async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) -> Result<(), Error> {
     let Sorted { fences, deliveries, unreadable, deleted, .. } = sorted;
-    progress.begun = Some(Timestamp::now());
+    let begun = Timestamp::now();
     let mut batch = link.writer.open(fences, deliveries).await?;
     for (partition, id) in deleted {
         batch.pass(*partition, *id);
@@ -154,12 +157,12 @@ async fn post(link: &mut Link, sorted: &Sorted, progress: &mut BatchProgress) ->
     )?;
     progress.outcomes = outcomes;
     let gaps = batch.commit().await?;
-    progress.committed = Some(Timestamp::now());
+    progress.steps.committed = Some((begun, Timestamp::now()));
     Ok(link.lose(&gaps).await?)
 }
 
-/// Refuses a batch that would make the cursor pass entries which the stream has
-/// and the ledger does not: it has lost commits meanwhile.
+/// Refuses a batch that would move the cursor past entries which the stream has and the
+/// ledger lacks: the ledger has lost commits.
 async fn must_follow(
     consumer: &Consumer,
     batch: &Batch<'_>,
@@ -180,9 +183,9 @@ async fn must_follow(
     Ok(())
 }
 
-/// Makes an entry a dead letter: first the ledger's row, then one script that
-/// acknowledges it and tells the dead stream. One that the ledger has settled
-/// already, though that was never acknowledged, is acknowledged instead.
+/// Makes an entry a dead letter: first the ledger's row, then one script that acknowledges it
+/// and appends to the dead stream. An entry that the ledger has already settled is only
+/// acknowledged.
 pub(super) async fn give_up(
     link: &mut Link,
     fence: Fence,
@@ -205,7 +208,7 @@ pub(super) async fn give_up(
         info!(
             partition = fence.partition,
             stream_id = %delivery.stream_id,
-            "the entry is in the ledger already; it is only acknowledged"
+            "the entry was already settled; acknowledged it"
         );
         return Ok(link.consumer.conclude(&[(fence, vec![delivery.stream_id])]).await?);
     };
@@ -220,6 +223,7 @@ pub(super) async fn give_up(
         "an entry used up its attempts and is a dead letter now"
     );
     link.consumer.bury(fence.partition, delivery.stream_id, code, &reason).await?;
-    link.watch.buried((fence.partition, delivery.stream_id), delivery.trace, code, &reason);
+    let (entry, trace) = ((fence.partition, delivery.stream_id), delivery.trace);
+    link.watch.signals.buried(&Buried { entry, trace, code, reason: &reason });
     Ok(())
 }

@@ -51,7 +51,7 @@ impl Trimmer {
             let obstacles = match self.round().await {
                 Ok(trims) => obstacles(trims),
                 Err(error) => {
-                    BTreeSet::from([format!("nothing is trimmed, trying again: {error:#}")])
+                    BTreeSet::from([format!("trimming failed, retrying: {error:#}")])
                 }
             };
             let (new, over) = self.said.change(obstacles);
@@ -87,7 +87,7 @@ impl Trimmer {
         let used = if limit == 0 { 0 } else { self.upkeep.streams_memory().await? };
         let keeps = keeps(self.worker.config.retention, self.keeps, used, limit);
         if self.keeps == self.worker.config.retention && keeps < self.keeps {
-            warn!(used, limit, "the streams take a quarter of Redis's memory; trimming sooner");
+            warn!(used, limit, "streams use more than a quarter of Redis's memory; trimming earlier");
         }
         self.keeps = keeps;
         Ok(())

@@ -1,5 +1,5 @@
-//! What a lane tells the signals about its batches. Decides nothing, and costs
-//! a batch a look at the clock or two.
+//! Reports a lane's batches to the log and to telemetry. Decides nothing, and costs a batch
+//! only a few readings of the clock.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use tracing::{debug, info};
 
 use super::error::Error;
 use crate::{
-    domain::{Delivery, Fence, Outcome, StreamId, TraceContext},
+    domain::{Delivery, Fence, Outcome, StreamId},
     stream::Delivered,
-    telemetry::{BatchFailure, Buried, Earlier, Signals, Steps, Timestamp, Tried},
+    telemetry::{BatchFailure, Earlier, Signals, Steps, Timestamp, Tried},
 };
 
-/// Between two lines about what a lane has settled.
+/// Interval of the log line about settled entries.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) type Again = HashMap<(u16, StreamId), Earlier>;
@@ -25,19 +25,17 @@ pub(super) struct Watch {
     pub(super) signals: Signals,
     worker: String,
     since: Instant,
-    /// When entries were asked for last, and when they came.
+    /// When entries were last asked for, and when they arrived.
     asked: Timestamp,
     taken: Timestamp,
-    /// Entries settled since the last line about it.
+    /// Time of the last log line, and entries settled since.
     untold: (Instant, usize),
 }
 
-#[derive(Default)]
+/// How far a batch came.
 pub(super) struct BatchProgress {
     pub(super) outcomes: Vec<Outcome>,
-    pub(super) begun: Option<Timestamp>,
-    pub(super) committed: Option<Timestamp>,
-    pub(super) acknowledged: Option<Timestamp>,
+    pub(super) steps: Steps,
 }
 
 impl Watch {
@@ -57,17 +55,17 @@ impl Watch {
         self.asked = Timestamp::now();
     }
 
-    /// They came: so many, some of them again.
+    /// Entries arrived, some of them redelivered.
     pub(super) fn took(&mut self, entries: usize, again: usize) {
         self.taken = Timestamp::now();
         self.signals.taken(entries, again, self.asked.until(self.taken));
     }
 
-    /// The lane has settled so many more. A line about each batch would be
-    /// thousands a second; one now and then says as much.
+    /// Logs what the lane has settled, every ten seconds: there are too many batches for a line
+    /// each.
     pub(super) fn settled(&mut self, lane: u16, entries: usize) {
         if entries > 0 {
-            debug!(lane, entries, "a batch is settled");
+            debug!(lane, entries, "batch settled");
         }
         let (since, before) = self.untold;
         let settled = before + entries;
@@ -79,11 +77,18 @@ impl Watch {
         self.untold = (Instant::now(), 0);
     }
 
+    /// The progress of a batch that was taken just now.
+    pub(super) fn progress(&self) -> BatchProgress {
+        let (committed, acknowledged) = (None, None);
+        let steps = Steps { asked: self.asked, taken: self.taken, committed, acknowledged };
+        BatchProgress { outcomes: Vec::new(), steps }
+    }
+
     pub(super) fn earlier(&self, fence: Fence, delivered: &[Delivered]) -> Again {
         let here = self.since.elapsed();
         let earlier = delivered.iter().map(|before| {
             let Delivered { id, worker, ago, deliveries } = before;
-            // Whatever this lane tried since it works, it has told itself.
+            // This lane has reported its own attempts.
             let lost = *worker != self.worker || *ago > here;
             let deliveries = deliveries.saturating_add(1);
             let earlier = Earlier { worker: worker.clone(), ago: *ago, deliveries, lost };
@@ -99,7 +104,7 @@ impl Watch {
         progress: &BatchProgress,
         error: Option<&Error>,
     ) {
-        // Whoever took the partition over tells of it.
+        // The new owner of the partition reports it.
         if error.is_some_and(Error::is_fenced) || deliveries.is_empty() {
             return;
         }
@@ -108,24 +113,8 @@ impl Watch {
             text: error.sentence(),
             of_an_entry: error.is_of_an_entry(),
         });
-        let BatchProgress { outcomes, begun, committed, acknowledged } = progress;
-        let steps = Steps {
-            asked: self.asked,
-            taken: self.taken,
-            committed: begun.zip(*committed),
-            acknowledged: *acknowledged,
-        };
-        let failure = failure.as_ref();
+        let BatchProgress { outcomes, steps } = progress;
+        let (steps, failure) = (*steps, failure.as_ref());
         self.signals.tried(&Tried { deliveries, outcomes, earlier, steps, failure });
-    }
-
-    pub(super) fn buried(
-        &self,
-        entry: (u16, StreamId),
-        trace: Option<TraceContext>,
-        code: &'static str,
-        reason: &str,
-    ) {
-        self.signals.buried(&Buried { entry, trace, code, reason });
     }
 }

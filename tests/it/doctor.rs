@@ -215,7 +215,7 @@ async fn a_killed_worker_is_told_with_the_time_until_it_is_taken_over() {
     assert!(sentence.contains("its 4 partitions are taken over in "), "{sentence}");
     until_spread(&stores, &["b"]).await;
     let sentence = doctor(&stores).await.has("owner_silent", "notice");
-    assert!(sentence.contains("a has not beaten for"), "{sentence}");
+    assert!(sentence.contains("a has sent no heartbeat for"), "{sentence}");
     b.stop().await;
     doctor(&stores).await.has("no_worker", "critical");
 }
@@ -277,7 +277,7 @@ async fn a_payment_of_an_unknown_customer_is_noticed() {
     h.api.pay("lost", "NOBODY", "12.50").await;
     h.api.until_settled().await;
     let sentence = until_found(&h.stores, "suspense_held").await.has("suspense_held", "notice");
-    let wanted = "1 payment held for customers nobody knows, 12.50 together; the oldest for";
+    let wanted = "1 payment held for unknown customers, 12.50 together; the oldest for";
     assert!(sentence.starts_with(wanted), "{sentence}");
 }
 

@@ -160,7 +160,7 @@ async fn poison_is_found_with_what_waits_behind_it() {
         let sentence = moment["sentence"].as_str().unwrap();
         assert!(sentence.contains("by ada"), "{sentence}");
         // No line of PostgreSQL's own source.
-        let told = "postgresql refused it: no payment is called POISON (SQLSTATE P0001)";
+        let told = "postgresql refused the values: no payment is called POISON (SQLSTATE P0001)";
         assert!(sentence.ends_with(told), "{sentence}");
     }
     // The right thing to do was to mend the cause.

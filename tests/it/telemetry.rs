@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// Said when it begins.
-const UNDELIVERED: &str = "telemetry is not delivered; payments go on";
+const UNDELIVERED: &str = "telemetry export failed; payments are not affected";
 /// Said when it ends.
-const DELIVERED: &str = "telemetry is delivered again";
+const DELIVERED: &str = "telemetry export works again";
 /// How long a stop may take.
 const GRACE: Duration = Duration::from_secs(20);
 

@@ -10,10 +10,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
-use tokio::time::timeout;
 
 use super::{AdminStore, COUNT_MAX, locks};
-use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT};
+use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT, in_time};
 
 /// How often the way there is measured; the quickest counts.
 const QUESTIONS: usize = 3;
@@ -146,7 +145,7 @@ const OWNERS: &[(&str, &str)] = &[
         "partition_unowned",
         "select max(level) as level, array_agg(partition order by partition) as partitions,
              '{partitions}' as subject,
-             'nobody owns {partitions} although a worker lives' as sentence
+             'nobody owns {partitions} although a worker is running' as sentence
          from partition_owners,
              cast(extract(epoch from clock_timestamp() - moved_at) * 1000 as bigint) level
          where owner is null and generation = (select generation from topology)
@@ -161,7 +160,7 @@ const OWNERS: &[(&str, &str)] = &[
                  case owns when 1 then 'its partition is'
                      else format('its %s partitions are', owns) end,
                  case when lives and others then format('in %ss', (lease_ms - silence) / 1000 + 1)
-                     else 'as soon as another worker lives' end) as sentence,
+                     else 'as soon as another worker runs' end) as sentence,
              case when others then 'wait for that, or start it again: nothing is lost. `paystream \
                  release --partition N --force --reason \"…\"` moves one at once' end as advice
          from heard h, lateral (select exists (select from heard o
@@ -169,8 +168,8 @@ const OWNERS: &[(&str, &str)] = &[
          where owns > 0 and silence * 1000 / lease_ms > 400
          union all
          (select 1, silence, 'worker ' || worker_id,
-             worker_id || ' has not beaten for {age} and did not say that it leaves; it owns \
-                 nothing any more', 'see in its log why; start it again if it is missed'
+             worker_id || ' has sent no heartbeat for {age} and did not deregister; it owns \
+                 nothing any more', 'see its log for the reason; restart it if needed'
           from heard where owns = 0 and not lives and silence <= 3600000 order by silence limit 1)",
     ),
     (
@@ -233,7 +232,7 @@ const PILES: [Pile; 5] = [
         rows: "held_at as at, amount from suspense where state = 'held'
             order by held_at, transaction_reference",
         names: ["payment", "payments"],
-        then: "' held for customers nobody knows, ' || round(sum(amount), 2) || ' together'",
+        then: "' held for unknown customers, ' || round(sum(amount), 2) || ' together'",
         advice: "null",
     },
     Pile {
@@ -255,7 +254,7 @@ const PILES: [Pile; 5] = [
         code: "losses_open",
         rows: "detected_at as at from sequence_jumps where state = 'open'",
         names: ["loss", "losses"],
-        then: "' that nobody has dealt with: accepted payments are gone'",
+        then: "' still open: accepted payments are missing'",
         advice: "null",
     },
 ];
@@ -336,12 +335,12 @@ impl Ledger {
     pub async fn vitals(&self) -> Result<Vitals, Error> {
         // Not a pool: that would only say that it had no connection in time.
         let options = self.by_key(QUERY_TIMEOUT);
-        let connected = timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(&options)).await;
-        let mut connection = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+        let connecting = PgConnection::connect_with(&options);
+        let mut connection = in_time(ACQUIRE_TIMEOUT, connecting).await?;
         let mut latency = Duration::MAX;
         for _ in 0..QUESTIONS {
             let asked = Instant::now();
-            in_time(sqlx::query("select 1").execute(&mut connection)).await?;
+            in_time(QUERY_TIMEOUT, sqlx::query("select 1").execute(&mut connection)).await?;
             latency = latency.min(asked.elapsed());
         }
         let mut symptoms = Symptoms::new();
@@ -352,7 +351,8 @@ impl Ledger {
         }
         let place = "select clock_timestamp(),
              (select setting from pg_settings where name = 'data_directory')";
-        let (now, directory) = in_time(sqlx::query_as(place).fetch_one(&mut connection)).await?;
+        let place = sqlx::query_as(place).fetch_one(&mut connection);
+        let (now, directory) = in_time(QUERY_TIMEOUT, place).await?;
         connection.close().await?;
         Ok(Vitals { latency, now, directory, symptoms })
     }
@@ -396,11 +396,5 @@ impl AdminStore {
 }
 
 async fn ask(connection: &mut PgConnection, sql: String) -> Result<Vec<Symptom>, Error> {
-    in_time(sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection)).await
-}
-
-/// PostgreSQL may be gone without a word.
-async fn in_time<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-    let answer = timeout(QUERY_TIMEOUT, asking).await;
-    Ok(answer.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    in_time(QUERY_TIMEOUT, sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection)).await
 }

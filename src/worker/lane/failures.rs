@@ -40,18 +40,18 @@ impl Lane {
         if error.is_of_an_entry() {
             // What can be settled is, page by page; the rest is narrowed down.
             let error = error.sentence();
-            warn!(lane = self.number, error, "a batch failed; looking for the entry");
+            warn!(lane = self.number, error, "a batch failed; settling its entries in smaller parts to find the cause");
             self.reclaim_all();
             return;
         }
         if error.is_locked() {
             let cause = error.cause();
-            warn!(lane = self.number, cause, "a batch met a lock; settling each partition alone");
+            warn!(lane = self.number, cause, "a batch waited for a lock; settling each partition separately");
             self.reclaim_all();
             return;
         }
         if matches!(error, Error::Stream(stream::Error::StateLost(_)) | Error::Passed(_)) {
-            warn!(lane = self.number, %error, "looking at what is left");
+            warn!(lane = self.number, %error, "state may be lost; comparing Redis with the ledger");
             self.looked_at = None;
             self.reclaim_all();
             return;
