@@ -4,11 +4,11 @@ use rust_decimal::Decimal;
 
 use super::{Amount, BalanceAfter, CustomerId, LEDGER_MAX, Outcome, RejectionReason};
 
-/// What was financed for a customer and what has been paid of it.
+/// The amount financed for a customer, and the payments towards it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub customer: CustomerId,
-    /// What was financed; never changes.
+    /// The financed amount; never changes.
     pub asset_value: Decimal,
     /// The sum of all applied parts; at most `asset_value`.
     pub total_paid: Decimal,
@@ -17,7 +17,7 @@ pub struct Account {
     pub payment_count: i64,
     /// Rows of the statement; rises by one with each.
     pub version: i64,
-    /// A payment of it became a dead letter, and what comes after it waits.
+    /// A payment of this account became a dead letter, and later ones wait.
     pub parked: bool,
 }
 

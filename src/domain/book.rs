@@ -19,8 +19,8 @@ pub struct Delivery {
     pub stream_id: StreamId,
     pub received_at: DateTime<Utc>,
     pub payment: Payment,
-    /// [`Payment::digest`] of it as it was sent. One that was assigned to
-    /// another customer keeps it.
+    /// [`Payment::digest`] of the payment as it was sent; kept when it is assigned to another
+    /// customer.
     pub digest: Digest,
     pub trace: Option<TraceContext>,
 }
@@ -31,7 +31,7 @@ impl Delivery {
     }
 }
 
-/// An entry that cannot be settled: what can be read of it, and why.
+/// An entry that cannot be settled, with its readable parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadEntry {
     pub partition: u16,
@@ -42,12 +42,11 @@ pub struct DeadEntry {
     pub amount: Option<Amount>,
     pub trace_id: Option<TraceId>,
     pub reason: String,
-    /// As text where they are text.
+    /// Invalid UTF-8 is replaced.
     pub fields: Vec<(String, String)>,
 }
 
-/// Runs what must not end its caller when it panics; what it worked on is to be
-/// dropped then. Says what the panic said.
+/// Catches a panic and returns its message; the caller discards what was worked on.
 pub fn unpanicked<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
@@ -74,8 +73,8 @@ struct Opened {
     version: i64,
 }
 
-/// All that the ledger knows and a batch may touch: accounts, and references
-/// already used. Decides delivery by delivery and keeps both up to date.
+/// The accounts and used references that a batch may touch. Decides delivery by delivery and
+/// keeps both up to date.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
     accounts: HashMap<CustomerId, Opened>,
@@ -114,14 +113,13 @@ impl Book {
         outcome
     }
 
-    /// The accounts that were touched, as they stand now, each with the version
-    /// it had when the book was opened.
+    /// Changed accounts, each with the version it had when the book was opened.
     pub fn touched(&self) -> impl Iterator<Item = (&Account, i64)> {
         let touched = self.accounts.values().filter(|open| open.account.version != open.version);
         touched.map(|open| (&open.account, open.version))
     }
 
-    /// Lets payments of parked customers not wait; says whether any would have.
+    /// Settles payments of parked customers, too; returns whether any customer was parked.
     pub fn unpark(&mut self) -> bool {
         let mut any = false;
         for open in self.accounts.values_mut() {

@@ -16,7 +16,7 @@ const CODES: &str = "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB
 pub struct Currency(&'static str);
 
 impl Currency {
-    /// What a deployment has that names none.
+    /// The currency of a deployment without a configured one.
     pub const DEFAULT: Self = Self("NGN");
 
     pub fn parse(text: &str) -> Result<Self, Invalid> {

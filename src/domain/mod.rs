@@ -1,8 +1,8 @@
 //! What a payment is and what may happen to it: money, payments, accounts, and
 //! the one decision the ledger makes about each delivery.
 //!
-//! Pure: no IO, no clock, no async, no wire format. Everything here is a value
-//! in, a value out, so that the rules are tested without a server.
+//! Pure functions over values: no IO, no clock, no async, no wire format, so that the rules
+//! are tested without a server.
 
 mod money;
 mod currency;

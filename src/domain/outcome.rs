@@ -1,9 +1,9 @@
-//! What becomes of a payment: each outcome and each state, declared once. Names, labels,
-//! totals and what is counted derive from here. Never decides which it is.
+//! Outcomes of deliveries and states of payments, declared once. Names, labels, totals and
+//! metrics derive from here. Never decides which one applies.
 
 use rust_decimal::Decimal;
 
-/// What becomes of a delivery. Each accepted payment ends in exactly one.
+/// The outcome of a delivery. Each accepted payment ends in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// `applied` goes to the outstanding balance, `excess` to the credit.
@@ -59,14 +59,14 @@ impl Outcome {
     }
 }
 
-/// How an account stands after one row of its statement.
+/// An account after one row of its statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceAfter {
     pub balance: Decimal,
     pub version: i64,
 }
 
-/// Why an account refuses money. A refusal is an outcome and is recorded.
+/// The rule of an account that rejects a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectionReason {
     /// The credit would be larger than the ledger's columns hold.
@@ -82,7 +82,7 @@ impl RejectionReason {
     }
 }
 
-/// Who brings a state about.
+/// Who puts a payment into a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     Nobody,
@@ -157,7 +157,6 @@ states! {
 }
 
 impl PaymentState {
-    /// Whether a worker brings it about.
     pub fn is_a_workers(self) -> bool {
         self.by() == By::Worker
     }

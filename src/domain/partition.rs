@@ -1,4 +1,4 @@
-//! Which partition a customer belongs to, and where in it an entry stands.
+//! Partitions, fences and entry ids. Never knows who owns a partition.
 
 use std::str::FromStr;
 

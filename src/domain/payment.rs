@@ -1,5 +1,5 @@
-//! A payment and its parts. Each part is parsed once, at the door; holding one
-//! means that it is valid.
+//! A payment and its parts. Each part is parsed once, on arrival: a value is always valid.
+//! Never knows how a payment is transported.
 
 use chrono::{DateTime, Datelike as _, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
@@ -67,7 +67,7 @@ fn name(
     }
 }
 
-/// What the bank says of the payment. Only `COMPLETE` moves money.
+/// The bank's status of the payment. Only `COMPLETE` moves money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PaymentStatus {
     Complete,
@@ -100,14 +100,13 @@ pub struct Payment {
     pub customer: CustomerId,
     pub status: PaymentStatus,
     pub amount: Amount,
-    /// When the bank says that it happened, to the microsecond.
+    /// The bank's transaction date, to the microsecond.
     pub date: DateTime<Utc>,
 }
 
 impl Payment {
-    /// Stands for the content: two payments with the same reference and the
-    /// same digest are one payment sent twice, however the amount or the date
-    /// was written.
+    /// Identifies the content: two payments with the same reference and digest are one payment
+    /// sent twice, however the amount or the date was written.
     pub fn digest(&self) -> Digest {
         Digest::of(self.customer.as_str(), self.status.as_str(), self.amount.get(), self.date)
     }
@@ -163,7 +162,7 @@ pub fn parse_date(text: &str, zone: Tz) -> Result<DateTime<Utc>, Invalid> {
     DateTime::from_timestamp_micros(instant.timestamp_micros()).ok_or(REASON)
 }
 
-/// Whether every store and every text can say this moment: years 1 to 9999.
+/// Whether the stores and RFC 3339 can represent this moment: years 1 to 9999.
 pub fn is_in_calendar(moment: DateTime<Utc>) -> bool {
     (1..=9999).contains(&moment.year())
 }

@@ -1,5 +1,4 @@
-//! Texts from outside, shown so that they say what they are. Never changes what
-//! is kept.
+//! Safe display of texts from outside. Never changes a stored text.
 
 /// Why a value was refused: a stable code and a sentence that completes
 /// "this field …".
@@ -17,8 +16,8 @@ impl Invalid {
     }
 }
 
-/// Whether a text shows what it says: no control characters, none that change
-/// the direction or the line of what is around them, and none that are not seen.
+/// Whether a text has no control characters, no invisible ones, and none that change the
+/// direction or the line of the text around them.
 pub fn is_plain(text: &str) -> bool {
     !text.chars().any(misleads)
 }
@@ -36,7 +35,7 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
-/// A text as one argument of a command that somebody is told to run.
+/// A text, quoted as one argument of a shell command.
 pub fn argument(text: &str) -> String {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/');
     if !text.is_empty() && text.bytes().all(fits) {

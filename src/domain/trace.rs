@@ -1,5 +1,4 @@
-//! Which trace a payment belongs to. Knows neither how that is written nor
-//! what is done with it.
+//! The trace that a payment belongs to. Never knows how it is written or exported.
 
 macro_rules! id {
     ($name:ident $bytes:literal $number:ident $format:literal $what:literal) => {
@@ -29,22 +28,22 @@ macro_rules! id {
 id!(TraceId 16 u128 "{:032x}" "A trace: 16 bytes, not all zero.");
 id!(SpanId 8 u64 "{:016x}" "A span of a trace: 8 bytes, not all zero.");
 
-/// Where in which trace something happens.
+/// A position in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     pub trace_id: TraceId,
-    /// The span below which it happens; nothing when only the trace is known.
+    /// The parent span; none when only the trace is known.
     pub span_id: Option<SpanId>,
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// Whether something below it is to be recorded.
+    /// Whether child spans are recorded.
     pub fn is_recorded(&self) -> bool {
         self.sampled && self.span_id.is_some()
     }
 
-    /// The same trace, below no span of it.
+    /// The same trace, without a parent span.
     pub fn unparented(self) -> Self {
         Self { span_id: None, ..self }
     }

@@ -46,6 +46,7 @@ pub use admin::{
 };
 pub use attempts::Attempt;
 pub use audit::{AuditProgress, AuditReport, CheckCount, Drift, FullAudit, Rounds, Slice, Stage};
+pub use cursors::Cursor;
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use lane::{LaneWriter, Writer};
@@ -59,7 +60,6 @@ pub use reader::{
 };
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
-pub use cursors::Cursor;
 pub use schema::{PastTopology, Schema, Topology};
 pub use settling::Races;
 pub use shapes::{Money, StateCounts};

@@ -65,7 +65,10 @@ impl Pool {
     }
 
     /// All rows of a query.
-    pub(super) async fn all<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<Vec<T>, Error>
+    pub(super) async fn all<T>(
+        &self,
+        query: QueryAs<'_, Postgres, T, PgArguments>,
+    ) -> Result<Vec<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
@@ -73,7 +76,10 @@ impl Pool {
     }
 
     /// The row of a query that has one.
-    pub(super) async fn one<T>(&self, query: QueryAs<'_, Postgres, T, PgArguments>) -> Result<T, Error>
+    pub(super) async fn one<T>(
+        &self,
+        query: QueryAs<'_, Postgres, T, PgArguments>,
+    ) -> Result<T, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {

@@ -230,8 +230,7 @@ impl Reader {
             "select exists (select 1 from duplicates
              where partition = $1 and sequence = $2 and stream_id = $3)",
         );
-        let (found,) =
-            self.pool.one(found.bind(partition).bind(sequence).bind(stream_id)).await?;
+        let (found,) = self.pool.one(found.bind(partition).bind(sequence).bind(stream_id)).await?;
         Ok(found)
     }
 

@@ -7,9 +7,7 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
 use super::{Error, cursors::Cursors};
-use crate::domain::{
-    BalanceAfter, Book, Decision, Delivery, Outcome, PaymentState, PaymentStatus,
-};
+use crate::domain::{BalanceAfter, Book, Decision, Delivery, Outcome, PaymentState, PaymentStatus};
 
 /// Epochs of the locked fence rows, by partition.
 pub(super) type Epochs = BTreeMap<u16, i64>;

@@ -18,7 +18,7 @@ use super::{Answer, Error, Operations, Signature};
 use crate::{
     domain::StreamId,
     ledger::GroupRow,
-    stream::{GROUP, OtherGroups, GroupPosition, StartsFrom},
+    stream::{GROUP, GroupPosition, OtherGroups, StartsFrom},
 };
 
 #[derive(Clone, Debug, Serialize)]
@@ -199,7 +199,9 @@ pub(super) fn groups(
         groups.insert(row.name.clone(), Group::new(row.name.clone(), Some(row), partitions));
     }
     groups.insert(GROUP.to_owned(), Group::new(GROUP.to_owned(), None, partitions));
-    for GroupPosition { partition, group: name, lag, pending, oldest_waiting, floor, .. } in standings {
+    for GroupPosition { partition, group: name, lag, pending, oldest_waiting, floor, .. } in
+        standings
+    {
         let new = || Group::new(name.clone(), None, partitions);
         let group = groups.entry(name.clone()).or_insert_with(new);
         group.missing_on.remove(&partition);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Error, GROUP, Keys, lineage, scripts, positions, upkeep};
+use super::{Error, GROUP, Keys, lineage, positions, scripts, upkeep};
 
 pub struct Gates {
     pub(super) connection: MultiplexedConnection,

@@ -69,8 +69,8 @@ pub use inspector::{EntryBody, Inspector, Pending, PendingCount};
 pub use left_behind::{LeftBehind, Past};
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
-pub use producer::{AppendLimits, Appended, EntryPosition, Producer, ReceivedPayment};
 pub use positions::GroupPosition;
+pub use producer::{AppendLimits, Appended, EntryPosition, Producer, ReceivedPayment};
 pub use state::{Kept, PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
@@ -234,9 +234,18 @@ impl Streams {
         Ok(connection)
     }
 
-    async fn shared_for(&self, append_deadline: Option<Duration>) -> Result<SharedConnection, Error> {
+    async fn shared_for(
+        &self,
+        append_deadline: Option<Duration>,
+    ) -> Result<SharedConnection, Error> {
         let name = format!("{}:shared", self.keys.prefix());
-        SharedConnection::connect(self.client.clone(), name, append_deadline, self.insists_on_safety).await
+        SharedConnection::connect(
+            self.client.clone(),
+            name,
+            append_deadline,
+            self.insists_on_safety,
+        )
+        .await
     }
 
     async fn shared(&self) -> Result<SharedConnection, Error> {

@@ -7,8 +7,9 @@ use redis::{Pipeline, RedisResult, Value};
 use super::{
     Consumer, Error, GROUP, GroupPosition, History,
     lineage::HOLE,
+    positions,
     replies::{self, Entry},
-    positions, scripts, wire,
+    scripts, wire,
 };
 use crate::domain::{Delivery, Fence, StreamId};
 

@@ -83,14 +83,15 @@ impl Streams {
         }
         let lengths: Vec<i64> = lengths.query_async(&mut connection).await?;
         let positions = positions::on_each(&self.keys, &mut connection, None).await?;
-        let one = |((partition, length), positions): ((u16, i64), Result<Vec<GroupPosition>, _>)| {
-            let (stream, positions) = match positions {
-                Err(Error::StateLost(_)) => (false, Vec::new()),
-                positions => (true, positions?),
+        let one =
+            |((partition, length), positions): ((u16, i64), Result<Vec<GroupPosition>, _>)| {
+                let (stream, positions) = match positions {
+                    Err(Error::StateLost(_)) => (false, Vec::new()),
+                    positions => (true, positions?),
+                };
+                let group = positions.iter().any(|one| one.group == GROUP);
+                Ok((Presence { partition, stream, group, length }, positions))
             };
-            let group = positions.iter().any(|one| one.group == GROUP);
-            Ok((Presence { partition, stream, group, length }, positions))
-        };
         (0..).zip(lengths).zip(positions).map(one).collect()
     }
 

@@ -1,7 +1,7 @@
-//! The spans of a batch: what was received, each attempt at a payment, the
-//! transaction and the acknowledgement. One for each payment whose trace is
-//! recorded, and for what failed or was slow; those of the whole batch once, in
-//! the first payment's trace, with links to the others.
+//! The spans of a batch: receiving, each attempt at a payment, the transaction and the
+//! acknowledgement. One attempt span for each payment whose trace is recorded, and for each
+//! failed or slow one; spans of the whole batch once, in the first payment's trace, with links
+//! to the others. Never decides anything about a payment.
 
 use opentelemetry::{KeyValue, trace::SpanKind};
 
@@ -14,12 +14,11 @@ use super::{
 };
 use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 
-/// Links of one span.
 const LINKS_MAX: usize = 128;
 const TABLE: &str = "processed_transactions";
 
 impl Signals {
-    /// An entry was given up and is a dead letter now.
+    /// An entry became a dead letter.
     pub fn buried(&self, buried: &Buried<'_>) {
         self.processed("dead_lettered", 1);
         let (spans, at) = (&self.0.spans, Timestamp::now());
@@ -43,7 +42,7 @@ impl Signals {
         });
     }
 
-    /// An operator has sent a dead letter on its way again, and it is settled.
+    /// A dead letter was redriven and is settled.
     pub fn redriven(&self, delivery: &Delivery, outcome: &str, started: Timestamp) {
         let (spans, ended) = (&self.0.spans, Timestamp::now());
         let parent = self.parent(entry(delivery), delivery.trace, true, ended);
@@ -82,8 +81,8 @@ impl Signals {
         }
     }
 
-    /// What is written though it was not to be: a failure that is its own
-    /// doing, and what took too long.
+    /// Whether the attempt is traced whatever the sampling: it failed by its own fault, or was
+    /// slow.
     fn stands_out(&self, tried: &Tried<'_>, delivery: &Delivery) -> bool {
         match (tried.failure, tried.steps.committed) {
             (Some(failure), _) => failure.of_an_entry && tried.deliveries.len() == 1,
@@ -95,8 +94,8 @@ impl Signals {
         }
     }
 
-    /// Below what the span of an entry is written, if it is. What was to have no
-    /// trace and stands out gets one; the same for each attempt.
+    /// The parent of an entry's span, if one is written. An unsampled attempt that stands out
+    /// gets a trace, the same one for all attempts at its entry.
     fn parent(
         &self,
         entry: (u16, StreamId),
@@ -154,7 +153,7 @@ impl Signals {
         attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         let failure = tried.failure;
         attributes.extend(failure.map(|failure| KeyValue::new(words::ERROR, failure.class)));
-        // What was not committed was decided for nothing.
+        // Without a commit, no outcome counts.
         let outcome = outcome.filter(|_| failure.is_none());
         attributes.extend(outcome.map(|outcome| KeyValue::new(words::OUTCOME, outcome.as_str())));
         if self.stands_out(tried, delivery) {
@@ -165,7 +164,7 @@ impl Signals {
         let acknowledged = acknowledged.map(|at| ("acknowledged", at.wall));
         let start = match parent.span_id {
             Some(_) => tried.steps.taken.wall,
-            // Nothing else shows how long it waited.
+            // No other span shows how long it waited.
             None => delivery.received_at.into(),
         };
         spans.write(Span {
@@ -182,7 +181,7 @@ impl Signals {
         place.0
     }
 
-    /// The attempt of somebody who did not come back to tell of it.
+    /// The attempt of a worker that ended before it could report it.
     fn write_lost(
         &self,
         tried: &Tried<'_>,
@@ -199,7 +198,7 @@ impl Signals {
         let taken = tried.steps.taken;
         let took = (taken.before(earlier.ago), taken.wall);
         self.0.spans.write(Span {
-            error: Some(format!("{} took it and did not come back to it", earlier.worker)),
+            error: Some(format!("{} took the entry and ended before settling it", earlier.worker)),
             ..Span::step(PROCESS, SpanKind::Consumer, place, took, attributes)
         });
         place.0

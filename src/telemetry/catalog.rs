@@ -1,38 +1,31 @@
-//! Every metric: its name, its unit, what it counts, and what it is told apart
-//! by. Names follow the semantic conventions where they have one. Dashboards,
-//! alerts and the RUNBOOK are held against this list. Measures nothing.
+//! Every metric with its name, unit and attributes. Names follow OpenTelemetry's semantic
+//! conventions where there is one. Dashboards, alerts and the RUNBOOK are tested against this
+//! list. Measures nothing.
 
-/// A metric as it is exported.
 #[derive(Debug)]
 pub struct Metric {
-    /// Its name in OpenTelemetry.
+    /// The name in OpenTelemetry.
     pub name: &'static str,
-    /// How it behaves.
     pub kind: Instrument,
-    /// Its unit, as UCUM has it.
+    /// In UCUM.
     pub unit: &'static str,
-    /// What it is told apart by. Never a reference, a customer or an amount.
+    /// Never a reference, a customer or an amount.
     pub attributes: &'static [&'static str],
-    /// What it says, as a sentence.
     pub description: &'static str,
 }
 
-/// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Instrument {
-    /// Only grows.
     Counter,
-    /// Grows and shrinks by what happens.
     UpDownCounter,
-    /// Is seen from time to time.
     Gauge,
-    /// How values spread, over these bounds.
+    /// With the upper bounds of its buckets.
     Histogram(&'static [f64]),
 }
 
 impl Metric {
-    /// Its name in Prometheus, as the collector makes it. A histogram has it
-    /// with `_bucket`, `_sum` and `_count`.
+    /// The name that the collector gives it in Prometheus; a histogram's has `_bucket`, `_sum`
+    /// and `_count` behind it.
     #[must_use]
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");
@@ -49,17 +42,16 @@ impl Metric {
     }
 }
 
-/// Bounds of times, in seconds: those of the semantic conventions, and finer
-/// ones below them.
+/// Buckets in seconds: those of the semantic conventions, and finer ones below them.
 pub const SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
-/// Bounds of times that an outage can make long.
+/// Buckets in seconds for times that an outage can make long.
 pub const LONG_SECONDS: &[f64] = &[
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
     1800.0,
 ];
-/// Bounds of how much is done at once.
+/// Buckets of batch sizes.
 pub const SIZES: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0, 5000.0];
 
@@ -76,7 +68,6 @@ macro_rules! metrics {
                 description: $text,
             };
         )*
-        /// All of them.
         pub static METRICS: &[&Metric] = &[$(&$id),*];
     };
 }
@@ -158,7 +149,7 @@ metrics! {
     CIRCUIT_OPEN = "paystream.circuit.open", Gauge, "{circuit}",
         ["paystream.dependency"],
         "1 while the circuit of redis or postgresql is open.";
-    // What every process samples of the whole; take the maximum.
+    // Values of the whole system that every process exports; take the maximum.
     QUEUE_DEPTH = "paystream.queue.depth", Gauge, "{message}",
         ["messaging.destination.name", "messaging.consumer.group.name"],
         "Payments accepted and not settled: lag and pending.";

@@ -1,7 +1,6 @@
-//! Where signals go: to an OpenTelemetry collector, over OTLP, in the
-//! background. The `OTEL_*` variables are those of the specification and are
-//! read by the SDK. Never a condition of service: what is not delivered is
-//! dropped, and said once.
+//! Export to an OpenTelemetry collector, over OTLP, in the background. The `OTEL_*` variables
+//! are those of the specification and are read by the SDK. Never a condition of service:
+//! telemetry that cannot be delivered is dropped, and the failure is logged once.
 
 use std::{
     env,
@@ -32,31 +31,31 @@ use tracing::{info, warn};
 
 use super::spans::SAMPLE_RATIO;
 
-/// Between two exports of the metrics.
+/// Interval between exports of the metrics.
 const METRICS_EVERY: Duration = Duration::from_secs(10);
-/// Spans that wait for the exporter at most; more are dropped.
+/// Spans that may wait for the exporter; more are dropped.
 const SPANS_MAX: usize = 65_536;
-/// Spans in one export,
+/// Spans in one export.
 const SPANS_PER_EXPORT: usize = 4_096;
-/// and between two.
+/// Interval between exports of spans.
 const SPANS_EVERY: Duration = Duration::from_millis(500);
 
-/// Who speaks.
+/// The process, as it is called in all that it exports.
 pub struct Service {
     /// `paystream-gateway`, `paystream-worker`, or `paystream` for both in one.
     pub name: &'static str,
-    /// Tells it from others of its name.
+    /// Distinguishes processes of one name.
     pub instance: String,
 }
 
-/// Whether there is anywhere to send to.
+/// Whether an endpoint is configured.
 pub(super) fn is_wanted() -> bool {
     let disabled = text("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
     let endpoints = ["", "TRACES_", "METRICS_"];
     !disabled && endpoints.iter().any(|signal| endpoint(signal).is_some())
 }
 
-/// The ratio that the specification's own variables ask for.
+/// The sample ratio of the `OTEL_*` variables.
 pub(super) fn ratio_of_the_environment() -> anyhow::Result<Option<f64>> {
     let Some(sampler) = text("OTEL_TRACES_SAMPLER") else { return Ok(None) };
     match sampler.strip_prefix("parentbased_").unwrap_or(&sampler) {
@@ -75,7 +74,6 @@ pub(super) fn ratio_of_the_environment() -> anyhow::Result<Option<f64>> {
     }
 }
 
-/// How the sender is called, in everything that it sends.
 pub(super) fn resource(service: Service, ratio: f64) -> Resource {
     let ours = [
         KeyValue::new("service.name", service.name),
@@ -84,13 +82,13 @@ pub(super) fn resource(service: Service, ratio: f64) -> Resource {
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new(SAMPLE_RATIO, ratio),
     ];
-    // What the environment says counts more.
+    // The environment overrides.
     let named = text("OTEL_SERVICE_NAME").map(|name| KeyValue::new("service.name", name));
     let resource = Resource::builder_empty().with_attributes(ours);
     resource.with_detector(Box::new(EnvResourceDetector::new())).with_attributes(named).build()
 }
 
-/// Sends spans; nothing when they are not wanted.
+/// The exporter of spans; none when they are not exported.
 pub(super) fn spans(resource: &Resource) -> anyhow::Result<Option<BatchSpanProcessor>> {
     if !is_exported("TRACES") {
         return Ok(None);
@@ -118,7 +116,6 @@ pub(super) fn spans(resource: &Resource) -> anyhow::Result<Option<BatchSpanProce
     Ok(Some(processor))
 }
 
-/// Sends metrics, if they are wanted.
 pub(super) fn metrics(resource: Resource) -> anyhow::Result<SdkMeterProvider> {
     let provider = SdkMeterProvider::builder().with_resource(resource);
     if !is_exported("METRICS") {
@@ -157,9 +154,9 @@ fn protocol(signal: &str) -> anyhow::Result<Protocol> {
             );
             Ok(Protocol::Http)
         }
-        Some(other) => bail!(
-            "OTEL_EXPORTER_OTLP_PROTOCOL {other} is not supported: use grpc or http/protobuf"
-        ),
+        Some(other) => {
+            bail!("OTEL_EXPORTER_OTLP_PROTOCOL {other} is not supported: use grpc or http/protobuf")
+        }
     }
 }
 
@@ -178,12 +175,12 @@ fn is_exported(signal: &str) -> bool {
     wanted.as_deref() != Some("none") && endpoint(&format!("{signal}_")).is_some()
 }
 
-/// A variable that is set to something.
+/// A variable that is set and not empty.
 fn text(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
-/// An exporter that says when it begins to fail, and when it works again.
+/// An exporter that logs when it begins to fail, and when it works again.
 #[derive(Debug)]
 struct LoggingExporter<E> {
     signal: &'static str,

@@ -1,5 +1,4 @@
-//! The instruments for what happens: counters and histograms, made once. What
-//! is seen from time to time is in `gauges`.
+//! Counters and histograms, created once. Gauges are in `gauges`. Never reads a value.
 
 use opentelemetry::{
     KeyValue,

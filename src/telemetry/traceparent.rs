@@ -8,7 +8,7 @@ pub const TRACEPARENT: &str = "traceparent";
 /// The flag that says that a trace is recorded.
 const SAMPLED: u8 = 1;
 
-/// Reads it. Nothing when it is not one: nothing fails by it.
+/// None when the text is not a valid `traceparent`; a request never fails by it.
 #[must_use]
 pub fn parse(text: &str) -> Option<TraceContext> {
     let mut parts = text.split('-');
@@ -22,7 +22,7 @@ pub fn parse(text: &str) -> Option<TraceContext> {
     fits.then_some(TraceContext { trace_id, span_id: Some(span_id), sampled })
 }
 
-/// Writes it; nothing when the span is not known.
+/// None when the span is not known.
 #[must_use]
 pub fn write(context: &TraceContext) -> Option<String> {
     let TraceContext { trace_id, span_id, sampled } = context;
@@ -30,7 +30,7 @@ pub fn write(context: &TraceContext) -> Option<String> {
     span_id.map(|span_id| format!("00-{trace_id}-{span_id}-{flags:02x}"))
 }
 
-/// Lower-case hexadecimal digits of so many bytes, and nothing else.
+/// Reads exactly `2 * N` lower-case hexadecimal digits.
 fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -1,4 +1,5 @@
-//! The words of the semantic conventions that we use, and our own beside them.
+//! Names of attributes and their values: the semantic conventions', and our own. Never
+//! measures anything.
 
 use opentelemetry::KeyValue;
 
@@ -30,15 +31,15 @@ pub const DEPENDENCY: &str = "paystream.dependency";
 pub const POOL: &str = "db.client.connection.pool.name";
 pub const POOL_STATE: &str = "db.client.connection.state";
 
-/// What a payment that came is counted as,
+/// Outcomes of a payment at the gateway.
 pub(super) const RECEIVED: &[&str] =
     &["accepted", "duplicate", "conflict", "invalid", "overloaded", "error"];
-/// and one that a worker is done with.
+/// Outcomes of a payment at a worker.
 pub(super) fn processed() -> Vec<&'static str> {
     let states = PaymentState::ALL.into_iter().filter(|state| state.is_a_workers());
     states.map(PaymentState::as_str).collect()
 }
-/// Why something is done again.
+/// Reasons of retries.
 pub(super) const REASONS: &[&str] = &[
     "redis_outage",
     "postgresql_outage",
@@ -49,12 +50,12 @@ pub(super) const REASONS: &[&str] = &[
     "state_lost",
     "unexpected",
 ];
-/// What happens to partitions.
+/// Moves of partitions.
 pub(super) const MOVES: &[&str] = &["acquired", "released", "lost"];
 
-/// What payments are sent to and taken from, as a whole.
+/// The streams as one messaging destination.
 pub(super) const DESTINATION: &str = "payments";
-/// The group that settles them.
+/// The consumer group of the workers.
 pub(super) const LEDGER: &str = "ledger";
 pub(super) const SEND: &str = "send";
 pub(super) const RECEIVE: &str = "receive";
@@ -62,7 +63,7 @@ pub(super) const PROCESS: &str = "process";
 pub(super) const ACK: &str = "ack";
 pub(super) const BURY: &str = "bury";
 
-/// Which operation on the streams something is about.
+/// Attributes of an operation on the streams.
 pub(super) fn messaging(operation: &'static str) -> [KeyValue; 3] {
     [
         KeyValue::new("messaging.system", "redis"),
@@ -71,7 +72,7 @@ pub(super) fn messaging(operation: &'static str) -> [KeyValue; 3] {
     ]
 }
 
-/// Which operation on the ledger something is about.
+/// Attributes of an operation on the ledger.
 pub(super) fn ledger(operation: &'static str) -> [KeyValue; 2] {
     [KeyValue::new(DB_SYSTEM, "postgresql"), KeyValue::new(DB_OPERATION, operation)]
 }

@@ -1,6 +1,5 @@
-//! What the worker says: of each batch that it settled or could not, and of
-//! what happens to its partitions. Counts; what becomes a span is in
-//! `attempts`.
+//! Metrics of the worker: batches, their outcomes, and moves of partitions. Spans are in
+//! `attempts`. Never decides anything.
 
 use std::{
     collections::HashMap,
@@ -18,49 +17,46 @@ use super::{
 };
 use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 
-/// When an entry was delivered before this time.
+/// An earlier delivery of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Earlier {
     pub worker: String,
     pub ago: Duration,
-    /// How often, this time included.
+    /// Deliveries, this one included.
     pub deliveries: u32,
-    /// Whoever had it did not come back to it, and so could not say.
+    /// The worker that had it ended before it could report.
     pub lost: bool,
 }
 
-/// When the steps of a batch ended; nothing where it did not come so far.
+/// When the steps of a batch ended; none for a step that was not reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
-    /// Its entries were asked for,
+    /// The entries were asked for.
     pub asked: Timestamp,
-    /// came,
+    /// The entries arrived.
     pub taken: Timestamp,
-    /// were committed in the transaction that began at the first of these,
+    /// Begin and commit of the transaction.
     pub committed: Option<(Timestamp, Timestamp)>,
-    /// and acknowledged.
     pub acknowledged: Option<Timestamp>,
 }
 
-/// Why a batch was not settled.
 #[derive(Clone, Debug)]
 pub struct BatchFailure {
-    /// Its class, stable: `postgresql_outage`, `entry`, and so on.
+    /// Stable: `postgresql_outage`, `entry`, and so on.
     pub class: &'static str,
     pub text: String,
-    /// It is the doing of an entry.
+    /// Caused by an entry, not by the stores.
     pub of_an_entry: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Tried<'a> {
-    /// What was taken, in stream order.
+    /// In stream order.
     pub deliveries: &'a [Delivery],
-    /// What was decided of each; empty when it did not come so far.
+    /// One for each delivery; empty when none was decided.
     pub outcomes: &'a [Outcome],
-    /// Those that were delivered before.
+    /// Earlier deliveries of redelivered entries.
     pub earlier: &'a HashMap<(u16, StreamId), Earlier>,
-    /// How far it came, and when.
     pub steps: Steps,
     pub failure: Option<&'a BatchFailure>,
 }
@@ -68,16 +64,15 @@ pub struct Tried<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Buried<'a> {
     pub entry: (u16, StreamId),
-    /// Its trace, as far as it is known.
+    /// The trace, if the entry could be read that far.
     pub trace: Option<TraceContext>,
-    /// Why: a stable class,
     pub code: &'static str,
-    /// and a sentence.
+    /// A sentence.
     pub reason: &'a str,
 }
 
 impl Signals {
-    /// A batch was settled, or was not.
+    /// Reports a batch that was settled, or failed.
     pub fn tried(&self, tried: &Tried<'_>) {
         let ended = Timestamp::now();
         self.count(tried, ended);
@@ -133,7 +128,7 @@ impl Signals {
         meters.amount.add(hundredths, &[]);
     }
 
-    /// Entries were taken, some of them again, and it took so long.
+    /// Reports entries that were taken; `again`: how many of them were redelivered.
     pub fn taken(&self, entries: usize, again: usize, took: Duration) {
         let meters = &self.0.meters;
         let mut attributes = words::messaging(RECEIVE).to_vec();
@@ -143,22 +138,20 @@ impl Signals {
         meters.redeliveries.add(length(again), &[]);
     }
 
-    /// So many payments ended so.
     pub fn processed(&self, outcome: &'static str, payments: u64) {
         self.0.meters.processed.add(payments, &[KeyValue::new(words::OUTCOME, outcome)]);
     }
 
-    /// Something is done again, for this reason.
     pub fn retried(&self, reason: &'static str) {
         self.0.meters.retries.add(1, &[KeyValue::new(words::REASON, reason)]);
     }
 
-    /// The worker was refused: it does not own a partition any more.
+    /// The worker was refused because it no longer owns a partition.
     pub fn fenced(&self) {
         self.0.meters.fenced.add(1, &[]);
     }
 
-    /// So many partitions were `acquired`, `released` or `lost`.
+    /// `how`: `acquired`, `released` or `lost`.
     pub fn moved(&self, how: &'static str, partitions: usize) {
         self.0.meters.moves.add(length(partitions), &[KeyValue::new(words::MOVE, how)]);
     }

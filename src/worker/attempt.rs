@@ -150,7 +150,10 @@ async fn give_back(link: &mut Link, fence: Fence, before: Option<&Attempt>, erro
         false
     };
     if timeout(deadline, giving).await != Ok(true) {
-        warn!(partition = fence.partition, "could not undo the note of an attempt; retrying on the next connection");
+        warn!(
+            partition = fence.partition,
+            "could not undo the note of an attempt; retrying on the next connection"
+        );
     }
 }
 

@@ -25,9 +25,9 @@ pub(super) fn finding(state: &PartitionState, known: i64) -> Option<String> {
     }
     match state.sequence {
         None => Some("a gateway found that the sequence counter had gone back".to_owned()),
-        Some(sequence) if sequence < known => {
-            Some(format!("the sequence counter was at {sequence} although {known} had been given out"))
-        }
+        Some(sequence) if sequence < known => Some(format!(
+            "the sequence counter was at {sequence} although {known} had been given out"
+        )),
         Some(_) => None,
     }
 }
@@ -132,7 +132,8 @@ mod tests {
             |position, sequence| PartitionState { position, sequence, ..PartitionState::default() };
         assert_eq!(finding(&state(position.clone(), Some(7)), 7), None);
         assert_eq!(finding(&state(position.clone(), Some(8)), 7), None);
-        for lost in [state(None, Some(7)), state(position.clone(), Some(6)), state(position, None)] {
+        for lost in [state(None, Some(7)), state(position.clone(), Some(6)), state(position, None)]
+        {
             assert!(finding(&lost, 7).is_some(), "{lost:?}");
         }
     }

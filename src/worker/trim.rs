@@ -50,9 +50,7 @@ impl Trimmer {
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
             let obstacles = match self.round().await {
                 Ok(trims) => obstacles(trims),
-                Err(error) => {
-                    BTreeSet::from([format!("trimming failed, retrying: {error:#}")])
-                }
+                Err(error) => BTreeSet::from([format!("trimming failed, retrying: {error:#}")]),
             };
             let (new, over) = self.said.change(obstacles);
             for obstacle in new {
@@ -87,7 +85,10 @@ impl Trimmer {
         let used = if limit == 0 { 0 } else { self.upkeep.streams_memory().await? };
         let keeps = keeps(self.worker.config.retention, self.keeps, used, limit);
         if self.keeps == self.worker.config.retention && keeps < self.keeps {
-            warn!(used, limit, "streams use more than a quarter of Redis's memory; trimming earlier");
+            warn!(
+                used,
+                limit, "streams use more than a quarter of Redis's memory; trimming earlier"
+            );
         }
         self.keeps = keeps;
         Ok(())

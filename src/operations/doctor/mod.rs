@@ -32,7 +32,7 @@ use crate::{
     config::ServeConfig,
     ledger::{CursorRow, Error as LedgerError, GroupRow, Symptoms, Vitals},
     operations::{groups::groups, shapes::last_owners},
-    stream::{Presence, RedisVitals, GroupPosition, Streams},
+    stream::{GroupPosition, Presence, RedisVitals, Streams},
 };
 
 /// Between two looks at whether a worker gets on with what waits.

@@ -12,7 +12,7 @@ use crate::{
         finding::{self as kind, Finding, Kind},
         shapes::span,
     },
-    stream::{GROUP, KEPT_MAX, Presence, RedisVitals, GroupPosition},
+    stream::{GROUP, GroupPosition, KEPT_MAX, Presence, RedisVitals},
 };
 
 /// Slower than this is no network of one place, or an overloaded machine.

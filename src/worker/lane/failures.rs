@@ -40,13 +40,19 @@ impl Lane {
         if error.is_of_an_entry() {
             // What can be settled is, page by page; the rest is narrowed down.
             let error = error.sentence();
-            warn!(lane = self.number, error, "a batch failed; settling its entries in smaller parts to find the cause");
+            warn!(
+                lane = self.number,
+                error, "a batch failed; settling its entries in smaller parts to find the cause"
+            );
             self.reclaim_all();
             return;
         }
         if error.is_locked() {
             let cause = error.cause();
-            warn!(lane = self.number, cause, "a batch waited for a lock; settling each partition separately");
+            warn!(
+                lane = self.number,
+                cause, "a batch waited for a lock; settling each partition separately"
+            );
             self.reclaim_all();
             return;
         }
