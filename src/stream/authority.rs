@@ -1,8 +1,6 @@
-//! Before anything is appended to a server that was not met before, the ledger is
-//! asked whether these streams are the ones that are served: a replica that was
-//! promoted, or a copy that was put back, may not know that they were closed for
-//! good. Never asks again about a server that it let pass, and never knows how the
-//! ledger is asked.
+//! Before the first append to a Redis server, the ledger confirms that these streams belong to
+//! the current topology: a promoted replica or a restored copy may lack their closing. Never
+//! asks twice about a server that passed, and never knows how the ledger is asked.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,11 +10,11 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::server::{self, Primary};
 
-/// How long the ledger is waited for.
+/// How long the ledger may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Answers the generation that is served, and whether it is being changed; nothing
-/// while the ledger is away.
+/// Returns the current generation, and whether it is being changed; none while the ledger is
+/// unavailable.
 type Ask = dyn Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync;
 
 #[derive(Clone)]
@@ -38,7 +36,7 @@ impl Authority {
             return Ok(());
         }
         match timeout(PATIENCE, (self.ask)()).await.unwrap_or(None) {
-            // What was closed may be open on one that was promoted meanwhile.
+            // Closed streams may be open on a promoted replica.
             Some((generation, changes))
                 if generation != self.generation || (changes && server.promoted) =>
             {
@@ -46,12 +44,12 @@ impl Authority {
             }
             None if server.promoted => {
                 return Err(server::unfit(
-                    "it was promoted, and PostgreSQL does not say whether its streams are still \
-                     the ones that are served"
+                    "it was promoted, and PostgreSQL did not confirm that its streams belong to the \
+                     current topology"
                         .to_owned(),
                 ));
             }
-            // One that was restarted has what it had.
+            // A restarted server has lost nothing.
             Some(_) | None => {}
         }
         *met = Some(Arc::clone(server));

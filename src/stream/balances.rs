@@ -1,12 +1,11 @@
-//! The cache of balances, for readers.
+//! The cache of balances, for readers. Losing it loses nothing; never the source of truth.
 //!
 //! A reader that misses is handed a lease, reads the ledger, and fills the
 //! cache only if its lease still stands. A batch removes value and lease before
 //! it commits and keeps leases from being handed out until it has ended, so a
 //! cached balance is never older than a payment that was reported applied, and
 //! a slow reader never puts an old balance back. Value and lease name the server that
-//! they were written under: what a promoted replica has of them may lack removals.
-//! Losing the cache loses nothing.
+//! they were written under: a promoted replica may lack removals.
 
 use std::time::Duration;
 
@@ -18,16 +17,15 @@ use crate::domain::CustomerId;
 
 /// How long a reader may take from its lease to its fill.
 const LEASE: Duration = Duration::from_secs(5);
-/// How long the cache has to answer; the ledger is asked after that.
+/// How long the cache may take to answer, before the ledger is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// A balance, as it was filled.
     Hit(String),
-    /// Nothing; read the ledger, and fill with this lease.
+    /// A miss: read the ledger, and fill with this lease.
     Lease(String),
-    /// Nothing now; read the ledger and leave the cache alone.
+    /// A miss: read the ledger and do not fill.
     Pass,
 }
 
@@ -39,8 +37,7 @@ pub struct Balances {
 }
 
 impl Balances {
-    /// Looks a customer up; `token` names the lease if one is handed out, and
-    /// is unique.
+    /// `token` is unique and becomes the lease if one is handed out.
     pub async fn get(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
         let looking = timeout(PATIENCE, self.look_up(customer, token));
         looking.await.unwrap_or(Err(Error::Deadline(PATIENCE)))
@@ -60,12 +57,9 @@ impl Balances {
         Ok(timeout(PATIENCE, filling).await.map_err(|_| Error::Deadline(PATIENCE))??)
     }
 
-    /// Removes what is cached of a customer, and whatever lease there is to
-    /// fill it. Asked for once a change is in the ledger, so that nobody fills
-    /// in what was read before.
-    ///
-    /// # Errors
-    /// When Redis cannot be reached; the balance may be old until it expires.
+    /// Removes a cached balance and any lease to fill it, after a change in the ledger, so
+    /// that no older balance is filled in. After an error the balance may be old until it
+    /// expires.
     pub async fn forget(&self, customer: &CustomerId) -> Result<(), Error> {
         let mut command = redis::cmd("DEL");
         command.arg(self.keys.balance(customer));

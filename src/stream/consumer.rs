@@ -19,7 +19,7 @@ use super::{
 };
 use crate::domain::{CustomerId, DeadEntry, Delivery, Fence, StreamId};
 
-/// Notices that a partition's dead stream keeps, about.
+/// Approximate length of a partition's dead stream.
 const DEAD_NOTICES_MAX: u32 = 10_000;
 /// Longest time a batch may hold back the balance cache if its worker dies.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
@@ -35,9 +35,9 @@ pub enum Taken {
 #[derive(Clone, Debug, Default)]
 pub struct TakenFrom {
     pub taken: Vec<Taken>,
-    /// The last id that was looked at; where the next page starts.
+    /// The last id of the page; the next one starts behind it.
     pub last_id: Option<StreamId>,
-    /// How those that came again were delivered before.
+    /// Earlier deliveries of redelivered entries.
     pub earlier: Vec<Delivered>,
 }
 
@@ -57,9 +57,9 @@ pub struct Consumer {
     pub(super) keys: Keys,
     pub(super) worker: String,
     incarnation: String,
-    /// The server at the other end of both connections.
+    /// The server of both connections.
     pub(super) server: Primary,
-    /// How far the counter of each partition was seen to have come.
+    /// The highest value seen of each partition's counter.
     pub(super) counted: BTreeMap<u16, i64>,
 }
 
@@ -86,9 +86,8 @@ impl Consumer {
         Ok(Self { reader, waiter, keys, worker, incarnation, server, counted })
     }
 
-    /// Compares the highest sequence that is known to have been given out in
-    /// each partition with what this server has, before anything is taken from
-    /// it. What is lost is noted there, in the partition's history.
+    /// Compares the highest sequence known to have been given out in each partition with this
+    /// server's history, before anything is taken from it. Losses are noted in the history.
     pub async fn compare(&mut self, known: &[(u16, i64)]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(known.len());
         for (partition, sequence) in known {
@@ -100,8 +99,7 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Tells gateways which sequences of a partition are lost, so that what is
-    /// sent again is accepted again.
+    /// Notes lost sequences for the gateways, so that payments sent again are accepted again.
     pub async fn lose(&mut self, lost: &[(u16, i64, i64)]) -> Result<(), Error> {
         if lost.is_empty() {
             return Ok(());
@@ -115,7 +113,7 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Tells Redis who owns `fences`, so that takes by anyone else are refused.
+    /// Writes the owner of `fences` to Redis, which then refuses takes by anyone else.
     pub async fn mirror(&mut self, fences: &[Fence]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(fences.len());
         for fence in fences {
@@ -126,14 +124,14 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Closes the connections of a former owner, so that nothing it had under
-    /// way arrives late. Those of this very process stay.
+    /// Closes the connections of a former owner, so that none of its commands arrives late.
+    /// Those of this process stay.
     pub async fn cut_off(&mut self, worker: &str) -> Result<(), Error> {
         let mut list = redis::cmd("CLIENT");
         list.arg(&["LIST", "TYPE", "normal"]);
         let clients: String = match list.query_async(&mut self.reader).await {
             Ok(clients) => clients,
-            // Not every user may; the fences hold without it.
+            // The ACL may forbid it; the fences hold without it.
             Err(error) if error.code() == Some("NOPERM") => return Ok(()),
             Err(error) => return Err(error.into()),
         };
@@ -150,8 +148,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Says which of the partitions have an entry after the id beside them;
-    /// waits until one has, at most `block`.
+    /// Waits at most `block` for an entry behind the given ids; returns the partitions that have
+    /// one.
     pub async fn wait(
         &mut self,
         after: &[(u16, StreamId)],
@@ -178,11 +176,9 @@ impl Consumer {
         Ok(after.iter().map(|(partition, _)| *partition).filter(has_some).collect())
     }
 
-    /// Takes up to so many new entries from each claimed partition.
-    ///
-    /// # Errors
-    /// [`Error::Fenced`] when one is not ours any more. After any error,
-    /// entries may have been handed to us that we did not see: reclaim.
+    /// Takes up to so many new entries from each partition. Fails with [`Error::Fenced`] when
+    /// one has another owner. After any error, entries may have been delivered that we did not
+    /// see: reclaim.
     pub async fn take(&mut self, counts: &[(Fence, u32)]) -> Result<Vec<TakenFrom>, Error> {
         let mut pipeline = Pipeline::with_capacity(counts.len());
         for (fence, count) in counts {
@@ -190,16 +186,15 @@ impl Consumer {
             command.arg(GROUP).arg(&self.worker).arg(fence.epoch).arg(count);
             pipeline.add_command(command);
         }
-        let replies: Vec<Batch> = pipeline.query_async(&mut self.reader).await?;
-        let read = |((fence, _), (mut streams, counter)): (&(Fence, u32), Batch)| {
+        let replies: Vec<StreamReply> = pipeline.query_async(&mut self.reader).await?;
+        let read = |((fence, _), (mut streams, counter)): (&(Fence, u32), StreamReply)| {
             let entries = streams.pop().map(|(_, entries)| entries).unwrap_or_default();
             self.read(fence.partition, entries, counter.as_deref())
         };
         Ok(counts.iter().zip(replies).map(read).collect())
     }
 
-    /// Claims a page of what was handed to anyone and not acknowledged, in
-    /// stream order, starting after `after`.
+    /// Claims a page of pending entries, whoever has them, in stream order behind `after`.
     pub async fn reclaim(
         &mut self,
         fence: Fence,
@@ -214,7 +209,7 @@ impl Consumer {
         let mut page = self.read(fence.partition, entries, counter.as_deref());
         let pending: Vec<Delivered> = pending.into_iter().map(Delivered::from).collect();
         page.last_id = pending.last().map(|delivered| delivered.id);
-        // XCLAIM drops deleted entries from the pending list without a word.
+        // XCLAIM silently drops deleted entries from the pending list.
         let gone = pending.iter().map(|delivered| delivered.id);
         let gone = gone.filter(|id| !page.taken.iter().any(|taken| taken.id() == *id));
         let gone: Vec<_> = gone.map(|id| Taken::Deleted(fence.partition, id)).collect();
@@ -224,11 +219,8 @@ impl Consumer {
         Ok(page)
     }
 
-    /// Before a batch commits: balances it changes are forgotten, and not
-    /// cached again until [`Consumer::conclude`].
-    ///
-    /// # Errors
-    /// When Redis cannot be told; the batch must then not commit.
+    /// Before a batch commits: removes the balances that it changes from the cache, until
+    /// [`Consumer::conclude`]. After an error the batch must not commit.
     pub async fn announce(
         &self,
         fences: &[Fence],
@@ -252,11 +244,8 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader.clone()).await?)
     }
 
-    /// After a batch has committed: acknowledges its entries, and lets balances
-    /// be cached again.
-    ///
-    /// # Errors
-    /// When Redis cannot be told; the entries stay pending and are reclaimed.
+    /// After a batch has committed: acknowledges its entries, and lets balances be cached
+    /// again. After an error the entries stay pending and are reclaimed.
     pub async fn conclude(&mut self, settled: &[(Fence, Vec<StreamId>)]) -> Result<(), Error> {
         let mut pipeline = Pipeline::with_capacity(2 * settled.len());
         for (fence, ids) in settled {
@@ -274,11 +263,8 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// Acknowledges an entry that the ledger keeps as a dead letter, and puts a
-    /// notice of it on the partition's dead stream, once.
-    ///
-    /// # Errors
-    /// When Redis cannot be told; the entry stays pending and is reclaimed.
+    /// Acknowledges an entry that is a dead letter in the ledger, and appends a notice to the
+    /// partition's dead stream, once. After an error the entry stays pending and is reclaimed.
     pub async fn bury(
         &mut self,
         partition: u16,
@@ -292,7 +278,7 @@ impl Consumer {
         Ok(command.arg(DEAD_NOTICES_MAX).exec_async(&mut self.reader).await?)
     }
 
-    /// Removes consumers of former owners that hold nothing.
+    /// Removes consumers of former owners that have no pending entries.
     pub async fn forget_others(&mut self, fence: Fence) -> Result<(), Error> {
         let mut command = scripts::FORGET_CONSUMERS.on(&[self.keys.stream(fence.partition)]);
         Ok(command.arg(GROUP).arg(&self.worker).exec_async(&mut self.reader).await?)
@@ -322,8 +308,8 @@ impl Consumer {
     }
 }
 
-/// What one stream gave, and its counter.
-type Batch = (Vec<(String, Vec<Entry>)>, Option<String>);
+/// Entries of one stream, and its counter.
+type StreamReply = (Vec<(String, Vec<Entry>)>, Option<String>);
 /// One row of `XPENDING`: id, consumer, milliseconds ago, how often.
 type Claimed = (StreamId, String, u64, u32);
 

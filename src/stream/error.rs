@@ -1,5 +1,4 @@
-//! What can go wrong between us and Redis, classified where it arises. Never
-//! decides what to do about it.
+//! Errors of Redis, classified where they arise. Never decides what to do about one.
 
 use redis::{ErrorKind, ParsingError, RedisError, ServerError, ServerErrorKind};
 
@@ -11,40 +10,35 @@ pub enum Error {
     /// A stream or its group is gone although the topology says it exists.
     #[error("state is lost in Redis: {0}")]
     StateLost(String),
-    /// The number of partitions is being changed; meanwhile nothing is taken.
+    /// The number of partitions is being changed; until then, appends are refused.
     #[error("the partitions are closed while their number is changed")]
     Resizing,
-    /// A partition's gate is not as it must be for this step.
     #[error("unexpected gate of a partition: {0}")]
     Gate(String),
     #[error("this worker no longer owns the partition: {0}")]
     Fenced(String),
     #[error("redis has no memory left for writes")]
     MemoryFull(#[source] RedisError),
-    /// Redis cannot be reached or cannot answer yet; it may be able to later.
+    /// Redis cannot be reached, or cannot answer yet.
     #[error("redis is not available")]
     Outage(#[source] RedisError),
-    /// Redis answers, but must not be given payments; it may be mended later.
+    /// Redis answers, but its configuration is not safe for payments.
     #[error("this Redis is not safe for payments: {0}")]
     Unfit(String),
-    /// The URL is not one at which Redis could be.
     #[error("{0}")]
     Url(RedisError),
-    /// A search would have to read more entries than it may.
     #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
     SearchLimit(usize),
     #[error("redis did not answer within {0:?}")]
     Deadline(std::time::Duration),
-    /// Redis refused, or answered what we do not understand.
     #[error("redis answered unexpectedly")]
     Unexpected(#[source] RedisError),
-    /// Redis answered in a shape that we do not understand.
     #[error("redis answered {0} in an unexpected shape")]
     Shape(&'static str),
 }
 
 impl Error {
-    /// What the append script refuses, by its code and the words behind it.
+    /// A refusal of the append script: its code and the text behind it.
     pub(super) fn refused(code: &str, why: &str, partition: u16) -> Self {
         match code {
             "BACKPRESSURE" => Self::BacklogFull(partition),
@@ -85,8 +79,8 @@ impl From<RedisError> for Error {
             }
             Some("OOM") => return Self::MemoryFull(error),
             // MISCONF: the last write to disk failed. BUSY: a long script runs.
-            // NOSCRIPT: whoever connects again also loads the scripts again.
-            // LINEAGE: what is known is compared again with what this server has.
+            // NOSCRIPT: connecting again also loads the scripts again.
+            // LINEAGE: known sequences are compared again with this server's history.
             Some(
                 "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING"
                 | "MASTERDOWN" | "READONLY",

@@ -34,13 +34,12 @@ const PAGE: usize = 1_000;
 /// How far the clock of Redis may have been set back within the dedupe window.
 const SET_BACK_MAX: Duration = Duration::from_secs(60);
 
-/// An unsettled entry of a payment.
 #[derive(Clone, Debug)]
 pub struct UnsettledEntry {
     pub reference: Reference,
     pub partition: u16,
     pub stream_id: StreamId,
-    /// What it holds; nothing when this release cannot read it.
+    /// None when this release cannot read the entry.
     pub delivery: Option<Delivery>,
 }
 
@@ -49,8 +48,8 @@ pub struct UnsettledEntry {
 pub struct Heads(Vec<Option<i64>>);
 
 impl Heads {
-    /// What a ledger has not settled of it that has come so far: for each partition
-    /// its highest sequence, and the entry up to which all is settled.
+    /// The entries beyond the ledger's cursors. `settled`: for each partition the highest
+    /// settled sequence, and the entry up to which all is settled.
     pub fn beyond(&self, settled: &BTreeMap<u16, (i64, StreamId)>) -> Result<Unsettled, Error> {
         let mut ranges = Vec::new();
         for (partition, head) in (0..).zip(&self.0) {
@@ -87,7 +86,7 @@ struct Range {
     from: StreamId,
     /// No entry before it has a higher sequence.
     settled: i64,
-    /// Up to this entry, only those count that are pending.
+    /// Up to this entry, only pending ones count.
     handed_out: Option<StreamId>,
 }
 
@@ -105,7 +104,7 @@ impl Finder {
         let mut command = redis::cmd("MGET");
         let counters: Vec<Option<String>> =
             command.arg(counters).query_async(&mut self.connection.clone()).await?;
-        // A closed partition has a word before its number.
+        // A closed partition's counter is "reason:number".
         let head = |counter: Option<String>| {
             let number = counter.as_deref().map(|text| text.rsplit(':').next().unwrap_or(text));
             number.map(|text| text.parse().map_err(|_| Error::Shape("a counter"))).transpose()
@@ -113,8 +112,7 @@ impl Finder {
         Ok(Heads(counters.into_iter().map(head).collect::<Result<_, _>>()?))
     }
 
-    /// What our group has not acknowledged: what is certainly unsettled, where the
-    /// ledger cannot be asked.
+    /// Entries that our group has not acknowledged, for when the ledger is unavailable.
     pub async fn unacknowledged(&self) -> Result<Unsettled, Error> {
         let positions = positions::ours(&self.keys, &mut self.connection.clone()).await?;
         let range = |GroupPosition { partition, oldest_waiting, last_id, .. }| {
@@ -172,7 +170,7 @@ impl Finder {
         Ok(Unsettled(whole))
     }
 
-    /// Without those that were handed out and are not pending any more.
+    /// Leaves out entries that were delivered and are no longer pending.
     async fn still_waiting(
         &self,
         seen: Vec<UnsettledEntry>,

@@ -1,6 +1,6 @@
-//! What a change of the number of partitions does to the streams: closes them
-//! to appends, begins new ones, and removes old ones. Never decides whether it
-//! is time to, and never removes what a group has not settled.
+//! A change of the number of partitions, in Redis: closes streams to appends, creates new ones,
+//! and removes old ones. Never decides when, and never removes entries that a group has not
+//! acknowledged.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ pub struct Gates {
 }
 
 impl Gates {
-    /// Closes every partition to appends; says the last sequence of each.
+    /// Closes every partition to appends; returns the last sequence of each.
     pub async fn close(&mut self) -> Result<Vec<i64>, Error> {
         self.move_all("close").await
     }
@@ -28,8 +28,8 @@ impl Gates {
         self.move_all("seal").await.map(|_| ())
     }
 
-    /// In the order of partitions, so that whoever opens meets the first that
-    /// is sealed before it has opened any.
+    /// In partition order: opening fails at the first sealed partition, before it has opened
+    /// any.
     async fn move_all(&mut self, step: &str) -> Result<Vec<i64>, Error> {
         scripts::GATE.load(&mut self.connection).await?;
         let mut sequences = Vec::with_capacity(usize::from(self.keys.partitions));
@@ -45,8 +45,8 @@ impl Gates {
         Ok(positions.into_iter().map(|position| position.group).collect())
     }
 
-    /// Creates the streams with these groups, and lets their sequences begin
-    /// after `sequence`. Does nothing that is done already.
+    /// Creates the streams with these groups; their sequences begin after `sequence`. Can be
+    /// repeated.
     pub async fn begin(&mut self, sequence: i64, groups: &BTreeSet<String>) -> Result<(), Error> {
         let ours = GROUP.to_owned();
         for group in groups.iter().chain([&ours]) {
@@ -60,8 +60,8 @@ impl Gates {
         lineage::begin(&self.keys, &mut self.connection).await
     }
 
-    /// Removes the streams that every group has settled; says which groups have
-    /// not. The gates stay closed.
+    /// Removes the streams that every group has acknowledged; returns the groups that have not.
+    /// The gates stay closed.
     pub async fn remove(&mut self) -> Result<BTreeSet<String>, Error> {
         scripts::REMOVE.load(&mut self.connection).await?;
         let mut waiting = BTreeSet::new();

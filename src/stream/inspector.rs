@@ -1,5 +1,5 @@
-//! Looks at what is pending, for operators. Never claims, never acknowledges,
-//! and asks for no more than a page at a time, so that payments hardly wait.
+//! Pending entries, for operators. Never claims and never acknowledges; reads a page at a time,
+//! so that payments hardly wait.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use redis::{Pipeline, RedisResult, Value};
 use super::{Error, GROUP, Keys, replies::Entry, shared::SharedConnection, wire};
 use crate::domain::{DeadEntry, Delivery, StreamId};
 
-/// Pending entries that are asked for at once. Redis does nothing else while it
-/// lists them.
+/// Pending entries in one query, during which Redis does nothing else.
 const PAGE: usize = 1_000;
 
 #[derive(Clone, Debug)]
@@ -24,7 +23,6 @@ pub struct Pending {
 #[derive(Clone, Debug, Default)]
 pub struct PendingCount {
     pub pending: u64,
-    /// How much of it each consumer has.
     pub consumers: Vec<(String, u64)>,
 }
 
@@ -32,7 +30,6 @@ pub struct PendingCount {
 pub enum EntryBody {
     Delivery(Box<Delivery>),
     Unreadable(Box<DeadEntry>),
-    /// Nothing: it was deleted.
     Deleted,
 }
 

@@ -68,8 +68,8 @@ impl Keys {
         [self.head(partition), "ref:", reference.as_str()].concat()
     }
 
-    /// What a reference that stands for another payment was sent as from streams of
-    /// an earlier topology.
+    /// Like `reference`, for payments from streams of an earlier topology whose reference
+    /// belongs to another payment.
     pub(super) fn beside(&self, partition: u16, reference: &Reference) -> String {
         [self.head(partition), "beside:", reference.as_str()].concat()
     }

@@ -1,6 +1,6 @@
-//! Entries that wait in the streams of an earlier topology, which nobody takes: a
-//! replica that was promoted lacked the end of the change, and a gateway went on.
-//! Never decides what becomes of them.
+//! Entries left in the streams of an earlier topology, which no worker takes: a promoted
+//! replica lacked the end of the change, and a gateway went on appending. Never decides what
+//! becomes of them.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,17 @@ use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use super::{Error, GROUP, Keys, Producer, Streams, positions, replies::Entry, wire};
 use crate::domain::{Delivery, StreamId};
 
-/// Entries of one partition that are looked at at once.
+/// Entries read of one partition.
 const ENTRIES_MAX: usize = 1_000;
 
-/// An entry that our group has not acknowledged.
 #[derive(Clone, Debug)]
 pub struct LeftBehind {
     pub stream: String,
     pub stream_id: StreamId,
-    /// The payment, or why it cannot be read. The stream has none of an entry that
-    /// was deleted after our group was handed it.
+    /// The payment, or why it cannot be read. None for an entry that was deleted after it was
+    /// delivered.
     pub delivery: Option<Result<Delivery, String>>,
-    /// Whether our group stands before it.
+    /// Whether it was not delivered yet.
     is_ahead: bool,
 }
 
@@ -56,8 +55,8 @@ impl Producer {
 }
 
 impl Past {
-    /// What waits: the first 1,000 entries of each stream, in the order of partitions
-    /// and entries. Where our group is gone, that is all of them.
+    /// The first 1,000 unacknowledged entries of each stream, by partition and id; all entries
+    /// count where our group is missing.
     pub async fn waiting(&mut self) -> Result<Vec<LeftBehind>, Error> {
         let mut found = Vec::new();
         let positions = positions::on_each(&self.keys, &mut self.connection, Some(GROUP)).await?;
@@ -122,8 +121,8 @@ impl Past {
         Ok(())
     }
 
-    /// Makes our group pass this entry, when all that come before are passed. Brings
-    /// the group back where it is gone.
+    /// Moves our group past this entry, after all earlier ones. Creates the group where it is
+    /// missing.
     pub async fn pass(&mut self, entry: &LeftBehind) -> Result<(), Error> {
         let LeftBehind { stream, is_ahead, .. } = entry;
         let id = entry.stream_id;

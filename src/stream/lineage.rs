@@ -1,6 +1,6 @@
-//! Is what is known to have been given out part of the history of the server
-//! that answers now? A promoted replica, or a copy that was put back, may lack
-//! what its predecessor acknowledged. Never decides what to do about a loss.
+//! Compares the sequences known to have been given out with the history of the server that
+//! answers now: a promoted replica or a restored copy may lack entries that were acknowledged.
+//! Never decides what to do about a loss.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
     shared::ServerLine,
 };
 
-/// How far sequences jump when a replica has taken over.
+/// How far sequences jump after a failover to a replica.
 pub(super) const HOLE: i64 = 1_000_000;
 /// Servers whose last sequence is remembered for one partition.
 const SERVERS_MAX: usize = 4;
@@ -23,10 +23,10 @@ pub(super) struct KnownSequences {
     pub(super) sequence: i64,
     /// The highest of each lineage, until another has been compared with it.
     given_out: Vec<GivenOut>,
-    /// Those that another lacked: the next one is compared with them again, because
-    /// what was noted of the loss may be lost as well.
+    /// Those that another server lacked: compared again with the next one, because the note of
+    /// the loss may be lost as well.
     lacked: Vec<GivenOut>,
-    /// The server that was compared last, and its lineage then.
+    /// The last compared server, and its lineage then.
     verified: Option<(Arc<Primary>, Newest)>,
 }
 
@@ -40,8 +40,7 @@ pub(super) struct Newest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct GivenOut {
     sequence: i64,
-    /// The server and the first sequence of its lineage; nothing for what the
-    /// ledger told.
+    /// The server and the first sequence of its lineage; none for what the ledger knows.
     by: Option<(Arc<Primary>, i64)>,
 }
 
@@ -108,7 +107,7 @@ impl KnownSequences {
     }
 }
 
-/// Whether Redis refused because another lineage has begun; it did nothing else.
+/// Whether Redis refused a script, before any change, because another lineage has begun.
 pub(super) fn is_another(error: &RedisError) -> bool {
     error.code() == Some("LINEAGE")
 }
@@ -120,8 +119,8 @@ pub(super) struct Compared {
     lacked: Vec<GivenOut>,
 }
 
-/// Compares all that is known of a partition with the server of this connection. What is
-/// lost is noted there, to be accepted again.
+/// Compares all that is known of a partition with the server of this connection. Losses are
+/// noted there, so that those payments are accepted again.
 pub(super) async fn compare(
     line: &mut ServerLine,
     keys: &Keys,
@@ -187,11 +186,10 @@ pub(super) async fn begin(keys: &Keys, connection: &mut impl ConnectionLike) -> 
     Ok(())
 }
 
-/// What Redis notes about a partition's past.
+/// Failovers of a partition's server, as noted in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// Where sequences jump because a replica took over: the last before the
-    /// jump and the first behind it.
+    /// Jumps of sequences at failovers: the last before and the first behind each.
     pub holes: Vec<(i64, i64)>,
     /// First and last sequences that were given out and lost.
     pub lost: Vec<(i64, i64)>,

@@ -1,5 +1,5 @@
-//! How entries and their ids become arguments of commands and are read from replies.
-//! Fields are read by hand: one that another program wrote need not be UTF-8.
+//! Conversion of entries and their ids to and from Redis values. Never rejects a field that is
+//! not UTF-8: another program may have written it.
 
 use std::str;
 

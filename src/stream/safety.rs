@@ -1,22 +1,22 @@
-//! Whether Redis keeps what it acknowledges. Changes none of its settings.
+//! Checks that Redis persists acknowledged writes. Never changes a setting.
 
 use redis::{RedisResult, aio::ConnectionLike};
 
 use super::{Error, server};
 
-/// Settings under which Redis keeps what it acknowledges. During a rewrite of
-/// its file, `no-appendfsync-on-rewrite` would not sync at all.
+/// Settings under which Redis persists acknowledged writes. With `no-appendfsync-on-rewrite` it
+/// would not sync while it rewrites its file.
 const KEEPING: [(&str, &str); 3] =
     [("appendfsync", "always"), ("no-appendfsync-on-rewrite", "no"), ("appendonly", "yes")];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsafe {
-    /// It is a replica, which takes nothing; nothing allows that.
+    /// It is a replica and takes no writes; never allowed.
     pub replica: Option<String>,
-    /// Settings under which entries are evicted; nothing allows them.
+    /// Settings under which entries are evicted; never allowed.
     pub evicts: Option<String>,
-    /// Settings under which a crash loses what was answered with 202;
-    /// `--allow-unsafe-redis` allows them.
+    /// Settings under which a crash loses payments answered with 202; allowed by
+    /// `--allow-unsafe-redis`.
     pub loses: Option<String>,
 }
 
@@ -26,7 +26,7 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
         Some(policy) if policy == "noeviction" => {}
         Some(policy) => {
             found.evicts = Some(format!(
-                "maxmemory-policy is {policy}: Redis would throw payments away when its memory is \
+                "maxmemory-policy is {policy}: Redis would evict payments when its memory is \
                  full. Set it to noeviction"
             ));
         }
@@ -51,14 +51,14 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
     Ok(found)
 }
 
-/// Refuses a server whose settings do not keep what it acknowledges.
+/// Refuses a server that does not persist acknowledged writes.
 pub(super) async fn insist_on_safety(connection: &mut impl ConnectionLike) -> RedisResult<()> {
     let found = unsafe_settings(connection).await;
     let found = found.map_err(|error| server::unfit(error.to_string()))?;
     found.replica.or(found.evicts).or(found.loses).map_or(Ok(()), |why| Err(server::unfit(why)))
 }
 
-/// One setting; nothing when this user may not ask.
+/// A setting; none when the ACL forbids reading it.
 pub(super) async fn setting(
     connection: &mut impl ConnectionLike,
     name: &str,

@@ -35,7 +35,7 @@ pub(super) static SETTLING_END: Lua = Lua::new(&[include_str!("lua/settling_end.
 pub(super) static TAKE: Lua = Lua::new(&[include_str!("lua/take.lua")]);
 pub(super) static TRIM: Lua = Lua::new(&[include_str!("lua/trim.lua")]);
 
-/// What a lane runs in pipelines, so that Redis must know it beforehand.
+/// Scripts that a lane runs in pipelines, which must be loaded beforehand.
 pub(super) static OF_A_LANE: [&Lua; 14] = [
     &BURY,
     &CLOSE,
@@ -75,7 +75,7 @@ impl Lua {
         command
     }
 
-    /// Makes Redis know the script; it forgets when it restarts.
+    /// Loads the script; Redis forgets it when it restarts.
     pub(super) async fn load(
         &self,
         connection: &mut impl ConnectionLike,
@@ -88,8 +88,7 @@ impl Lua {
         pipeline.cmd("SCRIPT").arg("LOAD").arg(self.parts.concat());
     }
 
-    /// Asks a command of this script. Where Redis does not know the script, nothing was
-    /// done, so it is sent again.
+    /// Runs the script; loads it first and runs it again where Redis does not know it.
     pub(super) async fn ask<T: FromRedisValue>(
         &self,
         command: &Cmd,

@@ -1,5 +1,5 @@
-//! The Redis server at the other end of a connection: whether payments may be
-//! given to it, and whose history its data continue. Never changes anything.
+//! The Redis server of a connection: whether it is a primary, and whose history its data
+//! continue. Never changes anything.
 
 use std::collections::HashMap;
 
@@ -7,25 +7,20 @@ use redis::{RedisError, RedisResult, aio::ConnectionLike};
 
 /// Sections of `INFO` that say who a server is.
 const SECTIONS: [&str; 2] = ["server", "replication"];
-/// A replication id of no server.
 const NOBODY: &str = "0000000000000000000000000000000000000000";
 
 /// A primary, as it was when the connection was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Primary {
-    /// Its run, and whose history it continues if it was promoted: another one
-    /// after a restart, a promotion, or a return to an earlier primary. Not its
-    /// replication id, which is replaced when a first replica follows.
+    /// Its run id, and the history that it continues if it was promoted: differs after a
+    /// restart, a promotion, or a return to an earlier primary. Not its replication id, which is
+    /// replaced when a first replica follows.
     pub(super) identity: String,
-    /// It was a replica and took over, so it may lack what the primary before
-    /// it had acknowledged.
+    /// It was a replica, so it may lack writes that the primary before it acknowledged.
     pub(super) promoted: bool,
 }
 
-/// The server of this connection.
-///
-/// # Errors
-/// Counted as an outage when it is a replica: whoever connects again may find
+/// The server of this connection. A replica counts as an outage: connecting again may reach
 /// the primary.
 pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Primary> {
     let info = info(connection, &SECTIONS).await?;
@@ -50,7 +45,7 @@ pub(super) fn closed(why: &str) -> RedisError {
     redis::make_extension_error("CLOSED".to_owned(), Some(why.to_owned()))
 }
 
-/// Says so, if the server of this connection is a replica.
+/// A sentence, if the server of this connection is a replica.
 pub(super) async fn replica(connection: &mut impl ConnectionLike) -> RedisResult<Option<String>> {
     Ok(as_replica(&info(connection, &SECTIONS).await?))
 }

@@ -44,7 +44,6 @@ pub(super) struct SharedConnection(Arc<Reconnecting>);
 struct Reconnecting {
     client: Client,
     response_timeout: Duration,
-    /// Refuses a server whose settings do not keep what it acknowledges.
     insists_on_safety: bool,
     name: String,
     /// The connection in use. Never locked across an await.
@@ -58,7 +57,7 @@ pub(super) struct ServerLine {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Primary>,
     made_at: Instant,
-    /// When the first command was sent that nothing has been heard since.
+    /// When the first of the unanswered commands was sent.
     unanswered: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -101,7 +100,7 @@ impl SharedConnection {
         if let Some(line) = self.current() {
             return Ok(line);
         }
-        // Whoever had to wait for a failed attempt does not make another.
+        // A caller that waited for a failed attempt does not make another.
         if let Some((_, error)) = failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
             return Err(error.clone());
         }
@@ -118,7 +117,7 @@ impl SharedConnection {
         }
     }
 
-    /// Gives the connection up if this reply says that it is of no use any more.
+    /// Gives the connection up after a reply that shows it to be useless.
     fn judge<R: Reply>(&self, line: &ServerLine, reply: &RedisResult<R>) {
         let useless = match reply {
             Err(error) => is_over(error),
@@ -185,7 +184,7 @@ fn is_over(error: &RedisError) -> bool {
         || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-/// What one or more commands were answered.
+/// The reply to one or more commands.
 pub(super) trait Reply {
     /// Whether a command was refused because the server is a replica now.
     fn is_read_only(&self) -> bool;

@@ -1,6 +1,6 @@
-//! Where a partition stands in Redis, how it is closed and opened again when its state
-//! is lost, and how a group that is ahead of the ledger is found. Never decides that
-//! something is lost: the ledger knows how far the partition has come.
+//! The state of a partition in Redis, and its recovery: closing it, opening it again, and
+//! finding a group that is ahead of the ledger. Never decides that something is lost: that
+//! takes the ledger's cursor.
 
 use redis::{Pipeline, RedisResult, Value};
 
@@ -15,12 +15,10 @@ use crate::domain::{Delivery, Fence, StreamId};
 
 #[derive(Clone, Debug, Default)]
 pub struct PartitionState {
-    /// Where our group stands; nothing when it, or the stream, is gone.
+    /// None when our group or the stream is missing.
     pub position: Option<GroupPosition>,
-    /// The last sequence that was given out; nothing when its state was found
-    /// to be lost.
+    /// The last sequence that was given out; none when a gateway found the counter to be lost.
     pub sequence: Option<i64>,
-    /// Takeovers by replicas, and what they lost.
     pub history: History,
 }
 
@@ -34,7 +32,7 @@ pub struct Remains {
     pub last_id: StreamId,
 }
 
-/// How a partition goes on that was closed.
+/// How a closed partition is opened again.
 #[derive(Clone, Copy, Debug)]
 pub struct Reopening<'a> {
     /// The ledger's cursor: a stream or a group that is missing begins behind it.
@@ -50,7 +48,7 @@ pub struct Reopening<'a> {
     pub lost: &'a [(i64, i64)],
 }
 
-/// What is kept of a partition after the last entry that the ledger knows.
+/// Entries in the stream after the last one that the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
     Nothing,
@@ -230,7 +228,7 @@ impl Consumer {
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
 
-    /// The epoch of each claimed partition as Redis was last told.
+    /// The epoch of each partition in Redis.
     pub async fn epochs(&mut self, fences: &[Fence]) -> Result<Vec<i64>, Error> {
         let mut pipeline = Pipeline::with_capacity(fences.len());
         for fence in fences {

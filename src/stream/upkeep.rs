@@ -1,5 +1,5 @@
-//! What keeps the streams in order: provisioning, safety checks, depths,
-//! trimming. Never removes an entry that a group has not acknowledged.
+//! Maintenance of the streams: creating groups, depths, memory, trimming. Never removes an entry
+//! that a group has not acknowledged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -45,9 +45,9 @@ pub struct Trim {
     pub partition: u16,
     pub removed: i64,
     pub newest: StreamId,
-    /// Registered groups that are missing on it: then nothing went.
+    /// Registered groups that are missing on the stream; then nothing is removed.
     pub missing: Vec<String>,
-    /// Groups that are on it without being registered. They are waited for.
+    /// Groups on the stream that are not registered; trimming waits for them, too.
     pub unregistered: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ impl Upkeep {
         Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
 
-    /// What was ever appended, and what is still kept, all partitions together.
+    /// Entries ever appended, and the oldest one kept, all partitions together.
     pub async fn contents(&self) -> Result<Contents, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
@@ -81,8 +81,8 @@ impl Upkeep {
         Ok(contents)
     }
 
-    /// Forgets that a reference was sent as this entry of a partition: sent again,
-    /// it is accepted and not answered as a repetition.
+    /// Forgets that a reference was sent as this entry: a payment sent again is accepted, not
+    /// answered as a duplicate.
     pub async fn forget_reference(
         &self,
         partition: u16,
@@ -121,8 +121,8 @@ impl Upkeep {
         Ok(lengths.into_iter().zip(positions).map(depth).collect())
     }
 
-    /// Whom Redis was last told to own each partition. The ledger holds the truth:
-    /// an owner that has released a partition since stays here until the next one.
+    /// Owners as mirrored in Redis. The ledger holds the truth: an owner that has released a
+    /// partition stays here until the next one.
     pub async fn owners_told(&self) -> Result<Vec<Option<String>>, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {
@@ -131,12 +131,12 @@ impl Upkeep {
         Ok(pipeline.query_async(&mut self.connection.clone()).await?)
     }
 
-    /// Where every group stands on every partition, ours and others'.
+    /// Positions of all groups on all partitions.
     pub async fn standings(&self) -> Result<Vec<GroupPosition>, Error> {
         positions::all(&self.keys, &mut self.connection.clone()).await
     }
 
-    /// What the streams take of Redis's memory, in bytes, about.
+    /// Memory used by the streams, in bytes, approximately.
     pub async fn streams_memory(&self) -> Result<u64, Error> {
         let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {

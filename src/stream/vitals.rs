@@ -1,5 +1,5 @@
-//! How Redis itself is: settings, clock, memory, disk, clients, and whether our
-//! streams are there. Never changes anything, never scans keys.
+//! Health of Redis: settings, clock, memory, disk, clients, and presence of the streams. Never
+//! changes anything, never scans keys.
 
 use std::{
     collections::HashMap,
@@ -11,20 +11,19 @@ use redis::Pipeline;
 
 use super::{Error, GROUP, GroupPosition, Streams, Unsafe, positions, safety, server};
 
-/// How often the way there is measured; the quickest counts.
+/// Measurements of the latency; the smallest counts.
 const PINGS: usize = 3;
 
-/// What `paystream doctor` wants to know of Redis.
+/// Facts about Redis for `paystream doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisVitals {
-    /// The quickest of a few questions and answers.
+    /// The smallest of three round trips.
     pub latency: Duration,
     pub now: DateTime<Utc>,
-    /// What `INFO` says, by name.
+    /// Fields of `INFO` by name.
     pub info: HashMap<String, String>,
-    /// What must not be trusted with payments.
     pub unsafe_settings: Unsafe,
-    /// Where it keeps its data; nothing when this user may not ask.
+    /// The data directory; none when the ACL forbids reading it.
     pub directory: Option<String>,
 }
 
@@ -40,20 +39,18 @@ impl RedisVitals {
     }
 }
 
-/// What there is of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presence {
     pub partition: u16,
-    /// Whether its stream exists,
     pub stream: bool,
-    /// and our group on it.
+    /// Whether our group exists.
     pub group: bool,
     /// Entries in the stream, settled ones included.
     pub length: i64,
 }
 
 impl Streams {
-    /// Asks Redis how it is, over a connection of its own.
+    /// Reads the facts over a connection of its own.
     pub async fn vitals(&self) -> Result<RedisVitals, Error> {
         let mut connection = self.connect("doctor").await?;
         let mut latency = Duration::MAX;
@@ -74,7 +71,7 @@ impl Streams {
         })
     }
 
-    /// What there is of each partition, and where every group stands on it.
+    /// Presence of each partition, and the positions of all groups on it.
     pub async fn presence(&self) -> Result<Vec<(Presence, Vec<GroupPosition>)>, Error> {
         let mut connection = self.connect("doctor").await?;
         let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));

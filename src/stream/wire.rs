@@ -1,4 +1,4 @@
-//! How a payment is written in a stream entry, and read back.
+//! The format of a payment in a stream entry.
 //!
 //! Entries outlive the program that wrote them, so each carries a version and
 //! old versions stay readable. Other consumer groups read the same entries:
@@ -20,7 +20,7 @@ use crate::{
     telemetry::traceparent::{self, TRACEPARENT},
 };
 
-/// The version that is written today.
+/// The current version.
 pub(super) const VERSION: &str = "1";
 /// No sequence is higher: scripts in Redis count in doubles.
 pub(super) const SEQUENCE_MAX: i64 = (1 << 53) - 1;
