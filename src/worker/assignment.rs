@@ -1,17 +1,16 @@
-//! Who should own which partition. Pure: every worker that sees the same
-//! registry computes the same answer, so nobody has to be in charge.
+//! The assignment of partitions to workers. A pure function: all workers that see the same
+//! registry compute the same answer, so there is no leader.
 //!
-//! Owners keep what they have up to their share; what is beyond it, and what
-//! has no owner, goes to workers with room, by rendezvous hashing. So counts
-//! differ by at most one, and a worker that joins or leaves moves its own share
-//! and nothing else. Never knows who is alive, and never moves anything.
+//! Owners keep their partitions up to their share; the rest goes to workers with room, by
+//! rendezvous hashing. Counts differ by at most one, and a worker that joins or leaves moves
+//! only its own share. Never knows which workers are alive, and never moves anything.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// The wanted owner of each partition, given the workers that may own any and
-/// the owner of each partition now. Nobody where there is no worker.
+/// The wanted owner of each partition, given the workers that may own any and the current
+/// owners. None where there is no worker.
 pub(super) fn assign<'a>(workers: &[&'a str], owners: &[Option<&str>]) -> Vec<Option<&'a str>> {
     let mut shares = shares(workers, owners);
     let mut wanted = vec![None; owners.len()];
@@ -37,7 +36,7 @@ pub(super) fn assign<'a>(workers: &[&'a str], owners: &[Option<&str>]) -> Vec<Op
     wanted
 }
 
-/// What one worker has now, and how much more it is to get.
+/// The partitions of a worker, its share, and the room left in it.
 struct Share {
     has: Vec<usize>,
     due: usize,
@@ -45,7 +44,7 @@ struct Share {
 }
 
 impl Share {
-    /// Those that stay with it: the ones it would bid most for.
+    /// The partitions that stay: those with the highest scores.
     fn keep(&mut self, worker: &str) -> Vec<usize> {
         self.has.sort_by_key(|partition| Reverse(score(worker, *partition)));
         self.has.truncate(self.due);
@@ -54,8 +53,8 @@ impl Share {
     }
 }
 
-/// What each worker is due: the same for all, and one more for those who have
-/// the most now, as far as there are partitions left over.
+/// The share of each worker: equal, and one more for those with the most partitions now while
+/// any are left over.
 fn shares<'a>(workers: &[&'a str], owners: &[Option<&str>]) -> BTreeMap<&'a str, Share> {
     let share = |worker: &&'a str| (*worker, Share { has: Vec::new(), due: 0, room: 0 });
     let mut shares: BTreeMap<&str, Share> = workers.iter().map(share).collect();
@@ -75,7 +74,7 @@ fn shares<'a>(workers: &[&'a str], owners: &[Option<&str>]) -> BTreeMap<&'a str,
     shares
 }
 
-/// How much a worker wants a partition.
+/// The rendezvous hash.
 fn score(worker: &str, partition: usize) -> u64 {
     xxh3_64_with_seed(worker.as_bytes(), u64::try_from(partition).unwrap_or(u64::MAX))
 }

@@ -29,18 +29,18 @@ const FAILED: &str = "settle_failed";
 /// Class of entries whose workers died while they were settled.
 const DIED: &str = "worker_died";
 
-/// How often taking an attempt back is tried over one connection.
+/// Tries to undo the note of an attempt over one connection.
 const GIVE_BACK_MAX: usize = 3;
 
 pub(super) enum Attempted {
-    /// The page is settled, or buried. What is left under suspicion.
+    /// The page is settled, or buried. The attempt that still covers later entries.
     Done(Option<Attempt>),
     /// This entry failed and is to be tried again; what came before it in the
     /// page is settled up to the id.
     Failed(Attempt, Option<StreamId>),
 }
 
-/// Tries a page of entries that came back, which are not empty.
+/// Settles a page of redelivered entries.
 pub(super) async fn settle_page(
     link: &mut Link,
     fence: Fence,
@@ -111,7 +111,7 @@ async fn alone(
         give_up(link, fence, &page.taken, attempt, config).await?;
         return Ok(Attempted::Done(left()));
     }
-    // Those of a page were tried together: none of them was to blame.
+    // An attempt at a whole page does not count against its entries.
     let attempts = if attempt.first == attempt.last { attempt.attempts + 1 } else { 1 };
     let this = Attempt { first: id, last: id, attempts, error: None };
     link.writer.note_attempt(fence, &this).await?;
@@ -128,8 +128,8 @@ async fn alone(
     }
 }
 
-/// An attempt ended by nobody's doing: what is noted is what was before it. If that
-/// cannot be said now, it is when the lane is connected again.
+/// Restores the earlier note, because no entry caused the failure. If that fails, connecting
+/// again does it.
 async fn give_back(link: &mut Link, fence: Fence, before: Option<&Attempt>, error: &Error) {
     if error.is_fenced() {
         return;
@@ -191,7 +191,7 @@ async fn give_up(
     config: &WorkerConfig,
 ) -> Result<(), Error> {
     let Some(Taken::Delivery(delivery)) = entry.first() else {
-        // What cannot be read, or is gone, has nothing that could fail.
+        // Settling an unreadable or deleted entry cannot fail by the entry's fault.
         let batch = TakenFrom { taken: entry.to_vec(), ..TakenFrom::default() };
         return settle::settle(link, vec![(fence, batch)]).await;
     };

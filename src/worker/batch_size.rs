@@ -1,5 +1,5 @@
-//! How many payments a batch takes: fewer after one that took too long, shared by the
-//! partitions that have some. Decides nothing else.
+//! The number of payments in a batch: halved after a batch that took too long, doubled again
+//! afterwards, shared by the partitions with entries. Decides nothing else.
 
 pub(super) struct BatchSize {
     now: u32,

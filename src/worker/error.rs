@@ -1,11 +1,10 @@
-//! Why a batch was not settled, and what that says of its entries. Never decides what
-//! follows.
+//! Failures of a batch, classified. Never decides what follows.
 
 use std::time::Duration;
 
 use crate::{ledger, stream};
 
-/// Why a batch was not settled. What was taken stays pending.
+/// A failure of a batch; its entries stay pending.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
@@ -45,8 +44,8 @@ impl Error {
         matches!(self, Self::Ledger(ledger::Error::Locked(_)))
     }
 
-    /// Whether it is the doing of an entry in the batch, so that others may be
-    /// settled without it. Whatever could fail for every entry is not.
+    /// Whether an entry of the batch caused the failure, so that others may be settled without
+    /// it. A failure that could hit every entry does not count.
     pub(super) fn is_of_an_entry(&self) -> bool {
         self.is_raced() || matches!(self, Self::Ledger(error) if error.is_of_a_delivery())
     }

@@ -1,5 +1,4 @@
-//! A partition in the hands of a lane: how far the lane has come with it, and
-//! what is known against its entries. Does nothing by itself.
+//! A lane's state of one partition. Never does anything by itself.
 
 use tokio::time::Instant;
 
@@ -11,34 +10,32 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Tells Redis whose it is now; nothing of it may be touched before.
+    /// Its owner is not in Redis yet; its entries may not be touched.
     Arriving,
-    /// Claims what is pending, after this id; nothing new until that is done.
+    /// Claims pending entries behind this id, before any new one.
     Reclaiming(Option<StreamId>),
-    /// Takes what is new. `full`: the last take was cut off by its bound.
+    /// Takes new entries. `full`: the last take returned as many as it asked for.
     Taking { last_id: StreamId, full: bool },
 }
 
 pub(super) struct Held {
     pub(super) fence: Fence,
     pub(super) phase: Phase,
-    /// Whose connections are to be cut off, on arrival.
+    /// The former owner, whose connections are closed on arrival.
     pub(super) previous: Option<String>,
-    /// The highest sequence that is known to have been given out: a stream that
-    /// has counted less has gone back.
+    /// The highest sequence known to have been given out; a lower counter has gone back.
     pub(super) sequence: i64,
-    /// As much of that as the ledger knows.
+    /// The part of that which is noted in the ledger.
     pub(super) noted: i64,
-    /// Up to here nothing is left to wait for, by the last look; nothing while
-    /// entries wait.
+    /// Up to this sequence no entry waits, by the last inspection; none while entries wait.
     pub(super) quiet: Option<i64>,
-    /// Up to here everything is settled or on record as lost.
+    /// Up to this sequence all is settled or recorded as lost.
     pub(super) accounted: i64,
-    /// What Redis notes of the partition's past, as the ledger was told it.
+    /// The partition's history in Redis, as recorded in the ledger.
     pub(super) history: History,
-    /// What failed before, or may have ended a worker: tried one by one.
+    /// Entries that failed before, or may have ended a worker: settled one by one.
     pub(super) suspects: Option<Attempt>,
-    /// Not to be touched before this: its first entry has just failed.
+    /// The end of the pause after its first entry failed.
     pub(super) retry_at: Option<Instant>,
 }
 
@@ -59,7 +56,7 @@ impl Held {
         }
     }
 
-    /// Nothing counts as told to the ledger.
+    /// Forgets what is recorded in the ledger, which may have gone back.
     pub(super) fn tell_again(&mut self) {
         (self.noted, self.history) = (0, History::default());
     }

@@ -1,13 +1,12 @@
-//! How long this worker may trust that its partitions are its own, by its own
-//! monotonic clock. Never asks anyone: a worker that is cut off, or slept, must
-//! find out by itself.
+//! The time for which this worker may rely on owning its partitions, by its own monotonic
+//! clock. Never asks a store: a worker that is cut off, or slept, must find out by itself.
 
 use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
-/// A worker stops by itself this much of a lease after its last beat was sent,
-/// so well before anyone else may take its partitions.
+/// The part of a lease after which a worker without a heartbeat stops, well before another may
+/// take its partitions.
 const TRUSTED: (u32, u32) = (7, 10);
 
 pub(super) struct Keeper {
@@ -34,7 +33,7 @@ impl Keeper {
 }
 
 impl Lease {
-    /// Whether nobody else can own our partitions at `now`.
+    /// Whether no other worker can own our partitions at `now`.
     pub(super) fn holds(&self, now: Instant) -> bool {
         now < *self.end.borrow()
     }

@@ -1,9 +1,8 @@
-//! The worker: takes what its partitions hold and settles it in the ledger.
+//! The worker: settles the entries of its partitions in the ledger.
 //!
-//! The ownership loop (`owner.rs`) keeps the worker registered, acquires the
-//! partitions that are its share (`assignment.rs`), deals them to the lanes and
-//! hands them over. Each lane settles what it was dealt on its own. Never knows
-//! HTTP, SQL or Redis commands.
+//! The ownership loop (`owner.rs`) keeps the worker registered, acquires its share of the
+//! partitions (`assignment.rs`), deals them to the lanes and hands them over. Each lane settles
+//! its partitions on its own. Never knows HTTP, SQL or Redis commands.
 
 mod assignment;
 mod attempt;

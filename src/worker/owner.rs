@@ -1,9 +1,9 @@
-//! The ownership loop: beats, looks at who lives, acquires this worker's share
-//! of the partitions, and hands over what belongs to others.
+//! The ownership loop: sends heartbeats, reads the registry, acquires this worker's share of the
+//! partitions, and hands over those of others.
 //!
-//! A partition moves from a live owner only when both agree: the wanted owner
-//! asks for it, and the owner's own look says the same. Then its lane drops it
-//! between two batches, and only then is it released. Never settles anything.
+//! A partition moves from a live owner only when both agree: the wanted owner requests it, and
+//! the owner's own view of the registry says the same. Then its lane drops it between two
+//! batches, and only then is it released. Never settles anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,11 +32,11 @@ use crate::{
 };
 
 const BEATS_PER_LEASE: u32 = 5;
-/// Interval between two looks at the registry.
+/// Interval between two reads of the registry.
 const LOOK: Duration = Duration::from_millis(500);
 /// The same interval while a partition is on its way.
 const LOOK_CLOSELY: Duration = Duration::from_millis(50);
-/// Messages of lanes that are heard at once.
+/// Messages of lanes that are handled at once.
 const EVENTS_MAX: usize = 256;
 /// How long a leaving worker serves on until others ask for its partitions.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
@@ -63,8 +63,8 @@ pub(super) struct Owner {
     leaving: Option<Instant>,
     held: BTreeMap<u16, OwnedPartition>,
     lanes: Vec<mpsc::UnboundedSender<Order>>,
-    /// Who lived at the last look. Nothing moves on a single look: a worker
-    /// that misses a beat, or restarts, would move partitions twice.
+    /// Workers that were alive at the last read. Partitions move after two equal reads: a
+    /// worker that misses a heartbeat, or restarts, would move them twice.
     lived: Vec<String>,
     expecting: bool,
 }
@@ -155,7 +155,7 @@ impl Owner {
             self.keeper.renew(sent);
             return Ok(());
         }
-        // One that does not reach Redis hands over as one that leaves.
+        // A worker that does not reach Redis hands over like one that leaves.
         match self.ownership.beat(self.leaving.is_some() || self.reach.is_lost()).await {
             Ok(true) => self.keeper.renew(sent),
             Ok(false) => bail!(
@@ -180,7 +180,7 @@ impl Owner {
         if let Err(error) = moved {
             self.expecting = false;
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            // The beats tell of an outage.
+            // Heartbeats report an outage.
             if matches!(error, ledger::Error::Outage(_)) {
                 debug!(cause, "could not move partitions: {error}");
             } else {
@@ -192,21 +192,21 @@ impl Owner {
     async fn follow(&mut self, snapshot: &RegistrySnapshot) -> Result<(), ledger::Error> {
         let staying = snapshot.workers.iter().filter(|worker| !worker.leaving);
         let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
-        // A worker that is alone has nobody to wait for.
+        // A single worker has no other to wait for.
         let alone = staying == [self.worker.id.as_str()];
         if self.lived != staying && !alone {
             self.lived = staying.into_iter().map(str::to_owned).collect();
             return Ok(());
         }
         if staying.is_empty() && self.leaving.is_none() {
-            // Nobody reaches Redis: nobody would serve them better.
+            // No worker reaches Redis, so moving partitions would not help.
             self.expecting = false;
             return Ok(());
         }
         let mut moves =
             Moves::plan(&self.worker.id, &staying, snapshot, |fence| self.serves(fence));
         if !self.reach.is_sure() {
-            // Whoever may be out of reach itself takes nothing on.
+            // A worker that may not reach Redis acquires nothing.
             moves.acquire.clear();
             moves.request.clear();
         }
@@ -242,7 +242,7 @@ impl Owner {
         }
     }
 
-    /// What a lane of ours serves though the registry has moved on.
+    /// Partitions that a lane still serves although the registry gives them to others.
     fn taken_from_us(&self, snapshot: &RegistrySnapshot) -> BTreeSet<u16> {
         // An acquisition of ours may be younger than the look. After a change of
         // the topology the registry does not list what is ours at all.
@@ -316,14 +316,14 @@ impl Owner {
 struct Moves {
     acquire: Vec<u16>,
     request: Vec<u16>,
-    /// Listed as ours, served by no lane, and wanted by another.
+    /// Registered as ours, served by no lane, and wanted by another.
     abandon: Vec<Fence>,
-    /// Asked for by a worker who should have it, or by an operator.
+    /// Requested by the wanted owner, or by an operator.
     hand_over: BTreeSet<u16>,
 }
 
 impl Moves {
-    /// What `me` has to do. `serves`: whether a lane of ours serves a partition under an epoch.
+    /// The moves that `me` has to make. `serves`: whether a lane of ours serves a partition under an epoch.
     fn plan(
         me: &str,
         staying: &[&str],

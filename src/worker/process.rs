@@ -1,4 +1,4 @@
-//! What a worker works with. Does nothing by itself.
+//! The configuration and connections of a worker. Never does anything by itself.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use crate::{
 };
 
 pub struct Worker {
-    /// Its name: unique, and the same after a restart.
+    /// A unique name, the same after a restart.
     pub id: String,
     /// Distinguishes this process from an earlier one of the same name.
     pub incarnation: String,
     pub config: WorkerConfig,
-    /// Of which generation of the topology its partitions are.
+    /// The generation of the topology.
     pub generation: i32,
     pub streams: Streams,
     pub ledger: Ledger,

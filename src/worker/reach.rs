@@ -1,6 +1,6 @@
-//! Whether this worker reaches Redis, found out by asking at every beat. One
-//! that beats in the ledger and does not reach the streams would keep its
-//! partitions from those who do. Never decides what follows.
+//! Whether this worker reaches Redis, checked at every heartbeat: a worker that reaches only
+//! PostgreSQL would keep its partitions from workers that reach both. Never decides what
+//! follows.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use crate::stream::Streams;
 /// all workers lose it, each has missed one before any has missed so many.
 const MISSES_MAX: u32 = 3;
 
-/// How many questions in a row have not been answered.
+/// The number of consecutive failed checks.
 #[derive(Clone)]
 pub(super) struct Reach {
     misses: watch::Receiver<u32>,
 }
 
 impl Reach {
-    /// The last question was answered: partitions may be taken on.
+    /// The last check succeeded: partitions may be acquired.
     pub(super) fn is_sure(&self) -> bool {
         *self.misses.borrow() == 0
     }
 
-    /// Partitions are better served by someone else.
+    /// Redis is unreachable: partitions are handed over.
     pub(super) fn is_lost(&self) -> bool {
         *self.misses.borrow() >= MISSES_MAX
     }
@@ -53,7 +53,7 @@ pub(super) async fn ask(
     while stop.run_until_cancelled(beats.tick()).await.is_some() {
         let answered = match timeout(beat_interval, streams.reach()).await {
             Ok(Ok(())) => true,
-            // It refuses, which a lane hears and says better.
+            // A refusal is reported by the lanes.
             Ok(Err(error)) => !error.is_outage(),
             Err(_) => false,
         };

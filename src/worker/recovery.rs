@@ -1,12 +1,11 @@
-//! What is done when Redis has lost a partition's state: its stream or group is
-//! gone, or it counts on from below what was given out (a replica that lacked
-//! the tail, an old backup, a flush); and how a takeover by a replica, behind
-//! which sequences jump by themselves, gets on record.
+//! Recovery of a partition whose state Redis has lost: the stream or the group is missing, or
+//! the counter is below what was given out (a replica without the tail, an old backup, a
+//! flush). Also records failovers to a replica, after which sequences jump by themselves.
 //!
-//! Closed first, so that nothing is accepted under a sequence that was used;
-//! then the finding is put on record; then opened behind everything that was
-//! ever given out, from the ledger's cursor on and never from the end of what
-//! is there. Each step can be repeated. Never says that nothing was lost.
+//! The partition is closed first, so that no sequence is given out twice; then the finding is
+//! recorded; then the partition is opened behind all sequences ever given out, from the ledger's
+//! cursor on and never from the end of the stream. Each step can be repeated. Never says that
+//! nothing was lost.
 
 use tracing::error;
 
@@ -17,8 +16,8 @@ use crate::{
     stream::{History, PartitionState, Reopening},
 };
 
-/// Why the state of a partition is lost, if it is. `known` is the highest
-/// sequence that is known to have been given out.
+/// The reason why the state of a partition counts as lost, if it does. `known`: the highest
+/// sequence known to have been given out.
 pub(super) fn finding(state: &PartitionState, known: i64) -> Option<String> {
     if state.position.is_none() {
         return Some("the stream or the consumer group was missing".to_owned());
@@ -32,8 +31,8 @@ pub(super) fn finding(state: &PartitionState, known: i64) -> Option<String> {
     }
 }
 
-/// Brings the partition back into service; says the last sequence that counts
-/// as given out from now on.
+/// Brings the partition back into service; returns the last sequence that counts as given out
+/// from now on.
 pub(super) async fn recover(
     link: &mut Link,
     fence: Fence,
@@ -75,8 +74,8 @@ pub(super) async fn recover(
     Ok(sequence)
 }
 
-/// Where a group that is gone begins: at the ledger's cursor, or with all that is kept
-/// where entries wait before that, which a server whose clock is behind gave their ids.
+/// The id behind which a missing group begins: the ledger's cursor, or the begin of the stream
+/// where entries wait before the cursor, appended by a server whose clock was behind.
 async fn begin_at(link: &mut Link, fence: Fence) -> Result<StreamId, Error> {
     let cursor = link.writer.cursors(&[fence]).await?.remove(&fence.partition);
     let Cursor { sequence, reached, .. } = cursor.ok_or(ledger::Error::Fenced)?;
@@ -84,8 +83,8 @@ async fn begin_at(link: &mut Link, fence: Fence) -> Result<StreamId, Error> {
     Ok(if last.is_some_and(|last| last > sequence) { StreamId::default() } else { reached })
 }
 
-/// Compares what the ledger knows of partitions with the Redis that answers now,
-/// and tells Redis what the ledger knows to be lost.
+/// Compares the sequences that the ledger knows with the history of the Redis server that
+/// answers now, and notes the ledger's losses there.
 pub(super) async fn compare<'a>(
     link: &mut Link,
     partitions: impl Iterator<Item = &'a Held>,
@@ -98,7 +97,7 @@ pub(super) async fn compare<'a>(
     Ok(link.consumer.lose(&lost).await?)
 }
 
-/// Puts on record that a replica took over, and what it lacked.
+/// Records failovers to replicas, and the sequences that these lacked.
 pub(super) async fn note(
     link: &mut Link,
     fence: Fence,

@@ -1,12 +1,10 @@
-//! What is done when PostgreSQL has lost commits (a standby was promoted that
-//! lacked them, a backup was restored): our group has acknowledged entries that
-//! the ledger does not have.
+//! Recovery when PostgreSQL has lost commits (a promoted standby, a restored backup): Redis has
+//! acknowledged entries that the ledger lacks.
 //!
-//! The partition is closed; what the stream does not have any more is put on
-//! record; then the group is set back to the last entry that the ledger knows,
-//! and what is there is settled again, in order. Only the owner moves either, and
-//! looks between two batches, so a batch under way is never taken for a loss.
-//! Each step can be repeated.
+//! The partition is closed; sequences that the stream no longer has are recorded as lost; then
+//! the group is set back to the ledger's cursor, and the remaining entries are settled again, in
+//! order. Only the owner moves either, and checks between two batches, so a running batch is
+//! never taken for a loss. Each step can be repeated. Never settles an entry itself.
 
 use std::collections::BTreeMap;
 
@@ -24,9 +22,9 @@ use crate::{
     stream::{self, Consumer, GroupPosition, Kept, Reopening},
 };
 
-/// Compares where our group stands with the ledger, and sets it back where the
-/// ledger has lost commits. Where the group stands before what the ledger knows,
-/// another server may answer whose clock is behind: its ids must go on above that.
+/// Compares our group's position with the ledger's cursor, and sets the group back where the
+/// ledger has lost commits. A group before the cursor may be on a server whose clock is behind:
+/// its ids must go on above the cursor.
 pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Result<(), Error> {
     let fences: Vec<Fence> = held.values().map(|held| held.fence).collect();
     let cursors = link.writer.cursors(&fences).await?;
@@ -38,7 +36,7 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
         else {
             continue;
         };
-        // A group that is gone is brought back at the cursor.
+        // A missing group is created again at the cursor.
         let Some(GroupPosition { last_id, .. }) = state.position else { continue };
         if last_id <= cursor.reached {
             if last_id < cursor.reached {
@@ -60,10 +58,8 @@ pub(super) async fn look(link: &mut Link, held: &mut BTreeMap<u16, Held>) -> Res
     Ok(link.consumer.raise_ids(&behind).await?)
 }
 
-/// The group stands behind the ledger, so it was set back, or Redis has gone back.
-/// In the second case, which nobody may have seen, numbers that are settled have
-/// been given out again behind what the ledger knows. Copies of entries that are settled
-/// show nothing.
+/// The group is before the cursor: somebody set it back, or Redis has gone back unseen and has
+/// given out settled sequences again. Copies of settled entries prove nothing.
 async fn note_twice(
     link: &mut Link,
     fence: Fence,
@@ -94,7 +90,7 @@ async fn note_twice(
     Ok(())
 }
 
-/// Sets the group back; says the last sequence that was given out.
+/// Sets the group back; returns the last sequence that was given out.
 async fn rewind(
     link: &mut Link,
     fence: Fence,
@@ -134,9 +130,8 @@ async fn rewind(
     Ok(given)
 }
 
-/// Tells Redis who owns what. If it was told of a higher epoch although the
-/// ledger says that we are the owner, the ledger has gone back: the next
-/// acquisition is then above what Redis knows.
+/// Writes our ownership to Redis. If Redis has a higher epoch although we are the owner, the
+/// ledger has gone back, and its epochs are raised above those in Redis.
 pub(super) async fn mirror(
     consumer: &mut Consumer,
     writer: &mut LaneWriter,

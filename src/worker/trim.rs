@@ -1,6 +1,6 @@
-//! Trims what every group has acknowledged, at intervals, and says aloud what
-//! holds trimming up. Never trims what the ledger does not know to be settled, and
-//! nothing while the ledger cannot be asked.
+//! Trims entries that every group has acknowledged, at intervals, and logs what holds trimming
+//! up. Never trims an entry that is not settled in the ledger, and nothing while the ledger is
+//! unavailable.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,10 +26,10 @@ pub(super) struct Trimmer {
     upkeep: Upkeep,
     groups: Groups,
     worker: Arc<Worker>,
-    /// How long entries stay now: less while they take too much memory.
+    /// Current retention: shorter while the streams use too much memory.
     keeps: Duration,
     ages: Ages,
-    said: Said,
+    said: LoggedObstacles,
 }
 
 impl Trimmer {
@@ -40,7 +40,7 @@ impl Trimmer {
             worker: Arc::clone(worker),
             keeps: worker.config.retention,
             ages: Ages::default(),
-            said: Said::default(),
+            said: LoggedObstacles::default(),
         })
     }
 
@@ -95,8 +95,8 @@ impl Trimmer {
     }
 }
 
-/// How long settled entries stay from now on: half as long while the streams take
-/// more than a quarter of the memory, and twice as long again below an eighth.
+/// The next retention: halved while the streams use more than a quarter of the memory, doubled
+/// again below an eighth.
 fn keeps(retention: Duration, now: Duration, used: u64, limit: u64) -> Duration {
     if limit > 0 && used > limit / 4 {
         now / 2
@@ -109,8 +109,8 @@ fn keeps(retention: Duration, now: Duration, used: u64, limit: u64) -> Duration 
     }
 }
 
-/// The newest id of each partition at earlier rounds: how old entries are by
-/// this process's own time, whatever their ids say.
+/// The newest id of each partition at earlier rounds: the age of entries by this process's own
+/// clock, whatever their ids say.
 #[derive(Default)]
 struct Ages {
     rounds: VecDeque<(Instant, Vec<StreamId>)>,
@@ -132,17 +132,16 @@ impl Ages {
     }
 }
 
-/// What has been said, so that it is said once.
+/// Obstacles that were logged, so that each is logged once.
 #[derive(Default)]
-struct Said {
+struct LoggedObstacles {
     seen: BTreeSet<String>,
     said: BTreeSet<String>,
 }
 
-impl Said {
-    /// What is to be said now, and what is over. An obstacle is said when two
-    /// rounds have met it: a group that is just being registered or retired
-    /// looks like one for a moment.
+impl LoggedObstacles {
+    /// Obstacles to log now, and those that are over. An obstacle is logged after two rounds:
+    /// a group that is being registered or retired looks like one for a moment.
     fn change(&mut self, obstacles: BTreeSet<String>) -> (Vec<String>, Vec<String>) {
         let over = self.said.difference(&obstacles).cloned().collect();
         self.said.retain(|obstacle| obstacles.contains(obstacle));
@@ -220,7 +219,7 @@ mod tests {
 
     use tokio::time::{Duration, Instant};
 
-    use super::{Ages, Said, StreamId, Trim, keeps, obstacles};
+    use super::{Ages, LoggedObstacles, StreamId, Trim, keeps, obstacles};
 
     #[test]
     fn settled_entries_never_keep_more_than_a_quarter_of_the_memory() {
@@ -252,7 +251,7 @@ mod tests {
 
     #[test]
     fn an_obstacle_is_said_once_and_its_end_too() {
-        let mut said = Said::default();
+        let mut said = LoggedObstacles::default();
         let a = || BTreeSet::from(["a".to_owned()]);
         assert_eq!(said.change(a()), (vec![], vec![]), "it may be over in a moment");
         assert_eq!(said.change(a()), (vec!["a".to_owned()], vec![]));

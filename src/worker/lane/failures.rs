@@ -1,5 +1,5 @@
-//! What a lane does when a step fails: starts over from what is pending, lets one
-//! partition rest, or waits for a store. Never settles an entry.
+//! A lane's reaction to a failed step: it starts over from the pending entries, pauses one
+//! partition, or waits for a store. Never settles an entry.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Lane {
-    /// Another session holds what this partition needs: others are served first.
+    /// Pauses a partition that waits for a database lock, so that others are served.
     pub(super) fn rest(&mut self, partition: u16, waited: Duration, error: &Error) {
         self.watch.signals.retried(error.class());
         warn!(partition, cause = error.cause(), "a partition waits for a lock");
@@ -34,11 +34,10 @@ impl Lane {
         if error.is_fenced() {
             signals.fenced();
         } else if !error.is_of_an_entry() {
-            // An entry's doing was counted where it was tried.
+            // An entry's own failure was counted with its attempt.
             signals.retried(error.class());
         }
         if error.is_of_an_entry() {
-            // What can be settled is, page by page; the rest is narrowed down.
             let error = error.sentence();
             warn!(
                 lane = self.number,
@@ -88,7 +87,7 @@ impl Lane {
         }
     }
 
-    /// Waits a while if something is known to be away.
+    /// Waits up to 250 ms while a store's circuit breaker is open; returns whether one is.
     pub(super) async fn circuit_is_open(&self) -> bool {
         for circuit in [&self.worker.redis, &self.worker.postgresql] {
             if let Err(open) = circuit.check(Instant::now()) {

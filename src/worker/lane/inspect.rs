@@ -1,6 +1,5 @@
-//! How a lane sees where its partitions really stand in Redis: someone may have
-//! moved a group back, left entries pending, or lost what was there. Never takes
-//! or settles an entry.
+//! Inspection of a lane's partitions in Redis: a group may have been moved, entries left pending,
+//! or state lost. Never takes or settles an entry.
 
 use std::time::Duration;
 
@@ -12,19 +11,18 @@ use crate::{
     worker::{error::Error, held::Phase, recovery, rewind},
 };
 
-/// How often a lane sees where its partitions stand in Redis, however busy.
+/// Interval of inspections, however busy the lane is.
 const INSPECT_EVERY: Duration = Duration::from_secs(2);
 
 impl Lane {
-    /// Nothing new came. Someone may have moved a group back, or left entries
+    /// Inspects when no new entry arrived: a group may have been moved back, or entries left
     /// pending.
     pub(super) async fn look_around(&mut self) -> Result<Step, Error> {
         let empty = self.inspect().await?;
         Ok(if empty { Step::Idle } else { Step::Stuck })
     }
 
-    /// Compares with where the partitions really stand in Redis, and brings back
-    /// what is lost there. Says whether nothing waits.
+    /// Compares with the state in Redis, and recovers lost state. Returns whether no entry waits.
     async fn inspect(&mut self) -> Result<bool, Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let fences: Vec<Fence> = self.held.values().map(|held| held.fence).collect();
@@ -64,8 +62,8 @@ impl Lane {
         Ok(empty)
     }
 
-    /// Puts on record what was taken out at the end of a stream, behind which no
-    /// entry shows that it is missing. Comes after the look for lost commits.
+    /// Records entries missing at the end of a stream, behind which no entry shows the gap.
+    /// Comes after the check for lost commits.
     async fn note_missing(&mut self) -> Result<(), Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         for held in self.held.values_mut() {
@@ -79,8 +77,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Inspects from time to time, however busy it is, and tells the ledger how
-    /// far the streams have come: a later owner compares with that.
+    /// Inspects every two seconds, and notes the highest sequences in the ledger, which a later
+    /// owner compares with.
     pub(super) async fn inspect_in_turn(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         if self.looked_at.is_some_and(|at| now < at + INSPECT_EVERY) {

@@ -1,10 +1,9 @@
 //! One lane: waits, takes, settles and acknowledges for its partitions, one
 //! batch at a time.
 //!
-//! The loop is dumb: it steps, and starts over from what is pending whenever a
-//! step fails. Nothing is remembered about a batch that failed; what was taken
-//! is pending in Redis and is claimed again. Orders of the ownership loop are
-//! followed between two batches, never within one.
+//! The loop starts over from the pending entries whenever a step fails. It remembers nothing
+//! about a failed batch: its entries are pending in Redis and are claimed again. Orders of the
+//! ownership loop are followed between two batches, never within one.
 
 mod failures;
 mod inspect;
@@ -37,7 +36,7 @@ use crate::{
     stream::TakenFrom,
 };
 
-/// How long a lane waits for an entry before it looks around.
+/// How long a lane waits for an entry before it inspects its partitions.
 const WAIT: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
@@ -50,15 +49,15 @@ pub(super) enum Order {
 pub(super) enum LaneEvent {
     /// This lane was fenced and has dropped its partitions.
     Lost(u16),
-    /// This lane has dropped this partition, as it was told to; nothing of it is under way.
+    /// This lane has dropped this partition as ordered; no batch of it is running.
     Released(Fence),
 }
 
 enum Step {
     Settled(usize),
-    /// Found nothing to do, and saw that nothing waits.
+    /// No entry waits.
     Idle,
-    /// Found nothing to do although something waits.
+    /// Entries wait, but none can be settled now.
     Stuck,
 }
 
@@ -73,7 +72,7 @@ pub(super) struct Lane {
     held: BTreeMap<u16, Held>,
     link: Option<Link>,
     watch: Watch,
-    /// When it was last seen where the partitions stand in Redis.
+    /// The last inspection of the partitions in Redis.
     looked_at: Option<Instant>,
     batch: BatchSize,
 }
@@ -164,7 +163,7 @@ impl Lane {
         if self.link.is_none() {
             self.link = Some(self.connect().await?);
             self.looked_at = None;
-            // The ledger may have gone back: it is told again.
+            // The ledger may have gone back: everything is recorded again.
             self.held.values_mut().for_each(Held::tell_again);
         }
         if self.held.values().any(|held| held.phase == Phase::Arriving) {
@@ -177,7 +176,7 @@ impl Lane {
             Phase::Reclaiming(after) => Some((held.suspects.is_some(), held.fence, after)),
             Phase::Arriving | Phase::Taking { .. } => None,
         });
-        // What may end this worker comes last.
+        // Entries that may end this worker come last.
         let next = reclaiming.min_by_key(|(suspected, fence, _)| (*suspected, fence.partition));
         match next.map(|(_, fence, after)| (fence, after)) {
             Some((fence, after)) => self.reclaim(fence, after).await,
@@ -192,7 +191,7 @@ impl Lane {
             self.worker.streams.consumer(&self.worker.id, &self.worker.incarnation).await?;
         let fences: Vec<Fence> = self.held.values().map(|held| held.fence).collect();
         rewind::mirror(&mut consumer, &mut writer, &fences).await?;
-        // What could not be taken back while the ledger was away is now.
+        // Attempts that could not be undone while the ledger was unavailable.
         for held in self.held.values().filter(|held| held.phase != Phase::Arriving) {
             match &held.suspects {
                 Some(attempt) => writer.note_attempt(held.fence, attempt).await?,
@@ -205,8 +204,8 @@ impl Lane {
         Ok(link)
     }
 
-    /// Takes partitions over: Redis is told, what their former owners still have
-    /// under way is cut off, and whatever anyone left pending comes first.
+    /// Takes partitions over: Redis gets the new owner, former owners' connections are closed,
+    /// and pending entries come first.
     async fn arrive(&mut self) -> Result<(), Error> {
         let link = self.link.as_mut().ok_or(Error::NotConnected)?;
         let arriving = self.held.values_mut().filter(|held| held.phase == Phase::Arriving);
@@ -264,7 +263,7 @@ impl Lane {
         (held.suspects, held.retry_at) = (None, None);
         link.writer.end_attempt(fence).await?;
         link.consumer.forget_others(fence).await?;
-        // Where the group stands is seen by the next look around.
+        // The next inspection reads the group's position.
         let last_id = after.unwrap_or_default();
         self.enter(fence.partition, Phase::Taking { last_id, full: false });
         self.looked_at = None;
@@ -300,7 +299,7 @@ impl Lane {
         link.watch.asks();
         let taken = link.consumer.take(&counts).await?;
         if taken.iter().all(|from| from.taken.is_empty()) {
-            // Entries are there, but not for us: someone moved the group on.
+            // Entries exist, but none was delivered: the group was moved on.
             return self.look_around().await;
         }
         let batch: Vec<(Fence, TakenFrom)> =
@@ -323,7 +322,6 @@ impl Lane {
         Ok(Step::Settled(entries))
     }
 
-    /// Nothing is ours. Without a lease that is no rest but an outage.
     fn moved(&self) {
         self.worker.board.moved(self.number, Instant::now().into_std());
     }
@@ -332,6 +330,7 @@ impl Lane {
         self.worker.board.waits(self.number, Instant::now().into_std(), reason);
     }
 
+    /// Reports a lane without partitions: idle, or without a lease an outage.
     fn say_idle(&self) {
         if self.lease.holds(Instant::now()) {
             self.moved();
