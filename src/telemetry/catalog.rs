@@ -26,7 +26,6 @@ pub enum Instrument {
 impl Metric {
     /// The name that the collector gives it in Prometheus; a histogram's has `_bucket`, `_sum`
     /// and `_count` behind it.
-    #[must_use]
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");
         name += match (self.unit, self.kind) {

@@ -51,7 +51,6 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    #[must_use]
     pub fn sentence(&self) -> &str {
         match self {
             Self::Missing(text) | Self::Settled(text) | Self::Impossible(text) => text,

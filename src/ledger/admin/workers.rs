@@ -34,13 +34,11 @@ pub struct WorkerRow {
 
 impl WorkerRow {
     /// Time since its last heartbeat, or until it if the clock went back.
-    #[must_use]
     pub fn silence(&self) -> TimeDelta {
         (self.as_of - self.beat_at).abs()
     }
 
     /// Whether its lease still runs.
-    #[must_use]
     pub fn is_alive(&self) -> bool {
         self.silence() <= TimeDelta::milliseconds(self.lease_ms)
     }
