@@ -1,7 +1,7 @@
-//! What is being tried on a partition beside the ordinary, kept so that an
-//! attempt which ends its worker is counted too. One row for each partition:
-//! nothing after the entries that are tried is touched before them. Beside it,
-//! a history of attempts for whoever asks later what happened to an entry.
+//! Attempts at redelivered entries, noted before they begin so that an attempt which ends its
+//! worker counts, too. One row for each partition, because no later entry is touched before
+//! them; and a history of all attempts, for operators. Never decides when an entry is given
+//! up.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgConnection, Row};
 use super::{Error, LaneWriter, lookups};
 use crate::domain::{Fence, StreamId};
 
-/// Attempts of a partition among which one is looked for that was noted before.
+/// Latest attempts of a partition among which an equal note is searched.
 const RECENT: i64 = 50;
 
 /// Attempts at one entry, or at a page of entries that came back.
@@ -28,14 +28,13 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether the entry is among those that are tried.
     pub fn covers(&self, id: StreamId) -> bool {
         (self.first..=self.last).contains(&id)
     }
 }
 
 impl LaneWriter {
-    /// What was being tried on a partition when its last owner left it.
+    /// The attempt under way on a partition when its last owner left it.
     pub async fn attempt(&mut self, partition: u16) -> Result<Option<Attempt>, Error> {
         let attempt = sqlx::query_as(
             "select first_stream_id, last_stream_id, attempts, error from partition_trials
@@ -44,11 +43,11 @@ impl LaneWriter {
         Ok(attempt.bind(i32::from(partition)).fetch_optional(&mut self.connection).await?)
     }
 
-    /// Notes what is about to be tried, or what an attempt ended with.
+    /// Notes an attempt that begins, or its failure.
     pub async fn note_attempt(&mut self, fence: Fence, attempt: &Attempt) -> Result<(), Error> {
         let noted: i64 = sqlx::query_scalar(
-            // An outage is no attempt: it is taken back, and the same is noted again
-            // after it. The history has it already.
+            // An attempt that an outage ended does not count, and is noted again
+            // afterwards; the history already has it.
             "with noted as (
                  insert into partition_trials (partition, first_stream_id, last_stream_id, attempts,
                      error, worker, epoch)
@@ -85,7 +84,7 @@ impl LaneWriter {
         if noted == 1 { Ok(()) } else { Err(Error::Fenced) }
     }
 
-    /// Nothing is tried on the partition any more.
+    /// Removes the note.
     pub async fn end_attempt(&mut self, fence: Fence) -> Result<(), Error> {
         // A newer owner's attempt is not ours to end.
         sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")

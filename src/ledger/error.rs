@@ -1,5 +1,5 @@
-//! What can go wrong between us and PostgreSQL, classified where it arises.
-//! Never decides what to do about it.
+//! Errors of PostgreSQL and of the ledger, classified where they arise. Never decides what to do
+//! about one.
 
 use std::fmt;
 
@@ -16,23 +16,20 @@ pub enum Error {
     /// was changed.
     #[error("the number of partitions has changed since this process started")]
     Resized,
-    /// PostgreSQL cannot be reached or cannot answer now; it may later.
+    /// PostgreSQL cannot be reached or cannot answer now.
     #[error("postgresql is not available")]
     Outage(#[source] Cause),
-    /// Another session has locked what is needed. Says nothing of PostgreSQL.
+    /// Another session holds a lock; PostgreSQL itself works.
     #[error("another database session holds a lock that this one needs")]
     Locked(#[source] Cause),
-    /// PostgreSQL is there and ended a statement, because it took too long.
     #[error("postgresql ended a statement at its timeout: it is slow, or rows are locked")]
     Slow(#[source] Cause),
-    /// Every connection is in use, and none came free in time. Says nothing of
-    /// PostgreSQL.
+    /// No connection of the pool came free in time; PostgreSQL itself works.
     #[error("every connection to postgresql is in use")]
     Busy,
-    /// PostgreSQL refused these very values, or a rule of the database did.
+    /// PostgreSQL or a constraint refused these values.
     #[error("postgresql refused the values")]
     Refused(#[source] Cause),
-    /// PostgreSQL refused, or answered what we do not understand.
     #[error("postgresql answered unexpectedly")]
     Unexpected(#[source] Cause),
     #[error("settling panicked: {0}")]
@@ -52,8 +49,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it is the doing of a delivery that was to be settled. Whatever could fail
-    /// for every delivery is not.
+    /// Whether a delivery caused the error. An error that could hit every delivery does not
+    /// count.
     pub fn is_of_a_delivery(&self) -> bool {
         matches!(
             self,
@@ -72,7 +69,7 @@ impl Error {
     }
 }
 
-/// What sqlx says, without the line of PostgreSQL's own source that it adds.
+/// The error of sqlx, without the line of PostgreSQL's source code that it adds.
 #[derive(Debug)]
 pub struct Cause(sqlx::Error);
 
@@ -82,7 +79,7 @@ impl fmt::Display for Cause {
             let code = error.code().unwrap_or_default();
             return write!(f, "{} (SQLSTATE {code})", error.message());
         }
-        // Ours, too, where no answer came.
+        // Also used for our own timeouts.
         if matches!(self.0, sqlx::Error::PoolTimedOut) {
             return f.write_str("no connection or no answer in time");
         }

@@ -1,5 +1,5 @@
-//! The registry of other consumer groups on our streams, and what is noted of
-//! its changes. Never knows whether a group exists in Redis.
+//! The registry of other consumer groups on our streams, with its changes in the audit log.
+//! Never knows whether a group exists in Redis.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,10 @@ use crate::domain::StreamId;
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct GroupRow {
     pub name: String,
-    /// Where it began on each stream: `start` or `now`.
+    /// `start` or `now`.
     pub starts_from: String,
-    /// Whose it is and what for.
+    /// Owner and purpose.
     pub note: String,
-    /// Since when trimming waits for it.
     pub registered_at: DateTime<Utc>,
 }
 
@@ -54,8 +53,7 @@ impl Groups {
 }
 
 impl GroupRegistrar {
-    /// Registers a group and notes who did it, in one step. One that is
-    /// registered stays as it is.
+    /// Registers a group, with a row in the audit log. A registered group stays unchanged.
     pub async fn register(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! One finding about a partition's sequences: its kind, what of it is new, and the only
-//! statement that puts it on record. Never decides whether something was lost.
+//! Findings about a partition's sequences: their kinds, what of them is new, and the only
+//! statement that records them. Never decides whether something was lost.
 
 use sqlx::{FromRow, PgConnection};
 
@@ -22,7 +22,7 @@ pub(super) enum JumpKind {
 }
 
 impl JumpKind {
-    /// As it is stored, and under which reason it is listed.
+    /// The stored kind, and the reason under which it is listed.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::StateLost => ("state_lost", "state_lost"),
@@ -34,7 +34,7 @@ impl JumpKind {
         }
     }
 
-    /// What is said of a finding that comes without a sentence of its own.
+    /// The sentence of a finding that has no other. Migration 0017 knows these texts.
     pub(super) fn sentence(self) -> &'static str {
         match self {
             Self::StateLost | Self::LedgerLost => "",

@@ -1,6 +1,5 @@
-//! What is looked up before anything is decided: accounts, references that are used
-//! already, and deliveries that wait in suspense or parked. Changes nothing, locks
-//! nothing; the fence rows are held.
+//! Reads before a decision: accounts, used references, and deliveries in suspense or parked.
+//! Never changes or locks anything; the caller holds the fence rows.
 
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
@@ -36,7 +35,7 @@ pub(super) async fn read_accounts(
     rows.into_iter().map(account).collect()
 }
 
-/// References among these that are used already.
+/// The used ones among these references.
 pub(super) async fn read_known(
     connection: &mut PgConnection,
     references: Vec<&str>,
@@ -61,7 +60,8 @@ pub(super) async fn read_known(
     rows.into_iter().map(known).collect()
 }
 
-/// Why changes of these accounts lose every race: one is damaged, or others were faster.
+/// The reason why changes of these accounts lose every race: a damaged account, or concurrent
+/// transactions.
 pub(super) async fn damage(
     connection: &mut PgConnection,
     customers: Vec<&str>,
@@ -80,9 +80,8 @@ pub(super) async fn damage(
     Ok(damaged.unwrap_or(Error::Raced))
 }
 
-/// Whether another entry of this partition that is settled says the same of its
-/// payment and of its arrival: then somebody has copied it. What a client sends again
-/// arrives again.
+/// Whether another settled entry of this partition has the same payment and time of receipt:
+/// then this one is a copy. A payment that a client sends again has another time of receipt.
 pub(super) async fn is_copy(
     connection: &mut PgConnection,
     delivery: &Delivery,
@@ -148,7 +147,7 @@ pub(super) fn status(text: &str) -> Result<PaymentStatus, Error> {
     PaymentStatus::parse(text).map_err(|_| Error::Corrupt("payment status"))
 }
 
-/// The ledger keeps which trace it was, not where in it.
+/// The ledger keeps the trace id only.
 pub(super) fn trace(bytes: Option<&[u8]>) -> Result<Option<TraceContext>, Error> {
     let bytes = bytes.map(<[u8; 16]>::try_from).transpose();
     let trace_id = bytes.map_err(|_| Error::Corrupt("trace id"))?.and_then(TraceId::new);

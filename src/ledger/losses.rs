@@ -1,7 +1,6 @@
-//! Sequences that belong to no settled entry, and why: what Redis or PostgreSQL has
-//! lost, what was taken out of a stream, and where sequences jump behind a takeover.
-//! Written by the partition's owner, reviewed by an operator. Never removes a finding,
-//! and never decides whether there was a takeover.
+//! Sequences without a settled entry, and why: lost by Redis or PostgreSQL, deleted from a
+//! stream, or jumped over after a failover. Written by the partition's owner, reviewed by an
+//! operator. Never removes a finding, and never decides whether there was a failover.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -37,7 +36,7 @@ impl Resumption {
     }
 }
 
-/// What Redis notes about takeovers by other servers.
+/// Failovers of Redis, as noted in its history.
 #[derive(Clone, Copy, Debug)]
 pub struct Takeovers<'a> {
     /// Where sequences jump: the last before, the first behind.
@@ -48,7 +47,7 @@ pub struct Takeovers<'a> {
     pub handed: Option<StreamId>,
 }
 
-/// What commits that were lost leave to be noted.
+/// A finding of lost commits.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewound<'a> {
     pub settled: i64,
@@ -67,8 +66,8 @@ pub(super) type Gap = (u16, i64, i64);
 /// An entry of a batch that has a sequence: partition, id, sequence.
 pub(super) type Settled = (u16, StreamId, i64);
 
-/// Each function here fails with [`Error::Fenced`] when the partition has another owner
-/// or epoch, and noting the same again changes nothing.
+/// Each function fails with [`Error::Fenced`] when the partition has another owner or epoch.
+/// Noting the same again changes nothing.
 impl LaneWriter {
     async fn review(&mut self, fence: Fence) -> Result<(Transaction<'_, Postgres>, Cursor), Error> {
         let mut transaction = self.connection.begin().await?;
@@ -126,8 +125,8 @@ impl LaneWriter {
         Ok(gaps)
     }
 
-    /// Notes takeovers and what they lost; says which losses are new. What the
-    /// ledger had settled before a takeover is not lost.
+    /// Notes failovers and their losses; returns the new losses. Sequences settled before a
+    /// failover are not lost.
     pub async fn note_takeovers(
         &mut self,
         fence: Fence,
@@ -180,8 +179,8 @@ impl LaneWriter {
         Ok(noted)
     }
 
-    /// Lists what the ledger had settled, has lost, and cannot settle again; says
-    /// which sequences those are.
+    /// Notes sequences that the ledger had settled, has lost, and cannot settle again; returns
+    /// them.
     pub async fn note_rewound(
         &mut self,
         fence: Fence,
@@ -346,14 +345,13 @@ pub struct LossRow {
     pub lost_last: Option<i64>,
     /// What happened, as a sentence.
     pub detail: String,
-    /// `open`, or `accepted` when somebody has dealt with it.
+    /// `open` or `accepted`.
     pub state: String,
     pub detected_at: DateTime<Utc>,
 }
 
 impl Losses {
-    /// Losses, the latest first; at most 1,000. `open`: only those nobody has
-    /// dealt with.
+    /// Losses, the latest first; at most 1,000.
     pub async fn list(&self, open: bool) -> Result<Vec<LossRow>, Error> {
         let rows = sqlx::query_as(
             "select partition, after_sequence, resumes_at, reason, lost_first, lost_last, detail,
@@ -364,8 +362,7 @@ impl Losses {
         Ok(rows.bind(open).bind(LIST_MAX).fetch_all(&self.pool).await?)
     }
 
-    /// Notes that somebody has dealt with all open losses of a partition, or of
-    /// every one. Says how many there were.
+    /// Accepts all open losses of a partition, or of every one; returns their number.
     pub async fn accept(
         &self,
         partition: Option<u16>,

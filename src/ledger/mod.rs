@@ -67,21 +67,21 @@ pub use writer::{Batch, Burial};
 
 /// How long to wait for a free connection, or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long somebody who only looks waits for PostgreSQL to take a connection.
+/// How long a check of reachability may take.
 const REACH_TIMEOUT: Duration = Duration::from_secs(2);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A lane and an operator wait this part of a statement's time for a lock, so that a
-/// lock is told from a PostgreSQL that is slow.
+/// A lock is waited for at most this part of a statement's timeout, so that a lock can be told
+/// from a slow PostgreSQL.
 const LOCK_WAIT: u32 = 3;
 
 /// How long a slice of the running audit may take.
 const SLICE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Everything but the audit looks things up by key. The planner, asked while a
-/// table is still small, would remember to read all of it.
+/// All but the audit read by key. For a table that is still small, the planner would choose and
+/// cache a sequential scan.
 const BY_KEY: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 
-/// Where the ledger is; hands out what may be done with it.
+/// The address of the ledger; hands out its capabilities.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     options: PgConnectOptions,
@@ -95,7 +95,7 @@ impl Ledger {
         Ok(Self { options })
     }
 
-    /// Whether PostgreSQL takes a new connection: asked once, for two seconds at most.
+    /// Whether PostgreSQL accepts a new connection within two seconds.
     pub async fn reach(&self) -> Result<(), Error> {
         reach(&self.options).await
     }
@@ -108,8 +108,7 @@ impl Ledger {
         Reader { pool: Pool::new(self.pool(connections, QUERY_TIMEOUT)) }
     }
 
-    /// What changes the number of partitions; nothing while another process
-    /// does.
+    /// None while another process changes the number of partitions.
     pub async fn resize(&self) -> Result<Option<Resize>, Error> {
         Resize::connect(&self.options).await
     }
@@ -126,8 +125,7 @@ impl Ledger {
         Parking { pool: self.pool(2, Duration::from_secs(60)), topology: topology.clone() }
     }
 
-    /// What operators work with, under this topology, and the connections with which
-    /// they read.
+    /// The operators' part of the ledger, and the pool with which operations read.
     pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, PgPool) {
         let pool = self.pool(connections, QUERY_TIMEOUT);
         pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
@@ -167,7 +165,7 @@ impl Ledger {
     }
 }
 
-/// The setting of a session whose statements may take so long.
+/// The lock timeout that goes with a statement timeout.
 fn lock_wait(statement_timeout: Duration) -> (&'static str, String) {
     ("lock_timeout", (statement_timeout / LOCK_WAIT).as_millis().to_string())
 }

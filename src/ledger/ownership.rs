@@ -1,7 +1,6 @@
-//! Workers, their heartbeats, and who owns which partition under which epoch.
-//! Every time here is PostgreSQL's. A beat is believed for a lease, before and
-//! after: one further in the future was written before that clock went back, and
-//! whoever lives beats anew. Never decides who should own what.
+//! The registry of workers, heartbeats, and partition owners with their epochs. All times are
+//! PostgreSQL's. A heartbeat counts within a lease of now, past or future: one further in the
+//! future was written before the clock went back. Never decides who should own a partition.
 
 use std::time::Duration;
 
@@ -16,19 +15,19 @@ use crate::domain::Fence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Its epoch is higher than any before.
+    /// With a higher epoch than any before.
     pub fence: Fence,
     pub sequence: i64,
-    /// Whose it was, if its owner had not released it.
+    /// The former owner, if it had not released the partition.
     pub previous: Option<String>,
-    /// How long it had not moved: since its release, if it was released.
+    /// Time since the last move or release.
     pub since_moved: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveWorker {
     pub worker: String,
-    /// It serves on until others have asked for what it owns.
+    /// It serves until others have requested its partitions.
     pub leaving: bool,
 }
 
@@ -36,39 +35,36 @@ pub struct LiveWorker {
 pub struct PartitionOwner {
     pub fence: Fence,
     pub owner: Option<String>,
-    /// Who has asked its owner to hand it over.
+    /// The worker that has requested it.
     pub draining_to: Option<String>,
-    /// An operator has asked its owner to hand it over, to whoever.
+    /// An operator has asked the owner to release it.
     pub release_asked: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct RegistrySnapshot {
-    /// Workers that beat, by name.
+    /// Live workers, by name.
     pub workers: Vec<LiveWorker>,
     pub partitions: Vec<PartitionOwner>,
 }
 
-/// One worker's dealings with the registry of owners. No call takes longer
-/// than [`Ownership::patience`].
+/// One worker's access to the registry. No call takes longer than [`Ownership::patience`].
 pub struct Ownership {
     options: PgConnectOptions,
-    /// Dropped after any failure. A pool would keep a connection on which
-    /// PostgreSQL has fallen silent, and wait for it.
+    /// Dropped after any failure. A pool would keep a silent connection and wait for it.
     connection: Option<PgConnection>,
     worker: String,
     incarnation: String,
     lease_milliseconds: i64,
-    /// Told to whoever looks at the registry.
+    /// Published in the registry.
     attempts_max: i32,
     patience: Duration,
-    /// Partitions of another generation are not there for this worker.
+    /// Partitions of another generation are ignored.
     generation: i32,
 }
 
 impl Ledger {
-    /// Who owns what of this generation of the topology, for the worker of this
-    /// name, which gives an entry so many attempts.
+    /// The registry of this generation, for the worker of this name.
     pub fn ownership(
         &self,
         worker: &str,
@@ -92,13 +88,13 @@ impl Ledger {
 }
 
 impl Ownership {
-    /// How long one call may take, so that the next beat is in time.
+    /// Timeout of one call, so that the next heartbeat is in time.
     pub fn patience(lease: Duration) -> Duration {
         lease / 4
     }
 
-    /// Registers the worker under a new incarnation. An older process of the
-    /// same name finds out at its next beat.
+    /// Registers the worker under a new incarnation. An older process of the same name stops at
+    /// its next heartbeat.
     pub async fn join(&mut self) -> Result<(), Error> {
         let join = sqlx::query(
             "insert into workers (worker_id, incarnation, lease_ms, attempts_max)
@@ -113,8 +109,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// Says that the worker lives. False: a later process has taken its name. An
-    /// earlier incarnation, or none, is what a ledger knows that has gone back.
+    /// Sends a heartbeat. False: a later process has the same name. A ledger that has gone back
+    /// knows an earlier incarnation, or none.
     pub async fn beat(&mut self, leaving: bool) -> Result<bool, Error> {
         let beat = sqlx::query(
             "insert into workers as known (worker_id, incarnation, lease_ms, attempts_max, leaving)
@@ -128,7 +124,7 @@ impl Ownership {
         Ok(self.execute(beat).await? == 1)
     }
 
-    /// Who lives and who owns what, at one moment.
+    /// Live workers and partition owners, in one snapshot.
     pub async fn look(&mut self) -> Result<RegistrySnapshot, Error> {
         // One statement is one snapshot.
         let look = sqlx::query(
@@ -157,7 +153,7 @@ impl Ownership {
         Ok(snapshot)
     }
 
-    /// Asks the living owners of these partitions to hand them over to us.
+    /// Asks the owners of these partitions to hand them over.
     pub async fn request(&mut self, partitions: &[u16]) -> Result<(), Error> {
         // A row that is busy with a batch or a move is asked for next time.
         let request = sqlx::query(
@@ -170,9 +166,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// Acquires those of these partitions that nobody owns, whose owner is
-    /// silent beyond its lease, or that are ours by name. Rows that someone
-    /// holds locked are left for the next time.
+    /// Acquires those of these partitions that have no owner, whose owner's lease has expired,
+    /// or that are registered as ours. Locked rows are skipped until the next time.
     pub async fn acquire(&mut self, partitions: &[u16]) -> Result<Vec<Grant>, Error> {
         let acquire = sqlx::query(
             "with free as (
@@ -201,7 +196,7 @@ impl Ownership {
         rows.iter().map(grant).collect()
     }
 
-    /// Gives partitions back that we hold under these epochs.
+    /// Releases partitions that we own under these epochs.
     pub async fn release(&mut self, held: &[Fence]) -> Result<(), Error> {
         let (partitions, epochs) = columns(held);
         let release = sqlx::query(
@@ -215,10 +210,7 @@ impl Ownership {
         Ok(())
     }
 
-    /// Gives all partitions back and leaves the registry.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; the lease then runs out by itself.
+    /// Releases all partitions and leaves the registry. After an error the lease expires.
     pub async fn leave(&mut self) -> Result<(), Error> {
         let leave = sqlx::query(
             "with gone as (

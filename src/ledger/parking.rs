@@ -1,6 +1,5 @@
-//! Deliveries that wait behind a dead letter of their customer, and their
-//! release, in order and in one transaction. Never parks by itself: that is
-//! decided with the batch.
+//! Release of deliveries that wait behind a dead letter of their customer, in order and in one
+//! transaction. Never parks a delivery: that is decided with the batch.
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
@@ -22,10 +21,9 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// Lets the customer's payments go on: those that wait are settled now, in
-    /// their order, and those that come are not parked any more. Says how many
-    /// waited. Refused while they wait for a dead letter that nobody has dealt
-    /// with, unless forced: they would be settled before it.
+    /// Settles the customer's parked payments in their order; later ones are not parked. Returns
+    /// their number. Refused while they wait for an open dead letter, unless forced: they would
+    /// be settled before it.
     pub async fn release(
         &self,
         customer: &CustomerId,

@@ -1,5 +1,5 @@
-//! A pool of connections that can say how it fares: how many are in use, who
-//! waits, and for how long. Never knows what a connection is used for.
+//! A pool of connections that reports its use: connections, waiting queries, and their waits.
+//! Never knows what a query is for.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ pub struct PoolUse {
 pub(super) struct Pool {
     pool: PgPool,
     waiting: Arc<AtomicU32>,
-    /// Its name, and whom to tell how long queries waited.
+    /// Its name in telemetry.
     told: Option<(&'static str, Signals)>,
 }
 
@@ -40,7 +40,7 @@ impl Pool {
         Self { pool, waiting: Arc::default(), told: None }
     }
 
-    /// The same, which says under this name how long queries wait.
+    /// The same, which reports under this name how long queries wait.
     pub(super) fn telling(self, name: &'static str, signals: Signals) -> Self {
         Self { told: Some((name, signals)), ..self }
     }
@@ -98,8 +98,7 @@ impl Pool {
     }
 }
 
-/// Counts one that waits for as long as it lives, whether it waits to the end
-/// or gives up.
+/// Counts a waiting query until it is dropped, whether it got a connection or gave up.
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {

@@ -1,4 +1,4 @@
-//! Answers questions. Never changes anything.
+//! Queries of the gateway. Never changes anything.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub struct PaymentRow {
     #[serde(rename = "status", serialize_with = "state")]
     #[schema(value_type = StatusView)]
     pub state: PaymentState,
-    /// What the bank said: COMPLETE, PENDING or FAILED.
+    /// The bank's status: COMPLETE, PENDING or FAILED.
     pub payment_status: Option<String>,
     /// Why it was rejected or could not be settled.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ pub struct PaymentRow {
     pub transaction_date: Option<DateTime<Utc>>,
     pub received_at: Option<DateTime<Utc>>,
     pub processed_at: Option<DateTime<Utc>>,
-    /// Seconds since it was taken, while it is accepted.
+    /// Seconds since its receipt, while it is accepted.
     #[sqlx(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<i64>,
@@ -64,7 +64,7 @@ impl PaymentRow {
         Self { transaction_reference: reference.as_str().to_owned(), ..Self::default() }
     }
 
-    /// Whether it could not be settled: it stands in nobody's way.
+    /// Whether it could not be settled, and so does not use its reference.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, PaymentState::DeadLettered | PaymentState::Discarded)
     }
@@ -114,12 +114,12 @@ pub struct CursorRow {
     pub epoch: i64,
     pub last_sequence: i64,
     pub head_sequence: i64,
-    /// Who has asked the owner to hand it over.
+    /// The worker that has requested it.
     pub draining_to: Option<String>,
     pub moved_at: DateTime<Utc>,
-    /// When its owner last said that it lives; nothing once it has left.
+    /// The owner's last heartbeat; none once it has left.
     pub owner_beat_at: Option<DateTime<Utc>>,
-    /// How long its owner keeps it when it is silent, in milliseconds.
+    /// The owner's lease, in milliseconds.
     pub owner_lease_ms: Option<i64>,
     /// When this was read, by the same clock.
     pub as_of: DateTime<Utc>,
@@ -134,7 +134,7 @@ impl CursorRow {
         Some((self.as_of - self.owner_beat_at?).abs())
     }
 
-    /// Whether it has an owner whose lease runs.
+    /// Whether its owner has a current lease.
     pub fn is_owner_alive(&self) -> bool {
         let lease = self.owner_lease_ms.map(TimeDelta::milliseconds);
         self.owner_silence().zip(lease).is_some_and(|(silence, lease)| silence <= lease)
@@ -179,8 +179,8 @@ const ACCOUNT: &str = "select customer_id, currency, asset_value, term_weeks, to
      outstanding_balance, payment_count, version, created_at, updated_at, \
      clock_timestamp() as as_of from customer_accounts";
 
-/// What clients are told of a payment that could not be settled. PostgreSQL's own words
-/// are in the log, and for operators.
+/// The reason that clients see for a payment that could not be settled. Operators and the log
+/// have PostgreSQL's own.
 const FAILED: &str = "the ledger refused it; an operator must redrive or discard it";
 
 /// Selects [`PaymentRow`]s that reached an account.
@@ -190,8 +190,7 @@ const PAYMENT: &str = "select transaction_reference, payment_status, outcome as 
      from processed_transactions";
 
 impl Reader {
-    /// The same, which says how long its queries wait for a connection of the
-    /// pool of this name.
+    /// The same, which reports under this name how long queries wait for a connection.
     pub fn telling(self, pool: &'static str, signals: Signals) -> Self {
         Self { pool: self.pool.telling(pool, signals) }
     }
@@ -200,8 +199,7 @@ impl Reader {
         self.pool.usage()
     }
 
-    /// Everything the ledger has under these references; a reference may have
-    /// several, one for each status it was sent with.
+    /// All payments under these references: one for each status that a reference was sent with.
     pub async fn payments(&self, references: &[Reference]) -> Result<Vec<PaymentRow>, Error> {
         let references: Vec<&str> = references.iter().map(Reference::as_str).collect();
         let rows = sqlx::query_as(

@@ -1,9 +1,9 @@
-//! Opens accounts, and applies what waited in suspense for them, in order and
-//! in the same transaction, which also notes in the audit log who did it.
+//! Opens accounts, and applies the payments held for them, in order and in the same transaction,
+//! which also writes the audit log.
 //!
-//! Locks the fence rows of the partitions it touches, like a batch does: a
-//! payment is either settled before the account exists and found in suspense
-//! here, or settled after it and applied.
+//! Locks the fence rows of the partitions it touches, like a batch: a payment is either held
+//! before the account exists and found here, or settled afterwards and applied. Never changes an
+//! account that exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,14 +52,14 @@ impl NewAccount {
     }
 }
 
-/// What the audit log says of accounts that were opened. Held money that was
-/// applied is noted for each customer in any case.
+/// The rows in the audit log about opened accounts. Applied held money is noted for each customer
+/// in any case.
 #[derive(Clone, Copy)]
 enum Noting {
     Each,
-    /// That so many were seeded.
+    /// One row about so many seeded accounts.
     Seed(u32),
-    /// Nothing: the seed is noted already.
+    /// None: the seed is already noted.
     Noted,
 }
 
@@ -91,20 +91,13 @@ impl Registrar {
         self.topology.currency
     }
 
-    /// Opens the account, unless it exists.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; opening it again is safe.
+    /// Opens the account, unless it exists. Repeating it is safe.
     pub async fn open(&self, account: NewAccount, by: &Signature) -> Result<Opening, Error> {
         self.open_chunk(&[account], by, Noting::Each).await
     }
 
-    /// Opens those of the first `count` seeded accounts that do not exist, in
-    /// chunks; `on_chunk` hears how many each looked at.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot be reached; some accounts may then be open, and
-    /// seeding again is safe.
+    /// Opens those of the first `count` seeded accounts that do not exist, in chunks; `on_chunk`
+    /// gets the size of each. After an error some may be open; repeating it is safe.
     pub async fn seed(
         &self,
         count: u32,
@@ -124,8 +117,7 @@ impl Registrar {
         Ok(total)
     }
 
-    /// Opens again when another transaction used a reference meanwhile that
-    /// waited in suspense.
+    /// Repeats when a concurrent transaction used a reference that was held.
     async fn open_chunk(
         &self,
         accounts: &[NewAccount],
@@ -217,7 +209,7 @@ async fn insert_accounts(
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// What waits in suspense for new accounts, in stream order.
+/// Payments held for new accounts, in stream order.
 async fn held_for(
     connection: &mut PgConnection,
     opened: &BTreeSet<String>,
@@ -234,7 +226,7 @@ async fn held_for(
     rows.iter().map(lookups::delivery).collect()
 }
 
-/// Applies it. Says what became of each customer's.
+/// Applies held payments; returns their references by customer.
 async fn release<'a>(
     connection: &mut PgConnection,
     deliveries: &'a [Delivery],

@@ -1,5 +1,5 @@
-//! What a change of the number of partitions writes: the wish, the switch, and
-//! what has become of earlier topologies. Never touches a payment.
+//! A change of the number of partitions, in PostgreSQL: the request, the switch, and the removal
+//! of earlier topologies. Never touches a payment.
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
@@ -7,7 +7,7 @@ use super::{Error, Signature, schema::add_partitions};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
-/// A worker that has not beaten for so long is not counted on.
+/// A worker without a heartbeat for so long does not count.
 const SILENT_SECONDS: i32 = 30;
 
 /// The right to change the number of partitions, held by one process at a time
@@ -17,7 +17,7 @@ pub struct Resize {
 }
 
 impl Resize {
-    /// Nothing while another process has the right.
+    /// None while another process has the right.
     pub(super) async fn connect(options: &PgConnectOptions) -> Result<Option<Self>, Error> {
         let mut connection = PgConnection::connect_with(options).await?;
         let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)");
@@ -25,7 +25,7 @@ impl Resize {
         Ok(locked.then_some(Self { connection }))
     }
 
-    /// Writes down what is wanted; says false when something else is under way.
+    /// Records the wanted number; false when another change is under way.
     pub async fn wish(&mut self, partitions: u16) -> Result<bool, Error> {
         let wish = sqlx::query(
             "update topology set resizing_to = $1,

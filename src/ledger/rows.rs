@@ -1,5 +1,5 @@
-//! The statements that put decisions into the ledger. Each is one round trip
-//! for a whole batch; none decides anything.
+//! The statements that write decisions to the ledger: one round trip each for a whole batch.
+//! Never decides anything.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -176,7 +176,7 @@ async fn drop_claims(
     Ok(())
 }
 
-/// Statements that put a delivery beside the accounts, given all there is to know of it.
+/// Statements that write a delivery to a table beside the accounts' statements.
 const HOLD: &str = "insert into suspense (partition, sequence, transaction_reference, customer_id,
          amount, stream_id, epoch, transaction_date, received_at, payload_digest, trace_id)
      values ($1, $2, $3, $5, $6, $7, $8, $9, $10, $11, $12)";
@@ -192,7 +192,7 @@ const REPEAT: &str = "insert into duplicates (partition, sequence, transaction_r
          payment_status, stream_id, epoch, received_at)
      values ($1, $2, $3, $4, $7, $8, $10) on conflict do nothing";
 
-/// False when a redelivery put it there before.
+/// False when the row exists: a redelivery wrote it before.
 async fn insert_aside(
     connection: &mut PgConnection,
     insert: &'static str,

@@ -71,7 +71,7 @@ impl Schema {
         migrated.map_err(|error| Error::Schema(format!("could not migrate: {error}")))
     }
 
-    /// Why this PostgreSQL could lose what it has committed, if it could.
+    /// The reason why this PostgreSQL could lose commits, if there is one.
     pub async fn unsafe_setting(&self) -> Result<Option<String>, Error> {
         let off: Option<String> = sqlx::query_scalar(
             "select name from unnest(array['fsync', 'full_page_writes']) as name
@@ -153,8 +153,8 @@ impl Schema {
         Ok(generation.fetch_one(&self.pool).await?)
     }
 
-    /// Asks for the generation as it is then, and whether it is being changed;
-    /// answers nothing while PostgreSQL cannot be reached.
+    /// Reads the current generation, and whether it is being changed; none while PostgreSQL is
+    /// unavailable.
     pub fn asking(&self) -> impl Fn() -> BoxFuture<'static, Option<(i32, bool)>> + use<> {
         let pool = self.pool.clone();
         move || {

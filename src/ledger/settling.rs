@@ -1,8 +1,8 @@
-//! How deliveries are settled, whatever brings them: a batch of the stream, an opened
-//! account, released, redriven or assigned payments. One transaction locks the fence rows
-//! of their partitions, reads what they may touch, asks the book, and writes what it
-//! decided. The only one who asks the book, and the only place where a transaction is
-//! repeated because another was faster. Never parks a payment that an operator settles.
+//! Settling of deliveries, whatever their source: a batch of the stream, an opened account,
+//! released, redriven or assigned payments. One transaction locks the fence rows of their
+//! partitions, reads accounts and references, has the book decide, and writes the decisions.
+//! The only caller of the book, and the only place that repeats a transaction after a race.
+//! Never parks a payment that an operator settles.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -20,7 +20,7 @@ use crate::domain::{
     UsedReference, partition_of, unpanicked,
 };
 
-/// How often a transaction is begun because another one was faster.
+/// Most attempts at a transaction that loses races.
 const RACES_MAX: usize = 5;
 
 pub(super) struct Settling {
@@ -43,7 +43,7 @@ impl Settling {
         Self::open_beside(connection, epochs, stands, deliveries, |_, _| false).await
     }
 
-    /// The same, and passes over uses of references that are none.
+    /// The same, ignoring the uses of references for which `is_none` holds.
     async fn open_beside(
         connection: &mut PgConnection,
         epochs: Epochs,
@@ -191,7 +191,7 @@ impl Races {
     }
 }
 
-/// Begins a transaction again while another one is faster.
+/// Repeats a transaction that lost a race.
 pub(super) async fn insist<'a, T>(
     attempt: impl Fn() -> BoxFuture<'a, Result<T, Error>>,
 ) -> Result<T, Error> {
@@ -204,7 +204,7 @@ pub(super) async fn insist<'a, T>(
     }
 }
 
-/// The same for one account. One that is damaged would be raced for ever.
+/// The same for one account, with the reason if it lost every race.
 pub(super) async fn insist_on<'a, T>(
     pool: &PgPool,
     customer: &CustomerId,

@@ -78,8 +78,7 @@ impl Batch<'_> {
         Ok(settled.fetch_one(&mut *self.transaction).await?)
     }
 
-    /// Takes note of an entry that was deleted before it was settled: the cursor
-    /// passes it.
+    /// Lets the cursor pass an entry that was deleted before it was settled.
     pub fn pass(&mut self, partition: u16, id: StreamId) {
         self.gone.push((partition, id));
     }
@@ -130,8 +129,8 @@ impl Batch<'_> {
     }
 }
 
-/// Decisions without those about copies of settled entries under numbers that are
-/// settled: a copy has no outcome of its own.
+/// Decisions without those about copies of settled entries under settled sequences: a copy has
+/// no outcome of its own.
 async fn without_copies<'a>(
     connection: &mut PgConnection,
     stands: &Cursors,

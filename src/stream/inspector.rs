@@ -46,9 +46,9 @@ impl Inspector {
             pipeline.cmd("XPENDING").arg(self.keys.stream(partition)).arg(GROUP);
         }
         // A partition without pending entries has no consumers.
-        type Row = (u64, Value, Value, Vec<(String, u64)>);
-        let rows: Vec<Row> = pipeline.query_async(&mut self.connection.clone()).await?;
-        let count = |(pending, _, _, consumers): Row| PendingCount { pending, consumers };
+        type PendingReply = (u64, Value, Value, Vec<(String, u64)>);
+        let rows: Vec<PendingReply> = pipeline.query_async(&mut self.connection.clone()).await?;
+        let count = |(pending, _, _, consumers): PendingReply| PendingCount { pending, consumers };
         Ok(rows.into_iter().map(count).collect())
     }
 

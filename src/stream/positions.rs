@@ -85,9 +85,9 @@ fn our(
 
 fn read(partition: u16, reply: RedisResult<Value>) -> Result<Vec<GroupPosition>, Error> {
     /// Group, last id, lag, pending, first pending, next; an id is empty where there is none.
-    type Row = (String, StreamId, i64, i64, String, String);
-    let rows: Vec<Row> = redis::from_redis_value(reply?)?;
-    let position = |(group, last_id, lag, pending, first_pending, next): Row| {
+    type GroupReply = (String, StreamId, i64, i64, String, String);
+    let rows: Vec<GroupReply> = redis::from_redis_value(reply?)?;
+    let position = |(group, last_id, lag, pending, first_pending, next): GroupReply| {
         let first_pending = first_pending.parse().ok();
         let oldest_waiting = first_pending.or(next.parse().ok());
         let floor = first_pending.unwrap_or(last_id);

@@ -26,7 +26,6 @@ pub enum Instrument {
 impl Metric {
     /// The name that the collector gives it in Prometheus; a histogram's has `_bucket`, `_sum`
     /// and `_count` behind it.
-    #[must_use]
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");
         name += match (self.unit, self.kind) {
@@ -100,7 +99,7 @@ metrics! {
         "Duration of settling a batch, from taking it to acknowledging it.";
     PROCESSED = "paystream.payments.processed", Counter, "{payment}",
         ["paystream.outcome"],
-        "Payments that workers settled: applied, recorded, rejected, suspense, parked, conflict, duplicate, redelivered or dead_lettered.";
+        "Payments that workers settled or set aside, by outcome.";
     AMOUNT = "paystream.payments.amount", Counter, "{minor_unit}",
         [],
         "Money that workers applied to accounts, in hundredths.";

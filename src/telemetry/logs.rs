@@ -68,12 +68,10 @@ pub struct LogLevel {
 
 impl LogLevel {
     /// The current level or directives.
-    #[must_use]
     pub fn now(&self) -> String {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    #[must_use]
     pub fn configured(&self) -> &str {
         &self.configured
     }

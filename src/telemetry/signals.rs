@@ -47,13 +47,11 @@ impl Signals {
     }
 
     /// Whether telemetry is exported, so that taking samples is worth it.
-    #[must_use]
     pub fn are_heard(&self) -> bool {
         self.0.heard
     }
 
     /// The log level; none where no log was started.
-    #[must_use]
     pub fn log_level(&self) -> Option<&LogLevel> {
         self.0.level.as_ref()
     }
@@ -91,13 +89,11 @@ impl Signals {
     }
 
     /// Signals with metrics only, for this provider.
-    #[must_use]
     pub fn measuring(provider: &SdkMeterProvider) -> Self {
         Self::new(provider, Spans::off(), None, true)
     }
 
     /// Signals that go nowhere.
-    #[must_use]
     pub fn off() -> Self {
         Self::unheard(None)
     }

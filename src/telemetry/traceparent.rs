@@ -9,7 +9,6 @@ pub const TRACEPARENT: &str = "traceparent";
 const SAMPLED: u8 = 1;
 
 /// None when the text is not a valid `traceparent`; a request never fails by it.
-#[must_use]
 pub fn parse(text: &str) -> Option<TraceContext> {
     let mut parts = text.split('-');
     let [version] = bytes(parts.next()?)?;
@@ -23,7 +22,6 @@ pub fn parse(text: &str) -> Option<TraceContext> {
 }
 
 /// None when the span is not known.
-#[must_use]
 pub fn write(context: &TraceContext) -> Option<String> {
     let TraceContext { trace_id, span_id, sampled } = context;
     let flags = if *sampled { SAMPLED } else { 0 };

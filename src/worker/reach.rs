@@ -60,9 +60,9 @@ pub(super) async fn ask(
         let missed = *misses.borrow();
         misses.send_replace(if answered { 0 } else { missed.saturating_add(1) });
         if answered && missed >= MISSES_MAX {
-            info!("redis is reachable again; taking partitions");
+            info!("redis answers again; taking partitions");
         } else if !answered && missed + 1 == MISSES_MAX {
-            warn!("redis is unreachable; handing partitions over to workers that reach it");
+            warn!("redis does not answer; handing partitions over to workers that reach it");
         }
     }
 }

@@ -123,25 +123,27 @@ fn hundredths(value: Decimal) -> i128 {
 }
 
 fn fate(outcome: Outcome) -> ModelOutcome {
-    match outcome {
-        Outcome::Applied { applied, excess, after } => ModelOutcome::Applied {
-            applied: hundredths(applied),
-            excess: hundredths(excess),
-            left: hundredths(after.balance),
-            version: after.version,
-        },
-        Outcome::Recorded { after } => {
-            ModelOutcome::Recorded(after.map(|after| (hundredths(after.balance), after.version)))
-        }
-        Outcome::Rejected { after, .. } => {
-            ModelOutcome::Rejected { left: hundredths(after.balance), version: after.version }
-        }
-        Outcome::Suspense => ModelOutcome::Suspense,
-        Outcome::Parked => unreachable!("no account of the model is parked"),
-        Outcome::Conflict => ModelOutcome::Conflict,
-        Outcome::Duplicate => ModelOutcome::Duplicate,
-        Outcome::Redelivered => ModelOutcome::Redelivered,
+    if let Outcome::Applied { applied, excess, after } = outcome {
+        let (applied, excess) = (hundredths(applied), hundredths(excess));
+        let left = hundredths(after.balance);
+        return ModelOutcome::Applied { applied, excess, left, version: after.version };
     }
+    if let Outcome::Recorded { after } = outcome {
+        let after = after.map(|after| (hundredths(after.balance), after.version));
+        return ModelOutcome::Recorded(after);
+    }
+    if let Outcome::Rejected { after, .. } = outcome {
+        let left = hundredths(after.balance);
+        return ModelOutcome::Rejected { left, version: after.version };
+    }
+    let others = [
+        (Outcome::Suspense, ModelOutcome::Suspense),
+        (Outcome::Conflict, ModelOutcome::Conflict),
+        (Outcome::Duplicate, ModelOutcome::Duplicate),
+        (Outcome::Redelivered, ModelOutcome::Redelivered),
+    ];
+    let found = others.into_iter().find(|(one, _)| *one == outcome);
+    found.unwrap_or_else(|| panic!("the model does not know {outcome:?}")).1
 }
 
 /// The ledger as a worker meets it: what was committed after each batch.

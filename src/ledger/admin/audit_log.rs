@@ -1,5 +1,5 @@
-//! The log of what was changed by hand: who, when, what, why, before and after.
-//! Rows are only ever added; the database refuses anything else.
+//! The audit log of operators' changes: who, when, what, why, before and after. Rows are never
+//! changed or removed; the database refuses it.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{AdminStore, Signature};
 use crate::ledger::Error;
 
 impl AdminStore {
-    /// Notes that somebody changed how much a gateway logs.
+    /// Notes a change of a gateway's log level.
     pub async fn note_log_level(
         &self,
         before: &str,

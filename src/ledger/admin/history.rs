@@ -1,5 +1,4 @@
-//! What the ledger remembers of one payment and of one partition: rows, owners,
-//! attempts. Never changes anything.
+//! The history of a payment and of a partition: rows, owners, attempts. Never changes anything.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,12 +21,12 @@ pub struct MoveRow {
     pub partition: i32,
     pub epoch: i64,
     pub owner: String,
-    /// From whom, if that owner had not released it.
+    /// The former owner, if it had not released the partition.
     pub previous: Option<String>,
     pub acquired_at: DateTime<Utc>,
 }
 
-/// An attempt beside the ordinary.
+/// An attempt at a redelivered entry.
 #[derive(Clone, Debug, FromRow)]
 pub struct AttemptRow {
     #[sqlx(try_from = "String")]
@@ -35,7 +34,7 @@ pub struct AttemptRow {
     #[sqlx(try_from = "String")]
     last_stream_id: StreamId,
     pub attempt: i32,
-    /// What it ended with; nothing where it began.
+    /// Its failure; none in the row of its begin.
     pub error: Option<String>,
     pub worker: String,
     pub epoch: i64,

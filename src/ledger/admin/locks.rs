@@ -9,8 +9,7 @@ use crate::ledger::Error;
 
 /// Sessions that are listed.
 const HOLDERS_MAX: i64 = 20;
-/// Sessions with locks on what a batch writes; reading and cleaning up lock nothing
-/// that a batch needs.
+/// Sessions with locks on tables that a batch writes; readers and vacuum do not block a batch.
 pub(super) const HOLDERS: &str = "
     with holders as (
         select s.pid, s.application_name, s.state, s.xact_start,
@@ -66,7 +65,7 @@ impl AdminStore {
         let mut connection = self.pool.acquire().await?;
         let sessions = sqlx::query_as(AssertSqlSafe(sessions)).bind(HOLDERS_MAX);
         let held: Vec<LockHolder> = sessions.fetch_all(&mut *connection).await?;
-        // One who has a whole table explains all, and its rows cannot be read.
+        // A lock on a whole table explains all, and rows of that table cannot be read.
         if held.is_empty() || held.iter().any(|one| one.has_table) {
             return Ok(held);
         }

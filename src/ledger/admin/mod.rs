@@ -1,9 +1,7 @@
-//! What operators see of the ledger beside its payments, and what they change
-//! in it: dead letters, suspense, conflicts, owners, and the log of all such
-//! changes. Each change is one transaction that also notes who made it and why.
+//! Operators' access to the ledger: dead letters, suspense, conflicts, owners, and the audit log.
+//! Each change is one transaction that also notes who made it and why.
 //!
-//! A change that comes too late, or twice, is refused with a sentence and
-//! changes nothing. Never reaches Redis.
+//! A change that comes too late, or twice, is refused with a sentence. Never reaches Redis.
 
 mod audit_log;
 mod conflicts;
@@ -25,7 +23,7 @@ pub use workers::WorkerRow;
 
 use super::Topology;
 
-/// Counting what is open ends here.
+/// Open cases are counted up to this number.
 pub const COUNT_MAX: i64 = 10_000;
 /// The part of the ledger that operators work with.
 #[derive(Clone)]
@@ -44,16 +42,15 @@ pub struct Signature {
 /// Why a change was not made. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// What it is about does not exist.
+    /// The target does not exist.
     Missing(String),
-    /// It was done before, or something else was.
+    /// The case is already closed, by this act or another.
     Settled(String),
-    /// It cannot be done as things are.
+    /// The act is impossible in the current state.
     Impossible(String),
 }
 
 impl Refusal {
-    #[must_use]
     pub fn sentence(&self) -> &str {
         match self {
             Self::Missing(text) | Self::Settled(text) | Self::Impossible(text) => text,
@@ -63,7 +60,7 @@ impl Refusal {
 
 pub type Acted<T> = Result<T, Refusal>;
 
-/// What came of settling a dead letter or a held payment.
+/// The result of settling a dead letter or a held payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledCase {
     /// `applied`, `recorded`, `rejected`, `suspense`, `conflict`, `duplicate`, or

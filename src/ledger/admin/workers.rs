@@ -1,5 +1,5 @@
-//! Workers as the registry knows them, and asking an owner to hand a partition
-//! over. Never decides who should own it.
+//! Registered workers, and the release of a partition by its owner. Never decides who should own
+//! it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
@@ -19,11 +19,11 @@ const LOCK_TIMEOUT: &str = "6s";
 pub struct WorkerRow {
     pub worker_id: String,
     pub started_at: DateTime<Utc>,
-    /// When it last said that it lives.
+    /// Its last heartbeat.
     pub beat_at: DateTime<Utc>,
     /// It serves on until others have asked for what it owns.
     pub leaving: bool,
-    /// How long it keeps its partitions when it is silent, in milliseconds.
+    /// Its lease, in milliseconds.
     pub lease_ms: i64,
     /// Attempts it gives an entry.
     pub attempts_max: i32,
@@ -33,14 +33,12 @@ pub struct WorkerRow {
 }
 
 impl WorkerRow {
-    /// How long it has been silent. A beat in the future is as far from now.
-    #[must_use]
+    /// Time since its last heartbeat, or until it if the clock went back.
     pub fn silence(&self) -> TimeDelta {
         (self.as_of - self.beat_at).abs()
     }
 
     /// Whether its lease still runs.
-    #[must_use]
     pub fn is_alive(&self) -> bool {
         self.silence() <= TimeDelta::milliseconds(self.lease_ms)
     }
@@ -70,17 +68,17 @@ impl AdminStore {
     ) -> Result<Acted<String>, Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
-        let seat = match self.seat(connection, partition).await? {
-            Ok(seat) => seat,
+        let owned = match self.owner_of(connection, partition).await? {
+            Ok(owned) => owned,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Some(refusal) = seat.refusal(partition, force) {
+        if let Some(refusal) = owned.refusal(partition, force) {
             return Ok(Err(refusal));
         }
         let after = if force {
             end_epoch(connection, partition).await?;
-            set_aside(connection, &seat.owner).await?;
-            json!({ "owner": null, "epoch": seat.epoch + 1 })
+            set_aside(connection, &owned.owner).await?;
+            json!({ "owner": null, "epoch": owned.epoch + 1 })
         } else {
             sqlx::query(
                 "update partition_owners set release_asked_at = clock_timestamp()
@@ -89,22 +87,22 @@ impl AdminStore {
             .bind(i32::from(partition))
             .execute(&mut *connection)
             .await?;
-            json!({ "owner": seat.owner, "epoch": seat.epoch, "release_asked": true })
+            json!({ "owner": owned.owner, "epoch": owned.epoch, "release_asked": true })
         };
         let change = Change {
             action: if force { "partition_taken_away" } else { "partition_release_asked" },
             subject: &format!("partition {partition}"),
-            before: json!({ "owner": seat.owner, "epoch": seat.epoch }),
+            before: json!({ "owner": owned.owner, "epoch": owned.epoch }),
             after,
         };
         note(connection, signature, &change).await?;
         transaction.commit().await?;
-        Ok(Ok(seat.owner))
+        Ok(Ok(owned.owner))
     }
 
     /// The partition's row, locked, if it is part of the topology and owned. A
     /// batch of its owner that is under way is waited for.
-    async fn seat(
+    async fn owner_of(
         &self,
         connection: &mut PgConnection,
         partition: u16,

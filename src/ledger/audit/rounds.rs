@@ -43,7 +43,6 @@ pub struct Slice {
 }
 
 impl Slice {
-    #[must_use]
     pub fn covers(&self, customer: &str) -> bool {
         *customer >= *self.from && self.before.as_deref().is_none_or(|before| customer < before)
     }

@@ -56,22 +56,18 @@ enum Measurement {
 }
 
 impl Sample {
-    #[must_use]
     pub fn count(metric: &'static Metric, count: impl TryInto<i64>) -> Self {
         Self::new(metric, Measurement::Count(count.try_into().unwrap_or(i64::MAX)))
     }
 
-    #[must_use]
     pub fn time(metric: &'static Metric, time: Duration) -> Self {
         Self::new(metric, Measurement::Time(time))
     }
 
-    #[must_use]
     pub fn since(metric: &'static Metric, then: Instant) -> Self {
         Self::new(metric, Measurement::Since(then))
     }
 
-    #[must_use]
     pub fn share(metric: &'static Metric, part: Duration, whole: Duration) -> Self {
         Self::new(metric, Measurement::Share(part, whole))
     }
@@ -83,7 +79,6 @@ impl Sample {
         Self { metric, amount, attributes }
     }
 
-    #[must_use]
     pub fn by(mut self, attribute: &'static str, value: impl Into<Value>) -> Self {
         self.attributes.push(KeyValue::new(attribute, value));
         self
@@ -93,7 +88,6 @@ impl Sample {
         self.attributes.iter().map(|attribute| attribute.key.as_str())
     }
 
-    #[must_use]
     pub fn value(&self, now: Instant) -> f64 {
         match self.amount {
             Measurement::Count(count) => count as f64,
