@@ -219,7 +219,7 @@ async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
     browser.go("/console/stuck").await;
     browser.reads("Nothing is stuck.").await;
     browser.go("/console/payments?reference=NOBODY-1").await;
-    browser.reads("Nobody knows a payment with the reference NOBODY-1").await;
+    browser.reads("No payment has the reference NOBODY-1").await;
     // The search field is a key away.
     browser.keys("/").await;
     assert_eq!(browser.script("return document.activeElement.id").await, "search");
