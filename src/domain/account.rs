@@ -32,10 +32,8 @@ impl Account {
         let applied = amount.get().min(self.outstanding());
         let excess = amount.get() - applied;
         if self.credit + excess > LEDGER_MAX {
-            return Outcome::Rejected {
-                refusal: RejectionReason::CreditLimit,
-                after: self.next_row(),
-            };
+            let refusal = RejectionReason::CreditLimit;
+            return Outcome::Rejected { refusal, after: self.next_row() };
         }
         self.total_paid += applied;
         self.credit += excess;
