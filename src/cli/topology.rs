@@ -1,7 +1,7 @@
 //! `paystream topology`: shows how the stream is cut, and cuts it anew.
 
 use std::{
-    io::{IsTerminal, Write, stdout},
+    io::{Write, stdout},
     time::Duration,
 };
 
@@ -17,6 +17,8 @@ use crate::{
     ledger::Topology,
     operations::{Act, DrainProgress, Signature},
 };
+
+const SETTLING: &str = "{spinner} settling [{bar:40}] {human_pos}/{human_len} {msg}";
 
 #[derive(Args, Clone, Debug)]
 pub struct TopologyArgs {
@@ -97,7 +99,9 @@ async fn resize(args: ResizeArgs, running: Running) -> anyhow::Result<()> {
         Some(to) => Act::Resize { to, drain_timeout },
         None => bail!("say how many: --partitions N"),
     };
-    let bar = progress_bar();
+    // It hides itself where there is no terminal.
+    let style = ProgressStyle::with_template(SETTLING)?.progress_chars("=> ");
+    let bar = ProgressBar::new(0).with_style(style);
     let operations = stores::operations(store, running).await?;
     let operations = operations.with_on_drain({
         let bar = bar.clone();
@@ -118,16 +122,4 @@ async fn resize(args: ResizeArgs, running: Running) -> anyhow::Result<()> {
         }
         Err(refusal) => bail!(refusal.sentence().to_owned()),
     }
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0);
-    let template = "{spinner} settling [{bar:40}] {human_pos}/{human_len} {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
 }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use super::{
     chart::Chart,
     history::LiveFigures,
-    shell::{Shell, Visit, page, write},
+    shell::{AREAS, Shell, Visit, page, write},
     words,
 };
 use crate::{
@@ -39,10 +39,9 @@ struct Concern {
 
 /// Cases that wait for a decision, and how they are spoken of.
 struct Cases {
-    name: &'static str,
-    unit: &'static str,
+    /// Of the area that lists them.
     path: &'static str,
-    count: fn(&KeyFigures) -> Option<i64>,
+    unit: &'static str,
     one: &'static str,
     many: &'static str,
     advice: &'static str,
@@ -50,42 +49,42 @@ struct Cases {
 
 const CASES: [Cases; 4] = [
     Cases {
-        name: "Dead letters",
-        unit: "to decide",
         path: "/console/dead-letters",
-        count: |figures| figures.dead_letters,
+        unit: "to decide",
         one: "1 payment could not be settled and became a dead letter.",
         many: "{} payments could not be settled and became dead letters.",
         advice: "Mend the cause, then redrive or discard.",
     },
     Cases {
-        name: "Suspense",
-        unit: "held",
         path: "/console/suspense",
-        count: |figures| figures.suspense,
+        unit: "held",
         one: "1 payment is in suspense: nobody knows its customer.",
         many: "{} payments are in suspense: nobody knows their customers.",
         advice: "Assign it, open the account, or mark it for refund.",
     },
     Cases {
-        name: "Conflicts",
-        unit: "open",
         path: "/console/conflicts",
-        count: |figures| figures.conflicts,
+        unit: "open",
         one: "1 payment is in conflict: another one has its reference.",
         many: "{} payments are in conflict: others have their references.",
         advice: "Compare them, ask the bank, then resolve.",
     },
     Cases {
-        name: "Parked",
-        unit: "customers",
         path: "/console/parked",
-        count: |figures| figures.parked,
+        unit: "customers",
         one: "Payments of 1 customer wait behind a dead letter.",
         many: "Payments of {} customers wait behind a dead letter.",
         advice: "Redrive or discard it, then release them.",
     },
 ];
+
+/// Each kind of cases with its name, and how many are open where that is known.
+fn cases(figures: &KeyFigures) -> impl Iterator<Item = (&Cases, &'static str, Option<i64>)> {
+    CASES.iter().filter_map(|cases| {
+        let (name, _, count) = AREAS.into_iter().find(|(_, path, _)| *path == cases.path)?;
+        Some((cases, name, count(figures)))
+    })
+}
 
 /// Findings of a checkup that the figures tell every second.
 const TOLD_BY_FIGURES: [&str; 9] = [
@@ -187,10 +186,9 @@ fn figures(figures: &KeyFigures) -> Vec<Figure> {
         figure("Not taken yet", figures.lag, "lag", partitions, |_| "good"),
         figure("Under way", figures.pending, "pending", stuck, |_| "good"),
     ];
-    let open = CASES.iter().map(|cases| {
-        let count = (cases.count)(figures);
+    let open = cases(figures).map(|(cases, name, count)| {
         let mood = |count| if count == 0 { "good" } else { "warn" };
-        let figure = figure(cases.name, count, cases.unit, cases.path, mood);
+        let figure = figure(name, count, cases.unit, cases.path, mood);
         Figure { value: count.map_or(figure.value, words::cases), ..figure }
     });
     let owners = [
@@ -223,8 +221,8 @@ fn concerns(look: &LiveFigures) -> Vec<Concern> {
         let sentence = format!("A payment has waited for {}.", words::span(seconds));
         add("warn", sentence, "See what it waits for.", "/console/stuck");
     }
-    for cases in &CASES {
-        let sentence = match (cases.count)(figures) {
+    for (cases, _, count) in cases(figures) {
+        let sentence = match count {
             None | Some(0) => continue,
             Some(1) => cases.one.to_owned(),
             Some(count) => cases.many.replace("{}", &words::cases(count)),

@@ -32,10 +32,10 @@ pub(super) struct Area {
 }
 
 /// How many cases wait somewhere.
-type CountOpen = fn(&KeyFigures) -> Option<i64>;
+pub(super) type CountOpen = fn(&KeyFigures) -> Option<i64>;
 
 /// Where one can go: a name, a path, and what is open there.
-const AREAS: [(&str, &str, CountOpen); 10] = [
+pub(super) const AREAS: [(&str, &str, CountOpen); 10] = [
     ("Overview", "/console", |_| None),
     ("Partitions", "/console/partitions", |_| None),
     ("Stuck work", "/console/stuck", |_| None),

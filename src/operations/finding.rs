@@ -152,7 +152,7 @@ kinds! {
         "wait: payments are refused until it is through, and everything goes on by itself";
     REDIS_SLOW = "redis_slow", Warning, "redis-or-postgresql-is-slow", "redis", "",
         "look at the load and the disk of its machine (`redis-cli --latency`, `redis-cli slowlog \
-         get`), and at the way there";
+         get`), and at the network";
     REDIS_OLD = "redis_too_old", Warning, "a-server-is-too-old", "redis", "",
         "upgrade it; its data stays as it is";
     REDIS_EVICTS = "redis_evicts", Critical, "redis-is-not-safe", "redis", "evicts nothing",
@@ -173,14 +173,12 @@ kinds! {
         "see whether payments wait (below, and `paystream partitions`) or a group pins trimming \
          (`paystream groups list`); else give it more memory";
     REDIS_CLIENTS = "redis_connections_low", Warning, "connections-run-out", "redis", "",
-        "find out whose they are with `redis-cli client list`, or raise maxclients";
+        "see who holds them with `redis-cli client list`, or raise maxclients";
 
     STREAMS = "stream_missing", Critical, "streams-or-groups-are-missing", "streams", "",
-        "a worker that lives brings it back by itself; then `paystream losses list` says what is \
-         gone";
+        "a running worker creates it again; then `paystream losses list` says what is gone";
     GROUP_OURS = "group_missing", Critical, "streams-or-groups-are-missing", "group ledger", "",
-        "a worker that lives brings it back by itself; then `paystream losses list` says what is \
-         gone";
+        "a running worker creates it again; then `paystream losses list` says what is gone";
 
     POSTGRESQL_AWAY = "postgresql_unreachable", Critical, "postgresql-is-away", "postgresql",
         "reachable",
@@ -191,7 +189,7 @@ kinds! {
         "see that the URL has the right user, password and database, and that this user may do \
          what it needs";
     POSTGRESQL_SLOW = "postgresql_slow", Warning, "redis-or-postgresql-is-slow", "postgresql", "",
-        "look at the load and the disk of its machine, and at the way there";
+        "look at the load and the disk of its machine, and at the network";
     POSTGRESQL_OLD = "postgresql_too_old", Warning, "a-server-is-too-old", "postgresql", "",
         "upgrade it";
     POSTGRESQL_LOSES = "postgresql_loses", Critical, "postgresql-is-not-safe", "postgresql",
@@ -203,15 +201,15 @@ kinds! {
          payments wait in the streams meanwhile";
     POSTGRESQL_CLIENTS = "postgresql_connections_low", Critical, "connections-run-out",
         "postgresql", "",
-        "find out whose they are (`select application_name, count(*) from pg_stat_activity group by \
-         1`); lower PAYSTREAM_QUERY_CONNECTIONS or PAYSTREAM_LANES, or raise max_connections";
+        "see who holds them (`select application_name, count(*) from pg_stat_activity group by 1`); \
+         lower PAYSTREAM_QUERY_CONNECTIONS or PAYSTREAM_LANES, or raise max_connections";
     POSTGRESQL_LOCKS = "postgresql_lock_wait", Critical, "a-session-waits-for-a-lock",
         "postgresql", "no session of paystream waits for a lock",
-        "end what holds it if it is nobody's work: `select pg_terminate_backend(…)` with that \
-         process; a batch that is ended so is settled again";
+        "end the session that holds the lock if nobody needs it: `select pg_terminate_backend(…)` \
+         with that process; a batch that is ended so is settled again";
     POSTGRESQL_OPEN = "postgresql_transaction_open", Warning, "a-transaction-stays-open",
         "postgresql", "no transaction stays open",
-        "ask whose it is, and end it: `select pg_terminate_backend(…)` with that process";
+        "ask its owner, or end it: `select pg_terminate_backend(…)` with that process";
 
     SCHEMA = "schema_mismatch", Critical, "the-schema-does-not-fit", "postgresql",
         "has this release's schema",
@@ -233,8 +231,8 @@ kinds! {
     NO_WORKER = "no_worker", Critical, "no-worker-lives", "workers", "",
         "start one: `paystream serve worker`; it goes on where the last one stopped";
     OWNERS = "owners_unknown", Notice, "postgresql-is-away", "partitions", "",
-        "see what is said of PostgreSQL; running workers wait for it and go on by themselves, so \
-         start none for this";
+        "see the findings about PostgreSQL; running workers wait for it and resume by themselves, so \
+         start no others for this";
     UNOWNED = "partition_unowned", Critical, "a-partition-has-no-owner", "partitions",
         "each has an owner",
         "look in the workers' logs for `could not move partitions` or `redis does not answer`; a \
@@ -260,8 +258,8 @@ kinds! {
          what the ones there wait for";
     WAITING = "waiting_long", Critical, "payments-wait-and-are-not-applied", "streams",
         "nothing has waited for longer than a minute",
-        "`paystream partitions`: no living owner, start a worker; one that lives, see its log for \
-         what it waits for";
+        "`paystream partitions`: where the owner is not running, start a worker; where it is, its \
+         log says what it waits for";
     PENDING = "pending_old", Critical, "an-entry-is-stuck", "streams",
         "nothing that was handed out is stuck",
         "`paystream pending` says of each why, and what is safe to do";

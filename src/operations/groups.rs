@@ -21,7 +21,7 @@ use crate::{
     stream::{GROUP, GroupPosition, OtherGroups, StartsFrom},
 };
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Group {
     pub name: String,
     /// Ours always is.
@@ -70,13 +70,7 @@ impl Group {
             starts_from: row.as_ref().map(|row| row.starts_from.clone()),
             note: row.map(|row| row.note),
             missing_on: (0..partitions).collect(),
-            lag: 0,
-            pending: 0,
-            oldest_waiting_seconds: None,
-            pins_trimming_on: BTreeSet::new(),
-            on: BTreeSet::new(),
-            kept: 0,
-            kept_since: None,
+            ..Self::default()
         }
     }
 }

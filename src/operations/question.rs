@@ -53,10 +53,10 @@ pub(super) const ASSIGN: ActQuestion = ActQuestion {
     code: "assign",
     listing: "suspense",
     title: "Assign {}",
-    label: "Assign to the customer that was meant",
+    label: "Assign to the right customer",
     verb: "Assign",
     command: "paystream suspense assign {} --customer … --reason \"…\"",
-    what: "The held money is applied to the account of the customer whose it is.",
+    what: "The held payment is applied to the account of the customer that you name.",
     because: "it is applied once, in one transaction, or stays held",
     notice: "Assigned: the payment was applied to the customer's account.",
     ..REDRIVE

@@ -219,7 +219,7 @@ async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
     browser
         .shows(
             "/console/payments?reference=NOBODY-1",
-            "Nobody knows a payment with the reference NOBODY-1",
+            "No payment has the reference NOBODY-1",
         )
         .await;
     // The search field is a key away.

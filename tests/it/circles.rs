@@ -14,11 +14,19 @@ const KNOWN: &[&str] = &[
 /// A path from the root, or of names in a file.
 type ModulePath = Vec<String>;
 
+/// Something that a file imports.
+struct Import {
+    path: ModulePath,
+    /// Only to pass it on.
+    passes_on: bool,
+    /// Not in a function or a module inside the file: others may name it by this file.
+    is_outer: bool,
+}
+
 /// A file as others name it.
 #[derive(Default)]
 struct Module {
-    /// What it imports, and whether it only passes that on.
-    imports: Vec<(ModulePath, bool)>,
+    imports: Vec<Import>,
     /// ModulePaths in its code that begin with `crate` or `super`.
     inline: Vec<ModulePath>,
 }
@@ -48,14 +56,20 @@ fn read(code: &str) -> Module {
             continue;
         };
         let passes_on = statement[..at].trim_end().ends_with(|c| c == ')' || c == 'b');
+        let is_outer = !statement[..at].ends_with(' ') || passes_on;
         let mut paths = Vec::new();
         expand(&[], &statement[at + 4..], &mut paths);
-        module.imports.extend(paths.into_iter().map(|path| (path, passes_on)));
+        let import = |path| Import { path, passes_on, is_outer };
+        module.imports.extend(paths.into_iter().map(import));
     }
     for begin in ["crate::", "super::"] {
         for (at, _) in code.match_indices(begin).filter(|(at, _)| !code[..*at].ends_with("::")) {
             let path = code[at..].split(|c| !is_name(c) && c != ':').next().unwrap();
-            module.inline.push(names(path));
+            let path = names(path);
+            // What comes before the braces of an import is read with it.
+            if path.last().is_some_and(|last| !["crate", "super"].contains(&last.as_str())) {
+                module.inline.push(path);
+            }
         }
     }
     module
@@ -126,9 +140,9 @@ fn owner(
         rest = &rest[1..];
     }
     let module = modules.get(&place)?;
-    let passed_on = module.imports.iter().find(|(path, _)| path.last() == rest.first());
-    let further = passed_on.filter(|_| steps > 0 && !rest.is_empty());
-    further.and_then(|(path, _)| owner(modules, &place, path, steps - 1)).or(Some(place))
+    let mut imports = module.imports.iter().filter(|one| one.is_outer && steps > 0);
+    let passed_on = imports.find(|one| one.path.last() == rest.first());
+    passed_on.and_then(|one| owner(modules, &place, &one.path, steps - 1)).or(Some(place))
 }
 
 #[test]
@@ -136,8 +150,8 @@ fn no_files_import_each_other_in_a_circle() {
     let modules = modules();
     let mut edges: BTreeMap<&ModulePath, BTreeSet<ModulePath>> = BTreeMap::new();
     for (here, module) in &modules {
-        let imported = module.imports.iter().filter(|(_, passes_on)| !passes_on);
-        let paths = imported.map(|(path, _)| path).chain(&module.inline);
+        let imported = module.imports.iter().filter(|one| !one.passes_on);
+        let paths = imported.map(|one| &one.path).chain(&module.inline);
         let owners = paths.filter_map(|path| owner(&modules, here, path, 6));
         edges.insert(here, owners.filter(|owner| owner != here).collect());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::words::{numbered, since};
+use super::words::numbered;
 use crate::{
     domain::argument,
     operations::{
@@ -52,7 +52,7 @@ fn strange(group: &Group) -> Finding {
         numbered(&on)
     );
     let advice = format!(
-        "find out whose it is; then `paystream groups register {named} --note …`, or `paystream \
+        "find its owner; then `paystream groups register {named} --note …`, or `paystream \
          groups retire {named}`",
         named = argument(name)
     );
@@ -77,7 +77,7 @@ fn pins(group: &Group, now: DateTime<Utc>) -> Option<Finding> {
     let name = &group.name;
     let pins: Vec<u16> = group.pins_trimming_on.difference(&group.missing_on).copied().collect();
     // It cannot have read before there was one.
-    let registered = since(group.registered_at?, now);
+    let registered = (now - group.registered_at?).to_std().unwrap_or_default();
     let age = Duration::from_secs(group.kept_since?.age_seconds(now)).min(registered);
     let sentence = format!(
         "the group {name} has not read on for {}: {} settled entries wait for it, on {}, and are \

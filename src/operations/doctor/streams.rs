@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::words::{above, bytes, numbered, percent};
+use super::words::{bytes, numbered, percent};
 use crate::{
     operations::{
         Severity::{self, Critical, Good, Warning},
@@ -20,7 +20,8 @@ pub(super) const SLOW: Duration = Duration::from_millis(100);
 /// Streams count the entries ever added from here on.
 const OLDEST: u32 = 7;
 /// Shares of memory, connections, and the backlog's limit, in percent.
-const MEMORY: (u64, u64) = (75, 90);
+const MEMORY_WARNING: u64 = 75;
+const MEMORY_CRITICAL: u64 = 90;
 const CLIENTS_WARNING: u64 = 80;
 const BACKLOG_CRITICAL: i64 = 80;
 /// Entries that may wait on all partitions together.
@@ -86,7 +87,11 @@ fn memory(vitals: &RedisVitals) -> Finding {
     let used = vitals.number("used_memory");
     let share = percent(used, most);
     let sentence = format!("uses {share} % of {of}: {} of {}", bytes(used), bytes(most));
-    let severity = above(share, MEMORY.0, MEMORY.1);
+    let severity = match share {
+        MEMORY_CRITICAL.. => Some(Critical),
+        MEMORY_WARNING.. => Some(Warning),
+        _ => None,
+    };
     let found = severity.map(|severity| (severity, format!("Redis {sentence}")));
     kind::REDIS_MEMORY.judge(found).or(sentence)
 }

@@ -1,11 +1,5 @@
 //! How findings write numbers. Never rounds money.
 
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
-
-use crate::operations::Severity;
-
 /// Partitions that one sentence names.
 const NAMED_MAX: usize = 5;
 
@@ -26,15 +20,6 @@ pub(super) fn percent(used: u64, most: u64) -> u64 {
     if most == 0 { 0 } else { u64::try_from(share).unwrap_or(u64::MAX) }
 }
 
-/// How bad it is that a share reaches these bounds.
-pub(super) fn above(share: u64, warning: u64, critical: u64) -> Option<Severity> {
-    match share {
-        share if share >= critical => Some(Severity::Critical),
-        share if share >= warning => Some(Severity::Warning),
-        _ => None,
-    }
-}
-
 /// `1.5 GiB`, with one place.
 pub(super) fn bytes(count: u64) -> String {
     let mut unit = 1_u64;
@@ -50,11 +35,6 @@ pub(super) fn bytes(count: u64) -> String {
         return format!("{count} bytes");
     }
     format!("{}.{} {name}", count / unit, count % unit * 10 / unit)
-}
-
-/// How long ago, never in the future, to the second.
-pub(super) fn since(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
-    (now - then).to_std().unwrap_or_default()
 }
 
 #[cfg(test)]
