@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 
 use super::{
-    ActArgs, Output, SignatureArgs, stores,
+    ActArgs, Output, Running, SignatureArgs, stores,
     table::{Column, PageArgs, Tone, cell, instant, known, listing, number, toned, up_to},
 };
 use crate::{
@@ -42,6 +42,7 @@ pub enum SuspenseAction {
         act: ActArgs,
     },
     /// Mark a held payment for refund; it is not applied any more
+    #[command(alias = "refund_mark")]
     RefundMark {
         /// Its reference.
         reference: String,
@@ -101,7 +102,7 @@ pub struct LossesArgs {
     #[command(subcommand)]
     action: LossesAction,
     #[command(flatten)]
-    pub(super) ledger: LedgerConfig,
+    ledger: LedgerConfig,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -266,8 +267,8 @@ fn hold(
 }
 
 /// Lists or accepts losses.
-pub(super) async fn losses(args: LossesArgs) -> anyhow::Result<Output> {
-    let ledger = stores::ledger(&args.ledger)?;
+pub(super) async fn losses(args: LossesArgs, running: Running) -> anyhow::Result<Output> {
+    let ledger = stores::ledger_or(args.ledger, running)?;
     ledger.schema().check().await.context("could not use the ledger")?;
     // Losses are in the ledger, whatever Redis and the topology are.
     let streams = Streams::new(UNUSED, "", 1, 1).context("could not use the ledger")?;

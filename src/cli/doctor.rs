@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, process::ExitCode};
 use clap::Args;
 use console::{Color, style};
 
-use super::watch::{Shown, WatchArgs, show};
+use super::{
+    Running,
+    watch::{Shown, WatchArgs, show},
+};
 use crate::{
     clock,
     config::ServeConfig,
@@ -30,10 +33,8 @@ pub struct DoctorArgs {
 }
 
 /// Looks at everything. Exits with 1 when something is a warning or worse.
-///
-/// # Errors
-/// When the answer cannot be written.
-pub async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(mut args: DoctorArgs, running: Running) -> anyhow::Result<ExitCode> {
+    args.config.store = args.config.store.or(running);
     show(&args.watch, async || {
         let checkup = operations::examine(&args.config, clock::system).await;
         Ok(Shown {

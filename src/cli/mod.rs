@@ -242,10 +242,7 @@ impl CaseCommand {
             Self::Parked(on) => {
                 cases::parked(on.action, &stores::operations(on.store, running).await?).await
             }
-            Self::Losses(mut args) => {
-                args.ledger = args.ledger.or(running.map(|(_, database_url)| database_url));
-                cases::losses(args).await
-            }
+            Self::Losses(args) => cases::losses(args, running).await,
             Self::Release(args) => {
                 let ReleaseArgs { store, partition, force, act } = *args;
                 let operations = stores::operations(store, running).await?;
@@ -267,31 +264,13 @@ impl OperatorCommand {
                 return Ok(code);
             }
             Self::Migrate(args) => migrate::run(&args.store.or(running())).await?,
-            Self::Seed(mut args) => {
-                args.store = args.store.or(running());
-                seed::run(&args).await?;
-            }
+            Self::Seed(args) => seed::run(args, running()).await?,
             Self::Load(args) => return paystream_load::run(*args).await,
-            Self::Audit(mut args) => {
-                args.ledger = args.ledger.or(running().map(|(_, database_url)| database_url));
-                return audit::run(args).await;
-            }
-            Self::Doctor(mut args) => {
-                args.config.store = args.config.store.or(running());
-                return doctor::run(*args).await;
-            }
-            Self::Partitions(mut args) => {
-                args.store = args.store.or(running());
-                return partitions::run(*args).await;
-            }
-            Self::Pending(mut args) => {
-                args.store = args.store.or(running());
-                return pending::run(*args).await;
-            }
-            Self::Show(mut args) => {
-                args.store = args.store.or(running());
-                return show::run(args).await;
-            }
+            Self::Audit(args) => return audit::run(args, running()).await,
+            Self::Doctor(args) => return doctor::run(*args, running()).await,
+            Self::Partitions(args) => return partitions::run(*args, running()).await,
+            Self::Pending(args) => return pending::run(*args, running()).await,
+            Self::Show(args) => return show::run(args, running()).await,
             Self::Topology(args) => topology::run(args, running()).await?,
             Self::Probe(args) => return probe::run(&args).await,
         }

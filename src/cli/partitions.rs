@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    partitions_table, stores,
+    Running, partitions_table, stores,
     watch::{Screen, Shown, WatchArgs, screen, show},
 };
 use crate::{
@@ -31,8 +31,8 @@ pub struct PartitionsArgs {
 
 /// Shows the partitions, once or until Ctrl-C. Exits, when looked at once, with 1
 /// when a partition has no living owner and with 2 when nobody knows.
-pub async fn run(args: PartitionsArgs) -> anyhow::Result<ExitCode> {
-    let (streams, ledger, topology, _) = stores::open_to_look(&args.store).await?;
+pub(super) async fn run(args: PartitionsArgs, running: Running) -> anyhow::Result<ExitCode> {
+    let (streams, ledger, topology, _) = stores::open_to_look(&args.store.or(running)).await?;
     streams.upkeep().await.context("could not reach Redis")?;
     let operations = Operations::new(&streams, &ledger, &topology, clock::system);
     let mut before = look(&operations).await?;

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
-    stores,
+    Running, stores,
     table::{Column, Tone, cell, known, number, table, toned},
     watch::{Shown, WatchArgs, show},
 };
@@ -46,7 +46,8 @@ pub struct PendingArgs {
 
 /// Shows pending entries, once or until Ctrl-C. Exits with 1 when, looked at
 /// once, one of those shown is more than work under way.
-pub async fn run(args: PendingArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(mut args: PendingArgs, running: Running) -> anyhow::Result<ExitCode> {
+    args.store = args.store.or(running);
     let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
     let style = ProgressStyle::with_template("looking at pending entries {bar:30} {pos}/{len}")?;
     show(&args.watch, async || {

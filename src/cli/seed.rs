@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{ActorArgs, stores};
+use super::{ActorArgs, Running, stores};
 use crate::{
     config::StoreConfig,
     ledger::{Opening, Signature},
@@ -28,8 +28,8 @@ pub struct SeedArgs {
     pub actor: ActorArgs,
 }
 
-pub async fn run(args: &SeedArgs) -> anyhow::Result<()> {
-    let opening = seed(&args.store, args.count, args.actor.clone()).await?;
+pub(super) async fn run(args: SeedArgs, running: Running) -> anyhow::Result<()> {
+    let opening = seed(&args.store.or(running), args.count, args.actor).await?;
     let existing = u64::from(args.count) - opening.opened;
     if args.json {
         let answer = json!({

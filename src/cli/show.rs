@@ -8,7 +8,7 @@ use clap::Args;
 use humantime::parse_duration;
 
 use super::{
-    stores,
+    Running, stores,
     table::{Tone, cell, known, table, toned},
     watch::{Shown, WatchArgs, show},
 };
@@ -34,10 +34,11 @@ pub struct ShowArgs {
 
 /// Shows a payment's life, once or until Ctrl-C. Exits with 1 when nobody knows
 /// it.
-pub async fn run(args: ShowArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: ShowArgs, running: Running) -> anyhow::Result<ExitCode> {
     let reference = Reference::parse(&*args.reference)
         .map_err(|invalid| anyhow!("the reference {}", invalid.reason))?;
-    let operations = stores::operations_to_look(&args.store, args.dedupe_window).await?;
+    let operations =
+        stores::operations_to_look(&args.store.or(running), args.dedupe_window).await?;
     show(&args.watch, async || {
         let life = operations.life(&reference).await.context("could not look the payment up")?;
         let page = match &life {

@@ -14,6 +14,11 @@ use crate::{
     stream::Streams,
 };
 
+/// The configured ledger, or that of `running`.
+pub(super) fn ledger_or(config: LedgerConfig, running: Running) -> anyhow::Result<Ledger> {
+    ledger(&config.or(running.map(|(_, database_url)| database_url)))
+}
+
 pub(super) fn ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
     Ledger::new(config.database_url()?).context("PAYSTREAM_DATABASE_URL is not a valid URL")
 }

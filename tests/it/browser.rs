@@ -217,10 +217,7 @@ async fn every_page_is_useful_when_empty_and_breaks_no_policy() {
     }
     browser.shows("/console/stuck", "Nothing is stuck.").await;
     browser
-        .shows(
-            "/console/payments?reference=NOBODY-1",
-            "No payment has the reference NOBODY-1",
-        )
+        .shows("/console/payments?reference=NOBODY-1", "No payment has the reference NOBODY-1")
         .await;
     // The search field is a key away.
     browser.keys("/").await;

@@ -17,14 +17,14 @@ const ORDINARY: &str = "postgres";
 
 /// An account that is not root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Account {
+pub(super) struct SystemAccount {
     pub(super) uid: u32,
     pub(super) gid: u32,
 }
 
-impl Account {
+impl SystemAccount {
     /// The account to run PostgreSQL as; `None` means our own.
-    pub(super) async fn ordinary() -> Result<Option<Account>> {
+    pub(super) async fn ordinary() -> Result<Option<SystemAccount>> {
         if id("-u", None).await? != Some(0) {
             return Ok(None);
         }
@@ -35,13 +35,13 @@ impl Account {
                  `{ORDINARY}`: start paystream as an ordinary user"
             )
         };
-        Ok(Some(Account { uid, gid }))
+        Ok(Some(SystemAccount { uid, gid }))
     }
 
     /// The account that a file belongs to, unless that is root.
-    pub(super) fn owner_of(path: &Path) -> Option<Account> {
+    pub(super) fn owner_of(path: &Path) -> Option<SystemAccount> {
         let file = std::fs::symlink_metadata(path).ok()?;
-        (file.uid() != 0).then_some(Account { uid: file.uid(), gid: file.gid() })
+        (file.uid() != 0).then_some(SystemAccount { uid: file.uid(), gid: file.gid() })
     }
 
     /// Whether this account can walk down to `directory`.

@@ -13,9 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::account::Account;
+use super::account::SystemAccount;
 use super::guardian::clean;
-use super::place::{Place, unless_missing};
+use super::place::{ServerFolder, unless_missing};
 use super::ps::{self, Living};
 use super::server::clear_leftovers;
 use super::{DATABASE, postgres_server::USER, secret};
@@ -44,20 +44,20 @@ pub(super) struct Cluster {
     home: PathBuf,
     pub(super) data: PathBuf,
     /// Whom the server runs as; `None` means our own account.
-    pub(super) account: Option<Account>,
+    pub(super) account: Option<SystemAccount>,
     /// Its processes carry this in their titles.
     pub(super) title: String,
 }
 
 impl Cluster {
     /// Decides where the cluster of `place` is and what runs it.
-    pub(super) async fn locate(place: &Place) -> Result<Cluster> {
-        let mut account = Account::ordinary().await?;
+    pub(super) async fn locate(place: &ServerFolder) -> Result<Cluster> {
+        let mut account = SystemAccount::ordinary().await?;
         let title = format!("paystream-{}", place.hash());
         let mut home = place.folder.clone();
         let elsewhere = Path::new("/var/tmp").join(&title);
         if let Some(ordinary) = account {
-            let one = Account::owner_of(&home.join("data")).unwrap_or(ordinary);
+            let one = SystemAccount::owner_of(&home.join("data")).unwrap_or(ordinary);
             one.enter(&home)?;
             account = Some(one);
         }
@@ -70,7 +70,7 @@ impl Cluster {
         }
         let data = home.join("data");
         if account.is_some() && data.exists() {
-            account = Account::owner_of(&data).or(account);
+            account = SystemAccount::owner_of(&data).or(account);
         }
         Ok(Cluster { programs: find_programs(&data).await?, home, data, account, title })
     }
@@ -190,7 +190,7 @@ impl Cluster {
 }
 
 /// Makes a folder below a directory that everybody may write to.
-fn make_private(home: &Path, account: Account) -> Result<()> {
+fn make_private(home: &Path, account: SystemAccount) -> Result<()> {
     match DirBuilder::new().mode(0o700).create(home) {
         Ok(()) => account.own(home),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::account::Account;
+use super::account::SystemAccount;
 use super::place::Log;
 use super::ps;
 
@@ -63,7 +63,7 @@ pub(super) struct Launch {
     pub(super) arguments: Vec<OsString>,
     pub(super) directory: PathBuf,
     /// `None` means our own.
-    pub(super) account: Option<Account>,
+    pub(super) account: Option<SystemAccount>,
     /// The signal for a clean stop: "TERM", "INT".
     pub(super) stop_signal: &'static str,
 }

@@ -25,7 +25,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A server's folder, locked while this value lives.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ServerFolder {
     /// The directory that both servers share.
     pub(super) directory: PathBuf,
     /// This server's own folder.
@@ -46,9 +46,9 @@ impl Drop for Lock {
     }
 }
 
-impl Place {
+impl ServerFolder {
     /// Makes `directory/server` if it is missing, locks it, and closes it to others.
-    pub(super) async fn take(directory: &Path, server: &str) -> Result<Place> {
+    pub(super) async fn take(directory: &Path, server: &str) -> Result<ServerFolder> {
         let folder = directory.join(server);
         let (directory, folder) = make(directory, &folder)
             .and_then(|()| Ok((fs::canonicalize(directory)?, fs::canonicalize(&folder)?)))
@@ -63,7 +63,7 @@ impl Place {
         // may need to enter under an account of its own.
         fs::set_permissions(&folder, Permissions::from_mode(0o700))
             .with_context(|| format!("could not close {} to others", folder.display()))?;
-        Ok(Place { directory, folder, _lock: Lock(lock) })
+        Ok(ServerFolder { directory, folder, _lock: Lock(lock) })
     }
 
     /// A short name for the folder, the same in every run.
@@ -81,7 +81,7 @@ impl Place {
         xxh3_64(self.folder.as_os_str().as_encoded_bytes())
     }
 
-    /// The `port` or `pid` that [`Place::remember`] was last told.
+    /// The `port` or `pid` that [`ServerFolder::remember`] was last told.
     pub(super) fn last<T: FromStr>(&self, name: &str) -> Option<T> {
         fs::read_to_string(self.folder.join(name)).ok()?.trim().parse().ok()
     }

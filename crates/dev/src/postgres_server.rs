@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::cluster::Cluster;
 use super::guardian::Launch;
-use super::place::Place;
+use super::place::ServerFolder;
 use super::server::{Recipe, Server};
 
 /// The superuser.
@@ -75,8 +75,8 @@ impl PostgresServer {
     }
 }
 
-async fn prepare(directory: &Path) -> Result<(Place, Recipe, Cluster, String)> {
-    let place = Place::take(directory, "postgres").await?;
+async fn prepare(directory: &Path) -> Result<(ServerFolder, Recipe, Cluster, String)> {
+    let place = ServerFolder::take(directory, "postgres").await?;
     let cluster = Cluster::locate(&place).await?;
     cluster.clear_leftovers().await?;
     let password = cluster.initialise().await?;
@@ -99,7 +99,7 @@ async fn prepare(directory: &Path) -> Result<(Place, Recipe, Cluster, String)> {
 
 /// Removes everything that PostgreSQL kept for `directory`.
 pub(super) async fn remove(directory: &Path) -> Result<()> {
-    let place = Place::take(directory, "postgres").await?;
+    let place = ServerFolder::take(directory, "postgres").await?;
     let cluster = Cluster::locate(&place).await?;
     cluster.clear_leftovers().await?;
     cluster.remove()?;

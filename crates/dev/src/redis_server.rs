@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use super::cluster::find_program;
 use super::guardian::Launch;
-use super::place::Place;
+use super::place::ServerFolder;
 use super::ps::Living;
 use super::secret;
 use super::server::{Recipe, Server, clear_leftovers};
@@ -67,8 +67,8 @@ impl RedisServer {
     }
 }
 
-async fn prepare(directory: &Path) -> Result<(Place, Recipe, String)> {
-    let place = Place::take(directory, "redis").await?;
+async fn prepare(directory: &Path) -> Result<(ServerFolder, Recipe, String)> {
+    let place = ServerFolder::take(directory, "redis").await?;
     let program = find_program(PROGRAM)
         .context("could not find `redis-server`: install Redis (scripts/install.sh does)")?;
     clear(&place).await?;
@@ -93,7 +93,7 @@ async fn prepare(directory: &Path) -> Result<(Place, Recipe, String)> {
 
 /// Ends a Redis of an earlier run: the process id we noted, if that is still a
 /// Redis on the port we noted.
-async fn clear(place: &Place) -> Result<()> {
+async fn clear(place: &ServerFolder) -> Result<()> {
     let (Some(pid), Some(port)) = (place.last::<u32>("pid"), place.last::<String>("port")) else {
         return Ok(());
     };
@@ -105,7 +105,7 @@ async fn clear(place: &Place) -> Result<()> {
 
 /// Removes everything that Redis kept in `directory`.
 pub(super) async fn remove(directory: &Path) -> Result<()> {
-    let place = Place::take(directory, "redis").await?;
+    let place = ServerFolder::take(directory, "redis").await?;
     clear(&place).await?;
     place.remove()
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::account::Account;
+use super::account::SystemAccount;
 use super::place::unless_missing;
 
 /// Name of the file that holds a server's password.
@@ -46,7 +46,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<String>> {
 }
 
 /// Puts a file with mode 600 in place, as a whole; `owner` may be another account.
-pub(super) fn write(path: &Path, text: &str, owner: Option<Account>) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str, owner: Option<SystemAccount>) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let fresh = Path::new(&name);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, timeout};
 
 use super::guardian::{GUARDIAN, Guarded, Launch};
-use super::place::{Log, Place};
+use super::place::{Log, ServerFolder};
 use super::port::{Port, is_free};
 use super::ps::{self, Living};
 
@@ -41,14 +41,14 @@ pub(super) struct Recipe {
 pub struct Server {
     // First, so that a drop tells the server to stop before it unlocks the place.
     running: Guarded,
-    pub(super) place: Place,
+    pub(super) place: ServerFolder,
     recipe: Recipe,
     port: Port,
 }
 
 impl Server {
     /// Starts on the port of last time, or on another free one.
-    pub(super) async fn start(place: Place, recipe: Recipe) -> Result<Server> {
+    pub(super) async fn start(place: ServerFolder, recipe: Recipe) -> Result<Server> {
         let mut attempt = 1;
         loop {
             let port = place.choose_port()?;
@@ -100,7 +100,7 @@ impl Server {
     }
 }
 
-async fn launch(place: &Place, recipe: &Recipe, port: u16) -> Result<Guarded> {
+async fn launch(place: &ServerFolder, recipe: &Recipe, port: u16) -> Result<Guarded> {
     let mut launch = recipe.launch.clone();
     launch.arguments.push(recipe.port_flag.into());
     launch.arguments.push(port.to_string().into());

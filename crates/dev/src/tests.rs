@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::cluster::{Cluster, find_program};
-use super::place::Place;
+use super::place::ServerFolder;
 use super::*;
 
 /// Names the directory to [`a_parent_to_be_killed`].
@@ -39,7 +39,8 @@ fn redis(server: &RedisServer, command: &str) -> String {
 }
 
 async fn psql_program(server: &PostgresServer) -> PathBuf {
-    let place = Place::take(server.data_directory().parent().unwrap(), "lookup").await.unwrap();
+    let place =
+        ServerFolder::take(server.data_directory().parent().unwrap(), "lookup").await.unwrap();
     let beside = Cluster::locate(&place).await.unwrap().program("psql");
     if beside.is_file() { beside } else { find_program("psql").unwrap() }
 }
@@ -212,29 +213,19 @@ async fn a_directory_has_one_user() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_keeps_its_port() {
-    let (one, other) = (directory(), directory());
+async fn a_taken_port_and_that_of_a_server_that_is_down_are_left_alone() {
+    let one = directory();
     let mut first = RedisServer::start(one.path()).await.unwrap();
     first.kill().await.unwrap();
-    // The other wants the same port, on which nobody listens now.
-    let place = Place::take(other.path(), "redis").await.unwrap();
-    place.remember(first.port(), u32::MAX).unwrap();
-    drop(place);
-    let second = RedisServer::start(other.path()).await.unwrap();
-    assert_ne!(first.port(), second.port());
-    first.restart().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_taken_port_is_left_alone() {
-    let directory = directory();
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = stranger.local_addr().unwrap().port();
-    let place = Place::take(directory.path(), "redis").await.unwrap();
-    place.remember(port, u32::MAX).unwrap();
-    drop(place);
-    let server = RedisServer::start(directory.path()).await.unwrap();
-    assert_ne!(server.port(), port);
+    for port in [stranger.local_addr().unwrap().port(), first.port()] {
+        let other = directory();
+        let place = ServerFolder::take(other.path(), "redis").await.unwrap();
+        place.remember(port, u32::MAX).unwrap();
+        drop(place);
+        assert_ne!(RedisServer::start(other.path()).await.unwrap().port(), port);
+    }
+    first.restart().await.unwrap();
 }
 
 #[tokio::test]
@@ -318,7 +309,7 @@ async fn servers_die_with_a_killed_parent_and_come_back_with_the_next() {
     let stranger = format!("{}\n", std::process::id());
     std::fs::write(directory.path().join("redis/pid"), &stranger).unwrap();
     std::fs::write(directory.path().join("postgres/pid"), &stranger).unwrap();
-    let place = Place::take(directory.path(), "postgres").await.unwrap();
+    let place = ServerFolder::take(directory.path(), "postgres").await.unwrap();
     let data = Cluster::locate(&place).await.unwrap().data;
     std::fs::write(data.join("postmaster.pid"), &stranger).unwrap();
     drop(place);
@@ -338,7 +329,7 @@ async fn a_directory_that_the_ordinary_account_cannot_reach_still_works() {
     let closed = directory_with(0o700);
     let mut server = PostgresServer::start(closed.path()).await.unwrap();
     let moved = server.data_directory().starts_with("/var/tmp");
-    assert_eq!(moved, super::account::Account::ordinary().await.unwrap().is_some());
+    assert_eq!(moved, super::account::SystemAccount::ordinary().await.unwrap().is_some());
     server.stop().await.unwrap();
     let data = server.data_directory().to_owned();
     drop(server);

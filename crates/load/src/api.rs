@@ -38,14 +38,14 @@ pub(super) struct Api {
 }
 
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiAnswer {
     pub(super) status: u16,
     pub(super) body: Bytes,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum NoAnswer {
     /// No connection could be made, so nothing was sent.
     NotSent(String),
     /// Nobody knows whether the service acted on it.
@@ -69,7 +69,7 @@ struct Customer {
 #[derive(Debug, Deserialize)]
 pub(super) struct Stats {
     pub(super) totals: Totals,
-    partitions: Vec<Partition>,
+    backlog: Backlog,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,22 +78,21 @@ pub(super) struct Totals {
 }
 
 #[derive(Debug, Deserialize)]
-struct Partition {
-    /// Unknown to Redis in rare cases, which is not the same as none.
-    lag: Option<u64>,
+struct Backlog {
+    lag: u64,
     pending: u64,
 }
 
 impl Stats {
-    /// Payments accepted and not yet settled; `None` where the service does not know.
-    pub(super) fn backlog(&self) -> Option<u64> {
-        self.partitions.iter().map(|partition| Some(partition.lag? + partition.pending)).sum()
+    /// Payments accepted and not yet settled.
+    pub(super) fn backlog(&self) -> u64 {
+        self.backlog.lag + self.backlog.pending
     }
 }
 
 /// Where a payment is; its status is `applied`, `accepted`, `unknown`, or another outcome.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Found {
+pub(super) struct FoundPayment {
     pub(super) transaction_reference: String,
     pub(super) status: String,
     pub(super) customer_id: Option<String>,
@@ -105,7 +104,7 @@ pub(super) struct Found {
 
 #[derive(Deserialize)]
 struct LookedUp {
-    payments: Vec<Found>,
+    payments: Vec<FoundPayment>,
 }
 
 impl Api {
@@ -135,24 +134,25 @@ impl Api {
         path: &str,
         body: Bytes,
         timeout: Duration,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ApiAnswer, NoAnswer> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         let uri = format!("{}{path}", self.base).parse();
-        *request.uri_mut() = uri.map_err(|_| Failure::NotSent("not a valid address".to_owned()))?;
+        *request.uri_mut() =
+            uri.map_err(|_| NoAnswer::NotSent("not a valid address".to_owned()))?;
         request.headers_mut().clone_from(&self.headers);
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| {
                 let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-                if error.is_connect() { Failure::NotSent(cause) } else { Failure::Unknown(cause) }
+                if error.is_connect() { NoAnswer::NotSent(cause) } else { NoAnswer::Unknown(cause) }
             })?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await;
-            let body = body.map_err(|error| Failure::Unknown(error.to_string()))?.to_bytes();
-            Ok(Answer { status, body })
+            let body = body.map_err(|error| NoAnswer::Unknown(error.to_string()))?.to_bytes();
+            Ok(ApiAnswer { status, body })
         };
         let answer = tokio::time::timeout(timeout, exchange).await;
-        answer.unwrap_or_else(|_| Err(Failure::Unknown("not answered in time".to_owned())))
+        answer.unwrap_or_else(|_| Err(NoAnswer::Unknown("not answered in time".to_owned())))
     }
 
     /// What each customer has paid in all, credit included.
@@ -188,7 +188,7 @@ impl Api {
     }
 
     /// Where the payments of these references are, in the order of the references.
-    pub(super) async fn lookup(&self, references: &[String]) -> anyhow::Result<Vec<Found>> {
+    pub(super) async fn lookup(&self, references: &[String]) -> anyhow::Result<Vec<FoundPayment>> {
         let body = json!({ "transaction_references": references }).to_string();
         let answer = self.call(Method::POST, "/api/v1/payments/lookup", body.into()).await;
         let found = answer.map(|answer: LookedUp| answer.payments);
@@ -211,18 +211,18 @@ impl Api {
         loop {
             let what = format!("{method} {path}");
             match self.send(method.clone(), path, body.clone(), ANSWER_TIMEOUT).await {
-                Ok(Answer { status: 200..=299, body }) => {
+                Ok(ApiAnswer { status: 200..=299, body }) => {
                     let answer = serde_json::from_slice(&body);
                     return answer.context("could not understand the service's answer");
                 }
-                Ok(Answer { status: 503, .. }) if attempt < ATTEMPTS => {}
-                Ok(Answer { status, body }) => {
+                Ok(ApiAnswer { status: 503, .. }) if attempt < ATTEMPTS => {}
+                Ok(ApiAnswer { status, body }) => {
                     let body = String::from_utf8_lossy(&body);
                     bail!("{what} was answered {status}: {}", body.trim());
                 }
                 Err(_) if attempt < ATTEMPTS => {}
-                Err(Failure::NotSent(why)) => bail!("could not connect to {}: {why}", self.base),
-                Err(Failure::Unknown(why)) => return Err(anyhow!("{what} failed: {why}")),
+                Err(NoAnswer::NotSent(why)) => bail!("could not connect to {}: {why}", self.base),
+                Err(NoAnswer::Unknown(why)) => return Err(anyhow!("{what} failed: {why}")),
             }
             attempt += 1;
             tokio::time::sleep(PAUSE).await;

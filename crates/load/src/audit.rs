@@ -11,7 +11,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 
 use super::{
-    api::Found,
+    api::FoundPayment,
     plan::{self, Content},
     record::{self, Fate},
     report::Percentiles,
@@ -123,7 +123,7 @@ impl Auditor {
 
     /// Compares the place of a payment with that of the customer's payment before
     /// it in the same batch. Payments are entered in the order of their sending.
-    pub(super) fn follow(&mut self, batch: u64, content: Content, found: &Found) {
+    pub(super) fn follow(&mut self, batch: u64, content: Content, found: &FoundPayment) {
         let Some(sequence) = found.sequence else { return };
         let last = self.batches.insert(content.customer, (batch, sequence));
         if last.is_some_and(|(before, last)| before == batch && sequence < last) {
@@ -136,7 +136,7 @@ impl Auditor {
         &mut self,
         fate: Fate,
         content: Content,
-        found: &Found,
+        found: &FoundPayment,
     ) -> anyhow::Result<()> {
         let reference = || found.transaction_reference.clone();
         let audit = &mut self.audit;
@@ -156,7 +156,7 @@ impl Auditor {
         Ok(())
     }
 
-    fn enter_applied(&mut self, content: Content, found: &Found) -> anyhow::Result<()> {
+    fn enter_applied(&mut self, content: Content, found: &FoundPayment) -> anyhow::Result<()> {
         let customer = plan::customer_id(content.customer);
         if found.customer_id.as_ref().is_some_and(|found| *found != customer)
             || found.transaction_amount.is_some_and(|amount| amount != content.amount())

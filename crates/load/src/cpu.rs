@@ -42,7 +42,7 @@ pub(super) struct CpuOf {
 #[derive(Debug)]
 pub(super) struct Meter {
     watched: Watched,
-    snapshots: Vec<Snapshot>,
+    snapshots: Vec<ProcessTimes>,
 }
 
 impl Meter {
@@ -57,7 +57,7 @@ impl Meter {
     }
 
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
-        self.snapshots.push(Snapshot::take()?);
+        self.snapshots.push(ProcessTimes::take()?);
         Ok(())
     }
 
@@ -96,7 +96,7 @@ pub(super) enum Watched {
 
 impl Watched {
     /// The pids meant, at the moment of `snapshot`.
-    fn pids(&self, snapshot: &Snapshot) -> BTreeSet<u32> {
+    fn pids(&self, snapshot: &ProcessTimes) -> BTreeSet<u32> {
         let pids_of = |is_meant: &dyn Fn(&Process) -> bool| -> BTreeSet<u32> {
             snapshot.0.iter().filter(|one| is_meant(one)).map(|one| one.pid).collect()
         };
@@ -129,9 +129,9 @@ pub(super) struct Process {
 
 /// All processes at one moment.
 #[derive(Debug, Clone)]
-pub(super) struct Snapshot(pub(super) Vec<Process>);
+pub(super) struct ProcessTimes(pub(super) Vec<Process>);
 
-impl Snapshot {
+impl ProcessTimes {
     #[cfg(target_os = "linux")]
     fn take() -> anyhow::Result<Self> {
         let all = procfs::process::all_processes().context("could not read /proc")?;
@@ -177,7 +177,7 @@ pub(super) struct Used {
 
 pub(super) fn used(
     watched: &Watched,
-    (before, after): (&Snapshot, &Snapshot),
+    (before, after): (&ProcessTimes, &ProcessTimes),
     own_pid: u32,
 ) -> Used {
     let mut mixed = before.mixed_parents();
@@ -209,7 +209,7 @@ pub(super) fn used(
             *ticks.entry(&process.name).or_default() -= total(process);
         }
     }
-    let own = |snapshot: &Snapshot| {
+    let own = |snapshot: &ProcessTimes| {
         snapshot.0.iter().find(|one| one.pid == own_pid).map_or(0, |process| process.own)
     };
     let as_time = |ticks: i64| TICK * u32::try_from(ticks).unwrap_or_default();

@@ -18,7 +18,7 @@ pub(super) struct Drain {
     /// True when no partition had lag or pending entries left.
     pub(super) drained: bool,
     pub(super) waited_ms: u64,
-    /// What was left, where the service knew.
+    /// What was left, where the service said so.
     pub(super) backlog: Option<u64>,
     #[serde(skip)]
     pub(super) ended: Instant,
@@ -45,13 +45,13 @@ pub(super) async fn wait(
         };
         match answer {
             Ok(Ok(stats)) => {
-                drain.backlog = stats.backlog();
+                let backlog = stats.backlog();
+                drain.backlog = Some(backlog);
                 drain.error = None;
-                if drain.backlog == Some(0) {
+                if backlog == 0 {
                     drain.drained = true;
                     break;
                 }
-                let backlog = drain.backlog.map_or("?".to_owned(), |left| left.to_string());
                 let elapsed = started.elapsed().as_secs();
                 progress.tell(|| {
                     format!(

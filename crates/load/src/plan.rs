@@ -115,7 +115,7 @@ impl Plan {
     }
 
     pub(super) fn arrival(&self, index: u64) -> Arrival {
-        let mut random = self.random(index, Purpose::Kind);
+        let mut random = self.random(index, DrawOf::Kind);
         let drawn = random.random_range(0..PARTS_PER_MILLION);
         if drawn < self.invalid_below {
             return Arrival::Invalid(FLAWS[random.random_range(0..FLAWS.len())]);
@@ -136,7 +136,7 @@ impl Plan {
 
     /// Customer and amount of the new payment at `index`.
     pub(super) fn content(&self, index: u64) -> Content {
-        let mut random = self.random(index, Purpose::Content);
+        let mut random = self.random(index, DrawOf::Content);
         let cents = random.random_range(AMOUNT_CENTS);
         let customer = match &self.payers {
             Payers::Uniform(customers) => random.random_range(0..*customers),
@@ -177,10 +177,10 @@ impl Plan {
     }
 
     fn draw(&self, index: u64) -> u32 {
-        self.random(index, Purpose::Kind).random_range(0..PARTS_PER_MILLION)
+        self.random(index, DrawOf::Kind).random_range(0..PARTS_PER_MILLION)
     }
 
-    fn random(&self, index: u64, purpose: Purpose) -> Xoshiro256PlusPlus {
+    fn random(&self, index: u64, purpose: DrawOf) -> Xoshiro256PlusPlus {
         // An odd factor, unlike the step by which the seeding itself goes on.
         let spread = index.wrapping_mul(0xd134_2543_de82_ef95);
         Xoshiro256PlusPlus::seed_from_u64(self.seed ^ spread ^ purpose as u64)
@@ -190,7 +190,7 @@ impl Plan {
 /// Kind and content are drawn apart, so that other shares leave the payments as they are.
 #[derive(Clone, Copy)]
 #[repr(u64)]
-enum Purpose {
+enum DrawOf {
     Kind = 0,
     Content = 0x5851_f42d_4c95_7f2d,
 }

@@ -78,7 +78,7 @@ pub(super) struct Counts {
 }
 
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(super) struct RunFigures {
     pub(super) counts: Counts,
     /// What is known of each arrival's reference.
     pub(super) fates: Vec<Fate>,
@@ -92,7 +92,7 @@ pub(super) struct Figures {
     pub(super) last_sent: Option<Instant>,
 }
 
-impl Figures {
+impl RunFigures {
     pub(super) fn new(arrivals: u64) -> anyhow::Result<Self> {
         let arrivals = usize::try_from(arrivals).context("too many payments to remember")?;
         let mut fates = Vec::new();

@@ -11,7 +11,7 @@ use super::{
     audit::Audit,
     cpu::Cpu,
     drain::{Drain, millis},
-    record::{Counts, Fate, Figures},
+    record::{Counts, Fate, RunFigures},
 };
 
 /// Arrivals later than this at p99 say that the rate was not kept.
@@ -102,7 +102,7 @@ pub(super) struct SendingReport {
 }
 
 impl SendingReport {
-    pub(super) fn of(figures: &Figures, due: u64, connections: u32, took: Duration) -> Self {
+    pub(super) fn of(figures: &RunFigures, due: u64, connections: u32, took: Duration) -> Self {
         let sent = figures.counts.sent;
         let span = figures.first_sent.zip(figures.last_sent).map(|(first, last)| last - first);
         let whole = took.as_micros() * u128::from(connections);

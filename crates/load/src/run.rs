@@ -21,10 +21,10 @@ use super::{
     drain,
     plan::{Plan, customer_id},
     progress::Progress,
-    record::{Fate, Figures},
+    record::{Fate, RunFigures},
     report::{Report, SendingReport, options, per_second, problems, time},
     schedule::{Pacer, Schedule},
-    send::Sending,
+    send::Sender,
 };
 
 /// What each customer has paid in all.
@@ -64,14 +64,14 @@ pub(super) async fn run(args: &LoadArgs) -> anyhow::Result<Report> {
 
     let payments = args.arrivals()?;
     let schedule = Schedule::new(Instant::now() + HEAD_START, args.rate, args.batch, payments);
-    let sending = Arc::new(Sending::new(args, api.clone(), plan, Pacer::new(schedule))?);
+    let sending = Arc::new(Sender::new(args, api.clone(), plan, Pacer::new(schedule))?);
     send(args, &sending, &interrupts, &mut progress).await?;
     let took = schedule.start.elapsed();
     let interrupted = interrupts.sending.is_cancelled();
     interrupts.sending.cancel();
     meter.as_mut().map_or(Ok(()), Meter::look)?;
     // Requests that were given up may still be noted, and change nothing any more.
-    let figures = std::mem::replace(&mut *sending.figures(), Figures::new(0)?);
+    let figures = std::mem::replace(&mut *sending.figures(), RunFigures::new(0)?);
 
     let mut report = Report {
         run_id: sending.plan.run_id.clone(),
@@ -162,7 +162,7 @@ async fn paid_before(
 /// Sends all, as far as neither Ctrl-C nor the overrun ends it.
 async fn send(
     args: &LoadArgs,
-    sending: &Arc<Sending>,
+    sending: &Arc<Sender>,
     interrupts: &Interrupts,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
@@ -186,7 +186,7 @@ async fn send(
     }
 }
 
-fn line(sending: &Sending) -> String {
+fn line(sending: &Sender) -> String {
     let elapsed = sending.pacer.schedule.start.elapsed();
     let figures = sending.figures();
     let (sent, accepted, errors) = (figures.counts.sent, figures.accepted(), figures.errors());
@@ -203,7 +203,7 @@ fn line(sending: &Sending) -> String {
 
 /// What an audit compares the service's answers with.
 struct Audited<'a> {
-    sending: &'a Sending,
+    sending: &'a Sender,
     fates: &'a [Fate],
     customers: u32,
     before: Paid,

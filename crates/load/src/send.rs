@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api::{Answer, Api, Failure},
+    api::{Api, ApiAnswer, NoAnswer},
     args::LoadArgs,
     plan::{Arrival, Plan},
-    record::{Figures, Times},
+    record::{RunFigures, Times},
     schedule::Pacer,
 };
 
@@ -28,11 +28,11 @@ const BODY_BYTES: usize = 208;
 
 /// Everything that the tasks share.
 #[derive(Debug)]
-pub(super) struct Sending {
+pub(super) struct Sender {
     api: Api,
     pub(super) plan: Plan,
     pub(super) pacer: Pacer,
-    figures: Mutex<Figures>,
+    figures: Mutex<RunFigures>,
     batch: u64,
     connections: u32,
     timeout: Duration,
@@ -40,13 +40,13 @@ pub(super) struct Sending {
     halt: CancellationToken,
 }
 
-impl Sending {
+impl Sender {
     pub(super) fn new(args: &LoadArgs, api: Api, plan: Plan, pacer: Pacer) -> anyhow::Result<Self> {
         let batch = u64::from(args.batch);
         Ok(Self {
             api,
             plan,
-            figures: Mutex::new(Figures::new(pacer.schedule.requests * batch)?),
+            figures: Mutex::new(RunFigures::new(pacer.schedule.requests * batch)?),
             pacer,
             batch,
             connections: args.connections,
@@ -56,7 +56,7 @@ impl Sending {
     }
 
     /// The figures, for a moment. Held only to add to them or to read them.
-    pub(super) fn figures(&self) -> MutexGuard<'_, Figures> {
+    pub(super) fn figures(&self) -> MutexGuard<'_, RunFigures> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,7 +71,7 @@ impl Sending {
         self.pacer.stop();
     }
 
-    /// Sends until every request is sent or [`Sending::stop`] is called, and all answers are
+    /// Sends until every request is sent or [`Sender::stop`] is called, and all answers are
     /// there or given up.
     pub(super) async fn run(self: Arc<Self>) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
@@ -104,7 +104,7 @@ impl Sending {
             let sent = Instant::now();
             let answer = self.api.send(Method::POST, path, body.clone(), self.timeout).await;
             let times = Times { due, sent, ended: Instant::now() };
-            let Err(Failure::NotSent(_)) = answer else {
+            let Err(NoAnswer::NotSent(_)) = answer else {
                 return self.note(times, &arrivals, answer);
             };
             self.figures().counts.connect_failures += 1;
@@ -136,10 +136,10 @@ impl Sending {
         body.into()
     }
 
-    fn note(&self, times: Times, arrivals: &[(u64, Arrival)], answer: Result<Answer, Failure>) {
+    fn note(&self, times: Times, arrivals: &[(u64, Arrival)], answer: Result<ApiAnswer, NoAnswer>) {
         let statuses = match &answer {
             Ok(answer) => statuses(answer, arrivals.len()).into_iter().map(Ok).collect(),
-            Err(Failure::NotSent(reason) | Failure::Unknown(reason)) => {
+            Err(NoAnswer::NotSent(reason) | NoAnswer::Unknown(reason)) => {
                 vec![Err(reason.as_str()); arrivals.len()]
             }
         };
@@ -152,7 +152,7 @@ impl Sending {
 }
 
 /// The status of each payment, as if it had been posted alone.
-pub(super) fn statuses(answer: &Answer, payments: usize) -> Vec<u16> {
+pub(super) fn statuses(answer: &ApiAnswer, payments: usize) -> Vec<u16> {
     if payments == 1 || answer.status != 200 {
         return vec![answer.status; payments];
     }

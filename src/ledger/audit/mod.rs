@@ -69,11 +69,12 @@ pub struct CheckCount {
     pub drift: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct AuditReport {
     pub accounts: u64,
     pub payments: u64,
     /// The sum of all that was applied, to balances and to credits.
+    #[serde(skip)]
     pub amount: Decimal,
     pub sequences: u64,
     pub partitions: u64,

@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::{
     super::{
-        api::Answer,
-        cpu::{Process, Snapshot, Watched, used},
+        api::ApiAnswer,
+        cpu::{Process, ProcessTimes, Watched, used},
         plan::{Arrival, Plan, customer_id},
-        record::{Fate, Figures},
+        record::{Fate, RunFigures},
         report::{per_second, time},
         schedule::{Pacer, Schedule},
         send,
@@ -147,7 +147,7 @@ fn what_is_known_of_a_payment_is_only_ever_raised() {
         use Fate::{Accepted as A, Refused as R, Unknown as U};
         [A, A, R, R, R, U, U]
     });
-    let mut figures = Figures::new(2).unwrap();
+    let mut figures = RunFigures::new(2).unwrap();
     for fate in [Fate::Unknown, Fate::Accepted, Fate::Unknown, Fate::Refused] {
         figures.raise(1, fate);
     }
@@ -157,7 +157,7 @@ fn what_is_known_of_a_payment_is_only_ever_raised() {
 #[test]
 fn each_payment_of_a_batch_has_its_own_status() {
     let statuses =
-        |status, body: &str| send::statuses(&Answer { status, body: body.to_owned().into() }, 3);
+        |status, body: &str| send::statuses(&ApiAnswer { status, body: body.to_owned().into() }, 3);
     let body = r#"{"accepted":1,"replayed":1,"refused":1,"results":[{"status":"accepted","partition":3},
         {"status":"accepted","replayed":true},{"status":422,"code":"invalid","errors":[]}]}"#;
     assert_eq!(statuses(200, body), [202, 200, 422]);
@@ -178,7 +178,7 @@ fn cpu_time_of_ended_children_is_counted_once() {
         started: u64::from(pid),
     };
     // A shell started two programs: one of ours, and ourselves.
-    let before = Snapshot(vec![
+    let before = ProcessTimes(vec![
         process(10, 1, "paystream", 100, 7),
         process(20, 10, "postgres", 50, 5),
         process(21, 20, "postgres", 30, 0),
@@ -187,7 +187,7 @@ fn cpu_time_of_ended_children_is_counted_once() {
     ]);
     // 21 ended: its 30 and 4 more are in 20's children. 23 came. A restarted child of 10 left
     // its time in 10's children, which are of another name.
-    let after = Snapshot(vec![
+    let after = ProcessTimes(vec![
         process(10, 1, "paystream", 160, 90),
         process(20, 10, "postgres", 51, 39),
         process(22, 20, "postgres", 25, 0),

@@ -159,7 +159,7 @@ impl Books {
         match path {
             "/api/v1/admin/stats" => json!({
                 "totals": { "payments": self.payments.len() },
-                "partitions": [{ "lag": u64::from(self.fault == Fault::Stuck), "pending": 0 }],
+                "backlog": { "lag": u64::from(self.fault == Fault::Stuck), "pending": 0 },
             }),
             "/api/v1/admin/seed-customers" => {
                 for number in 1..=body["count"].as_u64().unwrap() {
