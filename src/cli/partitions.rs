@@ -180,7 +180,7 @@ mod tests {
         }
     }
 
-    fn view(before: &SystemSnapshot, look: SystemSnapshot) -> View {
+    fn between(before: &SystemSnapshot, look: SystemSnapshot) -> View {
         View::between(before, Arc::new(look))
     }
 
@@ -188,7 +188,7 @@ mod tests {
     fn a_rate_is_what_was_settled_between_two_looks() {
         let at = Instant::now();
         let before = look(at, 100, Some("one"));
-        let view = view(&before, look(at + Duration::from_millis(500), 150, Some("one")));
+        let view = between(&before, look(at + Duration::from_millis(500), 150, Some("one")));
         assert_eq!(view.rates, [Some(100)]);
         let document = view.document();
         let partition = &document["partitions"][0];
@@ -200,14 +200,14 @@ mod tests {
     #[test]
     fn a_silent_owner_and_none_are_told_from_a_living_one() {
         let at = Instant::now();
-        let view = view(&look(at, 0, None), look(at, 0, Some("one")));
+        let view = between(&look(at, 0, None), look(at, 0, Some("one")));
         assert_eq!(view.is_served(), Some(false));
         let page = view.page(None);
         for cell in ["one (silent)", "1m 15s", "1m 1s ago", "next"] {
             assert!(page.contains(cell), "{cell} in {page}");
         }
         assert!(page.contains("1 partitions, 1 without a living owner"), "{page}");
-        let page = view(&look(at, 0, None), look(at, 0, None)).page(None);
+        let page = between(&look(at, 0, None), look(at, 0, None)).page(None);
         assert!(page.contains("NONE"), "{page}");
     }
 
@@ -222,7 +222,7 @@ mod tests {
             pending: Some(2),
             ..PartitionLook::default()
         };
-        let view = view(&look(at, 0, Some("one")), away);
+        let view = between(&look(at, 0, Some("one")), away);
         assert_eq!((view.is_served(), &view.rates[..]), (None, &[None][..]));
         let page = view.page(None);
         assert!(page.contains("| one?  |") && page.contains("owners are unknown"), "{page}");

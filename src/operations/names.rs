@@ -143,7 +143,7 @@ mod tests {
         for (older, now) in OLDER_CODES {
             assert_eq!(notice(older), notice(now));
             assert!(notice(now).is_some(), "{now}");
-            let act = Act::named(older, "7", false).map(|act| act.unwrap().words().code);
+            let act = Act::named(older, "7", false).map(|act| act.unwrap().question().code);
             assert_eq!(act, Act::named(now, "7", false).map(|_| now));
         }
     }

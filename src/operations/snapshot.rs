@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct SystemSnapshot {
     /// When it was complete.
     pub at: Instant,
-    began: Instant,
+    pub began: Instant,
     pub as_of: DateTime<Utc>,
     /// Whether Redis answered,
     pub redis_available: bool,
