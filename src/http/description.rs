@@ -43,9 +43,9 @@ const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
 
 /// An answer that many operations can give, never one of health: its status, name and
 /// description, and the operations that can give it.
-type CommonAnswer = (u16, &'static str, &'static str, fn(&Operation) -> bool);
+type SharedAnswer = (u16, &'static str, &'static str, fn(&Operation) -> bool);
 
-const FAILURES: [CommonAnswer; 9] = [
+const FAILURES: [SharedAnswer; 9] = [
     (400, "Malformed", "The body is not JSON, or the query is not valid", has_either),
     (401, "Unauthorized", "A valid bearer token is needed", any),
     (408, "BodyLate", "The body did not arrive in time", has_body),
