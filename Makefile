@@ -14,7 +14,7 @@ run: install ## Start everything on this machine, with private Redis and Postgre
 
 test: ## Run every test, against servers and a browser that the tests start themselves
 	@./scripts/install.sh --browser --observe --front-door --openapi
-	$(CARGO) test --locked
+	$(CARGO) test --locked --tests
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories
 	@./scripts/install.sh --check-tools --observe
