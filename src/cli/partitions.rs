@@ -34,7 +34,7 @@ pub struct PartitionsArgs {
 pub(super) async fn run(args: PartitionsArgs, running: Running) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology, _) = stores::open_to_look(&args.store.or(running)).await?;
     streams.upkeep().await.context("could not reach Redis")?;
-    let operations = Operations::new(&streams, &ledger, &topology, clock::system);
+    let operations = Arc::new(Operations::new(&streams, &ledger, &topology, clock::system));
     let mut before = look(&operations).await?;
     sleep(args.watch.interval).await;
     show(&args.watch, async || {
@@ -54,7 +54,7 @@ pub(super) async fn run(args: PartitionsArgs, running: Running) -> anyhow::Resul
     .await
 }
 
-async fn look(operations: &Operations) -> anyhow::Result<Arc<SystemSnapshot>> {
+async fn look(operations: &Arc<Operations>) -> anyhow::Result<Arc<SystemSnapshot>> {
     let snapshot = operations.snapshot(Duration::ZERO).await;
     match (&snapshot.redis_trouble, &snapshot.ledger_trouble) {
         (Some(trouble), _) => bail!("could not read the streams: {trouble}"),

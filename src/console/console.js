@@ -6,10 +6,12 @@
   const region = () => document.getElementById("live");
   const state = () => document.getElementById("live-state");
   const RETRY_MILLISECONDS = 3000;
-  // The gateway is never silent for longer than two seconds. A connection that is silent
-  // for four rounds in a row is none, whatever the browser believes of it. Rounds and no
-  // clock: a page that the browser did not run has not heard anything either.
+  // The gateway is never silent for longer than two seconds. Figures of a connection that
+  // is silent for four rounds in a row are not live, and after twelve it is none, whatever
+  // the browser believes of it. Rounds and no clock: a page that the browser did not run
+  // has not heard anything either.
   const SILENT_ROUNDS = 4;
+  const LOST_ROUNDS = 12;
   let silent = 0;
   let shown = "";
 
@@ -50,6 +52,7 @@
     silent = document.hidden || !region() ? 0 : silent + 1;
     if (silent < SILENT_ROUNDS) return;
     lost();
+    if (silent < LOST_ROUNDS) return;
     silent = 0;
     // Not before the gateway answers: the page that is there says more than none.
     const patience = AbortSignal.timeout(RETRY_MILLISECONDS);

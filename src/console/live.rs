@@ -62,11 +62,11 @@ impl Default for Live {
 
 impl Live {
     /// Looks again and again; never ends by itself.
-    pub(super) async fn run(&self, operations: &Operations) {
+    pub(super) async fn run(&self, operations: &Arc<Operations>) {
         tokio::join!(self.keep_looking(operations), self.keep_checking(operations));
     }
 
-    async fn keep_looking(&self, operations: &Operations) {
+    async fn keep_looking(&self, operations: &Arc<Operations>) {
         loop {
             let fresh = if self.is_watched() { FRESH_WATCHED } else { UNWATCHED_EVERY };
             self.look(operations, fresh).await;
@@ -79,7 +79,7 @@ impl Live {
     }
 
     /// Costs more than a look, so that it is done for somebody only.
-    async fn keep_checking(&self, operations: &Operations) {
+    async fn keep_checking(&self, operations: &Arc<Operations>) {
         loop {
             if !self.is_watched() {
                 tokio::select! {
@@ -104,12 +104,12 @@ impl Live {
 
     /// The last look, or a new one when that is old. What a checkup finds comes
     /// with a later one.
-    pub(super) async fn fresh(&self, operations: &Operations) -> Arc<LiveFigures> {
+    pub(super) async fn fresh(&self, operations: &Arc<Operations>) -> Arc<LiveFigures> {
         self.visited.notify_waiters();
         self.look(operations, FRESH).await
     }
 
-    async fn look(&self, operations: &Operations, fresh: Duration) -> Arc<LiveFigures> {
+    async fn look(&self, operations: &Arc<Operations>, fresh: Duration) -> Arc<LiveFigures> {
         let snapshot = operations.snapshot(fresh).await;
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody has looked since, or somebody has and shown it already.

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::http::{Code, Full, Operator, Peer, Problem, Query, Slot};
 
-/// Longest silence of a stream. A page takes twelve seconds of it for a lost connection.
+/// Longest silence of a stream. A page does not call figures live after twelve seconds of it,
+/// and takes the connection for lost after thirty-six.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]

@@ -5,10 +5,16 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use axum::body::{Bytes, HttpBody};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -25,6 +31,54 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DROPPED_AT_ONCE: usize = 16 * 1024;
 
+/// Whether the last request's body was not read to its end: its client may still send.
+#[derive(Clone, Default)]
+pub(super) struct BodyLeft(Arc<AtomicBool>);
+
+impl BodyLeft {
+    /// A body that notes here when it is dropped before its end.
+    pub(super) fn watched(&self, body: Incoming) -> WatchedBody {
+        self.0.store(false, Ordering::Relaxed);
+        WatchedBody { body, ended: false, left: self.clone() }
+    }
+}
+
+pub(super) struct WatchedBody {
+    body: Incoming,
+    ended: bool,
+    left: BodyLeft,
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.ended = frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for WatchedBody {
+    fn drop(&mut self) {
+        if !self.ended && !self.body.is_end_stream() {
+            self.left.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A stream of bytes whose writes do not wait for ever.
 pub(super) struct Connection<S> {
     stream: S,
@@ -32,12 +86,18 @@ pub(super) struct Connection<S> {
     waits: Option<Pin<Box<Sleep>>>,
     /// Set once nothing more is written: when reading ends, and what may come until then.
     lingers: Option<(Pin<Box<Sleep>>, usize)>,
+    left: BodyLeft,
     _slot: Option<Slot<IpAddr>>,
 }
 
 impl<S> Connection<S> {
     pub(super) fn new(stream: S, limit: Duration, slot: Option<Slot<IpAddr>>) -> Self {
-        Self { stream, limit, waits: None, lingers: None, _slot: slot }
+        let left = BodyLeft::default();
+        Self { stream, limit, waits: None, lingers: None, left, _slot: slot }
+    }
+
+    pub(super) fn body_left(&self) -> BodyLeft {
+        self.left.clone()
     }
 
     /// What a write came to, unless it has waited for too long.
@@ -94,22 +154,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    /// Tells the client that nothing more comes, and drops what the client still sends.
+    /// Tells the client that nothing more comes, and drops what the client still sends of a
+    /// body that nobody read to its end.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, lingers, .. } = &mut *self;
+        let Self { stream, lingers, left, .. } = &mut *self;
         if lingers.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
         }
-        let (end, left) =
+        if !left.0.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let (end, most) =
             lingers.get_or_insert_with(|| (Box::pin(sleep(LINGER_MAX)), LINGER_BYTES_MAX));
         let mut dropped = [0; DROPPED_AT_ONCE];
-        while *left > 0 && end.as_mut().poll(context).is_pending() {
+        while *most > 0 && end.as_mut().poll(context).is_pending() {
             let mut buffer = ReadBuf::new(&mut dropped);
             let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
             if read.is_err() || buffer.filled().is_empty() {
                 break;
             }
-            *left = left.saturating_sub(buffer.filled().len());
+            *most = most.saturating_sub(buffer.filled().len());
         }
         Poll::Ready(Ok(()))
     }
@@ -117,6 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
@@ -133,11 +199,21 @@ mod tests {
     async fn what_comes_after_the_last_answer_is_dropped_up_to_a_bound() {
         let (ours, mut theirs) = duplex(1024);
         let mut connection = Connection::new(ours, WRITE_TIMEOUT, None);
+        connection.left.0.store(true, Ordering::Relaxed);
         let sending = async {
             assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "nothing more comes");
             theirs.write_all(&vec![0; LINGER_BYTES_MAX]).await.unwrap();
         };
         let (closed, ()) = tokio::join!(connection.shutdown(), sending);
         closed.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_was_read_to_the_end_is_not_waited_for() {
+        let (ours, _theirs) = duplex(1024);
+        let mut connection = Connection::new(ours, WRITE_TIMEOUT, None);
+        let closed =
+            poll_fn(|context| Poll::Ready(Pin::new(&mut connection).poll_shutdown(context)));
+        assert!(matches!(closed.await, Poll::Ready(Ok(()))));
     }
 }

@@ -26,6 +26,7 @@ mod serve;
 mod shapes;
 mod slots;
 mod state;
+mod stores;
 mod surface;
 mod views;
 

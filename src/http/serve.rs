@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use axum::{Router, http::Request, routing::get};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -107,9 +108,10 @@ async fn listen(
             debug!(%error, "could not set TCP_NODELAY");
         }
         let stream = Connection::new(stream, WRITE_TIMEOUT, Some(slot));
-        let service = MapRequest::new(router.clone(), move |mut request: Request<_>| {
+        let body_left = stream.body_left();
+        let service = MapRequest::new(router.clone(), move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            request
+            request.map(|body| body_left.watched(body))
         });
         let service = TowerToHyperService::new(service);
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));

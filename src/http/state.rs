@@ -7,10 +7,10 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    health::{LatestHealth, StoreHealth},
     intake::Rules,
     problem::Problem,
     rate::Rate,
+    stores::{LatestHealth, StoreHealth},
 };
 use crate::{
     circuit_breaker::CircuitBreaker,

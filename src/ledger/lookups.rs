@@ -42,7 +42,7 @@ pub(super) async fn read_known(
 ) -> Result<Vec<((Reference, PaymentStatus), UsedReference)>, Error> {
     let rows = sqlx::query(
         "select transaction_reference, payment_status, payload_digest, partition, sequence
-         from payment_outcomes where transaction_reference = any($1) and takes_reference",
+         from taken_payments where transaction_reference = any($1) and takes_reference",
     )
     .bind(references)
     .fetch_all(connection)
@@ -87,10 +87,10 @@ pub(super) async fn is_copy(
     delivery: &Delivery,
 ) -> Result<bool, Error> {
     let is_copy = sqlx::query_scalar(
-        "select exists (select from payment_outcomes
+        "select exists (select from taken_payments
              where transaction_reference = $1 and partition = $2 and stream_id <> $3
                  and payload_digest = $4 and received_at = $5
-                 and state not in ('conflict', 'parked', 'was_parked'))",
+                 and state not in ('parked', 'was_parked'))",
     )
     .bind(delivery.payment.reference.as_str())
     .bind(i32::from(delivery.partition))

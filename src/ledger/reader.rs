@@ -207,7 +207,7 @@ impl Reader {
                  case code when 'settle_failed' then $2 else reason end as reason, customer_id,
                  amount, applied_amount, excess_amount, balance_after, account_version, partition,
                  sequence, stream_id, transaction_date, received_at, at as processed_at
-             from payment_outcomes
+             from found_payments
              where transaction_reference = any($1) and found_as is not null order by at",
         );
         self.pool.all(rows.bind(references).bind(FAILED)).await

@@ -234,16 +234,6 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_has_one_name_and_its_older_one_is_known() {
-        for text in ["7/3", "7-3"] {
-            assert_eq!(text.parse::<ConflictName>().unwrap().to_string(), "7/3");
-        }
-        for text in ["", "7", "7/", "/3", "70000/3", "7/3/1"] {
-            assert!(text.parse::<ConflictName>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn names_from_outside_are_quoted_in_commands() {
         let reference = Reference::parse("a;reboot").unwrap();
         let command = Act::MarkForRefund { reference }.command();

@@ -37,6 +37,7 @@ use std::{
 
 use sqlx::PgPool;
 use tokio::{sync::OnceCell, time::timeout};
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 pub use act::{Act, Action, group_name};
@@ -100,6 +101,7 @@ pub struct Operations {
     ledger_there: Mutex<Option<(Instant, bool)>>,
     /// The last snapshot; held while one is taken.
     latest: tokio::sync::Mutex<Option<Arc<SystemSnapshot>>>,
+    snapshots: TaskTracker,
 }
 
 /// What looks at Redis; connected when it is first needed, so that what only
@@ -132,6 +134,7 @@ impl Operations {
             on_drain: Box::new(|_| ()),
             ledger_there: Mutex::new(None),
             latest: tokio::sync::Mutex::default(),
+            snapshots: TaskTracker::new(),
         }
     }
 

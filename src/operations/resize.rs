@@ -151,7 +151,7 @@ impl Change<'_> {
         let given = gates(&streams).await?.close().await;
         let given = given.context("could not close the partitions")?;
         let upkeep = streams.upkeep().await.context("could not reach Redis")?;
-        let end = Instant::now() + timeout;
+        let began = Instant::now();
         loop {
             let depths = upkeep.depths().await;
             let depths = depths.context("could not see what waits; run it again")?;
@@ -162,7 +162,7 @@ impl Change<'_> {
             let has_workers = self.right.has_workers().await?;
             let waiting = u64::try_from(waiting).unwrap_or(0);
             (self.operations.on_drain)(DrainProgress { waiting, has_workers });
-            if Instant::now() > end {
+            if began.elapsed() > timeout {
                 self.abort().await?;
                 return Err(Stop::Refused(format!(
                     "{waiting} payments were not settled within {timeout:?}, so the change is \

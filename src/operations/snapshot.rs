@@ -136,14 +136,20 @@ impl Operations {
     /// The last snapshot of this process, if it is no older than `age_max`, or else a new
     /// one. Whoever asked before a snapshot was begun shares it, so that nobody waits for
     /// more than two, of two seconds each at most.
-    pub async fn snapshot(&self, age_max: Duration) -> Arc<SystemSnapshot> {
-        let asked = Instant::now();
-        let mut latest = self.latest.lock().await;
-        let is_new = |it: &&Arc<SystemSnapshot>| it.began >= asked || it.at.elapsed() < age_max;
-        if let Some(snapshot) = latest.as_ref().filter(is_new) {
-            return Arc::clone(snapshot);
-        }
-        Arc::clone(latest.insert(Arc::new(self.take_snapshot().await)))
+    ///
+    /// Taken in a task of its own: an asker that gives up costs those behind it nothing.
+    pub async fn snapshot(self: &Arc<Self>, age_max: Duration) -> Arc<SystemSnapshot> {
+        let (asked, operations) = (Instant::now(), Arc::clone(self));
+        let taking = self.snapshots.spawn(async move {
+            let mut latest = operations.latest.lock().await;
+            let is_new = |it: &&Arc<SystemSnapshot>| it.began >= asked || it.at.elapsed() < age_max;
+            if let Some(snapshot) = latest.as_ref().filter(is_new) {
+                return Arc::clone(snapshot);
+            }
+            Arc::clone(latest.insert(Arc::new(operations.take_snapshot().await)))
+        });
+        let unknown = |_| Arc::new(SystemSnapshot::unknown(asked, (self.clock)()));
+        taking.await.unwrap_or_else(unknown)
     }
 
     async fn take_snapshot(&self) -> SystemSnapshot {

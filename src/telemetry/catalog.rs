@@ -99,7 +99,7 @@ metrics! {
         "Duration of settling a batch, from taking it to acknowledging it.";
     PROCESSED = "paystream.payments.processed", Counter, "{payment}",
         ["paystream.outcome"],
-        "Payments that workers settled or set aside, by outcome.";
+        "Payments that workers settled or set aside: applied, recorded, rejected, suspense, parked, conflict, duplicate, redelivered or dead_lettered.";
     AMOUNT = "paystream.payments.amount", Counter, "{minor_unit}",
         [],
         "Money that workers applied to accounts, in hundredths.";

@@ -106,7 +106,13 @@ async fn a_rebalance_shows_without_a_reload() {
     second.stop().await;
     until("one owns all", async || owners().await.len() == 1).await;
     let mark = browser.script("return document.getElementById('main').dataset.mark").await;
-    assert_eq!(mark, "same document");
+    let page = browser
+        .script(
+            "return [performance.getEntriesByType('navigation')[0].type, performance.now(),
+                document.getElementById('live-state').textContent].join(', ')",
+        )
+        .await;
+    assert_eq!(mark, "same document", "{page}");
     browser.close().await;
 }
 

@@ -166,7 +166,8 @@ async fn one_place(first_is_known: bool) {
     for (waiting, items) in [(1, first), (2, second)] {
         h.api.post(BATCH, &items).await.is(200);
         until("its batch waits", async || {
-            let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+            let waits = "select count(*) from pg_stat_activity
+                 where wait_event_type = 'Lock' and datname = current_database()";
             // Or it is settled, which is what must not be.
             let done = "select (select count(*) from suspense)
                  + (select count(*) from processed_transactions where transaction_reference = 'r')";

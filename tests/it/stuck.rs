@@ -291,7 +291,7 @@ async fn a_payment_of_an_unknown_customer_is_said_to_wait_for_its_account() {
     h.api.pay("lost", "NOBODY", "12.50").await;
     h.settled().await;
     let sentence = until_found(&h.stores, "suspense_held").await.has("suspense_held", "notice");
-    let wanted = "1 payment held for customers nobody knows, 12.50 together; the oldest for";
+    let wanted = "1 payment held for unknown customers, 12.50 together; the oldest for";
     assert!(sentence.starts_with(wanted), "{sentence}");
     let life = h.stores.show("lost").await;
     assert_eq!(life["state"], "suspense");
