@@ -49,7 +49,7 @@ fn read(code: &str) -> Module {
         else {
             continue;
         };
-        let passes_on = statement[..at].trim_end().ends_with(|c| c == ')' || c == 'b');
+        let passes_on = statement[..at].trim_end().ends_with([')', 'b']);
         let is_outer = !statement[..at].ends_with(' ') || passes_on;
         let mut paths = Vec::new();
         expand(&[], &statement[at + 4..], &mut paths);

@@ -101,7 +101,7 @@ impl Stores {
                 (first, last) => format!(" {first}-{last}"),
             };
             let elsewhere = row["partition"] != ada;
-            let place = elsewhere.then(|| format!(" in {}", row["partition"])).unwrap_or_default();
+            let place = if elsewhere { format!(" in {}", row["partition"]) } else { String::new() };
             format!("{}{lost}{place}", row["reason"].as_str().unwrap())
         };
         let mut rows: Vec<String> = rows.iter().map(row).collect();

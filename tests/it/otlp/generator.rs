@@ -137,7 +137,7 @@ impl Generator {
     fn call(&mut self, sides: [Option<&Span>; 2], [client, server, connection]: [&str; 3]) {
         let of_both = [("client", client), ("server", server), ("connection_type", connection)];
         let labels = shown::labels(of_both);
-        let times = sides.into_iter().flatten().map(times).last().unwrap_or(1.0);
+        let times = sides.into_iter().flatten().map(times).next_back().unwrap_or(1.0);
         self.count("traces_service_graph_request_total", &labels, times);
         if sides.into_iter().flatten().any(|span| span.status == StatusCode::Error) {
             self.count("traces_service_graph_request_failed_total", &labels, times);

@@ -137,7 +137,9 @@ pub async fn grpc(listener: TcpListener, shared: Arc<Shared>) {
         .add_service(traces.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(metrics.max_decoding_message_size(REQUEST_BYTES_MAX))
         .serve_with_incoming(TcpIncoming::from(listener));
-    served.await.expect("gRPC is served");
+    if let Err(error) = served.await {
+        tracing::error!(%error, "gRPC is not served any more");
+    }
 }
 
 /// Serves HTTP until it is dropped.
@@ -148,7 +150,9 @@ pub async fn http(listener: TcpListener, shared: Arc<Shared>) {
         .route("/metrics", get(scrape))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(shared);
-    axum::serve(listener, routes).await.expect("HTTP is served");
+    if let Err(error) = axum::serve(listener, routes).await {
+        tracing::error!(%error, "HTTP is not served any more");
+    }
 }
 
 async fn post_export<T>(State(shared): State<Arc<Shared>>, body: Bytes) -> Response
