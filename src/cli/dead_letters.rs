@@ -21,7 +21,7 @@ use crate::{
     domain::shown,
     operations::{
         AuditFilter, BULK_MAX, DeadLetter, EntryName, LetterFilter, LetterReport, LetterState,
-        Mend, MendSummary, Operations, PAGE_MAX,
+        Mend, MendSummary, Operations, PAGE_MAX, counted,
     },
 };
 
@@ -188,9 +188,9 @@ fn page(letter: &DeadLetter) -> anyhow::Result<String> {
         ),
         format!("  dead at    {}", instant(letter.dead_at)),
         format!(
-            "  why        {}, after {} attempts: {}",
+            "  why        {}, after {}: {}",
             letter.code,
-            letter.attempts,
+            counted(letter.attempts, "attempt", "attempts"),
             shown(&letter.reason)
         ),
     ];

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -118,6 +118,7 @@ async fn resize(args: ResizeArgs, running: Running) -> anyhow::Result<()> {
             for line in answer.sentence.lines() {
                 writeln!(stdout(), "{}", shown(line))?;
             }
+            ensure!(answer.complete, "what was left of earlier streams stays: run it again");
             Ok(())
         }
         Err(refusal) => bail!(refusal.sentence().to_owned()),

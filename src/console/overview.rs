@@ -60,7 +60,7 @@ const CASES: [Cases; 4] = [
         unit: "held",
         one: "1 payment is in suspense: nobody knows its customer.",
         many: "{} payments are in suspense: nobody knows their customers.",
-        advice: "Assign it, open the account, or mark it for refund.",
+        advice: "Open the account, assign, or mark for refund.",
     },
     Cases {
         path: "/console/conflicts",

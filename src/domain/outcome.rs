@@ -140,7 +140,7 @@ states! {
     Parked "parked" "parked" Worker Some("parked"),
         "Waits behind a dead letter of its customer, in its order";
     Conflict "conflict" "conflict" Worker Some("conflicts"),
-        "No effect: the reference stands for another content";
+        "No effect: the reference is used with other content";
     Duplicate "duplicate" "duplicate" Worker Some("duplicates"),
         "No effect: the reference was sent again under another sequence";
     Redelivered "redelivered" "redelivered" Worker None,

@@ -104,8 +104,8 @@ async fn open_letters(
 fn behind(customer: &CustomerId, letters: &[i64]) -> Refusal {
     let ids: Vec<String> = letters.iter().map(i64::to_string).collect();
     Refusal::Impossible(format!(
-        "nobody has dealt with dead letter {} of {}: released now, what waits for it is settled \
-         before it. Redrive or discard it first, or force the release",
+        "dead letter {} of {} is still open: released now, what waits for it is settled before \
+         it. Redrive or discard it first, or force the release",
         ids.join(", "),
         customer.as_str()
     ))

@@ -25,21 +25,32 @@ impl Resize {
         Ok(locked.then_some(Self { connection }))
     }
 
-    /// Records the wanted number; false when another change is under way.
-    pub async fn wish(&mut self, partitions: u16) -> Result<bool, Error> {
+    /// Records the wanted number; false when a change to another one is under way. Payments
+    /// are refused from here on, so that the audit log has who began it.
+    pub async fn wish(&mut self, partitions: u16, by: &Signature) -> Result<bool, Error> {
         let wish = sqlx::query(
-            "update topology set resizing_to = $1,
+            "with logged as (
+                 insert into audit_log (actor, action, subject, reason, before, after)
+                 select $2, 'topology_resize_begun', 'topology', nullif($3, ''),
+                     to_jsonb(partitions), to_jsonb($1) from topology where resizing_to is null)
+             update topology set resizing_to = $1,
                  resize_started_at = coalesce(resize_started_at, clock_timestamp())
              where resizing_to is null or resizing_to = $1",
         );
-        let wish = wish.bind(i32::from(partitions)).execute(&mut self.connection).await?;
-        Ok(wish.rows_affected() == 1)
+        let wish = wish.bind(i32::from(partitions)).bind(&by.actor).bind(&by.reason);
+        Ok(wish.execute(&mut self.connection).await?.rows_affected() == 1)
     }
 
-    pub async fn forget(&mut self) -> Result<(), Error> {
-        sqlx::query("update topology set resizing_to = null, resize_started_at = null")
-            .execute(&mut self.connection)
-            .await?;
+    pub async fn forget(&mut self, by: &Signature) -> Result<(), Error> {
+        let forget = sqlx::query(
+            "with logged as (
+                 insert into audit_log (actor, action, subject, reason, before, after)
+                 select $1, 'topology_resize_aborted', 'topology', nullif($2, ''),
+                     to_jsonb(resizing_to), to_jsonb(partitions)
+                 from topology where resizing_to is not null)
+             update topology set resizing_to = null, resize_started_at = null",
+        );
+        forget.bind(&by.actor).bind(&by.reason).execute(&mut self.connection).await?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Error, Foretold, Money, Operations, PAGE_MAX, Page, Signature,
     page::{narrow, page_size},
+    shapes::counted,
 };
 use crate::{domain::CustomerId, ledger::LossRow};
 
@@ -72,15 +73,14 @@ impl ParkedCustomer {
     /// What releasing them would do.
     pub(super) fn release_would(&self) -> Foretold {
         let Self { customer_id, payments, amount, dead_letters, .. } = self;
-        let would = format!("{payments} payments of {customer_id}, {amount} together, are settled");
+        let what = counted(*payments, "payment", "payments");
+        let are = if *payments == 1 { "is" } else { "are" };
+        let would = format!("{what} of {customer_id}, {amount} together, {are} settled");
         let ids: Vec<String> = dead_letters.iter().map(i64::to_string).collect();
         let must_force = !ids.is_empty();
         let sentence = match must_force {
             false => format!("{would} now, in their order"),
-            true => format!(
-                "{would} before dead letter {}, which they wait for and which nobody has dealt with",
-                ids.join(", ")
-            ),
+            true => format!("{would} before dead letter {}, which is still open", ids.join(", ")),
         };
         Foretold { would: !must_force, must_force, sentence }
     }

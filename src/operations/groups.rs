@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Answer, Error, Operations, Signature, error::Context};
+use super::{Answer, Error, Operations, Signature, error::Context, shapes::counted};
 use crate::{
     domain::StreamId,
     ledger::GroupRow,
@@ -154,13 +154,12 @@ impl Operations {
                  this again",
             )?;
         }
-        let waits =
-            format!("{unread} entries it has not read, and {pending} it has not acknowledged");
+        let entries = counted(unread, "entry", "entries");
+        let waits = format!("{entries} it has not read, and {pending} it has not acknowledged");
         let sentence = match retires {
             true => {
-                format!(
-                    "{name} is retired and removed from {removed} partitions; there were {waits}"
-                )
+                let from = counted(removed, "partition", "partitions");
+                format!("{name} is retired and removed from {from}; there were {waits}")
             }
             false => format!(
                 "{name} is not retired: there are {waits}. Retire it all the same with --yes"

@@ -55,7 +55,7 @@ pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
 pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
 pub use resize::DrainProgress;
-pub use shapes::{Money, last_owners, span};
+pub use shapes::{Money, counted, last_owners, span};
 pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;

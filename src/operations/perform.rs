@@ -4,7 +4,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Act, Acted, ConflictName, Error, Operations, Refusal, Signature, names, question};
+use super::{
+    Act, Acted, ConflictName, Error, Operations, Refusal, Signature, names, question,
+    shapes::counted,
+};
 
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -126,18 +129,20 @@ impl Operations {
                 }
                 released.map(|payments| {
                     let facts = json!({ "customer_id": name, "payments": payments });
-                    done(format!("{payments} payments of {name} released"), facts)
+                    let what = counted(payments, "payment", "payments");
+                    done(format!("{what} of {name} released"), facts)
                 })
             }
             Act::AcceptLosses { partition } => {
                 let losses = self.ledger.losses();
                 let losses = losses.accept(*partition, &by.actor, &by.reason).await?;
-                Ok(done(format!("{losses} losses accepted"), json!({ "accepted": losses })))
+                let what = counted(losses, "loss", "losses");
+                Ok(done(format!("{what} accepted"), json!({ "accepted": losses })))
             }
             Act::RegisterGroup { name, from } => Ok(self.register_group(name, *from, by).await?),
             Act::RetireGroup { name, force } => Ok(self.retire_group(name, *force, by).await?),
             Act::Resize { to, drain_timeout } => self.resize(*to, *drain_timeout, by).await?,
-            Act::AbortResize => self.abort_resize().await?,
+            Act::AbortResize => self.abort_resize(by).await?,
         })
     }
 

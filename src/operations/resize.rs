@@ -11,7 +11,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{Act, Acted, Answer, Error, Operations, Refusal, Signature, error::Context};
+use super::{
+    Act, Acted, Answer, Error, Operations, Refusal, Signature,
+    error::Context,
+    shapes::{counted, span},
+};
 use crate::{
     ledger::{Resize, Topology},
     stream::{Gates, Streams},
@@ -42,6 +46,7 @@ impl<E: Into<Error>> From<E> for Stop {
 /// A change of the number of partitions, while nobody else makes one.
 struct Change<'a> {
     operations: &'a Operations,
+    by: &'a Signature,
     right: Resize,
     /// The topology as it is before the switch.
     from: Topology,
@@ -55,27 +60,27 @@ impl Operations {
         by: &Signature,
     ) -> Result<Acted<Answer>, Error> {
         let changing = async {
-            let mut change = self.begin_change().await?;
+            let mut change = self.begin_change(by).await?;
             let Topology { partitions, resizing_to, .. } = change.from;
             if to == partitions && resizing_to.is_none() {
                 let sentence = format!("the topology has {to} partitions");
-                return change.finish(sentence, json!({ "partitions": to })).await;
+                return Ok(change.finish(sentence, json!({ "partitions": to })).await);
             }
             change.declare(to).await?;
             let highest = change.drain(drain_timeout).await?;
-            change.switch(to, highest, by).await?;
+            change.switch(to, highest).await?;
             let sentence = format!(
                 "the topology has {to} partitions, was {partitions}; processes with \
                  PAYSTREAM_PARTITIONS={partitions} need the new number"
             );
-            change.finish(sentence, json!({ "partitions": to, "was": partitions })).await
+            Ok(change.finish(sentence, json!({ "partitions": to, "was": partitions })).await)
         };
         answered(changing.await)
     }
 
-    pub(super) async fn abort_resize(&self) -> Result<Acted<Answer>, Error> {
+    pub(super) async fn abort_resize(&self, by: &Signature) -> Result<Acted<Answer>, Error> {
         let aborting = async {
-            let mut change = self.begin_change().await?;
+            let mut change = self.begin_change(by).await?;
             if change.from.resizing_to.is_none() {
                 return Err(Stop::Refused("no change of the topology is under way".to_owned()));
             }
@@ -87,7 +92,7 @@ impl Operations {
         answered(aborting.await)
     }
 
-    async fn begin_change(&self) -> Result<Change<'_>, Stop> {
+    async fn begin_change<'a>(&'a self, by: &'a Signature) -> Result<Change<'a>, Stop> {
         let right = self.ledger.resize().await.context("could not begin")?;
         let right = right.ok_or_else(|| {
             let running = "another `paystream topology resize` is running on this topology: wait \
@@ -96,7 +101,7 @@ impl Operations {
         })?;
         // Only now nobody else changes it.
         let from = self.current_topology().await?;
-        Ok(Change { operations: self, right, from })
+        Ok(Change { operations: self, by, right, from })
     }
 
     async fn current_topology(&self) -> Result<Topology, Error> {
@@ -133,7 +138,7 @@ impl Change<'_> {
         // While Redis is away nothing could be closed.
         let reached = self.old().gates().await;
         reached.context("could not reach Redis, so nothing was changed")?;
-        if self.right.wish(to).await.context("could not write down what is wanted")? {
+        if self.right.wish(to, self.by).await.context("could not write down what is wanted")? {
             return Ok(());
         }
         let to = resizing_to.unwrap_or(partitions);
@@ -165,9 +170,10 @@ impl Change<'_> {
             if began.elapsed() > timeout {
                 self.abort().await?;
                 return Err(Stop::Refused(format!(
-                    "{waiting} payments were not settled within {timeout:?}, so the change is \
-                     given up and payments are taken again. See that the workers work, then run it \
-                     again"
+                    "not settled within {}: {}. The change is given up and payments are taken \
+                     again. See that the workers work, then run it again",
+                    span(timeout),
+                    counted(waiting, "payment", "payments")
                 )));
             }
             sleep(LOOK).await;
@@ -184,7 +190,7 @@ impl Change<'_> {
     }
 
     /// Begins the new streams, and lets nothing lead back to the old ones.
-    async fn switch(&mut self, to: u16, highest: i64, by: &Signature) -> Result<(), Error> {
+    async fn switch(&mut self, to: u16, highest: i64) -> Result<(), Error> {
         let generation = self.from.generation;
         let new = self.operations.streams.of_topology(to, generation + 1);
         let (mut old, mut new) = (gates(&self.old()).await?, gates(&new).await?);
@@ -192,7 +198,7 @@ impl Change<'_> {
         let begun = new.begin(highest, &groups).await;
         begun.context("could not create the new streams; run it again")?;
         old.seal().await.context("could not close the old streams for good; run it again")?;
-        let switched = self.right.switch(generation, to, highest, by).await;
+        let switched = self.right.switch(generation, to, highest, self.by).await;
         switched.context("could not switch; run it again")
     }
 
@@ -201,24 +207,37 @@ impl Change<'_> {
         opened.context(
             "the change cannot be given up any more: finish it by running it again without --abort",
         )?;
-        let forgotten = self.right.forget().await;
+        let forgotten = self.right.forget(self.by).await;
         forgotten.context("payments are taken again, but the wish is still written down")
     }
 
-    /// Gives what was left in the streams of earlier topologies to the current ones, and
-    /// removes them, unless a group still reads them. A Redis that took over may have
-    /// some that were removed.
-    async fn finish(&mut self, sentence: String, mut facts: Value) -> Result<Answer, Stop> {
+    /// Says what was changed, and tidies up. What fails then is said, too, and undoes nothing.
+    async fn finish(&mut self, sentence: String, mut facts: Value) -> Answer {
+        let mut lines = vec![sentence];
+        match self.tidy_up(&mut lines).await {
+            Ok(given) => {
+                facts["given"] = given.into();
+                Answer::done("resize", lines.join("\n"), facts)
+            }
+            Err(error) => {
+                lines.push(error.sentence());
+                Answer::undone("resize", lines.join("\n"), facts)
+            }
+        }
+    }
+
+    /// Appends what was left in the streams of earlier topologies to the current ones, and
+    /// removes them, unless a group still reads them; says how many payments it appended. A
+    /// Redis that took over may have some that were removed.
+    async fn tidy_up(&mut self, lines: &mut Vec<String>) -> Result<usize, Error> {
         let Operations { streams, ledger, clock, .. } = self.operations;
         let now = self.operations.current_topology().await?;
         let current = streams.of_topology(now.partitions, now.generation);
         let carried = Operations::new(&current, ledger, &now, *clock).carry_on().await;
         let (given, stopped) = carried.context("could not look at old streams; run it again")?;
-        let mut lines = vec![sentence];
         if given > 0 {
-            let (what, they) = if given == 1 { ("payment", "was") } else { ("payments", "were") };
-            let carried = "in streams of an earlier topology";
-            lines.push(format!("{given} {what} {carried} {they} given to the new ones"));
+            let what = counted(given, "payment", "payments");
+            lines.push(format!("appended {what} of an earlier topology to the current streams"));
         }
         lines.extend(stopped);
         for past in ledger.schema().past().await? {
@@ -237,7 +256,6 @@ impl Change<'_> {
                 groups.join(", ")
             ));
         }
-        facts["given"] = given.into();
-        Ok(Answer::done("resize", lines.join("\n"), facts))
+        Ok(given)
     }
 }

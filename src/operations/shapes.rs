@@ -24,6 +24,13 @@ pub fn last_owners<'a>(owners: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
+/// `1 payment`, `2 payments`.
+#[must_use]
+pub fn counted(count: impl TryInto<u64>, one: &str, many: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// A time span in words, to the second, or to the millisecond below one: `1m
 /// 15s`, `200ms`.
 #[must_use]

@@ -2,6 +2,8 @@
 //! something, where a form must come from, that nothing from outside becomes
 //! markup, and that it works without script.
 
+use std::sync::Arc;
+
 use crate::prelude::*;
 
 const API: &str = "the-token-of-the-api";
@@ -281,6 +283,31 @@ async fn live_figures_have_a_heartbeat_while_redis_hangs() {
         event.starts_with(b"event: beat\n")
     })
     .await;
+}
+
+#[tokio::test]
+async fn askers_that_give_up_cost_those_behind_them_nothing_while_redis_hangs() {
+    let mut stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.redis_url).await;
+    stores.redis_url.clone_from(&proxy.url);
+    let operations = Arc::new(operations(&stores).await);
+    assert!(operations.snapshot(Duration::ZERO).await.redis_available);
+    proxy.set(Way::Dumb);
+    let mut askers = JoinSet::new();
+    for tenths in [19, 38, 57, 76, 95] {
+        let operations = Arc::clone(&operations);
+        askers.spawn(async move {
+            let asking = operations.snapshot(Duration::ZERO);
+            tokio::time::timeout(Duration::from_millis(100 * tenths), asking).await.is_ok()
+        });
+    }
+    // They ask first, each in its turn.
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    // Two snapshots of two seconds, and as much again for a busy machine.
+    let asking = operations.snapshot(Duration::ZERO);
+    let snapshot = tokio::time::timeout(Duration::from_secs(8), asking).await;
+    assert!(!snapshot.expect("nobody waits for more than two").redis_available);
 }
 
 #[tokio::test]

@@ -118,6 +118,19 @@ async fn a_stop_under_load_finishes_what_it_took_and_exits_with_0() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_idle_clients() {
+    let stores = Stores::new().await;
+    let gateway = Process::serve("gateway", &stores, &[("PAYSTREAM_SHUTDOWN_GRACE", "1s")]).await;
+    let address = gateway.api.url.trim_start_matches("http://").to_owned();
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: paystream\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
+    // Longer than its grace, it would end with another status than 0.
+    gateway.stop().await;
+    drop(idle);
+}
+
+#[tokio::test]
 async fn while_redis_is_away_nothing_is_accepted_and_everyone_is_told() {
     let (mut redis, stores) = Stores::on_own_redis("redis-away").await;
     let settings = ["--append-deadline", "300ms"];

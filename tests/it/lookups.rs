@@ -289,3 +289,19 @@ async fn a_life_is_told_in_its_order_and_without_times_that_nobody_knows() {
     let at = mark["at"].as_str().unwrap();
     assert_eq!(at.parse::<chrono::DateTime<chrono::Utc>>().unwrap(), marked, "{life}");
 }
+
+#[tokio::test]
+async fn a_lock_on_a_table_of_cases_does_not_stop_settling() {
+    let h = Harness::start().await.account("ADA", "1000").await;
+    let _duplicates = lock(&h.stores, "duplicates", "access exclusive").await;
+    h.api.pay("first", "ADA", "1").await;
+    h.api.until_is("first", "applied").await;
+    // A look-up reads these two.
+    let conflicts = lock(&h.stores, "conflicts", "access exclusive").await;
+    let dead_letters = lock(&h.stores, "dead_letters", "access exclusive").await;
+    h.api.pay("second", "ADA", "1").await;
+    let settled = "select count(*) from processed_transactions where outcome = 'applied'";
+    h.stores.until(2, settled).await;
+    drop((conflicts, dead_letters));
+    h.api.until_is("second", "applied").await;
+}

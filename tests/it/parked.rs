@@ -49,7 +49,7 @@ async fn a_release_past_an_open_dead_letter_asks_and_has_to_be_forced() {
     for arguments in ["", "--yes"] {
         let (status, shown) = at_a_terminal(&h.stores, arguments, "y\n").await;
         assert_eq!(status, Some(1), "{shown}");
-        assert!(shown.contains("nobody has dealt with dead letter"), "{shown}");
+        assert!(shown.contains("is still open: released now"), "{shown}");
         waits().await;
     }
     for no in ["n\n", "\n", "Yep\n"] {
@@ -71,7 +71,7 @@ async fn a_release_past_an_open_dead_letter_asks_and_has_to_be_forced() {
     assert!(page.text.contains("before the dead letter that they wait for"), "{}", page.text);
     let refused = at_the_console(&h, Method::POST, "of=ADA&reason=in+haste&actor=tester").await;
     assert_eq!(refused.status, 422, "{}", refused.text);
-    assert!(refused.text.contains("nobody has dealt with dead letter"), "{}", refused.text);
+    assert!(refused.text.contains("is still open: released now"), "{}", refused.text);
     waits().await;
     let logged = "select count(*) from audit_log where action = 'parked_released'";
     assert_eq!(h.stores.count(logged).await, 0);

@@ -130,7 +130,11 @@ async fn while_partitions_are_closed_payments_are_refused_and_the_rest_goes_on()
     assert!(other.contains("16 partitions is under way"), "{other}");
     assert_eq!(shown(&h.stores).await["resizing_to"], 16);
     // Given up.
-    h.stores.succeed(&resize(&["--abort"])).await;
+    let by_bob = ["--abort", "--reason", "not tonight", "--actor", "bob"];
+    h.stores.succeed(&resize(&by_bob)).await;
+    let logged = "select count(*) from audit_log where action = 'topology_resize_aborted'
+         and actor = 'bob' and reason = 'not tonight'";
+    assert_eq!(h.stores.count(logged).await, 1);
     h.api.pay("meanwhile", "ADA", "2").await;
     assert_eq!(shown(&h.stores).await["resizing_to"], Value::Null);
     // Nobody settles: it gives up by itself.
@@ -151,7 +155,7 @@ async fn leave_at(stores: &Stores, api: &Api, step: u16, generation: i32, (from,
     };
     let ledger = Ledger::new(&stores.database_url).unwrap();
     let mut resize = ledger.resize().await.unwrap().expect("nobody else resizes");
-    assert!(resize.wish(to).await.unwrap());
+    assert!(resize.wish(to, &signed("ada")).await.unwrap());
     match step {
         // Only the wish is written down.
         0 => {}
@@ -280,9 +284,10 @@ async fn nothing_of_the_earlier_topology_can_write_and_other_groups_keep_their_s
     let stores = &h.stores;
     let by_ada = ["--partitions", "16", "--reason", "more load", "--actor", "ada"];
     let said = stores.succeed(&resize(&by_ada)).await;
-    let logged = "select count(*) from audit_log where action = 'topology_resize'
-         and actor = 'ada' and reason = 'more load' and before = '8' and after = '16'";
-    assert_eq!(stores.count(logged).await, 1);
+    let logged = "select count(*) from audit_log
+         where action in ('topology_resize_begun', 'topology_resize')
+             and actor = 'ada' and reason = 'more load' and before = '8' and after = '16'";
+    assert_eq!(stores.count(logged).await, 2);
     assert!(said.contains("PAYSTREAM_PARTITIONS=8 need the new number"), "{said}");
     assert!(said.contains("fraud"), "the other group has not read its entry: {said}");
     for name in ["again", "before"] {

@@ -32,12 +32,13 @@ impl AdminStore {
         .await?;
         let place = json!({ "partition": partition, "sequence": sequence });
         let Some((reference, state, stream_id)) = found else {
-            let text = format!("there is no conflict on partition {partition} at {sequence}");
+            let text = format!("there is no conflict {partition}/{sequence}");
             return Ok(Err(Refusal::Missing(text)));
         };
         if state != "open" {
             let by = by_whom(&mut transaction, &reference, RESOLVED, &place).await?;
-            let text = format!("the conflict about {reference} was resolved {by}");
+            let text =
+                format!("the conflict {partition}/{sequence} about {reference} was resolved {by}");
             return Ok(Err(Refusal::Settled(text)));
         }
         sqlx::query(
