@@ -89,9 +89,8 @@ pub struct Action {
 
 impl Act {
     /// The act that a code and the name of its object say, as forms and links do;
-    /// nothing when there is no such act. A change of the number of partitions takes
-    /// minutes and ends whoever serves the old one, so that no page can wait for it: it
-    /// is a command's.
+    /// nothing when there is no such act. Those that change the number of partitions are
+    /// left out: they take minutes and end the process that would show the page.
     #[must_use]
     pub fn named(code: &str, of: &str, force: bool) -> Option<Acted<Self>> {
         let number = || of.parse::<i64>().ok();

@@ -21,7 +21,7 @@ struct Import {
 #[derive(Default)]
 struct Module {
     imports: Vec<Import>,
-    /// ModulePaths in its code that begin with `crate` or `super`.
+    /// Paths in its code that begin with `crate` or `super`.
     inline: Vec<ModulePath>,
 }
 
