@@ -203,7 +203,8 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
     let changed = everything(&h.stores).await;
     let again = h.stores.run(&resolve).await;
     assert_eq!(again.code(), Some(1), "{again:?}");
-    assert!(again.stdout.starts_with("the conflict about r was resolved by ada at 2"), "{again:?}");
+    let said = format!("the conflict {partition}/{sequence} about r was resolved by ada at 2");
+    assert!(again.stdout.starts_with(&said), "{again:?}");
     let nowhere = Act::Resolve { conflict: ConflictName { partition: 0, sequence: 999 } };
     let nowhere = operations.perform(&nowhere, &signed("ada")).await.unwrap().unwrap_err();
     assert!(matches!(nowhere, Refusal::Missing(_)), "{nowhere:?}");
