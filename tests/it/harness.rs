@@ -825,15 +825,18 @@ impl Api {
 
     /// Waits until every partition says that nothing waits in it.
     pub async fn until_settled(&self) {
-        eventually("everything accepted is settled", async || {
-            let reply = self.get("/api/v1/admin/stats").await;
-            let body = reply.json();
-            let partitions = body["partitions"].as_array()?;
-            let empty = |one: &Value| one["lag"] == 0 && one["pending"] == 0;
-            (!partitions.is_empty() && partitions.iter().all(empty)).then_some(())
-        })
-        .await;
+        let (mut said, end) = (Value::Null, Instant::now() + PATIENCE);
+        while !is_settled(&said) {
+            pause(&format!("everything accepted is settled: {said}"), end).await;
+            said = self.get("/api/v1/admin/stats").await.json();
+        }
     }
+}
+
+/// Nothing waits in any partition.
+fn is_settled(stats: &Value) -> bool {
+    let empty = |one: &Value| one["lag"] == 0 && one["pending"] == 0;
+    stats["partitions"].as_array().is_some_and(|all| !all.is_empty() && all.iter().all(empty))
 }
 
 /// Fails unless all of these fields are there.
