@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use sqlx::{FromRow, PgConnection, Row};
 
-use super::{Error, LaneWriter, lookups};
+use super::{Error, LaneWriter, in_time, lookups};
 use crate::domain::{Fence, StreamId};
 
 /// Latest attempts of a partition among which an equal note is searched.
@@ -40,12 +40,13 @@ impl LaneWriter {
             "select first_stream_id, last_stream_id, attempts, error from partition_trials
              where partition = $1",
         );
-        Ok(attempt.bind(i32::from(partition)).fetch_optional(&mut self.connection).await?)
+        let attempt = attempt.bind(i32::from(partition)).fetch_optional(&mut self.connection);
+        in_time(self.patience, attempt).await
     }
 
     /// Notes an attempt that begins, or its failure.
     pub async fn note_attempt(&mut self, fence: Fence, attempt: &Attempt) -> Result<(), Error> {
-        let noted: i64 = sqlx::query_scalar(
+        let noting = sqlx::query_scalar(
             // An attempt that an outage ended does not count, and is noted again
             // afterwards; the history already has it.
             "with noted as (
@@ -79,20 +80,20 @@ impl LaneWriter {
         .bind(i32::try_from(attempt.attempts).unwrap_or(i32::MAX))
         .bind(attempt.error.as_deref())
         .bind(RECENT)
-        .fetch_one(&mut self.connection)
-        .await?;
+        .fetch_one(&mut self.connection);
+        let noted: i64 = in_time(self.patience, noting).await?;
         if noted == 1 { Ok(()) } else { Err(Error::Fenced) }
     }
 
     /// Removes the note.
     pub async fn end_attempt(&mut self, fence: Fence) -> Result<(), Error> {
         // A newer owner's attempt is not ours to end.
-        sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")
-            .bind(i32::from(fence.partition))
-            .bind(fence.epoch)
-            .execute(&mut self.connection)
-            .await?;
-        Ok(())
+        let ending =
+            sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")
+                .bind(i32::from(fence.partition))
+                .bind(fence.epoch)
+                .execute(&mut self.connection);
+        in_time(self.patience, ending).await.map(drop)
     }
 }
 

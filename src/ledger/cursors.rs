@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
-use super::{Error, LaneWriter};
+use super::{Error, LaneWriter, in_time};
 use crate::domain::{Fence, StreamId};
 
 /// How far the ledger has come with a partition.
@@ -74,7 +74,7 @@ async fn read(
 impl LaneWriter {
     /// Cursors of those of these partitions that are still ours.
     pub async fn cursors(&mut self, fences: &[Fence]) -> Result<Cursors, Error> {
-        read(&mut self.connection, &self.worker, fences, "").await
+        in_time(self.patience, read(&mut self.connection, &self.worker, fences, "")).await
     }
 
     /// Notes the highest sequence that each stream is known to have given out.
@@ -103,6 +103,7 @@ impl LaneWriter {
         );
         let raised = sqlx::query(AssertSqlSafe(sql)).bind(&self.worker);
         let raised = raised.bind(partitions).bind(epochs).bind(numbers);
-        Ok(raised.execute(&mut self.connection).await?.rows_affected() > 0)
+        let raising = raised.execute(&mut self.connection);
+        Ok(in_time(self.patience, raising).await?.rows_affected() > 0)
     }
 }

@@ -1,5 +1,5 @@
 //! The connections of a worker's lanes to the ledger. Never hold their fence rows longer
-//! than a batch may take.
+//! than a batch may take, and never wait for an answer that does not come.
 
 use std::time::Duration;
 
@@ -7,11 +7,16 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{ACQUIRE_TIMEOUT, BY_KEY, Error, in_time, lock_wait};
 
+/// A lane waits for this many of its batches' deadlines: PostgreSQL ends a statement after one,
+/// and its answer should come first.
+const ANSWER_WAIT: u32 = 2;
+
 /// The half of the ledger that a worker is handed; connects lanes.
 #[derive(Clone)]
 pub struct Writer {
     options: PgConnectOptions,
     worker: String,
+    patience: Duration,
 }
 
 impl Writer {
@@ -29,17 +34,21 @@ impl Writer {
             ("tcp_user_timeout", "10000".to_owned()),
         ]);
         let options = options.options(BY_KEY);
-        Self { options, worker: worker.to_owned() }
+        let patience = batch_deadline * ANSWER_WAIT;
+        Self { options, worker: worker.to_owned(), patience }
     }
 
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
         let connecting = PgConnection::connect_with(&self.options);
         let connection = in_time(ACQUIRE_TIMEOUT, connecting).await?;
-        Ok(LaneWriter { connection, worker: self.worker.clone() })
+        let Self { worker, patience, .. } = self;
+        Ok(LaneWriter { connection, worker: worker.clone(), patience: *patience })
     }
 }
 
 pub struct LaneWriter {
     pub(super) connection: PgConnection,
     pub(super) worker: String,
+    /// How long a question outside a batch, or a transaction of a few, may take.
+    pub(super) patience: Duration,
 }

@@ -4,11 +4,12 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{Connection, FromRow, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, FromRow, PgConnection, PgPool};
 
 use super::{
     Error, LaneWriter,
     cursors::{self, Cursor, Cursors},
+    in_time,
     jumps::{Jump, JumpFinding, JumpKind, jumps, of_range, of_takeover, record, unlisted},
     lookups,
 };
@@ -69,11 +70,21 @@ pub(super) type Settled = (u16, StreamId, i64);
 /// Each function fails with [`Error::Fenced`] when the partition has another owner or epoch.
 /// Noting the same again changes nothing.
 impl LaneWriter {
-    async fn review(&mut self, fence: Fence) -> Result<(Transaction<'_, Postgres>, Cursor), Error> {
-        let mut transaction = self.connection.begin().await?;
-        let stands = cursors::lock(&mut transaction, &self.worker, &[fence]).await?;
-        let stand = stands.get(&fence.partition).copied().ok_or(Error::Fenced)?;
-        Ok((transaction, stand))
+    /// Notes something in a transaction that holds the partition's cursor.
+    async fn review<T>(
+        &mut self,
+        fence: Fence,
+        note: impl AsyncFnOnce(&mut PgConnection, Cursor) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let noting = async {
+            let mut transaction = self.connection.begin().await?;
+            let stands = cursors::lock(&mut transaction, &self.worker, &[fence]).await?;
+            let stand = stands.get(&fence.partition).copied().ok_or(Error::Fenced)?;
+            let noted = note(&mut transaction, stand).await?;
+            transaction.commit().await?;
+            Ok::<_, Error>(noted)
+        };
+        in_time(self.patience, noting).await
     }
 
     /// Notes that a partition's state in Redis is lost, and decides where its
@@ -85,44 +96,46 @@ impl LaneWriter {
         last_in_stream: i64,
         detail: &str,
     ) -> Result<Resumption, Error> {
-        let (mut transaction, stand) = self.review(fence).await?;
-        let (head, cursor) = (stand.head, stand.reached);
-        let jumps = jumps(&mut transaction, fence.partition).await?;
-        let mut noted = jumps.iter().filter(|jump| jump.is(JumpKind::StateLost));
-        if let Some(jump) = noted.find(|jump| jump.resumes_at == head + 1 && counted <= head) {
-            let lost = jump.lost_first.zip(jump.lost_last);
-            return Ok(Resumption { resumes_at: jump.resumes_at, lost, cursor });
-        }
-        let after = stand.sequence.max(last_in_stream);
-        let top = after.max(head).max(counted);
-        let resumes_at = top.saturating_add(JUMP);
-        let unlisted = unlisted(after + 1, top, jumps.iter());
-        let lost = unlisted.first().zip(unlisted.last()).map(|(from, to)| (from.0, to.1));
-        let after = lost.map_or(after, |(first, _)| first - 1);
-        sqlx::query("update partition_owners set head_sequence = $2 - 1 where partition = $1")
-            .bind(i32::from(fence.partition))
-            .bind(resumes_at)
-            .execute(&mut *transaction)
-            .await?;
-        let finding =
-            JumpFinding { kind: JumpKind::StateLost, after, resumes_at, lost, open: true };
-        record(&mut transaction, fence.partition, &finding, detail).await?;
-        transaction.commit().await?;
-        Ok(Resumption { resumes_at, lost, cursor })
+        self.review(fence, async |connection, stand| {
+            let (head, cursor) = (stand.head, stand.reached);
+            let jumps = jumps(connection, fence.partition).await?;
+            let mut noted = jumps.iter().filter(|jump| jump.is(JumpKind::StateLost));
+            if let Some(jump) = noted.find(|jump| jump.resumes_at == head + 1 && counted <= head) {
+                let lost = jump.lost_first.zip(jump.lost_last);
+                return Ok(Resumption { resumes_at: jump.resumes_at, lost, cursor });
+            }
+            let after = stand.sequence.max(last_in_stream);
+            let top = after.max(head).max(counted);
+            let resumes_at = top.saturating_add(JUMP);
+            let unlisted = unlisted(after + 1, top, jumps.iter());
+            let lost = unlisted.first().zip(unlisted.last()).map(|(from, to)| (from.0, to.1));
+            let after = lost.map_or(after, |(first, _)| first - 1);
+            sqlx::query("update partition_owners set head_sequence = $2 - 1 where partition = $1")
+                .bind(i32::from(fence.partition))
+                .bind(resumes_at)
+                .execute(&mut *connection)
+                .await?;
+            let finding =
+                JumpFinding { kind: JumpKind::StateLost, after, resumes_at, lost, open: true };
+            record(connection, fence.partition, &finding, detail).await?;
+            Ok(Resumption { resumes_at, lost, cursor })
+        })
+        .await
     }
 
     /// Notes what is missing at the end of a stream, from which nothing waits
     /// although sequences up to `given` were given out.
     pub async fn note_missing(&mut self, fence: Fence, given: i64) -> Result<Vec<Gap>, Error> {
-        let (mut transaction, stand) = self.review(fence).await?;
-        let jumps = jumps(&mut transaction, fence.partition).await?;
-        let jumped_to = jumps.iter().map(|jump| jump.resumes_at - 1).max().unwrap_or(0);
-        let first = jumped_to.max(stand.sequence) + 1;
-        let end = StreamId { milliseconds: u64::MAX, number: u64::MAX };
-        let ids = (stand.stream_id, end);
-        let gaps = note_gap(&mut transaction, fence.partition, (first, given), ids).await?;
-        transaction.commit().await?;
-        Ok(gaps)
+        self.review(fence, async |connection, stand| {
+            let jumps = jumps(connection, fence.partition).await?;
+            let jumped_to = jumps.iter().map(|jump| jump.resumes_at - 1).max().unwrap_or(0);
+            let first = jumped_to.max(stand.sequence) + 1;
+            let end = StreamId { milliseconds: u64::MAX, number: u64::MAX };
+            let ids = (stand.stream_id, end);
+            let gaps = note_gap(connection, fence.partition, (first, given), ids).await?;
+            Ok(gaps)
+        })
+        .await
     }
 
     /// Notes failovers and their losses; returns the new losses. Sequences settled before a
@@ -132,34 +145,35 @@ impl LaneWriter {
         fence: Fence,
         takeovers: Takeovers<'_>,
     ) -> Result<Vec<(i64, i64)>, Error> {
-        let (mut transaction, stand) = self.review(fence).await?;
-        // Behind the ledger, the group has handed out nothing that the ledger has
-        // settled since. Otherwise numbers may have been given out again.
-        let is_behind = takeovers.handed.is_none_or(|handed| handed < stand.reached);
-        let settled_before = if is_behind { stand.sequence } else { 0 };
-        let is_in = |jump: &(i64, i64), lost: &(i64, i64)| jump.0 < lost.0 && lost.1 < jump.1;
-        let mut found = Vec::new();
-        for jump in takeovers.jumps {
-            let lost = takeovers.lost.iter().filter(|lost| is_in(jump, lost));
-            let lost_to = lost.map(|(_, last)| *last).max();
-            let known = jumps(&mut transaction, fence.partition).await?;
-            let Some(finding) = of_takeover(&known, stand.sequence, *jump, lost_to) else {
-                continue;
-            };
-            record(&mut transaction, fence.partition, &finding, finding.kind.sentence()).await?;
-            found.extend(finding.lost);
-        }
-        for lost in takeovers.lost {
-            if takeovers.jumps.iter().any(|jump| is_in(jump, lost)) {
-                continue;
+        self.review(fence, async |connection, stand| {
+            // Behind the ledger, the group has handed out nothing that the ledger has
+            // settled since. Otherwise numbers may have been given out again.
+            let is_behind = takeovers.handed.is_none_or(|handed| handed < stand.reached);
+            let settled_before = if is_behind { stand.sequence } else { 0 };
+            let is_in = |jump: &(i64, i64), lost: &(i64, i64)| jump.0 < lost.0 && lost.1 < jump.1;
+            let mut found = Vec::new();
+            for jump in takeovers.jumps {
+                let lost = takeovers.lost.iter().filter(|lost| is_in(jump, lost));
+                let lost_to = lost.map(|(_, last)| *last).max();
+                let known = jumps(connection, fence.partition).await?;
+                let Some(finding) = of_takeover(&known, stand.sequence, *jump, lost_to) else {
+                    continue;
+                };
+                record(connection, fence.partition, &finding, finding.kind.sentence()).await?;
+                found.extend(finding.lost);
             }
-            let known = jumps(&mut transaction, fence.partition).await?;
-            let Some(finding) = of_range(&known, settled_before, *lost) else { continue };
-            record(&mut transaction, fence.partition, &finding, finding.kind.sentence()).await?;
-            found.extend(finding.lost);
-        }
-        transaction.commit().await?;
-        Ok(found)
+            for lost in takeovers.lost {
+                if takeovers.jumps.iter().any(|jump| is_in(jump, lost)) {
+                    continue;
+                }
+                let known = jumps(connection, fence.partition).await?;
+                let Some(finding) = of_range(&known, settled_before, *lost) else { continue };
+                record(connection, fence.partition, &finding, finding.kind.sentence()).await?;
+                found.extend(finding.lost);
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// Notes that Redis has gone back unseen and has given out numbers again, from
@@ -171,12 +185,13 @@ impl LaneWriter {
         first: i64,
         known: i64,
     ) -> Result<bool, Error> {
-        let (mut transaction, Cursor { sequence: settled, .. }) = self.review(fence).await?;
-        let lost = (known > settled).then_some((settled + 1, known));
-        let range = (first, known.max(settled));
-        let noted = note_twice(&mut transaction, fence.partition, range, lost).await?;
-        transaction.commit().await?;
-        Ok(noted)
+        self.review(fence, async |connection, Cursor { sequence: settled, .. }| {
+            let lost = (known > settled).then_some((settled + 1, known));
+            let range = (first, known.max(settled));
+            let noted = note_twice(connection, fence.partition, range, lost).await?;
+            Ok(noted)
+        })
+        .await
     }
 
     /// Notes sequences that the ledger had settled, has lost, and cannot settle again; returns
@@ -187,42 +202,43 @@ impl LaneWriter {
         rewound: Rewound<'_>,
     ) -> Result<Vec<(i64, i64)>, Error> {
         let Rewound { settled, gone_to, passed, detail } = rewound;
-        let (mut transaction, stand) = self.review(fence).await?;
-        if stand.sequence != settled {
-            return Err(Error::Fenced);
-        }
-        sqlx::query(
-            "update partition_owners set reached_stream_id = coalesce($2, reached_stream_id),
-                 head_sequence = greatest(head_sequence, $3)
-             where partition = $1",
-        )
-        .bind(i32::from(fence.partition))
-        .bind(passed.map(|id| id.to_string()))
-        .bind(gone_to)
-        .execute(&mut *transaction)
-        .await?;
-        let jumps = jumps(&mut transaction, fence.partition).await?;
-        let behind = jumps.iter().filter(|jump| jump.after_sequence >= settled);
-        let lost = unlisted(settled + 1, gone_to, behind);
-        for (first, last) in &lost {
-            // Where the first begins later, a jump leads there from what is settled.
-            let finding = JumpFinding {
-                kind: JumpKind::LedgerLost,
-                after: first - 1,
-                resumes_at: gone_to + 1,
-                lost: Some((*first, *last)),
-                open: true,
-            };
-            record(&mut transaction, fence.partition, &finding, detail).await?;
-        }
-        transaction.commit().await?;
-        Ok(lost)
+        self.review(fence, async |connection, stand| {
+            if stand.sequence != settled {
+                return Err(Error::Fenced);
+            }
+            sqlx::query(
+                "update partition_owners set reached_stream_id = coalesce($2, reached_stream_id),
+                     head_sequence = greatest(head_sequence, $3)
+                 where partition = $1",
+            )
+            .bind(i32::from(fence.partition))
+            .bind(passed.map(|id| id.to_string()))
+            .bind(gone_to)
+            .execute(&mut *connection)
+            .await?;
+            let jumps = jumps(connection, fence.partition).await?;
+            let behind = jumps.iter().filter(|jump| jump.after_sequence >= settled);
+            let lost = unlisted(settled + 1, gone_to, behind);
+            for (first, last) in &lost {
+                // Where the first begins later, a jump leads there from what is settled.
+                let finding = JumpFinding {
+                    kind: JumpKind::LedgerLost,
+                    after: first - 1,
+                    resumes_at: gone_to + 1,
+                    lost: Some((*first, *last)),
+                    open: true,
+                };
+                record(connection, fence.partition, &finding, detail).await?;
+            }
+            Ok(lost)
+        })
+        .await
     }
 
     /// Sequences of these partitions that were found lost within a day, the
     /// latest first.
     pub async fn recent_losses(&mut self, partitions: &[u16]) -> Result<Vec<Gap>, Error> {
-        let rows: Vec<(i32, i64, i64)> = sqlx::query_as(
+        let listing = sqlx::query_as(
             "select partition, lost_first, lost_last from sequence_jumps
              where partition = any($1) and lost_first is not null
                  and detected_at > clock_timestamp() - interval '1 day'
@@ -230,8 +246,8 @@ impl LaneWriter {
         )
         .bind(partitions.iter().map(|number| i32::from(*number)).collect::<Vec<_>>())
         .bind(LIST_MAX)
-        .fetch_all(&mut self.connection)
-        .await?;
+        .fetch_all(&mut self.connection);
+        let rows: Vec<(i32, i64, i64)> = in_time(self.patience, listing).await?;
         let gap = |(partition, first, last)| Ok((lookups::partition(partition)?, first, last));
         rows.into_iter().map(gap).collect()
     }

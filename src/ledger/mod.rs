@@ -179,9 +179,14 @@ async fn reach(options: &PgConnectOptions) -> Result<(), Error> {
 }
 
 /// Bounds a question to PostgreSQL, which may be gone without closing its connections.
-async fn in_time<T>(
+async fn in_time<T, E>(
     limit: Duration,
-    asking: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, Error> {
-    Ok(timeout(limit, asking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
+    asking: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error>
+where
+    E: From<sqlx::Error>,
+    Error: From<E>,
+{
+    let answer = timeout(limit, asking).await;
+    Ok(answer.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut.into()))?)
 }

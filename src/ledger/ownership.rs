@@ -246,7 +246,7 @@ impl Ownership {
                 None => PgConnection::connect_with(&self.options).await?,
             };
             let answer = ask(&mut connection).await?;
-            Ok((answer, connection))
+            Ok::<_, sqlx::Error>((answer, connection))
         };
         let (answer, connection) = in_time(self.patience, asking).await?;
         self.connection = Some(connection);

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 use super::{
     Error, LaneWriter,
     cursors::{self, Cursor, Cursors},
-    lookups,
+    in_time, lookups,
     losses::{self, Gap, Settled},
     rows,
     settling::Settling,
@@ -43,11 +43,11 @@ impl LaneWriter {
     /// their partition is locked, so one may not be what its statement says.
     pub async fn damage(&mut self, deliveries: &[Delivery]) -> Result<Error, Error> {
         let customers = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        lookups::damage(&mut self.connection, customers).await
+        in_time(self.patience, lookups::damage(&mut self.connection, customers)).await
     }
 
     pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
-        lookups::is_copy(&mut self.connection, delivery).await
+        in_time(self.patience, lookups::is_copy(&mut self.connection, delivery)).await
     }
 }
 

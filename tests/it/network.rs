@@ -32,6 +32,38 @@ cases! { lose:
     a_worker_whose_redis_falls_dumb_gives_its_partitions_up("PAYSTREAM_REDIS_URL", Way::Dumb);
 }
 
+/// A connection that falls dumb while others of its worker go on must not hold up a lane.
+#[tokio::test]
+async fn no_question_of_a_lane_waits_for_a_silent_ledger() {
+    let stores = Stores::new().await;
+    let proxy = Proxy::before(&stores.database_url).await;
+    let writer = Ledger::new(&proxy.url).unwrap().writer("tester", Duration::from_millis(200));
+    let mut lanes = Vec::new();
+    for _ in 0..7 {
+        lanes.push(writer.lane().await.unwrap());
+    }
+    let [a, b, c, d, e, f, g] = lanes.as_mut_slice() else { unreachable!() };
+    let fence = Fence { partition: 0, epoch: 1 };
+    let (first, last) = (StreamId::default(), StreamId::default());
+    let attempt = ledger::Attempt { first, last, attempts: 1, error: None };
+    proxy.set(Way::Dumb);
+    let answers = async {
+        tokio::join!(
+            async { a.attempt(0).await.err() },
+            async { b.note_attempt(fence, &attempt).await.err() },
+            async { c.end_attempt(fence).await.err() },
+            async { d.cursors(&[fence]).await.err() },
+            async { e.note_heads(&[(fence, 1)]).await.err() },
+            async { f.note_missing(fence, 1).await.err() },
+            async { g.recent_losses(&[0]).await.err() },
+        )
+    };
+    let (a, b, c, d, e, f, g) = in_time("each is given up", answers).await;
+    for error in [a, b, c, d, e, f, g] {
+        assert!(error.as_ref().is_some_and(ledger::Error::is_outage), "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn when_all_workers_lose_redis_nothing_moves() {
     let (stores, gateway) = with_gateway().await;

@@ -284,6 +284,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("a process of the failed test logged:\n{}", self.log());
+        }
         if let Some(running) = self.running.take() {
             end(running.stop(Arc::clone(&self.log)));
         }
