@@ -7,6 +7,7 @@
 //! around them:
 
 pub mod domain;
+pub mod callers;
 pub mod http;
 mod console;
 pub mod monitor;

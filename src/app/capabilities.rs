@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::stores::Stores;
 use crate::{
+    callers::{KeySet, TokenRules, Tokens},
     circuit_breaker::{self, CircuitBreaker},
     clock,
     config::{GatewayConfig, ServeConfig, WorkerConfig},
@@ -99,6 +100,19 @@ pub(super) fn monitor(
     }
 }
 
+/// None where no caller has an access token.
+pub(super) fn tokens(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tokens>>> {
+    let Some(file) = &config.jwt_keys_file else { return Ok(None) };
+    let keys = KeySet::read(file)
+        .map_err(|error| anyhow!("PAYSTREAM_JWT_KEYS_FILE {}: {error}", file.display()))?;
+    let rules = TokenRules {
+        issuer: config.jwt_issuer.clone().context("PAYSTREAM_JWT_ISSUER is not set")?,
+        audience: config.jwt_audience.clone(),
+        lifetime_max: config.jwt_lifetime_max,
+    };
+    Ok(Some(Arc::new(Tokens::new(rules, keys))))
+}
+
 pub(super) async fn gateway(
     config: &GatewayConfig,
     stores: &Stores,
@@ -131,6 +145,7 @@ pub(super) async fn gateway(
         board,
         signals: signals.clone(),
         config: config.clone(),
+        tokens: None,
         clock: clock::system,
     })
 }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    callers::{self, Tokens},
     cli,
     config::ServeConfig,
     console,
@@ -117,11 +118,12 @@ pub async fn serve_on(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = listener.map(TcpListener::into_std).transpose()?;
+    let tokens = if listener.is_some() { capabilities::tokens(&config.gateway)? } else { None };
     while !stop.is_cancelled() {
         // Connections wait at the listener while the stores are opened anew.
         let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
         let listener = listener.map(TcpListener::from_std).transpose()?;
-        serve_topology(role, &config, &signals, listener, &stop).await?;
+        serve_topology(role, &config, &tokens, &signals, listener, &stop).await?;
     }
     Ok(())
 }
@@ -130,6 +132,7 @@ pub async fn serve_on(
 async fn serve_topology(
     role: Role,
     config: &ServeConfig,
+    tokens: &Option<Arc<Tokens>>,
     signals: &Signals,
     listener: Option<TcpListener>,
     stop: &CancellationToken,
@@ -159,9 +162,13 @@ async fn serve_topology(
     if let Some(listener) = listener {
         let board = works.then_some(board);
         let operations = Arc::clone(&monitor.operations);
-        let gateway = &config.gateway;
-        let gateway =
-            capabilities::gateway(gateway, &stores, &circuits, board, operations, signals).await?;
+        let settings = &config.gateway;
+        let mut gateway =
+            capabilities::gateway(settings, &stores, &circuits, board, operations, signals).await?;
+        gateway.tokens = tokens.clone();
+        if let Some((tokens, file)) = tokens.clone().zip(settings.jwt_keys_file.clone()) {
+            tasks.spawn(callers::follow(tokens, file, stop.clone()));
+        }
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
         let app = AppState::new(gateway, stop.clone());
         let (pages, looking) = console::open(Arc::clone(&app));

@@ -5,6 +5,7 @@ pub mod cases;
 pub mod dead_letters;
 pub mod doctor;
 pub mod groups;
+pub mod keys;
 pub mod migrate;
 pub mod partitions;
 pub mod pending;
@@ -27,6 +28,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 
 use crate::{
+    clock,
     config::StoreConfig,
     domain::{is_plain, shown},
     operations::{self, Act, Operations},
@@ -202,6 +204,11 @@ pub enum OperatorCommand {
     Show(show::ShowArgs),
     /// Show the topology, or change its number of partitions
     Topology(topology::TopologyArgs),
+    /// Make, list and remove the keys that callers' access tokens are signed with
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Make an access token of a caller
+    Token(keys::TokenArgs),
     /// Ask a health endpoint; exits 0 when the answer is 200
     Probe(probe::ProbeArgs),
 }
@@ -272,6 +279,8 @@ impl OperatorCommand {
             Self::Pending(args) => return pending::run(*args, running()).await,
             Self::Show(args) => return show::run(args, running()).await,
             Self::Topology(args) => topology::run(args, running()).await?,
+            Self::Keys(command) => keys::run(command)?,
+            Self::Token(args) => keys::token(&args, clock::system)?,
             Self::Probe(args) => return probe::run(&args).await,
         }
         Ok(ExitCode::SUCCESS)

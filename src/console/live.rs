@@ -38,7 +38,7 @@ pub(super) struct Console {
 }
 
 pub(super) struct Live {
-    pub(super) viewers: Slots<String>,
+    pub(super) viewers: Slots<Arc<str>>,
     pub(super) came: Notify,
     visited: Notify,
     /// A store went away or came back.

@@ -23,7 +23,7 @@ use crate::http::{CONSOLE, Code, Problem, SIGN_IN, Surface, access};
 const NAME_KEPT: u32 = 90 * 86_400;
 
 pub(super) async fn ask(State(console): State<Arc<Console>>) -> Result<Response, Problem> {
-    if !access::asks_for_token(&console.app.gateway.config) {
+    if !console.app.gateway.config.asks_operators_for_token() {
         return Ok(Redirect::to(CONSOLE).into_response());
     }
     page(&SignInPage { shell: Shell::bare("Sign in"), to: String::new(), refused: false })
@@ -41,10 +41,10 @@ pub(super) async fn sign_in(
     headers: HeaderMap,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let refused = || Problem::new(Code::Unauthorized, "token not recognised");
-    let Form(form) = form.map_err(|_| refused())?;
+    let unread = |_| Problem::new(Code::Unauthorized, "token not recognised");
+    let Form(form) = form.map_err(unread)?;
     let token = form.token.trim();
-    access::operator(&console.app.gateway.config, Some(token)).ok_or_else(refused)?;
+    access::sign_in(&console.app.gateway, token)?;
     let cookie = kept(access::TOKEN_COOKIE, &words::encoded(token), None, &headers)?;
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(inside(form.to.as_deref())))
         .into_response())

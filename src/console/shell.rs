@@ -137,8 +137,8 @@ impl Visit {
             title: title.into(),
             here,
             areas: areas(Some(&self.look)),
-            operator: self.operator.0.clone(),
-            signs_out: access::asks_for_token(&self.console.app.gateway.config),
+            operator: self.operator.0.as_deref().map(str::to_owned),
+            signs_out: self.console.app.gateway.config.asks_operators_for_token(),
             notice: self.done,
             look: Some(Arc::clone(&self.look)),
         }

@@ -36,7 +36,7 @@ struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<LiveFigures>>>,
     wants: LiveQuery,
-    _slot: Slot<String>,
+    _slot: Slot<Arc<str>>,
 }
 
 /// The figures of a page, again whenever they were looked at.
@@ -46,7 +46,7 @@ pub(super) async fn follow(
     Extension(Peer(address)): Extension<Peer>,
     Query(wants): Query<LiveQuery>,
 ) -> Result<Response, Problem> {
-    let viewer = operator.0.unwrap_or_else(|| address.to_string());
+    let viewer = operator.0.unwrap_or_else(|| address.to_string().into());
     let slot = console.live.viewers.take(viewer).map_err(|full| {
         let (count, whose) = match full {
             Full::All => (VIEWERS_MAX, ""),

@@ -3,40 +3,84 @@
 //! token in its cookie too, and its forms from its own pages only. Never logs a
 //! token, and compares them in constant time.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use axum::http::{HeaderMap, Method, Uri, header};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::{operator::Operator, surface::Surface};
-use crate::config::GatewayConfig;
+use super::{
+    operator::Operator,
+    problem::{Code, Problem},
+    state::Gateway,
+    surface::{CONSOLE, Surface},
+};
+use crate::{
+    callers::{Scope, Tokens},
+    config::GatewayConfig,
+};
 
 /// Holds the token of whoever has signed in to the console.
 pub(crate) const TOKEN_COOKIE: &str = "paystream_console";
 
-/// Who the request is from; nothing when it may not pass.
+/// Who the request is from, if it may pass.
 pub(super) fn admit(
-    config: &GatewayConfig,
+    gateway: &Gateway,
     surface: Surface,
+    method: &Method,
+    uri: &Uri,
     headers: &HeaderMap,
-) -> Option<Operator> {
+) -> Result<Operator, Problem> {
     let token = match surface {
-        Surface::Open | Surface::Docs | Surface::Doorstep => return Some(Operator(None)),
-        Surface::Api | Surface::Admin => bearer(headers).map(str::to_owned),
-        Surface::Console | Surface::Live => bearer(headers).map(str::to_owned).or_else(|| {
-            let token = cookie(headers, TOKEN_COOKIE)?;
-            Some(percent_decode_str(token).decode_utf8().ok()?.into_owned())
-        }),
+        Surface::Open | Surface::Docs | Surface::Doorstep => return Ok(Operator::default()),
+        Surface::Api | Surface::Admin => bearer(headers).map(Cow::Borrowed),
+        Surface::Console | Surface::Live => {
+            let kept = || percent_decode_str(cookie(headers, TOKEN_COOKIE)?).decode_utf8().ok();
+            bearer(headers).map(Cow::Borrowed).or_else(kept)
+        }
     };
-    if surface != Surface::Api {
-        return operator(config, token.as_deref());
+    let token = token.as_deref();
+    if let Some((tokens, token)) = access_token(gateway, token) {
+        let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
+        return match surface.scope(method, uri.path()) {
+            Some(scope) if !caller.scopes.has(scope) => {
+                let detail = format!("the token of {} has not the scope {scope}", caller.name);
+                Err(Problem::new(Code::InsufficientScope, detail))
+            }
+            _ => Ok(Operator(Some(caller.name))),
+        };
     }
-    match &config.api_token {
-        None => Some(Operator(None)),
-        Some(wanted) => is_same(wanted, token.as_deref()?).then_some(Operator(None)),
+    let config = &gateway.config;
+    let admitted = if surface == Surface::Api {
+        may_call(config, token).then(Operator::default)
+    } else {
+        operator(config, token)
+    };
+    admitted.ok_or_else(|| unauthorized(advice(config, surface)))
+}
+
+/// Whose token this is, at the console's sign-in.
+pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Operator, Problem> {
+    if let Some((tokens, token)) = access_token(gateway, Some(token)) {
+        let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
+        return match caller.scopes.has(Scope::OperationsRead) {
+            true => Ok(Operator(Some(caller.name))),
+            false => Err(unauthorized("the token is not an operator's")),
+        };
     }
+    operator(&gateway.config, Some(token)).ok_or_else(|| unauthorized("token not recognised"))
+}
+
+/// A token that must be an access token: a static one has not three parts.
+fn access_token<'a>(gateway: &'a Gateway, token: Option<&'a str>) -> Option<(&'a Tokens, &'a str)> {
+    let tokens = gateway.tokens.as_deref()?;
+    let token = token.filter(|token| token.bytes().filter(|byte| *byte == b'.').count() == 2)?;
+    Some((tokens, token))
+}
+
+fn unauthorized(why: impl ToString) -> Problem {
+    Problem::new(Code::Unauthorized, why.to_string())
 }
 
 /// Whether the request was sent to us: where no token guards a surface, a page from
@@ -48,30 +92,42 @@ pub(super) fn is_meant_for_us(
     headers: &HeaderMap,
 ) -> bool {
     let guarded = match surface {
-        Surface::Open | Surface::Docs | Surface::Api => config.api_token.is_some(),
+        Surface::Open | Surface::Docs | Surface::Api => config.asks_for_token(),
         Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live => {
-            asks_for_token(config)
+            config.asks_operators_for_token()
         }
     };
     guarded || is_of_this_machine(uri, headers)
 }
 
 /// Whether it may be told more than whether all is well.
-pub(super) fn may_see_details(config: &GatewayConfig, headers: &HeaderMap) -> bool {
-    let admitted = |surface| admit(config, surface, headers).is_some();
-    admitted(Surface::Api) || admitted(Surface::Console)
+pub(super) fn may_see_details(gateway: &Gateway, headers: &HeaderMap) -> bool {
+    let admitted = |surface, path| {
+        admit(gateway, surface, &Method::GET, &Uri::from_static(path), headers).is_ok()
+    };
+    admitted(Surface::Api, "/") || admitted(Surface::Console, CONSOLE)
 }
 
 /// What to do about a request that shows no token that opens this.
-pub(super) fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
-    if surface != Surface::Api && config.operators.is_empty() && !config.bind.ip().is_loopback() {
+fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
+    let has_no_operator = config.operators.is_empty() && config.jwt_keys_file.is_none();
+    if surface != Surface::Api && has_no_operator && !config.bind.ip().is_loopback() {
         return "no operator has a token: set PAYSTREAM_OPERATOR_TOKENS; the API's token opens \
                 this only on loopback";
     }
     "send the header Authorization: Bearer <token>"
 }
 
-pub(crate) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
+/// Whether a static token, or its absence, opens the API.
+fn may_call(config: &GatewayConfig, token: Option<&str>) -> bool {
+    match &config.api_token {
+        Some(wanted) => token.is_some_and(|token| is_same(wanted, token)),
+        None => config.jwt_keys_file.is_none(),
+    }
+}
+
+/// The operator whom a static token, or its absence, stands for.
+fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
     if !config.operators.is_empty() {
         let token = token?;
         // All of them are compared, whichever it is.
@@ -79,20 +135,14 @@ pub(crate) fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Op
             .operators
             .iter()
             .fold(None, |found, one| if is_same(&one.token, token) { Some(one) } else { found });
-        return found.map(|one| Operator(Some(one.name.clone())));
+        return found.map(|one| Operator(Some(one.name.as_str().into())));
     }
-    match &config.api_token {
-        // A client that pays must not act as an operator.
-        Some(_) if !config.bind.ip().is_loopback() => None,
-        Some(wanted) => is_same(wanted, token?).then_some(Operator(None)),
-        // Nothing guards it but that it is on this machine.
-        None => Some(Operator(None)),
+    // Whoever has scopes gives operators theirs, and a client that pays must not act as one.
+    if config.jwt_keys_file.is_some() || !config.bind.ip().is_loopback() && config.asks_for_token()
+    {
+        return None;
     }
-}
-
-/// Whether somebody must sign in to use the console.
-pub(crate) fn asks_for_token(config: &GatewayConfig) -> bool {
-    !config.operators.is_empty() || config.api_token.is_some()
+    may_call(config, token).then(Operator::default)
 }
 
 fn is_same(wanted: &SecretString, given: &str) -> bool {

@@ -45,9 +45,10 @@ const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
 /// description, and the operations that can give it.
 type SharedAnswer = (u16, &'static str, &'static str, fn(&Operation) -> bool);
 
-const FAILURES: [SharedAnswer; 9] = [
+const FAILURES: [SharedAnswer; 10] = [
     (400, "Malformed", "The body is not JSON, or the query is not valid", has_either),
     (401, "Unauthorized", "A valid bearer token is needed", any),
+    (403, "Forbidden", "The token does not open this; the detail names the scope", any),
     (408, "BodyLate", "The body did not arrive in time", has_body),
     (413, "TooLarge", "The body is too large", has_body),
     (

@@ -44,9 +44,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let headers = request.headers();
-    let Some(operator) = access::admit(config, surface, headers) else {
-        let detail = access::advice(config, surface);
-        return Problem::new(Code::Unauthorized, detail).into_response();
+    let admitted = access::admit(&app.gateway, surface, request.method(), uri, headers);
+    let operator = match admitted {
+        Ok(operator) => operator,
+        Err(problem) => return problem.into_response(),
     };
     if surface.is_console() && !access::is_of_our_pages(request.method(), headers) {
         let detail = "nothing was changed; use the form on the console's own page";

@@ -79,7 +79,7 @@ pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Respon
     } else {
         (StatusCode::OK, "ok")
     };
-    if !access::may_see_details(&app.gateway.config, &headers) {
+    if !access::may_see_details(&app.gateway, &headers) {
         let view = HealthView { status, dependencies: None, open_losses: None, worker: None };
         return (code, Json(view)).into_response();
     }

@@ -1,5 +1,7 @@
 //! Who acts, and why: what every change by hand must say. Never guesses.
 
+use std::sync::Arc;
+
 use axum::{extract::FromRequestParts, http::request::Parts};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -21,7 +23,7 @@ const REASON_MAX: usize = 500;
 /// Who a request is from: the name that its token stands for, if it stands for
 /// one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Operator(pub(crate) Option<String>);
+pub(crate) struct Operator(pub(crate) Option<Arc<str>>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = std::convert::Infallible;

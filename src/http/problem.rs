@@ -97,6 +97,7 @@ codes! {
     MalformedJson "malformed_json" BAD_REQUEST "The body is not JSON",
     InvalidQuery "invalid_query" BAD_REQUEST "A query parameter is not valid",
     Unauthorized "unauthorized" UNAUTHORIZED "A valid bearer token is needed",
+    InsufficientScope "insufficient_scope" FORBIDDEN "The token does not open this",
     CrossOrigin "cross_origin" FORBIDDEN "The request comes from another site",
     RouteNotFound "route_not_found" NOT_FOUND "There is nothing at this path",
     PaymentNotFound "payment_not_found" NOT_FOUND "Nothing is known under this reference",

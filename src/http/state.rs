@@ -13,6 +13,7 @@ use super::{
     stores::{LatestHealth, StoreHealth},
 };
 use crate::{
+    callers::Tokens,
     circuit_breaker::CircuitBreaker,
     clock::Clock,
     config::GatewayConfig,
@@ -43,6 +44,8 @@ pub(crate) struct Gateway {
     pub board: Option<Arc<Board>>,
     pub signals: Signals,
     pub config: GatewayConfig,
+    /// Checks access tokens, where callers have some.
+    pub tokens: Option<Arc<Tokens>>,
     pub clock: Clock,
 }
 

@@ -1,9 +1,16 @@
 //! Which part of the service a path belongs to, and so who may use it and how it
 //! is measured. Knows paths, and nobody who serves them.
 
+use axum::http::Method;
+
+use crate::callers::Scope;
+
 const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
 /// Paths that need no token and are never refused for load.
 const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
+const PAYMENTS: &str = "/api/v1/payments";
+const LOOK_UP: &str = "/api/v1/payments/lookup";
+const CUSTOMERS: &str = "/api/v1/customers";
 const ADMIN: &str = "/api/v1/admin";
 /// The console's overview, above all of its pages.
 pub(crate) const CONSOLE: &str = "/console";
@@ -44,6 +51,24 @@ impl Surface {
         } else {
             Self::Api
         }
+    }
+
+    /// What a caller must be allowed to, for whom a token says what that is.
+    pub(super) fn scope(self, method: &Method, path: &str) -> Option<Scope> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let (read, write) = match self {
+            Self::Open | Self::Docs | Self::Doorstep => return None,
+            Self::Admin | Self::Console | Self::Live => {
+                (Scope::OperationsRead, Scope::OperationsWrite)
+            }
+            // Asks for many, in a body.
+            Self::Api if path == LOOK_UP => return Some(Scope::PaymentsRead),
+            Self::Api if is_below(path, PAYMENTS) => (Scope::PaymentsRead, Scope::PaymentsWrite),
+            Self::Api if is_below(path, CUSTOMERS) => (Scope::CustomersRead, Scope::CustomersWrite),
+            // There is nothing.
+            Self::Api => return None,
+        };
+        Some(if reads { read } else { write })
     }
 
     pub(crate) fn is_console(self) -> bool {

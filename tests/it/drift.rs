@@ -16,10 +16,11 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
+    "docs/access-tokens.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",
     "docs/limits.md",

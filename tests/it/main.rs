@@ -35,6 +35,7 @@ mod audit;
 mod audit_log;
 mod doctor;
 mod browser;
+mod callers;
 mod console;
 mod drift;
 mod failover;

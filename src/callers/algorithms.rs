@@ -1,0 +1,114 @@
+//! The algorithms of tokens, by ring, which TLS uses too: EdDSA, ES256 and PS256. Never a
+//! symmetric one: whoever can check such a token can make one.
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey, DecodingKeyKind, EncodingKey,
+    crypto::{CryptoProvider, JwkUtils, JwtSigner, JwtVerifier},
+    errors::{Error, ErrorKind},
+    signature,
+};
+use ring::{
+    rand::SystemRandom,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
+        Ed25519KeyPair, RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256, RsaKeyPair,
+        RsaPublicKeyComponents, UnparsedPublicKey,
+    },
+};
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |algorithm, key| Ok(Box::new(Signer::new(*algorithm, key)?)),
+    verifier_factory: |algorithm, key| {
+        Ok(Box::new(Verifier { algorithm: *algorithm, key: key.clone() }))
+    },
+    jwk_utils: JwkUtils::new_unimplemented(),
+};
+
+/// Comes before every use of jsonwebtoken.
+pub(super) fn install() {
+    // Once a process; a second time changes nothing.
+    let _ = PROVIDER.install_default();
+}
+
+struct Verifier {
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+impl signature::Verifier<Vec<u8>> for Verifier {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let verified = match (self.algorithm, self.key.kind()) {
+            (Algorithm::EdDSA, DecodingKeyKind::SecretOrDer(key)) => {
+                UnparsedPublicKey::new(&ED25519, key).verify(message, signature)
+            }
+            (Algorithm::ES256, DecodingKeyKind::SecretOrDer(key)) => {
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(message, signature)
+            }
+            (Algorithm::PS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                let key = RsaPublicKeyComponents { n, e };
+                key.verify(&RSA_PSS_2048_8192_SHA256, message, signature)
+            }
+            _ => Err(ring::error::Unspecified),
+        };
+        verified.map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for Verifier {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+/// A private key with its algorithm.
+pub(super) enum Signer {
+    EdDsa(Ed25519KeyPair),
+    Es256(EcdsaKeyPair),
+    Ps256(Box<RsaKeyPair>),
+}
+
+impl Signer {
+    fn new(algorithm: Algorithm, key: &EncodingKey) -> Result<Self, Error> {
+        let signer = Self::from_pkcs8(key.inner()).filter(|one| one.algorithm() == algorithm);
+        signer.ok_or_else(|| ErrorKind::InvalidAlgorithm.into())
+    }
+
+    /// Of the kind that the key is; nothing if it is none of ours.
+    pub(super) fn from_pkcs8(der: &[u8]) -> Option<Self> {
+        let ecdsa = || {
+            let random = SystemRandom::new();
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der, &random).ok()
+        };
+        let rsa = || RsaKeyPair::from_pkcs8(der).ok();
+        Ed25519KeyPair::from_pkcs8_maybe_unchecked(der)
+            .ok()
+            .map(Self::EdDsa)
+            .or_else(|| ecdsa().map(Self::Es256))
+            .or_else(|| rsa().map(|key| Self::Ps256(Box::new(key))))
+    }
+}
+
+impl signature::Signer<Vec<u8>> for Signer {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        let random = SystemRandom::new();
+        let signed = match self {
+            Self::EdDsa(key) => Ok(key.sign(message).as_ref().to_vec()),
+            Self::Es256(key) => key.sign(&random, message).map(|signed| signed.as_ref().to_vec()),
+            Self::Ps256(key) => {
+                let mut signed = vec![0; key.public().modulus_len()];
+                key.sign(&RSA_PSS_SHA256, &random, message, &mut signed).map(|()| signed)
+            }
+        };
+        signed.map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtSigner for Signer {
+    fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::EdDsa(_) => Algorithm::EdDSA,
+            Self::Es256(_) => Algorithm::ES256,
+            Self::Ps256(_) => Algorithm::PS256,
+        }
+    }
+}

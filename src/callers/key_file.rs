@@ -1,0 +1,76 @@
+//! Follows the file of a key set: reads it again when it has changed, and at SIGHUP. Never goes
+//! on without keys: a file that cannot be used changes nothing.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{KeySet, Tokens};
+
+/// Until a changed file is used.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+impl KeySet {
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with the file.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        Self::parse(&text(path)?)
+    }
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let read = || {
+        if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+            return Ok(Err("it is larger than 1 MiB".to_owned()));
+        }
+        std::fs::read_to_string(path).map(Ok)
+    };
+    read().unwrap_or_else(|error: std::io::Error| Err(format!("it cannot be read: {error}")))
+}
+
+/// Gives `tokens` the keys of this file whenever they change, until `stop`.
+pub async fn follow(
+    tokens: Arc<Tokens>,
+    path: PathBuf,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut hangups = signal(SignalKind::hangup()).context("could not listen to SIGHUP")?;
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
+    loop {
+        let asked = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = looks.tick() => false,
+            _ = hangups.recv() => true,
+        };
+        let now = text(&path);
+        if last.as_ref() == Some(&now) && !asked {
+            continue;
+        }
+        let file = path.display();
+        match now.as_deref().map_err(Clone::clone).and_then(KeySet::parse) {
+            Ok(keys) => {
+                let (count, ignored) = (keys.count(), keys.ignored());
+                info!(%file, keys = count, ignored, "using the key set");
+                tokens.replace(keys);
+            }
+            Err(error) => {
+                warn!(%file, error, "the key set cannot be used; going on with the last one")
+            }
+        }
+        last = Some(now);
+    }
+}

@@ -1,0 +1,144 @@
+//! The public keys that tokens are checked with, from a key set (RFC 7517). Never holds a
+//! private key, and refuses a file that does.
+
+use std::collections::HashMap;
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::algorithms;
+
+const KEYS_MAX: usize = 100;
+
+/// A key set as its file has it, with keys of others, which are left as they are.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Kept {
+    pub keys: Vec<Value>,
+}
+
+impl Kept {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text)
+            .map_err(|error| format!("it is not a JSON object with a list `keys`: {error}"))
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct KeySet {
+    keys: HashMap<String, VerificationKey>,
+    ignored: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct VerificationKey {
+    pub(super) algorithm: Algorithm,
+    pub(super) key: DecodingKey,
+}
+
+impl KeySet {
+    /// Keys of kinds that we do not check, or for encryption, are ignored.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says which key is wrong, and never what it is.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        algorithms::install();
+        let Kept { keys } = Kept::parse(text)?;
+        if keys.len() > KEYS_MAX {
+            return Err(format!("it has {} keys, more than {KEYS_MAX}", keys.len()));
+        }
+        let mut set = Self::default();
+        for (number, value) in (1..).zip(keys) {
+            let wrong = |what: &str| format!("key {number} {what}");
+            if value.get("d").is_some() || value["kty"] == "oct" {
+                return Err(wrong("is secret: a key set has public keys only"));
+            }
+            let Some(algorithm) =
+                serde_json::from_value::<Jwk>(value.clone()).ok().as_ref().and_then(algorithm)
+            else {
+                set.ignored += 1;
+                continue;
+            };
+            let jwk: Jwk = serde_json::from_value(value).map_err(|_| wrong("is not a key"))?;
+            let key = DecodingKey::from_jwk(&jwk)
+                .map_err(|error| wrong(&format!("is damaged: {error}")))?;
+            let kid = jwk.common.key_id.filter(|kid| !kid.is_empty());
+            let kid = kid.ok_or_else(|| wrong("has no `kid`, so no token can name it"))?;
+            if set.keys.insert(kid.clone(), VerificationKey { algorithm, key }).is_some() {
+                return Err(wrong(&format!("has the `kid` {kid} of another one")));
+            }
+        }
+        if set.keys.is_empty() {
+            return Err("it has no key for EdDSA (Ed25519), ES256 or PS256".to_owned());
+        }
+        Ok(set)
+    }
+
+    pub(super) fn find(&self, kid: &str) -> Option<&VerificationKey> {
+        self.keys.get(kid)
+    }
+
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Keys that we cannot check a token with.
+    pub fn ignored(&self) -> usize {
+        self.ignored
+    }
+}
+
+/// The one algorithm of this key, whatever a token says. None if we do not check it.
+fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
+    let (algorithm, name) = match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
+        }
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            (Algorithm::ES256, KeyAlgorithm::ES256)
+        }
+        AlgorithmParameters::RSA(_) => (Algorithm::PS256, KeyAlgorithm::PS256),
+        AlgorithmParameters::OctetKeyPair(_)
+        | AlgorithmParameters::EllipticCurve(_)
+        | AlgorithmParameters::OctetKey(_) => return None,
+    };
+    let signs = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let agrees = jwk.common.key_algorithm.is_none_or(|given| given == name);
+    (signs && agrees).then_some(algorithm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"a",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+
+    fn set(keys: &[&str]) -> Result<KeySet, String> {
+        KeySet::parse(&format!(r#"{{"keys":[{}]}}"#, keys.join(",")))
+    }
+
+    #[test]
+    fn a_key_set_has_public_keys_that_tokens_can_name() {
+        let rsa = r#"{"kty":"RSA","alg":"RS256","kid":"b","n":"AQAB","e":"AQAB"}"#;
+        let encrypts = ED.replace(r#""kid":"a""#, r#""kid":"c","use":"enc""#);
+        let found = set(&[ED, rsa, &encrypts, r#"{"kty":"new"}"#]).unwrap();
+        assert_eq!((found.count(), found.ignored()), (1, 3));
+        for (keys, refusal) in [
+            (vec![ED, r#"{"kty":"oct","k":"AAAA","kid":"b"}"#], "key 2 is secret"),
+            (vec![&*ED.replace("\"x\"", "\"d\":\"AAAA\",\"x\"")], "key 1 is secret"),
+            (vec![ED, ED], "key 2 has the `kid` a of another one"),
+            (vec![&*ED.replace(r#""kid":"a","#, "")], "key 1 has no `kid`"),
+            (vec![rsa], "it has no key for EdDSA"),
+            (vec![], "it has no key for EdDSA"),
+        ] {
+            let refused = set(&keys).unwrap_err();
+            assert!(refused.starts_with(refusal), "{refused}");
+        }
+        assert!(KeySet::parse("[]").unwrap_err().starts_with("it is not a JSON object"));
+    }
+}

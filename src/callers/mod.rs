@@ -1,0 +1,16 @@
+//! Who calls: bearer tokens of the kind of RFC 9068, the keys that they are checked with, and
+//! the scopes that they carry. Never takes a token whose algorithm is not that of its key, and
+//! knows neither HTTP nor what a scope opens.
+
+mod algorithms;
+mod key_file;
+mod key_set;
+mod scope;
+mod signing_key;
+mod tokens;
+
+pub use key_file::follow;
+pub use key_set::{Kept, KeySet};
+pub use scope::{Scope, Scopes};
+pub use signing_key::{Grant, SigningKey};
+pub use tokens::{Caller, Refused, TokenRules, Tokens};

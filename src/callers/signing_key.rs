@@ -1,0 +1,159 @@
+//! Private keys, with which tokens are made: for development, and for banks without a token
+//! server of their own. Never leaves a key anywhere.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{EncodingKey, Header, crypto::JwtSigner};
+use pem::Pem;
+use ring::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair, RsaPublicKeyComponents},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{algorithms, algorithms::Signer};
+
+const LABEL: &str = "PRIVATE KEY";
+/// What says that a token is one for access (RFC 9068).
+pub(super) const ACCESS_TOKEN: &str = "at+jwt";
+
+/// The claims of a token. Times are in seconds since 1970.
+#[derive(Clone, Debug, Serialize)]
+pub struct Grant<'a> {
+    pub iss: &'a str,
+    pub aud: &'a str,
+    pub sub: &'a str,
+    pub client_id: &'a str,
+    pub scope: &'a str,
+    pub iat: i64,
+    pub exp: i64,
+    pub jti: &'a str,
+}
+
+pub struct SigningKey {
+    signer: Signer,
+    der: Vec<u8>,
+}
+
+impl SigningKey {
+    /// For EdDSA.
+    ///
+    /// # Errors
+    ///
+    /// When the machine gives no random numbers.
+    pub fn generate() -> Result<Self, String> {
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
+        let document = document.map_err(|_| "the machine gives no random numbers".to_owned())?;
+        Self::from_der(document.as_ref().to_vec())
+    }
+
+    /// From a PEM file as `openssl genpkey` writes one.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with the file.
+    pub fn from_pem(text: &str) -> Result<Self, String> {
+        let file = pem::parse(text).map_err(|error| format!("it is not a PEM file: {error}"))?;
+        if file.tag() != LABEL {
+            return Err(format!(
+                "it holds {}, not a PKCS #8 private key: convert it with `openssl pkcs8 -topk8 \
+                 -nocrypt`",
+                file.tag()
+            ));
+        }
+        Self::from_der(file.into_contents())
+    }
+
+    fn from_der(der: Vec<u8>) -> Result<Self, String> {
+        algorithms::install();
+        let signer = Signer::from_pkcs8(&der).ok_or(
+            "its key is none for EdDSA (Ed25519), ES256 (P-256) or PS256 (RSA, 2048 bits or more)",
+        )?;
+        Ok(Self { signer, der })
+    }
+
+    pub fn to_pem(&self) -> String {
+        pem::encode(&Pem::new(LABEL, self.der.clone()))
+    }
+
+    /// Its public part, as a key set has it.
+    pub fn public(&self) -> Value {
+        let mut key = self.required();
+        key["kid"] = self.kid().into();
+        key["alg"] = json!(self.signer.algorithm());
+        key["use"] = "sig".into();
+        key
+    }
+
+    /// The thumbprint of the public key (RFC 7638).
+    pub fn kid(&self) -> String {
+        // The members are written in the order of their names, as the thumbprint has them.
+        let members = self.required().to_string();
+        URL_SAFE_NO_PAD.encode(Sha256::digest(members.as_bytes()))
+    }
+
+    /// The members that make the key.
+    fn required(&self) -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match &self.signer {
+            Signer::EdDsa(key) => {
+                json!({"crv": "Ed25519", "kty": "OKP", "x": text(key.public_key().as_ref())})
+            }
+            Signer::Es256(key) => {
+                // A byte that says it is not compressed, then both coordinates.
+                let point = key.public_key().as_ref();
+                let (x, y) = point.get(1..).unwrap_or_default().split_at(32);
+                json!({"crv": "P-256", "kty": "EC", "x": text(x), "y": text(y)})
+            }
+            Signer::Ps256(key) => {
+                let RsaPublicKeyComponents { n, e } =
+                    RsaPublicKeyComponents::<Vec<u8>>::from(key.public());
+                json!({"e": text(&e), "kty": "RSA", "n": text(&n)})
+            }
+        }
+    }
+
+    /// A token with these claims.
+    ///
+    /// # Errors
+    ///
+    /// When the machine gives no random numbers.
+    pub fn mint(&self, claims: &impl Serialize) -> Result<String, jsonwebtoken::errors::Error> {
+        let algorithm = self.signer.algorithm();
+        let mut header = Header::new(algorithm);
+        header.typ = Some(ACCESS_TOKEN.to_owned());
+        header.kid = Some(self.kid());
+        let key = match &self.signer {
+            Signer::EdDsa(_) => EncodingKey::from_ed_der(&self.der),
+            Signer::Es256(_) => EncodingKey::from_ec_der(&self.der),
+            Signer::Ps256(_) => EncodingKey::from_rsa_der(&self.der),
+        };
+        jsonwebtoken::encode(&header, claims, &key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_file_and_is_named_by_its_thumbprint() {
+        let key = SigningKey::generate().unwrap();
+        let again = SigningKey::from_pem(&key.to_pem()).unwrap();
+        assert_eq!(again.public(), key.public());
+        assert_eq!(key.public()["alg"], "EdDSA");
+        // The example of RFC 8037.
+        let example = json!({
+            "crv": "Ed25519", "kty": "OKP", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        });
+        let thumbprint = Sha256::digest(example.to_string().as_bytes());
+        let known = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+        assert_eq!(URL_SAFE_NO_PAD.encode(thumbprint), known);
+        let wrong = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n";
+        for (file, refusal) in [("x", "it is not a PEM file"), (wrong, "it holds EC PRIVATE KEY")] {
+            let refused = SigningKey::from_pem(file).err().unwrap();
+            assert!(refused.starts_with(refusal), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `paystream keys` and `paystream token`: make the keys and the access tokens of callers, and
+//! change one key for another. Never shows a private key.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write, stdout},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use clap::{Args, Subcommand};
+use humantime::parse_duration;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::table::{Column, known, listing};
+use crate::{
+    callers::{Grant, Kept, KeySet, Scope, SigningKey},
+    clock::Clock,
+};
+
+#[derive(Args, Clone, Debug)]
+pub struct KeysFileArgs {
+    /// File with the public keys, which gateways read.
+    #[arg(long, env = "PAYSTREAM_JWT_KEYS_FILE")]
+    keys_file: PathBuf,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum KeysCommand {
+    /// Make a private key (Ed25519), and add its public key to the key set
+    New {
+        /// File of the private key, which must not exist.
+        key: PathBuf,
+        #[command(flatten)]
+        set: KeysFileArgs,
+    },
+    /// Add the public key of a private key to the key set
+    Add {
+        /// File of the private key: PKCS #8, PEM.
+        key: PathBuf,
+        #[command(flatten)]
+        set: KeysFileArgs,
+    },
+    /// List the public keys
+    List {
+        #[command(flatten)]
+        set: KeysFileArgs,
+        /// Print one JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a public key: tokens made with its private key are refused
+    Remove {
+        /// Its `kid`.
+        kid: String,
+        #[command(flatten)]
+        set: KeysFileArgs,
+    },
+}
+
+pub fn run(command: KeysCommand) -> anyhow::Result<()> {
+    let said = match command {
+        KeysCommand::New { key, set } => {
+            let new = SigningKey::generate().map_err(|error| anyhow!(error))?;
+            write_new(&key, &new.to_pem())?;
+            add(&set.keys_file, &new)?
+        }
+        KeysCommand::Add { key, set } => add(&set.keys_file, &private(&key)?)?,
+        KeysCommand::List { set, json } => list(&existing(&set.keys_file)?, json),
+        KeysCommand::Remove { kid, set } => remove(&set.keys_file, &kid)?,
+    };
+    stdout().write_all(said.as_bytes()).context("could not write the answer")
+}
+
+fn add(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
+    let mut set = read(path)?.unwrap_or_default();
+    let kid = key.kid();
+    ensure!(
+        set.keys.iter().all(|other| other["kid"] != *kid),
+        "{} has the key {kid} already",
+        path.display()
+    );
+    set.keys.push(key.public());
+    write(path, &set)?;
+    Ok(format!("added key {kid} to {}; gateways use it within 2 s\n", path.display()))
+}
+
+fn remove(path: &Path, kid: &str) -> anyhow::Result<String> {
+    let mut set = existing(path)?;
+    let before = set.keys.len();
+    set.keys.retain(|key| key["kid"] != kid);
+    ensure!(set.keys.len() < before, "{} has no key {kid}", path.display());
+    write(path, &set)?;
+    Ok(format!("removed key {kid} from {}; gateways refuse it within 2 s\n", path.display()))
+}
+
+fn list(set: &Kept, json: bool) -> String {
+    let columns: [Column<'_, Value>; 3] = [
+        ("kid", &|key| known(key["kid"].as_str())),
+        ("kind", &|key| known(key["kty"].as_str())),
+        ("algorithm", &|key| known(key["alg"].as_str())),
+    ];
+    listing(&set.keys, json, "no keys", &columns)
+}
+
+fn existing(path: &Path) -> anyhow::Result<Kept> {
+    read(path)?.with_context(|| format!("there is no file {}", path.display()))
+}
+
+/// None if there is no file.
+fn read(path: &Path) -> anyhow::Result<Option<Kept>> {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let set = Kept::parse(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+            Ok(Some(set))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", path.display())),
+    }
+}
+
+/// At once, so that no gateway reads half of it; and only what gateways can use.
+fn write(path: &Path, set: &Kept) -> anyhow::Result<()> {
+    let text = format!("{:#}\n", serde_json::to_value(set)?);
+    if let Err(error) = KeySet::parse(&text) {
+        bail!("{} is left as it is, no gateway could use it: {error}", path.display());
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, text).with_context(|| format!("could not write {}", new.display()))?;
+    fs::rename(&new, path).with_context(|| format!("could not replace {}", path.display()))
+}
+
+/// For its owner's eyes only.
+fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("could not write the private key {}", path.display()))
+}
+
+fn private(path: &Path) -> anyhow::Result<SigningKey> {
+    let text = fs::read_to_string(path);
+    let text = text.with_context(|| format!("could not read {}", path.display()))?;
+    SigningKey::from_pem(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TokenArgs {
+    /// File of the private key: PKCS #8, PEM.
+    #[arg(long)]
+    key: PathBuf,
+    /// Whose token it is; the audit log has this name.
+    #[arg(long)]
+    subject: String,
+    /// What it opens; may be given more than once, or between commas.
+    #[arg(long, required = true, value_delimiter = ',')]
+    scope: Vec<Scope>,
+    /// How long it is valid.
+    #[arg(long, default_value = "15m", value_parser = parse_duration)]
+    lifetime: Duration,
+    /// Who makes it, as gateways know it.
+    #[arg(long, env = "PAYSTREAM_JWT_ISSUER")]
+    issuer: String,
+    /// For whom it is, as gateways know themselves.
+    #[arg(long, env = "PAYSTREAM_JWT_AUDIENCE", default_value = "paystream")]
+    audience: String,
+}
+
+/// Makes an access token and prints it, alone on its line.
+pub fn token(args: &TokenArgs, clock: Clock) -> anyhow::Result<()> {
+    let scopes: Vec<&str> = args.scope.iter().map(|scope| scope.as_str()).collect();
+    let iat = clock().timestamp();
+    let lifetime = i64::try_from(args.lifetime.as_secs()).context("--lifetime is too long")?;
+    let grant = Grant {
+        iss: &args.issuer,
+        aud: &args.audience,
+        sub: &args.subject,
+        client_id: &args.subject,
+        scope: &scopes.join(" "),
+        iat,
+        exp: iat.checked_add(lifetime).context("--lifetime is too long")?,
+        jti: &Uuid::now_v7().to_string(),
+    };
+    let token = private(&args.key)?.mint(&grant).context("could not sign the token")?;
+    writeln!(stdout(), "{token}").context("could not write the token")
+}

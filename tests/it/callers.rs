@@ -1,0 +1,295 @@
+//! Proves who gets in with an access token, and to what: each attempt with its answer, on a
+//! gateway with a key set, made with `paystream keys` and `paystream token`.
+
+use std::path::PathBuf;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as URL};
+
+use crate::prelude::*;
+
+const ISSUER: &str = "https://tokens.example";
+/// A static token, which the loopback gateway takes beside access tokens.
+const STATIC: &str = "a-static-token-of-the-api";
+
+struct Keys {
+    directory: PathBuf,
+}
+
+impl Keys {
+    /// A key set with a key called `a`.
+    async fn new(name: &str) -> Self {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("keys-{name}"));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        let keys = Self { directory };
+        keys.make("a").await;
+        keys
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn set(&self) -> String {
+        self.path("keys.json")
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = paystream();
+        command.args(arguments).env("PAYSTREAM_JWT_KEYS_FILE", self.set());
+        command.env("PAYSTREAM_JWT_ISSUER", ISSUER);
+        run(command).await
+    }
+
+    async fn make(&self, name: &str) -> String {
+        let made = self.run(&["keys", "new", &self.path(name)]).await;
+        assert_eq!(made.code(), Some(0), "{made:?}");
+        let listed = self.run(&["keys", "list", "--json"]).await.json();
+        listed.as_array().unwrap().last().unwrap()["kid"].as_str().unwrap().to_owned()
+    }
+
+    /// A token as `paystream token` makes it.
+    async fn token(&self, key: &str, more: &[&str]) -> String {
+        let key = self.path(key);
+        let fixed = ["token", "--key", &key, "--subject", "bank-a"];
+        let made = self.run(&[&fixed[..], more].concat()).await;
+        assert_eq!(made.code(), Some(0), "{made:?}");
+        made.stdout.trim().to_owned()
+    }
+
+    async fn serve(&self, stores: &Stores, more: &[(&str, &str)]) -> Process {
+        let set = self.set();
+        let settings = [("PAYSTREAM_JWT_KEYS_FILE", &*set), ("PAYSTREAM_JWT_ISSUER", ISSUER)];
+        Process::serve("all", stores, &[&settings[..], more].concat()).await
+    }
+}
+
+/// The parts of a token, as JSON and signature.
+fn parts(token: &str) -> (Value, Value, String) {
+    let mut parts = token.split('.');
+    let mut json = || serde_json::from_slice(&URL.decode(parts.next().unwrap()).unwrap()).unwrap();
+    let (header, claims) = (json(), json());
+    (header, claims, parts.next().unwrap().to_owned())
+}
+
+fn signed_with(header: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+    let text = |part: &Value| URL.encode(part.to_string());
+    let message = format!("{}.{}", text(header), text(claims));
+    format!("{message}.{}", URL.encode(sign(message.as_bytes())))
+}
+
+fn hmac(secret: &[u8]) -> impl Fn(&[u8]) -> Vec<u8> {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    move |message| ring::hmac::sign(&key, message).as_ref().to_vec()
+}
+
+async fn ask(process: &Process, method: Method, path: &str, token: &str) -> Reply {
+    let request = process.api.request(method.clone(), path).bearer_auth(token);
+    let request = if method == Method::POST { request.json(&json!({})) } else { request };
+    send(request).await
+}
+
+const ALL: &str = "payments:write,payments:read,customers:write,customers:read,operations:write,\
+                   operations:read";
+
+#[tokio::test]
+async fn each_way_of_not_having_a_good_token_is_told_and_opens_nothing() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("attempts").await;
+    let process = keys.serve(&stores, &[]).await;
+    let good = keys.token("a", &["--scope", ALL]).await;
+    ask(&process, Method::GET, "/api/v1/customers", &good).await.is(200);
+    let stranger = Keys::new("stranger").await.token("a", &["--scope", ALL]).await;
+    let made = async |more: &[&str]| keys.token("a", &[&["--scope", ALL], more].concat()).await;
+    let (header, claims, signature) = parts(&good);
+    let with = |header: &Value, claims: &Value| {
+        signed_with(header, claims, |_| URL.decode(&signature).unwrap())
+    };
+    let none = but(header.clone(), json!({"alg": "none", "typ": "at+jwt"}));
+    let confused = but(header.clone(), json!({"alg": "HS256"}));
+    let public: Value = serde_json::from_str(&fs::read_to_string(keys.set()).unwrap()).unwrap();
+    let public = public["keys"][0]["x"].as_str().unwrap();
+    let raw = URL.decode(public).unwrap();
+    let more = but(claims.clone(), json!({"scope": "payments:write", "sub": "bank-b"}));
+    let attempts: Vec<(String, &str)> = vec![
+        ("not-a-token".to_owned(), "Authorization: Bearer"),
+        ("a.b.c".to_owned(), "not a signed JWT"),
+        (stranger, "is not one of ours"),
+        (made(&["--audience", "other"]).await, "another audience"),
+        (made(&["--issuer", "https://other.example"]).await, "another issuer"),
+        (made(&["--lifetime", "2h"]).await, "7200 s, more than the 3600 s"),
+        (with(&none, &claims), "not a signed JWT"),
+        (with(&but(header.clone(), json!({"alg": "ES256"})), &claims), "not that of its key"),
+        (signed_with(&confused, &claims, hmac(public.as_bytes())), "not that of its key"),
+        (signed_with(&confused, &claims, hmac(&raw)), "not that of its key"),
+        (with(&header, &more), "signature is not that of its key"),
+        (with(&but(header.clone(), json!({"kid": null})), &claims), "names no key"),
+        (with(&but(header.clone(), json!({"typ": "JWT"})), &claims), "no access token"),
+        (with(&but(header.clone(), json!({"crit": ["x"]})), &claims), "extensions"),
+        (format!("{good}.{signature}"), "Authorization: Bearer"),
+        (good[..good.len() - 6].to_owned(), "signature is not that of its key"),
+    ];
+    for (token, why) in attempts {
+        for (method, path) in [
+            (Method::POST, "/api/v1/payments"),
+            (Method::GET, "/api/v1/customers"),
+            (Method::GET, "/api/v1/admin/stats"),
+            (Method::GET, "/console"),
+        ] {
+            let reply = ask(&process, method, path, &token).await;
+            let reply = reply.is(401);
+            if path.starts_with("/api") {
+                assert!(reply.json()["detail"].as_str().unwrap().contains(why), "{why}: {reply:?}");
+                assert_eq!(reply.header("www-authenticate"), "Bearer");
+            }
+        }
+    }
+    send(process.api.request(Method::GET, "/api/v1/customers")).await.is(401);
+    assert!(!process.log().contains(&good), "a token is never logged");
+}
+
+#[tokio::test]
+async fn a_scope_opens_what_is_its_own_and_nothing_else() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("scopes").await;
+    let settings = [("PAYSTREAM_API_TOKEN", STATIC)];
+    let process = keys.serve(&stores, &settings).await;
+    let requests = [
+        (Method::POST, "/api/v1/payments", "payments:write"),
+        (Method::POST, "/api/v1/payments/batch", "payments:write"),
+        (Method::POST, "/api/v1/payments/lookup", "payments:read"),
+        (Method::GET, "/api/v1/payments/x", "payments:read"),
+        (Method::POST, "/api/v1/customers", "customers:write"),
+        (Method::GET, "/api/v1/customers/ADA", "customers:read"),
+        (Method::GET, "/api/v1/customers/ADA/balance", "customers:read"),
+        (Method::GET, "/api/v1/admin/stats", "operations:read"),
+        (Method::POST, "/api/v1/admin/partitions/0/release", "operations:write"),
+        (Method::GET, "/console/partitions", "operations:read"),
+    ];
+    for held in ALL.split(',') {
+        let token = keys.token("a", &["--scope", held]).await;
+        for (method, path, needed) in &requests {
+            let reply = ask(&process, method.clone(), path, &token).await;
+            assert_eq!(reply.status != 403, held == *needed, "{held}: {path}: {reply:?}");
+            assert_ne!(reply.status, 401, "{held}: {path}");
+            if reply.status == 403 && path.starts_with("/api") {
+                let problem = reply.is_problem(403, "insufficient_scope");
+                let named = format!("the token of bank-a has not the scope {needed}");
+                assert_eq!(problem["detail"], *named);
+            }
+        }
+    }
+    // A static token of the API is no operator's where callers have scopes.
+    ask(&process, Method::GET, "/api/v1/customers", STATIC).await.is(200);
+    ask(&process, Method::GET, "/api/v1/admin/stats", STATIC).await.is(401);
+    ask(&process, Method::GET, "/console", STATIC).await.is(401);
+}
+
+#[tokio::test]
+async fn what_is_changed_is_signed_with_the_subject_of_the_token() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("signed").await;
+    let process = keys.serve(&stores, &[]).await;
+    until_spread(&stores, &["tester"]).await;
+    let scopes = "operations:write,customers:write";
+    let token = keys.token("a", &["--scope", scopes]).await;
+    let account = json!({"customer_id": "ADA", "asset_value": "100", "term_weeks": 50});
+    let open = process.api.request(Method::POST, "/api/v1/customers").bearer_auth(&token);
+    send(open.json(&account)).await.is(201);
+    let path = "/api/v1/admin/partitions/0/release";
+    let release = process.api.request(Method::POST, path).bearer_auth(&token);
+    let body = json!({"actor": "somebody else", "reason": "why"});
+    send(release.json(&body)).await.is(200);
+    let actors = stores.texts("select distinct actor from audit_log").await;
+    assert_eq!(actors, ["bank-a"]);
+}
+
+#[tokio::test]
+async fn keys_are_changed_while_payments_come() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("rotated").await;
+    let process = keys.serve(&stores, &[]).await;
+    let old = keys.token("a", &["--scope", ALL]).await;
+    let path = "/api/v1/customers";
+    ask(&process, Method::GET, path, &old).await.is(200);
+    let first = keys.run(&["keys", "list", "--json"]).await.json()[0]["kid"].clone();
+    keys.make("b").await;
+    let new = keys.token("b", &["--scope", ALL]).await;
+    until("the new key is used", async || {
+        ask(&process, Method::GET, path, &new).await.status == 200
+    })
+    .await;
+    ask(&process, Method::GET, path, &old).await.is(200);
+    // A file that cannot be used changes nothing.
+    let good = fs::read_to_string(keys.set()).unwrap();
+    fs::write(keys.set(), "{").unwrap();
+    process.signal("HUP").await;
+    process.until_logged("the key set cannot be used").await;
+    ask(&process, Method::GET, path, &old).await.is(200);
+    fs::write(keys.set(), good).unwrap();
+    let removed = keys.run(&["keys", "remove", first.as_str().unwrap()]).await;
+    assert_eq!(removed.code(), Some(0), "{removed:?}");
+    until("the old key is refused", async || {
+        ask(&process, Method::GET, path, &old).await.status == 401
+    })
+    .await;
+    ask(&process, Method::GET, path, &new).await.is(200);
+}
+
+#[tokio::test]
+async fn keys_of_every_kind_that_openssl_makes_can_be_used() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("kinds").await;
+    for (name, options) in [
+        ("ed", &["-algorithm", "ED25519"][..]),
+        ("ec", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
+        ("rsa", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+    ] {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["genpkey", "-out", &keys.path(name)]).args(options);
+        assert!(openssl.output().await.unwrap().status.success(), "{name}");
+        let added = keys.run(&["keys", "add", &keys.path(name)]).await;
+        assert_eq!(added.code(), Some(0), "{added:?}");
+    }
+    let process = keys.serve(&stores, &[]).await;
+    for name in ["a", "ed", "ec", "rsa"] {
+        let token = keys.token(name, &["--scope", "customers:read"]).await;
+        ask(&process, Method::GET, "/api/v1/customers", &token).await.is(200);
+        let damaged = format!("{}AAAA{}", &token[..token.len() - 8], &token[token.len() - 4..]);
+        ask(&process, Method::GET, "/api/v1/customers", &damaged).await.is(401);
+    }
+}
+
+#[tokio::test]
+async fn commands_and_starts_that_make_no_sense_say_so() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("refused").await;
+    let private = keys.path("a");
+    let again = keys.run(&["keys", "new", &private]).await;
+    again.refused(&["could not write the private key"]);
+    keys.run(&["keys", "add", &private]).await.refused(&["has the key"]);
+    keys.run(&["keys", "remove", "nobody"]).await.refused(&["has no key nobody"]);
+    let kid = keys.run(&["keys", "list", "--json"]).await.json()[0]["kid"].clone();
+    let last = keys.run(&["keys", "remove", kid.as_str().unwrap()]).await;
+    last.refused(&["is left as it is"]);
+    keys.run(&["keys", "add", &keys.set()]).await.refused(&["it is not a PEM file"]);
+    let scope = ["token", "--key", &private, "--issuer", "x", "--subject", "x", "--scope", "all"];
+    keys.run(&scope).await.refused(&["must be one of payments:write"]);
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&private).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+
+    let set = keys.set();
+    for (settings, sentence) in [
+        (vec![("PAYSTREAM_JWT_KEYS_FILE", &*set)], "--jwt-issuer"),
+        (
+            vec![("PAYSTREAM_JWT_KEYS_FILE", &*private), ("PAYSTREAM_JWT_ISSUER", ISSUER)],
+            "it is not a JSON object with a list `keys`",
+        ),
+        (
+            vec![("PAYSTREAM_JWT_KEYS_FILE", "/nowhere"), ("PAYSTREAM_JWT_ISSUER", ISSUER)],
+            "it cannot be read",
+        ),
+    ] {
+        run(serve("gateway", &stores, &settings)).await.refused(&[sentence]);
+    }
+}
