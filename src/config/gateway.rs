@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -84,12 +85,25 @@ pub struct GatewayConfig {
     /// in proportion where file descriptors allow fewer connections.
     #[arg(long, env = "PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 4096)]
     pub connections_per_address_max: usize,
+    /// Payments and looked-up references that one caller may send a second; after a pause
+    /// 10,000 at once, or those of a second. More are answered 429. Without it, no bound.
+    #[arg(long, env = "PAYSTREAM_CALLER_RATE_MAX")]
+    pub caller_rate_max: Option<NonZeroU32>,
     /// Longest duration of a request, apart from `Prefer: wait`.
     #[arg(long, env = "PAYSTREAM_REQUEST_TIMEOUT", default_value = "15s", value_parser = parse_duration)]
     pub request_timeout: Duration,
     /// Connections to PostgreSQL for queries.
     #[arg(long, env = "PAYSTREAM_QUERY_CONNECTIONS", default_value_t = 10)]
     pub query_connections: u32,
+    /// Networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. The
+    /// client is the last address there that is in none of them.
+    #[arg(
+        long,
+        env = "PAYSTREAM_TRUSTED_PROXIES",
+        default_value = "127.0.0.0/8,::1/128",
+        value_delimiter = ','
+    )]
+    pub trusted_proxies: Vec<IpNet>,
     /// Networks whose callers decide by their traceparent whether a request is
     /// traced, such as 10.0.0.0/8,192.0.2.7/32. Traces of other callers are
     /// continued, and sampled by PAYSTREAM_TRACE_RATIO.

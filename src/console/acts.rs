@@ -4,9 +4,9 @@
 
 use askama::Template;
 use axum::{
-    Form,
+    Extension, Form,
     extract::rejection::FormRejection,
-    http::{HeaderMap, header},
+    http::header,
     response::{AppendHeaders, IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::{
     shell::{Shell, Visit, area, page, trouble, write},
     words,
 };
-use crate::http::{Code, Problem, Query, Segment};
+use crate::http::{Code, Peer, Problem, Query, Segment};
 use crate::{
     domain::CustomerId,
     operations::{Act, Answer, Foretold},
@@ -70,14 +70,14 @@ pub(super) async fn ask(
 pub(super) async fn act(
     visit: Visit,
     Segment(code): Segment,
-    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
     form: Result<Form<ActForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let Form(form) = form.map_err(|error| Problem::new(Code::InvalidRequest, error.body_text()))?;
     let act = read(&code, &form)?;
     match perform(&visit, &act, &form).await {
         Ok(answer) => {
-            let name = session::name_cookie(form.actor.as_deref().unwrap_or_default(), &headers)?;
+            let name = session::name_cookie(form.actor.as_deref().unwrap_or_default(), peer)?;
             let remember = visit.operator.0.is_none().then_some((header::SET_COOKIE, name));
             let to = format!("{}?done={}", back(&act), words::encoded(answer.code));
             Ok((AppendHeaders(remember), Redirect::to(&to)).into_response())

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use axum::{
-    Form,
+    Extension, Form,
     extract::{State, rejection::FormRejection},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderValue, header},
     response::{AppendHeaders, IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use super::{
     shell::{NAME_COOKIE, Shell, SignInPage, page},
     words,
 };
-use crate::http::{CONSOLE, Code, Problem, SIGN_IN, Surface, access};
+use crate::http::{CONSOLE, Code, Peer, Problem, SIGN_IN, Surface, access};
 
 /// How long a name is remembered, in seconds.
 const NAME_KEPT: u32 = 90 * 86_400;
@@ -38,39 +38,33 @@ pub(super) struct SignInForm {
 /// Keeps the token in a cookie, if it is one.
 pub(super) async fn sign_in(
     State(console): State<Arc<Console>>,
-    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let unread = |_| Problem::new(Code::Unauthorized, "token not recognised");
     let Form(form) = form.map_err(unread)?;
     let token = form.token.trim();
     access::sign_in(&console.app.gateway, token)?;
-    let cookie = kept(access::TOKEN_COOKIE, &words::encoded(token), None, &headers)?;
+    let cookie = kept(access::TOKEN_COOKIE, &words::encoded(token), None, peer)?;
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(inside(form.to.as_deref())))
         .into_response())
 }
 
 /// Forgets the token.
-pub(super) async fn sign_out(headers: HeaderMap) -> Result<Response, Problem> {
-    let cookie = kept(access::TOKEN_COOKIE, "", Some(0), &headers)?;
+pub(super) async fn sign_out(Extension(peer): Extension<Peer>) -> Result<Response, Problem> {
+    let cookie = kept(access::TOKEN_COOKIE, "", Some(0), peer)?;
     let to = format!("{SIGN_IN}?done=sign-out");
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&to)).into_response())
 }
 
 /// A cookie that remembers a name.
-pub(super) fn name_cookie(name: &str, headers: &HeaderMap) -> Result<HeaderValue, Problem> {
-    kept(NAME_COOKIE, &words::encoded(name), Some(NAME_KEPT), headers)
+pub(super) fn name_cookie(name: &str, peer: Peer) -> Result<HeaderValue, Problem> {
+    kept(NAME_COOKIE, &words::encoded(name), Some(NAME_KEPT), peer)
 }
 
 /// A cookie for the console only; without a time it ends with the browser.
-fn kept(
-    name: &str,
-    value: &str,
-    seconds: Option<u32>,
-    headers: &HeaderMap,
-) -> Result<HeaderValue, Problem> {
-    let https = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
-    let secure = if https { "; Secure" } else { "" };
+fn kept(name: &str, value: &str, seconds: Option<u32>, peer: Peer) -> Result<HeaderValue, Problem> {
+    let secure = if peer.is_https { "; Secure" } else { "" };
     let age = seconds.map_or_else(String::new, |seconds| format!("; Max-Age={seconds}"));
     let text = format!("{name}={value}; Path=/console; HttpOnly; SameSite=Strict{age}{secure}");
     HeaderValue::from_str(&text)

@@ -15,7 +15,7 @@ use tracing::error;
 
 use super::{assets, history::LiveFigures, live::Console, words};
 use crate::{
-    http::{Code, Operator, Problem, SIGN_IN, access},
+    http::{Code, Principal, Problem, SIGN_IN, access},
     ledger,
     operations::{self, KeyFigures, Operations, notice},
 };
@@ -83,7 +83,7 @@ impl Shell {
 /// Somebody who looks at a page, with everything at a glance as it is now.
 pub(super) struct Visit {
     pub(super) console: Arc<Console>,
-    pub(super) operator: Operator,
+    pub(super) operator: Principal,
     /// The name that was given with the last change.
     pub(super) remembered: String,
     pub(super) look: Arc<LiveFigures>,
@@ -102,7 +102,7 @@ impl FromRequestParts<Arc<Console>> for Visit {
         parts: &mut Parts,
         console: &Arc<Console>,
     ) -> Result<Self, Problem> {
-        let operator = parts.extensions.get::<Operator>().cloned().unwrap_or_default();
+        let operator = parts.extensions.get::<Principal>().cloned().unwrap_or_default();
         let query = Query::<DoneQuery>::try_from_uri(&parts.uri).ok();
         let code = query.and_then(|Query(query)| query.done);
         Ok(Self {

@@ -20,7 +20,7 @@ use super::{
     live::{Console, VIEWERS_MAX, VIEWERS_OF_ONE_MAX},
     overview, partitions,
 };
-use crate::http::{Code, Full, Operator, Peer, Problem, Query, Slot};
+use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot};
 
 /// Longest silence of a stream. A page does not call figures live after twelve seconds of it,
 /// and takes the connection for lost after thirty-six.
@@ -42,11 +42,11 @@ struct Viewer {
 /// The figures of a page, again whenever they were looked at.
 pub(super) async fn follow(
     State(console): State<Arc<Console>>,
-    Extension(operator): Extension<Operator>,
-    Extension(Peer(address)): Extension<Peer>,
+    Extension(operator): Extension<Principal>,
+    Extension(peer): Extension<Peer>,
     Query(wants): Query<LiveQuery>,
 ) -> Result<Response, Problem> {
-    let viewer = operator.0.unwrap_or_else(|| address.to_string().into());
+    let viewer = operator.0.unwrap_or_else(|| peer.address.to_string().into());
     let slot = console.live.viewers.take(viewer).map_err(|full| {
         let (count, whose) = match full {
             Full::All => (VIEWERS_MAX, ""),

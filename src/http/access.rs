@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::{
-    operator::Operator,
+    operator::Principal,
     problem::{Code, Problem},
     state::Gateway,
     surface::{CONSOLE, Surface},
@@ -31,9 +31,9 @@ pub(super) fn admit(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<Operator, Problem> {
+) -> Result<Principal, Problem> {
     let token = match surface {
-        Surface::Open | Surface::Docs | Surface::Doorstep => return Ok(Operator::default()),
+        Surface::Open | Surface::Docs | Surface::Doorstep => return Ok(Principal::default()),
         Surface::Api | Surface::Admin => bearer(headers).map(Cow::Borrowed),
         Surface::Console | Surface::Live => {
             let kept = || percent_decode_str(cookie(headers, TOKEN_COOKIE)?).decode_utf8().ok();
@@ -48,12 +48,12 @@ pub(super) fn admit(
                 let detail = format!("the token of {} has not the scope {scope}", caller.name);
                 Err(Problem::new(Code::InsufficientScope, detail))
             }
-            _ => Ok(Operator(Some(caller.name))),
+            _ => Ok(Principal(Some(caller.name))),
         };
     }
     let config = &gateway.config;
     let admitted = if surface == Surface::Api {
-        may_call(config, token).then(Operator::default)
+        may_call(config, token).then(Principal::default)
     } else {
         operator(config, token)
     };
@@ -61,11 +61,11 @@ pub(super) fn admit(
 }
 
 /// Whose token this is, at the console's sign-in.
-pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Operator, Problem> {
+pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Principal, Problem> {
     if let Some((tokens, token)) = access_token(gateway, Some(token)) {
         let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
         return match caller.scopes.has(Scope::OperationsRead) {
-            true => Ok(Operator(Some(caller.name))),
+            true => Ok(Principal(Some(caller.name))),
             false => Err(unauthorized("the token is not an operator's")),
         };
     }
@@ -127,7 +127,7 @@ fn may_call(config: &GatewayConfig, token: Option<&str>) -> bool {
 }
 
 /// The operator whom a static token, or its absence, stands for.
-fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
+fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Principal> {
     if !config.operators.is_empty() {
         let token = token?;
         // All of them are compared, whichever it is.
@@ -135,14 +135,14 @@ fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Operator> {
             .operators
             .iter()
             .fold(None, |found, one| if is_same(&one.token, token) { Some(one) } else { found });
-        return found.map(|one| Operator(Some(one.name.as_str().into())));
+        return found.map(|one| Principal(Some(one.name.as_str().into())));
     }
     // Whoever has scopes gives operators theirs, and a client that pays must not act as one.
     if config.jwt_keys_file.is_some() || !config.bind.ip().is_loopback() && config.asks_for_token()
     {
         return None;
     }
-    may_call(config, token).then(Operator::default)
+    may_call(config, token).then(Principal::default)
 }
 
 fn is_same(wanted: &SecretString, given: &str) -> bool {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::{
     intake,
     intake::{MediaType, TypedBody},
+    operator::Principal,
     payments::{self, PaymentBody},
     problem::{self, Code, FieldError, Problem},
     state::App,
@@ -83,10 +84,12 @@ pub(super) struct ItemView {
 pub(super) async fn accept_batch(
     State(app): State<App>,
     Extension(trace): Extension<RequestTrace>,
+    caller: Principal,
     body: TypedBody,
 ) -> Result<Json<BatchView>, Problem> {
     let signals = &app.gateway.signals;
     let items = split(&body)?;
+    app.quotas.take(&caller, items.len())?;
     let received_at = (app.gateway.clock)();
     let mut sendings = Vec::with_capacity(items.len());
     let mut arrivals = Vec::with_capacity(items.len());

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     intake,
     intake::{JsonFields, Query, Segment, TypedBody},
-    operator::Operator,
+    operator::Principal,
     problem::{Code, Problem},
     shapes,
     state::App,
@@ -110,7 +110,7 @@ struct Terms {
 )]
 pub(super) async fn open(
     State(app): State<App>,
-    operator: Operator,
+    operator: Principal,
     body: TypedBody,
 ) -> Result<Response, Problem> {
     let by = operator.sign_or(None, None, "opened by the API")?;

@@ -39,7 +39,7 @@ const API: &str = "token";
 /// The scheme that opens the operators' API.
 const OPERATOR: &str = "operator_token";
 /// Codes of what the proxy in front of the gateways answers by itself.
-const PROXY_CODES: [&str; 2] = ["rate_limited", "gateway_unavailable"];
+const PROXY_CODES: [&str; 1] = ["gateway_unavailable"];
 
 /// An answer that many operations can give, never one of health: its status, name and
 /// description, and the operations that can give it.
@@ -61,7 +61,8 @@ const FAILURES: [SharedAnswer; 10] = [
     (
         429,
         "RateLimited",
-        "The proxy in front: too many requests from this address; try again after `Retry-After`",
+        "More payments or references than this caller may send, or, from the proxy in front, too many \
+         requests from this address; try again after `Retry-After`",
         any,
     ),
     (500, "Internal", "Something went wrong on our side; the log has it under `request_id`", any),

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::{
     intake,
     intake::Segment,
+    operator::Principal,
     problem::{Code, FieldError, Problem},
     shapes,
     state::{App, Gateway},
@@ -55,8 +56,10 @@ pub(super) struct PaymentDetail {
 )]
 pub(super) async fn find(
     State(app): State<App>,
+    caller: Principal,
     Segment(reference): Segment,
 ) -> Result<Json<PaymentDetail>, Problem> {
+    app.quotas.take(&caller, 1)?;
     let not_found = || Problem::new(Code::PaymentNotFound, NOTHING_KNOWN);
     let reference = Reference::parse(reference).map_err(|_| not_found())?;
     let Located { mut views, ledger_asked } =
@@ -103,6 +106,7 @@ pub(super) struct LookupView {
 )]
 pub(super) async fn look_up(
     State(app): State<App>,
+    caller: Principal,
     intake::Json(body): intake::Json<LookupBody>,
 ) -> Result<Json<LookupView>, Problem> {
     let wanted = body.transaction_references;
@@ -111,6 +115,7 @@ pub(super) async fn look_up(
             format!("{} references were sent, at most {REFERENCES_MAX} are taken", wanted.len());
         return Err(Problem::new(Code::BatchTooLarge, detail));
     }
+    app.quotas.take(&caller, wanted.len())?;
     let parse = |(index, text): (usize, String)| {
         Reference::parse(text).map_err(|invalid| {
             let field = format!("transaction_references/{index}");

@@ -2,8 +2,6 @@
 //! long it took, what it was answered with, and which trace it belongs to.
 //! Changes nothing but the `traceparent` of the answer.
 
-use std::net::IpAddr;
-
 use axum::{
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
@@ -14,6 +12,7 @@ use axum::{
 use tracing::{Level, debug, enabled};
 
 use super::{
+    peer::Peer,
     preferences::{self, REPLAYED},
     problem,
     state::App,
@@ -30,10 +29,6 @@ use crate::{
 const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 const PAYMENTS: &str = "/api/v1/payments";
 
-/// Whoever is at the other end of the connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
-
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Timestamp::now();
     let signals = &app.gateway.signals;
@@ -44,7 +39,8 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let request_id = request.headers().get(problem::REQUEST_ID);
     let request_id = request_id.and_then(|id| Some(id.to_str().ok()?.to_owned()));
     let inbound = inbound(request.headers());
-    let trusted = inbound.is_some() && is_trusted(&app, &request);
+    let peer = peer_of(&app, &request);
+    let trusted = inbound.is_some() && is_trusted(&app, peer);
     let trace = match surface {
         // Probes and pages that stay open are no work of anybody's.
         Surface::Open | Surface::Live => RequestTrace::default(),
@@ -54,6 +50,7 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     };
     let waits = !preferences::wait_of(&request).is_zero() || surface == Surface::Live;
     request.extensions_mut().insert(trace);
+    peer.and_then(|peer| request.extensions_mut().insert(peer));
     let _active = signals.active(method);
     let answering = async {
         let response = next.run(request).await;
@@ -78,10 +75,14 @@ fn inbound(headers: &HeaderMap) -> Option<TraceContext> {
     traceparent::parse(headers.get(HEADER)?.to_str().ok()?)
 }
 
-fn is_trusted(app: &App, request: &Request) -> bool {
-    let peer = request.extensions().get::<Peer>();
+fn peer_of(app: &App, request: &Request) -> Option<Peer> {
+    let connected = request.extensions().get::<Peer>()?;
+    Some(connected.behind(request.headers(), &app.gateway.config.trusted_proxies))
+}
+
+fn is_trusted(app: &App, peer: Option<Peer>) -> bool {
     let trusted = &app.gateway.config.trace_trusted;
-    peer.is_some_and(|Peer(address)| trusted.iter().any(|network| network.contains(address)))
+    peer.is_some_and(|peer| trusted.iter().any(|network| network.contains(&peer.address)))
 }
 
 fn outcome(response: &Response) -> &'static str {

@@ -23,9 +23,9 @@ const REASON_MAX: usize = 500;
 /// Who a request is from: the name that its token stands for, if it stands for
 /// one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Operator(pub(crate) Option<Arc<str>>);
+pub(crate) struct Principal(pub(crate) Option<Arc<str>>);
 
-impl<S: Send + Sync> FromRequestParts<S> for Operator {
+impl<S: Send + Sync> FromRequestParts<S> for Principal {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
@@ -46,7 +46,7 @@ pub(super) struct SignatureBody {
     pub(super) reason: String,
 }
 
-impl Operator {
+impl Principal {
     /// The signature of a change that may be made without saying who and why:
     /// then it is the API's, for this reason.
     pub(super) fn sign_or(

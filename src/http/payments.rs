@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::{
     intake,
     intake::TypedBody,
+    operator::Principal,
     preferences::{self, REPLAYED},
     problem::{self, Code, Problem},
     shapes,
@@ -78,9 +79,11 @@ pub(super) struct PaymentBody {
 pub(super) async fn accept(
     State(app): State<App>,
     Extension(trace): Extension<RequestTrace>,
+    caller: Principal,
     headers: HeaderMap,
     body: TypedBody,
 ) -> Result<Response, Problem> {
+    app.quotas.take(&caller, 1)?;
     let received_at = (app.gateway.clock)();
     let (payment, ignored) = intake::payment(&body.json()?, &app.rules(received_at))?;
     let sending = app.gateway.signals.sending(&trace);

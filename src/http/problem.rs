@@ -66,6 +66,8 @@ pub(crate) struct Problem {
     code: Code,
     detail: String,
     errors: Vec<FieldError>,
+    /// In seconds, where it is known better than by the status.
+    retry_after: Option<u64>,
 }
 
 macro_rules! codes {
@@ -115,6 +117,7 @@ codes! {
     InvalidCustomer "invalid_customer" UNPROCESSABLE_ENTITY "The customer is not valid",
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is not valid",
     NotPossible "not_possible" UNPROCESSABLE_ENTITY "The action is not possible in the current state",
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests, or payments of this caller",
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
     BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
     StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Redis does not answer",
@@ -138,7 +141,7 @@ const STATE_LOST: &str =
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new() }
+        Self { code, detail: detail.into(), errors: Vec::new(), retry_after: None }
     }
 
     pub(super) fn invalid(code: Code, errors: Vec<FieldError>) -> Self {
@@ -146,7 +149,12 @@ impl Problem {
             [one] => format!("{} {}", one.pointer.trim_start_matches('/'), one.detail),
             many => format!("{} fields are not valid; see errors", many.len()),
         };
-        Self { code, detail: detail.trim_start().to_owned(), errors }
+        Self { code, detail: detail.trim_start().to_owned(), errors, retry_after: None }
+    }
+
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -214,6 +222,9 @@ impl Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -225,7 +236,7 @@ impl Problem {
 pub(super) fn counted_as(status: StatusCode) -> &'static str {
     match status {
         StatusCode::CONFLICT => "conflict",
-        StatusCode::SERVICE_UNAVAILABLE => "overloaded",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "overloaded",
         status if status.is_client_error() => "invalid",
         _ => "error",
     }

@@ -18,7 +18,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
     admin, batch, customers, description as shared, guard, health, intake::Segment, lookup,
-    observe, payments, problem, state::App,
+    observe, operator::Principal, payments, problem, state::App,
 };
 use crate::domain::Currency;
 
@@ -63,7 +63,9 @@ pub(super) fn router(shared: App, pages: Pages) -> Router {
     let description = shared::complete(outline, shared.gateway.registrar.currency());
     // A payment may be named like a path beside it.
     let find = |name: &'static str| {
-        get(move |app: State<App>| lookup::find(app, Segment(name.to_owned())))
+        get(move |app: State<App>, caller: Principal| {
+            lookup::find(app, caller, Segment(name.to_owned()))
+        })
     };
     routes
         .route("/api/v1/payments/batch", find("batch"))

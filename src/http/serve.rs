@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 use super::{
     connection::{Connection, WRITE_TIMEOUT},
     health,
-    observe::Peer,
+    peer::Peer,
     rate,
     routes::{Pages, router},
     slots::Slots,
@@ -94,12 +94,12 @@ async fn listen(
                 continue;
             }
         };
-        let peer = Peer(peer.ip().to_canonical());
-        let slot = match slots.take(peer.0) {
+        let peer = Peer::connected(peer.ip());
+        let slot = match slots.take(peer.address) {
             Ok(slot) => slot,
             Err(full) => {
                 // Closed at once: an answer would cost what there is too little of.
-                debug!(?full, address = %peer.0, "a connection was refused");
+                debug!(?full, address = %peer.address, "a connection was refused");
                 continue;
             }
         };

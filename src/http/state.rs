@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     intake::Rules,
     problem::Problem,
+    quota::Quotas,
     rate::Rate,
     stores::{LatestHealth, StoreHealth},
 };
@@ -59,6 +60,7 @@ pub(crate) struct AppState {
     pub(super) look_ups: Semaphore,
     pub(super) stores: LatestHealth,
     pub(super) rate: Rate,
+    pub(super) quotas: Quotas,
 }
 
 pub(crate) type App = Arc<AppState>;
@@ -72,6 +74,7 @@ impl AppState {
             look_ups: Semaphore::new(LOOK_UPS_MAX),
             stores: LatestHealth::default(),
             rate: Rate::default(),
+            quotas: Quotas::new(gateway.config.caller_rate_max),
             stop,
             gateway,
         })

@@ -48,10 +48,14 @@ impl Keys {
         listed.as_array().unwrap().last().unwrap()["kid"].as_str().unwrap().to_owned()
     }
 
-    /// A token as `paystream token` makes it.
+    /// A token of bank-a's, as `paystream token` makes it.
     async fn token(&self, key: &str, more: &[&str]) -> String {
+        self.token_of("bank-a", key, more).await
+    }
+
+    async fn token_of(&self, subject: &str, key: &str, more: &[&str]) -> String {
         let key = self.path(key);
-        let fixed = ["token", "--key", &key, "--subject", "bank-a"];
+        let fixed = ["token", "--key", &key, "--subject", subject];
         let made = self.run(&[&fixed[..], more].concat()).await;
         assert_eq!(made.code(), Some(0), "{made:?}");
         made.stdout.trim().to_owned()
@@ -234,6 +238,40 @@ async fn keys_are_changed_while_payments_come() {
     })
     .await;
     ask(&process, Method::GET, path, &new).await.is(200);
+}
+
+#[tokio::test]
+async fn one_caller_that_floods_is_held_back_and_another_is_not() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("quota").await;
+    let process = keys.serve(&stores, &[("PAYSTREAM_CALLER_RATE_MAX", "1")]).await;
+    let scope = ["--scope", ALL];
+    let flooding = keys.token("a", &scope).await;
+    let other = keys.token_of("bank-b", "a", &scope).await;
+    let post = async |path: &str, body: &Value, token: &str| {
+        let request = process.api.request(Method::POST, path).bearer_auth(token);
+        send(request.json(body)).await
+    };
+    let batch = |name: &str, count: u32| {
+        let one = |number| payment(&format!("{name}{number}"), "GHOST", "1");
+        Value::from((0..count).map(one).collect::<Vec<_>>())
+    };
+    // As many as fit into one body, until no more are allowed.
+    let refused = eventually("it is held back", async || {
+        let reply = post("/api/v1/payments/batch", &batch("f", 5_000), &flooding).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    let problem = refused.is_problem(429, "rate_limited");
+    assert!(problem["detail"].as_str().unwrap().contains("nothing was taken"), "{problem}");
+    let references: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
+    let look_up = json!({ "transaction_references": references });
+    let reply = post("/api/v1/payments/lookup", &look_up, &flooding).await;
+    let wait: u32 = reply.header("retry-after").parse().unwrap();
+    assert!(wait > 500, "{reply:?}");
+    reply.is_problem(429, "rate_limited");
+    post("/api/v1/payments", &payment("b", "GHOST", "1"), &other).await.is(202);
+    post("/api/v1/payments/lookup", &look_up, &other).await.is(200);
 }
 
 #[tokio::test]

@@ -107,6 +107,16 @@ async fn a_cookie_opens_the_console_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn only_a_trusted_proxy_makes_a_cookie_secure() {
+    let operators = format!("ada={ADA}");
+    let settings = ["--operator-tokens", &operators, "--trusted-proxies", "10.0.0.0/8"];
+    let h = Harness::gateway(&settings).await;
+    let sent = form(&h, "/console/sign-in", &[("token", ADA)]).header("x-forwarded-proto", "https");
+    let signed = send(sent).await.is(303);
+    assert!(!signed.header("set-cookie").contains("Secure"), "{signed:?}");
+}
+
+#[tokio::test]
 async fn pages_carry_a_strict_policy_and_are_not_kept() {
     let h = Harness::gateway(&[]).await;
     for path in ["/console", "/console/sign-in", "/console/nothing", "/console/dead-letters/x"] {

@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
@@ -17,6 +18,7 @@ use std::{
 };
 
 use clap::Parser;
+use futures_util::FutureExt;
 use paystream::{
     app::{self, Role},
     cli,
@@ -108,10 +110,13 @@ pub fn end(ending: impl Future<Output = ()> + Send + 'static) {
     }
     let (tell, ended) = mpsc::channel();
     background().spawn(async move {
-        in_time("what was started ends", ending).await;
-        tell.send(()).unwrap();
+        let ending = AssertUnwindSafe(in_time("what was started ends", ending));
+        tell.send(ending.catch_unwind().await).unwrap();
     });
-    ended.recv().expect("what was started ends well");
+    // What a panic said elsewhere would be shown with another test.
+    if let Err(panic) = ended.recv().unwrap() {
+        panic!("{}", panic.downcast_ref::<String>().map_or("it panicked", String::as_str));
+    }
 }
 
 /// A connection of the test itself. It waits: the client's own half a second is

@@ -11,7 +11,7 @@ use crate::{
     domain::{CustomerId, Reference},
     http::{
         intake::{self, Numbers, Segment},
-        operator::{Operator, SignatureBody},
+        operator::{Principal, SignatureBody},
         problem::{Code, FieldError, Problem},
         shapes,
         state::App,
@@ -44,7 +44,7 @@ macro_rules! act {
         pub(super) async fn $name(
             State($app): State<App>,
             $reads($object): $reads $(<$kind>)?,
-            operator: Operator,
+            operator: Principal,
             intake::Json($body): intake::Json<$form>,
         ) -> Result<Json<Value>, Problem> {
             let by = operator.sign($body.actor.as_deref(), &$body.reason)?;
@@ -264,7 +264,7 @@ pub(super) struct ManyBody {
 )]
 pub(super) async fn redrive_dead_letters(
     State(app): State<App>,
-    operator: Operator,
+    operator: Principal,
     intake::Json(body): intake::Json<ManyBody>,
 ) -> Result<Json<MendSummary>, Problem> {
     mend(&app, &operator, Mend::Redrive, body).await
@@ -282,7 +282,7 @@ pub(super) async fn redrive_dead_letters(
 )]
 pub(super) async fn discard_dead_letters(
     State(app): State<App>,
-    operator: Operator,
+    operator: Principal,
     intake::Json(body): intake::Json<ManyBody>,
 ) -> Result<Json<MendSummary>, Problem> {
     mend(&app, &operator, Mend::Discard, body).await
@@ -290,7 +290,7 @@ pub(super) async fn discard_dead_letters(
 
 async fn mend(
     app: &App,
-    operator: &Operator,
+    operator: &Principal,
     mend: Mend,
     body: ManyBody,
 ) -> Result<Json<MendSummary>, Problem> {

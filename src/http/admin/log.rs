@@ -14,7 +14,7 @@ use crate::{
     domain::Invalid,
     http::{
         intake,
-        operator::Operator,
+        operator::Principal,
         problem::{Code, FieldError, Problem},
         shapes,
         state::App,
@@ -75,7 +75,7 @@ pub(in crate::http) async fn log_level(State(app): State<App>) -> Result<Json<Lo
 )]
 pub(in crate::http) async fn set_log_level(
     State(app): State<App>,
-    operator: Operator,
+    operator: Principal,
     intake::Json(body): intake::Json<LogBody>,
 ) -> Result<Json<LogView>, Problem> {
     let by = operator.sign_or(

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::http::{
     intake,
-    operator::Operator,
+    operator::Principal,
     problem::{Code, FieldError, Problem},
     shapes,
     state::App,
@@ -57,7 +57,7 @@ pub(in crate::http) struct SeedView {
 )]
 pub(in crate::http) async fn seed_customers(
     State(app): State<App>,
-    operator: Operator,
+    operator: Principal,
     intake::Json(body): intake::Json<SeedBody>,
 ) -> Result<Json<SeedView>, Problem> {
     let SeedBody { count, actor, reason } = body;

@@ -1,0 +1,97 @@
+//! How much one caller may send and ask for: payments and references, not requests. Never waits:
+//! what is too much is refused, with the time after which it is not.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, MonotonicClock},
+    middleware::NoOpMiddleware,
+    state::keyed::HashMapStateStore,
+};
+
+use super::{
+    operator::Principal,
+    problem::{Code, Problem},
+};
+
+/// What a caller that was silent may send at once: the largest batch must fit.
+const BURST_MIN: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
+/// Callers that are counted, before those with a whole allowance are forgotten.
+const CALLERS_MAX: usize = 10_000;
+/// Names all who have no name of their own.
+const NAMELESS: &str = "";
+
+type Limiter = RateLimiter<
+    Arc<str>,
+    HashMapStateStore<Arc<str>>,
+    MonotonicClock,
+    NoOpMiddleware<<MonotonicClock as Clock>::Instant>,
+>;
+
+pub(super) struct Quotas {
+    limiter: Option<Limiter>,
+}
+
+impl Quotas {
+    /// Without a rate everything is allowed.
+    pub(super) fn new(per_second: Option<NonZeroU32>) -> Self {
+        let limiter = per_second.map(|rate| {
+            let quota = Quota::per_second(rate).allow_burst(rate.max(BURST_MIN));
+            RateLimiter::hashmap_with_clock(quota, MonotonicClock)
+        });
+        Self { limiter }
+    }
+
+    /// Takes so many from what the caller may send; all of them or none.
+    pub(super) fn take(&self, caller: &Principal, count: usize) -> Result<(), Problem> {
+        let Some(limiter) = &self.limiter else { return Ok(()) };
+        let Some(count) = u32::try_from(count).ok().and_then(NonZeroU32::new) else {
+            return Ok(());
+        };
+        if limiter.len() >= CALLERS_MAX {
+            limiter.retain_recent();
+        }
+        let name = caller.0.clone().unwrap_or_else(|| NAMELESS.into());
+        let wait = match limiter.check_key_n(&name, count) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(until)) => until.wait_time_from(MonotonicClock.now()).as_secs() + 1,
+            // No batch is that large.
+            Err(_) => 1,
+        };
+        let detail = format!(
+            "this caller sends more than it may; nothing was taken, send it again in {wait} s"
+        );
+        Err(Problem::new(Code::RateLimited, detail).retry_after(wait))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(name: &str) -> Principal {
+        Principal(Some(name.into()))
+    }
+
+    #[test]
+    fn a_caller_has_its_own_allowance_and_takes_all_of_a_batch_or_none() {
+        let quotas = Quotas::new(NonZeroU32::new(1));
+        let (a, b) = (caller("a"), caller("b"));
+        assert!(quotas.take(&a, 9_000).is_ok());
+        let refused = quotas.take(&a, 2_000).unwrap_err();
+        assert_eq!(refused.code(), Code::RateLimited);
+        assert!(quotas.take(&a, 900).is_ok(), "nothing was taken by what was refused");
+        for other in [&b, &Principal::default()] {
+            assert!(quotas.take(other, 10_000).is_ok(), "it is not another's");
+            assert!(quotas.take(other, 0).is_ok());
+            assert!(quotas.take(other, 500).is_err());
+        }
+    }
+
+    #[test]
+    fn without_a_rate_everything_is_allowed() {
+        let quotas = Quotas::new(None);
+        assert!((0..100).all(|_| quotas.take(&caller("a"), 10_000).is_ok()));
+    }
+}
