@@ -77,7 +77,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
         servers.greet(config.gateway.bind);
         let signals = telemetry.signals.clone();
         let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
-        until_interrupted(&telemetry.signals, serving).await
+        until_interrupted(&telemetry.signals, true, serving).await
     };
     let served = served.await;
     servers.stop().await?;
@@ -92,7 +92,7 @@ pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::
     let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
     let signals = telemetry.signals.clone();
     let serving = |stop| serve_on(role, config, signals, listener, stop);
-    let served = until_interrupted(&telemetry.signals, serving).await;
+    let served = until_interrupted(&telemetry.signals, false, serving).await;
     telemetry.shut_down();
     served
 }
@@ -188,6 +188,8 @@ async fn serve_topology(
             Ok(())
         }
         Some(ended) = tasks.join_next() => match ended.context("a task failed")? {
+            // Told so since the first branch looked.
+            Ok(()) if stop.is_cancelled() => Ok(()),
             Ok(()) => Err(anyhow::anyhow!("a task ended before it was told to stop")),
             Err(error) => Err(error),
         },

@@ -1,5 +1,6 @@
 //! Stops a process: on SIGTERM or SIGINT, and within a grace period. SIGUSR1 changes
-//! the log level.
+//! the log level. SIGHUP stops what runs in a terminal that is closed, and nothing that serves:
+//! there it is for the key set.
 
 use std::time::Duration;
 
@@ -13,16 +14,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Signals;
 
-/// Runs until it has ended by itself, or has been stopped by SIGTERM or SIGINT.
+/// Runs until it has ended by itself, or has been stopped by SIGTERM or SIGINT, or, in a terminal,
+/// by its end.
 /// A second signal does not wait for the end. SIGUSR1 changes how much is logged.
-pub(super) async fn until_interrupted<F, R>(signals: &Signals, run: F) -> anyhow::Result<()>
+pub(super) async fn until_interrupted<F, R>(
+    signals: &Signals,
+    in_terminal: bool,
+    run: F,
+) -> anyhow::Result<()>
 where
     F: FnOnce(CancellationToken) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
     let stop = CancellationToken::new();
+    // Whoever follows a file listens, too; where nobody listened, the process would end.
+    let mut hangups = signal(SignalKind::hangup()).context("could not watch for SIGHUP")?;
     let stopping = async {
-        interrupted().await?;
+        loop {
+            tokio::select! {
+                ended = interrupted() => break ended?,
+                _ = hangups.recv() => if in_terminal { break },
+            }
+        }
         stop.cancel();
         interrupted().await?;
         bail!("stopped at once by a second signal")

@@ -2,6 +2,8 @@
 //! on without keys: a file that cannot be used changes nothing.
 
 use std::{
+    fs::{self, File},
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -32,10 +34,14 @@ impl KeySet {
 
 fn text(path: &Path) -> Result<String, String> {
     let read = || {
-        if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
-            return Ok(Err("it is larger than 1 MiB".to_owned()));
+        // Opening another thing, such as a pipe, might not return.
+        if !fs::metadata(path)?.is_file() {
+            return Ok(Err("it is no file".to_owned()));
         }
-        std::fs::read_to_string(path).map(Ok)
+        let mut text = String::new();
+        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        let is_too_large = text.len() as u64 > FILE_BYTES_MAX;
+        Ok(if is_too_large { Err("it is larger than 1 MiB".to_owned()) } else { Ok(text) })
     };
     read().unwrap_or_else(|error: std::io::Error| Err(format!("it cannot be read: {error}")))
 }
@@ -56,7 +62,11 @@ pub async fn follow(
             _ = looks.tick() => false,
             _ = hangups.recv() => true,
         };
-        let now = text(&path);
+        // Its disk may be slow; nothing else waits for it.
+        let read = path.clone();
+        let reading = tokio::task::spawn_blocking(move || text(&read));
+        let Some(now) = stop.run_until_cancelled(reading).await else { return Ok(()) };
+        let now = now?;
         if last.as_ref() == Some(&now) && !asked {
             continue;
         }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use jsonwebtoken::{
-    Algorithm, DecodingKey,
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::algorithms;
 
 const KEYS_MAX: usize = 100;
+/// Members that only secret keys have.
+const SECRET: [&str; 4] = ["d", "k", "p", "q"];
 
 /// A key set as its file has it, with keys of others, which are left as they are.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -54,7 +56,7 @@ impl KeySet {
         let mut set = Self::default();
         for (number, value) in (1..).zip(keys) {
             let wrong = |what: &str| format!("key {number} {what}");
-            if value.get("d").is_some() || value["kty"] == "oct" {
+            if SECRET.iter().any(|name| value.get(*name).is_some()) {
                 return Err(wrong("is secret: a key set has public keys only"));
             }
             let Some(algorithm) =
@@ -66,6 +68,11 @@ impl KeySet {
             let jwk: Jwk = serde_json::from_value(value).map_err(|_| wrong("is not a key"))?;
             let key = DecodingKey::from_jwk(&jwk)
                 .map_err(|error| wrong(&format!("is damaged: {error}")))?;
+            if !is_whole(&key) {
+                return Err(wrong(
+                    "is damaged, or an RSA key of another size than 2048 to 8192 bits",
+                ));
+            }
             let kid = jwk.common.key_id.filter(|kid| !kid.is_empty());
             let kid = kid.ok_or_else(|| wrong("has no `kid`, so no token can name it"))?;
             if set.keys.insert(kid.clone(), VerificationKey { algorithm, key }).is_some() {
@@ -89,6 +96,19 @@ impl KeySet {
     /// Keys that we cannot check a token with.
     pub fn ignored(&self) -> usize {
         self.ignored
+    }
+}
+
+/// Whether its parts have the lengths that signatures are checked with.
+fn is_whole(key: &DecodingKey) -> bool {
+    match (key.family(), key.kind()) {
+        (AlgorithmFamily::Ed, DecodingKeyKind::SecretOrDer(key)) => key.len() == 32,
+        // Both coordinates, and a byte before them.
+        (AlgorithmFamily::Ec, DecodingKeyKind::SecretOrDer(key)) => key.len() == 65,
+        (AlgorithmFamily::Rsa, DecodingKeyKind::RsaModulusExponent { n, .. }) => {
+            (256..=1024).contains(&n.len())
+        }
+        _ => false,
     }
 }
 

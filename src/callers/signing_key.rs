@@ -5,8 +5,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{EncodingKey, Header, crypto::JwtSigner};
 use pem::Pem;
 use ring::{
-    rand::SystemRandom,
-    signature::{Ed25519KeyPair, KeyPair, RsaPublicKeyComponents},
+    rand::{SecureRandom, SystemRandom},
+    signature::{KeyPair, RsaPublicKeyComponents},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,6 +17,11 @@ use super::{algorithms, algorithms::Signer};
 const LABEL: &str = "PRIVATE KEY";
 /// What says that a token is one for access (RFC 9068).
 pub(super) const ACCESS_TOKEN: &str = "at+jwt";
+
+/// What comes before the seed of a key in PKCS #8, version 1 (RFC 8410). OpenSSL 3.0 reads no
+/// later one, which ring would write.
+const ED25519_PKCS8: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// The claims of a token. Times are in seconds since 1970.
 #[derive(Clone, Debug, Serialize)]
@@ -43,9 +48,10 @@ impl SigningKey {
     ///
     /// When the machine gives no random numbers.
     pub fn generate() -> Result<Self, String> {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
-        let document = document.map_err(|_| "the machine gives no random numbers".to_owned())?;
-        Self::from_der(document.as_ref().to_vec())
+        let mut seed = [0; 32];
+        let filled = SystemRandom::new().fill(&mut seed);
+        filled.map_err(|_| "the machine gives no random numbers".to_owned())?;
+        Self::from_der([&ED25519_PKCS8[..], &seed].concat())
     }
 
     /// From a PEM file as `openssl genpkey` writes one.

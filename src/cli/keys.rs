@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{ErrorKind, Write, stdout},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -55,6 +55,7 @@ pub enum KeysCommand {
     /// Remove a public key: tokens made with its private key are refused
     Remove {
         /// Its `kid`.
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         #[command(flatten)]
         set: KeysFileArgs,
@@ -76,6 +77,7 @@ pub fn run(command: KeysCommand) -> anyhow::Result<()> {
 }
 
 fn add(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
+    let (path, _lock) = &locked(path)?;
     let mut set = read(path)?.unwrap_or_default();
     let kid = key.kid();
     ensure!(
@@ -89,6 +91,7 @@ fn add(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
 }
 
 fn remove(path: &Path, kid: &str) -> anyhow::Result<String> {
+    let (path, _lock) = &locked(path)?;
     let mut set = existing(path)?;
     let before = set.keys.len();
     set.keys.retain(|key| key["kid"] != kid);
@@ -122,15 +125,53 @@ fn read(path: &Path) -> anyhow::Result<Option<Kept>> {
     }
 }
 
-/// At once, so that no gateway reads half of it; and only what gateways can use.
+/// At once, so that no gateway reads half of it; and only what gateways can use. Whoever could
+/// read the file still can.
 fn write(path: &Path, set: &Kept) -> anyhow::Result<()> {
     let text = format!("{:#}\n", serde_json::to_value(set)?);
     if let Err(error) = KeySet::parse(&text) {
         bail!("{} is left as it is, no gateway could use it: {error}", path.display());
     }
-    let new = path.with_extension("new");
-    fs::write(&new, text).with_context(|| format!("could not write {}", new.display()))?;
-    fs::rename(&new, path).with_context(|| format!("could not replace {}", path.display()))
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", Uuid::now_v7()));
+    let replaced = replace(path, Path::new(&new), &text);
+    if replaced.is_err() {
+        // What is left of it is of no use.
+        let _ = fs::remove_file(&new);
+    }
+    replaced.with_context(|| format!("could not replace {}", path.display()))
+}
+
+fn replace(path: &Path, new: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(new)?;
+    match fs::metadata(path) {
+        Ok(old) => {
+            let (user, group) = (old.uid(), old.gid());
+            if (user, group) != (file.metadata()?.uid(), file.metadata()?.gid()) {
+                fchown(&file, Some(user), Some(group))?;
+            }
+            file.set_permissions(old.permissions())?;
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // Public keys, for gateways of another user, too.
+            file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        }
+        Err(error) => return Err(error),
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, path)
+}
+
+/// The file itself where a link leads to it, and a lock that lets one command at a time change
+/// what is in its directory.
+fn locked(path: &Path) -> anyhow::Result<(PathBuf, fs::File)> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let lock = fs::File::open(directory).and_then(|lock| lock.lock().map(|()| lock));
+    let lock = lock.with_context(|| format!("could not lock {}", directory.display()))?;
+    Ok((path, lock))
 }
 
 /// For its owner's eyes only.

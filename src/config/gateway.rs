@@ -48,7 +48,7 @@ pub struct GatewayConfig {
     #[arg(long, env = "PAYSTREAM_JWT_KEYS_FILE", requires = "jwt_issuer")]
     pub jwt_keys_file: Option<PathBuf>,
     /// Who makes these tokens, as their claim `iss` says.
-    #[arg(long, env = "PAYSTREAM_JWT_ISSUER")]
+    #[arg(long, env = "PAYSTREAM_JWT_ISSUER", requires = "jwt_keys_file")]
     pub jwt_issuer: Option<String>,
     /// For whom they are, as their claim `aud` says.
     #[arg(long, env = "PAYSTREAM_JWT_AUDIENCE", default_value = "paystream")]
@@ -191,6 +191,15 @@ impl GatewayConfig {
              ({:?}), or a retried append is not recognised",
             self.dedupe_window,
             self.append_deadline
+        );
+        ensure!(
+            self.jwt_issuer.as_ref().is_none_or(|issuer| !issuer.is_empty())
+                && !self.jwt_audience.is_empty(),
+            "PAYSTREAM_JWT_ISSUER and PAYSTREAM_JWT_AUDIENCE must not be empty"
+        );
+        ensure!(
+            self.jwt_lifetime_max >= Duration::from_secs(1),
+            "PAYSTREAM_JWT_LIFETIME_MAX must be at least 1s"
         );
         ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
         ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");

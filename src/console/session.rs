@@ -26,7 +26,7 @@ pub(super) async fn ask(State(console): State<Arc<Console>>) -> Result<Response,
     if !console.app.gateway.config.asks_operators_for_token() {
         return Ok(Redirect::to(CONSOLE).into_response());
     }
-    page(&SignInPage { shell: Shell::bare("Sign in"), to: String::new(), refused: false })
+    page(&SignInPage { shell: Shell::bare("Sign in"), to: String::new(), refused: None })
 }
 
 #[derive(Deserialize)]
@@ -41,7 +41,7 @@ pub(super) async fn sign_in(
     Extension(peer): Extension<Peer>,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let unread = |_| Problem::new(Code::Unauthorized, "token not recognised");
+    let unread = |_| Problem::new(Code::Unauthorized, "the token could not be read");
     let Form(form) = form.map_err(unread)?;
     let token = form.token.trim();
     access::sign_in(&console.app.gateway, token)?;

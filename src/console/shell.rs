@@ -185,7 +185,7 @@ struct ProblemPage<'a> {
 pub(super) struct SignInPage {
     pub(super) shell: Shell,
     pub(super) to: String,
-    pub(super) refused: bool,
+    pub(super) refused: Option<String>,
 }
 
 /// The name that was given with the last change.
@@ -204,6 +204,7 @@ pub(super) fn problem_page(
     let page = if code == Code::Unauthorized {
         let refused = path_and_query.starts_with(SIGN_IN);
         let to = if refused { String::new() } else { path_and_query.to_owned() };
+        let refused = refused.then(|| problem.detail().to_owned());
         SignInPage { shell: Shell::bare("Sign in"), to, refused }.render()
     } else {
         let title = code.title();

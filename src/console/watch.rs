@@ -6,6 +6,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Extension, State},
+    http::HeaderMap,
     response::{
         IntoResponse, Response,
         sse::{Event, Sse},
@@ -20,7 +21,7 @@ use super::{
     live::{Console, VIEWERS_MAX, VIEWERS_OF_ONE_MAX},
     overview, partitions,
 };
-use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot};
+use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot, access};
 
 /// Longest silence of a stream. A page does not call figures live after twelve seconds of it,
 /// and takes the connection for lost after thirty-six.
@@ -36,6 +37,8 @@ struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<LiveFigures>>>,
     wants: LiveQuery,
+    /// Of the request: its token may expire while the page is open.
+    headers: HeaderMap,
     _slot: Slot<Arc<str>>,
 }
 
@@ -45,6 +48,7 @@ pub(super) async fn follow(
     Extension(operator): Extension<Principal>,
     Extension(peer): Extension<Peer>,
     Query(wants): Query<LiveQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let viewer = operator.0.unwrap_or_else(|| peer.address.to_string().into());
     let slot = console.live.viewers.take(viewer).map_err(|full| {
@@ -61,15 +65,15 @@ pub(super) async fn follow(
     let mut looks = console.live.latest.subscribe();
     looks.mark_changed();
     console.live.came.notify_waiters();
-    let viewer = Viewer { console, looks, wants, _slot: slot };
+    let viewer = Viewer { console, looks, wants, headers, _slot: slot };
     // A proxy in front passes each event on at once.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())
 }
 
-/// The next event; nothing when the process stops.
+/// The next event; nothing when the process stops, or the viewer may not look any more.
 async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)> {
-    let Viewer { console, looks, wants, .. } = &mut viewer;
+    let Viewer { console, looks, wants, headers, .. } = &mut viewer;
     let event = loop {
         let new = timeout(BEAT_EVERY, looks.changed());
         let Ok(changed) = console.app.stop.run_until_cancelled(new).await? else {
@@ -81,7 +85,7 @@ async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)>
             break Event::default().data(html);
         }
     };
-    Some((Ok(event), viewer))
+    access::may_look(&console.app.gateway, headers).then_some((Ok(event), viewer))
 }
 
 fn fragment(look: &LiveFigures, wants: &LiveQuery) -> Result<String, Problem> {

@@ -14,7 +14,7 @@ use super::{
     operator::Principal,
     problem::{Code, Problem},
     state::Gateway,
-    surface::{CONSOLE, Surface},
+    surface::{CONSOLE, PAYMENTS, Surface},
 };
 use crate::{
     callers::{Scope, Tokens},
@@ -24,12 +24,15 @@ use crate::{
 /// Holds the token of whoever has signed in to the console.
 pub(crate) const TOKEN_COOKIE: &str = "paystream_console";
 
+/// What browsers keep of a token, with the cookie's name and attributes.
+const COOKIE_BYTES_MAX: usize = 3_900;
+
 /// Who the request is from, if it may pass.
 pub(super) fn admit(
     gateway: &Gateway,
     surface: Surface,
     method: &Method,
-    uri: &Uri,
+    path: &str,
     headers: &HeaderMap,
 ) -> Result<Principal, Problem> {
     let token = match surface {
@@ -40,10 +43,17 @@ pub(super) fn admit(
             bearer(headers).map(Cow::Borrowed).or_else(kept)
         }
     };
-    let token = token.as_deref();
+    let (config, token) = (&gateway.config, token.as_deref());
+    let known = match surface == Surface::Api {
+        true => may_call(config, token).then(Principal::default),
+        false => operator(config, token),
+    };
+    if let Some(known) = known {
+        return Ok(known);
+    }
     if let Some((tokens, token)) = access_token(gateway, token) {
         let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
-        return match surface.scope(method, uri.path()) {
+        return match surface.scope(method, path) {
             Some(scope) if !caller.scopes.has(scope) => {
                 let detail = format!("the token of {} has not the scope {scope}", caller.name);
                 Err(Problem::new(Code::InsufficientScope, detail))
@@ -51,25 +61,25 @@ pub(super) fn admit(
             _ => Ok(Principal(Some(caller.name))),
         };
     }
-    let config = &gateway.config;
-    let admitted = if surface == Surface::Api {
-        may_call(config, token).then(Principal::default)
-    } else {
-        operator(config, token)
-    };
-    admitted.ok_or_else(|| unauthorized(advice(config, surface)))
+    Err(unauthorized(advice(config, surface)))
 }
 
 /// Whose token this is, at the console's sign-in.
 pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Principal, Problem> {
-    if let Some((tokens, token)) = access_token(gateway, Some(token)) {
-        let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
-        return match caller.scopes.has(Scope::OperationsRead) {
-            true => Ok(Principal(Some(caller.name))),
-            false => Err(unauthorized("the token is not an operator's")),
-        };
+    if token.len() > COOKIE_BYTES_MAX {
+        return Err(unauthorized("the token is longer than a cookie can be; take a shorter one"));
     }
-    operator(&gateway.config, Some(token)).ok_or_else(|| unauthorized("token not recognised"))
+    if let Some(operator) = operator(&gateway.config, Some(token)) {
+        return Ok(operator);
+    }
+    let (tokens, token) = access_token(gateway, Some(token)).ok_or_else(|| {
+        unauthorized("token not recognised; tokens of operators are in the gateway's settings")
+    })?;
+    let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
+    match caller.scopes.has(Scope::OperationsRead) {
+        true => Ok(Principal(Some(caller.name))),
+        false => Err(unauthorized("the token has not the scope operations:read")),
+    }
 }
 
 /// A token that must be an access token: a static one has not three parts.
@@ -102,10 +112,16 @@ pub(super) fn is_meant_for_us(
 
 /// Whether it may be told more than whether all is well.
 pub(super) fn may_see_details(gateway: &Gateway, headers: &HeaderMap) -> bool {
-    let admitted = |surface, path| {
-        admit(gateway, surface, &Method::GET, &Uri::from_static(path), headers).is_ok()
-    };
-    admitted(Surface::Api, "/") || admitted(Surface::Console, CONSOLE)
+    may_get(gateway, PAYMENTS, headers) || may_look(gateway, headers)
+}
+
+/// Whether it may see the console.
+pub(crate) fn may_look(gateway: &Gateway, headers: &HeaderMap) -> bool {
+    may_get(gateway, CONSOLE, headers)
+}
+
+fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap) -> bool {
+    admit(gateway, Surface::of(path), &Method::GET, path, headers).is_ok()
 }
 
 /// What to do about a request that shows no token that opens this.

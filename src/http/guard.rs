@@ -44,7 +44,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let headers = request.headers();
-    let admitted = access::admit(&app.gateway, surface, request.method(), uri, headers);
+    let admitted = access::admit(&app.gateway, surface, request.method(), uri.path(), headers);
     let operator = match admitted {
         Ok(operator) => operator,
         Err(problem) => return problem.into_response(),

@@ -8,7 +8,7 @@ use crate::callers::Scope;
 const DOCS: [&str; 2] = ["/docs", "/openapi.json"];
 /// Paths that need no token and are never refused for load.
 const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
-const PAYMENTS: &str = "/api/v1/payments";
+pub(super) const PAYMENTS: &str = "/api/v1/payments";
 const LOOK_UP: &str = "/api/v1/payments/lookup";
 const CUSTOMERS: &str = "/api/v1/customers";
 const ADMIN: &str = "/api/v1/admin";
@@ -17,6 +17,8 @@ pub(crate) const CONSOLE: &str = "/console";
 pub(crate) const LIVE: &str = "/console/live";
 /// Where an operator shows a token.
 pub(crate) const SIGN_IN: &str = "/console/sign-in";
+/// Where a browser forgets it, whether it is still good or not.
+const SIGN_OUT: &str = "/console/sign-out";
 /// Files that pages load.
 pub(crate) const ASSETS: &str = "/console/assets/";
 
@@ -28,7 +30,7 @@ pub(crate) enum Surface {
     Admin,
     /// The console's pages behind the sign-in.
     Console,
-    /// The sign-in page and the files that pages load.
+    /// Signing in and out, and the files that pages load.
     Doorstep,
     /// The console's live figures, streamed for as long as a page is open.
     Live,
@@ -42,7 +44,7 @@ impl Surface {
             Self::Docs
         } else if path == LIVE {
             Self::Live
-        } else if path == SIGN_IN || path.starts_with(ASSETS) {
+        } else if [SIGN_IN, SIGN_OUT].contains(&path) || path.starts_with(ASSETS) {
             Self::Doorstep
         } else if is_below(path, CONSOLE) {
             Self::Console

@@ -1,7 +1,7 @@
 //! Proves who gets in with an access token, and to what: each attempt with its answer, on a
 //! gateway with a key set, made with `paystream keys` and `paystream token`.
 
-use std::path::PathBuf;
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as URL};
 
@@ -18,8 +18,9 @@ struct Keys {
 impl Keys {
     /// A key set with a key called `a`.
     async fn new(name: &str) -> Self {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("keys-{name}"));
-        let _ = fs::remove_dir_all(&directory);
+        let process = std::process::id();
+        let name = format!("keys-{name}-{process}");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&directory).unwrap();
         let keys = Self { directory };
         keys.make("a").await;
@@ -275,6 +276,88 @@ async fn one_caller_that_floods_is_held_back_and_another_is_not() {
 }
 
 #[tokio::test]
+async fn a_key_set_that_cannot_be_read_or_used_stops_nothing() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("unusable").await;
+    let process = keys.serve(&stores, &[]).await;
+    let token = keys.token("a", &["--scope", ALL]).await;
+    let good = fs::read_to_string(keys.set()).unwrap();
+    fs::remove_file(keys.set()).unwrap();
+    process.until_logged("it cannot be read").await;
+    // Nobody writes into it: whoever opens it waits for ever.
+    let mut mkfifo = Command::new("mkfifo");
+    assert!(mkfifo.arg(keys.set()).status().await.unwrap().success());
+    process.until_logged("it is no file").await;
+    fs::remove_file(keys.set()).unwrap();
+    let mut short: Value = serde_json::from_str(&good).unwrap();
+    short["keys"][0]["x"] = "AAAA".into();
+    fs::write(keys.set(), short.to_string()).unwrap();
+    process.until_logged("key 1 is damaged").await;
+    ask(&process, Method::GET, "/api/v1/customers", &token).await.is(200);
+    process.signal("HUP").await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_reads_the_key_set_still_can_when_it_is_changed() {
+    let keys = Keys::new("modes").await;
+    let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&keys.set()), 0o644);
+    fs::set_permissions(keys.set(), fs::Permissions::from_mode(0o640)).unwrap();
+    // Behind a link, and beside a file with a name that is near.
+    fs::rename(keys.set(), keys.path("real.json")).unwrap();
+    std::os::unix::fs::symlink("real.json", keys.set()).unwrap();
+    fs::write(keys.path("real.new"), "mine").unwrap();
+    let names: Vec<String> = (0..8).map(|number| format!("k{number}")).collect();
+    join_all(names.iter().map(|name| keys.make(name))).await;
+    let set: Value = serde_json::from_str(&fs::read_to_string(keys.set()).unwrap()).unwrap();
+    assert_eq!(set["keys"].as_array().unwrap().len(), 9, "none was lost");
+    assert_eq!(mode(&keys.path("real.json")), 0o640);
+    assert!(fs::symlink_metadata(keys.set()).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(keys.path("real.new")).unwrap(), "mine");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["pkey", "-noout", "-in", &keys.path("k0")]);
+    assert!(openssl.status().await.unwrap().success(), "OpenSSL reads it");
+}
+
+#[tokio::test]
+async fn a_page_of_live_figures_ends_with_its_token() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("live").await;
+    let process = keys.serve(&stores, &[]).await;
+    let token = keys.token("a", &["--scope", "operations:read"]).await;
+    let live = process.api.request(Method::GET, "/console/live?page=overview");
+    let mut live = live.bearer_auth(&token).send().await.unwrap();
+    assert_eq!(live.status(), 200);
+    assert!(live.chunk().await.unwrap().is_some());
+    let kid = keys.run(&["keys", "list", "--json"]).await.json()[0]["kid"].clone();
+    keys.make("b").await;
+    let removed = keys.run(&["keys", "remove", kid.as_str().unwrap()]).await;
+    assert_eq!(removed.code(), Some(0), "{removed:?}");
+    in_time("the stream ends", async { while live.chunk().await.unwrap().is_some() {} }).await;
+    // Who may only look can go, and so can who may not even look any more.
+    let out = process.api.browse(Method::POST, "/console/sign-out");
+    let out = out.header("cookie", format!("paystream_console={token}"));
+    let out = send(out.header("sec-fetch-site", "same-origin")).await.is(303);
+    assert!(out.header("set-cookie").contains("Max-Age=0"), "{out:?}");
+}
+
+#[tokio::test]
+async fn static_tokens_with_dots_go_on_beside_a_key_set() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("dots").await;
+    let settings = [
+        ("PAYSTREAM_API_TOKEN", "a.static.token-of-the-api"),
+        ("PAYSTREAM_OPERATOR_TOKENS", "ada=a.token.of-an-operator"),
+    ];
+    let process = keys.serve(&stores, &settings).await;
+    let (api, ada) = ("a.static.token-of-the-api", "a.token.of-an-operator");
+    ask(&process, Method::GET, "/api/v1/customers", api).await.is(200);
+    ask(&process, Method::GET, "/api/v1/admin/stats", ada).await.is(200);
+    ask(&process, Method::GET, "/api/v1/admin/stats", api).await.is(401);
+}
+
+#[tokio::test]
 async fn keys_of_every_kind_that_openssl_makes_can_be_used() {
     let stores = Stores::new().await;
     let keys = Keys::new("kinds").await;
@@ -313,12 +396,17 @@ async fn commands_and_starts_that_make_no_sense_say_so() {
     keys.run(&["keys", "add", &keys.set()]).await.refused(&["it is not a PEM file"]);
     let scope = ["token", "--key", &private, "--issuer", "x", "--subject", "x", "--scope", "all"];
     keys.run(&scope).await.refused(&["must be one of payments:write"]);
-    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&private).unwrap());
+    let mode = fs::metadata(&private).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
     let set = keys.set();
     for (settings, sentence) in [
         (vec![("PAYSTREAM_JWT_KEYS_FILE", &*set)], "--jwt-issuer"),
+        (vec![("PAYSTREAM_JWT_ISSUER", ISSUER)], "--jwt-keys-file"),
+        (
+            vec![("PAYSTREAM_JWT_KEYS_FILE", &*set), ("PAYSTREAM_JWT_ISSUER", "")],
+            "must not be empty",
+        ),
         (
             vec![("PAYSTREAM_JWT_KEYS_FILE", &*private), ("PAYSTREAM_JWT_ISSUER", ISSUER)],
             "it is not a JSON object with a list `keys`",

@@ -82,7 +82,11 @@ async fn a_cookie_opens_the_console_and_nothing_else() {
         Harness::gateway(&["--api-token", API, "--operator-tokens", &format!("ada={ADA}")]).await;
     let refused = send(form(&h, "/console/sign-in", &[("token", "not-a-token-at-all")])).await;
     assert_eq!(refused.status, 401);
-    assert!(refused.text.contains("Token not recognised"), "{}", refused.text);
+    assert!(
+        refused.text.contains("Not signed in: token not recognised; tokens of operators"),
+        "{}",
+        refused.text
+    );
     let to = [("token", ADA), ("to", "/console/audit")];
     let sent = form(&h, "/console/sign-in", &to).header("x-forwarded-proto", "https");
     let signed = send(sent).await;
