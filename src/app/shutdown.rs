@@ -2,7 +2,7 @@
 //! the log level. SIGHUP stops what runs in a terminal that is closed, and nothing that serves:
 //! there it is for the key set.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::{
@@ -30,9 +30,11 @@ where
     // Whoever follows a file listens, too; where nobody listened, the process would end.
     let mut hangups = signal(SignalKind::hangup()).context("could not watch for SIGHUP")?;
     let stopping = async {
+        // One listener throughout: a signal that comes while nobody listens is lost.
+        let mut first = pin!(interrupted());
         loop {
             tokio::select! {
-                ended = interrupted() => break ended?,
+                ended = &mut first => break ended?,
                 _ = hangups.recv() => if in_terminal { break },
             }
         }

@@ -73,8 +73,8 @@ pub async fn follow(
         let file = path.display();
         match now.as_deref().map_err(Clone::clone).and_then(KeySet::parse) {
             Ok(keys) => {
-                let (count, ignored) = (keys.count(), keys.ignored());
-                info!(%file, keys = count, ignored, "using the key set");
+                let (kids, ignored) = (keys.kids(), keys.ignored());
+                info!(%file, ?kids, ignored, "using the key set");
                 tokens.replace(keys);
             }
             Err(error) => {

@@ -13,4 +13,4 @@ pub use key_file::follow;
 pub use key_set::{Kept, KeySet};
 pub use scope::{Scope, Scopes};
 pub use signing_key::{Grant, SigningKey};
-pub use tokens::{Caller, Refused, TokenRules, Tokens};
+pub use tokens::{Caller, NAME, Refused, TokenRules, Tokens, is_name};

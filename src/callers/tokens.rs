@@ -36,6 +36,15 @@ pub struct TokenRules {
     pub lifetime_max: Duration,
 }
 
+/// What [`is_name`] asks for, in words.
+pub const NAME: &str = "1 to 64 visible characters";
+
+/// Whether a caller may be called so: the audit log has this name.
+pub fn is_name(text: &str) -> bool {
+    let length = text.chars().count();
+    (1..=NAME_CHARACTERS_MAX).contains(&length) && is_plain(text) && text.trim() == text
+}
+
 /// Why a token is not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -67,7 +76,7 @@ pub enum Refused {
     Early(DateTime<Utc>),
     #[error("the token is valid for {0} s, more than the {1} s that are allowed")]
     Lasting(i64, u64),
-    #[error("the token's `sub` must be 1 to 64 visible characters")]
+    #[error("the token's `sub` must be {NAME}")]
     Name,
 }
 
@@ -135,8 +144,7 @@ impl Tokens {
         if lasts > seconds(self.rules.lifetime_max) {
             return Err(Refused::Lasting(lasts, self.rules.lifetime_max.as_secs()));
         }
-        let length = sub.chars().count();
-        if !(1..=NAME_CHARACTERS_MAX).contains(&length) || !is_plain(&sub) || sub.trim() != sub {
+        if !is_name(&sub) {
             return Err(Refused::Name);
         }
         let caller = Caller { name: sub.into(), scopes: Scopes::parse(&scope) };

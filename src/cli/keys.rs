@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::table::{Column, known, listing};
 use crate::{
-    callers::{Grant, Kept, KeySet, Scope, SigningKey},
+    callers::{Grant, Kept, KeySet, NAME, Scope, SigningKey, is_name},
     clock::Clock,
 };
 
@@ -67,7 +67,12 @@ pub fn run(command: KeysCommand) -> anyhow::Result<()> {
         KeysCommand::New { key, set } => {
             let new = SigningKey::generate().map_err(|error| anyhow!(error))?;
             write_new(&key, &new.to_pem())?;
-            add(&set.keys_file, &new)?
+            let added = add(&set.keys_file, &new);
+            if added.is_err() {
+                // So that the next attempt may use its name.
+                let _ = fs::remove_file(&key);
+            }
+            added?
         }
         KeysCommand::Add { key, set } => add(&set.keys_file, &private(&key)?)?,
         KeysCommand::List { set, json } => list(&existing(&set.keys_file)?, json),
@@ -212,6 +217,10 @@ pub struct TokenArgs {
 
 /// Makes an access token and prints it, alone on its line.
 pub fn token(args: &TokenArgs, clock: Clock) -> anyhow::Result<()> {
+    // What no gateway takes.
+    ensure!(is_name(&args.subject), "--subject must be {NAME}");
+    ensure!(!args.issuer.is_empty(), "--issuer must not be empty");
+    ensure!(args.lifetime >= Duration::from_secs(1), "--lifetime must be at least 1s");
     let scopes: Vec<&str> = args.scope.iter().map(|scope| scope.as_str()).collect();
     let iat = clock().timestamp();
     let lifetime = i64::try_from(args.lifetime.as_secs()).context("--lifetime is too long")?;

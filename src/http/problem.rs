@@ -225,8 +225,12 @@ impl Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        let mut asks =
+            |how| headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(how));
+        if self.code == Code::InsufficientScope {
+            asks("Bearer error=\"insufficient_scope\"");
+        } else if status == StatusCode::UNAUTHORIZED {
+            asks("Bearer");
         }
         (status, headers, body).into_response()
     }

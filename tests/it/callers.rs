@@ -179,6 +179,7 @@ async fn a_scope_opens_what_is_its_own_and_nothing_else() {
             assert_ne!(reply.status, 401, "{held}: {path}");
             if reply.status == 403 && path.starts_with("/api") {
                 let problem = reply.is_problem(403, "insufficient_scope");
+                assert!(reply.header("www-authenticate").contains("insufficient_scope"));
                 let named = format!("the token of bank-a has not the scope {needed}");
                 assert_eq!(problem["detail"], *named);
             }
@@ -355,6 +356,9 @@ async fn static_tokens_with_dots_go_on_beside_a_key_set() {
     ask(&process, Method::GET, "/api/v1/customers", api).await.is(200);
     ask(&process, Method::GET, "/api/v1/admin/stats", ada).await.is(200);
     ask(&process, Method::GET, "/api/v1/admin/stats", api).await.is(401);
+    // Nobody else acts under the name of such an operator.
+    let twin = keys.token_of("ada", "a", &["--scope", ALL]).await;
+    ask(&process, Method::GET, "/api/v1/admin/stats", &twin).await.is(401);
 }
 
 #[tokio::test]
@@ -396,6 +400,13 @@ async fn commands_and_starts_that_make_no_sense_say_so() {
     keys.run(&["keys", "add", &keys.set()]).await.refused(&["it is not a PEM file"]);
     let scope = ["token", "--key", &private, "--issuer", "x", "--subject", "x", "--scope", "all"];
     keys.run(&scope).await.refused(&["must be one of payments:write"]);
+    for (name, value) in [("--subject", ""), ("--issuer", ""), ("--lifetime", "0s")] {
+        let mut of: Vec<&str> = vec!["token", "--key", &private, "--scope", "payments:read"];
+        let others = [("--subject", "x"), ("--issuer", "x")];
+        of.extend(others.iter().filter(|other| other.0 != name).flat_map(|(a, b)| [*a, *b]));
+        of.extend([name, value]);
+        keys.run(&of).await.refused(&[name, "must"]);
+    }
     let mode = fs::metadata(&private).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
