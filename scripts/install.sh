@@ -3,7 +3,8 @@
 # and a C compiler; with --check-tools also what `make check` needs, with
 # --browser also the chromium and chromedriver that the console is tested in,
 # with --observe also the Prometheus and Python that dashboards and alerts are
-# tested with, with --front-door also the nginx that stands before the gateways,
+# tested with, with --front-door also the nginx that stands before the gateways
+# and the openssl that makes keys of callers,
 # with --openapi also the schemathesis that the API is tested with, into target/.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
@@ -47,6 +48,7 @@ missing() {
     [ -z "$wants_observe" ] || has_prometheus || printf 'prometheus '
     [ -z "$wants_observe$wants_openapi" ] || has_python || printf 'python '
     [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
+    [ -z "$wants_front_door" ] || has openssl || printf 'openssl '
 }
 
 as_root() {
@@ -73,7 +75,7 @@ packages() {
             browser) printf '%s ' "$4" ;;
             prometheus) printf '%s ' "$5" ;;
             python) printf '%s ' "$6" ;;
-            nginx) printf 'nginx ' ;; # called so everywhere
+            nginx | openssl) printf '%s ' "$one" ;; # called so everywhere
         esac
     done
 }
