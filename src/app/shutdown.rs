@@ -14,9 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Signals;
 
-/// Runs until it has ended by itself, or has been stopped by SIGTERM or SIGINT, or, in a terminal,
-/// by its end.
-/// A second signal does not wait for the end. SIGUSR1 changes how much is logged.
+/// Runs until it has ended by itself, or has been stopped by SIGTERM or SIGINT, or by SIGHUP where
+/// a terminal was closed. A second signal does not wait for the end. SIGUSR1 changes how much is logged.
 pub(super) async fn until_interrupted<F, R>(
     signals: &Signals,
     in_terminal: bool,

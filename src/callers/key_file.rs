@@ -36,7 +36,7 @@ fn text(path: &Path) -> Result<String, String> {
     let read = || {
         // Opening another thing, such as a pipe, might not return.
         if !fs::metadata(path)?.is_file() {
-            return Ok(Err("it is no file".to_owned()));
+            return Ok(Err("it is not a regular file".to_owned()));
         }
         let mut text = String::new();
         File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;

@@ -59,13 +59,12 @@ impl KeySet {
             if SECRET.iter().any(|name| value.get(*name).is_some()) {
                 return Err(wrong("is secret: a key set has public keys only"));
             }
-            let Some(algorithm) =
-                serde_json::from_value::<Jwk>(value.clone()).ok().as_ref().and_then(algorithm)
+            let jwk = serde_json::from_value::<Jwk>(value).ok();
+            let Some((jwk, algorithm)) = jwk.and_then(|jwk| algorithm(&jwk).map(|is| (jwk, is)))
             else {
                 set.ignored += 1;
                 continue;
             };
-            let jwk: Jwk = serde_json::from_value(value).map_err(|_| wrong("is not a key"))?;
             let key = DecodingKey::from_jwk(&jwk)
                 .map_err(|error| wrong(&format!("is damaged: {error}")))?;
             if !is_whole(&key) {

@@ -1,5 +1,5 @@
 //! Private keys, with which tokens are made: for development, and for banks without a token
-//! server of their own. Never leaves a key anywhere.
+//! server of their own. Never writes a key to a file.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{EncodingKey, Header, crypto::JwtSigner};
@@ -74,7 +74,7 @@ impl SigningKey {
     fn from_der(der: Vec<u8>) -> Result<Self, String> {
         algorithms::install();
         let signer = Signer::from_pkcs8(&der).ok_or(
-            "its key is none for EdDSA (Ed25519), ES256 (P-256) or PS256 (RSA, 2048 bits or more)",
+            "its key is not one for EdDSA (Ed25519), ES256 (P-256) or PS256 (RSA, 2048 bits or more)",
         )?;
         Ok(Self { signer, der })
     }

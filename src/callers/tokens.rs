@@ -54,7 +54,7 @@ pub enum Refused {
     Malformed,
     #[error("the token's `typ` is not at+jwt: it is no access token")]
     NotForAccess,
-    #[error("the token demands extensions (`crit`) that nobody here knows")]
+    #[error("the token demands extensions (`crit`), and none is supported")]
     Extended,
     #[error("the token names no key (`kid`)")]
     NoKey,
@@ -68,7 +68,7 @@ pub enum Refused {
     OtherIssuer,
     #[error("the token is for another audience")]
     OtherAudience,
-    #[error("the token's claims are not complete: {0}")]
+    #[error("a claim of the token is missing or wrong: {0}")]
     Claims(String),
     #[error("the token expired at {0}")]
     Expired(DateTime<Utc>),

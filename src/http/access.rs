@@ -24,8 +24,9 @@ use crate::{
 /// Holds the token of whoever has signed in to the console.
 pub(crate) const TOKEN_COOKIE: &str = "paystream_console";
 
-/// What browsers keep of a token, with the cookie's name and attributes.
-const COOKIE_BYTES_MAX: usize = 3_900;
+/// What fits into the 4,096 bytes that browsers keep of a cookie, with its name and attributes and
+/// with escapes in the token.
+const COOKIE_BYTES_MAX: usize = 3_500;
 
 /// Who the request is from, if it may pass.
 pub(super) fn admit(
@@ -55,7 +56,7 @@ pub(super) fn admit(
         let caller = caller(gateway, tokens, token)?;
         return match surface.scope(method, path) {
             Some(scope) if !caller.scopes.has(scope) => {
-                let detail = format!("the token of {} has not the scope {scope}", caller.name);
+                let detail = format!("the token of {} lacks the scope {scope}", caller.name);
                 Err(Problem::new(Code::InsufficientScope, detail))
             }
             _ => Ok(Principal(Some(caller.name))),
@@ -78,7 +79,7 @@ pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Principal, Probl
     let caller = caller(gateway, tokens, token)?;
     match caller.scopes.has(Scope::OperationsRead) {
         true => Ok(Principal(Some(caller.name))),
-        false => Err(unauthorized("the token has not the scope operations:read")),
+        false => Err(unauthorized("the token lacks the scope operations:read")),
     }
 }
 

@@ -180,7 +180,7 @@ async fn a_scope_opens_what_is_its_own_and_nothing_else() {
             if reply.status == 403 && path.starts_with("/api") {
                 let problem = reply.is_problem(403, "insufficient_scope");
                 assert!(reply.header("www-authenticate").contains("insufficient_scope"));
-                let named = format!("the token of bank-a has not the scope {needed}");
+                let named = format!("the token of bank-a lacks the scope {needed}");
                 assert_eq!(problem["detail"], *named);
             }
         }
@@ -288,7 +288,7 @@ async fn a_key_set_that_cannot_be_read_or_used_stops_nothing() {
     // Nobody writes into it: whoever opens it waits for ever.
     let mut mkfifo = Command::new("mkfifo");
     assert!(mkfifo.arg(keys.set()).status().await.unwrap().success());
-    process.until_logged("it is no file").await;
+    process.until_logged("it is not a regular file").await;
     fs::remove_file(keys.set()).unwrap();
     let mut short: Value = serde_json::from_str(&good).unwrap();
     short["keys"][0]["x"] = "AAAA".into();
