@@ -30,6 +30,7 @@ pub struct Grant<'a> {
     pub aud: &'a str,
     pub sub: &'a str,
     pub client_id: &'a str,
+    pub source: &'a str,
     pub scope: &'a str,
     pub iat: i64,
     pub exp: i64,

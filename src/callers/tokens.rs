@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
 
-use super::{KeySet, Scopes, signing_key::ACCESS_TOKEN};
-use crate::domain::is_plain;
+use super::{KeySet, Scope, Scopes, signing_key::ACCESS_TOKEN};
+use crate::domain::{Source, is_plain};
 
 /// How far the clock of whoever makes tokens may be from ours.
 const SKEW_MAX: Duration = Duration::from_secs(30);
@@ -25,6 +25,8 @@ const REMEMBERED_MAX: usize = 10_000;
 pub struct Caller {
     /// The token's subject.
     pub name: Arc<str>,
+    /// Whose payments it sends and sees.
+    pub source: Source,
     pub scopes: Scopes,
 }
 
@@ -78,6 +80,10 @@ pub enum Refused {
     Lasting(i64, u64),
     #[error("the token's `sub` must be {NAME}")]
     Name,
+    #[error("the token has no `source`, which its scopes for payments need")]
+    NoSource,
+    #[error("the token's `source` {0}")]
+    Source(&'static str),
 }
 
 #[derive(Deserialize)]
@@ -86,6 +92,7 @@ struct Claims {
     iat: i64,
     exp: i64,
     nbf: Option<i64>,
+    source: Option<String>,
     #[serde(default)]
     scope: String,
     // RFC 9068 demands them.
@@ -132,7 +139,7 @@ impl Tokens {
         if let Some((caller, expires_at)) = remembered {
             return if is_over(expires_at, now) { Err(expired(expires_at)) } else { Ok(caller) };
         }
-        let Claims { sub, iat, exp, nbf, scope, .. } = self.verify(&keys, token)?;
+        let Claims { sub, iat, exp, nbf, source, scope, .. } = self.verify(&keys, token)?;
         if is_over(exp, now) {
             return Err(expired(exp));
         }
@@ -147,7 +154,15 @@ impl Tokens {
         if !is_name(&sub) {
             return Err(Refused::Name);
         }
-        let caller = Caller { name: sub.into(), scopes: Scopes::parse(&scope) };
+        let scopes = Scopes::parse(&scope);
+        let source = match source {
+            Some(source) => Source::parse(&source).map_err(|bad| Refused::Source(bad.reason))?,
+            None if scopes.has(Scope::PaymentsWrite) || scopes.has(Scope::PaymentsRead) => {
+                return Err(Refused::NoSource);
+            }
+            None => Source::default(),
+        };
+        let caller = Caller { name: sub.into(), source, scopes };
         self.remember(&keys, token, Remembered { caller: caller.clone(), expires_at: exp }, now);
         Ok(caller)
     }
@@ -261,6 +276,7 @@ mod tests {
         aud: "paystream",
         sub: "bank-a",
         client_id: "bank-a",
+        source: "bank-a",
         scope: "payments:write",
         iat: NOW,
         exp: NOW + 600,
@@ -282,7 +298,8 @@ mod tests {
         // Then from what is remembered.
         for at in [NOW - 30, NOW, NOW + 629] {
             let caller = tokens.check(&token, moment(at)).unwrap();
-            assert_eq!((&*caller.name, caller.scopes.has(Scope::PaymentsWrite)), ("bank-a", true));
+            assert_eq!((&*caller.name, caller.source.as_str()), ("bank-a", "bank-a"));
+            assert!(caller.scopes.has(Scope::PaymentsWrite));
         }
         let late = tokens.check(&token, moment(NOW + 630));
         assert_eq!(late, Err(Refused::Expired(moment(NOW + 600))));
@@ -313,6 +330,7 @@ mod tests {
             (Grant { sub: "", ..GRANT }, Refused::Name),
             (Grant { sub: "a\nb", ..GRANT }, Refused::Name),
             (Grant { sub: &too_long, ..GRANT }, Refused::Name),
+            (Grant { source: "", ..GRANT }, Refused::Source("must not be empty")),
         ] {
             let token = key.mint(&grant).unwrap();
             assert_eq!(tokens.check(&token, moment(NOW)), Err(refusal));
@@ -324,6 +342,15 @@ mod tests {
             let refused = tokens.check(&token, moment(NOW)).unwrap_err();
             assert!(matches!(&refused, Refused::Claims(what) if what.contains(claim)), "{refused}");
         }
+        let mut claims = json!(GRANT);
+        claims.as_object_mut().unwrap().remove("source");
+        let check = |claims: &serde_json::Value| {
+            let checked = tokens.check(&key.mint(claims).unwrap(), moment(NOW));
+            checked.map(|caller| caller.source.is_default())
+        };
+        assert_eq!(check(&claims), Err(Refused::NoSource));
+        claims["scope"] = "customers:read operations:write".into();
+        assert_eq!(check(&claims), Ok(true));
         let never = key.mint(&but_exp(json!(i64::MAX))).unwrap();
         assert!(matches!(tokens.check(&never, moment(NOW)), Err(Refused::Lasting(..))));
         let text = key.mint(&but_exp(json!("never"))).unwrap();
@@ -338,7 +365,8 @@ mod tests {
         let key = SigningKey::generate().unwrap();
         let tokens = tokens(&key);
         let keys = Arc::clone(&tokens.state().keys);
-        let caller = Caller { name: "a".into(), scopes: Scopes::default() };
+        let caller =
+            Caller { name: "a".into(), source: Source::default(), scopes: Scopes::default() };
         for number in 0..=REMEMBERED_MAX {
             let taken = Remembered { caller: caller.clone(), expires_at: NOW + 1 };
             tokens.remember(&keys, &number.to_string(), taken, moment(NOW));

@@ -19,6 +19,7 @@ use super::table::{Column, known, listing};
 use crate::{
     callers::{Grant, Kept, KeySet, NAME, Scope, SigningKey, is_name},
     clock::Clock,
+    domain::Source,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -201,6 +202,9 @@ pub struct TokenArgs {
     /// Whose token it is; the audit log has this name.
     #[arg(long)]
     subject: String,
+    /// Whose payments it sends and sees, such as a bank.
+    #[arg(long, default_value = Source::DEFAULT)]
+    source: String,
     /// What it opens; may be given more than once, or between commas.
     #[arg(long, required = true, value_delimiter = ',')]
     scope: Vec<Scope>,
@@ -219,6 +223,7 @@ pub struct TokenArgs {
 pub fn token(args: &TokenArgs, clock: Clock) -> anyhow::Result<()> {
     // What no gateway takes.
     ensure!(is_name(&args.subject), "--subject must be {NAME}");
+    Source::parse(&args.source).map_err(|invalid| anyhow!("--source {}", invalid.reason))?;
     ensure!(!args.issuer.is_empty(), "--issuer must not be empty");
     ensure!(args.lifetime >= Duration::from_secs(1), "--lifetime must be at least 1s");
     let scopes: Vec<&str> = args.scope.iter().map(|scope| scope.as_str()).collect();
@@ -229,6 +234,7 @@ pub fn token(args: &TokenArgs, clock: Clock) -> anyhow::Result<()> {
         aud: &args.audience,
         sub: &args.subject,
         client_id: &args.subject,
+        source: &args.source,
         scope: &scopes.join(" "),
         iat,
         exp: iat.checked_add(lifetime).context("--lifetime is too long")?,

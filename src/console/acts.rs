@@ -78,7 +78,7 @@ pub(super) async fn act(
     match perform(&visit, &act, &form).await {
         Ok(answer) => {
             let name = session::name_cookie(form.actor.as_deref().unwrap_or_default(), peer)?;
-            let remember = visit.operator.0.is_none().then_some((header::SET_COOKIE, name));
+            let remember = visit.operator.name.is_none().then_some((header::SET_COOKIE, name));
             let to = format!("{}?done={}", back(&act), words::encoded(answer.code));
             Ok((AppendHeaders(remember), Redirect::to(&to)).into_response())
         }
@@ -128,7 +128,7 @@ async fn asking(
         shell: visit.shell(area(act.question().listing), act.title()),
         back: back(&act),
         asks_force: act.question().force.filter(|_| needs_force),
-        asks_name: visit.operator.0.is_none(),
+        asks_name: visit.operator.name.is_none(),
         foretold: foretold.filter(|_| refusal.is_none()),
         refusal,
         form,

@@ -66,7 +66,7 @@ pub(super) async fn show(
     let reader = &visit.console.app.gateway.reader;
     let account = visit.ask(reader.account(&customer)).await?.ok_or_else(missing)?;
     let before = asked.parsed("before")?.unwrap_or(i64::MAX);
-    let rows = visit.ask(reader.statement(&customer, before, PAGE)).await?;
+    let rows = visit.ask(reader.statement(&customer, None, before, PAGE)).await?;
     // The first row of all has nothing behind it.
     let last = rows.last().and_then(|last| last.account_version).filter(|version| *version > 1);
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);

@@ -137,7 +137,7 @@ impl Visit {
             title: title.into(),
             here,
             areas: areas(Some(&self.look)),
-            operator: self.operator.0.as_deref().map(str::to_owned),
+            operator: self.operator.name.as_deref().map(str::to_owned),
             signs_out: self.console.app.gateway.config.asks_operators_for_token(),
             notice: self.done,
             look: Some(Arc::clone(&self.look)),

@@ -50,7 +50,7 @@ pub(super) async fn follow(
     Query(wants): Query<LiveQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let viewer = operator.0.unwrap_or_else(|| peer.address.to_string().into());
+    let viewer = operator.name.unwrap_or_else(|| peer.address.to_string().into());
     let slot = console.live.viewers.take(viewer).map_err(|full| {
         let (count, whose) = match full {
             Full::All => (VIEWERS_MAX, ""),

@@ -6,6 +6,7 @@
 
 mod money;
 mod currency;
+mod reference;
 mod payment;
 mod text;
 mod trace;
@@ -23,7 +24,8 @@ pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use outcome::{BalanceAfter, Outcome, PaymentState, RejectionReason};
 pub use partition::{Fence, HASH_VERSION, StreamId, partition_of};
 pub use payment::{
-    CustomerId, Digest, Payment, PaymentStatus, Reference, check_date, is_in_calendar, parse_date,
+    CustomerId, Digest, Payment, PaymentStatus, check_date, is_in_calendar, parse_date,
 };
+pub use reference::{Reference, Source};
 pub use text::{Invalid, argument, is_plain, shown};
 pub use trace::{SpanId, TraceContext, TraceId};

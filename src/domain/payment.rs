@@ -6,32 +6,7 @@ use chrono_tz::Tz;
 use rust_decimal::Decimal;
 use sha2::{Digest as _, Sha256};
 
-use super::{Amount, Invalid, two_places};
-
-/// The bank's name for a payment: 1 to 128 visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Reference(String);
-
-impl Reference {
-    pub const LENGTH_MAX: usize = 128;
-
-    pub fn parse(text: impl Into<String>) -> Result<Self, Invalid> {
-        let long = Invalid::new("too_long", "must have at most 128 characters");
-        let bad = "must have visible ASCII characters only, and no spaces";
-        let is_visible = |byte: u8| byte.is_ascii_graphic();
-        name(text.into(), is_visible, bad, Self::LENGTH_MAX, long).map(Self)
-    }
-
-    /// Whether it can be the last part of a path. Clients and proxies take `.`
-    /// and `..` out of a path before they send it.
-    pub fn is_addressable(&self) -> bool {
-        !matches!(self.as_str(), "." | "..")
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+use super::{Amount, Invalid, Reference, text::name, two_places};
 
 /// Whose account a payment is for: 1 to 64 of `[A-Za-z0-9_-]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,26 +19,13 @@ impl CustomerId {
         let long = Invalid::new("too_long", "must have at most 64 characters");
         let bad = "must have letters, digits, underscores and hyphens only";
         let is_of_an_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        name(text.into(), is_of_an_id, bad, Self::LENGTH_MAX, long).map(Self)
+        let text = text.into();
+        name(&text, is_of_an_id, bad, Self::LENGTH_MAX, long)?;
+        Ok(Self(text))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-fn name(
-    text: String,
-    fits: impl Fn(u8) -> bool,
-    bad: &'static str,
-    length_max: usize,
-    long: Invalid,
-) -> Result<String, Invalid> {
-    match text.len() {
-        0 => Err(Invalid::new("empty", "must not be empty")),
-        length if length > length_max => Err(long),
-        _ if text.bytes().all(fits) => Ok(text),
-        _ => Err(Invalid::new("bad_character", bad)),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Safe display of texts from outside. Never changes a stored text.
+//! Texts from outside: why one is refused, and how one is shown safely. Never changes a
+//! stored text.
 
 /// Why a value was refused: a stable code and a sentence that completes
 /// "this field …".
@@ -13,6 +14,22 @@ pub struct Invalid {
 impl Invalid {
     pub(crate) const fn new(code: &'static str, reason: &'static str) -> Self {
         Self { code, reason }
+    }
+}
+
+/// Whether a text can be a name: of so many bytes at most, each of which fits.
+pub(super) fn name(
+    text: &str,
+    fits: impl Fn(u8) -> bool,
+    bad: &'static str,
+    length_max: usize,
+    long: Invalid,
+) -> Result<(), Invalid> {
+    match text.len() {
+        0 => Err(Invalid::new("empty", "must not be empty")),
+        length if length > length_max => Err(long),
+        _ if text.bytes().all(fits) => Ok(()),
+        _ => Err(Invalid::new("bad_character", bad)),
     }
 }
 

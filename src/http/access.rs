@@ -59,7 +59,7 @@ pub(super) fn admit(
                 let detail = format!("the token of {} lacks the scope {scope}", caller.name);
                 Err(Problem::new(Code::InsufficientScope, detail))
             }
-            _ => Ok(Principal(Some(caller.name))),
+            _ => Ok(caller.into()),
         };
     }
     Err(unauthorized(advice(config, surface)))
@@ -78,7 +78,7 @@ pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Principal, Probl
     })?;
     let caller = caller(gateway, tokens, token)?;
     match caller.scopes.has(Scope::OperationsRead) {
-        true => Ok(Principal(Some(caller.name))),
+        true => Ok(caller.into()),
         false => Err(unauthorized("the token lacks the scope operations:read")),
     }
 }
@@ -163,7 +163,7 @@ fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Principal> {
             .operators
             .iter()
             .fold(None, |found, one| if is_same(&one.token, token) { Some(one) } else { found });
-        return found.map(|one| Principal(Some(one.name.as_str().into())));
+        return found.map(|one| Principal::named(&one.name));
     }
     // Whoever has scopes gives operators theirs, and a client that pays must not act as one.
     if config.jwt_keys_file.is_some() || !config.bind.ip().is_loopback() && config.asks_for_token()

@@ -94,7 +94,7 @@ pub(super) async fn accept_batch(
     let mut sendings = Vec::with_capacity(items.len());
     let mut arrivals = Vec::with_capacity(items.len());
     let mut results: Vec<Result<Vec<String>, Problem>> = Vec::with_capacity(items.len());
-    let rules = app.rules(received_at);
+    let rules = app.rules(&caller.source, received_at);
     for item in items {
         let payment = intake::payment(item, &rules);
         results.push(payment.map(|(payment, ignored)| {
@@ -158,7 +158,7 @@ impl ItemView {
         arrival: &ReceivedPayment,
         result: Result<Appended, Problem>,
     ) -> Self {
-        let reference = arrival.payment.reference.as_str().to_owned();
+        let reference = arrival.payment.reference.given().to_owned();
         let (status, outcome, place) = match result {
             Ok(Appended::Accepted(place)) => ("accepted", "accepted", place),
             Ok(Appended::Duplicate(place)) => ("replayed", "duplicate", place),

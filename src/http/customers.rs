@@ -237,6 +237,8 @@ pub(super) struct StatementView {
 }
 
 /// Show a customer's statement
+///
+/// The payments of the caller's source; the balances are those after all payments.
 #[utoipa::path(
     get,
     path = "/api/v1/customers/{customer_id}/payments",
@@ -249,6 +251,7 @@ pub(super) struct StatementView {
 )]
 pub(super) async fn statement(
     State(app): State<App>,
+    caller: Principal,
     Segment(customer): Segment,
     Query(query): Query<StatementQuery>,
 ) -> Result<Json<StatementView>, Problem> {
@@ -256,7 +259,9 @@ pub(super) async fn statement(
     let limit = page_size(query.limit)?;
     let before = query.cursor.unwrap_or(i64::MAX);
     account_of(&app, &customer).await?;
-    let payments = app.ask(app.gateway.reader.statement(&customer, before, limit)).await?;
+    let payments = app
+        .ask(app.gateway.reader.statement(&customer, Some(&caller.source), before, limit))
+        .await?;
     let full = i64::try_from(payments.len()).is_ok_and(|rows| rows == limit);
     let next_cursor = payments.last().and_then(|last| last.account_version);
     let next_cursor = next_cursor.filter(|version| full && *version > 1);

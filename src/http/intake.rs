@@ -23,8 +23,8 @@ use super::problem::{Code, FieldError, Problem};
 use crate::{
     config::GatewayConfig,
     domain::{
-        Amount, Currency, CustomerId, Invalid, Payment, PaymentStatus, Reference, check_date,
-        parse_date,
+        Amount, Currency, CustomerId, Invalid, Payment, PaymentStatus, Reference, Source,
+        check_date, parse_date,
     },
 };
 
@@ -155,7 +155,9 @@ fn with_nul(query: &str) -> Option<&str> {
     Some(pair.split('=').next().unwrap_or_default())
 }
 
-pub(super) struct Rules {
+pub(super) struct Rules<'a> {
+    /// Whose payments they are.
+    source: &'a Source,
     /// Where dates without an offset are from.
     zone: Tz,
     currency: Currency,
@@ -163,11 +165,16 @@ pub(super) struct Rules {
     latest: DateTime<Utc>,
 }
 
-impl Rules {
-    pub(super) fn new(config: &GatewayConfig, currency: Currency, now: DateTime<Utc>) -> Self {
+impl<'a> Rules<'a> {
+    pub(super) fn new(
+        source: &'a Source,
+        config: &GatewayConfig,
+        currency: Currency,
+        now: DateTime<Utc>,
+    ) -> Self {
         let ahead = TimeDelta::from_std(config.date_ahead_max).unwrap_or(TimeDelta::MAX);
         let latest = now.checked_add_signed(ahead).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        Self { zone: config.time_zone, currency, latest }
+        Self { source, zone: config.time_zone, currency, latest }
     }
 }
 
@@ -254,7 +261,7 @@ impl JsonFields<'_> {
 }
 
 /// Reads one payment, and names the fields that were ignored.
-pub(super) fn payment(json: &[u8], rules: &Rules) -> Result<(Payment, Vec<String>), Problem> {
+pub(super) fn payment(json: &[u8], rules: &Rules<'_>) -> Result<(Payment, Vec<String>), Problem> {
     let mut fields: JsonFields<'_> = parse(json, Code::InvalidPayment)?;
     let customer = fields.take("customer_id", |raw| CustomerId::parse(string(raw)?));
     let status = fields.take("payment_status", |raw| PaymentStatus::parse(&string(raw)?));
@@ -263,7 +270,7 @@ pub(super) fn payment(json: &[u8], rules: &Rules) -> Result<(Payment, Vec<String
         check_date(parse_date(&string(raw)?, rules.zone)?, rules.latest)
     });
     let reference = fields.take("transaction_reference", |raw| {
-        let reference = Reference::parse(string(raw)?)?;
+        let reference = Reference::of(rules.source, string(raw)?)?;
         match reference.is_addressable() {
             true => Ok(reference),
             false => Err(Invalid::new("bad_reference", "must not be . or .., which no path keeps")),

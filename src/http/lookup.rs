@@ -61,7 +61,7 @@ pub(super) async fn find(
 ) -> Result<Json<PaymentDetail>, Problem> {
     app.quotas.take(&caller, 1)?;
     let not_found = || Problem::new(Code::PaymentNotFound, NOTHING_KNOWN);
-    let reference = Reference::parse(reference).map_err(|_| not_found())?;
+    let reference = Reference::of(&caller.source, reference).map_err(|_| not_found())?;
     let Located { mut views, ledger_asked } =
         locate(&app, std::slice::from_ref(&reference)).await?;
     let mut notices = views.remove(reference.as_str()).unwrap_or_default();
@@ -70,7 +70,9 @@ pub(super) async fn find(
         true => app.ask(app.gateway.reader.conflicts(&reference)).await?,
         false => Vec::new(),
     };
-    let links = Links::new(reference.as_str(), payment.customer_id.as_deref());
+    let links = Links::new(&reference, payment.customer_id.as_deref());
+    let payment = caller.sees(payment);
+    let notices = notices.into_iter().map(|notice| caller.sees(notice)).collect();
     Ok(Json(PaymentDetail { payment, notices, conflicts, links }))
 }
 
@@ -117,7 +119,7 @@ pub(super) async fn look_up(
     }
     app.quotas.take(&caller, wanted.len())?;
     let parse = |(index, text): (usize, String)| {
-        Reference::parse(text).map_err(|invalid| {
+        Reference::of(&caller.source, text).map_err(|invalid| {
             let field = format!("transaction_references/{index}");
             Problem::invalid(Code::InvalidRequest, vec![FieldError::new(&field, invalid)])
         })
@@ -128,7 +130,8 @@ pub(super) async fn look_up(
     let view = |reference: &Reference| {
         let views = views.get(reference.as_str()).map(Vec::as_slice).unwrap_or_default();
         let main = main_of(views).and_then(|main| views.get(main));
-        main.cloned().unwrap_or_else(|| PaymentRow::unknown(reference))
+        let known = main.cloned().map(|row| caller.sees(row));
+        known.unwrap_or_else(|| PaymentRow::unknown(reference))
     };
     Ok(Json(LookupView { payments: wanted.iter().map(view).collect() }))
 }

@@ -1,4 +1,5 @@
-//! Who acts, and why: what every change by hand must say. Never guesses.
+//! Who calls, for whom, and what it may see; and who acts, and why: what every change by hand
+//! must say. Never guesses.
 
 use std::sync::Arc;
 
@@ -11,7 +12,9 @@ use super::{
     shapes,
 };
 use crate::{
-    domain::{Invalid, is_plain},
+    callers::{Caller, Scope, Scopes},
+    domain::{Invalid, Source, is_plain},
+    ledger::PaymentRow,
     operations::Signature,
 };
 
@@ -20,10 +23,22 @@ const ACTOR_MAX: usize = 64;
 /// Longest reason, in characters.
 const REASON_MAX: usize = 500;
 
-/// Who a request is from: the name that its token stands for, if it stands for
-/// one.
+/// Who a request is from.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Principal(pub(crate) Option<Arc<str>>);
+pub(crate) struct Principal {
+    /// The name that its token stands for, if it stands for one.
+    pub(crate) name: Option<Arc<str>>,
+    /// Whose payments it sends and sees.
+    pub(super) source: Source,
+    /// What it may do; everything that its token opens, where that has no scopes.
+    scopes: Option<Scopes>,
+}
+
+impl From<Caller> for Principal {
+    fn from(Caller { name, source, scopes }: Caller) -> Self {
+        Self { name: Some(name), source, scopes: Some(scopes) }
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Principal {
     type Rejection = std::convert::Infallible;
@@ -47,6 +62,19 @@ pub(super) struct SignatureBody {
 }
 
 impl Principal {
+    pub(super) fn named(name: &str) -> Self {
+        Self { name: Some(name.into()), ..Self::default() }
+    }
+
+    fn may(&self, scope: Scope) -> bool {
+        self.scopes.is_none_or(|scopes| scopes.has(scope))
+    }
+
+    /// A payment, with the customer's balance only for whoever may read balances.
+    pub(super) fn sees(&self, payment: PaymentRow) -> PaymentRow {
+        if self.may(Scope::CustomersRead) { payment } else { payment.without_balance() }
+    }
+
     /// The signature of a change that may be made without saying who and why:
     /// then it is the API's, for this reason.
     pub(super) fn sign_or(
@@ -59,7 +87,7 @@ impl Principal {
     }
 
     pub(crate) fn sign(&self, given: Option<&str>, reason: &str) -> Result<Signature, Problem> {
-        let actor = self.0.as_deref().or(given).unwrap_or_default().trim();
+        let actor = self.name.as_deref().or(given).unwrap_or_default().trim();
         let reason = reason.trim();
         let mut errors = Vec::new();
         // A name is checked even where the token has one.

@@ -85,7 +85,8 @@ pub(super) async fn accept(
 ) -> Result<Response, Problem> {
     app.quotas.take(&caller, 1)?;
     let received_at = (app.gateway.clock)();
-    let (payment, ignored) = intake::payment(&body.json()?, &app.rules(received_at))?;
+    let (payment, ignored) =
+        intake::payment(&body.json()?, &app.rules(&caller.source, received_at))?;
     let sending = app.gateway.signals.sending(&trace);
     let arrival = ReceivedPayment { payment, received_at, trace: sending.context };
     let payment = &arrival.payment;
@@ -101,8 +102,9 @@ pub(super) async fn accept(
     if !wait.is_zero()
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
+        let view = caller.sees(outcome);
         let mut response =
-            (StatusCode::OK, axum::Json(WithIgnored { view: outcome, ignored })).into_response();
+            (StatusCode::OK, axum::Json(WithIgnored { view, ignored })).into_response();
         let applied = format!("wait={}", wait.as_secs());
         if let Ok(applied) = HeaderValue::from_str(&applied) {
             response.headers_mut().insert(APPLIED, applied);
@@ -110,7 +112,7 @@ pub(super) async fn accept(
         return Ok(mark(response, payment, replayed));
     }
     let status = if replayed { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let view = AcceptedView::new(payment.reference.as_str(), payment.customer.as_str(), place);
+    let view = AcceptedView::new(payment, place);
     let view = WithIgnored { view, ignored };
     Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
 }
@@ -132,7 +134,7 @@ pub(super) fn sent<'a>(
 
 fn mark(mut response: Response, payment: &Payment, replayed: bool) -> Response {
     let headers = response.headers_mut();
-    if let Ok(location) = HeaderValue::from_str(&payment_path(payment.reference.as_str())) {
+    if let Ok(location) = HeaderValue::from_str(&payment_path(&payment.reference)) {
         headers.insert(header::LOCATION, location);
     }
     if replayed {

@@ -52,7 +52,7 @@ impl Quotas {
         if limiter.len() >= CALLERS_MAX {
             limiter.retain_recent();
         }
-        let name = caller.0.clone().unwrap_or_else(|| NAMELESS.into());
+        let name = caller.name.clone().unwrap_or_else(|| NAMELESS.into());
         let wait = match limiter.check_key_n(&name, count) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(until)) => until.wait_time_from(MonotonicClock.now()).as_secs() + 1,
@@ -70,14 +70,10 @@ impl Quotas {
 mod tests {
     use super::*;
 
-    fn caller(name: &str) -> Principal {
-        Principal(Some(name.into()))
-    }
-
     #[test]
     fn a_caller_has_its_own_allowance_and_takes_all_of_a_batch_or_none() {
         let quotas = Quotas::new(NonZeroU32::new(1));
-        let (a, b) = (caller("a"), caller("b"));
+        let (a, b) = (Principal::named("a"), Principal::named("b"));
         assert!(quotas.take(&a, 9_000).is_ok());
         let refused = quotas.take(&a, 2_000).unwrap_err();
         assert_eq!(refused.code(), Code::RateLimited);
@@ -92,6 +88,6 @@ mod tests {
     #[test]
     fn without_a_rate_everything_is_allowed() {
         let quotas = Quotas::new(None);
-        assert!((0..100).all(|_| quotas.take(&caller("a"), 10_000).is_ok()));
+        assert!((0..100).all(|_| quotas.take(&Principal::named("a"), 10_000).is_ok()));
     }
 }

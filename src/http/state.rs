@@ -18,6 +18,7 @@ use crate::{
     circuit_breaker::CircuitBreaker,
     clock::Clock,
     config::GatewayConfig,
+    domain::Source,
     ledger::{self, Reader, Registrar},
     operations::Operations,
     progress::Board,
@@ -86,8 +87,13 @@ impl AppState {
         self.stores.look(producer, reader, postgresql).await
     }
 
-    pub(super) fn rules(&self, now: chrono::DateTime<chrono::Utc>) -> Rules {
-        Rules::new(&self.gateway.config, self.gateway.registrar.currency(), now)
+    /// What the payments of this source must be.
+    pub(super) fn rules<'a>(
+        &self,
+        source: &'a Source,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Rules<'a> {
+        Rules::new(source, &self.gateway.config, self.gateway.registrar.currency(), now)
     }
 
     /// Asks the ledger, unless it is known to be away.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    domain::{Delivery, PaymentState},
+    domain::{Delivery, Payment, PaymentState, Reference},
     ledger::{AccountRow, PaymentRow},
     operations::Money,
     stream::{EntryPosition, UnsettledEntry},
@@ -16,8 +16,9 @@ use crate::{
 /// Characters that stay as they are in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-pub(super) fn payment_path(reference: &str) -> String {
-    format!("/api/v1/payments/{}", utf8_percent_encode(reference, SEGMENT))
+/// Where the source of a payment finds it.
+pub(super) fn payment_path(reference: &Reference) -> String {
+    format!("/api/v1/payments/{}", utf8_percent_encode(reference.given(), SEGMENT))
 }
 
 pub(super) fn customer_path(customer: &str) -> String {
@@ -36,7 +37,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(reference: &str, customer: Option<&str>) -> Self {
+    pub(super) fn new(reference: &Reference, customer: Option<&str>) -> Self {
         let balance = customer.map(|customer| format!("{}/balance", customer_path(customer)));
         Self { payment: payment_path(reference), balance }
     }
@@ -45,6 +46,9 @@ impl Links {
 /// A payment that is on disk in its partition's stream.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AcceptedView {
+    /// Who sent it.
+    #[schema(example = "default")]
+    source: String,
     #[schema(example = "VPAY25110713542114478761522000")]
     transaction_reference: String,
     #[schema(pattern = "^accepted$")]
@@ -58,14 +62,16 @@ pub(super) struct AcceptedView {
 }
 
 impl AcceptedView {
-    pub(super) fn new(reference: &str, customer: &str, place: EntryPosition) -> Self {
+    pub(super) fn new(payment: &Payment, place: EntryPosition) -> Self {
+        let Payment { reference, customer, .. } = payment;
         Self {
-            transaction_reference: reference.to_owned(),
+            source: reference.source().to_owned(),
+            transaction_reference: reference.given().to_owned(),
             status: "accepted",
             partition: place.partition,
             sequence: place.sequence,
             stream_id: place.stream_id.to_string(),
-            links: Links::new(reference, Some(customer)),
+            links: Links::new(reference, Some(customer.as_str())),
         }
     }
 }

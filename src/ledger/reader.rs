@@ -15,9 +15,9 @@ use super::{
     Error,
     cursors::{CURSORS, PartitionCursor},
     pool::{Pool, PoolUse},
-    shapes::{Money, StateCounts, StatusView, state},
+    shapes::{Money, NameView, StateCounts, StatusView, named, state},
 };
-use crate::domain::{CustomerId, PaymentState, Reference, StreamId};
+use crate::domain::{CustomerId, PaymentState, Reference, Source, StreamId};
 use crate::telemetry::Signals;
 
 /// A payment, from stream to ledger, as the ledger has it and as clients see it. Parts of
@@ -25,6 +25,9 @@ use crate::telemetry::Signals;
 #[derive(Clone, Debug, Default, FromRow, Serialize, ToSchema)]
 #[schema(as = PaymentView)]
 pub struct PaymentRow {
+    /// The whole name.
+    #[serde(flatten, serialize_with = "named")]
+    #[schema(value_type = NameView)]
     pub transaction_reference: String,
     #[sqlx(try_from = "String")]
     #[serde(rename = "status", serialize_with = "state")]
@@ -62,6 +65,12 @@ pub struct PaymentRow {
 impl PaymentRow {
     pub fn unknown(reference: &Reference) -> Self {
         Self { transaction_reference: reference.as_str().to_owned(), ..Self::default() }
+    }
+
+    /// Without what only the balance's readers may know.
+    #[must_use]
+    pub fn without_balance(self) -> Self {
+        Self { balance_after: None, account_version: None, ..self }
     }
 
     /// Whether it could not be settled, and so does not use its reference.
@@ -249,19 +258,24 @@ impl Reader {
         Ok((rows, self.count("select count(*) from customer_accounts".to_owned()).await?))
     }
 
-    /// A page of a customer's statement, newest first, below version `before`.
+    /// A page of a customer's statement, newest first, below version `before`; of all sources,
+    /// or of one.
     pub async fn statement(
         &self,
         customer: &CustomerId,
+        source: Option<&Source>,
         before: i64,
         limit: i64,
     ) -> Result<Vec<PaymentRow>, Error> {
         let rows = select(
             PAYMENT,
-            "where customer_id = $1 and account_version < $2
+            "where customer_id = $1 and account_version < $2 and case when $4 = $5
+                 then position(' ' in transaction_reference) = 0
+                 else $4 is null or starts_with(transaction_reference, $4 || ' ') end
              order by account_version desc limit $3",
         );
-        self.pool.all(rows.bind(customer.as_str()).bind(before).bind(limit)).await
+        let rows = rows.bind(customer.as_str()).bind(before).bind(limit);
+        self.pool.all(rows.bind(source.map(Source::as_str)).bind(Source::DEFAULT)).await
     }
 
     /// Up to which sequence and entry all is settled, for each partition of this

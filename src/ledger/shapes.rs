@@ -10,7 +10,7 @@ use utoipa::{
     openapi::{KnownFormat, RefOr, Schema, SchemaFormat, Type, schema::ObjectBuilder},
 };
 
-use crate::domain::{PaymentState, two_places};
+use crate::domain::{PaymentState, Reference, two_places};
 
 /// Money as it is shown: `"10000.00"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type, ToSchema)]
@@ -28,6 +28,20 @@ impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// The name of a payment, as its source knows it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NameView<'a> {
+    /// Who sent it.
+    #[schema(example = "default")]
+    source: &'a str,
+    transaction_reference: &'a str,
+}
+
+pub(super) fn named<S: Serializer>(name: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let (source, transaction_reference) = Reference::parts(name);
+    NameView { source, transaction_reference }.serialize(serializer)
 }
 
 /// Where a payment is.

@@ -320,15 +320,17 @@ impl Producer {
         command
             .arg(self.limits.backlog_max)
             .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))
-            .arg(wire::VERSION)
             .arg(known.sequence)
             .arg(GROUP)
             .arg(known.line());
         for ReceivedPayment { payment, received_at, trace } in chunk {
             let traceparent = trace.as_ref().and_then(traceparent::write);
+            let (version, source) = wire::version(&payment.reference);
             command
                 .arg(payment.status.as_str())
                 .arg(payment.digest().to_string())
+                .arg(version)
+                .arg(source.unwrap_or_default())
                 .arg(wire::encode(payment))
                 .arg(received_at.timestamp_millis())
                 .arg(traceparent.unwrap_or_default());

@@ -14,20 +14,22 @@ use serde::{Deserialize, Serialize};
 use super::keys::Keys;
 use crate::{
     domain::{
-        Amount, CustomerId, DeadEntry, Delivery, Payment, PaymentStatus, Reference, StreamId,
-        parse_date,
+        Amount, CustomerId, DeadEntry, Delivery, Payment, PaymentStatus, Reference, Source,
+        StreamId, parse_date,
     },
     telemetry::traceparent::{self, TRACEPARENT},
 };
 
-/// The current version.
-pub(super) const VERSION: &str = "1";
+/// Of the source `default`, as releases before had no other.
+const WITHOUT_SOURCE: &str = "1";
+const WITH_SOURCE: &str = "2";
+const SOURCE: &str = "source";
 /// No sequence is higher: scripts in Redis count in doubles.
 pub(super) const SEQUENCE_MAX: i64 = (1 << 53) - 1;
 
-/// The payment as JSON in the field `payment` of a version 1 entry.
+/// The payment as JSON in the field `payment`.
 #[derive(Serialize, Deserialize)]
-struct PaymentV1<'a> {
+struct PaymentText<'a> {
     /// Visible ASCII: a quote or a backslash is escaped in JSON.
     #[serde(borrow)]
     transaction_reference: Cow<'a, str>,
@@ -41,21 +43,31 @@ struct PaymentV1<'a> {
 pub(super) type Fields = Vec<(String, Vec<u8>)>;
 
 pub(super) fn encode(payment: &Payment) -> String {
-    let v1 = PaymentV1 {
-        transaction_reference: payment.reference.as_str().into(),
+    let text = PaymentText {
+        transaction_reference: payment.reference.given().into(),
         customer_id: payment.customer.as_str(),
         payment_status: payment.status.as_str(),
         transaction_amount: &payment.amount.to_string(),
         transaction_date: &payment.date.to_rfc3339_opts(SecondsFormat::AutoSi, true),
     };
-    serde_json::to_string(&v1).unwrap_or_else(|_| unreachable!("strings always become JSON"))
+    serde_json::to_string(&text).unwrap_or_else(|_| unreachable!("strings always become JSON"))
+}
+
+/// The version of an entry and its source, where it names one.
+pub(super) fn version(reference: &Reference) -> (&'static str, Option<&str>) {
+    match reference.source() {
+        Source::DEFAULT => (WITHOUT_SOURCE, None),
+        source => (WITH_SOURCE, Some(source)),
+    }
 }
 
 /// A delivery as its entry has it, but for the trace context.
 pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
+    let (version, source) = version(&delivery.payment.reference);
     let fields = [
-        ("v", Some(VERSION.to_owned())),
+        ("v", Some(version.to_owned())),
         ("seq", Some(delivery.sequence.to_string())),
+        (SOURCE, source.map(str::to_owned)),
         ("payment", Some(encode(&delivery.payment))),
         ("received_at", Some(delivery.received_at.timestamp_millis().to_string())),
         (TRACEPARENT, delivery.trace.as_ref().and_then(traceparent::write)),
@@ -85,7 +97,9 @@ pub(super) fn decode(
         let payment = field(&fields, "payment").and_then(|json| serde_json::from_str(json).ok());
         let payment: serde_json::Value = payment.unwrap_or_default();
         let part = |name: &str| payment.get(name).and_then(serde_json::Value::as_str);
-        let reference = part("transaction_reference").and_then(|text| Reference::parse(text).ok());
+        let source = source_of(|name| field(&fields, name)).ok();
+        let reference = source.zip(part("transaction_reference"));
+        let reference = reference.and_then(|(source, text)| Reference::of(&source, text).ok());
         let trace = field(&fields, TRACEPARENT).and_then(traceparent::parse);
         let text = |value| String::from_utf8_lossy(value).into_owned();
         Box::new(DeadEntry {
@@ -122,14 +136,11 @@ fn read<'a>(
     stream_id: StreamId,
     text: impl Fn(&str) -> Option<&'a str>,
 ) -> Result<Delivery, String> {
-    match text("v") {
-        Some(VERSION) => {}
-        Some(other) => return Err(format!("version {other} is not known to this release")),
-        None => return Err("the entry has no field v".to_owned()),
-    }
+    let source = source_of(&text)?;
     let sequence = text("seq").and_then(read_sequence);
     let sequence = sequence.ok_or("its sequence is missing or not a number from 1 to 2^53 - 1")?;
-    let payment = decode_payment(text("payment").ok_or("the entry has no field payment")?)?;
+    let payment = text("payment").ok_or("the entry has no field payment")?;
+    let payment = decode_payment(&source, payment)?;
     let received_at = text("received_at").and_then(|text| text.parse().ok());
     let received_at = received_at
         .and_then(DateTime::<Utc>::from_timestamp_millis)
@@ -142,22 +153,35 @@ fn read_sequence(text: &str) -> Option<i64> {
     text.parse().ok().filter(|sequence| (1..=SEQUENCE_MAX).contains(sequence))
 }
 
-fn decode_payment(json: &str) -> Result<Payment, String> {
+/// Whose it is.
+fn source_of<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Result<Source, String> {
+    match text("v") {
+        Some(WITHOUT_SOURCE) => Ok(Source::default()),
+        Some(WITH_SOURCE) => {
+            let source = text(SOURCE).ok_or("the entry has no field source")?;
+            Source::parse(source).map_err(|invalid| format!("its source {}", invalid.reason))
+        }
+        Some(other) => Err(format!("version {other} is not known to this release")),
+        None => Err("the entry has no field v".to_owned()),
+    }
+}
+
+fn decode_payment(source: &Source, json: &str) -> Result<Payment, String> {
     // Strings without escapes are borrowed; only a reference can have some.
-    let v1: PaymentV1<'_> = serde_json::from_str(json)
+    let read: PaymentText<'_> = serde_json::from_str(json)
         .map_err(|error| format!("its payment cannot be read: {error}"))?;
     let bad =
         |name: &str, invalid: crate::domain::Invalid| format!("its {name} {}", invalid.reason);
     Ok(Payment {
-        reference: Reference::parse(v1.transaction_reference)
+        reference: Reference::of(source, read.transaction_reference)
             .map_err(|invalid| bad("transaction_reference", invalid))?,
-        customer: CustomerId::parse(v1.customer_id)
+        customer: CustomerId::parse(read.customer_id)
             .map_err(|invalid| bad("customer_id", invalid))?,
-        status: PaymentStatus::parse(v1.payment_status)
+        status: PaymentStatus::parse(read.payment_status)
             .map_err(|invalid| bad("payment_status", invalid))?,
-        amount: Amount::parse(v1.transaction_amount)
+        amount: Amount::parse(read.transaction_amount)
             .map_err(|invalid| bad("transaction_amount", invalid))?,
-        date: parse_date(v1.transaction_date, Tz::UTC)
+        date: parse_date(read.transaction_date, Tz::UTC)
             .map_err(|invalid| bad("transaction_date", invalid))?,
     })
 }
@@ -166,6 +190,7 @@ pub(super) fn sequence_of(fields: &Fields) -> Option<i64> {
     field(fields, "seq").and_then(read_sequence)
 }
 
+/// The name of the payment in an entry.
 pub(super) fn reference_of(fields: &Fields) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -173,7 +198,11 @@ pub(super) fn reference_of(fields: &Fields) -> Option<Cow<'_, str>> {
         transaction_reference: Cow<'a, str>,
     }
     let named: Named<'_> = serde_json::from_str(field(fields, "payment")?).ok()?;
-    Some(named.transaction_reference)
+    let given = named.transaction_reference;
+    match field(fields, "v")? {
+        WITH_SOURCE => Some(Cow::Owned([field(fields, SOURCE)?, " ", &given].concat())),
+        _ => Some(given),
+    }
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
@@ -210,7 +239,10 @@ mod tests {
         assert!(!lines.is_empty());
         for line in lines {
             let delivery = decode_line(line).expect(line);
-            assert_eq!(delivery.payment.reference.as_str(), "VPAY25110713542114478761522000");
+            let name = ["VPAY25110713542114478761522000", "bank-a VPAY25110713542114478761522000"];
+            let name = name[usize::from(line.starts_with("v\t2"))];
+            assert_eq!(delivery.payment.reference.as_str(), name);
+            assert_eq!(reference_of(&fields(line)).as_deref(), Some(name));
             assert_eq!(delivery.payment.customer.as_str(), "GIG00001");
             assert_eq!(delivery.payment.status, PaymentStatus::Complete);
             assert_eq!(delivery.payment.amount.to_string(), "10000.00");
@@ -223,9 +255,16 @@ mod tests {
 
     #[test]
     fn what_is_written_today_is_in_the_fixtures() {
-        let delivery = decode_line(FIXTURES.lines().next_back().unwrap()).unwrap();
-        let last = FIXTURES.lines().next_back().unwrap();
-        assert!(last.contains(&encode(&delivery.payment)), "add a fixture for the new format");
+        for version in ["v\t1", "v\t2"] {
+            let mut lines = FIXTURES.lines().rev().filter(|line| line.starts_with(version));
+            let line = lines.next().unwrap();
+            let mut written = fields_of(&decode_line(line).unwrap());
+            written.retain(|(name, _)| name != TRACEPARENT);
+            let written: Vec<_> =
+                written.into_iter().map(|(name, value)| format!("{name}\t{value}")).collect();
+            let written = written.join("\t");
+            assert!(line.starts_with(&written), "add a fixture for the new format: {written}");
+        }
     }
 
     #[test]
@@ -233,8 +272,12 @@ mod tests {
         let line = FIXTURES.lines().next_back().unwrap();
         let mut delivery = decode_line(line).unwrap();
         let all: String = (b'!'..=b'~').map(char::from).collect();
-        delivery.payment.reference = Reference::parse(all).unwrap();
-        assert_eq!(decode_payment(&encode(&delivery.payment)).unwrap(), delivery.payment);
+        for source in ["default", "bank-a"] {
+            let source = Source::parse(source).unwrap();
+            delivery.payment.reference = Reference::of(&source, all.clone()).unwrap();
+            let read = decode_payment(&source, &encode(&delivery.payment)).unwrap();
+            assert_eq!(read, delivery.payment);
+        }
     }
 
     #[track_caller]
@@ -246,7 +289,7 @@ mod tests {
     #[test]
     fn an_unreadable_entry_says_why() {
         let good = FIXTURES.lines().next_back().unwrap();
-        check_unreadable(&good.replacen("v\t1", "v\t99", 1), "version 99");
+        check_unreadable(&good.replacen("v\t2", "v\t99", 1), "version 99");
         for sequence in ["x", "0", "-1", "9007199254740992", "9223372036854775807"] {
             let line = good.replace("seq\t7", &format!("seq\t{sequence}"));
             check_unreadable(&line, "sequence is missing or not a number");
@@ -262,6 +305,8 @@ mod tests {
         check_unreadable(&good.replace("GIG00001", "GIG 00001"), "customer_id");
         check_unreadable(&good.replace("{", "["), "payment cannot be read");
         check_unreadable("hello\tworld", "no field v");
+        check_unreadable(&good.replace("source\tbank-a", "source\tBank A"), "its source must");
+        check_unreadable(&good.replace("source\tbank-a\t", ""), "no field source");
     }
 
     #[test]
@@ -273,7 +318,7 @@ mod tests {
         let unreadable =
             decode(&keys, (wrong, SEQUENCE_MAX), StreamId::default(), fields).unwrap_err();
         assert!(unreadable.reason.contains("does not belong"), "{}", unreadable.reason);
-        assert_eq!(unreadable.reference.as_deref(), Some("VPAY25110713542114478761522000"));
+        assert_eq!(unreadable.reference.as_deref(), Some("bank-a VPAY25110713542114478761522000"));
         assert_eq!(unreadable.sequence, Some(7));
         assert_eq!(unreadable.customer, Some(customer));
         assert_eq!(unreadable.amount.unwrap().to_string(), "10000.00");
@@ -281,7 +326,7 @@ mod tests {
         // Kept beside the stream it is read all the same.
         let read = read_fields(wrong, StreamId::default(), &unreadable.fields).unwrap();
         assert_eq!((read.sequence, read.partition), (7, wrong));
-        assert_eq!(read.payment.reference.as_str(), "VPAY25110713542114478761522000");
+        assert_eq!(read.payment.reference.as_str(), "bank-a VPAY25110713542114478761522000");
     }
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";

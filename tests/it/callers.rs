@@ -11,13 +11,13 @@ const ISSUER: &str = "https://tokens.example";
 /// A static token, which the loopback gateway takes beside access tokens.
 const STATIC: &str = "a-static-token-of-the-api";
 
-struct Keys {
+pub struct Keys {
     directory: PathBuf,
 }
 
 impl Keys {
     /// A key set with a key called `a`.
-    async fn new(name: &str) -> Self {
+    pub async fn new(name: &str) -> Self {
         let process = std::process::id();
         let name = format!("keys-{name}-{process}");
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -27,7 +27,7 @@ impl Keys {
         keys
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.directory.join(name).to_str().unwrap().to_owned()
     }
 
@@ -35,7 +35,7 @@ impl Keys {
         self.path("keys.json")
     }
 
-    async fn run(&self, arguments: &[&str]) -> Ended {
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
         let mut command = paystream();
         command.args(arguments).env("PAYSTREAM_JWT_KEYS_FILE", self.set());
         command.env("PAYSTREAM_JWT_ISSUER", ISSUER);
@@ -54,7 +54,7 @@ impl Keys {
         self.token_of("bank-a", key, more).await
     }
 
-    async fn token_of(&self, subject: &str, key: &str, more: &[&str]) -> String {
+    pub async fn token_of(&self, subject: &str, key: &str, more: &[&str]) -> String {
         let key = self.path(key);
         let fixed = ["token", "--key", &key, "--subject", subject];
         let made = self.run(&[&fixed[..], more].concat()).await;
@@ -63,9 +63,13 @@ impl Keys {
     }
 
     async fn serve(&self, stores: &Stores, more: &[(&str, &str)]) -> Process {
+        self.serve_as("all", stores, more).await
+    }
+
+    pub async fn serve_as(&self, role: &str, stores: &Stores, more: &[(&str, &str)]) -> Process {
         let set = self.set();
         let settings = [("PAYSTREAM_JWT_KEYS_FILE", &*set), ("PAYSTREAM_JWT_ISSUER", ISSUER)];
-        Process::serve("all", stores, &[&settings[..], more].concat()).await
+        Process::serve(role, stores, &[&settings[..], more].concat()).await
     }
 }
 

@@ -28,7 +28,11 @@ use paystream::{
 };
 use paystream_dev::{self as dev, PostgresServer, RedisServer, Servers};
 use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
-use reqwest::{Method, RequestBuilder, header::HeaderMap, redirect::Policy};
+use reqwest::{
+    Method, RequestBuilder,
+    header::{self, HeaderMap, HeaderValue},
+    redirect::Policy,
+};
 use serde_json::{Value, json};
 use sqlx::{
     AssertSqlSafe, Connection, FromRow, PgConnection, PgPool,
@@ -705,6 +709,14 @@ pub struct Api {
 impl Api {
     pub fn new(url: String) -> Self {
         Self { url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    /// The same gateway for whoever has this token.
+    pub fn with_token(&self, token: &str) -> Self {
+        let shown = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, shown)]);
+        let client = reqwest::Client::builder().no_proxy().default_headers(headers);
+        Self { url: self.url.clone(), client: client.build().unwrap() }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {

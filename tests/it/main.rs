@@ -69,6 +69,7 @@ mod operators;
 mod ownership;
 mod resize;
 mod rooms;
+mod sources;
 mod stuck;
 mod takeover;
 mod telemetry;

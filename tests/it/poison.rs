@@ -14,7 +14,7 @@ pub async fn refuse_poison(stores: &Stores) {
             "create or replace function refuse_poison() returns trigger language plpgsql as $$
          begin
              -- One that is to wait is not settled: it only claims its key.
-             if new.transaction_reference like 'POISON%' and new.stream_id <> 'claim' then
+             if new.transaction_reference like '%POISON%' and new.stream_id <> 'claim' then
                  raise exception 'no payment is called %', new.transaction_reference;
              end if;
              return new;

@@ -9,8 +9,8 @@ use chrono_tz::{Africa::Lagos, Europe::Berlin, Tz};
 use rust_decimal::Decimal;
 
 use super::{
-    AMOUNT_MAX, Amount, CustomerId, LEDGER_MAX, Payment, PaymentStatus, Reference, StreamId,
-    parse_date, partition_of, two_places,
+    AMOUNT_MAX, Amount, CustomerId, LEDGER_MAX, Payment, PaymentStatus, Reference, Source,
+    StreamId, parse_date, partition_of, two_places,
 };
 
 #[test]
@@ -120,14 +120,48 @@ fn limits_are_what_they_say() {
 fn references_are_visible_ascii() {
     let all: String = (b'!'..=b'~').map(char::from).collect();
     for text in ["VPAY25110713542114478761522000", "!", "a{b}/c:d%20", &all, &"r".repeat(128)] {
-        assert_eq!(Reference::parse(text).unwrap().as_str(), text);
+        let reference = Reference::of(&Source::default(), text).unwrap();
+        assert_eq!(
+            (reference.as_str(), reference.source(), reference.given()),
+            (text, "default", text)
+        );
+        assert_eq!(Reference::parse(text), Ok(reference));
     }
     let bad =
         ["a b", " a", "a\t", "a\u{7f}", "a\0", "caf\u{e9}"].map(|text| (text, "bad_character"));
     let long = "r".repeat(129);
     for (text, code) in bad.into_iter().chain([("", "empty"), (&long, "too_long")]) {
-        assert_eq!(Reference::parse(text).map_err(|invalid| invalid.code), Err(code), "{text:?}");
+        let refused = Reference::of(&Source::default(), text).map_err(|invalid| invalid.code);
+        assert_eq!(refused, Err(code), "{text:?}");
     }
+}
+
+#[test]
+fn a_payment_is_named_with_its_source() {
+    let bank = Source::parse("bank-a").unwrap();
+    let theirs = Reference::of(&bank, "TX-1").unwrap();
+    assert_eq!(
+        (theirs.as_str(), theirs.source(), theirs.given()),
+        ("bank-a TX-1", "bank-a", "TX-1")
+    );
+    assert_eq!(Reference::parse("bank-a TX-1"), Ok(theirs.clone()));
+    assert_ne!(Reference::parse("TX-1"), Ok(theirs));
+    // One payment has one name.
+    assert_eq!(Reference::parse("default TX-1"), Reference::parse("TX-1"));
+    let bad = ["A TX-1", "bank_a TX-1", " TX-1", "bank-a ", "a b c", "bank-a  TX-1"];
+    for text in bad {
+        assert!(Reference::parse(text).is_err(), "{text:?}");
+    }
+    // What a sender writes cannot name another's payment.
+    assert!(Reference::of(&bank, "bank-b TX-1").is_err());
+    assert!(Reference::of(&Source::default(), "bank-a TX-1").is_err());
+    let long = "s".repeat(33);
+    for (text, code) in
+        [("", "empty"), ("Bank", "bad_character"), ("a b", "bad_character"), (&long, "too_long")]
+    {
+        assert_eq!(Source::parse(text).map_err(|invalid| invalid.code), Err(code), "{text:?}");
+    }
+    assert!(Source::parse("default").unwrap().is_default() && !bank.is_default());
 }
 
 #[test]

@@ -2,10 +2,10 @@
 -- all that this call does is in Redis and its file, or nothing of it.
 --
 -- KEYS  stream, seq, lost, backlog, lineage, ref of each payment's reference
--- ARGV  backlog limit, dedupe window in ms, entry version, highest sequence
---       that the caller knows to have been given out, group, the lineage that it
---       compared this with; for each payment status, digest, payment, received at
---       in ms, traceparent or nothing
+-- ARGV  backlog limit, dedupe window in ms, highest sequence that the caller knows
+--       to have been given out, group, the lineage that it compared this with;
+--       for each payment status, digest, entry version, source or nothing,
+--       payment, received at in ms, traceparent or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
 -- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
@@ -14,11 +14,12 @@
 -- begun: nothing was done, and what is known must be compared again. The ref key
 -- holds one line for each status that the reference was sent with: "status digest
 -- sequence stream-id".
-local FIRST, HEAD, EACH = 5, 6, 5
+local FIRST, HEAD, EACH = 5, 5, 7
+local FIELDS = { 'source', 'payment', 'received_at', 'traceparent' }
 local stream, seq = KEYS[1], KEYS[2]
-local limit, window, version, given_out = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local limit, window, given_out = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 
-if redis.call('GETRANGE', KEYS[5], -#ARGV[6], -1) ~= ARGV[6] then
+if redis.call('GETRANGE', KEYS[5], -#ARGV[5], -1) ~= ARGV[5] then
   return redis.error_reply('LINEAGE another server has given out sequences of ' .. stream)
 end
 
@@ -58,7 +59,7 @@ local function has_room(length)
   for _, reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local group = {}
     for i = 1, #reply, 2 do group[reply[i]] = reply[i + 1] end
-    if group['name'] == ARGV[5] then
+    if group['name'] == ARGV[4] then
       unsettled = group['pending'] + entries_after(stream, group['last-delivered-id'])
     end
   end
@@ -115,7 +116,7 @@ end
 local answers = {}
 for number = 1, #KEYS - FIRST do
   local at, ref = HEAD + (number - 1) * EACH, KEYS[FIRST + number]
-  local status, digest, traceparent = ARGV[at + 1], ARGV[at + 2], ARGV[at + 5]
+  local status, digest = ARGV[at + 1], ARGV[at + 2]
   local answer, others = look_up(ref, status, digest)
   if not answer then
     local sequence, refusal = next_sequence()
@@ -123,14 +124,15 @@ for number = 1, #KEYS - FIRST do
       answers[number] = refusal
       return answers
     end
-    local id
-    if traceparent ~= '' then
-      id = redis.call('XADD', stream, '*', 'v', version, 'seq', sequence, 'payment', ARGV[at + 3],
-        'received_at', ARGV[at + 4], 'traceparent', traceparent)
-    else
-      id = redis.call('XADD', stream, '*', 'v', version, 'seq', sequence, 'payment', ARGV[at + 3],
-        'received_at', ARGV[at + 4])
+    local fields = { 'v', ARGV[at + 3], 'seq', sequence }
+    for place, name in ipairs(FIELDS) do
+      local value = ARGV[at + 3 + place]
+      if value ~= '' then
+        fields[#fields + 1] = name
+        fields[#fields + 1] = value
+      end
     end
+    local id = redis.call('XADD', stream, '*', unpack(fields))
     redis.call('SET', ref, others .. status .. ' ' .. digest .. ' ' .. sequence .. ' ' .. id .. '\n',
       'PX', window)
     answer = 'appended ' .. sequence .. ' ' .. id
