@@ -28,7 +28,8 @@ async fn an_accepted_payment_says_where_it_is_and_a_replay_says_the_same() {
         "transaction_reference": "VPAY25110713542114478761522000",
         "status": "accepted",
         "partition": partition,
-        "sequence": 1, "source": "default",
+        "sequence": 1,
+        "source": "default",
         "stream_id": id,
         "links": {"self": self_link, "balance": "/api/v1/customers/GIG00001/balance"},
     });
