@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::stores::Stores;
 use crate::{
-    callers::{KeySet, TokenRules, Tokens},
+    callers::{self, KeySet, Sources, TokenRules, Tokens},
     circuit_breaker::{self, CircuitBreaker},
     clock,
     config::{GatewayConfig, ServeConfig, WorkerConfig},
@@ -103,7 +103,8 @@ pub(super) fn monitor(
 /// None where no caller has an access token.
 pub(super) fn tokens(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tokens>>> {
     let Some(file) = &config.jwt_keys_file else { return Ok(None) };
-    let keys = KeySet::read(file)
+    let keys = callers::text(file)
+        .and_then(|text| KeySet::parse(&text))
         .map_err(|error| anyhow!("PAYSTREAM_JWT_KEYS_FILE {}: {error}", file.display()))?;
     let rules = TokenRules {
         issuer: config.jwt_issuer.clone().context("PAYSTREAM_JWT_ISSUER is not set")?,
@@ -111,6 +112,16 @@ pub(super) fn tokens(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tokens
         lifetime_max: config.jwt_lifetime_max,
     };
     Ok(Some(Arc::new(Tokens::new(rules, keys))))
+}
+
+pub(super) fn sources(config: &GatewayConfig) -> anyhow::Result<Arc<Sources>> {
+    let sources = Sources::default();
+    if let Some(file) = &config.sources_file {
+        callers::text(file)
+            .and_then(|text| sources.replace(&text))
+            .map_err(|error| anyhow!("PAYSTREAM_SOURCES_FILE {}: {error}", file.display()))?;
+    }
+    Ok(Arc::new(sources))
 }
 
 pub(super) async fn gateway(
@@ -146,6 +157,7 @@ pub(super) async fn gateway(
         signals: signals.clone(),
         config: config.clone(),
         tokens: None,
+        sources: Arc::default(),
         clock: clock::system,
     })
 }

@@ -19,9 +19,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
-    callers::{self, Tokens},
+    callers::{self, Sources, Tokens},
     cli,
-    config::ServeConfig,
+    config::{GatewayConfig, ServeConfig},
     console,
     http::{self, AppState},
     ledger::Schema,
@@ -108,6 +108,38 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
 
+/// Who may call, for as long as the process lives.
+#[derive(Default)]
+struct Known {
+    tokens: Option<Arc<Tokens>>,
+    sources: Arc<Sources>,
+}
+
+impl Known {
+    fn read(config: &GatewayConfig) -> anyhow::Result<Self> {
+        let (tokens, sources) = (capabilities::tokens(config)?, capabilities::sources(config)?);
+        Ok(Self { tokens, sources })
+    }
+
+    /// Uses what changes in the files, until `stop`.
+    fn follow(
+        &self,
+        config: &GatewayConfig,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        stop: &CancellationToken,
+    ) {
+        if let Some((tokens, file)) = self.tokens.clone().zip(config.jwt_keys_file.clone()) {
+            let take = move |text: &str| tokens.replace(text);
+            tasks.spawn(callers::follow(file, "the key set", take, stop.clone()));
+        }
+        if let Some(file) = config.sources_file.clone() {
+            let sources = Arc::clone(&self.sources);
+            let take = move |text: &str| sources.replace(text);
+            tasks.spawn(callers::follow(file, "the file of sources", take, stop.clone()));
+        }
+    }
+}
+
 /// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
 /// When the number of partitions is changed, serves the new topology.
 pub async fn serve_on(
@@ -118,12 +150,15 @@ pub async fn serve_on(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = listener.map(TcpListener::into_std).transpose()?;
-    let tokens = if listener.is_some() { capabilities::tokens(&config.gateway)? } else { None };
+    let known = match listener.is_some() {
+        true => Known::read(&config.gateway)?,
+        false => Known::default(),
+    };
     while !stop.is_cancelled() {
         // Connections wait at the listener while the stores are opened anew.
         let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
         let listener = listener.map(TcpListener::from_std).transpose()?;
-        serve_topology(role, &config, &tokens, &signals, listener, &stop).await?;
+        serve_topology(role, &config, &known, &signals, listener, &stop).await?;
     }
     Ok(())
 }
@@ -132,7 +167,7 @@ pub async fn serve_on(
 async fn serve_topology(
     role: Role,
     config: &ServeConfig,
-    tokens: &Option<Arc<Tokens>>,
+    known: &Known,
     signals: &Signals,
     listener: Option<TcpListener>,
     stop: &CancellationToken,
@@ -165,10 +200,8 @@ async fn serve_topology(
         let settings = &config.gateway;
         let mut gateway =
             capabilities::gateway(settings, &stores, &circuits, board, operations, signals).await?;
-        gateway.tokens = tokens.clone();
-        if let Some((tokens, file)) = tokens.clone().zip(settings.jwt_keys_file.clone()) {
-            tasks.spawn(callers::follow(tokens, file, stop.clone()));
-        }
+        known.follow(settings, &mut tasks, &stop);
+        (gateway.tokens, gateway.sources) = (known.tokens.clone(), Arc::clone(&known.sources));
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
         let app = AppState::new(gateway, stop.clone());
         let (pages, looking) = console::open(Arc::clone(&app));

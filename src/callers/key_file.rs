@@ -1,11 +1,10 @@
-//! Follows the file of a key set: reads it again when it has changed, and at SIGHUP. Never goes
-//! on without keys: a file that cannot be used changes nothing.
+//! Follows a file of keys: reads it again when it has changed, and at SIGHUP. Never goes on
+//! without keys: a file that cannot be used changes nothing.
 
 use std::{
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,24 +14,18 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-
-use super::{KeySet, Tokens};
+use tracing::warn;
 
 /// Until a changed file is used.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-impl KeySet {
-    /// # Errors
-    ///
-    /// A sentence that says what is wrong with the file.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        Self::parse(&text(path)?)
-    }
-}
-
-fn text(path: &Path) -> Result<String, String> {
+/// The text of a file of settings.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong with the file.
+pub fn text(path: &Path) -> Result<String, String> {
     let read = || {
         // Opening another thing, such as a pipe, might not return.
         if !fs::metadata(path)?.is_file() {
@@ -46,10 +39,12 @@ fn text(path: &Path) -> Result<String, String> {
     read().unwrap_or_else(|error: std::io::Error| Err(format!("it cannot be read: {error}")))
 }
 
-/// Gives `tokens` the keys of this file whenever they change, until `stop`.
+/// Has `take` use this file whenever it changes, and at SIGHUP, until `stop`. What it refuses
+/// changes nothing, and is logged as `what`.
 pub async fn follow(
-    tokens: Arc<Tokens>,
     path: PathBuf,
+    what: &'static str,
+    take: impl Fn(&str) -> Result<(), String>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut hangups = signal(SignalKind::hangup()).context("could not listen to SIGHUP")?;
@@ -70,16 +65,9 @@ pub async fn follow(
         if last.as_ref() == Some(&now) && !asked {
             continue;
         }
-        let file = path.display();
-        match now.as_deref().map_err(Clone::clone).and_then(KeySet::parse) {
-            Ok(keys) => {
-                let (kids, ignored) = (keys.kids(), keys.ignored());
-                info!(%file, ?kids, ignored, "using the key set");
-                tokens.replace(keys);
-            }
-            Err(error) => {
-                warn!(%file, error, "the key set cannot be used; going on with the last one")
-            }
+        if let Err(error) = now.as_deref().map_err(Clone::clone).and_then(&take) {
+            let file = path.display();
+            warn!(%file, error, "{what} cannot be used; going on with the last one");
         }
         last = Some(now);
     }

@@ -11,6 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
+use tracing::info;
 
 use super::{KeySet, Scope, Scopes, signing_key::ACCESS_TOKEN};
 use crate::domain::{Source, is_plain};
@@ -125,8 +126,15 @@ impl Tokens {
     }
 
     /// From now on. Tokens of keys that are gone are not taken any more.
-    pub fn replace(&self, keys: KeySet) {
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with this key set. Nothing has changed.
+    pub fn replace(&self, keys: &str) -> Result<(), String> {
+        let keys = KeySet::parse(keys)?;
+        info!(kids = ?keys.kids(), ignored = keys.ignored(), "using the key set");
         *self.state() = State { keys: Arc::new(keys), ..State::default() };
+        Ok(())
     }
 
     pub fn check(&self, token: &str, now: DateTime<Utc>) -> Result<Caller, Refused> {
@@ -262,12 +270,12 @@ mod tests {
             audience: "paystream".to_owned(),
             lifetime_max: Duration::from_secs(3600),
         };
-        Tokens::new(rules, set(&[key]))
+        Tokens::new(rules, KeySet::parse(&text(&[key])).unwrap())
     }
 
-    fn set(keys: &[&SigningKey]) -> KeySet {
+    fn text(keys: &[&SigningKey]) -> String {
         let keys: Vec<_> = keys.iter().map(|key| key.public()).collect();
-        KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap()
+        json!({ "keys": keys }).to_string()
     }
 
     const NOW: i64 = 1_790_000_000;
@@ -312,9 +320,10 @@ mod tests {
         let (of_old, of_new) = (old.mint(&GRANT).unwrap(), new.mint(&GRANT).unwrap());
         let check = |token: &str| tokens.check(token, moment(NOW)).map(drop);
         assert_eq!((check(&of_old), check(&of_new)), (Ok(()), Err(Refused::UnknownKey)));
-        tokens.replace(set(&[&old, &new]));
+        tokens.replace(&text(&[&old, &new])).unwrap();
         assert_eq!((check(&of_old), check(&of_new)), (Ok(()), Ok(())));
-        tokens.replace(set(&[&new]));
+        tokens.replace(&text(&[&new])).unwrap();
+        assert!(tokens.replace("{}").is_err());
         assert_eq!((check(&of_old), check(&of_new)), (Err(Refused::UnknownKey), Ok(())));
     }
 

@@ -71,6 +71,9 @@ fn page(life: &Life) -> String {
         Some(trace_id) => format!("  trace {trace_id}"),
         None => "  not traced".to_owned(),
     });
+    lines.extend(life.evidence.iter().map(|evidence| {
+        format!("  signed with {} ({}); --json shows what", evidence.key_id, evidence.scheme)
+    }));
     if !life.ledger_available {
         let line = "  PostgreSQL does not answer in time: what became of it is not known now";
         lines.push(line.to_owned());

@@ -41,18 +41,22 @@ pub(super) async fn sign_in(
     Extension(peer): Extension<Peer>,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
+    let app = &console.app;
+    app.sign_ins.sign_in(peer.address)?;
     let unread = |_| Problem::new(Code::Unauthorized, "the token could not be read");
     let Form(form) = form.map_err(unread)?;
     let token = form.token.trim();
-    access::sign_in(&console.app.gateway, token)?;
-    let cookie = kept(access::TOKEN_COOKIE, &words::encoded(token), None, peer)?;
+    let operator = access::sign_in(&app.gateway, token);
+    app.security_log.signed_in(operator.as_ref(), peer);
+    operator?;
+    let cookie = kept(access::token_cookie(peer.is_https), &words::encoded(token), None, peer)?;
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(inside(form.to.as_deref())))
         .into_response())
 }
 
 /// Forgets the token.
 pub(super) async fn sign_out(Extension(peer): Extension<Peer>) -> Result<Response, Problem> {
-    let cookie = kept(access::TOKEN_COOKIE, "", Some(0), peer)?;
+    let cookie = kept(access::token_cookie(peer.is_https), "", Some(0), peer)?;
     let to = format!("{SIGN_IN}?done=sign-out");
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&to)).into_response())
 }
@@ -66,7 +70,9 @@ pub(super) fn name_cookie(name: &str, peer: Peer) -> Result<HeaderValue, Problem
 fn kept(name: &str, value: &str, seconds: Option<u32>, peer: Peer) -> Result<HeaderValue, Problem> {
     let secure = if peer.is_https { "; Secure" } else { "" };
     let age = seconds.map_or_else(String::new, |seconds| format!("; Max-Age={seconds}"));
-    let text = format!("{name}={value}; Path=/console; HttpOnly; SameSite=Strict{age}{secure}");
+    // A name with this prefix is taken by browsers for the whole host only, and over TLS only.
+    let path = if name.starts_with("__Host-") { "/" } else { "/console" };
+    let text = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Strict{age}{secure}");
     HeaderValue::from_str(&text)
         .map_err(|_| Problem::new(Code::Internal, "a cookie could not be written"))
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
@@ -23,6 +24,21 @@ pub struct Delivery {
     /// customer.
     pub digest: Digest,
     pub trace: Option<TraceContext>,
+    pub evidence: Option<Arc<Evidence>>,
+}
+
+/// What a sender signed: the proof that it sent a payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// `standard-webhooks`, for instance.
+    pub scheme: String,
+    /// Names the key, and never tells a secret.
+    pub key: String,
+    pub signature: String,
+    /// What the signature covers; in a webhook the body follows.
+    pub base: String,
+    /// As it came.
+    pub body: String,
 }
 
 impl Delivery {

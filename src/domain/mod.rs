@@ -18,7 +18,7 @@ mod book;
 mod tests;
 
 pub use account::Account;
-pub use book::{Book, DeadEntry, Decision, Delivery, UsedReference, unpanicked};
+pub use book::{Book, DeadEntry, Decision, Delivery, Evidence, UsedReference, unpanicked};
 pub use currency::Currency;
 pub use money::{AMOUNT_MAX, Amount, LEDGER_MAX, two_places};
 pub use outcome::{BalanceAfter, Outcome, PaymentState, RejectionReason};

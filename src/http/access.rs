@@ -12,17 +12,24 @@ use subtle::ConstantTimeEq;
 
 use super::{
     operator::Principal,
+    peer::Peer,
     problem::{Code, Problem},
     state::Gateway,
     surface::{CONSOLE, PAYMENTS, Surface},
 };
 use crate::{
-    callers::{Caller, Scope, Tokens},
+    callers::{Caller, Scope, SourceRules, Tokens},
     config::GatewayConfig,
 };
 
-/// Holds the token of whoever has signed in to the console.
-pub(crate) const TOKEN_COOKIE: &str = "paystream_console";
+/// Hold the token of whoever has signed in to the console: over TLS, so that no other host and no
+/// plain page of this one can set it, and elsewhere.
+const TOKEN_COOKIES: [&str; 2] = ["__Host-paystream_console", "paystream_console"];
+
+/// The name of the cookie for a client that came so.
+pub(crate) fn token_cookie(is_https: bool) -> &'static str {
+    if is_https { TOKEN_COOKIES[0] } else { TOKEN_COOKIES[1] }
+}
 
 /// What fits into the 4,096 bytes that browsers keep of a cookie, with its name and attributes and
 /// with escapes in the token.
@@ -37,10 +44,13 @@ pub(super) fn admit(
     headers: &HeaderMap,
 ) -> Result<Principal, Problem> {
     let token = match surface {
-        Surface::Open | Surface::Docs | Surface::Doorstep => return Ok(Principal::default()),
+        Surface::Open | Surface::Docs | Surface::Doorstep | Surface::Webhooks => {
+            return Ok(Principal::default());
+        }
         Surface::Api | Surface::Admin => bearer(headers).map(Cow::Borrowed),
         Surface::Console | Surface::Live => {
-            let kept = || percent_decode_str(cookie(headers, TOKEN_COOKIE)?).decode_utf8().ok();
+            let kept = TOKEN_COOKIES.into_iter().find_map(|name| cookie(headers, name));
+            let kept = || percent_decode_str(kept?).decode_utf8().ok();
             bearer(headers).map(Cow::Borrowed).or_else(kept)
         }
     };
@@ -63,6 +73,17 @@ pub(super) fn admit(
         };
     }
     Err(unauthorized(advice(config, surface)))
+}
+
+/// Whether whoever acts for this source may do so from there.
+pub(super) fn admit_from(rules: Option<&SourceRules>, peer: Option<Peer>) -> Result<(), Problem> {
+    let admits = |rules: &SourceRules| peer.is_some_and(|peer| rules.admits(peer.address));
+    if rules.is_none_or(admits) {
+        return Ok(());
+    }
+    let from = peer.map_or_else(|| "nowhere".to_owned(), |peer| peer.address.to_string());
+    let detail = format!("{from} is in none of the networks that the settings of the source name");
+    Err(Problem::new(Code::AddressNotAllowed, detail))
 }
 
 /// Whose token this is, at the console's sign-in.
@@ -115,6 +136,8 @@ pub(super) fn is_meant_for_us(
 ) -> bool {
     let guarded = match surface {
         Surface::Open | Surface::Docs | Surface::Api => config.asks_for_token(),
+        // A signature says more than a name.
+        Surface::Webhooks => true,
         Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live => {
             config.asks_operators_for_token()
         }
@@ -270,7 +293,7 @@ mod tests {
     fn a_cookie_is_found_among_others() {
         let mut headers = HeaderMap::new();
         headers.insert(header::COOKIE, "a=1; paystream_console=x%3By; b=2".parse().unwrap());
-        assert_eq!(cookie(&headers, TOKEN_COOKIE), Some("x%3By"));
+        assert_eq!(cookie(&headers, token_cookie(false)), Some("x%3By"));
         assert_eq!(cookie(&headers, "console"), None);
     }
 }

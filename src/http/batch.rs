@@ -100,7 +100,8 @@ pub(super) async fn accept_batch(
         results.push(payment.map(|(payment, ignored)| {
             let sending = signals.sending(&trace);
             sendings.push(sending);
-            arrivals.push(ReceivedPayment { payment, received_at, trace: sending.context });
+            let (trace, evidence) = (sending.context, None);
+            arrivals.push(ReceivedPayment { payment, received_at, trace, evidence });
             ignored
         }));
     }

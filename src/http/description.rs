@@ -126,8 +126,14 @@ fn complete_operation(path: &str, operation: &mut Operation) {
     }
     // Health is open, and says by itself what it answers.
     if operation.security.is_none() {
-        let token = if Surface::of(path) == Surface::Admin { OPERATOR } else { API };
-        operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(token, [])]);
+        let needs = |token: &str| SecurityRequirement::new::<_, [&str; 0], &str>(token, []);
+        let surface = Surface::of(path);
+        operation.security = Some(vec![match surface == Surface::Admin {
+            true => needs(OPERATOR),
+            // A webhook is signed instead.
+            false if surface == Surface::Webhooks => SecurityRequirement::default(),
+            false => needs(API),
+        }]);
         for (status, name, _, can_give) in FAILURES {
             if can_give(operation) {
                 let reference = RefOr::Ref(Ref::from_response_name(name));
@@ -179,6 +185,7 @@ fn path_parameter(name: &str) -> Parameter {
     let number = || RefOr::T(Schema::Object(Object::with_type(Type::Integer)));
     let (schema, description) = match name {
         "reference" => (shapes::ReferenceText::schema(), "The payment's reference"),
+        "source" => (shapes::SourceText::schema(), "Who sends it"),
         "customer_id" => (shapes::CustomerIdText::schema(), "The customer's id"),
         "partition" => (number(), "The partition"),
         "sequence" => (number(), "The sequence in the partition"),

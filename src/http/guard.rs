@@ -19,11 +19,15 @@ use tokio::{
 };
 
 use super::{
-    access, intake, preferences,
+    access, intake,
+    operator::Principal,
+    peer::Peer,
+    preferences,
     problem::{Code, Problem},
     state::App,
     surface::Surface,
 };
+use crate::callers::Scope;
 
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -34,26 +38,22 @@ const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let surface = Surface::of(request.uri().path());
-    let (config, uri) = (&app.gateway.config, request.uri());
-    if !access::is_meant_for_us(config, surface, uri, request.headers()) {
-        let detail = "no token is set, so only a name of this machine is answered here: use \
-                      localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
-        return Problem::new(Code::Unauthorized, detail).into_response();
-    }
+    let peer = request.extensions().get::<Peer>().copied();
+    let operator = match enter(&app, surface, &request, peer) {
+        Ok(operator) => operator,
+        Err(problem) => {
+            app.security_log.refused(&problem, surface, peer);
+            return problem.into_response();
+        }
+    };
     if surface == Surface::Open {
         return next.run(request).await;
     }
-    let headers = request.headers();
-    let admitted = access::admit(&app.gateway, surface, request.method(), uri.path(), headers);
-    let operator = match admitted {
-        Ok(operator) => operator,
-        Err(problem) => return problem.into_response(),
-    };
-    if surface.is_console() && !access::is_of_our_pages(request.method(), headers) {
-        let detail = "nothing was changed; use the form on the console's own page";
-        return Problem::new(Code::CrossOrigin, detail).into_response();
+    if matches!(surface, Surface::Admin | Surface::Console) {
+        let path = request.uri().path();
+        app.security_log.asked(&operator, request.method(), path, peer);
     }
-    request.extensions_mut().insert(operator);
+    request.extensions_mut().insert(operator.clone());
     if surface == Surface::Live {
         return next.run(request).await;
     }
@@ -68,10 +68,43 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         return busy().into_response();
     };
     let limit = app.gateway.config.request_timeout + wait;
-    timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+    let answering = async {
+        let scope = surface.scope(request.method(), request.uri().path());
+        let reads = matches!(scope, Some(Scope::PaymentsRead | Scope::CustomersRead));
+        match app.shares.take(&operator, reads).await {
+            Ok(_share) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        }
+    };
+    timeout(limit, answering).await.unwrap_or_else(|_| {
         let detail = "it is not known whether anything was taken; sending it again is safe";
         Problem::new(Code::RequestTimeout, detail).into_response()
     })
+}
+
+/// Who the request is from, if it may come in.
+fn enter(
+    app: &App,
+    surface: Surface,
+    request: &Request,
+    peer: Option<Peer>,
+) -> Result<Principal, Problem> {
+    let (gateway, uri, headers) = (&app.gateway, request.uri(), request.headers());
+    if !access::is_meant_for_us(&gateway.config, surface, uri, headers) {
+        let detail = "no token is set, so only a name of this machine is answered here: use \
+                      localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
+        return Err(Problem::new(Code::Unauthorized, detail));
+    }
+    let caller = access::admit(gateway, surface, request.method(), uri.path(), headers)?;
+    if surface == Surface::Api {
+        let rules = gateway.sources.find(caller.source.as_str());
+        access::admit_from(rules.as_deref(), peer)?;
+    }
+    if surface.is_console() && !access::is_of_our_pages(request.method(), headers) {
+        let detail = "nothing was changed; use the form on the console's own page";
+        return Err(Problem::new(Code::CrossOrigin, detail));
+    }
+    Ok(caller)
 }
 
 fn busy() -> Problem {

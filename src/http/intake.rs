@@ -4,7 +4,7 @@
 //! digits and every wrong field is named at once. Unknown fields are ignored,
 //! because banks add some, and named in the answer.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use axum::{
     body::Bytes,
@@ -13,6 +13,7 @@ use axum::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
+use rust_decimal::Decimal;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _, MapAccess, Visitor},
@@ -21,6 +22,7 @@ use serde_json::value::RawValue;
 
 use super::problem::{Code, FieldError, Problem};
 use crate::{
+    callers::Mapping,
     config::GatewayConfig,
     domain::{
         Amount, Currency, CustomerId, Invalid, Payment, PaymentStatus, Reference, Source,
@@ -262,10 +264,53 @@ impl JsonFields<'_> {
 
 /// Reads one payment, and names the fields that were ignored.
 pub(super) fn payment(json: &[u8], rules: &Rules<'_>) -> Result<(Payment, Vec<String>), Problem> {
-    let mut fields: JsonFields<'_> = parse(json, Code::InvalidPayment)?;
+    read(parse(json, Code::InvalidPayment)?, None, rules)
+}
+
+/// Reads one payment that is written in the words of its source.
+pub(super) fn mapped_payment(
+    json: &[u8],
+    mapping: &Mapping,
+    rules: &Rules<'_>,
+) -> Result<Payment, Problem> {
+    let document: &RawValue = parse(json, Code::InvalidPayment)?;
+    let part = |(name, steps): &(&'static str, Vec<String>)| {
+        Some((Cow::Borrowed(*name), part_of(document, steps)?))
+    };
+    let left = mapping.fields.iter().filter_map(part).collect();
+    let fields = JsonFields { left, errors: Vec::new() };
+    read(fields, Some(mapping), rules).map(|(payment, _)| payment)
+}
+
+/// What a JSON Pointer leads to.
+fn part_of<'a>(document: &'a RawValue, steps: &[String]) -> Option<&'a RawValue> {
+    steps.iter().try_fold(document, |value, step| match value.get().as_bytes().first() {
+        Some(b'{') => {
+            let members: HashMap<String, &RawValue> = serde_json::from_str(value.get()).ok()?;
+            members.get(step).copied()
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+            items.get(step.parse::<usize>().ok()?).copied()
+        }
+        _ => None,
+    })
+}
+
+fn read(
+    mut fields: JsonFields<'_>,
+    mapping: Option<&Mapping>,
+    rules: &Rules<'_>,
+) -> Result<(Payment, Vec<String>), Problem> {
     let customer = fields.take("customer_id", |raw| CustomerId::parse(string(raw)?));
-    let status = fields.take("payment_status", |raw| PaymentStatus::parse(&string(raw)?));
-    let amount = fields.take("transaction_amount", amount);
+    let status = fields.take("payment_status", |raw| {
+        let text = string(raw)?;
+        mapping.map_or_else(|| PaymentStatus::parse(&text), |mapping| mapping.status(&text))
+    });
+    let amount = fields.take("transaction_amount", |raw| match mapping {
+        Some(Mapping { amounts_in_minor_units: true, .. }) => minor_amount(raw),
+        _ => amount(raw),
+    });
     let date = fields.take("transaction_date", |raw| {
         check_date(parse_date(&string(raw)?, rules.zone)?, rules.latest)
     });
@@ -296,6 +341,14 @@ pub(super) fn amount(raw: &RawValue) -> Result<Amount, Invalid> {
         return Err(Invalid::new("wrong_type", "must be a string or a number"));
     }
     Amount::parse(text)
+}
+
+/// Reads an amount in hundredths, a whole number.
+fn minor_amount(raw: &RawValue) -> Result<Amount, Invalid> {
+    let text = raw.get().trim_matches('"');
+    let hundredths = text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let whole = Invalid::new("not_a_number", "must be a whole number of minor units");
+    Amount::checked(Decimal::new(hundredths.ok_or(whole)?, 2))
 }
 
 /// Reads JSON; text that is not JSON differs from JSON that is not ours.

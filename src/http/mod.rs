@@ -24,13 +24,16 @@ mod problem;
 mod quota;
 mod rate;
 mod routes;
+mod security_log;
 mod serve;
 mod shapes;
+mod shares;
 mod slots;
 mod state;
 mod stores;
 mod surface;
 mod views;
+mod webhooks;
 
 pub(crate) use intake::{Query, Segment};
 pub(crate) use operator::Principal;

@@ -1,10 +1,10 @@
 //! What every request is measured by, before anything else looks at it: how
 //! long it took, what it was answered with, and which trace it belongs to.
-//! Changes nothing but the `traceparent` of the answer.
+//! Changes nothing but the answer's `traceparent`, and says that nobody may keep it.
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::Response,
 };
@@ -27,7 +27,8 @@ use crate::{
 };
 
 const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
-const PAYMENTS: &str = "/api/v1/payments";
+/// Routes that take one payment.
+const TAKING: [&str; 2] = ["/api/v1/payments", "/api/v1/webhooks/{source}"];
 
 pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Timestamp::now();
@@ -44,9 +45,12 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
     let trace = match surface {
         // Probes and pages that stay open are no work of anybody's.
         Surface::Open | Surface::Live => RequestTrace::default(),
-        Surface::Docs | Surface::Api | Surface::Admin | Surface::Console | Surface::Doorstep => {
-            signals.request(inbound, trusted)
-        }
+        Surface::Docs
+        | Surface::Api
+        | Surface::Webhooks
+        | Surface::Admin
+        | Surface::Console
+        | Surface::Doorstep => signals.request(inbound, trusted),
     };
     let waits = !preferences::wait_of(&request).is_zero() || surface == Surface::Live;
     request.extensions_mut().insert(trace);
@@ -58,9 +62,14 @@ pub(super) async fn observe(State(app): State<App>, mut request: Request, next: 
         response
     };
     let mut response = telemetry::within(trace, request_id, answering).await;
+    if matches!(surface, Surface::Api | Surface::Webhooks | Surface::Admin) {
+        // Whatever is between must not keep what it says of people.
+        let none = HeaderValue::from_static("no-store");
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(none);
+    }
     let status = response.status();
     let route = route.as_ref().map(MatchedPath::as_str);
-    if method == "POST" && route == Some(PAYMENTS) {
+    if method == "POST" && route.is_some_and(|route| TAKING.contains(&route)) {
         signals.received(outcome(&response), 1);
     }
     let exchange = Exchange { method, route, status: status.as_u16(), started, waits };

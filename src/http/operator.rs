@@ -70,6 +70,12 @@ impl Principal {
         self.scopes.is_none_or(|scopes| scopes.has(scope))
     }
 
+    /// Whoever has a secret of this source.
+    pub(super) fn of_source(source: &Source) -> Self {
+        let name = format!("webhooks of {}", source.as_str());
+        Self { name: Some(name.into()), source: source.clone(), scopes: None }
+    }
+
     /// A payment, with the customer's balance only for whoever may read balances.
     pub(super) fn sees(&self, payment: PaymentRow) -> PaymentRow {
         if self.may(Scope::CustomersRead) { payment } else { payment.without_balance() }

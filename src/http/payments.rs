@@ -27,7 +27,7 @@ use crate::{
     domain::Payment,
     ledger::PaymentRow,
     stream::{Appended, EntryPosition, ReceivedPayment},
-    telemetry::{RequestTrace, SendResult},
+    telemetry::{RequestTrace, SendResult, SendSpan},
 };
 
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -88,18 +88,13 @@ pub(super) async fn accept(
     let (payment, ignored) =
         intake::payment(&body.json()?, &app.rules(&caller.source, received_at))?;
     let sending = app.gateway.signals.sending(&trace);
-    let arrival = ReceivedPayment { payment, received_at, trace: sending.context };
+    let trace = sending.context;
+    let arrival = ReceivedPayment { payment, received_at, trace, evidence: None };
     let payment = &arrival.payment;
-    let appended = app.call(app.gateway.producer.append(&arrival)).await;
-    let appended = appended.map_err(Problem::of_append);
-    app.gateway.signals.sent([(sending, sent(payment, appended.as_ref()))].into_iter());
-    let (place, replayed) = match appended? {
-        Appended::Accepted(place) => (place, false),
-        Appended::Duplicate(place) => (place, true),
-        Appended::Conflict(place) => return Err(conflict(place.stream_id)),
-    };
+    let (place, replayed) = append(&app, &arrival, sending).await?;
     let wait = preferences::wanted_wait(&headers);
     if !wait.is_zero()
+        && let Some(_share) = app.shares.wait(&caller)
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
         let view = caller.sees(outcome);
@@ -117,6 +112,23 @@ pub(super) async fn accept(
     Ok(mark((status, axum::Json(view)).into_response(), payment, replayed))
 }
 
+/// Where a payment is on disk, and whether it was there before.
+pub(super) async fn append(
+    app: &App,
+    arrival: &ReceivedPayment,
+    sending: SendSpan,
+) -> Result<(EntryPosition, bool), Problem> {
+    let appended = app.call(app.gateway.producer.append(arrival)).await;
+    let appended = appended.map_err(Problem::of_append);
+    let sent = sent(&arrival.payment, appended.as_ref());
+    app.gateway.signals.sent([(sending, sent)].into_iter());
+    match appended? {
+        Appended::Accepted(place) => Ok((place, false)),
+        Appended::Duplicate(place) => Ok((place, true)),
+        Appended::Conflict(place) => Err(conflict(place.stream_id)),
+    }
+}
+
 /// What became of a payment that was sent to the stream, for the signals.
 pub(super) fn sent<'a>(
     payment: &'a Payment,
@@ -132,7 +144,7 @@ pub(super) fn sent<'a>(
     SendResult { reference: &payment.reference, outcome, place }
 }
 
-fn mark(mut response: Response, payment: &Payment, replayed: bool) -> Response {
+pub(super) fn mark(mut response: Response, payment: &Payment, replayed: bool) -> Response {
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::from_str(&payment_path(&payment.reference)) {
         headers.insert(header::LOCATION, location);

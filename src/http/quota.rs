@@ -1,7 +1,7 @@
 //! How much one caller may send and ask for: payments and references, not requests. Never waits:
 //! what is too much is refused, with the time after which it is not.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use governor::{
     Quota, RateLimiter,
@@ -17,6 +17,7 @@ use super::{
 
 /// What a caller that was silent may send at once: the largest batch must fit.
 const BURST_MIN: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
+const SIGN_INS_A_MINUTE_MAX: NonZeroU32 = NonZeroU32::new(20).unwrap();
 /// Callers that are counted, before those with a whole allowance are forgotten.
 const CALLERS_MAX: usize = 10_000;
 /// Names all who have no name of their own.
@@ -29,7 +30,7 @@ type Limiter = RateLimiter<
     NoOpMiddleware<<MonotonicClock as Clock>::Instant>,
 >;
 
-pub(super) struct Quotas {
+pub(crate) struct Quotas {
     limiter: Option<Limiter>,
 }
 
@@ -43,26 +44,42 @@ impl Quotas {
         Self { limiter }
     }
 
+    /// Of one address at the console's door.
+    pub(super) fn of_sign_ins() -> Self {
+        let quota = Quota::per_minute(SIGN_INS_A_MINUTE_MAX);
+        Self { limiter: Some(RateLimiter::hashmap_with_clock(quota, MonotonicClock)) }
+    }
+
     /// Takes so many from what the caller may send; all of them or none.
     pub(super) fn take(&self, caller: &Principal, count: usize) -> Result<(), Problem> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        let Some(count) = u32::try_from(count).ok().and_then(NonZeroU32::new) else {
-            return Ok(());
-        };
-        if limiter.len() >= CALLERS_MAX {
-            limiter.retain_recent();
-        }
         let name = caller.name.clone().unwrap_or_else(|| NAMELESS.into());
-        let wait = match limiter.check_key_n(&name, count) {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(until)) => until.wait_time_from(MonotonicClock.now()).as_secs() + 1,
-            // No batch is that large.
-            Err(_) => 1,
-        };
+        let Some(wait) = self.wait(&name, count) else { return Ok(()) };
         let detail = format!(
             "this caller sends more than it may; nothing was taken, send it again in {wait} s"
         );
         Err(Problem::new(Code::RateLimited, detail).retry_after(wait))
+    }
+
+    /// One attempt to sign in from there.
+    pub(crate) fn sign_in(&self, address: IpAddr) -> Result<(), Problem> {
+        let Some(wait) = self.wait(&address.to_string().into(), 1) else { return Ok(()) };
+        let detail = format!("too many attempts to sign in from {address}; wait {wait} s");
+        Err(Problem::new(Code::RateLimited, detail).retry_after(wait))
+    }
+
+    /// Takes so many of this name's, or says after how many seconds it could.
+    fn wait(&self, name: &Arc<str>, count: usize) -> Option<u64> {
+        let limiter = self.limiter.as_ref()?;
+        let count = u32::try_from(count).ok().and_then(NonZeroU32::new)?;
+        if limiter.len() >= CALLERS_MAX {
+            limiter.retain_recent();
+        }
+        match limiter.check_key_n(name, count) {
+            Ok(Ok(())) => None,
+            Ok(Err(until)) => Some(until.wait_time_from(MonotonicClock.now()).as_secs() + 1),
+            // No batch is that large.
+            Err(_) => Some(1),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
     admin, batch, customers, description as shared, guard, health, intake::Segment, lookup,
-    observe, operator::Principal, payments, problem, state::App,
+    observe, operator::Principal, payments, problem, state::App, webhooks,
 };
 use crate::domain::Currency;
 
@@ -35,6 +35,7 @@ fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(lookup::find))
         .routes(routes!(batch::accept_batch))
         .routes(routes!(lookup::look_up))
+        .routes(routes!(webhooks::take))
         // Customers.
         .routes(routes!(customers::list, customers::open))
         .routes(routes!(customers::show))

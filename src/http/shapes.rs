@@ -18,6 +18,10 @@ use utoipa::{
 #[schema(as = CustomerId, pattern = "^[A-Za-z0-9_-]{1,64}$", min_length = 1, max_length = 64, example = "GIG00001")]
 pub(super) struct CustomerIdText(String);
 
+#[derive(ToSchema)]
+#[schema(as = Source, pattern = "^[a-z0-9-]{1,32}$", min_length = 1, max_length = 32, example = "bank-a")]
+pub(super) struct SourceText(String);
+
 /// 1 to 128 visible ASCII characters, neither `.` nor `..`.
 #[derive(ToSchema)]
 #[schema(

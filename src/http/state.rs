@@ -11,10 +11,12 @@ use super::{
     problem::Problem,
     quota::Quotas,
     rate::Rate,
+    security_log::SecurityLog,
+    shares::Shares,
     stores::{LatestHealth, StoreHealth},
 };
 use crate::{
-    callers::Tokens,
+    callers::{Sources, Tokens},
     circuit_breaker::CircuitBreaker,
     clock::Clock,
     config::GatewayConfig,
@@ -48,6 +50,8 @@ pub(crate) struct Gateway {
     pub config: GatewayConfig,
     /// Checks access tokens, where callers have some.
     pub tokens: Option<Arc<Tokens>>,
+    /// What is known of each source.
+    pub sources: Arc<Sources>,
     pub clock: Clock,
 }
 
@@ -62,6 +66,10 @@ pub(crate) struct AppState {
     pub(super) stores: LatestHealth,
     pub(super) rate: Rate,
     pub(super) quotas: Quotas,
+    pub(super) shares: Shares,
+    /// Attempts to sign in to the console, by address.
+    pub(crate) sign_ins: Quotas,
+    pub(crate) security_log: SecurityLog,
 }
 
 pub(crate) type App = Arc<AppState>;
@@ -76,6 +84,9 @@ impl AppState {
             stores: LatestHealth::default(),
             rate: Rate::default(),
             quotas: Quotas::new(gateway.config.caller_rate_max),
+            sign_ins: Quotas::of_sign_ins(),
+            security_log: SecurityLog::default(),
+            shares: Shares::new(gateway.config.requests_max, gateway.config.query_connections),
             stop,
             gateway,
         })

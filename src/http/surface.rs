@@ -11,6 +11,8 @@ const OPEN_PATHS: [&str; 3] = ["/livez", "/readyz", "/api/v1/health"];
 pub(super) const PAYMENTS: &str = "/api/v1/payments";
 const LOOK_UP: &str = "/api/v1/payments/lookup";
 const CUSTOMERS: &str = "/api/v1/customers";
+/// Where sources send signed webhooks to.
+const WEBHOOKS: &str = "/api/v1/webhooks";
 const ADMIN: &str = "/api/v1/admin";
 /// The console's overview, above all of its pages.
 pub(crate) const CONSOLE: &str = "/console";
@@ -27,6 +29,8 @@ pub(crate) enum Surface {
     Open,
     Docs,
     Api,
+    /// Signed by themselves.
+    Webhooks,
     Admin,
     /// The console's pages behind the sign-in.
     Console,
@@ -48,6 +52,8 @@ impl Surface {
             Self::Doorstep
         } else if is_below(path, CONSOLE) {
             Self::Console
+        } else if is_below(path, WEBHOOKS) {
+            Self::Webhooks
         } else if is_below(path, ADMIN) {
             Self::Admin
         } else {
@@ -59,7 +65,7 @@ impl Surface {
     pub(super) fn scope(self, method: &Method, path: &str) -> Option<Scope> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let (read, write) = match self {
-            Self::Open | Self::Docs | Self::Doorstep => return None,
+            Self::Open | Self::Docs | Self::Doorstep | Self::Webhooks => return None,
             Self::Admin | Self::Console | Self::Live => {
                 (Scope::OperationsRead, Scope::OperationsWrite)
             }
@@ -98,6 +104,7 @@ mod tests {
             ("/console/assets/x.css", Surface::Doorstep),
             ("/api/v1/admin/stats", Surface::Admin),
             ("/api/v1/administrators", Surface::Api),
+            ("/api/v1/webhooks/bank-a", Surface::Webhooks),
             ("/api/v1/payments", Surface::Api),
             ("/docs/index.css", Surface::Docs),
             ("/openapi.json", Surface::Docs),

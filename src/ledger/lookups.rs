@@ -120,6 +120,8 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         received_at: row.try_get(7)?,
         digest: digest(row.try_get(8)?)?,
         trace: trace(row.try_get(10)?)?,
+        // Kept when it came out of the stream.
+        evidence: None,
         payment,
     })
 }

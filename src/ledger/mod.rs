@@ -41,8 +41,8 @@ use sqlx::{
 use tokio::time::timeout;
 
 pub use admin::{
-    Acted, AdminStore, AttemptRow, COUNT_MAX, LockHolder, MoveRow, Refusal, SettledCase, Signature,
-    StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
+    Acted, AdminStore, AttemptRow, COUNT_MAX, EvidenceRow, LockHolder, MoveRow, Refusal,
+    SettledCase, Signature, StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
 };
 pub use attempts::Attempt;
 pub use audit::{AuditProgress, AuditReport, CheckCount, Drift, FullAudit, Rounds, Slice, Stage};

@@ -7,7 +7,9 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
 use super::{Error, cursors::Cursors};
-use crate::domain::{BalanceAfter, Book, Decision, Delivery, Outcome, PaymentState, PaymentStatus};
+use crate::domain::{
+    BalanceAfter, Book, Decision, Delivery, Evidence, Outcome, PaymentState, PaymentStatus,
+};
 
 /// Epochs of the locked fence rows, by partition.
 pub(super) type Epochs = BTreeMap<u16, i64>;
@@ -104,6 +106,43 @@ async fn insert_rows(
     expect_rows(inserted.rows_affected(), rows.len())
 }
 
+/// Keeps what senders signed. A redelivery finds it kept.
+async fn keep_evidence(
+    connection: &mut PgConnection,
+    decisions: &[&Decision<'_>],
+) -> Result<(), Error> {
+    let settled = decisions.iter().filter(|decision| decision.outcome != Outcome::Redelivered);
+    let signed = settled.filter_map(|one| Some((one.delivery, one.delivery.evidence.as_deref()?)));
+    let signed: Vec<(&Delivery, &Evidence)> = signed.collect();
+    if signed.is_empty() {
+        return Ok(());
+    }
+    let texts = |pick: fn(&Evidence) -> &str| {
+        signed.iter().map(|(_, evidence)| pick(evidence)).collect::<Vec<_>>()
+    };
+    let deliveries = || signed.iter().map(|(delivery, _)| *delivery);
+    sqlx::query(
+        "insert into payment_evidence (partition, sequence, stream_id, transaction_reference,
+             received_at, scheme, key_id, signature, signature_base, body)
+         select * from unnest($1::int[], $2::bigint[], $3::text[], $4::text[], $5::timestamptz[],
+             $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
+         on conflict do nothing",
+    )
+    .bind(deliveries().map(|one| i32::from(one.partition)).collect::<Vec<_>>())
+    .bind(deliveries().map(|one| one.sequence).collect::<Vec<_>>())
+    .bind(deliveries().map(|one| one.stream_id.to_string()).collect::<Vec<_>>())
+    .bind(deliveries().map(|one| one.payment.reference.as_str()).collect::<Vec<_>>())
+    .bind(deliveries().map(|one| one.received_at).collect::<Vec<_>>())
+    .bind(texts(|evidence| &evidence.scheme))
+    .bind(texts(|evidence| &evidence.key))
+    .bind(texts(|evidence| &evidence.signature))
+    .bind(texts(|evidence| &evidence.base))
+    .bind(texts(|evidence| &evidence.body))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Writes decisions and counts them. Accounts are written by
 /// [`update_accounts`].
 pub(super) async fn insert_decisions(
@@ -115,6 +154,7 @@ pub(super) async fn insert_decisions(
     // All batches take keys in one order, so that no two wait for each other.
     let mut decisions: Vec<_> = decisions.iter().collect();
     decisions.sort_by_key(|decision| decision.delivery.payment.reference.as_str());
+    keep_evidence(&mut *connection, &decisions).await?;
     let mut rows = Vec::with_capacity(decisions.len());
     let mut aside = Vec::new();
     for Decision { delivery, outcome } in decisions {

@@ -157,8 +157,8 @@ impl Carried {
 /// What has the reference of another payment is given, too: the ledger keeps it as a
 /// conflict.
 async fn give(producer: &Producer, delivery: &Delivery) -> Result<bool, stream::Error> {
-    let Delivery { payment, received_at, trace, .. } = delivery.clone();
-    let arrival = ReceivedPayment { payment, received_at, trace };
+    let Delivery { payment, received_at, trace, evidence, .. } = delivery.clone();
+    let arrival = ReceivedPayment { payment, received_at, trace, evidence };
     let mut appended = producer.append(&arrival).await?;
     if matches!(appended, Appended::Conflict(_)) {
         appended = producer.beside().append(&arrival).await?;

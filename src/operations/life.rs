@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::{AuditEntry, AuditFilter, Error, Money, Operations, PendingEntry};
 use crate::{
     domain::{Delivery, Reference, StreamId},
-    ledger::{AttemptRow, StoredPayment},
+    ledger::{AttemptRow, EvidenceRow, StoredPayment},
     stream::UnsettledEntry,
 };
 
@@ -34,6 +34,8 @@ pub struct Life {
     /// The pending entry, while there is one.
     pub pending: Option<PendingEntry>,
     pub moments: Vec<LifeEvent>,
+    /// What its sender signed, where it did.
+    pub evidence: Vec<EvidenceRow>,
     /// Whether the ledger could be asked.
     pub ledger_available: bool,
 }
@@ -100,6 +102,9 @@ impl Operations {
             None => of_waiting(waiting.first()),
         };
         life.transaction_reference = reference.as_str().to_owned();
+        if ledger_available {
+            life.evidence = self.admin.evidence(reference).await?;
+        }
         life.pending = waiting.into_iter().find_map(|entry| entry.pending);
         Ok(Some(Life { moments: in_order(stories), ledger_available, ..life }))
     }
@@ -395,6 +400,7 @@ fn of_waiting(waiting: Option<&WaitingEntry>) -> Life {
         trace_id: delivery.and_then(Delivery::trace_id).map(|trace_id| trace_id.to_string()),
         pending: None,
         moments: Vec::new(),
+        evidence: Vec::new(),
         ledger_available: true,
     }
 }

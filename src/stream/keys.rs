@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::{CustomerId, Reference, partition_of};
+use crate::domain::{CustomerId, Reference, Source, partition_of};
 
 /// Our consumer group on every stream.
 pub(crate) const GROUP: &str = "ledger";
@@ -76,6 +76,11 @@ impl Keys {
 
     pub(super) fn balance(&self, customer: &CustomerId) -> String {
         [self.head(self.partition_of(customer)), "balance:", customer.as_str()].concat()
+    }
+
+    /// Of no partition: a webhook's customer may differ from body to body.
+    pub(super) fn webhook(&self, source: &Source, id: &str) -> String {
+        format!("{}:webhook:{}:{id}", self.prefix, source.as_str())
     }
 
     pub(super) fn partition_of(&self, customer: &CustomerId) -> u16 {

@@ -22,6 +22,7 @@
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
 //! | `paystream:{p07}:beside:<reference>` | the same of payments from an earlier topology whose reference stands for another payment |
+//! | `paystream:webhook:<source>:<id>` | which body came with the id of a webhook |
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
 //! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it, behind the server it was written under |
 //!
@@ -54,6 +55,7 @@ mod gates;
 mod left_behind;
 mod inspector;
 mod vitals;
+mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 

@@ -31,7 +31,7 @@ use super::{
     wire,
 };
 use crate::{
-    domain::{Payment, Reference, StreamId, TraceContext},
+    domain::{Evidence, Payment, Reference, StreamId, TraceContext},
     telemetry::traceparent,
 };
 
@@ -82,17 +82,18 @@ pub struct ReceivedPayment {
     pub received_at: DateTime<Utc>,
     /// The span that sends it, if it is traced.
     pub trace: Option<TraceContext>,
+    pub evidence: Option<Arc<Evidence>>,
 }
 
 /// The half of the stream that the gateway is handed.
 #[derive(Clone)]
 pub struct Producer {
-    connections: Arc<[SharedConnection]>,
+    pub(super) connections: Arc<[SharedConnection]>,
     under_way: Arc<AtomicUsize>,
     /// For each partition what is known to have been given out.
     known: Arc<[Mutex<KnownSequences>]>,
-    keys: Keys,
-    limits: AppendLimits,
+    pub(super) keys: Keys,
+    pub(super) limits: AppendLimits,
     authority: Option<Authority>,
     /// Names what a reference was sent as.
     pub(super) reference: fn(&Keys, u16, &Reference) -> String,
@@ -277,7 +278,7 @@ impl Producer {
         Ok(())
     }
 
-    async fn insist<T, F, A>(&self, attempt: F) -> Result<T, Error>
+    pub(super) async fn insist<T, F, A>(&self, attempt: F) -> Result<T, Error>
     where
         F: FnMut() -> A,
         A: Future<Output = Result<T, Error>>,
@@ -323,7 +324,7 @@ impl Producer {
             .arg(known.sequence)
             .arg(GROUP)
             .arg(known.line());
-        for ReceivedPayment { payment, received_at, trace } in chunk {
+        for ReceivedPayment { payment, received_at, trace, evidence } in chunk {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             let (version, source) = wire::version(&payment.reference);
             command
@@ -333,7 +334,8 @@ impl Producer {
                 .arg(source.unwrap_or_default())
                 .arg(wire::encode(payment))
                 .arg(received_at.timestamp_millis())
-                .arg(traceparent.unwrap_or_default());
+                .arg(traceparent.unwrap_or_default())
+                .arg(evidence.as_deref().map(wire::encode_evidence).unwrap_or_default());
         }
         command
     }

@@ -5,7 +5,7 @@
 //! fields are plain text, the payment is JSON. Never decides what happens to
 //! an entry that cannot be read; it only says why.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use chrono_tz::Tz;
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::keys::Keys;
 use crate::{
     domain::{
-        Amount, CustomerId, DeadEntry, Delivery, Payment, PaymentStatus, Reference, Source,
-        StreamId, parse_date,
+        Amount, CustomerId, DeadEntry, Delivery, Evidence, Payment, PaymentStatus, Reference,
+        Source, StreamId, parse_date,
     },
     telemetry::traceparent::{self, TRACEPARENT},
 };
@@ -24,6 +24,7 @@ use crate::{
 const WITHOUT_SOURCE: &str = "1";
 const WITH_SOURCE: &str = "2";
 const SOURCE: &str = "source";
+const EVIDENCE: &str = "evidence";
 /// No sequence is higher: scripts in Redis count in doubles.
 pub(super) const SEQUENCE_MAX: i64 = (1 << 53) - 1;
 
@@ -37,6 +38,17 @@ struct PaymentText<'a> {
     payment_status: &'a str,
     transaction_amount: &'a str,
     transaction_date: &'a str,
+}
+
+/// What was signed, as JSON in the field `evidence`.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Evidence")]
+struct EvidenceText {
+    scheme: String,
+    key: String,
+    signature: String,
+    base: String,
+    body: String,
 }
 
 /// One entry's fields as Redis gave them.
@@ -61,6 +73,13 @@ pub(super) fn version(reference: &Reference) -> (&'static str, Option<&str>) {
     }
 }
 
+pub(super) fn encode_evidence(evidence: &Evidence) -> String {
+    let mut json = Vec::new();
+    let written = EvidenceText::serialize(evidence, &mut serde_json::Serializer::new(&mut json));
+    written.unwrap_or_else(|_| unreachable!("strings always become JSON"));
+    String::from_utf8(json).unwrap_or_else(|_| unreachable!("JSON is UTF-8"))
+}
+
 /// A delivery as its entry has it, but for the trace context.
 pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
     let (version, source) = version(&delivery.payment.reference);
@@ -71,6 +90,7 @@ pub fn fields_of(delivery: &Delivery) -> Vec<(String, String)> {
         ("payment", Some(encode(&delivery.payment))),
         ("received_at", Some(delivery.received_at.timestamp_millis().to_string())),
         (TRACEPARENT, delivery.trace.as_ref().and_then(traceparent::write)),
+        (EVIDENCE, delivery.evidence.as_deref().map(encode_evidence)),
     ];
     let known = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     known.collect()
@@ -146,7 +166,11 @@ fn read<'a>(
         .and_then(DateTime::<Utc>::from_timestamp_millis)
         .ok_or("its time of receipt is missing or not a number")?;
     let (digest, trace) = (payment.digest(), text(TRACEPARENT).and_then(traceparent::parse));
-    Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest, trace })
+    let evidence = text(EVIDENCE).and_then(|json| {
+        let evidence = EvidenceText::deserialize(&mut serde_json::Deserializer::from_str(json));
+        evidence.ok().map(Arc::new)
+    });
+    Ok(Delivery { partition, sequence, stream_id, received_at, payment, digest, trace, evidence })
 }
 
 fn read_sequence(text: &str) -> Option<i64> {

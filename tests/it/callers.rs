@@ -434,3 +434,68 @@ async fn commands_and_starts_that_make_no_sense_say_so() {
         run(serve("gateway", &stores, &settings)).await.refused(&[sentence]);
     }
 }
+
+#[tokio::test]
+async fn one_caller_that_asks_for_much_leaves_connections_to_others() {
+    let stores = Stores::new().await;
+    let keys = Keys::new("shares").await;
+    let process = keys.serve(&stores, &[("PAYSTREAM_QUERY_CONNECTIONS", "2")]).await;
+    let scope = ["--scope", ALL];
+    let asks_much = keys.token("a", &scope).await;
+    let other = keys.token_of("bank-b", "a", &scope).await;
+    let held = lock(&stores, "customer_accounts", "access exclusive").await;
+    let path = "/api/v1/customers/ADA";
+    let many = (0..70).map(|_| ask(&process, Method::GET, path, &asks_much));
+    let meanwhile = async {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+             and datname = current_database() and query like '%from customer_accounts where%'";
+        stores.until(1, waiting).await;
+        for _ in 0..5 {
+            ask(&process, Method::GET, "/api/v1/payments/x", &other).await.is(404);
+        }
+        assert_eq!(stores.count(waiting).await, 1, "the other connection is for others");
+        held.close().await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(join_all(many), meanwhile);
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert_eq!(refused.len(), 6, "64 may wait for their turn");
+    let problem = refused[0].is_problem(429, "rate_limited");
+    assert!(problem["detail"].as_str().unwrap().contains("as many reads under way"), "{problem}");
+    ask(&process, Method::GET, path, &asks_much).await.is(404);
+}
+
+#[tokio::test]
+async fn attempts_to_sign_in_are_bounded_and_logged_without_their_tokens() {
+    let stores = Stores::new().await;
+    let token = "a-token-of-adas-to-sign-in";
+    let operators = format!("ada={token}");
+    let settings = [("PAYSTREAM_OPERATOR_TOKENS", &*operators)];
+    let process = Process::serve("gateway", &stores, &settings).await;
+    let sign_in = async |token: &str, https: bool| {
+        let form = process.api.browse(Method::POST, "/console/sign-in");
+        let form = if https { form.header("x-forwarded-proto", "https") } else { form };
+        let form = form.header("content-type", "application/x-www-form-urlencoded");
+        let form = form.body(format!("token={token}"));
+        send(form.header("sec-fetch-site", "same-origin")).await
+    };
+    let cookie = sign_in(token, true).await.is(303).header("set-cookie").to_owned();
+    assert!(cookie.starts_with("__Host-paystream_console="), "{cookie}");
+    assert!(cookie.contains("Path=/;") && cookie.contains("; Secure"), "{cookie}");
+    let page = process.api.browse(Method::GET, "/console/partitions");
+    send(page.header("cookie", cookie.split(';').next().unwrap())).await.is(200);
+    process.until_logged("security: signed in").await;
+    process.until_logged("security: operator").await;
+    let refused = eventually("it is refused without a look", async || {
+        let refused = sign_in("guessed-token-of-somebody", false).await;
+        (refused.status != 401).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused.status, 429, "{refused:?}");
+    assert!(refused.text.contains("too many attempts to sign in from 127.0.0.1"), "{refused:?}");
+    sign_in(token, false).await.is(429);
+    process.until_logged("security: sign-in refused").await;
+    send(process.api.request(Method::GET, "/api/v1/admin/stats")).await.is(401);
+    process.until_logged("security: refused").await;
+    let log = process.log();
+    assert!(!log.contains("guessed-token") && !log.contains(token), "{log}");
+}

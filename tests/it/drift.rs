@@ -16,11 +16,12 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
     "docs/access-tokens.md",
+    "docs/webhooks.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",
     "docs/limits.md",

@@ -75,4 +75,5 @@ mod takeover;
 mod telemetry;
 mod traces;
 mod runbook;
+mod webhooks;
 mod sampling;

@@ -384,5 +384,5 @@ pub fn arrival(reference: &str) -> ReceivedPayment {
         amount: Amount::parse("1").unwrap(),
         date: "2025-11-07T13:54:16Z".parse().unwrap(),
     };
-    ReceivedPayment { payment, received_at: clock::system(), trace: None }
+    ReceivedPayment { payment, received_at: clock::system(), trace: None, evidence: None }
 }

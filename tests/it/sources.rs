@@ -65,6 +65,7 @@ async fn one_reference_of_two_sources_is_two_payments() {
         assert_eq!(found["links"]["self"], "/api/v1/payments/R");
     }
     assert_eq!(app.payment("R").await["balance_after"], "99.00");
+    assert_eq!(app.get("/api/v1/payments/R").await.header("cache-control"), "no-store");
     assert_eq!(app.balance("ADA").await["total_paid"], "3.00");
     let statement = app.get("/api/v1/customers/ADA/payments").await.is(200).json();
     let rows = statement["payments"].as_array().unwrap();

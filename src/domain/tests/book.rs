@@ -111,6 +111,7 @@ fn deliveries(stream: &[ModelPayment]) -> Vec<Delivery> {
             digest: payment.digest(),
             payment,
             trace: None,
+            evidence: None,
         }
     };
     stream.iter().enumerate().map(delivery).collect()
@@ -352,7 +353,16 @@ fn what_comes_for_a_parked_account_waits_and_is_still_recognised() {
         };
         let digest = payment.digest();
         let (partition, stream_id, received_at) = (0, StreamId::default(), DateTime::UNIX_EPOCH);
-        Delivery { partition, sequence, stream_id, received_at, payment, digest, trace: None }
+        Delivery {
+            partition,
+            sequence,
+            stream_id,
+            received_at,
+            payment,
+            digest,
+            trace: None,
+            evidence: None,
+        }
     };
     let (waits, passes) = (delivery(1, &accounts[0]), delivery(2, &accounts[1]));
     let mut book = Book::new(accounts, []);

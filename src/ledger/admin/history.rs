@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use serde::Serialize;
 use sqlx::{FromRow, Row, postgres::PgRow};
+use utoipa::ToSchema;
 
 use super::AdminStore;
 use crate::{
@@ -82,7 +84,32 @@ pub struct StoredPayment {
     pub trace_id: Option<Vec<u8>>,
 }
 
+/// What a sender signed.
+#[derive(Clone, Debug, FromRow, Serialize, ToSchema)]
+#[schema(as = Evidence)]
+pub struct EvidenceRow {
+    /// `standard-webhooks`, for instance.
+    pub scheme: String,
+    /// The key's id, or the fingerprint of a shared secret.
+    pub key_id: String,
+    pub signature: String,
+    /// What the signature covers; in a webhook the body follows.
+    pub signature_base: String,
+    /// As it came.
+    pub body: String,
+    pub received_at: DateTime<Utc>,
+}
+
 impl AdminStore {
+    /// What was signed of the payments of a reference, the oldest first.
+    pub async fn evidence(&self, reference: &Reference) -> Result<Vec<EvidenceRow>, Error> {
+        let rows = sqlx::query_as(
+            "select scheme, key_id, signature, signature_base, body, received_at
+             from payment_evidence where transaction_reference = $1 order by received_at limit 200",
+        );
+        Ok(rows.bind(reference.as_str()).fetch_all(&self.pool).await?)
+    }
+
     /// Every row that the ledger has of a reference, the oldest first.
     pub async fn stored(&self, reference: &Reference) -> Result<Vec<StoredPayment>, Error> {
         let rows = sqlx::query_as(

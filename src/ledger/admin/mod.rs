@@ -16,7 +16,7 @@ use rust_decimal::Decimal;
 use sqlx::PgPool;
 
 pub(super) use audit_log::{Change, note};
-pub use history::{AttemptRow, MoveRow, StoredPayment};
+pub use history::{AttemptRow, EvidenceRow, MoveRow, StoredPayment};
 pub use locks::LockHolder;
 pub use vitals::{Symptom, Symptoms, Vitals};
 pub use workers::WorkerRow;

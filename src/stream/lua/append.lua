@@ -5,7 +5,7 @@
 -- ARGV  backlog limit, dedupe window in ms, highest sequence that the caller knows
 --       to have been given out, group, the lineage that it compared this with;
 --       for each payment status, digest, entry version, source or nothing,
---       payment, received at in ms, traceparent or nothing
+--       payment, received at in ms, traceparent or nothing, evidence or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
 -- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
@@ -14,8 +14,8 @@
 -- begun: nothing was done, and what is known must be compared again. The ref key
 -- holds one line for each status that the reference was sent with: "status digest
 -- sequence stream-id".
-local FIRST, HEAD, EACH = 5, 5, 7
-local FIELDS = { 'source', 'payment', 'received_at', 'traceparent' }
+local FIRST, HEAD, EACH = 5, 5, 8
+local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, given_out = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 

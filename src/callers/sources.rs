@@ -1,0 +1,222 @@
+//! What is known of each source beside its tokens: the secrets that it signs webhooks with, how
+//! these name a payment's parts, and the networks that it sends from. From a file that may change.
+//! Never reads a webhook.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use tracing::info;
+
+use super::webhook::WebhookSecret;
+use crate::domain::{PaymentStatus, Source};
+
+const SOURCES_MAX: usize = 1_000;
+/// Beside the present secret, the next one.
+const SECRETS_MAX: usize = 2;
+
+#[derive(Debug)]
+pub struct SourceRules {
+    pub source: Source,
+    networks: Option<Vec<IpNet>>,
+    /// None where it sends no webhooks.
+    pub webhooks: Option<WebhookRules>,
+}
+
+impl SourceRules {
+    /// Whether it may send from there.
+    pub fn admits(&self, address: std::net::IpAddr) -> bool {
+        let networks = self.networks.as_ref();
+        networks.is_none_or(|networks| networks.iter().any(|one| one.contains(&address)))
+    }
+}
+
+#[derive(Debug)]
+pub struct WebhookRules {
+    pub secrets: Vec<WebhookSecret>,
+    pub mapping: Mapping,
+}
+
+/// How a source writes payments.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Steps to the part of this name, as in a JSON Pointer.
+    pub fields: Vec<(&'static str, Vec<String>)>,
+    statuses: Option<HashMap<String, PaymentStatus>>,
+    /// Whether an amount of 150 is 1.50.
+    pub amounts_in_minor_units: bool,
+}
+
+impl Mapping {
+    const FIELDS: [&str; 6] = [
+        "transaction_reference",
+        "customer_id",
+        "payment_status",
+        "transaction_amount",
+        "transaction_date",
+        "currency",
+    ];
+
+    pub fn status(&self, text: &str) -> Result<PaymentStatus, crate::domain::Invalid> {
+        match &self.statuses {
+            Some(statuses) => statuses.get(text).copied().ok_or(UNMAPPED),
+            None => PaymentStatus::parse(text),
+        }
+    }
+}
+
+const UNMAPPED: crate::domain::Invalid = crate::domain::Invalid::new(
+    "unknown_status",
+    "must be one of the statuses that the settings of this source name",
+);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceText {
+    networks: Option<Vec<IpNet>>,
+    webhooks: Option<WebhooksText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WebhooksText {
+    secrets: Vec<String>,
+    #[serde(default)]
+    fields: HashMap<String, String>,
+    statuses: Option<HashMap<String, String>>,
+    #[serde(default)]
+    amounts_in_minor_units: bool,
+}
+
+/// The sources of the file that was read last.
+#[derive(Debug, Default)]
+pub struct Sources {
+    known: Mutex<Arc<HashMap<String, Arc<SourceRules>>>>,
+}
+
+impl Sources {
+    pub fn find(&self, name: &str) -> Option<Arc<SourceRules>> {
+        self.known().get(name).cloned()
+    }
+
+    /// From now on.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says which source is wrong, and never what its secret is. Nothing has
+    /// changed.
+    pub fn replace(&self, text: &str) -> Result<(), String> {
+        let sources = parse(text)?;
+        info!(sources = sources.len(), "using the sources");
+        *self.known() = Arc::new(sources);
+        Ok(())
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Arc<HashMap<String, Arc<SourceRules>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parse(text: &str) -> Result<HashMap<String, Arc<SourceRules>>, String> {
+    // A message of serde's could quote a secret; its place cannot.
+    let place = |error: &serde_json::Error| match error.is_data() {
+        true => "has a field that is unknown, missing or of another type",
+        false => "is not JSON",
+    };
+    let sources: HashMap<String, SourceText> = serde_json::from_str(text).map_err(|error| {
+        format!("it {} at line {}, column {}", place(&error), error.line(), error.column())
+    })?;
+    if sources.len() > SOURCES_MAX {
+        return Err(format!("it has {} sources, more than {SOURCES_MAX}", sources.len()));
+    }
+    let rules = |(name, text): (String, SourceText)| {
+        let wrong = |what: String| format!("source {name}: {what}");
+        let source =
+            Source::parse(&name).map_err(|bad| wrong(format!("its name {}", bad.reason)))?;
+        let webhooks = text.webhooks.map(webhook_rules).transpose().map_err(wrong)?;
+        let rules = SourceRules { source, networks: text.networks, webhooks };
+        Ok((name, Arc::new(rules)))
+    };
+    sources.into_iter().map(rules).collect()
+}
+
+fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
+    let WebhooksText { secrets, fields, statuses, amounts_in_minor_units } = text;
+    if !(1..=SECRETS_MAX).contains(&secrets.len()) {
+        return Err("webhooks need one secret, or two while it is being changed".to_owned());
+    }
+    let secrets: Option<Vec<_>> = secrets.iter().map(|one| WebhookSecret::parse(one)).collect();
+    let secrets = secrets.ok_or("a secret must be whsec_ and 24 to 64 bytes in base64")?;
+    if let Some(other) = fields.keys().find(|name| !Mapping::FIELDS.contains(&name.as_str())) {
+        let known = Mapping::FIELDS.join(", ");
+        return Err(format!("there is no field {other}; fields are {known}"));
+    }
+    let steps = |name: &'static str| {
+        let Some(pointer) = fields.get(name) else { return Ok((name, vec![name.to_owned()])) };
+        let steps = pointer.strip_prefix('/').ok_or_else(|| {
+            format!("{name} must be a JSON Pointer, such as /data/reference, and not {pointer}")
+        })?;
+        let step = |step: &str| step.replace("~1", "/").replace("~0", "~");
+        Ok((name, steps.split('/').map(step).collect()))
+    };
+    let fields = Mapping::FIELDS.into_iter().map(steps).collect::<Result<_, String>>()?;
+    let status = |(theirs, ours): (String, String)| match PaymentStatus::parse(&ours) {
+        Ok(ours) => Ok((theirs, ours)),
+        Err(bad) => Err(format!("the status of {theirs} {}", bad.reason)),
+    };
+    let statuses = statuses.map(|all| all.into_iter().map(status).collect::<Result<_, String>>());
+    let mapping = Mapping { fields, statuses: statuses.transpose()?, amounts_in_minor_units };
+    Ok(WebhookRules { secrets, mapping })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    #[test]
+    fn a_file_of_sources_is_taken_as_a_whole_or_not_at_all() {
+        let sources = Sources::default();
+        let good = format!(
+            r#"{{"bank-a": {{"networks": ["192.0.2.0/24"], "webhooks": {{"secrets": ["{SECRET}"],
+                "fields": {{"customer_id": "/data/who~1is/0"}}, "statuses": {{"ok": "COMPLETE"}}}}}},
+               "bank-b": {{}}}}"#
+        );
+        sources.replace(&good).unwrap();
+        let a = sources.find("bank-a").unwrap();
+        assert!(a.admits([192, 0, 2, 7].into()) && !a.admits([192, 0, 3, 7].into()));
+        let mapping = &a.webhooks.as_ref().unwrap().mapping;
+        assert_eq!(
+            mapping.fields[1],
+            ("customer_id", ["data", "who/is", "0"].map(Into::into).into())
+        );
+        assert_eq!(mapping.fields[0].1, ["transaction_reference"]);
+        assert_eq!(mapping.status("ok"), Ok(PaymentStatus::Complete));
+        assert_eq!(mapping.status("COMPLETE").map_err(|bad| bad.code), Err("unknown_status"));
+        let b = sources.find("bank-b").unwrap();
+        assert!(b.webhooks.is_none() && b.admits([6, 6, 6, 6].into()));
+        let short = "whsec_c2hvcnQ=";
+        for (wrong, refusal) in [
+            ("{", "it is not JSON at line 1"),
+            (r#"{"a": {"webhook": {}}}"#, "it has a field that is unknown"),
+            (r#"{"A": {}}"#, "source A: its name must have lower-case"),
+            (r#"{"a": {"webhooks": {"secrets": []}}}"#, "source a: webhooks need one secret"),
+            (
+                &format!(r#"{{"a": {{"webhooks": {{"secrets": ["{short}"]}}}}}}"#),
+                "source a: a secret",
+            ),
+            (&good.replace("customer_id", "customer"), "source bank-a: there is no field customer"),
+            (&good.replace("/data", "data"), "source bank-a: customer_id must be a JSON Pointer"),
+            (&good.replace("COMPLETE", "DONE"), "source bank-a: the status of ok must be"),
+        ] {
+            let refused = sources.replace(wrong).unwrap_err();
+            assert!(refused.starts_with(refusal), "{refused}");
+            assert!(!refused.contains(short) && !refused.contains(SECRET), "{refused}");
+        }
+        assert!(sources.find("bank-a").is_some(), "nothing was changed");
+    }
+}

@@ -1,0 +1,260 @@
+//! Proves that a signed webhook is taken as one payment of its source, in the words of that
+//! source; that nothing else is; and that what was signed is kept.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::{callers::Keys, prelude::*};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const NEXT: &str = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoaXMgYmFuaw==";
+
+/// How two providers write payments.
+fn sources() -> Value {
+    json!({
+        "bank-a": {"webhooks": {"secrets": [SECRET]}},
+        "bank-b": {"webhooks": {
+            "secrets": [NEXT],
+            "fields": {
+                "transaction_reference": "/data/reference",
+                "customer_id": "/data/customer/codes/0",
+                "payment_status": "/data/status",
+                "transaction_amount": "/data/amount",
+                "transaction_date": "/data/paid_at",
+                "currency": "/data/currency",
+            },
+            "statuses": {"success": "COMPLETE", "failed": "FAILED"},
+            "amounts_in_minor_units": true,
+        }},
+        "bank-c": {"networks": ["192.0.2.0/24"], "webhooks": {"secrets": [SECRET]}},
+    })
+}
+
+fn sign(secret: &str, signed: &str) -> String {
+    let secret = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret);
+    format!("v1,{}", STANDARD.encode(ring::hmac::sign(&key, signed.as_bytes())))
+}
+
+/// A webhook as its sender makes it, in parts that may be changed.
+#[derive(Clone)]
+struct Hook {
+    source: &'static str,
+    id: String,
+    timestamp: String,
+    signature: String,
+    body: String,
+}
+
+impl Hook {
+    fn new(source: &'static str, secret: &str, id: &str, body: &Value) -> Self {
+        Self::at(source, secret, id, body, clock::system().timestamp())
+    }
+
+    fn at(source: &'static str, secret: &str, id: &str, body: &Value, seconds: i64) -> Self {
+        let body = body.to_string();
+        let signature = sign(secret, &format!("{id}.{seconds}.{body}"));
+        let (id, timestamp) = (id.to_owned(), seconds.to_string());
+        Self { source, id, timestamp, signature, body }
+    }
+
+    async fn send(&self, api: &Api) -> Reply {
+        let path = format!("/api/v1/webhooks/{}", self.source);
+        let request = api.request(Method::POST, &path).header("content-type", "application/json");
+        let request = request.header("webhook-id", &self.id);
+        let request = request.header("webhook-timestamp", &self.timestamp);
+        send(request.header("webhook-signature", &self.signature).body(self.body.clone())).await
+    }
+}
+
+struct Hooks {
+    stores: Stores,
+    keys: Keys,
+    process: Process,
+}
+
+impl Hooks {
+    async fn new(name: &str) -> Self {
+        let (stores, keys) = (Stores::new().await, Keys::new(name).await);
+        fs::write(keys.path("sources.json"), sources().to_string()).unwrap();
+        let file = keys.path("sources.json");
+        let settings = [("PAYSTREAM_SOURCES_FILE", &*file)];
+        let process = keys.serve_as("all", &stores, &settings).await;
+        Self { stores, keys, process }
+    }
+
+    async fn of(&self, source: &str) -> Api {
+        let scopes = "payments:read,customers:read,customers:write,payments:write";
+        let token = ["--source", source, "--scope", scopes];
+        self.process.api.with_token(&self.keys.token_of(source, "a", &token).await)
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_is_one_payment_however_often_it_comes() {
+    let hooks = Hooks::new("webhook").await;
+    let Hooks { stores, process, .. } = &hooks;
+    let (a, api) = (hooks.of("bank-a").await, &process.api);
+    a.open_account("ADA", "100").await;
+    let body = payment("W", "ADA", "1");
+    let first = Hook::new("bank-a", SECRET, "msg_1", &body);
+    let answer = first.send(api).await.is(202);
+    assert_eq!(answer.header("location"), "/api/v1/payments/W");
+    // Each attempt is signed anew.
+    let later = clock::system().timestamp() + 60;
+    let again = Hook::at("bank-a", SECRET, "msg_1", &body, later).send(api).await.is(202);
+    assert_eq!(again.json(), answer.json());
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    let other = payment("X", "ADA", "1");
+    Hook::new("bank-a", SECRET, "msg_1", &other)
+        .send(api)
+        .await
+        .is_problem(409, "webhook_conflict");
+    // Another id with the same reference, and the same id of another source.
+    Hook::new("bank-a", SECRET, "msg_2", &body).send(api).await.is(202);
+    let conflict = but(body.clone(), json!({"transaction_amount": "2"}));
+    let conflict = Hook::new("bank-a", SECRET, "msg_3", &conflict).send(api).await;
+    conflict.is_problem(409, "reference_conflict");
+    a.until_is("W", "applied").await;
+    a.get("/api/v1/payments/X").await.is(404);
+    assert_eq!(a.balance("ADA").await["total_paid"], "1.00");
+
+    let shown = stores.said(&["show", "bank-a W"]).await;
+    let evidence = shown["evidence"].as_array().unwrap();
+    assert_eq!(evidence.len(), 1, "{shown}");
+    let (base, kept) =
+        (evidence[0]["signature_base"].as_str().unwrap(), evidence[0]["body"].as_str());
+    assert_eq!((base, kept), (&*format!("msg_1.{}.", first.timestamp), Some(&*first.body)));
+    assert_eq!(evidence[0]["signature"], sign(SECRET, &format!("{base}{}", first.body)));
+    assert_eq!(evidence[0]["scheme"], "standard-webhooks");
+    let change = "update payment_evidence set body = ''";
+    let refused = sqlx::query(change).execute(&mut stores.advisory_lock(7).await).await;
+    assert!(refused.unwrap_err().to_string().contains("append-only"));
+    assert!(!process.log().contains(&SECRET[6..]), "a secret is never logged");
+    stores.audit().await;
+}
+
+#[tokio::test]
+async fn what_is_not_signed_as_it_must_be_is_refused_and_changes_nothing() {
+    let hooks = Hooks::new("unsigned").await;
+    let api = &hooks.process.api;
+    let now = clock::system().timestamp();
+    let body = payment("U", "ADA", "1");
+    let good = Hook::new("bank-a", SECRET, "msg_1", &body);
+    let with = |change: fn(&mut Hook)| {
+        let mut hook = good.clone();
+        change(&mut hook);
+        hook
+    };
+    let old = Hook::at("bank-a", SECRET, "msg_1", &body, now - 400);
+    let early = Hook::at("bank-a", SECRET, "msg_1", &body, now + 400);
+    for (hook, why) in [
+        (with(|hook| hook.signature.clear()), "no signature in webhook-signature"),
+        (with(|hook| hook.signature = "v1,AAAA".to_owned()), "no signature"),
+        (with(|hook| hook.signature.replace_range(..3, "v1a,")), "no signature"),
+        (with(|hook| hook.body.push(' ')), "no signature"),
+        (with(|hook| hook.id = "msg_2".to_owned()), "no signature"),
+        (with(|hook| hook.source = "bank-b"), "no signature"),
+        (with(|hook| hook.source = "nobody"), "no signature"),
+        (with(|hook| hook.source = "..%2Fpayments"), "no signature"),
+        (Hook::new("bank-a", NEXT, "msg_1", &body), "no signature"),
+        (old, "more than 5 minutes"),
+        (early, "more than 5 minutes"),
+        (with(|hook| hook.timestamp = "now".to_owned()), "seconds since 1970"),
+        (with(|hook| hook.timestamp = "9".repeat(30)), "seconds since 1970"),
+        (with(|hook| hook.id = "a.b".to_owned()), "webhook-id"),
+        (with(|hook| hook.id = "i".repeat(129)), "webhook-id"),
+    ] {
+        let refused = hook.send(api).await.is_problem(401, "bad_signature");
+        assert!(refused["detail"].as_str().unwrap().contains(why), "{why}: {refused}");
+    }
+    let path = "/api/v1/webhooks/bank-a";
+    let bare = api.post(path, &body).await.is_problem(401, "bad_signature");
+    assert_eq!(bare["detail"], "send the header webhook-id");
+    api.get(path).await.is(405);
+    let large = but(body.clone(), json!({"filler": "x".repeat(17_000)}));
+    Hook::new("bank-a", SECRET, "big", &large).send(api).await.is_problem(413, "body_too_large");
+    // Signed, and no payment.
+    let wrong = but(body.clone(), json!({"transaction_amount": "-1"}));
+    Hook::new("bank-a", SECRET, "msg_9", &wrong).send(api).await.is_problem(422, "invalid_payment");
+    let array = Hook::new("bank-a", SECRET, "msg_9", &json!([1])).send(api).await;
+    array.is_problem(422, "invalid_payment");
+    // From where this source does not send.
+    let elsewhere = Hook::new("bank-c", SECRET, "msg_1", &body).send(api).await;
+    elsewhere.is_problem(403, "address_not_allowed");
+    let token = hooks.of("bank-c").await;
+    token.get("/api/v1/payments/U").await.is_problem(403, "address_not_allowed");
+    let nothing = hooks.stores.keys("paystream:webhook:*").await;
+    assert!(nothing.is_empty(), "{nothing:?}");
+    good.send(api).await.is(202);
+}
+
+#[tokio::test]
+async fn a_provider_writes_payments_in_words_of_its_own() {
+    let hooks = Hooks::new("mapped").await;
+    let api = &hooks.process.api;
+    let b = hooks.of("bank-b").await;
+    b.open_account("ADA", "100").await;
+    let event = |reference: &str, status: &str, amount: Value| {
+        json!({"event": "charge", "data": {
+            "reference": reference, "status": status, "amount": amount, "currency": "NGN",
+            "paid_at": "2025-11-07T14:54:16.000Z", "customer": {"codes": ["ADA"]},
+        }})
+    };
+    let send = async |event: &Value| {
+        let id = format!("msg-{}", event["data"]["reference"].as_str().unwrap_or_default());
+        Hook::new("bank-b", NEXT, &id, event).send(api).await
+    };
+    send(&event("M", "success", json!(150))).await.is(202);
+    send(&event("N", "failed", json!("7"))).await.is(202);
+    b.until_is("M", "applied").await;
+    b.until_is("N", "recorded").await;
+    has(&b.payment("M").await, json!({"transaction_amount": "1.50", "source": "bank-b"}));
+    assert_eq!(b.payment("N").await["transaction_amount"], "0.07");
+    for (event, field, code) in [
+        (event("P", "COMPLETE", json!(1)), "payment_status", "unknown_status"),
+        (event("P", "success", json!(1.5)), "transaction_amount", "not_a_number"),
+        (event("P", "success", json!(-1)), "transaction_amount", "not_a_number"),
+        (event("P", "success", json!({})), "transaction_amount", "not_a_number"),
+        (json!({"data": []}), "transaction_reference", "missing"),
+        (json!({"data": {"reference": {"deep": 1}}}), "transaction_reference", "wrong_type"),
+    ] {
+        let refused = send(&event).await.is_problem(422, "invalid_payment");
+        let errors = refused["errors"].as_array().unwrap();
+        let pointer = format!("/{field}");
+        let found = errors.iter().find(|error| error["pointer"] == *pointer).unwrap();
+        assert_eq!(found["code"], code, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_is_changed_while_webhooks_come() {
+    let hooks = Hooks::new("secrets").await;
+    let Hooks { keys, process, .. } = &hooks;
+    let with = |secrets: Value| {
+        let mut all = sources();
+        all["bank-a"]["webhooks"]["secrets"] = secrets;
+        fs::write(keys.path("sources.json"), all.to_string()).unwrap();
+    };
+    let mut sent = 0;
+    let mut send = async |secret: &str| {
+        sent += 1;
+        let (name, id) = (format!("S{sent}"), format!("msg-{sent}"));
+        let hook = Hook::new("bank-a", secret, &id, &payment(&name, "ADA", "1"));
+        hook.send(&process.api).await.status
+    };
+    assert_eq!((send(SECRET).await, send(NEXT).await), (202, 401));
+    with(json!([NEXT, SECRET]));
+    until("both secrets are taken", async || send(NEXT).await == 202).await;
+    assert_eq!(send(SECRET).await, 202);
+    // A file that cannot be used changes nothing.
+    with(json!([]));
+    process.until_logged("the file of sources cannot be used").await;
+    assert_eq!((send(SECRET).await, send(NEXT).await), (202, 202));
+    with(json!([NEXT]));
+    until("the old secret is refused", async || send(SECRET).await == 401).await;
+    assert_eq!(send(NEXT).await, 202);
+    let bad = keys.path("bad.json");
+    fs::write(&bad, "[]").unwrap();
+    let start = serve("gateway", &hooks.stores, &[("PAYSTREAM_SOURCES_FILE", &*bad)]);
+    run(start).await.refused(&["PAYSTREAM_SOURCES_FILE", "at line 1"]);
+}
