@@ -2,7 +2,7 @@
 //! symmetric one: whoever can check such a token can make one.
 
 use jsonwebtoken::{
-    Algorithm, DecodingKey, DecodingKeyKind, EncodingKey,
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
     crypto::{CryptoProvider, JwkUtils, JwtSigner, JwtVerifier},
     errors::{Error, ErrorKind},
     signature,
@@ -11,10 +11,12 @@ use ring::{
     rand::SystemRandom,
     signature::{
         ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
-        Ed25519KeyPair, RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents, UnparsedPublicKey,
+        Ed25519KeyPair, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA512, RSA_PSS_SHA256,
+        RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey,
     },
 };
+
+use super::key_set::VerificationKey;
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| Ok(Box::new(Signer::new(*algorithm, key)?)),
@@ -58,6 +60,30 @@ impl JwtVerifier for Verifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
+}
+
+/// The algorithm of a signed request (RFC 9421) for keys of this kind.
+pub(super) fn name_in_messages(algorithm: Algorithm) -> &'static str {
+    match algorithm.family() {
+        AlgorithmFamily::Ed => "ed25519",
+        AlgorithmFamily::Ec => "ecdsa-p256-sha256",
+        AlgorithmFamily::Rsa | AlgorithmFamily::Hmac => "rsa-pss-sha512",
+    }
+}
+
+/// Whether this key has signed the message of a request.
+pub(super) fn verify_message(key: &VerificationKey, message: &[u8], signature: &[u8]) -> bool {
+    let verified = match key.key.kind() {
+        // As in tokens, but for the digest.
+        DecodingKeyKind::RsaModulusExponent { n, e } => RsaPublicKeyComponents { n, e }
+            .verify(&RSA_PSS_2048_8192_SHA512, message, signature)
+            .is_ok(),
+        DecodingKeyKind::SecretOrDer(_) => {
+            let verifier = Verifier { algorithm: key.algorithm, key: key.key.clone() };
+            signature::Verifier::verify(&verifier, message, &signature.to_vec()).is_ok()
+        }
+    };
+    verified
 }
 
 /// A private key with its algorithm.

@@ -1,10 +1,11 @@
 //! Who calls: bearer tokens of the kind of RFC 9068, the keys that they are checked with, and
-//! the scopes that they carry; signed webhooks; and what is known of each source. Never takes a
+//! the scopes that they carry; signed requests and webhooks; and what is known of each source. Never takes a
 //! token whose algorithm is not that of its key, and knows neither HTTP nor what a scope opens.
 
 mod algorithms;
 mod key_file;
 mod key_set;
+mod message_signature;
 mod scope;
 mod signing_key;
 mod sources;
@@ -13,6 +14,7 @@ mod webhook;
 
 pub use key_file::{follow, text};
 pub use key_set::{Kept, KeySet};
+pub use message_signature::{GoodSignature, SignatureRefused, SignedParts};
 pub use scope::{Scope, Scopes};
 pub use signing_key::{Grant, SigningKey};
 pub use sources::{Mapping, SourceRules, Sources};

@@ -121,6 +121,11 @@ impl SigningKey {
         }
     }
 
+    /// A signature over the message of a request (RFC 9421).
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        jsonwebtoken::signature::Signer::sign(&self.signer, message)
+    }
+
     /// A token with these claims.
     ///
     /// # Errors

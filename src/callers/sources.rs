@@ -1,19 +1,25 @@
-//! What is known of each source beside its tokens: the secrets that it signs webhooks with, how
-//! these name a payment's parts, and the networks that it sends from. From a file that may change.
-//! Never reads a webhook.
+//! What is known of each source beside its tokens: the keys that it signs requests with, the secrets
+//! of its webhooks, how these name a payment's parts, and the networks that it sends from. From a
+//! file that may change. Never reads a body.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tracing::info;
 
-use super::webhook::WebhookSecret;
+use super::{
+    GoodSignature, KeySet, Scope, Scopes, SignatureRefused, SignedParts, webhook::WebhookSecret,
+};
 use crate::domain::{PaymentStatus, Source};
 
+/// What a signed request may do unless the file says otherwise.
+const SCOPES: [&str; 2] = ["payments:write", "payments:read"];
 const SOURCES_MAX: usize = 1_000;
 /// Beside the present secret, the next one.
 const SECRETS_MAX: usize = 2;
@@ -22,6 +28,9 @@ const SECRETS_MAX: usize = 2;
 pub struct SourceRules {
     pub source: Source,
     networks: Option<Vec<IpNet>>,
+    keys: Option<KeySet>,
+    /// What a signed request may do.
+    pub scopes: Scopes,
     /// None where it sends no webhooks.
     pub webhooks: Option<WebhookRules>,
 }
@@ -77,6 +86,8 @@ const UNMAPPED: crate::domain::Invalid = crate::domain::Invalid::new(
 #[serde(deny_unknown_fields)]
 struct SourceText {
     networks: Option<Vec<IpNet>>,
+    keys: Option<Vec<Value>>,
+    scopes: Option<Vec<String>>,
     webhooks: Option<WebhooksText>,
 }
 
@@ -94,12 +105,31 @@ struct WebhooksText {
 /// The sources of the file that was read last.
 #[derive(Debug, Default)]
 pub struct Sources {
-    known: Mutex<Arc<HashMap<String, Arc<SourceRules>>>>,
+    known: Mutex<Arc<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_name: HashMap<String, Arc<SourceRules>>,
+    by_key: HashMap<String, Arc<SourceRules>>,
 }
 
 impl Sources {
     pub fn find(&self, name: &str) -> Option<Arc<SourceRules>> {
-        self.known().get(name).cloned()
+        self.known().by_name.get(name).cloned()
+    }
+
+    /// Whose signed request this is.
+    pub fn check(
+        &self,
+        request: &SignedParts<'_>,
+        now: DateTime<Utc>,
+    ) -> Result<(Arc<SourceRules>, GoodSignature), SignatureRefused> {
+        let known = Arc::clone(&self.known());
+        let of = |key: &str| known.by_key.get(key);
+        let good = request.check(|key| of(key)?.keys.as_ref()?.find(key), now)?;
+        let rules = of(&good.key).ok_or(SignatureRefused::BadSignature)?;
+        Ok((Arc::clone(rules), good))
     }
 
     /// From now on.
@@ -110,17 +140,17 @@ impl Sources {
     /// changed.
     pub fn replace(&self, text: &str) -> Result<(), String> {
         let sources = parse(text)?;
-        info!(sources = sources.len(), "using the sources");
+        info!(sources = sources.by_name.len(), "using the sources");
         *self.known() = Arc::new(sources);
         Ok(())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Arc<HashMap<String, Arc<SourceRules>>>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Arc<Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn parse(text: &str) -> Result<HashMap<String, Arc<SourceRules>>, String> {
+fn parse(text: &str) -> Result<Known, String> {
     // A message of serde's could quote a secret; its place cannot.
     let place = |error: &serde_json::Error| match error.is_data() {
         true => "has a field that is unknown, missing or of another type",
@@ -132,15 +162,27 @@ fn parse(text: &str) -> Result<HashMap<String, Arc<SourceRules>>, String> {
     if sources.len() > SOURCES_MAX {
         return Err(format!("it has {} sources, more than {SOURCES_MAX}", sources.len()));
     }
-    let rules = |(name, text): (String, SourceText)| {
+    let mut known = Known::default();
+    for (name, text) in sources {
         let wrong = |what: String| format!("source {name}: {what}");
         let source =
             Source::parse(&name).map_err(|bad| wrong(format!("its name {}", bad.reason)))?;
+        let keys = text.keys.map(|keys| KeySet::parse(&json!({ "keys": keys }).to_string()));
+        let keys = keys.transpose().map_err(|bad| wrong(format!("keys: {bad}")))?;
+        let scopes = text.scopes.unwrap_or_else(|| SCOPES.map(str::to_owned).into());
+        let scopes = scopes.iter().map(|name| name.parse::<Scope>()).collect::<Result<_, _>>();
+        let scopes = scopes.map_err(|bad| wrong(format!("a scope {bad}")))?;
         let webhooks = text.webhooks.map(webhook_rules).transpose().map_err(wrong)?;
-        let rules = SourceRules { source, networks: text.networks, webhooks };
-        Ok((name, Arc::new(rules)))
-    };
-    sources.into_iter().map(rules).collect()
+        let rules = SourceRules { source, networks: text.networks, keys, scopes, webhooks };
+        let rules = Arc::new(rules);
+        for key in rules.keys.iter().flat_map(KeySet::kids) {
+            if known.by_key.insert(key.to_owned(), Arc::clone(&rules)).is_some() {
+                return Err(wrong(format!("another source has the key {key}, too")));
+            }
+        }
+        known.by_name.insert(name, rules);
+    }
+    Ok(known)
 }
 
 fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {

@@ -56,8 +56,9 @@ pub struct GatewayConfig {
     /// Longest time from when a token was issued until it expires; others are refused.
     #[arg(long, env = "PAYSTREAM_JWT_LIFETIME_MAX", default_value = "1h", value_parser = parse_duration)]
     pub jwt_lifetime_max: Duration,
-    /// File with what is known of each source (JSON): the secrets and formats of its
-    /// webhooks, and the networks that it may send from. Used anew when it changes.
+    /// File with what is known of each source (JSON): the keys that it signs requests with,
+    /// the secrets and formats of its webhooks, and the networks that it may send from. Used
+    /// anew when it changes.
     #[arg(long, env = "PAYSTREAM_SOURCES_FILE")]
     pub sources_file: Option<PathBuf>,
     /// Time zone of transaction dates that carry no offset.

@@ -18,10 +18,11 @@ use super::{
     surface::{CONSOLE, PAYMENTS, Surface},
 };
 use crate::{
-    callers::{Caller, Scope, SourceRules, Tokens},
+    callers::{Caller, Scope, SignedParts, SourceRules, Tokens},
     config::GatewayConfig,
 };
 
+const SIGNATURE_INPUT: &str = "signature-input";
 /// Hold the token of whoever has signed in to the console: over TLS, so that no other host and no
 /// plain page of this one can set it, and elsewhere.
 const TOKEN_COOKIES: [&str; 2] = ["__Host-paystream_console", "paystream_console"];
@@ -35,14 +36,40 @@ pub(crate) fn token_cookie(is_https: bool) -> &'static str {
 /// with escapes in the token.
 const COOKIE_BYTES_MAX: usize = 3_500;
 
+/// A request before its body.
+pub(super) struct Head<'a> {
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) has_body: bool,
+}
+
 /// Who the request is from, if it may pass.
 pub(super) fn admit(
     gateway: &Gateway,
     surface: Surface,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
+    head: &Head<'_>,
 ) -> Result<Principal, Problem> {
+    let caller = identify(gateway, surface, head)?;
+    match surface.scope(head.method, head.uri.path()) {
+        Some(scope) if !caller.may(scope) => {
+            let name = caller.name.as_deref().unwrap_or_default();
+            let detail = format!("the token of {name} lacks the scope {scope}");
+            Err(Problem::new(Code::InsufficientScope, detail))
+        }
+        _ => Ok(caller),
+    }
+}
+
+fn identify(gateway: &Gateway, surface: Surface, head: &Head<'_>) -> Result<Principal, Problem> {
+    let headers = head.headers;
+    // A signature is never ignored: it may be of somebody with a source of its own.
+    if surface == Surface::Api
+        && headers.contains_key(SIGNATURE_INPUT)
+        && !headers.contains_key(header::AUTHORIZATION)
+    {
+        return signer(gateway, head);
+    }
     let token = match surface {
         Surface::Open | Surface::Docs | Surface::Doorstep | Surface::Webhooks => {
             return Ok(Principal::default());
@@ -63,16 +90,33 @@ pub(super) fn admit(
         return Ok(known);
     }
     if let Some((tokens, token)) = access_token(gateway, token) {
-        let caller = caller(gateway, tokens, token)?;
-        return match surface.scope(method, path) {
-            Some(scope) if !caller.scopes.has(scope) => {
-                let detail = format!("the token of {} lacks the scope {scope}", caller.name);
-                Err(Problem::new(Code::InsufficientScope, detail))
-            }
-            _ => Ok(caller.into()),
-        };
+        return caller(gateway, tokens, token).map(Principal::from);
     }
     Err(unauthorized(advice(config, surface)))
+}
+
+/// Whose signature the request has.
+fn signer(gateway: &Gateway, head: &Head<'_>) -> Result<Principal, Problem> {
+    let Head { method, uri, headers, has_body } = *head;
+    let lines = |name: &str| {
+        let values: Option<Vec<&str>> =
+            headers.get_all(name).iter().map(|value| Some(value.to_str().ok()?.trim())).collect();
+        values.filter(|values| !values.is_empty()).map(|values| values.join(", "))
+    };
+    let host = text(headers, header::HOST.as_str());
+    let request = SignedParts {
+        method: method.as_str(),
+        authority: uri.authority().map(|one| one.as_str()).or(host).unwrap_or_default(),
+        path: uri.path(),
+        query: uri.query(),
+        header: &lines,
+        has_body,
+    };
+    let (rules, signature) = gateway
+        .sources
+        .check(&request, (gateway.clock)())
+        .map_err(|refused| Problem::new(Code::BadSignature, refused.to_string()))?;
+    Ok(Principal::of_signature(&rules, signature))
 }
 
 /// Whether whoever acts for this source may do so from there.
@@ -156,7 +200,8 @@ pub(crate) fn may_look(gateway: &Gateway, headers: &HeaderMap) -> bool {
 }
 
 fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap) -> bool {
-    admit(gateway, Surface::of(path), &Method::GET, path, headers).is_ok()
+    let (method, uri) = (&Method::GET, &Uri::from_static(path));
+    admit(gateway, Surface::of(path), &Head { method, uri, headers, has_body: false }).is_ok()
 }
 
 /// What to do about a request that shows no token that opens this.

@@ -87,6 +87,11 @@ pub(super) async fn accept_batch(
     caller: Principal,
     body: TypedBody,
 ) -> Result<Json<BatchView>, Problem> {
+    if caller.evidence(&[]).is_some() {
+        let detail = "a signed request carries one payment, so that what was signed is kept with \
+                      it: send each to /api/v1/payments";
+        return Err(Problem::new(Code::NotPossible, detail));
+    }
     let signals = &app.gateway.signals;
     let items = split(&body)?;
     app.quotas.take(&caller, items.len())?;

@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    access, intake,
+    access::{self, Head},
+    intake,
     operator::Principal,
     peer::Peer,
     preferences,
@@ -95,7 +96,8 @@ fn enter(
                       localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
         return Err(Problem::new(Code::Unauthorized, detail));
     }
-    let caller = access::admit(gateway, surface, request.method(), uri.path(), headers)?;
+    let (method, has_body) = (request.method(), !request.body().is_end_stream());
+    let caller = access::admit(gateway, surface, &Head { method, uri, headers, has_body })?;
     if surface == Surface::Api {
         let rules = gateway.sources.find(caller.source.as_str());
         access::admit_from(rules.as_deref(), peer)?;

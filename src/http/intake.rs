@@ -20,7 +20,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::problem::{Code, FieldError, Problem};
+use super::{
+    operator::Principal,
+    problem::{Code, FieldError, Problem},
+};
 use crate::{
     callers::Mapping,
     config::GatewayConfig,
@@ -77,7 +80,12 @@ impl<S: Send + Sync> FromRequest<S> for TypedBody {
                           Content-Encoding";
             return Err(Problem::new(Code::UnsupportedMediaType, detail));
         }
+        let caller = request.extensions().get::<Principal>().cloned().unwrap_or_default();
         let bytes = Bytes::from_request(request, state).await.map_err(|_| unread())?;
+        if !caller.sends(&bytes) {
+            let detail = "the body is not the one that content-digest tells of";
+            return Err(Problem::new(Code::BadSignature, detail));
+        }
         Ok(Self { media_type, bytes })
     }
 }

@@ -12,8 +12,8 @@ use super::{
     shapes,
 };
 use crate::{
-    callers::{Caller, Scope, Scopes},
-    domain::{Invalid, Source, is_plain},
+    callers::{Caller, GoodSignature, Scope, Scopes, SourceRules},
+    domain::{Evidence, Invalid, Source, is_plain},
     ledger::PaymentRow,
     operations::Signature,
 };
@@ -32,11 +32,13 @@ pub(crate) struct Principal {
     pub(super) source: Source,
     /// What it may do; everything that its token opens, where that has no scopes.
     scopes: Option<Scopes>,
+    /// Its signature, where it signs requests.
+    signature: Option<Arc<GoodSignature>>,
 }
 
 impl From<Caller> for Principal {
     fn from(Caller { name, source, scopes }: Caller) -> Self {
-        Self { name: Some(name), source, scopes: Some(scopes) }
+        Self { name: Some(name), source, scopes: Some(scopes), signature: None }
     }
 }
 
@@ -48,6 +50,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Principal {
     }
 }
 
+/// The scheme of signed requests.
+const RFC_9421: &str = "rfc9421";
 /// Who signs where neither token nor request names anybody.
 const API: &str = "api";
 
@@ -66,14 +70,42 @@ impl Principal {
         Self { name: Some(name.into()), ..Self::default() }
     }
 
-    fn may(&self, scope: Scope) -> bool {
+    pub(super) fn may(&self, scope: Scope) -> bool {
         self.scopes.is_none_or(|scopes| scopes.has(scope))
     }
 
     /// Whoever has a secret of this source.
     pub(super) fn of_source(source: &Source) -> Self {
         let name = format!("webhooks of {}", source.as_str());
-        Self { name: Some(name.into()), source: source.clone(), scopes: None }
+        Self { name: Some(name.into()), source: source.clone(), ..Self::default() }
+    }
+
+    /// Whoever has the key that has signed the request.
+    pub(super) fn of_signature(rules: &SourceRules, signature: GoodSignature) -> Self {
+        let name = format!("key {} of {}", signature.key, rules.source.as_str());
+        Self {
+            name: Some(name.into()),
+            source: rules.source.clone(),
+            scopes: Some(rules.scopes),
+            signature: Some(Arc::new(signature)),
+        }
+    }
+
+    /// Whether nothing was signed but this body.
+    pub(super) fn sends(&self, body: &[u8]) -> bool {
+        self.signature.as_ref().is_none_or(|signature| signature.covers(body))
+    }
+
+    /// The proof that it sent this body, where it signs.
+    pub(super) fn evidence(&self, body: &[u8]) -> Option<Arc<Evidence>> {
+        let GoodSignature { key, base, signature, .. } = &**self.signature.as_ref()?;
+        Some(Arc::new(Evidence {
+            scheme: RFC_9421.to_owned(),
+            key: key.clone(),
+            signature: signature.clone(),
+            base: base.clone(),
+            body: String::from_utf8_lossy(body).into_owned(),
+        }))
     }
 
     /// A payment, with the customer's balance only for whoever may read balances.

@@ -85,11 +85,11 @@ pub(super) async fn accept(
 ) -> Result<Response, Problem> {
     app.quotas.take(&caller, 1)?;
     let received_at = (app.gateway.clock)();
-    let (payment, ignored) =
-        intake::payment(&body.json()?, &app.rules(&caller.source, received_at))?;
+    let body = body.json()?;
+    let (payment, ignored) = intake::payment(&body, &app.rules(&caller.source, received_at))?;
     let sending = app.gateway.signals.sending(&trace);
-    let trace = sending.context;
-    let arrival = ReceivedPayment { payment, received_at, trace, evidence: None };
+    let (trace, evidence) = (sending.context, caller.evidence(&body));
+    let arrival = ReceivedPayment { payment, received_at, trace, evidence };
     let payment = &arrival.payment;
     let (place, replayed) = append(&app, &arrival, sending).await?;
     let wait = preferences::wanted_wait(&headers);

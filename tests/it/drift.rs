@@ -21,7 +21,7 @@ const DOCUMENTS: [&str; 12] = [
     "ARCHITECTURE.md",
     "RUNBOOK.md",
     "docs/access-tokens.md",
-    "docs/webhooks.md",
+    "docs/signatures.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",
     "docs/limits.md",

@@ -79,6 +79,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("clap", &["src/config/", "src/app/", "src/main.rs", "src/cli/", "src/operations/"]),
     ("jsonwebtoken", &["src/callers/"]),
     ("ring", &["src/callers/"]),
+    ("sfv", &["src/callers/"]),
     ("base64", &["src/callers/"]),
     ("pem", &["src/callers/"]),
     ("gethostname", &["src/worker_name.rs"]),

@@ -3,6 +3,8 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
+use paystream::callers::SigningKey;
+
 use crate::{callers::Keys, prelude::*};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -257,4 +259,69 @@ async fn a_secret_is_changed_while_webhooks_come() {
     fs::write(&bad, "[]").unwrap();
     let start = serve("gateway", &hooks.stores, &[("PAYSTREAM_SOURCES_FILE", &*bad)]);
     run(start).await.refused(&["PAYSTREAM_SOURCES_FILE", "at line 1"]);
+}
+
+/// Signs a request as a bank would, with OpenSSL's key and a library of nobody's.
+fn signed(api: &Api, key: &SigningKey, method: Method, path: &str, body: &str) -> RequestBuilder {
+    let authority = api.url.strip_prefix("http://").unwrap();
+    let created = clock::system().timestamp();
+    let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
+    let digest = format!("sha-256=:{}:", STANDARD.encode(digest));
+    let mut covers = r#""@method" "@authority" "@path""#.to_owned();
+    let mut base =
+        format!("\"@method\": {method}\n\"@authority\": {authority}\n\"@path\": {path}\n");
+    if !body.is_empty() {
+        covers += " \"content-digest\"";
+        base += &format!("\"content-digest\": {digest}\n");
+    }
+    let parameters = format!("({covers});created={created};keyid=\"{}\"", key.kid());
+    base += &format!("\"@signature-params\": {parameters}");
+    let signature = STANDARD.encode(key.sign(base.as_bytes()));
+    let request = api.request(method, path).header("signature-input", format!("bank={parameters}"));
+    let request = request.header("signature", format!("bank=:{signature}:"));
+    let request = request.header("content-type", "application/json");
+    request.header("content-digest", digest).body(body.to_owned())
+}
+
+#[tokio::test]
+async fn a_bank_that_signs_requests_needs_no_token() {
+    let hooks = Hooks::new("messages").await;
+    let Hooks { stores, keys, process } = &hooks;
+    let api = &process.api;
+    let app = hooks.of("bank-s").await;
+    app.open_account("ADA", "100").await;
+    let (key, stranger) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let mut all = sources();
+    all["bank-s"] = json!({"keys": [key.public()]});
+    fs::write(keys.path("sources.json"), all.to_string()).unwrap();
+    let body = payment("S", "ADA", "1").to_string();
+    let post =
+        |key: &SigningKey, body: &str| signed(api, key, Method::POST, "/api/v1/payments", body);
+    until("the key is known", async || send(post(&key, &body)).await.status < 400).await;
+    send(post(&key, &body)).await.is(200);
+    app.until_is("S", "applied").await;
+    let found = send(signed(api, &key, Method::GET, "/api/v1/payments/S", "")).await.is(200);
+    has(&found.json(), json!({"source": "bank-s", "balance_after": null}));
+    let shown = stores.said(&["show", "bank-s S"]).await;
+    has(&shown["evidence"][0], json!({"scheme": "rfc9421", "key_id": key.kid(), "body": body}));
+
+    let other = payment("T", "ADA", "1").to_string();
+    let of_other = post(&key, &body).body(other.clone());
+    for (request, why) in [
+        (post(&stranger, &other), "not that of a key of ours"),
+        (of_other, "not the one that content-digest tells of"),
+        (post(&key, &other).header("signature-input", "x=();created=1"), "one signature"),
+        (signed(api, &key, Method::GET, "/api/v1/payments/S?a=1", ""), "@query"),
+    ] {
+        let refused = send(request).await.is_problem(401, "bad_signature");
+        assert!(refused["detail"].as_str().unwrap().contains(why), "{why}: {refused}");
+    }
+    let get = |path: &str| signed(api, &key, Method::GET, path, "");
+    send(get("/api/v1/customers/ADA")).await.is_problem(403, "insufficient_scope");
+    send(get("/api/v1/admin/stats")).await.is_problem(401, "unauthorized");
+    let batch = format!("[{other}]");
+    let batch = signed(api, &key, Method::POST, "/api/v1/payments/batch", &batch);
+    send(batch).await.is_problem(422, "not_possible");
+    app.get("/api/v1/payments/T").await.is(404);
+    stores.audit().await;
 }
