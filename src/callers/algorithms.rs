@@ -73,7 +73,7 @@ pub(super) fn name_in_messages(algorithm: Algorithm) -> &'static str {
 
 /// Whether this key has signed the message of a request.
 pub(super) fn verify_message(key: &VerificationKey, message: &[u8], signature: &[u8]) -> bool {
-    let verified = match key.key.kind() {
+    match key.key.kind() {
         // As in tokens, but for the digest.
         DecodingKeyKind::RsaModulusExponent { n, e } => RsaPublicKeyComponents { n, e }
             .verify(&RSA_PSS_2048_8192_SHA512, message, signature)
@@ -82,8 +82,7 @@ pub(super) fn verify_message(key: &VerificationKey, message: &[u8], signature: &
             let verifier = Verifier { algorithm: key.algorithm, key: key.key.clone() };
             signature::Verifier::verify(&verifier, message, &signature.to_vec()).is_ok()
         }
-    };
-    verified
+    }
 }
 
 /// A private key with its algorithm.
