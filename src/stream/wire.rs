@@ -117,7 +117,8 @@ pub(super) fn decode(
         let payment = field(&fields, "payment").and_then(|json| serde_json::from_str(json).ok());
         let payment: serde_json::Value = payment.unwrap_or_default();
         let part = |name: &str| payment.get(name).and_then(serde_json::Value::as_str);
-        let source = source_of(|name| field(&fields, name)).ok();
+        // As far as it can be told: also where the version is not known.
+        let source = field(&fields, SOURCE).map_or(Ok(Source::default()), Source::parse).ok();
         let reference = source.zip(part("transaction_reference"));
         let reference = reference.and_then(|(source, text)| Reference::of(&source, text).ok());
         let trace = field(&fields, TRACEPARENT).and_then(traceparent::parse);
