@@ -1,8 +1,9 @@
 //! Who calls: bearer tokens of the kind of RFC 9068, the keys that they are checked with, and
-//! the scopes that they carry. Never takes a token whose algorithm is not that of its key, and
+//! the scopes that they carry; and signed checkpoints of the audit log. Never takes a token whose algorithm is not that of its key, and
 //! knows neither HTTP nor what a scope opens.
 
 mod algorithms;
+mod checkpoint;
 mod key_file;
 mod key_set;
 mod scope;
