@@ -1,8 +1,10 @@
 //! Who calls: bearer tokens of the kind of RFC 9068, the keys that they are checked with, and
-//! the scopes that they carry; signed requests and webhooks; and what is known of each source. Never takes a
-//! token whose algorithm is not that of its key, and knows neither HTTP nor what a scope opens.
+//! the scopes that they carry; signed requests and webhooks; what is known of each source; and
+//! signed checkpoints of the audit log. Never takes a token whose algorithm is not that of its
+//! key, and knows neither HTTP nor what a scope opens.
 
 mod algorithms;
+mod checkpoint;
 mod key_file;
 mod key_set;
 mod message_signature;

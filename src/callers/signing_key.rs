@@ -132,9 +132,18 @@ impl SigningKey {
     ///
     /// When the machine gives no random numbers.
     pub fn mint(&self, claims: &impl Serialize) -> Result<String, jsonwebtoken::errors::Error> {
+        self.sign_claims(ACCESS_TOKEN, claims)
+    }
+
+    /// `typ` is what the statement is for: whoever checks one takes no other.
+    pub(super) fn sign_claims(
+        &self,
+        typ: &str,
+        claims: &impl Serialize,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
         let algorithm = self.signer.algorithm();
         let mut header = Header::new(algorithm);
-        header.typ = Some(ACCESS_TOKEN.to_owned());
+        header.typ = Some(typ.to_owned());
         header.kid = Some(self.kid());
         let key = match &self.signer {
             Signer::EdDsa(_) => EncodingKey::from_ed_der(&self.der),

@@ -11,7 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
-    Running, stores,
+    Running,
+    audit_log::CheckpointArgs,
+    stores,
     table::{Column, cell, number, table},
 };
 use crate::{
@@ -24,18 +26,21 @@ use crate::{
 pub struct AuditArgs {
     #[command(flatten)]
     pub ledger: LedgerConfig,
+    #[command(flatten)]
+    pub checkpoints: CheckpointArgs,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Recomputes every account from its statement and accounts for every
-/// sequence. Exits with 0 when the ledger holds and with 1 on any drift.
+/// Recomputes every account from its statement, accounts for every sequence, and verifies the
+/// chain of the audit log. Exits with 0 when the ledger holds and with 1 on any drift.
 pub(super) async fn run(args: AuditArgs, running: Running) -> anyhow::Result<ExitCode> {
+    let checkpoints = args.checkpoints.read()?;
     let ledger = stores::ledger_or(args.ledger, running)?;
     ledger.schema().check().await.context("could not audit the ledger")?;
     let bar = progress_bar(!args.json && std::io::stderr().is_terminal());
-    let report = ledger.audit().run(|progress| draw(&bar, progress)).await;
+    let report = ledger.audit().run(&checkpoints, |progress| draw(&bar, progress)).await;
     bar.finish_and_clear();
     let report = report.context("could not audit the ledger")?;
     let text = if args.json { format!("{:#}\n", document(&report)) } else { page(&report) };

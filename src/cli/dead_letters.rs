@@ -157,7 +157,8 @@ async fn show(operations: &Operations, name: &str, json: bool) -> anyhow::Result
         for change in changes.iter().rev() {
             let reason = change.reason.as_deref().unwrap_or("no reason given");
             let at = instant(change.at);
-            let said = format!("{} by {}: {reason}", change.action, change.actor);
+            let (actor, under) = (&change.actor, change.under());
+            let said = format!("{} by {actor}: {reason}{under}", change.action);
             text.push_str(&format!("  {at}  {}\n", shown(&said)));
         }
     }

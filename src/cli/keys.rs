@@ -188,7 +188,7 @@ fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
     written.with_context(|| format!("could not write the private key {}", path.display()))
 }
 
-fn private(path: &Path) -> anyhow::Result<SigningKey> {
+pub(super) fn private(path: &Path) -> anyhow::Result<SigningKey> {
     let text = fs::read_to_string(path);
     let text = text.with_context(|| format!("could not read {}", path.display()))?;
     SigningKey::from_pem(&text).map_err(|error| anyhow!("{}: {error}", path.display()))

@@ -1,6 +1,7 @@
 //! Operators' commands, one file each. Never called by a room.
 
 pub mod audit;
+pub mod audit_log;
 pub mod cases;
 pub mod dead_letters;
 pub mod doctor;
@@ -186,7 +187,7 @@ pub enum OperatorCommand {
     Seed(seed::SeedArgs),
     /// Send payments at a fixed rate and see what becomes of each
     Load(Box<paystream_load::LoadArgs>),
-    /// Recompute every account and account for every sequence
+    /// Recompute every account, account for every sequence, and verify the audit log
     Audit(audit::AuditArgs),
     /// Look at everything that can be wrong and say what to do; exits 1 when
     /// something is a warning or worse
@@ -226,6 +227,9 @@ pub enum CaseCommand {
     Conflicts(Box<OnStores<cases::ConflictsAction>>),
     /// Payments that wait behind a dead letter of their customer
     Parked(Box<OnStores<cases::ParkedAction>>),
+    /// List the changes that were made by hand, and sign how far their log has come
+    #[command(subcommand)]
+    AuditLog(audit_log::AuditLogCommand),
     /// Make the owner of a partition hand it over; exits 1 when nobody has
     /// acquired it in time
     Release(Box<ReleaseArgs>),
@@ -255,6 +259,7 @@ impl CaseCommand {
                 let operations = stores::operations(store, running).await?;
                 act.make(&operations, Act::Release { partition, force, wait: true }).await
             }
+            Self::AuditLog(command) => command.run(running).await,
             Self::Groups(command) => command.run(running).await,
         }
     }

@@ -392,7 +392,9 @@ impl Losses {
              insert into audit_log (actor, action, subject, reason, before, after)
              select $2, 'loss_accepted', format('partition %s', partition), $3,
                  to_jsonb(accepted) || '{\"state\": \"open\"}', to_jsonb(accepted)
-             from accepted",
+             from accepted
+             -- All are locked before the first is noted: see migrations/0019_audit_chain.sql.
+             order by partition, after_sequence",
         );
         let accepted = accepted.bind(partition.map(i32::from)).bind(actor).bind(reason);
         Ok(accepted.execute(&self.pool).await?.rows_affected())

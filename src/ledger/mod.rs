@@ -45,7 +45,10 @@ pub use admin::{
     SettledCase, Signature, StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
 };
 pub use attempts::Attempt;
-pub use audit::{AuditProgress, AuditReport, CheckCount, Drift, FullAudit, Rounds, Slice, Stage};
+pub use audit::{
+    AuditProgress, AuditReport, CheckCount, Checkpoint, Drift, FullAudit, LogPlace, Rounds, Slice,
+    Stage,
+};
 pub use cursors::Cursor;
 pub use error::Error;
 pub use groups::{GroupRegistrar, GroupRow, Groups};

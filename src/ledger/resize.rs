@@ -111,18 +111,13 @@ impl Resize {
             "with past as (
                  insert into past_topologies (generation, partitions)
                  select generation, partitions from topology
-                 where generation = $1 and resizing_to = $2 returning partitions),
-             logged as (
-                 insert into audit_log (actor, action, subject, reason, before, after)
-                 select $4, 'topology_resize', 'topology', nullif($5, ''), to_jsonb(partitions),
-                     to_jsonb($2) from past)
+                 where generation = $1 and resizing_to = $2)
              update topology set generation = $1 + 1, partitions = $2, resizing_to = null,
                  resize_started_at = null
              where generation = $1 and resizing_to = $2
                  and not exists (select 1 from partition_owners where last_sequence > $3)",
         );
         let switched = switched.bind(generation).bind(i32::from(partitions)).bind(sequence);
-        let switched = switched.bind(&by.actor).bind(&by.reason);
         if switched.execute(&mut *transaction).await?.rows_affected() != 1 {
             return Err(Error::Resized);
         }
@@ -158,6 +153,18 @@ impl Resize {
         )
         .bind(generation + 1)
         .bind(sequence)
+        .bind(i32::from(partitions))
+        .execute(&mut *transaction)
+        .await?;
+        // Last, when nothing else is to be locked: see migrations/0019_audit_chain.sql.
+        sqlx::query(
+            "insert into audit_log (actor, action, subject, reason, before, after)
+             select $2, 'topology_resize', 'topology', nullif($3, ''), to_jsonb(partitions),
+                 to_jsonb($4::int) from past_topologies where generation = $1",
+        )
+        .bind(generation)
+        .bind(&by.actor)
+        .bind(&by.reason)
         .bind(i32::from(partitions))
         .execute(&mut *transaction)
         .await?;

@@ -2,6 +2,7 @@
 //! parked customers, and the log of all changes.
 
 use chrono::{DateTime, Utc};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{FromRow, QueryBuilder};
@@ -17,15 +18,18 @@ use crate::{domain::CustomerId, ledger::LossRow};
 /// Customers that are listed at once.
 const LIST_MAX: i64 = 1_000;
 
-#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[derive(Args, Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
     /// Only changes of this subject: a reference, a customer, `partition 7`.
+    #[arg(long)]
     pub subject: Option<String>,
     /// Cursor: `next` of the previous page.
+    #[arg(skip)]
     pub before: Option<i64>,
     /// 1 to 500; default 50.
+    #[arg(skip)]
     #[param(minimum = 1, maximum = 500)]
     pub limit: Option<i64>,
 }
@@ -45,6 +49,9 @@ pub struct AuditEntry {
     pub id: i64,
     pub at: DateTime<Utc>,
     pub actor: String,
+    /// Database role whose session made the change, as PostgreSQL knows it; null in rows from
+    /// before it was noted.
+    pub role: Option<String>,
     /// `dead_letter_redriven`, for instance.
     pub action: String,
     /// A reference, a customer, `partition 7`.
@@ -54,6 +61,13 @@ pub struct AuditEntry {
     pub before: Option<Value>,
     #[schema(value_type = Option<Object>)]
     pub after: Option<Value>,
+}
+
+impl AuditEntry {
+    /// The database role, as the end of a sentence.
+    pub fn under(&self) -> String {
+        self.role.as_ref().map_or_else(String::new, |role| format!(" (database role {role})"))
+    }
 }
 
 /// A customer whose payments wait behind a dead letter.
@@ -91,7 +105,8 @@ impl Operations {
     pub async fn audit_log(&self, filter: &AuditFilter) -> Result<Page<AuditEntry, i64>, Error> {
         let limit = page_size(filter.limit)?;
         let mut query = QueryBuilder::new(
-            "select id, at, actor, action, subject, reason, before, after from audit_log where true",
+            "select id, at, actor, role, action, subject, reason, before, after
+             from audit_log where true",
         );
         narrow(&mut query, [("subject", &filter.subject)]);
         if let Some(before) = filter.before {

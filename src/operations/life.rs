@@ -316,7 +316,7 @@ fn changed(change: &AuditEntry) -> Told {
     let AuditEntry { at, actor, action, reason, .. } = change;
     let action = action.replace('_', " ");
     let why = reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
-    told(*at, "changed", format!("{action} by {actor}{why}"))
+    told(*at, "changed", format!("{action} by {actor}{why}{}", change.under()))
 }
 
 /// What a row of the ledger means.

@@ -317,13 +317,15 @@ async fn each_kind_of_drift_is_seen_and_nothing_else() {
     let mut connection = stores.pool.acquire().await.unwrap();
     sqlx::raw_sql(TOOLS).execute(&mut *connection).await.unwrap();
     let audit = Ledger::new(&stores.database_url).unwrap().audit();
-    let checks = audit.run(|_| ()).await.unwrap().checks;
+    let checks = audit.run(&[], |_| ()).await.unwrap().checks;
     let mut unseen: BTreeSet<&str> = checks.iter().map(|line| line.check).collect();
+    // These are seen in audit_log.rs.
+    unseen.retain(|check| !check.starts_with("log_"));
     for (of_sequences, cases) in [(false, STATEMENTS), (true, SEQUENCES)] {
         for (damage, wanted) in cases {
             let sql = AssertSqlSafe(format!("{SOUND} {}", damage.join(";")));
             sqlx::raw_sql(sql).execute(&mut *connection).await.unwrap();
-            let report = audit.run(|_| ()).await.unwrap();
+            let report = audit.run(&[], |_| ()).await.unwrap();
             for drift in &report.drifts {
                 unseen.remove(drift.check);
             }
@@ -351,7 +353,7 @@ async fn all_drifts_are_counted_and_the_first_are_kept() {
     let sql = "insert into customer_accounts (customer_id, asset_value, term_weeks, version)
          select 'GIG' || n, 1, 1, 1 from generate_series(1, 1000) n";
     stores.sql(sql).await;
-    let report = Ledger::new(&stores.database_url).unwrap().audit().run(|_| ()).await.unwrap();
+    let report = Ledger::new(&stores.database_url).unwrap().audit().run(&[], |_| ()).await.unwrap();
     assert_eq!((report.drifts.len(), report.drift_count, report.accounts), (100, 1000, 1000));
     let line = report.checks.iter().find(|line| line.check == "account_version").unwrap();
     assert_eq!((line.looked_at, line.drift), (1000, 1000));

@@ -1,7 +1,8 @@
 //! Proves that what moves held money, opens accounts or changes how much is logged
 //! leaves a row of the audit log, in the transaction that does it; that a log level
 //! can be changed while PostgreSQL is away; and that a command knows who runs it
-//! where the machine has no name for the user.
+//! where the machine has no name for the user. That tampering with the log shows is
+//! proven in chain.rs.
 
 use std::os::unix::fs::PermissionsExt;
 

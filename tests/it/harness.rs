@@ -396,7 +396,8 @@ impl Stores {
             let drift = self.texts(sql).await;
             assert!(drift.is_empty(), "{what}: {drift:?}");
         }
-        let report = Ledger::new(&self.database_url).unwrap().audit().run(|_| ()).await.unwrap();
+        let report =
+            Ledger::new(&self.database_url).unwrap().audit().run(&[], |_| ()).await.unwrap();
         assert!(report.drift_count == 0, "{:?}", report.drifts);
         let partitions = self.count("select partitions::bigint from topology").await;
         let generation = self.count("select generation::bigint from topology").await;

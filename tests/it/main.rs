@@ -36,6 +36,7 @@ mod audit_log;
 mod doctor;
 mod browser;
 mod callers;
+mod chain;
 mod console;
 mod drift;
 mod failover;

@@ -1,5 +1,5 @@
 //! The audit log of operators' changes: who, when, what, why, before and after. Rows are never
-//! changed or removed; the database refuses it.
+//! changed or removed; the database refuses it, and chains them so that it shows.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -34,6 +34,8 @@ pub(in crate::ledger) struct Change<'a> {
     pub(in crate::ledger) after: Value,
 }
 
+/// The last statement of its transaction: others that note something wait for it from here on, so
+/// it must not wait for them.
 pub(in crate::ledger) async fn note(
     connection: &mut PgConnection,
     signature: &Signature,

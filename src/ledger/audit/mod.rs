@@ -1,5 +1,5 @@
-//! The self-audit: recomputes every account from its statement, and accounts
-//! for every sequence of every partition.
+//! The self-audit: recomputes every account from its statement, accounts for every sequence of
+//! every partition, and verifies the chain of the audit log.
 //!
 //! PostgreSQL answers by the table of checks; digests are made here. One read-only
 //! transaction sees one moment, whatever is posted meanwhile. Rows are streamed and
@@ -7,6 +7,7 @@
 //! never locks what a worker needs, and never trusts a sum that the ledger keeps:
 //! those are what it checks.
 
+mod chain;
 mod checks;
 mod rounds;
 
@@ -22,6 +23,7 @@ use sqlx::{
 use self::checks::{
     ACCOUNT, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation, SEQUENCE,
 };
+pub use chain::{Checkpoint, LogPlace};
 pub use rounds::{Rounds, Slice};
 
 use super::Error;
@@ -105,14 +107,30 @@ impl FullAudit {
     /// # Errors
     /// When PostgreSQL cannot be reached or answers what we do not understand.
     /// Drift is not an error: it is in the report.
-    pub async fn run(&self, on_event: impl FnMut(AuditProgress)) -> Result<AuditReport, Error> {
+    pub async fn run(
+        &self,
+        checkpoints: &[Checkpoint],
+        on_event: impl FnMut(AuditProgress),
+    ) -> Result<AuditReport, Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
         let begin = "begin isolation level repeatable read, read only";
         let mut transaction = connection.begin_with(begin).await?;
-        let report = look(&mut transaction, on_event).await?;
+        let mut report = look(&mut transaction, on_event).await?;
+        chain::examine(&mut transaction, checkpoints, &mut report).await?;
         transaction.rollback().await?;
         connection.close().await?;
         Ok(report)
+    }
+
+    /// The end of the audit log; none when its last row is not the one that its head names.
+    pub async fn log_end(&self) -> Result<Option<LogPlace>, Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let begin = "begin isolation level repeatable read, read only";
+        let mut transaction = connection.begin_with(begin).await?;
+        let end = chain::end(&mut transaction).await?;
+        transaction.rollback().await?;
+        connection.close().await?;
+        Ok(end)
     }
 }
 
@@ -234,14 +252,15 @@ async fn examine(
 
 impl AuditReport {
     fn empty() -> Self {
-        let line = |(check, _): &(&'static str, _)| CheckCount { check, looked_at: 0, drift: 0 };
+        let checks = RELATIONS.iter().flat_map(|relation| relation.checks).map(|(check, _)| *check);
+        let line = |check| CheckCount { check, looked_at: 0, drift: 0 };
         Self {
             accounts: 0,
             payments: 0,
             amount: Decimal::ZERO,
             sequences: 0,
             partitions: 0,
-            checks: RELATIONS.iter().flat_map(|relation| relation.checks).map(line).collect(),
+            checks: checks.chain(chain::CHECKS).map(line).collect(),
             drifts: Vec::new(),
             drift_count: 0,
         }
