@@ -5,7 +5,7 @@ mod capabilities;
 mod shutdown;
 mod stores;
 
-use std::{path::PathBuf, sync::Arc, time::Duration, time::Instant};
+use std::{io, path::PathBuf, sync::Arc, time::Duration, time::Instant};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -21,9 +21,9 @@ use uuid::Uuid;
 use crate::{
     callers::{self, Tokens},
     cli,
-    config::ServeConfig,
+    config::{GatewayConfig, ServeConfig},
     console,
-    http::{self, AppState},
+    http::{self, AppState, Door},
     ledger::Schema,
     monitor,
     progress::Board,
@@ -73,10 +73,10 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
         cli::migrate::run(&config.store).await?;
         let nobody = cli::ActorArgs { actor: None };
         cli::seed::seed(&config.store, args.customers, nobody).await?;
-        let listener = bind(&config).await?;
-        servers.greet(config.gateway.bind);
+        let listeners = bind(&config).await?;
+        servers.greet(config.gateway.bind, config.gateway.operators_bind());
         let signals = telemetry.signals.clone();
-        let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
+        let serving = |stop| serve_on(Role::All, config, signals, listeners, stop);
         until_interrupted(&telemetry.signals, true, serving).await
     };
     let served = served.await;
@@ -89,9 +89,9 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
 pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
     let config = config.check()?;
     let telemetry = start_telemetry(&config, role, level)?;
-    let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
+    let listeners = if role == Role::Worker { Vec::new() } else { bind(&config).await? };
     let signals = telemetry.signals.clone();
-    let serving = |stop| serve_on(role, config, signals, listener, stop);
+    let serving = |stop| serve_on(role, config, signals, listeners, stop);
     let served = until_interrupted(&telemetry.signals, false, serving).await;
     telemetry.shut_down();
     served
@@ -108,22 +108,25 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
 
-/// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
+/// Serves in `role` until `stop`: the gateway on `listeners`, if there are any.
 /// When the number of partitions is changed, serves the new topology.
 pub async fn serve_on(
     role: Role,
     config: ServeConfig,
     signals: Signals,
-    listener: Option<TcpListener>,
+    listeners: Vec<(Door, TcpListener)>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = listener.map(TcpListener::into_std).transpose()?;
-    let tokens = if listener.is_some() { capabilities::tokens(&config.gateway)? } else { None };
+    let listeners = listeners.into_iter().map(|(door, one)| one.into_std().map(|one| (door, one)));
+    let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
+    let tokens = if listeners.is_empty() { None } else { capabilities::tokens(&config.gateway)? };
     while !stop.is_cancelled() {
         // Connections wait at the listener while the stores are opened anew.
-        let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
-        let listener = listener.map(TcpListener::from_std).transpose()?;
-        serve_topology(role, &config, &tokens, &signals, listener, &stop).await?;
+        let clones = listeners
+            .iter()
+            .map(|(door, one)| Ok((*door, TcpListener::from_std(one.try_clone()?)?)))
+            .collect::<io::Result<_>>()?;
+        serve_topology(role, &config, &tokens, &signals, clones, &stop).await?;
     }
     Ok(())
 }
@@ -134,7 +137,7 @@ async fn serve_topology(
     config: &ServeConfig,
     tokens: &Option<Arc<Tokens>>,
     signals: &Signals,
-    listener: Option<TcpListener>,
+    listeners: Vec<(Door, TcpListener)>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let Some(stores) = stop.run_until_cancelled(Stores::open(&config.store)).await else {
@@ -159,7 +162,7 @@ async fn serve_topology(
         monitor.worker = Some((worker.id.clone(), Arc::clone(&board)));
         tasks.spawn(worker::run(worker, stop.clone()));
     }
-    if let Some(listener) = listener {
+    if !listeners.is_empty() {
         let board = works.then_some(board);
         let operations = Arc::clone(&monitor.operations);
         let settings = &config.gateway;
@@ -173,7 +176,7 @@ async fn serve_topology(
         let app = AppState::new(gateway, stop.clone());
         let (pages, looking) = console::open(Arc::clone(&app));
         tasks.spawn(looking);
-        tasks.spawn(http::serve(app, pages, listener));
+        tasks.spawn(http::serve(app, pages, listeners));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }
@@ -212,9 +215,18 @@ async fn another_topology(schema: &Schema, generation: i32) {
     }
 }
 
-async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
-    let address = config.gateway.bind;
-    TcpListener::bind(address).await.with_context(|| {
-        format!("could not listen on {address}; set PAYSTREAM_BIND to another address")
-    })
+async fn bind(config: &ServeConfig) -> anyhow::Result<Vec<(Door, TcpListener)>> {
+    let GatewayConfig { bind, operations_bind, .. } = config.gateway;
+    let public = if operations_bind.is_some() { Door::Public } else { Door::All };
+    let public = (public, bind, "PAYSTREAM_BIND");
+    let operations =
+        operations_bind.map(|bind| (Door::Operations, bind, "PAYSTREAM_OPERATIONS_BIND"));
+    let mut listeners = Vec::new();
+    for (door, address, setting) in [public].into_iter().chain(operations) {
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("could not listen on {address}; set {setting} to another address")
+        })?;
+        listeners.push((door, listener));
+    }
+    Ok(listeners)
 }

@@ -22,6 +22,11 @@ pub struct GatewayConfig {
     /// Address the gateway listens on. Anything but loopback needs a token.
     #[arg(long, env = "PAYSTREAM_BIND", default_value = "127.0.0.1:8081")]
     pub bind: SocketAddr,
+    /// Address for the operators' API and the console alone; PAYSTREAM_BIND then
+    /// serves neither. It has 256 connections of its own. Anything but loopback needs
+    /// operators' tokens or a key set. Without it, all are served at PAYSTREAM_BIND.
+    #[arg(long, env = "PAYSTREAM_OPERATIONS_BIND")]
+    pub operations_bind: Option<SocketAddr>,
     /// Bearer token that guards every endpoint but the health ones and the
     /// description of the API. It opens the operators' API and the console only
     /// on loopback, and only where no operator has a token.
@@ -137,6 +142,12 @@ impl GatewayConfig {
         self.asks_for_token() || !self.operators.is_empty()
     }
 
+    /// Where operators are served.
+    #[must_use]
+    pub fn operators_bind(&self) -> SocketAddr {
+        self.operations_bind.unwrap_or(self.bind)
+    }
+
     pub(super) fn read_files(&mut self) -> anyhow::Result<()> {
         if let Some(path) = &self.api_token_file {
             let token = read(path, "PAYSTREAM_API_TOKEN_FILE")?;
@@ -172,8 +183,18 @@ impl GatewayConfig {
             }
             _ => {}
         }
+        if let Some(address) = self.operations_bind {
+            ensure!(
+                address.ip().is_loopback()
+                    || !self.operators.is_empty()
+                    || self.jwt_keys_file.is_some(),
+                "PAYSTREAM_OPERATIONS_BIND {address} is reachable from outside, but no operator \
+                 has a token: set PAYSTREAM_JWT_KEYS_FILE, PAYSTREAM_OPERATOR_TOKENS or \
+                 PAYSTREAM_OPERATOR_TOKENS_FILE, or bind to 127.0.0.1"
+            );
+        }
         ensure!(
-            self.bind.ip().is_loopback()
+            self.operators_bind().ip().is_loopback()
                 || self.operators.iter().all(|one| one.token.expose_secret() != PUBLISHED_TOKEN),
             "PAYSTREAM_OPERATOR_TOKENS holds a token that was published with compose.yaml: make \
              your own with `openssl rand -hex 32`"

@@ -14,7 +14,7 @@ use super::{
     operator::Principal,
     problem::{Code, Problem},
     state::Gateway,
-    surface::{CONSOLE, PAYMENTS, Surface},
+    surface::{CONSOLE, Door, PAYMENTS, Surface},
 };
 use crate::{
     callers::{Caller, Scope, Tokens},
@@ -109,15 +109,22 @@ fn unauthorized(why: impl ToString) -> Problem {
 /// elsewhere may have made its own name lead here.
 pub(super) fn is_meant_for_us(
     config: &GatewayConfig,
+    door: Door,
     surface: Surface,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> bool {
     let guarded = match surface {
-        Surface::Open | Surface::Docs | Surface::Api => config.asks_for_token(),
-        Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live => {
-            config.asks_operators_for_token()
+        Surface::Open | Surface::Docs | Surface::Api if door.has_payments() => {
+            config.asks_for_token()
         }
+        Surface::Open
+        | Surface::Docs
+        | Surface::Api
+        | Surface::Admin
+        | Surface::Console
+        | Surface::Doorstep
+        | Surface::Live => config.asks_operators_for_token(),
     };
     guarded || is_of_this_machine(uri, headers)
 }
@@ -139,7 +146,7 @@ fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap) -> bool {
 /// What to do about a request that shows no token that opens this.
 fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
     let has_no_operator = config.operators.is_empty() && config.jwt_keys_file.is_none();
-    if surface != Surface::Api && has_no_operator && !config.bind.ip().is_loopback() {
+    if surface != Surface::Api && has_no_operator && !config.operators_bind().ip().is_loopback() {
         return "no operator has a token: set PAYSTREAM_OPERATOR_TOKENS; the API's token opens \
                 this only on loopback";
     }
@@ -166,8 +173,8 @@ fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Principal> {
         return found.map(|one| Principal::named(&one.name));
     }
     // Whoever has scopes gives operators theirs, and a client that pays must not act as one.
-    if config.jwt_keys_file.is_some() || !config.bind.ip().is_loopback() && config.asks_for_token()
-    {
+    let is_reachable = !config.operators_bind().ip().is_loopback();
+    if config.jwt_keys_file.is_some() || is_reachable && config.asks_for_token() {
         return None;
     }
     may_call(config, token).then(Principal::default)

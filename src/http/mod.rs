@@ -42,4 +42,5 @@ pub use routes::description;
 pub(crate) use serve::{serve, serve_health};
 pub(crate) use slots::{Full, Slot, Slots};
 pub(crate) use state::{App, AppState, Gateway};
+pub use surface::Door;
 pub(crate) use surface::{ASSETS, CONSOLE, LIVE, SIGN_IN, Surface};

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use axum::{Router, http::Request, routing::get};
+use futures_util::future::try_join_all;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -31,6 +32,7 @@ use super::{
     routes::{Pages, router},
     slots::Slots,
     state::App,
+    surface::Door,
 };
 use crate::{config::GatewayConfig, progress::Board};
 
@@ -39,18 +41,35 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Connections to the health endpoints of a worker.
 const PROBES_MAX: usize = 64;
+/// Connections of operators, where they have an address of their own; those of one
+/// address: two leave room for others.
+const OPERATIONS_MAX: usize = 256;
+const OPERATIONS_OF_ONE_MAX: usize = 96;
 /// Descriptors that are left for everything else: the stores, logs, files.
 const DESCRIPTORS_KEPT: usize = 512;
 /// Pause after a connection could not be taken, for instance for want of file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyhow::Result<()> {
-    let (slots, stop) = (slots(&app.gateway.config), app.stop.clone());
+/// Serves at each address what its door says. No address takes the connections of another.
+pub(crate) async fn serve(
+    app: App,
+    pages: Pages,
+    listeners: Vec<(Door, TcpListener)>,
+) -> anyhow::Result<()> {
+    let stop = app.stop.clone();
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&app)));
-    let listening = listen(router(app, pages), listener, &slots, &stop);
-    let (served, _) = tokio::join!(listening, sampling);
-    served
+    let kept = if listeners.len() > 1 { OPERATIONS_MAX } else { 0 };
+    let listening = listeners.into_iter().map(|(door, listener)| {
+        let slots = match door {
+            Door::All | Door::Public => slots(&app.gateway.config, kept),
+            Door::Operations => Slots::new(OPERATIONS_MAX, OPERATIONS_OF_ONE_MAX),
+        };
+        let router = router(Arc::clone(&app), pages.clone(), door);
+        listen(router, listener, door.name(), slots, &stop)
+    });
+    let (served, _) = tokio::join!(try_join_all(listening), sampling);
+    served.map(drop)
 }
 
 /// Serves the health endpoints of a worker that has no gateway.
@@ -67,17 +86,18 @@ pub(crate) async fn serve_health(
     let router = Router::new()
         .route("/livez", get(async move || health::live_answer(Some(&live))))
         .route("/readyz", get(async move || health::worker_ready(&board, &stopping)));
-    listen(router, listener, &Slots::new(PROBES_MAX, PROBES_MAX), &stop).await
+    listen(router, listener, "health", Slots::new(PROBES_MAX, PROBES_MAX), &stop).await
 }
 
 async fn listen(
     router: Router,
     listener: TcpListener,
-    slots: &Slots<IpAddr>,
+    serves: &'static str,
+    slots: Slots<IpAddr>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
-    info!(%address, "listening");
+    info!(%address, serves, "listening");
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
@@ -129,14 +149,15 @@ async fn listen(
 }
 
 /// Slots for connections, as far as the process may have descriptors for them. One
-/// address has its share of fewer slots, too, or it could take them all.
-fn slots(config: &GatewayConfig) -> Slots<IpAddr> {
+/// address has its share of fewer slots, too, or it could take them all. `kept` are for
+/// connections elsewhere.
+fn slots(config: &GatewayConfig, kept: usize) -> Slots<IpAddr> {
     let wanted = config.connections_max;
     let of_one = config.connections_per_address_max.min(wanted);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     // Where there are very few of them, half of them.
-    let most = limit.saturating_sub(DESCRIPTORS_KEPT).max(limit / 2);
+    let most = limit.saturating_sub(DESCRIPTORS_KEPT + kept).max(limit / 2);
     if most >= wanted {
         return Slots::new(wanted, of_one);
     }

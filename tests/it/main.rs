@@ -51,6 +51,7 @@ mod idempotency;
 mod lag;
 mod left_behind;
 mod limits;
+mod listeners;
 mod lineage;
 mod lookups;
 mod losses;

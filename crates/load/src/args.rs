@@ -27,6 +27,14 @@ pub struct LoadArgs {
     #[arg(long, env = "PAYSTREAM_API_TOKEN", hide_env_values = true)]
     pub token: Option<SecretString>,
 
+    /// Where it serves operators, when that is another address: for seeding and for what waits
+    #[arg(long, env = "PAYSTREAM_OPERATIONS_URL")]
+    pub operations_url: Option<String>,
+
+    /// Bearer token of an operator, when they have some
+    #[arg(long, env = "PAYSTREAM_OPERATIONS_TOKEN", hide_env_values = true)]
+    pub operations_token: Option<SecretString>,
+
     /// Payments due per second. Arrivals keep this rate whatever the service does:
     /// one that cannot be sent in time is sent late, and its lateness counts as latency
     #[arg(long, env = "PAYSTREAM_LOAD_RATE", default_value_t = 1667, value_parser = clap::value_parser!(u32).range(1..))]
