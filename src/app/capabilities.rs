@@ -14,7 +14,7 @@ use crate::{
     circuit_breaker::{self, CircuitBreaker},
     clock,
     config::{GatewayConfig, ServeConfig, WorkerConfig},
-    http::Gateway,
+    http::{Gateway, Tls},
     monitor::Monitor,
     operations::Operations,
     progress::Board,
@@ -98,6 +98,13 @@ pub(super) fn monitor(
         audit_pace: config.audit_pace,
         signals: signals.clone(),
     }
+}
+
+/// None where the gateway does not speak TLS.
+pub(super) fn tls(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tls>>> {
+    let files = config.tls.files();
+    let tls = (!files.is_empty()).then(|| Tls::open(files)).transpose();
+    Ok(tls.map_err(anyhow::Error::msg)?.map(Arc::new))
 }
 
 /// None where no caller has an access token.

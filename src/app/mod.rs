@@ -23,7 +23,7 @@ use crate::{
     cli,
     config::{GatewayConfig, ServeConfig},
     console,
-    http::{self, AppState, Door},
+    http::{self, AppState, Door, Tls},
     ledger::Schema,
     monitor,
     progress::Board,
@@ -119,14 +119,17 @@ pub async fn serve_on(
 ) -> anyhow::Result<()> {
     let listeners = listeners.into_iter().map(|(door, one)| one.into_std().map(|one| (door, one)));
     let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
-    let tokens = if listeners.is_empty() { None } else { capabilities::tokens(&config.gateway)? };
+    let safeguards = match listeners.is_empty() {
+        true => (None, None),
+        false => (capabilities::tokens(&config.gateway)?, capabilities::tls(&config.gateway)?),
+    };
     while !stop.is_cancelled() {
         // Connections wait at the listener while the stores are opened anew.
         let clones = listeners
             .iter()
             .map(|(door, one)| Ok((*door, TcpListener::from_std(one.try_clone()?)?)))
             .collect::<io::Result<_>>()?;
-        serve_topology(role, &config, &tokens, &signals, clones, &stop).await?;
+        serve_topology(role, &config, &safeguards, &signals, clones, &stop).await?;
     }
     Ok(())
 }
@@ -135,7 +138,7 @@ pub async fn serve_on(
 async fn serve_topology(
     role: Role,
     config: &ServeConfig,
-    tokens: &Option<Arc<Tokens>>,
+    (tokens, tls): &(Option<Arc<Tokens>>, Option<Arc<Tls>>),
     signals: &Signals,
     listeners: Vec<(Door, TcpListener)>,
     stop: &CancellationToken,
@@ -172,11 +175,14 @@ async fn serve_topology(
         if let Some((tokens, file)) = tokens.clone().zip(settings.jwt_keys_file.clone()) {
             tasks.spawn(callers::follow(tokens, file, stop.clone()));
         }
+        if let Some(tls) = tls.clone() {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
         monitor.queries = Some((QUERIES, gateway.reader.clone()));
         let app = AppState::new(gateway, stop.clone());
         let (pages, looking) = console::open(Arc::clone(&app));
         tasks.spawn(looking);
-        tasks.spawn(http::serve(app, pages, listeners));
+        tasks.spawn(http::serve(app, pages, listeners, tls.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }

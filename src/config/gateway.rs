@@ -14,7 +14,7 @@ use humantime::parse_duration;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::is_of_a_name;
+use super::{TlsConfig, is_of_a_name};
 
 /// Settings of the gateway, which takes payments over HTTP.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct GatewayConfig {
     /// operators' tokens or a key set. Without it, all are served at PAYSTREAM_BIND.
     #[arg(long, env = "PAYSTREAM_OPERATIONS_BIND")]
     pub operations_bind: Option<SocketAddr>,
+    #[command(flatten)]
+    pub tls: TlsConfig,
     /// Bearer token that guards every endpoint but the health ones and the
     /// description of the API. It opens the operators' API and the console only
     /// on loopback, and only where no operator has a token.

@@ -5,6 +5,7 @@
 //! Never reads the environment by itself (clap does) and never connects.
 
 mod gateway;
+mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,6 +15,7 @@ use humantime::parse_duration;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use gateway::{GatewayConfig, OperatorToken};
+pub use tls::TlsConfig;
 
 /// Both stores, and how the streams are partitioned.
 #[derive(Args, Clone, Debug)]

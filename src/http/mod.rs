@@ -30,6 +30,7 @@ mod slots;
 mod state;
 mod stores;
 mod surface;
+mod tls;
 mod views;
 
 pub(crate) use intake::{Query, Segment};
@@ -44,3 +45,4 @@ pub(crate) use slots::{Full, Slot, Slots};
 pub(crate) use state::{App, AppState, Gateway};
 pub use surface::Door;
 pub(crate) use surface::{ASSETS, CONSOLE, LIVE, SIGN_IN, Surface};
+pub(crate) use tls::Tls;

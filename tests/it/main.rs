@@ -74,6 +74,7 @@ mod sources;
 mod stuck;
 mod takeover;
 mod telemetry;
+mod tls;
 mod traces;
 mod runbook;
 mod sampling;

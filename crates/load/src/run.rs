@@ -49,10 +49,11 @@ pub(super) async fn run(args: &LoadArgs) -> anyhow::Result<Report> {
     let mut listener = JoinSet::new();
     listener.spawn(listen(interrupts.clone()));
 
-    let api = Api::new(&args.url, args.token.as_ref())?;
+    let api = Api::new(&args.url, args.token.as_ref(), &args.tls)?;
     let operations = Api::new(
         args.operations_url.as_ref().unwrap_or(&args.url),
         args.operations_token.as_ref().or(args.token.as_ref()),
+        &args.tls,
     )?;
     let mut progress = Progress::new(args.json);
     let run = Uuid::now_v7().as_u128();
