@@ -64,11 +64,10 @@ pub struct DevArgs {
 pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
     let telemetry = start_telemetry(&config, Role::All, level)?;
-    // Servers that happen to be configured are not private.
-    (config.store.redis_url, config.store.ledger.database_url) = (None, None);
     let servers = paystream_dev::Servers::start(&args.directory).await?;
     let addresses = servers.addresses();
-    config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
+    // Servers that happen to be configured are not private.
+    config.store.replace(addresses.redis_url, addresses.database_url);
     let served = async {
         cli::migrate::run(&config.store).await?;
         let nobody = cli::ActorArgs { actor: None };
@@ -159,7 +158,7 @@ async fn serve_topology(
     if works {
         let id = match &config.worker.worker_id {
             Some(id) => id,
-            None => &identity.insert(WorkerName::take(config.store.ledger.database_url()?)).name,
+            None => &identity.insert(WorkerName::take(&config.store.ledger.database_url()?)).name,
         };
         let worker = capabilities::worker(&config.worker, id, &stores, &circuits, &board, signals);
         monitor.worker = Some((worker.id.clone(), Arc::clone(&board)));

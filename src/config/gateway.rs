@@ -1,20 +1,15 @@
 //! Settings of the gateway, and who is configured to use it. Never says what a token is.
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroU32,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use chrono_tz::Tz;
 use clap::Args;
 use humantime::parse_duration;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{TlsConfig, is_of_a_name};
+use super::{TlsConfig, is_of_a_name, secret};
 
 /// Settings of the gateway, which takes payments over HTTP.
 #[derive(Args, Clone, Debug)]
@@ -151,16 +146,12 @@ impl GatewayConfig {
     }
 
     pub(super) fn read_files(&mut self) -> anyhow::Result<()> {
-        if let Some(path) = &self.api_token_file {
-            let token = read(path, "PAYSTREAM_API_TOKEN_FILE")?;
-            self.api_token = Some(token.trim().into());
+        let token = secret(&self.api_token, &self.api_token_file, "PAYSTREAM_API_TOKEN_FILE")?;
+        self.api_token = token.map(SecretString::from);
+        let (text, file) = (&self.operator_tokens, &self.operator_tokens_file);
+        if let Some(text) = secret(text, file, "PAYSTREAM_OPERATOR_TOKENS_FILE")? {
+            self.operators = operators(&text, self.api_token.as_ref())?;
         }
-        let text = match (&self.operator_tokens_file, &self.operator_tokens) {
-            (Some(path), _) => read(path, "PAYSTREAM_OPERATOR_TOKENS_FILE")?,
-            (None, Some(text)) => text.expose_secret().to_owned(),
-            (None, None) => return Ok(()),
-        };
-        self.operators = operators(&text, self.api_token.as_ref())?;
         Ok(())
     }
 
@@ -233,11 +224,6 @@ impl GatewayConfig {
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
-}
-
-fn read(path: &Path, setting: &str) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path);
-    text.with_context(|| format!("could not read {setting} {}", path.display()))
 }
 
 /// Reads operators, one a line or between commas. Says which one is wrong, and

@@ -3,7 +3,7 @@
 //! token in its cookie too, and its forms from its own pages only. Never logs a
 //! token, and compares them in constant time.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::borrow::Cow;
 
 use axum::http::{HeaderMap, Method, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     callers::{Caller, Scope, Tokens},
-    config::GatewayConfig,
+    config::{GatewayConfig, is_this_machine},
 };
 
 /// Holds the token of whoever has signed in to the console.
@@ -217,9 +217,7 @@ fn is_our_name(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    is_this_machine(name)
 }
 
 /// Whether a form comes from a page of ours. Looking needs no proof.

@@ -57,6 +57,7 @@ mod lookups;
 mod losses;
 mod metrics;
 mod mending;
+mod plaintext;
 mod poison;
 mod release;
 mod parked;
