@@ -20,6 +20,7 @@ pub mod config;
 pub mod clock;
 pub mod worker_name;
 pub mod progress;
+mod followed_files;
 pub mod circuit_breaker;
 pub mod telemetry;
 pub mod cli;

@@ -43,7 +43,7 @@ enum Command {
     },
     /// Operators' commands
     #[command(flatten)]
-    Operate(cli::OperatorCommand),
+    Operate(Box<cli::OperatorCommand>),
 }
 
 #[tokio::main]

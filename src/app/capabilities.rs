@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use super::stores::Stores;
 use crate::{
-    callers::{self, KeySet, Sources, TokenRules, Tokens},
+    callers::{KeySet, Sources, TokenRules, Tokens},
     circuit_breaker::{self, CircuitBreaker},
     clock,
     config::{GatewayConfig, ServeConfig, WorkerConfig},
-    http::Gateway,
+    http::{Gateway, Tls},
     monitor::Monitor,
     operations::Operations,
     progress::Board,
@@ -100,11 +100,17 @@ pub(super) fn monitor(
     }
 }
 
+/// None where the gateway does not speak TLS.
+pub(super) fn tls(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tls>>> {
+    let files = config.tls.files();
+    let tls = (!files.is_empty()).then(|| Tls::open(files)).transpose();
+    Ok(tls.map_err(anyhow::Error::msg)?.map(Arc::new))
+}
+
 /// None where no caller has an access token.
 pub(super) fn tokens(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tokens>>> {
     let Some(file) = &config.jwt_keys_file else { return Ok(None) };
-    let keys = callers::text(file)
-        .and_then(|text| KeySet::parse(&text))
+    let keys = KeySet::read(file)
         .map_err(|error| anyhow!("PAYSTREAM_JWT_KEYS_FILE {}: {error}", file.display()))?;
     let rules = TokenRules {
         issuer: config.jwt_issuer.clone().context("PAYSTREAM_JWT_ISSUER is not set")?,
@@ -115,12 +121,9 @@ pub(super) fn tokens(config: &GatewayConfig) -> anyhow::Result<Option<Arc<Tokens
 }
 
 pub(super) fn sources(config: &GatewayConfig) -> anyhow::Result<Arc<Sources>> {
-    let sources = Sources::default();
-    if let Some(file) = &config.sources_file {
-        callers::text(file)
-            .and_then(|text| sources.replace(&text))
-            .map_err(|error| anyhow!("PAYSTREAM_SOURCES_FILE {}: {error}", file.display()))?;
-    }
+    let Some(file) = &config.sources_file else { return Ok(Arc::default()) };
+    let sources = Sources::read(file)
+        .map_err(|error| anyhow!("PAYSTREAM_SOURCES_FILE {}: {error}", file.display()))?;
     Ok(Arc::new(sources))
 }
 

@@ -5,7 +5,7 @@ mod capabilities;
 mod shutdown;
 mod stores;
 
-use std::{path::PathBuf, sync::Arc, time::Duration, time::Instant};
+use std::{io, path::PathBuf, sync::Arc, time::Duration, time::Instant};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -23,7 +23,7 @@ use crate::{
     cli,
     config::{GatewayConfig, ServeConfig},
     console,
-    http::{self, AppState},
+    http::{self, AppState, Door, Tls},
     ledger::Schema,
     monitor,
     progress::Board,
@@ -64,19 +64,18 @@ pub struct DevArgs {
 pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
     let telemetry = start_telemetry(&config, Role::All, level)?;
-    // Servers that happen to be configured are not private.
-    (config.store.redis_url, config.store.ledger.database_url) = (None, None);
     let servers = paystream_dev::Servers::start(&args.directory).await?;
     let addresses = servers.addresses();
-    config.store = config.store.or(Some((addresses.redis_url, addresses.database_url)));
+    // Servers that happen to be configured are not private.
+    config.store.replace(addresses.redis_url, addresses.database_url);
     let served = async {
         cli::migrate::run(&config.store).await?;
         let nobody = cli::ActorArgs { actor: None };
         cli::seed::seed(&config.store, args.customers, nobody).await?;
-        let listener = bind(&config).await?;
-        servers.greet(config.gateway.bind);
+        let listeners = bind(&config).await?;
+        servers.greet(config.gateway.bind, config.gateway.operators_bind());
         let signals = telemetry.signals.clone();
-        let serving = |stop| serve_on(Role::All, config, signals, Some(listener), stop);
+        let serving = |stop| serve_on(Role::All, config, signals, listeners, stop);
         until_interrupted(&telemetry.signals, true, serving).await
     };
     let served = served.await;
@@ -89,9 +88,9 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
 pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
     let config = config.check()?;
     let telemetry = start_telemetry(&config, role, level)?;
-    let listener = if role == Role::Worker { None } else { Some(bind(&config).await?) };
+    let listeners = if role == Role::Worker { Vec::new() } else { bind(&config).await? };
     let signals = telemetry.signals.clone();
-    let serving = |stop| serve_on(role, config, signals, listener, stop);
+    let serving = |stop| serve_on(role, config, signals, listeners, stop);
     let served = until_interrupted(&telemetry.signals, false, serving).await;
     telemetry.shut_down();
     served
@@ -108,17 +107,21 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
 
-/// Who may call, for as long as the process lives.
+/// Who may call, and what is shown to them, for as long as the process lives.
 #[derive(Default)]
 struct Known {
     tokens: Option<Arc<Tokens>>,
     sources: Arc<Sources>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Known {
     fn read(config: &GatewayConfig) -> anyhow::Result<Self> {
-        let (tokens, sources) = (capabilities::tokens(config)?, capabilities::sources(config)?);
-        Ok(Self { tokens, sources })
+        Ok(Self {
+            tokens: capabilities::tokens(config)?,
+            sources: capabilities::sources(config)?,
+            tls: capabilities::tls(config)?,
+        })
     }
 
     /// Uses what changes in the files, until `stop`.
@@ -137,28 +140,34 @@ impl Known {
             let take = move |text: &str| sources.replace(text);
             tasks.spawn(callers::follow(file, "the file of sources", take, stop.clone()));
         }
+        if let Some(tls) = self.tls.clone() {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
     }
 }
 
-/// Serves in `role` until `stop`: the gateway on `listener`, if there is one.
+/// Serves in `role` until `stop`: the gateway on `listeners`, if there are any.
 /// When the number of partitions is changed, serves the new topology.
 pub async fn serve_on(
     role: Role,
     config: ServeConfig,
     signals: Signals,
-    listener: Option<TcpListener>,
+    listeners: Vec<(Door, TcpListener)>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = listener.map(TcpListener::into_std).transpose()?;
-    let known = match listener.is_some() {
-        true => Known::read(&config.gateway)?,
-        false => Known::default(),
+    let listeners = listeners.into_iter().map(|(door, one)| one.into_std().map(|one| (door, one)));
+    let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
+    let known = match listeners.is_empty() {
+        true => Known::default(),
+        false => Known::read(&config.gateway)?,
     };
     while !stop.is_cancelled() {
         // Connections wait at the listener while the stores are opened anew.
-        let listener = listener.as_ref().map(std::net::TcpListener::try_clone).transpose()?;
-        let listener = listener.map(TcpListener::from_std).transpose()?;
-        serve_topology(role, &config, &known, &signals, listener, &stop).await?;
+        let clones = listeners
+            .iter()
+            .map(|(door, one)| Ok((*door, TcpListener::from_std(one.try_clone()?)?)))
+            .collect::<io::Result<_>>()?;
+        serve_topology(role, &config, &known, &signals, clones, &stop).await?;
     }
     Ok(())
 }
@@ -169,7 +178,7 @@ async fn serve_topology(
     config: &ServeConfig,
     known: &Known,
     signals: &Signals,
-    listener: Option<TcpListener>,
+    listeners: Vec<(Door, TcpListener)>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let Some(stores) = stop.run_until_cancelled(Stores::open(&config.store)).await else {
@@ -188,13 +197,13 @@ async fn serve_topology(
     if works {
         let id = match &config.worker.worker_id {
             Some(id) => id,
-            None => &identity.insert(WorkerName::take(config.store.ledger.database_url()?)).name,
+            None => &identity.insert(WorkerName::take(&config.store.ledger.database_url()?)).name,
         };
         let worker = capabilities::worker(&config.worker, id, &stores, &circuits, &board, signals);
         monitor.worker = Some((worker.id.clone(), Arc::clone(&board)));
         tasks.spawn(worker::run(worker, stop.clone()));
     }
-    if let Some(listener) = listener {
+    if !listeners.is_empty() {
         let board = works.then_some(board);
         let operations = Arc::clone(&monitor.operations);
         let settings = &config.gateway;
@@ -206,7 +215,7 @@ async fn serve_topology(
         let app = AppState::new(gateway, stop.clone());
         let (pages, looking) = console::open(Arc::clone(&app));
         tasks.spawn(looking);
-        tasks.spawn(http::serve(app, pages, listener));
+        tasks.spawn(http::serve(app, pages, listeners, known.tls.clone()));
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }
@@ -245,9 +254,18 @@ async fn another_topology(schema: &Schema, generation: i32) {
     }
 }
 
-async fn bind(config: &ServeConfig) -> anyhow::Result<TcpListener> {
-    let address = config.gateway.bind;
-    TcpListener::bind(address).await.with_context(|| {
-        format!("could not listen on {address}; set PAYSTREAM_BIND to another address")
-    })
+async fn bind(config: &ServeConfig) -> anyhow::Result<Vec<(Door, TcpListener)>> {
+    let GatewayConfig { bind, operations_bind, .. } = config.gateway;
+    let public = if operations_bind.is_some() { Door::Public } else { Door::All };
+    let public = (public, bind, "PAYSTREAM_BIND");
+    let operations =
+        operations_bind.map(|bind| (Door::Operations, bind, "PAYSTREAM_OPERATIONS_BIND"));
+    let mut listeners = Vec::new();
+    for (door, address, setting) in [public].into_iter().chain(operations) {
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("could not listen on {address}; set {setting} to another address")
+        })?;
+        listeners.push((door, listener));
+    }
+    Ok(listeners)
 }

@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     config::StoreConfig,
     ledger::{self, Ledger, Topology},
+    operations::{open_ledger, open_streams},
     stream::{self, Streams},
 };
 
@@ -26,14 +27,9 @@ impl Stores {
     /// Waits until both stores answer, at most [`START_PATIENCE`], and refuses one that
     /// could lose payments.
     pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<Self> {
-        let ledger = Ledger::new(store.ledger.database_url()?)
-            .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+        let ledger = open_ledger(&store.ledger)?;
         // What Redis is allowed to be does not depend on the topology.
-        let streams = |partitions, generation| {
-            Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-                .context("PAYSTREAM_REDIS_URL is not a valid URL")
-        };
-        let any = streams(1, 1)?;
+        let any = open_streams(store, 1, 1)?;
         let found = patiently("Redis", || any.unsafe_settings(), stream::Error::is_outage);
         let found = found.await?;
         if let Some(reason) = found.replica.or(found.evicts) {
@@ -59,8 +55,8 @@ impl Stores {
         if !topology.provisioned {
             bail!("the streams have not been created: run `paystream migrate`");
         }
-        let streams =
-            streams(topology.partitions, topology.generation)?.confirmed_by(schema.asking());
+        let streams = open_streams(store, topology.partitions, topology.generation)?;
+        let streams = streams.confirmed_by(schema.asking());
         let streams = match store.allow_unsafe_redis {
             true => streams,
             false => streams.insisting_on_safety(),

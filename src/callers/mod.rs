@@ -14,7 +14,7 @@ mod sources;
 mod tokens;
 mod webhook;
 
-pub use key_file::{follow, text};
+pub use key_file::follow;
 pub use key_set::{Kept, KeySet};
 pub use message_signature::{GoodSignature, SignatureRefused, SignedParts};
 pub use scope::{Scope, Scopes};

@@ -5,8 +5,10 @@ use anyhow::Context;
 use clap::Args;
 use tracing::info;
 
-use super::stores;
-use crate::config::StoreConfig;
+use crate::{
+    config::StoreConfig,
+    operations::{open_ledger, open_streams},
+};
 
 #[derive(Args, Clone, Debug)]
 pub struct MigrateArgs {
@@ -16,7 +18,7 @@ pub struct MigrateArgs {
 
 /// Migrates; running it again changes nothing.
 pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
-    let ledger = stores::ledger(&store.ledger)?;
+    let ledger = open_ledger(&store.ledger)?;
     let schema = ledger.schema();
     schema.migrate().await.context("could not migrate the database")?;
     let currency = store.currency.as_deref();
@@ -24,7 +26,7 @@ pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
     let topology = topology.context("could not set up the topology")?;
     if !topology.provisioned {
         let (partitions, generation) = (topology.partitions, topology.generation);
-        let streams = stores::streams(store, partitions, generation)?;
+        let streams = open_streams(store, partitions, generation)?;
         streams.provision().await.context("could not create the streams")?;
         schema.set_provisioned().await.context("could not note that the streams exist")?;
         info!(partitions, "streams created");

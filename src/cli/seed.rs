@@ -8,10 +8,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{ActorArgs, Running, stores};
+use super::{ActorArgs, Running};
 use crate::{
     config::StoreConfig,
     ledger::{Opening, Signature},
+    operations::open_ledger,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -53,7 +54,7 @@ pub(super) async fn run(args: SeedArgs, running: Running) -> anyhow::Result<()> 
 /// Opens those of the first `count` seeded accounts that do not exist.
 pub async fn seed(store: &StoreConfig, count: u32, actor: ActorArgs) -> anyhow::Result<Opening> {
     let by = Signature { actor: actor.name()?, reason: "seeded by the command line".to_owned() };
-    let ledger = stores::ledger(&store.ledger)?;
+    let ledger = open_ledger(&store.ledger)?;
     let topology = ledger.schema().topology(store.partitions, &store.key_prefix).await;
     let registrar = ledger.registrar(&topology.context("could not seed")?);
     let style =

@@ -10,34 +10,21 @@ use crate::{
     clock,
     config::{LedgerConfig, StoreConfig},
     ledger::{Ledger, Topology},
-    operations::Operations,
+    operations::{Operations, open_ledger, open_streams},
     stream::Streams,
 };
 
 /// The configured ledger, or that of `running`.
 pub(super) fn ledger_or(config: LedgerConfig, running: Running) -> anyhow::Result<Ledger> {
-    ledger(&config.or(running.map(|(_, database_url)| database_url)))
-}
-
-pub(super) fn ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
-    Ledger::new(config.database_url()?).context("PAYSTREAM_DATABASE_URL is not a valid URL")
-}
-
-pub(super) fn streams(
-    store: &StoreConfig,
-    partitions: u16,
-    generation: i32,
-) -> anyhow::Result<Streams> {
-    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not a valid URL")
+    open_ledger(&config.or(running.map(|(_, database_url)| database_url)))
 }
 
 /// The streams and the ledger, once both are known to belong together, and how
 /// the streams are cut.
 pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger, Topology)> {
-    let (ledger, topology) = open_ledger(store).await?;
+    let (ledger, topology) = ledger_and_topology(store).await?;
     let Topology { partitions, generation, .. } = topology;
-    let streams = streams(store, partitions, generation)?;
+    let streams = open_streams(store, partitions, generation)?;
     ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
     Ok((streams, ledger, topology))
 }
@@ -64,25 +51,25 @@ pub(super) async fn operations_to_look(
 pub(super) async fn open_to_look(
     store: &StoreConfig,
 ) -> anyhow::Result<(Streams, Ledger, Topology, bool)> {
-    let ledger = ledger(&store.ledger)?;
+    let ledger = open_ledger(&store.ledger)?;
     let answers = !ledger.reach().await.is_err_and(|error| error.is_outage());
     if answers {
         let (streams, ledger, topology) = open(store).await?;
         return Ok((streams, ledger, topology, answers));
     }
-    let noted = Streams::noted_topology(store.redis_url()?, &store.key_prefix).await;
+    let noted = open_streams(store, 1, 1)?.noted_topology().await;
     let noted = noted.context("neither PostgreSQL nor Redis answers")?;
     let (generation, partitions) = noted.context(
         "PostgreSQL does not answer, and Redis does not know how the streams are cut: look again \
          when PostgreSQL is back",
     )?;
-    let streams = streams(store, partitions, generation)?;
+    let streams = open_streams(store, partitions, generation)?;
     Ok((streams, ledger, Topology::noted(generation, partitions), answers))
 }
 
 /// The ledger alone, and how the streams are cut.
-pub(super) async fn open_ledger(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
-    let ledger = ledger(&store.ledger)?;
+pub(super) async fn ledger_and_topology(store: &StoreConfig) -> anyhow::Result<(Ledger, Topology)> {
+    let ledger = open_ledger(&store.ledger)?;
     let schema = ledger.schema();
     schema.check().await.context("could not read the database")?;
     let topology = schema.topology(store.partitions, &store.key_prefix).await;

@@ -68,7 +68,7 @@ pub async fn run(args: TopologyArgs, running: Running) -> anyhow::Result<()> {
 
 async fn show(mut store: StoreConfig, json: bool) -> anyhow::Result<()> {
     store.partitions = None;
-    let (_, topology) = stores::open_ledger(&store).await?;
+    let (_, topology) = stores::ledger_and_topology(&store).await?;
     let Topology { generation, partitions, resizing_to, currency, .. } = topology;
     let currency = currency.as_str();
     let text = match (json, resizing_to) {

@@ -1,20 +1,15 @@
 //! Settings of the gateway, and who is configured to use it. Never says what a token is.
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroU32,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use chrono_tz::Tz;
 use clap::Args;
 use humantime::parse_duration;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::is_of_a_name;
+use super::{TlsConfig, is_of_a_name, secret};
 
 /// Settings of the gateway, which takes payments over HTTP.
 #[derive(Args, Clone, Debug)]
@@ -22,6 +17,13 @@ pub struct GatewayConfig {
     /// Address the gateway listens on. Anything but loopback needs a token.
     #[arg(long, env = "PAYSTREAM_BIND", default_value = "127.0.0.1:8081")]
     pub bind: SocketAddr,
+    /// Address for the operators' API and the console alone; PAYSTREAM_BIND then
+    /// serves neither. It has 256 connections of its own. Anything but loopback needs
+    /// operators' tokens or a key set. Without it, all are served at PAYSTREAM_BIND.
+    #[arg(long, env = "PAYSTREAM_OPERATIONS_BIND")]
+    pub operations_bind: Option<SocketAddr>,
+    #[command(flatten)]
+    pub tls: TlsConfig,
     /// Bearer token that guards every endpoint but the health ones and the
     /// description of the API. It opens the operators' API and the console only
     /// on loopback, and only where no operator has a token.
@@ -142,17 +144,19 @@ impl GatewayConfig {
         self.asks_for_token() || !self.operators.is_empty()
     }
 
+    /// Where operators are served.
+    #[must_use]
+    pub fn operators_bind(&self) -> SocketAddr {
+        self.operations_bind.unwrap_or(self.bind)
+    }
+
     pub(super) fn read_files(&mut self) -> anyhow::Result<()> {
-        if let Some(path) = &self.api_token_file {
-            let token = read(path, "PAYSTREAM_API_TOKEN_FILE")?;
-            self.api_token = Some(token.trim().into());
+        let token = secret(&self.api_token, &self.api_token_file, "PAYSTREAM_API_TOKEN_FILE")?;
+        self.api_token = token.map(SecretString::from);
+        let (text, file) = (&self.operator_tokens, &self.operator_tokens_file);
+        if let Some(text) = secret(text, file, "PAYSTREAM_OPERATOR_TOKENS_FILE")? {
+            self.operators = operators(&text, self.api_token.as_ref())?;
         }
-        let text = match (&self.operator_tokens_file, &self.operator_tokens) {
-            (Some(path), _) => read(path, "PAYSTREAM_OPERATOR_TOKENS_FILE")?,
-            (None, Some(text)) => text.expose_secret().to_owned(),
-            (None, None) => return Ok(()),
-        };
-        self.operators = operators(&text, self.api_token.as_ref())?;
         Ok(())
     }
 
@@ -177,8 +181,18 @@ impl GatewayConfig {
             }
             _ => {}
         }
+        if let Some(address) = self.operations_bind {
+            ensure!(
+                address.ip().is_loopback()
+                    || !self.operators.is_empty()
+                    || self.jwt_keys_file.is_some(),
+                "PAYSTREAM_OPERATIONS_BIND {address} is reachable from outside, but no operator \
+                 has a token: set PAYSTREAM_JWT_KEYS_FILE, PAYSTREAM_OPERATOR_TOKENS or \
+                 PAYSTREAM_OPERATOR_TOKENS_FILE, or bind to 127.0.0.1"
+            );
+        }
         ensure!(
-            self.bind.ip().is_loopback()
+            self.operators_bind().ip().is_loopback()
                 || self.operators.iter().all(|one| one.token.expose_secret() != PUBLISHED_TOKEN),
             "PAYSTREAM_OPERATOR_TOKENS holds a token that was published with compose.yaml: make \
              your own with `openssl rand -hex 32`"
@@ -215,11 +229,6 @@ impl GatewayConfig {
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
-}
-
-fn read(path: &Path, setting: &str) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path);
-    text.with_context(|| format!("could not read {setting} {}", path.display()))
 }
 
 /// Reads operators, one a line or between commas. Says which one is wrong, and

@@ -5,15 +5,21 @@
 //! Never reads the environment by itself (clap does) and never connects.
 
 mod gateway;
+mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use gateway::{GatewayConfig, OperatorToken};
+pub use tls::TlsConfig;
 
 /// Both stores, and how the streams are partitioned.
 #[derive(Args, Clone, Debug)]
@@ -22,6 +28,9 @@ pub struct StoreConfig {
     /// `paystream dev` that runs in this directory.
     #[arg(long, env = "PAYSTREAM_REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
+    /// File that holds this URL, instead of --redis-url.
+    #[arg(long, env = "PAYSTREAM_REDIS_URL_FILE", conflicts_with = "redis_url")]
+    pub redis_url_file: Option<PathBuf>,
     #[command(flatten)]
     pub ledger: LedgerConfig,
     /// First part of every Redis key. Stored with the topology.
@@ -51,6 +60,14 @@ pub struct LedgerConfig {
     /// `paystream dev` that runs in this directory.
     #[arg(long, env = "PAYSTREAM_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
+    /// File that holds this URL, instead of --database-url.
+    #[arg(long, env = "PAYSTREAM_DATABASE_URL_FILE", conflicts_with = "database_url")]
+    pub database_url_file: Option<PathBuf>,
+    /// Reach Redis and PostgreSQL on other machines without TLS: with redis://, or with
+    /// postgres:// without sslmode=require, verify-ca or verify-full. Whoever is on the
+    /// network between can then read payments and passwords, and change them.
+    #[arg(long, env = "PAYSTREAM_ALLOW_PLAINTEXT_STORES")]
+    pub allow_plaintext_stores: bool,
 }
 
 /// Settings of the worker, which settles payments in the ledger.
@@ -167,7 +184,7 @@ impl StoreConfig {
     /// not belong together, so one setting excludes both.
     #[must_use]
     pub fn or(mut self, addresses: Option<(String, String)>) -> Self {
-        if self.redis_url.is_some() || self.ledger.database_url.is_some() {
+        if self.redis_url.is_some() || self.redis_url_file.is_some() || self.ledger.is_set() {
             return self;
         }
         let (redis_url, database_url) = addresses.unzip();
@@ -176,11 +193,18 @@ impl StoreConfig {
         self
     }
 
-    pub fn redis_url(&self) -> anyhow::Result<&str> {
-        let url = self.redis_url.as_ref().context(
+    /// Uses these addresses, whatever is set.
+    pub fn replace(&mut self, redis_url: String, database_url: String) {
+        (self.redis_url_file, self.ledger.database_url_file) = (None, None);
+        self.redis_url = Some(redis_url.into());
+        self.ledger.database_url = Some(database_url.into());
+    }
+
+    pub fn redis_url(&self) -> anyhow::Result<String> {
+        let url = secret(&self.redis_url, &self.redis_url_file, "PAYSTREAM_REDIS_URL_FILE")?;
+        url.context(
             "no Redis: set PAYSTREAM_REDIS_URL, or run this where `paystream dev` is running",
-        )?;
-        Ok(url.expose_secret())
+        )
     }
 }
 
@@ -188,15 +212,38 @@ impl LedgerConfig {
     /// Uses this address where none is set.
     #[must_use]
     pub fn or(mut self, database_url: Option<String>) -> Self {
-        self.database_url = self.database_url.or(database_url.map(SecretString::from));
+        if !self.is_set() {
+            self.database_url = database_url.map(SecretString::from);
+        }
         self
     }
 
-    pub fn database_url(&self) -> anyhow::Result<&str> {
-        let url = self.database_url.as_ref().context(
+    fn is_set(&self) -> bool {
+        self.database_url.is_some() || self.database_url_file.is_some()
+    }
+
+    pub fn database_url(&self) -> anyhow::Result<String> {
+        let setting = "PAYSTREAM_DATABASE_URL_FILE";
+        let url = secret(&self.database_url, &self.database_url_file, setting)?;
+        url.context(
             "no PostgreSQL: set PAYSTREAM_DATABASE_URL, or run this where `paystream dev` is running",
-        )?;
-        Ok(url.expose_secret())
+        )
+    }
+
+    /// Refuses a store that is reached without TLS on this host, unless it is this machine.
+    pub fn refuse_plaintext(
+        &self,
+        setting: &str,
+        host: Option<&str>,
+        remedy: &str,
+    ) -> anyhow::Result<()> {
+        let exposed = host.filter(|host| !self.allow_plaintext_stores && !is_this_machine(host));
+        exposed.map_or(Ok(()), |host| {
+            bail!(
+                "{setting} reaches {host} without TLS, so others on the network can read payments \
+                 and passwords: {remedy}, or start with --allow-plaintext-stores and accept that"
+            )
+        })
     }
 }
 
@@ -213,6 +260,27 @@ impl ServeConfig {
         );
         Ok(self)
     }
+}
+
+/// A secret that is set by itself or is in a file.
+fn secret(
+    value: &Option<SecretString>,
+    file: &Option<PathBuf>,
+    setting: &str,
+) -> anyhow::Result<Option<String>> {
+    let Some(path) = file else {
+        return Ok(value.as_ref().map(|value| value.expose_secret().to_owned()));
+    };
+    let text = std::fs::read_to_string(path);
+    let text = text.with_context(|| format!("could not read {setting} {}", path.display()))?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+/// Whether a host, as a URL writes it, is this machine whatever the network's names mean.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn is_of_a_name(byte: u8) -> bool {

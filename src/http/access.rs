@@ -3,7 +3,7 @@
 //! token in its cookie too, and its forms from its own pages only. Never logs a
 //! token, and compares them in constant time.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::borrow::Cow;
 
 use axum::http::{HeaderMap, Method, Uri, header};
 use percent_encoding::percent_decode_str;
@@ -15,11 +15,11 @@ use super::{
     peer::Peer,
     problem::{Code, Problem},
     state::Gateway,
-    surface::{CONSOLE, PAYMENTS, Surface},
+    surface::{CONSOLE, Door, PAYMENTS, Surface},
 };
 use crate::{
     callers::{Caller, Scope, SignedParts, SourceRules, Tokens},
-    config::GatewayConfig,
+    config::{GatewayConfig, is_this_machine},
 };
 
 const SIGNATURE_INPUT: &str = "signature-input";
@@ -174,17 +174,24 @@ fn unauthorized(why: impl ToString) -> Problem {
 /// elsewhere may have made its own name lead here.
 pub(super) fn is_meant_for_us(
     config: &GatewayConfig,
+    door: Door,
     surface: Surface,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> bool {
     let guarded = match surface {
-        Surface::Open | Surface::Docs | Surface::Api => config.asks_for_token(),
         // A signature says more than a name.
         Surface::Webhooks => true,
-        Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live => {
-            config.asks_operators_for_token()
+        Surface::Open | Surface::Docs | Surface::Api if door.has_payments() => {
+            config.asks_for_token()
         }
+        Surface::Open
+        | Surface::Docs
+        | Surface::Api
+        | Surface::Admin
+        | Surface::Console
+        | Surface::Doorstep
+        | Surface::Live => config.asks_operators_for_token(),
     };
     guarded || is_of_this_machine(uri, headers)
 }
@@ -207,7 +214,7 @@ fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap) -> bool {
 /// What to do about a request that shows no token that opens this.
 fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
     let has_no_operator = config.operators.is_empty() && config.jwt_keys_file.is_none();
-    if surface != Surface::Api && has_no_operator && !config.bind.ip().is_loopback() {
+    if surface != Surface::Api && has_no_operator && !config.operators_bind().ip().is_loopback() {
         return "no operator has a token: set PAYSTREAM_OPERATOR_TOKENS; the API's token opens \
                 this only on loopback";
     }
@@ -234,8 +241,8 @@ fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Principal> {
         return found.map(|one| Principal::named(&one.name));
     }
     // Whoever has scopes gives operators theirs, and a client that pays must not act as one.
-    if config.jwt_keys_file.is_some() || !config.bind.ip().is_loopback() && config.asks_for_token()
-    {
+    let is_reachable = !config.operators_bind().ip().is_loopback();
+    if config.jwt_keys_file.is_some() || is_reachable && config.asks_for_token() {
         return None;
     }
     may_call(config, token).then(Principal::default)
@@ -278,9 +285,7 @@ fn is_our_name(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    is_this_machine(name)
 }
 
 /// Whether a form comes from a page of ours. Looking needs no proof.

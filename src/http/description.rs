@@ -26,14 +26,15 @@ use crate::domain::Currency;
         title = "paystream",
         description = "Takes customers' payments and keeps their accounts. A payment answered with \
                        202 is on disk; it is applied exactly once, in its customer's order.\n\n\
-                       Every failure is a problem document (RFC 9457) with a stable `code`. \
-                       The operators' API refuses query parameters and fields that it does not \
-                       know; other operations ignore them."
+                       Every failure is a problem document (RFC 9457) with a stable `code`."
     ),
     components(schemas(ProblemDocument<'static>))
 )]
 struct Description;
 
+/// Where operators' operations are described, too.
+const STRICTNESS: &str = " The operators' API refuses query parameters and fields that it does not \
+                          know; other operations ignore them.";
 /// The scheme that opens payments and customers.
 const API: &str = "token";
 /// The scheme that opens the operators' API.
@@ -89,6 +90,11 @@ pub(super) fn outline() -> openapi::OpenApi {
 
 /// The description with all that routes do not say, for this deployment.
 pub(super) fn complete(mut document: openapi::OpenApi, currency: Currency) -> openapi::OpenApi {
+    let surfaces: Vec<Surface> =
+        document.paths.paths.keys().map(|path| Surface::of(path)).collect();
+    if surfaces.contains(&Surface::Admin) {
+        document.info.description.get_or_insert_default().push_str(STRICTNESS);
+    }
     for (path, item) in &mut document.paths.paths {
         let operations = [&mut item.get, &mut item.post, &mut item.put];
         for operation in operations.into_iter().flatten() {
@@ -96,7 +102,8 @@ pub(super) fn complete(mut document: openapi::OpenApi, currency: Currency) -> op
         }
     }
     let components = document.components.get_or_insert_default();
-    for name in [API, OPERATOR] {
+    let schemes = [(API, Surface::Api), (OPERATOR, Surface::Admin)];
+    for (name, _) in schemes.into_iter().filter(|(_, surface)| surfaces.contains(surface)) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme(name, scheme);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::{
     BoxError,
     body::{Body, Bytes, HttpBody},
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -26,7 +26,7 @@ use super::{
     preferences,
     problem::{Code, Problem},
     state::App,
-    surface::Surface,
+    surface::{Door, Surface},
 };
 use crate::callers::Scope;
 
@@ -37,10 +37,20 @@ const BULK_BYTES_MAX: usize = 4 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
-pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let surface = Surface::of(request.uri().path());
+pub(super) async fn guard(
+    State((app, door)): State<(App, Door)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let surface = door.surface(request.uri().path());
     let peer = request.extensions().get::<Peer>().copied();
-    let operator = match enter(&app, surface, &request, peer) {
+    // Where another address serves a part of the paths, whoever asks for one that is not here
+    // is answered 404: such a path differs in nothing from one that nobody serves.
+    let is_missing = door != Door::All
+        && surface == Surface::Api
+        && request.extensions().get::<MatchedPath>().is_none();
+    let surface = if is_missing { Surface::Open } else { surface };
+    let operator = match enter(&app, door, surface, &request, peer) {
         Ok(operator) => operator,
         Err(problem) => {
             app.security_log.refused(&problem, surface, peer);
@@ -65,7 +75,9 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Ok(arrived) => arrived,
         Err(problem) => return problem.into_response(),
     };
-    let Ok(_under_way) = app.requests.try_acquire() else {
+    // The connections of operators bound their requests: payments must not keep them out.
+    let place = (door != Door::Operations).then(|| app.requests.try_acquire()).transpose();
+    let Ok(_under_way) = place else {
         return busy().into_response();
     };
     let limit = app.gateway.config.request_timeout + wait;
@@ -86,12 +98,13 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
 /// Who the request is from, if it may come in.
 fn enter(
     app: &App,
+    door: Door,
     surface: Surface,
     request: &Request,
     peer: Option<Peer>,
 ) -> Result<Principal, Problem> {
     let (gateway, uri, headers) = (&app.gateway, request.uri(), request.headers());
-    if !access::is_meant_for_us(&gateway.config, surface, uri, headers) {
+    if !access::is_meant_for_us(&gateway.config, door, surface, uri, headers) {
         let detail = "no token is set, so only a name of this machine is answered here: use \
                       localhost, or set PAYSTREAM_API_TOKEN and PAYSTREAM_OPERATOR_TOKENS";
         return Err(Problem::new(Code::Unauthorized, detail));

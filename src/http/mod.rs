@@ -32,6 +32,7 @@ mod slots;
 mod state;
 mod stores;
 mod surface;
+mod tls;
 mod views;
 mod webhooks;
 
@@ -45,4 +46,6 @@ pub use routes::description;
 pub(crate) use serve::{serve, serve_health};
 pub(crate) use slots::{Full, Slot, Slots};
 pub(crate) use state::{App, AppState, Gateway};
+pub use surface::Door;
 pub(crate) use surface::{ASSETS, CONSOLE, LIVE, SIGN_IN, Surface};
+pub(crate) use tls::Tls;

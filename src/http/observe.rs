@@ -16,7 +16,7 @@ use super::{
     preferences::{self, REPLAYED},
     problem,
     state::App,
-    surface::Surface,
+    surface::{Door, Surface},
 };
 use crate::{
     domain::TraceContext,
@@ -30,12 +30,16 @@ const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 /// Routes that take one payment.
 const TAKING: [&str; 2] = ["/api/v1/payments", "/api/v1/webhooks/{source}"];
 
-pub(super) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub(super) async fn observe(
+    State((app, door)): State<(App, Door)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Timestamp::now();
     let signals = &app.gateway.signals;
     let method = usual(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let surface = Surface::of(request.uri().path());
+    let surface = door.surface(request.uri().path());
     let path = enabled!(Level::DEBUG).then(|| request.uri().path().to_owned());
     let request_id = request.headers().get(problem::REQUEST_ID);
     let request_id = request_id.and_then(|id| Some(id.to_str().ok()?.to_owned()));

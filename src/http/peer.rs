@@ -12,14 +12,15 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    /// Whether a proxy that we trust says that the client came over TLS.
+    /// Whether the client came over TLS: to us, unless a proxy that we trust says how it
+    /// came to that.
     pub(crate) is_https: bool,
 }
 
 impl Peer {
     /// Whoever is at the other end of the connection.
-    pub(super) fn connected(address: IpAddr) -> Self {
-        Self { address: address.to_canonical(), is_https: false }
+    pub(super) fn connected(address: IpAddr, is_https: bool) -> Self {
+        Self { address: address.to_canonical(), is_https }
     }
 
     /// The client behind this one: of the addresses that proxies have noted, the last that is
@@ -42,8 +43,10 @@ impl Peer {
         }
         // The last one is that of the proxy beside us.
         let proto = headers.get_all(FORWARDED_PROTO).iter().next_back();
-        let proto = proto.and_then(|line| line.to_str().ok()?.rsplit(',').next());
-        let is_https = proto.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"));
+        let is_https = proto.map_or(self.is_https, |line| {
+            let last = line.to_str().unwrap_or_default().rsplit(',').next();
+            last.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"))
+        });
         Self { address, is_https }
     }
 }
@@ -60,6 +63,10 @@ mod tests {
     use super::*;
 
     fn peer(connected: &str, lines: &[&str], proto: &[&str]) -> (String, bool) {
+        over(false, connected, lines, proto)
+    }
+
+    fn over(tls: bool, connected: &str, lines: &[&str], proto: &[&str]) -> (String, bool) {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(FORWARDED_FOR, line.parse().unwrap());
@@ -68,7 +75,7 @@ mod tests {
             headers.append(FORWARDED_PROTO, line.parse().unwrap());
         }
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        let peer = Peer::connected(connected.parse().unwrap()).behind(&headers, &trusted);
+        let peer = Peer::connected(connected.parse().unwrap(), tls).behind(&headers, &trusted);
         (peer.address.to_string(), peer.is_https)
     }
 
@@ -108,6 +115,16 @@ mod tests {
             ("10.0.0.1", vec![]),
         ] {
             assert!(!peer(connected, &[], &proto).1, "{connected} {proto:?}");
+        }
+        // Over TLS it is so unless the proxy knows better.
+        for (connected, proto, https) in [
+            ("192.0.2.8", vec![], true),
+            ("192.0.2.8", vec!["http"], true),
+            ("10.0.0.1", vec![], true),
+            ("10.0.0.1", vec!["http"], false),
+            ("10.0.0.1", vec!["https"], true),
+        ] {
+            assert_eq!(over(true, connected, &[], &proto).1, https, "{connected} {proto:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
-use super::surface::Surface;
+use super::surface::Door;
 use crate::{circuit_breaker, domain::Invalid, ledger, operations, stream};
 
 /// What went wrong with one field.
@@ -375,9 +375,13 @@ pub(crate) type Finish = fn(Response, Option<Problem>, &Uri, Option<&str>) -> Re
 
 /// Writes the document of a problem that a handler answered with; a page, where
 /// a person reads it.
-pub(super) async fn render(State(finish): State<Finish>, request: Request, next: Next) -> Response {
+pub(super) async fn render(
+    State((finish, door)): State<(Finish, Door)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let request_id = request.headers().get(REQUEST_ID).cloned();
-    let is_page = Surface::of(request.uri().path()).is_console();
+    let is_page = door.surface(request.uri().path()).is_console();
     let page = is_page.then(|| request.uri().clone());
     let mut response = next.run(request).await;
     let problem = response.extensions_mut().remove::<Problem>();

@@ -18,33 +18,38 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
     admin, batch, customers, description as shared, guard, health, intake::Segment, lookup,
-    observe, operator::Principal, payments, problem, state::App, webhooks,
+    observe, operator::Principal, payments, problem, state::App, surface::Door, webhooks,
 };
 use crate::domain::Currency;
 
+#[derive(Clone)]
 pub(crate) struct Pages {
     pub(crate) routes: Router<App>,
     /// Completes their answers, and writes their problems.
     pub(crate) finish: problem::Finish,
 }
 
-fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(shared::outline())
-        // Payments.
-        .routes(routes!(payments::accept))
-        .routes(routes!(lookup::find))
-        .routes(routes!(batch::accept_batch))
-        .routes(routes!(lookup::look_up))
-        .routes(routes!(webhooks::take))
-        // Customers.
-        .routes(routes!(customers::list, customers::open))
-        .routes(routes!(customers::show))
-        .routes(routes!(customers::balance))
-        .routes(routes!(customers::statement))
-        // Operators.
-        .merge(admin::routes())
-        // Health.
-        .routes(routes!(health::health))
+fn routes(door: Door) -> (Router<App>, utoipa::openapi::OpenApi) {
+    let mut all = OpenApiRouter::with_openapi(shared::outline());
+    if door.has_payments() {
+        all = all
+            // Payments.
+            .routes(routes!(payments::accept))
+            .routes(routes!(lookup::find))
+            .routes(routes!(batch::accept_batch))
+            .routes(routes!(lookup::look_up))
+            .routes(routes!(webhooks::take))
+            // Customers.
+            .routes(routes!(customers::list, customers::open))
+            .routes(routes!(customers::show))
+            .routes(routes!(customers::balance))
+            .routes(routes!(customers::statement));
+    }
+    if door.has_operations() {
+        all = all.merge(admin::routes());
+    }
+    // Health.
+    all.routes(routes!(health::health))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         // The guard has bounded every body before.
@@ -56,11 +61,11 @@ fn routes() -> (Router<App>, utoipa::openapi::OpenApi) {
 /// in the default currency.
 #[must_use]
 pub fn description() -> utoipa::openapi::OpenApi {
-    shared::complete(routes().1, Currency::DEFAULT)
+    shared::complete(routes(Door::All).1, Currency::DEFAULT)
 }
 
-pub(super) fn router(shared: App, pages: Pages) -> Router {
-    let (routes, outline) = routes();
+pub(super) fn router(shared: App, pages: Pages, door: Door) -> Router {
+    let (mut routes, outline) = routes(door);
     let description = shared::complete(outline, shared.gateway.registrar.currency());
     // A payment may be named like a path beside it.
     let find = |name: &'static str| {
@@ -68,10 +73,16 @@ pub(super) fn router(shared: App, pages: Pages) -> Router {
             lookup::find(app, caller, Segment(name.to_owned()))
         })
     };
+    if door.has_payments() {
+        routes = routes
+            .route("/api/v1/payments/batch", find("batch"))
+            .route("/api/v1/payments/lookup", find("lookup"));
+    }
+    if door.has_operations() {
+        routes = routes.merge(pages.routes);
+    }
+    let entered = (Arc::clone(&shared), door);
     routes
-        .route("/api/v1/payments/batch", find("batch"))
-        .route("/api/v1/payments/lookup", find("lookup"))
-        .merge(pages.routes)
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
@@ -81,10 +92,10 @@ pub(super) fn router(shared: App, pages: Pages) -> Router {
             ServiceBuilder::new()
                 .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
                 .layer(PropagateRequestIdLayer::x_request_id())
-                .layer(middleware::from_fn_with_state(Arc::clone(&shared), observe::observe))
-                .layer(middleware::from_fn_with_state(pages.finish, problem::render))
+                .layer(middleware::from_fn_with_state(entered.clone(), observe::observe))
+                .layer(middleware::from_fn_with_state((pages.finish, door), problem::render))
                 .layer(CatchPanicLayer::custom(problem::panicked))
-                .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard::guard)),
+                .layer(middleware::from_fn_with_state(entered, guard::guard)),
         )
         .with_state(shared)
 }

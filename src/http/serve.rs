@@ -8,49 +8,74 @@ use std::{
 
 use anyhow::Context;
 use axum::{Router, http::Request, routing::get};
-use hyper::body::Incoming;
+use futures_util::future::try_join_all;
+use hyper::{body::Incoming, server::conn::http1::Builder};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 use tracing::{debug, info, warn};
 
 use super::{
-    connection::{Connection, WRITE_TIMEOUT},
+    connection::{BodyLeft, Connection, WRITE_TIMEOUT},
     health,
     peer::Peer,
     rate,
     routes::{Pages, router},
     slots::Slots,
     state::App,
+    surface::Door,
+    tls::Tls,
 };
 use crate::{config::GatewayConfig, progress::Board};
 
 /// How long a client may take to send its headers, or to send nothing.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Connections to the health endpoints of a worker.
 const PROBES_MAX: usize = 64;
+/// Connections of operators, where they have an address of their own; those of one
+/// address: two leave room for others.
+const OPERATIONS_MAX: usize = 256;
+const OPERATIONS_OF_ONE_MAX: usize = 96;
 /// Descriptors that are left for everything else: the stores, logs, files.
 const DESCRIPTORS_KEPT: usize = 512;
 /// Pause after a connection could not be taken, for instance for want of file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) async fn serve(app: App, pages: Pages, listener: TcpListener) -> anyhow::Result<()> {
-    let (slots, stop) = (slots(&app.gateway.config), app.stop.clone());
+/// Serves at each address what its door says. No address takes the connections of another.
+pub(crate) async fn serve(
+    app: App,
+    pages: Pages,
+    listeners: Vec<(Door, TcpListener)>,
+    tls: Option<Arc<Tls>>,
+) -> anyhow::Result<()> {
+    let stop = app.stop.clone();
     let sampling = stop.run_until_cancelled(sample(Arc::clone(&app)));
-    let listening = listen(router(app, pages), listener, &slots, &stop);
-    let (served, _) = tokio::join!(listening, sampling);
-    served
+    let kept = if listeners.len() > 1 { OPERATIONS_MAX } else { 0 };
+    let listening = listeners.into_iter().map(|(door, listener)| {
+        let slots = match door {
+            Door::All | Door::Public => slots(&app.gateway.config, kept),
+            Door::Operations => Slots::new(OPERATIONS_MAX, OPERATIONS_OF_ONE_MAX),
+        };
+        let router = router(Arc::clone(&app), pages.clone(), door);
+        listen(router, listener, door.name(), slots, tls.clone(), &stop)
+    });
+    let (served, _) = tokio::join!(try_join_all(listening), sampling);
+    served.map(drop)
 }
 
 /// Serves the health endpoints of a worker that has no gateway.
@@ -67,18 +92,20 @@ pub(crate) async fn serve_health(
     let router = Router::new()
         .route("/livez", get(async move || health::live_answer(Some(&live))))
         .route("/readyz", get(async move || health::worker_ready(&board, &stopping)));
-    listen(router, listener, &Slots::new(PROBES_MAX, PROBES_MAX), &stop).await
+    listen(router, listener, "health", Slots::new(PROBES_MAX, PROBES_MAX), None, &stop).await
 }
 
 async fn listen(
     router: Router,
     listener: TcpListener,
-    slots: &Slots<IpAddr>,
+    serves: &'static str,
+    slots: Slots<IpAddr>,
+    tls: Option<Arc<Tls>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
-    info!(%address, "listening");
-    let mut http = hyper::server::conn::http1::Builder::new();
+    info!(%address, serves, "listening");
+    let mut http = Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX);
@@ -94,7 +121,7 @@ async fn listen(
                 continue;
             }
         };
-        let peer = Peer::connected(peer.ip());
+        let peer = Peer::connected(peer.ip(), tls.is_some());
         let slot = match slots.take(peer.address) {
             Ok(slot) => slot,
             Err(full) => {
@@ -108,18 +135,20 @@ async fn listen(
             debug!(%error, "could not set TCP_NODELAY");
         }
         let stream = Connection::new(stream, WRITE_TIMEOUT, Some(slot));
-        let body_left = stream.body_left();
-        let service = MapRequest::new(router.clone(), move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            request.map(|body| body_left.watched(body))
-        });
-        let service = TowerToHyperService::new(service);
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection ended early");
-            }
-        });
+        let client = Client { peer, body_left: stream.body_left(), watcher: graceful.watcher() };
+        let (http, router, stop) = (http.clone(), router.clone(), stop.clone());
+        match tls.as_ref().map(|tls| TlsAcceptor::from(tls.current())) {
+            None => connections.spawn(client.answer(http, router, stream)),
+            Some(acceptor) => connections.spawn(async move {
+                let shaking = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+                match stop.run_until_cancelled(shaking).await {
+                    Some(Ok(Ok(stream))) => client.answer(http, router, stream).await,
+                    Some(Ok(Err(error))) => debug!(%error, "a TLS handshake failed"),
+                    Some(Err(_)) => debug!("a TLS handshake took too long"),
+                    None => {}
+                }
+            }),
+        };
     }
     drop(listener);
     // Idle connections are closed, requests under way are answered.
@@ -128,15 +157,42 @@ async fn listen(
     Ok(())
 }
 
+/// Whoever is at the other end of a connection.
+struct Client {
+    peer: Peer,
+    body_left: BodyLeft,
+    watcher: Watcher,
+}
+
+impl Client {
+    /// Answers what comes over the connection, until it ends.
+    async fn answer<S>(self, http: Builder, router: Router, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { peer, body_left, watcher } = self;
+        let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request.map(|body| body_left.watched(body))
+        });
+        let service = TowerToHyperService::new(service);
+        let answering = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+        if let Err(error) = answering.await {
+            debug!(%error, "a connection ended early");
+        }
+    }
+}
+
 /// Slots for connections, as far as the process may have descriptors for them. One
-/// address has its share of fewer slots, too, or it could take them all.
-fn slots(config: &GatewayConfig) -> Slots<IpAddr> {
+/// address has its share of fewer slots, too, or it could take them all. `kept` are for
+/// connections elsewhere.
+fn slots(config: &GatewayConfig, kept: usize) -> Slots<IpAddr> {
     let wanted = config.connections_max;
     let of_one = config.connections_per_address_max.min(wanted);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     // Where there are very few of them, half of them.
-    let most = limit.saturating_sub(DESCRIPTORS_KEPT).max(limit / 2);
+    let most = limit.saturating_sub(DESCRIPTORS_KEPT + kept).max(limit / 2);
     if most >= wanted {
         return Slots::new(wanted, of_one);
     }

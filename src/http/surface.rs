@@ -24,6 +24,47 @@ const SIGN_OUT: &str = "/console/sign-out";
 /// Files that pages load.
 pub(crate) const ASSETS: &str = "/console/assets/";
 
+/// What an address serves. Health and a description of the rest are served at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    All,
+    /// Payments and customers.
+    Public,
+    /// The operators' API and the console.
+    Operations,
+}
+
+impl Door {
+    /// Which surface a path is of. One that is served elsewhere is a path that does not
+    /// exist, as far as anybody can see from here.
+    pub(super) fn surface(self, path: &str) -> Surface {
+        match (self, Surface::of(path)) {
+            (
+                Self::Public,
+                Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live,
+            ) => Surface::Api,
+            (_, surface) => surface,
+        }
+    }
+
+    pub(super) fn has_payments(self) -> bool {
+        self != Self::Operations
+    }
+
+    pub(super) fn has_operations(self) -> bool {
+        self != Self::Public
+    }
+
+    /// In the log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Public => "public",
+            Self::Operations => "operations",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Surface {
     Open,
@@ -111,6 +152,11 @@ mod tests {
         ];
         for (path, surface) in surfaces {
             assert_eq!(Surface::of(path), surface, "{path}");
+            assert_eq!(Door::All.surface(path), surface, "{path}");
+            assert_eq!(Door::Operations.surface(path), surface, "{path}");
+            let is_open = [Surface::Open, Surface::Docs].contains(&surface);
+            let public = if is_open { surface } else { Surface::Api };
+            assert_eq!(Door::Public.surface(path), public, "{path}");
         }
     }
 }

@@ -36,7 +36,7 @@ use std::{str::FromStr, time::Duration};
 
 use sqlx::{
     Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use tokio::time::timeout;
 
@@ -96,6 +96,16 @@ impl Ledger {
         // What was acknowledged must be on disk, whatever the server's default is.
         let options = options.options([("synchronous_commit", "on")]);
         Ok(Self { options })
+    }
+
+    /// The host that is reached without TLS, or without insisting on it; a socket is none.
+    pub fn plaintext_host(&self) -> Option<&str> {
+        let is_encrypted = matches!(
+            self.options.get_ssl_mode(),
+            PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        );
+        let host = Some(self.options.get_host()).filter(|host| !host.starts_with('/'));
+        host.filter(|_| !is_encrypted && self.options.get_socket().is_none())
     }
 
     /// Whether PostgreSQL accepts a new connection within two seconds.

@@ -60,7 +60,7 @@ mod webhooks;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use redis::{Client, IntoConnectionInfo, aio::MultiplexedConnection};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, aio::MultiplexedConnection};
 
 pub use balances::{Balances, Lookup};
 pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
@@ -117,6 +117,14 @@ impl Streams {
         let client = Client::open(info.set_tcp_settings(tcp))?;
         let keys = Keys::new(key_prefix, partitions, generation);
         Ok(Self { client, keys, insists_on_safety: false, authority: None, generation })
+    }
+
+    /// The host that is reached without TLS, if it is; a socket is none.
+    pub fn plaintext_host(&self) -> Option<&str> {
+        if let ConnectionAddr::Tcp(host, _) = self.client.get_connection_info().addr() {
+            return Some(host);
+        }
+        None
     }
 
     /// The streams of another topology, on the same server.
@@ -210,12 +218,12 @@ impl Streams {
     }
 
     /// Generation and number of partitions as they were noted last.
-    pub async fn noted_topology(url: &str, key_prefix: &str) -> Result<Option<(i32, u16)>, Error> {
+    pub async fn noted_topology(&self) -> Result<Option<(i32, u16)>, Error> {
         let config = connection_config(RESPONSE_TIMEOUT);
-        let client = Client::open(url)?;
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection =
+            self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let note: Option<String> = redis::cmd("GET")
-            .arg(format!("{key_prefix}:topology"))
+            .arg(format!("{}:topology", self.keys.prefix()))
             .query_async(&mut connection)
             .await?;
         let numbers = note.as_deref().and_then(|note| note.split_once(' '));

@@ -23,6 +23,7 @@ use paystream::{
     app::{self, Role},
     cli,
     config::ServeConfig,
+    http::Door,
     ledger::Ledger,
     telemetry::Signals,
 };
@@ -547,11 +548,11 @@ impl Serving {
         role: Role,
         config: ServeConfig,
         signals: Signals,
-        listener: Option<TcpListener>,
+        listeners: Vec<(Door, TcpListener)>,
     ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let serving = app::serve_on(role, config, signals, listener, stop.clone());
+        let serving = app::serve_on(role, config, signals, listeners, stop.clone());
         tasks.spawn_on(serving, background().handle());
         Self { stop, tasks }
     }
@@ -600,7 +601,8 @@ impl Harness {
         let listener = in_background(TcpListener::bind("127.0.0.1:0")).await.unwrap();
         let api = Api::new(format!("http://{}", listener.local_addr().unwrap()));
         let config = stores.config(settings);
-        let gateway = Some(Serving::start(Role::Gateway, config, signals, Some(listener)));
+        let gateway =
+            Some(Serving::start(Role::Gateway, config, signals, vec![(Door::All, listener)]));
         let servings = Servings { worker: None, gateway };
         let settings = settings.iter().map(ToString::to_string).collect();
         let harness = Self { servings, stores, api, settings, worker_signals };
@@ -619,7 +621,7 @@ impl Harness {
         assert!(self.servings.worker.is_none());
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
         let (config, signals) = (self.stores.config(&settings), self.worker_signals.clone());
-        self.servings.worker = Some(Serving::start(Role::Worker, config, signals, None));
+        self.servings.worker = Some(Serving::start(Role::Worker, config, signals, Vec::new()));
     }
 
     /// Starts the worker, and waits until everything accepted is settled.

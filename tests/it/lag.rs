@@ -139,7 +139,7 @@ async fn what_waits_is_counted_from_sequences() {
     let stream = stores.key(0, "stream");
     let config = stores.config(&[]);
     let url = config.store.redis_url().unwrap();
-    let streams = Streams::new(url, &stores.key_prefix, PARTITIONS, 1).unwrap();
+    let streams = Streams::new(&url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     let upkeep = streams.upkeep().await.unwrap();
     let ours = async || -> GroupPosition {
         upkeep.standings().await.unwrap().into_iter().find(|one| one.partition == 0).unwrap()

@@ -16,7 +16,7 @@ use tokio::{
 
 use paystream::domain::{CustomerId, partition_of};
 
-use crate::harness::{Api, Stores, end, in_background, in_time, until};
+use crate::harness::{Api, Stores, end, eventually, in_background, in_time, until};
 
 /// A running `paystream serve`. Dropped, it is stopped as by [`Process::stop`].
 pub struct Process {
@@ -188,7 +188,14 @@ impl Process {
     }
 
     /// Starts a command that serves, and waits until it is ready.
-    pub async fn start(mut command: Command) -> Self {
+    pub async fn start(command: Command) -> Self {
+        let process = Self::listening(command).await;
+        process.api.until_ready().await;
+        process
+    }
+
+    /// Starts a command that serves, and waits until it listens.
+    pub async fn listening(mut command: Command) -> Self {
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, mut address) = watch::channel(None);
         let kept = Arc::clone(&log);
@@ -200,7 +207,8 @@ impl Process {
                 while let Ok(Some(line)) = lines.next_line().await {
                     kept.lock().unwrap().push_str(&format!("{line}\n"));
                     let event: Value = serde_json::from_str(&line).unwrap_or_default();
-                    if event["message"] == "listening" {
+                    let is_ours = event["serves"] != "operations";
+                    if event["message"] == "listening" && is_ours {
                         tell.send_replace(event["address"].as_str().map(str::to_owned));
                     }
                 }
@@ -213,9 +221,17 @@ impl Process {
         let Ok(Some(address)) = heard else {
             panic!("it ended before it listened:\n{}", log.lock().unwrap());
         };
-        let process = Self { running, api: Api::new(format!("http://{address}")), log };
-        process.api.until_ready().await;
-        process
+        Self { running, api: Api::new(format!("http://{address}")), log }
+    }
+
+    /// What serves operators, where they have an address of their own.
+    pub async fn operations(&self) -> Api {
+        let address = eventually("it listens for operators", async || {
+            let event =
+                self.events("listening").into_iter().find(|it| it["serves"] == "operations");
+            event.map(|event| event["address"].as_str().unwrap().to_owned())
+        });
+        Api::new(format!("http://{}", address.await))
     }
 
     /// And an account is open.

@@ -10,6 +10,7 @@ use hyper::{
     body::Bytes,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
 };
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -18,6 +19,8 @@ use rust_decimal::Decimal;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
+
+use super::tls::ClientTls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Seeding 100,000 customers or counting a large ledger takes its time.
@@ -32,7 +35,7 @@ pub(super) const LOOKUP_MAX: usize = 1_000;
 /// Where the service is, and what every request to it carries.
 #[derive(Debug, Clone)]
 pub(super) struct Api {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
     headers: HeaderMap,
 }
@@ -108,9 +111,18 @@ struct LookedUp {
 }
 
 impl Api {
-    pub(super) fn new(url: &str, token: Option<&SecretString>) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().context("could not read --url")?;
-        ensure!(uri.scheme_str() == Some("http"), "--url must begin with http://");
+    pub(super) fn new(
+        url: &str,
+        token: Option<&SecretString>,
+        tls: &ClientTls,
+    ) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().with_context(|| format!("could not read the URL {url}"))?;
+        let scheme = uri.scheme_str().unwrap_or_default();
+        ensure!(["http", "https"].contains(&scheme), "{url} must begin with http:// or https://");
+        ensure!(
+            scheme == "http" || tls.ca_file.is_some(),
+            "{url} needs --ca-file: the authorities that its certificate may come from"
+        );
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(token) = token {
@@ -122,6 +134,9 @@ impl Api {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.enforce_http(false);
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls.config()?);
+        let connector = https.https_or_http().enable_http1().wrap_connector(connector);
         // It sends again only what it had not begun to write when its connection closed.
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, base: url.trim_end_matches('/').to_owned(), headers })

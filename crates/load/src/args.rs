@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use rust_decimal::{Decimal, prelude::ToPrimitive as _};
 use secrecy::SecretString;
 
+use super::tls::ClientTls;
+
 /// One in a million: the resolution of the percentages.
 pub(super) const PARTS_PER_MILLION: u32 = 1_000_000;
 
@@ -19,13 +21,25 @@ const BATCH_MAX: u32 = 10_000;
 /// Options of `paystream load`.
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
-    /// Where the service listens. Plain HTTP only; a path in front of /api is kept
+    /// Where the service listens. With https:// the certificate must be for this name; a
+    /// path in front of /api is kept
     #[arg(long, env = "PAYSTREAM_URL", default_value = "http://127.0.0.1:8081")]
     pub url: String,
 
     /// Bearer token of the service, when it asks for one
     #[arg(long, env = "PAYSTREAM_API_TOKEN", hide_env_values = true)]
     pub token: Option<SecretString>,
+
+    /// Where it serves operators, when that is another address: for seeding and for what waits
+    #[arg(long, env = "PAYSTREAM_OPERATIONS_URL")]
+    pub operations_url: Option<String>,
+
+    /// Bearer token of an operator, when they have some
+    #[arg(long, env = "PAYSTREAM_OPERATIONS_TOKEN", hide_env_values = true)]
+    pub operations_token: Option<SecretString>,
+
+    #[command(flatten)]
+    pub tls: ClientTls,
 
     /// Payments due per second. Arrivals keep this rate whatever the service does:
     /// one that cannot be sent in time is sent late, and its lateness counts as latency

@@ -16,10 +16,12 @@ mod run;
 mod schedule;
 mod send;
 mod table;
+mod tls;
 #[cfg(test)]
 mod tests;
 
 pub use args::{Distribution, LoadArgs};
+pub use tls::ClientTls;
 
 use std::{io::Write as _, process::ExitCode};
 

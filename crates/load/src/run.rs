@@ -49,14 +49,19 @@ pub(super) async fn run(args: &LoadArgs) -> anyhow::Result<Report> {
     let mut listener = JoinSet::new();
     listener.spawn(listen(interrupts.clone()));
 
-    let api = Api::new(&args.url, args.token.as_ref())?;
+    let api = Api::new(&args.url, args.token.as_ref(), &args.tls)?;
+    let operations = Api::new(
+        args.operations_url.as_ref().unwrap_or(&args.url),
+        args.operations_token.as_ref().or(args.token.as_ref()),
+        &args.tls,
+    )?;
     let mut progress = Progress::new(args.json);
     let run = Uuid::now_v7().as_u128();
     let plan = Plan::new(args, run_id(run), args.seed.unwrap_or(seed(run)))?;
     let customers = plan.customers_used(args.customers);
 
     let before = tokio::select! {
-        before = paid_before(args, customers, &api, &progress) => before?,
+        before = paid_before(args, customers, (&api, &operations), &progress) => before?,
         () = interrupts.sending.cancelled() => bail!("interrupted before anything was sent"),
     };
     let mut meter = Meter::of(args);
@@ -89,7 +94,7 @@ pub(super) async fn run(args: &LoadArgs) -> anyhow::Result<Report> {
     };
     if let Some(before) = before {
         let waiting = &interrupts.waiting;
-        let drain = drain::wait(&api, args.drain_timeout, waiting, &mut progress).await;
+        let drain = drain::wait(&operations, args.drain_timeout, waiting, &mut progress).await;
         meter.as_mut().map_or(Ok(()), Meter::look)?;
         let is_drained = drain.drained;
         report.drain = Some(drain);
@@ -131,7 +136,7 @@ fn seed(uuid: u128) -> u64 {
 async fn paid_before(
     args: &LoadArgs,
     customers: u32,
-    api: &Api,
+    (api, operations): (&Api, &Api),
     progress: &Progress,
 ) -> anyhow::Result<Option<Paid>> {
     if args.no_wait && !args.seed_customers {
@@ -149,7 +154,7 @@ async fn paid_before(
             );
         }
         progress.say(&format!("{missing} of {customers} customers do not exist: seeding them"));
-        api.seed_customers(customers).await?;
+        operations.seed_customers(customers).await?;
         paid = api.paid().await?;
         let missing = missing_of(&paid);
         if missing > 0 {

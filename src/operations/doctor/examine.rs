@@ -9,10 +9,9 @@ use crate::{
     operations::{
         Operations,
         Severity::Critical,
-        chain,
         finding::{self as kind, Finding},
+        open_ledger, open_streams,
     },
-    stream::Streams,
 };
 
 /// Looks at the settings and at everything behind them.
@@ -20,7 +19,8 @@ pub async fn examine(config: &ServeConfig, clock: Clock) -> Checkup {
     let known = KnownSettings::of(config);
     let mut findings = Vec::new();
     findings.extend(config.clone().check().err().map(|error| refused(&error)));
-    let ledger = open_ledger(&config.store).map_err(|error| findings.push(refused(&error))).ok();
+    let ledger =
+        open_ledger(&config.store.ledger).map_err(|error| findings.push(refused(&error))).ok();
     // What Redis is does not depend on the topology.
     let streams = open_streams(&config.store, 1, 1);
     let streams = streams.map_err(|error| findings.push(refused(&error))).ok();
@@ -56,21 +56,9 @@ fn refused(error: &anyhow::Error) -> Finding {
     kind::SETTINGS.found(Critical, format!("{error:#}"))
 }
 
-fn open_ledger(store: &StoreConfig) -> anyhow::Result<Ledger> {
-    Ledger::new(store.ledger.database_url()?).map_err(|error| {
-        anyhow::anyhow!("PAYSTREAM_DATABASE_URL is not a valid URL: {}", chain(&error))
-    })
-}
-
-fn open_streams(store: &StoreConfig, partitions: u16, generation: i32) -> anyhow::Result<Streams> {
-    Streams::new(store.redis_url()?, &store.key_prefix, partitions, generation).map_err(|error| {
-        anyhow::anyhow!("PAYSTREAM_REDIS_URL is not a valid URL: {}", chain(&error))
-    })
-}
-
 /// The topology as it was noted in Redis, for looking only.
 async fn noted(store: &StoreConfig) -> Option<Topology> {
-    let noted = Streams::noted_topology(store.redis_url().ok()?, &store.key_prefix).await;
+    let noted = open_streams(store, 1, 1).ok()?.noted_topology().await;
     let (generation, partitions) = noted.ok()??;
     Some(Topology::noted(generation, partitions))
 }

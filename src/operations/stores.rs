@@ -1,0 +1,30 @@
+//! Opens both stores as they are configured. Never one that is reached over a network in
+//! plain text, unless that is allowed; never connects by itself.
+
+use anyhow::Context;
+
+use crate::{
+    config::{LedgerConfig, StoreConfig},
+    ledger::Ledger,
+    stream::Streams,
+};
+
+pub fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
+    let ledger = Ledger::new(&config.database_url()?)
+        .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
+    let remedy = "add sslmode=verify-full to it";
+    config.refuse_plaintext("PAYSTREAM_DATABASE_URL", ledger.plaintext_host(), remedy)?;
+    Ok(ledger)
+}
+
+pub fn open_streams(
+    store: &StoreConfig,
+    partitions: u16,
+    generation: i32,
+) -> anyhow::Result<Streams> {
+    let streams = Streams::new(&store.redis_url()?, &store.key_prefix, partitions, generation)
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
+    let (ledger, remedy) = (&store.ledger, "begin it with rediss://");
+    ledger.refuse_plaintext("PAYSTREAM_REDIS_URL", streams.plaintext_host(), remedy)?;
+    Ok(streams)
+}
