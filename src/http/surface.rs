@@ -42,7 +42,8 @@ impl Door {
             (
                 Self::Public,
                 Surface::Admin | Surface::Console | Surface::Doorstep | Surface::Live,
-            ) => Surface::Api,
+            )
+            | (Self::Operations, Surface::Webhooks) => Surface::Api,
             (_, surface) => surface,
         }
     }
