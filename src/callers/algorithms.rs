@@ -16,8 +16,6 @@ use ring::{
     },
 };
 
-use super::key_set::VerificationKey;
-
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| Ok(Box::new(Signer::new(*algorithm, key)?)),
     verifier_factory: |algorithm, key| {
@@ -72,14 +70,18 @@ pub(super) fn name_in_messages(algorithm: Algorithm) -> &'static str {
 }
 
 /// Whether this key has signed the message of a request.
-pub(super) fn verify_message(key: &VerificationKey, message: &[u8], signature: &[u8]) -> bool {
-    match key.key.kind() {
+pub(super) fn verify_message(
+    (algorithm, key): (Algorithm, &DecodingKey),
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
+    match key.kind() {
         // As in tokens, but for the digest.
         DecodingKeyKind::RsaModulusExponent { n, e } => RsaPublicKeyComponents { n, e }
             .verify(&RSA_PSS_2048_8192_SHA512, message, signature)
             .is_ok(),
         DecodingKeyKind::SecretOrDer(_) => {
-            let verifier = Verifier { algorithm: key.algorithm, key: key.key.clone() };
+            let verifier = Verifier { algorithm, key: key.clone() };
             signature::Verifier::verify(&verifier, message, &signature.to_vec()).is_ok()
         }
     }

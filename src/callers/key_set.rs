@@ -73,7 +73,7 @@ impl KeySet {
                 ));
             }
             let kid = jwk.common.key_id.filter(|kid| !kid.is_empty());
-            let kid = kid.ok_or_else(|| wrong("has no `kid`, so no token can name it"))?;
+            let kid = kid.ok_or_else(|| wrong("has no `kid`, so nothing can name it"))?;
             if set.keys.insert(kid.clone(), VerificationKey { algorithm, key }).is_some() {
                 return Err(wrong(&format!("has the `kid` {kid} of another one")));
             }

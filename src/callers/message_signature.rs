@@ -14,6 +14,8 @@ use super::{algorithms, key_set::VerificationKey};
 /// How old, or how far ahead of our clock, a signature may be.
 const AGE_MAX: TimeDelta = TimeDelta::minutes(5);
 const COMPONENTS_MAX: usize = 20;
+/// It is kept with each payment.
+const BASE_BYTES_MAX: usize = 4 * 1024;
 const CONTENT_DIGEST: &str = "content-digest";
 
 /// The parts of a request that a signature may cover.
@@ -53,6 +55,8 @@ pub enum SignatureRefused {
          @method, @authority, @path and @query, without parameters"
     )]
     Component,
+    #[error("what the signature covers is longer than 4 KiB")]
+    Long,
     #[error("the signature must name its key (keyid)")]
     NoKey,
     #[error("the signature's `created` must be within 5 minutes of now, and `expires` not past")]
@@ -107,7 +111,7 @@ impl SignedParts<'_> {
         {
             return Err(SignatureRefused::Algorithm);
         }
-        if !algorithms::verify_message(key, base.as_bytes(), signature) {
+        if !algorithms::verify_message((key.algorithm, &key.key), base.as_bytes(), signature) {
             return Err(SignatureRefused::BadSignature);
         }
         let body_digest = match self.has_body {
@@ -127,7 +131,7 @@ impl SignedParts<'_> {
             let name = name.ok_or(SignatureRefused::Component)?.as_str();
             let value = match name {
                 "@method" => Some(self.method.to_owned()),
-                "@authority" => Some(self.authority.to_ascii_lowercase()),
+                "@authority" => self.host(),
                 "@path" => Some(self.path.to_owned()),
                 "@query" => Some(format!("?{}", self.query.unwrap_or_default())),
                 _ if name.bytes().any(|byte| byte.is_ascii_uppercase()) => None,
@@ -140,6 +144,9 @@ impl SignedParts<'_> {
             covered.push(name);
             // A `String` takes whatever is written.
             let _ = writeln!(base, "\"{name}\": {value}");
+            if base.len() > BASE_BYTES_MAX {
+                return Err(SignatureRefused::Long);
+            }
         }
         let needed = [
             ("@method", true),
@@ -160,6 +167,15 @@ impl SignedParts<'_> {
         let parameters = parameters.finish().ok_or(SignatureRefused::Label)?;
         let _ = write!(base, "\"@signature-params\": {parameters}");
         Ok(base)
+    }
+
+    /// The name that it was sent to, as RFC 9421 writes it: without a port that goes without
+    /// saying.
+    fn host(&self) -> Option<String> {
+        let host = self.authority.to_ascii_lowercase();
+        let bare = host.strip_suffix(":443").or_else(|| host.strip_suffix(":80"));
+        let host = bare.unwrap_or(&host);
+        (!host.is_empty() && !host.contains('@')).then(|| host.to_owned())
     }
 
     fn body_digest(&self) -> Result<[u8; 32], SignatureRefused> {

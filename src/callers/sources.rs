@@ -3,13 +3,18 @@
 //! file that may change. Never reads a body.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    fmt,
+    marker::PhantomData,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -82,10 +87,38 @@ const UNMAPPED: crate::domain::Invalid = crate::domain::Invalid::new(
     "must be one of the statuses that the settings of this source name",
 );
 
+/// Members of an object, in their order. None is named twice.
+struct Members<T>(Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(reading: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = Members<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<T>, A::Error> {
+                let mut members: Vec<(String, T)> = Vec::new();
+                while let Some((name, member)) = map.next_entry()? {
+                    if members.iter().any(|(other, _)| *other == name) {
+                        return Err(A::Error::custom("a name is given twice"));
+                    }
+                    members.push((name, member));
+                }
+                Ok(Members(members))
+            }
+        }
+        reading.deserialize_map(Object(PhantomData))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SourceText {
-    networks: Option<Vec<IpNet>>,
+    networks: Option<Vec<String>>,
     keys: Option<Vec<Value>>,
     scopes: Option<Vec<String>>,
     webhooks: Option<WebhooksText>,
@@ -95,9 +128,8 @@ struct SourceText {
 #[serde(deny_unknown_fields)]
 struct WebhooksText {
     secrets: Vec<String>,
-    #[serde(default)]
-    fields: HashMap<String, String>,
-    statuses: Option<HashMap<String, String>>,
+    fields: Option<Members<String>>,
+    statuses: Option<Members<String>>,
     #[serde(default)]
     amounts_in_minor_units: bool,
 }
@@ -153,36 +185,53 @@ impl Sources {
 fn parse(text: &str) -> Result<Known, String> {
     // A message of serde's could quote a secret; its place cannot.
     let place = |error: &serde_json::Error| match error.is_data() {
-        true => "has a field that is unknown, missing or of another type",
+        true => "has a field that is unknown, missing, given twice or of another type",
         false => "is not JSON",
     };
-    let sources: HashMap<String, SourceText> = serde_json::from_str(text).map_err(|error| {
+    let Members(sources): Members<SourceText> = serde_json::from_str(text).map_err(|error| {
         format!("it {} at line {}, column {}", place(&error), error.line(), error.column())
     })?;
     if sources.len() > SOURCES_MAX {
         return Err(format!("it has {} sources, more than {SOURCES_MAX}", sources.len()));
     }
     let mut known = Known::default();
-    for (name, text) in sources {
+    let mut secrets = HashSet::new();
+    for (number, (name, text)) in (1..).zip(sources) {
+        // What is no name may be a secret that stands in the wrong place.
+        let source = Source::parse(&name)
+            .map_err(|bad| format!("the name of source {number} {}", bad.reason))?;
         let wrong = |what: String| format!("source {name}: {what}");
-        let source =
-            Source::parse(&name).map_err(|bad| wrong(format!("its name {}", bad.reason)))?;
+        let networks = text.networks.map(|all| all.iter().map(|one| network(one)).collect());
+        let networks = networks.transpose().map_err(wrong)?;
         let keys = text.keys.map(|keys| KeySet::parse(&json!({ "keys": keys }).to_string()));
         let keys = keys.transpose().map_err(|bad| wrong(format!("keys: {bad}")))?;
         let scopes = text.scopes.unwrap_or_else(|| SCOPES.map(str::to_owned).into());
         let scopes = scopes.iter().map(|name| name.parse::<Scope>()).collect::<Result<_, _>>();
-        let scopes = scopes.map_err(|bad| wrong(format!("a scope {bad}")))?;
+        let scopes: Scopes = scopes.map_err(|bad| wrong(format!("a scope {bad}")))?;
+        if scopes.has(Scope::OperationsRead) || scopes.has(Scope::OperationsWrite) {
+            return Err(wrong("no signature opens the operators' API".to_owned()));
+        }
         let webhooks = text.webhooks.map(webhook_rules).transpose().map_err(wrong)?;
-        let rules = SourceRules { source, networks: text.networks, keys, scopes, webhooks };
+        let rules = SourceRules { source, networks, keys, scopes, webhooks };
         let rules = Arc::new(rules);
         for key in rules.keys.iter().flat_map(KeySet::kids) {
             if known.by_key.insert(key.to_owned(), Arc::clone(&rules)).is_some() {
                 return Err(wrong(format!("another source has the key {key}, too")));
             }
         }
+        // What is signed names no source: it must be of one.
+        for secret in rules.webhooks.iter().flat_map(|webhooks| &webhooks.secrets) {
+            if !secrets.insert(secret.fingerprint.clone()) {
+                return Err(wrong("a secret is used twice".to_owned()));
+            }
+        }
         known.by_name.insert(name, rules);
     }
     Ok(known)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| format!("{text} is no network, such as 192.0.2.0/24 or 192.0.2.7/32"))
 }
 
 fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
@@ -192,12 +241,15 @@ fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
     }
     let secrets: Option<Vec<_>> = secrets.iter().map(|one| WebhookSecret::parse(one)).collect();
     let secrets = secrets.ok_or("a secret must be whsec_ and 24 to 64 bytes in base64")?;
-    if let Some(other) = fields.keys().find(|name| !Mapping::FIELDS.contains(&name.as_str())) {
+    let fields = fields.map_or_else(Vec::new, |Members(fields)| fields);
+    if let Some((other, _)) = fields.iter().find(|(name, _)| !Mapping::FIELDS.contains(&&**name)) {
         let known = Mapping::FIELDS.join(", ");
         return Err(format!("there is no field {other}; fields are {known}"));
     }
     let steps = |name: &'static str| {
-        let Some(pointer) = fields.get(name) else { return Ok((name, vec![name.to_owned()])) };
+        let Some((_, pointer)) = fields.iter().find(|(named, _)| named == name) else {
+            return Ok((name, vec![name.to_owned()]));
+        };
         let steps = pointer.strip_prefix('/').ok_or_else(|| {
             format!("{name} must be a JSON Pointer, such as /data/reference, and not {pointer}")
         })?;
@@ -209,7 +261,8 @@ fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
         Ok(ours) => Ok((theirs, ours)),
         Err(bad) => Err(format!("the status of {theirs} {}", bad.reason)),
     };
-    let statuses = statuses.map(|all| all.into_iter().map(status).collect::<Result<_, String>>());
+    let statuses =
+        statuses.map(|Members(all)| all.into_iter().map(status).collect::<Result<_, String>>());
     let mapping = Mapping { fields, statuses: statuses.transpose()?, amounts_in_minor_units };
     Ok(WebhookRules { secrets, mapping })
 }
@@ -241,11 +294,16 @@ mod tests {
         assert_eq!(mapping.status("COMPLETE").map_err(|bad| bad.code), Err("unknown_status"));
         let b = sources.find("bank-b").unwrap();
         assert!(b.webhooks.is_none() && b.admits([6, 6, 6, 6].into()));
+        let twice = format!(r#""bank-b": {{"webhooks": {{"secrets": ["{SECRET}"]}}}}"#);
         let short = "whsec_c2hvcnQ=";
         for (wrong, refusal) in [
             ("{", "it is not JSON at line 1"),
             (r#"{"a": {"webhook": {}}}"#, "it has a field that is unknown"),
-            (r#"{"A": {}}"#, "source A: its name must have lower-case"),
+            (r#"{"A": {}}"#, "the name of source 1 must have lower-case"),
+            (r#"{"a": {}, "a": {}}"#, "it has a field that is unknown, missing, given twice"),
+            (r#"{"a": {"networks": ["192.0.2.7"]}}"#, "source a: 192.0.2.7 is no network"),
+            (r#"{"a": {"scopes": ["operations:read"]}}"#, "source a: no signature opens"),
+            (&good.replace(r#""bank-b": {}"#, &twice), "source bank-b: a secret is used twice"),
             (r#"{"a": {"webhooks": {"secrets": []}}}"#, "source a: webhooks need one secret"),
             (
                 &format!(r#"{{"a": {{"webhooks": {{"secrets": ["{short}"]}}}}}}"#),

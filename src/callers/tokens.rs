@@ -39,6 +39,9 @@ pub struct TokenRules {
     pub lifetime_max: Duration,
 }
 
+/// Scopes of callers that act for a source: a statement has the payments of one, too.
+const OF_A_SOURCE: [Scope; 3] = [Scope::PaymentsWrite, Scope::PaymentsRead, Scope::CustomersRead];
+
 /// What [`is_name`] asks for, in words.
 pub const NAME: &str = "1 to 64 visible characters";
 
@@ -81,7 +84,7 @@ pub enum Refused {
     Lasting(i64, u64),
     #[error("the token's `sub` must be {NAME}")]
     Name,
-    #[error("the token has no `source`, which its scopes for payments need")]
+    #[error("the token has no `source`, which its scopes need")]
     NoSource,
     #[error("the token's `source` {0}")]
     Source(&'static str),
@@ -165,7 +168,7 @@ impl Tokens {
         let scopes = Scopes::parse(&scope);
         let source = match source {
             Some(source) => Source::parse(&source).map_err(|bad| Refused::Source(bad.reason))?,
-            None if scopes.has(Scope::PaymentsWrite) || scopes.has(Scope::PaymentsRead) => {
+            None if OF_A_SOURCE.iter().any(|scope| scopes.has(*scope)) => {
                 return Err(Refused::NoSource);
             }
             None => Source::default(),
@@ -358,7 +361,9 @@ mod tests {
             checked.map(|caller| caller.source.is_default())
         };
         assert_eq!(check(&claims), Err(Refused::NoSource));
-        claims["scope"] = "customers:read operations:write".into();
+        claims["scope"] = "customers:read".into();
+        assert_eq!(check(&claims), Err(Refused::NoSource));
+        claims["scope"] = "customers:write operations:write".into();
         assert_eq!(check(&claims), Ok(true));
         let never = key.mint(&but_exp(json!(i64::MAX))).unwrap();
         assert!(matches!(tokens.check(&never, moment(NOW)), Err(Refused::Lasting(..))));

@@ -23,7 +23,7 @@ const SECRET_BYTES_MAX: usize = 64;
 /// A secret that we share with a sender.
 pub struct WebhookSecret {
     key: hmac::Key,
-    fingerprint: String,
+    pub(super) fingerprint: String,
 }
 
 impl WebhookSecret {
@@ -102,7 +102,7 @@ impl Webhook<'_> {
                 return Ok(Evidence {
                     scheme: SCHEME.to_owned(),
                     key: secret.fingerprint.clone(),
-                    signature: signature.to_owned(),
+                    signature: format!("{VERSION}{}", STANDARD.encode(&given)),
                     base,
                     body: body.to_owned(),
                 });

@@ -92,7 +92,7 @@ pub struct GatewayConfig {
     /// in proportion where file descriptors allow fewer connections.
     #[arg(long, env = "PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX", default_value_t = 4096)]
     pub connections_per_address_max: usize,
-    /// Payments and looked-up references that one caller may send a second; after a pause
+    /// Payments and looked-up references that one source may send a second; after a pause
     /// 10,000 at once, or those of a second. More are answered 429. Without it, no bound.
     #[arg(long, env = "PAYSTREAM_CALLER_RATE_MAX")]
     pub caller_rate_max: Option<NonZeroU32>,

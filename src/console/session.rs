@@ -54,11 +54,13 @@ pub(super) async fn sign_in(
         .into_response())
 }
 
-/// Forgets the token.
+/// Forgets the token, however it came.
 pub(super) async fn sign_out(Extension(peer): Extension<Peer>) -> Result<Response, Problem> {
-    let cookie = kept(access::token_cookie(peer.is_https), "", Some(0), peer)?;
+    let forgotten = [true, false].map(access::token_cookie);
+    let forgotten = forgotten.map(|name| kept(name, "", Some(0), peer));
+    let [host, plain] = forgotten.map(|cookie| cookie.map(|cookie| (header::SET_COOKIE, cookie)));
     let to = format!("{SIGN_IN}?done=sign-out");
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&to)).into_response())
+    Ok((AppendHeaders([host?, plain?]), Redirect::to(&to)).into_response())
 }
 
 /// A cookie that remembers a name.

@@ -27,10 +27,20 @@ impl Source {
         self.0.as_deref().unwrap_or(Self::DEFAULT)
     }
 
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone().unwrap_or_else(|| Self::DEFAULT.into())
+    }
+
     pub fn is_default(&self) -> bool {
         self.0.is_none()
     }
 }
+
+const NO_NAME: Invalid = Invalid::new(
+    "bad_name",
+    "must be a reference, or a source (lower-case letters, digits and hyphens), one space and a \
+     reference",
+);
 
 /// The name of a payment, in one text: `bank-a TX-1` is the reference `TX-1` of the source
 /// `bank-a`; a reference alone is of the source `default`. Neither part can have a space, so no
@@ -58,7 +68,10 @@ impl Reference {
         let text = text.into();
         match text.split_once(' ') {
             None => Self::of(&Source::default(), text),
-            Some((source, given)) => Self::of(&Source::parse(source)?, given),
+            Some((source, given)) => {
+                let source = Source::parse(source).map_err(|_| NO_NAME)?;
+                Self::of(&source, given).map_err(|_| NO_NAME)
+            }
         }
     }
 

@@ -22,7 +22,8 @@ use crate::{
     config::{GatewayConfig, is_this_machine},
 };
 
-const SIGNATURE_INPUT: &str = "signature-input";
+/// Headers of a signed request.
+const SIGNED: [&str; 2] = ["signature-input", "signature"];
 /// Hold the token of whoever has signed in to the console: over TLS, so that no other host and no
 /// plain page of this one can set it, and elsewhere.
 const TOKEN_COOKIES: [&str; 2] = ["__Host-paystream_console", "paystream_console"];
@@ -53,8 +54,7 @@ pub(super) fn admit(
     let caller = identify(gateway, surface, head)?;
     match surface.scope(head.method, head.uri.path()) {
         Some(scope) if !caller.may(scope) => {
-            let name = caller.name.as_deref().unwrap_or_default();
-            let detail = format!("the token of {name} lacks the scope {scope}");
+            let detail = format!("{} lacks the scope {scope}", caller.describes());
             Err(Problem::new(Code::InsufficientScope, detail))
         }
         _ => Ok(caller),
@@ -63,11 +63,10 @@ pub(super) fn admit(
 
 fn identify(gateway: &Gateway, surface: Surface, head: &Head<'_>) -> Result<Principal, Problem> {
     let headers = head.headers;
-    // A signature is never ignored: it may be of somebody with a source of its own.
-    if surface == Surface::Api
-        && headers.contains_key(SIGNATURE_INPUT)
-        && !headers.contains_key(header::AUTHORIZATION)
-    {
+    // A signature is ignored beside a token only: it may be of somebody with a source of its own.
+    let is_signed = SIGNED.iter().any(|name| headers.contains_key(*name));
+    let shows_token = bearer(headers).is_some() && gateway.config.asks_for_token();
+    if surface == Surface::Api && is_signed && !shows_token {
         return signer(gateway, head);
     }
     let token = match surface {
@@ -103,7 +102,9 @@ fn signer(gateway: &Gateway, head: &Head<'_>) -> Result<Principal, Problem> {
             headers.get_all(name).iter().map(|value| Some(value.to_str().ok()?.trim())).collect();
         values.filter(|values| !values.is_empty()).map(|values| values.join(", "))
     };
-    let host = text(headers, header::HOST.as_str());
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().filter(|_| hosts.next().is_none());
+    let host = host.and_then(|host| host.to_str().ok());
     let request = SignedParts {
         method: method.as_str(),
         authority: uri.authority().map(|one| one.as_str()).or(host).unwrap_or_default(),
@@ -126,7 +127,9 @@ pub(super) fn admit_from(rules: Option<&SourceRules>, peer: Option<Peer>) -> Res
         return Ok(());
     }
     let from = peer.map_or_else(|| "nowhere".to_owned(), |peer| peer.address.to_string());
-    let detail = format!("{from} is in none of the networks that the settings of the source name");
+    let source = rules.map_or_else(String::new, |rules| rules.source.as_str().to_owned());
+    let detail =
+        format!("{from} is in none of the networks that the settings of the source {source} name");
     Err(Problem::new(Code::AddressNotAllowed, detail))
 }
 

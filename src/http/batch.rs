@@ -87,11 +87,7 @@ pub(super) async fn accept_batch(
     caller: Principal,
     body: TypedBody,
 ) -> Result<Json<BatchView>, Problem> {
-    if caller.evidence(&[]).is_some() {
-        let detail = "a signed request carries one payment, so that what was signed is kept with \
-                      it: send each to /api/v1/payments";
-        return Err(Problem::new(Code::NotPossible, detail));
-    }
+    refuse_signed(&caller)?;
     let signals = &app.gateway.signals;
     let items = split(&body)?;
     app.quotas.take(&caller, items.len())?;
@@ -118,7 +114,8 @@ pub(super) async fn accept_batch(
             _ => Ok(appended),
         }
     };
-    let appended: Result<Vec<_>, _> = app.call(appending).await.map(|appended| {
+    let appended = app.call(appending).await.map_err(Problem::of_append);
+    let appended: Result<Vec<_>, _> = appended.map(|appended| {
         appended
             .into_iter()
             .map(|result| result.map_err(|error| Problem::from(error).of_append()))
@@ -156,6 +153,16 @@ pub(super) async fn accept_batch(
         view.results.push(item);
     }
     Ok(Json(view))
+}
+
+/// What was signed is kept with a payment, and a batch is too large for that.
+fn refuse_signed(caller: &Principal) -> Result<(), Problem> {
+    if caller.evidence(&[]).is_none() {
+        return Ok(());
+    }
+    let detail = "a signed request carries one payment, so that what was signed is kept with it: \
+                  send each to /api/v1/payments";
+    Err(Problem::new(Code::NotPossible, detail))
 }
 
 impl ItemView {

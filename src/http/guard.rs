@@ -39,7 +39,7 @@ const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(
     State((app, door)): State<(App, Door)>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let surface = door.surface(request.uri().path());
@@ -50,18 +50,31 @@ pub(super) async fn guard(
         && surface == Surface::Api
         && request.extensions().get::<MatchedPath>().is_none();
     let surface = if is_missing { Surface::Open } else { surface };
-    let operator = match enter(&app, door, surface, &request, peer) {
-        Ok(operator) => operator,
-        Err(problem) => {
-            app.security_log.refused(&problem, surface, peer);
-            return problem.into_response();
-        }
+    let answer = match enter(&app, door, surface, &request, peer) {
+        Ok(caller) => pass(&app, door, surface, caller, request, next).await,
+        Err(problem) => problem.into_response(),
     };
+    if let Some(problem) = answer.extensions().get::<Problem>().filter(|one| one.is_refusal()) {
+        app.security_log.refused(problem, surface, peer);
+    }
+    answer
+}
+
+/// Has a request answered that may come in, within its bounds.
+async fn pass(
+    app: &App,
+    door: Door,
+    surface: Surface,
+    operator: Principal,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if surface == Surface::Open {
         return next.run(request).await;
     }
     if matches!(surface, Surface::Admin | Surface::Console) {
-        let path = request.uri().path();
+        let peer = request.extensions().get::<Peer>().copied();
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         app.security_log.asked(&operator, request.method(), path, peer);
     }
     request.extensions_mut().insert(operator.clone());
@@ -84,7 +97,7 @@ pub(super) async fn guard(
     let answering = async {
         let scope = surface.scope(request.method(), request.uri().path());
         let reads = matches!(scope, Some(Scope::PaymentsRead | Scope::CustomersRead));
-        match app.shares.take(&operator, reads).await {
+        match app.shares.take(operator.share(surface), reads).await {
             Ok(_share) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }

@@ -4,7 +4,7 @@
 //! digits and every wrong field is named at once. Unknown fields are ignored,
 //! because banks add some, and named in the answer.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
 use axum::{
     body::Bytes,
@@ -282,27 +282,46 @@ pub(super) fn mapped_payment(
     rules: &Rules<'_>,
 ) -> Result<Payment, Problem> {
     let document: &RawValue = parse(json, Code::InvalidPayment)?;
-    let part = |(name, steps): &(&'static str, Vec<String>)| {
-        Some((Cow::Borrowed(*name), part_of(document, steps)?))
-    };
-    let left = mapping.fields.iter().filter_map(part).collect();
-    let fields = JsonFields { left, errors: Vec::new() };
+    let mut fields = JsonFields { left: Vec::new(), errors: Vec::new() };
+    for (name, steps) in &mapping.fields {
+        match part_of(document, steps) {
+            Ok(part) => fields.left.extend(part.map(|part| (Cow::Borrowed(*name), part))),
+            Err(invalid) => {
+                return Err(Problem::invalid(
+                    Code::InvalidPayment,
+                    vec![FieldError::new(name, invalid)],
+                ));
+            }
+        }
+    }
     read(fields, Some(mapping), rules).map(|(payment, _)| payment)
 }
 
-/// What a JSON Pointer leads to.
-fn part_of<'a>(document: &'a RawValue, steps: &[String]) -> Option<&'a RawValue> {
-    steps.iter().try_fold(document, |value, step| match value.get().as_bytes().first() {
-        Some(b'{') => {
-            let members: HashMap<String, &RawValue> = serde_json::from_str(value.get()).ok()?;
-            members.get(step).copied()
-        }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
-            items.get(step.parse::<usize>().ok()?).copied()
-        }
-        _ => None,
-    })
+/// What a JSON Pointer leads to. A name that is given twice leads nowhere.
+fn part_of<'a>(document: &'a RawValue, steps: &[String]) -> Result<Option<&'a RawValue>, Invalid> {
+    let unread = |_| Invalid::new("bad_character", "is behind a name that cannot be read");
+    let mut value = document;
+    for step in steps {
+        let next = match value.get().as_bytes().first() {
+            Some(b'{') => {
+                let mut members: JsonFields<'a> =
+                    serde_json::from_str(value.get()).map_err(unread)?;
+                let next = members.next(step);
+                if members.next(step).is_some() {
+                    return Err(Invalid::new("given_twice", "is given twice"));
+                }
+                next
+            }
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(value.get()).map_err(unread)?;
+                step.parse().ok().and_then(|place: usize| items.get(place).copied())
+            }
+            _ => None,
+        };
+        let Some(next) = next else { return Ok(None) };
+        value = next;
+    }
+    Ok(Some(value))
 }
 
 fn read(

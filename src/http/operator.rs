@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::{
     problem::{Code, FieldError, Problem},
     shapes,
+    surface::Surface,
 };
 use crate::{
     callers::{Caller, GoodSignature, Scope, Scopes, SourceRules},
@@ -89,6 +90,30 @@ impl Principal {
             scopes: Some(rules.scopes),
             signature: Some(Arc::new(signature)),
         }
+    }
+
+    /// As the subject of a sentence.
+    pub(super) fn describes(&self) -> String {
+        let name = self.name.as_deref().unwrap_or_default();
+        match self.signature {
+            Some(_) => name.to_owned(),
+            None => format!("the token of {name}"),
+        }
+    }
+
+    /// Whose share of the gateway a request takes, if that is bounded: a source has one, however
+    /// many names it calls under; an operator has one of its own.
+    pub(super) fn share(&self, surface: Surface) -> Option<Arc<str>> {
+        let name = self.name.as_ref()?;
+        Some(match surface {
+            Surface::Api | Surface::Webhooks => self.source.shared(),
+            Surface::Open
+            | Surface::Docs
+            | Surface::Admin
+            | Surface::Console
+            | Surface::Doorstep
+            | Surface::Live => Arc::clone(name),
+        })
     }
 
     /// Whether nothing was signed but this body.

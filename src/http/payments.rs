@@ -21,6 +21,7 @@ use super::{
     problem::{self, Code, Problem},
     shapes,
     state::App,
+    surface::Surface,
     views::{AcceptedView, WithIgnored, payment_path},
 };
 use crate::{
@@ -94,7 +95,7 @@ pub(super) async fn accept(
     let (place, replayed) = append(&app, &arrival, sending).await?;
     let wait = preferences::wanted_wait(&headers);
     if !wait.is_zero()
-        && let Some(_share) = app.shares.wait(&caller)
+        && let Some(_share) = app.shares.wait(caller.share(Surface::Api))
         && let Some(outcome) = wait_for(&app, payment, place, wait).await?
     {
         let view = caller.sees(outcome);

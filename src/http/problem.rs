@@ -160,6 +160,17 @@ impl Problem {
         self
     }
 
+    /// What `Retry-After` says, where it says something.
+    fn wait(&self) -> Option<HeaderValue> {
+        let is_away = self.status() == StatusCode::SERVICE_UNAVAILABLE;
+        self.retry_after.map(HeaderValue::from).or(is_away.then_some(RETRY_AFTER_SECONDS))
+    }
+
+    /// Whether somebody is kept out, and not only told that something is wrong.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.code.status()
     }
@@ -175,8 +186,8 @@ impl Problem {
     /// This page under the status of this problem.
     pub(crate) fn with_page(&self, html: String) -> Response {
         let mut response = (self.code.status(), Html(html)).into_response();
-        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        if let Some(wait) = self.wait() {
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
         }
         response
     }
@@ -222,11 +233,8 @@ impl Problem {
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
-        }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, seconds.into());
+        if let Some(wait) = self.wait() {
+            headers.insert(header::RETRY_AFTER, wait);
         }
         let mut asks =
             |how| headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(how));

@@ -1,7 +1,11 @@
-//! How much one caller may send and ask for: payments and references, not requests. Never waits:
+//! How much one source may send and ask for: payments and references, not requests. Never waits:
 //! what is too much is refused, with the time after which it is not.
 
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    sync::Arc,
+};
 
 use governor::{
     Quota, RateLimiter,
@@ -13,6 +17,7 @@ use governor::{
 use super::{
     operator::Principal,
     problem::{Code, Problem},
+    surface::Surface,
 };
 
 /// What a caller that was silent may send at once: the largest batch must fit.
@@ -52,17 +57,22 @@ impl Quotas {
 
     /// Takes so many from what the caller may send; all of them or none.
     pub(super) fn take(&self, caller: &Principal, count: usize) -> Result<(), Problem> {
-        let name = caller.name.clone().unwrap_or_else(|| NAMELESS.into());
+        let name = caller.share(Surface::Api).unwrap_or_else(|| NAMELESS.into());
         let Some(wait) = self.wait(&name, count) else { return Ok(()) };
         let detail = format!(
-            "this caller sends more than it may; nothing was taken, send it again in {wait} s"
+            "this source sends more than it may; nothing was taken, send it again in {wait} s"
         );
         Err(Problem::new(Code::RateLimited, detail).retry_after(wait))
     }
 
     /// One attempt to sign in from there.
     pub(crate) fn sign_in(&self, address: IpAddr) -> Result<(), Problem> {
-        let Some(wait) = self.wait(&address.to_string().into(), 1) else { return Ok(()) };
+        // Whoever has one address of version 6 has the 2^64 beside it.
+        let from = match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX)).into(),
+        };
+        let Some(wait) = self.wait(&from.to_string().into(), 1) else { return Ok(()) };
         let detail = format!("too many attempts to sign in from {address}; wait {wait} s");
         Err(Problem::new(Code::RateLimited, detail).retry_after(wait))
     }
@@ -86,11 +96,13 @@ impl Quotas {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Source;
 
     #[test]
     fn a_caller_has_its_own_allowance_and_takes_all_of_a_batch_or_none() {
         let quotas = Quotas::new(NonZeroU32::new(1));
-        let (a, b) = (Principal::named("a"), Principal::named("b"));
+        let of = |source: &str| Principal::of_source(&Source::parse(source).unwrap());
+        let (a, b) = (of("a"), of("b"));
         assert!(quotas.take(&a, 9_000).is_ok());
         let refused = quotas.take(&a, 2_000).unwrap_err();
         assert_eq!(refused.code(), Code::RateLimited);

@@ -1,6 +1,6 @@
-//! What one caller may have under way, so that it leaves room for others: requests, reads, and
-//! connections to PostgreSQL. Only callers with names have shares; where nobody has one, all are
-//! one caller. Never bounds what all may have together.
+//! What one source or operator may have under way, so that it leaves room for others: requests,
+//! reads, and connections to PostgreSQL. Only callers with names have shares; where nobody has
+//! one, all are one caller. Never bounds what all may have together.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,6 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    operator::Principal,
     problem::{Code, Problem},
     slots::{Slot, Slots},
 };
@@ -53,11 +52,11 @@ impl Shares {
     }
 
     /// A request's part; one that reads waits for its turn among the caller's reads.
-    pub(super) async fn take(&self, caller: &Principal, reads: bool) -> Result<Share, Problem> {
-        let Some(name) = &caller.name else { return Ok(Share::default()) };
+    pub(super) async fn take(&self, name: Option<Arc<str>>, reads: bool) -> Result<Share, Problem> {
+        let Some(name) = &name else { return Ok(Share::default()) };
         let much = |what: &str| {
             let detail = format!(
-                "this caller has as many {what} under way as it may; nothing was taken, wait for \
+                "this source or operator has as many {what} under way as it may; nothing was taken, wait for \
                  answers and send it again"
             );
             Problem::new(Code::RateLimited, detail).retry_after(1)
@@ -72,8 +71,8 @@ impl Shares {
     }
 
     /// Whether one more request of this caller may wait for an outcome.
-    pub(super) fn wait(&self, caller: &Principal) -> Option<Share> {
-        let Some(name) = &caller.name else { return Some(Share::default()) };
+    pub(super) fn wait(&self, name: Option<Arc<str>>) -> Option<Share> {
+        let Some(name) = &name else { return Some(Share::default()) };
         let waiter = self.waiters.take(Arc::clone(name)).ok()?;
         Some(Share { _request: Some(waiter), ..Share::default() })
     }
@@ -101,19 +100,20 @@ mod tests {
     #[test]
     fn a_caller_leaves_half_of_everything_to_others() {
         let shares = Shares::new(8, 3);
-        let (a, b) = (Principal::named("a"), Principal::named("b"));
-        let take = |caller: &Principal, reads| shares.take(caller, reads).now_or_never();
-        let mut held: Vec<Share> = (0..2).map(|_| take(&a, true).unwrap().ok().unwrap()).collect();
-        assert!(take(&a, true).is_none(), "it waits for its turn");
-        held.extend((0..2).map(|_| take(&a, false).unwrap().ok().unwrap()));
-        let refused = take(&a, false).unwrap().err().unwrap();
+        let (a, b) = ("a", "b");
+        let take = |name: &str, reads| shares.take(Some(name.into()), reads).now_or_never();
+        let mut held: Vec<Share> = (0..2).map(|_| take(a, true).unwrap().ok().unwrap()).collect();
+        assert!(take(a, true).is_none(), "it waits for its turn");
+        held.extend((0..2).map(|_| take(a, false).unwrap().ok().unwrap()));
+        let refused = take(a, false).unwrap().err().unwrap();
         assert_eq!(refused.code(), Code::RateLimited);
-        assert!(take(&b, true).unwrap().is_ok());
-        assert!(take(&Principal::default(), true).unwrap().is_ok());
+        assert!(take(b, true).unwrap().is_ok());
+        assert!(shares.take(None, true).now_or_never().unwrap().is_ok());
         drop(held);
-        assert!(take(&a, true).unwrap().is_ok());
-        let waits: Vec<_> = (0..=WAITERS_OF_ONE_MAX).filter_map(|_| shares.wait(&a)).collect();
+        assert!(take(a, true).unwrap().is_ok());
+        let waits: Vec<_> =
+            (0..=WAITERS_OF_ONE_MAX).filter_map(|_| shares.wait(Some(a.into()))).collect();
         assert_eq!(waits.len(), WAITERS_OF_ONE_MAX);
-        assert!(shares.wait(&b).is_some());
+        assert!(shares.wait(Some(b.into())).is_some());
     }
 }

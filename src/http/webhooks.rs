@@ -19,6 +19,7 @@ use super::{
     peer::Peer,
     problem::{Code, Problem},
     state::App,
+    surface::Surface,
     views::{AcceptedView, WithIgnored},
 };
 use crate::{callers::Webhook, stream::ReceivedPayment, telemetry::RequestTrace};
@@ -78,11 +79,13 @@ pub(super) async fn take(
     let caller = Principal::of_source(&rules.source);
     access::admit_from(Some(rules), peer.map(|Extension(peer)| peer))?;
     app.quotas.take(&caller, 1)?;
+    let _share = app.shares.take(caller.share(Surface::Webhooks), false).await?;
     let rules = app.rules(&caller.source, received_at);
     let payment = intake::mapped_payment(&body, &webhooks.mapping, &rules)?;
     let digest: [u8; 32] = Sha256::digest(&body).into();
     let producer = &app.gateway.producer;
-    if !app.call(producer.claim_webhook(&caller.source, id, &digest)).await? {
+    let claimed = app.call(producer.claim_webhook(&caller.source, id, &digest)).await;
+    if !claimed.map_err(Problem::of_append)? {
         let detail = "nothing was taken; use a new webhook-id for a new payment";
         return Err(Problem::new(Code::WebhookConflict, detail));
     }

@@ -253,7 +253,8 @@ async fn one_caller_that_floods_is_held_back_and_another_is_not() {
     let process = keys.serve(&stores, &[("PAYSTREAM_CALLER_RATE_MAX", "1")]).await;
     let scope = ["--scope", ALL];
     let flooding = keys.token("a", &scope).await;
-    let other = keys.token_of("bank-b", "a", &scope).await;
+    let more = keys.token_of("bank-a-2", "a", &scope).await;
+    let other = keys.token_of("bank-b", "a", &[&scope[..], &["--source", "bank-b"]].concat()).await;
     let post = async |path: &str, body: &Value, token: &str| {
         let request = process.api.request(Method::POST, path).bearer_auth(token);
         send(request.json(body)).await
@@ -276,6 +277,8 @@ async fn one_caller_that_floods_is_held_back_and_another_is_not() {
     let wait: u32 = reply.header("retry-after").parse().unwrap();
     assert!(wait > 500, "{reply:?}");
     reply.is_problem(429, "rate_limited");
+    // Under another name it is still the same source.
+    post("/api/v1/payments/lookup", &look_up, &more).await.is(429);
     post("/api/v1/payments", &payment("b", "GHOST", "1"), &other).await.is(202);
     post("/api/v1/payments/lookup", &look_up, &other).await.is(200);
 }
@@ -442,7 +445,7 @@ async fn one_caller_that_asks_for_much_leaves_connections_to_others() {
     let process = keys.serve(&stores, &[("PAYSTREAM_QUERY_CONNECTIONS", "2")]).await;
     let scope = ["--scope", ALL];
     let asks_much = keys.token("a", &scope).await;
-    let other = keys.token_of("bank-b", "a", &scope).await;
+    let other = keys.token_of("bank-b", "a", &[&scope[..], &["--source", "bank-b"]].concat()).await;
     let held = lock(&stores, "customer_accounts", "access exclusive").await;
     let path = "/api/v1/customers/ADA";
     let many = (0..70).map(|_| ask(&process, Method::GET, path, &asks_much));
@@ -492,6 +495,7 @@ async fn attempts_to_sign_in_are_bounded_and_logged_without_their_tokens() {
     .await;
     assert_eq!(refused.status, 429, "{refused:?}");
     assert!(refused.text.contains("too many attempts to sign in from 127.0.0.1"), "{refused:?}");
+    assert!(refused.header("retry-after").parse::<u32>().is_ok(), "{refused:?}");
     sign_in(token, false).await.is(429);
     process.until_logged("security: sign-in refused").await;
     send(process.api.request(Method::GET, "/api/v1/admin/stats")).await.is(401);

@@ -92,7 +92,7 @@ async fn a_cookie_opens_the_console_and_nothing_else() {
     let signed = send(sent).await;
     assert_eq!((signed.status, signed.header("location")), (303, "/console/audit"));
     let cookie = signed.header("set-cookie").to_owned();
-    for part in ["HttpOnly", "SameSite=Strict", "Path=/console", "Secure"] {
+    for part in ["__Host-paystream_console", "HttpOnly", "SameSite=Strict", "Path=/;", "Secure"] {
         assert!(cookie.contains(part), "{cookie}");
     }
     let cookie = cookie.split(';').next().unwrap().to_owned();

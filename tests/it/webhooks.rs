@@ -10,6 +10,9 @@ use crate::{callers::Keys, prelude::*};
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEXT: &str = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoaXMgYmFuaw==";
 
+const OTHER: &str = "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIGJhbmstYw==";
+const FRESH: &str = "whsec_YSBmcmVzaCBzZWNyZXQgb2YgdGhlIGJhbmstYQ==";
+
 /// How two providers write payments.
 fn sources() -> Value {
     json!({
@@ -27,7 +30,7 @@ fn sources() -> Value {
             "statuses": {"success": "COMPLETE", "failed": "FAILED"},
             "amounts_in_minor_units": true,
         }},
-        "bank-c": {"networks": ["192.0.2.0/24"], "webhooks": {"secrets": [SECRET]}},
+        "bank-c": {"networks": ["192.0.2.0/24"], "webhooks": {"secrets": [OTHER]}},
     })
 }
 
@@ -181,10 +184,26 @@ async fn what_is_not_signed_as_it_must_be_is_refused_and_changes_nothing() {
     let array = Hook::new("bank-a", SECRET, "msg_9", &json!([1])).send(api).await;
     array.is_problem(422, "invalid_payment");
     // From where this source does not send.
-    let elsewhere = Hook::new("bank-c", SECRET, "msg_1", &body).send(api).await;
+    let elsewhere = Hook::new("bank-c", OTHER, "msg_1", &body).send(api).await;
     elsewhere.is_problem(403, "address_not_allowed");
     let token = hooks.of("bank-c").await;
     token.get("/api/v1/payments/U").await.is_problem(403, "address_not_allowed");
+    // Signed, and not clear: whoever checks it elsewhere may see the other amount.
+    for twice in [
+        body.to_string().replace("{", r#"{"transaction_amount":"9","#),
+        json!({"a": 1}).to_string().replace('}', r#","\ud800":1}"#),
+    ] {
+        let seconds = clock::system().timestamp();
+        let signature = sign(SECRET, &format!("msg_9.{seconds}.{twice}"));
+        let timestamp = seconds.to_string();
+        let hook =
+            Hook { body: twice, signature, timestamp, id: "msg_9".to_owned(), ..good.clone() };
+        let refused = hook.send(api).await.is_problem(422, "invalid_payment");
+        assert_eq!(refused["errors"].as_array().unwrap().len(), 1, "{refused}");
+    }
+    for refused in ["no signature in webhook-signature", "the settings of the source bank-c name"] {
+        hooks.process.until_logged(refused).await;
+    }
     let nothing = hooks.stores.keys("paystream:webhook:*").await;
     assert!(nothing.is_empty(), "{nothing:?}");
     good.send(api).await.is(202);
@@ -244,17 +263,17 @@ async fn a_secret_is_changed_while_webhooks_come() {
         let hook = Hook::new("bank-a", secret, &id, &payment(&name, "ADA", "1"));
         hook.send(&process.api).await.status
     };
-    assert_eq!((send(SECRET).await, send(NEXT).await), (202, 401));
-    with(json!([NEXT, SECRET]));
-    until("both secrets are taken", async || send(NEXT).await == 202).await;
+    assert_eq!((send(SECRET).await, send(FRESH).await), (202, 401));
+    with(json!([FRESH, SECRET]));
+    until("both secrets are taken", async || send(FRESH).await == 202).await;
     assert_eq!(send(SECRET).await, 202);
     // A file that cannot be used changes nothing.
     with(json!([]));
     process.until_logged("the file of sources cannot be used").await;
-    assert_eq!((send(SECRET).await, send(NEXT).await), (202, 202));
-    with(json!([NEXT]));
+    assert_eq!((send(SECRET).await, send(FRESH).await), (202, 202));
+    with(json!([FRESH]));
     until("the old secret is refused", async || send(SECRET).await == 401).await;
-    assert_eq!(send(NEXT).await, 202);
+    assert_eq!(send(FRESH).await, 202);
     let bad = keys.path("bad.json");
     fs::write(&bad, "[]").unwrap();
     let start = serve("gateway", &hooks.stores, &[("PAYSTREAM_SOURCES_FILE", &*bad)]);
@@ -311,6 +330,7 @@ async fn a_bank_that_signs_requests_needs_no_token() {
         (post(&stranger, &other), "not that of a key of ours"),
         (of_other, "not the one that content-digest tells of"),
         (post(&key, &other).header("signature-input", "x=();created=1"), "one signature"),
+        (post(&stranger, &other).header("authorization", "x"), "not that of a key of ours"),
         (signed(api, &key, Method::GET, "/api/v1/payments/S?a=1", ""), "@query"),
     ] {
         let refused = send(request).await.is_problem(401, "bad_signature");
