@@ -123,6 +123,8 @@ async fn carry(
         }
         let silent = dumb || way == Way::Dumb;
         tokio::select! {
+            // What comes after a change goes the new way.
+            biased;
             changed = ways.changed() => if changed.is_err() { return },
             read = client.read(&mut request), if way != Way::HoldsRequests => {
                 let Some(sent) = read.ok().filter(|count| *count > 0).map(|n| &request[..n]) else {
