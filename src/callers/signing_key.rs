@@ -121,8 +121,8 @@ impl SigningKey {
         }
     }
 
-    /// A signature over the message of a request (RFC 9421).
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+    #[cfg(test)]
+    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
         jsonwebtoken::signature::Signer::sign(&self.signer, message)
     }
 

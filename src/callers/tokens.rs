@@ -358,13 +358,13 @@ mod tests {
         claims.as_object_mut().unwrap().remove("source");
         let check = |claims: &serde_json::Value| {
             let checked = tokens.check(&key.mint(claims).unwrap(), moment(NOW));
-            checked.map(|caller| caller.source.is_default())
+            checked.map(|caller| caller.source)
         };
         assert_eq!(check(&claims), Err(Refused::NoSource));
         claims["scope"] = "customers:read".into();
         assert_eq!(check(&claims), Err(Refused::NoSource));
         claims["scope"] = "customers:write operations:write".into();
-        assert_eq!(check(&claims), Ok(true));
+        assert_eq!(check(&claims), Ok(Source::default()));
         let never = key.mint(&but_exp(json!(i64::MAX))).unwrap();
         assert!(matches!(tokens.check(&never, moment(NOW)), Err(Refused::Lasting(..))));
         let text = key.mint(&but_exp(json!("never"))).unwrap();

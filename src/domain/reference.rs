@@ -30,10 +30,6 @@ impl Source {
     pub fn shared(&self) -> Arc<str> {
         self.0.clone().unwrap_or_else(|| Self::DEFAULT.into())
     }
-
-    pub fn is_default(&self) -> bool {
-        self.0.is_none()
-    }
 }
 
 const NO_NAME: Invalid = Invalid::new(

@@ -157,7 +157,7 @@ pub(super) async fn accept_batch(
 
 /// What was signed is kept with a payment, and a batch is too large for that.
 fn refuse_signed(caller: &Principal) -> Result<(), Problem> {
-    if caller.evidence(&[]).is_none() {
+    if !caller.is_signed() {
         return Ok(());
     }
     let detail = "a signed request carries one payment, so that what was signed is kept with it: \

@@ -62,7 +62,7 @@ const FAILURES: [SharedAnswer; 10] = [
     (
         429,
         "RateLimited",
-        "More payments or references than this caller may send, or, from the proxy in front, too many \
+        "More payments or references than this source may send, or, from the proxy in front, too many \
          requests from this address; try again after `Retry-After`",
         any,
     ),

@@ -95,10 +95,7 @@ impl Principal {
     /// As the subject of a sentence.
     pub(super) fn describes(&self) -> String {
         let name = self.name.as_deref().unwrap_or_default();
-        match self.signature {
-            Some(_) => name.to_owned(),
-            None => format!("the token of {name}"),
-        }
+        if self.is_signed() { name.to_owned() } else { format!("the token of {name}") }
     }
 
     /// Whose share of the gateway a request takes, if that is bounded: a source has one, however
@@ -114,6 +111,10 @@ impl Principal {
             | Surface::Doorstep
             | Surface::Live => Arc::clone(name),
         })
+    }
+
+    pub(super) fn is_signed(&self) -> bool {
+        self.signature.is_some()
     }
 
     /// Whether nothing was signed but this body.

@@ -120,7 +120,7 @@ codes! {
     InvalidCustomer "invalid_customer" UNPROCESSABLE_ENTITY "The customer is not valid",
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is not valid",
     NotPossible "not_possible" UNPROCESSABLE_ENTITY "The action is not possible in the current state",
-    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests, or payments of this caller",
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests, or payments of this source",
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
     BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
     StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Redis does not answer",

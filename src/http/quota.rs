@@ -57,6 +57,9 @@ impl Quotas {
 
     /// Takes so many from what the caller may send; all of them or none.
     pub(super) fn take(&self, caller: &Principal, count: usize) -> Result<(), Problem> {
+        if self.limiter.is_none() {
+            return Ok(());
+        }
         let name = caller.share(Surface::Api).unwrap_or_else(|| NAMELESS.into());
         let Some(wait) = self.wait(&name, count) else { return Ok(()) };
         let detail = format!(

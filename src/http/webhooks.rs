@@ -22,7 +22,11 @@ use super::{
     surface::Surface,
     views::{AcceptedView, WithIgnored},
 };
-use crate::{callers::Webhook, stream::ReceivedPayment, telemetry::RequestTrace};
+use crate::{
+    callers::{Webhook, WebhookRefused},
+    stream::ReceivedPayment,
+    telemetry::RequestTrace,
+};
 
 /// Take a payment from a webhook
 ///
@@ -70,12 +74,10 @@ pub(super) async fn take(
     let hook = Webhook { id, timestamp, signature, body: text };
     // Whoever guesses names learns nothing: an unknown source has no secret.
     let rules = app.gateway.sources.find(&source);
-    let webhooks = rules.as_ref().and_then(|rules| rules.webhooks.as_ref());
-    let secrets = webhooks.map_or(&[][..], |webhooks| &webhooks.secrets);
+    let known = rules.as_ref().and_then(|rules| Some((rules, rules.webhooks.as_ref()?)));
+    let secrets = known.map_or(&[][..], |(_, webhooks)| &webhooks.secrets);
     let evidence = hook.check(secrets, received_at).map_err(unsigned)?;
-    let (Some(rules), Some(webhooks)) = (&rules, webhooks) else {
-        return Err(Problem::new(Code::Internal, "a webhook without its source"));
-    };
+    let (rules, webhooks) = known.ok_or_else(|| unsigned(WebhookRefused::BadSignature))?;
     let caller = Principal::of_source(&rules.source);
     access::admit_from(Some(rules), peer.map(|Extension(peer)| peer))?;
     app.quotas.take(&caller, 1)?;
