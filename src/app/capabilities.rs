@@ -82,7 +82,7 @@ pub(super) fn worker(
 
 pub(super) fn monitor(
     config: &ServeConfig,
-    Stores { streams, ledger, topology }: &Stores,
+    Stores { streams, ledger, topology, .. }: &Stores,
     circuits: &Circuits,
     signals: &Signals,
 ) -> Monitor {
@@ -135,7 +135,7 @@ pub(super) async fn gateway(
     operations: Arc<Operations>,
     signals: &Signals,
 ) -> anyhow::Result<Gateway> {
-    let Stores { streams, ledger, topology } = stores;
+    let Stores { streams, ledger, topology, .. } = stores;
     let reader = ledger.reader(config.query_connections).telling(QUERIES, signals.clone());
     let limits = AppendLimits {
         backlog_max: config.backlog_max,

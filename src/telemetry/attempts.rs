@@ -49,7 +49,7 @@ impl Signals {
         let Some(parent) = parent else { return };
         let mut links = spans.attempts(entry(delivery));
         links.extend(current_request().and_then(|request| request.recorded()));
-        let mut attributes = process_attributes(delivery);
+        let mut attributes = process_attributes(self, delivery);
         attributes.push(KeyValue::new(words::OUTCOME, outcome.to_owned()));
         attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
         let (place, took) = (spans.place(&parent), (started.wall, ended.wall));
@@ -149,7 +149,7 @@ impl Signals {
         if let Some(earlier) = earlier.filter(|earlier| earlier.lost) {
             links.push(self.write_lost(tried, delivery, parent, earlier));
         }
-        let mut attributes = process_attributes(delivery);
+        let mut attributes = process_attributes(self, delivery);
         attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         let failure = tried.failure;
         attributes.extend(failure.map(|failure| KeyValue::new(words::ERROR, failure.class)));
@@ -191,7 +191,7 @@ impl Signals {
     ) -> TraceContext {
         let place = self.0.spans.place(&parent);
         let attempt = earlier.deliveries.saturating_sub(1).max(1);
-        let mut attributes = process_attributes(delivery);
+        let mut attributes = process_attributes(self, delivery);
         attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
         attributes.push(KeyValue::new(words::ERROR, "worker_lost"));
         attributes.push(KeyValue::new(words::WORKER, earlier.worker.clone()));
@@ -235,14 +235,15 @@ impl Signals {
     }
 }
 
-fn process_attributes(delivery: &Delivery) -> Vec<KeyValue> {
-    vec![
+fn process_attributes(signals: &Signals, delivery: &Delivery) -> Vec<KeyValue> {
+    let mut attributes = vec![
         KeyValue::new(words::OPERATION_TYPE, PROCESS),
         KeyValue::new(words::GROUP, LEDGER),
         KeyValue::new(words::PARTITION_ID, delivery.partition.to_string()),
         KeyValue::new(words::MESSAGE_ID, delivery.stream_id.to_string()),
-        KeyValue::new(words::REFERENCE, delivery.payment.reference.as_str().to_owned()),
-    ]
+    ];
+    attributes.extend(signals.reference(&delivery.payment.reference));
+    attributes
 }
 
 fn entry(delivery: &Delivery) -> (u16, StreamId) {

@@ -141,8 +141,8 @@ impl Signals {
         let mut attributes = vec![
             KeyValue::new(words::OPERATION_TYPE, SEND),
             KeyValue::new(words::OUTCOME, outcome),
-            KeyValue::new(words::REFERENCE, reference.as_str().to_owned()),
         ];
+        attributes.extend(self.reference(reference));
         if let Some((partition, stream_id)) = place {
             attributes.push(KeyValue::new(words::PARTITION_ID, partition.to_string()));
             attributes.push(KeyValue::new(words::MESSAGE_ID, stream_id.to_string()));

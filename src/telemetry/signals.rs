@@ -2,12 +2,13 @@
 //! Costs next to nothing while no telemetry is exported. Never fails and never waits.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use opentelemetry::{KeyValue, metrics::MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use ring::hmac;
 use tracing::{error, warn};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     spans::Spans,
     words,
 };
+use crate::domain::Reference;
 
 /// The log level that a signal switches to.
 const DETAILED: &str = "info,paystream=debug";
@@ -32,6 +34,8 @@ pub(super) struct Inner {
     level: Option<LogLevel>,
     /// Whether metrics are exported.
     heard: bool,
+    /// What hides references in spans; until it is known, they have none.
+    trace_key: OnceLock<hmac::Key>,
 }
 
 impl Signals {
@@ -43,12 +47,27 @@ impl Signals {
     ) -> Self {
         let meter = provider.meter("paystream");
         let (meters, gauges) = (Meters::new(&meter), Gauges::register(&meter));
-        Self(Arc::new(Inner { meters, gauges, spans, level, heard }))
+        let trace_key = OnceLock::new();
+        Self(Arc::new(Inner { meters, gauges, spans, level, heard, trace_key }))
     }
 
     /// Whether telemetry is exported, so that taking samples is worth it.
     pub fn are_heard(&self) -> bool {
         self.0.heard
+    }
+
+    /// From now on spans name references under this key.
+    pub fn hide_references(&self, trace_key: &[u8]) {
+        let key = || hmac::Key::new(hmac::HMAC_SHA256, trace_key);
+        self.0.trace_key.get_or_init(key);
+    }
+
+    /// What a span says of a reference: enough to find it again, for whoever has the key.
+    pub(super) fn reference(&self, reference: &Reference) -> Option<KeyValue> {
+        let key = self.0.trace_key.get()?;
+        let tag = hmac::sign(key, reference.as_str().as_bytes());
+        let name: String = tag.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(KeyValue::new(words::REFERENCE, name))
     }
 
     /// The log level; none where no log was started.
