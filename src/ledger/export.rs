@@ -1,0 +1,55 @@
+//! All that the ledger keeps of one customer, row by row and as of one moment. Never changes
+//! anything, and never holds more than a row.
+
+use std::io;
+
+use futures_util::TryStreamExt;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use super::{Error, Ledger};
+use crate::domain::CustomerId;
+
+const OWN: &str = "customer_id = $1";
+/// Under the references of what the customer paid, wherever it is.
+const OF_PAYMENTS: &str = "transaction_reference in
+    (select transaction_reference from payment_outcomes where customer_id = $1)";
+
+/// Tables, and which of their rows are about a customer.
+const PARTS: [(&str, &str); 9] = [
+    ("customer_accounts", OWN),
+    ("processed_transactions", OWN),
+    ("suspense", "customer_id = $1 or assigned_to = $1"),
+    ("parked", OWN),
+    ("conflicts", OWN),
+    ("dead_letters", OWN),
+    ("duplicates", OF_PAYMENTS),
+    ("payment_evidence", OF_PAYMENTS),
+    ("audit_log", "subject = $1"),
+];
+
+impl Ledger {
+    /// Hands over each row as its table and a JSON object; says how many there were.
+    pub async fn export(
+        &self,
+        customer: &CustomerId,
+        mut each: impl FnMut(&str, &str) -> io::Result<()>,
+    ) -> Result<io::Result<u64>, Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let begin = "begin isolation level repeatable read, read only";
+        let mut transaction = connection.begin_with(begin).await?;
+        let mut count = 0;
+        for (table, about) in PARTS {
+            let rows = format!("select to_jsonb(it)::text from {table} it where {about}");
+            let rows = sqlx::query_scalar(AssertSqlSafe(rows)).bind(customer.as_str());
+            let mut rows = rows.fetch(&mut *transaction);
+            while let Some(row) = rows.try_next().await? {
+                let row: String = row;
+                if let Err(error) = each(table, &row) {
+                    return Ok(Err(error));
+                }
+                count += 1;
+            }
+        }
+        Ok(Ok(count))
+    }
+}
