@@ -8,18 +8,25 @@
 use std::{
     cell::RefCell,
     fs::File,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
     process::{Child, Command},
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
+use tokio_util::sync::CancellationToken;
 
 use crate::{chromium::GUARDIAN, prelude::*};
 
 const API: &str = "the-token-of-the-api";
 const ADA: &str = "the-token-of-ada-01";
+/// Who ends TLS in front of nginx, in these tests.
+const ENDS_TLS: &str = "127.0.0.9";
 /// How often a start is tried: somebody may take its port.
 const STARTS: usize = 5;
 /// Requests after which the rate limit must have acted, however slow the machine.
@@ -33,7 +40,7 @@ const UNDER_WAY_MAX: usize = 256;
 struct Front {
     address: SocketAddr,
     guardian: Mutex<Child>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Drop for Front {
@@ -51,15 +58,54 @@ fn replaced(text: &str, this: &str, that: &str) -> String {
     text.replace(this, that)
 }
 
+/// Writes the configuration, for this address and these gateways.
+fn configure(folder: &Path, address: SocketAddr, gateways: &[&str]) {
+    let place = |name: &str| folder.join(name).display().to_string();
+    let text = read("nginx/nginx.conf");
+    let hosts = gateways.iter().map(|one| one.trim_start_matches("http://"));
+    // Debian's nginx asks no DNS for them.
+    let rest = " max_fails=1 fail_timeout=3s;";
+    let servers: Vec<String> = hosts.map(|host| format!("server {host}{rest}")).collect();
+    let text = replaced(&text, &format!("server gateway:8081 resolve{rest}"), &servers.join("\n"));
+    let listens = format!("listen {address} default_server");
+    let text = replaced(&text, "listen 80 default_server", &listens);
+    // One address in front of it ends TLS.
+    let text = replaced(
+        &text,
+        "geo $realip_remote_addr $ends_tls {",
+        &format!("geo $realip_remote_addr $ends_tls {{ {ENDS_TLS} 1;"),
+    );
+    let writes = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {};", place(kind)))
+        .join("\n");
+    let text = replaced(&text, "\nhttp {\n", &format!("\nhttp {{\n{writes}\n"));
+    fs::write(place("nginx.conf"), text).unwrap();
+}
+
 impl Front {
+    /// Serves these gateways from now on; requests under way are finished.
+    async fn reload(&self, gateways: &[&str]) {
+        configure(self.folder.path(), self.address, gateways);
+        let pid = fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        let told = Command::new("kill").args(["-HUP", pid.trim()]).status().unwrap();
+        assert!(told.success());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
     async fn before(gateway: &str) -> Self {
-        let gateway = gateway.trim_start_matches("http://");
+        Self::before_all(&[gateway]).await
+    }
+
+    async fn before_all(gateways: &[&str]) -> Self {
         for _ in 0..STARTS {
             let address = {
                 let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
                 free.local_addr().unwrap()
             };
-            if let Some(front) = Self::start(address, gateway).await {
+            if let Some(front) = Self::start(address, gateways).await {
                 return front;
             }
         }
@@ -67,24 +113,14 @@ impl Front {
     }
 
     /// Nothing when it ends at once.
-    async fn start(address: SocketAddr, gateway: &str) -> Option<Self> {
+    async fn start(address: SocketAddr, gateways: &[&str]) -> Option<Self> {
         let program = ["nginx", "/usr/sbin/nginx"]
             .into_iter()
             .find(|program| Command::new(program).arg("-v").stderr(Stdio::null()).status().is_ok());
         let program = program.expect("nginx is missing: scripts/install.sh --front-door");
         let folder = tempfile::Builder::new().prefix("paystream-nginx-").tempdir().unwrap();
+        configure(folder.path(), address, gateways);
         let place = |name: &str| folder.path().join(name).display().to_string();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx/nginx.conf");
-        let text = fs::read_to_string(path).unwrap();
-        let server = format!("server {gateway} max_fails");
-        let text = replaced(&text, "server gateway:8081 resolve max_fails", &server);
-        let listens = format!("listen {address} default_server");
-        let text = replaced(&text, "listen 80 default_server", &listens);
-        let writes = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {};", place(kind)))
-            .join("\n");
-        let text = replaced(&text, "\nhttp {\n", &format!("\nhttp {{\n{writes}\n"));
-        fs::write(place("nginx.conf"), text).unwrap();
         let log = File::create(place("log")).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", GUARDIAN, "nginx-guardian", program, "-e", "stderr", "-p"]);
@@ -93,7 +129,7 @@ impl Front {
         command.process_group(0).stdin(Stdio::piped());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let guardian = Mutex::new(command.spawn().unwrap());
-        let front = Self { address, guardian, _folder: folder };
+        let front = Self { address, guardian, folder };
         let there = eventually("nginx answers", async || {
             if front.guardian.lock().unwrap().try_wait().unwrap().is_some() {
                 return Some(false);
@@ -102,14 +138,21 @@ impl Front {
             answer.starts_with("HTTP/1.1 ").then_some(true)
         });
         let there = there.await;
-        let log = fs::read_to_string(front._folder.path().join("log")).unwrap();
+        let log = fs::read_to_string(front.folder.path().join("log")).unwrap();
         assert!(there || log.contains("Address already in use"), "nginx does not start:\n{log}");
         there.then_some(front)
     }
 
     /// The whole answer to these bytes, as they are.
     async fn raw(&self, request: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(self.address).await?;
+        self.raw_from(Ipv4Addr::LOCALHOST, request).await
+    }
+
+    /// The same from this address of the machine.
+    async fn raw_from(&self, from: Ipv4Addr, request: &str) -> std::io::Result<String> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let mut stream = socket.connect(self.address).await?;
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         in_time("nginx answers", stream.read_to_end(&mut answer)).await?;
@@ -127,9 +170,14 @@ impl Front {
     }
 
     async fn post(&self, path: &str, headers: &str, body: &str) -> String {
+        self.post_from(Ipv4Addr::LOCALHOST, path, headers, body).await
+    }
+
+    async fn post_from(&self, from: Ipv4Addr, path: &str, headers: &str, body: &str) -> String {
         let (host, length) = (self.address, body.len());
         let rest = format!("Host: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n");
-        self.raw(&format!("POST {path} HTTP/1.1\r\n{rest}{headers}\r\n{body}")).await.unwrap()
+        let request = format!("POST {path} HTTP/1.1\r\n{rest}{headers}\r\n{body}");
+        self.raw_from(from, &request).await.unwrap()
     }
 
     /// Sends this again and again, until the rate limit answers.
@@ -294,17 +342,109 @@ async fn cookies_stay_secure_behind_whoever_ends_tls() {
     let front = Front::before(&h.api.url).await;
     let origin = format!("Origin: http://{}\r\n", front.address);
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
-    for (proto, secure) in [
-        ("", false),
-        ("X-Forwarded-Proto: http\r\n", false),
-        ("X-Forwarded-Proto: https\r\n", true),
-        ("X-Forwarded-Proto: gopher\r\n", false),
+    let ends_tls: Ipv4Addr = ENDS_TLS.parse().unwrap();
+    for (from, proto, secure) in [
+        (ends_tls, "", false),
+        (ends_tls, "X-Forwarded-Proto: http\r\n", false),
+        (ends_tls, "X-Forwarded-Proto: https\r\n", true),
+        (ends_tls, "X-Forwarded-Proto: gopher\r\n", false),
+        // Whoever is not named is not believed.
+        (Ipv4Addr::LOCALHOST, "X-Forwarded-Proto: https\r\n", false),
+        (Ipv4Addr::LOCALHOST, "Forwarded: proto=https\r\n", false),
     ] {
         let headers = format!("{form}{origin}{proto}");
-        let answer = front.post("/console/sign-in", &headers, &format!("token={ADA}")).await;
+        let fields = format!("token={ADA}");
+        let answer = front.post_from(from, "/console/sign-in", &headers, &fields).await;
         assert_eq!(status(&answer), 303, "{answer}");
         let cookie = header(&answer, "set-cookie");
         assert!(cookie.contains("paystream_console="), "{answer}");
-        assert_eq!(cookie.contains("; Secure"), secure, "{proto}{cookie}");
+        assert_eq!(cookie.contains("; Secure"), secure, "{from} {proto}{cookie}");
     }
+}
+
+#[tokio::test]
+async fn what_is_logged_names_routes_and_nobody() {
+    let h = gateway().await;
+    let front = Front::before(&h.api.url).await;
+    for (path, route) in [
+        ("/livez", "/livez"),
+        ("/api/v1/payments/SECRET-1", "/api/v1/payments/{reference}"),
+        ("/api/v1/payments/SECRET-1?x=SECRET-2", "/api/v1/payments/{reference}"),
+        ("/api/v1/customers/SECRET-3", "/api/v1/customers/{customer_id}"),
+        ("/api/v1/customers/SECRET-3/balance", "/api/v1/customers/{customer_id}/balance"),
+        ("/api/v1/customers/SECRET-3/payments", "/api/v1/customers/{customer_id}/payments"),
+        ("/api/v1/webhooks/SECRET-4", "/api/v1/webhooks/{source}"),
+        ("/SECRET-5", "other"),
+    ] {
+        front.get(path, "").await;
+        let logged = eventually("it is logged", async || {
+            let log = front.log();
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains("\"route\"")).collect();
+            let last: Value = serde_json::from_str(lines.last()?).ok()?;
+            (last["route"] == route).then_some(log)
+        });
+        assert!(!logged.await.contains("SECRET"), "{path}");
+    }
+}
+
+/// Clients that pay through nginx, one payment after another, until they are told to stop.
+async fn pays(front: Arc<Front>, client: usize, stop: CancellationToken, taken: Arc<AtomicUsize>) {
+    let headers = format!("Content-Type: application/json\r\nAuthorization: Bearer {API}\r\n");
+    let mut number = 0;
+    while !stop.is_cancelled() {
+        let reference = format!("c{client}-{number}");
+        let body = payment(&reference, "ADA", "1").to_string();
+        let answer = front.post("/api/v1/payments", &headers, &body).await;
+        match status(&answer) {
+            // The second: nginx asked another gateway, and the first had taken it.
+            202 | 200 => {
+                number += 1;
+                taken.fetch_add(1, Ordering::Relaxed);
+            }
+            429 | 503 => {}
+            other => panic!("{reference}: {other}: {answer}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn gateways_are_killed_drained_and_added_and_clients_see_it_by_503_at_most() {
+    let stores = Stores::new().await;
+    let settings =
+        [("PAYSTREAM_API_TOKEN", API), ("PAYSTREAM_OPERATOR_TOKENS", &*format!("ada={ADA}"))];
+    let serve = async || Process::serve("gateway", &stores, &settings).await;
+    let (first, second, third) = tokio::join!(serve(), serve(), serve());
+    let urls = [&first, &second, &third].map(|process| process.api.url.clone());
+    let [first_url, second_url, third_url] = urls.each_ref().map(String::as_str);
+    first.api.with_token(API).open_account("ADA", "1000000").await;
+    let front = Arc::new(Front::before_all(&[first_url, second_url]).await);
+    let (stop, taken) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let mut clients = JoinSet::new();
+    for client in 0..8 {
+        clients.spawn(pays(Arc::clone(&front), client, stop.clone(), Arc::clone(&taken)));
+    }
+    let more_are_taken = async |what: &str| {
+        let before = taken.load(Ordering::Relaxed);
+        until(what, async || taken.load(Ordering::Relaxed) >= before + 100).await;
+    };
+    more_are_taken("two gateways take payments").await;
+    first.kill().await;
+    more_are_taken("the other one takes them").await;
+    front.reload(&[first_url, second_url, third_url]).await;
+    more_are_taken("with one more").await;
+    // It finishes what it has, and ends well.
+    second.stop().await;
+    more_are_taken("the one that was added is left").await;
+    stop.cancel();
+    while let Some(ended) = in_time("clients end", clients.join_next()).await {
+        ended.unwrap();
+    }
+    let worker = Process::serve("worker", &stores, &[]).await;
+    let wanted = i64::try_from(taken.load(Ordering::Relaxed)).unwrap();
+    stores
+        .until(wanted, "select count(*) from processed_transactions where outcome = 'applied'")
+        .await;
+    worker.stop().await;
+    third.stop().await;
+    stores.audit().await;
 }
