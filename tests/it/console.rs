@@ -170,9 +170,9 @@ async fn a_form_from_elsewhere_changes_nothing() {
     let h = Harness::start().await;
     let host = h.api.url.trim_start_matches("http://").to_owned();
     let origin = format!("http://{host}");
-    let fields = "of=1&reason=because&actor=ada";
-    let sent = |headers: &[(&str, &str)]| {
-        let mut sent = request(&h, Method::POST, "/console/act/discard")
+    let fields = "of=1&reason=because&actor=ada&token=x";
+    let sent = |path: &str, headers: &[(&str, &str)]| {
+        let mut sent = request(&h, Method::POST, path)
             .header("content-type", "application/x-www-form-urlencoded")
             .body(fields);
         for (name, value) in headers {
@@ -187,10 +187,26 @@ async fn a_form_from_elsewhere_changes_nothing() {
         &[("origin", "https://example.org")],
         &[("origin", "null")],
     ];
-    for headers in refused {
-        let reply = send(sent(headers)).await;
-        assert_eq!(reply.status, 403, "{headers:?}");
-        assert!(reply.text.contains("cross_origin"), "{}", reply.text);
+    let acts = [
+        "redrive",
+        "discard",
+        "assign",
+        "refund_mark",
+        "resolve",
+        "release_partition",
+        "unpark",
+        "accept_losses",
+        "register_group",
+        "retire_group",
+        "no_act",
+    ];
+    let acts = acts.map(|act| format!("/console/act/{act}"));
+    for path in acts.iter().map(String::as_str).chain(["/console/sign-in", "/console/sign-out"]) {
+        for headers in refused {
+            let reply = send(sent(path, headers)).await;
+            assert_eq!(reply.status, 403, "{path} {headers:?}");
+            assert!(reply.text.contains("cross_origin"), "{path}: {}", reply.text);
+        }
     }
     let taken: [&[(&str, &str)]; 3] = [
         &[("sec-fetch-site", "same-origin")],
@@ -199,7 +215,7 @@ async fn a_form_from_elsewhere_changes_nothing() {
     ];
     for headers in taken {
         // There is no dead letter 1; that is said by the console itself.
-        let reply = send(sent(headers)).await;
+        let reply = send(sent("/console/act/discard", headers)).await;
         assert_eq!(reply.status, 404, "{headers:?}: {}", reply.text);
         assert!(!reply.text.contains("cross_origin"));
     }
