@@ -7,8 +7,9 @@ mod stores;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration, time::Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use paystream_dev::DATABASE;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -21,12 +22,14 @@ use uuid::Uuid;
 use crate::{
     callers::{self, Sources, Tokens},
     cli,
-    config::{GatewayConfig, ServeConfig},
+    config::{GatewayConfig, OperationsBind, ServeConfig},
     console,
     http::{self, AppState, Door, Tls},
-    ledger::Schema,
+    ledger::{DATABASE_ROLES, Schema},
     monitor,
+    operations::open_ledger,
     progress::Board,
+    stream::permissions,
     telemetry::{LogLevel, Service, Signals, Telemetry},
     worker,
     worker_name::{self, WorkerName},
@@ -35,6 +38,8 @@ use capabilities::{Circuits, QUERIES};
 use shutdown::{drain, until_interrupted};
 use stores::Stores;
 
+/// Who does everything on the private servers that `paystream dev` starts.
+const DEV_USER: &str = "paystream_dev";
 /// Between two checks whether the topology is still the one served.
 const TOPOLOGY_CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -44,6 +49,8 @@ pub enum Role {
     All,
     /// Takes payments over HTTP.
     Gateway,
+    /// Serves operators: the console and their API.
+    Operations,
     /// Settles payments in the ledger.
     Worker,
 }
@@ -64,15 +71,22 @@ pub struct DevArgs {
 pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
     let mut config = args.config.check()?;
     let telemetry = start_telemetry(&config, Role::All, level)?;
-    let servers = paystream_dev::Servers::start(&args.directory).await?;
-    let addresses = servers.addresses();
-    // Servers that happen to be configured are not private.
-    config.store.replace(addresses.redis_url, addresses.database_url);
+    let rules = permissions::rules(&permissions::ROLES, &config.store.key_prefix);
+    let servers = paystream_dev::Servers::start(&args.directory, &[(DEV_USER, rules)]).await?;
     let served = async {
+        // Only this migrates, as the superuser; servers that happen to be configured are not
+        // private.
+        let (redis_url, database_url) = (servers.redis.url(), servers.postgres.url(DATABASE));
+        config.store.replace(redis_url, database_url);
         cli::migrate::run(&config.store).await?;
+        let ledger = open_ledger(&config.store.ledger)?;
+        ledger.schema().make_member(DEV_USER, servers.postgres.password()).await?;
+        let addresses = servers.addresses(DEV_USER);
+        servers.announce(&addresses)?;
+        config.store.replace(addresses.redis_url, addresses.database_url);
         let nobody = cli::ActorArgs { actor: None };
         cli::seed::seed(&config.store, args.customers, nobody).await?;
-        let listeners = bind(&config).await?;
+        let listeners = bind(Role::All, &config).await?;
         servers.greet(config.gateway.bind, config.gateway.operators_bind());
         let signals = telemetry.signals.clone();
         let serving = |stop| serve_on(Role::All, config, signals, listeners, stop);
@@ -88,7 +102,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
 pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::Result<()> {
     let config = config.check()?;
     let telemetry = start_telemetry(&config, role, level)?;
-    let listeners = if role == Role::Worker { Vec::new() } else { bind(&config).await? };
+    let listeners = bind(role, &config).await?;
     let signals = telemetry.signals.clone();
     let serving = |stop| serve_on(role, config, signals, listeners, stop);
     let served = until_interrupted(&telemetry.signals, false, serving).await;
@@ -100,6 +114,7 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     let name = match role {
         Role::All => "paystream",
         Role::Gateway => "paystream-gateway",
+        Role::Operations => "paystream-operations",
         Role::Worker => "paystream-worker",
     };
     let instance = format!("{}-{}", worker_name::host(), std::process::id());
@@ -181,16 +196,20 @@ async fn serve_topology(
     listeners: Vec<(Door, TcpListener)>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(stores) = stop.run_until_cancelled(Stores::open(&config.store)).await else {
+    let works = matches!(role, Role::All | Role::Worker);
+    let doors: Vec<Door> = listeners.iter().map(|(door, _)| *door).collect();
+    let roles = database_roles(works, &doors);
+    let opening = Stores::open(&config.store, &roles);
+    let Some(stores) = stop.run_until_cancelled(opening).await else {
         return Ok(());
     };
     let stop = stop.child_token();
     let stores = stores?;
+    signals.hide_references(&stores.trace_key);
     let mut tasks = JoinSet::new();
     let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
-    let works = role != Role::Gateway;
     let mut monitor = capabilities::monitor(config, &stores, &circuits, signals);
     // Its name stays taken for as long as it works.
     let mut identity = None;
@@ -254,14 +273,36 @@ async fn another_topology(schema: &Schema, generation: i32) {
     }
 }
 
-async fn bind(config: &ServeConfig) -> anyhow::Result<Vec<(Door, TcpListener)>> {
+/// What a process does in the ledger, as roles of the database.
+fn database_roles(works: bool, doors: &[Door]) -> Vec<&'static str> {
+    let [gateway, worker, operations, _] = DATABASE_ROLES;
+    let serves = |part: fn(Door) -> bool| doors.iter().any(|door| part(*door));
+    let needed = [
+        (serves(Door::has_payments), gateway),
+        (works, worker),
+        (serves(Door::has_operations), operations),
+    ];
+    needed.into_iter().filter_map(|(is_needed, role)| is_needed.then_some(role)).collect()
+}
+
+async fn bind(role: Role, config: &ServeConfig) -> anyhow::Result<Vec<(Door, TcpListener)>> {
     let GatewayConfig { bind, operations_bind, .. } = config.gateway;
-    let public = if operations_bind.is_some() { Door::Public } else { Door::All };
-    let public = (public, bind, "PAYSTREAM_BIND");
-    let operations =
-        operations_bind.map(|bind| (Door::Operations, bind, "PAYSTREAM_OPERATIONS_BIND"));
+    let public = (Door::Public, bind, "PAYSTREAM_BIND");
+    let own = |address| (Door::Operations, address, "PAYSTREAM_OPERATIONS_BIND");
+    let doors = match (role, operations_bind) {
+        (Role::Worker, _) => vec![],
+        (Role::Operations, Some(OperationsBind::At(address))) => vec![own(address)],
+        (Role::Operations, Some(OperationsBind::Nowhere) | None) => {
+            bail!("operators are served nowhere: set PAYSTREAM_OPERATIONS_BIND to an address")
+        }
+        (Role::All | Role::Gateway, None) => vec![(Door::All, bind, "PAYSTREAM_BIND")],
+        (Role::All | Role::Gateway, Some(OperationsBind::Nowhere)) => vec![public],
+        (Role::All | Role::Gateway, Some(OperationsBind::At(address))) => {
+            vec![public, own(address)]
+        }
+    };
     let mut listeners = Vec::new();
-    for (door, address, setting) in [public].into_iter().chain(operations) {
+    for (door, address, setting) in doors {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("could not listen on {address}; set {setting} to another address")
         })?;

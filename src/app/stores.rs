@@ -21,12 +21,13 @@ pub(super) struct Stores {
     pub(super) streams: Streams,
     pub(super) ledger: Ledger,
     pub(super) topology: Topology,
+    pub(super) trace_key: Vec<u8>,
 }
 
 impl Stores {
     /// Waits until both stores answer, at most [`START_PATIENCE`], and refuses one that
-    /// could lose payments.
-    pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<Self> {
+    /// could lose payments, or whose user may not do what these roles of the database do.
+    pub(super) async fn open(store: &StoreConfig, roles: &[&str]) -> anyhow::Result<Self> {
         let ledger = open_ledger(&store.ledger)?;
         // What Redis is allowed to be does not depend on the topology.
         let any = open_streams(store, 1, 1)?;
@@ -50,6 +51,15 @@ impl Stores {
             bail!("this PostgreSQL is not safe for payments: {reason}");
         }
         patiently("PostgreSQL", || schema.check(), is_outage).await?;
+        patiently("PostgreSQL", || schema.check_rights(roles), is_outage).await?;
+        if let Some(name) = schema.superuser().await? {
+            warn!(
+                name,
+                "this user of PostgreSQL may do everything: log in as a member of {}, so that \
+                 whoever takes over this process may do no more than it does",
+                roles.join(", ")
+            );
+        }
         let topology = schema.topology(store.partitions, &store.key_prefix).await?;
         let topology = topology.in_currency(store.currency.as_deref())?;
         if !topology.provisioned {
@@ -65,7 +75,8 @@ impl Stores {
         if let Err(error) = streams.note_topology(topology.generation).await {
             warn!(%error, "could not note the topology in Redis");
         }
-        Ok(Self { streams, ledger, topology })
+        let trace_key = schema.trace_key().await?;
+        Ok(Self { streams, ledger, topology, trace_key })
     }
 }
 

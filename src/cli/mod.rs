@@ -5,6 +5,7 @@ pub mod audit_log;
 pub mod cases;
 pub mod dead_letters;
 pub mod doctor;
+pub mod export;
 pub mod groups;
 pub mod keys;
 pub mod migrate;
@@ -203,6 +204,9 @@ pub enum OperatorCommand {
     Pending(Box<pending::PendingArgs>),
     /// One payment's whole life; exits 1 when nobody knows it
     Show(show::ShowArgs),
+    /// Print all that the ledger keeps of a customer, a JSON object a line; exits 1
+    /// when it keeps nothing
+    Export(export::ExportArgs),
     /// Show the topology, or change its number of partitions
     Topology(topology::TopologyArgs),
     /// Make, list and remove the keys that callers' access tokens are signed with
@@ -283,6 +287,7 @@ impl OperatorCommand {
             Self::Partitions(args) => return partitions::run(*args, running()).await,
             Self::Pending(args) => return pending::run(*args, running()).await,
             Self::Show(args) => return show::run(args, running()).await,
+            Self::Export(args) => return export::run(args, running()).await,
             Self::Topology(args) => topology::run(args, running()).await?,
             Self::Keys(command) => keys::run(command)?,
             Self::Token(args) => keys::token(&args, clock::system)?,

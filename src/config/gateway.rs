@@ -1,6 +1,6 @@
 //! Settings of the gateway, and who is configured to use it. Never says what a token is.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{bail, ensure};
 use chrono_tz::Tz;
@@ -11,6 +11,24 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{TlsConfig, is_of_a_name, secret};
 
+/// Where operators are served, apart from payments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationsBind {
+    At(SocketAddr),
+    Nowhere,
+}
+
+impl FromStr for OperationsBind {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" {
+            return Ok(Self::Nowhere);
+        }
+        text.parse().map(Self::At).map_err(|_| "must be an address such as 127.0.0.1:8083, or none")
+    }
+}
+
 /// Settings of the gateway, which takes payments over HTTP.
 #[derive(Args, Clone, Debug)]
 pub struct GatewayConfig {
@@ -19,9 +37,10 @@ pub struct GatewayConfig {
     pub bind: SocketAddr,
     /// Address for the operators' API and the console alone; PAYSTREAM_BIND then
     /// serves neither. It has 256 connections of its own. Anything but loopback needs
-    /// operators' tokens or a key set. Without it, all are served at PAYSTREAM_BIND.
+    /// operators' tokens or a key set. With `none`, this process serves no operators.
+    /// Without it, all are served at PAYSTREAM_BIND.
     #[arg(long, env = "PAYSTREAM_OPERATIONS_BIND")]
-    pub operations_bind: Option<SocketAddr>,
+    pub operations_bind: Option<OperationsBind>,
     #[command(flatten)]
     pub tls: TlsConfig,
     /// Bearer token that guards every endpoint but the health ones and the
@@ -147,7 +166,10 @@ impl GatewayConfig {
     /// Where operators are served.
     #[must_use]
     pub fn operators_bind(&self) -> SocketAddr {
-        self.operations_bind.unwrap_or(self.bind)
+        match self.operations_bind {
+            Some(OperationsBind::At(address)) => address,
+            Some(OperationsBind::Nowhere) | None => self.bind,
+        }
     }
 
     pub(super) fn read_files(&mut self) -> anyhow::Result<()> {
@@ -181,7 +203,7 @@ impl GatewayConfig {
             }
             _ => {}
         }
-        if let Some(address) = self.operations_bind {
+        if let Some(OperationsBind::At(address)) = self.operations_bind {
             ensure!(
                 address.ip().is_loopback()
                     || !self.operators.is_empty()

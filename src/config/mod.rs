@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 use secrecy::{ExposeSecret, SecretString};
 
-pub use gateway::{GatewayConfig, OperatorToken};
+pub use gateway::{GatewayConfig, OperationsBind, OperatorToken};
 pub use tls::TlsConfig;
 
 /// Both stores, and how the streams are partitioned.

@@ -48,11 +48,11 @@ impl Door {
         }
     }
 
-    pub(super) fn has_payments(self) -> bool {
+    pub fn has_payments(self) -> bool {
         self != Self::Operations
     }
 
-    pub(super) fn has_operations(self) -> bool {
+    pub fn has_operations(self) -> bool {
         self != Self::Public
     }
 

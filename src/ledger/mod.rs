@@ -11,7 +11,9 @@
 //! `settling.rs` alone asks), waits for no outage, and never knows the stream or HTTP.
 
 mod error;
+mod export;
 mod schema;
+mod rights;
 mod resize;
 mod ownership;
 mod lookups;
@@ -63,6 +65,7 @@ pub use reader::{
 };
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
+pub use rights::{RIGHTS as TABLE_RIGHTS, ROLES as DATABASE_ROLES};
 pub use schema::{PastTopology, Schema, Topology};
 pub use settling::Races;
 pub use shapes::{Money, StateCounts};

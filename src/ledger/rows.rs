@@ -302,18 +302,24 @@ pub(super) async fn update_accounts(
 }
 
 /// Adds what a batch did to its partitions' totals, and moves cursors. Their rows
-/// are locked: none goes back.
+/// are locked: none goes back. Where no cursor moves, no right to move one is needed.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     tallies: &Tallies,
     cursors: &Cursors,
 ) -> Result<(), Error> {
-    static ADVANCE: LazyLock<String> = LazyLock::new(advancing);
-    let mut advance = sqlx::query(sqlx::AssertSqlSafe(ADVANCE.as_str()))
-        .bind(cursors.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
-        .bind(cursors.values().map(|cursor| cursor.sequence).collect::<Vec<_>>())
-        .bind(cursors.values().map(|cursor| cursor.stream_id.to_string()).collect::<Vec<_>>())
-        .bind(cursors.values().map(|cursor| cursor.reached.to_string()).collect::<Vec<_>>())
+    static COUNT: LazyLock<String> = LazyLock::new(|| counting(1));
+    static ADVANCE: LazyLock<String> = LazyLock::new(|| format!("{MOVE} {}", counting(5)));
+    let statement = if cursors.is_empty() { &COUNT } else { &ADVANCE };
+    let mut advance = sqlx::query(sqlx::AssertSqlSafe(statement.as_str()));
+    if !cursors.is_empty() {
+        advance = advance
+            .bind(cursors.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
+            .bind(cursors.values().map(|cursor| cursor.sequence).collect::<Vec<_>>())
+            .bind(cursors.values().map(|cursor| cursor.stream_id.to_string()).collect::<Vec<_>>())
+            .bind(cursors.values().map(|cursor| cursor.reached.to_string()).collect::<Vec<_>>());
+    }
+    advance = advance
         .bind(tallies.keys().map(|partition| i32::from(*partition)).collect::<Vec<_>>())
         .bind(tallies.values().map(|tally| tally.amount).collect::<Vec<_>>());
     for (state, _) in PaymentState::counted() {
@@ -324,23 +330,26 @@ pub(super) async fn advance(
     Ok(())
 }
 
-/// The statement that advances, over every total that is declared.
-fn advancing() -> String {
+const MOVE: &str = "with moved as (
+         update partition_owners p set last_sequence = c.sequence,
+             last_stream_id = c.stream_id, reached_stream_id = c.reached
+         from unnest($1::int[], $2::bigint[], $3::text[], $4::text[])
+             as c (partition, sequence, stream_id, reached)
+         where p.partition = c.partition)";
+
+/// The statement that counts, over every total that is declared; its parameters begin here.
+fn counting(first: usize) -> String {
     let totals: Vec<_> = PaymentState::counted().map(|(_, total)| total).collect();
     let sums: Vec<_> =
         totals.iter().map(|total| format!("{total} = t.{total} + u.{total}")).collect();
-    let counts: Vec<_> = (7..7 + totals.len()).map(|place| format!("${place}::bigint[]")).collect();
+    let counts = (first + 2..).take(totals.len()).map(|place| format!("${place}::bigint[]"));
+    let counts: Vec<_> = counts.collect();
     let (totals, sums, counts) = (totals.join(", "), sums.join(", "), counts.join(", "));
     format!(
-        "with moved as (
-             update partition_owners p set last_sequence = c.sequence,
-                 last_stream_id = c.stream_id, reached_stream_id = c.reached
-             from unnest($1::int[], $2::bigint[], $3::text[], $4::text[])
-                 as c (partition, sequence, stream_id, reached)
-             where p.partition = c.partition)
-         update partition_totals t set amount = t.amount + u.amount, {sums}
-         from unnest($5::int[], $6::numeric[], {counts}) as u (partition, amount, {totals})
-         where t.partition = u.partition"
+        "update partition_totals t set amount = t.amount + u.amount, {sums}
+         from unnest(${first}::int[], ${}::numeric[], {counts}) as u (partition, amount, {totals})
+         where t.partition = u.partition",
+        first + 1
     )
 }
 

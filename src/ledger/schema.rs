@@ -68,7 +68,8 @@ impl Schema {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.pool.connect_options()).await?;
         let migrated = MIGRATIONS.run(&self.pool).await;
-        migrated.map_err(|error| Error::Schema(format!("could not migrate: {error}")))
+        migrated.map_err(|error| Error::Schema(format!("could not migrate: {error}")))?;
+        Self::give_rights(&mut *self.pool.acquire().await?).await
     }
 
     /// The reason why this PostgreSQL could lose commits, if there is one.
@@ -151,6 +152,12 @@ impl Schema {
     pub async fn generation(&self) -> Result<i32, Error> {
         let generation = sqlx::query_scalar("select generation from topology");
         Ok(generation.fetch_one(&self.pool).await?)
+    }
+
+    /// The secret under which traces name references, the same in every process.
+    pub async fn trace_key(&self) -> Result<Vec<u8>, Error> {
+        let key = sqlx::query_scalar("select trace_key from topology");
+        Ok(key.fetch_one(&self.pool).await?)
     }
 
     /// Reads the current generation, and whether it is being changed; none while PostgreSQL is

@@ -56,6 +56,7 @@ mod left_behind;
 mod inspector;
 mod vitals;
 mod webhooks;
+pub mod permissions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -114,7 +115,9 @@ impl Streams {
         // other end is gone without a word breaks only by this.
         #[cfg(target_os = "linux")]
         let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
-        let client = Client::open(info.set_tcp_settings(tcp))?;
+        // What no ACL user needs, none has to be allowed.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(settings))?;
         let keys = Keys::new(key_prefix, partitions, generation);
         Ok(Self { client, keys, insists_on_safety: false, authority: None, generation })
     }

@@ -214,7 +214,7 @@ async fn changes_that_are_made_at_once_form_one_chain() {
 
 /// A lock that another session holds on what `waiting` needs.
 async fn notes_while(stores: &Stores, waiting: impl Future<Output = ()> + Send + 'static) {
-    let mut holder = PgConnection::connect(&stores.database_url).await.unwrap();
+    let mut holder = stores.session().await;
     let hold = "begin; select * from sequence_jumps where partition = 1 for update";
     sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
     let mut tasks = JoinSet::new();
@@ -225,7 +225,7 @@ async fn notes_while(stores: &Stores, waiting: impl Future<Output = ()> + Send +
     // Whoever waits holds up nobody who notes a change.
     let note = "set lock_timeout = '20s';
          insert into audit_log (actor, action, subject) values ('ada', 'a', 's')";
-    let mut connection = PgConnection::connect(&stores.database_url).await.unwrap();
+    let mut connection = stores.session().await;
     let noted = sqlx::raw_sql(note).execute(&mut connection);
     in_time("a change is noted", noted).await.unwrap();
     sqlx::raw_sql("commit").execute(&mut holder).await.unwrap();
@@ -311,7 +311,10 @@ async fn the_migration_chains_the_rows_that_are_there() {
         reset session_replication_role",
         )
         .await;
-    stores.sql(&read("migrations/0019_audit_chain.sql")).await;
+    let migration = read("migrations/0019_audit_chain.sql");
+    stores.sql(&format!("set role {OWNER}; {migration}; reset role")).await;
+    // Gives the rights on the table that is new.
+    stores.succeed(&["migrate"]).await;
     stores.sql("insert into audit_log (actor, action, subject) values ('new', 'x', 's')").await;
     let rows = "select id, position, role is null from audit_log order by position";
     let rows: Vec<(i64, i64, bool)> = stores.rows(rows).await;

@@ -16,7 +16,7 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
@@ -27,6 +27,7 @@ const DOCUMENTS: [&str; 12] = [
     "docs/limits.md",
     "docs/measurements.md",
     "docs/recovery.md",
+    "docs/roles.md",
     "docs/settings.md",
     "docs/tracing.md",
 ];

@@ -37,7 +37,7 @@ impl Pair {
     async fn apart(name: &str, database_url: Option<String>) -> Self {
         let server = async |role: &str| {
             let directory = empty_directory(&format!("redis-{name}-{role}")).await;
-            RedisServer::start(&directory).await.expect("Redis starts")
+            redis_in(&directory).await
         };
         let (primary, replica) = tokio::join!(server("primary"), server("replica"));
         let proxy = Proxy::before(&primary.url()).await;

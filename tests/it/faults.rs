@@ -306,6 +306,7 @@ async fn an_unsafe_postgresql_is_refused() {
         );
         for sql in [
             "create schema other",
+            "grant usage on schema other to public",
             &function,
             "do $$ begin execute format('alter database %I set search_path = other, pg_catalog, \
              public', current_database()); end $$",
@@ -410,7 +411,7 @@ async fn the_statement_of_an_account_cannot_be_rewritten() {
     let h = Harness::start().await.account("ADA", "1000").await;
     h.api.pay("r", "ADA", "1").await;
     h.settled().await;
-    let mut connection = sqlx::PgConnection::connect(&h.stores.database_url).await.unwrap();
+    let mut connection = h.stores.session().await;
     for sql in [
         "update processed_transactions set amount = 2",
         "delete from processed_transactions",

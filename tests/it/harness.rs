@@ -24,13 +24,14 @@ use paystream::{
     cli,
     config::ServeConfig,
     http::Door,
-    ledger::Ledger,
+    ledger::{DATABASE_ROLES, Ledger},
+    stream::permissions,
     telemetry::Signals,
 };
 use paystream_dev::{self as dev, PostgresServer, RedisServer, Servers};
 use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
 use reqwest::{
-    Method, RequestBuilder,
+    Method, RequestBuilder, Url,
     header::{self, HeaderMap, HeaderValue},
     redirect::Policy,
 };
@@ -151,14 +152,84 @@ pub async fn empty_directory(name: &str) -> PathBuf {
     panic!("{DIRECTORIES} other test runs are using their servers");
 }
 
+/// Who uses the stores, and as what. No part of paystream is more in a test than in
+/// production; what a test does by itself, it does as the administrator of both.
+const USERS: [(&str, &[&str]); 7] = [
+    (EVERYTHING, &["gateway", "worker", "operations"]),
+    // A gateway that serves operators, too.
+    (FRONT, &["gateway", "operations"]),
+    ("paystream_gateway", &["gateway"]),
+    ("paystream_worker", &["worker"]),
+    ("paystream_operations", &["operations"]),
+    ("paystream_auditor", &[]),
+    (OWNER, &["operations"]),
+];
+pub const EVERYTHING: &str = "paystream_dev";
+pub const FRONT: &str = "paystream_front";
+/// Of the tables; it migrates.
+pub const OWNER: &str = "paystream_migrate";
+const SUPERUSER: &str = "paystream";
+
+/// The rules of Redis's users. Tests have prefixes that begin so.
+fn redis_users() -> Vec<(&'static str, String)> {
+    USERS.iter().map(|(user, roles)| (*user, permissions::rules(roles, "t*"))).collect()
+}
+
+/// The same store, for another user of it.
+pub fn as_user(url: &str, user: &str) -> String {
+    let mut url = Url::parse(url).unwrap();
+    url.set_username(user).unwrap();
+    url.into()
+}
+
+/// Has a process use the stores as this user.
+fn log_in(config: &mut ServeConfig, user: &str) {
+    let redis_url = config.store.redis_url().unwrap();
+    let database_url = config.store.ledger.database_url().unwrap();
+    config.store.replace(as_user(&redis_url, user), as_user(&database_url, user));
+}
+
+/// A Redis in this directory.
+pub async fn redis_in(directory: &Path) -> RedisServer {
+    RedisServer::start(directory, &redis_users()).await.expect("Redis starts")
+}
+
 /// A Redis that nobody shares.
 pub async fn own_redis(name: &str) -> RedisServer {
-    RedisServer::start(&empty_directory(name).await).await.expect("Redis starts")
+    redis_in(&empty_directory(name).await).await
 }
 
 /// A PostgreSQL that nobody shares.
 pub async fn own_postgres(name: &str) -> PostgresServer {
-    PostgresServer::start(&empty_directory(name).await).await.expect("PostgreSQL starts")
+    let directory = empty_directory(name).await;
+    let server = PostgresServer::start(&directory).await.expect("PostgreSQL starts");
+    create_users(&server).await;
+    server
+}
+
+async fn create_users(server: &PostgresServer) {
+    let mut statements = format!(
+        "create role {OWNER} login password '{password}';
+         alter database {} owner to {OWNER};",
+        dev::DATABASE,
+        password = server.password(),
+    );
+    for role in DATABASE_ROLES {
+        statements += &format!("create role {role} login password '{}';", server.password());
+    }
+    for (user, roles) in [USERS[0], USERS[1]] {
+        let roles: Vec<String> = roles.iter().map(|role| format!("paystream_{role}")).collect();
+        statements += &format!(
+            "create role {user} login password '{}' in role {};",
+            server.password(),
+            roles.join(", ")
+        );
+    }
+    // As compose.yaml has it: operators are told who holds a lock.
+    statements += "grant pg_monitor to paystream_operations";
+    let pool = pool(&server.url(dev::DATABASE));
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&pool).await.unwrap();
+    pool.close().await;
 }
 
 /// The servers that tests share. A static is never dropped; the servers end
@@ -168,7 +239,10 @@ async fn shared() -> &'static Servers {
     SERVERS
         .get_or_init(|| async {
             let directory = empty_directory("shared").await;
-            Servers::start(&directory).await.expect("Redis and PostgreSQL start")
+            let servers = Servers::start(&directory, &redis_users()).await;
+            let servers = servers.expect("Redis and PostgreSQL start");
+            create_users(&servers.postgres).await;
+            servers
         })
         .await
 }
@@ -185,8 +259,8 @@ async fn migrated() -> &'static str {
     const NAME: &str = "migrated";
     static MIGRATED: OnceCell<()> = OnceCell::const_new();
     let migrating = || async {
-        create_database(NAME).await;
-        let ledger = Ledger::new(&shared().await.postgres.url(NAME)).unwrap();
+        create_database(&format!("{NAME} owner {OWNER}")).await;
+        let ledger = Ledger::new(&shared().await.postgres.url_of(OWNER, NAME)).unwrap();
         ledger.schema().migrate().await.expect("migrates");
     };
     // What connected to it must be gone before it is copied.
@@ -231,7 +305,7 @@ impl Stores {
 
     /// After Redis was away, connects the test itself again.
     pub async fn connect_again(&mut self) {
-        self.redis = connect_to_redis(&self.redis_url).await;
+        self.redis = connect_to_redis(&as_user(&self.redis_url, "")).await;
     }
 
     /// On this Redis, and on the shared PostgreSQL unless another is given.
@@ -242,19 +316,22 @@ impl Stores {
         let database_url = match database_url {
             Some(url) => url,
             None => {
-                create_database(&format!("{name} template {}", migrated().await)).await;
+                let template = migrated().await;
+                create_database(&format!("{name} template {template} owner {OWNER}")).await;
                 shared().await.postgres.url(&name)
             }
         };
         let stores = Self {
-            redis_url: redis_url.to_owned(),
-            pool: pool(&database_url),
-            database_url,
+            redis_url: as_user(redis_url, EVERYTHING),
+            pool: pool(&as_user(&database_url, SUPERUSER)),
+            database_url: as_user(&database_url, EVERYTHING),
             key_prefix: name,
             redis: connect_to_redis(redis_url).await,
             _place: place,
         };
-        cli::migrate::run(&stores.config(&[]).store).await.expect("migrates");
+        let mut owner = stores.config(&[]);
+        log_in(&mut owner, OWNER);
+        cli::migrate::run(&owner.store).await.expect("migrates");
         stores
     }
 
@@ -354,9 +431,14 @@ impl Stores {
         sqlx::raw_sql(statements).execute(&self.pool).await.unwrap();
     }
 
+    /// A session of somebody who may do everything.
+    pub async fn session(&self) -> PgConnection {
+        PgConnection::connect(&as_user(&self.database_url, SUPERUSER)).await.unwrap()
+    }
+
     /// A session that holds an advisory lock until it ends.
     pub async fn advisory_lock(&self, number: i64) -> PgConnection {
-        let mut session = PgConnection::connect(&self.database_url).await.unwrap();
+        let mut session = self.session().await;
         let lock = sqlx::query("select pg_advisory_lock($1)").bind(number);
         lock.execute(&mut session).await.unwrap();
         session
@@ -397,8 +479,8 @@ impl Stores {
             let drift = self.texts(sql).await;
             assert!(drift.is_empty(), "{what}: {drift:?}");
         }
-        let report =
-            Ledger::new(&self.database_url).unwrap().audit().run(&[], |_| ()).await.unwrap();
+        let auditor = as_user(&self.database_url, "paystream_auditor");
+        let report = Ledger::new(&auditor).unwrap().audit().run(&[], |_| ()).await.unwrap();
         assert!(report.drift_count == 0, "{:?}", report.drifts);
         let partitions = self.count("select partitions::bigint from topology").await;
         let generation = self.count("select generation::bigint from topology").await;
@@ -546,10 +628,11 @@ struct Serving {
 impl Serving {
     fn start(
         role: Role,
-        config: ServeConfig,
+        mut config: ServeConfig,
         signals: Signals,
         listeners: Vec<(Door, TcpListener)>,
     ) -> Self {
+        log_in(&mut config, if role == Role::Worker { "paystream_worker" } else { FRONT });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let serving = app::serve_on(role, config, signals, listeners, stop.clone());

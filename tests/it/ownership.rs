@@ -77,7 +77,7 @@ fn assert_epochs_rise(acquired: &[Vec<Value>]) {
 
 /// A session that holds a lock until it is dropped.
 pub async fn lock(stores: &Stores, table: &str, mode: &str) -> PgConnection {
-    let mut session = PgConnection::connect(&stores.database_url).await.unwrap();
+    let mut session = stores.session().await;
     let sql = format!("begin; lock table {table} in {mode} mode");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut session).await.unwrap();
     session

@@ -32,9 +32,9 @@ pub use crate::{
     doctor::{doctor, until_found},
     failover::{LOST, Pair, pay},
     harness::{
-        Api, Harness, PARTITIONS, Reply, Stores, ask, but, connect_to_redis, empty_directory,
-        eventually, has, in_background, in_time, own_postgres, own_redis, payment, send, try_send,
-        until,
+        Api, Harness, OWNER, PARTITIONS, Reply, Stores, as_user, ask, but, connect_to_redis,
+        empty_directory, eventually, has, in_background, in_time, own_postgres, own_redis, payment,
+        redis_in, send, try_send, until,
     },
     idempotency::elsewhere,
     load::{CUSTOMERS, Load, Loaded, assert_applied},

@@ -102,13 +102,20 @@ async fn another_user_of_the_machine_gets_into_neither_store() {
             assert!(!command.contains(url.password().unwrap()), "{pid}: {command}");
         }
     }
-    let mut owner = PgConnection::connect(&addresses.database_url).await.unwrap();
-    for sql in ["create temporary table e (line text)", "copy e from program 'env'"] {
-        sqlx::query(sql).execute(&mut owner).await.unwrap();
+    // Nor is what paystream itself connects as allowed more than it needs.
+    let mut ours = PgConnection::connect(&addresses.database_url).await.unwrap();
+    for statement in ["copy topology to program 'env'", "drop table topology", "create role me"] {
+        let refused = sqlx::query(statement).execute(&mut ours).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code());
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}: {refused}");
     }
-    let told = "select line from e where line ~ 'PAYSTREAM|correct-horse'";
-    let told: Vec<String> = sqlx::query_scalar(told).fetch_all(&mut owner).await.unwrap();
-    assert_eq!(told, [""; 0], "SQL tells our environment");
+    let ours = redis::Client::open(addresses.redis_url.as_str()).unwrap();
+    let mut ours = ours.get_multiplexed_async_connection().await.unwrap();
+    for words in ["FLUSHALL", "KEYS *", "CONFIG SET appendonly no", "GET elsewhere", "EVAL 1 0"] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let refused = redis::cmd(words[0]).arg(&words[1..]).exec_async(&mut ours).await;
+        assert_eq!(refused.unwrap_err().code(), Some("NOPERM"), "{words:?}");
+    }
 
     // Commands beside it need no setting.
     for arguments in [&["partitions"][..], &["groups", "list"], &["audit"]] {

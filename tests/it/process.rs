@@ -16,7 +16,9 @@ use tokio::{
 
 use paystream::domain::{CustomerId, partition_of};
 
-use crate::harness::{Api, Stores, end, eventually, in_background, in_time, until};
+use crate::harness::{
+    Api, EVERYTHING, FRONT, OWNER, Stores, as_user, end, eventually, in_background, in_time, until,
+};
 
 /// A running `paystream serve`. Dropped, it is stopped as by [`Process::stop`].
 pub struct Process {
@@ -145,13 +147,23 @@ pub fn serve(role: &str, stores: &Stores, settings: &[(&str, &str)]) -> Command 
     command
 }
 
-/// An operator's command on these stores, with its settings in the environment.
+/// An operator's command on these stores, with its settings in the environment, as the
+/// user of both who needs it.
 pub fn operate(stores: &Stores, arguments: &[&str]) -> Command {
+    let user = match arguments {
+        ["serve", "all", ..] => EVERYTHING,
+        ["serve", "worker", ..] => "paystream_worker",
+        ["serve", "operations", ..] => "paystream_operations",
+        ["serve" | "seed", ..] => FRONT,
+        ["migrate", ..] => OWNER,
+        ["audit", ..] => "paystream_auditor",
+        _ => "paystream_operations",
+    };
     let mut command = paystream();
     command
         .args(arguments)
-        .env("PAYSTREAM_REDIS_URL", &stores.redis_url)
-        .env("PAYSTREAM_DATABASE_URL", &stores.database_url)
+        .env("PAYSTREAM_REDIS_URL", as_user(&stores.redis_url, user))
+        .env("PAYSTREAM_DATABASE_URL", as_user(&stores.database_url, user))
         .env("PAYSTREAM_KEY_PREFIX", &stores.key_prefix);
     command
 }
@@ -198,6 +210,8 @@ impl Process {
     pub async fn listening(mut command: Command) -> Self {
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, mut address) = watch::channel(None);
+        let mut arguments = command.as_std().get_args();
+        let is_for_operators = arguments.any(|argument| argument == "operations");
         let kept = Arc::clone(&log);
         let running = in_background(async move {
             let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
@@ -207,7 +221,7 @@ impl Process {
                 while let Ok(Some(line)) = lines.next_line().await {
                     kept.lock().unwrap().push_str(&format!("{line}\n"));
                     let event: Value = serde_json::from_str(&line).unwrap_or_default();
-                    let is_ours = event["serves"] != "operations";
+                    let is_ours = is_for_operators || event["serves"] != "operations";
                     if event["message"] == "listening" && is_ours {
                         tell.send_replace(event["address"].as_str().map(str::to_owned));
                     }

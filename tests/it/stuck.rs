@@ -178,7 +178,7 @@ async fn a_locked_account_stops_its_partition_and_no_other() {
     let process = Process::serve("all", &stores, &[("PAYSTREAM_LANES", "1")]).await;
     let api = &process.api;
     api.seed(40).await;
-    let mut holder = PgConnection::connect(&stores.database_url).await.unwrap();
+    let mut holder = stores.session().await;
     let sql = "begin; set application_name = 'ada at her desk';
          select * from customer_accounts where customer_id = 'GIG00001' for update";
     sqlx::raw_sql(sql).execute(&mut holder).await.unwrap();

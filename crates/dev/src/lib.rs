@@ -64,9 +64,9 @@ pub struct Servers {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(Debug))]
 pub struct Addresses {
-    /// `redis://:password@127.0.0.1:port/`
+    /// `redis://user:password@127.0.0.1:port/`
     pub redis_url: String,
-    /// `postgres://paystream:password@127.0.0.1:port/paystream`
+    /// `postgres://user:password@127.0.0.1:port/paystream`
     pub database_url: String,
 }
 
@@ -74,25 +74,35 @@ impl Servers {
     /// Starts both servers in `directory`, which is made if it is missing.
     ///
     /// Returns when both answer. Refuses when another live program uses the
-    /// directory; waits for servers of an earlier run that are still stopping.
-    pub async fn start(directory: &Path) -> Result<Servers> {
-        let (redis, postgres) =
-            tokio::try_join!(RedisServer::start(directory), PostgresServer::start(directory))?;
-        let servers = Servers { redis, postgres };
-        servers.addresses().write(directory)?;
-        Ok(servers)
+    /// directory; waits for servers of an earlier run that are still stopping. Redis has
+    /// these users, as of [`RedisServer::start`].
+    pub async fn start(directory: &Path, users: &[(&str, String)]) -> Result<Servers> {
+        let (redis, postgres) = tokio::try_join!(
+            RedisServer::start(directory, users),
+            PostgresServer::start(directory)
+        )?;
+        Ok(Servers { redis, postgres })
     }
 
-    /// Where the servers are.
-    pub fn addresses(&self) -> Addresses {
-        Addresses { redis_url: self.redis.url(), database_url: self.postgres.url(DATABASE) }
+    /// Where the servers are, for a user that both have.
+    pub fn addresses(&self, user: &str) -> Addresses {
+        Addresses {
+            redis_url: self.redis.url_of(user),
+            database_url: self.postgres.url_of(user, DATABASE),
+        }
+    }
+
+    /// Lets commands in other terminals find the servers by [`running_addresses`].
+    pub fn announce(&self, addresses: &Addresses) -> Result<()> {
+        addresses.write(&self.redis.place.directory)
     }
 
     /// Stops both servers cleanly and waits until they have ended.
     pub async fn stop(mut self) -> Result<()> {
         let (redis, postgres) = tokio::join!(self.redis.stop(), self.postgres.stop());
         let file = self.redis.place.directory.join(ADDRESSES_FILE);
-        fs::remove_file(&file).with_context(|| format!("could not remove {}", file.display()))?;
+        place::unless_missing(fs::remove_file(&file))
+            .with_context(|| format!("could not remove {}", file.display()))?;
         redis.and(postgres)
     }
 }

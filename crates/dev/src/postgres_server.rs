@@ -61,10 +61,20 @@ impl PostgresServer {
         Ok(PostgresServer { server: Server::start(place, recipe).await?, cluster, password })
     }
 
-    /// `postgres://paystream:password@127.0.0.1:port/database`; this machine only.
-    /// [`super::DATABASE`] exists from the start.
+    /// `postgres://paystream:password@127.0.0.1:port/database`, of the superuser; this
+    /// machine only. [`super::DATABASE`] exists from the start.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port())
+        self.url_of(USER, database)
+    }
+
+    /// The same of another user, once that has been made with [`PostgresServer::password`].
+    pub fn url_of(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}:{}@127.0.0.1:{}/{database}", self.password, self.port())
+    }
+
+    /// Hexadecimal digits.
+    pub fn password(&self) -> &str {
+        &self.password
     }
 
     /// [`Server::restart`]; orphans of a postmaster that somebody else killed end first.

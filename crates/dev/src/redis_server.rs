@@ -55,19 +55,29 @@ impl DerefMut for RedisServer {
 }
 
 impl RedisServer {
-    /// Starts Redis in `directory`, on the port of last time if it is free.
-    pub async fn start(directory: &Path) -> Result<RedisServer> {
-        let (place, recipe, password) = prepare(directory).await?;
+    /// Starts Redis in `directory`, on the port of last time if it is free. Beside the
+    /// administrator it has these users, each with its rules as an ACL writes them, and the
+    /// same password.
+    pub async fn start(directory: &Path, users: &[(&str, String)]) -> Result<RedisServer> {
+        let (place, recipe, password) = prepare(directory, users).await?;
         Ok(RedisServer { server: Server::start(place, recipe).await?, password })
     }
 
-    /// `redis://:password@127.0.0.1:port/`; this machine only.
+    /// `redis://:password@127.0.0.1:port/`, of the administrator; this machine only.
     pub fn url(&self) -> String {
-        format!("redis://:{}@127.0.0.1:{}/", self.password, self.port())
+        self.url_of("")
+    }
+
+    /// The same of another user.
+    pub fn url_of(&self, user: &str) -> String {
+        format!("redis://{user}:{}@127.0.0.1:{}/", self.password, self.port())
     }
 }
 
-async fn prepare(directory: &Path) -> Result<(ServerFolder, Recipe, String)> {
+async fn prepare(
+    directory: &Path,
+    users: &[(&str, String)],
+) -> Result<(ServerFolder, Recipe, String)> {
     let place = ServerFolder::take(directory, "redis").await?;
     let program = find_program(PROGRAM)
         .context("could not find `redis-server`: install Redis (scripts/install.sh does)")?;
@@ -78,7 +88,10 @@ async fn prepare(directory: &Path) -> Result<(ServerFolder, Recipe, String)> {
     // In a file, since everybody can read a command line.
     let file = place.folder.join("redis.conf");
     // A replica has its primary's password, as anywhere.
-    let lines = format!("requirepass {password}\nmasterauth {password}\n");
+    let mut lines = format!("requirepass {password}\nmasterauth {password}\n");
+    for (user, rules) in users {
+        lines.push_str(&format!("user {user} on >{password} {rules}\n"));
+    }
     secret::write(&file, &lines, None)?;
     let settings = SETTINGS.iter().flatten().map(OsString::from);
     let launch = Launch {

@@ -62,7 +62,7 @@ async fn lives(pid: u32) -> bool {
 #[tokio::test]
 async fn redis_keeps_what_it_answered_for() {
     let directory = directory();
-    let mut server = RedisServer::start(directory.path()).await.unwrap();
+    let mut server = RedisServer::start(directory.path(), &[]).await.unwrap();
     let port = server.port();
     for (setting, value) in [
         ("appendonly", "yes"),
@@ -87,7 +87,7 @@ async fn redis_keeps_what_it_answered_for() {
     server.stop().await.unwrap();
     drop(server);
 
-    let server = RedisServer::start(directory.path()).await.unwrap();
+    let server = RedisServer::start(directory.path(), &[]).await.unwrap();
     assert_eq!(server.port(), port, "a second start takes the port of last time");
     assert_eq!(redis(&server, "GET money"), "100");
 }
@@ -163,7 +163,7 @@ async fn trusts(server: &PostgresServer) -> bool {
 #[tokio::test]
 async fn what_an_older_version_made_is_closed_at_the_next_start() {
     let directory = directory();
-    let servers = Servers::start(directory.path()).await.unwrap();
+    let servers = Servers::start(directory.path(), &[]).await.unwrap();
     sql(&servers.postgres, "create table money as select 100 as amount").await;
     redis(&servers.redis, "SET money 100");
     assert!(!trusts(&servers.postgres).await);
@@ -179,7 +179,7 @@ async fn what_an_older_version_made_is_closed_at_the_next_start() {
     }
     std::fs::remove_file(directory.path().join("redis/password")).unwrap();
 
-    let servers = Servers::start(directory.path()).await.unwrap();
+    let servers = Servers::start(directory.path(), &[]).await.unwrap();
     assert!(!trusts(&servers.postgres).await);
     let port = servers.redis.port();
     let refused = ask::<String>(&format!("redis://:another@127.0.0.1:{port}/"), "GET money");
@@ -196,8 +196,8 @@ async fn what_an_older_version_made_is_closed_at_the_next_start() {
 #[tokio::test]
 async fn a_directory_has_one_user() {
     let directory = directory();
-    let first = RedisServer::start(directory.path()).await.unwrap();
-    let refusal = RedisServer::start(directory.path()).await.err().unwrap().to_string();
+    let first = RedisServer::start(directory.path(), &[]).await.unwrap();
+    let refusal = RedisServer::start(directory.path(), &[]).await.err().unwrap().to_string();
     let path = std::fs::canonicalize(directory.path()).unwrap();
     assert_eq!(
         refusal,
@@ -215,7 +215,7 @@ async fn a_directory_has_one_user() {
 #[tokio::test]
 async fn a_taken_port_and_that_of_a_server_that_is_down_are_left_alone() {
     let one = directory();
-    let mut first = RedisServer::start(one.path()).await.unwrap();
+    let mut first = RedisServer::start(one.path(), &[]).await.unwrap();
     first.kill().await.unwrap();
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for port in [stranger.local_addr().unwrap().port(), first.port()] {
@@ -223,7 +223,7 @@ async fn a_taken_port_and_that_of_a_server_that_is_down_are_left_alone() {
         let place = ServerFolder::take(other.path(), "redis").await.unwrap();
         place.remember(port, u32::MAX).unwrap();
         drop(place);
-        assert_ne!(RedisServer::start(other.path()).await.unwrap().port(), port);
+        assert_ne!(RedisServer::start(other.path(), &[]).await.unwrap().port(), port);
     }
     first.restart().await.unwrap();
 }
@@ -231,13 +231,13 @@ async fn a_taken_port_and_that_of_a_server_that_is_down_are_left_alone() {
 #[tokio::test]
 async fn servers_that_nobody_guards_any_more_are_replaced() {
     let directory = directory();
-    let servers = Servers::start(directory.path()).await.unwrap();
+    let servers = Servers::start(directory.path(), &[]).await.unwrap();
     redis(&servers.redis, "SET money 100");
     let orphans = [servers.redis.pid(), servers.postgres.pid()];
     let guardians = [parent_of(orphans[0]).await, parent_of(orphans[1]).await];
     ps::signal("KILL", &guardians).await.unwrap();
     drop(servers);
-    let servers = Servers::start(directory.path()).await.unwrap();
+    let servers = Servers::start(directory.path(), &[]).await.unwrap();
     assert!(!lives(orphans[0]).await && !lives(orphans[1]).await);
     assert_eq!(redis(&servers.redis, "GET money"), "100");
     assert_eq!(sql(&servers.postgres, "select 100").await, "100");
@@ -252,8 +252,14 @@ async fn parent_of(pid: u32) -> u32 {
 #[tokio::test]
 async fn a_parent_to_be_killed() {
     let Some(directory) = std::env::var_os(PARENT_OF) else { return };
-    let _servers = Servers::start(Path::new(&directory)).await.unwrap();
+    let servers = Servers::start(Path::new(&directory), &[]).await.unwrap();
+    servers.announce(&own_addresses(&servers)).unwrap();
     std::future::pending::<()>().await;
+}
+
+/// Of the administrators.
+fn own_addresses(servers: &Servers) -> Addresses {
+    Addresses { redis_url: servers.redis.url(), database_url: servers.postgres.url(DATABASE) }
 }
 
 fn start_parent(directory: &Path) -> std::process::Child {
@@ -295,11 +301,12 @@ async fn servers_die_with_a_killed_parent_and_come_back_with_the_next() {
     parent.wait().unwrap();
 
     // At once, while the old servers may still be stopping.
-    let servers = Servers::start(directory.path()).await.unwrap();
+    let servers = Servers::start(directory.path(), &[]).await.unwrap();
     for pid in pids {
         assert!(!lives(pid).await, "{pid} outlived its parent");
     }
-    assert_eq!(servers.addresses(), addresses);
+    assert_eq!(own_addresses(&servers), addresses);
+    servers.announce(&addresses).unwrap();
     assert_eq!(running_addresses(directory.path()), Some(addresses));
     assert_eq!(redis(&servers.redis, "GET money"), "100");
     servers.stop().await.unwrap();
@@ -313,7 +320,7 @@ async fn servers_die_with_a_killed_parent_and_come_back_with_the_next() {
     let data = Cluster::locate(&place).await.unwrap().data;
     std::fs::write(data.join("postmaster.pid"), &stranger).unwrap();
     drop(place);
-    let servers = Servers::start(directory.path()).await.unwrap();
+    let servers = Servers::start(directory.path(), &[]).await.unwrap();
     servers.stop().await.unwrap();
     remove(directory.path()).await.unwrap();
     assert!(!data.exists());

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Starts a Redis with the users that paystream logs in as, each with the commands that it needs
+# and no other (docs/roles.md). Their passwords are in the environment, and on no command line.
+#
+#   sh with-users.sh redis-server --appendonly yes ...
+#
+# Whoever is nobody of them is refused; `health` may ask whether Redis is there.
+set -eu
+
+exec "$@" - <<USERS
+user default off resetkeys resetchannels -@all
+user health on nopass resetkeys resetchannels -@all +ping
+user gateway on >$GATEWAY_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hget +incr +info +memory|usage +mget +ping +script|load +set +time +xadd +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
+user worker on >$WORKER_PASSWORD ~paystream:* resetchannels -@all +append +client|kill +client|list +client|setname +config|get +del +evalsha +exists +get +getrange +hget +hmget +hset +info +memory|usage +mget +persist +ping +script|load +set +time +xack +xadd +xclaim +xgroup|create +xgroup|delconsumer +xgroup|setid +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xreadgroup +xrevrange +xsetid +xtrim
+user operations on >$OPERATIONS_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hget +incr +info +memory|usage +mget +ping +pttl +script|load +set +time +xack +xadd +xgroup|create +xgroup|delconsumer +xgroup|destroy +xgroup|setid +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
+USERS
