@@ -1,6 +1,11 @@
 //! Settings of the gateway, and who is configured to use it. Never says what a token is.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{bail, ensure};
 use chrono_tz::Tz;
@@ -63,6 +68,11 @@ pub struct GatewayConfig {
     /// anew when it changes.
     #[arg(long, env = "PAYSTREAM_SOURCES_FILE")]
     pub sources_file: Option<PathBuf>,
+    /// Names that clients reach this deployment by, such as `pay.example,pay.example:8443`;
+    /// without a port, ports 443 and 80 are meant. A signed request to any other is refused.
+    /// Without this setting every name is taken.
+    #[arg(long, env = "PAYSTREAM_PUBLIC_HOSTS", value_delimiter = ',', value_parser = public_host)]
+    pub public_hosts: Vec<String>,
     /// Time zone of transaction dates that carry no offset.
     #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
     pub time_zone: Tz,
@@ -229,6 +239,22 @@ impl GatewayConfig {
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
+}
+
+/// A name or an address, with or without a port.
+fn public_host(text: &str) -> Result<String, &'static str> {
+    let bracketed = |host: &str| {
+        let six = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        six.is_some_and(|six| six.parse::<Ipv6Addr>().is_ok())
+    };
+    let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
+    let is_host = |host: &str| bracketed(host) || !host.is_empty() && host.bytes().all(of_a_name);
+    let with_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    (is_host(text) || with_port)
+        .then(|| text.to_owned())
+        .ok_or("it must be a host with or without a port, such as pay.example or pay.example:8443")
 }
 
 /// Reads operators, one a line or between commas. Says which one is wrong, and

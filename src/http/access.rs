@@ -108,6 +108,7 @@ fn signer(gateway: &Gateway, head: &Head<'_>) -> Result<Principal, Problem> {
     let request = SignedParts {
         method: method.as_str(),
         authority: uri.authority().map(|one| one.as_str()).or(host).unwrap_or_default(),
+        hosts: &gateway.config.public_hosts,
         path: uri.path(),
         query: uri.query(),
         header: &lines,
