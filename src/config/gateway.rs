@@ -80,8 +80,9 @@ pub struct GatewayConfig {
     /// later dates are refused.
     #[arg(long, env = "PAYSTREAM_DATE_AHEAD_MAX", default_value = "1d", value_parser = parse_duration)]
     pub date_ahead_max: Duration,
-    /// Unsettled entries of one partition at which the gateway answers 503. Settled
-    /// entries that are still kept have eight times that room.
+    /// Unsettled entries of one partition at which the gateway answers 503. Where callers
+    /// have sources, one source may have three quarters of them. Settled entries that are
+    /// still kept have eight times that room.
     #[arg(long, env = "PAYSTREAM_BACKLOG_MAX", default_value_t = 200_000)]
     pub backlog_max: u32,
     /// How long a stream remembers a reference and answers a repetition at once.
@@ -146,6 +147,14 @@ impl GatewayConfig {
     #[must_use]
     pub fn asks_for_token(&self) -> bool {
         self.api_token.is_some() || self.jwt_keys_file.is_some()
+    }
+
+    /// Unsettled entries of one partition that one source may have beyond twice as many of
+    /// anybody: where nobody has a source, there is nobody to keep room for.
+    #[must_use]
+    pub fn share_max(&self) -> u32 {
+        let has_sources = self.jwt_keys_file.is_some() || self.sources_file.is_some();
+        if has_sources { self.backlog_max.div_ceil(4) } else { self.backlog_max }
     }
 
     /// Whether operators need one.
