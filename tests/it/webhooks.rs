@@ -307,6 +307,29 @@ impl BankKey {
     }
 }
 
+#[tokio::test]
+async fn a_sender_that_signs_with_a_key_of_its_own_shares_no_secret() {
+    let hooks = Hooks::new("public-key").await;
+    let api = &hooks.process.api;
+    let pair = BankKey::new("webhooks").pair;
+    let public = pair.public_key().as_ref();
+    let mut all = sources();
+    let known = format!("whpk_{}", STANDARD.encode(public));
+    all["bank-k"] = json!({"webhooks": {"public_keys": [known]}});
+    fs::write(hooks.keys.path("sources.json"), all.to_string()).unwrap();
+    let mut hook = Hook::new("bank-k", SECRET, "msg_1", &payment("K", "ADA", "1"));
+    let signed = format!("{}.{}.{}", hook.id, hook.timestamp, hook.body);
+    hook.signature = format!("v1a,{}", STANDARD.encode(pair.sign(signed.as_bytes())));
+    until("the key is known", async || hook.send(api).await.status < 400).await;
+    hooks.of("bank-k").await.until_is("K", "suspense").await;
+    let shown = hooks.stores.said(&["show", "bank-k K"]).await;
+    let digest = ring::digest::digest(&ring::digest::SHA256, public);
+    let key: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    has(&shown["evidence"][0], json!({"key_id": key, "signature": hook.signature}));
+    hook.body.push(' ');
+    hook.send(api).await.is_problem(401, "bad_signature");
+}
+
 /// Signs a request as a bank would, with none of our code.
 fn signed(api: &Api, key: &BankKey, method: Method, path: &str, body: &str) -> RequestBuilder {
     signed_to(HOST, api, key, (method, path, body))
