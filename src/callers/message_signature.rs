@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_signature_covers_what_it_must_and_nothing_is_taken_without_it() {
         let key = SigningKey::generate().unwrap();
-        let keys = serde_json::json!({"keys": [key.public()]}).to_string();
+        let keys = serde_json::json!({"keys": [key.public().to_jwk()]}).to_string();
         let keys = KeySet::parse(&keys).unwrap();
         let all = r#""@method" "@authority" "@path" "content-digest""#;
         let with = |covers: &str, parameters: &str| sign(&key, covers, parameters);
