@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(key.public().to_jwk()["alg"], "EdDSA");
         // The example of RFC 8037.
         let example = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
-        let example: Vec<u8> = example.as_bytes().chunks(2).map(|two| hex(two)).collect();
+        let example: Vec<u8> = example.as_bytes().chunks(2).map(hex).collect();
         let known = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
         assert_eq!(PublicKey::ed25519(&example).kid(), known);
         let wrong = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n";

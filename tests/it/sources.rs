@@ -88,7 +88,8 @@ async fn one_source_that_nobody_settles_leaves_room_to_others() {
     worker.stop().await;
     let (taken, why) = fill(&a, "again").await;
     assert_eq!((taken, why.contains("of this source")), (8, true), "{why}");
-    for number in 0..8 {
+    // A stretch that is settled in part counts as a whole.
+    for number in 0..6 {
         b.post_payment(&payment(&format!("b-again{number}"), "ADA", "1")).await.is(202);
     }
 }
