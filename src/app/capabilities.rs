@@ -139,6 +139,7 @@ pub(super) async fn gateway(
     let reader = ledger.reader(config.query_connections).telling(QUERIES, signals.clone());
     let limits = AppendLimits {
         backlog_max: config.backlog_max,
+        share_max: config.share_max(),
         dedupe_window: config.dedupe_window,
         deadline: config.append_deadline,
     };

@@ -1,13 +1,12 @@
 //! Signed statements of how far the audit log had come, which are kept outside of the database.
 //! Never one for access: their `typ` is another, and each check takes only its own.
 
-use jsonwebtoken::{Validation, decode, decode_header};
+use jsonwebtoken::{Validation, decode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{KeySet, SigningKey};
 
 const CHECKPOINT: &str = "audit-checkpoint+jwt";
-const BYTES_MAX: usize = 8 * 1024;
 
 impl SigningKey {
     /// # Errors
@@ -28,21 +27,7 @@ impl KeySet {
     ///
     /// A sentence that says why it is not taken.
     pub fn checkpoint<T: DeserializeOwned>(&self, text: &str) -> Result<T, String> {
-        if text.len() > BYTES_MAX {
-            return Err("it is longer than 8 KiB".to_owned());
-        }
-        let header = decode_header(text).map_err(|_| "it is not a signed JWT")?;
-        if header.typ.as_deref() != Some(CHECKPOINT) {
-            return Err(format!("its `typ` is not {CHECKPOINT}"));
-        }
-        if header.crit.is_some() {
-            return Err("it demands extensions (`crit`), and none is supported".to_owned());
-        }
-        let kid = header.kid.ok_or("it names no key (`kid`)")?;
-        let key = self.find(&kid).ok_or_else(|| format!("its key {kid} is not in the key set"))?;
-        if header.alg != key.algorithm {
-            return Err("its `alg` is not that of its key".to_owned());
-        }
+        let key = self.key_of(text, CHECKPOINT).map_err(|refused| format!("it {refused}"))?;
         let mut validation = Validation::new(key.algorithm);
         validation.required_spec_claims.clear();
         (validation.validate_exp, validation.validate_aud) = (false, false);
@@ -59,12 +44,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::callers::{Refused, TokenRules, Tokens};
+    use crate::callers::{HeaderRefused, Refused, TokenRules, Tokens};
 
     #[test]
     fn a_checkpoint_is_taken_from_its_key_alone_and_is_no_access_token() {
         let (key, other) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
-        let keys = || KeySet::parse(&json!({ "keys": [key.public()] }).to_string()).unwrap();
+        let keys =
+            || KeySet::parse(&json!({ "keys": [key.public().to_jwk()] }).to_string()).unwrap();
         let claims = json!({ "position": 7 });
         let signed = key.sign_checkpoint(&claims).unwrap();
         assert_eq!(keys().checkpoint::<Value>(&signed).unwrap(), claims);
@@ -74,16 +60,17 @@ mod tests {
             lifetime_max: Duration::MAX,
         };
         let tokens = Tokens::new(rules, keys());
-        assert_eq!(tokens.check(&signed, DateTime::UNIX_EPOCH), Err(Refused::NotForAccess));
+        let refused = tokens.check(&signed, None, DateTime::UNIX_EPOCH);
+        assert_eq!(refused, Err(Refused::Header(HeaderRefused::Type("at+jwt"))));
         let another = key.sign_checkpoint(&json!({ "position": 8 })).unwrap();
         let (said, _) = another.rsplit_once('.').unwrap();
         let forged = format!("{said}.{}", signed.rsplit_once('.').unwrap().1);
         for (text, refusal) in [
-            (&*key.mint(&claims).unwrap(), "its `typ` is not audit-checkpoint+jwt"),
-            (&other.sign_checkpoint(&claims).unwrap(), "its key "),
+            (&*key.mint(&claims).unwrap(), "it has another `typ` than audit-checkpoint+jwt"),
+            (&other.sign_checkpoint(&claims).unwrap(), "it names a key "),
             (&forged, "it is not genuine"),
             ("a.b.c", "it is not a signed JWT"),
-            (&"x".repeat(BYTES_MAX + 1), "it is longer"),
+            (&"x".repeat(9_000), "it is longer"),
         ] {
             let refused = keys().checkpoint::<Value>(text).unwrap_err();
             assert!(refused.starts_with(refusal), "{refused}");

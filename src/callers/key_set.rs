@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use jsonwebtoken::{
-    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, decode_header,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
 };
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::algorithms;
 
 const KEYS_MAX: usize = 100;
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Members that only secret keys have.
 const SECRET: [&str; 4] = ["d", "k", "p", "q"];
 
@@ -84,6 +85,34 @@ impl KeySet {
         Ok(set)
     }
 
+    /// The key that has signed this token, as it says, if it is of this type.
+    pub(super) fn key_of(
+        &self,
+        token: &str,
+        typ: &'static str,
+    ) -> Result<&VerificationKey, HeaderRefused> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(HeaderRefused::TooLong);
+        }
+        let header = decode_header(token).map_err(|_| HeaderRefused::Malformed)?;
+        let is_of_type = header.typ.is_some_and(|given| {
+            let given = given.to_ascii_lowercase();
+            given.strip_prefix("application/").unwrap_or(&given) == typ
+        });
+        if !is_of_type {
+            return Err(HeaderRefused::Type(typ));
+        }
+        if header.crit.is_some() {
+            return Err(HeaderRefused::Extended);
+        }
+        let kid = header.kid.ok_or(HeaderRefused::NoKey)?;
+        let key = self.find(&kid).ok_or(HeaderRefused::UnknownKey)?;
+        match header.alg == key.algorithm {
+            true => Ok(key),
+            false => Err(HeaderRefused::Algorithm),
+        }
+    }
+
     pub(super) fn find(&self, kid: &str) -> Option<&VerificationKey> {
         self.keys.get(kid)
     }
@@ -96,6 +125,25 @@ impl KeySet {
     pub fn ignored(&self) -> usize {
         self.ignored
     }
+}
+
+/// Why the header of a token is not taken; follows what names the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderRefused {
+    #[error("is longer than 8 KiB")]
+    TooLong,
+    #[error("is not a signed JWT")]
+    Malformed,
+    #[error("has another `typ` than {0}")]
+    Type(&'static str),
+    #[error("demands extensions (`crit`), and none is supported")]
+    Extended,
+    #[error("names no key (`kid`)")]
+    NoKey,
+    #[error("names a key (`kid`) that is not in the key set, or not any more")]
+    UnknownKey,
+    #[error("has an `alg` that is not that of its key")]
+    Algorithm,
 }
 
 /// Whether its parts have the lengths that signatures are checked with.

@@ -22,6 +22,8 @@ const CONTENT_DIGEST: &str = "content-digest";
 pub struct SignedParts<'a> {
     pub method: &'a str,
     pub authority: &'a str,
+    /// Names of this deployment, to which a request must be sent; none where any name is good.
+    pub hosts: &'a [String],
     pub path: &'a str,
     pub query: Option<&'a str>,
     /// The lines of a header, joined by `, `.
@@ -57,6 +59,10 @@ pub enum SignatureRefused {
     Component,
     #[error("what the signature covers is longer than 4 KiB")]
     Long,
+    #[error(
+        "the request was sent and signed to a host that is not one of PAYSTREAM_PUBLIC_HOSTS here"
+    )]
+    Host,
     #[error("the signature must name its key (keyid)")]
     NoKey,
     #[error("the signature's `created` must be within 5 minutes of now, and `expires` not past")]
@@ -92,6 +98,9 @@ impl SignedParts<'_> {
         };
         let signature = signature.bare_item.as_byte_sequence().ok_or(SignatureRefused::Label)?;
         let base = self.base(input)?;
+        if !self.is_meant_for_us() {
+            return Err(SignatureRefused::Host);
+        }
         let named = |name: &str| {
             let mut parameters = input.params.iter();
             parameters.find(|(key, _)| key.as_str() == name).map(|(_, value)| value)
@@ -172,10 +181,16 @@ impl SignedParts<'_> {
     /// The name that it was sent to, as RFC 9421 writes it: without a port that goes without
     /// saying.
     fn host(&self) -> Option<String> {
-        let host = self.authority.to_ascii_lowercase();
-        let bare = host.strip_suffix(":443").or_else(|| host.strip_suffix(":80"));
-        let host = bare.unwrap_or(&host);
-        (!host.is_empty() && !host.contains('@')).then(|| host.to_owned())
+        let host = without_usual_port(self.authority);
+        (!host.is_empty() && !host.contains('@')).then(|| host.to_ascii_lowercase())
+    }
+
+    /// Whether it was sent to a name of this deployment, and not to one of another that has the
+    /// same keys.
+    fn is_meant_for_us(&self) -> bool {
+        let host = without_usual_port(self.authority);
+        let is_it = |ours: &String| without_usual_port(ours).eq_ignore_ascii_case(host);
+        self.hosts.is_empty() || self.hosts.iter().any(is_it)
     }
 
     fn body_digest(&self) -> Result<[u8; 32], SignatureRefused> {
@@ -189,6 +204,10 @@ impl SignedParts<'_> {
         let digest = digest.bare_item.as_byte_sequence().unwrap_or_default();
         digest.try_into().map_err(|_| SignatureRefused::Digest)
     }
+}
+
+fn without_usual_port(host: &str) -> &str {
+    host.strip_suffix(":443").or_else(|| host.strip_suffix(":80")).unwrap_or(host)
 }
 
 impl GoodSignature {
@@ -236,6 +255,16 @@ mod tests {
     }
 
     fn check(request: &Request, keys: &KeySet, at: i64) -> Result<GoodSignature, SignatureRefused> {
+        check_at(&[], request, keys, at)
+    }
+
+    fn check_at(
+        hosts: &[&str],
+        request: &Request,
+        keys: &KeySet,
+        at: i64,
+    ) -> Result<GoodSignature, SignatureRefused> {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let header = |name: &str| match name {
             "signature-input" => Some(request.input.clone()),
             "signature" => Some(request.signature.clone()),
@@ -245,6 +274,7 @@ mod tests {
         let parts = SignedParts {
             method: "POST",
             authority: "PAY.example",
+            hosts: &hosts,
             path: "/api/v1/payments",
             query: request.query,
             header: &header,
@@ -256,7 +286,7 @@ mod tests {
     #[test]
     fn a_signature_covers_what_it_must_and_nothing_is_taken_without_it() {
         let key = SigningKey::generate().unwrap();
-        let keys = serde_json::json!({"keys": [key.public()]}).to_string();
+        let keys = serde_json::json!({"keys": [key.public().to_jwk()]}).to_string();
         let keys = KeySet::parse(&keys).unwrap();
         let all = r#""@method" "@authority" "@path" "content-digest""#;
         let with = |covers: &str, parameters: &str| sign(&key, covers, parameters);
@@ -288,6 +318,14 @@ mod tests {
         }
         for at in [NOW - 301, NOW + 301] {
             assert_eq!(check(&with(all, &named), &keys, at), Err(Stale));
+        }
+        for (hosts, refused) in [
+            (&["pay.example"][..], None),
+            (&["other.example", "Pay.Example:443"], None),
+            (&["pay.example:8443", "pay.example.org"], Some(SignatureRefused::Host)),
+        ] {
+            let checked = check_at(hosts, &with(all, &named), &keys, NOW);
+            assert_eq!(checked.err(), refused, "{hosts:?}");
         }
         // What is not as it was signed.
         let queried = Request { query: Some("a=1"), ..with(all, &named) };

@@ -5,18 +5,22 @@
 
 mod algorithms;
 mod checkpoint;
+mod confirmation;
 mod key_file;
 mod key_set;
 mod message_signature;
+mod public_key;
 mod scope;
 mod signing_key;
 mod sources;
 mod tokens;
 mod webhook;
 
+pub use confirmation::{Confirmation, Thumbprint};
 pub use key_file::follow;
-pub use key_set::{Kept, KeySet};
+pub use key_set::{HeaderRefused, Kept, KeySet};
 pub use message_signature::{GoodSignature, SignatureRefused, SignedParts};
+pub use public_key::PublicKey;
 pub use scope::{Scope, Scopes};
 pub use signing_key::{Grant, SigningKey};
 pub use sources::{Mapping, SourceRules, Sources};

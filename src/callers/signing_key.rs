@@ -1,7 +1,6 @@
 //! Private keys, with which tokens are made: for development, and for banks without a token
 //! server of their own. Never writes a key to a file.
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{EncodingKey, Header, crypto::JwtSigner};
 use pem::Pem;
 use ring::{
@@ -9,12 +8,12 @@ use ring::{
     signature::{KeyPair, RsaPublicKeyComponents},
 };
 use serde::Serialize;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::{algorithms, algorithms::Signer};
+use super::{Confirmation, PublicKey, algorithms, algorithms::Signer, public_key};
 
 const LABEL: &str = "PRIVATE KEY";
+const KINDS: &str =
+    "its key is not one for EdDSA (Ed25519), ES256 (P-256) or PS256 (RSA, 2048 bits or more)";
 /// What says that a token is one for access (RFC 9068).
 pub(super) const ACCESS_TOKEN: &str = "at+jwt";
 
@@ -35,11 +34,30 @@ pub struct Grant<'a> {
     pub iat: i64,
     pub exp: i64,
     pub jti: &'a str,
+    /// What it is bound to, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
 }
 
 pub struct SigningKey {
     signer: Signer,
     der: Vec<u8>,
+}
+
+impl PublicKey {
+    /// From a PEM file that has it, or its private key.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with the file.
+    pub fn from_pem(text: &str) -> Result<Self, String> {
+        match pem::parse(text) {
+            Ok(file) if file.tag() == public_key::LABEL => {
+                Self::from_spki(file.contents()).ok_or_else(|| KINDS.to_owned())
+            }
+            Ok(_) | Err(_) => SigningKey::from_pem(text).map(|key| key.public()),
+        }
+    }
 }
 
 impl SigningKey {
@@ -74,9 +92,7 @@ impl SigningKey {
 
     fn from_der(der: Vec<u8>) -> Result<Self, String> {
         algorithms::install();
-        let signer = Signer::from_pkcs8(&der).ok_or(
-            "its key is not one for EdDSA (Ed25519), ES256 (P-256) or PS256 (RSA, 2048 bits or more)",
-        )?;
+        let signer = Signer::from_pkcs8(&der).ok_or(KINDS)?;
         Ok(Self { signer, der })
     }
 
@@ -84,41 +100,21 @@ impl SigningKey {
         pem::encode(&Pem::new(LABEL, self.der.clone()))
     }
 
-    /// Its public part, as a key set has it.
-    pub fn public(&self) -> Value {
-        let mut key = self.required();
-        key["kid"] = self.kid().into();
-        key["alg"] = json!(self.signer.algorithm());
-        key["use"] = "sig".into();
-        key
-    }
-
-    /// The thumbprint of the public key (RFC 7638).
-    pub fn kid(&self) -> String {
-        // The members are written in the order of their names, as the thumbprint has them.
-        let members = self.required().to_string();
-        URL_SAFE_NO_PAD.encode(Sha256::digest(members.as_bytes()))
-    }
-
-    /// The members that make the key.
-    fn required(&self) -> Value {
-        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    pub fn public(&self) -> PublicKey {
         match &self.signer {
-            Signer::EdDsa(key) => {
-                json!({"crv": "Ed25519", "kty": "OKP", "x": text(key.public_key().as_ref())})
-            }
-            Signer::Es256(key) => {
-                // A byte that says it is not compressed, then both coordinates.
-                let point = key.public_key().as_ref();
-                let (x, y) = point.get(1..).unwrap_or_default().split_at(32);
-                json!({"crv": "P-256", "kty": "EC", "x": text(x), "y": text(y)})
-            }
+            Signer::EdDsa(key) => PublicKey::ed25519(key.public_key().as_ref()),
+            Signer::Es256(key) => PublicKey::p256(key.public_key().as_ref()),
             Signer::Ps256(key) => {
                 let RsaPublicKeyComponents { n, e } =
                     RsaPublicKeyComponents::<Vec<u8>>::from(key.public());
-                json!({"e": text(&e), "kty": "RSA", "n": text(&n)})
+                PublicKey::rsa(&n, &e)
             }
         }
+    }
+
+    /// The thumbprint of its public key.
+    pub fn kid(&self) -> String {
+        self.public().kid()
     }
 
     #[cfg(test)]
@@ -158,19 +154,21 @@ impl SigningKey {
 mod tests {
     use super::*;
 
+    fn hex(two: &[u8]) -> u8 {
+        u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap()
+    }
+
     #[test]
     fn a_key_survives_its_file_and_is_named_by_its_thumbprint() {
         let key = SigningKey::generate().unwrap();
         let again = SigningKey::from_pem(&key.to_pem()).unwrap();
-        assert_eq!(again.public(), key.public());
-        assert_eq!(key.public()["alg"], "EdDSA");
+        assert_eq!(again.public().to_jwk(), key.public().to_jwk());
+        assert_eq!(key.public().to_jwk()["alg"], "EdDSA");
         // The example of RFC 8037.
-        let example = json!({
-            "crv": "Ed25519", "kty": "OKP", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
-        });
-        let thumbprint = Sha256::digest(example.to_string().as_bytes());
+        let example = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        let example: Vec<u8> = example.as_bytes().chunks(2).map(hex).collect();
         let known = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
-        assert_eq!(URL_SAFE_NO_PAD.encode(thumbprint), known);
+        assert_eq!(PublicKey::ed25519(&example).kid(), known);
         let wrong = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n";
         for (file, refusal) in [("x", "it is not a PEM file"), (wrong, "it holds EC PRIVATE KEY")] {
             let refused = SigningKey::from_pem(file).err().unwrap();

@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::{
-    GoodSignature, KeySet, Scope, Scopes, SignatureRefused, SignedParts, webhook::WebhookSecret,
+    GoodSignature, KeySet, Scope, Scopes, SignatureRefused, SignedParts, webhook::WebhookKey,
 };
 use crate::domain::{PaymentStatus, Source};
 
 /// What a signed request may do unless the file says otherwise.
 const SCOPES: [&str; 2] = ["payments:write", "payments:read"];
 const SOURCES_MAX: usize = 1_000;
-/// Beside the present secret, the next one.
+/// Beside the present one, the next one.
 const SECRETS_MAX: usize = 2;
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl SourceRules {
 
 #[derive(Debug)]
 pub struct WebhookRules {
-    pub secrets: Vec<WebhookSecret>,
+    pub keys: Vec<WebhookKey>,
     pub mapping: Mapping,
 }
 
@@ -127,7 +127,10 @@ struct SourceText {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WebhooksText {
+    #[serde(default)]
     secrets: Vec<String>,
+    #[serde(default)]
+    public_keys: Vec<String>,
     fields: Option<Members<String>>,
     statuses: Option<Members<String>>,
     #[serde(default)]
@@ -220,9 +223,9 @@ fn parse(text: &str) -> Result<Known, String> {
             }
         }
         // What is signed names no source: it must be of one.
-        for secret in rules.webhooks.iter().flat_map(|webhooks| &webhooks.secrets) {
+        for secret in rules.webhooks.iter().flat_map(|webhooks| &webhooks.keys) {
             if !secrets.insert(secret.fingerprint.clone()) {
-                return Err(wrong("a secret is used twice".to_owned()));
+                return Err(wrong("a secret or public key is used twice".to_owned()));
             }
         }
         known.by_name.insert(name, rules);
@@ -235,12 +238,15 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
-    let WebhooksText { secrets, fields, statuses, amounts_in_minor_units } = text;
-    if !(1..=SECRETS_MAX).contains(&secrets.len()) {
-        return Err("webhooks need one secret, or two while it is being changed".to_owned());
+    let WebhooksText { secrets, public_keys, fields, statuses, amounts_in_minor_units } = text;
+    if !(1..=SECRETS_MAX).contains(&(secrets.len() + public_keys.len())) {
+        let what = "one of `secrets` or `public_keys`, or two while it is being changed";
+        return Err(format!("webhooks need {what}"));
     }
-    let secrets: Option<Vec<_>> = secrets.iter().map(|one| WebhookSecret::parse(one)).collect();
-    let secrets = secrets.ok_or("a secret must be whsec_ and 24 to 64 bytes in base64")?;
+    let secrets: Option<Vec<_>> = secrets.iter().map(|one| WebhookKey::secret(one)).collect();
+    let mut keys = secrets.ok_or("a secret must be whsec_ and 24 to 64 bytes in base64")?;
+    let public: Option<Vec<_>> = public_keys.iter().map(|one| WebhookKey::public(one)).collect();
+    keys.extend(public.ok_or("a public key must be whpk_ and the 32 bytes of Ed25519 in base64")?);
     let fields = fields.map_or_else(Vec::new, |Members(fields)| fields);
     if let Some((other, _)) = fields.iter().find(|(name, _)| !Mapping::FIELDS.contains(&&**name)) {
         let known = Mapping::FIELDS.join(", ");
@@ -250,7 +256,10 @@ fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
         let Some((_, pointer)) = fields.iter().find(|(named, _)| named == name) else {
             return Ok((name, vec![name.to_owned()]));
         };
-        let steps = pointer.strip_prefix('/').ok_or_else(|| {
+        // After `~` stands what it is for (RFC 6901).
+        let is_escaped =
+            |steps: &&str| steps.split('~').skip(1).all(|step| step.starts_with(['0', '1']));
+        let steps = pointer.strip_prefix('/').filter(is_escaped).ok_or_else(|| {
             format!("{name} must be a JSON Pointer, such as /data/reference, and not {pointer}")
         })?;
         let step = |step: &str| step.replace("~1", "/").replace("~0", "~");
@@ -264,7 +273,7 @@ fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
     let statuses =
         statuses.map(|Members(all)| all.into_iter().map(status).collect::<Result<_, String>>());
     let mapping = Mapping { fields, statuses: statuses.transpose()?, amounts_in_minor_units };
-    Ok(WebhookRules { secrets, mapping })
+    Ok(WebhookRules { keys, mapping })
 }
 
 #[cfg(test)]
@@ -303,8 +312,14 @@ mod tests {
             (r#"{"a": {}, "a": {}}"#, "it has a field that is unknown, missing, given twice"),
             (r#"{"a": {"networks": ["192.0.2.7"]}}"#, "source a: 192.0.2.7 is no network"),
             (r#"{"a": {"scopes": ["operations:read"]}}"#, "source a: no signature opens"),
-            (&good.replace(r#""bank-b": {}"#, &twice), "source bank-b: a secret is used twice"),
-            (r#"{"a": {"webhooks": {"secrets": []}}}"#, "source a: webhooks need one secret"),
+            (&good.replace(r#""bank-b": {}"#, &twice), "source bank-b: a secret or public"),
+            (r#"{"a": {"webhooks": {"secrets": []}}}"#, "source a: webhooks need one of"),
+            (r#"{"a": {"webhooks": {"public_keys": ["whpk_AA"]}}}"#, "source a: a public key must"),
+            (
+                &good.replace("who~1is", "who~2is"),
+                "source bank-a: customer_id must be a JSON Pointer",
+            ),
+            (&good.replace("is/0", "is~"), "source bank-a: customer_id must be a JSON Pointer"),
             (
                 &format!(r#"{{"a": {{"webhooks": {{"secrets": ["{short}"]}}}}}}"#),
                 "source a: a secret",

@@ -9,16 +9,19 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
+use rust_decimal::Decimal;
 use serde::Deserialize;
+use serde_json::Number;
 use tracing::info;
 
-use super::{KeySet, Scope, Scopes, signing_key::ACCESS_TOKEN};
+use super::{
+    Confirmation, HeaderRefused, KeySet, Scope, Scopes, Thumbprint, signing_key::ACCESS_TOKEN,
+};
 use crate::domain::{Source, is_plain};
 
 /// How far the clock of whoever makes tokens may be from ours.
 const SKEW_MAX: Duration = Duration::from_secs(30);
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
 const NAME_CHARACTERS_MAX: usize = 64;
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -54,20 +57,8 @@ pub fn is_name(text: &str) -> bool {
 /// Why a token is not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("the token is longer than 8 KiB")]
-    TooLong,
-    #[error("the token is not a signed JWT")]
-    Malformed,
-    #[error("the token's `typ` is not at+jwt: it is no access token")]
-    NotForAccess,
-    #[error("the token demands extensions (`crit`), and none is supported")]
-    Extended,
-    #[error("the token names no key (`kid`)")]
-    NoKey,
-    #[error("the token's key (`kid`) is not one of ours, or not any more")]
-    UnknownKey,
-    #[error("the token's `alg` is not that of its key")]
-    OtherAlgorithm,
+    #[error("the token {0}")]
+    Header(#[from] HeaderRefused),
     #[error("the token's signature is not that of its key")]
     BadSignature,
     #[error("the token is from another issuer")]
@@ -84,6 +75,13 @@ pub enum Refused {
     Lasting(i64, u64),
     #[error("the token's `sub` must be {NAME}")]
     Name,
+    #[error(
+        "the token is bound to a client certificate (`cnf`), and this connection showed none: \
+         connect to the gateway itself, over TLS and with that certificate"
+    )]
+    NoCertificate,
+    #[error("the token is bound to another client certificate (`cnf`) than this connection's")]
+    OtherCertificate,
     #[error("the token has no `source`, which its scopes need")]
     NoSource,
     #[error("the token's `source` {0}")]
@@ -93,9 +91,10 @@ pub enum Refused {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    iat: i64,
-    exp: i64,
-    nbf: Option<i64>,
+    iat: Number,
+    exp: Number,
+    nbf: Option<Number>,
+    cnf: Option<Confirmation>,
     source: Option<String>,
     #[serde(default)]
     scope: String,
@@ -106,8 +105,10 @@ struct Claims {
     _jti: String,
 }
 
+#[derive(Clone)]
 struct Remembered {
     caller: Caller,
+    bound_to: Option<Confirmation>,
     expires_at: i64,
 }
 
@@ -140,17 +141,38 @@ impl Tokens {
         Ok(())
     }
 
-    pub fn check(&self, token: &str, now: DateTime<Utc>) -> Result<Caller, Refused> {
+    /// Whose token this is. `certificate` is the one that the client has shown on this connection.
+    pub fn check(
+        &self,
+        token: &str,
+        certificate: Option<&Thumbprint>,
+        now: DateTime<Utc>,
+    ) -> Result<Caller, Refused> {
+        let Remembered { caller, bound_to, .. } = self.taken(token, now)?;
+        // A token that is remembered may come over any connection.
+        match (bound_to, certificate) {
+            (None, _) => Ok(caller),
+            (Some(_), None) => Err(Refused::NoCertificate),
+            (Some(bound_to), Some(shown)) => match bound_to.is_of(shown) {
+                true => Ok(caller),
+                false => Err(Refused::OtherCertificate),
+            },
+        }
+    }
+
+    fn taken(&self, token: &str, now: DateTime<Utc>) -> Result<Remembered, Refused> {
         let (keys, remembered) = {
             let state = self.state();
-            let known = state.remembered.get(token);
-            let known = known.map(|known| (known.caller.clone(), known.expires_at));
-            (Arc::clone(&state.keys), known)
+            (Arc::clone(&state.keys), state.remembered.get(token).cloned())
         };
-        if let Some((caller, expires_at)) = remembered {
-            return if is_over(expires_at, now) { Err(expired(expires_at)) } else { Ok(caller) };
+        if let Some(known) = remembered {
+            let is_over = is_over(known.expires_at, now);
+            return if is_over { Err(expired(known.expires_at)) } else { Ok(known) };
         }
-        let Claims { sub, iat, exp, nbf, source, scope, .. } = self.verify(&keys, token)?;
+        let Claims { sub, iat, exp, nbf, cnf, source, scope, .. } = self.verify(&keys, token)?;
+        // Never longer than the token says.
+        let (iat, exp) = (seconds_of(&iat, Decimal::ceil)?, seconds_of(&exp, Decimal::floor)?);
+        let nbf = nbf.map(|nbf| seconds_of(&nbf, Decimal::ceil)).transpose()?;
         if is_over(exp, now) {
             return Err(expired(exp));
         }
@@ -174,30 +196,13 @@ impl Tokens {
             None => Source::default(),
         };
         let caller = Caller { name: sub.into(), source, scopes };
-        self.remember(&keys, token, Remembered { caller: caller.clone(), expires_at: exp }, now);
-        Ok(caller)
+        let taken = Remembered { caller, bound_to: cnf, expires_at: exp };
+        self.remember(&keys, token, taken.clone(), now);
+        Ok(taken)
     }
 
     fn verify(&self, keys: &KeySet, token: &str) -> Result<Claims, Refused> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(Refused::TooLong);
-        }
-        let header = decode_header(token).map_err(|_| Refused::Malformed)?;
-        let is_for_access = header.typ.is_some_and(|typ| {
-            let typ = typ.to_ascii_lowercase();
-            typ.strip_prefix("application/").unwrap_or(&typ) == ACCESS_TOKEN
-        });
-        if !is_for_access {
-            return Err(Refused::NotForAccess);
-        }
-        if header.crit.is_some() {
-            return Err(Refused::Extended);
-        }
-        let kid = header.kid.ok_or(Refused::NoKey)?;
-        let key = keys.find(&kid).ok_or(Refused::UnknownKey)?;
-        if header.alg != key.algorithm {
-            return Err(Refused::OtherAlgorithm);
-        }
+        let key = keys.key_of(token, ACCESS_TOKEN)?;
         let decoded = decode::<Claims>(token, &key.key, &self.validation(key.algorithm));
         decoded.map(|token| token.claims).map_err(refusal)
     }
@@ -240,8 +245,15 @@ fn refusal(error: jsonwebtoken::errors::Error) -> Refused {
         ErrorKind::InvalidAudience => Refused::OtherAudience,
         ErrorKind::MissingRequiredClaim(claim) => Refused::Claims(format!("no `{claim}`")),
         ErrorKind::Json(error) => Refused::Claims(error.to_string()),
-        _ => Refused::Malformed,
+        _ => Refused::Header(HeaderRefused::Malformed),
     }
+}
+
+/// A time, which may have a fraction (RFC 7519), in whole seconds.
+fn seconds_of(time: &Number, round: fn(&Decimal) -> Decimal) -> Result<i64, Refused> {
+    let rounded = || i64::try_from(round(&time.to_string().parse().ok()?)).ok();
+    let wrong = || Refused::Claims(format!("the time {time} is not in seconds since 1970"));
+    time.as_i64().or_else(rounded).ok_or_else(wrong)
 }
 
 fn is_over(expires_at: i64, now: DateTime<Utc>) -> bool {
@@ -263,6 +275,7 @@ fn seconds(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::callers::{Grant, Scope, SigningKey};
@@ -277,7 +290,7 @@ mod tests {
     }
 
     fn text(keys: &[&SigningKey]) -> String {
-        let keys: Vec<_> = keys.iter().map(|key| key.public()).collect();
+        let keys: Vec<_> = keys.iter().map(|key| key.public().to_jwk()).collect();
         json!({ "keys": keys }).to_string()
     }
 
@@ -292,7 +305,9 @@ mod tests {
         iat: NOW,
         exp: NOW + 600,
         jti: "1",
+        cnf: None,
     };
+    const UNKNOWN: Refused = Refused::Header(HeaderRefused::UnknownKey);
 
     fn but_exp(exp: serde_json::Value) -> serde_json::Value {
         let mut claims = json!(GRANT);
@@ -305,14 +320,14 @@ mod tests {
         let key = SigningKey::generate().unwrap();
         let tokens = tokens(&key);
         let token = key.mint(&GRANT).unwrap();
-        assert_eq!(tokens.check(&token, moment(NOW - 31)), Err(Refused::Early(moment(NOW))));
+        assert_eq!(tokens.check(&token, None, moment(NOW - 31)), Err(Refused::Early(moment(NOW))));
         // Then from what is remembered.
         for at in [NOW - 30, NOW, NOW + 629] {
-            let caller = tokens.check(&token, moment(at)).unwrap();
+            let caller = tokens.check(&token, None, moment(at)).unwrap();
             assert_eq!((&*caller.name, caller.source.as_str()), ("bank-a", "bank-a"));
             assert!(caller.scopes.has(Scope::PaymentsWrite));
         }
-        let late = tokens.check(&token, moment(NOW + 630));
+        let late = tokens.check(&token, None, moment(NOW + 630));
         assert_eq!(late, Err(Refused::Expired(moment(NOW + 600))));
     }
 
@@ -321,13 +336,13 @@ mod tests {
         let (old, new) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
         let tokens = tokens(&old);
         let (of_old, of_new) = (old.mint(&GRANT).unwrap(), new.mint(&GRANT).unwrap());
-        let check = |token: &str| tokens.check(token, moment(NOW)).map(drop);
-        assert_eq!((check(&of_old), check(&of_new)), (Ok(()), Err(Refused::UnknownKey)));
+        let check = |token: &str| tokens.check(token, None, moment(NOW)).map(drop);
+        assert_eq!((check(&of_old), check(&of_new)), (Ok(()), Err(UNKNOWN)));
         tokens.replace(&text(&[&old, &new])).unwrap();
         assert_eq!((check(&of_old), check(&of_new)), (Ok(()), Ok(())));
         tokens.replace(&text(&[&new])).unwrap();
         assert!(tokens.replace("{}").is_err());
-        assert_eq!((check(&of_old), check(&of_new)), (Err(Refused::UnknownKey), Ok(())));
+        assert_eq!((check(&of_old), check(&of_new)), (Err(UNKNOWN), Ok(())));
     }
 
     #[test]
@@ -345,19 +360,19 @@ mod tests {
             (Grant { source: "", ..GRANT }, Refused::Source("must not be empty")),
         ] {
             let token = key.mint(&grant).unwrap();
-            assert_eq!(tokens.check(&token, moment(NOW)), Err(refusal));
+            assert_eq!(tokens.check(&token, None, moment(NOW)), Err(refusal));
         }
         for claim in ["iss", "aud", "sub", "client_id", "iat", "exp", "jti"] {
             let mut claims = json!(GRANT);
             claims.as_object_mut().unwrap().remove(claim);
             let token = key.mint(&claims).unwrap();
-            let refused = tokens.check(&token, moment(NOW)).unwrap_err();
+            let refused = tokens.check(&token, None, moment(NOW)).unwrap_err();
             assert!(matches!(&refused, Refused::Claims(what) if what.contains(claim)), "{refused}");
         }
         let mut claims = json!(GRANT);
         claims.as_object_mut().unwrap().remove("source");
         let check = |claims: &serde_json::Value| {
-            let checked = tokens.check(&key.mint(claims).unwrap(), moment(NOW));
+            let checked = tokens.check(&key.mint(claims).unwrap(), None, moment(NOW));
             checked.map(|caller| caller.source)
         };
         assert_eq!(check(&claims), Err(Refused::NoSource));
@@ -366,12 +381,58 @@ mod tests {
         claims["scope"] = "customers:write operations:write".into();
         assert_eq!(check(&claims), Ok(Source::default()));
         let never = key.mint(&but_exp(json!(i64::MAX))).unwrap();
-        assert!(matches!(tokens.check(&never, moment(NOW)), Err(Refused::Lasting(..))));
+        assert!(matches!(tokens.check(&never, None, moment(NOW)), Err(Refused::Lasting(..))));
         let text = key.mint(&but_exp(json!("never"))).unwrap();
-        assert!(matches!(tokens.check(&text, moment(NOW)), Err(Refused::Claims(_))));
-        assert_eq!(tokens.check("a.b.c", moment(NOW)), Err(Refused::Malformed));
-        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
-        assert_eq!(tokens.check(&long, moment(NOW)), Err(Refused::TooLong));
+        assert!(matches!(tokens.check(&text, None, moment(NOW)), Err(Refused::Claims(_))));
+        assert_eq!(
+            tokens.check("a.b.c", None, moment(NOW)),
+            Err(Refused::Header(HeaderRefused::Malformed))
+        );
+        let long = "x".repeat(9_000);
+        assert_eq!(
+            tokens.check(&long, None, moment(NOW)),
+            Err(Refused::Header(HeaderRefused::TooLong))
+        );
+    }
+
+    #[test]
+    fn times_with_a_fraction_are_never_stretched() {
+        let key = SigningKey::generate().unwrap();
+        let tokens = tokens(&key);
+        let mut claims = json!(GRANT);
+        claims["iat"] = json!(1_790_000_000.25);
+        claims["exp"] = json!(1_790_000_600.75);
+        let token = key.mint(&claims).unwrap();
+        let check = |at| tokens.check(&token, None, moment(at)).map(drop);
+        assert_eq!(check(NOW - 30), Err(Refused::Early(moment(NOW + 1))));
+        assert_eq!((check(NOW - 29), check(NOW + 629)), (Ok(()), Ok(())));
+        assert_eq!(check(NOW + 630), Err(Refused::Expired(moment(NOW + 600))));
+        let beyond = key.mint(&but_exp(json!(1e300))).unwrap();
+        assert!(matches!(tokens.check(&beyond, None, moment(NOW)), Err(Refused::Claims(_))));
+    }
+
+    #[test]
+    fn a_bound_token_is_good_with_its_certificate_alone_also_when_it_is_remembered() {
+        let key = SigningKey::generate().unwrap();
+        let tokens = tokens(&key);
+        let pem = pem::encode(&pem::Pem::new("CERTIFICATE", b"a certificate"));
+        let (own, other): (Thumbprint, Thumbprint) =
+            (Sha256::digest(b"a certificate").into(), Sha256::digest(b"another").into());
+        let cnf = Some(Confirmation::of_pem(&pem).unwrap());
+        let token = key.mint(&Grant { cnf, ..GRANT }).unwrap();
+        let check = |shown| tokens.check(&token, shown, moment(NOW)).map(drop);
+        for _ in 0..2 {
+            assert_eq!(check(Some(&other)), Err(Refused::OtherCertificate));
+            assert_eq!(check(None), Err(Refused::NoCertificate));
+            assert_eq!(check(Some(&own)), Ok(()));
+        }
+        // What else it is bound to would not be looked at.
+        let mut claims = json!(GRANT);
+        claims["cnf"] = json!({"x5t#S256": "x", "jkt": "x"});
+        let token = key.mint(&claims).unwrap();
+        let refused = tokens.check(&token, Some(&own), moment(NOW)).unwrap_err();
+        assert!(matches!(&refused, Refused::Claims(why) if why.contains("jkt")), "{refused}");
+        assert!(Confirmation::of_pem("x").unwrap_err().contains("no certificate"));
     }
 
     #[test]
@@ -382,7 +443,7 @@ mod tests {
         let caller =
             Caller { name: "a".into(), source: Source::default(), scopes: Scopes::default() };
         for number in 0..=REMEMBERED_MAX {
-            let taken = Remembered { caller: caller.clone(), expires_at: NOW + 1 };
+            let taken = Remembered { caller: caller.clone(), bound_to: None, expires_at: NOW + 1 };
             tokens.remember(&keys, &number.to_string(), taken, moment(NOW));
             assert!(tokens.state().remembered.len() <= REMEMBERED_MAX);
         }

@@ -11,13 +11,13 @@ use std::{
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
-use humantime::parse_duration;
+use humantime::{format_duration, parse_duration};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::table::{Column, known, listing};
 use crate::{
-    callers::{Grant, Kept, KeySet, NAME, Scope, SigningKey, is_name},
+    callers::{Confirmation, Grant, Kept, KeySet, NAME, PublicKey, Scope, SigningKey, is_name},
     clock::Clock,
     domain::Source,
 };
@@ -38,9 +38,9 @@ pub enum KeysCommand {
         #[command(flatten)]
         set: KeysFileArgs,
     },
-    /// Add the public key of a private key to the key set
+    /// Add a public key to the key set
     Add {
-        /// File of the private key: PKCS #8, PEM.
+        /// PEM file of the public key (SPKI) or of its private key (PKCS #8).
         key: PathBuf,
         #[command(flatten)]
         set: KeysFileArgs,
@@ -68,21 +68,23 @@ pub fn run(command: KeysCommand) -> anyhow::Result<()> {
         KeysCommand::New { key, set } => {
             let new = SigningKey::generate().map_err(|error| anyhow!(error))?;
             write_new(&key, &new.to_pem())?;
-            let added = add(&set.keys_file, &new);
+            let added = add(&set.keys_file, &new.public());
             if added.is_err() {
                 // So that the next attempt may use its name.
                 let _ = fs::remove_file(&key);
             }
             added?
         }
-        KeysCommand::Add { key, set } => add(&set.keys_file, &private(&key)?)?,
+        KeysCommand::Add { key, set } => {
+            add(&set.keys_file, &read_key(&key, PublicKey::from_pem)?)?
+        }
         KeysCommand::List { set, json } => list(&existing(&set.keys_file)?, json),
         KeysCommand::Remove { kid, set } => remove(&set.keys_file, &kid)?,
     };
     stdout().write_all(said.as_bytes()).context("could not write the answer")
 }
 
-fn add(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
+fn add(path: &Path, key: &PublicKey) -> anyhow::Result<String> {
     let (path, _lock) = &locked(path)?;
     let mut set = read(path)?.unwrap_or_default();
     let kid = key.kid();
@@ -91,7 +93,7 @@ fn add(path: &Path, key: &SigningKey) -> anyhow::Result<String> {
         "{} has the key {kid} already",
         path.display()
     );
-    set.keys.push(key.public());
+    set.keys.push(key.to_jwk());
     write(path, &set)?;
     Ok(format!("added key {kid} to {}; gateways use it within 2 s\n", path.display()))
 }
@@ -189,9 +191,14 @@ fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 pub(super) fn private(path: &Path) -> anyhow::Result<SigningKey> {
+    read_key(path, SigningKey::from_pem)
+}
+
+/// What a PEM file holds.
+fn read_key<T>(path: &Path, from_pem: fn(&str) -> Result<T, String>) -> anyhow::Result<T> {
     let text = fs::read_to_string(path);
     let text = text.with_context(|| format!("could not read {}", path.display()))?;
-    SigningKey::from_pem(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
+    from_pem(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
 #[derive(Args, Clone, Debug)]
@@ -211,6 +218,13 @@ pub struct TokenArgs {
     /// How long it is valid.
     #[arg(long, default_value = "15m", value_parser = parse_duration)]
     lifetime: Duration,
+    /// Longest time for which gateways take one.
+    #[arg(long, env = "PAYSTREAM_JWT_LIFETIME_MAX", default_value = "1h", value_parser = parse_duration)]
+    lifetime_max: Duration,
+    /// PEM file with the client certificate that it is bound to (RFC 8705): it is then good
+    /// only over TLS with that certificate.
+    #[arg(long)]
+    certificate: Option<PathBuf>,
     /// Who makes it, as gateways know it.
     #[arg(long, env = "PAYSTREAM_JWT_ISSUER")]
     issuer: String,
@@ -226,6 +240,15 @@ pub fn token(args: &TokenArgs, clock: Clock) -> anyhow::Result<()> {
     Source::parse(&args.source).map_err(|invalid| anyhow!("--source {}", invalid.reason))?;
     ensure!(!args.issuer.is_empty(), "--issuer must not be empty");
     ensure!(args.lifetime >= Duration::from_secs(1), "--lifetime must be at least 1s");
+    ensure!(
+        args.lifetime <= args.lifetime_max,
+        "--lifetime {} must be at most {}, or no gateway takes the token \
+         (PAYSTREAM_JWT_LIFETIME_MAX)",
+        format_duration(args.lifetime),
+        format_duration(args.lifetime_max)
+    );
+    let certificate = args.certificate.as_deref();
+    let cnf = certificate.map(|path| read_key(path, Confirmation::of_pem)).transpose()?;
     let scopes: Vec<&str> = args.scope.iter().map(|scope| scope.as_str()).collect();
     let iat = clock().timestamp();
     let lifetime = i64::try_from(args.lifetime.as_secs()).context("--lifetime is too long")?;
@@ -239,6 +262,7 @@ pub fn token(args: &TokenArgs, clock: Clock) -> anyhow::Result<()> {
         iat,
         exp: iat.checked_add(lifetime).context("--lifetime is too long")?,
         jti: &Uuid::now_v7().to_string(),
+        cnf,
     };
     let token = private(&args.key)?.mint(&grant).context("could not sign the token")?;
     writeln!(stdout(), "{token}").context("could not write the token")

@@ -1,6 +1,12 @@
 //! Settings of the gateway, and who is configured to use it. Never says what a token is.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{bail, ensure};
 use chrono_tz::Tz;
@@ -82,6 +88,11 @@ pub struct GatewayConfig {
     /// anew when it changes.
     #[arg(long, env = "PAYSTREAM_SOURCES_FILE")]
     pub sources_file: Option<PathBuf>,
+    /// Names that clients reach this deployment by, such as `pay.example,pay.example:8443`;
+    /// without a port, ports 443 and 80 are meant. A signed request to any other is refused.
+    /// Without this setting every name is taken.
+    #[arg(long, env = "PAYSTREAM_PUBLIC_HOSTS", value_delimiter = ',', value_parser = public_host)]
+    pub public_hosts: Vec<String>,
     /// Time zone of transaction dates that carry no offset.
     #[arg(long, env = "PAYSTREAM_TIME_ZONE", default_value = "Africa/Lagos")]
     pub time_zone: Tz,
@@ -89,8 +100,9 @@ pub struct GatewayConfig {
     /// later dates are refused.
     #[arg(long, env = "PAYSTREAM_DATE_AHEAD_MAX", default_value = "1d", value_parser = parse_duration)]
     pub date_ahead_max: Duration,
-    /// Unsettled entries of one partition at which the gateway answers 503. Settled
-    /// entries that are still kept have eight times that room.
+    /// Unsettled entries of one partition at which the gateway answers 503. Where callers
+    /// have sources, one source may have three quarters of them. Settled entries that are
+    /// still kept have eight times that room.
     #[arg(long, env = "PAYSTREAM_BACKLOG_MAX", default_value_t = 200_000)]
     pub backlog_max: u32,
     /// How long a stream remembers a reference and answers a repetition at once.
@@ -155,6 +167,14 @@ impl GatewayConfig {
     #[must_use]
     pub fn asks_for_token(&self) -> bool {
         self.api_token.is_some() || self.jwt_keys_file.is_some()
+    }
+
+    /// Unsettled entries of one partition that one source may have beyond twice as many of
+    /// anybody: where nobody has a source, there is nobody to keep room for.
+    #[must_use]
+    pub fn share_max(&self) -> u32 {
+        let has_sources = self.jwt_keys_file.is_some() || self.sources_file.is_some();
+        if has_sources { self.backlog_max.div_ceil(4) } else { self.backlog_max }
     }
 
     /// Whether operators need one.
@@ -251,6 +271,22 @@ impl GatewayConfig {
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
+}
+
+/// A name or an address, with or without a port.
+fn public_host(text: &str) -> Result<String, &'static str> {
+    let bracketed = |host: &str| {
+        let six = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        six.is_some_and(|six| six.parse::<Ipv6Addr>().is_ok())
+    };
+    let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-';
+    let is_host = |host: &str| bracketed(host) || !host.is_empty() && host.bytes().all(of_a_name);
+    let with_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    (is_host(text) || with_port)
+        .then(|| text.to_owned())
+        .ok_or("it must be a host with or without a port, such as pay.example or pay.example:8443")
 }
 
 /// Reads operators, one a line or between commas. Says which one is wrong, and

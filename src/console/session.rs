@@ -46,7 +46,7 @@ pub(super) async fn sign_in(
     let unread = |_| Problem::new(Code::Unauthorized, "the token could not be read");
     let Form(form) = form.map_err(unread)?;
     let token = form.token.trim();
-    let operator = access::sign_in(&app.gateway, token);
+    let operator = access::sign_in(&app.gateway, token, peer);
     app.security_log.signed_in(operator.as_ref(), peer);
     operator?;
     let cookie = kept(access::token_cookie(peer.is_https), &words::encoded(token), None, peer)?;

@@ -43,6 +43,8 @@ pub(super) struct Head<'a> {
     pub(super) uri: &'a Uri,
     pub(super) headers: &'a HeaderMap,
     pub(super) has_body: bool,
+    /// Where it is from.
+    pub(super) peer: Option<Peer>,
 }
 
 /// Who the request is from, if it may pass.
@@ -89,14 +91,14 @@ fn identify(gateway: &Gateway, surface: Surface, head: &Head<'_>) -> Result<Prin
         return Ok(known);
     }
     if let Some((tokens, token)) = access_token(gateway, token) {
-        return caller(gateway, tokens, token).map(Principal::from);
+        return caller(gateway, tokens, token, head.peer).map(Principal::from);
     }
     Err(unauthorized(advice(config, surface)))
 }
 
 /// Whose signature the request has.
 fn signer(gateway: &Gateway, head: &Head<'_>) -> Result<Principal, Problem> {
-    let Head { method, uri, headers, has_body } = *head;
+    let Head { method, uri, headers, has_body, .. } = *head;
     let lines = |name: &str| {
         let values: Option<Vec<&str>> =
             headers.get_all(name).iter().map(|value| Some(value.to_str().ok()?.trim())).collect();
@@ -108,6 +110,7 @@ fn signer(gateway: &Gateway, head: &Head<'_>) -> Result<Principal, Problem> {
     let request = SignedParts {
         method: method.as_str(),
         authority: uri.authority().map(|one| one.as_str()).or(host).unwrap_or_default(),
+        hosts: &gateway.config.public_hosts,
         path: uri.path(),
         query: uri.query(),
         header: &lines,
@@ -134,7 +137,7 @@ pub(super) fn admit_from(rules: Option<&SourceRules>, peer: Option<Peer>) -> Res
 }
 
 /// Whose token this is, at the console's sign-in.
-pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Principal, Problem> {
+pub(crate) fn sign_in(gateway: &Gateway, token: &str, peer: Peer) -> Result<Principal, Problem> {
     if token.len() > COOKIE_BYTES_MAX {
         return Err(unauthorized("the token is longer than a cookie can be; take a shorter one"));
     }
@@ -144,7 +147,7 @@ pub(crate) fn sign_in(gateway: &Gateway, token: &str) -> Result<Principal, Probl
     let (tokens, token) = access_token(gateway, Some(token)).ok_or_else(|| {
         unauthorized("token not recognised; tokens of operators are in the gateway's settings")
     })?;
-    let caller = caller(gateway, tokens, token)?;
+    let caller = caller(gateway, tokens, token, Some(peer))?;
     match caller.scopes.has(Scope::OperationsRead) {
         true => Ok(caller.into()),
         false => Err(unauthorized("the token lacks the scope operations:read")),
@@ -159,8 +162,14 @@ fn access_token<'a>(gateway: &'a Gateway, token: Option<&'a str>) -> Option<(&'a
 }
 
 /// Whose access token this is. The audit log must not take one for another.
-fn caller(gateway: &Gateway, tokens: &Tokens, token: &str) -> Result<Caller, Problem> {
-    let caller = tokens.check(token, (gateway.clock)()).map_err(unauthorized)?;
+fn caller(
+    gateway: &Gateway,
+    tokens: &Tokens,
+    token: &str,
+    peer: Option<Peer>,
+) -> Result<Caller, Problem> {
+    let shown = peer.and_then(|peer| peer.certificate);
+    let caller = tokens.check(token, shown.as_ref(), (gateway.clock)()).map_err(unauthorized)?;
     match gateway.config.operators.iter().any(|operator| *operator.name == *caller.name) {
         true => {
             Err(unauthorized("the token's `sub` is the name of an operator with a static token"))
@@ -200,18 +209,18 @@ pub(super) fn is_meant_for_us(
 }
 
 /// Whether it may be told more than whether all is well.
-pub(super) fn may_see_details(gateway: &Gateway, headers: &HeaderMap) -> bool {
-    may_get(gateway, PAYMENTS, headers) || may_look(gateway, headers)
+pub(super) fn may_see_details(gateway: &Gateway, headers: &HeaderMap, peer: Option<Peer>) -> bool {
+    may_get(gateway, PAYMENTS, headers, peer) || may_look(gateway, headers, peer)
 }
 
 /// Whether it may see the console.
-pub(crate) fn may_look(gateway: &Gateway, headers: &HeaderMap) -> bool {
-    may_get(gateway, CONSOLE, headers)
+pub(crate) fn may_look(gateway: &Gateway, headers: &HeaderMap, peer: Option<Peer>) -> bool {
+    may_get(gateway, CONSOLE, headers, peer)
 }
 
-fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap) -> bool {
+fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap, peer: Option<Peer>) -> bool {
     let (method, uri) = (&Method::GET, &Uri::from_static(path));
-    admit(gateway, Surface::of(path), &Head { method, uri, headers, has_body: false }).is_ok()
+    admit(gateway, Surface::of(path), &Head { method, uri, headers, has_body: false, peer }).is_ok()
 }
 
 /// What to do about a request that shows no token that opens this.

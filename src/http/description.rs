@@ -9,7 +9,9 @@ use utoipa::{
         self, Components, Content, Header, KnownFormat, Object, Ref, RefOr, Required, Response,
         Schema, SchemaFormat, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
-        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+        security::{
+            ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+        },
     },
 };
 
@@ -39,6 +41,20 @@ const STRICTNESS: &str = " The operators' API refuses query parameters and field
 const API: &str = "token";
 /// The scheme that opens the operators' API.
 const OPERATOR: &str = "operator_token";
+/// Headers of a signed request, which stands for one with a token.
+const SIGNED: [(&str, &str, &str); 2] = [
+    (
+        "signature_input",
+        "Signature-Input",
+        "HTTP Message Signatures (RFC 9421), in place of a token, with a key that is known of the \
+         source: covers `@method`, `@authority`, `@path`, `@query` where there is one, and \
+         `content-digest` where there is a body, which has the header `Content-Digest` with its \
+         `sha-256` (RFC 9530) then. Its parameters have `created` and `keyid`.",
+    ),
+    ("signature", "Signature", "The signature (RFC 9421), under the same label"),
+];
+/// Carries many payments, and what was signed is kept with each.
+const UNSIGNED: &str = "/api/v1/payments/batch";
 /// Codes of what the proxy in front of the gateways answers by itself.
 const PROXY_CODES: [&str; 1] = ["gateway_unavailable"];
 
@@ -107,6 +123,12 @@ pub(super) fn complete(mut document: openapi::OpenApi, currency: Currency) -> op
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme(name, scheme);
     }
+    if surfaces.contains(&Surface::Api) {
+        for (name, header, description) in SIGNED {
+            let scheme = ApiKeyValue::with_description(header, description);
+            components.add_security_scheme(name, SecurityScheme::ApiKey(ApiKey::Header(scheme)));
+        }
+    }
     for (status, name, description, _) in FAILURES {
         components.responses.insert(name.to_owned(), problem(status, description).into());
     }
@@ -135,12 +157,14 @@ fn complete_operation(path: &str, operation: &mut Operation) {
     if operation.security.is_none() {
         let needs = |token: &str| SecurityRequirement::new::<_, [&str; 0], &str>(token, []);
         let surface = Surface::of(path);
-        operation.security = Some(vec![match surface == Surface::Admin {
-            true => needs(OPERATOR),
-            // A webhook is signed instead.
-            false if surface == Surface::Webhooks => SecurityRequirement::default(),
-            false => needs(API),
-        }]);
+        let [(input, ..), (signature, ..)] = SIGNED;
+        operation.security = Some(match surface == Surface::Admin {
+            true => vec![needs(OPERATOR)],
+            // A webhook is signed by its own headers.
+            false if surface == Surface::Webhooks => vec![SecurityRequirement::default()],
+            false if path == UNSIGNED => vec![needs(API)],
+            false => vec![needs(API), needs(input).add::<_, [&str; 0], &str>(signature, [])],
+        });
         for (status, name, _, can_give) in FAILURES {
             if can_give(operation) {
                 let reference = RefOr::Ref(Ref::from_response_name(name));

@@ -123,7 +123,7 @@ fn enter(
         return Err(Problem::new(Code::Unauthorized, detail));
     }
     let (method, has_body) = (request.method(), !request.body().is_end_stream());
-    let caller = access::admit(gateway, surface, &Head { method, uri, headers, has_body })?;
+    let caller = access::admit(gateway, surface, &Head { method, uri, headers, has_body, peer })?;
     if surface == Surface::Api {
         let rules = gateway.sources.find(caller.source.as_str());
         access::admit_from(rules.as_deref(), peer)?;

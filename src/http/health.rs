@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{
     access,
+    peer::Peer,
     state::App,
     stores::{DependencyView, StoreHealth},
 };
@@ -66,7 +67,11 @@ pub(super) struct AnswerView {
         (status = 503, description = "Payments are not taken", body = HealthView),
     )
 )]
-pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Response {
+pub(super) async fn health(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+) -> Response {
     let StoreHealth { mut redis, mut postgresql, open_losses, .. } = app.stores().await;
     redis.circuit = circuit_word(&app.gateway.redis);
     postgresql.circuit = circuit_word(&app.gateway.postgresql);
@@ -79,7 +84,7 @@ pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Respon
     } else {
         (StatusCode::OK, "ok")
     };
-    if !access::may_see_details(&app.gateway, &headers) {
+    if !access::may_see_details(&app.gateway, &headers, peer.map(|Extension(peer)| peer)) {
         let view = HealthView { status, dependencies: None, open_losses: None, worker: None };
         return (code, Json(view)).into_response();
     }

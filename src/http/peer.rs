@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
+use crate::callers::Thumbprint;
+
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
@@ -15,12 +17,14 @@ pub(crate) struct Peer {
     /// Whether the client came over TLS: to us, unless a proxy that we trust says how it
     /// came to that.
     pub(crate) is_https: bool,
+    /// The certificate that the client itself has shown to us.
+    pub(crate) certificate: Option<Thumbprint>,
 }
 
 impl Peer {
     /// Whoever is at the other end of the connection.
     pub(super) fn connected(address: IpAddr, is_https: bool) -> Self {
-        Self { address: address.to_canonical(), is_https }
+        Self { address: address.to_canonical(), is_https, certificate: None }
     }
 
     /// The client behind this one: of the addresses that proxies have noted, the last that is
@@ -47,7 +51,9 @@ impl Peer {
             let last = line.to_str().unwrap_or_default().rsplit(',').next();
             last.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"))
         });
-        Self { address, is_https }
+        // A proxy's certificate is not that of whoever is behind it.
+        let certificate = self.certificate.filter(|_| address == self.address);
+        Self { address, is_https, certificate }
     }
 }
 
@@ -102,6 +108,20 @@ mod tests {
         ] {
             assert_eq!(peer(connected, &lines, &[]).0, client, "{connected} {lines:?}");
         }
+    }
+
+    #[test]
+    fn a_proxy_does_not_lend_its_certificate() {
+        let peer = Peer {
+            certificate: Some([7; 32]),
+            ..Peer::connected("10.0.0.1".parse().unwrap(), true)
+        };
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        assert_eq!(peer.behind(&headers, &trusted), peer);
+        headers.append(FORWARDED_FOR, "192.0.2.7".parse().unwrap());
+        assert_eq!(peer.behind(&headers, &trusted).certificate, None);
+        assert_eq!(peer.behind(&headers, &[]), peer);
     }
 
     #[test]

@@ -276,6 +276,13 @@ impl From<stream::Error> for Problem {
                      send it again later"
                 ),
             ),
+            stream::Error::ShareFull(partition) => Self::new(
+                Code::BacklogFull,
+                format!(
+                    "partition {partition} holds as many payments of this source as it may; \
+                     nothing was taken, send it again later"
+                ),
+            ),
             stream::Error::MemoryFull(_) => Self::new(
                 Code::BacklogFull,
                 "the stream's memory is full; nothing was taken, send it again later",

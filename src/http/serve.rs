@@ -35,7 +35,7 @@ use super::{
     slots::Slots,
     state::App,
     surface::Door,
-    tls::Tls,
+    tls::{self, Tls},
 };
 use crate::{config::GatewayConfig, progress::Board};
 
@@ -135,14 +135,19 @@ async fn listen(
             debug!(%error, "could not set TCP_NODELAY");
         }
         let stream = Connection::new(stream, WRITE_TIMEOUT, Some(slot));
-        let client = Client { peer, body_left: stream.body_left(), watcher: graceful.watcher() };
+        let mut client =
+            Client { peer, body_left: stream.body_left(), watcher: graceful.watcher() };
         let (http, router, stop) = (http.clone(), router.clone(), stop.clone());
         match tls.as_ref().map(|tls| TlsAcceptor::from(tls.current())) {
             None => connections.spawn(client.answer(http, router, stream)),
             Some(acceptor) => connections.spawn(async move {
                 let shaking = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
                 match stop.run_until_cancelled(shaking).await {
-                    Some(Ok(Ok(stream))) => client.answer(http, router, stream).await,
+                    Some(Ok(Ok(stream))) => {
+                        let shown = stream.get_ref().1.peer_certificates();
+                        client.peer.certificate = tls::thumbprint(shown);
+                        client.answer(http, router, stream).await;
+                    }
                     Some(Ok(Err(error))) => debug!(%error, "a TLS handshake failed"),
                     Some(Err(_)) => debug!("a TLS handshake took too long"),
                     None => {}

@@ -18,7 +18,10 @@ use tokio_rustls::rustls::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::followed_files::{self, Text};
+use crate::{
+    callers::Thumbprint,
+    followed_files::{self, Text},
+};
 
 /// A setting, and the file that it names.
 type File = (&'static str, PathBuf);
@@ -59,6 +62,11 @@ impl Tls {
         })
         .await
     }
+}
+
+/// Names the certificate of a client that has shown this chain.
+pub(super) fn thumbprint(chain: Option<&[CertificateDer<'_>]>) -> Option<Thumbprint> {
+    chain?.first().map(|certificate| Sha256::digest(certificate).into())
 }
 
 /// How connections are served with these files, and the fingerprint of the certificate.

@@ -30,7 +30,7 @@ use crate::{
 
 /// Take a payment from a webhook
 ///
-/// Signed after [Standard Webhooks](https://www.standardwebhooks.com) with a secret of the source,
+/// Signed after [Standard Webhooks](https://www.standardwebhooks.com) with a secret or key of the source,
 /// which stands for a token. The body names the payment's parts as the settings of the source
 /// say; without such settings, as the body of `POST /api/v1/payments` does. The same id with the
 /// same body is answered as before; the same id with another body is refused with 409.
@@ -42,7 +42,7 @@ use crate::{
     params(
         ("webhook-id" = String, Header, description = "The same for every attempt"),
         ("webhook-timestamp" = String, Header, description = "When this attempt was signed, in seconds since 1970"),
-        ("webhook-signature" = String, Header, description = "`v1,` and the HMAC-SHA256 of id, timestamp and body, joined by dots, in base64; several with spaces between"),
+        ("webhook-signature" = String, Header, description = "`v1,` and the HMAC-SHA256 of id, timestamp and body, joined by dots, in base64, or `v1a,` and the Ed25519 signature of the same; several with spaces between"),
     ),
     responses(
         (status = 202, description = "On disk", body = WithIgnored<AcceptedView>,
@@ -75,8 +75,8 @@ pub(super) async fn take(
     // Whoever guesses names learns nothing: an unknown source has no secret.
     let rules = app.gateway.sources.find(&source);
     let known = rules.as_ref().and_then(|rules| Some((rules, rules.webhooks.as_ref()?)));
-    let secrets = known.map_or(&[][..], |(_, webhooks)| &webhooks.secrets);
-    let evidence = hook.check(secrets, received_at).map_err(unsigned)?;
+    let keys = known.map_or(&[][..], |(_, webhooks)| &webhooks.keys);
+    let evidence = hook.check(keys, received_at).map_err(unsigned)?;
     let (rules, webhooks) = known.ok_or_else(|| unsigned(WebhookRefused::BadSignature))?;
     let caller = Principal::of_source(&rules.source);
     access::admit_from(Some(rules), peer.map(|Extension(peer)| peer))?;

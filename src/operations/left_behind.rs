@@ -16,6 +16,7 @@ use crate::{
 /// How the payments are appended.
 const LIMITS: AppendLimits = AppendLimits {
     backlog_max: u32::MAX,
+    share_max: u32::MAX,
     dedupe_window: super::DEDUPE_WINDOW,
     deadline: Duration::from_secs(10),
 };

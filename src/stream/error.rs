@@ -7,6 +7,9 @@ pub enum Error {
     /// The partition holds as many entries as it may.
     #[error("the backlog of partition {0} is full")]
     BacklogFull(u16),
+    /// The source has as many of them as it may.
+    #[error("a source's share of the backlog of partition {0} is full")]
+    ShareFull(u16),
     /// A stream or its group is gone although the topology says it exists.
     #[error("state is lost in Redis: {0}")]
     StateLost(String),
@@ -42,6 +45,7 @@ impl Error {
     pub(super) fn refused(code: &str, why: &str, partition: u16) -> Self {
         match code {
             "BACKPRESSURE" => Self::BacklogFull(partition),
+            "SHARE" => Self::ShareFull(partition),
             "CLOSED" if why.starts_with("resize") => Self::Resizing,
             "CLOSED" | "NOSTREAM" => Self::StateLost(why.to_owned()),
             _ => Self::Shape("append"),

@@ -52,6 +52,10 @@ impl Keys {
         self.of(partition, "backlog")
     }
 
+    pub(super) fn shares(&self, partition: u16) -> String {
+        self.of(partition, "shares")
+    }
+
     pub(super) fn owner(&self, partition: u16) -> String {
         self.of(partition, "owner")
     }

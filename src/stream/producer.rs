@@ -52,6 +52,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 pub struct AppendLimits {
     /// Unsettled entries one stream may hold.
     pub backlog_max: u32,
+    /// How many of them may be of one source beyond twice as many of anybody.
+    pub share_max: u32,
     /// How long a reference is recognised.
     pub dedupe_window: Duration,
     /// How long an append may take, retries included.
@@ -308,12 +310,13 @@ impl Producer {
     }
 
     fn command(&self, partition: u16, chunk: &[&ReceivedPayment], known: &KnownSequences) -> Cmd {
-        let mut keys = Vec::with_capacity(5 + chunk.len());
+        let mut keys = Vec::with_capacity(6 + chunk.len());
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
         keys.push(self.keys.lost(partition));
         keys.push(self.keys.backlog(partition));
         keys.push(self.keys.lineage(partition));
+        keys.push(self.keys.shares(partition));
         for arrival in chunk {
             keys.push((self.reference)(&self.keys, partition, &arrival.payment.reference));
         }
@@ -323,7 +326,8 @@ impl Producer {
             .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))
             .arg(known.sequence)
             .arg(GROUP)
-            .arg(known.line());
+            .arg(known.line())
+            .arg(self.limits.share_max);
         for ReceivedPayment { payment, received_at, trace, evidence } in chunk {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             let (version, source) = wire::version(&payment.reference);

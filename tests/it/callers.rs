@@ -4,10 +4,11 @@
 use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as URL};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use crate::prelude::*;
 
-const ISSUER: &str = "https://tokens.example";
+pub const ISSUER: &str = "https://tokens.example";
 /// A static token, which the loopback gateway takes beside access tokens.
 const STATIC: &str = "a-static-token-of-the-api";
 
@@ -123,17 +124,17 @@ async fn each_way_of_not_having_a_good_token_is_told_and_opens_nothing() {
     let attempts: Vec<(String, &str)> = vec![
         ("not-a-token".to_owned(), "Authorization: Bearer"),
         ("a.b.c".to_owned(), "not a signed JWT"),
-        (stranger, "is not one of ours"),
+        (stranger, "is not in the key set"),
         (made(&["--audience", "other"]).await, "another audience"),
         (made(&["--issuer", "https://other.example"]).await, "another issuer"),
-        (made(&["--lifetime", "2h"]).await, "7200 s, more than the 3600 s"),
+        (made(&["--lifetime", "2h", "--lifetime-max", "2h"]).await, "7200 s, more than the 3600 s"),
         (with(&none, &claims), "not a signed JWT"),
         (with(&but(header.clone(), json!({"alg": "ES256"})), &claims), "not that of its key"),
         (signed_with(&confused, &claims, hmac(public.as_bytes())), "not that of its key"),
         (signed_with(&confused, &claims, hmac(&raw)), "not that of its key"),
         (with(&header, &more), "signature is not that of its key"),
         (with(&but(header.clone(), json!({"kid": null})), &claims), "names no key"),
-        (with(&but(header.clone(), json!({"typ": "JWT"})), &claims), "no access token"),
+        (with(&but(header.clone(), json!({"typ": "JWT"})), &claims), "another `typ` than at+jwt"),
         (with(&but(header.clone(), json!({"crit": ["x"]})), &claims), "extensions"),
         (format!("{good}.{signature}"), "Authorization: Bearer"),
         (good[..good.len() - 6].to_owned(), "signature is not that of its key"),
@@ -380,8 +381,32 @@ async fn keys_of_every_kind_that_openssl_makes_can_be_used() {
         let mut openssl = Command::new("openssl");
         openssl.args(["genpkey", "-out", &keys.path(name)]).args(options);
         assert!(openssl.output().await.unwrap().status.success(), "{name}");
-        let added = keys.run(&["keys", "add", &keys.path(name)]).await;
+        let public = keys.path(&format!("{name}-public"));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["pkey", "-in", &keys.path(name), "-pubout", "-out", &public]);
+        assert!(openssl.output().await.unwrap().status.success(), "{name}");
+        let added = keys.run(&["keys", "add", &public]).await;
         assert_eq!(added.code(), Some(0), "{added:?}");
+        // The private key names the same one.
+        let again = keys.run(&["keys", "add", &keys.path(name)]).await;
+        again.refused(&["has the key"]);
+    }
+    let mut openssl = Command::new("openssl");
+    let other = ["genpkey", "-algorithm", "X25519", "-out", &keys.path("other")];
+    assert!(openssl.args(other).output().await.unwrap().status.success());
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "pkey",
+        "-in",
+        &keys.path("other"),
+        "-pubout",
+        "-out",
+        &keys.path("other-public"),
+    ]);
+    assert!(openssl.output().await.unwrap().status.success());
+    for name in ["other", "other-public"] {
+        let refused = keys.run(&["keys", "add", &keys.path(name)]).await;
+        refused.refused(&["is not one for EdDSA"]);
     }
     let process = keys.serve(&stores, &[]).await;
     for name in ["a", "ed", "ec", "rsa"] {
@@ -407,7 +432,9 @@ async fn commands_and_starts_that_make_no_sense_say_so() {
     keys.run(&["keys", "add", &keys.set()]).await.refused(&["it is not a PEM file"]);
     let scope = ["token", "--key", &private, "--issuer", "x", "--subject", "x", "--scope", "all"];
     keys.run(&scope).await.refused(&["must be one of payments:write"]);
-    for (name, value) in [("--subject", ""), ("--issuer", ""), ("--lifetime", "0s")] {
+    for (name, value) in
+        [("--subject", ""), ("--issuer", ""), ("--lifetime", "0s"), ("--lifetime", "61m")]
+    {
         let mut of: Vec<&str> = vec!["token", "--key", &private, "--scope", "payments:read"];
         let others = [("--subject", "x"), ("--issuer", "x")];
         of.extend(others.iter().filter(|other| other.0 != name).flat_map(|(a, b)| [*a, *b]));
@@ -439,7 +466,7 @@ async fn commands_and_starts_that_make_no_sense_say_so() {
 }
 
 #[tokio::test]
-async fn one_source_has_so_many_reads_under_way_and_no_more() {
+async fn one_source_whose_reads_are_stuck_leaves_connections_to_others() {
     let stores = Stores::new().await;
     let keys = Keys::new("shares").await;
     let process = keys.serve(&stores, &[("PAYSTREAM_QUERY_CONNECTIONS", "2")]).await;
@@ -448,21 +475,24 @@ async fn one_source_has_so_many_reads_under_way_and_no_more() {
     let other = keys.token_of("bank-b", "a", &[&scope[..], &["--source", "bank-b"]].concat()).await;
     let held = lock(&stores, "customer_accounts", "access exclusive").await;
     let path = "/api/v1/customers/ADA";
-    let many = (0..70).map(|_| ask(&process, Method::GET, path, &asks_much));
-    let meanwhile = async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-             and datname = current_database() and query like '%from customer_accounts where%'";
-        stores.until(1, waiting).await;
-        for _ in 0..5 {
-            ask(&process, Method::GET, "/api/v1/payments/x", &other).await.is(404);
-        }
-        held.close().await.unwrap();
-    };
-    let (answers, ()) = tokio::join!(join_all(many), meanwhile);
-    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
-    assert_eq!(refused.len(), 6, "64 may wait for their turn");
-    let problem = refused[0].is_problem(429, "rate_limited");
-    assert!(problem["detail"].as_str().unwrap().contains("as many reads under way"), "{problem}");
+    let mut many: FuturesUnordered<_> =
+        (0..70).map(|_| ask(&process, Method::GET, path, &asks_much)).collect();
+    // Once these are refused, all the others have come, and whatever they may take is taken.
+    for _ in 0..6 {
+        let refused = many.next().await.unwrap().is_problem(429, "rate_limited");
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(detail.contains("as many reads under way"), "64 may wait for their turn: {detail}");
+    }
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+         and datname = current_database() and query like '%from customer_accounts where%'";
+    stores.until(1, waiting).await;
+    for _ in 0..5 {
+        ask(&process, Method::GET, "/api/v1/payments/x", &other).await.is(404);
+    }
+    held.close().await.unwrap();
+    while let Some(answer) = many.next().await {
+        answer.is(404);
+    }
     ask(&process, Method::GET, path, &asks_much).await.is(404);
 }
 

@@ -166,7 +166,7 @@ async fn a_chain_that_was_rewritten_is_found_by_a_checkpoint_alone() {
     fs::write(&file, format!("{last}{token}{foreign}")).unwrap();
     let ended = audit(&with).await;
     ended.is(1, "does NOT hold: 2 drifts");
-    ended.is(1, "its `typ` is not audit-checkpoint+jwt");
+    ended.is(1, "it has another `typ` than audit-checkpoint+jwt");
     ended.is(1, "is not in the key set");
     sqlx::raw_sql("update audit_log_head set ledger = gen_random_uuid()")
         .execute(&mut *connection)

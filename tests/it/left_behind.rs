@@ -16,7 +16,7 @@ async fn old(stores: &Stores, partitions: u16, generation: i32) -> Producer {
     stores.delete_keys(&format!("{head}:ref:*")).await;
     let old = Streams::new(&stores.redis_url, &stores.key_prefix, partitions, generation).unwrap();
     old.provision().await.unwrap();
-    old.producer(AppendLimits { backlog_max: 10_000, ..limits() }).await.unwrap()
+    old.producer(AppendLimits { backlog_max: 10_000, share_max: 10_000, ..limits() }).await.unwrap()
 }
 
 /// Appends a payment of 1 by ADA; says to which partition.

@@ -47,6 +47,21 @@ async fn the_api_is_as_it_is_described() {
     serving.must_live();
 }
 
+#[test]
+fn a_request_may_be_signed_in_place_of_a_token_unless_it_is_a_batch() {
+    let described = serde_json::to_value(paystream::http::description()).unwrap();
+    let security = |path: &str, method: &str| described["paths"][path][method]["security"].clone();
+    let token = json!({"token": []});
+    let either = json!([token, {"signature_input": [], "signature": []}]);
+    assert_eq!(security("/api/v1/payments", "post"), either);
+    assert_eq!(security("/api/v1/payments/{reference}", "get"), either);
+    assert_eq!(security("/api/v1/payments/batch", "post"), json!([token]));
+    for (name, header) in [("signature_input", "Signature-Input"), ("signature", "Signature")] {
+        let scheme = &described["components"]["securitySchemes"][name];
+        has(scheme, json!({"type": "apiKey", "in": "header", "name": header}));
+    }
+}
+
 /// What no parameter should have to bear: in a query or a path as it stands.
 const NASTY: [&str; 16] = [
     "",

@@ -370,6 +370,7 @@ async fn a_partition_that_is_brought_back_while_it_is_closed_for_good_stays_clos
 pub fn limits() -> AppendLimits {
     AppendLimits {
         backlog_max: 100,
+        share_max: 100,
         dedupe_window: Duration::from_secs(60),
         deadline: Duration::from_secs(5),
     }

@@ -52,6 +52,49 @@ impl Banks {
 }
 
 #[tokio::test]
+async fn one_source_that_nobody_settles_leaves_room_to_others() {
+    let (stores, keys) = (Stores::new().await, Keys::new("backlog").await);
+    let settings = [("PAYSTREAM_BACKLOG_MAX", "32")];
+    let gateway = keys.serve_as("gateway", &stores, &settings).await;
+    let of = async |source: &str| {
+        let token = ["--source", source, "--scope", PAYS];
+        gateway.api.with_token(&keys.token_of(source, "a", &token).await)
+    };
+    let (a, b) = (of("bank-a").await, of("bank-b").await);
+    // How many payments of one customer are taken until one is refused, and why.
+    let fill = async |bank: &Api, name: &str| {
+        for number in 0.. {
+            let sent = bank.post_payment(&payment(&format!("{name}{number}"), "ADA", "1")).await;
+            if sent.status != 202 {
+                let refused = sent.is_problem(503, "backlog_full");
+                return (number, refused["detail"].as_str().unwrap().to_owned());
+            }
+        }
+        unreachable!("a backlog is bounded");
+    };
+    // Half of it is anybody's; then it is a quarter for each.
+    let (taken, why) = fill(&a, "a").await;
+    assert_eq!((taken, why.contains("of this source")), (24, true), "{why}");
+    let batch = json!([payment("a-batch", "ADA", "1")]);
+    let batch = a.post("/api/v1/payments/batch", &batch).await.json();
+    assert_eq!(batch["results"][0]["code"], "backlog_full", "{batch}");
+    a.post_payment(&payment("a1", "ADA", "1")).await.is(200);
+    let (taken, why) = fill(&b, "b").await;
+    assert_eq!((taken, why.contains("of this source")), (8, false), "{why}");
+    // What is settled is counted no more, though the stream keeps it.
+    let worker = keys.serve_as("all", &stores, &settings).await;
+    let settled = "select count(*) from taken_payments";
+    stores.until(32, settled).await;
+    worker.stop().await;
+    let (taken, why) = fill(&a, "again").await;
+    assert_eq!((taken, why.contains("of this source")), (8, true), "{why}");
+    // A stretch that is settled in part counts as a whole.
+    for number in 0..6 {
+        b.post_payment(&payment(&format!("b-again{number}"), "ADA", "1")).await.is(202);
+    }
+}
+
+#[tokio::test]
 async fn one_reference_of_two_sources_is_two_payments() {
     let banks = Banks::new("sources", "all").await;
     let Banks { a, b, app, operator, stores, .. } = &banks;

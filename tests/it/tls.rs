@@ -19,7 +19,10 @@ use tokio_rustls::{
     },
 };
 
-use crate::prelude::*;
+use crate::{
+    callers::{ISSUER, Keys},
+    prelude::*,
+};
 
 const OWN: (&str, &str) = ("PAYSTREAM_OPERATIONS_BIND", "127.0.0.1:0");
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
@@ -374,6 +377,53 @@ async fn clients_without_a_good_certificate_are_refused() {
         until("it is refused", async || !client.is_served(&gateway.api).await).await;
     }
     assert!(authority.client(Some("bank"), BOTH).is_served(&gateway.api).await);
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_certificate_is_good_with_it_alone() {
+    let (stores, authority) = (Stores::new().await, Authority::new().await);
+    let keys = Keys::new("bound").await;
+    authority.sign("server", "server").await;
+    for name in ["bank", "thief"] {
+        authority.sign("client", name).await;
+    }
+    let (ca, set) = (authority.path("ca.pem"), keys.path("keys.json"));
+    let settings = [
+        ("PAYSTREAM_TLS_CLIENT_CA_FILE", &*ca),
+        ("PAYSTREAM_JWT_KEYS_FILE", &*set),
+        ("PAYSTREAM_JWT_ISSUER", ISSUER),
+    ];
+    let gateway = authority.gateway(&stores, &settings).await;
+    let certificate = authority.path("bank.pem");
+    let more = ["--scope", "operations:read", "--certificate", &certificate];
+    let token = keys.token_of("bank", "a", &more).await;
+    let get = |path: &str, more: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}");
+        format!("{head}Authorization: Bearer {token}\r\n\r\n")
+    };
+    let (path, proxied) = ("/api/v1/admin/stats", "X-Forwarded-For: 192.0.2.7\r\n");
+    // The second time it is remembered.
+    for _ in 0..2 {
+        for (name, more, status, why) in [
+            ("thief", "", 401, "another client certificate"),
+            ("bank", "", 200, ""),
+            ("bank", proxied, 401, "showed none"),
+        ] {
+            let client = authority.client(Some(name), BOTH);
+            let answer = client.ask(&gateway.api, &get(path, more)).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{name}: {answer}");
+            assert!(answer.contains(why), "{name}: {answer}");
+        }
+    }
+    for (name, sees) in [("bank", true), ("thief", false)] {
+        let client = authority.client(Some(name), BOTH);
+        let answer = client.ask(&gateway.api, &get("/api/v1/health", "")).await.unwrap();
+        assert_eq!(answer.contains("dependencies"), sees, "{answer}");
+    }
+    let plain = keys.serve_as("gateway", &stores, &[]).await;
+    let refused = send(plain.api.request(Method::GET, path).bearer_auth(&token)).await;
+    let refused = refused.is_problem(401, "unauthorized");
+    assert!(refused["detail"].as_str().unwrap().contains("showed none"), "{refused}");
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ const NEXT: &str = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIHRoaXMgYmFuaw==";
 const OTHER: &str = "whsec_YW5vdGhlciBzZWNyZXQgb2YgdGhlIGJhbmstYw==";
 const FRESH: &str = "whsec_YSBmcmVzaCBzZWNyZXQgb2YgdGhlIGJhbmstYQ==";
 
+/// What the deployment is called.
+const HOST: &str = "pay.example";
+
 /// How two providers write payments.
 fn sources() -> Value {
     json!({
@@ -84,7 +87,7 @@ impl Hooks {
         let (stores, keys) = (Stores::new().await, Keys::new(name).await);
         fs::write(keys.path("sources.json"), sources().to_string()).unwrap();
         let file = keys.path("sources.json");
-        let settings = [("PAYSTREAM_SOURCES_FILE", &*file)];
+        let settings = [("PAYSTREAM_SOURCES_FILE", &*file), ("PAYSTREAM_PUBLIC_HOSTS", HOST)];
         let process = keys.serve_as("all", &stores, &settings).await;
         Self { stores, keys, process }
     }
@@ -280,6 +283,10 @@ async fn a_secret_is_changed_while_webhooks_come() {
     fs::write(&bad, "[]").unwrap();
     let start = serve("gateway", &hooks.stores, &[("PAYSTREAM_SOURCES_FILE", &*bad)]);
     run(start).await.refused(&["PAYSTREAM_SOURCES_FILE", "at line 1"]);
+    for host in ["https://pay.example", "pay.example:0", "pay.example:x", "a b", "[::1", "a:b:80"] {
+        let start = serve("gateway", &hooks.stores, &[("PAYSTREAM_PUBLIC_HOSTS", host)]);
+        run(start).await.refused(&["it must be a host with or without a port"]);
+    }
 }
 
 /// A bank's key, and what its public half is called.
@@ -300,15 +307,45 @@ impl BankKey {
     }
 }
 
+#[tokio::test]
+async fn a_sender_that_signs_with_a_key_of_its_own_shares_no_secret() {
+    let hooks = Hooks::new("public-key").await;
+    let api = &hooks.process.api;
+    let pair = BankKey::new("webhooks").pair;
+    let public = pair.public_key().as_ref();
+    let mut all = sources();
+    let known = format!("whpk_{}", STANDARD.encode(public));
+    all["bank-k"] = json!({"webhooks": {"public_keys": [known]}});
+    fs::write(hooks.keys.path("sources.json"), all.to_string()).unwrap();
+    let mut hook = Hook::new("bank-k", SECRET, "msg_1", &payment("K", "ADA", "1"));
+    let signed = format!("{}.{}.{}", hook.id, hook.timestamp, hook.body);
+    hook.signature = format!("v1a,{}", STANDARD.encode(pair.sign(signed.as_bytes())));
+    until("the key is known", async || hook.send(api).await.status < 400).await;
+    hooks.of("bank-k").await.until_is("K", "suspense").await;
+    let shown = hooks.stores.said(&["show", "bank-k K"]).await;
+    let digest = ring::digest::digest(&ring::digest::SHA256, public);
+    let key: String = digest.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    has(&shown["evidence"][0], json!({"key_id": key, "signature": hook.signature}));
+    hook.body.push(' ');
+    hook.send(api).await.is_problem(401, "bad_signature");
+}
+
 /// Signs a request as a bank would, with none of our code.
 fn signed(api: &Api, key: &BankKey, method: Method, path: &str, body: &str) -> RequestBuilder {
-    let authority = api.url.strip_prefix("http://").unwrap();
+    signed_to(HOST, api, key, (method, path, body))
+}
+
+fn signed_to(
+    host: &str,
+    api: &Api,
+    key: &BankKey,
+    (method, path, body): (Method, &str, &str),
+) -> RequestBuilder {
     let created = clock::system().timestamp();
     let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
     let digest = format!("sha-256=:{}:", STANDARD.encode(digest));
     let mut covers = r#""@method" "@authority" "@path""#.to_owned();
-    let mut base =
-        format!("\"@method\": {method}\n\"@authority\": {authority}\n\"@path\": {path}\n");
+    let mut base = format!("\"@method\": {method}\n\"@authority\": {host}\n\"@path\": {path}\n");
     if !body.is_empty() {
         covers += " \"content-digest\"";
         base += &format!("\"content-digest\": {digest}\n");
@@ -317,7 +354,7 @@ fn signed(api: &Api, key: &BankKey, method: Method, path: &str, body: &str) -> R
     base += &format!("\"@signature-params\": {parameters}");
     let signature = STANDARD.encode(key.pair.sign(base.as_bytes()));
     let request = api.request(method, path).header("signature-input", format!("bank={parameters}"));
-    let request = request.header("signature", format!("bank=:{signature}:"));
+    let request = request.header("signature", format!("bank=:{signature}:")).header("host", host);
     let request = request.header("content-type", "application/json");
     request.header("content-digest", digest).body(body.to_owned())
 }
@@ -345,8 +382,10 @@ async fn a_bank_that_signs_requests_needs_no_token() {
 
     let other = payment("T", "ADA", "1").to_string();
     let of_other = post(&key, &body).body(other.clone());
+    let parts = (Method::POST, "/api/v1/payments", &*other);
     for (request, why) in [
         (post(&stranger, &other), "not that of a key of ours"),
+        (signed_to("test.example", api, &key, parts), "not one of PAYSTREAM_PUBLIC_HOSTS"),
         (of_other, "not the one that content-digest tells of"),
         (post(&key, &other).header("signature-input", "x=();created=1"), "one signature"),
         (post(&stranger, &other).header("authorization", "x"), "not that of a key of ours"),

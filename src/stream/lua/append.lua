@@ -1,23 +1,29 @@
 -- Appends payments of one partition in their order, each once, as one step:
 -- all that this call does is in Redis and its file, or nothing of it.
 --
--- KEYS  stream, seq, lost, backlog, lineage, ref of each payment's reference
+-- KEYS  stream, seq, lost, backlog, lineage, shares, ref of each payment's reference
 -- ARGV  backlog limit, dedupe window in ms, highest sequence that the caller knows
---       to have been given out, group, the lineage that it compared this with;
---       for each payment status, digest, entry version, source or nothing,
+--       to have been given out, group, the lineage that it compared this with,
+--       share of one source; for each payment status, digest, entry version, source or nothing,
 --       payment, received at in ms, traceparent or nothing, evidence or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
--- BACKPRESSURE, NOSTREAM, or CLOSED with what seq holds in place of a number
+-- BACKPRESSURE, SHARE, NOSTREAM, or CLOSED with what seq holds in place of a number
 -- while the partition takes nothing new. A counter that has gone back, or is gone
 -- with its stream, is made such. The error LINEAGE says that another lineage has
 -- begun: nothing was done, and what is known must be compared again. The ref key
 -- holds one line for each status that the reference was sent with: "status digest
 -- sequence stream-id".
-local FIRST, HEAD, EACH = 5, 5, 8
+local FIRST, HEAD, EACH = 6, 6, 8
 local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, given_out = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local share = tonumber(ARGV[6])
+-- From this many entries on, each source has its share only; below, nothing is counted.
+local crowded = math.min(limit, 2 * share)
+-- A source's entries are counted by stretches of this many sequences, so that those
+-- that are settled drop out of the count without anybody saying so.
+local STRETCH = math.max(1, math.floor(limit / 16))
 
 if redis.call('GETRANGE', KEYS[5], -#ARGV[5], -1) ~= ARGV[5] then
   return redis.error_reply('LINEAGE another server has given out sequences of ' .. stream)
@@ -43,18 +49,44 @@ local function look_up(ref, status, digest)
   return nil, seen
 end
 
--- Whether a stream of at least `limit` entries has room for one more: the limit
--- is of entries that the group has not settled. They are counted on every
--- 1,000th append; in between, each append counts as unsettled. Settled entries
--- that retention or another group keeps have a limit too.
-local function has_room(length)
-  if length >= 8 * limit then return false end
+-- The first sequence of the stretch that this one is in.
+local function stretch_of(sequence)
+  return sequence - sequence % STRETCH
+end
+
+-- What counts a source's entries in a stretch.
+local function field_of(first, source)
+  return string.format('%.0f %s', first, source)
+end
+
+-- What is full for this source where so many entries up to the head are unsettled.
+local function full_for(source, unsettled, head)
+  if unsettled >= limit then return 'BACKPRESSURE' end
+  if unsettled < share or share >= limit then return nil end
+  local fields, of_source = {}, 0
+  for first = stretch_of(math.max(0, head - unsettled + 1)), head, STRETCH do
+    fields[#fields + 1] = field_of(first, source)
+  end
+  for _, count in ipairs(redis.call('HMGET', KEYS[6], unpack(fields))) do
+    of_source = of_source + (tonumber(count) or 0)
+  end
+  return of_source >= share and 'SHARE' or nil
+end
+
+-- What of a crowded stream is full: the limit is of entries that the group has not
+-- settled. They are counted on every 1,000th append; in between, each append counts
+-- as unsettled. Settled entries that retention or another group keeps have a limit
+-- too.
+local function full(length, source)
+  if length >= 8 * limit then return 'BACKPRESSURE' end
   local head = tonumber(redis.call('GET', seq))
   -- A closed partition is refused below.
-  if not head then return true end
+  if not head then return nil end
   local counted, at = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+) (%d+) ')
   local since = counted and head - tonumber(at)
-  if since and since >= 0 and since < 1000 and counted + since < limit then return true end
+  if since and since >= 0 and since < 1000 and not full_for(source, counted + since, head) then
+    return nil
+  end
   local unsettled = length
   for _, reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local group = {}
@@ -63,10 +95,15 @@ local function has_room(length)
       unsettled = group['pending'] + entries_after(stream, group['last-delivered-id'])
     end
   end
-  if unsettled >= limit then return false end
+  local why = full_for(source, unsettled, head)
+  if why then return why end
   -- Trimming goes by the limit, too.
   redis.call('SET', KEYS[4], string.format('%d %.0f %d', unsettled, head, limit))
-  return true
+  for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
+    local last = tonumber(string.match(field, '^%d+')) + STRETCH - 1
+    if last <= head - unsettled then redis.call('HDEL', KEYS[6], field) end
+  end
+  return nil
 end
 
 -- Closes the partition: all up to here was given out, and some of it is lost.
@@ -94,12 +131,11 @@ local function missing()
   return why or 'refused NOSTREAM ' .. stream .. ' is missing'
 end
 
--- The next sequence, or why there is none.
-local function next_sequence()
+-- The next sequence, for an entry of this source, or why there is none.
+local function next_sequence(source)
   local length = redis.call('XLEN', stream)
-  if length >= limit and not has_room(length) then
-    return nil, 'refused BACKPRESSURE ' .. stream .. ' is full'
-  end
+  local why = length >= crowded and full(length, source)
+  if why then return nil, 'refused ' .. why .. ' ' .. stream .. ' is full' end
   if length == 0 and redis.call('EXISTS', stream) == 0 then
     return nil, missing()
   end
@@ -110,6 +146,9 @@ local function next_sequence()
     return nil, why
   end
   if sequence <= given_out then return nil, lose() end
+  if share < limit and length >= crowded then
+    redis.call('HINCRBY', KEYS[6], field_of(stretch_of(sequence), source), 1)
+  end
   return sequence
 end
 
@@ -119,7 +158,7 @@ for number = 1, #KEYS - FIRST do
   local status, digest = ARGV[at + 1], ARGV[at + 2]
   local answer, others = look_up(ref, status, digest)
   if not answer then
-    local sequence, refusal = next_sequence()
+    local sequence, refusal = next_sequence(ARGV[at + 4])
     if not sequence then
       answers[number] = refusal
       return answers
