@@ -88,6 +88,14 @@ impl KeySet {
         self.keys.get(kid)
     }
 
+    /// The bytes of a public key: another one under the same `kid` has others.
+    pub(super) fn bytes(&self, kid: &str) -> Option<Vec<u8>> {
+        Some(match self.find(kid)?.key.kind() {
+            DecodingKeyKind::SecretOrDer(key) => key.clone(),
+            DecodingKeyKind::RsaModulusExponent { n, e } => [&n[..], &e[..]].concat(),
+        })
+    }
+
     pub fn kids(&self) -> Vec<&str> {
         self.keys.keys().map(String::as_str).collect()
     }

@@ -31,6 +31,14 @@ pub struct Caller {
     pub scopes: Scopes,
 }
 
+/// What a session of the console notes of the token that it began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    pub kid: String,
+    pub jti: String,
+    pub expires_at: DateTime<Utc>,
+}
+
 #[derive(Clone, Debug)]
 pub struct TokenRules {
     pub issuer: String,
@@ -99,11 +107,10 @@ struct Claims {
     source: Option<String>,
     #[serde(default)]
     scope: String,
-    // RFC 9068 demands them.
+    // RFC 9068 demands it.
     #[serde(rename = "client_id")]
     _client_id: String,
-    #[serde(rename = "jti")]
-    _jti: String,
+    jti: String,
 }
 
 struct Remembered {
@@ -150,7 +157,38 @@ impl Tokens {
         if let Some((caller, expires_at)) = remembered {
             return if is_over(expires_at, now) { Err(expired(expires_at)) } else { Ok(caller) };
         }
-        let Claims { sub, iat, exp, nbf, source, scope, .. } = self.verify(&keys, token)?;
+        let (caller, Credential { expires_at, .. }) = self.read(&keys, token, now)?;
+        let taken = Remembered { caller: caller.clone(), expires_at: expires_at.timestamp() };
+        self.remember(&keys, token, taken, now);
+        Ok(caller)
+    }
+
+    /// Whose token this is, and what a session that begins with it stands on.
+    pub fn identify(
+        &self,
+        token: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(Caller, Credential), Refused> {
+        let keys = Arc::clone(&self.state().keys);
+        self.read(&keys, token, now)
+    }
+
+    /// What tokens of this key are checked with: it changes with the key and with who makes tokens
+    /// for whom. None where the key is not one of ours, or not any more.
+    pub fn ground(&self, kid: &str) -> Option<Vec<u8>> {
+        let key = self.state().keys.bytes(kid)?;
+        let TokenRules { issuer, audience, .. } = &self.rules;
+        Some([&key[..], issuer.as_bytes(), b"\0", audience.as_bytes()].concat())
+    }
+
+    fn read(
+        &self,
+        keys: &KeySet,
+        token: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(Caller, Credential), Refused> {
+        let (kid, claims) = self.verify(keys, token)?;
+        let Claims { sub, iat, exp, nbf, source, scope, jti, .. } = claims;
         if is_over(exp, now) {
             return Err(expired(exp));
         }
@@ -174,11 +212,11 @@ impl Tokens {
             None => Source::default(),
         };
         let caller = Caller { name: sub.into(), source, scopes };
-        self.remember(&keys, token, Remembered { caller: caller.clone(), expires_at: exp }, now);
-        Ok(caller)
+        Ok((caller, Credential { kid, jti, expires_at: moment(exp) }))
     }
 
-    fn verify(&self, keys: &KeySet, token: &str) -> Result<Claims, Refused> {
+    /// The claims of a token, and the key that it is signed with.
+    fn verify(&self, keys: &KeySet, token: &str) -> Result<(String, Claims), Refused> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Refused::TooLong);
         }
@@ -199,7 +237,7 @@ impl Tokens {
             return Err(Refused::OtherAlgorithm);
         }
         let decoded = decode::<Claims>(token, &key.key, &self.validation(key.algorithm));
-        decoded.map(|token| token.claims).map_err(refusal)
+        decoded.map(|token| (kid, token.claims)).map_err(refusal)
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
@@ -328,6 +366,22 @@ mod tests {
         tokens.replace(&text(&[&new])).unwrap();
         assert!(tokens.replace("{}").is_err());
         assert_eq!((check(&of_old), check(&of_new)), (Err(Refused::UnknownKey), Ok(())));
+    }
+
+    #[test]
+    fn what_a_session_stands_on_changes_with_the_key_and_with_who_makes_tokens() {
+        let (old, new) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let tokens = tokens(&old);
+        let (_, credential) = tokens.identify(&old.mint(&GRANT).unwrap(), moment(NOW)).unwrap();
+        assert_eq!((&*credential.jti, credential.expires_at), ("1", moment(NOW + 600)));
+        let before = tokens.ground(&credential.kid).unwrap();
+        // Another key under the same name.
+        let mut other = json!(new.public());
+        other["kid"] = credential.kid.as_str().into();
+        tokens.replace(&json!({ "keys": [other] }).to_string()).unwrap();
+        assert_ne!(tokens.ground(&credential.kid).unwrap(), before);
+        tokens.replace(&text(&[&new])).unwrap();
+        assert_eq!(tokens.ground(&credential.kid), None);
     }
 
     #[test]

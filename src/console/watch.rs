@@ -21,7 +21,7 @@ use super::{
     live::{Console, VIEWERS_MAX, VIEWERS_OF_ONE_MAX},
     overview, partitions,
 };
-use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot, access};
+use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot, sessions};
 
 /// Longest silence of a stream. A page does not call figures live after twelve seconds of it,
 /// and takes the connection for lost after thirty-six.
@@ -37,8 +37,9 @@ struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<LiveFigures>>>,
     wants: LiveQuery,
-    /// Of the request: its token may expire while the page is open.
+    /// Of the request: its token or session may end while the page is open.
     headers: HeaderMap,
+    peer: Peer,
     _slot: Slot<Arc<str>>,
 }
 
@@ -65,7 +66,7 @@ pub(super) async fn follow(
     let mut looks = console.live.latest.subscribe();
     looks.mark_changed();
     console.live.came.notify_waiters();
-    let viewer = Viewer { console, looks, wants, headers, _slot: slot };
+    let viewer = Viewer { console, looks, wants, headers, peer, _slot: slot };
     // A proxy in front passes each event on at once.
     let unbuffered = [("x-accel-buffering", "no")];
     Ok((unbuffered, Sse::new(stream::unfold(viewer, next))).into_response())
@@ -73,7 +74,7 @@ pub(super) async fn follow(
 
 /// The next event; nothing when the process stops, or the viewer may not look any more.
 async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)> {
-    let Viewer { console, looks, wants, headers, .. } = &mut viewer;
+    let Viewer { console, looks, wants, headers, peer, .. } = &mut viewer;
     let event = loop {
         let new = timeout(BEAT_EVERY, looks.changed());
         let Ok(changed) = console.app.stop.run_until_cancelled(new).await? else {
@@ -85,7 +86,7 @@ async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)>
             break Event::default().data(html);
         }
     };
-    access::may_look(&console.app.gateway, headers).then_some((Ok(event), viewer))
+    sessions::may_look(&console.app, headers, *peer).await.then_some((Ok(event), viewer))
 }
 
 fn fragment(look: &LiveFigures, wants: &LiveQuery) -> Result<String, Problem> {

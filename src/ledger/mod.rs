@@ -29,6 +29,7 @@ mod pool;
 mod reader;
 mod registrar;
 mod groups;
+mod sessions;
 mod admin;
 mod audit;
 
@@ -64,6 +65,7 @@ pub use reader::{
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
 pub use schema::{PastTopology, Schema, Topology};
+pub use sessions::{EndedSessions, ListedSession, SessionRow, SessionStore};
 pub use settling::Races;
 pub use shapes::{Money, StateCounts};
 pub use writer::{Batch, Burial};
@@ -147,6 +149,11 @@ impl Ledger {
 
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
         Writer::new(self.options.clone(), worker, batch_deadline)
+    }
+
+    /// With connections of its own: operators sign in however busy queries are.
+    pub fn sessions(&self) -> SessionStore {
+        SessionStore { pool: Pool::new(self.pool(2, QUERY_TIMEOUT)) }
     }
 
     pub fn groups(&self) -> Groups {
