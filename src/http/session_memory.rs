@@ -132,3 +132,87 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: TimeDelta = TimeDelta::minutes(1);
+
+    fn row(ends_at: DateTime<Utc>) -> SessionRow {
+        let at = DateTime::UNIX_EPOCH;
+        SessionRow {
+            digest: Vec::new(),
+            operator: "ada".to_owned(),
+            scopes: None,
+            source: String::new(),
+            kid: None,
+            jti: None,
+            seal: Vec::new(),
+            address: String::new(),
+            signed_in_at: at,
+            last_used_at: at,
+            ends_at,
+            expires_at: at + MINUTE * 60,
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_for_a_few_seconds_and_a_use_is_noted_once_a_minute() {
+        let (mut memory, now, at) = (Memory::default(), Instant::now(), DateTime::UNIX_EPOCH);
+        let used = |memory: &mut Memory, minutes: i32| {
+            let used_at = at + MINUTE * minutes;
+            memory.used(&[1; 32], used_at, used_at + MINUTE * 30, Duration::from_secs(60))
+        };
+        assert!(matches!(memory.see(&[1; 32], now), Seen::Never));
+        assert!(used(&mut memory, 1).is_none());
+        memory.keep([1; 32], row(at + MINUTE * 30), Some(now)).unwrap();
+        let fresh = now + FRESH.saturating_sub(Duration::from_millis(1));
+        assert!(matches!(memory.see(&[1; 32], fresh), Seen::Fresh(_)));
+        assert!(matches!(memory.see(&[1; 32], now + FRESH), Seen::Stale { is_stored: true, .. }));
+        assert!(used(&mut memory, 0).is_none());
+        let noted = used(&mut memory, 1).unwrap();
+        assert_eq!((noted.last_used_at, noted.ends_at), (at + MINUTE, at + MINUTE * 31));
+        assert!(used(&mut memory, 1).is_none());
+        // PostgreSQL may not have been told; and it expires, however much it is used.
+        let kept = memory.keep([1; 32], row(at + MINUTE * 30), Some(now)).unwrap();
+        assert_eq!(kept.ends_at, at + MINUTE * 31);
+        assert_eq!(used(&mut memory, 59).unwrap().ends_at, at + MINUTE * 60);
+        memory.keep([2; 32], row(at), None).unwrap();
+        assert!(matches!(memory.see(&[2; 32], now), Seen::Stale { is_stored: false, .. }));
+    }
+
+    #[test]
+    fn what_ended_here_stays_so_whatever_postgresql_said_before() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        memory.keep([1; 32], row(DateTime::UNIX_EPOCH), Some(now)).unwrap();
+        memory.end([1; 32]);
+        for _ in 0..2 {
+            assert!(memory.keep([1; 32], row(DateTime::UNIX_EPOCH), Some(now)).is_none());
+            assert!(matches!(memory.see(&[1; 32], now), Seen::Ended));
+            memory.told(&memory.untold());
+        }
+        assert!(memory.untold().is_empty());
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_there_is_room_for() {
+        let digest = |number: usize| {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&number.to_be_bytes());
+            digest
+        };
+        let mut memory = Memory::default();
+        for number in 0..=KNOWN_MAX {
+            let ends_at = DateTime::UNIX_EPOCH + MINUTE * i32::try_from(number).unwrap();
+            memory.keep(digest(number), row(ends_at), None).unwrap();
+        }
+        assert_eq!(memory.known.len(), KNOWN_MAX);
+        assert!(memory.operator(&digest(0)).is_none() && memory.operator(&digest(1)).is_some());
+        (0..=ENDED_MAX).for_each(|number| memory.end(digest(number)));
+        assert_eq!(memory.untold().len(), ENDED_MAX);
+        memory.told(&memory.untold());
+        memory.end(digest(ENDED_MAX + 1));
+        assert_eq!((memory.ended.len(), memory.untold().len()), (1, 1));
+    }
+}

@@ -81,3 +81,4 @@ mod traces;
 mod runbook;
 mod webhooks;
 mod sampling;
+mod sessions;
