@@ -172,6 +172,7 @@ impl GatewayConfig {
     }
 
     pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.check_sessions()?;
         match &self.api_token {
             None if !self.bind.ip().is_loopback() && self.jwt_keys_file.is_none() => bail!(
                 "PAYSTREAM_BIND {} is reachable from outside, but no token guards it: set \
@@ -231,6 +232,17 @@ impl GatewayConfig {
             self.jwt_lifetime_max >= Duration::from_secs(1),
             "PAYSTREAM_JWT_LIFETIME_MAX must be at least 1s"
         );
+        ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
+        ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");
+        ensure!(
+            self.connections_max > 0 && self.connections_per_address_max > 0,
+            "PAYSTREAM_CONNECTIONS_MAX and PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX must be at least 1"
+        );
+        ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
+        Ok(())
+    }
+
+    fn check_sessions(&self) -> anyhow::Result<()> {
         ensure!(
             SESSION_IDLE_MIN <= self.session_idle
                 && self.session_idle <= self.session_lifetime
@@ -240,13 +252,6 @@ impl GatewayConfig {
             self.session_idle,
             self.session_lifetime
         );
-        ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
-        ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");
-        ensure!(
-            self.connections_max > 0 && self.connections_per_address_max > 0,
-            "PAYSTREAM_CONNECTIONS_MAX and PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX must be at least 1"
-        );
-        ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn sign_in(
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let app = &console.app;
-    app.sign_ins.from_address(peer.address)?;
+    app.sign_ins.attempt_from(peer.address)?;
     let unread = |_| Problem::new(Code::Unauthorized, "the token could not be read");
     let Form(form) = form.map_err(unread)?;
     let to = Redirect::to(inside(form.to.as_deref()));

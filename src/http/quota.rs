@@ -80,7 +80,7 @@ impl Quotas {
     }
 
     /// One attempt from there to sign in, or to have a session.
-    pub(crate) fn from_address(&self, address: IpAddr) -> Result<(), Problem> {
+    pub(crate) fn attempt_from(&self, address: IpAddr) -> Result<(), Problem> {
         // Whoever has one address of version 6 has the 2^64 beside it.
         let from = match address {
             IpAddr::V4(_) => address,

@@ -126,7 +126,7 @@ pub(crate) async fn sign_out(
     for id in ids(headers) {
         let known = app.sessions.memory().operator(&id.digest());
         if known.is_none() {
-            app.sessions.questions.from_address(peer.address)?;
+            app.sessions.questions.attempt_from(peer.address)?;
         }
         app.sessions.memory().end(id.digest());
         let stored = app.sessions.tell_ends(app).await;
@@ -156,7 +156,7 @@ impl Sessions {
             }
             Seen::Fresh(row) => (row, true),
             Seen::Never => {
-                self.questions.from_address(peer?.address).ok()?;
+                self.questions.attempt_from(peer?.address).ok()?;
                 self.ask(app, digest, None, peer).await?
             }
             Seen::Stale { row, is_stored } => {
