@@ -10,7 +10,7 @@ set -eu
 exec "$@" - <<USERS
 user default off resetkeys resetchannels -@all
 user health on nopass resetkeys resetchannels -@all +ping
-user gateway on >$GATEWAY_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hget +incr +info +memory|usage +mget +ping +script|load +set +time +xadd +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
+user gateway on >$GATEWAY_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hdel +hget +hincrby +hkeys +hmget +incr +info +memory|usage +mget +ping +script|load +set +time +xadd +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
 user worker on >$WORKER_PASSWORD ~paystream:* resetchannels -@all +append +client|kill +client|list +client|setname +config|get +del +evalsha +exists +get +getrange +hget +hmget +hset +info +memory|usage +mget +persist +ping +script|load +set +time +xack +xadd +xclaim +xgroup|create +xgroup|delconsumer +xgroup|setid +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xreadgroup +xrevrange +xsetid +xtrim
-user operations on >$OPERATIONS_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hget +incr +info +memory|usage +mget +ping +pttl +script|load +set +time +xack +xadd +xgroup|create +xgroup|delconsumer +xgroup|destroy +xgroup|setid +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
+user operations on >$OPERATIONS_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hdel +hget +hincrby +hkeys +hmget +incr +info +memory|usage +mget +ping +pttl +script|load +set +time +xack +xadd +xgroup|create +xgroup|delconsumer +xgroup|destroy +xgroup|setid +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
 USERS

@@ -153,6 +153,7 @@ pub(super) async fn gateway(
         finder: streams.finder(config.dedupe_window).await.context("could not reach Redis")?,
         reader,
         registrar: ledger.registrar(topology),
+        sessions: ledger.sessions(),
         balances: streams.balances(config.balance_ttl).await.context("could not reach Redis")?,
         operations,
         redis: Arc::clone(&circuits.redis),

@@ -27,7 +27,7 @@ impl KeySet {
     ///
     /// A sentence that says why it is not taken.
     pub fn checkpoint<T: DeserializeOwned>(&self, text: &str) -> Result<T, String> {
-        let key = self.key_of(text, CHECKPOINT).map_err(|refused| format!("it {refused}"))?;
+        let (_, key) = self.key_of(text, CHECKPOINT).map_err(|refused| format!("it {refused}"))?;
         let mut validation = Validation::new(key.algorithm);
         validation.required_spec_claims.clear();
         (validation.validate_exp, validation.validate_aud) = (false, false);

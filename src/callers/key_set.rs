@@ -90,7 +90,7 @@ impl KeySet {
         &self,
         token: &str,
         typ: &'static str,
-    ) -> Result<&VerificationKey, HeaderRefused> {
+    ) -> Result<(String, &VerificationKey), HeaderRefused> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(HeaderRefused::TooLong);
         }
@@ -108,13 +108,21 @@ impl KeySet {
         let kid = header.kid.ok_or(HeaderRefused::NoKey)?;
         let key = self.find(&kid).ok_or(HeaderRefused::UnknownKey)?;
         match header.alg == key.algorithm {
-            true => Ok(key),
+            true => Ok((kid, key)),
             false => Err(HeaderRefused::Algorithm),
         }
     }
 
     pub(super) fn find(&self, kid: &str) -> Option<&VerificationKey> {
         self.keys.get(kid)
+    }
+
+    /// The bytes of a public key: another one under the same `kid` has others.
+    pub(super) fn bytes(&self, kid: &str) -> Option<Vec<u8>> {
+        Some(match self.find(kid)?.key.kind() {
+            DecodingKeyKind::SecretOrDer(key) => key.clone(),
+            DecodingKeyKind::RsaModulusExponent { n, e } => [&n[..], &e[..]].concat(),
+        })
     }
 
     pub fn kids(&self) -> Vec<&str> {

@@ -52,6 +52,12 @@ impl Scopes {
         text.split(' ').filter_map(|name| name.parse().ok()).collect()
     }
 
+    /// As a claim has them.
+    pub fn text(self) -> String {
+        let names = Scope::ALL.iter().filter(|scope| self.has(**scope)).map(|scope| scope.as_str());
+        names.collect::<Vec<_>>().join(" ")
+    }
+
     pub fn has(self, scope: Scope) -> bool {
         self.0 & (1 << scope as u8) != 0
     }
@@ -73,5 +79,6 @@ mod tests {
         let has: Vec<Scope> = Scope::ALL.iter().copied().filter(|one| scopes.has(*one)).collect();
         assert_eq!(has, [Scope::PaymentsWrite, Scope::OperationsRead]);
         assert_eq!(Scopes::parse(""), Scopes::default());
+        assert_eq!(scopes.text(), "payments:write operations:read");
     }
 }

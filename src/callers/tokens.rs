@@ -9,20 +9,19 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, Validation, decode};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::Number;
 use tracing::info;
 
 use super::{
-    Confirmation, HeaderRefused, KeySet, Scope, Scopes, Thumbprint, signing_key::ACCESS_TOKEN,
+    Confirmation, KeySet, Refused, Scope, Scopes, Thumbprint, is_name, signing_key::ACCESS_TOKEN,
 };
-use crate::domain::{Source, is_plain};
+use crate::domain::Source;
 
 /// How far the clock of whoever makes tokens may be from ours.
 const SKEW_MAX: Duration = Duration::from_secs(30);
-const NAME_CHARACTERS_MAX: usize = 64;
 const REMEMBERED_MAX: usize = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +31,16 @@ pub struct Caller {
     /// Whose payments it sends and sees.
     pub source: Source,
     pub scopes: Scopes,
+}
+
+/// What a session of the console notes of the token that it began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    pub kid: String,
+    pub jti: String,
+    pub expires_at: DateTime<Utc>,
+    /// To the client's certificate.
+    pub is_bound: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -45,49 +54,6 @@ pub struct TokenRules {
 /// Scopes of callers that act for a source: a statement has the payments of one, too.
 const OF_A_SOURCE: [Scope; 3] = [Scope::PaymentsWrite, Scope::PaymentsRead, Scope::CustomersRead];
 
-/// What [`is_name`] asks for, in words.
-pub const NAME: &str = "1 to 64 visible characters";
-
-/// Whether a caller may be called so: the audit log has this name.
-pub fn is_name(text: &str) -> bool {
-    let length = text.chars().count();
-    (1..=NAME_CHARACTERS_MAX).contains(&length) && is_plain(text) && text.trim() == text
-}
-
-/// Why a token is not taken.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    #[error("the token {0}")]
-    Header(#[from] HeaderRefused),
-    #[error("the token's signature is not that of its key")]
-    BadSignature,
-    #[error("the token is from another issuer")]
-    OtherIssuer,
-    #[error("the token is for another audience")]
-    OtherAudience,
-    #[error("a claim of the token is missing or wrong: {0}")]
-    Claims(String),
-    #[error("the token expired at {0}")]
-    Expired(DateTime<Utc>),
-    #[error("the token is not valid before {0}")]
-    Early(DateTime<Utc>),
-    #[error("the token is valid for {0} s, more than the {1} s that are allowed")]
-    Lasting(i64, u64),
-    #[error("the token's `sub` must be {NAME}")]
-    Name,
-    #[error(
-        "the token is bound to a client certificate (`cnf`), and this connection showed none: \
-         connect to the gateway itself, over TLS and with that certificate"
-    )]
-    NoCertificate,
-    #[error("the token is bound to another client certificate (`cnf`) than this connection's")]
-    OtherCertificate,
-    #[error("the token has no `source`, which its scopes need")]
-    NoSource,
-    #[error("the token's `source` {0}")]
-    Source(&'static str),
-}
-
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -98,11 +64,10 @@ struct Claims {
     source: Option<String>,
     #[serde(default)]
     scope: String,
-    // RFC 9068 demands them.
+    // RFC 9068 demands it.
     #[serde(rename = "client_id")]
     _client_id: String,
-    #[serde(rename = "jti")]
-    _jti: String,
+    jti: String,
 }
 
 #[derive(Clone)]
@@ -110,6 +75,20 @@ struct Remembered {
     caller: Caller,
     bound_to: Option<Confirmation>,
     expires_at: i64,
+}
+
+impl Remembered {
+    /// The caller, if the token may be shown on a connection with this certificate.
+    fn shown_with(self, certificate: Option<&Thumbprint>) -> Result<Caller, Refused> {
+        match (self.bound_to, certificate) {
+            (None, _) => Ok(self.caller),
+            (Some(_), None) => Err(Refused::NoCertificate),
+            (Some(bound_to), Some(shown)) => match bound_to.is_of(shown) {
+                true => Ok(self.caller),
+                false => Err(Refused::OtherCertificate),
+            },
+        }
+    }
 }
 
 #[derive(Default)]
@@ -148,28 +127,53 @@ impl Tokens {
         certificate: Option<&Thumbprint>,
         now: DateTime<Utc>,
     ) -> Result<Caller, Refused> {
-        let Remembered { caller, bound_to, .. } = self.taken(token, now)?;
         // A token that is remembered may come over any connection.
-        match (bound_to, certificate) {
-            (None, _) => Ok(caller),
-            (Some(_), None) => Err(Refused::NoCertificate),
-            (Some(bound_to), Some(shown)) => match bound_to.is_of(shown) {
-                true => Ok(caller),
-                false => Err(Refused::OtherCertificate),
-            },
-        }
+        self.taken(token, now)?.shown_with(certificate)
     }
 
     fn taken(&self, token: &str, now: DateTime<Utc>) -> Result<Remembered, Refused> {
-        let (keys, remembered) = {
-            let state = self.state();
-            (Arc::clone(&state.keys), state.remembered.get(token).cloned())
-        };
+        let state = self.state();
+        let (keys, remembered) = (Arc::clone(&state.keys), state.remembered.get(token).cloned());
+        drop(state);
         if let Some(known) = remembered {
             let is_over = is_over(known.expires_at, now);
             return if is_over { Err(expired(known.expires_at)) } else { Ok(known) };
         }
-        let Claims { sub, iat, exp, nbf, cnf, source, scope, .. } = self.verify(&keys, token)?;
+        let (taken, _) = self.read(&keys, token, now)?;
+        self.remember(&keys, token, taken.clone(), now);
+        Ok(taken)
+    }
+
+    /// Whose token this is, and what a session that begins with it stands on.
+    pub fn identify(
+        &self,
+        token: &str,
+        certificate: Option<&Thumbprint>,
+        now: DateTime<Utc>,
+    ) -> Result<(Caller, Credential), Refused> {
+        let keys = Arc::clone(&self.state().keys);
+        let (taken, credential) = self.read(&keys, token, now)?;
+        Ok((taken.shown_with(certificate)?, credential))
+    }
+
+    /// What tokens of this key are checked with, and the certificate that one is bound to: it
+    /// changes with the key and with who makes tokens for whom. None where the key is not one of
+    /// ours, or not any more.
+    pub fn ground(&self, kid: &str, bound_to: Option<&Thumbprint>) -> Option<Vec<u8>> {
+        let key = self.state().keys.bytes(kid)?;
+        let TokenRules { issuer, audience, .. } = &self.rules;
+        let bound_to = bound_to.map_or(&[][..], |certificate| &certificate[..]);
+        Some([&key[..], issuer.as_bytes(), b"\0", audience.as_bytes(), b"\0", bound_to].concat())
+    }
+
+    fn read(
+        &self,
+        keys: &KeySet,
+        token: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(Remembered, Credential), Refused> {
+        let (kid, claims) = self.verify(keys, token)?;
+        let Claims { sub, iat, exp, nbf, cnf, source, scope, jti, .. } = claims;
         // Never longer than the token says.
         let (iat, exp) = (seconds_of(&iat, Decimal::ceil)?, seconds_of(&exp, Decimal::floor)?);
         let nbf = nbf.map(|nbf| seconds_of(&nbf, Decimal::ceil)).transpose()?;
@@ -196,15 +200,15 @@ impl Tokens {
             None => Source::default(),
         };
         let caller = Caller { name: sub.into(), source, scopes };
-        let taken = Remembered { caller, bound_to: cnf, expires_at: exp };
-        self.remember(&keys, token, taken.clone(), now);
-        Ok(taken)
+        let credential = Credential { kid, jti, expires_at: moment(exp), is_bound: cnf.is_some() };
+        Ok((Remembered { caller, bound_to: cnf, expires_at: exp }, credential))
     }
 
-    fn verify(&self, keys: &KeySet, token: &str) -> Result<Claims, Refused> {
-        let key = keys.key_of(token, ACCESS_TOKEN)?;
+    /// The claims of a token, and the key that it is signed with.
+    fn verify(&self, keys: &KeySet, token: &str) -> Result<(String, Claims), Refused> {
+        let (kid, key) = keys.key_of(token, ACCESS_TOKEN)?;
         let decoded = decode::<Claims>(token, &key.key, &self.validation(key.algorithm));
-        decoded.map(|token| token.claims).map_err(refusal)
+        decoded.map(|token| (kid, token.claims)).map_err(Refused::from)
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
@@ -237,18 +241,6 @@ impl Tokens {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "what else there is to say helps nobody")]
-fn refusal(error: jsonwebtoken::errors::Error) -> Refused {
-    match error.into_kind() {
-        ErrorKind::InvalidSignature => Refused::BadSignature,
-        ErrorKind::InvalidIssuer => Refused::OtherIssuer,
-        ErrorKind::InvalidAudience => Refused::OtherAudience,
-        ErrorKind::MissingRequiredClaim(claim) => Refused::Claims(format!("no `{claim}`")),
-        ErrorKind::Json(error) => Refused::Claims(error.to_string()),
-        _ => Refused::Header(HeaderRefused::Malformed),
-    }
-}
-
 /// A time, which may have a fraction (RFC 7519), in whole seconds.
 fn seconds_of(time: &Number, round: fn(&Decimal) -> Decimal) -> Result<i64, Refused> {
     let rounded = || i64::try_from(round(&time.to_string().parse().ok()?)).ok();
@@ -278,7 +270,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::callers::{Grant, Scope, SigningKey};
+    use crate::callers::{Grant, HeaderRefused, Scope, SigningKey};
 
     fn tokens(key: &SigningKey) -> Tokens {
         let rules = TokenRules {
@@ -346,10 +338,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_session_stands_on_changes_with_the_key_and_with_who_makes_tokens() {
+        let (old, new) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let tokens = tokens(&old);
+        let (_, credential) =
+            tokens.identify(&old.mint(&GRANT).unwrap(), None, moment(NOW)).unwrap();
+        assert_eq!((&*credential.jti, credential.expires_at), ("1", moment(NOW + 600)));
+        let before = tokens.ground(&credential.kid, None).unwrap();
+        // Another key under the same name.
+        let mut other = json!(new.public().to_jwk());
+        other["kid"] = credential.kid.as_str().into();
+        tokens.replace(&json!({ "keys": [other] }).to_string()).unwrap();
+        assert_ne!(tokens.ground(&credential.kid, None).unwrap(), before);
+        tokens.replace(&text(&[&new])).unwrap();
+        assert_eq!(tokens.ground(&credential.kid, None), None);
+    }
+
+    #[test]
     fn what_is_not_as_it_must_be_is_refused_and_said() {
         let key = SigningKey::generate().unwrap();
         let tokens = tokens(&key);
-        let too_long = "x".repeat(NAME_CHARACTERS_MAX + 1);
+        let too_long = "x".repeat(65);
         for (grant, refusal) in [
             (Grant { iss: "https://other", ..GRANT }, Refused::OtherIssuer),
             (Grant { aud: "other", ..GRANT }, Refused::OtherAudience),

@@ -13,6 +13,7 @@ pub mod partitions;
 pub mod pending;
 pub mod probe;
 pub mod seed;
+pub mod sessions;
 pub mod show;
 pub mod topology;
 
@@ -234,6 +235,9 @@ pub enum CaseCommand {
     /// List the changes that were made by hand, and sign how far their log has come
     #[command(subcommand)]
     AuditLog(audit_log::AuditLogCommand),
+    /// Show who is signed in to the console, and end sessions
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
     /// Make the owner of a partition hand it over; exits 1 when nobody has
     /// acquired it in time
     Release(Box<ReleaseArgs>),
@@ -265,6 +269,7 @@ impl CaseCommand {
             }
             Self::AuditLog(command) => command.run(running).await,
             Self::Groups(command) => command.run(running).await,
+            Self::Sessions(command) => command.run(running).await,
         }
     }
 }

@@ -83,6 +83,13 @@ pub struct GatewayConfig {
     /// Longest time from when a token was issued until it expires; others are refused.
     #[arg(long, env = "PAYSTREAM_JWT_LIFETIME_MAX", default_value = "1h", value_parser = parse_duration)]
     pub jwt_lifetime_max: Duration,
+    /// Time without a page after which a session of the console ends; 2 minutes or more.
+    #[arg(long, env = "PAYSTREAM_SESSION_IDLE", default_value = "30m", value_parser = parse_duration)]
+    pub session_idle: Duration,
+    /// Time after which a session of the console ends however much it is used, or with the
+    /// access token that it began with; 30 days at most.
+    #[arg(long, env = "PAYSTREAM_SESSION_LIFETIME", default_value = "12h", value_parser = parse_duration)]
+    pub session_lifetime: Duration,
     /// File with what is known of each source (JSON): the keys that it signs requests with,
     /// the secrets and formats of its webhooks, and the networks that it may send from. Used
     /// anew when it changes.
@@ -155,6 +162,10 @@ pub struct GatewayConfig {
 /// The token that earlier releases had in compose.yaml.
 const PUBLISHED_TOKEN: &str = "paystream-local-token";
 
+/// The use of a session is noted once a minute.
+const SESSION_IDLE_MIN: Duration = Duration::from_secs(2 * 60);
+const SESSION_LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
+
 /// An operator. The audit log has the name.
 #[derive(Clone, Debug)]
 pub struct OperatorToken {
@@ -203,6 +214,7 @@ impl GatewayConfig {
     }
 
     pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.check_sessions()?;
         match &self.api_token {
             None if !self.bind.ip().is_loopback() && self.jwt_keys_file.is_none() => bail!(
                 "PAYSTREAM_BIND {} is reachable from outside, but no token guards it: set \
@@ -269,6 +281,19 @@ impl GatewayConfig {
             "PAYSTREAM_CONNECTIONS_MAX and PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX must be at least 1"
         );
         ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
+        Ok(())
+    }
+
+    fn check_sessions(&self) -> anyhow::Result<()> {
+        ensure!(
+            SESSION_IDLE_MIN <= self.session_idle
+                && self.session_idle <= self.session_lifetime
+                && self.session_lifetime <= SESSION_LIFETIME_MAX,
+            "PAYSTREAM_SESSION_IDLE ({:?}) must be at least 2m and PAYSTREAM_SESSION_LIFETIME \
+             ({:?}) at least as long and at most 30days",
+            self.session_idle,
+            self.session_lifetime
+        );
         Ok(())
     }
 }

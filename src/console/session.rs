@@ -1,13 +1,13 @@
-//! Signing in and out: a token, shown once, is kept in a cookie that no script
-//! and no other site can use. Remembers the name of whoever has no token of
-//! their own. Never logs a token.
+//! Signing in and out: a token, shown once, begins a session, whose id is kept in a cookie that no
+//! script and no other site can use. Remembers the name of whoever has no token of their own. Never
+//! logs a token or an id.
 
 use std::sync::Arc;
 
 use axum::{
     Extension, Form,
     extract::{State, rejection::FormRejection},
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{AppendHeaders, IntoResponse, Redirect, Response},
 };
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use super::{
     shell::{NAME_COOKIE, Shell, SignInPage, page},
     words,
 };
-use crate::http::{CONSOLE, Code, Peer, Problem, SIGN_IN, Surface, access};
+use crate::http::{CONSOLE, Code, Peer, Problem, SIGN_IN, Surface, sessions};
 
 /// How long a name is remembered, in seconds.
 const NAME_KEPT: u32 = 90 * 86_400;
@@ -35,28 +35,39 @@ pub(super) struct SignInForm {
     to: Option<String>,
 }
 
-/// Keeps the token in a cookie, if it is one.
+/// Begins a session, if the token is one. What the browser had before ends.
 pub(super) async fn sign_in(
     State(console): State<Arc<Console>>,
     Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
     form: Result<Form<SignInForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let app = &console.app;
-    app.sign_ins.sign_in(peer.address)?;
+    app.sign_ins.attempt_from(peer.address)?;
     let unread = |_| Problem::new(Code::Unauthorized, "the token could not be read");
     let Form(form) = form.map_err(unread)?;
-    let token = form.token.trim();
-    let operator = access::sign_in(&app.gateway, token, peer);
-    app.security_log.signed_in(operator.as_ref(), peer);
-    operator?;
-    let cookie = kept(access::token_cookie(peer.is_https), &words::encoded(token), None, peer)?;
-    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(inside(form.to.as_deref())))
-        .into_response())
+    let to = Redirect::to(inside(form.to.as_deref()));
+    if !app.gateway.config.asks_operators_for_token() {
+        return Ok(to.into_response());
+    }
+    let signed_in = sessions::sign_in(app, form.token.trim(), peer).await;
+    app.security_log.signed_in(signed_in.as_ref().map(|(operator, _)| operator), peer);
+    let (_, id) = signed_in?;
+    sessions::sign_out(app, &headers, peer).await?;
+    let cookie = kept(sessions::cookie_name(peer.is_https), &id.text(), None, peer)?;
+    Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), to).into_response())
 }
 
-/// Forgets the token, however it came.
-pub(super) async fn sign_out(Extension(peer): Extension<Peer>) -> Result<Response, Problem> {
-    let forgotten = [true, false].map(access::token_cookie);
+/// Ends the session, and has the browser forget it.
+pub(super) async fn sign_out(
+    State(console): State<Arc<Console>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    for operator in sessions::sign_out(&console.app, &headers, peer).await? {
+        console.app.security_log.signed_out(&operator, peer);
+    }
+    let forgotten = [true, false].map(sessions::cookie_name);
     let forgotten = forgotten.map(|name| kept(name, "", Some(0), peer));
     let [host, plain] = forgotten.map(|cookie| cookie.map(|cookie| (header::SET_COOKIE, cookie)));
     let to = format!("{SIGN_IN}?done=sign-out");

@@ -53,6 +53,8 @@ pub(super) struct Shell {
     pub(super) here: &'static str,
     pub(super) areas: Vec<Area>,
     pub(super) operator: Option<String>,
+    /// Whether the operator may change something.
+    pub(super) may_act: bool,
     /// Whether there is something to sign out of.
     pub(super) signs_out: bool,
     pub(super) notice: Option<&'static str>,
@@ -68,6 +70,7 @@ impl Shell {
             here: "",
             areas: areas(None),
             operator: None,
+            may_act: false,
             signs_out: false,
             notice: None,
             look: None,
@@ -138,6 +141,7 @@ impl Visit {
             here,
             areas: areas(Some(&self.look)),
             operator: self.operator.name.as_deref().map(str::to_owned),
+            may_act: self.operator.may_act(),
             signs_out: self.console.app.gateway.config.asks_operators_for_token(),
             notice: self.done,
             look: Some(Arc::clone(&self.look)),

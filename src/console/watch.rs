@@ -21,7 +21,7 @@ use super::{
     live::{Console, VIEWERS_MAX, VIEWERS_OF_ONE_MAX},
     overview, partitions,
 };
-use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot, access};
+use crate::http::{Code, Full, Peer, Principal, Problem, Query, Slot, sessions};
 
 /// Longest silence of a stream. A page does not call figures live after twelve seconds of it,
 /// and takes the connection for lost after thirty-six.
@@ -37,7 +37,7 @@ struct Viewer {
     console: Arc<Console>,
     looks: watch::Receiver<Option<Arc<LiveFigures>>>,
     wants: LiveQuery,
-    /// Of the request: its token may expire while the page is open.
+    /// Of the request: its token or session may end while the page is open.
     headers: HeaderMap,
     peer: Peer,
     _slot: Slot<Arc<str>>,
@@ -86,7 +86,7 @@ async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)>
             break Event::default().data(html);
         }
     };
-    access::may_look(&console.app.gateway, headers, Some(*peer)).then_some((Ok(event), viewer))
+    sessions::may_look(&console.app, headers, *peer).await.then_some((Ok(event), viewer))
 }
 
 fn fragment(look: &LiveFigures, wants: &LiveQuery) -> Result<String, Problem> {

@@ -1,12 +1,9 @@
 //! Who may do what: which paths are open, and whose token a request shows. Where no
 //! token guards a path, only names of this machine are answered. The console takes a
-//! token in its cookie too, and its forms from its own pages only. Never logs a
+//! session instead of a token too, and its forms from its own pages only. Never logs a
 //! token, and compares them in constant time.
 
-use std::borrow::Cow;
-
 use axum::http::{HeaderMap, Method, Uri, header};
-use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
@@ -18,25 +15,14 @@ use super::{
     surface::{CONSOLE, Door, PAYMENTS, Surface},
 };
 use crate::{
-    callers::{Caller, Scope, SignedParts, SourceRules, Tokens},
+    callers::{Caller, Credential, Scope, Scopes, SessionId, SignedParts, SourceRules, Tokens},
     config::{GatewayConfig, is_this_machine},
+    domain::Source,
+    ledger::SessionRow,
 };
 
 /// Headers of a signed request.
 const SIGNED: [&str; 2] = ["signature-input", "signature"];
-/// Hold the token of whoever has signed in to the console: over TLS, so that no other host and no
-/// plain page of this one can set it, and elsewhere.
-const TOKEN_COOKIES: [&str; 2] = ["__Host-paystream_console", "paystream_console"];
-
-/// The name of the cookie for a client that came so.
-pub(crate) fn token_cookie(is_https: bool) -> &'static str {
-    if is_https { TOKEN_COOKIES[0] } else { TOKEN_COOKIES[1] }
-}
-
-/// What fits into the 4,096 bytes that browsers keep of a cookie, with its name and attributes and
-/// with escapes in the token.
-const COOKIE_BYTES_MAX: usize = 3_500;
-
 /// A request before its body.
 pub(super) struct Head<'a> {
     pub(super) method: &'a Method,
@@ -45,6 +31,8 @@ pub(super) struct Head<'a> {
     pub(super) has_body: bool,
     /// Where it is from.
     pub(super) peer: Option<Peer>,
+    /// Whose session its cookie names, where the console is asked for.
+    pub(super) session: Option<Principal>,
 }
 
 /// Who the request is from, if it may pass.
@@ -75,17 +63,16 @@ fn identify(gateway: &Gateway, surface: Surface, head: &Head<'_>) -> Result<Prin
         Surface::Open | Surface::Docs | Surface::Doorstep | Surface::Webhooks => {
             return Ok(Principal::default());
         }
-        Surface::Api | Surface::Admin => bearer(headers).map(Cow::Borrowed),
-        Surface::Console | Surface::Live => {
-            let kept = TOKEN_COOKIES.into_iter().find_map(|name| cookie(headers, name));
-            let kept = || percent_decode_str(kept?).decode_utf8().ok();
-            bearer(headers).map(Cow::Borrowed).or_else(kept)
-        }
+        Surface::Api | Surface::Admin | Surface::Console | Surface::Live => bearer(headers),
     };
-    let (config, token) = (&gateway.config, token.as_deref());
+    if let Some(session) = &head.session {
+        return Ok(session.clone());
+    }
+    let config = &gateway.config;
+    let shows = |wanted: &SecretString| token.is_some_and(|token| is_same(wanted, token));
     let known = match surface == Surface::Api {
-        true => may_call(config, token).then(Principal::default),
-        false => operator(config, token),
+        true => may_call(config, shows).then(Principal::default),
+        false => operator(config, shows),
     };
     if let Some(known) = known {
         return Ok(known);
@@ -136,22 +123,64 @@ pub(super) fn admit_from(rules: Option<&SourceRules>, peer: Option<Peer>) -> Res
     Err(Problem::new(Code::AddressNotAllowed, detail))
 }
 
-/// Whose token this is, at the console's sign-in.
-pub(crate) fn sign_in(gateway: &Gateway, token: &str, peer: Peer) -> Result<Principal, Problem> {
-    if token.len() > COOKIE_BYTES_MAX {
-        return Err(unauthorized("the token is longer than a cookie can be; take a shorter one"));
-    }
-    if let Some(operator) = operator(&gateway.config, Some(token)) {
-        return Ok(operator);
+/// Whoever signs in to the console, and what the session stands on.
+pub(super) struct SignedIn {
+    pub(super) principal: Principal,
+    pub(super) seal: [u8; 32],
+    /// Of an access token.
+    pub(super) credential: Option<Credential>,
+}
+
+/// Whose token this is, at the console's sign-in, and the seal of the session that begins.
+pub(super) fn sign_in(
+    gateway: &Gateway,
+    id: &SessionId,
+    token: &str,
+    peer: Peer,
+) -> Result<SignedIn, Problem> {
+    if let Some(principal) = operator(&gateway.config, |wanted| is_same(wanted, token)) {
+        return Ok(SignedIn { principal, seal: id.seal(token.as_bytes()), credential: None });
     }
     let (tokens, token) = access_token(gateway, Some(token)).ok_or_else(|| {
         unauthorized("token not recognised; tokens of operators are in the gateway's settings")
     })?;
-    let caller = caller(gateway, tokens, token, Some(peer))?;
-    match caller.scopes.has(Scope::OperationsRead) {
-        true => Ok(caller.into()),
-        false => Err(unauthorized("the token lacks the scope operations:read")),
+    let now = (gateway.clock)();
+    let shown = peer.certificate.as_ref();
+    let (caller, credential) = tokens.identify(token, shown, now).map_err(unauthorized)?;
+    let caller = unlike_operators(&gateway.config, caller)?;
+    if !caller.scopes.has(Scope::OperationsRead) {
+        return Err(unauthorized("the token lacks the scope operations:read"));
     }
+    // Requests have a moment longer, for clocks that differ.
+    let bound_to = shown.filter(|_| credential.is_bound);
+    let ground = tokens.ground(&credential.kid, bound_to).filter(|_| now < credential.expires_at);
+    let ground = ground.ok_or_else(|| unauthorized("the token expires now; take another"))?;
+    Ok(SignedIn { principal: caller.into(), seal: id.seal(&ground), credential: Some(credential) })
+}
+
+/// Who has this session, if what it stands on still opens the console: the same token in the
+/// settings, or the same key in the key set, and the certificate of a token that is bound to one.
+pub(super) fn holder(
+    gateway: &Gateway,
+    id: &SessionId,
+    row: &SessionRow,
+    peer: Option<Peer>,
+) -> Option<Principal> {
+    let is_sealed = |secret: &[u8]| bool::from(id.seal(secret)[..].ct_eq(&row.seal));
+    let Some(kid) = &row.kid else {
+        let wanted = |token: &SecretString| is_sealed(token.expose_secret().as_bytes());
+        return operator(&gateway.config, wanted);
+    };
+    let tokens = gateway.tokens.as_ref()?;
+    let shown = peer.and_then(|peer| peer.certificate);
+    let mut grounds = [tokens.ground(kid, None)?, tokens.ground(kid, shown.as_ref())?].into_iter();
+    let caller = Caller {
+        name: row.operator.as_str().into(),
+        source: Source::parse(&row.source).ok()?,
+        scopes: Scopes::parse(row.scopes.as_deref()?),
+    };
+    let is_good = grounds.any(|ground| is_sealed(&ground));
+    is_good.then_some(unlike_operators(&gateway.config, caller).ok()?.into())
 }
 
 /// A token that must be an access token: a static one has not three parts.
@@ -161,7 +190,7 @@ fn access_token<'a>(gateway: &'a Gateway, token: Option<&'a str>) -> Option<(&'a
     Some((tokens, token))
 }
 
-/// Whose access token this is. The audit log must not take one for another.
+/// Whose access token this is.
 fn caller(
     gateway: &Gateway,
     tokens: &Tokens,
@@ -170,7 +199,12 @@ fn caller(
 ) -> Result<Caller, Problem> {
     let shown = peer.and_then(|peer| peer.certificate);
     let caller = tokens.check(token, shown.as_ref(), (gateway.clock)()).map_err(unauthorized)?;
-    match gateway.config.operators.iter().any(|operator| *operator.name == *caller.name) {
+    unlike_operators(&gateway.config, caller)
+}
+
+/// The audit log must not take one for another.
+fn unlike_operators(config: &GatewayConfig, caller: Caller) -> Result<Caller, Problem> {
+    match config.operators.iter().any(|operator| *operator.name == *caller.name) {
         true => {
             Err(unauthorized("the token's `sub` is the name of an operator with a static token"))
         }
@@ -210,17 +244,20 @@ pub(super) fn is_meant_for_us(
 
 /// Whether it may be told more than whether all is well.
 pub(super) fn may_see_details(gateway: &Gateway, headers: &HeaderMap, peer: Option<Peer>) -> bool {
-    may_get(gateway, PAYMENTS, headers, peer) || may_look(gateway, headers, peer)
+    [PAYMENTS, CONSOLE].iter().any(|path| may_get(gateway, path, headers, peer, None))
 }
 
-/// Whether it may see the console.
-pub(crate) fn may_look(gateway: &Gateway, headers: &HeaderMap, peer: Option<Peer>) -> bool {
-    may_get(gateway, CONSOLE, headers, peer)
-}
-
-fn may_get(gateway: &Gateway, path: &'static str, headers: &HeaderMap, peer: Option<Peer>) -> bool {
+/// Whether it may see what is at this path.
+pub(super) fn may_get(
+    gateway: &Gateway,
+    path: &'static str,
+    headers: &HeaderMap,
+    peer: Option<Peer>,
+    session: Option<Principal>,
+) -> bool {
     let (method, uri) = (&Method::GET, &Uri::from_static(path));
-    admit(gateway, Surface::of(path), &Head { method, uri, headers, has_body: false, peer }).is_ok()
+    let head = Head { method, uri, headers, has_body: false, peer, session };
+    admit(gateway, Surface::of(path), &head).is_ok()
 }
 
 /// What to do about a request that shows no token that opens this.
@@ -233,23 +270,19 @@ fn advice(config: &GatewayConfig, surface: Surface) -> &'static str {
     "send the header Authorization: Bearer <token>"
 }
 
-/// Whether a static token, or its absence, opens the API.
-fn may_call(config: &GatewayConfig, token: Option<&str>) -> bool {
-    match &config.api_token {
-        Some(wanted) => token.is_some_and(|token| is_same(wanted, token)),
-        None => config.jwt_keys_file.is_none(),
-    }
+/// Whether the static token that is shown, or its absence, opens the API.
+fn may_call(config: &GatewayConfig, shows: impl Fn(&SecretString) -> bool) -> bool {
+    config.api_token.as_ref().map_or(config.jwt_keys_file.is_none(), shows)
 }
 
-/// The operator whom a static token, or its absence, stands for.
-fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Principal> {
+/// The operator whom the static token that is shown, or its absence, stands for.
+fn operator(config: &GatewayConfig, shows: impl Fn(&SecretString) -> bool) -> Option<Principal> {
     if !config.operators.is_empty() {
-        let token = token?;
         // All of them are compared, whichever it is.
         let found = config
             .operators
             .iter()
-            .fold(None, |found, one| if is_same(&one.token, token) { Some(one) } else { found });
+            .fold(None, |found, one| if shows(&one.token) { Some(one) } else { found });
         return found.map(|one| Principal::named(&one.name));
     }
     // Whoever has scopes gives operators theirs, and a client that pays must not act as one.
@@ -257,7 +290,7 @@ fn operator(config: &GatewayConfig, token: Option<&str>) -> Option<Principal> {
     if config.jwt_keys_file.is_some() || is_reachable && config.asks_for_token() {
         return None;
     }
-    may_call(config, token).then(Principal::default)
+    may_call(config, shows).then(Principal::default)
 }
 
 fn is_same(wanted: &SecretString, given: &str) -> bool {
@@ -273,7 +306,7 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     })
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = text(headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
@@ -355,7 +388,7 @@ mod tests {
     fn a_cookie_is_found_among_others() {
         let mut headers = HeaderMap::new();
         headers.insert(header::COOKIE, "a=1; paystream_console=x%3By; b=2".parse().unwrap());
-        assert_eq!(cookie(&headers, token_cookie(false)), Some("x%3By"));
+        assert_eq!(cookie(&headers, "paystream_console"), Some("x%3By"));
         assert_eq!(cookie(&headers, "console"), None);
     }
 }

@@ -25,6 +25,7 @@ use super::{
     peer::Peer,
     preferences,
     problem::{Code, Problem},
+    sessions,
     state::App,
     surface::{Door, Surface},
 };
@@ -50,7 +51,8 @@ pub(super) async fn guard(
         && surface == Surface::Api
         && request.extensions().get::<MatchedPath>().is_none();
     let surface = if is_missing { Surface::Open } else { surface };
-    let answer = match enter(&app, door, surface, &request, peer) {
+    let session = sessions::holder(&app, surface, request.headers(), peer).await;
+    let answer = match enter(&app, door, surface, (&request, session), peer) {
         Ok(caller) => pass(&app, door, surface, caller, request, next).await,
         Err(problem) => problem.into_response(),
     };
@@ -113,7 +115,7 @@ fn enter(
     app: &App,
     door: Door,
     surface: Surface,
-    request: &Request,
+    (request, session): (&Request, Option<Principal>),
     peer: Option<Peer>,
 ) -> Result<Principal, Problem> {
     let (gateway, uri, headers) = (&app.gateway, request.uri(), request.headers());
@@ -123,7 +125,8 @@ fn enter(
         return Err(Problem::new(Code::Unauthorized, detail));
     }
     let (method, has_body) = (request.method(), !request.body().is_end_stream());
-    let caller = access::admit(gateway, surface, &Head { method, uri, headers, has_body, peer })?;
+    let head = Head { method, uri, headers, has_body, peer, session };
+    let caller = access::admit(gateway, surface, &head)?;
     if surface == Surface::Api {
         let rules = gateway.sources.find(caller.source.as_str());
         access::admit_from(rules.as_deref(), peer)?;

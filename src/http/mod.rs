@@ -26,6 +26,8 @@ mod rate;
 mod routes;
 mod security_log;
 mod serve;
+mod session_memory;
+pub(crate) mod sessions;
 mod shapes;
 mod shares;
 mod slots;

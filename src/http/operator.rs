@@ -75,6 +75,16 @@ impl Principal {
         self.scopes.is_none_or(|scopes| scopes.has(scope))
     }
 
+    /// Whether it may change what operators change, and not only look.
+    pub(crate) fn may_act(&self) -> bool {
+        self.may(Scope::OperationsWrite)
+    }
+
+    /// As a session keeps them.
+    pub(super) fn scopes(&self) -> Option<String> {
+        self.scopes.map(Scopes::text)
+    }
+
     /// Whoever has a secret of this source.
     pub(super) fn of_source(source: &Source) -> Self {
         let name = format!("webhooks of {}", source.as_str());

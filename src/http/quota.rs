@@ -23,6 +23,8 @@ use super::{
 /// What a caller that was silent may send at once: the largest batch must fit.
 const BURST_MIN: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 const SIGN_INS_A_MINUTE_MAX: NonZeroU32 = NonZeroU32::new(20).unwrap();
+/// A gateway that was restarted has seen nobody's session yet, and many may share an address.
+const UNSEEN_SESSIONS_A_MINUTE_MAX: NonZeroU32 = NonZeroU32::new(120).unwrap();
 /// Callers that are counted, before those with a whole allowance are forgotten.
 const CALLERS_MAX: usize = 10_000;
 /// Names all who have no name of their own.
@@ -51,7 +53,16 @@ impl Quotas {
 
     /// Of one address at the console's door.
     pub(super) fn of_sign_ins() -> Self {
-        let quota = Quota::per_minute(SIGN_INS_A_MINUTE_MAX);
+        Self::per_minute(SIGN_INS_A_MINUTE_MAX)
+    }
+
+    /// Of one address that shows ids of sessions.
+    pub(super) fn of_unseen_sessions() -> Self {
+        Self::per_minute(UNSEEN_SESSIONS_A_MINUTE_MAX)
+    }
+
+    fn per_minute(count: NonZeroU32) -> Self {
+        let quota = Quota::per_minute(count);
         Self { limiter: Some(RateLimiter::hashmap_with_clock(quota, MonotonicClock)) }
     }
 
@@ -68,8 +79,8 @@ impl Quotas {
         Err(Problem::new(Code::RateLimited, detail).retry_after(wait))
     }
 
-    /// One attempt to sign in from there.
-    pub(crate) fn sign_in(&self, address: IpAddr) -> Result<(), Problem> {
+    /// One attempt from there to sign in, or to have a session.
+    pub(crate) fn attempt_from(&self, address: IpAddr) -> Result<(), Problem> {
         // Whoever has one address of version 6 has the 2^64 beside it.
         let from = match address {
             IpAddr::V4(_) => address,

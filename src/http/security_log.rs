@@ -84,6 +84,19 @@ impl SecurityLog {
             }
         });
     }
+
+    pub(crate) fn signed_out(&self, operator: &str, peer: Peer) {
+        self.operators.within_bound(|left_out| {
+            info!(operator, address = address(Some(peer)), left_out, "security: signed out");
+        });
+    }
+
+    /// A session that somebody still shows is not good any more.
+    pub(super) fn session_ended(&self, operator: &str, why: &'static str, peer: Option<Peer>) {
+        self.operators.within_bound(|left_out| {
+            info!(operator, why, address = address(peer), left_out, "security: session ended");
+        });
+    }
 }
 
 fn address(peer: Option<Peer>) -> String {

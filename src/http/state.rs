@@ -12,6 +12,7 @@ use super::{
     quota::Quotas,
     rate::Rate,
     security_log::SecurityLog,
+    sessions::Sessions,
     shares::Shares,
     stores::{LatestHealth, StoreHealth},
 };
@@ -21,7 +22,7 @@ use crate::{
     clock::Clock,
     config::GatewayConfig,
     domain::Source,
-    ledger::{self, Reader, Registrar},
+    ledger::{self, Reader, Registrar, SessionStore},
     operations::Operations,
     progress::Board,
     stream::{self, Balances, Finder, Producer},
@@ -41,6 +42,7 @@ pub(crate) struct Gateway {
     pub finder: Finder,
     pub reader: Reader,
     pub registrar: Registrar,
+    pub sessions: SessionStore,
     pub balances: Balances,
     pub operations: Arc<Operations>,
     pub redis: Arc<CircuitBreaker>,
@@ -69,6 +71,7 @@ pub(crate) struct AppState {
     pub(super) shares: Shares,
     /// Attempts to sign in to the console, by address.
     pub(crate) sign_ins: Quotas,
+    pub(super) sessions: Sessions,
     pub(crate) security_log: SecurityLog,
 }
 
@@ -85,6 +88,7 @@ impl AppState {
             rate: Rate::default(),
             quotas: Quotas::new(gateway.config.caller_rate_max),
             sign_ins: Quotas::of_sign_ins(),
+            sessions: Sessions::default(),
             security_log: SecurityLog::default(),
             shares: Shares::new(gateway.config.requests_max, gateway.config.query_connections),
             stop,

@@ -31,6 +31,7 @@ mod pool;
 mod reader;
 mod registrar;
 mod groups;
+mod sessions;
 mod admin;
 mod audit;
 
@@ -67,6 +68,7 @@ pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
 pub use rights::{RIGHTS as TABLE_RIGHTS, ROLES as DATABASE_ROLES};
 pub use schema::{PastTopology, Schema, Topology};
+pub use sessions::{EndedSessions, ListedSession, SessionRow, SessionStore};
 pub use settling::Races;
 pub use shapes::{Money, StateCounts};
 pub use writer::{Batch, Burial};
@@ -150,6 +152,11 @@ impl Ledger {
 
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
         Writer::new(self.options.clone(), worker, batch_deadline)
+    }
+
+    /// With connections of its own: operators sign in however busy queries are.
+    pub fn sessions(&self) -> SessionStore {
+        SessionStore { pool: Pool::new(self.pool(2, QUERY_TIMEOUT)) }
     }
 
     pub fn groups(&self) -> Groups {

@@ -14,7 +14,7 @@ pub const ROLES: [&str; 4] =
 /// Tables and views, and what each role may do with them, in the order of [`ROLES`]: read,
 /// insert, update, delete, lock. Opening an account settles what the customer paid before, so the
 /// gateway settles, too.
-pub const RIGHTS: [(&str, [&str; 4]); 24] = [
+pub const RIGHTS: [(&str, [&str; 4]); 25] = [
     ("_sqlx_migrations", ["r", "r", "r", "r"]),
     ("topology", ["r", "r", "ru", "r"]),
     ("past_topologies", ["r", "r", "riu", "r"]),
@@ -35,6 +35,7 @@ pub const RIGHTS: [(&str, [&str; 4]); 24] = [
     ("dead_letters", ["r", "ri", "ru", "r"]),
     ("payment_evidence", ["", "i", "ri", "r"]),
     ("consumer_groups", ["r", "r", "riud", "r"]),
+    ("console_sessions", ["", "", "riud", "r"]),
     ("audit_log", ["i", "", "ri", "r"]),
     ("audit_log_head", ["", "", "r", "r"]),
     ("taken_payments", ["r", "r", "r", "r"]),

@@ -6,7 +6,7 @@ pub const ROLES: [&str; 3] = ["gateway", "worker", "operations"];
 
 /// A command, and whether each role needs it. Redis asks for the rights of commands that a
 /// script calls, but cannot allow single scripts.
-pub const COMMANDS: [(&str, [bool; 3]); 41] = {
+pub const COMMANDS: [(&str, [bool; 3]); 44] = {
     const W: [bool; 3] = [false, true, false];
     const O: [bool; 3] = [false, false, true];
     const GO: [bool; 3] = [true, false, true];
@@ -23,8 +23,11 @@ pub const COMMANDS: [(&str, [bool; 3]); 41] = {
         ("exists", ALL),
         ("get", ALL),
         ("getrange", ALL),
+        ("hdel", GO),
         ("hget", ALL),
-        ("hmget", W),
+        ("hincrby", GO),
+        ("hkeys", GO),
+        ("hmget", ALL),
         ("hset", W),
         ("incr", GO),
         ("info", ALL),

@@ -83,3 +83,4 @@ mod traces;
 mod runbook;
 mod webhooks;
 mod sampling;
+mod sessions;

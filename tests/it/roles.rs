@@ -262,6 +262,25 @@ fn what_is_written_of_roles_is_so() {
     }
     assert!(page.contains(&commands), "docs/roles.md lacks this table:\n{commands}");
 
+    // All that scripts call, and nothing that nobody does.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/stream");
+    let files = fs::read_dir(folder.join("lua")).unwrap().chain(fs::read_dir(folder).unwrap());
+    let files = files.map(|file| file.unwrap().path()).filter(|path| path.is_file());
+    let sources: String = files
+        .filter(|path| !path.ends_with("permissions.rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let allowed: Vec<String> =
+        permissions::COMMANDS.iter().map(|(command, _)| command.replace('|', "', '")).collect();
+    for call in sources.split("call('").skip(1) {
+        let call = call.to_lowercase();
+        let is_allowed = allowed.iter().any(|one| call.starts_with(&format!("{one}'")));
+        assert!(is_allowed, "redis/with-users.sh allows nobody: {}", call.lines().next().unwrap());
+    }
+    for (command, _) in permissions::COMMANDS {
+        let mut words = command.split('|').map(str::to_uppercase);
+        assert!(words.all(|word| sources.contains(&word)), "{command} is allowed for nothing");
+    }
     let script = read("redis/with-users.sh");
     for role in permissions::ROLES {
         let rules = permissions::rules(&[role], "paystream");
