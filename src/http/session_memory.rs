@@ -3,11 +3,13 @@
 
 use std::{
     collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::quota::Quotas;
 use crate::ledger::SessionRow;
 
 /// How long PostgreSQL's answer counts.
@@ -19,6 +21,24 @@ const KNOWN_MAX: usize = 4_096;
 const ENDED_MAX: usize = 4_096;
 
 pub(super) type Digest = [u8; 32];
+
+pub(crate) struct Sessions {
+    memory: Mutex<Memory>,
+    /// Questions for sessions that this process has not seen, by address.
+    pub(super) questions: Quotas,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { memory: Mutex::default(), questions: Quotas::of_unseen_sessions() }
+    }
+}
+
+impl Sessions {
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Memory {

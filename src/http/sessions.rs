@@ -2,10 +2,7 @@
 //! them, so that every gateway and a restarted one know them; memory answers for a few seconds,
 //! and for as long as PostgreSQL is away. Never keeps a token or the id of a session.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use tracing::warn;
@@ -15,8 +12,7 @@ use super::{
     operator::Principal,
     peer::Peer,
     problem::{Code, Problem},
-    quota::Quotas,
-    session_memory::{Digest, Memory, Seen},
+    session_memory::{Digest, Seen, Sessions},
     state::AppState,
     surface::{CONSOLE, Surface},
 };
@@ -30,18 +26,6 @@ use crate::{
 const COOKIES: [&str; 2] = ["__Host-paystream_console", "paystream_console"];
 /// Interval at which the use of a session is noted in PostgreSQL.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(60);
-
-pub(crate) struct Sessions {
-    memory: Mutex<Memory>,
-    /// Questions for sessions that this process has not seen, by address.
-    questions: Quotas,
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self { memory: Mutex::default(), questions: Quotas::of_unseen_sessions() }
-    }
-}
 
 /// The name of the cookie for a client that came so.
 pub(crate) fn cookie_name(is_https: bool) -> &'static str {
@@ -141,10 +125,6 @@ fn ids(headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
 }
 
 impl Sessions {
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The session, if it goes on. While PostgreSQL cannot be asked, one that this process has seen
     /// goes on until it expires, used or not: another gateway may have seen it used.
     async fn look(&self, app: &AppState, digest: Digest, peer: Option<Peer>) -> Option<SessionRow> {

@@ -12,7 +12,7 @@ use super::{
     quota::Quotas,
     rate::Rate,
     security_log::SecurityLog,
-    sessions::Sessions,
+    session_memory::Sessions,
     shares::Shares,
     stores::{LatestHealth, StoreHealth},
 };
