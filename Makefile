@@ -4,10 +4,10 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lines observe load audit release install
+.PHONY: help run test check supply-chain lines observe load audit release install
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: install ## Start everything on this machine, with private Redis and PostgreSQL (ARGS="..." for `paystream dev`)
 	$(CARGO) run --locked -- dev $(ARGS)
@@ -28,6 +28,12 @@ check: ## Format, lints, documentation, rooms and drift, licences and advisories
 	else \
 		echo "check: advisories NOT checked, the database on github.com is not reachable from here"; \
 	fi
+
+supply-chain: ## For a release: refuse known vulnerabilities, and write what is built in (CycloneDX) to target/
+	@./scripts/install.sh --check-tools --supply-chain
+	$(CARGO) deny --locked check --hide-inclusion-graph advisories bans licenses sources
+	$(CARGO) cyclonedx --format json --override-filename paystream.cdx
+	mkdir -p target && mv paystream.cdx.json target/ && rm -f crates/*/paystream.cdx.json
 
 lines: ## Print how long each room is, and its budget
 	@./scripts/lines.sh

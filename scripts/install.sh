@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what this machine lacks: redis-server, PostgreSQL's server programs
 # and a C compiler; with --check-tools also what `make check` needs, with
+# --supply-chain also what lists all that is built in, with
 # --browser also the chromium and chromedriver that the console is tested in,
 # with --observe also the Prometheus and Python that dashboards and alerts are
 # tested with, with --front-door also the nginx that stands before the gateways
@@ -14,6 +15,7 @@ set -eu
 
 # The newest that is known to build with the compiler in rust-toolchain.toml.
 CARGO_DENY=0.20.2
+CARGO_CYCLONEDX=0.5.9
 # With what it makes requests of: other versions make others.
 SCHEMATHESIS='schemathesis==4.32.5 hypothesis==6.170.17'
 
@@ -178,6 +180,13 @@ install_check_tools() {
     CARGO_PROFILE_DEV_DEBUG=0 "$cargo" install --debug --locked --quiet "cargo-deny@$CARGO_DENY" >&2
 }
 
+install_supply_chain_tools() {
+    "$cargo" cyclonedx --version >/dev/null 2>&1 && return 0
+    say "installing cargo-cyclonedx $CARGO_CYCLONEDX for 'make supply-chain', once"
+    CARGO_PROFILE_DEV_DEBUG=0 "$cargo" install --debug --locked --quiet \
+        "cargo-cyclonedx@$CARGO_CYCLONEDX" >&2
+}
+
 install_schemathesis() {
     venv=$(dirname "$0")/../target/schemathesis
     [ ! -e "$venv/$SCHEMATHESIS" ] || return 0
@@ -190,16 +199,18 @@ install_schemathesis() {
 }
 
 wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_check_tools=''
+wants_supply_chain=''
 for argument in "$@"; do
     case $argument in
         --check-tools) wants_check_tools=yes ;;
+        --supply-chain) wants_supply_chain=yes ;;
         --browser) wants_browser=yes ;;
         --observe) wants_observe=yes ;;
         --front-door) wants_front_door=yes ;;
         --openapi) wants_openapi=yes ;;
         *)
-            die "unknown argument '$argument'; there are --check-tools, --browser, --observe," \
-                "--front-door and --openapi"
+            die "unknown argument '$argument'; there are --check-tools, --supply-chain, --browser," \
+                "--observe, --front-door and --openapi"
             ;;
     esac
 done
@@ -214,4 +225,5 @@ if [ -n "$lacking" ]; then
     [ -z "$lacking" ] || die "still missing after the installation: $lacking"
 fi
 [ -z "$wants_check_tools" ] || install_check_tools
+[ -z "$wants_supply_chain" ] || install_supply_chain_tools
 [ -z "$wants_openapi" ] || install_schemathesis

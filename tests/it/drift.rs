@@ -16,16 +16,19 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 16] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
+    "SECURITY.md",
     "docs/access-tokens.md",
+    "docs/attempts.md",
     "docs/signatures.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",
     "docs/limits.md",
     "docs/measurements.md",
+    "docs/personal-data.md",
     "docs/recovery.md",
     "docs/roles.md",
     "docs/settings.md",
@@ -393,4 +396,28 @@ fn every_file_that_is_named_exists() {
             assert!(!inside || folder.join(target).exists(), "{target} in {document}");
         }
     }
+}
+
+#[test]
+fn every_attempt_names_a_test_that_tries_it() {
+    let page = read("docs/attempts.md");
+    let mut seen = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attempt")) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        if tests == "the same" {
+            continue;
+        }
+        for name in tests.split(", ") {
+            let (module, test) = name.trim_matches('`').split_once("::").unwrap();
+            // A table of unit tests, or one test.
+            let unit = format!("src/{module}/{test}.rs");
+            let found = match root().join(&unit).exists() {
+                true => read(&unit).contains("#[test]"),
+                false => read(&format!("tests/it/{module}.rs")).contains(&format!("fn {test}()")),
+            };
+            assert!(found, "{name} is no test: {row}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
 }
