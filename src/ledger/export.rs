@@ -14,6 +14,9 @@ const OWN: &str = "customer_id = $1";
 const OF_PAYMENTS: &str = "transaction_reference in
     (select transaction_reference from payment_outcomes where customer_id = $1)";
 
+const IN_THE_LOG: &str = "subject = $1 or after ->> 'customer_id' = $1 or subject in
+    (select transaction_reference from payment_outcomes where customer_id = $1)";
+
 /// Tables, and which of their rows are about a customer.
 const PARTS: [(&str, &str); 9] = [
     ("customer_accounts", OWN),
@@ -24,7 +27,7 @@ const PARTS: [(&str, &str); 9] = [
     ("dead_letters", OWN),
     ("duplicates", OF_PAYMENTS),
     ("payment_evidence", OF_PAYMENTS),
-    ("audit_log", "subject = $1"),
+    ("audit_log", IN_THE_LOG),
 ];
 
 impl Ledger {

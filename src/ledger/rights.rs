@@ -94,7 +94,11 @@ impl Schema {
             present.bind(&ROLES[..]).fetch_all(&mut *connection).await.map_err(failed)?;
         let schema = sqlx::query_scalar("select quote_ident(current_schema())");
         let schema: String = schema.fetch_one(&mut *connection).await.map_err(failed)?;
-        let mut statements = vec![format!("revoke create on schema {schema} from public")];
+        let mut statements = vec![
+            // Rights of one table cannot be changed twice at once.
+            "select pg_advisory_xact_lock(hashtext('paystream_rights'))".to_owned(),
+            format!("revoke create on schema {schema} from public"),
+        ];
         for role in ROLES.iter().filter(|role| present.iter().any(|one| one == *role)) {
             statements.push(format!("grant usage on schema {schema} to {role}"));
             statements.push(format!("revoke all on all tables in schema {schema} from {role}"));

@@ -402,7 +402,8 @@ fn every_file_that_is_named_exists() {
 fn every_attempt_names_a_test_that_tries_it() {
     let page = read("docs/attempts.md");
     let mut seen = 0;
-    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attempt")) {
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attempt"))
+    {
         let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
         if tests == "the same" {
             continue;

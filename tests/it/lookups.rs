@@ -305,3 +305,41 @@ async fn a_lock_on_a_table_of_cases_does_not_stop_settling() {
     drop((conflicts, dead_letters));
     h.api.until_is("second", "applied").await;
 }
+
+#[tokio::test]
+async fn all_that_is_kept_of_a_customer_is_printed_and_nothing_of_others() {
+    let h = Harness::start().await.account("ADA", "1000").await.account("BOB", "1000").await;
+    for (reference, customer) in [("ada-1", "ADA"), ("ada-2", "ADA"), ("bob-1", "BOB")] {
+        h.api.pay(reference, customer, "1").await;
+    }
+    h.api.pay("slip", "AD-A", "7").await;
+    h.api.until_is("slip", "suspense").await;
+    let assign = ["suspense", "assign", "slip", "--customer", "ADA", "--reason", "a slip"];
+    h.stores.succeed(&assign).await;
+    h.stores.forget().await;
+    // Redis has forgotten these references: the ledger judges.
+    h.api.pay("ada-1", "ADA", "1").await;
+    h.api.pay("ada-2", "ADA", "2").await;
+    h.settled().await;
+    let printed = h.stores.succeed(&["export", "ADA"]).await;
+    assert!(!printed.contains("BOB") && !printed.contains("bob-1"), "{printed}");
+    let rows = printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        assert!(row["row"].is_object(), "{row}");
+        *counts.entry(row["table"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    let wanted = [
+        ("audit_log", 2),
+        ("conflicts", 1),
+        ("customer_accounts", 1),
+        ("duplicates", 1),
+        ("processed_transactions", 3),
+        ("suspense", 1),
+    ];
+    assert_eq!(counts, wanted.map(|(table, count)| (table.to_owned(), count)).into());
+    let nobody = h.stores.run(&["export", "NOBODY"]).await;
+    nobody.is(1, "");
+    assert!(nobody.stdout.is_empty() && nobody.stderr.contains("0 rows are kept of NOBODY"));
+    h.stores.run(&["export", "a b\n"]).await.refused(&["the customer"]);
+}
