@@ -25,6 +25,11 @@ alter role paystream_auditor nologin;
 -- Operators are told who holds a lock that payments wait for.
 grant pg_monitor to paystream_operations;
 
+-- Roles are of the whole server; this database is for these alone.
+revoke all on database :"DBNAME" from public;
+grant connect on database :"DBNAME"
+    to paystream_gateway, paystream_worker, paystream_operations, paystream_auditor;
+
 -- The owner migrates; whoever serves owns nothing.
 alter database :"DBNAME" owner to paystream_migrate;
 alter schema public owner to paystream_migrate;

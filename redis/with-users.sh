@@ -4,13 +4,16 @@
 #
 #   sh with-users.sh redis-server --appendonly yes ...
 #
-# Whoever is nobody of them is refused; `health` may ask whether Redis is there.
+# Nobody can log in as `default`, and it keeps its rights all the same: Redis reads its append-only
+# file as that user, and would leave out every write that it may not do. `health` may ask whether
+# Redis is there; `admin` may do everything and is for people.
 set -eu
 
 exec "$@" - <<USERS
-user default off resetkeys resetchannels -@all
+user default off resetpass ~* &* +@all
+user admin on >$ADMIN_PASSWORD ~* &* +@all
 user health on nopass resetkeys resetchannels -@all +ping
-user gateway on >$GATEWAY_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hdel +hget +hincrby +hkeys +hmget +incr +info +memory|usage +mget +ping +script|load +set +time +xadd +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
+user gateway on >$GATEWAY_PASSWORD %R~paystream:* resetchannels -@all +client|setname +config|get +exists +get +getrange +hget +hkeys +hmget +info +memory|usage +mget +ping +script|load +time +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange (~paystream:* +evalsha) (~paystream:*:stream +xadd) (~paystream:*:seq ~paystream:*:lost ~paystream:*:lineage ~paystream:*:backlog ~paystream:*:ref:* ~paystream:*:beside:* ~paystream:*:balance:* ~paystream:webhook:* ~paystream:topology +set +del +incr) (~paystream:*:shares +hincrby +hdel)
 user worker on >$WORKER_PASSWORD ~paystream:* resetchannels -@all +append +client|kill +client|list +client|setname +config|get +del +evalsha +exists +get +getrange +hget +hmget +hset +info +memory|usage +mget +persist +ping +script|load +set +time +xack +xadd +xclaim +xgroup|create +xgroup|delconsumer +xgroup|setid +xinfo|consumers +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xread +xreadgroup +xrevrange +xsetid +xtrim
 user operations on >$OPERATIONS_PASSWORD ~paystream:* resetchannels -@all +client|setname +config|get +del +evalsha +exists +get +getrange +hdel +hget +hincrby +hkeys +hmget +incr +info +memory|usage +mget +ping +pttl +script|load +set +time +xack +xadd +xgroup|create +xgroup|delconsumer +xgroup|destroy +xgroup|setid +xinfo|groups +xinfo|stream +xlen +xpending +xrange +xrevrange
 USERS

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::StoreConfig,
-    domain::{Reference, shown},
+    domain::{Reference, Source, shown},
     operations::{EntryName, Life, LifeEvent},
 };
 
@@ -43,12 +43,26 @@ pub(super) async fn run(args: ShowArgs, running: Running) -> anyhow::Result<Exit
         let life = operations.life(&reference).await.context("could not look the payment up")?;
         let page = match &life {
             Some(life) => page(life),
-            None => format!("{}: {}", args.reference, operations.nothing_known().await),
+            None => {
+                let known = operations.nothing_known().await;
+                format!("{}: {known}{}", args.reference, of_a_source(&reference))
+            }
         };
         let document = args.watch.document(&life)?;
         Ok(Shown { document, page, status: u8::from(life.is_none()) })
     })
     .await
+}
+
+/// Whoever asks for a payment often has the bank's reference alone.
+fn of_a_source(reference: &Reference) -> String {
+    match reference.source() == Source::default().as_str() {
+        true => format!(
+            ". A payment of another source has its name before it: paystream show 'SOURCE {}'",
+            shown(reference.as_str())
+        ),
+        false => String::new(),
+    }
 }
 
 fn page(life: &Life) -> String {

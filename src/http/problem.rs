@@ -298,6 +298,10 @@ impl From<stream::Error> for Problem {
                 warn!(cause = cause(&error), "{error}");
                 Self::new(Code::StreamUnavailable, UNREACHABLE)
             }
+            error @ stream::Error::Forbidden(_) => {
+                error!(cause = cause(&error), "{error}");
+                Self::new(Code::StreamUnavailable, UNREACHABLE)
+            }
             error @ stream::Error::SearchLimit(_) => Self::new(
                 Code::SearchLimit,
                 format!("{error}; ask again when the workers have settled some of them"),
@@ -357,7 +361,10 @@ impl From<ledger::Error> for Problem {
             ledger::Error::Raced => busy(
                 "others changed the same rows each time; nothing was changed, send it again later",
             ),
-            ledger::Error::Outage(_) | ledger::Error::Locked(_) | ledger::Error::Slow(_) => {
+            ledger::Error::Outage(_)
+            | ledger::Error::Locked(_)
+            | ledger::Error::Slow(_)
+            | ledger::Error::Forbidden(_) => {
                 warn!(cause = cause(&error), "{error}");
                 Self::new(
                     Code::LedgerUnavailable,

@@ -24,6 +24,12 @@ pub enum Error {
     Locked(#[source] Cause),
     #[error("postgresql ended a statement at its timeout: it is slow, or rows are locked")]
     Slow(#[source] Cause),
+    /// This user may not log in, or lacks a right that its role has.
+    #[error(
+        "postgresql refuses this to our user: log in as its role, and run `paystream migrate` as the \
+         owner of the tables"
+    )]
+    Forbidden(#[source] Cause),
     /// No connection of the pool came free in time; PostgreSQL itself works.
     #[error("every connection to postgresql is in use")]
     Busy,
@@ -97,6 +103,7 @@ impl From<sqlx::Error> for Error {
             Some("23505") => return Self::Raced,
             Some("55P03" | "40P01") => return Self::Locked(error),
             Some("57014") => return Self::Slow(error),
+            Some("42501" | "28000" | "28P01") => return Self::Forbidden(error),
             // Serialization, idle in transaction, shutting down, starting up, no
             // resources, IO.
             Some("40001" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {

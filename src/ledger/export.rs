@@ -10,7 +10,11 @@ use super::{Error, Ledger};
 use crate::domain::CustomerId;
 
 const OWN: &str = "customer_id = $1";
-/// Under the references of what the customer paid, wherever it is.
+/// Of the same entry as what the customer paid, wherever that is: another's payment may have the
+/// same reference.
+const OF_ENTRIES: &str = "(partition, sequence, stream_id) in
+    (select partition, sequence, stream_id from payment_outcomes where customer_id = $1)";
+/// Repetitions of what the customer paid: another's payment would be a conflict.
 const OF_PAYMENTS: &str = "transaction_reference in
     (select transaction_reference from payment_outcomes where customer_id = $1)";
 
@@ -26,7 +30,7 @@ const PARTS: [(&str, &str); 9] = [
     ("conflicts", OWN),
     ("dead_letters", OWN),
     ("duplicates", OF_PAYMENTS),
-    ("payment_evidence", OF_PAYMENTS),
+    ("payment_evidence", OF_ENTRIES),
     ("audit_log", IN_THE_LOG),
 ];
 

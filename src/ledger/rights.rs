@@ -3,6 +3,7 @@
 //! role only where it is missing, never one that can log in, and never changes a password.
 
 use sqlx::{AssertSqlSafe, PgConnection};
+use tracing::info;
 
 use super::{Error, Schema};
 
@@ -12,7 +13,7 @@ pub const ROLES: [&str; 4] =
     ["paystream_gateway", "paystream_worker", "paystream_operations", "paystream_auditor"];
 
 /// Tables and views, and what each role may do with them, in the order of [`ROLES`]: read,
-/// insert, update, delete, lock. Opening an account settles what the customer paid before, so the
+/// insert, update, delete, lock, note. Opening an account settles what the customer paid before, so the
 /// gateway settles, too.
 pub const RIGHTS: [(&str, [&str; 4]); 25] = [
     ("_sqlx_migrations", ["r", "r", "r", "r"]),
@@ -36,7 +37,7 @@ pub const RIGHTS: [(&str, [&str; 4]); 25] = [
     ("payment_evidence", ["", "i", "ri", "r"]),
     ("consumer_groups", ["r", "r", "riud", "r"]),
     ("console_sessions", ["", "", "riud", "r"]),
-    ("audit_log", ["i", "", "ri", "r"]),
+    ("audit_log", ["n", "", "rn", "r"]),
     ("audit_log_head", ["", "", "r", "r"]),
     ("taken_payments", ["r", "r", "r", "r"]),
     ("found_payments", ["r", "", "r", "r"]),
@@ -44,11 +45,13 @@ pub const RIGHTS: [(&str, [&str; 4]); 25] = [
 ];
 
 /// A letter of a right, as SQL has it.
-const WORDS: [(char, &str); 5] =
-    [('r', "select"), ('i', "insert"), ('u', "update"), ('d', "delete"), ('l', LOCK)];
+const WORDS: [(char, &str); 6] =
+    [('r', "select"), ('i', "insert"), ('u', "update"), ('d', "delete"), ('l', LOCK), ('n', NOTE)];
 /// Locking a row takes the right to update it, be it in one column: whoever may only lock can ask
 /// the owner of a partition to release it, and cannot take one.
 const LOCK: &str = "update (release_asked_at)";
+/// Whoever notes a change says nothing of the row's id, time, place or digest.
+const NOTE: &str = "insert (actor, action, subject, reason, before, after)";
 
 /// Roles are of the whole server: another database may be migrated at the same time.
 const MISSING_ROLES: &str = "
@@ -81,6 +84,31 @@ fn rights(roles: &[&str]) -> Vec<(&'static str, &'static str)> {
     rights
 }
 
+/// Whether a user, an expression of SQL, lacks the right `word` on the table `name`.
+const LACKS: &str = "not case when strpos(word, ' (') > 0
+    then has_any_column_privilege({user}, name, split_part(word, ' (', 1))
+    else has_table_privilege({user}, name, word) end";
+
+/// A check of the doctor: rights that a role of this server has lost.
+pub(super) fn missing_rights() -> String {
+    let mut needed = Vec::new();
+    for role in ROLES {
+        let rights = rights(&[role]).into_iter();
+        needed.extend(rights.map(|(table, word)| format!("('{role}', '{table}', '{word}')")));
+    }
+    format!(
+        "select count(*) as level, min(format('%s may not %s on %s', role, word, name))
+             || case when count(*) > 1 then format(', and %s rights more are missing', count(*) - 1)
+                else '' end as sentence
+         from (values {}) needed (role, name, word)
+         where case when to_regrole(role) is null or to_regclass(name) is null then false
+             else {} end
+         having count(*) > 0",
+        needed.join(", "),
+        LACKS.replace("{user}", "role")
+    )
+}
+
 impl Schema {
     /// Gives each role that exists its rights in this database, and no other. Roles that are
     /// missing are made, if this user may.
@@ -88,28 +116,47 @@ impl Schema {
         let failed =
             |error| Error::Schema(format!("could not give the roles their rights: {error}"));
         sqlx::raw_sql(MISSING_ROLES).execute(&mut *connection).await.map_err(failed)?;
-        let present =
-            sqlx::query_scalar("select rolname::text from pg_roles where rolname = any($1)");
+        let present = sqlx::query_scalar(
+            "select rolname::text from pg_catalog.pg_roles where rolname operator(pg_catalog.=) any($1)",
+        );
         let present: Vec<String> =
             present.bind(&ROLES[..]).fetch_all(&mut *connection).await.map_err(failed)?;
-        let schema = sqlx::query_scalar("select quote_ident(current_schema())");
+        let missing: Vec<_> =
+            ROLES.iter().filter(|role| !present.iter().any(|one| one == *role)).collect();
+        if !missing.is_empty() {
+            info!(?missing, "roles that this user may not make: they have no rights");
+        }
+        let schema =
+            sqlx::query_scalar("select pg_catalog.quote_ident(pg_catalog.current_schema())");
         let schema: String = schema.fetch_one(&mut *connection).await.map_err(failed)?;
+        let tables: Vec<_> = RIGHTS.iter().map(|(table, _)| *table).collect();
+        let tables = tables.join(", ");
         let mut statements = vec![
             // Rights of one table cannot be changed twice at once.
-            "select pg_advisory_xact_lock(hashtext('paystream_rights'))".to_owned(),
+            "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('paystream_rights'))"
+                .to_owned(),
             format!("revoke create on schema {schema} from public"),
+            format!("revoke all on {tables} from public"),
         ];
-        for role in ROLES.iter().filter(|role| present.iter().any(|one| one == *role)) {
+        for role in present {
             statements.push(format!("grant usage on schema {schema} to {role}"));
-            statements.push(format!("revoke all on all tables in schema {schema} from {role}"));
-            for (table, word) in rights(&[role]) {
+            statements.push(format!("revoke all on {tables} from {role}"));
+            for (table, word) in rights(&[&role]) {
                 statements.push(format!("grant {word} on {table} to {role}"));
             }
         }
         // Sent as one, they are one transaction: nobody is without a right meanwhile.
         let statements = AssertSqlSafe(statements.join(";\n"));
-        sqlx::raw_sql(statements).execute(connection).await.map_err(failed)?;
-        Ok(())
+        sqlx::raw_sql(statements).execute(&mut *connection).await.map_err(failed)?;
+        let open = "select pg_catalog.has_schema_privilege('public', pg_catalog.current_schema(), 'create')";
+        match sqlx::query_scalar(open).fetch_one(connection).await.map_err(failed)? {
+            false => Ok(()),
+            true => Err(Error::Schema(format!(
+                "everybody may create functions and tables in the schema {schema}, where they could \
+                 take the place of ours: run `revoke create on schema {schema} from public` as its \
+                 owner, then `paystream migrate` again"
+            ))),
+        }
     }
 
     /// Lets somebody log in who has all roles, with this password of letters and digits. For
@@ -120,7 +167,7 @@ impl Schema {
         let is_there: bool = is_there.bind(user).fetch_one(&self.pool).await?;
         let verb = if is_there { "alter" } else { "create" };
         let statements = format!(
-            "{verb} role {user} login password '{password}'; grant {} to {user}",
+            "{verb} role {user} login password '{password}'; grant {}, pg_monitor to {user}",
             ROLES.join(", ")
         );
         sqlx::raw_sql(AssertSqlSafe(statements)).execute(&self.pool).await?;
@@ -130,18 +177,16 @@ impl Schema {
     /// Refuses a user of the database who may not do what these roles do.
     pub async fn check_rights(&self, roles: &[&str]) -> Result<(), Error> {
         let (tables, words): (Vec<_>, Vec<_>) = rights(roles).into_iter().unzip();
-        let missing: Option<(String, String)> = sqlx::query_as(
+        let missing = format!(
             "select current_user::text, word || ' on ' || name
-             from unnest($1::text[], $2::text[]) needed (name, word)
-             where not case when word like 'update (%'
-                 then has_any_column_privilege(name, 'update')
-                 else has_table_privilege(name, word) end
-             limit 1",
-        )
-        .bind(tables)
-        .bind(words)
-        .fetch_optional(&self.pool)
-        .await?;
+             from unnest($1::text[], $2::text[]) needed (name, word) where {} limit 1",
+            LACKS.replace("{user}", "current_user")
+        );
+        let missing: Option<(String, String)> = sqlx::query_as(AssertSqlSafe(missing))
+            .bind(tables)
+            .bind(words)
+            .fetch_optional(&self.pool)
+            .await?;
         missing.map_or(Ok(()), |(user, what)| {
             let roles = roles.join(", ");
             Err(Error::Schema(format!(

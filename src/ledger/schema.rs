@@ -8,6 +8,9 @@ use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
+/// No table of this name.
+const MISSING: &str = "42P01";
+
 /// Partitions of a topology for which no number was given.
 const PARTITIONS: u16 = 32;
 
@@ -91,11 +94,15 @@ impl Schema {
     /// Refuses a schema that is older or newer than this release.
     pub async fn check(&self) -> Result<(), Error> {
         reach(&self.pool.connect_options()).await?;
-        let applied: Option<i64> =
-            sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
-                .fetch_one(&self.pool)
-                .await
-                .unwrap_or(None);
+        let applied = sqlx::query_scalar("select max(version) from _sqlx_migrations where success");
+        let applied: Option<i64> = match applied.fetch_one(&self.pool).await {
+            Ok(applied) => applied,
+            Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref()
+            {
+                Some(MISSING) => None,
+                _ => return Err(error.into()),
+            },
+        };
         let wanted = MIGRATIONS.iter().map(|migration| migration.version).max();
         match applied.cmp(&wanted) {
             std::cmp::Ordering::Equal => Ok(()),

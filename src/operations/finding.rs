@@ -188,6 +188,10 @@ kinds! {
         "postgresql", "",
         "see that the URL has the right user, password and database, and that this user may do \
          what it needs";
+    POSTGRESQL_RIGHTS = "postgresql_rights", Critical, "a-right-is-missing", "postgresql",
+        "gives each role its rights",
+        "`paystream migrate` as the owner of the tables: it gives each role its rights, and \
+         everything goes on by itself";
     POSTGRESQL_SLOW = "postgresql_slow", Warning, "redis-or-postgresql-is-slow", "postgresql", "",
         "look at the load and the disk of its machine, and at the network";
     POSTGRESQL_OLD = "postgresql_too_old", Warning, "a-server-is-too-old", "postgresql", "",

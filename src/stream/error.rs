@@ -25,6 +25,9 @@ pub enum Error {
     /// Redis cannot be reached, or cannot answer yet.
     #[error("redis is not available")]
     Outage(#[source] RedisError),
+    /// This user may not log in, or lacks a command that its role has.
+    #[error("redis refuses this to our user: give it the commands of its role")]
+    Forbidden(#[source] RedisError),
     /// Redis answers, but its configuration is not safe for payments.
     #[error("this Redis is not safe for payments: {0}")]
     Unfit(String),
@@ -82,6 +85,11 @@ impl From<RedisError> for Error {
                 return Self::StateLost(detail());
             }
             Some("OOM") => return Self::MemoryFull(error),
+            Some("NOPERM" | "NOAUTH" | "WRONGPASS") => return Self::Forbidden(error),
+            // So Redis 7.0 says it of a command within a script.
+            Some(_) if detail().starts_with("The user executing the script can't run") => {
+                return Self::Forbidden(error);
+            }
             // MISCONF: the last write to disk failed. BUSY: a long script runs.
             // NOSCRIPT: connecting again also loads the scripts again.
             // LINEAGE: known sequences are compared again with this server's history.
@@ -92,6 +100,9 @@ impl From<RedisError> for Error {
                 return Self::Outage(error);
             }
             _ => {}
+        }
+        if error.kind() == ErrorKind::AuthenticationFailed {
+            return Self::Forbidden(error);
         }
         let unavailable = error.is_io_error()
             || error.is_timeout()

@@ -18,7 +18,7 @@
 //! | `paystream:{p07}:lineage` | which servers gave out which sequences: one line each |
 //! | `paystream:{p07}:lost` | sequences whose entries Redis has lost |
 //! | `paystream:{p07}:backlog` | unsettled entries when an append last counted them, the sequence then, and the limit |
-//! | `paystream:{p07}:shares` | while the stream is half full, how many entries each source has in each stretch of sequences |
+//! | `paystream:{p07}:shares` | how many entries each source has in each stretch of sequences, where there are sources |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |

@@ -60,15 +60,51 @@ pub const COMMANDS: [(&str, [bool; 3]); 44] = {
     ]
 };
 
+/// What a gateway may write, and with which commands: it takes no partition, settles nothing and
+/// changes no entry. Everything else it only reads.
+const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 4] = [
+    ("evalsha", &["*"]),
+    ("xadd", &["*:stream"]),
+    (
+        "set del incr",
+        &[
+            "*:seq",
+            "*:lost",
+            "*:lineage",
+            "*:backlog",
+            "*:ref:*",
+            "*:beside:*",
+            "*:balance:*",
+            "webhook:*",
+            "topology",
+        ],
+    ),
+    ("hincrby hdel", &["*:shares"]),
+];
+
 /// What comes after the name and the password of an ACL user that has these roles, for keys
-/// under this prefix.
+/// under this prefix. Needs Redis 7.
 pub fn rules(roles: &[&str], key_prefix: &str) -> String {
-    let mut rules = format!("~{key_prefix}:* resetchannels -@all");
-    for (command, needs) in &COMMANDS {
-        if ROLES.iter().zip(needs).any(|(role, needs)| *needs && roles.contains(role)) {
-            rules.push_str(" +");
-            rules.push_str(command);
-        }
+    let needed = COMMANDS.iter().filter(|(_, needs)| {
+        ROLES.iter().zip(needs).any(|(role, needs)| *needs && roles.contains(role))
+    });
+    let needed = needed.map(|(command, _)| *command);
+    if roles != ["gateway"] {
+        let commands: Vec<String> = needed.map(|command| format!("+{command}")).collect();
+        return format!("~{key_prefix}:* resetchannels -@all {}", commands.join(" "));
+    }
+    let is_written = |command: &&str| {
+        WRITTEN_BY_GATEWAYS.iter().any(|(written, _)| written.split(' ').any(|one| one == *command))
+    };
+    let reads: Vec<String> = needed
+        .filter(|command| !is_written(command))
+        .map(|command| format!("+{command}"))
+        .collect();
+    let mut rules = format!("%R~{key_prefix}:* resetchannels -@all {}", reads.join(" "));
+    for (commands, keys) in WRITTEN_BY_GATEWAYS {
+        let keys: Vec<String> = keys.iter().map(|key| format!("~{key_prefix}:{key}")).collect();
+        let commands: Vec<String> = commands.split(' ').map(|one| format!("+{one}")).collect();
+        rules += &format!(" ({} {})", keys.join(" "), commands.join(" "));
     }
     rules
 }

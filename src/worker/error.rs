@@ -40,6 +40,14 @@ impl Error {
         }
     }
 
+    /// Whether a store refuses this to our user, for whatever entry.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(
+            self,
+            Self::Ledger(ledger::Error::Forbidden(_)) | Self::Stream(stream::Error::Forbidden(_))
+        )
+    }
+
     pub(super) fn is_locked(&self) -> bool {
         matches!(self, Self::Ledger(ledger::Error::Locked(_)))
     }
@@ -61,6 +69,7 @@ impl Error {
             Self::Stream(stream::Error::StateLost(_)) | Self::Passed(_) => "state_lost",
             Self::Stream(error) if error.is_outage() => "redis_outage",
             error if error.is_locked() => "locked",
+            error if error.is_forbidden() => "forbidden",
             Self::Deadline(_) | Self::Ledger(ledger::Error::Slow(_)) => "deadline",
             Self::Ledger(error) if error.is_outage() => "postgresql_outage",
             Self::Stream(_) | Self::Ledger(_) | Self::LeaseOver | Self::NotConnected => {

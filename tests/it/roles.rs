@@ -2,6 +2,8 @@
 //! makes, and nothing else; that a user without its rights is refused at the start; and that what
 //! is written of roles is so.
 
+use std::path::PathBuf;
+
 use paystream::{
     ledger::{DATABASE_ROLES, TABLE_RIGHTS},
     stream::permissions,
@@ -11,7 +13,8 @@ use reqwest::Url;
 
 use crate::prelude::*;
 
-const PASSWORDS: [(&str, &str); 4] = [
+const PASSWORDS: [(&str, &str); 5] = [
+    ("ADMIN_PASSWORD", "a-password-of-somebody"),
     ("MIGRATE_PASSWORD", "a-password-to-migrate"),
     ("GATEWAY_PASSWORD", "a-password-of-gateways"),
     ("WORKER_PASSWORD", "a-password-of-workers"),
@@ -21,8 +24,9 @@ const PASSWORDS: [(&str, &str); 4] = [
 /// The servers as compose.yaml sets them up.
 struct Deployed {
     postgres: PostgresServer,
+    folder: PathBuf,
     redis_port: u16,
-    _redis: tokio::process::Child,
+    redis: tokio::process::Child,
 }
 
 impl Deployed {
@@ -41,16 +45,33 @@ impl Deployed {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let redis_port = free.local_addr().unwrap().port();
         drop(free);
+        let folder = directory.join("redis");
+        let redis = Self::redis(&folder, redis_port).await;
+        Self { postgres, folder, redis_port, redis }
+    }
+
+    async fn redis(folder: &Path, port: u16) -> tokio::process::Child {
         let mut redis = script("redis/with-users.sh");
         redis.args(["redis-server", "--bind", "127.0.0.1", "--appendonly", "yes"]);
         redis.args(["--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"]);
-        redis.args(["--port", &redis_port.to_string()]).current_dir(directory.join("redis"));
-        let redis = redis.stdout(Stdio::null()).spawn().expect("Redis starts");
+        redis.args(["--port", &port.to_string()]).current_dir(folder).stdout(Stdio::null());
+        let redis = redis.spawn().expect("Redis starts");
+        let health = format!("redis://health:any@127.0.0.1:{port}/");
+        let health = redis::Client::open(health).unwrap();
         until("Redis answers", async || {
-            TcpStream::connect(("127.0.0.1", redis_port)).await.is_ok()
+            let Ok(mut health) = health.get_multiplexed_async_connection().await else {
+                return false;
+            };
+            redis::cmd("PING").exec_async(&mut health).await.is_ok()
         })
         .await;
-        Self { postgres, redis_port, _redis: redis }
+        redis
+    }
+
+    /// Kills Redis, and starts it again with what it has on disk.
+    async fn restart_redis(&mut self) {
+        self.redis.kill().await.unwrap();
+        self.redis = Self::redis(&self.folder, self.redis_port).await;
     }
 
     /// The URLs of both stores for this role.
@@ -167,6 +188,11 @@ async fn each_role_may_do_its_part_and_nothing_else() {
     for (role, statement) in [
         ("gateway", "select action from audit_log"),
         ("gateway", "select body from payment_evidence"),
+        (
+            "gateway",
+            "insert into audit_log (id, actor, action, subject) overriding system value
+             values (9, 'a', 'b', 'c') returning ''",
+        ),
         ("gateway", "update topology set generation = 9 returning currency"),
         ("gateway", "update partition_owners set epoch = 9 returning owner"),
         ("gateway", "delete from workers returning worker_id"),
@@ -201,6 +227,12 @@ async fn each_role_may_do_its_part_and_nothing_else() {
         (&["gateway", "operations"], "XREADGROUP GROUP ledger me STREAMS paystream:{p00}:stream >"),
         (&["gateway", "operations"], "XTRIM paystream:{p00}:stream MAXLEN 0"),
         (&["worker"], "INCR paystream:{p00}:seq"),
+        (&["gateway"], "HINCRBY paystream:{p00}:owner epoch 1"),
+        (&["gateway"], "HDEL paystream:{p00}:owner epoch"),
+        (&["gateway"], "SET paystream:{p00}:owner x"),
+        (&["gateway"], "SET paystream:{p00}:stream x"),
+        (&["gateway"], "DEL paystream:{p00}:stream"),
+        (&["gateway"], "SET paystream:{p00}:settling x"),
         (&["gateway", "operations"], "CLIENT KILL ID 1"),
     ] {
         for role in roles {
@@ -214,6 +246,64 @@ async fn each_role_may_do_its_part_and_nothing_else() {
     for process in [gateway, operations, worker] {
         process.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_redis_with_these_users_keeps_what_it_answered() {
+    let mut deployed = Deployed::start("roles-restart").await;
+    deployed.said("migrate", &["migrate"]).await.is(0, "");
+    deployed.said("migrate", &["seed", "--count", "1"]).await.is(0, "");
+    let mut gateway = deployed.command("gateway", &["serve", "gateway"]);
+    gateway.env("PAYSTREAM_OPERATIONS_BIND", "none");
+    let gateway = Process::start(gateway).await;
+    for number in 0..3 {
+        gateway.api.pay(&format!("r{number}"), "GIG00001", "1").await;
+    }
+    deployed.restart_redis().await;
+    gateway.api.until_ready().await;
+    let worker = Process::start(deployed.command("worker", &["serve", "worker"])).await;
+    for number in 0..3 {
+        gateway.api.until_is(&format!("r{number}"), "applied").await;
+    }
+    deployed.restart_redis().await;
+    gateway.api.until_ready().await;
+    // Sent again it is the one that was taken.
+    let first = gateway.api.payment("r0").await;
+    let again = gateway.api.post_payment(&payment("r0", "GIG00001", "1")).await;
+    assert_eq!(again.json()["stream_id"], first["stream_id"], "{}", again.text);
+    gateway.api.pay("r3", "GIG00001", "1").await;
+    gateway.api.until_is("r3", "applied").await;
+    deployed.said("operations", &["losses", "list"]).await.is(0, "");
+    worker.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_told_and_nothing_is_lost() {
+    let h = Harness::gateway(&[]).await.account("ADA", "100").await;
+    let worker = Process::serve("worker", &h.stores, &[]).await;
+    h.stores.sql("revoke update on customer_accounts from paystream_worker").await;
+    h.api.pay("r1", "ADA", "1").await;
+    let said = until_found(&h.stores, "postgresql_rights").await;
+    let found = format!("{:?}", said.find("postgresql_rights"));
+    assert!(found.contains("paystream_worker may not update on customer_accounts"), "{found}");
+    assert_eq!(h.stores.count("select count(*) from dead_letters").await, 0);
+    h.stores
+        .sql("revoke select on payment_outcomes from paystream_gateway, paystream_operations")
+        .await;
+    h.stores
+        .sql("revoke select on customer_accounts from paystream_gateway, paystream_operations")
+        .await;
+    h.api.get("/api/v1/customers/ADA").await.is_problem(503, "ledger_unavailable");
+    until("the worker says so", async || {
+        let log = worker.log();
+        log.contains("postgresql refuses this to our user") && log.contains("customer_accounts")
+    })
+    .await;
+    h.stores.succeed(&["migrate"]).await;
+    h.api.until_is("r1", "applied").await;
+    h.settled().await;
+    worker.stop().await;
 }
 
 #[tokio::test]
@@ -281,6 +371,9 @@ fn what_is_written_of_roles_is_so() {
         let mut words = command.split('|').map(str::to_uppercase);
         assert!(words.all(|word| sources.contains(&word)), "{command} is allowed for nothing");
     }
+    // No password that somebody else could know.
+    let compose = read("compose.yaml").replace("GRAFANA_PASSWORD:-", "");
+    assert!(!compose.contains("PASSWORD:-"), "a password has a default");
     let script = read("redis/with-users.sh");
     for role in permissions::ROLES {
         let rules = permissions::rules(&[role], "paystream");

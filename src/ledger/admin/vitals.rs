@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
 use super::{AdminStore, COUNT_MAX, locks};
-use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT, in_time};
+use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT, in_time, missing_rights};
 
 /// How often the way there is measured; the quickest counts.
 const QUESTIONS: usize = 3;
@@ -345,8 +345,9 @@ impl Ledger {
         }
         let mut symptoms = Symptoms::new();
         let locks = ("postgresql_lock_wait", [locks::HOLDERS, LOCKS].concat());
+        let rights = ("postgresql_rights", missing_rights());
         let server = SERVER.iter().map(|(code, sql)| (*code, (*sql).to_owned()));
-        for (code, sql) in server.chain([locks]) {
+        for (code, sql) in server.chain([locks, rights]) {
             symptoms.insert(code, ask(&mut connection, sql).await?);
         }
         let place = "select clock_timestamp(),

@@ -21,6 +21,7 @@ const NEVER: i64 = i64::MAX;
 /// From which level on what a check measures is a notice, a warning, critical.
 const CHECKS: &[(FindingKind, [i64; 3])] = &[
     (kind::POSTGRESQL_OLD, [NEVER, 1, NEVER]),
+    (kind::POSTGRESQL_RIGHTS, [NEVER, NEVER, 1]),
     (kind::POSTGRESQL_LOSES, [NEVER, NEVER, 1]),
     (kind::POSTGRESQL_READS, [NEVER, NEVER, 1]),
     // Percent.

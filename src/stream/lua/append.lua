@@ -19,7 +19,8 @@ local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, given_out = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local share = tonumber(ARGV[6])
--- From this many entries on, each source has its share only; below, nothing is counted.
+-- From this many unsettled entries on a source is refused that has three shares of them;
+-- below, whatever whose they are. No share is as large as the limit but where sources have none.
 local crowded = math.min(limit, 2 * share)
 -- A source's entries are counted by stretches of this many sequences, so that those
 -- that are settled drop out of the count without anybody saying so.
@@ -62,7 +63,7 @@ end
 -- What is full for this source where so many entries up to the head are unsettled.
 local function full_for(source, unsettled, head)
   if unsettled >= limit then return 'BACKPRESSURE' end
-  if unsettled < share or share >= limit then return nil end
+  if unsettled < crowded or share >= limit then return nil end
   local fields, of_source = {}, 0
   for first = stretch_of(math.max(0, head - unsettled + 1)), head, STRETCH do
     fields[#fields + 1] = field_of(first, source)
@@ -70,7 +71,18 @@ local function full_for(source, unsettled, head)
   for _, count in ipairs(redis.call('HMGET', KEYS[6], unpack(fields))) do
     of_source = of_source + (tonumber(count) or 0)
   end
-  return of_source >= share and 'SHARE' or nil
+  return of_source >= 3 * share and 'SHARE' or nil
+end
+
+-- Counts an entry of this source. Where a stretch begins, those are forgotten that the
+-- stream cannot reach back to.
+local function count(source, sequence, length)
+  local first = stretch_of(sequence)
+  if redis.call('HINCRBY', KEYS[6], field_of(first, source), 1) > 1 then return end
+  for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
+    local last = tonumber(string.match(field, '^%d+')) + STRETCH - 1
+    if last < sequence - length then redis.call('HDEL', KEYS[6], field) end
+  end
 end
 
 -- What of a crowded stream is full: the limit is of entries that the group has not
@@ -99,10 +111,6 @@ local function full(length, source)
   if why then return why end
   -- Trimming goes by the limit, too.
   redis.call('SET', KEYS[4], string.format('%d %.0f %d', unsettled, head, limit))
-  for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
-    local last = tonumber(string.match(field, '^%d+')) + STRETCH - 1
-    if last <= head - unsettled then redis.call('HDEL', KEYS[6], field) end
-  end
   return nil
 end
 
@@ -146,9 +154,7 @@ local function next_sequence(source)
     return nil, why
   end
   if sequence <= given_out then return nil, lose() end
-  if share < limit and length >= crowded then
-    redis.call('HINCRBY', KEYS[6], field_of(stretch_of(sequence), source), 1)
-  end
+  if share < limit then count(source, sequence, length) end
   return sequence
 end
 

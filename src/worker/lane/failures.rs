@@ -75,6 +75,11 @@ impl Lane {
         if error.is_outage() {
             warn!(lane = self.number, cause = error.cause(), "{error}; waiting");
             self.waits(error.to_string());
+        } else if error.is_forbidden() {
+            error!(lane = self.number, cause = error.cause(), "{error}; waiting");
+            self.waits(error.to_string());
+            let again = Some(Instant::now() + PAUSE_MAX);
+            self.held.values_mut().for_each(|held| held.retry_at = again);
         } else {
             error!(lane = self.number, cause = error.cause(), "could not settle a batch: {error}");
         }
