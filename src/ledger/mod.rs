@@ -101,6 +101,8 @@ impl Ledger {
         let options = PgConnectOptions::from_str(url)?.application_name("paystream");
         // What was acknowledged must be on disk, whatever the server's default is.
         let options = options.options([("synchronous_commit", "on")]);
+        // A migration or a right that is there already is nothing to tell.
+        let options = options.options([("client_min_messages", "warning")]);
         Ok(Self { options })
     }
 
