@@ -87,6 +87,17 @@ pub(super) fn verify_message(
     }
 }
 
+/// Whether an Ed25519 key is of small order: anybody can sign for such a key.
+pub(super) fn is_weak(key: &[u8]) -> bool {
+    // With this signature (the neutral point, and zero) a key must vanish when it is multiplied by
+    // a digest of the message. For this message, found by trial, the digest is a multiple of the
+    // order of each such key.
+    const MESSAGE: [u8; 4] = [0, 4, 0x3e, 0x63];
+    let mut signature = [0; 64];
+    signature[0] = 1;
+    UnparsedPublicKey::new(&ED25519, key).verify(&MESSAGE, &signature).is_ok()
+}
+
 /// A private key with its algorithm.
 pub(super) enum Signer {
     EdDsa(Ed25519KeyPair),
@@ -137,5 +148,36 @@ impl JwtSigner for Signer {
             Self::Es256(_) => Algorithm::ES256,
             Self::Ps256(_) => Algorithm::PS256,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use ring::signature::KeyPair;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_anybody_can_sign_for_is_weak() {
+        // Of orders 1, 2, 4 and 8, and what is read like those.
+        for (start, middle, end) in [(1, 0, 0), (0xee, 0xff, 0x7f), (0xec, 0xff, 0x7f), (0, 0, 0)] {
+            let mut key = [middle; 32];
+            (key[0], key[31]) = (start, end);
+            assert!(is_weak(&key), "{key:?}");
+            key[31] ^= 0x80;
+            assert!(is_weak(&key), "{key:?}");
+        }
+        for eighth in [
+            "JuiVj8KyJ7BFw/SJ8u+Y8NXfrAXTxjM5sTgCiG1T/AU=",
+            "xxdqcD1N2E+6PAt2DRBnDyogU/osOczGTsf9d5KsA3o=",
+        ] {
+            let mut key = STANDARD.decode(eighth).unwrap();
+            assert!(is_weak(&key), "{key:?}");
+            key[31] ^= 0x80;
+            assert!(is_weak(&key), "{key:?}");
+        }
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        assert!(!is_weak(pair.public_key().as_ref()));
     }
 }

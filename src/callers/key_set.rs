@@ -73,6 +73,12 @@ impl KeySet {
                     "is damaged, or an RSA key of another size than 2048 to 8192 bits",
                 ));
             }
+            if let (AlgorithmFamily::Ed, DecodingKeyKind::SecretOrDer(bytes)) =
+                (key.family(), key.kind())
+                && algorithms::is_weak(bytes)
+            {
+                return Err(wrong("is an Ed25519 key of small order: anybody could sign for it"));
+            }
             let kid = jwk.common.key_id.filter(|kid| !kid.is_empty());
             let kid = kid.ok_or_else(|| wrong("has no `kid`, so nothing can name it"))?;
             if set.keys.insert(kid.clone(), VerificationKey { algorithm, key }).is_some() {
@@ -206,6 +212,10 @@ mod tests {
         for (keys, refusal) in [
             (vec![ED, r#"{"kty":"oct","k":"AAAA","kid":"b"}"#], "key 2 is secret"),
             (vec![&*ED.replace("\"x\"", "\"d\":\"AAAA\",\"x\"")], "key 1 is secret"),
+            (
+                vec![&*ED.replace("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", &"A".repeat(43))],
+                "key 1 is an Ed25519 key of small order",
+            ),
             (vec![ED, ED], "key 2 has the `kid` a of another one"),
             (vec![&*ED.replace(r#""kid":"a","#, "")], "key 1 has no `kid`"),
             (vec![rsa], "it has no key for EdDSA"),

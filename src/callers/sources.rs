@@ -224,7 +224,7 @@ fn parse(text: &str) -> Result<Known, String> {
         }
         // What is signed names no source: it must be of one.
         for secret in rules.webhooks.iter().flat_map(|webhooks| &webhooks.keys) {
-            if !secrets.insert(secret.fingerprint.clone()) {
+            if !secrets.insert(secret.likeness.as_ref().to_vec()) {
                 return Err(wrong("a secret or public key is used twice".to_owned()));
             }
         }
@@ -246,7 +246,10 @@ fn webhook_rules(text: WebhooksText) -> Result<WebhookRules, String> {
     let secrets: Option<Vec<_>> = secrets.iter().map(|one| WebhookKey::secret(one)).collect();
     let mut keys = secrets.ok_or("a secret must be whsec_ and 24 to 64 bytes in base64")?;
     let public: Option<Vec<_>> = public_keys.iter().map(|one| WebhookKey::public(one)).collect();
-    keys.extend(public.ok_or("a public key must be whpk_ and the 32 bytes of Ed25519 in base64")?);
+    keys.extend(public.ok_or(
+        "a public key must be whpk_ and the 32 bytes of Ed25519 in base64, and not of small order: \
+         anybody could sign for that",
+    )?);
     let fields = fields.map_or_else(Vec::new, |Members(fields)| fields);
     if let Some((other, _)) = fields.iter().find(|(name, _)| !Mapping::FIELDS.contains(&&**name)) {
         let known = Mapping::FIELDS.join(", ");
@@ -313,6 +316,14 @@ mod tests {
             (r#"{"a": {"networks": ["192.0.2.7"]}}"#, "source a: 192.0.2.7 is no network"),
             (r#"{"a": {"scopes": ["operations:read"]}}"#, "source a: no signature opens"),
             (&good.replace(r#""bank-b": {}"#, &twice), "source bank-b: a secret or public"),
+            // HMAC fills the shorter one up with zeros.
+            (
+                &good.replace(
+                    r#""bank-b": {}"#,
+                    &twice.replace(SECRET, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAAA"),
+                ),
+                "source bank-b: a secret or public",
+            ),
             (r#"{"a": {"webhooks": {"secrets": []}}}"#, "source a: webhooks need one of"),
             (r#"{"a": {"webhooks": {"public_keys": ["whpk_AA"]}}}"#, "source a: a public key must"),
             (

@@ -12,6 +12,7 @@ use ring::{
 };
 use sha2::{Digest, Sha256};
 
+use super::algorithms::is_weak;
 use crate::domain::Evidence;
 
 const SCHEME: &str = "standard-webhooks";
@@ -29,6 +30,8 @@ const SECRET_BYTES_MAX: usize = 64;
 pub struct WebhookKey {
     kind: Kind,
     pub(super) fingerprint: String,
+    /// That of all keys that make the same signatures: HMAC fills a secret up with zeros.
+    pub(super) likeness: hmac::Tag,
 }
 
 enum Kind {
@@ -47,17 +50,18 @@ impl WebhookKey {
         fits.then(|| Self::new(kind, &bytes))
     }
 
-    /// From `whpk_` and the 32 bytes of an Ed25519 key in base64.
+    /// From `whpk_` and the 32 bytes of an Ed25519 key in base64, unless anybody can sign for it.
     pub(super) fn public(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.strip_prefix(PUBLIC_PREFIX)?).ok()?;
         let kind = Kind::Public(UnparsedPublicKey::new(&ED25519, bytes.clone()));
-        (bytes.len() == 32).then(|| Self::new(kind, &bytes))
+        (bytes.len() == 32 && !is_weak(&bytes)).then(|| Self::new(kind, &bytes))
     }
 
     fn new(kind: Kind, bytes: &[u8]) -> Self {
         let digest = Sha256::digest(bytes);
         let fingerprint = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Self { kind, fingerprint }
+        let likeness = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, bytes), b"");
+        Self { kind, fingerprint, likeness }
     }
 
     /// Whether it has made this signature of this version.
@@ -223,7 +227,8 @@ mod tests {
         ] {
             assert_eq!(check(&bad), Err(WebhookRefused::BadSignature), "{bad}");
         }
-        for bad in ["whpk_AAAA", "whpk_!", &SECRET.replace("whsec", "whpk"), SECRET] {
+        let weak = format!("whpk_{}", text(&[0; 32]));
+        for bad in [&*weak, "whpk_AAAA", "whpk_!", &SECRET.replace("whsec", "whpk"), SECRET] {
             assert!(WebhookKey::public(bad).is_none(), "{bad}");
         }
     }

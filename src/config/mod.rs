@@ -34,7 +34,7 @@ pub struct StoreConfig {
     #[command(flatten)]
     pub ledger: LedgerConfig,
     /// First part of every Redis key. Stored with the topology.
-    #[arg(long, env = "PAYSTREAM_KEY_PREFIX", default_value = "paystream")]
+    #[arg(long, env = "PAYSTREAM_KEY_PREFIX", default_value = "paystream", value_parser = key_prefix)]
     pub key_prefix: String,
     /// Number of partitions, 1 to 1024. Without it, the number of the topology,
     /// which is created with 32. A process configured otherwise than the
@@ -152,6 +152,13 @@ pub struct ExportConfig {
     pub trace_slow: Duration,
 }
 
+fn key_prefix(text: &str) -> Result<String, String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let prefix = Some(text.to_owned()).filter(|_| !text.is_empty() && text.bytes().all(fits));
+    prefix
+        .ok_or_else(|| "PAYSTREAM_KEY_PREFIX must have letters, digits and hyphens only".to_owned())
+}
+
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
     ratio.ok_or_else(|| "must be a number from 0 to 1".to_owned())
@@ -253,11 +260,6 @@ impl ServeConfig {
         self.gateway.read_files()?;
         self.gateway.check()?;
         self.worker.check()?;
-        ensure!(
-            !self.store.key_prefix.is_empty()
-                && self.store.key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'),
-            "PAYSTREAM_KEY_PREFIX must have letters, digits and hyphens only"
-        );
         Ok(self)
     }
 }

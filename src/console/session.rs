@@ -50,10 +50,9 @@ pub(super) async fn sign_in(
     if !app.gateway.config.asks_operators_for_token() {
         return Ok(to.into_response());
     }
-    let signed_in = sessions::sign_in(app, form.token.trim(), peer).await;
+    let signed_in = sessions::sign_in(app, &headers, form.token.trim(), peer).await;
     app.security_log.signed_in(signed_in.as_ref().map(|(operator, _)| operator), peer);
     let (_, id) = signed_in?;
-    sessions::sign_out(app, &headers, peer).await?;
     let cookie = kept(sessions::cookie_name(peer.is_https), &id.text(), None, peer)?;
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), to).into_response())
 }
@@ -64,7 +63,7 @@ pub(super) async fn sign_out(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    for operator in sessions::sign_out(&console.app, &headers, peer).await? {
+    if let Some(operator) = sessions::sign_out(&console.app, &headers, peer).await? {
         console.app.security_log.signed_out(&operator, peer);
     }
     let forgotten = [true, false].map(sessions::cookie_name);

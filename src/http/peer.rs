@@ -51,8 +51,9 @@ impl Peer {
             let last = line.to_str().unwrap_or_default().rsplit(',').next();
             last.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"))
         });
-        // A proxy's certificate is not that of whoever is behind it.
-        let certificate = self.certificate.filter(|_| address == self.address);
+        // A proxy's certificate is not that of whoever is behind it, even where the proxy does not
+        // say who that is.
+        let certificate = self.certificate.filter(|_| !headers.contains_key(FORWARDED_FOR));
         Self { address, is_https, certificate }
     }
 }
@@ -119,9 +120,11 @@ mod tests {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut headers = HeaderMap::new();
         assert_eq!(peer.behind(&headers, &trusted), peer);
-        headers.append(FORWARDED_FOR, "192.0.2.7".parse().unwrap());
-        assert_eq!(peer.behind(&headers, &trusted).certificate, None);
-        assert_eq!(peer.behind(&headers, &[]), peer);
+        for client in ["192.0.2.7", "10.0.0.1", "unknown", ""] {
+            headers.insert(FORWARDED_FOR, client.parse().unwrap());
+            assert_eq!(peer.behind(&headers, &trusted).certificate, None, "{client}");
+            assert_eq!(peer.behind(&headers, &[]), peer);
+        }
     }
 
     #[test]

@@ -78,10 +78,6 @@ impl Memory {
         }
     }
 
-    pub(super) fn operator(&self, digest: &Digest) -> Option<String> {
-        self.known.get(digest).map(|known| known.row.operator.clone())
-    }
-
     /// The session as it is known from here on; none where it ended while it was asked for.
     pub(super) fn keep(
         &mut self,
@@ -130,7 +126,8 @@ impl Memory {
         Some(row.clone())
     }
 
-    /// Ends a session here, whatever PostgreSQL answers to a question from before.
+    /// Ends a session here, whatever PostgreSQL answers to a question from before. Only for one that
+    /// there is: whoever invents ids would push out the ends that PostgreSQL does not know of.
     pub(super) fn end(&mut self, digest: Digest) {
         self.known.remove(&digest);
         if self.ended.len() >= ENDED_MAX {
@@ -228,7 +225,8 @@ mod tests {
             memory.keep(digest(number), row(ends_at), None).unwrap();
         }
         assert_eq!(memory.known.len(), KNOWN_MAX);
-        assert!(memory.operator(&digest(0)).is_none() && memory.operator(&digest(1)).is_some());
+        let see = |number| memory.see(&digest(number), Instant::now());
+        assert!(matches!(see(0), Seen::Never) && matches!(see(1), Seen::Stale { .. }));
         (0..=ENDED_MAX).for_each(|number| memory.end(digest(number)));
         assert_eq!(memory.untold().len(), ENDED_MAX);
         memory.told(&memory.untold());

@@ -43,7 +43,7 @@ pub(super) async fn holder(
     if !matches!(surface, Surface::Console | Surface::Live) || access::bearer(headers).is_some() {
         return None;
     }
-    let id = ids(headers).next()?;
+    let id = shown(headers, peer?)?;
     let row = app.sessions.look(app, id.digest(), peer).await?;
     let Some(principal) = access::holder(&app.gateway, &id, &row, peer) else {
         app.security_log.session_ended(&row.operator, "its token or key is gone", peer);
@@ -61,9 +61,11 @@ pub(crate) async fn may_look(app: &AppState, headers: &HeaderMap, peer: Peer) ->
     access::may_get(&app.gateway, CONSOLE, headers, Some(peer), session)
 }
 
-/// Begins a session with this token. While PostgreSQL is away, this process alone has it.
+/// Begins a session with this token, and ends the one that the browser had. While PostgreSQL is
+/// away, this process alone has it.
 pub(crate) async fn sign_in(
     app: &AppState,
+    headers: &HeaderMap,
     token: &str,
     peer: Peer,
 ) -> Result<(Principal, SessionId), Problem> {
@@ -97,31 +99,31 @@ pub(crate) async fn sign_in(
         );
     }
     app.sessions.memory().keep(id.digest(), row, is_stored.then(Instant::now));
+    if let Some(before) = shown(headers, peer) {
+        // The token is good, whatever comes of a session that nobody uses any more.
+        drop(app.sessions.end(app, before.digest()).await);
+    }
     Ok((principal, id))
 }
 
-/// Ends the sessions whose cookies came, here at once and in PostgreSQL; says whose they were.
+/// Ends the session whose cookie came; says whose it was.
 pub(crate) async fn sign_out(
     app: &AppState,
     headers: &HeaderMap,
     peer: Peer,
-) -> Result<Vec<String>, Problem> {
-    let mut operators = Vec::new();
-    for id in ids(headers) {
-        let known = app.sessions.memory().operator(&id.digest());
-        if known.is_none() {
-            app.sessions.questions.attempt_from(peer.address)?;
-        }
-        app.sessions.memory().end(id.digest());
-        let stored = app.sessions.tell_ends(app).await;
-        let stored = stored.into_iter().find(|(digest, _)| digest[..] == id.digest());
-        operators.extend(known.or(stored.map(|(_, operator)| operator)));
+) -> Result<Option<String>, Problem> {
+    let Some(id) = shown(headers, peer) else { return Ok(None) };
+    let seen = app.sessions.memory().see(&id.digest(), Instant::now());
+    if matches!(seen, Seen::Never) {
+        app.sessions.questions.attempt_from(peer.address)?;
     }
-    Ok(operators)
+    app.sessions.end(app, id.digest()).await
 }
 
-fn ids(headers: &HeaderMap) -> impl Iterator<Item = SessionId> {
-    COOKIES.into_iter().filter_map(|name| SessionId::parse(access::cookie(headers, name)?))
+/// The session that the cookie names. Over TLS the other cookie does not count: another host of this
+/// domain can set that one.
+fn shown(headers: &HeaderMap, peer: Peer) -> Option<SessionId> {
+    SessionId::parse(access::cookie(headers, cookie_name(peer.is_https))?)
 }
 
 impl Sessions {
@@ -191,27 +193,66 @@ impl Sessions {
         }
     }
 
-    /// Ends in PostgreSQL what was ended here; returns the sessions that it had, with their operators.
-    async fn tell_ends(&self, app: &AppState) -> Vec<(Vec<u8>, String)> {
+    /// Ends a session, here at once and in PostgreSQL; says whose it was. One that was not seen here
+    /// is ended by PostgreSQL or not at all.
+    async fn end(&self, app: &AppState, digest: Digest) -> Result<Option<String>, Problem> {
+        let seen = self.memory().see(&digest, Instant::now());
+        let operator = match seen {
+            Seen::Never => {
+                let ended = app.ask(app.gateway.sessions.end(&[digest.to_vec()])).await?;
+                let Some((_, operator)) = ended.into_iter().next() else { return Ok(None) };
+                Some(operator)
+            }
+            Seen::Ended => None,
+            Seen::Fresh(row) | Seen::Stale { row, .. } => Some(row.operator),
+        };
+        self.memory().end(digest);
+        self.tell_ends(app).await;
+        Ok(operator)
+    }
+
+    /// Ends in PostgreSQL what was ended here.
+    async fn tell_ends(&self, app: &AppState) {
         let untold = self.memory().untold();
         if untold.is_empty() {
-            return Vec::new();
+            return;
         }
         let rows: Vec<Vec<u8>> = untold.iter().map(|digest| digest.to_vec()).collect();
         let told = app.ask(app.gateway.sessions.end(&rows)).await;
         match told {
-            Ok(ended) => {
-                self.memory().told(&untold);
-                ended
-            }
-            Err(_) => {
-                warn!(
-                    sessions = untold.len(),
-                    "sessions ended in the memory of this process only: PostgreSQL did not take it. \
-                     Other gateways are told when PostgreSQL is back"
-                );
-                Vec::new()
-            }
+            Ok(_) => self.memory().told(&untold),
+            Err(_) => warn!(
+                sessions = untold.len(),
+                "sessions ended in the memory of this process only: PostgreSQL did not take it. \
+                 Other gateways are told when PostgreSQL is back"
+            ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use axum::http::header::COOKIE;
+
+    use super::*;
+
+    #[test]
+    fn each_way_to_come_has_its_own_cookie() {
+        let [secure, plain] = [(); 2].map(|()| SessionId::generate().unwrap());
+        let [of_secure, of_plain] = [(0, &secure), (1, &plain)]
+            .map(|(name, id)| format!("{}={}", COOKIES[name], id.text()));
+        let seen = |cookie: &str, is_https: bool| {
+            let headers = HeaderMap::from_iter([(COOKIE, cookie.parse().unwrap())]);
+            let peer = Peer::connected(IpAddr::V4(Ipv4Addr::LOCALHOST), is_https);
+            shown(&headers, peer).map(|id| id.digest())
+        };
+        for both in [format!("{of_secure}; {of_plain}"), format!("{of_plain}; {of_secure}")] {
+            assert_eq!(seen(&both, true), Some(secure.digest()));
+            assert_eq!(seen(&both, false), Some(plain.digest()));
+        }
+        assert_eq!(seen(&of_plain, true), None, "another host may have set it");
+        assert_eq!(seen(&of_secure, false), None);
     }
 }

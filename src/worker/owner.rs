@@ -132,7 +132,8 @@ impl Owner {
     /// Gives back what is left and leaves the registry.
     pub(super) async fn leave(&mut self) {
         if let Err(error) = self.ownership.leave().await {
-            warn!(%error, "could not release the partitions; their lease will expire");
+            let error = error.sentence();
+            warn!(error, "could not release the partitions; their lease will expire");
         }
     }
 
@@ -147,7 +148,8 @@ impl Owner {
         let sent = Instant::now();
         if !self.joined {
             if let Err(error) = self.ownership.join().await {
-                warn!(%error, "could not register the worker; retrying");
+                let error = error.sentence();
+                warn!(error, "could not register the worker; retrying");
                 return Ok(());
             }
             info!(worker = self.worker.id, "worker joined");
@@ -163,7 +165,7 @@ impl Owner {
                  older one stops",
                 self.worker.id
             ),
-            Err(error) => warn!(%error, "heartbeat failed; retrying"),
+            Err(error) => warn!(error = error.sentence(), "heartbeat failed; retrying"),
         }
         Ok(())
     }

@@ -299,6 +299,8 @@ const SEQUENCES: &[(&[&str], &[&str])] = &[
         ],
         &[],
     ),
+    // One that stood nowhere explains nothing, and is looked at like any other.
+    (&[WITHOUT_SECOND, "select misread('1001-1; drop')"], &["sequence_gap partition 7 sequence 2"]),
     // One does not explain two.
     (
         &[

@@ -514,6 +514,7 @@ async fn attempts_to_sign_in_are_bounded_and_logged_without_their_tokens() {
     assert!(cookie.starts_with("__Host-paystream_console="), "{cookie}");
     assert!(cookie.contains("Path=/;") && cookie.contains("; Secure"), "{cookie}");
     let page = process.api.browse(Method::GET, "/console/partitions");
+    let page = page.header("x-forwarded-proto", "https");
     send(page.header("cookie", cookie.split(';').next().unwrap())).await.is(200);
     process.until_logged("security: signed in").await;
     process.until_logged("security: operator").await;

@@ -100,6 +100,7 @@ async fn a_cookie_opens_the_console_and_nothing_else() {
         [("/console", 200), ("/api/v1/admin/stats", 401), ("/api/v1/customers", 401)]
     {
         let asked = request(&h, Method::GET, path).header("cookie", &cookie);
+        let asked = asked.header("x-forwarded-proto", "https");
         assert_eq!(send(asked).await.status, status, "{path}");
     }
     let out = send(form(&h, "/console/sign-out", &[]).header("cookie", &cookie)).await;

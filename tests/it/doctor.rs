@@ -319,4 +319,7 @@ async fn what_operators_began_and_nobody_followed_is_found() {
         said.find("release_ignored").map(|one| &one["subject"]),
         Some(&json!("partition 4"))
     );
+    // No share is uneven where every worker is leaving.
+    stores.sql("update workers set leaving = true").await;
+    doctor(&stores).await.has("release_ignored", "warning");
 }

@@ -357,6 +357,12 @@ async fn settings_that_do_not_fit_are_refused() {
     ] {
         run(serve("all", &stores, &settings)).await.refused(&sentences);
     }
+    // It would be stored for good, and no process would start with it.
+    let mut migrate = operate(&stores, &["migrate"]);
+    migrate.env("PAYSTREAM_KEY_PREFIX", "pay:stream");
+    run(migrate)
+        .await
+        .refused(&["PAYSTREAM_KEY_PREFIX must have letters, digits and hyphens only"]);
     let guarded = [("PAYSTREAM_BIND", "0.0.0.0:0"), ("PAYSTREAM_API_TOKEN", "0123456789abcdef")];
     let mut command = serve("gateway", &stores, &guarded);
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();

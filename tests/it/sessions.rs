@@ -196,6 +196,8 @@ async fn while_the_ledger_is_away_operators_stay_signed_in_and_sign_in() {
     .await;
     assert!(watched.chunk().await.unwrap().is_some(), "live figures go on");
     assert!(!opens(&first, &unseen).await, "nobody can say whether that is one");
+    form(&first, "/console/sign-out", &unseen, "").await.is(503);
+    form(&first, "/console/sign-in", &unseen, &format!("token={BEN}")).await.is(303);
     sign_out(&first, &left).await;
     assert!(!opens(&first, &left).await);
     postgres.restart().await.unwrap();
@@ -208,6 +210,22 @@ async fn while_the_ledger_is_away_operators_stay_signed_in_and_sign_in() {
     assert!(!opens(&first, &left).await, "and it does not come back");
     until("the circuit closes", async || opens(&first, &unseen).await).await;
     stores.until(3, LIVING).await;
+}
+
+#[tokio::test]
+async fn whoever_has_a_good_token_signs_in_whatever_cookie_the_browser_had() {
+    let stores = Stores::new().await;
+    let process = gateway(&stores).await;
+    let unseen = format!("{COOKIE}={}", URL_SAFE_NO_PAD.encode([7; 32]));
+    let refused = eventually("no more guesses are asked for", async || {
+        let out = form(&process, "/console/sign-out", &unseen, "").await;
+        (out.status != 303).then_some(out)
+    });
+    assert_eq!(refused.await.status, 429);
+    let signed = form(&process, "/console/sign-in", &unseen, &format!("token={ADA}")).await.is(303);
+    let cookie = signed.header("set-cookie").split(';').next().unwrap().to_owned();
+    assert!(opens(&process, &cookie).await);
+    stores.until(1, LIVING).await;
 }
 
 #[tokio::test]

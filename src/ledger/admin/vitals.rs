@@ -174,8 +174,8 @@ const OWNERS: &[(&str, &str)] = &[
     ),
     (
         "owners_uneven",
-        "select case when bool_or(moving) then 0 else max(owns) - min(owns) end as level,
-             'partitions are spread unevenly and nothing moves: ' || shares as sentence,
+        "select case when bool_or(moving) then 0 else coalesce(max(owns) - min(owns), 0) end as level,
+             'partitions are spread unevenly and nothing moves: ' || coalesce(shares, '') as sentence,
              coalesce('partitions: ' || shares,
                  'none takes partitions: they are leaving, or do not reach Redis') as good
          from (select string_agg(worker_id || ' ' || owns, ', ' order by worker_id) as shares

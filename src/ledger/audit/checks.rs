@@ -142,7 +142,7 @@ pub(super) const ROW: Relation = Relation {
 
 /// Sequences without exactly one outcome: holes and places. Entries that could not be
 /// read so far have taken sequences that nobody knows; they explain a hole where they
-/// stood, if they are as many.
+/// stood, if they are as many. One that stood nowhere, as no stream says it, explains none.
 pub(super) const SEQUENCE: Relation = Relation {
     rows: "with place as (
         select partition, sequence, min(id) as id,
@@ -152,7 +152,7 @@ pub(super) const SEQUENCE: Relation = Relation {
             max(kind) filter (where kind not in ('origin', 'redriven')) as high
         from (select partition, sequence, kind, case when partition in
                 (select partition from dead_letters where sequence is null)
-                then stream_id end as id
+                and stream_id ~ '^[0-9]+-[0-9]+$' then stream_id end as id
             from entry where sequence is not null
             union all select partition, 0, 'origin', '0-0' from partition_owners) e
         group by partition, sequence),
@@ -187,12 +187,12 @@ pub(super) const SEQUENCE: Relation = Relation {
         from unnest(holes) hole
         where (select sum(upper(one) - lower(one)) from unnest(holes) one)
             > (select count(*) from dead_letters d
+                cross join lateral (select case when d.stream_id ~ '^[0-9]+-[0-9]+$'
+                    then string_to_array(d.stream_id, '-')::numeric[] end as stood) d_at
                 where d.sequence is null and d.partition = s.partition
-                    and string_to_array(d.stream_id, '-')::numeric[]
-                        > string_to_array(s.id, '-')::numeric[]
+                    and stood > string_to_array(s.id, '-')::numeric[]
                     and (next_id is null
-                        or string_to_array(d.stream_id, '-')::numeric[]
-                            < string_to_array(next_id, '-')::numeric[]))) part
+                        or stood < string_to_array(next_id, '-')::numeric[]))) part
     order by partition, first",
     columns: "",
     checks: &[
