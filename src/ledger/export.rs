@@ -15,8 +15,8 @@ const OWN: &str = "customer_id = $1";
 const OF_ENTRIES: &str = "(partition, sequence, stream_id) in
     (select partition, sequence, stream_id from payment_outcomes where customer_id = $1)";
 /// Repetitions of what the customer paid: another's payment would be a conflict.
-const OF_PAYMENTS: &str = "transaction_reference in
-    (select transaction_reference from payment_outcomes where customer_id = $1)";
+const OF_PAYMENTS: &str = "(transaction_reference, payment_status) in
+    (select transaction_reference, payment_status from payment_outcomes where customer_id = $1)";
 
 const IN_THE_LOG: &str = "subject = $1 or after ->> 'customer_id' = $1 or subject in
     (select transaction_reference from payment_outcomes where customer_id = $1)";

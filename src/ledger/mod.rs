@@ -66,7 +66,6 @@ pub use reader::{
 };
 pub use registrar::{NewAccount, Opening, Registrar};
 pub use resize::Resize;
-use rights::missing_rights;
 pub use rights::{RIGHTS as TABLE_RIGHTS, ROLES as DATABASE_ROLES};
 pub use schema::{PastTopology, Schema, Topology};
 pub use sessions::{EndedSessions, ListedSession, SessionRow, SessionStore};

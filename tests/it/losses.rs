@@ -264,7 +264,8 @@ async fn entries_taken_out_of_a_stream_are_listed() {
     let hint = "losses are open, and it may be among them: see `paystream losses list`";
     assert_eq!(lost["detail"], format!("{nothing}; {hint}"));
     let shown = h.stores.run(&["show", "r2"]).await;
-    assert_eq!(shown.stdout, format!("r2: {nothing}; {hint}\n"));
+    let other = "A payment of another source has its name before it: paystream show 'SOURCE r2'";
+    assert_eq!(shown.stdout, format!("r2: {nothing}; {hint}. {other}\n"));
     assert_eq!(h.api.balance("ADA").await["total_paid"], "3.00");
     // As the RUNBOOK says, clients send them again.
     taken_anew([&h.api; 2], &["r2", "r4", "r5"]).await;

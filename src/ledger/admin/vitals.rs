@@ -12,7 +12,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
 use super::{AdminStore, COUNT_MAX, locks};
-use crate::ledger::{ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT, in_time, missing_rights};
+use crate::ledger::{
+    ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT, in_time, rights::missing_rights,
+};
 
 /// How often the way there is measured; the quickest counts.
 const QUESTIONS: usize = 3;

@@ -131,6 +131,7 @@ mod tests {
         let (notice, warning, critical) = (Some(Notice), Some(Warning), Some(Critical));
         let cases = [
             ("postgresql_too_old", 0, None, warning),
+            ("postgresql_rights", 0, None, critical),
             ("postgresql_loses", 0, None, critical),
             ("postgresql_read_only", 0, None, critical),
             ("postgresql_connections_low", 79, None, warning),
