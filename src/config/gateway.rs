@@ -180,8 +180,8 @@ impl GatewayConfig {
         self.api_token.is_some() || self.jwt_keys_file.is_some()
     }
 
-    /// Unsettled entries of one partition that one source may have beyond twice as many of
-    /// anybody: where nobody has a source, there is nobody to keep room for.
+    /// A third of the unsettled entries of one partition that one source may have: where nobody
+    /// has a source, there is nobody to keep room for.
     #[must_use]
     pub fn share_max(&self) -> u32 {
         let has_sources = self.jwt_keys_file.is_some() || self.sources_file.is_some();
