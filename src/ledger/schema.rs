@@ -1,7 +1,10 @@
 //! Migrations, and the topology that every process must agree on.
 
 use futures_util::future::BoxFuture;
-use sqlx::{PgConnection, PgPool, Row, migrate::Migrator};
+use sqlx::{
+    PgConnection, PgPool, Row,
+    migrate::{MigrateError, Migrator},
+};
 
 use super::{Error, reach};
 use crate::domain::{Currency, HASH_VERSION};
@@ -10,6 +13,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// No table of this name.
 const MISSING: &str = "42P01";
+/// This user lacks a right.
+const FORBIDDEN: &str = "42501";
 
 /// Partitions of a topology for which no number was given.
 const PARTITIONS: u16 = 32;
@@ -71,7 +76,13 @@ impl Schema {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.pool.connect_options()).await?;
         let migrated = MIGRATIONS.run(&self.pool).await;
-        migrated.map_err(|error| Error::Schema(format!("could not migrate: {error}")))?;
+        migrated.map_err(|error| {
+            let refused = source(&error)
+                .and_then(sqlx::Error::as_database_error)
+                .is_some_and(|error| error.code().as_deref() == Some(FORBIDDEN));
+            let advice = if refused { ": log in as the owner of the database" } else { "" };
+            Error::Schema(format!("could not migrate: {error}{advice}"))
+        })?;
         Self::give_rights(&mut *self.pool.acquire().await?).await
     }
 
@@ -268,6 +279,11 @@ pub(super) async fn add_partitions(
         sqlx::query(table).bind(i32::from(partitions)).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// What PostgreSQL said of a migration.
+fn source(error: &MigrateError) -> Option<&sqlx::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 pub(super) fn count(partitions: i32) -> Result<u16, Error> {

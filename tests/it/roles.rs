@@ -330,6 +330,9 @@ async fn a_user_without_its_rights_is_refused_at_the_start() {
 #[tokio::test]
 async fn a_right_that_was_given_by_hand_is_taken_back() {
     let stores = Stores::new().await;
+    let mut stranger = operate(&stores, &["migrate"]);
+    stranger.env("PAYSTREAM_DATABASE_URL", as_user(&stores.database_url, "paystream_worker"));
+    run(stranger).await.refused(&["permission denied", "log in as the owner of the database"]);
     stores.sql("grant delete on customer_accounts to paystream_worker").await;
     stores.succeed(&["migrate"]).await;
     let may = "select has_table_privilege('paystream_worker', 'customer_accounts', 'delete')";
