@@ -14,7 +14,10 @@ use axum::{
 };
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     history::LiveFigures,
@@ -75,8 +78,10 @@ pub(super) async fn follow(
 /// The next event; nothing when the process stops, or the viewer may not look any more.
 async fn next(mut viewer: Viewer) -> Option<(Result<Event, Infallible>, Viewer)> {
     let Viewer { console, looks, wants, headers, peer, .. } = &mut viewer;
+    // Also where every look says that it cannot be shown.
+    let beat = Instant::now() + BEAT_EVERY;
     let event = loop {
-        let new = timeout(BEAT_EVERY, looks.changed());
+        let new = timeout_at(beat, looks.changed());
         let Ok(changed) = console.app.stop.run_until_cancelled(new).await? else {
             break Event::default().event("beat");
         };

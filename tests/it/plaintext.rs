@@ -73,7 +73,7 @@ async fn stores_on_other_machines_are_reached_over_tls_or_not_at_all() {
         (&["pending"], "PAYSTREAM_REDIS_URL", "redis://redis/"),
     ] {
         let mut command = operate(&stores, arguments);
-        command.env(setting, url);
+        command.env(setting, url).env("PAYSTREAM_BIND", "127.0.0.1:0");
         run(command).await.refused(&[&format!("{setting} reaches "), "without TLS"]);
     }
     let mut doctor = operate(&stores, &["doctor"]);
