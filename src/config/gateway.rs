@@ -180,12 +180,12 @@ impl GatewayConfig {
         self.api_token.is_some() || self.jwt_keys_file.is_some()
     }
 
-    /// A third of the unsettled entries of one partition that one source may have: where nobody
-    /// has a source, there is nobody to keep room for.
+    /// Unsettled entries of one partition that one source may have: where nobody has a source,
+    /// there is nobody to keep room for.
     #[must_use]
     pub fn share_max(&self) -> u32 {
         let has_sources = self.jwt_keys_file.is_some() || self.sources_file.is_some();
-        if has_sources { self.backlog_max.div_ceil(4) } else { self.backlog_max }
+        self.backlog_max - if has_sources { self.backlog_max / 4 } else { 0 }
     }
 
     /// Whether operators need one.

@@ -59,8 +59,7 @@ const MISSING_ROLES: &str = "
         role text;
     begin
         if (select rolsuper or rolcreaterole from pg_roles where rolname = current_user) then
-            foreach role in array array['paystream_gateway', 'paystream_worker',
-                'paystream_operations', 'paystream_auditor'] loop
+            foreach role in array string_to_array('{roles}', ' ') loop
                 begin
                     if not exists (select from pg_roles where rolname = role) then
                         execute format('create role %I nologin', role);
@@ -115,7 +114,8 @@ impl Schema {
     pub(super) async fn give_rights(connection: &mut PgConnection) -> Result<(), Error> {
         let failed =
             |error| Error::Schema(format!("could not give the roles their rights: {error}"));
-        sqlx::raw_sql(MISSING_ROLES).execute(&mut *connection).await.map_err(failed)?;
+        let missing = MISSING_ROLES.replace("{roles}", &ROLES.join(" "));
+        sqlx::raw_sql(AssertSqlSafe(missing)).execute(&mut *connection).await.map_err(failed)?;
         let present = sqlx::query_scalar(
             "select rolname::text from pg_catalog.pg_roles where rolname operator(pg_catalog.=) any($1)",
         );

@@ -52,7 +52,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 pub struct AppendLimits {
     /// Unsettled entries one stream may hold.
     pub backlog_max: u32,
-    /// A third of how many of them may be of one source.
+    /// How many of them may be of one source; all, where sources have no shares.
     pub share_max: u32,
     /// How long a reference is recognised.
     pub dedupe_window: Duration,

@@ -66,6 +66,36 @@ fn compose_sets_the_tokens_of_the_api_and_of_operators() {
 }
 
 #[tokio::test]
+async fn the_secrets_of_compose_are_made_and_none_is_another() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("scripts")).unwrap();
+    for file in [".env.example", "scripts/make-env.sh"] {
+        fs::write(folder.path().join(file), read(file)).unwrap();
+    }
+    let make = || {
+        let mut make = Command::new("sh");
+        make.arg(folder.path().join("scripts/make-env.sh"))
+            .current_dir(env!("CARGO_TARGET_TMPDIR"));
+        make
+    };
+    run(make()).await.is(0, "");
+    let made = fs::read_to_string(folder.path().join(".env")).unwrap();
+    let made: BTreeMap<&str, &str> = made
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    let compose = read("compose.yaml");
+    let asked = compose.split("${").filter_map(|rest| rest.split_once(":?")).map(|(name, _)| name);
+    for name in asked.collect::<BTreeSet<_>>() {
+        assert!(made.get(name).is_some_and(|secret| secret.len() >= 64), "{name} is not made");
+    }
+    let secrets: BTreeSet<_> = made.values().collect();
+    assert_eq!(secrets.len(), made.len(), "two are the same");
+    run(make()).await.refused(&["is there already"]);
+}
+
+#[tokio::test]
 async fn a_misspelt_field_is_named_and_changes_nothing() {
     let mut h = Harness::gateway(&["--attempts-max", "1"]).await;
     refuse_poison(&h.stores).await;

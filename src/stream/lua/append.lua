@@ -4,7 +4,8 @@
 -- KEYS  stream, seq, lost, backlog, lineage, shares, ref of each payment's reference
 -- ARGV  backlog limit, dedupe window in ms, highest sequence that the caller knows
 --       to have been given out, group, the lineage that it compared this with,
---       share of one source; for each payment status, digest, entry version, source or nothing,
+--       how many unsettled entries one source may have, the limit where none has a
+--       share; for each payment status, digest, entry version, source or nothing,
 --       payment, received at in ms, traceparent or nothing, evidence or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
@@ -19,9 +20,8 @@ local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
 local stream, seq = KEYS[1], KEYS[2]
 local limit, window, given_out = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local share = tonumber(ARGV[6])
--- From this many unsettled entries on a source is refused that has three shares of them;
--- below, whatever whose they are. No share is as large as the limit but where sources have none.
-local crowded = math.min(limit, 2 * share)
+-- Below this many entries nobody can be refused.
+local crowded = math.min(limit, share)
 -- A source's entries are counted by stretches of this many sequences, so that those
 -- that are settled drop out of the count without anybody saying so.
 local STRETCH = math.max(1, math.floor(limit / 16))
@@ -63,7 +63,7 @@ end
 -- What is full for this source where so many entries up to the head are unsettled.
 local function full_for(source, unsettled, head)
   if unsettled >= limit then return 'BACKPRESSURE' end
-  if unsettled < crowded or share >= limit then return nil end
+  if unsettled < share then return nil end
   local fields, of_source = {}, 0
   for first = stretch_of(math.max(0, head - unsettled + 1)), head, STRETCH do
     fields[#fields + 1] = field_of(first, source)
@@ -71,7 +71,7 @@ local function full_for(source, unsettled, head)
   for _, count in ipairs(redis.call('HMGET', KEYS[6], unpack(fields))) do
     of_source = of_source + (tonumber(count) or 0)
   end
-  return of_source >= 3 * share and 'SHARE' or nil
+  return of_source >= share and 'SHARE' or nil
 end
 
 -- Counts an entry of this source. Where a stretch begins, those are forgotten that the
