@@ -362,6 +362,7 @@ impl From<ledger::Error> for Problem {
                 "others changed the same rows each time; nothing was changed, send it again later",
             ),
             ledger::Error::Outage(_)
+            | ledger::Error::Unconfirmed(_)
             | ledger::Error::Locked(_)
             | ledger::Error::Slow(_)
             | ledger::Error::Forbidden(_) => {

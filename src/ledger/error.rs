@@ -19,6 +19,9 @@ pub enum Error {
     /// PostgreSQL cannot be reached or cannot answer now.
     #[error("postgresql is not available")]
     Outage(#[source] Cause),
+    /// It committed, and cannot say that its standby has it.
+    #[error("postgresql committed and warned, so a failover may lose it: {0}")]
+    Unconfirmed(String),
     /// Another session holds a lock; PostgreSQL itself works.
     #[error("another database session holds a lock that this one needs")]
     Locked(#[source] Cause),
@@ -71,7 +74,10 @@ impl Error {
 
     /// Whether waiting may help.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Outage(_) | Self::Locked(_) | Self::Slow(_) | Self::Busy)
+        matches!(
+            self,
+            Self::Outage(_) | Self::Unconfirmed(_) | Self::Locked(_) | Self::Slow(_) | Self::Busy
+        )
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::{Connection, FromRow, PgConnection, PgPool};
 
 use super::{
     Error, LaneWriter,
+    commit::commit,
     cursors::{self, Cursor, Cursors},
     in_time,
     jumps::{Jump, JumpFinding, JumpKind, jumps, of_range, of_takeover, record, unlisted},
@@ -81,7 +82,7 @@ impl LaneWriter {
             let stands = cursors::lock(&mut transaction, &self.worker, &[fence]).await?;
             let stand = stands.get(&fence.partition).copied().ok_or(Error::Fenced)?;
             let noted = note(&mut transaction, stand).await?;
-            transaction.commit().await?;
+            commit(transaction).await?;
             Ok::<_, Error>(noted)
         };
         in_time(self.patience, noting).await

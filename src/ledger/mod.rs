@@ -28,6 +28,7 @@ mod jumps;
 mod cursors;
 mod parking;
 mod pool;
+mod commit;
 mod reader;
 mod registrar;
 mod groups;

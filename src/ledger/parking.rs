@@ -9,6 +9,7 @@ use sqlx::{PgConnection, PgPool};
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
+    commit::commit,
     cursors::Cursors,
     lookups,
     settling::{self, Settling},
@@ -86,7 +87,7 @@ impl Parking {
             }),
         };
         note(connection, signature, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(Ok(count))
     }
 }

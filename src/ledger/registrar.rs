@@ -14,6 +14,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
     Error, Signature, Topology,
+    commit::commit,
     admin::{Change, note},
     lookups,
     rows::{self, Epochs},
@@ -148,7 +149,7 @@ impl Registrar {
                 note_opened(&mut transaction, by, account, released).await?;
             }
         }
-        transaction.commit().await?;
+        commit(transaction).await?;
         let applied = released.values().map(|one| one.applied.len()).sum::<usize>();
         Ok(Opening {
             opened: u64::try_from(opened.len()).unwrap_or(u64::MAX),

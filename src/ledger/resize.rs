@@ -3,7 +3,7 @@
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
-use super::{Error, Signature, schema::add_partitions};
+use super::{Error, Signature, commit::commit, schema::add_partitions};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
@@ -168,7 +168,7 @@ impl Resize {
         .bind(i32::from(partitions))
         .execute(&mut *transaction)
         .await?;
-        Ok(transaction.commit().await?)
+        commit(transaction).await
     }
 
     /// Remembers that the streams of an earlier topology are removed.

@@ -6,7 +6,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
-use super::{Error, reach};
+use super::{Error, commit::commit, reach};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -153,7 +153,7 @@ impl Schema {
         let topology = Self::read(&mut transaction, partitions, key_prefix).await?;
         let topology = topology.in_currency(currency)?;
         add_partitions(&mut transaction, topology.partitions).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(topology)
     }
 

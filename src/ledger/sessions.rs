@@ -9,7 +9,7 @@ use sqlx::{Connection, FromRow, Postgres, postgres::PgArguments, query::Query};
 use super::{
     Acted, Error, REACH_TIMEOUT, Refusal, Signature,
     admin::{Change, note},
-    in_time,
+    commit::commit, in_time,
     pool::Pool,
 };
 
@@ -183,7 +183,7 @@ impl SessionStore {
             after: json!({ "ended": count }),
         };
         note(&mut transaction, by, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(Ok(count as u64))
     }
 }

@@ -5,6 +5,7 @@ use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
 
 use super::{
     Error, LaneWriter,
+    commit::commit,
     cursors::{self, Cursor, Cursors},
     in_time, lookups,
     losses::{self, Gap, Settled},
@@ -124,7 +125,7 @@ impl Batch<'_> {
     /// After an outage here it is not known whether the batch is in the
     /// ledger; opening it again tells.
     pub async fn commit(self) -> Result<Vec<Gap>, Error> {
-        self.transaction.commit().await?;
+        commit(self.transaction).await?;
         Ok(self.gaps)
     }
 }

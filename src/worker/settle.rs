@@ -197,6 +197,8 @@ pub(super) async fn give_up(
     let burying = async {
         let mut batch = link.writer.open(&[fence], &[]).await?;
         if batch.has_settled(delivery).await? {
+            // So that a standby that is waited for has it, too.
+            batch.commit().await?;
             return Ok(None);
         }
         batch.settle(&[], &[burial]).await?;

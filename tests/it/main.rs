@@ -75,6 +75,7 @@ mod resize;
 mod roles;
 mod rooms;
 mod sources;
+mod standby;
 mod stuck;
 mod takeover;
 mod telemetry;

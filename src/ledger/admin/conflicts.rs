@@ -7,7 +7,7 @@ use super::{
     Acted, AdminStore, Refusal, Signature,
     audit_log::{Change, by_whom, note},
 };
-use crate::ledger::Error;
+use crate::ledger::{Error, commit::commit};
 
 const RESOLVED: &str = "conflict_resolved";
 
@@ -55,7 +55,7 @@ impl AdminStore {
         let (before, after) = (stands("open"), stands("resolved"));
         let change = Change { action: RESOLVED, subject: &reference, before, after };
         note(&mut transaction, signature, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(Ok(()))
     }
 }

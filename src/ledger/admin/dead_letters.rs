@@ -12,6 +12,7 @@ use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
     ledger::{
         Error,
+        commit::commit,
         cursors::Cursors,
         lookups,
         settling::{self, Settling, decided},
@@ -109,7 +110,7 @@ impl AdminStore {
         note(connection, signature, &change).await?;
         match dry_run {
             true => transaction.rollback().await?,
-            false => transaction.commit().await?,
+            false => commit(transaction).await?,
         }
         Ok(Ok(redriven))
     }
@@ -134,7 +135,7 @@ impl AdminStore {
             after: json!({ "dead_letter": id, "state": "discarded" }),
         };
         note(&mut transaction, signature, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(Ok(()))
     }
 }

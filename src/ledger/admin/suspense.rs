@@ -12,7 +12,9 @@ use super::{
 use crate::{
     domain::{CustomerId, Delivery, Outcome, Payment, Reference, two_places},
     ledger::{
-        Error, lookups,
+        Error,
+        commit::commit,
+        lookups,
         settling::{self, Settling, decided},
     },
 };
@@ -98,7 +100,7 @@ impl AdminStore {
             }),
         };
         note(connection, signature, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         let outcome = state.to_owned();
         Ok(Ok(SettledCase { outcome, balance_after, parked, waits: false }))
     }
@@ -129,7 +131,7 @@ impl AdminStore {
             after: json!({ "state": "refund_marked" }),
         };
         note(&mut transaction, signature, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(Ok(()))
     }
 }

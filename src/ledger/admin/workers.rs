@@ -9,7 +9,7 @@ use super::{
     Acted, AdminStore, Refusal, Signature,
     audit_log::{Change, note},
 };
-use crate::ledger::Error;
+use crate::ledger::{Error, commit::commit};
 
 /// How long a release waits for the owner's batch: longer than one may take.
 const LOCK_TIMEOUT: &str = "6s";
@@ -96,7 +96,7 @@ impl AdminStore {
             after,
         };
         note(connection, signature, &change).await?;
-        transaction.commit().await?;
+        commit(transaction).await?;
         Ok(Ok(owned.owner))
     }
 
