@@ -27,6 +27,7 @@ pub struct Grant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveWorker {
     pub worker: String,
+    pub incarnation: String,
     /// It serves until others have requested its partitions.
     pub leaving: bool,
 }
@@ -129,7 +130,7 @@ impl Ownership {
         // One statement is one snapshot.
         let look = sqlx::query(
             "select null::int as partition, worker_id as name, null::bigint as epoch,
-                 null::text as draining_to, leaving, null::boolean as release_asked
+                 incarnation::text as other, leaving, null::boolean as release_asked
              from workers where beat_at between clock_timestamp() - $1 * interval '1 millisecond'
                  and clock_timestamp() + $1 * interval '1 millisecond'
              union all
@@ -146,11 +147,28 @@ impl Ownership {
                 Some(_) => snapshot.partitions.push(partition_owner(&row)?),
                 None => snapshot.workers.push(LiveWorker {
                     worker: row.try_get("name")?,
+                    incarnation: row.try_get("other")?,
                     leaving: row.try_get("leaving")?,
                 }),
             }
         }
         Ok(snapshot)
+    }
+
+    /// Ends the lease of a worker whose process has died; returns its name. It counts as silent
+    /// for as long as its lease was, and beats again if it lives.
+    pub async fn end_lease(&mut self, incarnation: &str) -> Result<Option<String>, Error> {
+        let end = sqlx::query(
+            "update workers set beat_at = clock_timestamp()
+                 - (greatest(lease_ms, $2) + 1000) * interval '1 millisecond'
+             where incarnation = $1::uuid
+                 and beat_at between clock_timestamp() - $2 * interval '1 millisecond'
+                     and clock_timestamp() + $2 * interval '1 millisecond'
+             returning worker_id",
+        );
+        let rows =
+            self.fetch(end.bind(incarnation.to_owned()).bind(self.lease_milliseconds)).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Asks the owners of these partitions to hand them over.
@@ -264,7 +282,7 @@ fn partition_owner(row: &PgRow) -> Result<PartitionOwner, Error> {
     Ok(PartitionOwner {
         fence: fence(row)?,
         owner: row.try_get("name")?,
-        draining_to: row.try_get("draining_to")?,
+        draining_to: row.try_get("other")?,
         release_asked: row.try_get("release_asked")?,
     })
 }

@@ -14,8 +14,8 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use super::{
     Error, Signature, Topology,
-    commit::commit,
     admin::{Change, note},
+    commit::commit,
     lookups,
     rows::{self, Epochs},
     settling::{self, Settling},

@@ -9,7 +9,8 @@ use sqlx::{Connection, FromRow, Postgres, postgres::PgArguments, query::Query};
 use super::{
     Acted, Error, REACH_TIMEOUT, Refusal, Signature,
     admin::{Change, note},
-    commit::commit, in_time,
+    commit::commit,
+    in_time,
     pool::Pool,
 };
 

@@ -57,6 +57,7 @@ mod left_behind;
 mod inspector;
 mod vitals;
 mod webhooks;
+mod lifeline;
 pub mod permissions;
 
 use std::{sync::Arc, time::Duration};
@@ -71,6 +72,7 @@ pub use finder::{Finder, Heads, Unsettled, UnsettledEntry};
 pub use gates::Gates;
 pub use inspector::{EntryBody, Inspector, Pending, PendingCount};
 pub use left_behind::{LeftBehind, Past};
+pub use lifeline::Lifeline;
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use positions::GroupPosition;

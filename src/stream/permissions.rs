@@ -6,7 +6,7 @@ pub const ROLES: [&str; 3] = ["gateway", "worker", "operations"];
 
 /// A command, and whether each role needs it. Redis asks for the rights of commands that a
 /// script calls, but cannot allow single scripts.
-pub const COMMANDS: [(&str, [bool; 3]); 44] = {
+pub const COMMANDS: [(&str, [bool; 3]); 46] = {
     const W: [bool; 3] = [false, true, false];
     const O: [bool; 3] = [false, false, true];
     const GO: [bool; 3] = [true, false, true];
@@ -36,8 +36,10 @@ pub const COMMANDS: [(&str, [bool; 3]); 44] = {
         ("persist", W),
         ("ping", ALL),
         ("pttl", O),
+        ("pubsub|numsub", W),
         ("script|load", ALL),
         ("set", ALL),
+        ("subscribe", W),
         ("time", ALL),
         ("xack", WO),
         ("xadd", ALL),
@@ -91,7 +93,10 @@ pub fn rules(roles: &[&str], key_prefix: &str) -> String {
     let needed = needed.map(|(command, _)| *command);
     if roles != ["gateway"] {
         let commands: Vec<String> = needed.map(|command| format!("+{command}")).collect();
-        return format!("~{key_prefix}:* resetchannels -@all {}", commands.join(" "));
+        // Where workers say that they are connected.
+        let channels = roles.contains(&"worker").then(|| format!("&{key_prefix}:worker:* "));
+        let channels = channels.unwrap_or_default();
+        return format!("~{key_prefix}:* resetchannels {channels}-@all {}", commands.join(" "));
     }
     let is_written = |command: &&str| {
         WRITTEN_BY_GATEWAYS.iter().any(|(written, _)| written.split(' ').any(|one| one == *command))

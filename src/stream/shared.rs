@@ -27,7 +27,7 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for a reply. On purpose longer than a slow sync to disk,
 /// and never the client's default, which is shorter than a blocking read.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -11,6 +11,8 @@ mod error;
 mod held;
 mod lane;
 mod lease;
+mod lifelines;
+mod moves;
 mod owner;
 mod process;
 mod reach;
@@ -54,7 +56,11 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
     let beat_interval = owner::beat_interval(worker.config.lease);
     tasks.spawn(reach::ask(worker.streams.clone(), beat_interval, misses, stop_lanes.clone()));
 
-    let mut owner = Owner::new(&worker, keeper, reach, lanes);
+    let (lifelines, watcher) = lifelines::lifelines();
+    let incarnation = worker.incarnation.clone();
+    tasks.spawn(watcher.run(worker.streams.clone(), incarnation, stop_lanes.clone()));
+
+    let mut owner = Owner::new(&worker, keeper, reach, lifelines, lanes);
     tokio::select! {
         owned = owner.run(lane_events, stop) => owned?,
         Some(ended) = tasks.join_next() => {

@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    assignment::assign,
     lane::{LaneEvent, Order},
     lease::Keeper,
+    lifelines::Lifelines,
+    moves::Moves,
     process::Worker,
     reach::Reach,
 };
@@ -58,6 +59,7 @@ pub(super) struct Owner {
     ownership: Ownership,
     keeper: Keeper,
     reach: Reach,
+    lifelines: Lifelines,
     joined: bool,
     /// Since when this worker has wanted to leave.
     leaving: Option<Instant>,
@@ -74,6 +76,7 @@ impl Owner {
         worker: &Arc<Worker>,
         keeper: Keeper,
         reach: Reach,
+        lifelines: Lifelines,
         lanes: Vec<mpsc::UnboundedSender<Order>>,
     ) -> Self {
         Self {
@@ -87,6 +90,7 @@ impl Owner {
             ),
             keeper,
             reach,
+            lifelines,
             joined: false,
             leaving: None,
             held: BTreeMap::new(),
@@ -117,6 +121,10 @@ impl Owner {
                 _ = beats.tick() => self.beat().await?,
                 _ = events.recv_many(&mut heard, EVENTS_MAX), if !events.is_closed() => {
                     self.hear(heard.drain(..)).await;
+                }
+                Some(incarnation) = self.lifelines.died.recv() => {
+                    self.bury(&incarnation).await;
+                    next_look = Instant::now();
                 }
                 () = sleep_until(next_look) => {
                     self.look().await;
@@ -170,6 +178,19 @@ impl Owner {
         Ok(())
     }
 
+    /// Ends the lease of a worker that has died. After an error it runs out by itself.
+    async fn bury(&mut self, incarnation: &str) {
+        match self.ownership.end_lease(incarnation).await {
+            Ok(Some(worker)) => {
+                warn!(worker, "a worker died: its connection ended; taking its partitions over");
+                self.expecting = true;
+            }
+            // Another worker was faster, or it has left.
+            Ok(None) => {}
+            Err(error) => debug!(%error, "could not end the lease of a worker that died"),
+        }
+    }
+
     /// Looks at the registry and moves what has to move. Outages are waited out.
     async fn look(&mut self) {
         if !self.joined {
@@ -192,6 +213,9 @@ impl Owner {
     }
 
     async fn follow(&mut self, snapshot: &RegistrySnapshot) -> Result<(), ledger::Error> {
+        let others = snapshot.workers.iter().filter(|worker| worker.worker != self.worker.id);
+        let others = others.map(|worker| worker.incarnation.clone()).collect();
+        self.lifelines.others.send_replace(others);
         let staying = snapshot.workers.iter().filter(|worker| !worker.leaving);
         let staying: Vec<&str> = staying.map(|worker| worker.worker.as_str()).collect();
         // A single worker has no other to wait for.
@@ -311,138 +335,5 @@ impl Owner {
             // The next look finds them listed as ours and served by no lane.
             Err(error) => warn!(%error, "could not release partitions; retrying"),
         }
-    }
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Moves {
-    acquire: Vec<u16>,
-    request: Vec<u16>,
-    /// Registered as ours, served by no lane, and wanted by another.
-    abandon: Vec<Fence>,
-    /// Requested by the wanted owner, or by an operator.
-    hand_over: BTreeSet<u16>,
-}
-
-impl Moves {
-    /// The moves that `me` has to make. `serves`: whether a lane of ours serves a partition under an epoch.
-    fn plan(
-        me: &str,
-        staying: &[&str],
-        snapshot: &RegistrySnapshot,
-        serves: impl Fn(Fence) -> bool,
-    ) -> Self {
-        let lives = |owner: &&str| snapshot.workers.iter().any(|live| live.worker == *owner);
-        let owners: Vec<Option<&str>> =
-            snapshot.partitions.iter().map(|row| row.owner.as_deref().filter(lives)).collect();
-        let wanted = assign(staying, &owners);
-        let mut moves = Self::default();
-        for ((row, owner), wanted) in snapshot.partitions.iter().zip(owners).zip(wanted) {
-            let partition = row.fence.partition;
-            let served = owner == Some(me) && serves(row.fence);
-            match (wanted == Some(me), owner == Some(me)) {
-                (_, true) if served && row.release_asked => {
-                    moves.hand_over.insert(partition);
-                }
-                (true, true) if served => {}
-                (true, true) => moves.acquire.push(partition),
-                (true, false) if owner.is_none() => moves.acquire.push(partition),
-                (true, false) => moves.request.push(partition),
-                (false, true) if !served => moves.abandon.push(row.fence),
-                (false, true) if wanted.is_none() || row.draining_to.as_deref() == wanted => {
-                    moves.hand_over.insert(partition);
-                }
-                (false, _) => {}
-            }
-        }
-        moves
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::{LiveWorker, PartitionOwner};
-
-    fn snapshot(
-        workers: &[(&str, bool)],
-        partitions: &[(Option<&str>, Option<&str>)],
-    ) -> RegistrySnapshot {
-        let live = |(worker, leaving): &(&str, bool)| LiveWorker {
-            worker: (*worker).to_owned(),
-            leaving: *leaving,
-        };
-        let partition =
-            |(partition, (owner, draining_to)): (u16, &(Option<&str>, Option<&str>))| {
-                PartitionOwner {
-                    fence: Fence { partition, epoch: 7 },
-                    owner: owner.map(str::to_owned),
-                    draining_to: draining_to.map(str::to_owned),
-                    release_asked: false,
-                }
-            };
-        RegistrySnapshot {
-            workers: workers.iter().map(live).collect(),
-            partitions: (0..).zip(partitions).map(partition).collect(),
-        }
-    }
-
-    #[test]
-    fn what_nobody_living_owns_is_acquired() {
-        let seen =
-            snapshot(&[("a", false)], &[(None, None), (Some("dead"), None), (Some("a"), None)]);
-        let ours = Fence { partition: 2, epoch: 7 };
-        let moves = Moves::plan("a", &["a"], &seen, |fence| fence == ours);
-        assert_eq!(moves, Moves { acquire: vec![0, 1], ..Moves::default() });
-        // Ours by name, but no lane serves it: an earlier process had it.
-        let moves = Moves::plan("a", &["a"], &seen, |_| false);
-        assert_eq!(moves, Moves { acquire: vec![0, 1, 2], ..Moves::default() });
-    }
-
-    #[test]
-    fn a_living_owner_is_asked_and_hands_over_what_it_is_asked_for() {
-        let workers = [("a", false), ("b", false)];
-        let seen = snapshot(&workers, &[(Some("a"), None), (Some("a"), None)]);
-        let asked = Moves::plan("b", &["a", "b"], &seen, |_| false);
-        assert_eq!((asked.request.len(), asked.acquire.len()), (1, 0));
-        let kept = Moves::plan("a", &["a", "b"], &seen, |_| true);
-        assert_eq!(kept, Moves::default(), "not before it is asked");
-        let wanted = asked.request[0];
-        let mut partitions = [(Some("a"), None), (Some("a"), None)];
-        partitions[usize::from(wanted)].1 = Some("b");
-        partitions[usize::from(1 - wanted)].1 = Some("b");
-        let seen = snapshot(&workers, &partitions);
-        let given = Moves::plan("a", &["a", "b"], &seen, |_| true);
-        assert_eq!(given.hand_over, BTreeSet::from([wanted]), "and nothing it should keep");
-    }
-
-    #[test]
-    fn what_an_operator_asks_for_is_handed_over_by_its_owner_only() {
-        let workers = [("a", false), ("b", false)];
-        let mut seen = snapshot(&workers, &[(Some("a"), None), (Some("b"), None)]);
-        seen.partitions[0].release_asked = true;
-        let given = Moves::plan("a", &["a", "b"], &seen, |_| true);
-        assert_eq!(given, Moves { hand_over: BTreeSet::from([0]), ..Moves::default() });
-        let kept = Moves::plan("b", &["a", "b"], &seen, |_| true);
-        assert_eq!(kept, Moves::default());
-    }
-
-    #[test]
-    fn a_leaving_worker_serves_until_asked_and_the_last_one_just_goes() {
-        let partitions = [(Some("a"), None), (Some("a"), Some("b"))];
-        let seen = snapshot(&[("a", true), ("b", false)], &partitions);
-        let moves = Moves::plan("a", &["b"], &seen, |_| true);
-        assert_eq!(moves, Moves { hand_over: BTreeSet::from([1]), ..Moves::default() });
-        let seen = snapshot(&[("a", true)], &partitions);
-        let moves = Moves::plan("a", &[], &seen, |_| true);
-        assert_eq!(moves, Moves { hand_over: BTreeSet::from([0, 1]), ..Moves::default() });
-    }
-
-    #[test]
-    fn what_no_lane_serves_is_not_kept_from_others() {
-        let workers = [("a", false), ("b", false)];
-        let seen = snapshot(&workers, &[(Some("a"), None), (Some("a"), None)]);
-        let moves = Moves::plan("a", &["a", "b"], &seen, |_| false);
-        assert_eq!((moves.acquire.len(), moves.abandon.len()), (1, 1));
     }
 }

@@ -52,6 +52,7 @@ mod http;
 mod idempotency;
 mod lag;
 mod left_behind;
+mod lifelines;
 mod limits;
 mod listeners;
 mod lineage;

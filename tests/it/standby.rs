@@ -46,16 +46,14 @@ async fn a_commit_that_only_warns_is_of_unknown_fate() {
         let account = json!({ "customer_id": customer, "asset_value": "1000", "term_weeks": 50 });
         h.api.post("/api/v1/customers", &account).await
     };
-    let others =
-        "wait_event = 'SyncRep' and query = 'COMMIT' and application_name = 'paystream'";
+    let others = "wait_event = 'SyncRep' and query = 'COMMIT' and application_name = 'paystream'";
     let (refused, _) = tokio::join!(opening, cancel(&h.stores, others));
     refused.is_problem(503, "ledger_unavailable");
 
     h.api.post_payment(&payment("r1", "ADA", "1")).await.is(202);
     let first = cancel(&h.stores, &format!("{LANES} and query = 'COMMIT'")).await;
     // The lane begins anew, and waits again.
-    let again =
-        format!("select count(*) from pg_stat_activity where {LANES} and pid <> {first}");
+    let again = format!("select count(*) from pg_stat_activity where {LANES} and pid <> {first}");
     h.stores.until(1, &again).await;
     let stream = h.stores.key(partition, "stream");
     let pending: Vec<redis::Value> = h.stores.ask(&["XPENDING", &stream, "ledger"]).await;

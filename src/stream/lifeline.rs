@@ -1,0 +1,64 @@
+//! Which workers are connected. Each has a channel of its own (`SUBSCRIBE`), where nothing is ever
+//! published: when its process dies, its connection ends and Redis counts no subscriber any more.
+//! Never decides that a worker is dead.
+
+use futures_util::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSub};
+use tokio::time::timeout;
+
+use super::{Error, Streams, shared::CONNECT_TIMEOUT};
+
+/// A worker's own subscription, and the question who else has one.
+pub struct Lifeline {
+    subscription: PubSub,
+    asking: MultiplexedConnection,
+    channel: String,
+    key_prefix: String,
+}
+
+impl Streams {
+    /// Subscribes for this incarnation of a worker.
+    pub async fn lifeline(&self, incarnation: &str) -> Result<Lifeline, Error> {
+        let key_prefix = self.keys.prefix().to_owned();
+        let channel = channel(&key_prefix, incarnation);
+        let asking = self.connect("lifelines").await?;
+        let subscribing = async {
+            let mut subscription = self.client.get_async_pubsub().await?;
+            subscription.subscribe(&channel).await?;
+            Ok::<_, Error>(subscription)
+        };
+        let subscribed = timeout(CONNECT_TIMEOUT, subscribing).await;
+        let subscription = subscribed.unwrap_or(Err(Error::Deadline(CONNECT_TIMEOUT)))?;
+        Ok(Lifeline { subscription, asking, channel, key_prefix })
+    }
+}
+
+impl Lifeline {
+    /// Waits until this worker's own subscription has ended.
+    pub async fn ended(&mut self) {
+        let mut messages = self.subscription.on_message();
+        while messages.next().await.is_some() {}
+    }
+
+    /// Whether each of these incarnations is subscribed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where this worker itself is not: then Redis knows nothing about others.
+    pub async fn are_connected(&mut self, incarnations: &[String]) -> Result<Vec<bool>, Error> {
+        let mut question = redis::cmd("PUBSUB");
+        question.arg("NUMSUB").arg(&self.channel);
+        for incarnation in incarnations {
+            question.arg(channel(&self.key_prefix, incarnation));
+        }
+        let counts: Vec<(String, u64)> = question.query_async(&mut self.asking).await?;
+        let mut connected = counts.into_iter().map(|(_, subscribers)| subscribers > 0);
+        match connected.next() {
+            Some(true) => Ok(connected.collect()),
+            Some(false) | None => Err(Error::Shape("lifelines")),
+        }
+    }
+}
+
+fn channel(key_prefix: &str, incarnation: &str) -> String {
+    format!("{key_prefix}:worker:{incarnation}")
+}

@@ -1,0 +1,70 @@
+//! Proves that a worker's death is noticed by the end of its connection, long before its lease
+//! ends, and that whoever only loses a connection keeps its partitions.
+
+use crate::prelude::*;
+
+/// Longer than any test.
+const LEASE: [(&str, &str); 1] = [("PAYSTREAM_LEASE", "1h")];
+
+/// Subscriptions of workers.
+async fn subscribers(stores: &Stores) -> usize {
+    let list: String = stores.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+    list.lines().count()
+}
+
+async fn epochs(stores: &Stores) -> i64 {
+    stores.count("select sum(epoch)::bigint from partition_owners").await
+}
+
+/// Two workers that have seen each other's subscription: one knows another after its next look at
+/// the registry, which its metrics do not show, so a third is killed to show it.
+async fn two(stores: &Stores) -> [Process; 2] {
+    let (a, b, c) = tokio::join!(
+        worker(stores, "a", &LEASE),
+        worker(stores, "b", &LEASE),
+        worker(stores, "c", &LEASE)
+    );
+    until_spread(stores, &["a", "b", "c"]).await;
+    c.kill().await;
+    until_spread(stores, &["a", "b"]).await;
+    [a, b]
+}
+
+#[tokio::test]
+async fn a_killed_worker_is_replaced_long_before_its_lease_ends() {
+    let (stores, gateway) = with_gateway().await;
+    let mut load = Load::start(&gateway.api, "dies");
+    let [a, b] = two(&stores).await;
+    load.goes_on().await;
+    a.kill().await;
+    until_spread(&stores, &["b"]).await;
+    let silent = "select count(*) from workers
+         where worker_id = 'a' and beat_at < clock_timestamp() - lease_ms * interval '1 ms'";
+    assert_eq!(stores.count(silent).await, 1, "it counts as silent");
+    verify_after(&stores, &gateway.api, load).await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_only_loses_its_connections_keeps_its_partitions() {
+    let (redis, stores) = Stores::on_own_redis("lifelines").await;
+    let mut stores = stores;
+    let workers = two(&stores).await;
+    let before = epochs(&stores).await;
+    // Each comes back by itself.
+    let _: i64 = stores.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    until("they are subscribed again", async || subscribers(&stores).await == 2).await;
+    let mut redis = redis;
+    redis.kill().await.unwrap();
+    redis.restart().await.unwrap();
+    stores.connect_again().await;
+    until("they are subscribed again", async || subscribers(&stores).await == 2).await;
+    // What comes later than any mistake: a death that is noticed.
+    let [a, b] = workers;
+    let owned = "select count(*) from partition_owners where owner = 'b'";
+    assert_eq!((epochs(&stores).await, stores.count(owned).await), (before, 4));
+    a.kill().await;
+    until_spread(&stores, &["b"]).await;
+    assert_eq!(epochs(&stores).await, before + 4, "nothing else has moved");
+    b.stop().await;
+}
