@@ -42,6 +42,11 @@ impl Circuits {
         let postgresql = Arc::new(CircuitBreaker::new(circuit_breaker::POSTGRESQL));
         let upkeep = stores.streams.upkeep().await.context("could not reach Redis")?;
         let reader = stores.ledger.reader(1);
+        let (ledger, ended) = (stores.ledger.clone(), stop.clone());
+        tasks.spawn(async move {
+            ended.run_until_cancelled(ledger.keep_following()).await;
+            Ok(())
+        });
         let (kept, ended) = (Arc::clone(&redis), stop.clone());
         tasks.spawn(async move {
             let probe = async || upkeep.ping().await.is_ok();

@@ -56,7 +56,9 @@ pub struct StoreConfig {
 /// The ledger alone.
 #[derive(Args, Clone, Debug)]
 pub struct LedgerConfig {
-    /// PostgreSQL, as postgres:// URL. Without it, the private PostgreSQL of a
+    /// PostgreSQL, as postgres:// URL. It may name a primary and its standbys
+    /// (`postgres://user:password@one:5432,two:5432/database`): whichever takes writes is
+    /// used, and a promotion is followed. Without it, the private PostgreSQL of a
     /// `paystream dev` that runs in this directory.
     #[arg(long, env = "PAYSTREAM_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,

@@ -83,7 +83,7 @@ impl Error {
 
 /// The error of sqlx, without the line of PostgreSQL's source code that it adds.
 #[derive(Debug)]
-pub struct Cause(sqlx::Error);
+pub struct Cause(pub(super) sqlx::Error);
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,9 +110,9 @@ impl From<sqlx::Error> for Error {
             Some("55P03" | "40P01") => return Self::Locked(error),
             Some("57014") => return Self::Slow(error),
             Some("42501" | "28000" | "28P01") => return Self::Forbidden(error),
-            // Serialization, idle in transaction, shutting down, starting up, no
+            // Serialization, a standby, idle in transaction, shutting down, starting up, no
             // resources, IO.
-            Some("40001" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
+            Some("40001" | "25006" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {
                 return Self::Outage(error);
             }
             Some(code) if ["08", "53", "58"].iter().any(|class| code.starts_with(class)) => {

@@ -4,7 +4,7 @@
 use std::io;
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection};
 
 use super::{Error, Ledger};
 use crate::domain::CustomerId;
@@ -41,7 +41,7 @@ impl Ledger {
         customer: &CustomerId,
         mut each: impl FnMut(&str, &str) -> io::Result<()>,
     ) -> Result<io::Result<u64>, Error> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut connection = self.address.connect().await?;
         let begin = "begin isolation level repeatable read, read only";
         let mut transaction = connection.begin_with(begin).await?;
         let mut count = 0;

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::PgConnection;
 
-use super::{ACQUIRE_TIMEOUT, BY_KEY, Error, in_time, lock_wait};
+use super::{ACQUIRE_TIMEOUT, BY_KEY, Error, address::Address, in_time, lock_wait};
 
 /// A lane waits for this many of its batches' deadlines: PostgreSQL ends a statement after one,
 /// and its answer should come first.
@@ -14,33 +14,34 @@ const ANSWER_WAIT: u32 = 2;
 /// The half of the ledger that a worker is handed; connects lanes.
 #[derive(Clone)]
 pub struct Writer {
-    options: PgConnectOptions,
+    address: Address,
     worker: String,
     patience: Duration,
 }
 
 impl Writer {
-    pub(super) fn new(options: PgConnectOptions, worker: &str, batch_deadline: Duration) -> Self {
+    pub(super) fn new(address: &Address, worker: &str, batch_deadline: Duration) -> Self {
         let deadline = batch_deadline.as_millis();
-        let options = options.application_name(&format!("paystream {worker}")).options([
-            // A frozen worker must not hold its fence rows,
-            ("statement_timeout", deadline.to_string()),
-            lock_wait(batch_deadline),
-            ("idle_in_transaction_session_timeout", deadline.to_string()),
-            // nor one that vanished: its session ends in 10 s.
-            ("tcp_keepalives_idle", "4".to_owned()),
-            ("tcp_keepalives_interval", "2".to_owned()),
-            ("tcp_keepalives_count", "3".to_owned()),
-            ("tcp_user_timeout", "10000".to_owned()),
-        ]);
-        let options = options.options(BY_KEY);
+        let address = address.with(|options| {
+            let options = options.application_name(&format!("paystream {worker}")).options([
+                // A frozen worker must not hold its fence rows,
+                ("statement_timeout", deadline.to_string()),
+                lock_wait(batch_deadline),
+                ("idle_in_transaction_session_timeout", deadline.to_string()),
+                // nor one that vanished: its session ends in 10 s.
+                ("tcp_keepalives_idle", "4".to_owned()),
+                ("tcp_keepalives_interval", "2".to_owned()),
+                ("tcp_keepalives_count", "3".to_owned()),
+                ("tcp_user_timeout", "10000".to_owned()),
+            ]);
+            options.options(BY_KEY)
+        });
         let patience = batch_deadline * ANSWER_WAIT;
-        Self { options, worker: worker.to_owned(), patience }
+        Self { address, worker: worker.to_owned(), patience }
     }
 
     pub async fn lane(&self) -> Result<LaneWriter, Error> {
-        let connecting = PgConnection::connect_with(&self.options);
-        let connection = in_time(ACQUIRE_TIMEOUT, connecting).await?;
+        let connection = in_time(ACQUIRE_TIMEOUT, self.address.connect()).await?;
         let Self { worker, patience, .. } = self;
         Ok(LaneWriter { connection, worker: worker.clone(), patience: *patience })
     }

@@ -10,6 +10,7 @@
 //! Never decides what becomes of a payment (that is the domain's book, which
 //! `settling.rs` alone asks), waits for no outage, and never knows the stream or HTTP.
 
+mod address;
 mod error;
 mod export;
 mod schema;
@@ -36,14 +37,12 @@ mod sessions;
 mod admin;
 mod audit;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use sqlx::{
-    Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
-};
+use sqlx::{Connection, PgPool, postgres::PgSslMode};
 use tokio::time::timeout;
 
+use address::Address;
 pub use admin::{
     Acted, AdminStore, AttemptRow, COUNT_MAX, EvidenceRow, LockHolder, MoveRow, Refusal,
     SettledCase, Signature, StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
@@ -54,7 +53,7 @@ pub use audit::{
     Stage,
 };
 pub use cursors::Cursor;
-pub use error::Error;
+pub use error::{Cause, Error};
 pub use groups::{GroupRegistrar, GroupRow, Groups};
 pub use lane::{LaneWriter, Writer};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
@@ -93,36 +92,48 @@ const BY_KEY: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 /// The address of the ledger; hands out its capabilities.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    options: PgConnectOptions,
+    address: Address,
 }
 
 impl Ledger {
-    pub fn new(url: &str) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url)?.application_name("paystream");
-        // What was acknowledged must be on disk, whatever the server's default is.
-        let options = options.options([("synchronous_commit", "on")]);
-        // A migration or a right that is there already is nothing to tell.
-        let options = options.options([("client_min_messages", "warning")]);
-        Ok(Self { options })
+    /// Reads the URL, which may name a primary and its standbys; does not connect.
+    pub fn new(url: &str) -> Result<Self, Cause> {
+        let address = Address::parse(url)?.with(|options| {
+            options.application_name("paystream").options([
+                // What was acknowledged must be on disk, whatever the server's default is.
+                ("synchronous_commit", "on"),
+                // A migration or a right that is there already is nothing to tell.
+                ("client_min_messages", "warning"),
+            ])
+        });
+        Ok(Self { address })
     }
 
-    /// The host that is reached without TLS, or without insisting on it; a socket is none.
+    /// The first host that is reached without TLS, or without insisting on it; a socket is none.
     pub fn plaintext_host(&self) -> Option<&str> {
+        let options = self.address.options();
         let is_encrypted = matches!(
-            self.options.get_ssl_mode(),
+            options.get_ssl_mode(),
             PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
         );
-        let host = Some(self.options.get_host()).filter(|host| !host.starts_with('/'));
-        host.filter(|_| !is_encrypted && self.options.get_socket().is_none())
+        let host = self.address.hosts().find(|host| !host.starts_with('/'));
+        host.filter(|_| !is_encrypted && options.get_socket().is_none())
     }
 
-    /// Whether PostgreSQL accepts a new connection within two seconds.
+    /// Whether PostgreSQL accepts a new connection within two seconds, as a primary where
+    /// several servers are named.
     pub async fn reach(&self) -> Result<(), Error> {
-        reach(&self.options).await
+        reach(&self.address).await
+    }
+
+    /// Follows a promotion, until it is dropped.
+    pub async fn keep_following(&self) {
+        self.address.keep_following().await;
     }
 
     pub fn schema(&self) -> Schema {
-        Schema { pool: self.pool(2, Duration::from_secs(600)) }
+        let pool = self.pool(2, Duration::from_secs(600));
+        Schema { pool, address: self.address.clone() }
     }
 
     pub fn reader(&self, connections: u32) -> Reader {
@@ -131,7 +142,7 @@ impl Ledger {
 
     /// None while another process changes the number of partitions.
     pub async fn resize(&self) -> Result<Option<Resize>, Error> {
-        Resize::connect(&self.options).await
+        Resize::connect(&self.address).await
     }
 
     pub fn registrar(&self, topology: &Topology) -> Registrar {
@@ -148,13 +159,14 @@ impl Ledger {
 
     /// The operators' part of the ledger, and the pool with which operations read.
     pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, PgPool) {
-        let pool = self.pool(connections, QUERY_TIMEOUT);
-        pool.set_connect_options(self.by_key(QUERY_TIMEOUT).options([lock_wait(QUERY_TIMEOUT)]));
+        let address = self.by_key(QUERY_TIMEOUT);
+        let address = address.with(|options| options.options([lock_wait(QUERY_TIMEOUT)]));
+        let pool = address.pool(connections);
         (AdminStore::new(pool.clone(), topology.clone()), pool)
     }
 
     pub fn writer(&self, worker: &str, batch_deadline: Duration) -> Writer {
-        Writer::new(self.options.clone(), worker, batch_deadline)
+        Writer::new(&self.address, worker, batch_deadline)
     }
 
     /// With connections of its own: operators sign in however busy queries are.
@@ -171,7 +183,7 @@ impl Ledger {
     }
 
     pub fn audit(&self) -> FullAudit {
-        FullAudit::new(&self.options)
+        FullAudit::new(&self.address)
     }
 
     pub fn rounds(&self) -> Rounds {
@@ -179,15 +191,13 @@ impl Ledger {
     }
 
     fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
-        PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(self.by_key(statement_timeout))
+        self.by_key(statement_timeout).pool(connections)
     }
 
-    fn by_key(&self, statement_timeout: Duration) -> PgConnectOptions {
+    fn by_key(&self, statement_timeout: Duration) -> Address {
         let timeout = statement_timeout.as_millis().to_string();
-        self.options.clone().options([("statement_timeout", timeout)]).options(BY_KEY)
+        self.address
+            .with(|options| options.options([("statement_timeout", timeout)]).options(BY_KEY))
     }
 }
 
@@ -197,8 +207,8 @@ fn lock_wait(statement_timeout: Duration) -> (&'static str, String) {
 }
 
 /// Connects once; a pool would only say that it had no connection in time.
-async fn reach(options: &PgConnectOptions) -> Result<(), Error> {
-    let connection = in_time(REACH_TIMEOUT, PgConnection::connect_with(options)).await?;
+async fn reach(address: &Address) -> Result<(), Error> {
+    let connection = in_time(REACH_TIMEOUT, address.connect()).await?;
     // An error on closing does not matter.
     drop(connection.close().await);
     Ok(())

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use sqlx::{
-    Connection, PgConnection, Postgres, Row,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
+    PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
     query::Query,
 };
 
-use super::{Error, Ledger, cursors::columns, in_time, lookups};
+use super::{Error, Ledger, address::Address, cursors::columns, in_time, lookups};
 use crate::domain::Fence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct RegistrySnapshot {
 
 /// One worker's access to the registry. No call takes longer than [`Ownership::patience`].
 pub struct Ownership {
-    options: PgConnectOptions,
+    address: Address,
     /// Dropped after any failure. A pool would keep a silent connection and wait for it.
     connection: Option<PgConnection>,
     worker: String,
@@ -76,7 +76,7 @@ impl Ledger {
     ) -> Ownership {
         let patience = Ownership::patience(lease);
         Ownership {
-            options: self.by_key(patience),
+            address: self.by_key(patience),
             connection: None,
             worker: worker.to_owned(),
             incarnation: incarnation.to_owned(),
@@ -261,7 +261,7 @@ impl Ownership {
         let asking = async {
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => PgConnection::connect_with(&self.options).await?,
+                None => self.address.connect().await?,
             };
             let answer = ask(&mut connection).await?;
             Ok::<_, sqlx::Error>((answer, connection))

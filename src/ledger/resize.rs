@@ -1,9 +1,9 @@
 //! A change of the number of partitions, in PostgreSQL: the request, the switch, and the removal
 //! of earlier topologies. Never touches a payment.
 
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection};
 
-use super::{Error, Signature, commit::commit, schema::add_partitions};
+use super::{Error, Signature, address::Address, commit::commit, schema::add_partitions};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
@@ -18,8 +18,8 @@ pub struct Resize {
 
 impl Resize {
     /// None while another process has the right.
-    pub(super) async fn connect(options: &PgConnectOptions) -> Result<Option<Self>, Error> {
-        let mut connection = PgConnection::connect_with(options).await?;
+    pub(super) async fn connect(address: &Address) -> Result<Option<Self>, Error> {
+        let mut connection = address.connect().await?;
         let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)");
         let locked: bool = locked.bind(LOCK).fetch_one(&mut connection).await?;
         Ok(locked.then_some(Self { connection }))

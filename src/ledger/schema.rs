@@ -6,7 +6,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
-use super::{Error, commit::commit, reach};
+use super::{Error, address::Address, commit::commit, reach};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -68,13 +68,14 @@ pub struct PastTopology {
 }
 
 pub struct Schema {
+    pub(super) address: Address,
     pub(super) pool: PgPool,
 }
 
 impl Schema {
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
-        reach(&self.pool.connect_options()).await?;
+        reach(&self.address).await?;
         let migrated = MIGRATIONS.run(&self.pool).await;
         migrated.map_err(|error| {
             let refused = source(&error)
@@ -88,6 +89,7 @@ impl Schema {
 
     /// The reason why this PostgreSQL could lose commits, if there is one.
     pub async fn unsafe_setting(&self) -> Result<Option<String>, Error> {
+        reach(&self.address).await?;
         let off: Option<String> = sqlx::query_scalar(
             "select name from unnest(array['fsync', 'full_page_writes']) as name
              where current_setting(name) = 'off' limit 1",
@@ -104,7 +106,7 @@ impl Schema {
 
     /// Refuses a schema that is older or newer than this release.
     pub async fn check(&self) -> Result<(), Error> {
-        reach(&self.pool.connect_options()).await?;
+        reach(&self.address).await?;
         let applied = sqlx::query_scalar("select max(version) from _sqlx_migrations where success");
         let applied: Option<i64> = match applied.fetch_one(&self.pool).await {
             Ok(applied) => applied,
@@ -163,6 +165,7 @@ impl Schema {
         partitions: Option<u16>,
         key_prefix: &str,
     ) -> Result<Topology, Error> {
+        reach(&self.address).await?;
         let mut connection = self.pool.acquire().await?;
         Self::read(&mut connection, partitions, key_prefix).await
     }

@@ -1,7 +1,11 @@
 //! Proves what holds when PostgreSQL has a standby: a commit that may not be there is not
 //! believed, and a promotion is followed.
 
-use crate::prelude::*;
+use std::io::Write;
+
+use paystream_dev::{DATABASE, PostgresServer};
+
+use crate::{losses::copy, prelude::*};
 
 /// Sessions of the lanes of `tester` that wait for the synchronous standby.
 const LANES: &str = "wait_event = 'SyncRep' and application_name = 'paystream tester'";
@@ -12,14 +16,14 @@ async fn await_nobody(stores: &Stores) {
     stores.sql("select pg_reload_conf()").await;
     // The setting counts when a process of the server has read it.
     let mut probe = stores.session().await;
-    let probing = tokio::spawn(async move {
+    let mut probing = JoinSet::new();
+    probing.spawn(async move {
         let message = "select pg_logical_emit_message(true, 'probe', '')";
         while sqlx::query(message).execute(&mut probe).await.is_ok() {}
     });
     let waits = "select count(*) from pg_stat_activity
          where wait_event = 'SyncRep' and query like '%''probe''%'";
     stores.until(1, waits).await;
-    probing.abort();
 }
 
 /// Waits for a session that waits for the standby, and has it wait no more.
@@ -64,4 +68,125 @@ async fn a_commit_that_only_warns_is_of_unknown_fate() {
     h.settled().await;
     assert_eq!(h.api.balance("ADA").await["total_paid"], "2.00");
     h.stores.audit().await;
+}
+
+/// A primary, a standby of it, and stores on the primary.
+struct Pair {
+    primary: PostgresServer,
+    standby: PostgresServer,
+    stores: Stores,
+    _redis: RedisServer,
+}
+
+impl Pair {
+    async fn start(name: &str) -> Self {
+        let mut primary = own_postgres(&format!("{name}-primary")).await;
+        primary.stop().await.unwrap();
+        let data = primary.data_directory().to_owned();
+        append(&data.join("pg_hba.conf"), "host replication all 127.0.0.1/32 scram-sha-256\n");
+        let directory = empty_directory(&format!("{name}-standby")).await;
+        let home = directory.join("postgres");
+        copy(data.parent().unwrap(), &home).await;
+        for file in ["lock", "log", "pid", "port"] {
+            fs::remove_file(home.join(file)).unwrap();
+        }
+        primary.restart().await.unwrap();
+        let data = home.join("data");
+        let follow = format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=paystream password={} \
+             application_name=standby'\n",
+            primary.port(),
+            primary.password()
+        );
+        append(&data.join("postgresql.auto.conf"), &follow);
+        // Only that it is there counts.
+        fs::hard_link(data.join("PG_VERSION"), data.join("standby.signal")).unwrap();
+        let standby = PostgresServer::start(&directory).await.unwrap();
+        let redis = own_redis(&format!("{name}-redis")).await;
+        let stores = Stores::on(&redis.url(), Some(primary.url(DATABASE))).await;
+        stores.until(1, "select count(*) from pg_stat_replication").await;
+        Self { primary, standby, stores, _redis: redis }
+    }
+
+    /// What a process is given that may use either.
+    fn either(&self) -> String {
+        let port = self.primary.port();
+        let both = format!(":{port},127.0.0.1:{}/", self.standby.port());
+        let url = self.stores.database_url.replace(&format!(":{port}/"), &both);
+        assert_ne!(url, self.stores.database_url);
+        url + "?target_session_attrs=read-write"
+    }
+
+    /// The primary dies and the standby takes over.
+    async fn promote(&mut self) {
+        self.primary.kill().await.unwrap();
+        let url = self.standby.url(DATABASE);
+        let mut session = PgConnection::connect(&url).await.unwrap();
+        sqlx::query("select pg_promote()").execute(&mut session).await.unwrap();
+        let (old, new) = (self.primary.port(), self.standby.port());
+        let url = &mut self.stores.database_url;
+        *url = url.replace(&format!(":{old}/"), &format!(":{new}/"));
+        let options = self.stores.pool.connect_options();
+        self.stores.pool.set_connect_options((*options).clone().port(new));
+    }
+}
+
+fn append(file: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+#[tokio::test]
+async fn commits_that_a_promoted_standby_lacks_are_settled_again() {
+    let mut pair = Pair::start("behind").await;
+    let either = pair.either();
+    let url = [("PAYSTREAM_DATABASE_URL", either.as_str()), ("PAYSTREAM_RETENTION", "1h")];
+    let process = Process::serve("all", &pair.stores, &url).await;
+    process.api.seed(CUSTOMERS).await;
+    let mut load = Load::warm(&process.api, "before").await;
+    pair.stores.until(0, "select count(*) from pg_stat_replication where replay_lag > '1 s'").await;
+    // The standby hears nothing more.
+    let mut standby = PgConnection::connect(&pair.standby.url(DATABASE)).await.unwrap();
+    for statement in ["alter system set primary_conninfo = ''", "select pg_reload_conf()"] {
+        sqlx::query(statement).execute(&mut standby).await.unwrap();
+    }
+    pair.stores.until(0, "select count(*) from pg_stat_replication").await;
+    load.goes_on().await;
+    let settled = "select count(*) from processed_transactions";
+    let before = pair.stores.count(settled).await;
+    pair.promote().await;
+    assert!(pair.stores.count(settled).await < before, "the standby lacks some");
+    verify_after(&pair.stores, &process.api, load).await;
+    let lost: Vec<String> = pair.stores.losses().await;
+    assert!(lost.iter().all(|one| !one.contains('-')), "{lost:?}");
+
+    // The old primary is back, and is listed first.
+    pair.primary.restart().await.unwrap();
+    process.stop().await;
+    let process = Process::serve("all", &pair.stores, &url).await;
+    process.until_logged("another server of PostgreSQL is the primary").await;
+    let load = Load::start(&process.api, "after");
+    verify_after(&pair.stores, &process.api, load).await;
+}
+
+#[tokio::test]
+async fn a_synchronous_standby_that_is_promoted_under_load_lacks_nothing() {
+    let mut pair = Pair::start("in-step").await;
+    let either = pair.either();
+    let url = [("PAYSTREAM_DATABASE_URL", either.as_str())];
+    let gateway = Process::serve("gateway", &pair.stores, &url).await;
+    let worker = Process::serve("worker", &pair.stores, &url).await;
+    gateway.api.seed(CUSTOMERS).await;
+    pair.stores.sql("alter system set synchronous_standby_names = 'standby'").await;
+    pair.stores.sql("select pg_reload_conf()").await;
+    let synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+    pair.stores.until(1, synchronous).await;
+    let mut load = Load::warm(&gateway.api, "before").await;
+    load.goes_on().await;
+    pair.promote().await;
+    // Nobody follows it: it waits for none. What it has by itself, it was given.
+    pair.stores.sql("alter system reset synchronous_standby_names").await;
+    pair.stores.sql("select pg_reload_conf()").await;
+    verify_after(&pair.stores, &gateway.api, load).await;
+    assert!(!worker.log().contains("PostgreSQL lost commits"), "{}", worker.log());
 }

@@ -14,7 +14,7 @@ use super::port::{Port, is_free};
 use super::ps::{self, Living};
 
 /// Both servers log this once they serve.
-const READY: &str = "eady to accept connections";
+const READY: &str = "eady to accept";
 /// A server must log something within this, and may then load for longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(600);

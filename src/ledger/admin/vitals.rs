@@ -336,9 +336,8 @@ impl Ledger {
     /// Asks PostgreSQL how it is, whatever the schema.
     pub async fn vitals(&self) -> Result<Vitals, Error> {
         // Not a pool: that would only say that it had no connection in time.
-        let options = self.by_key(QUERY_TIMEOUT);
-        let connecting = PgConnection::connect_with(&options);
-        let mut connection = in_time(ACQUIRE_TIMEOUT, connecting).await?;
+        let address = self.by_key(QUERY_TIMEOUT);
+        let mut connection = in_time(ACQUIRE_TIMEOUT, address.connect()).await?;
         let mut latency = Duration::MAX;
         for _ in 0..QUESTIONS {
             let asked = Instant::now();
@@ -361,8 +360,9 @@ impl Ledger {
     }
 
     pub fn is_local(&self) -> bool {
-        let host = self.options.get_host();
-        matches!(host, "localhost" | "127.0.0.1" | "::1") || host.starts_with('/')
+        let is_local =
+            |host: &str| matches!(host, "localhost" | "127.0.0.1" | "::1") || host.starts_with('/');
+        self.address.hosts().all(is_local)
     }
 }
 

@@ -15,10 +15,7 @@ use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use rust_decimal::Decimal;
 use serde::Serialize;
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, postgres::PgRow};
 
 use self::checks::{
     ACCOUNT, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation, SEQUENCE,
@@ -26,7 +23,7 @@ use self::checks::{
 pub use chain::{Checkpoint, LogPlace};
 pub use rounds::{Rounds, Slice};
 
-use super::Error;
+use super::{Error, address::Address};
 use crate::domain::{Digest, PaymentState};
 
 /// Rows between two reports of progress.
@@ -87,19 +84,22 @@ pub struct AuditReport {
 }
 
 pub struct FullAudit {
-    options: PgConnectOptions,
+    address: Address,
 }
 
 impl FullAudit {
-    pub(super) fn new(options: &PgConnectOptions) -> Self {
-        let options = options.clone().application_name("paystream audit").options([
-            ("statement_timeout", "0"),
-            // Sorting the whole ledger; more of it in memory is fewer passes.
-            ("work_mem", "64MB"),
-            ("jit", "off"),
-        ]);
-        // Slow by nature, and its answer says what matters.
-        Self { options: options.disable_statement_logging() }
+    pub(super) fn new(address: &Address) -> Self {
+        let address = address.with(|options| {
+            let options = options.application_name("paystream audit").options([
+                ("statement_timeout", "0"),
+                // Sorting the whole ledger; more of it in memory is fewer passes.
+                ("work_mem", "64MB"),
+                ("jit", "off"),
+            ]);
+            // Slow by nature, and its answer says what matters.
+            options.disable_statement_logging()
+        });
+        Self { address }
     }
 
     /// Looks at everything, and says from time to time how far it is.
@@ -112,7 +112,7 @@ impl FullAudit {
         checkpoints: &[Checkpoint],
         on_event: impl FnMut(AuditProgress),
     ) -> Result<AuditReport, Error> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut connection = self.address.connect().await?;
         let begin = "begin isolation level repeatable read, read only";
         let mut transaction = connection.begin_with(begin).await?;
         let mut report = look(&mut transaction, on_event).await?;
@@ -124,7 +124,7 @@ impl FullAudit {
 
     /// The end of the audit log; none when its last row is not the one that its head names.
     pub async fn log_end(&self) -> Result<Option<LogPlace>, Error> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut connection = self.address.connect().await?;
         let begin = "begin isolation level repeatable read, read only";
         let mut transaction = connection.begin_with(begin).await?;
         let end = chain::end(&mut transaction).await?;

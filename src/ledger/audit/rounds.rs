@@ -9,11 +9,11 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::timeout;
 
 use super::{AuditReport, BEYOND_ALL, Error, statements};
-use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT};
+use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT, address::Address};
 
 const LOCK: i64 = 0x7061_7973_6175_6469;
 /// Rows of statements in one slice, as far as the accounts count them right; of
@@ -24,7 +24,7 @@ const DIFFERING_KEPT: usize = 1_000;
 
 /// Audits slice after slice, over a connection of its own.
 pub struct Rounds {
-    options: PgConnectOptions,
+    address: Address,
     connection: Option<PgConnection>,
     from: String,
 }
@@ -49,10 +49,11 @@ impl Slice {
 }
 
 impl Rounds {
-    pub(in crate::ledger) fn new(options: &PgConnectOptions) -> Self {
-        let options = options.clone().application_name("paystream running audit");
-        let options = options.disable_statement_logging();
-        Self { options, connection: None, from: String::new() }
+    pub(in crate::ledger) fn new(address: &Address) -> Self {
+        let address = address.with(|options| {
+            options.application_name("paystream running audit").disable_statement_logging()
+        });
+        Self { address, connection: None, from: String::new() }
     }
 
     /// The next slice of at most so many accounts; nothing while another
@@ -77,7 +78,7 @@ impl Rounds {
         }
         self.from.clear();
         let locking = async {
-            let mut connection = PgConnection::connect_with(&self.options).await?;
+            let mut connection = self.address.connect().await?;
             let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK);
             let locked: bool = locked.fetch_one(&mut connection).await?;
             if locked {
