@@ -106,7 +106,7 @@ impl Example {
         let wanted = selector.as_object().expect("labels");
         assert!(!wanted.is_empty(), "it would select everything");
         let mut found = self.workloads();
-        found.retain(|one| wanted.iter().all(|(key, value)| &labels(one)[key] == value));
+        found.retain(|one| selects(&json!({"matchLabels": wanted}), labels(one)));
         found
     }
 
@@ -134,21 +134,27 @@ impl Example {
             .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
             .collect();
         for variable in items(&container["env"]) {
-            let value = match &variable["valueFrom"]["fieldRef"]["fieldPath"] {
+            let source = &variable["valueFrom"]["fieldRef"]["fieldPath"];
+            let value = if source == "metadata.name" {
                 // The name of a pod of a StatefulSet.
-                Value::String(path) if path == "metadata.name" => {
-                    json!(format!("{}-0", workload["metadata"]["name"].as_str().unwrap()))
-                }
-                _ => variable["value"].clone(),
+                format!("{}-0", workload["metadata"]["name"].as_str().unwrap())
+            } else {
+                variable["value"].as_str().unwrap().to_owned()
             };
             let name = variable["name"].as_str().unwrap().to_owned();
-            environment.insert(name, value.as_str().unwrap().to_owned());
+            environment.insert(name, value);
         }
         environment
     }
 
     /// What a workload's container runs, on these stores as this user and on any port.
-    pub fn command(&self, workload: &Value, stores: &Stores, user: &str, place: &TempDir) -> Command {
+    pub fn command(
+        &self,
+        workload: &Value,
+        stores: &Stores,
+        user: &str,
+        place: &TempDir,
+    ) -> Command {
         let mut command = paystream();
         command.args(items(&container(workload)["args"]).iter().map(|one| one.as_str().unwrap()));
         for (name, text) in self.secrets(workload) {
@@ -189,6 +195,16 @@ pub fn labels(workload: &Value) -> &Value {
 pub fn container(workload: &Value) -> &Value {
     let [container] = &items(&pod(workload)["containers"])[..] else { panic!("{workload}") };
     container
+}
+
+/// Whether a selector means pods with these labels.
+pub fn selects(selector: &Value, labels: &Value) -> bool {
+    let equal = selector["matchLabels"].as_object().into_iter().flatten();
+    let listed = items(&selector["matchExpressions"]).into_iter().all(|one| {
+        assert_eq!(one["operator"], "In");
+        items(&one["values"]).contains(&&labels[one["key"].as_str().unwrap()])
+    });
+    listed && equal.into_iter().all(|(key, value)| labels[key] == *value)
 }
 
 fn from_base64(text: &str) -> String {

@@ -17,7 +17,7 @@ use crate::{
 
 mod example;
 
-use example::{DATABASE, Example, REDIS, SECRETS, container, items, labels, path, pod};
+use example::{DATABASE, Example, REDIS, SECRETS, container, items, labels, path, pod, selects};
 
 /// The oldest that docs/kubernetes.md promises, and the newest that the schemas know.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
@@ -104,8 +104,7 @@ async fn what_is_applied_first_is_all_that_the_migration_needs() {
     assert!(has("ConfigMap", &container(migrate)["envFrom"][0]["configMapRef"]["name"]));
     assert!(has("Secret", &pod(migrate)["volumes"][0]["secret"]["secretName"]));
     for policy in example.of_kind("NetworkPolicy") {
-        let selector = &policy["spec"]["podSelector"]["matchLabels"];
-        let applies = !selector.is_null() && example.selected(selector).contains(&migrate);
+        let applies = selects(&policy["spec"]["podSelector"], labels(migrate));
         assert!(!applies || has("NetworkPolicy", &policy["metadata"]["name"]), "{policy}");
     }
     // And nothing that serves.
@@ -115,6 +114,82 @@ async fn what_is_applied_first_is_all_that_the_migration_needs() {
 
 fn kind(object: &Value) -> &str {
     object["kind"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn only_what_a_policy_names_reaches_a_pod_or_is_reached_by_one() {
+    let example = Example::render().await;
+    // Where the policies of a component lead: the peers and the ports of each rule.
+    let allowed = |component: &str, way: &str| -> BTreeSet<String> {
+        let labels = labels(example.workload(component));
+        let mut policies = example.of_kind("NetworkPolicy");
+        policies.retain(|one| selects(&one["spec"]["podSelector"], labels));
+        let types = policies.iter().flat_map(|one| items(&one["spec"]["policyTypes"]));
+        assert!(types.filter(|one| one.as_str() == Some(way)).count() > 0, "{component} is open");
+        let rules = policies.iter().flat_map(|one| items(&one["spec"][way.to_lowercase()]));
+        let mut told = BTreeSet::new();
+        for rule in rules {
+            let peers = items(&rule[if way == "Ingress" { "from" } else { "to" }]);
+            let ports = items(&rule["ports"]);
+            assert!(!peers.is_empty() && !ports.is_empty(), "{rule} leads anywhere");
+            for peer in peers {
+                let place = peer.pointer("/namespaceSelector/matchLabels").or(peer.get("ipBlock"));
+                told.extend(
+                    ports.iter().map(|port| format!("{} {}", place.unwrap(), port["port"])),
+                );
+            }
+        }
+        told
+    };
+    let from = |label: &str| BTreeSet::from([format!(r#"{{"{label}":"true"}} "http""#)]);
+    assert_eq!(allowed("gateway", "Ingress"), from("paystream/reaches-gateways"));
+    assert_eq!(allowed("operations", "Ingress"), from("paystream/reaches-operations"));
+    assert_eq!(allowed("worker", "Ingress"), BTreeSet::new());
+    assert_eq!(allowed("migrate", "Ingress"), BTreeSet::new());
+    let stores = [
+        r#"{"kubernetes.io/metadata.name":"kube-system"} 53"#,
+        r#"{"cidr":"10.20.0.0/24"} 6379"#,
+        r#"{"cidr":"10.20.0.0/24"} 5432"#,
+    ];
+    let stores = BTreeSet::from(stores.map(str::to_owned));
+    assert_eq!(allowed("migrate", "Egress"), stores);
+    let collector = r#"{"paystream/collects-telemetry":"true"} 4317"#;
+    let serving: BTreeSet<String> = stores.into_iter().chain([collector.to_owned()]).collect();
+    for component in ["gateway", "operations", "worker"] {
+        assert_eq!(allowed(component, "Egress"), serving);
+        let collector = &example.settings()["data"]["OTEL_EXPORTER_OTLP_ENDPOINT"];
+        assert!(collector.as_str().unwrap().ends_with(":4317"));
+    }
+}
+
+#[tokio::test]
+async fn the_page_names_what_is_deployed() {
+    let (example, page) = (Example::render().await, read("docs/kubernetes.md"));
+    let labels = page.match_indices("paystream/").map(|(at, _)| &page[at..]);
+    let labels = labels
+        .filter_map(|rest| rest.split_once('='))
+        .filter(|(label, _)| label.chars().all(|c| c.is_ascii_lowercase() || c == '-' || c == '/'));
+    let named: BTreeSet<&str> = labels.map(|(label, _)| label).collect();
+    assert_eq!(named.len(), 4, "{named:?}");
+    let unknown: Vec<_> = named.iter().filter(|label| !example.text.contains(**label)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let mut seen = 0;
+    for word in page.split(|c: char| c.is_whitespace() || c == '`') {
+        let Some((kind, name)) = word.split_once('/') else { continue };
+        let kind = match kind {
+            "deploy" | "deployment" => "Deployment",
+            "statefulset" => "StatefulSet",
+            "job" => "Job",
+            "service" => "Service",
+            _ => continue,
+        };
+        if !name.starts_with("kubernetes/") {
+            example.find(kind, &json!(name));
+            seen += 1;
+        }
+    }
+    assert!(seen > 6, "{seen}");
+    assert!(page.contains("1.30") && page.contains(REDIS) && page.contains(DATABASE));
 }
 
 #[tokio::test]
@@ -157,7 +232,7 @@ async fn pods_are_confined_and_stop_in_their_own_time() {
     for workload in example.serving() {
         let (pod, container) = (pod(workload), container(workload));
         let pause = &container["lifecycle"]["preStop"]["sleep"]["seconds"];
-        let has_clients = !labels(workload)["app.kubernetes.io/component"].eq("worker");
+        let has_clients = workload != example.workload("worker");
         assert_eq!(pause.as_i64().is_some(), has_clients, "load balancers need a moment");
         let stop = grace + pause.as_i64().unwrap_or_default();
         assert!(pod["terminationGracePeriodSeconds"].as_i64().unwrap() > stop, "{pod}");
@@ -201,7 +276,10 @@ async fn every_setting_that_pods_have_is_one() {
             assert!(binds.any(|(_, bind)| *bind == format!("0.0.0.0:{port}")), "{environment:?}");
         }
     }
-    assert_eq!(example.environment(example.workload("worker"))["PAYSTREAM_WORKER_ID"], "paystream-worker-0");
+    assert_eq!(
+        example.environment(example.workload("worker"))["PAYSTREAM_WORKER_ID"],
+        "paystream-worker-0"
+    );
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ mod sources;
 
 pub use queries::parsed;
 use queries::{Use, uses};
-pub use sources::{files, read};
 use sources::{Language, Panel, Query, Rule, filled_in, panels};
+pub use sources::{files, read};
 
 /// Metrics of others, and the labels that we rely on.
 const FOREIGN: &[(&str, &[&str])] = &[
