@@ -13,7 +13,7 @@ run: install ## Start everything on this machine, with private Redis and Postgre
 	$(CARGO) run --locked -- dev $(ARGS)
 
 test: ## Run every test, against servers and a browser that the tests start themselves
-	@./scripts/install.sh --browser --observe --front-door --openapi
+	@./scripts/install.sh --browser --observe --front-door --openapi --kubernetes
 	$(CARGO) test --locked --tests
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories

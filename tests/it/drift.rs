@@ -16,7 +16,7 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 16] = [
+const DOCUMENTS: [&str; 17] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
@@ -26,6 +26,7 @@ const DOCUMENTS: [&str; 16] = [
     "docs/signatures.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",
+    "docs/kubernetes.md",
     "docs/limits.md",
     "docs/measurements.md",
     "docs/personal-data.md",

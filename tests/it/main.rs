@@ -50,6 +50,7 @@ mod hostile;
 mod hosts;
 mod http;
 mod idempotency;
+mod kubernetes;
 mod lag;
 mod left_behind;
 mod lifelines;

@@ -15,9 +15,10 @@ mod queries;
 mod rules;
 mod sources;
 
-use queries::{Use, parsed, uses};
-pub use sources::read;
+pub use queries::parsed;
+use queries::{Use, uses};
 use sources::{Language, Panel, Query, Rule, filled_in, panels};
+pub use sources::{files, read};
 
 /// Metrics of others, and the labels that we rely on.
 const FOREIGN: &[(&str, &[&str])] = &[
@@ -59,7 +60,7 @@ const SPAN_ATTRIBUTES: &[&str] = &[
 ];
 
 /// A metric of the catalogue by one of its names in Prometheus.
-fn catalogued(name: &str) -> Option<&'static Metric> {
+pub fn catalogued(name: &str) -> Option<&'static Metric> {
     METRICS.iter().copied().find(|metric| {
         let ours = metric.prometheus_name();
         match metric.kind {
