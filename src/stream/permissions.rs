@@ -6,7 +6,7 @@ pub const ROLES: [&str; 3] = ["gateway", "worker", "operations"];
 
 /// A command, and whether each role needs it. Redis asks for the rights of commands that a
 /// script calls, but cannot allow single scripts.
-pub const COMMANDS: [(&str, [bool; 3]); 44] = {
+pub const COMMANDS: [(&str, [bool; 3]); 45] = {
     const W: [bool; 3] = [false, true, false];
     const O: [bool; 3] = [false, false, true];
     const GO: [bool; 3] = [true, false, true];
@@ -39,6 +39,7 @@ pub const COMMANDS: [(&str, [bool; 3]); 44] = {
         ("script|load", ALL),
         ("set", ALL),
         ("time", ALL),
+        ("wait", GO),
         ("xack", WO),
         ("xadd", ALL),
         ("xclaim", W),
@@ -69,6 +70,7 @@ const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 4] = [
         "set del incr",
         &[
             "*:seq",
+            "*:replicated",
             "*:lost",
             "*:lineage",
             "*:backlog",
