@@ -210,6 +210,11 @@ async fn serve_topology(
     let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
     let lanes = config.worker.lanes;
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
+    let (streams, ended) = (stores.streams.clone(), stop.clone());
+    tasks.spawn(async move {
+        ended.run_until_cancelled(streams.follow()).await;
+        Ok(())
+    });
     let mut monitor = capabilities::monitor(config, &stores, &circuits, signals);
     // Its name stays taken for as long as it works.
     let mut identity = None;

@@ -71,6 +71,14 @@ impl Stores {
             true => streams,
             false => streams.insisting_on_safety(),
         };
+        let (needed, vitals) = (u64::from(streams.replicas()), streams.vitals().await);
+        let there = vitals.map_or(needed, |vitals| vitals.replicas());
+        if there < needed {
+            warn!(
+                there,
+                needed, "too few replicas follow Redis: payments are refused until they do"
+            );
+        }
         // Only for looking while the ledger is away.
         if let Err(error) = streams.note_topology(topology.generation).await {
             warn!(%error, "could not note the topology in Redis");

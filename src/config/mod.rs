@@ -24,7 +24,8 @@ pub use tls::TlsConfig;
 /// Both stores, and how the streams are partitioned.
 #[derive(Args, Clone, Debug)]
 pub struct StoreConfig {
-    /// Redis, as redis:// or rediss:// URL. Without it, the private Redis of a
+    /// Redis: one server as redis:// or rediss:// URL, or Sentinels that know it as
+    /// redis-sentinel:// or rediss-sentinel:// URL. Without it, the private Redis of a
     /// `paystream dev` that runs in this directory.
     #[arg(long, env = "PAYSTREAM_REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
@@ -51,6 +52,24 @@ pub struct StoreConfig {
     /// when Redis or its machine stops.
     #[arg(long, env = "PAYSTREAM_ALLOW_UNSAFE_REDIS")]
     pub allow_unsafe_redis: bool,
+    /// Where a payment is when it is answered with 202: on the disk of the Redis server,
+    /// or with PAYSTREAM_REPLICAS_MIN of its replicas as well. The same for every process.
+    #[arg(long, env = "PAYSTREAM_DURABILITY", value_enum, default_value_t)]
+    pub durability: Durability,
+    /// Replicas that must have a payment, where PAYSTREAM_DURABILITY is `replicated`.
+    /// While fewer confirm in time, payments are answered with 503.
+    #[arg(long, env = "PAYSTREAM_REPLICAS_MIN", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub replicas_min: u32,
+}
+
+/// What a payment that was answered with 202 outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// A crash of the Redis server: it is on its disk.
+    #[default]
+    Disk,
+    /// Also the loss of that server: replicas have it, too.
+    Replicated,
 }
 
 /// The ledger alone.
@@ -207,6 +226,14 @@ impl StoreConfig {
         (self.redis_url_file, self.ledger.database_url_file) = (None, None);
         self.redis_url = Some(redis_url.into());
         self.ledger.database_url = Some(database_url.into());
+    }
+
+    /// Replicas that must have a payment before it is answered with 202.
+    pub fn replicas(&self) -> u32 {
+        match self.durability {
+            Durability::Disk => 0,
+            Durability::Replicated => self.replicas_min,
+        }
     }
 
     pub fn redis_url(&self) -> anyhow::Result<String> {

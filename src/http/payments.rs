@@ -53,7 +53,7 @@ pub(super) struct PaymentBody {
 
 /// Take a payment
 ///
-/// 202 means that it is on disk. The same reference with the same content is
+/// 202 means that it is on disk and, where the deployment has it so, with replicas. The same reference with the same content is
 /// the same payment: 200, with the same body. With `Prefer: wait=N` (at most 30
 /// seconds) the answer is what became of it, if that is known in time.
 #[utoipa::path(
@@ -66,7 +66,7 @@ pub(super) struct PaymentBody {
         ("traceparent" = Option<String>, Header, description = "W3C trace context"),
     ),
     responses(
-        (status = 202, description = "On disk", body = WithIgnored<AcceptedView>,
+        (status = 202, description = "On disk, and with as many replicas as the deployment asks for", body = WithIgnored<AcceptedView>,
          headers(("Location", description = "Where to see what became of it"))),
         (status = 200, description = "Taken before, or the outcome that was waited for", body = WithIgnored<PaymentRow>,
          headers(

@@ -123,6 +123,7 @@ codes! {
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests, or payments of this source",
     Internal "internal" INTERNAL_SERVER_ERROR "Something went wrong on our side",
     BacklogFull "backlog_full" SERVICE_UNAVAILABLE "Too many payments are waiting",
+    ReplicationUnconfirmed "replication_unconfirmed" SERVICE_UNAVAILABLE "Too few replicas have the payment",
     StreamUnavailable "stream_unavailable" SERVICE_UNAVAILABLE "Redis does not answer",
     TopologyResizing "topology_resizing" SERVICE_UNAVAILABLE "The number of partitions is being changed",
     StreamStateLost "stream_state_lost" SERVICE_UNAVAILABLE "Redis has lost state of a partition",
@@ -137,6 +138,8 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 /// Seconds after which a client may try again what was unavailable.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
+const UNREPLICATED: &str = "too few replicas of Redis have confirmed the payment in time, so it is \
+                            not known whether it counts; sending it again is safe";
 const UNREACHABLE: &str = "Redis, where payments wait, does not answer; ask again later";
 /// The detail of look-ups while state of Redis is being brought back.
 const STATE_LOST: &str =
@@ -298,6 +301,10 @@ impl From<stream::Error> for Problem {
                 warn!(cause = cause(&error), "{error}");
                 Self::new(Code::StreamUnavailable, UNREACHABLE)
             }
+            error @ stream::Error::Unreplicated { .. } => {
+                warn!("{error}");
+                Self::new(Code::ReplicationUnconfirmed, UNREPLICATED)
+            }
             error @ stream::Error::Forbidden(_) => {
                 error!(cause = cause(&error), "{error}");
                 Self::new(Code::StreamUnavailable, UNREACHABLE)
@@ -309,6 +316,7 @@ impl From<stream::Error> for Problem {
             error @ (stream::Error::Fenced(_)
             | stream::Error::Gate(_)
             | stream::Error::Url(_)
+            | stream::Error::Address(_)
             | stream::Error::Unexpected(_)
             | stream::Error::Shape(_)) => internal(&error),
         }

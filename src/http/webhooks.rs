@@ -45,7 +45,7 @@ use crate::{
         ("webhook-signature" = String, Header, description = "`v1,` and the HMAC-SHA256 of id, timestamp and body, joined by dots, in base64, or `v1a,` and the Ed25519 signature of the same; several with spaces between"),
     ),
     responses(
-        (status = 202, description = "On disk", body = WithIgnored<AcceptedView>,
+        (status = 202, description = "On disk, and with as many replicas as the deployment asks for", body = WithIgnored<AcceptedView>,
          headers(
              ("Location", description = "Where to see what became of it"),
              ("Idempotent-Replayed", description = "`true` if it was taken before"),

@@ -165,6 +165,9 @@ kinds! {
     REDIS_REPLICA = "redis_replica", Critical, "redis-takes-no-writes", "redis", "is a primary",
         "set PAYSTREAM_REDIS_URL to the primary; make this one the primary only when the other is \
          gone for good, and then look at `paystream losses list`";
+    REDIS_REPLICAS = "redis_replicas_few", Critical, "too-few-replicas", "redis", "",
+        "bring its replicas back; or set PAYSTREAM_DURABILITY=disk and accept that payments are \
+         lost with this server";
     REDIS_WRITES = "redis_writes_failing", Critical, "redis-takes-no-writes", "redis",
         "writes to its disk",
         "make room on its disk or mend it, and read Redis's log; the next write that succeeds ends \

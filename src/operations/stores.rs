@@ -4,7 +4,7 @@
 use anyhow::Context;
 
 use crate::{
-    config::{LedgerConfig, StoreConfig},
+    config::{LedgerConfig, StoreConfig, is_this_machine},
     ledger::Ledger,
     stream::Streams,
 };
@@ -23,8 +23,15 @@ pub fn open_streams(
     generation: i32,
 ) -> anyhow::Result<Streams> {
     let streams = Streams::new(&store.redis_url()?, &store.key_prefix, partitions, generation)
-        .context("PAYSTREAM_REDIS_URL is not a valid URL")?;
-    let (ledger, remedy) = (&store.ledger, "begin it with rediss://");
-    ledger.refuse_plaintext("PAYSTREAM_REDIS_URL", streams.plaintext_host(), remedy)?;
-    Ok(streams)
+        .context("PAYSTREAM_REDIS_URL is not a valid URL")?
+        .replicated_to(store.replicas());
+    let (ledger, remedy) = (&store.ledger, "begin it with rediss");
+    for host in streams.plaintext_hosts() {
+        ledger.refuse_plaintext("PAYSTREAM_REDIS_URL", Some(host), remedy)?;
+    }
+    // Sentinels name servers that no setting does.
+    Ok(match ledger.allow_plaintext_stores {
+        true => streams,
+        false => streams.in_plaintext_to(is_this_machine),
+    })
 }

@@ -5,15 +5,16 @@
 //! an entry from the next one. After any doubt about what was taken, the caller
 //! reclaims everything pending before it takes anything new.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
     Error, GROUP, Keys, Streams, lineage,
     replies::Entry,
-    safety, scripts,
-    server::{self, Primary},
+    scripts,
+    server::Primary,
+    servers::{self, Layout, Opening, Servers},
     shared::RESPONSE_TIMEOUT,
     wire,
 };
@@ -52,13 +53,15 @@ pub struct Delivered {
 /// One lane's half of the stream. Its connections are plain ones: a silent
 /// reconnect would let a worker that slept go on without asking who owns what.
 pub struct Consumer {
+    servers: Servers,
+    layout: Arc<Layout>,
     pub(super) reader: MultiplexedConnection,
     waiter: MultiplexedConnection,
     pub(super) keys: Keys,
     pub(super) worker: String,
     incarnation: String,
     /// The server of both connections.
-    pub(super) server: Primary,
+    pub(super) server: Arc<Primary>,
     /// The highest value seen of each partition's counter.
     pub(super) counted: BTreeMap<u16, i64>,
 }
@@ -70,20 +73,22 @@ impl Consumer {
         incarnation: &str,
     ) -> Result<Self, Error> {
         let name = format!("worker:{worker}:{incarnation}");
-        let mut reader = streams.connect(&name).await?;
+        let opening = |response_timeout, scripts| Opening {
+            name: format!("{}:{name}", streams.keys.prefix()),
+            response_timeout,
+            insists_on_safety: streams.insists_on_safety,
+            scripts,
+        };
+        let (servers, layout) = (streams.servers.clone(), streams.servers.layout().await?);
+        let (reader, server) =
+            servers.open(&layout.node, &opening(RESPONSE_TIMEOUT, &scripts::OF_A_LANE)).await?;
+        let server = server?;
         // A blocked read answers up to twice its time late.
-        let waiter = streams.connect_with(&name, 2 * RESPONSE_TIMEOUT).await?;
-        let server = server::primary(&mut reader).await?;
-        if streams.insists_on_safety {
-            safety::insist_on_safety(&mut reader).await?;
-        }
-        for script in scripts::OF_A_LANE {
-            script.load(&mut reader).await?;
-        }
+        let (waiter, _) = servers.open(&layout.node, &opening(2 * RESPONSE_TIMEOUT, &[])).await?;
         let keys = streams.keys.clone();
         let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
         let counted = BTreeMap::new();
-        Ok(Self { reader, waiter, keys, worker, incarnation, server, counted })
+        Ok(Self { servers, layout, reader, waiter, keys, worker, incarnation, server, counted })
     }
 
     /// Compares the highest sequence known to have been given out in each partition with this
@@ -155,6 +160,9 @@ impl Consumer {
         after: &[(u16, StreamId)],
         block: Option<Duration>,
     ) -> Result<Vec<u16>, Error> {
+        if self.servers.current().is_some_and(|current| current != self.layout) {
+            return Err(servers::moved().into());
+        }
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(1);
         if let Some(block) = block {

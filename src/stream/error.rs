@@ -33,10 +33,15 @@ pub enum Error {
     Unfit(String),
     #[error("{0}")]
     Url(RedisError),
+    #[error("{0}")]
+    Address(String),
     #[error("more than {0} waiting payments are older than the dedupe window, too many to search")]
     SearchLimit(usize),
     #[error("redis did not answer within {0:?}")]
     Deadline(std::time::Duration),
+    /// Redis has it, and too few replicas do: what becomes of it is not known.
+    #[error("{has} of {wanted} replicas have confirmed in time")]
+    Unreplicated { has: u32, wanted: u32 },
     #[error("redis answered unexpectedly")]
     Unexpected(#[source] RedisError),
     #[error("redis answered {0} in an unexpected shape")]
@@ -57,7 +62,10 @@ impl Error {
 
     /// Whether waiting may help.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_))
+        matches!(
+            self,
+            Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_) | Self::Unreplicated { .. }
+        )
     }
 }
 
@@ -94,7 +102,7 @@ impl From<RedisError> for Error {
             // NOSCRIPT: connecting again also loads the scripts again.
             // LINEAGE: known sequences are compared again with this server's history.
             Some(
-                "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING"
+                "AWAY" | "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING"
                 | "MASTERDOWN" | "READONLY",
             ) => {
                 return Self::Outage(error);

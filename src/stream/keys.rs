@@ -64,6 +64,10 @@ impl Keys {
         self.of(partition, "dead")
     }
 
+    pub(super) fn replicated(&self, partition: u16) -> String {
+        self.of(partition, "replicated")
+    }
+
     pub(super) fn settling(&self, partition: u16) -> String {
         self.of(partition, "settling")
     }

@@ -2,16 +2,25 @@
 //! published: when its process dies, its connection ends and Redis counts no subscriber any more.
 //! Never decides that a worker is dead.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSub};
 use tokio::time::timeout;
 
-use super::{Error, Streams, shared::CONNECT_TIMEOUT};
+use super::{
+    Error, Streams,
+    servers::{Layout, Servers, moved},
+    shared::CONNECT_TIMEOUT,
+};
 
 /// A worker's own subscription, and the question who else has one.
 pub struct Lifeline {
     subscription: PubSub,
     asking: MultiplexedConnection,
+    servers: Servers,
+    /// Where both connections are.
+    layout: Arc<Layout>,
     channel: String,
     key_prefix: String,
 }
@@ -21,15 +30,18 @@ impl Streams {
     pub async fn lifeline(&self, incarnation: &str) -> Result<Lifeline, Error> {
         let key_prefix = self.keys.prefix().to_owned();
         let channel = channel(&key_prefix, incarnation);
+        let layout = self.servers.layout().await?;
         let asking = self.connect("lifelines").await?;
         let subscribing = async {
-            let mut subscription = self.client.get_async_pubsub().await?;
+            let client = self.servers.address().client(&layout.node)?;
+            let mut subscription = client.get_async_pubsub().await?;
             subscription.subscribe(&channel).await?;
             Ok::<_, Error>(subscription)
         };
         let subscribed = timeout(CONNECT_TIMEOUT, subscribing).await;
         let subscription = subscribed.unwrap_or(Err(Error::Deadline(CONNECT_TIMEOUT)))?;
-        Ok(Lifeline { subscription, asking, channel, key_prefix })
+        let servers = self.servers.clone();
+        Ok(Lifeline { subscription, asking, servers, layout, channel, key_prefix })
     }
 }
 
@@ -43,8 +55,12 @@ impl Lifeline {
     /// Whether each of these incarnations is subscribed.
     ///
     /// # Errors
-    /// [`Error::Shape`] where this worker itself is not: then Redis knows nothing about others.
+    /// [`Error::Shape`] where this worker itself is not, and an outage where another server has
+    /// taken over: then this one knows nothing about others.
     pub async fn are_connected(&mut self, incarnations: &[String]) -> Result<Vec<bool>, Error> {
+        if self.servers.current().is_some_and(|current| current != self.layout) {
+            return Err(moved().into());
+        }
         let mut question = redis::cmd("PUBSUB");
         question.arg("NUMSUB").arg(&self.channel);
         for incarnation in incarnations {

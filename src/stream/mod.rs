@@ -24,6 +24,7 @@
 //! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
 //! | `paystream:{p07}:beside:<reference>` | the same of payments from an earlier topology whose reference stands for another payment |
 //! | `paystream:webhook:<source>:<id>` | which body came with the id of a webhook |
+//! | `paystream:{p07}:replicated` | nothing: written before replicas are waited for |
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
 //! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it, behind the server it was written under |
 //!
@@ -38,12 +39,16 @@ mod keys;
 mod error;
 mod replies;
 mod scripts;
+mod address;
 mod server;
+mod servers;
 mod safety;
 mod authority;
 mod shared;
 mod lineage;
 mod wire;
+mod replication;
+mod appended;
 mod producer;
 mod finder;
 mod consumer;
@@ -63,8 +68,9 @@ pub mod permissions;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 
+pub use appended::{Appended, EntryPosition};
 pub use balances::{Balances, Lookup};
 pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
@@ -76,17 +82,19 @@ pub use lifeline::Lifeline;
 pub use lineage::History;
 pub use other_groups::{OtherGroups, StartsFrom};
 pub use positions::GroupPosition;
-pub use producer::{AppendLimits, Appended, EntryPosition, Producer, ReceivedPayment};
+pub use producer::{AppendLimits, Producer, ReceivedPayment};
 pub use state::{Kept, PartitionState, Remains, Reopening};
 pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
 pub use vitals::{Presence, RedisVitals};
 pub use wire::{fields_of, read_fields};
 
+use address::Address;
 use authority::Authority;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 pub use safety::Unsafe;
-use shared::{RESPONSE_TIMEOUT, SharedConnection, connection_config};
+use servers::{Opening, Servers};
+use shared::{RESPONSE_TIMEOUT, SharedConnection};
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.
@@ -94,10 +102,12 @@ pub const KEPT_MAX: i64 = 8;
 /// Where the streams are; hands out what may be done with them.
 #[derive(Clone, Debug)]
 pub struct Streams {
-    client: Client,
+    servers: Servers,
     keys: Keys,
     /// Connections for payments refuse a server that does not keep its data.
     insists_on_safety: bool,
+    /// How many replicas must have what is appended.
+    replicas: u32,
     /// Says whether these streams are served.
     authority: Option<Authority>,
     generation: i32,
@@ -112,25 +122,38 @@ impl Streams {
         partitions: u16,
         generation: i32,
     ) -> Result<Self, Error> {
-        let info = url.into_connection_info()?;
-        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        // A shared connection comes back only after it has broken, and one whose
-        // other end is gone without a word breaks only by this.
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(RESPONSE_TIMEOUT);
-        // What no ACL user needs, none has to be allowed.
-        let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(settings))?;
+        let servers = Servers::new(Address::parse(url)?, |_| true);
         let keys = Keys::new(key_prefix, partitions, generation);
-        Ok(Self { client, keys, insists_on_safety: false, authority: None, generation })
+        let (insists_on_safety, replicas, authority) = (false, 0, None);
+        Ok(Self { servers, keys, insists_on_safety, replicas, authority, generation })
     }
 
-    /// The host that is reached without TLS, if it is; a socket is none.
-    pub fn plaintext_host(&self) -> Option<&str> {
-        if let ConnectionAddr::Tcp(host, _) = self.client.get_connection_info().addr() {
-            return Some(host);
-        }
-        None
+    /// The same, where servers at other hosts are reached with TLS only.
+    pub fn in_plaintext_to(self, is_allowed: fn(&str) -> bool) -> Self {
+        let servers = Servers::new(self.servers.address().clone(), is_allowed);
+        Self { servers, ..self }
+    }
+
+    /// The same, where so many replicas must have a payment before it counts as appended.
+    pub fn replicated_to(self, replicas: u32) -> Self {
+        Self { replicas, ..self }
+    }
+
+    /// How many replicas must have a payment; none where the disk of the server is enough.
+    pub fn replicas(&self) -> u32 {
+        self.replicas
+    }
+
+    /// The hosts of the address that are reached without TLS.
+    pub fn plaintext_hosts(&self) -> impl Iterator<Item = &str> {
+        let address = self.servers.address();
+        let nodes = address.nodes.iter().filter(|_| address.is_plaintext());
+        nodes.map(|node| node.host.as_str())
+    }
+
+    /// Notices when another server takes over, where Sentinels know. Runs for ever.
+    pub async fn follow(&self) {
+        self.servers.follow().await;
     }
 
     /// The streams of another topology, on the same server.
@@ -225,9 +248,7 @@ impl Streams {
 
     /// Generation and number of partitions as they were noted last.
     pub async fn noted_topology(&self) -> Result<Option<(i32, u16)>, Error> {
-        let config = connection_config(RESPONSE_TIMEOUT);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self.connect("topology").await?;
         let note: Option<String> = redis::cmd("GET")
             .arg(format!("{}:topology", self.keys.prefix()))
             .query_async(&mut connection)
@@ -249,15 +270,14 @@ impl Streams {
         name: &str,
         response_timeout: Duration,
     ) -> Result<MultiplexedConnection, Error> {
-        let config = connection_config(response_timeout);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let () = redis::cmd("CLIENT")
-            .arg("SETNAME")
-            .arg(format!("{}:{name}", self.keys.prefix()))
-            .query_async(&mut connection)
-            .await?;
-        Ok(connection)
+        let opening = Opening {
+            name: format!("{}:{name}", self.keys.prefix()),
+            response_timeout,
+            insists_on_safety: false,
+            scripts: &[],
+        };
+        let layout = self.servers.layout().await?;
+        Ok(self.servers.open(&layout.node, &opening).await?.0)
     }
 
     async fn shared_for(
@@ -266,7 +286,7 @@ impl Streams {
     ) -> Result<SharedConnection, Error> {
         let name = format!("{}:shared", self.keys.prefix());
         SharedConnection::connect(
-            self.client.clone(),
+            self.servers.clone(),
             name,
             append_deadline,
             self.insists_on_safety,

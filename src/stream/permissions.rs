@@ -6,7 +6,7 @@ pub const ROLES: [&str; 3] = ["gateway", "worker", "operations"];
 
 /// A command, and whether each role needs it. Redis asks for the rights of commands that a
 /// script calls, but cannot allow single scripts.
-pub const COMMANDS: [(&str, [bool; 3]); 46] = {
+pub const COMMANDS: [(&str, [bool; 3]); 47] = {
     const W: [bool; 3] = [false, true, false];
     const O: [bool; 3] = [false, false, true];
     const GO: [bool; 3] = [true, false, true];
@@ -41,6 +41,7 @@ pub const COMMANDS: [(&str, [bool; 3]); 46] = {
         ("set", ALL),
         ("subscribe", W),
         ("time", ALL),
+        ("wait", GO),
         ("xack", WO),
         ("xadd", ALL),
         ("xclaim", W),
@@ -71,6 +72,7 @@ const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 4] = [
         "set del incr",
         &[
             "*:seq",
+            "*:replicated",
             "*:lost",
             "*:lineage",
             "*:backlog",

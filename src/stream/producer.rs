@@ -6,7 +6,7 @@
 //! after it is sent before.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -22,16 +22,18 @@ use tokio::time::timeout;
 use tracing::error;
 
 use super::{
-    Error, GROUP, Keys, Streams,
+    Appended, Error, GROUP, Keys, Streams,
+    appended::{accept_our_own, read_appended},
     authority::Authority,
     lineage::{self, KnownSequences},
+    replication::Replication,
     scripts,
     server::Primary,
     shared::{ServerLine, SharedConnection},
     wire,
 };
 use crate::{
-    domain::{Evidence, Payment, Reference, StreamId, TraceContext},
+    domain::{Evidence, Payment, Reference, TraceContext},
     telemetry::traceparent,
 };
 
@@ -60,23 +62,6 @@ pub struct AppendLimits {
     pub deadline: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryPosition {
-    pub partition: u16,
-    pub sequence: i64,
-    pub stream_id: StreamId,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// It is on disk.
-    Accepted(EntryPosition),
-    /// The same payment was appended before; this is where.
-    Duplicate(EntryPosition),
-    /// Another payment has this reference; this is where.
-    Conflict(EntryPosition),
-}
-
 /// A payment and what its entry says about its arrival.
 #[derive(Clone, Debug)]
 pub struct ReceivedPayment {
@@ -97,6 +82,7 @@ pub struct Producer {
     pub(super) keys: Keys,
     pub(super) limits: AppendLimits,
     authority: Option<Authority>,
+    replication: Option<Replication>,
     /// Names what a reference was sent as.
     pub(super) reference: fn(&Keys, u16, &Reference) -> String,
 }
@@ -114,6 +100,7 @@ impl Producer {
             keys: streams.keys.clone(),
             limits,
             authority: streams.authority.clone(),
+            replication: Replication::connect(streams, limits.deadline).await?,
             reference: Keys::reference,
         })
     }
@@ -123,11 +110,11 @@ impl Producer {
         self.known(partition).raise(sequence, None);
     }
 
-    /// Appends one payment; it is on disk when this returns.
+    /// Appends one payment; it is on disk, and where replicas count with them, when this returns.
     ///
     /// # Errors
-    /// An outage when Redis was away until the deadline: the payment may or may
-    /// not be in the stream, and sending it again is safe.
+    /// An outage when Redis was away until the deadline, or too few replicas were there: the
+    /// payment may or may not be in the stream, and sending it again is safe.
     pub async fn append(&self, arrival: &ReceivedPayment) -> Result<Appended, Error> {
         let partition = self.keys.partition_of(&arrival.payment.customer);
         let under_way = self.under_way.fetch_add(1, Ordering::Relaxed);
@@ -162,7 +149,11 @@ impl Producer {
 
     /// Whether Redis answers, and is still one that payments may be given to.
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?)
+        let line = self.connections[0].line().await?;
+        match &self.replication {
+            Some(replicas) => replicas.confirm(&self.keys.replicated(0), &line.server).await,
+            None => Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?),
+        }
     }
 
     async fn append_hand(
@@ -175,8 +166,6 @@ impl Producer {
         for chunk in hand.chunks(CHUNK_MAX) {
             match self.append_chunk(shared, partition, chunk).await {
                 Ok(appended) => results.extend(appended),
-                // After a chunk that found no Redis, the rest would wait in vain.
-                Err(error) if error.is_outage() => break,
                 Err(error) => results.push(Err(error)),
             }
             if let Some(Err(error)) = results.last() {
@@ -186,7 +175,6 @@ impl Producer {
                 break;
             }
         }
-        results.resize(hand.len(), Err(Error::Deadline(self.limits.deadline)));
         results
     }
 
@@ -198,12 +186,24 @@ impl Producer {
         partition: u16,
         chunk: &[&ReceivedPayment],
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
-        let doubt = AtomicBool::new(false);
+        let (doubt, unreplicated) = (AtomicBool::new(false), Mutex::new(None));
         let attempt = || async {
+            let began = Instant::now();
             let (server, reply) = self.give(shared, partition, chunk).await?;
-            let appended = reply.map_err(Error::from).and_then(|reply| {
+            let mut appended = reply.map_err(Error::from).and_then(|reply| {
                 read_appended(redis::from_redis_value(reply)?, partition, chunk.len())
             });
+            if let (Ok(_), Some(replicas)) = (&appended, &self.replication) {
+                // What was appended before must be with them, too.
+                let confirmed = replicas.confirm(&self.keys.replicated(partition), &server).await;
+                if let Err(error) = confirmed {
+                    match error {
+                        Error::Unreplicated { .. } => *lock(&unreplicated) = Some(error.clone()),
+                        _ => self.leave(began),
+                    }
+                    appended = Err(error);
+                }
+            }
             match appended {
                 Err(error) => {
                     doubt.fetch_or(error.is_outage(), Ordering::Relaxed);
@@ -218,7 +218,10 @@ impl Producer {
                 }
             }
         };
-        self.insist(attempt).await
+        match (self.insist(attempt).await, lock(&unreplicated).take()) {
+            (Err(Error::Deadline(_)), Some(unreplicated)) => Err(unreplicated),
+            (insisted, _) => insisted,
+        }
     }
 
     /// Gives payments to the server that answers now, and says which it is. One
@@ -234,7 +237,7 @@ impl Producer {
         let mut line = shared.line().await?;
         let mut reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
         if reply.as_ref().is_err_and(lineage::is_another) {
-            self.connections.iter().for_each(|shared| shared.leave(began));
+            self.leave(began);
             line = shared.line().await?;
             reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
         }
@@ -305,8 +308,13 @@ impl Producer {
         }
     }
 
+    /// Gives up connections that were made before this.
+    fn leave(&self, before: Instant) {
+        self.connections.iter().for_each(|shared| shared.leave(before));
+    }
+
     fn known(&self, partition: u16) -> MutexGuard<'_, KnownSequences> {
-        self.known[usize::from(partition)].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known[usize::from(partition)])
     }
 
     fn command(&self, partition: u16, chunk: &[&ReceivedPayment], known: &KnownSequences) -> Cmd {
@@ -345,98 +353,14 @@ impl Producer {
     }
 }
 
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct UnderWay(Arc<AtomicUsize>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// After an attempt whose outcome is not known: what is a repetition now is
-/// what that attempt appended, once.
-fn accept_our_own(appended: &mut [Result<Appended, Error>]) {
-    let mut accepted = BTreeSet::new();
-    for result in appended.iter_mut() {
-        match result {
-            Ok(Appended::Duplicate(place)) if accepted.insert(place.sequence) => {
-                *result = Ok(Appended::Accepted(*place));
-            }
-            Ok(Appended::Accepted(place)) => {
-                accepted.insert(place.sequence);
-            }
-            Ok(Appended::Duplicate(_) | Appended::Conflict(_)) | Err(_) => {}
-        }
-    }
-}
-
-/// One result for each payment: the script's list ends at the first refusal,
-/// and what follows it was not tried.
-fn read_appended(
-    reply: Vec<String>,
-    partition: u16,
-    wanted: usize,
-) -> Result<Vec<Result<Appended, Error>>, Error> {
-    let mut results: Vec<_> = reply.iter().map(|answer| read_one(answer, partition)).collect();
-    if results.len() < wanted {
-        let Some(Err(refusal)) = results.last() else {
-            return Err(Error::Shape("append"));
-        };
-        results.resize(wanted, Err(refusal.clone()));
-    }
-    Ok(results)
-}
-
-fn read_one(answer: &str, partition: u16) -> Result<Appended, Error> {
-    const SHAPE: Error = Error::Shape("append");
-    let mut words = answer.splitn(3, ' ');
-    let (Some(found), Some(first), Some(rest)) = (words.next(), words.next(), words.next()) else {
-        return Err(SHAPE);
-    };
-    if found == "refused" {
-        return Err(Error::refused(first, rest, partition));
-    }
-    let sequence = first.parse().map_err(|_| SHAPE)?;
-    let place = EntryPosition { partition, sequence, stream_id: rest.parse().map_err(|_| SHAPE)? };
-    match found {
-        "appended" => Ok(Appended::Accepted(place)),
-        "duplicate" => Ok(Appended::Duplicate(place)),
-        "conflict" => Ok(Appended::Conflict(place)),
-        _ => Err(SHAPE),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(answers: &[&str]) -> Vec<String> {
-        answers.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn what_follows_a_refusal_is_refused_like_it() {
-        let reply = text(&["appended 7 1-0", "refused BACKPRESSURE {p03}:stream is full"]);
-        let read = read_appended(reply, 3, 4).unwrap();
-        assert!(matches!(read[0], Ok(Appended::Accepted(EntryPosition { sequence: 7, .. }))));
-        for refused in &read[1..] {
-            assert!(matches!(refused, Err(Error::BacklogFull(3))), "{refused:?}");
-        }
-        assert!(read_appended(text(&["appended 7 1-0"]), 3, 2).is_err(), "an answer is missing");
-    }
-
-    #[test]
-    fn after_doubt_a_repetition_is_ours_once() {
-        let reply =
-            text(&["duplicate 7 1-0", "duplicate 7 1-0", "appended 8 1-1", "conflict 2 0-1"]);
-        let mut read = read_appended(reply, 0, 4).unwrap();
-        accept_our_own(&mut read);
-        let found = read.iter().map(|result| match result.as_ref().unwrap() {
-            Appended::Accepted(_) => "accepted",
-            Appended::Duplicate(_) => "duplicate",
-            Appended::Conflict(_) => "conflict",
-        });
-        let found: Vec<_> = found.collect();
-        assert_eq!(found, ["accepted", "duplicate", "accepted", "conflict"]);
     }
 }

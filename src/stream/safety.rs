@@ -11,7 +11,7 @@ const KEEPING: [(&str, &str); 3] =
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsafe {
-    /// It is a replica and takes no writes; never allowed.
+    /// It is a replica, or no server of payments at all; never allowed.
     pub replica: Option<String>,
     /// Settings under which entries are evicted; never allowed.
     pub evicts: Option<String>,
@@ -21,7 +21,7 @@ pub struct Unsafe {
 }
 
 pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Result<Unsafe, Error> {
-    let mut found = Unsafe { replica: server::replica(connection).await?, ..Unsafe::default() };
+    let mut found = Unsafe { replica: server::no_primary(connection).await?, ..Unsafe::default() };
     match setting(connection, "maxmemory-policy").await? {
         Some(policy) if policy == "noeviction" => {}
         Some(policy) => {

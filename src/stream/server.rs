@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use redis::{RedisError, RedisResult, aio::ConnectionLike};
 
 /// Sections of `INFO` that say who a server is.
-const SECTIONS: [&str; 2] = ["server", "replication"];
+pub(super) const SECTIONS: [&str; 2] = ["server", "replication"];
 const NOBODY: &str = "0000000000000000000000000000000000000000";
 
 /// A primary, as it was when the connection was made.
@@ -23,12 +23,20 @@ pub(super) struct Primary {
 /// The server of this connection. A replica counts as an outage: connecting again may reach
 /// the primary.
 pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Primary> {
-    let info = info(connection, &SECTIONS).await?;
-    if let Some(sentence) = as_replica(&info) {
+    primary_of(&info(connection, &SECTIONS).await?)
+}
+
+/// The same, from what `INFO` says of [`SECTIONS`].
+pub(super) fn read_primary(text: &str) -> RedisResult<Primary> {
+    primary_of(&read_info(text))
+}
+
+fn primary_of(info: &HashMap<String, String>) -> RedisResult<Primary> {
+    if let Some(sentence) = as_no_primary(info) {
         return Err(unfit(sentence));
     }
-    let run = field(&info, "run_id");
-    let continued = Some(field(&info, "master_replid2")).filter(|id| !matches!(*id, "" | NOBODY));
+    let run = field(info, "run_id");
+    let continued = Some(field(info, "master_replid2")).filter(|id| !matches!(*id, "" | NOBODY));
     let identity = continued.map_or_else(|| run.to_owned(), |id| format!("{run}:{id}"));
     Ok(Primary { identity, promoted: continued.is_some() })
 }
@@ -39,15 +47,23 @@ pub(super) fn unfit(why: String) -> RedisError {
     redis::make_extension_error("UNFIT".to_owned(), Some(why))
 }
 
+/// The error of a server that is not there; it becomes [`super::Error::Outage`].
+pub(super) fn away(why: &str) -> RedisError {
+    redis::make_extension_error("AWAY".to_owned(), Some(why.to_owned()))
+}
+
 /// The error of an append that is refused without asking the server; it becomes
 /// [`super::Error::Resizing`].
 pub(super) fn closed(why: &str) -> RedisError {
     redis::make_extension_error("CLOSED".to_owned(), Some(why.to_owned()))
 }
 
-/// A sentence, if the server of this connection is a replica.
-pub(super) async fn replica(connection: &mut impl ConnectionLike) -> RedisResult<Option<String>> {
-    Ok(as_replica(&info(connection, &SECTIONS).await?))
+/// A sentence, if the server of this connection is a replica, or none that payments are given to
+/// by such an address.
+pub(super) async fn no_primary(
+    connection: &mut impl ConnectionLike,
+) -> RedisResult<Option<String>> {
+    Ok(as_no_primary(&info(connection, &SECTIONS).await?))
 }
 
 /// What `INFO` says by name, of these sections or of all.
@@ -56,11 +72,26 @@ pub(super) async fn info(
     sections: &[&str],
 ) -> RedisResult<HashMap<String, String>> {
     let text: String = redis::cmd("INFO").arg(sections).query_async(connection).await?;
-    let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    Ok(read_info(&text))
 }
 
-fn as_replica(info: &HashMap<String, String>) -> Option<String> {
+fn read_info(text: &str) -> HashMap<String, String> {
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+}
+
+fn as_no_primary(info: &HashMap<String, String>) -> Option<String> {
+    match field(info, "redis_mode") {
+        "sentinel" => {
+            return Some(
+                "it is a Sentinel: begin PAYSTREAM_REDIS_URL with redis-sentinel:// and end it \
+                 with the name of the master"
+                    .to_owned(),
+            );
+        }
+        "cluster" => return Some("it is a node of a cluster, which is not supported".to_owned()),
+        _ => {}
+    }
     (field(info, "role") != "master").then(|| {
         let (host, port) = (field(info, "master_host"), field(info, "master_port"));
         format!(

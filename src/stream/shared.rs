@@ -10,14 +10,16 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
+    Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
 use super::{
-    Error, safety,
-    server::{self, Primary},
+    Error,
+    address::Node,
+    server::Primary,
+    servers::{Opening, Servers},
 };
 
 /// How long an append waits for a reply, and never more than half of the time
@@ -42,10 +44,8 @@ pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionCo
 pub(super) struct SharedConnection(Arc<Reconnecting>);
 
 struct Reconnecting {
-    client: Client,
-    response_timeout: Duration,
-    insists_on_safety: bool,
-    name: String,
+    servers: Servers,
+    opening: Opening,
     /// The connection in use. Never locked across an await.
     line: Mutex<Option<ServerLine>>,
     /// Held while connecting: when that failed last, and why.
@@ -56,6 +56,7 @@ struct Reconnecting {
 pub(super) struct ServerLine {
     pub(super) connection: MultiplexedConnection,
     pub(super) server: Arc<Primary>,
+    node: Node,
     made_at: Instant,
     /// When the first of the unanswered commands was sent.
     unanswered: Arc<Mutex<Option<Instant>>>,
@@ -71,18 +72,22 @@ impl SharedConnection {
     /// A connection for payments has the deadline of an append, and refuses a server that
     /// does not keep what it acknowledges.
     pub(super) async fn connect(
-        client: Client,
+        servers: Servers,
         name: String,
         append_deadline: Option<Duration>,
         insists_on_safety: bool,
     ) -> Result<Self, Error> {
         let response_timeout =
             append_deadline.map_or(RESPONSE_TIMEOUT, |deadline| APPEND_TIMEOUT.min(deadline / 2));
-        let place = Reconnecting {
-            client,
+        let opening = Opening {
+            name,
             response_timeout,
             insists_on_safety: append_deadline.is_some() && insists_on_safety,
-            name,
+            scripts: &[],
+        };
+        let place = Reconnecting {
+            servers,
+            opening,
             line: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(None),
         };
@@ -93,18 +98,19 @@ impl SharedConnection {
 
     /// The connection to use now; a new one if the last was given up.
     pub(super) async fn line(&self) -> RedisResult<ServerLine> {
-        if let Some(line) = self.current() {
+        let layout = self.0.servers.layout().await?;
+        if let Some(line) = self.current(&layout.node) {
             return Ok(line);
         }
         let mut failed = self.0.connecting.lock().await;
-        if let Some(line) = self.current() {
+        if let Some(line) = self.current(&layout.node) {
             return Ok(line);
         }
         // A caller that waited for a failed attempt does not make another.
         if let Some((_, error)) = failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
             return Err(error.clone());
         }
-        match self.0.open().await {
+        match self.0.open(&layout.node).await {
             Ok(line) => {
                 *failed = None;
                 *self.0.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line.clone());
@@ -126,10 +132,15 @@ impl SharedConnection {
         if !useless {
             return;
         }
+        self.0.servers.doubt();
         let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|now| Arc::ptr_eq(&now.server, &line.server)) {
             *current = None;
         }
+    }
+
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.0.opening.response_timeout
     }
 
     /// Gives the connection up if it was made before this.
@@ -151,28 +162,25 @@ impl SharedConnection {
         reply
     }
 
-    fn current(&self) -> Option<ServerLine> {
+    fn current(&self, node: &Node) -> Option<ServerLine> {
         let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent = |line: &mut ServerLine| {
-            line.unanswered().is_some_and(|sent| sent.elapsed() >= self.0.response_timeout)
+        let timeout = self.0.opening.response_timeout;
+        let useless = |line: &mut ServerLine| {
+            line.node != *node || line.unanswered().is_some_and(|sent| sent.elapsed() >= timeout)
         };
-        let _given_up = current.take_if(silent);
+        if current.take_if(useless).is_some() {
+            self.0.servers.doubt();
+        }
         current.clone()
     }
 }
 
 impl Reconnecting {
-    async fn open(&self) -> RedisResult<ServerLine> {
+    async fn open(&self, node: &Node) -> RedisResult<ServerLine> {
         let made_at = Instant::now();
-        let config = connection_config(self.response_timeout);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("CLIENT").arg("SETNAME").arg(&self.name).exec_async(&mut connection).await?;
-        let server = Arc::new(server::primary(&mut connection).await?);
-        if self.insists_on_safety {
-            safety::insist_on_safety(&mut connection).await?;
-        }
-        Ok(ServerLine { connection, server, made_at, unanswered: Arc::default() })
+        let (connection, server) = self.servers.open(node, &self.opening).await?;
+        let (server, node) = (server?, node.clone());
+        Ok(ServerLine { connection, server, node, made_at, unanswered: Arc::default() })
     }
 }
 

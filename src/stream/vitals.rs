@@ -37,6 +37,11 @@ impl RedisVitals {
     pub fn number(&self, name: &str) -> u64 {
         self.text(name).parse().unwrap_or(0)
     }
+
+    /// Replicas that are connected.
+    pub fn replicas(&self) -> u64 {
+        self.number("connected_slaves")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +99,9 @@ impl Streams {
 
     /// Whether Redis is on this machine, as far as its address tells.
     pub fn is_local(&self) -> bool {
-        match self.client.get_connection_info().addr() {
-            redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => {
-                matches!(host.as_str(), "localhost" | "127.0.0.1" | "::1")
-            }
-            redis::ConnectionAddr::Unix(_) => true,
-            _ => false,
-        }
+        self.servers.address().nodes.iter().all(|node| {
+            // A socket has no port.
+            node.port == 0 || matches!(node.host.as_str(), "localhost" | "127.0.0.1" | "::1")
+        })
     }
 }

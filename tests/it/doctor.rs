@@ -55,7 +55,7 @@ impl Said {
     }
 }
 
-async fn doctor_with(stores: &Stores, settings: &[(&str, &str)]) -> Said {
+pub async fn doctor_with(stores: &Stores, settings: &[(&str, &str)]) -> Said {
     let mut command = operate(stores, &["doctor", "--json"]);
     command.envs(settings.iter().copied());
     let ended = run(command).await;

@@ -46,7 +46,7 @@ impl Pair {
     }
 
     /// The replica follows the primary from now on.
-    async fn follow(&self) {
+    pub async fn follow(&self) {
         let port = self.primary.port().to_string();
         tell(&self.replica, &["REPLICAOF", "127.0.0.1", &port]).await;
     }

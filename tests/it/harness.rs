@@ -31,7 +31,7 @@ use paystream::{
 use paystream_dev::{self as dev, PostgresServer, RedisServer, Servers};
 use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
 use reqwest::{
-    Method, RequestBuilder, Url,
+    Method, RequestBuilder,
     header::{self, HeaderMap, HeaderValue},
     redirect::Policy,
 };
@@ -177,9 +177,10 @@ fn redis_users() -> Vec<(&'static str, String)> {
 
 /// The same store, for another user of it.
 pub fn as_user(url: &str, user: &str) -> String {
-    let mut url = Url::parse(url).unwrap();
-    url.set_username(user).unwrap();
-    url.into()
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (login, place) = rest.rsplit_once('@').unwrap();
+    let password = login.split_once(':').map_or("", |(_, password)| password);
+    format!("{scheme}://{user}:{password}@{place}")
 }
 
 /// Has a process use the stores as this user.

@@ -337,7 +337,7 @@ impl Running {
     }
 }
 
-async fn signal(pid: u32, name: &str) {
+pub async fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().await;
     assert!(sent.unwrap().success(), "kill -{name}");
 }

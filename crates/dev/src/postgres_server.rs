@@ -12,7 +12,7 @@ use anyhow::Result;
 use super::cluster::Cluster;
 use super::guardian::Launch;
 use super::place::ServerFolder;
-use super::server::{Recipe, Server};
+use super::server::{READY, Recipe, Server};
 
 /// The superuser.
 pub(super) const USER: &str = "paystream";
@@ -103,7 +103,7 @@ async fn prepare(directory: &Path) -> Result<(ServerFolder, Recipe, Cluster, Str
         account: cluster.account,
         stop_signal: "INT",
     };
-    let recipe = Recipe { name: "PostgreSQL", port_flag: "-p", launch };
+    let recipe = Recipe { name: "PostgreSQL", port_flag: "-p", ready: READY, launch };
     Ok((place, recipe, cluster, password))
 }
 

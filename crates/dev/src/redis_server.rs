@@ -15,9 +15,11 @@ use super::guardian::Launch;
 use super::place::ServerFolder;
 use super::ps::Living;
 use super::secret;
-use super::server::{Recipe, Server, clear_leftovers};
+use super::server::{READY, Recipe, Server, clear_leftovers};
 
 const PROGRAM: &str = "redis-server";
+/// What a Sentinel logs once it serves.
+const SENTINEL_READY: &str = "Sentinel ID is";
 
 /// Every setting that differs from Redis' own; the file is rewritten when it
 /// has doubled, as always.
@@ -59,7 +61,51 @@ impl RedisServer {
     /// administrator it has these users, each with its rules as an ACL writes them, and the
     /// same password.
     pub async fn start(directory: &Path, users: &[(&str, String)]) -> Result<RedisServer> {
-        let (place, recipe, password) = prepare(directory, users).await?;
+        let (place, password) = take(directory).await?;
+        // A replica has its primary's password, as anywhere.
+        let mut lines = format!("requirepass {password}\nmasterauth {password}\n");
+        for (user, rules) in users {
+            lines.push_str(&format!("user {user} on >{password} {rules}\n"));
+        }
+        let settings = SETTINGS.iter().flatten().map(OsString::from).collect();
+        Self::launch(place, password, &lines, settings, READY).await
+    }
+
+    /// Starts a Sentinel, which knows the server at this port of this machine as the master
+    /// `name` and agrees with two others. All have the password of `directory`.
+    pub async fn sentinel(directory: &Path, name: &str, port: u16) -> Result<RedisServer> {
+        let (place, password) = take(directory).await?;
+        let lines = format!(
+            "bind 127.0.0.1\nrequirepass {password}\nsentinel monitor {name} 127.0.0.1 {port} 2\n\
+             sentinel auth-pass {name} {password}\nsentinel down-after-milliseconds {name} 1000\n\
+             sentinel failover-timeout {name} 5000\n"
+        );
+        let settings = vec!["--sentinel".into()];
+        Self::launch(place, password, &lines, settings, SENTINEL_READY).await
+    }
+
+    async fn launch(
+        place: ServerFolder,
+        password: String,
+        lines: &str,
+        settings: Vec<OsString>,
+        ready: &'static str,
+    ) -> Result<RedisServer> {
+        let program = find_program(PROGRAM)
+            .context("could not find `redis-server`: install Redis (scripts/install.sh does)")?;
+        let data = place.folder.join("data");
+        fs::create_dir_all(&data).with_context(|| format!("could not make {}", data.display()))?;
+        // In a file, since everybody can read a command line.
+        let file = place.folder.join("redis.conf");
+        secret::write(&file, lines, None)?;
+        let launch = Launch {
+            program,
+            arguments: std::iter::once(file.into_os_string()).chain(settings).collect(),
+            directory: data,
+            account: None,
+            stop_signal: "TERM",
+        };
+        let recipe = Recipe { name: "Redis", port_flag: "--port", ready, launch };
         Ok(RedisServer { server: Server::start(place, recipe).await?, password })
     }
 
@@ -68,40 +114,23 @@ impl RedisServer {
         self.url_of("")
     }
 
-    /// The same of another user.
+    /// The administrator's password, which every user has.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// The same URL for another user.
     pub fn url_of(&self, user: &str) -> String {
         format!("redis://{user}:{}@127.0.0.1:{}/", self.password, self.port())
     }
 }
 
-async fn prepare(
-    directory: &Path,
-    users: &[(&str, String)],
-) -> Result<(ServerFolder, Recipe, String)> {
+/// The folder of a server in `directory`, which is not running, and its password.
+async fn take(directory: &Path) -> Result<(ServerFolder, String)> {
     let place = ServerFolder::take(directory, "redis").await?;
-    let program = find_program(PROGRAM)
-        .context("could not find `redis-server`: install Redis (scripts/install.sh does)")?;
     clear(&place).await?;
-    let data = place.folder.join("data");
-    fs::create_dir_all(&data).with_context(|| format!("could not make {}", data.display()))?;
     let password = secret::password_in(&place.folder)?;
-    // In a file, since everybody can read a command line.
-    let file = place.folder.join("redis.conf");
-    // A replica has its primary's password, as anywhere.
-    let mut lines = format!("requirepass {password}\nmasterauth {password}\n");
-    for (user, rules) in users {
-        lines.push_str(&format!("user {user} on >{password} {rules}\n"));
-    }
-    secret::write(&file, &lines, None)?;
-    let settings = SETTINGS.iter().flatten().map(OsString::from);
-    let launch = Launch {
-        program,
-        arguments: std::iter::once(file.into_os_string()).chain(settings).collect(),
-        directory: data,
-        account: None,
-        stop_signal: "TERM",
-    };
-    Ok((place, Recipe { name: "Redis", port_flag: "--port", launch }, password))
+    Ok((place, password))
 }
 
 /// Ends a Redis of an earlier run: the process id we noted, if that is still a

@@ -13,8 +13,8 @@ use super::place::{Log, ServerFolder};
 use super::port::{Port, is_free};
 use super::ps::{self, Living};
 
-/// Both servers log this once they serve.
-const READY: &str = "eady to accept";
+/// PostgreSQL and Redis log this once they serve.
+pub(super) const READY: &str = "eady to accept";
 /// A server must log something within this, and may then load for longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
@@ -33,6 +33,8 @@ const PORT_ATTEMPTS: usize = 5;
 pub(super) struct Recipe {
     pub(super) name: &'static str,
     pub(super) port_flag: &'static str,
+    /// What it logs once it serves.
+    pub(super) ready: &'static str,
     pub(super) launch: Launch,
 }
 
@@ -127,7 +129,7 @@ async fn until_ready(recipe: &Recipe, running: &Guarded, log: &Log) -> Result<()
             bail!("{name} ended with status {status} instead of starting:\n{lines}");
         }
         let said = log.text();
-        if said.contains(READY) {
+        if said.contains(recipe.ready) {
             return Ok(());
         }
         let limit = if said.is_empty() { ANSWER_TIMEOUT } else { LOAD_TIMEOUT };

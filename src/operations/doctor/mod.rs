@@ -206,6 +206,7 @@ async fn look_at_redis(
     let reading = ClockReading { there: vitals.now, before, after: clock() };
     let mut findings = vec![kind::REDIS_AWAY.good()];
     findings.extend(streams::server(&vitals, known.unsafe_redis_allowed));
+    findings.push(streams::replicas(vitals.replicas(), u64::from(streams.replicas())));
     findings.push(machine::clock("redis", reading));
     findings.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
     (findings, vitals.number("loading") == 0)

@@ -30,6 +30,16 @@ const WAITING_MAX: i64 = 10_000;
 const OLD: Duration = Duration::from_secs(60);
 const VERY_OLD: Duration = Duration::from_secs(300);
 
+/// Whether as many replicas follow as payments need; none where its disk is enough.
+pub(super) fn replicas(there: u64, needed: u64) -> Finding {
+    let few = format!("{there} replicas follow Redis, and each payment needs {needed}");
+    let finding = kind::REDIS_REPLICAS.judge((there < needed).then_some((Critical, few)));
+    finding.or(match needed {
+        0 => format!("a 202 is on its disk; {there} replicas follow"),
+        _ => format!("a 202 is on its disk and with {needed} of {there} replicas"),
+    })
+}
+
 /// Everything about the server itself. `unsafe_allowed`: whether the settings
 /// allow a Redis that loses.
 pub(super) fn server(vitals: &RedisVitals, unsafe_allowed: bool) -> Vec<Finding> {
@@ -265,6 +275,8 @@ mod tests {
         for (field, wanted) in cases {
             assert_eq!(bad(server(&vitals(&[field]), false)), Vec::from_iter(wanted), "{field:?}");
         }
+        assert_eq!(bad([replicas(0, 0), replicas(2, 2)]), []);
+        assert_eq!(bad([replicas(1, 2)]), [("redis_replicas_few", Critical)]);
         let slow = RedisVitals { latency: SLOW + Duration::from_nanos(1), ..vitals(&[]) };
         assert_eq!(bad(server(&slow, false)), [("redis_slow", Warning)]);
         let why = || Some("why".to_owned());
