@@ -16,7 +16,7 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 16] = [
+const DOCUMENTS: [&str; 17] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
@@ -32,6 +32,7 @@ const DOCUMENTS: [&str; 16] = [
     "docs/recovery.md",
     "docs/roles.md",
     "docs/settings.md",
+    "docs/storm.md",
     "docs/tracing.md",
 ];
 /// Files that set settings; some of them may not be there.
