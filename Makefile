@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check supply-chain lines observe load audit release install
+.PHONY: help run test check supply-chain lines observe load audit storm release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,10 @@ load: install ## Send payments to a running paystream and measure (ARGS="--rate 
 
 audit: install ## Recompute every account of a running paystream (ARGS="--json")
 	$(CARGO) run --locked -- audit $(ARGS)
+
+storm: install ## Break a private service in every way from a seed, and check that no payment suffered (ARGS="--seed 7 --minutes 5")
+	$(CARGO) build --locked --bin paystream --bin paystream-storm
+	RUST_MIN_STACK=33554432 target/debug/paystream-storm $(ARGS)
 
 release: install ## Build the optimised binary, target/release/paystream
 	$(CARGO) build --locked --release

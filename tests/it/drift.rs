@@ -33,6 +33,7 @@ const DOCUMENTS: [&str; 17] = [
     "docs/recovery.md",
     "docs/roles.md",
     "docs/settings.md",
+    "docs/storm.md",
     "docs/tracing.md",
 ];
 /// Files that set settings; some of them may not be there.

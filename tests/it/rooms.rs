@@ -94,7 +94,8 @@ const OUTSIDE: &[(&str, &[&str])] = &[
 const LINES_MAX: usize = 460;
 
 /// What knows nothing of the service: crates of their own, below every room.
-const TOOLS: &[&str] = &["crates/dev/src", "crates/load/src"];
+const TOOLS: &[&str] =
+    &["crates/dev/src", "crates/invariants/src", "crates/load/src", "crates/storm/src"];
 
 /// One source file.
 pub(crate) struct File {

@@ -1,0 +1,237 @@
+//! Everything that runs in a storm: stores, processes, the network between them, and what is
+//! noted of it all. Never makes a fault, and never judges.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    args::Args,
+    bank::{Api, Records},
+    process::{Process, Program, beside},
+    proxy::Proxy,
+    stores::{GATEWAY, MIGRATE, OPERATIONS, Stores, WORKER},
+};
+
+pub(crate) const GATEWAYS: usize = 2;
+pub(crate) const WORKERS: usize = 3;
+/// Partitions in the beginning.
+pub(crate) const PARTITIONS: u16 = 8;
+/// How long anything may take to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A process and its own ways to both stores.
+pub(crate) struct Part {
+    pub(crate) process: Process,
+    pub(crate) redis: Proxy,
+    pub(crate) postgres: Proxy,
+}
+
+pub(crate) struct Site {
+    pub(crate) folder: PathBuf,
+    pub(crate) stores: Stores,
+    pub(crate) program: Program,
+    /// Gateways first.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) api: Api,
+    pub(crate) records: Records,
+    pub(crate) began: Instant,
+    timeline: Mutex<Vec<(Duration, String)>>,
+    /// What should not have happened at all, whatever the payments say.
+    troubles: Mutex<Vec<String>>,
+    pub(crate) seed: u64,
+}
+
+impl Site {
+    pub(crate) async fn build(args: &Args, seed: u64, folder: PathBuf) -> Result<Arc<Self>> {
+        let stores = Stores::start(args.topology, &folder).await?;
+        let binary = args.binary.clone().map_or_else(beside, Ok)?.canonicalize()?;
+        let program = Program { binary, folder: folder.clone(), settings: settings(seed) };
+        let direct = (stores.redis_port, stores.postgres_port);
+        let partitions = PARTITIONS.to_string();
+        let migrate = ["migrate", "--partitions", &partitions];
+        // Streams are created by an operator, tables by their owner.
+        let mut urls = stores.urls(OPERATIONS, direct);
+        urls.truncate(1);
+        urls.extend(stores.urls(MIGRATE, direct).into_iter().skip(1));
+        let migrated = program.run(&migrate, &urls).await?;
+        if !migrated.status.success() {
+            bail!("could not migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        let (mut parts, mut gateways) = (Vec::new(), Vec::new());
+        for number in 0..GATEWAYS + WORKERS {
+            let redis = Proxy::before(stores.redis_port).await?;
+            let postgres = Proxy::before(stores.postgres_port).await?;
+            let ports = (redis.port, postgres.port);
+            let (role, name) = match number {
+                0..GATEWAYS => (GATEWAY, format!("gateway-{}", number + 1)),
+                _ => (WORKER, format!("worker-{}", number - GATEWAYS + 1)),
+            };
+            let mut settings = stores.urls(role, ports);
+            if role == GATEWAY {
+                let address = format!("127.0.0.1:{}", free_port()?);
+                gateways.push(format!("http://{address}"));
+                settings.push(("PAYSTREAM_BIND".to_owned(), address));
+                settings.push(("PAYSTREAM_OPERATIONS_BIND".to_owned(), "none".to_owned()));
+            } else {
+                settings.push(("PAYSTREAM_WORKER_ID".to_owned(), name.clone()));
+            }
+            let process = Process::start(&program, &name, &["serve", role], settings).await?;
+            parts.push(Part { process, redis, postgres });
+        }
+        let api = Api::new(gateways);
+        let site = Arc::new(Self {
+            folder,
+            stores,
+            program,
+            parts,
+            api,
+            records: Records::default(),
+            began: Instant::now(),
+            timeline: Mutex::default(),
+            troubles: Mutex::default(),
+            seed,
+        });
+        site.until_ready().await?;
+        Ok(site)
+    }
+
+    pub(crate) fn gateways(&self) -> &[Part] {
+        self.parts.get(..GATEWAYS).unwrap_or_default()
+    }
+
+    pub(crate) fn workers(&self) -> &[Part] {
+        self.parts.get(GATEWAYS..).unwrap_or_default()
+    }
+
+    /// Opens these accounts, so large that no payment is beyond them.
+    pub(crate) async fn open_accounts(&self, customers: &[String]) -> Result<()> {
+        for customer in customers {
+            let body = json!({
+                "customer_id": customer, "asset_value": "1000000000", "term_weeks": 50
+            });
+            let opened = self.api.send(0, Method::POST, "/api/v1/customers", Some(&body)).await;
+            match opened.with_context(|| format!("could not open an account for {customer}"))? {
+                (201, _) => {}
+                (status, body) => bail!("an account for {customer} was answered {status}: {body}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every gateway says that it is ready.
+    pub(crate) async fn until_ready(&self) -> Result<()> {
+        let end = Instant::now() + READY_TIMEOUT;
+        for gateway in 0..GATEWAYS {
+            loop {
+                match self.api.send(gateway, Method::GET, "/readyz", None).await {
+                    Ok((200, _)) => break,
+                    Err(error) if Instant::now() > end => {
+                        return Err(error.context(format!("gateway {} is not ready", gateway + 1)));
+                    }
+                    said if Instant::now() > end => {
+                        bail!("gateway {} is not ready: {said:?}", gateway + 1)
+                    }
+                    Ok(_) | Err(_) => sleep(PAUSE).await,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An operator's command; its exit status and what it printed.
+    pub(crate) async fn operate(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let direct = (self.stores.redis_port, self.stores.postgres_port);
+        let mut settings = self.stores.urls(OPERATIONS, direct);
+        settings.push(("PAYSTREAM_ACTOR".to_owned(), "storm".to_owned()));
+        let output = self.program.run(arguments, &settings).await?;
+        let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said += &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code(), said))
+    }
+
+    /// Changes the number of partitions; the exit status and the last that was said. A store may
+    /// be away meanwhile: then it has to be done again.
+    pub(crate) async fn resize(&self, partitions: &str) -> Result<(Option<i32>, String)> {
+        let resize = ["topology", "resize", "--drain-timeout", "30s", "--reason", "storm"];
+        let (status, said) =
+            self.operate(&[&resize[..], &["--partitions", partitions]].concat()).await?;
+        Ok((status, said.lines().last().unwrap_or_default().to_owned()))
+    }
+
+    /// Notes what happened.
+    pub(crate) fn note(&self, what: String) {
+        let at = self.began.elapsed();
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner).push((at, what));
+    }
+
+    /// Notes what should not have happened.
+    pub(crate) fn trouble(&self, what: String) {
+        self.note(format!("TROUBLE: {what}"));
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        troubles.extend(self.records.hold().strange.iter().cloned());
+        troubles
+    }
+
+    pub(crate) fn timeline(&self) -> Vec<(Duration, String)> {
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops what runs; each process must end well.
+    pub(crate) async fn stop(&self) {
+        for part in &self.parts {
+            if let Err(error) = part.process.lock().await.stop().await {
+                self.trouble(format!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// Settings of all processes that follow from the seed: what is remembered and kept only briefly
+/// shows other faults than what is kept for long.
+fn settings(seed: u64) -> Vec<(String, String)> {
+    let choose = |bit: u32, one: &'static str, other: &'static str| {
+        if seed >> bit & 1 == 0 { one } else { other }
+    };
+    let settings = [
+        ("PAYSTREAM_DEDUPE_WINDOW", choose(0, "15m", "11s")),
+        ("PAYSTREAM_LANES", choose(1, "4", "1")),
+        ("PAYSTREAM_BATCH_MAX", choose(2, "2000", "20")),
+        ("PAYSTREAM_TRIM_INTERVAL", choose(3, "2s", "200ms")),
+        ("PAYSTREAM_LOG_FORMAT", "json"),
+        ("PAYSTREAM_AUDIT_PACE", "0"),
+    ];
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// A port that was free a moment ago, and keeps its number across restarts.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// What `GET` of this path says, from any gateway that answers.
+pub(crate) async fn get(site: &Site, path: &str) -> Result<Value> {
+    let end = Instant::now() + READY_TIMEOUT;
+    let mut gateway = 0;
+    loop {
+        match site.api.send(gateway, Method::GET, path, None).await {
+            Ok((200, body)) => return Ok(body),
+            said if Instant::now() > end => bail!("{path} was answered {said:?}"),
+            Ok(_) | Err(_) => sleep(PAUSE).await,
+        }
+        gateway += 1;
+    }
+}

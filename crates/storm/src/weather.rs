@@ -1,0 +1,318 @@
+//! Makes the faults of a plan, each at its time and by itself. Whatever it breaks it also mends,
+//! so that after the last one everything can come to rest. Never judges what came of it.
+
+use std::{ops::DerefMut, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use paystream_dev::{PostgresServer, RedisServer, Server};
+use redis::Value;
+use rustix::process::Signal;
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+    time::{sleep, sleep_until},
+};
+
+use crate::{
+    bank::Bank,
+    fault::{Fault, Kind},
+    ledger,
+    process::send_family,
+    proxy::Way,
+    site::{PARTITIONS, Part, Site},
+};
+
+/// Clients of a hot customer.
+const CROWD: u32 = 5;
+/// Clients of crowds have numbers from here on.
+const CROWD_NUMBERS: u32 = 100_000;
+/// What stands in entries that cannot be read.
+pub(crate) const POISON: &str = "{\"customer_id\": 7";
+/// So many of them at once.
+const POISON_MAX: u32 = 3;
+/// Streams are set to one of these.
+const SIZES: [u16; 4] = [PARTITIONS, 5, 12, 16];
+
+/// Makes all faults; returns when each is over.
+pub(crate) async fn make(site: &Arc<Site>, faults: Vec<Fault>) {
+    let mut under_way = JoinSet::new();
+    for (number, fault) in (0..).zip(faults) {
+        sleep_until(site.began + fault.at).await;
+        let site = Arc::clone(site);
+        under_way.spawn(async move {
+            let name = fault.kind.name();
+            match make_one(&site, &fault, number).await {
+                Ok(what) => site.note(format!("{name} is over: {what}")),
+                Err(error) => site.trouble(format!("{name}: {error:#}")),
+            }
+        });
+    }
+    while let Some(ended) = under_way.join_next().await {
+        if let Err(error) = ended {
+            site.trouble(format!("a fault could not be made: {error}"));
+        }
+    }
+}
+
+fn pick<T>(of: &[T], draw: u32) -> Result<&T> {
+    let count = of.len().max(1);
+    of.get(usize::try_from(draw)? % count).context("there is nothing to choose from")
+}
+
+/// What is done to a server.
+#[derive(Clone, Copy)]
+enum Blow {
+    Freeze,
+    Kill,
+    Restart,
+    /// An old copy is put back.
+    Old,
+}
+
+/// Makes one; says what was done to whom.
+async fn make_one(site: &Arc<Site>, fault: &Fault, number: u32) -> Result<String> {
+    let Fault { kind, lasts, draws, .. } = fault;
+    let worker = pick(site.workers(), draws[0])?;
+    let gateway = pick(site.gateways(), draws[0])?;
+    match kind {
+        Kind::KillWorker => end(site, worker, fault, true).await,
+        Kind::KillGateway => end(site, gateway, fault, true).await,
+        Kind::StopWorker => end(site, worker, fault, false).await,
+        Kind::StopGateway => end(site, gateway, fault, false).await,
+        Kind::FreezeWorker => freeze(site, worker, fault).await,
+        Kind::FreezeGateway => freeze(site, gateway, fault).await,
+        Kind::RollingRestart => {
+            site.note(format!("rolling-restart, {lasts:?}"));
+            for part in site.parts.iter().rev() {
+                let mut hold = part.process.lock().await;
+                hold.stop().await?;
+                hold.begin()?;
+                drop(hold);
+                sleep(*lasts).await;
+            }
+            Ok("all processes".to_owned())
+        }
+        Kind::FreezeRedis => strike(site, &site.stores.redis, fault, Blow::Freeze, number).await,
+        Kind::KillRedis => strike(site, &site.stores.redis, fault, Blow::Kill, number).await,
+        Kind::RestartRedis => strike(site, &site.stores.redis, fault, Blow::Restart, number).await,
+        Kind::OldRedis => strike(site, &site.stores.redis, fault, Blow::Old, number).await,
+        Kind::FreezePostgres => {
+            strike(site, &site.stores.postgres, fault, Blow::Freeze, number).await
+        }
+        Kind::KillPostgres => strike(site, &site.stores.postgres, fault, Blow::Kill, number).await,
+        Kind::RestartPostgres => {
+            strike(site, &site.stores.postgres, fault, Blow::Restart, number).await
+        }
+        Kind::OldPostgres => strike(site, &site.stores.postgres, fault, Blow::Old, number).await,
+        Kind::Cut => disturb(site, fault, Way::Cut).await,
+        Kind::HalfOpen => disturb(site, fault, Way::Dumb).await,
+        Kind::Delay => {
+            let late = Duration::from_millis(u64::from(draws[2] % 800));
+            disturb(site, fault, Way::Late(late)).await
+        }
+        Kind::HotCustomer => {
+            crowd(site, fault, number).await;
+            Ok(format!("{CROWD} clients"))
+        }
+        Kind::Resize => resize(site, draws).await,
+        Kind::EndSessions | Kind::ForeignLock => sessions(site, fault).await,
+        Kind::ScriptFlush
+        | Kind::FlushAll
+        | Kind::DeleteStream
+        | Kind::DeleteCounter
+        | Kind::DeleteEntries
+        | Kind::DestroyGroup
+        | Kind::ShrinkRedis
+        | Kind::UnsafeRedis
+        | Kind::Poison => commands(site, fault).await,
+    }
+}
+
+async fn end(site: &Site, part: &Part, fault: &Fault, kills: bool) -> Result<String> {
+    let process = &part.process;
+    let mut hold = process.lock().await;
+    site.note(format!("{} {}, {:?}", fault.kind.name(), process.name, fault.lasts));
+    if kills {
+        hold.kill().await?;
+    } else {
+        hold.stop().await?;
+    }
+    sleep(fault.lasts).await;
+    hold.begin()?;
+    Ok(process.name.clone())
+}
+
+async fn freeze(site: &Site, part: &Part, fault: &Fault) -> Result<String> {
+    let hold = part.process.lock().await;
+    site.note(format!("{} {}, {:?}", fault.kind.name(), part.process.name, fault.lasts));
+    hold.signal(Signal::STOP)?;
+    sleep(fault.lasts).await;
+    hold.signal(Signal::CONT)?;
+    Ok(part.process.name.clone())
+}
+
+async fn disturb(site: &Site, fault: &Fault, way: Way) -> Result<String> {
+    let Part { process, redis, postgres } = pick(&site.parts, fault.draws[0])?;
+    let of_redis = fault.draws[1].is_multiple_of(2);
+    let (proxy, store) = if of_redis { (redis, "Redis") } else { (postgres, "PostgreSQL") };
+    let what = format!("{} to {store}", process.name);
+    site.note(format!("{} {what}, {:?}", fault.kind.name(), fault.lasts));
+    proxy.set(way);
+    sleep(fault.lasts).await;
+    proxy.set(Way::Open);
+    Ok(what)
+}
+
+/// A server that can be started again.
+trait Restart: DerefMut<Target = Server> {
+    fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+impl Restart for RedisServer {
+    fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send {
+        self.restart()
+    }
+}
+
+impl Restart for PostgresServer {
+    fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send {
+        self.restart()
+    }
+}
+
+async fn strike(
+    site: &Site,
+    server: &Mutex<impl Restart>,
+    Fault { kind, lasts, .. }: &Fault,
+    blow: Blow,
+    number: u32,
+) -> Result<String> {
+    let mut server = server.lock().await;
+    site.note(format!("{} for {lasts:?}", kind.name()));
+    match blow {
+        Blow::Freeze => {
+            send_family(server.pid(), Signal::STOP)?;
+            sleep(*lasts).await;
+            send_family(server.pid(), Signal::CONT)?;
+            return Ok("it goes on".to_owned());
+        }
+        Blow::Kill => {
+            server.kill().await?;
+            sleep(*lasts).await;
+        }
+        Blow::Restart => {
+            server.stop().await?;
+            sleep(*lasts).await;
+        }
+        Blow::Old => {
+            let (data, name) = (server.data_directory().to_owned(), format!("copy-{number}"));
+            server.stop().await?;
+            site.stores.copy(&data, &name, false).await?;
+            server.start_again().await?;
+            sleep(*lasts).await;
+            server.kill().await?;
+            site.stores.copy(&data, &name, true).await?;
+        }
+    }
+    server.start_again().await?;
+    Ok("it is back".to_owned())
+}
+
+async fn commands(site: &Site, fault: &Fault) -> Result<String> {
+    let Fault { kind, lasts, draws, .. } = fault;
+    // Nobody restarts it meanwhile.
+    let _redis = site.stores.redis.lock().await;
+    let streams = ledger::streams(&site.stores).await?;
+    let stream = pick(&streams, draws[0])?.as_str();
+    site.note(format!("{} {stream}, {lasts:?}", kind.name()));
+    let stores = &site.stores;
+    let counter = stream.replace(":stream", ":seq");
+    let simple: &[(Kind, &[&str])] = &[
+        (Kind::ScriptFlush, &["SCRIPT", "FLUSH"]),
+        (Kind::FlushAll, &["FLUSHALL"]),
+        (Kind::DeleteStream, &["DEL", stream]),
+        (Kind::DeleteCounter, &["DEL", &counter]),
+        (Kind::DestroyGroup, &["XGROUP", "DESTROY", stream, "ledger"]),
+        (Kind::ShrinkRedis, &["CONFIG", "SET", "maxmemory", "1mb"]),
+        (Kind::UnsafeRedis, &["CONFIG", "SET", "appendfsync", "no"]),
+    ];
+    if let Some((_, words)) = simple.iter().find(|(simple, _)| simple == kind) {
+        stores.ask::<Value>(words).await?;
+        sleep(*lasts).await;
+        let back = ["maxmemory", "0", "appendfsync", "always"];
+        stores.ask::<Value>(&[&["CONFIG", "SET"], &back[..]].concat()).await?;
+    } else if *kind == Kind::DeleteEntries {
+        let count = (draws[1] % 6 + 1).to_string();
+        let range = ["XREVRANGE", stream, "+", "-", "COUNT", &count];
+        let entries: Vec<(String, Vec<String>)> = stores.ask(&range).await?;
+        let mut delete = vec!["XDEL", stream];
+        delete.extend(entries.iter().map(|(id, _)| id.as_str()));
+        if !entries.is_empty() {
+            stores.ask::<Value>(&delete).await?;
+        }
+    } else {
+        for number in 0..=draws[1] % POISON_MAX {
+            let v = if number == 0 { "1" } else { "9" };
+            let add = ["XADD", stream, "*", "v", v, "payment", POISON, "received_at", "x"];
+            stores.ask::<Value>(&add).await?;
+        }
+    }
+    Ok(stream.to_owned())
+}
+
+async fn sessions(site: &Site, fault: &Fault) -> Result<String> {
+    let Fault { kind, lasts, draws, .. } = fault;
+    let _postgres = site.stores.postgres.lock().await;
+    site.note(format!("{} for {lasts:?}", kind.name()));
+    if *kind == Kind::EndSessions {
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity
+             where usename in ('paystream_gateway', 'paystream_worker')";
+        site.stores.sql(end.to_owned()).await?;
+        return Ok("all of gateways and workers".to_owned());
+    }
+    let seconds = lasts.as_millis();
+    let lock = match draws[0] % 4 {
+        0 => "lock table customer_accounts in exclusive mode",
+        1 => "select * from partition_owners where partition % 3 = 0 for update",
+        2 => "lock table processed_transactions in share mode",
+        _ => "select * from customer_accounts where customer_id like '%1' for update",
+    };
+    let hold = format!("begin; {lock}; select pg_sleep({seconds} / 1000.0); rollback");
+    site.stores.sql(hold).await?;
+    Ok(lock.to_owned())
+}
+
+/// One customer pays through many clients for a while.
+async fn crowd(site: &Arc<Site>, fault: &Fault, number: u32) {
+    let customer = customer(fault.draws[0] % 8);
+    site.note(format!("hot-customer {customer}, {:?}", fault.lasts));
+    let (stop, stopped) = watch::channel(false);
+    let mut clients = JoinSet::new();
+    for one in 0..CROWD {
+        let bank = Bank {
+            number: CROWD_NUMBERS + number * CROWD + one,
+            customer: customer.clone(),
+            api: site.api.clone(),
+            records: site.records.clone(),
+            seed: site.seed,
+            thinks: 10,
+        };
+        clients.spawn(bank.run(stopped.clone()));
+    }
+    sleep(fault.lasts).await;
+    stop.send_replace(true);
+    while clients.join_next().await.is_some() {}
+}
+
+/// The customer of this number.
+pub(crate) fn customer(number: u32) -> String {
+    format!("C{number:05}")
+}
+
+/// Cuts the streams anew. A store may be away meanwhile: then it is done again later.
+async fn resize(site: &Site, draws: &[u32; 3]) -> Result<String> {
+    let size = pick(&SIZES, draws[0])?.to_string();
+    site.note(format!("resize to {size}"));
+    let (status, said) = site.resize(&size).await?;
+    Ok(format!("{size} partitions, exit status {status:?}: {said}"))
+}
