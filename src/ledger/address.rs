@@ -18,7 +18,7 @@ use sqlx::{
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::{ACQUIRE_TIMEOUT, error::Cause};
+use super::error::Cause;
 
 /// Servers that a URL may name.
 const SERVERS_MAX: usize = 8;
@@ -156,9 +156,9 @@ impl Address {
     }
 
     /// A pool of connections to the primary, which connects when it is used.
-    pub(super) fn pool(&self, connections: u32) -> PgPool {
+    pub(super) fn pool(&self, connections: u32, acquire_timeout: Duration) -> PgPool {
         let options =
-            PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+            PgPoolOptions::new().max_connections(connections).acquire_timeout(acquire_timeout);
         if self.servers.places.len() == 1 {
             return options.connect_lazy_with(self.options.clone());
         }

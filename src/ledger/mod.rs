@@ -161,7 +161,7 @@ impl Ledger {
     pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, PgPool) {
         let address = self.by_key(QUERY_TIMEOUT);
         let address = address.with(|options| options.options([lock_wait(QUERY_TIMEOUT)]));
-        let pool = address.pool(connections);
+        let pool = address.pool(connections, ACQUIRE_TIMEOUT);
         (AdminStore::new(pool.clone(), topology.clone()), pool)
     }
 
@@ -191,7 +191,7 @@ impl Ledger {
     }
 
     fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
-        self.by_key(statement_timeout).pool(connections)
+        self.by_key(statement_timeout).pool(connections, ACQUIRE_TIMEOUT)
     }
 
     fn by_key(&self, statement_timeout: Duration) -> Address {

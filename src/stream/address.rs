@@ -5,7 +5,7 @@ use std::fmt;
 
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult};
 
-use super::{Error, shared::RESPONSE_TIMEOUT};
+use super::{Error, connecting::RESPONSE_TIMEOUT};
 
 const SENTINEL_PORT: u16 = 26379;
 

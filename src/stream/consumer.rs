@@ -10,12 +10,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use super::{
-    Error, GROUP, Keys, Streams, lineage,
+    Error, GROUP, Keys, Streams,
+    connecting::RESPONSE_TIMEOUT,
+    lineage,
     replies::Entry,
     scripts,
     server::Primary,
     servers::{self, Layout, Opening, Servers},
-    shared::RESPONSE_TIMEOUT,
     wire,
 };
 use crate::domain::{CustomerId, DeadEntry, Delivery, Fence, StreamId};

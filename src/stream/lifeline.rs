@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::{
     Error, Streams,
+    connecting::CONNECT_TIMEOUT,
     servers::{Layout, Servers, moved},
-    shared::CONNECT_TIMEOUT,
 };
 
 /// A worker's own subscription, and the question who else has one.

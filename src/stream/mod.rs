@@ -39,6 +39,7 @@ mod keys;
 mod error;
 mod replies;
 mod scripts;
+mod connecting;
 mod address;
 mod server;
 mod servers;
@@ -90,11 +91,12 @@ pub use wire::{fields_of, read_fields};
 
 use address::Address;
 use authority::Authority;
+use connecting::RESPONSE_TIMEOUT;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 pub use safety::Unsafe;
 use servers::{Opening, Servers};
-use shared::{RESPONSE_TIMEOUT, SharedConnection};
+use shared::SharedConnection;
 
 /// Entries that one stream may hold, settled ones included, in multiples of the
 /// backlog's limit. As `lua/append.lua` has it.

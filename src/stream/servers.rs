@@ -18,10 +18,10 @@ use tracing::info;
 
 use super::{
     address::{Address, Kind, Node},
+    connecting::connection_config,
     safety,
     scripts::Lua,
     server::{self, Primary},
-    shared::connection_config,
 };
 
 /// How long a Sentinel may take to answer.

@@ -10,14 +10,14 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
-    Value,
+    Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
 use super::{
     Error,
     address::Node,
+    connecting::RESPONSE_TIMEOUT,
     server::Primary,
     servers::{Opening, Servers},
 };
@@ -28,17 +28,6 @@ use super::{
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
-
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait for a reply. On purpose longer than a slow sync to disk,
-/// and never the client's default, which is shorter than a blocking read.
-pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(response_timeout))
-}
 
 #[derive(Clone)]
 pub(super) struct SharedConnection(Arc<Reconnecting>);

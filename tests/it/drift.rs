@@ -16,7 +16,7 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 17] = [
+const DOCUMENTS: [&str; 18] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
