@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
+use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use crate::{
     config::{GatewayConfig, ServeConfig, WorkerConfig},
     http::{Gateway, Tls},
     monitor::Monitor,
-    operations::Operations,
+    operations::{Operations, open_standby},
     progress::Board,
     stream::AppendLimits,
     telemetry::Signals,
@@ -141,7 +142,13 @@ pub(super) async fn gateway(
     signals: &Signals,
 ) -> anyhow::Result<Gateway> {
     let Stores { streams, ledger, topology, .. } = stores;
-    let reader = ledger.reader(config.query_connections).telling(QUERIES, signals.clone());
+    let connections = config.query_connections;
+    let url = config.database_read_url.as_ref().map(ExposeSecret::expose_secret);
+    let reader = match open_standby(&stores.config, url)? {
+        Some(standby) => ledger.reader_beside(&standby, connections, config.read_lag_max),
+        None => ledger.reader(connections),
+    };
+    let reader = reader.telling(QUERIES, signals.clone());
     let limits = AppendLimits {
         backlog_max: config.backlog_max,
         share_max: config.share_max(),

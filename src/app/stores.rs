@@ -8,7 +8,7 @@ use backon::{ExponentialBuilder, Retryable};
 use tracing::warn;
 
 use crate::{
-    config::StoreConfig,
+    config::{LedgerConfig, StoreConfig},
     ledger::{self, Ledger, Topology},
     operations::{open_ledger, open_streams},
     stream::{self, Streams},
@@ -22,6 +22,7 @@ pub(super) struct Stores {
     pub(super) ledger: Ledger,
     pub(super) topology: Topology,
     pub(super) trace_key: Vec<u8>,
+    pub(super) config: LedgerConfig,
 }
 
 impl Stores {
@@ -84,7 +85,7 @@ impl Stores {
             warn!(%error, "could not note the topology in Redis");
         }
         let trace_key = schema.trace_key().await?;
-        Ok(Self { streams, ledger, topology, trace_key })
+        Ok(Self { streams, ledger, topology, trace_key, config: store.ledger.clone() })
     }
 }
 

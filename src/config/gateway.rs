@@ -140,6 +140,16 @@ pub struct GatewayConfig {
     /// Connections to PostgreSQL for queries.
     #[arg(long, env = "PAYSTREAM_QUERY_CONNECTIONS", default_value_t = 10)]
     pub query_connections: u32,
+    /// A standby of PostgreSQL, as postgres:// URL, that balances and statements are read from
+    /// while it has all that the primary has shown; else the primary is read.
+    #[arg(long, env = "PAYSTREAM_DATABASE_READ_URL", hide_env_values = true)]
+    pub database_read_url: Option<SecretString>,
+    /// File that holds this URL, instead of --database-read-url.
+    #[arg(long, env = "PAYSTREAM_DATABASE_READ_URL_FILE", conflicts_with = "database_read_url")]
+    pub database_read_url_file: Option<PathBuf>,
+    /// How long a reader waits for that standby before it reads the primary.
+    #[arg(long, env = "PAYSTREAM_READ_LAG_MAX", default_value = "100ms", value_parser = parse_duration)]
+    pub read_lag_max: Duration,
     /// Networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. The
     /// client is the last address there that is in none of them.
     #[arg(
@@ -206,6 +216,9 @@ impl GatewayConfig {
     pub(super) fn read_files(&mut self) -> anyhow::Result<()> {
         let token = secret(&self.api_token, &self.api_token_file, "PAYSTREAM_API_TOKEN_FILE")?;
         self.api_token = token.map(SecretString::from);
+        let (url, file) = (&self.database_read_url, &self.database_read_url_file);
+        let url = secret(url, file, "PAYSTREAM_DATABASE_READ_URL_FILE")?;
+        self.database_read_url = url.map(SecretString::from);
         let (text, file) = (&self.operator_tokens, &self.operator_tokens_file);
         if let Some(text) = secret(text, file, "PAYSTREAM_OPERATOR_TOKENS_FILE")? {
             self.operators = operators(&text, self.api_token.as_ref())?;

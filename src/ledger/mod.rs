@@ -30,6 +30,7 @@ mod cursors;
 mod parking;
 mod pool;
 mod commit;
+mod replica;
 mod reader;
 mod registrar;
 mod groups;
@@ -65,6 +66,7 @@ pub use reader::{
     AccountRow, ConflictRow, CursorRow, CustomerCount, LedgerTotals, PaymentRow, Reader,
 };
 pub use registrar::{NewAccount, Opening, Registrar};
+use replica::Replica;
 pub use resize::Resize;
 pub use rights::{RIGHTS as TABLE_RIGHTS, ROLES as DATABASE_ROLES};
 pub use schema::{PastTopology, Schema, Topology};
@@ -120,6 +122,11 @@ impl Ledger {
         host.filter(|_| !is_encrypted && options.get_socket().is_none())
     }
 
+    /// Whether several servers are named, of which the primary is used.
+    pub fn is_several(&self) -> bool {
+        self.address.hosts().count() > 1
+    }
+
     /// Whether PostgreSQL accepts a new connection within two seconds, as a primary where
     /// several servers are named.
     pub async fn reach(&self) -> Result<(), Error> {
@@ -137,7 +144,17 @@ impl Ledger {
     }
 
     pub fn reader(&self, connections: u32) -> Reader {
-        Reader { pool: Pool::new(self.pool(connections, QUERY_TIMEOUT)) }
+        Reader { pool: Pool::new(self.pool(connections, QUERY_TIMEOUT)), replica: None }
+    }
+
+    /// The same, whose balances and statements are read from this standby while it is at most
+    /// `lag_max` behind.
+    pub fn reader_beside(&self, standby: &Self, connections: u32, lag_max: Duration) -> Reader {
+        let Reader { pool, .. } = self.reader(connections);
+        let reads = standby.by_key(QUERY_TIMEOUT);
+        let reads = reads.with(|options| options.application_name("paystream reads"));
+        let reads = Pool::new(reads.pool(connections, replica::CONNECT_TIMEOUT));
+        Reader { replica: Some(Replica::new(&pool, reads, lag_max)), pool }
     }
 
     /// None while another process changes the number of partitions.

@@ -15,6 +15,7 @@ use super::{
     Error,
     cursors::{CURSORS, PartitionCursor},
     pool::{Pool, PoolUse},
+    replica::Replica,
     shapes::{Money, NameView, StateCounts, StatusView, named, state},
 };
 use crate::domain::{CustomerId, PaymentState, Reference, Source, StreamId};
@@ -176,6 +177,8 @@ pub struct CustomerCount {
 #[derive(Clone)]
 pub struct Reader {
     pub(super) pool: Pool,
+    /// Balances and statements are read from it while it is as new as the primary.
+    pub(super) replica: Option<Replica>,
 }
 
 /// How long counting all customers may take, in milliseconds.
@@ -201,7 +204,7 @@ const PAYMENT: &str = "select transaction_reference, payment_status, outcome as 
 impl Reader {
     /// The same, which reports under this name how long queries wait for a connection.
     pub fn telling(self, pool: &'static str, signals: Signals) -> Self {
-        Self { pool: self.pool.telling(pool, signals) }
+        Self { pool: self.pool.telling(pool, signals), ..self }
     }
 
     pub fn usage(&self) -> PoolUse {
@@ -247,14 +250,17 @@ impl Reader {
     }
 
     pub async fn account(&self, customer: &CustomerId) -> Result<Option<AccountRow>, Error> {
-        let row = select(ACCOUNT, "where customer_id = $1").bind(customer.as_str());
-        Ok(self.pool.all(row).await?.pop())
+        let row = || select(ACCOUNT, "where customer_id = $1").bind(customer.as_str());
+        Ok(self.nearest(row).await?.pop())
     }
 
     /// A page of accounts by customer id, and how many there are.
     pub async fn accounts(&self, limit: i64, offset: i64) -> Result<(Vec<AccountRow>, i64), Error> {
-        let rows = select(ACCOUNT, "order by customer_id limit $1 offset $2");
-        let rows = self.pool.all(rows.bind(limit).bind(offset)).await?;
+        let rows = || {
+            let rows = select(ACCOUNT, "order by customer_id limit $1 offset $2");
+            rows.bind(limit).bind(offset)
+        };
+        let rows = self.nearest(rows).await?;
         Ok((rows, self.count("select count(*) from customer_accounts".to_owned()).await?))
     }
 
@@ -267,15 +273,34 @@ impl Reader {
         before: i64,
         limit: i64,
     ) -> Result<Vec<PaymentRow>, Error> {
-        let rows = select(
-            PAYMENT,
-            "where customer_id = $1 and account_version < $2 and case when $4 = $5
-                 then position(' ' in transaction_reference) = 0
-                 else $4 is null or starts_with(transaction_reference, $4 || ' ') end
-             order by account_version desc limit $3",
-        );
-        let rows = rows.bind(customer.as_str()).bind(before).bind(limit);
-        self.pool.all(rows.bind(source.map(Source::as_str)).bind(Source::DEFAULT)).await
+        let rows = || {
+            let rows = select(
+                PAYMENT,
+                "where customer_id = $1 and account_version < $2 and case when $4 = $5
+                     then position(' ' in transaction_reference) = 0
+                     else $4 is null or starts_with(transaction_reference, $4 || ' ') end
+                 order by account_version desc limit $3",
+            );
+            let rows = rows.bind(customer.as_str()).bind(before).bind(limit);
+            rows.bind(source.map(Source::as_str)).bind(Source::DEFAULT)
+        };
+        self.nearest(rows).await
+    }
+
+    /// All rows of a query, from the standby where it has all that the primary has shown.
+    async fn nearest<'q, T>(
+        &self,
+        query: impl Fn() -> QueryAs<'q, Postgres, T, PgArguments>,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        if let Some(replica) = &self.replica
+            && let Some(rows) = replica.all(query()).await
+        {
+            return Ok(rows);
+        }
+        self.pool.all(query()).await
     }
 
     /// Up to which sequence and entry all is settled, for each partition of this

@@ -58,7 +58,7 @@ pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
 pub use resize::DrainProgress;
 pub use shapes::{Money, counted, last_owners, span};
 pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot};
-pub use stores::{open_ledger, open_streams};
+pub use stores::{open_ledger, open_standby, open_streams};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 

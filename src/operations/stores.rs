@@ -1,7 +1,7 @@
 //! Opens both stores as they are configured. Never one that is reached over a network in
 //! plain text, unless that is allowed; never connects by itself.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::{
     config::{LedgerConfig, StoreConfig, is_this_machine},
@@ -15,6 +15,16 @@ pub fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
     let remedy = "add sslmode=verify-full to it";
     config.refuse_plaintext("PAYSTREAM_DATABASE_URL", ledger.plaintext_host(), remedy)?;
     Ok(ledger)
+}
+
+/// The standby that is read from, if there is one.
+pub fn open_standby(config: &LedgerConfig, url: Option<&str>) -> anyhow::Result<Option<Ledger>> {
+    let Some(url) = url else { return Ok(None) };
+    let setting = "PAYSTREAM_DATABASE_READ_URL";
+    let standby = Ledger::new(url).with_context(|| format!("{setting} is not a valid URL"))?;
+    ensure!(!standby.is_several(), "{setting} names several servers: name the one to read from");
+    config.refuse_plaintext(setting, standby.plaintext_host(), "add sslmode=verify-full to it")?;
+    Ok(Some(standby))
 }
 
 pub fn open_streams(

@@ -190,3 +190,55 @@ async fn a_synchronous_standby_that_is_promoted_under_load_lacks_nothing() {
     verify_after(&pair.stores, &gateway.api, load).await;
     assert!(!worker.log().contains("PostgreSQL lost commits"), "{}", worker.log());
 }
+
+/// Whether a statement was read from the standby: the gateway names itself there.
+async fn read_there(standby: &mut PgConnection) -> bool {
+    let asked = "select exists (select from pg_stat_activity
+         where application_name = 'paystream reads' and query like '%account_version%')";
+    sqlx::query_scalar(asked).fetch_one(standby).await.unwrap()
+}
+
+async fn at_the_standby(standby: &mut PgConnection, statement: &'static str) {
+    sqlx::query(statement).execute(standby).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_applied_is_read_whatever_the_standby_knows() {
+    let mut pair = Pair::start("reads").await;
+    let url = as_user(&pair.standby.url(DATABASE), "paystream_front");
+    let settings = [("PAYSTREAM_DATABASE_READ_URL", url.as_str())];
+    let process = Process::serve("all", &pair.stores, &settings).await;
+    let api = &process.api;
+    let mut standby = PgConnection::connect(&pair.standby.url(DATABASE)).await.unwrap();
+    api.open_account("ADA", "1000").await;
+    let applied = async |numbers: std::ops::RangeInclusive<usize>| {
+        for number in numbers {
+            let paid = api.pay_and_wait(&payment(&format!("r{number}"), "ADA", "1")).await;
+            assert_eq!(paid.json()["status"], "applied", "{}", paid.text);
+            let total = format!("{number}.00");
+            assert_eq!(api.balance("ADA").await["total_paid"], total, "its own payment");
+            let statement = api.get("/api/v1/customers/ADA/payments?limit=100").await.json();
+            assert_eq!(statement["payments"].as_array().unwrap().len(), number, "{statement}");
+        }
+    };
+    applied(1..=20).await;
+    until("the standby is read", async || {
+        api.get("/api/v1/customers/ADA/payments").await.is(200);
+        read_there(&mut standby).await
+    })
+    .await;
+    // It stands still.
+    at_the_standby(&mut standby, "select pg_wal_replay_pause()").await;
+    applied(21..=30).await;
+    at_the_standby(&mut standby, "select pg_wal_replay_resume()").await;
+    applied(31..=40).await;
+    // It is away, and comes back as a server of its own, which is not read.
+    pair.standby.stop().await.unwrap();
+    applied(41..=45).await;
+    pair.standby.restart().await.unwrap();
+    let mut standby = PgConnection::connect(&pair.standby.url(DATABASE)).await.unwrap();
+    at_the_standby(&mut standby, "select pg_promote()").await;
+    let forged = "update customer_accounts set total_paid = total_paid + 1";
+    at_the_standby(&mut standby, forged).await;
+    applied(46..=55).await;
+}
