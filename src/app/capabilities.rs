@@ -9,17 +9,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::stores::Stores;
+use super::stores::{Stores, patiently};
 use crate::{
     callers::{KeySet, Sources, TokenRules, Tokens},
     circuit_breaker::{self, CircuitBreaker},
     clock,
     config::{GatewayConfig, ServeConfig, WorkerConfig},
     http::{Gateway, Tls},
+    ledger,
     monitor::Monitor,
     operations::{Operations, open_standby},
     progress::Board,
-    stream::AppendLimits,
+    stream::{self, AppendLimits},
     telemetry::Signals,
     worker::Worker,
 };
@@ -41,7 +42,8 @@ impl Circuits {
     ) -> anyhow::Result<Self> {
         let redis = Arc::new(CircuitBreaker::new(circuit_breaker::REDIS));
         let postgresql = Arc::new(CircuitBreaker::new(circuit_breaker::POSTGRESQL));
-        let upkeep = stores.streams.upkeep().await.context("could not reach Redis")?;
+        let streams = &stores.streams;
+        let upkeep = patiently("Redis", || streams.upkeep(), stream::Error::is_outage).await?;
         let reader = stores.ledger.reader(1);
         let (ledger, ended) = (stores.ledger.clone(), stop.clone());
         tasks.spawn(async move {
@@ -155,18 +157,22 @@ pub(super) async fn gateway(
         dedupe_window: config.dedupe_window,
         deadline: config.append_deadline,
     };
-    let producer = streams.producer(limits).await.context("could not reach Redis")?;
+    let is_away = stream::Error::is_outage;
+    let producer = patiently("Redis", || streams.producer(limits), is_away).await?;
+    let cursors = patiently("PostgreSQL", || reader.cursors(), ledger::Error::is_outage).await?;
     // A Redis that counts on from below has lost something.
-    for row in reader.cursors().await? {
+    for row in cursors {
         producer.expect(u16::try_from(row.partition)?, row.head_sequence);
     }
+    let finder = patiently("Redis", || streams.finder(config.dedupe_window), is_away).await?;
+    let balances = patiently("Redis", || streams.balances(config.balance_ttl), is_away).await?;
     Ok(Gateway {
         producer,
-        finder: streams.finder(config.dedupe_window).await.context("could not reach Redis")?,
+        finder,
         reader,
         registrar: ledger.registrar(topology),
         sessions: ledger.sessions(),
-        balances: streams.balances(config.balance_ttl).await.context("could not reach Redis")?,
+        balances,
         operations,
         redis: Arc::clone(&circuits.redis),
         postgresql: Arc::clone(&circuits.postgresql),

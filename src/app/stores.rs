@@ -53,7 +53,8 @@ impl Stores {
         }
         patiently("PostgreSQL", || schema.check(), is_outage).await?;
         patiently("PostgreSQL", || schema.check_rights(roles), is_outage).await?;
-        if let Some(name) = schema.superuser().await? {
+        let superuser = patiently("PostgreSQL", || schema.superuser(), is_outage).await?;
+        if let Some(name) = superuser {
             warn!(
                 name,
                 "this user of PostgreSQL may do everything: log in as a member of {}, so that \
@@ -61,7 +62,8 @@ impl Stores {
                 roles.join(", ")
             );
         }
-        let topology = schema.topology(store.partitions, &store.key_prefix).await?;
+        let topology = || schema.topology(store.partitions, &store.key_prefix);
+        let topology = patiently("PostgreSQL", topology, is_outage).await?;
         let topology = topology.in_currency(store.currency.as_deref())?;
         if !topology.provisioned {
             bail!("the streams have not been created: run `paystream migrate`");
@@ -84,13 +86,18 @@ impl Stores {
         if let Err(error) = streams.note_topology(topology.generation).await {
             warn!(%error, "could not note the topology in Redis");
         }
-        let trace_key = schema.trace_key().await?;
-        Ok(Self { streams, ledger, topology, trace_key, config: store.ledger.clone() })
+        let trace_key = patiently("PostgreSQL", || schema.trace_key(), is_outage).await?;
+        let config = store.ledger.clone();
+        Ok(Self { streams, ledger, topology, trace_key, config })
     }
 }
 
 /// Asks again while something is away, for as long as a start may wait.
-async fn patiently<T, E, F, A>(what: &str, ask: F, is_outage: fn(&E) -> bool) -> anyhow::Result<T>
+pub(super) async fn patiently<T, E, F, A>(
+    what: &str,
+    ask: F,
+    is_outage: fn(&E) -> bool,
+) -> anyhow::Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
     F: FnMut() -> A,

@@ -96,6 +96,29 @@ pub(super) fn of_takeover(
     (noted.is_none() || open).then_some(finding)
 }
 
+/// What of a lost range was given out before a jump, behind which the ledger has come by now, and is
+/// not listed: whoever knows of it told it late, and it was never settled.
+pub(super) fn of_jump(
+    jumps: &[Jump],
+    settled: i64,
+    (first, last): (i64, i64),
+) -> Option<JumpFinding> {
+    let jump = jumps.iter().find(|jump| {
+        (jump.is(JumpKind::StateLost) || jump.is(JumpKind::Takeover))
+            && (jump.after_sequence + 1..jump.resumes_at).contains(&last)
+            && jump.resumes_at <= settled
+    })?;
+    let lost_first = first.max(jump.after_sequence + 1);
+    let is_listed = |jump: &Jump| {
+        jump.lost_first.is_some_and(|listed| listed <= lost_first)
+            && jump.lost_last.is_some_and(|listed| last <= listed)
+    };
+    let (kind, lost) = (JumpKind::Lacking, Some((lost_first, last)));
+    let (after, resumes_at) = (lost_first - 1, last + 1);
+    let finding = JumpFinding { kind, after, resumes_at, lost, open: true };
+    (!jumps.iter().any(is_listed)).then_some(finding)
+}
+
 /// A loss behind which sequences went on without a jump, unless it is on record: a copy
 /// was put back, and some numbers were given out twice. What was settled before that is
 /// not lost; with nothing lost, that is on record.
@@ -191,4 +214,34 @@ pub(super) async fn record(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jump(kind: JumpKind, (after_sequence, resumes_at): (i64, i64), lost: i64) -> Jump {
+        let kinds = vec![kind.names().0.to_owned()];
+        let lost_last = (lost > after_sequence).then_some(lost);
+        let lost_first = lost_last.map(|_| after_sequence + 1);
+        Jump { after_sequence, resumes_at, lost_first, lost_last, kinds }
+    }
+
+    #[test]
+    fn what_was_given_out_before_a_jump_is_lost_however_late_somebody_says_so() {
+        let part = |jump: &Jump, settled, range| {
+            of_jump(std::slice::from_ref(jump), settled, range).and_then(|found| found.lost)
+        };
+        // 3 was settled, and sequences went on at 1,004.
+        let state_lost = jump(JumpKind::StateLost, (3, 1_004), 0);
+        assert_eq!(part(&state_lost, 1_004, (2, 5)), Some((4, 5)));
+        assert_eq!(part(&state_lost, 3, (2, 5)), None, "it is not late");
+        assert_eq!(part(&state_lost, 1_004, (2, 3)), None, "settled");
+        assert_eq!(part(&state_lost, 1_004, (2, 1_009)), None, "who knows how far that went");
+        let takeover = jump(JumpKind::Takeover, (3, 1_004), 5);
+        assert_eq!(part(&takeover, 1_004, (4, 7)), Some((4, 7)), "more than was known");
+        assert_eq!(part(&takeover, 1_004, (4, 5)), None, "listed");
+        // Numbers that are given out again may be settled.
+        assert_eq!(part(&jump(JumpKind::Twice, (3, 1_004), 0), 1_004, (2, 5)), None);
+    }
 }

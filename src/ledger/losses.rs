@@ -11,7 +11,7 @@ use super::{
     commit::commit,
     cursors::{self, Cursor, Cursors},
     in_time,
-    jumps::{Jump, JumpFinding, JumpKind, jumps, of_range, of_takeover, record, unlisted},
+    jumps::{Jump, JumpFinding, JumpKind, jumps, of_jump, of_range, of_takeover, record, unlisted},
     lookups,
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
@@ -153,6 +153,12 @@ impl LaneWriter {
             let settled_before = if is_behind { stand.sequence } else { 0 };
             let is_in = |jump: &(i64, i64), lost: &(i64, i64)| jump.0 < lost.0 && lost.1 < jump.1;
             let mut found = Vec::new();
+            for lost in takeovers.lost {
+                let known = jumps(connection, fence.partition).await?;
+                let Some(finding) = of_jump(&known, stand.sequence, *lost) else { continue };
+                record(connection, fence.partition, &finding, finding.kind.sentence()).await?;
+                found.extend(finding.lost);
+            }
             for jump in takeovers.jumps {
                 let lost = takeovers.lost.iter().filter(|lost| is_in(jump, lost));
                 let lost_to = lost.map(|(_, last)| *last).max();

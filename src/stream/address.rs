@@ -125,25 +125,20 @@ impl Address {
 }
 
 fn node_of(info: &ConnectionInfo) -> Node {
-    match info.addr() {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-            Node { host: host.clone(), port: *port }
-        }
-        socket => Node { host: socket.to_string(), port: 0 },
+    if let ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } = info.addr()
+    {
+        return Node { host: host.clone(), port: *port };
     }
+    // A socket.
+    Node { host: info.addr().to_string(), port: 0 }
 }
 
 /// The same login, at this server.
-fn at(info: &ConnectionInfo, Node { host, port }: &Node) -> ConnectionInfo {
-    let addr = match info.addr() {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
-            host: host.clone(),
-            port: *port,
-            insecure: *insecure,
-            tls_params: tls_params.clone(),
-        },
-        _ => ConnectionAddr::Tcp(host.clone(), *port),
-    };
+fn at(info: &ConnectionInfo, node: &Node) -> ConnectionInfo {
+    let mut addr = info.addr().clone();
+    if let ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } = &mut addr {
+        (*host, *port) = (node.host.clone(), node.port);
+    }
     info.clone().set_addr(addr)
 }
 

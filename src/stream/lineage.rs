@@ -52,6 +52,13 @@ impl GivenOut {
     fn is_of(&self, server: &Arc<Primary>, first: i64) -> bool {
         self.by.as_ref().is_some_and(|(by, its_first)| by == server && *its_first == first)
     }
+
+    /// Of which `first` is lost: a later server, which may know of no lineage since, is asked
+    /// from there on.
+    fn lacked_from(&self, first: i64) -> Self {
+        let by = self.by.as_ref().map(|(by, its_first)| (Arc::clone(by), first.min(*its_first)));
+        Self { sequence: self.sequence, by }
+    }
 }
 
 impl KnownSequences {
@@ -85,15 +92,18 @@ impl KnownSequences {
     }
 
     /// What was `asked` about has been compared with this server, whose lineage
-    /// is this.
+    /// is this. What the server has counts as given out by it: it may lose that, too.
     pub(super) fn verified(&mut self, asked: &Self, server: &Arc<Primary>, compared: Compared) {
-        let Compared { newest, lacked, .. } = compared;
+        let Compared { newest, lacked, kept, .. } = compared;
         self.lacked.retain(|known| !lacked.contains(known));
         self.lacked.extend(lacked);
         self.lacked.drain(..self.lacked.len().saturating_sub(SERVERS_MAX));
         self.given_out
             .retain(|known| known.is_of(server, newest.first) || !asked.given_out.contains(known));
         self.verified = Some((Arc::clone(server), newest));
+        if let Some(sequence) = kept {
+            self.raise(sequence, Some(server));
+        }
     }
 
     /// The line of the lineage that was compared last; empty before.
@@ -117,6 +127,8 @@ pub(super) struct Compared {
     /// First and last sequence that were given out and are not there.
     pub(super) lost: Option<(i64, i64)>,
     lacked: Vec<GivenOut>,
+    /// The highest sequence that others gave out and that is there.
+    kept: Option<i64>,
 }
 
 /// Compares all that is known of a partition with the server of this connection. Losses are
@@ -132,7 +144,14 @@ pub(super) async fn compare(
     let first = compared.newest.first;
     for given_out in known.given_out.iter().filter(|known| !known.is_of(&server, first)) {
         let found = ask(line, keys, partition, Some(given_out)).await?;
-        compared.lacked.extend(found.lost.map(|_| given_out.clone()));
+        match found.lost {
+            Some((first, _)) => compared.lacked.push(given_out.lacked_from(first)),
+            None if given_out.by.is_some() => {
+                compared.kept = compared.kept.max(Some(given_out.sequence));
+            }
+            // The ledger has what it knows, and counts up to a jump what was never given out.
+            None => {}
+        }
         let lost = compared.lost.into_iter().chain(found.lost);
         compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
     }
@@ -156,7 +175,7 @@ async fn ask(
         scripts::LINEAGE.ask(&command, &mut line.connection).await?;
     let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
     let lost = (lost_first > 0).then_some((lost_first, lost_last));
-    Ok(Compared { newest: Newest { first, line }, lost, lacked: Vec::new() })
+    Ok(Compared { newest: Newest { first, line }, lost, lacked: Vec::new(), kept: None })
 }
 
 /// `known`: a sequence, the identity that gave it out or "-", and the first
@@ -225,7 +244,7 @@ mod tests {
 
     fn newest(first: i64) -> Compared {
         let newest = Newest { first, line: format!("it 0 {first}\n") };
-        Compared { newest, lost: None, lacked: Vec::new() }
+        Compared { newest, lost: None, lacked: Vec::new(), kept: None }
     }
 
     #[test]
@@ -261,6 +280,24 @@ mod tests {
         assert!(!known.is_verified(&server), "the eighth was not asked about");
         known.verified(&known.clone(), &server, newest(1_000_008));
         assert!(known.is_verified(&server));
+    }
+
+    #[test]
+    fn what_a_server_has_is_compared_again_once_it_may_have_lost_it() {
+        let (old, new) = (server("old"), server("new"));
+        let mut known = KnownSequences::default();
+        known.verified(&known.clone(), &old, newest(1));
+        known.raise(7, Some(&old));
+        let kept = Compared { kept: Some(7), ..newest(8) };
+        known.verified(&known.clone(), &new, kept);
+        assert!(known.is_verified(&new), "it has the seventh");
+        let given_out = GivenOut { sequence: 7, by: Some((Arc::clone(&new), 8)) };
+        assert_eq!(known.given_out, [given_out], "and may lose it by a flush");
+        // Another lineage of the same server, as behind a flush.
+        let lacked = vec![known.given_out[0].lacked_from(4)];
+        known.verified(&known.clone(), &new, Compared { lacked, ..newest(1_000_008) });
+        assert_eq!(known.given_out, []);
+        assert_eq!(known.lacked, [GivenOut { sequence: 7, by: Some((new, 4)) }]);
     }
 
     #[test]

@@ -197,9 +197,10 @@ impl Producer {
                 // What was appended before must be with them, too.
                 let confirmed = replicas.confirm(&self.keys.replicated(partition), &server).await;
                 if let Err(error) = confirmed {
-                    match error {
-                        Error::Unreplicated { .. } => *lock(&unreplicated) = Some(error.clone()),
-                        _ => self.leave(began),
+                    if matches!(error, Error::Unreplicated { .. }) {
+                        *lock(&unreplicated) = Some(error.clone());
+                    } else {
+                        self.leave(began);
                     }
                     appended = Err(error);
                 }

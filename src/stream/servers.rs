@@ -177,7 +177,7 @@ impl Servers {
     pub(super) async fn follow(&self) {
         let mut looks = interval(FOLLOW_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while matches!(self.0.address.kind, Kind::Sentinel { .. }) {
+        while !self.is_single() {
             looks.tick().await;
             // Whoever connects meets the failure, too.
             let _ = self.ask().await;

@@ -50,7 +50,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
         let lane = Lane::new(number, &worker, lease.clone(), lane_orders, events.clone());
         tasks.spawn(lane.run(stop_lanes.clone()));
     }
-    tasks.spawn(Trimmer::connect(&worker).await?.run(stop_lanes.clone()));
+    tasks.spawn(Trimmer::run(Arc::clone(&worker), stop_lanes.clone()));
 
     let (misses, reach) = reach::reach();
     let beat_interval = owner::beat_interval(worker.config.lease);

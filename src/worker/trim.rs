@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -33,18 +33,23 @@ pub(super) struct Trimmer {
 }
 
 impl Trimmer {
-    pub(super) async fn connect(worker: &Arc<Worker>) -> anyhow::Result<Self> {
-        Ok(Self {
-            upkeep: worker.streams.upkeep().await.context("could not reach Redis")?,
-            groups: worker.ledger.groups(),
-            worker: Arc::clone(worker),
-            keeps: worker.config.retention,
-            ages: Ages::default(),
-            said: LoggedObstacles::default(),
-        })
+    /// Trims until `stop`. A Redis that is away is waited for.
+    pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) {
+        let upkeep = loop {
+            match worker.streams.upkeep().await {
+                Ok(upkeep) => break upkeep,
+                Err(error) => warn!(%error, "could not begin to trim; retrying"),
+            }
+            if stop.run_until_cancelled(sleep(worker.config.trim_interval)).await.is_none() {
+                return;
+            }
+        };
+        let (groups, keeps) = (worker.ledger.groups(), worker.config.retention);
+        let (ages, said) = (Ages::default(), LoggedObstacles::default());
+        Self { upkeep, groups, worker, keeps, ages, said }.trim(stop).await;
     }
 
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    async fn trim(mut self, stop: CancellationToken) {
         let mut interval = interval(self.worker.config.trim_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {

@@ -32,6 +32,25 @@ cases! { lose:
     a_worker_whose_redis_falls_dumb_gives_its_partitions_up("PAYSTREAM_REDIS_URL", Way::Dumb);
 }
 
+/// Whatever a start has read already, it waits for a store that goes away behind that.
+#[tokio::test]
+async fn a_start_outlasts_a_ledger_that_breaks_behind_its_first_answers() {
+    let stores = Stores::new().await;
+    let mut proxy = Proxy::before(&stores.database_url).await;
+    // What a gateway asks last: how far each partition is.
+    proxy.set(Way::LosesReplyTo("greatest(last_sequence, head_sequence)"));
+    let url = proxy.url.clone();
+    let settings = [("PAYSTREAM_DATABASE_URL", url.as_str())];
+    let gateway = Process::serve("gateway", &stores, &settings);
+    let mending = async {
+        proxy.has_lost(2).await;
+        proxy.set(Way::Open);
+    };
+    let (gateway, ()) = tokio::join!(gateway, mending);
+    gateway.api.open_account("ADA", "1000").await;
+    gateway.api.pay("r1", "ADA", "1").await;
+}
+
 /// A connection that falls dumb while others of its worker go on must not hold up a lane.
 #[tokio::test]
 async fn no_question_of_a_lane_waits_for_a_silent_ledger() {

@@ -94,8 +94,13 @@ const OUTSIDE: &[(&str, &[&str])] = &[
 const LINES_MAX: usize = 460;
 
 /// What knows nothing of the service: crates of their own, below every room.
-const TOOLS: &[&str] =
-    &["crates/dev/src", "crates/invariants/src", "crates/load/src", "crates/storm/src"];
+const TOOLS: &[&str] = &[
+    "crates/dev/src",
+    "crates/invariants/src",
+    "crates/load/src",
+    "crates/simulator/src",
+    "crates/storm/src",
+];
 
 /// One source file.
 pub(crate) struct File {

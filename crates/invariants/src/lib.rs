@@ -4,9 +4,6 @@
 //!
 //! Knows nothing of paystream, depends on nothing, and never asks a store.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -172,6 +169,8 @@ impl Records {
                 None => {
                     before.insert(client, (turn, effect));
                 }
+                // An old copy brought back what had been listed.
+                Some(_) if self.is_lost(effect.place) => {}
                 Some((_, earlier)) if lost && earlier.place < effect.place => {}
                 Some((_, Effect { reference, .. })) => {
                     let what =
@@ -259,3 +258,6 @@ fn key<'a>(reference: &'a str, customer: &'a str) -> (&'a str, &'a str) {
 fn violation(statement: Statement, of: &str, what: String) -> Violation {
     Violation { statement, of: of.to_owned(), what }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,31 @@ fn effects_in_another_order_than_answers_are_found() {
 }
 
 #[test]
+fn in_the_wake_of_a_loss_the_order_is_that_of_the_stream() {
+    let lost = |sequence| Loss { partition: 3, first: sequence, last: sequence };
+    let account = Account { customer: "ADA".to_owned(), cents: 200, version: 2 };
+    // The first of a batch was lost before its client heard of it, and came behind the second.
+    let mut records = Records {
+        sent: vec![sent("a", &[(1, 7)]), sent("b", &[(2, 6)])],
+        effects: vec![effect("b", 6, 1), effect("a", 7, 2)],
+        losses: vec![lost(5)],
+        accounts: vec![account],
+        backlogs: Vec::new(),
+    };
+    assert_eq!(found(&records), []);
+    records.losses.clear();
+    assert_eq!(found(&records), one(Statement::Order, "a"), "a pipeline was sent again");
+    // What was listed came back with an old copy.
+    records.sent[0].answers[0].place = place(3);
+    records.effects[1].place = place(3);
+    assert_eq!(found(&records), one(Statement::Order, "a"));
+    records.losses.push(lost(3));
+    assert_eq!(found(&records), []);
+    records.losses[0] = lost(2);
+    assert_eq!(found(&records), one(Statement::Order, "a"), "the ledger turned them round");
+}
+
+#[test]
 fn money_that_nobody_sent_so_is_found() {
     let mut records = sound();
     records.sent.remove(0);

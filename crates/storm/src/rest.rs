@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     ledger,
     site::{Site, get},
-    weather::POISON,
+    weather::{POISON, finish_resize},
 };
 
 /// How long all may take to come to rest.
@@ -27,11 +27,7 @@ const LOOKUP_MAX: usize = 1_000;
 /// Waits until nothing waits; whether that came.
 pub(crate) async fn rest(site: &Site) -> Result<bool> {
     let end = Instant::now() + REST_TIMEOUT;
-    let topology = ledger::topology(&site.stores).await?;
-    if let Some(to) = topology.resizing_to {
-        let (status, said) = site.resize(&to.to_string()).await?;
-        site.note(format!("the resize is finished: {status:?} {said}"));
-    }
+    finish_resize(site).await?;
     let mut is_at_rest = false;
     loop {
         let backlogs = ledger::backlogs(&site.stores).await?;

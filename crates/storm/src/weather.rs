@@ -30,6 +30,9 @@ const CROWD_NUMBERS: u32 = 100_000;
 pub(crate) const POISON: &str = "{\"customer_id\": 7";
 /// So many of them at once.
 const POISON_MAX: u32 = 3;
+/// How often an operator goes on with a change that was stopped, and when.
+const RESIZES_MAX: u32 = 30;
+const RESIZE_PAUSE: Duration = Duration::from_secs(1);
 /// Streams are set to one of these.
 const SIZES: [u16; 4] = [PARTITIONS, 5, 12, 16];
 
@@ -309,10 +312,22 @@ pub(crate) fn customer(number: u32) -> String {
     format!("C{number:05}")
 }
 
-/// Cuts the streams anew. A store may be away meanwhile: then it is done again later.
+/// Cuts the streams anew. A store may be away meanwhile: then an operator goes on later.
 async fn resize(site: &Site, draws: &[u32; 3]) -> Result<String> {
     let size = pick(&SIZES, draws[0])?.to_string();
     site.note(format!("resize to {size}"));
     let (status, said) = site.resize(&size).await?;
+    finish_resize(site).await?;
     Ok(format!("{size} partitions, exit status {status:?}: {said}"))
+}
+
+/// Goes on with a change of the number of partitions that is under way, until it is done.
+pub(crate) async fn finish_resize(site: &Site) -> Result<()> {
+    for _ in 0..RESIZES_MAX {
+        let Some(to) = ledger::topology(&site.stores).await?.resizing_to else { return Ok(()) };
+        let (status, said) = site.resize(&to.to_string()).await?;
+        site.note(format!("went on with the resize: {status:?} {said}"));
+        sleep(RESIZE_PAUSE).await;
+    }
+    Ok(())
 }
