@@ -38,7 +38,10 @@ impl Circuits {
         stores: &Stores,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let redis = Arc::new(CircuitBreaker::new(circuit_breaker::REDIS));
+        let redis = Arc::new(match stores.streams.are_in_a_cluster() {
+            true => CircuitBreaker::of_several(circuit_breaker::REDIS),
+            false => CircuitBreaker::new(circuit_breaker::REDIS),
+        });
         let postgresql = Arc::new(CircuitBreaker::new(circuit_breaker::POSTGRESQL));
         let upkeep = stores.streams.upkeep().await.context("could not reach Redis")?;
         let reader = stores.ledger.reader(1);
