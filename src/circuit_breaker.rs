@@ -26,6 +26,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct CircuitBreaker {
     dependency: &'static str,
     failures: Mutex<u32>,
+    /// Calls in a row that open it.
+    failures_max: u32,
     /// Since when it is open, if it is.
     opened: watch::Sender<Option<Instant>>,
 }
@@ -41,7 +43,14 @@ pub struct Open {
 impl CircuitBreaker {
     #[must_use]
     pub fn new(dependency: &'static str) -> Self {
-        Self { dependency, failures: Mutex::new(0), opened: watch::Sender::new(None) }
+        let (failures, failures_max) = (Mutex::new(0), FAILURES_MAX);
+        Self { dependency, failures, failures_max, opened: watch::Sender::new(None) }
+    }
+
+    /// One that stays closed: some of several servers may be away, and others serve.
+    #[must_use]
+    pub fn of_several(dependency: &'static str) -> Self {
+        Self { failures_max: u32::MAX, ..Self::new(dependency) }
     }
 
     /// Whether a call may be made at `now`.
@@ -60,7 +69,7 @@ impl CircuitBreaker {
     pub fn failed(&self, now: Instant) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = failures.saturating_add(1);
-        let opens = *failures >= FAILURES_MAX
+        let opens = *failures >= self.failures_max
             && self.opened.send_if_modified(|opened| opened.replace(now).is_none());
         if opens {
             error!(dependency = self.dependency, failures = *failures, "circuit opened");

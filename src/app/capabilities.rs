@@ -40,7 +40,10 @@ impl Circuits {
         stores: &Stores,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let redis = Arc::new(CircuitBreaker::new(circuit_breaker::REDIS));
+        let redis = Arc::new(match stores.streams.are_in_a_cluster() {
+            true => CircuitBreaker::of_several(circuit_breaker::REDIS),
+            false => CircuitBreaker::new(circuit_breaker::REDIS),
+        });
         let postgresql = Arc::new(CircuitBreaker::new(circuit_breaker::POSTGRESQL));
         let streams = &stores.streams;
         let upkeep = patiently("Redis", || streams.upkeep(), stream::Error::is_outage).await?;

@@ -208,7 +208,8 @@ async fn serve_topology(
     signals.hide_references(&stores.trace_key);
     let mut tasks = JoinSet::new();
     let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
-    let lanes = config.worker.lanes;
+    let servers = u16::try_from(stores.streams.server_count()).unwrap_or(u16::MAX);
+    let lanes = config.worker.lanes.saturating_mul(servers);
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let (streams, ended) = (stores.streams.clone(), stop.clone());
     tasks.spawn(async move {
@@ -223,7 +224,9 @@ async fn serve_topology(
             Some(id) => id,
             None => &identity.insert(WorkerName::take(&config.store.ledger.database_url()?)).name,
         };
-        let worker = capabilities::worker(&config.worker, id, &stores, &circuits, &board, signals);
+        let mut worker =
+            capabilities::worker(&config.worker, id, &stores, &circuits, &board, signals);
+        worker.config.lanes = lanes;
         monitor.worker = Some((worker.id.clone(), Arc::clone(&board)));
         tasks.spawn(worker::run(worker, stop.clone()));
     }

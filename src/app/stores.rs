@@ -11,7 +11,7 @@ use crate::{
     config::{LedgerConfig, StoreConfig},
     ledger::{self, Ledger, Topology},
     operations::{open_ledger, open_streams},
-    stream::{self, Streams},
+    stream::{self, RedisVitals, Streams},
 };
 
 /// How long a start waits for Redis and PostgreSQL.
@@ -75,7 +75,8 @@ impl Stores {
             false => streams.insisting_on_safety(),
         };
         let (needed, vitals) = (u64::from(streams.replicas()), streams.vitals().await);
-        let there = vitals.map_or(needed, |vitals| vitals.replicas());
+        let there = vitals.ok().and_then(|servers| servers.iter().map(RedisVitals::replicas).min());
+        let there = there.unwrap_or(needed);
         if there < needed {
             warn!(
                 there,

@@ -102,6 +102,17 @@ impl View {
         workers
     }
 
+    /// How many partitions each server of a cluster has.
+    fn servers(&self) -> String {
+        let mut servers: BTreeMap<&str, usize> = BTreeMap::new();
+        for server in self.rows().filter_map(|(one, _)| one.server.as_deref()) {
+            *servers.entry(server).or_default() += 1;
+        }
+        let counts = servers.iter().map(|(server, count)| format!("{server} {count}"));
+        let counts: Vec<String> = counts.collect();
+        if counts.is_empty() { String::new() } else { format!("; servers: {}", counts.join(", ")) }
+    }
+
     fn document(&self) -> Value {
         let row = |(one, rate): (&PartitionLook, Option<i64>)| {
             let mut row = json!(one);
@@ -141,8 +152,9 @@ impl View {
         let rate: i64 = self.rates.iter().flatten().sum();
         format!(
             "{count} partitions, {unserved} without a living owner; workers with partitions: \
-             {}{shares}; lag {lag}, pending {pending}, {rate} settled/s",
-            workers.len()
+             {}{shares}; lag {lag}, pending {pending}, {rate} settled/s{}",
+            workers.len(),
+            self.servers()
         )
     }
 }

@@ -24,8 +24,9 @@ pub use tls::TlsConfig;
 /// Both stores, and how the streams are partitioned.
 #[derive(Args, Clone, Debug)]
 pub struct StoreConfig {
-    /// Redis: one server as redis:// or rediss:// URL, or Sentinels that know it as
-    /// redis-sentinel:// or rediss-sentinel:// URL. Without it, the private Redis of a
+    /// Redis: one server as redis:// or rediss:// URL, Sentinels that know it as
+    /// redis-sentinel:// or rediss-sentinel:// URL, or nodes of a cluster as
+    /// redis-cluster:// or rediss-cluster:// URL. Without it, the private Redis of a
     /// `paystream dev` that runs in this directory.
     #[arg(long, env = "PAYSTREAM_REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
@@ -98,8 +99,8 @@ pub struct WorkerConfig {
     /// host name and the first ordinal that is free on this machine.
     #[arg(long, env = "PAYSTREAM_WORKER_ID")]
     pub worker_id: Option<String>,
-    /// Number of lanes. Each settles its share of the partitions over its own
-    /// connections, one batch at a time.
+    /// Number of lanes, in a Redis Cluster for each master. Each settles its share of
+    /// the partitions over its own connections, one batch at a time.
     #[arg(long, env = "PAYSTREAM_LANES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub lanes: u16,
     /// Maximum payments in a batch, shared by the partitions that have some; at

@@ -296,6 +296,7 @@ impl From<stream::Error> for Problem {
                 Self::new(Code::StreamStateLost, STATE_LOST)
             }
             error @ (stream::Error::Outage(_)
+            | stream::Error::Moving(_)
             | stream::Error::Unfit(_)
             | stream::Error::Deadline(_)) => {
                 warn!(cause = cause(&error), "{error}");

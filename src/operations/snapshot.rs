@@ -112,6 +112,9 @@ pub struct PartitionLook {
     pub pending: Option<i64>,
     /// How long the first entry that is not settled has waited.
     pub oldest_waiting_seconds: Option<u64>,
+    /// The server that has its stream, in a Redis Cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 impl SystemSnapshot {
@@ -189,7 +192,8 @@ impl Operations {
             upkeep.memory(),
             upkeep.owners_told()
         )?;
-        Ok(StreamsNow { depths, contents, memory, owners })
+        let servers = depths.iter().map(|depth| self.streams.server_of(depth.partition)).collect();
+        Ok(StreamsNow { depths, contents, memory, owners, servers })
     }
 
     async fn ledger_now(&self) -> Result<LedgerNow, Error> {
@@ -210,6 +214,8 @@ struct StreamsNow {
     memory: RedisMemory,
     /// Whom Redis was last told to own each partition.
     owners: Vec<Option<String>>,
+    /// Which server has each partition, in a cluster.
+    servers: Vec<Option<String>>,
 }
 
 /// Who owns what, in PostgreSQL.
@@ -314,6 +320,7 @@ fn partitions(
             lag: depth.map(|depth| depth.lag),
             pending: depth.map(|depth| depth.pending),
             oldest_waiting_seconds: oldest.map(|id| id.age_seconds(now)),
+            server: streams.and_then(|s| s.servers.get(usize::from(partition))?.clone()),
         }
     };
     (0..count).map(look).collect()

@@ -1,5 +1,5 @@
-//! Where Redis is, as `PAYSTREAM_REDIS_URL` says it: one server, or the Sentinels that
-//! know it. Never connects.
+//! Where Redis is, as `PAYSTREAM_REDIS_URL` says it: one server, the Sentinels that know
+//! it, or nodes of a cluster. Never connects.
 
 use std::fmt;
 
@@ -8,6 +8,7 @@ use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisRes
 use super::{Error, connecting::RESPONSE_TIMEOUT};
 
 const SENTINEL_PORT: u16 = 26379;
+const PORT: u16 = 6379;
 
 /// A server of Redis, by host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +32,7 @@ pub(super) enum Kind {
         master: String,
         login: Box<ConnectionInfo>,
     },
+    Cluster,
 }
 
 #[derive(Clone, Debug)]
@@ -56,14 +58,11 @@ impl Address {
         let (rest, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, hosts) =
             rest.rsplit_once('@').map_or(("", rest), |(login, hosts)| (login, hosts));
-        match way {
-            "sentinel" => {}
-            "cluster" => {
-                return Err(Error::Address("a Redis Cluster is not supported yet".to_owned()));
-            }
+        let (default_port, hint) = match way {
+            "sentinel" => (SENTINEL_PORT, "redis-sentinel://host:26379,host:26379/master-name"),
+            "cluster" => (PORT, "redis-cluster://host:6379,host:6379"),
             _ => return Err(Error::Address("its scheme is not known".to_owned())),
-        }
-        let hint = "redis-sentinel://host:26379,host:26379/master-name";
+        };
         let refused = |why: &str| Error::Address(format!("{why}; it looks like {hint}"));
         let mut nodes = Vec::new();
         for host in hosts.split(',') {
@@ -71,7 +70,7 @@ impl Address {
             let info = info.map_err(|_| refused("one of its hosts is not valid"))?;
             let mut node = node_of(&info);
             let has_port = host.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
-            node.port = if has_port { node.port } else { SENTINEL_PORT };
+            node.port = if has_port { node.port } else { default_port };
             nodes.push(node);
         }
         let logged_in = |login: &str| -> Result<ConnectionInfo, Error> {
@@ -79,6 +78,12 @@ impl Address {
             let info = format!("{scheme}://{login}{at}host").into_connection_info();
             Ok(with_settings(info.map_err(|_| refused("its user or password is not valid"))?))
         };
+        if way == "cluster" {
+            if !path.is_empty() || !query.is_empty() {
+                return Err(refused("a cluster has no databases and no parameters"));
+            }
+            return Ok(Self { kind: Kind::Cluster, nodes, info: logged_in(login)? });
+        }
         let (mut username, mut password) = ("", "");
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter.split_once('=') {
@@ -106,7 +111,7 @@ impl Address {
     pub(super) fn client(&self, node: &Node) -> RedisResult<Client> {
         match self.kind {
             Kind::Single => Client::open(self.info.clone()),
-            Kind::Sentinel { .. } => Client::open(at(&self.info, node)),
+            Kind::Sentinel { .. } | Kind::Cluster => Client::open(at(&self.info, node)),
         }
     }
 
@@ -115,6 +120,7 @@ impl Address {
         match &self.kind {
             Kind::Single => Client::open(self.info.clone()),
             Kind::Sentinel { login, .. } => Client::open(at(login, node)),
+            Kind::Cluster => Client::open(at(&self.info, node)),
         }
     }
 
@@ -183,7 +189,8 @@ mod tests {
             ("redis-sentinel://one,,two/pay", "one of its hosts is not valid"),
             ("redis-sentinel://one/pay?db=2", "sentinel_username and sentinel_password only"),
             ("redis-sentinel://one/pay/2", "a slash"),
-            ("redis-cluster://one,two", "not supported yet"),
+            ("redis-cluster://one,two/2", "no databases and no parameters"),
+            ("redis-cluster://one?x=y", "no databases and no parameters"),
             ("redis-herd://one", "its scheme is not known"),
         ] {
             let refused = Address::parse(url).unwrap_err().to_string();

@@ -13,6 +13,9 @@ use super::server::{self, Primary};
 /// How long the ledger may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Servers that are remembered to have passed.
+const SERVERS_MAX: usize = 64;
+
 /// Returns the current generation, and whether it is being changed; none while the ledger is
 /// unavailable.
 type Ask = dyn Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync;
@@ -21,7 +24,7 @@ type Ask = dyn Fn() -> BoxFuture<'static, Option<(i32, bool)>> + Send + Sync;
 pub(super) struct Authority {
     generation: i32,
     ask: Arc<Ask>,
-    met: Arc<Mutex<Option<Arc<Primary>>>>,
+    met: Arc<Mutex<Vec<Arc<Primary>>>>,
 }
 
 impl Authority {
@@ -32,7 +35,7 @@ impl Authority {
     /// Refuses a server to which these streams must not be appended.
     pub(super) async fn confirm(&self, server: &Arc<Primary>) -> RedisResult<()> {
         let mut met = self.met.lock().await;
-        if met.as_ref() == Some(server) {
+        if met.contains(server) {
             return Ok(());
         }
         match timeout(PATIENCE, (self.ask)()).await.unwrap_or(None) {
@@ -52,7 +55,10 @@ impl Authority {
             // A restarted server has lost nothing.
             Some(_) | None => {}
         }
-        *met = Some(Arc::clone(server));
+        if met.len() == SERVERS_MAX {
+            met.remove(0);
+        }
+        met.push(Arc::clone(server));
         Ok(())
     }
 }

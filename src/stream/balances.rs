@@ -46,7 +46,8 @@ impl Balances {
     /// Fills the cache with a JSON object, if the lease still stands.
     pub async fn fill(&self, customer: &CustomerId, lease: &str, json: &str) -> Result<(), Error> {
         let filling = async {
-            let line = self.connection.line().await?;
+            let slot = self.keys.slot(self.keys.partition_of(customer));
+            let line = self.connection.line(slot).await?;
             let mut command = scripts::BALANCE_FILL.on(&[self.keys.balance(customer)]);
             command.arg(lease).arg(json).arg(self.time_to_live.as_millis().to_string());
             command.arg(&line.server.identity);
@@ -69,7 +70,7 @@ impl Balances {
     async fn look_up(&self, customer: &CustomerId, token: String) -> Result<Lookup, Error> {
         let partition = self.keys.partition_of(customer);
         let keys = [self.keys.balance(customer), self.keys.settling(partition)];
-        let line = self.connection.line().await?;
+        let line = self.connection.line(self.keys.slot(partition)).await?;
         let mut command = scripts::BALANCE_GET.on(&keys);
         command.arg(&token).arg(LEASE.as_millis().to_string()).arg(&line.server.identity);
         let mut connection = line.connection.clone();

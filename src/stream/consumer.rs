@@ -5,24 +5,29 @@
 //! an entry from the next one. After any doubt about what was taken, the caller
 //! reclaims everything pending before it takes anything new.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use redis::{Pipeline, Value};
+use tokio::time::timeout;
 
 use super::{
-    Error, GROUP, Keys, Streams,
-    connecting::RESPONSE_TIMEOUT,
-    lineage,
-    replies::Entry,
-    scripts,
-    server::Primary,
-    servers::{self, Layout, Opening, Servers},
-    wire,
+    Error, GROUP, Keys, Streams, connecting::RESPONSE_TIMEOUT, lineage, lines::Lines,
+    replies::Entry, scripts, servers::Opening, wire,
 };
 use crate::domain::{CustomerId, DeadEntry, Delivery, Fence, StreamId};
 
 /// Approximate length of a partition's dead stream.
 const DEAD_NOTICES_MAX: u32 = 10_000;
+/// How long those slots of a cluster may take together that are only asked whether they have
+/// something.
+const EMPTY_PATIENCE: Duration = Duration::from_millis(10);
+/// How long a server may be silent before it is looked whether it still serves.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// Longest time a batch may hold back the balance cache if its worker dies.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
 
@@ -54,18 +59,24 @@ pub struct Delivered {
 /// One lane's half of the stream. Its connections are plain ones: a silent
 /// reconnect would let a worker that slept go on without asking who owns what.
 pub struct Consumer {
-    servers: Servers,
-    layout: Arc<Layout>,
-    pub(super) reader: MultiplexedConnection,
-    waiter: MultiplexedConnection,
+    pub(super) reader: Lines,
+    waiter: Lines,
+    /// One for each question that may be under way.
+    waiters: BTreeMap<u16, Lines>,
+    /// Questions under way. They have no effect, so an old one is as good as a new one. Never
+    /// locked.
+    waiting: Mutex<FuturesUnordered<Waiting>>,
+    /// What they are about: partitions of a cluster, or all.
+    asked: BTreeSet<u16>,
     pub(super) keys: Keys,
     pub(super) worker: String,
     incarnation: String,
-    /// The server of both connections.
-    pub(super) server: Arc<Primary>,
     /// The highest value seen of each partition's counter.
     pub(super) counted: BTreeMap<u16, i64>,
 }
+
+/// What was asked about, and the partitions of it that have an entry.
+type Waiting = BoxFuture<'static, (u16, Result<Vec<u16>, Error>)>;
 
 impl Consumer {
     pub(super) async fn connect(
@@ -73,23 +84,28 @@ impl Consumer {
         worker: &str,
         incarnation: &str,
     ) -> Result<Self, Error> {
-        let name = format!("worker:{worker}:{incarnation}");
         let opening = |response_timeout, scripts| Opening {
-            name: format!("{}:{name}", streams.keys.prefix()),
+            name: format!("worker:{worker}:{incarnation}"),
+            key_prefix: streams.keys.prefix().to_owned(),
             response_timeout,
             insists_on_safety: streams.insists_on_safety,
             scripts,
         };
-        let (servers, layout) = (streams.servers.clone(), streams.servers.layout().await?);
-        let (reader, server) =
-            servers.open(&layout.node, &opening(RESPONSE_TIMEOUT, &scripts::OF_A_LANE)).await?;
-        let server = server?;
+        let opening_reader = opening(RESPONSE_TIMEOUT, &scripts::OF_A_LANE);
+        let reader = Lines::new(&streams.servers, opening_reader).await?;
         // A blocked read answers up to twice its time late.
-        let (waiter, _) = servers.open(&layout.node, &opening(2 * RESPONSE_TIMEOUT, &[])).await?;
-        let keys = streams.keys.clone();
-        let (worker, incarnation) = (worker.to_owned(), incarnation.to_owned());
-        let counted = BTreeMap::new();
-        Ok(Self { servers, layout, reader, waiter, keys, worker, incarnation, server, counted })
+        let waiter = Lines::new(&streams.servers, opening(2 * RESPONSE_TIMEOUT, &[])).await?;
+        Ok(Self {
+            reader,
+            waiter,
+            waiters: BTreeMap::new(),
+            waiting: Mutex::default(),
+            asked: BTreeSet::new(),
+            keys: streams.keys.clone(),
+            worker: worker.to_owned(),
+            incarnation: incarnation.to_owned(),
+            counted: BTreeMap::new(),
+        })
     }
 
     /// Compares the highest sequence known to have been given out in each partition with this
@@ -99,8 +115,11 @@ impl Consumer {
         for (partition, sequence) in known {
             let seen = self.counted.entry(*partition).or_default();
             *seen = (*seen).max(*sequence);
-            let known = (*sequence, ("-", 0));
-            pipeline.add_command(lineage::command(&self.keys, *partition, &self.server, known));
+            let (slot, known) = (self.keys.slot(*partition), (*sequence, ("-", 0)));
+            let (server, others) =
+                (self.reader.server(slot).await?, self.reader.other_runs(slot).await?);
+            let server = (&*server, others.as_str());
+            pipeline.add_command(lineage::command(&self.keys, *partition, server, known));
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }
@@ -133,56 +152,72 @@ impl Consumer {
     /// Closes the connections of a former owner, so that none of its commands arrives late.
     /// Those of this process stay.
     pub async fn cut_off(&mut self, worker: &str) -> Result<(), Error> {
-        let mut list = redis::cmd("CLIENT");
-        list.arg(&["LIST", "TYPE", "normal"]);
-        let clients: String = match list.query_async(&mut self.reader).await {
-            Ok(clients) => clients,
-            // The ACL may forbid it; the fences hold without it.
-            Err(error) if error.code() == Some("NOPERM") => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
         let theirs = format!("{}:worker:{worker}:", self.keys.prefix());
         let ours = format!("{}:worker:{}:{}", self.keys.prefix(), self.worker, self.incarnation);
-        for client in clients.lines() {
-            let field = |name| client.split(' ').find_map(|field| field.strip_prefix(name));
-            let name = field("name=").unwrap_or_default();
-            if let Some(id) = field("id=").filter(|_| name.starts_with(&theirs) && name != ours) {
-                let mut kill = redis::cmd("CLIENT");
-                kill.arg(&["KILL", "ID", id]).exec_async(&mut self.reader).await?;
+        for line in self.reader.opened() {
+            let mut connection = line.connection.clone();
+            let mut list = redis::cmd("CLIENT");
+            list.arg(&["LIST", "TYPE", "normal"]);
+            let clients: String = match list.query_async(&mut connection).await {
+                Ok(clients) => clients,
+                // The ACL may forbid it; the fences hold without it.
+                Err(error) if error.code() == Some("NOPERM") => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            for client in clients.lines() {
+                let field = |name| client.split(' ').find_map(|field| field.strip_prefix(name));
+                let name = field("name=").unwrap_or_default();
+                if let Some(id) = field("id=").filter(|_| name.starts_with(&theirs) && name != ours)
+                {
+                    let mut kill = redis::cmd("CLIENT");
+                    kill.arg(&["KILL", "ID", id]).exec_async(&mut connection).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Waits at most `block` for an entry behind the given ids; returns the partitions that have
-    /// one.
+    /// Waits at most `block` for an entry behind the given ids; returns partitions that have
+    /// one. Slots of a cluster are asked about each by itself, and the first answer is enough.
     pub async fn wait(
         &mut self,
         after: &[(u16, StreamId)],
         block: Option<Duration>,
     ) -> Result<Vec<u16>, Error> {
-        if self.servers.current().is_some_and(|current| current != self.layout) {
-            return Err(servers::moved().into());
+        let many = self.waiter.is_of_a_cluster();
+        let end = Instant::now() + block.map_or(EMPTY_PATIENCE, |block| block * 3 / 4);
+        let waiting = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // A cluster refuses a question about two slots, and one holds up its connection.
+            for after in after.chunks(if many { 1 } else { after.len().max(1) }) {
+                let group = if many { after[0].0 } else { 0 };
+                if self.asked.insert(group) {
+                    let waiter = self.waiters.entry(group).or_insert_with(|| self.waiter.another());
+                    let about = (after.to_vec(), block);
+                    waiting.push(ask(waiter.clone(), self.keys.clone(), group, about).boxed());
+                }
+            }
+            let mut next = timeout(LOOK_AROUND, waiting.next()).await.ok().flatten();
+            if next.is_none() {
+                // A server that fell silent may have been replaced.
+                for (partition, _) in after {
+                    self.waiter.place_of(self.keys.slot(*partition))?;
+                }
+                continue;
+            }
+            let mut ready = Vec::new();
+            while let Some((group, found)) = next {
+                self.asked.remove(&group);
+                ready.extend(found?);
+                next = waiting.next().now_or_never().flatten();
+            }
+            // What was asked before may have been given away meanwhile.
+            ready.retain(|partition| after.iter().any(|(wanted, _)| wanted == partition));
+            // Where one slot has nothing, another may.
+            if !many || !ready.is_empty() || Instant::now() >= end {
+                return Ok(ready);
+            }
         }
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(1);
-        if let Some(block) = block {
-            // BLOCK 0 would mean for ever.
-            command.arg("BLOCK").arg(block.as_millis().max(1).to_string());
-        }
-        command.arg("STREAMS");
-        for (partition, _) in after {
-            command.arg(self.keys.stream(*partition));
-        }
-        for (_, id) in after {
-            command.arg(id);
-        }
-        let streams: Vec<(String, Value)> = command.query_async(&mut self.waiter).await?;
-        let has_some = |partition: &u16| {
-            let stream = self.keys.stream(*partition);
-            streams.iter().any(|(name, _)| *name == stream)
-        };
-        Ok(after.iter().map(|(partition, _)| *partition).filter(has_some).collect())
     }
 
     /// Takes up to so many new entries from each partition. Fails with [`Error::Fenced`] when
@@ -315,6 +350,37 @@ impl Consumer {
     fn token(&self, fence: Fence) -> String {
         format!("{}.{}", self.worker, fence.epoch)
     }
+}
+
+/// Asks which of these partitions have an entry behind these ids.
+async fn ask(
+    mut waiter: Lines,
+    keys: Keys,
+    group: u16,
+    (after, block): (Vec<(u16, StreamId)>, Option<Duration>),
+) -> (u16, Result<Vec<u16>, Error>) {
+    let mut command = redis::cmd("XREAD");
+    command.arg("COUNT").arg(1);
+    if let Some(block) = block {
+        // BLOCK 0 would mean for ever.
+        command.arg("BLOCK").arg(block.as_millis().max(1).to_string());
+    }
+    command.arg("STREAMS");
+    for (partition, _) in &after {
+        command.arg(keys.stream(*partition));
+    }
+    for (_, id) in &after {
+        command.arg(id);
+    }
+    let asking = async {
+        let streams: Vec<(String, Value)> = command.query_async(&mut waiter).await?;
+        let has_some = |partition: &u16| {
+            let stream = keys.stream(*partition);
+            streams.iter().any(|(name, _)| *name == stream)
+        };
+        Ok(after.iter().map(|(partition, _)| *partition).filter(has_some).collect())
+    };
+    (group, asking.await)
 }
 
 /// Entries of one stream, and its counter.

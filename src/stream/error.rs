@@ -1,6 +1,6 @@
 //! Errors of Redis, classified where they arise. Never decides what to do about one.
 
-use redis::{ErrorKind, ParsingError, RedisError, ServerError, ServerErrorKind};
+use redis::{ErrorKind, ParsingError, RedisError, ServerError};
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -25,6 +25,9 @@ pub enum Error {
     /// Redis cannot be reached, or cannot answer yet.
     #[error("redis is not available")]
     Outage(#[source] RedisError),
+    /// A server of a cluster does not have this partition now, or not yet.
+    #[error("redis moves the partition to another server")]
+    Moving(#[source] RedisError),
     /// This user may not log in, or lacks a command that its role has.
     #[error("redis refuses this to our user: give it the commands of its role")]
     Forbidden(#[source] RedisError),
@@ -64,7 +67,11 @@ impl Error {
     pub fn is_outage(&self) -> bool {
         matches!(
             self,
-            Self::Outage(_) | Self::Unfit(_) | Self::Deadline(_) | Self::Unreplicated { .. }
+            Self::Outage(_)
+                | Self::Moving(_)
+                | Self::Unfit(_)
+                | Self::Deadline(_)
+                | Self::Unreplicated { .. }
         )
     }
 }
@@ -98,12 +105,13 @@ impl From<RedisError> for Error {
             Some(_) if detail().starts_with("The user executing the script can't run") => {
                 return Self::Forbidden(error);
             }
+            Some("MOVED" | "ASK" | "TRYAGAIN") => return Self::Moving(error),
             // MISCONF: the last write to disk failed. BUSY: a long script runs.
             // NOSCRIPT: connecting again also loads the scripts again.
             // LINEAGE: known sequences are compared again with this server's history.
             Some(
-                "AWAY" | "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS" | "LOADING"
-                | "MASTERDOWN" | "READONLY",
+                "AWAY" | "CLUSTERDOWN" | "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS"
+                | "LOADING" | "MASTERDOWN" | "READONLY",
             ) => {
                 return Self::Outage(error);
             }
@@ -112,13 +120,8 @@ impl From<RedisError> for Error {
         if error.kind() == ErrorKind::AuthenticationFailed {
             return Self::Forbidden(error);
         }
-        let unavailable = error.is_io_error()
-            || error.is_timeout()
-            || error.is_connection_dropped()
-            || matches!(
-                error.kind(),
-                ErrorKind::Server(ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown)
-            );
+        let unavailable =
+            error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
         if unavailable { Self::Outage(error) } else { Self::Unexpected(error) }
     }
 }

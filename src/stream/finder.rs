@@ -98,12 +98,19 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// The highest sequences, by one command whatever the number of partitions.
+    /// The highest sequences, by one command whatever the number of partitions; a cluster takes
+    /// one for each.
     pub async fn heads(&self) -> Result<Heads, Error> {
-        let counters: Vec<_> = (0..self.keys.partitions).map(|p| self.keys.sequence(p)).collect();
-        let mut command = redis::cmd("MGET");
-        let counters: Vec<Option<String>> =
-            command.arg(counters).query_async(&mut self.connection.clone()).await?;
+        let mut connection = self.connection.clone();
+        let counters = (0..self.keys.partitions).map(|p| self.keys.sequence(p));
+        let counters: Vec<Option<String>> = if connection.is_of_a_cluster() {
+            let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
+            counters.for_each(|key| _ = pipeline.cmd("GET").arg(key));
+            pipeline.query_async(&mut connection).await?
+        } else {
+            let keys: Vec<String> = counters.collect();
+            redis::cmd("MGET").arg(keys).query_async(&mut connection).await?
+        };
         // A closed partition's counter is "reason:number".
         let head = |counter: Option<String>| {
             let number = counter.as_deref().map(|text| text.rsplit(':').next().unwrap_or(text));

@@ -4,12 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use redis::aio::MultiplexedConnection;
-
-use super::{Error, GROUP, Keys, lineage, positions, scripts, upkeep};
+use super::{Error, GROUP, Keys, lineage, lines::Lines, positions, scripts, upkeep};
 
 pub struct Gates {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Lines,
     pub(super) keys: Keys,
 }
 
@@ -57,7 +55,7 @@ impl Gates {
             let mut command = scripts::BEGIN.on(&[self.keys.sequence(partition)]);
             let () = command.arg(sequence).query_async(&mut self.connection).await?;
         }
-        lineage::begin(&self.keys, &mut self.connection).await
+        lineage::begin(&self.keys, &self.connection).await
     }
 
     /// Removes the streams that every group has acknowledged; returns the groups that have not.

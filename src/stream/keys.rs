@@ -13,19 +13,55 @@ pub(crate) const GROUP: &str = "ledger";
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
-    heads: Arc<[String]>,
+    heads: Arc<[(String, u16)]>,
+    is_spread: bool,
     pub(super) partitions: u16,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str, partitions: u16, generation: i32) -> Self {
-        let generation = match generation {
-            ..=1 => String::new(),
-            later => format!("g{later}"),
+        let tag = |partition| tag(partition, generation);
+        Self::tagged(prefix, partitions, false, tag)
+    }
+
+    /// The same for a cluster: tags that spread the partitions evenly over its slots, in their
+    /// order, so that servers with equal ranges of slots have equally many.
+    pub(super) fn spread(prefix: &str, partitions: u16, generation: i32) -> Self {
+        let width = SLOTS / u32::from(partitions.max(1));
+        let spread = |partition: u16| {
+            let first = SLOTS * u32::from(partition) / u32::from(partitions);
+            let middle = first + width * 3 / 8..=first + width * 5 / 8;
+            let name = tag(partition, generation) + ".";
+            let begun = crc16(0, name.as_bytes());
+            let fits = |number: &u32| {
+                let crc = crc16(begun, number.to_string().as_bytes());
+                middle.contains(&(u32::from(crc) % SLOTS))
+            };
+            let number = (0..).find(fits).unwrap_or(0);
+            format!("{name}{number}")
         };
-        let head = |partition| format!("{prefix}:{{{generation}p{partition:02}}}:");
+        Self::tagged(prefix, partitions, true, spread)
+    }
+
+    fn tagged(prefix: &str, partitions: u16, is_spread: bool, tag: impl Fn(u16) -> String) -> Self {
+        let head = |partition| {
+            let head = format!("{prefix}:{{{}}}:", tag(partition));
+            let slot = slot_of(head.as_bytes());
+            (head, slot)
+        };
         let heads = (0..partitions).map(head).collect();
-        Self { prefix: prefix.to_owned(), heads, partitions }
+        Self { prefix: prefix.to_owned(), heads, is_spread, partitions }
+    }
+
+    /// The keys of another topology, at the same place.
+    pub(super) fn of_topology(&self, partitions: u16, generation: i32) -> Self {
+        let new = if self.is_spread { Self::spread } else { Self::new };
+        new(&self.prefix, partitions, generation)
+    }
+
+    /// The slot that the keys of a partition are in.
+    pub(super) fn slot(&self, partition: u16) -> u16 {
+        self.heads[usize::from(partition)].1
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -100,17 +136,71 @@ impl Keys {
     }
 
     fn head(&self, partition: u16) -> &str {
-        &self.heads[usize::from(partition)]
+        &self.heads[usize::from(partition)].0
     }
+}
+
+fn tag(partition: u16, generation: i32) -> String {
+    match generation {
+        ..=1 => format!("p{partition:02}"),
+        later => format!("g{later}p{partition:02}"),
+    }
+}
+
+/// The slots of a cluster.
+pub(super) const SLOTS: u32 = 16_384;
+
+/// The slot of a key: of its tag, if it has one.
+pub(super) fn slot_of(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let end = rest.iter().position(|byte| *byte == b'}')?;
+        (end > 0).then(|| &rest[..end])
+    });
+    let slot = u32::from(crc16(0, tag.unwrap_or(key))) % SLOTS;
+    u16::try_from(slot).unwrap_or_default()
+}
+
+/// CRC-16/XMODEM, as a cluster computes slots by; goes on from an earlier part.
+fn crc16(begun: u16, bytes: &[u8]) -> u16 {
+    bytes.iter().fold(begun, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Keys;
+    use super::*;
 
     #[test]
     fn each_generation_has_keys_of_its_own() {
         assert_eq!(Keys::new("paystream", 8, 1).stream(7), "paystream:{p07}:stream");
         assert_eq!(Keys::new("paystream", 8, 2).stream(7), "paystream:{g2p07}:stream");
+    }
+
+    #[test]
+    fn slots_are_those_of_a_cluster() {
+        assert_eq!(crc16(0, b"123456789"), 0x31c3);
+        assert_eq!(slot_of(b"foo"), 12_182);
+        assert_eq!(slot_of(b"x{foo}y}"), 12_182);
+        assert_eq!(slot_of(b"{}foo"), slot_of(b"{}foo"));
+    }
+
+    #[test]
+    fn partitions_are_spread_evenly_over_equal_servers() {
+        for partitions in [8, 32, 256] {
+            let keys = Keys::spread("paystream", partitions, 3);
+            for servers in 1..=6_u16 {
+                let mut counts = vec![0_u16; usize::from(servers)];
+                for partition in 0..partitions {
+                    let slot = u32::from(keys.slot(partition));
+                    counts[(slot * u32::from(servers) / SLOTS) as usize] += 1;
+                }
+                let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+                assert!(most - least <= 1, "{partitions} over {servers}: {counts:?}");
+            }
+        }
     }
 }

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, Value};
 
-use super::{Error, GROUP, Keys, Producer, Streams, positions, replies::Entry, wire};
+use super::{Error, GROUP, Keys, Producer, Streams, lines::Lines, positions, replies::Entry, wire};
 use crate::domain::{Delivery, StreamId};
 
 /// Entries read of one partition.
@@ -25,19 +25,19 @@ pub struct LeftBehind {
 
 pub struct Past {
     keys: Keys,
-    connection: MultiplexedConnection,
+    connection: Lines,
 }
 
 impl Streams {
     /// The streams of other topologies, by generation and number of partitions, as far
-    /// as they are there; over one connection.
+    /// as they are there; over the same connections.
     pub async fn past(&self, topologies: &[(i32, u16)]) -> Result<Vec<Past>, Error> {
         if topologies.is_empty() {
             return Ok(Vec::new());
         }
         let connection = self.connect("left-behind").await?;
         let past = topologies.iter().map(|(generation, partitions)| {
-            let keys = Keys::new(self.keys.prefix(), *partitions, *generation);
+            let keys = self.keys.of_topology(*partitions, *generation);
             Past { keys, connection: connection.clone() }
         });
         Ok(past.collect())
@@ -131,7 +131,7 @@ impl Past {
         if !is_ahead {
             return Ok(());
         }
-        let set = async |step: &str, connection: &mut MultiplexedConnection| {
+        let set = async |step: &str, connection: &mut Lines| {
             let mut command = redis::cmd("XGROUP");
             command.arg(step).arg(stream).arg(GROUP).arg(id).exec_async(connection).await
         };

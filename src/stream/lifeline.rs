@@ -2,16 +2,19 @@
 //! published: when its process dies, its connection ends and Redis counts no subscriber any more.
 //! Never decides that a worker is dead.
 
-use std::sync::Arc;
-
 use futures_util::StreamExt;
-use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{
+    RedisResult,
+    aio::{MultiplexedConnection, PubSub},
+};
 use tokio::time::timeout;
 
 use super::{
     Error, Streams,
+    address::Node,
     connecting::CONNECT_TIMEOUT,
-    servers::{Layout, Servers, moved},
+    layout::{Layout, uncovered},
+    servers::{Servers, moved},
 };
 
 /// A worker's own subscription, and the question who else has one.
@@ -19,8 +22,8 @@ pub struct Lifeline {
     subscription: PubSub,
     asking: MultiplexedConnection,
     servers: Servers,
-    /// Where both connections are.
-    layout: Arc<Layout>,
+    /// The slot at whose server both connections are, and that server.
+    place: (u16, Node),
     channel: String,
     key_prefix: String,
 }
@@ -30,10 +33,12 @@ impl Streams {
     pub async fn lifeline(&self, incarnation: &str) -> Result<Lifeline, Error> {
         let key_prefix = self.keys.prefix().to_owned();
         let channel = channel(&key_prefix, incarnation);
-        let layout = self.servers.layout().await?;
-        let asking = self.connect("lifelines").await?;
+        // All workers meet at one server.
+        let slot = self.keys.slot(0);
+        let node = server_of(&*self.servers.layout().await?, slot)?;
+        let (asking, _) = self.servers.open(&node, &self.opening("lifelines")).await?;
         let subscribing = async {
-            let client = self.servers.address().client(&layout.node)?;
+            let client = self.servers.address().client(&node)?;
             let mut subscription = client.get_async_pubsub().await?;
             subscription.subscribe(&channel).await?;
             Ok::<_, Error>(subscription)
@@ -41,7 +46,8 @@ impl Streams {
         let subscribed = timeout(CONNECT_TIMEOUT, subscribing).await;
         let subscription = subscribed.unwrap_or(Err(Error::Deadline(CONNECT_TIMEOUT)))?;
         let servers = self.servers.clone();
-        Ok(Lifeline { subscription, asking, servers, layout, channel, key_prefix })
+        let place = (slot, node);
+        Ok(Lifeline { subscription, asking, servers, place, channel, key_prefix })
     }
 }
 
@@ -58,7 +64,12 @@ impl Lifeline {
     /// [`Error::Shape`] where this worker itself is not, and an outage where another server has
     /// taken over: then this one knows nothing about others.
     pub async fn are_connected(&mut self, incarnations: &[String]) -> Result<Vec<bool>, Error> {
-        if self.servers.current().is_some_and(|current| current != self.layout) {
+        let (slot, node) = &self.place;
+        if self
+            .servers
+            .current()
+            .is_some_and(|now| server_of(&now, *slot).ok().as_ref() != Some(node))
+        {
             return Err(moved().into());
         }
         let mut question = redis::cmd("PUBSUB");
@@ -73,6 +84,11 @@ impl Lifeline {
             Some(false) | None => Err(Error::Shape("lifelines")),
         }
     }
+}
+
+fn server_of(layout: &Layout, slot: u16) -> RedisResult<Node> {
+    let place = layout.server_of(slot).and_then(|place| layout.nodes.get(place));
+    place.cloned().ok_or_else(uncovered)
 }
 
 fn channel(key_prefix: &str, incarnation: &str) -> String {

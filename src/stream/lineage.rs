@@ -4,13 +4,9 @@
 
 use std::sync::Arc;
 
-use redis::{Cmd, RedisError, RedisResult, aio::ConnectionLike};
+use redis::{Cmd, RedisError, RedisResult};
 
-use super::{
-    Error, Keys, scripts,
-    server::{self, Primary},
-    shared::ServerLine,
-};
+use super::{Error, Keys, lines::Lines, scripts, server::Primary, shared::ServerLine};
 
 /// How far sequences jump after a failover to a replica.
 pub(super) const HOLE: i64 = 1_000_000;
@@ -135,15 +131,27 @@ pub(super) struct Compared {
 /// noted there, so that those payments are accepted again.
 pub(super) async fn compare(
     line: &mut ServerLine,
-    keys: &Keys,
-    partition: u16,
+    others: &str,
+    (keys, partition): (&Keys, u16),
     known: &KnownSequences,
 ) -> RedisResult<Compared> {
-    let mut compared = ask(line, keys, partition, None).await?;
     let server = Arc::clone(&line.server);
+    let mut ask = async |given_out: Option<&GivenOut>| {
+        let origin = given_out.and_then(|given_out| given_out.by.as_ref());
+        let origin = origin.map_or(("-", 0), |(by, first)| (by.identity.as_str(), *first));
+        let sequence = given_out.map_or(0, |given_out| given_out.sequence);
+        let command = command(keys, partition, (&server, others), (sequence, origin));
+        let (first, lines, lost_first, lost_last): (i64, String, i64, i64) =
+            scripts::LINEAGE.ask(&command, &mut line.connection).await?;
+        let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
+        let lost = (lost_first > 0).then_some((lost_first, lost_last));
+        let newest = Newest { first, line };
+        Ok::<_, RedisError>(Compared { newest, lost, lacked: Vec::new(), kept: None })
+    };
+    let mut compared = ask(None).await?;
     let first = compared.newest.first;
     for given_out in known.given_out.iter().filter(|known| !known.is_of(&server, first)) {
-        let found = ask(line, keys, partition, Some(given_out)).await?;
+        let found = ask(Some(given_out)).await?;
         match found.lost {
             Some((first, _)) => compared.lacked.push(given_out.lacked_from(first)),
             None if given_out.by.is_some() => {
@@ -156,51 +164,34 @@ pub(super) async fn compare(
         compared.lost = lost.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
     }
     for given_out in &known.lacked {
-        ask(line, keys, partition, Some(given_out)).await?;
+        ask(Some(given_out)).await?;
     }
     Ok(compared)
 }
 
-async fn ask(
-    line: &mut ServerLine,
-    keys: &Keys,
-    partition: u16,
-    given_out: Option<&GivenOut>,
-) -> RedisResult<Compared> {
-    let origin = given_out.and_then(|given_out| given_out.by.as_ref());
-    let origin = origin.map_or(("-", 0), |(by, first)| (by.identity.as_str(), *first));
-    let sequence = given_out.map_or(0, |given_out| given_out.sequence);
-    let command = command(keys, partition, &line.server, (sequence, origin));
-    let (first, lines, lost_first, lost_last): (i64, String, i64, i64) =
-        scripts::LINEAGE.ask(&command, &mut line.connection).await?;
-    let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
-    let lost = (lost_first > 0).then_some((lost_first, lost_last));
-    Ok(Compared { newest: Newest { first, line }, lost, lacked: Vec::new(), kept: None })
-}
-
 /// `known`: a sequence, the identity that gave it out or "-", and the first
-/// sequence of that identity's lineage.
+/// sequence of that identity's lineage. Beside the server: the runs of other servers that serve.
 pub(super) fn command(
     keys: &Keys,
     partition: u16,
-    server: &Primary,
+    (server, others): (&Primary, &str),
     known: (i64, (&str, i64)),
 ) -> Cmd {
     let (sequence, (origin, origin_first)) = known;
     let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
     let mut command = scripts::LINEAGE.on(&keys);
     command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
-    command.arg(sequence).arg(origin).arg(origin_first);
+    command.arg(sequence).arg(origin).arg(origin_first).arg(others);
     command
 }
 
 /// Notes on every partition which server its sequences begin with.
-pub(super) async fn begin(keys: &Keys, connection: &mut impl ConnectionLike) -> Result<(), Error> {
-    let server = server::primary(connection).await?;
-    scripts::LINEAGE.load(connection).await?;
+pub(super) async fn begin(keys: &Keys, lines: &Lines) -> Result<(), Error> {
+    scripts::LINEAGE.load(&mut lines.clone()).await?;
     for partition in 0..keys.partitions {
-        let command = command(keys, partition, &server, (0, ("-", 0)));
-        command.exec_async(connection).await?;
+        let server = lines.server(keys.slot(partition)).await?;
+        let command = command(keys, partition, (&server, ""), (0, ("-", 0)));
+        command.exec_async(&mut lines.clone()).await?;
     }
     Ok(())
 }

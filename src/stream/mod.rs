@@ -30,7 +30,7 @@
 //!
 //! `paystream:topology` notes generation and number of partitions, for looking
 //! while the ledger is away. After a change of the number of partitions they begin with `paystream:{g2p07}`
-//! and so on.
+//! and so on. In a cluster a number follows, by which they are spread evenly: `paystream:{p07.3}`.
 //!
 //! Never decides what an entry means, never retries by itself (but for an
 //! append, within its deadline), and never knows the ledger or HTTP.
@@ -42,7 +42,11 @@ mod scripts;
 mod connecting;
 mod address;
 mod server;
+mod layout;
+mod guides;
 mod servers;
+mod routing;
+mod lines;
 mod safety;
 mod authority;
 mod shared;
@@ -69,7 +73,6 @@ pub mod permissions;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
 
 pub use appended::{Appended, EntryPosition};
 pub use balances::{Balances, Lookup};
@@ -94,6 +97,7 @@ use authority::Authority;
 use connecting::RESPONSE_TIMEOUT;
 pub(crate) use keys::GROUP;
 use keys::Keys;
+use lines::Lines;
 pub use safety::Unsafe;
 use servers::{Opening, Servers};
 use shared::SharedConnection;
@@ -125,7 +129,10 @@ impl Streams {
         generation: i32,
     ) -> Result<Self, Error> {
         let servers = Servers::new(Address::parse(url)?, |_| true);
-        let keys = Keys::new(key_prefix, partitions, generation);
+        let keys = match servers.is_cluster() {
+            true => Keys::spread(key_prefix, partitions, generation),
+            false => Keys::new(key_prefix, partitions, generation),
+        };
         let (insists_on_safety, replicas, authority) = (false, 0, None);
         Ok(Self { servers, keys, insists_on_safety, replicas, authority, generation })
     }
@@ -153,14 +160,14 @@ impl Streams {
         nodes.map(|node| node.host.as_str())
     }
 
-    /// Notices when another server takes over, where Sentinels know. Runs for ever.
+    /// Notices when another server takes over. Runs for ever.
     pub async fn follow(&self) {
         self.servers.follow().await;
     }
 
     /// The streams of another topology, on the same server.
     pub fn of_topology(&self, partitions: u16, generation: i32) -> Self {
-        let keys = Keys::new(self.keys.prefix(), partitions, generation);
+        let keys = self.keys.of_topology(partitions, generation);
         Self { keys, generation, ..self.clone() }
     }
 
@@ -183,12 +190,37 @@ impl Streams {
         Self { authority: Some(Authority::new(self.generation, Arc::new(ask))), ..self }
     }
 
-    pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
-        let mut connection = self.connect("check").await?;
-        safety::unsafe_settings(&mut connection).await
+    /// Whether the streams are spread over the servers of a cluster.
+    pub fn are_in_a_cluster(&self) -> bool {
+        self.servers.is_cluster()
     }
 
-    /// Whether Redis takes a new connection and answers on it.
+    /// How many servers take commands now; one where that is not known.
+    pub fn server_count(&self) -> usize {
+        self.servers.current().map_or(1, |layout| layout.nodes.len())
+    }
+
+    /// The server of a partition, where there are several and that is known.
+    pub fn server_of(&self, partition: u16) -> Option<String> {
+        let layout = self.servers.current().filter(|_| self.servers.is_cluster())?;
+        Some(layout.nodes[layout.server_of(self.keys.slot(partition))?].to_string())
+    }
+
+    /// What is unsafe on any of the servers.
+    pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
+        let lines = self.connect("check").await?;
+        let mut all = Unsafe::default();
+        for (_, line) in lines.each().await? {
+            let in_cluster = self.servers.is_cluster();
+            let found = safety::unsafe_settings(&mut line.connection.clone(), in_cluster).await?;
+            all.replica = all.replica.or(found.replica);
+            all.evicts = all.evicts.or(found.evicts);
+            all.loses = all.loses.or(found.loses);
+        }
+        Ok(all)
+    }
+
+    /// Whether every server takes a new connection and answers on it.
     pub async fn reach(&self) -> Result<(), Error> {
         // Naming the connection is a question that is answered.
         self.connect("reach").await.map(drop)
@@ -199,7 +231,7 @@ impl Streams {
     pub async fn provision(&self) -> Result<(), Error> {
         let mut connection = self.connect("provision").await?;
         upkeep::create_groups(&self.keys, GROUP, &mut connection).await?;
-        lineage::begin(&self.keys, &mut connection).await
+        lineage::begin(&self.keys, &connection).await
     }
 
     pub async fn gates(&self) -> Result<Gates, Error> {
@@ -261,35 +293,31 @@ impl Streams {
         }))
     }
 
-    /// A plain connection of its own: it never reconnects behind the back of
-    /// its user.
-    async fn connect(&self, name: &str) -> Result<MultiplexedConnection, Error> {
-        self.connect_with(name, RESPONSE_TIMEOUT).await
+    /// Plain connections of its own, to every server: they never reconnect behind the back of
+    /// their user.
+    async fn connect(&self, name: &str) -> Result<Lines, Error> {
+        let lines = Lines::new(&self.servers, self.opening(name)).await?;
+        lines.each().await?;
+        Ok(lines)
     }
 
-    async fn connect_with(
-        &self,
-        name: &str,
-        response_timeout: Duration,
-    ) -> Result<MultiplexedConnection, Error> {
-        let opening = Opening {
-            name: format!("{}:{name}", self.keys.prefix()),
-            response_timeout,
+    fn opening(&self, name: &str) -> Opening {
+        Opening {
+            name: name.to_owned(),
+            key_prefix: self.keys.prefix().to_owned(),
+            response_timeout: RESPONSE_TIMEOUT,
             insists_on_safety: false,
             scripts: &[],
-        };
-        let layout = self.servers.layout().await?;
-        Ok(self.servers.open(&layout.node, &opening).await?.0)
+        }
     }
 
     async fn shared_for(
         &self,
         append_deadline: Option<Duration>,
     ) -> Result<SharedConnection, Error> {
-        let name = format!("{}:shared", self.keys.prefix());
         SharedConnection::connect(
             self.servers.clone(),
-            name,
+            self.keys.prefix(),
             append_deadline,
             self.insists_on_safety,
         )

@@ -6,7 +6,7 @@ pub const ROLES: [&str; 3] = ["gateway", "worker", "operations"];
 
 /// A command, and whether each role needs it. Redis asks for the rights of commands that a
 /// script calls, but cannot allow single scripts.
-pub const COMMANDS: [(&str, [bool; 3]); 47] = {
+pub const COMMANDS: [(&str, [bool; 3]); 49] = {
     const W: [bool; 3] = [false, true, false];
     const O: [bool; 3] = [false, false, true];
     const GO: [bool; 3] = [true, false, true];
@@ -17,6 +17,8 @@ pub const COMMANDS: [(&str, [bool; 3]); 47] = {
         ("client|kill", W),
         ("client|list", W),
         ("client|setname", ALL),
+        ("cluster|info", ALL),
+        ("cluster|slots", ALL),
         ("config|get", ALL),
         ("del", ALL),
         ("evalsha", ALL),

@@ -149,9 +149,15 @@ impl Producer {
 
     /// Whether Redis answers, and is still one that payments may be given to.
     pub async fn ping(&self) -> Result<(), Error> {
-        let line = self.connections[0].line().await?;
+        let line = self.connections[0].any_line().await?;
         match &self.replication {
-            Some(replicas) => replicas.confirm(&self.keys.replicated(0), &line.server).await,
+            Some(replicas) => {
+                let partition = (0..self.keys.partitions).find(|partition| {
+                    self.connections[0].leads_to(self.keys.slot(*partition), &line)
+                });
+                let key = self.keys.replicated(partition.unwrap_or(0));
+                replicas.confirm(&key, &line.server).await
+            }
             None => Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?),
         }
     }
@@ -235,24 +241,28 @@ impl Producer {
         chunk: &[&ReceivedPayment],
     ) -> RedisResult<(Arc<Primary>, RedisResult<Value>)> {
         let began = Instant::now();
-        let mut line = shared.line().await?;
-        let mut reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
+        let slot = self.keys.slot(partition);
+        let mut line = shared.line(slot).await?;
+        let mut reply =
+            shared.ask(&line, self.try_append(shared, line.clone(), partition, chunk)).await;
         if reply.as_ref().is_err_and(lineage::is_another) {
             self.leave(began);
-            line = shared.line().await?;
-            reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
+            line = shared.line(slot).await?;
+            reply =
+                shared.ask(&line, self.try_append(shared, line.clone(), partition, chunk)).await;
         }
         Ok((line.server, reply))
     }
 
     async fn try_append(
         &self,
+        shared: &SharedConnection,
         mut line: ServerLine,
         partition: u16,
         chunk: &[&ReceivedPayment],
     ) -> RedisResult<Value> {
         if !self.known(partition).is_verified(&line.server) {
-            self.verify(&mut line, partition).await?;
+            self.verify(shared, &mut line, partition).await?;
         }
         let known = self.known(partition).clone();
         let command = self.command(partition, chunk, &known);
@@ -265,12 +275,18 @@ impl Producer {
 
     /// Before anything else is given to a server: is what is known to have been
     /// given out part of its history?
-    async fn verify(&self, line: &mut ServerLine, partition: u16) -> RedisResult<()> {
+    async fn verify(
+        &self,
+        shared: &SharedConnection,
+        line: &mut ServerLine,
+        partition: u16,
+    ) -> RedisResult<()> {
         let asked = self.known(partition).clone();
         if let Some(authority) = &self.authority {
             authority.confirm(&line.server).await?;
         }
-        let found = lineage::compare(line, &self.keys, partition, &asked).await?;
+        let others = shared.other_runs(line).await?;
+        let found = lineage::compare(line, &others, (&self.keys, partition), &asked).await?;
         if let Some((lost_first, lost_last)) = found.lost {
             error!(
                 partition,

@@ -6,7 +6,8 @@
 //! write goes before it: newer versions of Redis wait for the last write of the connection alone.
 
 use std::{
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,14 +20,20 @@ use super::{
     shared::SharedConnection,
 };
 
+/// Servers, and former ones, whose rounds are remembered.
+const SERVERS_MAX: usize = 64;
+
 #[derive(Clone)]
 pub(super) struct Replication {
     shared: SharedConnection,
     replicas: u32,
     /// How long they may take.
     patience: Duration,
-    last: Arc<Mutex<Option<Round>>>,
+    /// The last round of each server.
+    rounds: Arc<std::sync::Mutex<HashMap<String, LastRound>>>,
 }
+
+type LastRound = Arc<Mutex<Option<Round>>>;
 
 struct Round {
     began: Instant,
@@ -46,13 +53,14 @@ impl Replication {
         let shared = streams.shared_for(Some(deadline)).await?;
         let patience = shared.response_timeout() / 2;
         let replicas = streams.replicas;
-        Ok(Some(Self { shared, replicas, patience, last: Arc::default() }))
+        Ok(Some(Self { shared, replicas, patience, rounds: Arc::default() }))
     }
 
     /// Returns once enough replicas have what this server has answered by now. `key` is written.
     pub(super) async fn confirm(&self, key: &str, server: &Primary) -> Result<(), Error> {
         let answered = Instant::now();
-        let mut last = self.last.lock().await;
+        let last = self.last_of(server);
+        let mut last = last.lock().await;
         // Whoever waited here is covered by a round that began meanwhile.
         let round = match last.take().filter(|round| round.began > answered) {
             Some(round) => round,
@@ -71,6 +79,14 @@ impl Replication {
             }
             _ => Ok(()),
         }
+    }
+
+    fn last_of(&self, server: &Primary) -> LastRound {
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        if rounds.len() > SERVERS_MAX {
+            rounds.clear();
+        }
+        Arc::clone(rounds.entry(server.identity.clone()).or_default())
     }
 
     async fn ask(&self, key: &str) -> Result<(Primary, u32), Error> {

@@ -20,8 +20,12 @@ pub struct Unsafe {
     pub loses: Option<String>,
 }
 
-pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Result<Unsafe, Error> {
-    let mut found = Unsafe { replica: server::no_primary(connection).await?, ..Unsafe::default() };
+pub(super) async fn unsafe_settings(
+    connection: &mut impl ConnectionLike,
+    in_cluster: bool,
+) -> Result<Unsafe, Error> {
+    let replica = server::no_primary(connection, in_cluster).await?;
+    let mut found = Unsafe { replica, ..Unsafe::default() };
     match setting(connection, "maxmemory-policy").await? {
         Some(policy) if policy == "noeviction" => {}
         Some(policy) => {
@@ -52,8 +56,11 @@ pub(super) async fn unsafe_settings(connection: &mut impl ConnectionLike) -> Res
 }
 
 /// Refuses a server that does not persist acknowledged writes.
-pub(super) async fn insist_on_safety(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    let found = unsafe_settings(connection).await;
+pub(super) async fn insist_on_safety(
+    connection: &mut impl ConnectionLike,
+    in_cluster: bool,
+) -> RedisResult<()> {
+    let found = unsafe_settings(connection, in_cluster).await;
     let found = found.map_err(|error| server::unfit(error.to_string()))?;
     found.replica.or(found.evicts).or(found.loses).map_or(Ok(()), |why| Err(server::unfit(why)))
 }

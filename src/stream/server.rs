@@ -20,19 +20,29 @@ pub(super) struct Primary {
     pub(super) promoted: bool,
 }
 
+impl Primary {
+    /// Its run id: another after a restart.
+    pub(super) fn run(&self) -> &str {
+        self.identity.split(':').next().unwrap_or_default()
+    }
+}
+
 /// The server of this connection. A replica counts as an outage: connecting again may reach
 /// the primary.
-pub(super) async fn primary(connection: &mut impl ConnectionLike) -> RedisResult<Primary> {
-    primary_of(&info(connection, &SECTIONS).await?)
+pub(super) async fn primary(
+    connection: &mut impl ConnectionLike,
+    in_cluster: bool,
+) -> RedisResult<Primary> {
+    primary_of(&info(connection, &SECTIONS).await?, in_cluster)
 }
 
 /// The same, from what `INFO` says of [`SECTIONS`].
 pub(super) fn read_primary(text: &str) -> RedisResult<Primary> {
-    primary_of(&read_info(text))
+    primary_of(&read_info(text), true)
 }
 
-fn primary_of(info: &HashMap<String, String>) -> RedisResult<Primary> {
-    if let Some(sentence) = as_no_primary(info) {
+fn primary_of(info: &HashMap<String, String>, in_cluster: bool) -> RedisResult<Primary> {
+    if let Some(sentence) = as_no_primary(info, in_cluster) {
         return Err(unfit(sentence));
     }
     let run = field(info, "run_id");
@@ -62,8 +72,9 @@ pub(super) fn closed(why: &str) -> RedisError {
 /// by such an address.
 pub(super) async fn no_primary(
     connection: &mut impl ConnectionLike,
+    in_cluster: bool,
 ) -> RedisResult<Option<String>> {
-    Ok(as_no_primary(&info(connection, &SECTIONS).await?))
+    Ok(as_no_primary(&info(connection, &SECTIONS).await?, in_cluster))
 }
 
 /// What `INFO` says by name, of these sections or of all.
@@ -75,12 +86,12 @@ pub(super) async fn info(
     Ok(read_info(&text))
 }
 
-fn read_info(text: &str) -> HashMap<String, String> {
+pub(super) fn read_info(text: &str) -> HashMap<String, String> {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
 }
 
-fn as_no_primary(info: &HashMap<String, String>) -> Option<String> {
+fn as_no_primary(info: &HashMap<String, String>, in_cluster: bool) -> Option<String> {
     match field(info, "redis_mode") {
         "sentinel" => {
             return Some(
@@ -89,7 +100,12 @@ fn as_no_primary(info: &HashMap<String, String>) -> Option<String> {
                     .to_owned(),
             );
         }
-        "cluster" => return Some("it is a node of a cluster, which is not supported".to_owned()),
+        "cluster" if !in_cluster => {
+            return Some(
+                "it is a node of a cluster: begin PAYSTREAM_REDIS_URL with redis-cluster://"
+                    .to_owned(),
+            );
+        }
         _ => {}
     }
     (field(info, "role") != "master").then(|| {

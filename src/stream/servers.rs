@@ -1,11 +1,12 @@
-//! Which server of Redis takes commands now: as its address says, or as most of its Sentinels
-//! know. Asks them at every new connection, and in between where [`Servers::follow`] runs or
-//! a connection failed. Never sends a command of ours, and never sends one twice.
+//! Which server of Redis takes which commands now: as its address says, as most of its Sentinels
+//! know, or as most nodes of a cluster do. They are asked every second where
+//! [`Servers::follow`] runs and after failures, Sentinels at every new connection. Never sends a
+//! command of ours, and never sends one twice.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -18,7 +19,9 @@ use tracing::info;
 
 use super::{
     address::{Address, Kind, Node},
-    connecting::connection_config,
+    connecting::{Reply, connection_config, is_over},
+    guides,
+    layout::{Layout, unknown},
     safety,
     scripts::Lua,
     server::{self, Primary},
@@ -28,19 +31,15 @@ use super::{
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// An answer counts for as long; there is no other question meanwhile.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
-/// How often Sentinels are asked although nothing failed: a master that is cut off from them
-/// may go on answering us.
+/// How often they are asked although nothing failed: a master that is cut off from them may go on
+/// answering us.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
-
-/// The servers that take commands.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) node: Node,
-}
 
 /// How a connection begins.
 pub(super) struct Opening {
     pub(super) name: String,
+    /// Of all keys of ours.
+    pub(super) key_prefix: String,
     pub(super) response_timeout: Duration,
     pub(super) insists_on_safety: bool,
     pub(super) scripts: &'static [&'static Lua],
@@ -53,7 +52,8 @@ struct Known {
     address: Address,
     /// To which hosts connections without TLS are allowed.
     plaintext_to: fn(&str) -> bool,
-    current: Mutex<Option<Arc<Layout>>>,
+    /// What is known, and how new that is.
+    current: Mutex<Option<(u64, Arc<Layout>)>>,
     /// What is known may be wrong.
     doubted: AtomicBool,
     /// Held while asking: when that was last, and whether it failed.
@@ -64,9 +64,9 @@ impl Servers {
     pub(super) fn new(address: Address, plaintext_to: fn(&str) -> bool) -> Self {
         let layout = match address.kind {
             Kind::Single => address.nodes.first(),
-            Kind::Sentinel { .. } => None,
+            Kind::Sentinel { .. } | Kind::Cluster => None,
         };
-        let layout = layout.map(|node| Arc::new(Layout { node: node.clone() }));
+        let layout = layout.map(|node| (0, Arc::new(Layout::of_one(node.clone()))));
         Self(Arc::new(Known {
             address,
             plaintext_to,
@@ -84,13 +84,32 @@ impl Servers {
         matches!(self.0.address.kind, Kind::Single)
     }
 
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.0.address.kind, Kind::Cluster)
+    }
+
     pub(super) fn current(&self) -> Option<Arc<Layout>> {
-        self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().as_ref().map(|(_, layout)| Arc::clone(layout))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(u64, Arc<Layout>)>> {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something failed that another server may do.
     pub(super) fn doubt(&self) {
         self.0.doubted.store(!self.is_single(), Ordering::Relaxed);
+    }
+
+    /// Doubts what is known after a reply that another server would not have given.
+    pub(super) fn judge<R: Reply>(&self, reply: &RedisResult<R>) {
+        let is_wrong = match reply {
+            Err(error) => is_over(error) || error.is_cluster_error(),
+            Ok(reply) => reply.is_of_another_server(),
+        };
+        if is_wrong {
+            self.doubt();
+        }
     }
 
     /// The servers as they are known; asked for where nothing is known, or it is in doubt. While
@@ -111,33 +130,31 @@ impl Servers {
             self.0.doubted.store(false, Ordering::Relaxed);
             let found = self.ask_most().await;
             let at = Instant::now();
-            match found {
-                Ok(layout) => {
-                    *asked = Some((at, None));
-                    self.learn(layout);
-                }
-                Err(error) => *asked = Some((at, Some(error))),
-            }
+            let failed = found.map(|(epoch, layout)| self.learn(epoch, layout)).err();
+            *asked = Some((at, failed));
         }
         let failed = asked.as_ref().and_then(|(_, error)| error.clone());
         failed.map_or_else(|| self.current().ok_or_else(unknown), Err)
     }
 
-    fn learn(&self, layout: Layout) {
-        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_deref() == Some(&layout) {
-            return;
+    fn learn(&self, epoch: u64, layout: Layout) {
+        let mut known = self.known();
+        if let Some((_, before)) = &*known
+            && before.nodes != layout.nodes
+        {
+            info!(before = ?before.nodes, now = ?layout.nodes, "other servers of Redis take commands");
         }
-        if let Some(before) = &*current {
-            info!(before = %before.node, now = %layout.node, "another server of Redis is the master");
-        }
-        *current = Some(Arc::new(layout));
+        *known = Some((epoch, Arc::new(layout)));
     }
 
     /// What most of those say that know, or as many as answer in time: the newest of it, since
-    /// one that is cut off from the others still says what it knew.
-    async fn ask_most(&self) -> RedisResult<Layout> {
-        let nodes = &self.0.address.nodes;
+    /// one that is cut off from the others still says what it knew. Few of them are not believed
+    /// where more was known.
+    async fn ask_most(&self) -> RedisResult<(u64, Layout)> {
+        let known = self.known().clone();
+        let mut nodes: BTreeSet<&Node> = self.0.address.nodes.iter().collect();
+        let in_cluster = known.as_ref().filter(|_| self.is_cluster());
+        nodes.extend(in_cluster.iter().flat_map(|(_, layout)| &layout.nodes));
         let asking = nodes.iter().map(|node| timeout(ASK_TIMEOUT, self.ask_one(node)));
         let mut asking: FuturesUnordered<_> = asking.collect();
         let (mut newest, mut answers, mut failed) = (None::<(u64, Layout)>, 0, unknown());
@@ -153,24 +170,21 @@ impl Servers {
                 Err(_) => {}
             }
         }
-        newest.map(|(_, layout)| layout).ok_or(failed)
+        let known = known.as_ref().map_or(0, |(epoch, _)| *epoch);
+        let is_believed = |(epoch, _): &(u64, Layout)| answers > nodes.len() / 2 || *epoch >= known;
+        newest.filter(is_believed).ok_or(failed)
     }
 
     /// What one of them says, and how new that is.
     async fn ask_one(&self, node: &Node) -> RedisResult<(u64, Layout)> {
-        let Kind::Sentinel { master, .. } = &self.0.address.kind else { return Err(unknown()) };
         let client = self.0.address.guide(node)?;
         let config = connection_config(ASK_TIMEOUT);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut command = redis::cmd("SENTINEL");
-        command.arg("MASTER").arg(master);
-        let known: HashMap<String, String> = command.query_async(&mut connection).await?;
-        let number = |name: &str| known.get(name).and_then(|text| text.parse::<u64>().ok());
-        let port = number("port").and_then(|port| u16::try_from(port).ok());
-        let (Some(host), Some(port)) = (known.get("ip").cloned(), port) else {
-            return Err(unknown());
-        };
-        Ok((number("config-epoch").unwrap_or(0), Layout { node: Node { host, port } }))
+        match &self.0.address.kind {
+            Kind::Single => Err(unknown()),
+            Kind::Sentinel { master, .. } => guides::ask_sentinel(&mut connection, master).await,
+            Kind::Cluster => guides::ask_node(&mut connection, node).await,
+        }
     }
 
     /// Asks again and again, where there is somebody to ask. Runs for ever.
@@ -204,7 +218,8 @@ impl Servers {
         opening: &Opening,
     ) -> RedisResult<(MultiplexedConnection, RedisResult<Arc<Primary>>)> {
         let address = &self.0.address;
-        if !self.is_single() && self.ask().await?.node != *node {
+        let is_sentinel = matches!(address.kind, Kind::Sentinel { .. });
+        if is_sentinel && !self.ask().await?.nodes.contains(node) {
             return Err(moved());
         }
         if address.is_plaintext() && !(self.0.plaintext_to)(&node.host) {
@@ -216,24 +231,24 @@ impl Servers {
         let config = connection_config(opening.response_timeout);
         let client = address.client(node)?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("CLIENT").arg("SETNAME").arg(&opening.name).exec_async(&mut connection).await?;
-        let server = server::primary(&mut connection).await.map(Arc::new);
+        redis::cmd("CLIENT")
+            .arg("SETNAME")
+            .arg(format!("{}:{}", opening.key_prefix, opening.name))
+            .exec_async(&mut connection)
+            .await?;
+        let server = server::primary(&mut connection, self.is_cluster()).await.map(Arc::new);
         if !self.is_single() {
             server.as_ref().map_err(Clone::clone)?;
         }
         if opening.insists_on_safety {
             server.as_ref().map_err(Clone::clone)?;
-            safety::insist_on_safety(&mut connection).await?;
+            safety::insist_on_safety(&mut connection, self.is_cluster()).await?;
         }
         for script in opening.scripts {
             script.load(&mut connection).await?;
         }
         Ok((connection, server))
     }
-}
-
-fn unknown() -> RedisError {
-    server::away("no Sentinel says which server is the master")
 }
 
 /// The error of a connection to a server that another has replaced.

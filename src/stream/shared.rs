@@ -1,23 +1,27 @@
-//! A connection that many share and that comes back. It is given up after any
+//! A connection that many share and that comes back; to a cluster one to each server. It is given up after any
 //! failure that may outlast one command: a break, a reply that does not come
 //! (a half-open connection), or a server that has become a replica. Commands
 //! that were under way then fail; none is sent twice. Silence counts also where
 //! every caller stopped waiting before the reply was late.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures_util::future::{join_all, try_join_all};
 use redis::{
-    Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind, Value,
+    Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
 use super::{
     Error,
     address::Node,
-    connecting::RESPONSE_TIMEOUT,
+    connecting::{RESPONSE_TIMEOUT, Reply, is_over},
+    layout::{Layout, uncovered},
+    routing::{self, Way},
     server::Primary,
     servers::{Opening, Servers},
 };
@@ -30,12 +34,18 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Clone)]
-pub(super) struct SharedConnection(Arc<Reconnecting>);
+pub(super) struct SharedConnection(Arc<Shared>);
 
-struct Reconnecting {
+struct Shared {
     servers: Servers,
     opening: Opening,
-    /// The connection in use. Never locked across an await.
+    places: Mutex<HashMap<Node, Arc<Place>>>,
+}
+
+/// The connection to one server.
+#[derive(Default)]
+struct Place {
+    /// The one in use. Never locked across an await.
     line: Mutex<Option<ServerLine>>,
     /// Held while connecting: when that failed last, and why.
     connecting: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
@@ -62,47 +72,97 @@ impl SharedConnection {
     /// does not keep what it acknowledges.
     pub(super) async fn connect(
         servers: Servers,
-        name: String,
+        key_prefix: &str,
         append_deadline: Option<Duration>,
         insists_on_safety: bool,
     ) -> Result<Self, Error> {
         let response_timeout =
             append_deadline.map_or(RESPONSE_TIMEOUT, |deadline| APPEND_TIMEOUT.min(deadline / 2));
         let opening = Opening {
-            name,
+            name: "shared".to_owned(),
+            key_prefix: key_prefix.to_owned(),
             response_timeout,
             insists_on_safety: append_deadline.is_some() && insists_on_safety,
             scripts: &[],
         };
-        let place = Reconnecting {
-            servers,
-            opening,
-            line: Mutex::new(None),
-            connecting: tokio::sync::Mutex::new(None),
-        };
-        let shared = Self(Arc::new(place));
-        shared.line().await?;
+        let shared = Self(Arc::new(Shared { servers, opening, places: Mutex::default() }));
+        shared.any_line().await?;
         Ok(shared)
     }
 
-    /// The connection to use now; a new one if the last was given up.
-    pub(super) async fn line(&self) -> RedisResult<ServerLine> {
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.0.opening.response_timeout
+    }
+
+    pub(super) fn is_of_a_cluster(&self) -> bool {
+        self.0.servers.is_cluster()
+    }
+
+    /// The connection to use now for keys in this slot; a new one if the last was given up.
+    pub(super) async fn line(&self, slot: u16) -> RedisResult<ServerLine> {
         let layout = self.0.servers.layout().await?;
-        if let Some(line) = self.current(&layout.node) {
+        let Some(server) = layout.server_of(slot) else {
+            self.0.servers.doubt();
+            return Err(uncovered());
+        };
+        self.line_to(&layout, server).await
+    }
+
+    /// A connection to any server that can be reached.
+    pub(super) async fn any_line(&self) -> RedisResult<ServerLine> {
+        let layout = self.0.servers.layout().await?;
+        let mut found = Err(uncovered());
+        for server in 0..layout.nodes.len() {
+            found = self.line_to(&layout, server).await;
+            if found.is_ok() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Connections to all servers that can be reached.
+    pub(super) async fn lines(&self) -> RedisResult<Vec<ServerLine>> {
+        let layout = self.0.servers.layout().await?;
+        let lines = (0..layout.nodes.len()).map(|server| self.line_to(&layout, server));
+        Ok(join_all(lines).await.into_iter().flatten().collect())
+    }
+
+    /// The runs of the servers that can be reached beside this one, where it was promoted.
+    pub(super) async fn other_runs(&self, line: &ServerLine) -> RedisResult<String> {
+        if !line.server.promoted || !self.is_of_a_cluster() {
+            return Ok(String::new());
+        }
+        let others = self.lines().await?;
+        let others = others.iter().filter(|other| other.node != line.node);
+        Ok(others.map(|other| other.server.run()).collect::<Vec<_>>().join(" "))
+    }
+
+    /// Whether keys in this slot are at the server of this connection.
+    pub(super) fn leads_to(&self, slot: u16, line: &ServerLine) -> bool {
+        self.0.servers.current().is_some_and(|layout| {
+            layout.server_of(slot).is_some_and(|server| layout.nodes[server] == line.node)
+        })
+    }
+
+    async fn line_to(&self, layout: &Layout, server: usize) -> RedisResult<ServerLine> {
+        let node = &layout.nodes[server];
+        let place = self.place(layout, node);
+        if let Some(line) = self.current(&place) {
             return Ok(line);
         }
-        let mut failed = self.0.connecting.lock().await;
-        if let Some(line) = self.current(&layout.node) {
+        let mut failed = place.connecting.lock().await;
+        if let Some(line) = self.current(&place) {
             return Ok(line);
         }
         // A caller that waited for a failed attempt does not make another.
         if let Some((_, error)) = failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
             return Err(error.clone());
         }
-        match self.0.open(&layout.node).await {
+        match self.open(node).await {
             Ok(line) => {
                 *failed = None;
-                *self.0.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line.clone());
+                *lock(&place.line) = Some(line.clone());
                 Ok(line)
             }
             Err(error) => {
@@ -112,30 +172,51 @@ impl SharedConnection {
         }
     }
 
+    fn place(&self, layout: &Layout, node: &Node) -> Arc<Place> {
+        let mut places = lock(&self.0.places);
+        if let Some(place) = places.get(node) {
+            return Arc::clone(place);
+        }
+        places.retain(|known, _| layout.nodes.contains(known));
+        Arc::clone(places.entry(node.clone()).or_default())
+    }
+
+    async fn open(&self, node: &Node) -> RedisResult<ServerLine> {
+        let made_at = Instant::now();
+        let (connection, server) = self.0.servers.open(node, &self.0.opening).await?;
+        let (server, node) = (server?, node.clone());
+        Ok(ServerLine { connection, server, node, made_at, unanswered: Arc::default() })
+    }
+
+    fn current(&self, place: &Place) -> Option<ServerLine> {
+        let mut current = lock(&place.line);
+        let timeout = self.0.opening.response_timeout;
+        let silent =
+            |line: &mut ServerLine| line.unanswered().is_some_and(|sent| sent.elapsed() >= timeout);
+        if current.take_if(silent).is_some() {
+            self.0.servers.doubt();
+        }
+        current.clone()
+    }
+
     /// Gives the connection up after a reply that shows it to be useless.
     fn judge<R: Reply>(&self, line: &ServerLine, reply: &RedisResult<R>) {
+        self.0.servers.judge(reply);
         let useless = match reply {
             Err(error) => is_over(error),
             Ok(reply) => reply.is_read_only(),
         };
-        if !useless {
-            return;
-        }
-        self.0.servers.doubt();
-        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|now| Arc::ptr_eq(&now.server, &line.server)) {
-            *current = None;
-        }
+        let place = lock(&self.0.places).get(&line.node).cloned();
+        let Some(place) = place.filter(|_| useless) else { return };
+        let is_it = |now: &mut ServerLine| Arc::ptr_eq(&now.server, &line.server);
+        let _given_up = lock(&place.line).take_if(is_it);
     }
 
-    pub(super) fn response_timeout(&self) -> Duration {
-        self.0.opening.response_timeout
-    }
-
-    /// Gives the connection up if it was made before this.
+    /// Gives up connections that were made before this.
     pub(super) fn leave(&self, before: Instant) {
-        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let _given_up = current.take_if(|line| line.made_at <= before);
+        for place in lock(&self.0.places).values() {
+            let _given_up = lock(&place.line).take_if(|line| line.made_at <= before);
+        }
     }
 
     pub(super) async fn ask<R: Reply>(
@@ -151,73 +232,57 @@ impl SharedConnection {
         reply
     }
 
-    fn current(&self, node: &Node) -> Option<ServerLine> {
-        let mut current = self.0.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let timeout = self.0.opening.response_timeout;
-        let useless = |line: &mut ServerLine| {
-            line.node != *node || line.unanswered().is_some_and(|sent| sent.elapsed() >= timeout)
-        };
-        if current.take_if(useless).is_some() {
-            self.0.servers.doubt();
-        }
-        current.clone()
+    async fn send(&self, line: ServerLine, command: &Cmd) -> RedisResult<Value> {
+        let mut connection = line.connection.clone();
+        self.ask(&line, connection.req_packed_command(command)).await
+    }
+
+    async fn send_all(&self, line: ServerLine, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        let mut connection = line.connection.clone();
+        let asking = connection.req_packed_commands(pipeline, 0, pipeline.len());
+        self.ask(&line, asking).await
     }
 }
 
-impl Reconnecting {
-    async fn open(&self, node: &Node) -> RedisResult<ServerLine> {
-        let made_at = Instant::now();
-        let (connection, server) = self.servers.open(node, &self.opening).await?;
-        let (server, node) = (server?, node.clone());
-        Ok(ServerLine { connection, server, node, made_at, unanswered: Arc::default() })
-    }
-}
-
-fn is_over(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.is_timeout()
-        || error.is_connection_dropped()
-        || error.is_unrecoverable_error()
-        || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
-}
-
-/// The reply to one or more commands.
-pub(super) trait Reply {
-    /// Whether a command was refused because the server is a replica now.
-    fn is_read_only(&self) -> bool;
-}
-
-impl Reply for Value {
-    fn is_read_only(&self) -> bool {
-        matches!(self, Self::ServerError(error) if error.kind() == Some(ServerErrorKind::ReadOnly))
-    }
-}
-
-impl Reply for Vec<Value> {
-    fn is_read_only(&self) -> bool {
-        self.iter().any(Reply::is_read_only)
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let line = self.line().await?;
-            let mut connection = line.connection.clone();
-            self.ask(&line, connection.req_packed_command(command)).await
+            if !self.is_of_a_cluster() {
+                return self.send(self.line(0).await?, command).await;
+            }
+            match routing::way(command, &self.0.opening.key_prefix) {
+                Way::Slot(slot) => self.send(self.line(slot).await?, command).await,
+                Way::Any => self.send(self.any_line().await?, command).await,
+                Way::Each => {
+                    let lines = self.lines().await?.into_iter();
+                    let sent = join_all(lines.map(|line| self.send(line, command))).await;
+                    sent.into_iter().find(Result::is_ok).unwrap_or_else(|| Err(uncovered()))
+                }
+            }
         })
     }
 
     fn req_packed_commands<'a>(
         &'a mut self,
         pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
+        _: usize,
+        _: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let line = self.line().await?;
-            let mut connection = line.connection.clone();
-            self.ask(&line, connection.req_packed_commands(pipeline, offset, count)).await
+            if !self.is_of_a_cluster() {
+                return self.send_all(self.line(0).await?, pipeline).await;
+            }
+            let layout = self.0.servers.layout().await?;
+            let parts = routing::parts(pipeline, &layout, &self.0.opening.key_prefix)?;
+            let sent = parts.iter().map(|(server, part)| async {
+                self.send_all(self.line_to(&layout, *server).await?, &part.pipeline).await
+            });
+            let replies = try_join_all(sent).await?;
+            Ok(routing::together(pipeline.len(), parts.values().zip(replies)))
         })
     }
 

@@ -128,6 +128,7 @@ impl Consumer {
     ) -> Result<(), Error> {
         let Reopening { cursor, sets_back, sequence, kept, lost } = reopening;
         let raises = remains.last_id < cursor;
+        let server = self.reader.server(self.keys.slot(fence.partition)).await?;
         let keys = [
             self.keys.stream(fence.partition),
             self.keys.owner(fence.partition),
@@ -144,7 +145,7 @@ impl Consumer {
         } else {
             ""
         });
-        command.arg(sequence).arg(&self.server.identity);
+        command.arg(sequence).arg(&server.identity);
         command.arg(kept.map_or_else(String::new, |kept| kept.to_string()));
         for (first, last) in lost {
             command.arg(first).arg(last);

@@ -98,12 +98,17 @@ impl Upkeep {
         Ok(script.ask(command.arg(entry), &mut self.connection.clone()).await?)
     }
 
+    /// Of all servers together.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
-        let info = server::info(&mut self.connection.clone(), &["memory"]).await?;
-        let number = |name: &str| info.get(name)?.parse().ok();
-        let memory = number("used_memory").zip(number("maxmemory"));
-        let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
-        Ok(RedisMemory { used, limit })
+        let mut all = RedisMemory { used: 0, limit: 0 };
+        for line in self.connection.lines().await? {
+            let info = server::info(&mut line.connection.clone(), &["memory"]).await?;
+            let number = |name: &str| info.get(name)?.parse::<u64>().ok();
+            let memory = number("used_memory").zip(number("maxmemory"));
+            let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
+            all = RedisMemory { used: all.used + used, limit: all.limit + limit };
+        }
+        Ok(all)
     }
 
     pub async fn depths(&self) -> Result<Vec<Depth>, Error> {

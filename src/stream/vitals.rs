@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use redis::Pipeline;
+use redis::{Pipeline, aio::MultiplexedConnection};
 
 use super::{Error, GROUP, GroupPosition, Streams, Unsafe, positions, safety, server};
 
@@ -17,6 +17,8 @@ const PINGS: usize = 3;
 /// Facts about Redis for `paystream doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisVitals {
+    /// The name of the server, where there are several.
+    pub server: Option<String>,
     /// The smallest of three round trips.
     pub latency: Duration,
     pub now: DateTime<Utc>,
@@ -55,9 +57,22 @@ pub struct Presence {
 }
 
 impl Streams {
-    /// Reads the facts over a connection of its own.
-    pub async fn vitals(&self) -> Result<RedisVitals, Error> {
-        let mut connection = self.connect("doctor").await?;
+    /// Reads the facts of each server over a connection of its own.
+    pub async fn vitals(&self) -> Result<Vec<RedisVitals>, Error> {
+        let lines = self.connect("doctor").await?;
+        let mut all = Vec::new();
+        for (name, line) in lines.each().await? {
+            let server = self.servers.is_cluster().then_some(name);
+            all.push(self.vitals_of(server, line.connection.clone()).await?);
+        }
+        Ok(all)
+    }
+
+    async fn vitals_of(
+        &self,
+        server: Option<String>,
+        mut connection: MultiplexedConnection,
+    ) -> Result<RedisVitals, Error> {
         let mut latency = Duration::MAX;
         for _ in 0..PINGS {
             let asked = Instant::now();
@@ -67,11 +82,13 @@ impl Streams {
         let (seconds, microseconds): (i64, u32) =
             redis::cmd("TIME").query_async(&mut connection).await?;
         let now = DateTime::from_timestamp(seconds, microseconds.saturating_mul(1_000));
+        let in_cluster = self.servers.is_cluster();
         Ok(RedisVitals {
+            server,
             latency,
             now: now.ok_or(Error::Shape("TIME"))?,
             info: server::info(&mut connection, &[]).await?,
-            unsafe_settings: safety::unsafe_settings(&mut connection).await?,
+            unsafe_settings: safety::unsafe_settings(&mut connection, in_cluster).await?,
             directory: safety::setting(&mut connection, "dir").await?,
         })
     }

@@ -40,6 +40,11 @@ impl Error {
         }
     }
 
+    /// Whether a partition is on its way to another server of Redis.
+    pub(super) fn is_moving(&self) -> bool {
+        matches!(self, Self::Stream(stream::Error::Moving(_)))
+    }
+
     /// Whether a store refuses this to our user, for whatever entry.
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(

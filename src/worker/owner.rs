@@ -262,7 +262,17 @@ impl Owner {
             let previous = grant.previous.as_deref();
             info!(partition, epoch, previous, idle_ms, "partition acquired");
             let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
-            let Some(lane) = (0..self.lanes.len()).min_by_key(count) else { return };
+            // A server that is away holds up only lanes that have partitions of it.
+            let streams = &self.worker.streams;
+            let server = streams.server_of(partition);
+            let mixes = |lane: &usize| {
+                let mut of_lane = self.held.iter().filter(|(_, held)| held.lane == *lane);
+                of_lane.any(|(other, _)| streams.server_of(*other) != server)
+            };
+            let Some(lane) = (0..self.lanes.len()).min_by_key(|lane| (mixes(lane), count(lane)))
+            else {
+                return;
+            };
             self.held.insert(partition, OwnedPartition { epoch, lane, leaving: false });
             self.send(lane, Order::Adopt(grant));
         }

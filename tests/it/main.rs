@@ -38,6 +38,7 @@ mod durability;
 mod browser;
 mod callers;
 mod chain;
+mod cluster;
 mod console;
 mod drift;
 mod failover;

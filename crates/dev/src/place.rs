@@ -77,7 +77,8 @@ impl ServerFolder {
         Port::choose(self.last("port"), self.seed())
     }
 
-    fn seed(&self) -> u64 {
+    /// A number of its own, the same in every run.
+    pub(super) fn seed(&self) -> u64 {
         xxh3_64(self.folder.as_os_str().as_encoded_bytes())
     }
 

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use super::cluster::find_program;
 use super::guardian::Launch;
 use super::place::ServerFolder;
+use super::port::Port;
 use super::ps::Living;
 use super::secret;
 use super::server::{READY, Recipe, Server, clear_leftovers};
@@ -40,6 +41,8 @@ const SETTINGS: [[&str; 2]; 9] = [
 pub struct RedisServer {
     server: Server,
     password: String,
+    /// Where it talks to other nodes of its cluster.
+    bus: Option<Port>,
 }
 
 impl Deref for RedisServer {
@@ -61,14 +64,37 @@ impl RedisServer {
     /// administrator it has these users, each with its rules as an ACL writes them, and the
     /// same password.
     pub async fn start(directory: &Path, users: &[(&str, String)]) -> Result<RedisServer> {
+        Self::start_with(directory, users, None).await
+    }
+
+    /// Starts a node of a cluster, which has no slots and knows no other node yet.
+    pub async fn cluster_node(directory: &Path, users: &[(&str, String)]) -> Result<RedisServer> {
+        Self::start_with(directory, users, Some("1500")).await
+    }
+
+    async fn start_with(
+        directory: &Path,
+        users: &[(&str, String)],
+        node_timeout: Option<&str>,
+    ) -> Result<RedisServer> {
         let (place, password) = take(directory).await?;
         // A replica has its primary's password, as anywhere.
         let mut lines = format!("requirepass {password}\nmasterauth {password}\n");
         for (user, rules) in users {
             lines.push_str(&format!("user {user} on >{password} {rules}\n"));
         }
-        let settings = SETTINGS.iter().flatten().map(OsString::from).collect();
-        Self::launch(place, password, &lines, settings, READY).await
+        let mut settings: Vec<OsString> = SETTINGS.iter().flatten().map(OsString::from).collect();
+        let mut bus = None;
+        if let Some(timeout) = node_timeout {
+            let port = bus.insert(Port::choose(None, place.seed().wrapping_add(1))?).number();
+            let port = port.to_string();
+            let more = ["--cluster-enabled", "yes", "--cluster-port", &port];
+            settings.extend(
+                more.into_iter().chain(["--cluster-node-timeout", timeout]).map(OsString::from),
+            );
+        }
+        let server = Self::launch(place, password, &lines, settings, READY).await?;
+        Ok(RedisServer { bus, ..server })
     }
 
     /// Starts a Sentinel, which knows the server at this port of this machine as the master
@@ -106,12 +132,17 @@ impl RedisServer {
             stop_signal: "TERM",
         };
         let recipe = Recipe { name: "Redis", port_flag: "--port", ready, launch };
-        Ok(RedisServer { server: Server::start(place, recipe).await?, password })
+        Ok(RedisServer { server: Server::start(place, recipe).await?, password, bus: None })
     }
 
     /// `redis://:password@127.0.0.1:port/`, of the administrator; this machine only.
     pub fn url(&self) -> String {
         self.url_of("")
+    }
+
+    /// The port of a node of a cluster that other nodes use.
+    pub fn bus_port(&self) -> Option<u16> {
+        self.bus.as_ref().map(Port::number)
     }
 
     /// The administrator's password, which every user has.

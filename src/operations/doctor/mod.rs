@@ -199,17 +199,23 @@ async fn look_at_redis(
     clock: Clock,
 ) -> (Vec<Finding>, bool) {
     let before = clock();
-    let vitals: RedisVitals = match streams.vitals().await {
-        Ok(vitals) => vitals,
+    let servers: Vec<RedisVitals> = match streams.vitals().await {
+        Ok(servers) => servers,
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
-    let reading = ClockReading { there: vitals.now, before, after: clock() };
     let mut findings = vec![kind::REDIS_AWAY.good()];
-    findings.extend(streams::server(&vitals, known.unsafe_redis_allowed));
-    findings.push(streams::replicas(vitals.replicas(), u64::from(streams.replicas())));
-    findings.push(machine::clock("redis", reading));
-    findings.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
-    (findings, vitals.number("loading") == 0)
+    for vitals in &servers {
+        let reading = ClockReading { there: vitals.now, before, after: clock() };
+        let mut found = streams::server(vitals, known.unsafe_redis_allowed);
+        found.push(streams::replicas(vitals.replicas(), u64::from(streams.replicas())));
+        found.push(machine::clock("redis", reading));
+        found.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
+        if let Some(server) = &vitals.server {
+            found = found.into_iter().map(|one| one.about(format!("redis {server}"))).collect();
+        }
+        findings.extend(found);
+    }
+    (findings, servers.iter().all(|vitals| vitals.number("loading") == 0))
 }
 
 /// Everything about the server that can be seen without a topology.

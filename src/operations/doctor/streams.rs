@@ -242,6 +242,7 @@ mod tests {
         ];
         let fields = healthy.iter().chain(but);
         RedisVitals {
+            server: None,
             latency: SLOW,
             now: DateTime::UNIX_EPOCH,
             info: fields.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),

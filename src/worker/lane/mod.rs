@@ -132,8 +132,10 @@ impl Lane {
                     pauses = self::pauses();
                 }
                 Err(error) => {
+                    // What is moved is there from one moment to the next.
+                    let longest = if error.is_moving() { WAIT } else { PAUSE_MAX };
                     self.recover(error);
-                    let pause = pauses.next().unwrap_or(PAUSE_MAX);
+                    let pause = pauses.next().unwrap_or(PAUSE_MAX).min(longest);
                     stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                 }
             }
