@@ -177,15 +177,16 @@ async fn a_silent_worker_is_told_until_it_wakes_or_is_replaced() {
     let (a, b) = tokio::join!(worker(&stores, "a", &[]), worker(&stores, "b", &[]));
     until_spread(&stores, &["a", "b"]).await;
     a.signal("STOP").await;
-    let sentence = until_found(&stores, "owner_silent").await.has("owner_silent", "warning");
+    let said = until_found(&stores, "owner_silent").await;
+    said.tells("owner_silent", "warning", "its 4 partitions are taken over in ");
+    let sentence = said.has("owner_silent", "warning");
     assert!(sentence.starts_with("a has been silent for "), "{sentence}");
     until_spread(&stores, &["b"]).await;
     a.signal("CONT").await;
     until_spread(&stores, &["a", "b"]).await;
     until("it is well", async || doctor(&stores).await.bad().is_empty()).await;
+    // One that dies is replaced before anybody looks.
     a.kill().await;
-    let said = until_found(&stores, "owner_silent").await;
-    said.tells("owner_silent", "warning", "its 4 partitions are taken over in ");
     until_spread(&stores, &["b"]).await;
     doctor(&stores).await.tells("owner_silent", "notice", "a has sent no heartbeat for");
     b.stop().await;
