@@ -89,7 +89,8 @@ impl LaneWriter {
     }
 
     /// Notes that a partition's state in Redis is lost, and decides where its
-    /// sequences go on. Changes nothing before anything was given out since.
+    /// sequences go on: each time further on, for nobody but a gateway may know what was given
+    /// out since the last time.
     pub async fn note_loss(
         &mut self,
         fence: Fence,
@@ -100,11 +101,6 @@ impl LaneWriter {
         self.review(fence, async |connection, stand| {
             let (head, cursor) = (stand.head, stand.reached);
             let jumps = jumps(connection, fence.partition).await?;
-            let mut noted = jumps.iter().filter(|jump| jump.is(JumpKind::StateLost));
-            if let Some(jump) = noted.find(|jump| jump.resumes_at == head + 1 && counted <= head) {
-                let lost = jump.lost_first.zip(jump.lost_last);
-                return Ok(Resumption { resumes_at: jump.resumes_at, lost, cursor });
-            }
             let after = stand.sequence.max(last_in_stream);
             let top = after.max(head).max(counted);
             let resumes_at = top.saturating_add(JUMP);

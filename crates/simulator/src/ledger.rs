@@ -220,13 +220,6 @@ impl Ledger {
     ) -> Result<(i64, Option<Range>, u64), Refusal> {
         let stand = self.lock(partition, Some(fence))?.cursor;
         let jumps = self.jumps.entry(partition).or_default();
-        let noted = jumps.iter().find(|jump| {
-            let same = jump.resumes_at == stand.head + 1 && counted <= stand.head;
-            jump.kinds.contains(&Kind::StateLost) && same
-        });
-        if let Some(jump) = noted {
-            return Ok((jump.resumes_at, jump.lost, stand.reached));
-        }
         let after = stand.sequence.max(last_in_stream);
         let top = after.max(stand.head).max(counted);
         let resumes_at = top + JUMP;
