@@ -10,12 +10,14 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::stream::{Error, Lifeline, Streams};
 
 /// Between two questions.
 const LOOK: Duration = Duration::from_millis(150);
+/// Pause after its own connection was lost, or could not be made.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Answers in a row that a worker is not connected, after one that it was.
 const MISSES: u32 = 2;
 
@@ -43,15 +45,25 @@ impl Watcher {
     /// Asks until `stop`. Knows nothing about others after a connection of its own was lost: one
     /// that Redis lost, or that another server answers, says nothing about them.
     pub(super) async fn run(self, streams: Streams, incarnation: String, stop: CancellationToken) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(looks.tick()).await.is_some() {
+        let mut told = false;
+        let mut pauses = interval(PAUSE);
+        pauses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(pauses.tick()).await.is_some() {
             let watching = async {
                 let lifeline = streams.lifeline(&incarnation).await?;
                 self.watch(lifeline).await
             };
-            if let Some(Err(error)) = stop.run_until_cancelled(watching).await {
-                debug!(%error, "the lifeline is lost; connecting again");
+            match stop.run_until_cancelled(watching).await {
+                Some(Err(error @ Error::Forbidden(_))) if !told => {
+                    warn!(
+                        %error,
+                        "this worker's user of Redis may not subscribe: a worker that dies is \
+                         noticed when its lease ends. Give it the rights of docs/roles.md"
+                    );
+                    told = true;
+                }
+                Some(Err(error)) => debug!(%error, "the lifeline is lost; connecting again"),
+                Some(Ok(())) | None => {}
             }
         }
     }
