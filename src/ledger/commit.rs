@@ -23,7 +23,10 @@ thread_local! {
     static HEARD: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-static LISTENER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Listener));
+/// The second is used by nobody. While there is one subscriber only, `tracing` asks whoever listens
+/// on the thread that first comes by whether a place in the code matters, and keeps the answer.
+static LISTENERS: LazyLock<[Dispatch; 2]> =
+    LazyLock::new(|| [Dispatch::new(Listener), Dispatch::new(Listener)]);
 
 /// Commits a transaction.
 ///
@@ -34,7 +37,7 @@ pub(super) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(),
     let mut committing = pin!(transaction.commit());
     let mut warning = None;
     poll_fn(|context| {
-        let polled = with_default(&LISTENER, || committing.as_mut().poll(context));
+        let polled = with_default(&LISTENERS[0], || committing.as_mut().poll(context));
         warning = warning.take().or_else(|| HEARD.take());
         polled
     })

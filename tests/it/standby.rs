@@ -44,6 +44,8 @@ async fn a_commit_that_only_warns_is_of_unknown_fate() {
     let partition = h.api.pay("r0", "ADA", "1").await["partition"].as_u64().unwrap();
     h.settled().await;
     await_nobody(&h.stores).await;
+    // A warning that nobody listened for does not make later ones unheard.
+    h.stores.sql("do $$ begin raise warning 'of something else'; end $$").await;
 
     let opening = async {
         let customer = elsewhere("ADA");
