@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::join_all;
 use sqlx::{
-    Connection, PgConnection, PgPool,
+    Connection, FromRow, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::{sleep, timeout};
@@ -52,6 +52,8 @@ struct Primary {
     place: usize,
     /// The highest that was seen; 0 before.
     timeline: i64,
+    /// What cluster it is of; none before.
+    cluster: Option<i64>,
     since: Instant,
 }
 
@@ -74,8 +76,13 @@ impl Address {
         let Some(options) = each.first().cloned() else {
             return Err(invalid("it names no server".to_owned()));
         };
+        let is_socket =
+            |one: &PgConnectOptions| one.get_socket().is_some() || one.get_host().starts_with('/');
+        if each.len() > 1 && each.iter().any(is_socket) {
+            return Err(invalid("a socket cannot be one of several servers".to_owned()));
+        }
         let places = each.iter().map(|one| (one.get_host().to_owned(), one.get_port())).collect();
-        let primary = Primary { place: 0, timeline: 0, since: Instant::now() };
+        let primary = Primary { place: 0, timeline: 0, cluster: None, since: Instant::now() };
         let servers = Servers { places, primary: Mutex::new(primary), pools: Mutex::default() };
         Ok(Self { options, servers: Arc::new(servers) })
     }
@@ -104,10 +111,11 @@ impl Address {
         let known = self.servers.primary();
         // The first that is named may be an old primary that came back.
         if known.timeline > 0
-            && let Ok((timeline, connection)) = self.connect_to(known.place).await
-            && timeline >= known.timeline
+            && let Ok((found, connection)) = self.connect_to(known.place).await
+            && found.timeline >= Some(known.timeline)
+            && Some(found.cluster) == known.cluster
         {
-            self.servers.follow(known.place, timeline);
+            self.servers.follow(known.place, found);
             return Ok(connection);
         }
         self.find().await
@@ -117,39 +125,56 @@ impl Address {
     async fn find(&self) -> Result<PgConnection, sqlx::Error> {
         let asking = (0..self.servers.places.len()).map(|place| self.connect_to(place));
         let answers = join_all(asking).await.into_iter().enumerate();
-        let mut best: Option<(i64, usize, PgConnection)> = None;
-        let mut sentences = Vec::new();
+        let known = self.servers.primary();
+        let mut cluster = known.cluster;
+        let mut best: Option<(Found, usize, PgConnection)> = None;
+        let (mut refused, mut sentences) = (None, Vec::new());
         for (place, answer) in answers {
-            match answer {
-                Ok((timeline, connection)) => {
-                    if best.as_ref().is_none_or(|(other, ..)| timeline > *other) {
-                        best = Some((timeline, place, connection));
-                    }
+            let name = self.servers.name(place);
+            let (found, connection) = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    sentences.push(format!("{name}: {error}"));
+                    // Nothing that waiting mends, such as a wrong password.
+                    refused = refused.or(Some(error).filter(|e| e.as_database_error().is_some()));
+                    continue;
                 }
-                Err(error) => sentences.push(format!("{}: {error}", self.servers.name(place))),
+            };
+            if *cluster.get_or_insert(found.cluster) != found.cluster {
+                return Err(outage(format!(
+                    "{name} is of another cluster than the others: name a primary and its standbys"
+                )));
+            }
+            if found.timeline.is_none() {
+                sentences.push(format!("{name}: it is a standby, or comes back from a backup"));
+            } else if best.as_ref().is_none_or(|(other, ..)| found.timeline > other.timeline) {
+                best = Some((found, place, connection));
             }
         }
-        let known = self.servers.primary().timeline;
+        let known = known.timeline;
         match best {
-            Some((timeline, place, connection)) if timeline >= known => {
-                self.servers.follow(place, timeline);
+            Some((found, place, connection)) if found.timeline >= Some(known) => {
+                self.servers.follow(place, found);
                 Ok(connection)
             }
-            Some((timeline, place, _)) => Err(outage(format!(
-                "{} takes writes on timeline {timeline}, and timeline {known} has been seen: it is \
-                 an old primary. If it was restored on purpose, restart this process",
+            Some((_, place, _)) => Err(outage(format!(
+                "{} takes writes on an earlier timeline than {known}, which has been seen: it is an \
+                 old primary. If it was restored on purpose, restart this process",
                 self.servers.name(place)
             ))),
-            None => Err(outage(format!("no primary: {}", sentences.join("; ")))),
+            None => {
+                let sentence = format!("no primary: {}", sentences.join("; "));
+                Err(refused.unwrap_or_else(|| outage(sentence)))
+            }
         }
     }
 
-    /// A connection to this server and its timeline, if it takes writes.
-    async fn connect_to(&self, place: usize) -> Result<(i64, PgConnection), sqlx::Error> {
+    /// A connection to this server, and what it is.
+    async fn connect_to(&self, place: usize) -> Result<(Found, PgConnection), sqlx::Error> {
         let options = self.servers.place(&self.options, place);
         let connecting = async {
             let mut connection = PgConnection::connect_with(&options).await?;
-            Ok((timeline(&mut connection).await?, connection))
+            Ok((look(&mut connection).await?, connection))
         };
         let connected = timeout(SERVER_TIMEOUT, connecting).await;
         connected.unwrap_or_else(|_| Err(outage(format!("no answer in {SERVER_TIMEOUT:?}"))))
@@ -164,9 +189,7 @@ impl Address {
         }
         let servers = Arc::clone(&self.servers);
         let pool = options
-            .after_connect(|connection, _| {
-                Box::pin(async move { timeline(connection).await.map(drop) })
-            })
+            .after_connect(|connection, _| Box::pin(async move { takes_writes(connection).await }))
             .before_acquire(move |_, connection| {
                 // One to a former primary is closed.
                 let is_current = connection.age < servers.primary().since.elapsed();
@@ -185,10 +208,10 @@ impl Address {
         }
         loop {
             if let Ok(mut connection) = self.connect().await {
-                let mut asked = Ok(Ok(0));
+                let mut asked = Ok(Ok(()));
                 while matches!(asked, Ok(Ok(_))) {
                     sleep(LOOK).await;
-                    asked = timeout(SERVER_TIMEOUT, timeline(&mut connection)).await;
+                    asked = timeout(SERVER_TIMEOUT, takes_writes(&mut connection)).await;
                 }
             }
             sleep(LOOK).await;
@@ -215,9 +238,11 @@ impl Servers {
     }
 
     /// From here on this one is connected to first, by pools too.
-    fn follow(&self, place: usize, timeline: i64) {
+    fn follow(&self, place: usize, found: Found) {
+        let timeline = found.timeline.unwrap_or(0);
         let mut primary = self.primary.lock().unwrap_or_else(PoisonError::into_inner);
         primary.timeline = primary.timeline.max(timeline);
+        primary.cluster = Some(found.cluster);
         if primary.place == place {
             return;
         }
@@ -230,18 +255,28 @@ impl Servers {
     }
 }
 
-/// The timeline that a server writes.
-///
-/// # Errors
-/// An outage when it is a standby.
-async fn timeline(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    let timeline: Option<i64> = sqlx::query_scalar(
+/// What a server is.
+#[derive(Clone, Copy, FromRow)]
+struct Found {
+    /// The one that it writes; none for a standby.
+    timeline: Option<i64>,
+    cluster: i64,
+}
+
+async fn look(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
+    let found = sqlx::query_as(
         "select case when not pg_is_in_recovery() then
-             ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint end",
-    )
-    .fetch_one(connection)
-    .await?;
-    timeline.ok_or_else(|| outage("it is a standby, or comes back from a backup".to_owned()))
+             ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint end as timeline,
+             (select system_identifier from pg_control_system()) as cluster",
+    );
+    found.fetch_one(connection).await
+}
+
+/// An outage where it does not.
+async fn takes_writes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let found = look(connection).await?;
+    let standby = || outage("it is a standby, or comes back from a backup".to_owned());
+    found.timeline.map(drop).ok_or_else(standby)
 }
 
 fn outage(sentence: String) -> sqlx::Error {
@@ -300,6 +335,7 @@ mod tests {
             ("postgres://one,two/ledger?target_session_attrs=any", "must be read-write or primary"),
             (&format!("postgres://{many}/ledger"), "more than 8 servers"),
             ("postgres://one,two:port/ledger", "port"),
+            ("postgres://one,%2Frun%2Fpostgresql/ledger", "a socket cannot be one of several"),
         ] {
             let refused = Address::parse(url).unwrap_err().to_string();
             assert!(refused.contains(told), "{url}: {refused}");

@@ -13,7 +13,7 @@ use sqlx::{
     postgres::{PgArguments, PgRow},
     query::QueryAs,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::{Error, pool::Pool};
@@ -25,16 +25,18 @@ const REST: Duration = Duration::from_secs(2);
 /// How long connecting to it may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the log of a server ends, in bytes, and its timeline.
-type Position = (i64, i64);
+/// Where the log of a server ends, in bytes, its timeline, and what cluster it is of.
+type Position = (i64, i64, i64);
 
 /// A commit is visible on the primary once it is flushed.
 const PRIMARY: &str = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint,
-     ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint";
+     ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint,
+     (select system_identifier from pg_control_system())";
 /// After a promotion a standby says the new timeline at its next restart point at the latest.
 const STANDBY: &str = "select pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint,
      greatest((select timeline_id from pg_control_checkpoint()),
-         (select min_recovery_end_timeline from pg_control_recovery()))::bigint
+         (select min_recovery_end_timeline from pg_control_recovery()))::bigint,
+     (select system_identifier from pg_control_system())
      where pg_is_in_recovery()";
 
 #[derive(Clone)]
@@ -67,11 +69,13 @@ impl Replica {
         if !self.may_be_asked(now) {
             return None;
         }
-        let read = match self.has_caught_up(now).await {
-            Ok(true) => self.pool.all(query).await,
-            Ok(false) => return None,
-            Err(error) => Err(error),
+        let reading = async {
+            self.catch_up(now).await?;
+            self.pool.all(query).await.map_err(|error| error.sentence())
         };
+        let bound = self.lag_max + CONNECT_TIMEOUT;
+        let late = || Err(format!("it has not answered within {bound:?}"));
+        let read = timeout(bound, reading).await.unwrap_or_else(|_| late());
         let mut failing = self.failing();
         match read {
             Ok(rows) => {
@@ -82,7 +86,6 @@ impl Replica {
             }
             Err(error) => {
                 if failing.replace(Instant::now() + REST).is_none() {
-                    let error = error.sentence();
                     warn!(error, "the standby for reads fails; reading from the primary");
                 }
                 None
@@ -104,16 +107,24 @@ impl Replica {
         may
     }
 
-    /// Waits until the standby has what the primary has shown by now; false if it lags.
-    async fn has_caught_up(&self, now: Instant) -> Result<bool, Error> {
-        let (wanted, timeline) = self.primary.since(now).await?;
+    /// Waits until the standby has what the primary has shown by now, or says why it is not read.
+    async fn catch_up(&self, now: Instant) -> Result<(), String> {
+        let told = |error: Error| error.sentence();
+        let (wanted, timeline, cluster) = self.primary.since(now).await.map_err(told)?;
         loop {
-            let (replayed, its_timeline) = self.standby.since(Instant::now()).await?;
+            let (replayed, its_timeline, its_cluster) =
+                self.standby.since(Instant::now()).await.map_err(told)?;
+            if its_cluster != cluster {
+                return Err("it is of another cluster than PAYSTREAM_DATABASE_URL".to_owned());
+            }
             if replayed >= wanted && its_timeline == timeline {
-                return Ok(true);
+                return Ok(());
             }
             if now.elapsed() >= self.lag_max {
-                return Ok(false);
+                return Err(format!(
+                    "it is {} bytes behind, on timeline {its_timeline} of {timeline}",
+                    wanted - replayed
+                ));
             }
             sleep(LOOK).await;
         }

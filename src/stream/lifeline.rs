@@ -36,7 +36,10 @@ impl Streams {
         // All workers meet at one server.
         let slot = self.keys.slot(0);
         let node = server_of(&*self.servers.layout().await?, slot)?;
-        let (asking, _) = self.servers.open(&node, &self.opening("lifelines")).await?;
+        let (mut asking, _) = self.servers.open(&node, &self.opening("lifelines")).await?;
+        // Whoever may not ask does not subscribe: others would see it come and go.
+        let mut question = redis::cmd("PUBSUB");
+        question.arg("NUMSUB").arg(&channel).exec_async(&mut asking).await?;
         let subscribing = async {
             let client = self.servers.address().client(&node)?;
             let mut subscription = client.get_async_pubsub().await?;

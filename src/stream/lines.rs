@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::{
+    FutureExt,
+    future::{select_ok, try_join_all},
+};
 use redis::{
     Cmd, Pipeline, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -71,6 +74,12 @@ impl Lines {
     pub(super) async fn each(&self) -> RedisResult<Vec<(String, &Line)>> {
         let lines = try_join_all((0..self.lines.len()).map(|place| self.at(place))).await?;
         Ok(self.layout.nodes.iter().map(ToString::to_string).zip(lines).collect())
+    }
+
+    /// Connects to whichever server answers first.
+    pub(super) async fn any(&self) -> RedisResult<()> {
+        let connecting = (0..self.lines.len()).map(|place| self.at(place).boxed());
+        select_ok(connecting).await.map(drop)
     }
 
     /// Connections that have been made.

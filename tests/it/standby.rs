@@ -244,3 +244,34 @@ async fn what_was_applied_is_read_whatever_the_standby_knows() {
     at_the_standby(&mut standby, forged).await;
     applied(46..=55).await;
 }
+
+#[tokio::test]
+async fn a_server_of_another_cluster_is_neither_followed_nor_read() {
+    let (postgres, stores) = Stores::on_own_postgres("ours").await;
+    let stranger = own_postgres("strangers").await;
+    let alter = format!("alter role paystream_dev password '{}'", postgres.password());
+    let mut session = PgConnection::connect(&stranger.url(DATABASE)).await.unwrap();
+    sqlx::query(AssertSqlSafe(alter)).execute(&mut session).await.unwrap();
+    drop(session);
+    let port = postgres.port();
+    let both = format!(":{port},127.0.0.1:{}/", stranger.port());
+    let several = stores.database_url.replace(&format!(":{port}/"), &both);
+    let several = [("PAYSTREAM_DATABASE_URL", several.as_str())];
+    let mut command = operate(&stores, &["topology", "show"]);
+    command.envs(several);
+    let refused = run(command).await;
+    assert!(refused.stderr.contains("is of another cluster than the others"), "{refused:?}");
+
+    // It is a standby, further on than ours, of somebody else.
+    let data = stranger.data_directory().to_owned();
+    let mut stranger = stranger;
+    stranger.stop().await.unwrap();
+    fs::hard_link(data.join("PG_VERSION"), data.join("standby.signal")).unwrap();
+    stranger.restart().await.unwrap();
+    let url = as_user(&stranger.url(DATABASE), "paystream_front");
+    let reads = [("PAYSTREAM_DATABASE_READ_URL", url.as_str())];
+    let process = Process::serve("all", &stores, &reads).await.account("ADA", "1000").await;
+    process.api.pay("r1", "ADA", "1").await;
+    process.api.settles_at("ADA", "1.00").await;
+    process.until_logged("it is of another cluster than PAYSTREAM_DATABASE_URL").await;
+}
