@@ -16,8 +16,8 @@ async fn epochs(stores: &Stores) -> i64 {
     stores.count("select sum(epoch)::bigint from partition_owners").await
 }
 
-/// Two workers that have seen each other's subscription: one knows another after its next look at
-/// the registry, which its metrics do not show, so a third is killed to show it.
+/// Two workers that watch each other. Nothing shows from when on they do, so a third is killed: once
+/// its partitions have moved, they have looked at all who are registered.
 async fn two(stores: &Stores) -> [Process; 2] {
     let (a, b, c) = tokio::join!(
         worker(stores, "a", &LEASE),
