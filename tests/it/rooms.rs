@@ -59,6 +59,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     // Operations reads what it shows; only the ledger writes.
     ("sqlx", &["src/ledger/", "src/operations/"]),
     ("redis", &["src/stream/"]),
+    ("crc", &["src/stream/"]),
     ("axum", &["src/http/", "src/console/"]),
     ("askama", &["src/console/"]),
     ("tower", &["src/http/"]),
