@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::{
     config::{LedgerConfig, StoreConfig},
     ledger::{self, Ledger, Topology},
-    operations::{open_ledger, open_streams},
+    operations::{open_ledger, open_served, open_streams},
     stream::{self, RedisVitals, Streams},
 };
 
@@ -68,7 +68,7 @@ impl Stores {
         if !topology.provisioned {
             bail!("the streams have not been created: run `paystream migrate`");
         }
-        let streams = open_streams(store, topology.partitions, topology.generation)?;
+        let streams = open_served(store, &topology).await?;
         let streams = streams.confirmed_by(schema.asking());
         let streams = match store.allow_unsafe_redis {
             true => streams,

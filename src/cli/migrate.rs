@@ -22,7 +22,9 @@ pub async fn run(store: &StoreConfig) -> anyhow::Result<()> {
     let schema = ledger.schema();
     schema.migrate().await.context("could not migrate the database")?;
     let currency = store.currency.as_deref();
-    let topology = schema.establish(store.partitions, &store.key_prefix, currency).await;
+    let in_cluster = open_streams(store, 1, 1)?.are_in_a_cluster();
+    let topology =
+        schema.establish(store.partitions, &store.key_prefix, currency, in_cluster).await;
     let topology = topology.context("could not set up the topology")?;
     if !topology.provisioned {
         let (partitions, generation) = (topology.partitions, topology.generation);

@@ -10,7 +10,7 @@ use crate::{
     clock,
     config::{LedgerConfig, StoreConfig},
     ledger::{Ledger, Topology},
-    operations::{Operations, open_ledger, open_streams},
+    operations::{Operations, open_ledger, open_served, open_streams},
     stream::Streams,
 };
 
@@ -23,9 +23,8 @@ pub(super) fn ledger_or(config: LedgerConfig, running: Running) -> anyhow::Resul
 /// the streams are cut.
 pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger, Topology)> {
     let (ledger, topology) = ledger_and_topology(store).await?;
-    let Topology { partitions, generation, .. } = topology;
-    let streams = open_streams(store, partitions, generation)?;
     ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
+    let streams = open_served(store, &topology).await?;
     Ok((streams, ledger, topology))
 }
 

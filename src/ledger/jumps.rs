@@ -73,24 +73,40 @@ pub(super) struct Jump {
 }
 
 impl Jump {
+    /// The last sequence before it, and the first behind.
+    pub(super) fn ends(&self) -> (i64, i64) {
+        (self.after_sequence, self.resumes_at)
+    }
+
+    /// The same of what it left out and is not known to be lost.
+    fn left_out(&self) -> (i64, i64) {
+        (
+            self.lost_last.map_or(self.after_sequence, |last| last.max(self.after_sequence)),
+            self.resumes_at,
+        )
+    }
+
     pub(super) fn is(&self, kind: JumpKind) -> bool {
         self.kinds.iter().any(|known| known == kind.names().0)
     }
 }
 
-/// One jump, with what is known to be lost in it, if that is new.
+/// One jump, with a range that is told to be lost in it, if that is new.
 pub(super) fn of_takeover(
     jumps: &[Jump],
     settled: i64,
     (after, resumes_at): (i64, i64),
-    lost_to: Option<i64>,
+    told: Option<(i64, i64)>,
 ) -> Option<JumpFinding> {
-    let noted = jumps.iter().find(|jump| jump.resumes_at == resumes_at);
+    let begins_before = |jump: &Jump| told.is_none_or(|(_, last)| jump.after_sequence < last);
+    let noted = jumps.iter().rfind(|jump| jump.resumes_at == resumes_at && begins_before(jump));
     // What was settled before the takeover is in the ledger, whatever Redis lacks.
     let settled_before = if settled < resumes_at { settled } else { 0 };
     let after = noted.map_or(after.max(settled_before), |jump| jump.after_sequence);
     let known_to = noted.and_then(|jump| jump.lost_last).unwrap_or(after);
-    let lost = lost_to.filter(|last| *last > known_to).map(|last| (after + 1, last));
+    let lost = told.filter(|(_, last)| *last > known_to);
+    let lost = lost.map(|(first, last)| (first.max(after + 1), last));
+    let after = lost.map_or(after, |(first, _)| first - 1);
     let open = lost.is_some();
     let finding = JumpFinding { kind: JumpKind::Takeover, after, resumes_at, lost, open };
     (noted.is_none() || open).then_some(finding)
@@ -158,17 +174,24 @@ pub(super) async fn jumps(
     Ok(jumps.bind(i32::from(partition)).fetch_all(connection).await?)
 }
 
+/// What of a range that is told as lost was given out: sequences went past a jump inside it.
+pub(super) fn given_out(jumps: &[Jump], (first, last): (i64, i64)) -> Vec<(i64, i64)> {
+    let inside =
+        jumps.iter().filter(|jump| first <= jump.after_sequence + 1 && jump.resumes_at <= last);
+    unlisted(first, last, inside.map(Jump::left_out))
+}
+
 /// Which of these sequences no jump leaves out, as ranges in order: what one left out was
-/// never given out, or is listed.
-pub(super) fn unlisted<'a>(
+/// never given out, or is listed. Jumps by the last sequence before and the first behind.
+pub(super) fn unlisted(
     mut first: i64,
     last: i64,
-    jumps: impl Iterator<Item = &'a Jump>,
+    jumps: impl Iterator<Item = (i64, i64)>,
 ) -> Vec<(i64, i64)> {
     let mut ranges = Vec::new();
-    for Jump { after_sequence, resumes_at, .. } in jumps {
-        ranges.push((first, last.min(*after_sequence)));
-        first = first.max(*resumes_at);
+    for (after_sequence, resumes_at) in jumps {
+        ranges.push((first, last.min(after_sequence)));
+        first = first.max(resumes_at);
     }
     ranges.push((first, last));
     ranges.retain(|(first, last)| first <= last);

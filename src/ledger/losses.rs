@@ -11,7 +11,10 @@ use super::{
     commit::commit,
     cursors::{self, Cursor, Cursors},
     in_time,
-    jumps::{Jump, JumpFinding, JumpKind, jumps, of_jump, of_range, of_takeover, record, unlisted},
+    jumps::{
+        Jump, JumpFinding, JumpKind, given_out, jumps, of_jump, of_range, of_takeover, record,
+        unlisted,
+    },
     lookups,
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
@@ -22,19 +25,19 @@ const JUMP: i64 = 1_000_000;
 /// Losses listed, or told to Redis again, at once.
 const LIST_MAX: i64 = 1_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumption {
     pub resumes_at: i64,
-    /// Sequences that were given out and never settled, first and last, as far
+    /// Sequences that were given out and never settled, first and last of each range, as far
     /// as is known.
-    pub lost: Option<(i64, i64)>,
+    pub lost: Vec<(i64, i64)>,
     /// The entry that the ledger's cursor stands at.
     pub cursor: StreamId,
 }
 
 impl Resumption {
     pub fn kept(&self) -> i64 {
-        self.lost.map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
+        self.lost.first().map_or(self.resumes_at - JUMP, |(first, _)| first - 1)
     }
 }
 
@@ -104,17 +107,24 @@ impl LaneWriter {
             let after = stand.sequence.max(last_in_stream);
             let top = after.max(head).max(counted);
             let resumes_at = top.saturating_add(JUMP);
-            let unlisted = unlisted(after + 1, top, jumps.iter());
-            let lost = unlisted.first().zip(unlisted.last()).map(|(from, to)| (from.0, to.1));
-            let after = lost.map_or(after, |(first, _)| first - 1);
+            let lost = unlisted(after + 1, top, jumps.iter().map(Jump::ends));
             sqlx::query("update partition_owners set head_sequence = $2 - 1 where partition = $1")
                 .bind(i32::from(fence.partition))
                 .bind(resumes_at)
                 .execute(&mut *connection)
                 .await?;
-            let finding =
-                JumpFinding { kind: JumpKind::StateLost, after, resumes_at, lost, open: true };
-            record(connection, fence.partition, &finding, detail).await?;
+            let kind = JumpKind::StateLost;
+            for range in &lost {
+                // Where an earlier jump leads from one range to the next, none of what it left
+                // out is lost.
+                let (after, lost) = (range.0 - 1, Some(*range));
+                let finding = JumpFinding { kind, after, resumes_at, lost, open: true };
+                record(connection, fence.partition, &finding, detail).await?;
+            }
+            if lost.is_empty() {
+                let finding = JumpFinding { kind, after, resumes_at, lost: None, open: true };
+                record(connection, fence.partition, &finding, detail).await?;
+            }
             Ok(Resumption { resumes_at, lost, cursor })
         })
         .await
@@ -149,23 +159,27 @@ impl LaneWriter {
             let settled_before = if is_behind { stand.sequence } else { 0 };
             let is_in = |jump: &(i64, i64), lost: &(i64, i64)| jump.0 < lost.0 && lost.1 < jump.1;
             let mut found = Vec::new();
-            for lost in takeovers.lost {
+            let known = jumps(connection, fence.partition).await?;
+            let told: Vec<_> =
+                takeovers.lost.iter().flat_map(|lost| given_out(&known, *lost)).collect();
+            for lost in &told {
                 let known = jumps(connection, fence.partition).await?;
                 let Some(finding) = of_jump(&known, stand.sequence, *lost) else { continue };
                 record(connection, fence.partition, &finding, finding.kind.sentence()).await?;
                 found.extend(finding.lost);
             }
             for jump in takeovers.jumps {
-                let lost = takeovers.lost.iter().filter(|lost| is_in(jump, lost));
-                let lost_to = lost.map(|(_, last)| *last).max();
-                let known = jumps(connection, fence.partition).await?;
-                let Some(finding) = of_takeover(&known, stand.sequence, *jump, lost_to) else {
-                    continue;
-                };
-                record(connection, fence.partition, &finding, finding.kind.sentence()).await?;
-                found.extend(finding.lost);
+                let lost = told.iter().filter(|lost| is_in(jump, lost)).copied().map(Some);
+                for lost in [None].into_iter().chain(lost) {
+                    let known = jumps(connection, fence.partition).await?;
+                    let Some(finding) = of_takeover(&known, stand.sequence, *jump, lost) else {
+                        continue;
+                    };
+                    record(connection, fence.partition, &finding, finding.kind.sentence()).await?;
+                    found.extend(finding.lost);
+                }
             }
-            for lost in takeovers.lost {
+            for lost in &told {
                 if takeovers.jumps.iter().any(|jump| is_in(jump, lost)) {
                     continue;
                 }
@@ -221,7 +235,7 @@ impl LaneWriter {
             .await?;
             let jumps = jumps(connection, fence.partition).await?;
             let behind = jumps.iter().filter(|jump| jump.after_sequence >= settled);
-            let lost = unlisted(settled + 1, gone_to, behind);
+            let lost = unlisted(settled + 1, gone_to, behind.map(Jump::ends));
             for (first, last) in &lost {
                 // Where the first begins later, a jump leads there from what is settled.
                 let finding = JumpFinding {
@@ -288,7 +302,7 @@ async fn note_gap(
     }
     let jumps = jumps(connection, partition).await?;
     let behind = jumps.iter().filter(|jump| jump.after_sequence >= first - 1);
-    let missing = unlisted(first, last, behind);
+    let missing = unlisted(first, last, behind.map(Jump::ends));
     // Entries whose sequence could not be read have taken one each.
     let unread: Vec<String> = sqlx::query_scalar(
         "select stream_id from dead_letters where partition = $1 and sequence is null",

@@ -3,7 +3,14 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::{Error, Signature, address::Address, commit::commit, schema::add_partitions};
+use super::{
+    Error, Signature,
+    address::Address,
+    commit::commit,
+    jumps::{Jump, jumps, unlisted},
+    lookups,
+    schema::add_partitions,
+};
 
 /// Names the lock that lets one process at a time change the topology.
 const LOCK: i64 = 0x7061_7973_7472;
@@ -65,20 +72,28 @@ impl Resize {
 
     /// Partitions whose drained stream has given out more sequences than the
     /// ledger knows of, as (partition, given, known). Entries that could not be
-    /// read count as known: nobody can tell their sequence. So do those that a
-    /// loss has jumped over.
+    /// read count as known: nobody can tell their sequence. So do those that
+    /// losses have jumped over, one behind the other.
     pub async fn missing(&mut self, given: &[i64]) -> Result<Vec<(i32, i64, i64)>, Error> {
-        let missing = sqlx::query_as(
-            "select partition, given, last_sequence
+        let ahead = sqlx::query_as(
+            "select partition, given, last_sequence, (select count(*) from dead_letters d
+                 where d.partition = partition_owners.partition and d.sequence is null)
              from unnest($1::bigint[]) with ordinality as closed (given, number)
              join partition_owners on partition = number - 1
-             where given > greatest(last_sequence, (select max(resumes_at) - 1 from sequence_jumps j
-                 where j.partition = partition_owners.partition and after_sequence = last_sequence))
-                 + (select count(*) from dead_letters d
-                 where d.partition = partition_owners.partition and d.sequence is null)
-             order by partition",
+             where given > last_sequence order by partition",
         );
-        Ok(missing.bind(given).fetch_all(&mut self.connection).await?)
+        let ahead: Vec<(i32, i64, i64, i64)> =
+            ahead.bind(given).fetch_all(&mut self.connection).await?;
+        let mut missing = Vec::new();
+        for (partition, given, known, unread) in ahead {
+            let jumps = jumps(&mut self.connection, lookups::partition(partition)?).await?;
+            let behind = jumps.iter().filter(|jump| jump.after_sequence >= known);
+            let unknown = unlisted(known + 1, given, behind.map(Jump::ends));
+            if unknown.iter().map(|(first, last)| last - first + 1).sum::<i64>() > unread {
+                missing.push((partition, given, known));
+            }
+        }
+        Ok(missing)
     }
 
     pub async fn highest_sequence(&mut self) -> Result<i64, Error> {
@@ -89,7 +104,7 @@ impl Resize {
     }
 
     /// Switches from `generation` to the next, whose sequences begin after
-    /// `sequence`, in one transaction. Every epoch rises, so that no batch of
+    /// `sequence`, in one transaction; `in_cluster` says where its streams are. Every epoch rises, so that no batch of
     /// an earlier owner commits after it.
     ///
     /// # Errors
@@ -100,6 +115,7 @@ impl Resize {
         generation: i32,
         partitions: u16,
         sequence: i64,
+        in_cluster: bool,
         by: &Signature,
     ) -> Result<(), Error> {
         let mut transaction = self.connection.begin().await?;
@@ -113,11 +129,12 @@ impl Resize {
                  select generation, partitions from topology
                  where generation = $1 and resizing_to = $2)
              update topology set generation = $1 + 1, partitions = $2, resizing_to = null,
-                 resize_started_at = null
+                 resize_started_at = null, in_cluster = $4
              where generation = $1 and resizing_to = $2
                  and not exists (select 1 from partition_owners where last_sequence > $3)",
         );
         let switched = switched.bind(generation).bind(i32::from(partitions)).bind(sequence);
+        let switched = switched.bind(in_cluster);
         if switched.execute(&mut *transaction).await?.rows_affected() != 1 {
             return Err(Error::Resized);
         }

@@ -31,14 +31,22 @@ pub struct Topology {
     pub provisioned: bool,
     pub resizing_to: Option<u16>,
     pub currency: Currency,
+    /// Whether the streams are in a Redis Cluster; none where that is not known yet.
+    pub in_cluster: Option<bool>,
 }
 
 impl Topology {
     /// The topology as Redis has it noted, for looking while the ledger is away: no
     /// account can be opened in it then, whatever the currency.
     pub fn noted(generation: i32, partitions: u16) -> Self {
-        let currency = Currency::DEFAULT;
-        Self { generation, partitions, provisioned: true, resizing_to: None, currency }
+        Self {
+            generation,
+            partitions,
+            provisioned: true,
+            resizing_to: None,
+            currency: Currency::DEFAULT,
+            in_cluster: None,
+        }
     }
 
     /// Says that a partition is not one of these.
@@ -54,6 +62,21 @@ impl Topology {
             Some(wanted) => Err(Error::Schema(format!(
                 "PAYSTREAM_CURRENCY is {wanted}, but the accounts are kept in {ours}: set \
                  PAYSTREAM_CURRENCY={ours} or nothing"
+            ))),
+            None => Ok(self),
+        }
+    }
+
+    /// The topology, whose streams must be in a Redis of this kind.
+    pub fn on_redis(self, in_cluster: bool) -> Result<Self, Error> {
+        let name = |in_cluster| if in_cluster { "a cluster" } else { "one server" };
+        match self.in_cluster.filter(|known| *known != in_cluster) {
+            Some(known) => Err(Error::Schema(format!(
+                "PAYSTREAM_REDIS_URL is the address of {}, but the streams of this ledger are in {}: \
+                 set the address of that, or move them with \
+                 `paystream topology move --to-redis-url URL`",
+                name(in_cluster),
+                name(known)
             ))),
             None => Ok(self),
         }
@@ -130,30 +153,34 @@ impl Schema {
     }
 
     /// Creates the topology if there is none: with this number of partitions, or
-    /// with `PARTITIONS`; and in this currency, or in the default one.
+    /// with `PARTITIONS`; in this currency, or in the default one; and on a Redis of this kind.
     pub async fn establish(
         &self,
         partitions: Option<u16>,
         key_prefix: &str,
         currency: Option<&str>,
+        in_cluster: bool,
     ) -> Result<Topology, Error> {
         let created_in = currency.map_or(Ok(Currency::DEFAULT), Currency::parse);
         let created_in = created_in
             .map_err(|invalid| Error::Schema(format!("PAYSTREAM_CURRENCY {}", invalid.reason)))?;
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
-            "insert into topology (partitions, hash_version, key_prefix, currency)
-             values ($1, $2, $3, $4) on conflict do nothing",
+            "insert into topology (partitions, hash_version, key_prefix, currency, in_cluster)
+             values ($1, $2, $3, $4, $5)
+             on conflict (singleton) do update set in_cluster = excluded.in_cluster
+                 where topology.in_cluster is null",
         )
         .bind(i32::from(partitions.unwrap_or(PARTITIONS)))
         .bind(HASH_VERSION)
         .bind(key_prefix)
         .bind(created_in.as_str())
+        .bind(in_cluster)
         .execute(&mut *transaction)
         .await?;
         // A topology that differs is refused before this commits.
         let topology = Self::read(&mut transaction, partitions, key_prefix).await?;
-        let topology = topology.in_currency(currency)?;
+        let topology = topology.in_currency(currency)?.on_redis(in_cluster)?;
         add_partitions(&mut transaction, topology.partitions).await?;
         commit(transaction).await?;
         Ok(topology)
@@ -226,7 +253,7 @@ impl Schema {
     ) -> Result<Topology, Error> {
         let row = sqlx::query(
             "select partitions, hash_version, key_prefix, provisioned_at is not null, generation,
-                 resizing_to, currency
+                 resizing_to, currency, in_cluster
              from topology",
         )
         .fetch_optional(connection)
@@ -264,6 +291,7 @@ impl Schema {
             provisioned: row.try_get(3)?,
             resizing_to: row.try_get::<Option<i32>, _>(5)?.map(count).transpose()?,
             currency: Currency::parse(row.try_get(6)?).map_err(|_| Error::Corrupt("currency"))?,
+            in_cluster: row.try_get(7)?,
         })
     }
 }

@@ -58,7 +58,7 @@ pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
 pub use resize::DrainProgress;
 pub use shapes::{Money, counted, last_owners, span};
 pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot};
-pub use stores::{open_ledger, open_standby, open_streams};
+pub use stores::{open_ledger, open_served, open_standby, open_streams};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 
@@ -96,6 +96,8 @@ pub struct Operations {
     /// How long gateways remember a reference in the stream.
     dedupe_window: Duration,
     signals: Signals,
+    /// Where a change of the topology takes the streams.
+    moving_to: Option<Streams>,
     /// Hears how far a change of the number of partitions is.
     on_drain: Box<dyn Fn(DrainProgress) + Send + Sync>,
     /// When somebody who only looked last asked whether the ledger is there, and
@@ -133,6 +135,7 @@ impl Operations {
             clock,
             dedupe_window: DEDUPE_WINDOW,
             signals: Signals::off(),
+            moving_to: None,
             on_drain: Box::new(|_| ()),
             ledger_there: Mutex::new(None),
             latest: tokio::sync::Mutex::default(),
@@ -150,6 +153,12 @@ impl Operations {
     #[must_use]
     pub fn with_on_drain(self, on_drain: impl Fn(DrainProgress) + Send + Sync + 'static) -> Self {
         Self { on_drain: Box::new(on_drain), ..self }
+    }
+
+    /// The same, where a change of the topology takes the streams to this Redis.
+    #[must_use]
+    pub fn moving_to(self, streams: Streams) -> Self {
+        Self { moving_to: Some(streams), ..self }
     }
 
     /// The same, where gateways remember a reference for this long.

@@ -1,4 +1,4 @@
-//! Changes the number of partitions.
+//! Changes the number of partitions, or the Redis that they are in.
 //!
 //! Customers move between partitions when their number changes, so a payment is
 //! accepted under the new number only when everything accepted under the old
@@ -62,17 +62,22 @@ impl Operations {
         let changing = async {
             let mut change = self.begin_change(by).await?;
             let Topology { partitions, resizing_to, .. } = change.from;
-            if to == partitions && resizing_to.is_none() {
+            if to == partitions && resizing_to.is_none() && self.moving_to.is_none() {
                 let sentence = format!("the topology has {to} partitions");
                 return Ok(change.finish(sentence, json!({ "partitions": to })).await);
             }
             change.declare(to).await?;
             let highest = change.drain(drain_timeout).await?;
             change.switch(to, highest).await?;
-            let sentence = format!(
-                "the topology has {to} partitions, was {partitions}; processes with \
-                 PAYSTREAM_PARTITIONS={partitions} need the new number"
-            );
+            let sentence = match &self.moving_to {
+                Some(_) => "the payments are taken to the new Redis: start every process with its \
+                            address in PAYSTREAM_REDIS_URL. Those with the old one stop by themselves"
+                    .to_owned(),
+                None => format!(
+                    "the topology has {to} partitions, was {partitions}; processes with \
+                     PAYSTREAM_PARTITIONS={partitions} need the new number"
+                ),
+            };
             Ok(change.finish(sentence, json!({ "partitions": to, "was": partitions })).await)
         };
         answered(changing.await)
@@ -92,10 +97,15 @@ impl Operations {
         answered(aborting.await)
     }
 
+    /// Where the streams of the next generation are.
+    fn next_streams(&self) -> &Streams {
+        self.moving_to.as_ref().unwrap_or(&self.streams)
+    }
+
     async fn begin_change<'a>(&'a self, by: &'a Signature) -> Result<Change<'a>, Stop> {
         let right = self.ledger.resize().await.context("could not begin")?;
         let right = right.ok_or_else(|| {
-            let running = "another `paystream topology resize` is running on this topology: wait \
+            let running = "another change of this topology is running: wait \
                            until it has ended";
             Stop::Refused(running.to_owned())
         })?;
@@ -118,6 +128,17 @@ fn answered(ended: Result<Answer, Stop>) -> Result<Acted<Answer>, Error> {
     }
 }
 
+/// Why payments cannot be taken from one Redis to this other one.
+async fn unfit(old: &Streams, new: &Streams) -> Result<Option<String>, Error> {
+    let found = new.unsafe_settings().await.context("could not reach the new Redis")?;
+    if let Some(reason) = found.replica.or(found.evicts).or(found.loses) {
+        return Ok(Some(format!("is not safe for payments: {reason}")));
+    }
+    let (old, new) = (gates(old).await?.runs().await?, gates(new).await?.runs().await?);
+    let is_the_same = !old.is_disjoint(&new);
+    Ok(is_the_same.then(|| "is the one in which the streams are".to_owned()))
+}
+
 async fn gates(streams: &Streams) -> Result<Gates, Error> {
     streams.gates().await.context("could not reach Redis")
 }
@@ -138,6 +159,11 @@ impl Change<'_> {
         // While Redis is away nothing could be closed.
         let reached = self.old().gates().await;
         reached.context("could not reach Redis, so nothing was changed")?;
+        if let Some(new) = &self.operations.moving_to
+            && let Some(reason) = unfit(&self.operations.streams, new).await?
+        {
+            return Err(Stop::Refused(format!("the new Redis {reason}; nothing was changed")));
+        }
         if self.right.wish(to, self.by).await.context("could not write down what is wanted")? {
             return Ok(());
         }
@@ -190,16 +216,30 @@ impl Change<'_> {
     }
 
     /// Begins the new streams, and lets nothing lead back to the old ones.
-    async fn switch(&mut self, to: u16, highest: i64) -> Result<(), Error> {
+    async fn switch(&mut self, to: u16, highest: i64) -> Result<(), Stop> {
         let generation = self.from.generation;
-        let new = self.operations.streams.of_topology(to, generation + 1);
+        let next = self.operations.next_streams();
+        let new = next.of_topology(to, generation + 1);
         let (mut old, mut new) = (gates(&self.old()).await?, gates(&new).await?);
         let groups = old.groups().await.context("could not see which groups there are")?;
         let begun = new.begin(highest, &groups).await;
         begun.context("could not create the new streams; run it again")?;
+        if !new.are_empty().await.context("could not look at the new streams; run it again")? {
+            let used = "the new streams have entries that this ledger knows nothing of: another \
+                        paystream uses that Redis under this key prefix. Give the change up with \
+                        `paystream topology resize --abort`";
+            return Err(Stop::Refused(used.to_owned()));
+        }
         old.seal().await.context("could not close the old streams for good; run it again")?;
-        let switched = self.right.switch(generation, to, highest, self.by).await;
-        switched.context("could not switch; run it again")
+        if self.operations.moving_to.is_some() {
+            let noted = old.note_moved(generation + 1).await;
+            noted.context("could not note in the old Redis that it is left; run it again")?;
+            let settled = new.note_moved(0).await;
+            settled.context("could not note in the new Redis that it is used; run it again")?;
+        }
+        let in_cluster = next.are_in_a_cluster();
+        let switched = self.right.switch(generation, to, highest, in_cluster, self.by).await;
+        Ok(switched.context("could not switch; run it again")?)
     }
 
     async fn abort(&mut self) -> Result<(), Error> {
@@ -230,16 +270,23 @@ impl Change<'_> {
     /// removes them, unless a group still reads them; says how many payments it appended. A
     /// Redis that took over may have some that were removed.
     async fn tidy_up(&mut self, lines: &mut Vec<String>) -> Result<usize, Error> {
-        let Operations { streams, ledger, clock, .. } = self.operations;
+        let Operations { streams, ledger, clock, moving_to, .. } = self.operations;
         let now = self.operations.current_topology().await?;
-        let current = streams.of_topology(now.partitions, now.generation);
-        let carried = Operations::new(&current, ledger, &now, *clock).carry_on().await;
-        let (given, stopped) = carried.context("could not look at old streams; run it again")?;
-        if given > 0 {
-            let what = counted(given, "payment", "payments");
-            lines.push(format!("appended {what} of an earlier topology to the current streams"));
+        let mut given = 0;
+        // A Redis that is left was drained just now.
+        if moving_to.is_none() {
+            let current = streams.of_topology(now.partitions, now.generation);
+            let carried = Operations::new(&current, ledger, &now, *clock).carry_on().await;
+            let (payments, stopped) =
+                carried.context("could not look at old streams; run it again")?;
+            given = payments;
+            if given > 0 {
+                let what = counted(given, "payment", "payments");
+                lines
+                    .push(format!("appended {what} of an earlier topology to the current streams"));
+            }
+            lines.extend(stopped);
         }
-        lines.extend(stopped);
         for past in ledger.schema().past().await? {
             let mut gates = gates(&streams.of_topology(past.partitions, past.generation)).await?;
             let waiting = gates.remove().await;
@@ -249,9 +296,12 @@ impl Change<'_> {
                 continue;
             }
             let groups: Vec<String> = waiting.into_iter().collect();
+            let remedy = match moving_to {
+                Some(_) => "Keep the old Redis until they have",
+                None => "Run it again later to remove them",
+            };
             lines.push(format!(
-                "streams of generation {} stay, because groups have not read all of them: {}. Run \
-                 it again later to remove them",
+                "streams of generation {} stay, because groups have not read all of them: {}. {remedy}",
                 past.generation,
                 groups.join(", ")
             ));

@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 
 use crate::{
     config::{LedgerConfig, StoreConfig, is_this_machine},
-    ledger::Ledger,
+    ledger::{Ledger, Topology},
     stream::Streams,
 };
 
@@ -25,6 +25,19 @@ pub fn open_standby(config: &LedgerConfig, url: Option<&str>) -> anyhow::Result<
     ensure!(!standby.is_several(), "{setting} names several servers: name the one to read from");
     config.refuse_plaintext(setting, standby.plaintext_host(), "add sslmode=verify-full to it")?;
     Ok(Some(standby))
+}
+
+/// The streams of this topology. Of a Redis that they were moved away from, nothing is served.
+pub async fn open_served(store: &StoreConfig, topology: &Topology) -> anyhow::Result<Streams> {
+    let streams = open_streams(store, topology.partitions, topology.generation)?;
+    topology.clone().on_redis(streams.are_in_a_cluster())?;
+    // While it cannot be asked, nothing can be done with it.
+    let was_left = streams.were_moved().await.is_ok_and(|were_moved| were_moved);
+    ensure!(
+        !was_left,
+        "the payments were moved from this Redis to another one: set PAYSTREAM_REDIS_URL to that"
+    );
+    Ok(streams)
 }
 
 pub fn open_streams(

@@ -116,10 +116,8 @@ impl Consumer {
             let seen = self.counted.entry(*partition).or_default();
             *seen = (*seen).max(*sequence);
             let (slot, known) = (self.keys.slot(*partition), (*sequence, ("-", 0)));
-            let (server, others) =
-                (self.reader.server(slot).await?, self.reader.other_runs(slot).await?);
-            let server = (&*server, others.as_str());
-            pipeline.add_command(lineage::command(&self.keys, *partition, server, known));
+            let server = self.reader.server(slot).await?;
+            pipeline.add_command(lineage::command(&self.keys, *partition, &server, known));
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)
     }

@@ -1,8 +1,10 @@
-//! A change of the number of partitions, in Redis: closes streams to appends, creates new ones,
-//! and removes old ones. Never decides when, and never removes entries that a group has not
+//! A change of the number of partitions, or of the Redis that they are in: closes streams to appends,
+//! creates new ones, and removes old ones. Never decides when, and never removes entries that a group has not
 //! acknowledged.
 
 use std::collections::BTreeSet;
+
+use redis::Pipeline;
 
 use super::{Error, GROUP, Keys, lineage, lines::Lines, positions, scripts, upkeep};
 
@@ -56,6 +58,32 @@ impl Gates {
             let () = command.arg(sequence).query_async(&mut self.connection).await?;
         }
         lineage::begin(&self.keys, &self.connection).await
+    }
+
+    /// Whether no stream has an entry.
+    pub async fn are_empty(&mut self) -> Result<bool, Error> {
+        let mut pipeline = Pipeline::new();
+        for partition in 0..self.keys.partitions {
+            pipeline.cmd("XLEN").arg(self.keys.stream(partition));
+        }
+        let lengths: Vec<u64> = pipeline.query_async(&mut self.connection).await?;
+        Ok(lengths.iter().all(|length| *length == 0))
+    }
+
+    /// Notes that from this generation on the streams are in another Redis; 0 that they are here.
+    pub async fn note_moved(&mut self, generation: i32) -> Result<(), Error> {
+        let mut set = redis::cmd("SET");
+        set.arg(self.keys.moved()).arg(generation);
+        Ok(set.exec_async(&mut self.connection).await?)
+    }
+
+    /// What tells its servers from others.
+    pub async fn runs(&self) -> Result<BTreeSet<String>, Error> {
+        let mut runs = BTreeSet::new();
+        for (_, line) in self.connection.each().await? {
+            runs.insert(line.server.clone()?.run().to_owned());
+        }
+        Ok(runs)
     }
 
     /// Removes the streams that every group has acknowledged; returns the groups that have not.

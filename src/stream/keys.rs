@@ -126,6 +126,11 @@ impl Keys {
         [self.head(self.partition_of(customer)), "balance:", customer.as_str()].concat()
     }
 
+    /// Of no partition: whether the streams were moved to another Redis.
+    pub(super) fn moved(&self) -> String {
+        format!("{}:moved", self.prefix)
+    }
+
     /// Of no partition: a webhook's customer may differ from body to body.
     pub(super) fn webhook(&self, source: &Source, id: &str) -> String {
         format!("{}:webhook:{}:{id}", self.prefix, source.as_str())

@@ -131,7 +131,6 @@ pub(super) struct Compared {
 /// noted there, so that those payments are accepted again.
 pub(super) async fn compare(
     line: &mut ServerLine,
-    others: &str,
     (keys, partition): (&Keys, u16),
     known: &KnownSequences,
 ) -> RedisResult<Compared> {
@@ -140,7 +139,7 @@ pub(super) async fn compare(
         let origin = given_out.and_then(|given_out| given_out.by.as_ref());
         let origin = origin.map_or(("-", 0), |(by, first)| (by.identity.as_str(), *first));
         let sequence = given_out.map_or(0, |given_out| given_out.sequence);
-        let command = command(keys, partition, (&server, others), (sequence, origin));
+        let command = command(keys, partition, &server, (sequence, origin));
         let (first, lines, lost_first, lost_last): (i64, String, i64, i64) =
             scripts::LINEAGE.ask(&command, &mut line.connection).await?;
         let line = lines.lines().last().map(|line| format!("{line}\n")).unwrap_or_default();
@@ -170,18 +169,18 @@ pub(super) async fn compare(
 }
 
 /// `known`: a sequence, the identity that gave it out or "-", and the first
-/// sequence of that identity's lineage. Beside the server: the runs of other servers that serve.
+/// sequence of that identity's lineage.
 pub(super) fn command(
     keys: &Keys,
     partition: u16,
-    (server, others): (&Primary, &str),
+    server: &Primary,
     known: (i64, (&str, i64)),
 ) -> Cmd {
     let (sequence, (origin, origin_first)) = known;
     let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
     let mut command = scripts::LINEAGE.on(&keys);
     command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
-    command.arg(sequence).arg(origin).arg(origin_first).arg(others);
+    command.arg(sequence).arg(origin).arg(origin_first);
     command
 }
 
@@ -190,7 +189,7 @@ pub(super) async fn begin(keys: &Keys, lines: &Lines) -> Result<(), Error> {
     scripts::LINEAGE.load(&mut lines.clone()).await?;
     for partition in 0..keys.partitions {
         let server = lines.server(keys.slot(partition)).await?;
-        let command = command(keys, partition, (&server, ""), (0, ("-", 0)));
+        let command = command(keys, partition, &server, (0, ("-", 0)));
         command.exec_async(&mut lines.clone()).await?;
     }
     Ok(())

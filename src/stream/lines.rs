@@ -31,7 +31,7 @@ pub(super) struct Lines {
 
 pub(super) struct Line {
     pub(super) connection: MultiplexedConnection,
-    server: RedisResult<Arc<Primary>>,
+    pub(super) server: RedisResult<Arc<Primary>>,
 }
 
 impl Lines {
@@ -90,18 +90,6 @@ impl Lines {
     /// The server of a slot.
     pub(super) async fn server(&self, slot: u16) -> RedisResult<Arc<Primary>> {
         self.at(self.place_of(slot)?).await?.server.clone()
-    }
-
-    /// The runs of the other servers that are there, for a slot that a promoted one serves.
-    pub(super) async fn other_runs(&self, slot: u16) -> RedisResult<String> {
-        let here = self.place_of(slot)?;
-        let mut runs = String::new();
-        for place in (0..self.lines.len()).filter(|place| *place != here) {
-            if let Ok(Line { server: Ok(server), .. }) = self.at(place).await {
-                runs = format!("{runs} {}", server.run());
-            }
-        }
-        Ok(runs)
     }
 
     async fn send(&self, place: usize, command: &Cmd) -> RedisResult<Value> {

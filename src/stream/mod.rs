@@ -29,7 +29,8 @@
 //! | `paystream:{p07}:balance:<customer>` | a cached balance, or the lease to fill it, behind the server it was written under |
 //!
 //! `paystream:topology` notes generation and number of partitions, for looking
-//! while the ledger is away. After a change of the number of partitions they begin with `paystream:{g2p07}`
+//! while the ledger is away; `paystream:moved` the generation from which the streams are in another
+//! Redis. After a change of the number of partitions they begin with `paystream:{g2p07}`
 //! and so on. In a cluster a number follows, by which they are spread evenly: `paystream:{p07.3}`.
 //!
 //! Never decides what an entry means, never retries by itself (but for an
@@ -293,6 +294,15 @@ impl Streams {
         Ok(numbers.and_then(|(generation, partitions)| {
             Some((generation.parse().ok()?, partitions.parse().ok()?))
         }))
+    }
+
+    /// Whether this Redis was left: its streams are in another one.
+    pub async fn were_moved(&self) -> Result<bool, Error> {
+        let mut connection = self.connect("topology").await?;
+        let mut get = redis::cmd("GET");
+        let note: Option<String> = get.arg(self.keys.moved()).query_async(&mut connection).await?;
+        let from = note.and_then(|note| note.parse::<i32>().ok()).filter(|from| *from > 0);
+        Ok(from.is_some_and(|from| from <= self.generation))
     }
 
     /// Plain connections of its own, to every server: they never reconnect behind the back of

@@ -243,26 +243,23 @@ impl Producer {
         let began = Instant::now();
         let slot = self.keys.slot(partition);
         let mut line = shared.line(slot).await?;
-        let mut reply =
-            shared.ask(&line, self.try_append(shared, line.clone(), partition, chunk)).await;
+        let mut reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
         if reply.as_ref().is_err_and(lineage::is_another) {
             self.leave(began);
             line = shared.line(slot).await?;
-            reply =
-                shared.ask(&line, self.try_append(shared, line.clone(), partition, chunk)).await;
+            reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
         }
         Ok((line.server, reply))
     }
 
     async fn try_append(
         &self,
-        shared: &SharedConnection,
         mut line: ServerLine,
         partition: u16,
         chunk: &[&ReceivedPayment],
     ) -> RedisResult<Value> {
         if !self.known(partition).is_verified(&line.server) {
-            self.verify(shared, &mut line, partition).await?;
+            self.verify(&mut line, partition).await?;
         }
         let known = self.known(partition).clone();
         let command = self.command(partition, chunk, &known);
@@ -275,18 +272,12 @@ impl Producer {
 
     /// Before anything else is given to a server: is what is known to have been
     /// given out part of its history?
-    async fn verify(
-        &self,
-        shared: &SharedConnection,
-        line: &mut ServerLine,
-        partition: u16,
-    ) -> RedisResult<()> {
+    async fn verify(&self, line: &mut ServerLine, partition: u16) -> RedisResult<()> {
         let asked = self.known(partition).clone();
         if let Some(authority) = &self.authority {
             authority.confirm(&line.server).await?;
         }
-        let others = shared.other_runs(line).await?;
-        let found = lineage::compare(line, &others, (&self.keys, partition), &asked).await?;
+        let found = lineage::compare(line, (&self.keys, partition), &asked).await?;
         if let Some((lost_first, lost_last)) = found.lost {
             error!(
                 partition,

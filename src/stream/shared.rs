@@ -128,16 +128,6 @@ impl SharedConnection {
         Ok(join_all(lines).await.into_iter().flatten().collect())
     }
 
-    /// The runs of the servers that can be reached beside this one, where it was promoted.
-    pub(super) async fn other_runs(&self, line: &ServerLine) -> RedisResult<String> {
-        if !line.server.promoted || !self.is_of_a_cluster() {
-            return Ok(String::new());
-        }
-        let others = self.lines().await?;
-        let others = others.iter().filter(|other| other.node != line.node);
-        Ok(others.map(|other| other.server.run()).collect::<Vec<_>>().join(" "))
-    }
-
     /// Whether keys in this slot are at the server of this connection.
     pub(super) fn leads_to(&self, slot: u16, line: &ServerLine) -> bool {
         self.0.servers.current().is_some_and(|layout| {

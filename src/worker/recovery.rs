@@ -62,12 +62,11 @@ pub(super) async fn recover(
         lost: resumption.lost.as_slice(),
     };
     link.consumer.reopen(fence, remains, reopening).await?;
-    let (lost_first, lost_last) = resumption.lost.unzip();
     error!(
         partition,
         finding,
-        lost_first,
-        lost_last,
+        lost_first = resumption.lost.first().map(|(first, _)| first),
+        lost_last = resumption.lost.last().map(|(_, last)| last),
         resumes_at = resumption.resumes_at,
         "Redis lost the state of a partition; its sequences resume behind a gap. See `paystream losses list`"
     );

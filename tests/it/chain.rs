@@ -247,7 +247,7 @@ async fn nobody_waits_for_another_lock_with_the_head_of_the_log() {
     let mut resize = ledger(&stores).resize().await.unwrap().unwrap();
     let by = Signature { actor: "ada".to_owned(), reason: "more".to_owned() };
     assert!(resize.wish(16, &by).await.unwrap());
-    notes_while(&stores, async move { resize.switch(1, 16, 100, &by).await.unwrap() }).await;
+    notes_while(&stores, async move { resize.switch(1, 16, 100, false, &by).await.unwrap() }).await;
     let noted = stores
         .texts(
             "select action || ' ' || coalesce(before::text, '') from audit_log order by position",

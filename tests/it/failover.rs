@@ -255,6 +255,29 @@ async fn a_failover_that_loses_nothing_is_no_loss_then_or_later() {
 }
 
 #[tokio::test]
+async fn partitions_that_were_idle_over_two_failovers_can_be_resized() {
+    let mut pair = Pair::start("idle").await;
+    let all = Process::serve("all", &pair.stores, &[]).await;
+    all.api.open_account("ADA", "1000").await;
+    pair.promote_in_step().await;
+    pair.fail_over().await;
+    heads_are_noted(&pair.stores).await;
+    let port = pair.replica.port().to_string();
+    tell(&pair.primary, &["REPLICAOF", "127.0.0.1", &port]).await;
+    std::mem::swap(&mut pair.primary, &mut pair.replica);
+    pair.promote_in_step().await;
+    pair.fail_over().await;
+    let twice = "select count(*) from partition_owners where head_sequence > 1900000";
+    pair.stores.until(i64::from(PARTITIONS), twice).await;
+    pair.stores.succeed(&resize(&["--partitions", "16"])).await;
+    served(&all, 16).await;
+    pay(&all.api, "r1").await;
+    all.api.until_settled().await;
+    assert_eq!(pair.stores.losses().await, [""; 0]);
+    pair.stores.audit().await;
+}
+
+#[tokio::test]
 async fn a_failover_right_after_a_resize_is_listed_and_resizes_go_on() {
     let mut pair = Pair::start("resized").await;
     let gateway = Process::serve("gateway", &pair.stores, &[]).await;

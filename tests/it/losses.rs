@@ -140,6 +140,29 @@ async fn a_loss_is_not_taken_for_another_whose_numbers_end_alike() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_jump_left_out_is_not_listed_as_lost() {
+    let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
+    h.api.pay_each("r", 1..=3).await;
+    let partition = partition_of(&h, "r1").await;
+    let jumped = format!(
+        "insert into sequence_jumps (partition, after_sequence, resumes_at, kinds, reason, detail, state)
+         values ({partition}, 3, 1000004, '{{takeover}}', 'takeover', 'a failover', 'accepted')"
+    );
+    h.stores.sql(&jumped).await;
+    h.stores.tell(&["SET", &h.stores.key(partition, "seq"), "1000003"]).await;
+    h.api.pay_each("r", 4..=5).await;
+    h.stores.delete_keys(&format!("{{p{partition:02}}}:stream")).await;
+    h.start_worker();
+    pay_when_open(&h, "new").await;
+    let mut listed = h.stores.losses().await;
+    listed.sort();
+    assert_eq!(listed, ["state_lost 1-3", "state_lost 1000004-1000005"]);
+    taken_anew([&h.api; 2], &["r1", "r3", "r4", "r5"]).await;
+    h.api.settles_at("ADA", "5.00").await;
+    accept_losses(&h).await;
+}
+
+#[tokio::test]
 async fn a_lost_group_is_created_again_at_the_ledgers_cursor() {
     let mut h = Harness::gateway(&[]).await.account("ADA", "1000").await;
     h.start_worker();

@@ -63,6 +63,7 @@ mod lookups;
 mod losses;
 mod metrics;
 mod mending;
+mod moving;
 mod plaintext;
 mod poison;
 mod release;

@@ -4,16 +4,15 @@
 -- A lineage is the run of sequences that one server has given out: a line
 -- "identity after first" in the lineage key, for the sequence that was the last
 -- one when it began, and its own first. A promoted replica begins behind a
--- hole, so that no sequence is given out twice whatever it lacks; but not where the server
--- before it still serves: then the slot was moved, and nothing is lacking. An identity is
+-- hole, so that no sequence is given out twice whatever it lacks. So does a slot of a cluster that
+-- was moved to one: whether it came before the promotion cannot be seen. An identity is
 -- "run" or, of a promoted replica, "run:history", of which Redis forgets the
 -- history when nobody has followed for an hour.
 --
 -- KEYS  seq, lineage, lost
 -- ARGV  identity of the server, 1 if it was promoted, size of a hole, highest
 --       sequence that is known to have been given out, the identity it was
---       given out under or "-", the first sequence of that lineage, the runs of other
---       servers that serve
+--       given out under or "-", the first sequence of that lineage
 -- Answers {first sequence of this server's lineage, the lineage key, first and
 -- last sequence that are lost or 0}. What is lost is added to the lost key, so
 -- that it is accepted again. DEL comes first because it is allowed at
@@ -46,8 +45,7 @@ end
 local newest = lines[#lines]
 if not newest or not is_of(newest, identity) then
   local first = counted + 1
-  local moved = newest and string.find(ARGV[7], string.match(newest[1], '^[^:]*'), 1, true)
-  if ARGV[2] == '1' and not moved and (newest or counted > 0) then
+  if ARGV[2] == '1' and (newest or counted > 0) then
     first = math.max(counted, known) + hole
     redis.call('DEL', KEYS[1])
     redis.call('SET', KEYS[1], gate .. string.format('%.0f', first - 1))

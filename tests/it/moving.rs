@@ -1,0 +1,122 @@
+//! Proves that the streams can be taken to another Redis under load, from one server to a cluster as
+//! well: what was answered with 202 is applied once and in order, nothing is listed as lost, and
+//! no process goes on with the Redis that was left, whatever it slept through.
+
+use crate::{
+    cluster::Cluster,
+    harness::{EVERYTHING, redis_users},
+    prelude::*,
+};
+
+fn move_to(url: &str) -> [&str; 4] {
+    ["topology", "move", "--to-redis-url", url]
+}
+
+const LEFT: &str = "were moved from this Redis to another one";
+
+#[tokio::test]
+async fn streams_move_from_one_server_to_a_cluster_under_load() {
+    let cluster = Cluster::start("moved").await;
+    let mut stores = Stores::new().await;
+    let mut gateway = Process::serve("gateway", &stores, &[]).await;
+    let mut worker = Process::serve("worker", &stores, &[]).await;
+    gateway.api.seed(CUSTOMERS).await;
+    let mut load = Load::start_anew(&gateway.api, "l");
+    load.goes_on().await;
+    let said = stores.succeed(&move_to(&cluster.stores.redis_url)).await;
+    assert!(said.contains("PAYSTREAM_REDIS_URL"), "{said}");
+    let is_of_a_cluster =
+        "the address of one server, but the streams of this ledger are in a cluster";
+    for process in [&mut gateway, &mut worker] {
+        assert_ne!(process.ended().await, Some(0));
+        assert!(process.log().contains(is_of_a_cluster), "{}", process.log());
+    }
+    run(serve("gateway", &stores, &[])).await.refused(&[is_of_a_cluster]);
+    stores.run(&["partitions"]).await.refused(&[is_of_a_cluster]);
+    let old = stores.redis_url.clone();
+    stores.redis_url = cluster.stores.redis_url.clone();
+    let mut gateway = Process::serve("gateway", &stores, &[]).await;
+    let mut worker = Process::serve("worker", &stores, &[]).await;
+    let accepted = load.finish().await.accepted;
+    assert!(!accepted.is_empty());
+    gateway.api.pay("later", "LATE", "2").await;
+    gateway.api.until_settled().await;
+    stores.audit_ledger().await;
+    assert_applied(&stores, &accepted).await;
+    assert_eq!(stores.losses().await, [""; 0]);
+    // And back, which is no place that was left any more.
+    stores.succeed(&move_to(&old)).await;
+    for process in [&mut gateway, &mut worker] {
+        assert_ne!(process.ended().await, Some(0));
+    }
+    stores.redis_url = old;
+    let gateway = Process::serve("all", &stores, &[]).await;
+    gateway.api.pay("back", "LATE", "3").await;
+    gateway.api.until_settled().await;
+    assert_eq!(stores.losses().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_gateway_that_slept_through_a_move_takes_nothing_where_it_was() {
+    let (_old, mut stores) = Stores::on_own_redis("moved-from").await;
+    let mut sleeper = Process::serve("gateway", &stores, &[]).await.account("ADA", "1000").await;
+    let worker = Process::serve("worker", &stores, &[]).await;
+    sleeper.api.pay("r1", "ADA", "1").await;
+    sleeper.signal("STOP").await;
+    let directory = empty_directory("redis-moved-to").await;
+    let new = RedisServer::start(&directory, &redis_users()).await.unwrap();
+    let url = as_user(&new.url(), EVERYTHING);
+    stores.succeed(&move_to(&url)).await;
+    drop(worker);
+    let old = std::mem::replace(&mut stores.redis_url, url);
+    let other = Process::serve("all", &stores, &[]).await;
+    other.api.pay("r2", "ADA", "1").await;
+    sleeper.signal("CONT").await;
+    eventually("it ends", async || {
+        let sent = sleeper.api.request(Method::POST, "/api/v1/payments");
+        let sent = sent.json(&payment("r3", "ADA", "1")).send().await;
+        let status = sent.map(|reply| reply.status().as_u16());
+        assert!(!matches!(status, Ok(200 | 202)), "{status:?}");
+        status.is_err().then_some(())
+    })
+    .await;
+    assert_ne!(sleeper.ended().await, Some(0));
+    assert!(sleeper.log().contains(LEFT), "{}", sleeper.log());
+    stores.redis_url = old;
+    run(serve("worker", &stores, &[])).await.refused(&[LEFT]);
+    stores.run(&["pending"]).await.refused(&[LEFT]);
+    other.api.until_settled().await;
+    assert_eq!(other.api.balance("ADA").await["total_paid"], "2.00");
+}
+
+#[tokio::test]
+async fn a_move_that_cannot_be_made_is_refused_and_payments_go_on() {
+    let h = Harness::start().await.account("ADA", "1000").await;
+    let directory = empty_directory("redis-unsafe").await;
+    let new = RedisServer::start(&directory, &redis_users()).await.unwrap();
+    let url = as_user(&new.url(), EVERYTHING);
+    let same = h.stores.redis_url.clone();
+    h.stores.run(&move_to(&same)).await.refused(&["is the one in which the streams are"]);
+    let set = async |policy: &str| {
+        let mut connection = connect_to_redis(&new.url()).await;
+        let mut command = redis::cmd("CONFIG");
+        command.arg(&["SET", "appendfsync", policy]).exec_async(&mut connection).await.unwrap();
+    };
+    set("everysec").await;
+    h.stores.run(&move_to(&url)).await.refused(&["is not safe for payments", "appendfsync"]);
+    set("always").await;
+    h.stores
+        .run(&move_to("redis://127.0.0.1:1/"))
+        .await
+        .refused(&["could not reach the new Redis"]);
+    h.api.pay("r1", "ADA", "1").await;
+    // Another paystream's payments are there, in streams of the next generation.
+    let mut connection = connect_to_redis(&new.url()).await;
+    let mut add = redis::cmd("XADD");
+    add.arg(h.stores.key_of(2, 3, "stream")).arg("*").arg(&["v", "1"]);
+    add.exec_async(&mut connection).await.unwrap();
+    h.stores.run(&move_to(&url)).await.refused(&["another paystream uses that Redis"]);
+    h.stores.succeed(&["topology", "resize", "--abort"]).await;
+    h.api.pay("r2", "ADA", "1").await;
+    h.settled().await;
+}
