@@ -98,8 +98,10 @@ pub(super) fn of_takeover(
     (after, resumes_at): (i64, i64),
     told: Option<(i64, i64)>,
 ) -> Option<JumpFinding> {
-    let begins_before = |jump: &Jump| told.is_none_or(|(_, last)| jump.after_sequence < last);
-    let noted = jumps.iter().rfind(|jump| jump.resumes_at == resumes_at && begins_before(jump));
+    let begins_before = |jump: &&Jump| told.is_none_or(|(_, last)| jump.after_sequence < last);
+    let mut noted = jumps.iter().filter(|jump| jump.resumes_at == resumes_at);
+    // One that begins behind what is told says that this was settled.
+    let noted = noted.clone().rfind(begins_before).or_else(|| noted.next());
     // What was settled before the takeover is in the ledger, whatever Redis lacks.
     let settled_before = if settled < resumes_at { settled } else { 0 };
     let after = noted.map_or(after.max(settled_before), |jump| jump.after_sequence);
