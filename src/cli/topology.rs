@@ -62,7 +62,7 @@ struct MoveArgs {
     /// Where it is.
     #[command(flatten)]
     store: StoreConfig,
-    /// The new Redis, written like PAYSTREAM_REDIS_URL.
+    /// The Redis that `topology move` takes the streams to, written like PAYSTREAM_REDIS_URL.
     #[arg(long, env = "PAYSTREAM_TO_REDIS_URL", hide_env_values = true)]
     to_redis_url: SecretString,
     #[command(flatten)]

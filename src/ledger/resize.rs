@@ -104,8 +104,8 @@ impl Resize {
     }
 
     /// Switches from `generation` to the next, whose sequences begin after
-    /// `sequence`, in one transaction; `in_cluster` says where its streams are. Every epoch rises, so that no batch of
-    /// an earlier owner commits after it.
+    /// `sequence`, in one transaction; `in_cluster` says where its streams are. Every
+    /// epoch rises, so that no batch of an earlier owner commits after it.
     ///
     /// # Errors
     /// [`Error::Resized`] when the topology is not the one, or not on its way
