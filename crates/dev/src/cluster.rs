@@ -30,11 +30,16 @@ const PROGRAM_HOMES: [(&str, &str, &str); 5] = [
     ("/usr/local/opt", "postgresql", "bin"),
 ];
 
+/// What a standby calls itself.
+const STANDBY: &str = "standby";
+
 /// Homebrew's homes, which the PATH of an editor or a service may lack.
 const MORE_PATHS: [&str; 2] = ["/opt/homebrew/bin", "/usr/local/bin"];
 
-/// Who may connect: with the password, from this machine.
-const HOST_BASED_ACCESS: &str = "host all all 127.0.0.1/32 scram-sha-256\n";
+/// Who may connect, a standby included: with the password, from this machine.
+const HOST_BASED_ACCESS: &str = "host all all 127.0.0.1/32 scram-sha-256
+host replication all 127.0.0.1/32 scram-sha-256
+";
 
 /// A cluster that exists, or is about to.
 #[derive(Debug)]
@@ -114,6 +119,17 @@ impl Cluster {
             // An older version trusted every user of the machine.
             return self.guard(&self.data, "").await;
         }
+        let part = self.begin_part()?;
+        let user = format!("--username={USER}");
+        let arguments = ["--auth=reject", "--encoding=UTF8", "--locale=C", &user];
+        self.run("initdb", &arguments, &part, "").await?;
+        let password = self.guard(&part, &format!("create database {DATABASE}\n")).await?;
+        fs::rename(&part, &self.data).context("could not put the new cluster in its place")?;
+        Ok(password)
+    }
+
+    /// An empty folder for a cluster that is not complete yet.
+    fn begin_part(&self) -> Result<PathBuf> {
         let part = self.home.join("data.part");
         remove_all(&part)?;
         DirBuilder::new()
@@ -123,12 +139,7 @@ impl Cluster {
         if let Some(account) = self.account {
             account.own(&part)?;
         }
-        let user = format!("--username={USER}");
-        let arguments = ["--auth=reject", "--encoding=UTF8", "--locale=C", &user];
-        self.run("initdb", &arguments, &part, "").await?;
-        let password = self.guard(&part, &format!("create database {DATABASE}\n")).await?;
-        fs::rename(&part, &self.data).context("could not put the new cluster in its place")?;
-        Ok(password)
+        Ok(part)
     }
 
     /// The superuser's password in `data`. Where there is none, does `first`, sets
@@ -153,6 +164,18 @@ impl Cluster {
         let arguments = ["-C", "wal_compression", "-c", "wal_compression=lz4"];
         let has_lz4 = self.run("postgres", &arguments, &self.data, "").await.is_ok();
         if has_lz4 { "lz4" } else { "on" }
+    }
+
+    /// Replaces what is in it by a copy of the cluster whose superuser logs in at `url`, which it
+    /// will follow as `standby`. No server may run on it.
+    pub(super) async fn copy(&self, url: &str) -> Result<()> {
+        let part = self.begin_part()?;
+        let source = format!("{url}?application_name={STANDBY}");
+        let arguments =
+            ["--checkpoint=fast", "--write-recovery-conf", "--no-sync", "--dbname", &source];
+        self.run("pg_basebackup", &arguments, &part, "").await?;
+        remove_all(&self.data)?;
+        fs::rename(&part, &self.data).context("could not put the copy in its place")
     }
 
     /// Removes the cluster, and its home if that is not the place's folder.

@@ -72,6 +72,16 @@ impl PostgresServer {
         format!("postgres://{user}:{}@127.0.0.1:{}/{database}", self.password, self.port())
     }
 
+    /// Begins anew as a standby of another, as `standby`: with its data and its password. What
+    /// this one had is gone.
+    pub async fn follow(&mut self, primary: &PostgresServer) -> Result<()> {
+        self.kill().await?;
+        self.cluster.clear_leftovers().await?;
+        self.cluster.copy(&primary.url("postgres")).await?;
+        primary.password.clone_into(&mut self.password);
+        self.server.restart().await
+    }
+
     /// Hexadecimal digits.
     pub fn password(&self) -> &str {
         &self.password

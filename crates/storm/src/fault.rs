@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use rand::{Rng, RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
+
+use crate::args::Topology;
 
 /// What can be made to go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -62,6 +65,15 @@ pub(crate) enum Kind {
     OldPostgres,
     /// An old copy of Redis is put back.
     OldRedis,
+    /// A replica is promoted whose master is well.
+    FailOver,
+    /// A replica hears nothing more; then its master dies, and it is promoted.
+    PromoteLagging,
+    /// A partition's slot moves to another master.
+    MoveSlot,
+    /// The standby of PostgreSQL is promoted.
+    PromotePostgres,
+    FreezeStandby,
 }
 
 /// How a kind of fault takes part in a plan.
@@ -77,7 +89,13 @@ struct Trait {
 }
 
 impl Kind {
-    fn made(self) -> Trait {
+    fn made(self, topology: Topology) -> Trait {
+        let alone = topology == Topology::Single;
+        // Whatever stands longer is replaced, and what replaces it may lack something.
+        let redis = |weight, alone_at_most, at_most| {
+            let most = if alone { alone_at_most } else { at_most };
+            Trait { weight, lasts: (0, most), loses: !alone, forgets: false }
+        };
         let one = |weight, lasts| Trait { weight, lasts, loses: false, forgets: false };
         match self {
             Self::KillWorker => one(8, (0, 14_000)),
@@ -87,10 +105,10 @@ impl Kind {
             Self::RollingRestart => Trait { forgets: true, ..one(1, (0, 1_000)) },
             Self::FreezeWorker => one(6, (300, 14_000)),
             Self::FreezeGateway => one(3, (300, 10_000)),
-            Self::FreezeRedis => one(2, (300, 6_000)),
+            Self::FreezeRedis => redis(2, 6_000, 10_000),
             Self::FreezePostgres => one(2, (300, 8_000)),
-            Self::KillRedis => one(4, (0, 2_000)),
-            Self::RestartRedis => one(2, (0, 500)),
+            Self::KillRedis => redis(4, 2_000, 8_000),
+            Self::RestartRedis => redis(2, 500, 8_000),
             Self::KillPostgres => one(4, (0, 2_000)),
             Self::RestartPostgres => one(2, (0, 500)),
             Self::ScriptFlush => one(3, (0, 0)),
@@ -103,12 +121,25 @@ impl Kind {
             Self::ForeignLock => one(3, (500, 8_000)),
             Self::Poison => one(3, (0, 0)),
             Self::HotCustomer => one(2, (2_000, 6_000)),
-            Self::Cut => one(4, (0, 3_000)),
-            Self::HalfOpen => one(4, (500, 12_000)),
-            Self::Delay => one(3, (500, 4_000)),
+            Self::Cut => redis(4, 3_000, 5_000),
+            Self::HalfOpen => redis(4, 12_000, 12_000),
+            Self::Delay => redis(3, 4_000, 4_000),
+            Self::FailOver => redis(4, 0, 0),
+            Self::PromoteLagging => redis(3, 0, 3_000),
+            Self::MoveSlot => one(4, (0, 0)),
+            Self::PromotePostgres => one(3, (0, 3_000)),
+            Self::FreezeStandby => one(2, (300, 8_000)),
             Self::Resize => one(2, (0, 0)),
             Self::OldPostgres => one(2, (1_000, 6_000)),
         }
+    }
+
+    /// Whether there is anything to break in this way.
+    fn is_of(self, topology: Topology) -> bool {
+        let needs_replica = matches!(self, Self::FailOver | Self::PromoteLagging);
+        let needs_cluster = self == Self::MoveSlot;
+        !(needs_replica && topology == Topology::Single
+            || needs_cluster && topology != Topology::Cluster)
     }
 
     pub(crate) fn name(self) -> String {
@@ -136,16 +167,29 @@ const LEARNT_WITHIN: u64 = 20_000;
 const COMPARED_WITHIN: u64 = 12_000;
 
 /// The faults of a storm.
-pub(crate) fn plan(seed: u64, length: Duration, kinds: &[Kind]) -> Vec<Fault> {
+///
+/// # Errors
+///
+/// When a kind is asked for that this topology cannot have.
+pub(crate) fn plan(
+    seed: u64,
+    length: Duration,
+    topology: Topology,
+    kinds: &[Kind],
+) -> Result<Vec<Fault>> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    if let Some(kind) = kinds.iter().find(|kind| !kind.is_of(topology)) {
+        bail!("--faults {} needs another --topology", kind.name());
+    }
     let all = Kind::value_variants();
-    let kinds: Vec<Kind> = if kinds.is_empty() { all.to_vec() } else { kinds.to_vec() };
+    let mut kinds: Vec<Kind> = if kinds.is_empty() { all.to_vec() } else { kinds.to_vec() };
+    kinds.retain(|kind| kind.is_of(topology));
     let end = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     let (mut at, mut faults) = (CALM, Vec::new());
     let (mut forgotten, mut lost) = (None, None);
     while at < end {
-        let kind = draw(&mut random, &kinds);
-        let made = kind.made();
+        let kind = draw(&mut random, topology, &kinds);
+        let made = kind.made(topology);
         let lasts = random.random_range(made.lasts.0..=made.lasts.1);
         let draws = [random.next_u32(), random.next_u32(), random.next_u32()];
         let since = |then: Option<u64>| then.map_or(u64::MAX, |then| at.saturating_sub(then));
@@ -161,14 +205,14 @@ pub(crate) fn plan(seed: u64, length: Duration, kinds: &[Kind]) -> Vec<Fault> {
         let pause = if random.random_ratio(1, 4) { 0..=400 } else { 800..=6_000 };
         at += random.random_range(pause);
     }
-    faults
+    Ok(faults)
 }
 
-fn draw(random: &mut impl Rng, kinds: &[Kind]) -> Kind {
-    let total: u32 = kinds.iter().map(|kind| kind.made().weight).sum();
+fn draw(random: &mut impl Rng, topology: Topology, kinds: &[Kind]) -> Kind {
+    let total: u32 = kinds.iter().map(|kind| kind.made(topology).weight).sum();
     let mut drawn = random.random_range(0..total.max(1));
     for kind in kinds {
-        let weight = kind.made().weight;
+        let weight = kind.made(topology).weight;
         if drawn < weight {
             return *kind;
         }
@@ -181,31 +225,40 @@ fn draw(random: &mut impl Rng, kinds: &[Kind]) -> Kind {
 mod tests {
     use super::*;
 
+    const TOPOLOGIES: [Topology; 3] = [Topology::Single, Topology::Sentinel, Topology::Cluster];
+
     #[test]
     fn the_same_seed_gives_the_same_plan() {
-        let shown =
-            |seed, kinds: &[Kind]| format!("{:?}", plan(seed, Duration::from_mins(5), kinds));
-        assert_eq!(shown(7, &[]), shown(7, &[]));
-        assert_ne!(shown(7, &[]), shown(8, &[]));
-        let only = plan(7, Duration::from_mins(5), &[Kind::FlushAll, Kind::Cut]);
+        let five = Duration::from_mins(5);
+        let plan = |seed, kinds: &[Kind]| plan(seed, five, Topology::Single, kinds);
+        let shown = |seed| format!("{:?}", plan(seed, &[]).unwrap());
+        assert_eq!(shown(7), shown(7));
+        assert_ne!(shown(7), shown(8));
+        let only = plan(7, &[Kind::FlushAll, Kind::Cut]).unwrap();
         assert!(only.iter().any(|fault| fault.kind == Kind::FlushAll));
         assert!(only.iter().all(|fault| [Kind::FlushAll, Kind::Cut].contains(&fault.kind)));
+        let refused = plan(7, &[Kind::MoveSlot]).unwrap_err();
+        assert_eq!(refused.to_string(), "--faults move-slot needs another --topology");
     }
 
     #[test]
     fn every_kind_comes_up_and_no_loss_soon_after_a_gateway_ended() {
-        let faults = plan(1, Duration::from_hours(3), &[]);
-        for kind in Kind::value_variants() {
-            assert!(faults.iter().any(|fault| fault.kind == *kind), "{kind:?}");
-        }
-        let mut forgotten = None::<Duration>;
-        for Fault { at, kind, lasts, .. } in faults {
-            if kind.made().loses
-                && let Some(then) = forgotten
-            {
-                assert!(at >= then + Duration::from_millis(LEARNT_WITHIN), "{kind:?} at {at:?}");
+        for topology in TOPOLOGIES {
+            let faults = plan(1, Duration::from_hours(3), topology, &[]).unwrap();
+            for kind in Kind::value_variants() {
+                let comes_up = faults.iter().any(|fault| fault.kind == *kind);
+                assert_eq!(comes_up, kind.is_of(topology), "{kind:?} in {topology:?}");
             }
-            forgotten = if kind.made().forgets { Some(at + lasts) } else { forgotten };
+            let mut forgotten = None::<Duration>;
+            for Fault { at, kind, lasts, .. } in faults {
+                let made = kind.made(topology);
+                if made.loses
+                    && let Some(then) = forgotten
+                {
+                    assert!(at >= then + Duration::from_millis(LEARNT_WITHIN), "{kind:?}, {at:?}");
+                }
+                forgotten = if made.forgets { Some(at + lasts) } else { forgotten };
+            }
         }
     }
 }

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use paystream_invariants::{Account, Backlog, Effect, Loss, Place, Records};
 use redis::Value;
 use sqlx::FromRow;
 use tokio::time::sleep;
 
-use crate::stores::Stores;
+use crate::{args, stores::Stores};
 
 const ATTEMPTS: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -40,29 +40,55 @@ pub(crate) async fn topology(stores: &Stores) -> Result<Topology> {
 pub(crate) async fn streams(stores: &Stores) -> Result<Vec<String>> {
     let Topology { partitions, generation, .. } = topology(stores).await?;
     let tag = if generation == 1 { String::new() } else { format!("g{generation}") };
-    let key = |partition| format!("paystream:{{{tag}p{partition:02}}}:stream");
-    Ok((0..partitions).map(key).collect())
+    let partitions = (0..partitions).map(|partition| format!("{tag}p{partition:02}"));
+    if stores.redis.topology != args::Topology::Cluster {
+        return Ok(partitions.map(|tag| format!("paystream:{{{tag}}}:stream")).collect());
+    }
+    let mut streams = Vec::new();
+    for tag in partitions {
+        streams.push(spread_stream(stores, &tag).await?);
+    }
+    Ok(streams)
 }
 
-/// What waits in each partition. A stream or a group that is missing is to be brought back.
+/// The key of a stream whose tag ends with a number that decides which master has it. All that a
+/// partition has may be gone for a moment.
+async fn spread_stream(stores: &Stores, tag: &str) -> Result<String> {
+    let begin = format!("paystream:{{{tag}.");
+    let pattern = format!("{begin}*");
+    for _ in 0..ATTEMPTS {
+        for at in stores.redis.masters().await? {
+            let keys: Vec<String> = stores.redis.ask(at, &["KEYS", &pattern]).await?;
+            let rest = keys.first().and_then(|key| key.strip_prefix(&begin));
+            if let Some((number, _)) = rest.and_then(|rest| rest.split_once('}')) {
+                return Ok(format!("{begin}{number}}}:stream"));
+            }
+        }
+        sleep(PAUSE).await;
+    }
+    bail!("no Redis has anything of the partition {tag}")
+}
+
+/// What waits in each partition. A stream or a group that is missing is to be brought back, and a
+/// Redis that does not answer will.
 pub(crate) async fn backlogs(stores: &Stores) -> Result<Vec<Backlog>> {
-    let mut redis = stores.redis().await?;
     let mut backlogs = Vec::new();
     for (partition, stream) in (0..).zip(streams(stores).await?) {
-        let groups: Result<Vec<Vec<Value>>, _> =
-            redis::cmd("XINFO").arg("GROUPS").arg(&stream).query_async(&mut redis).await;
-        let ours = groups.unwrap_or_default().into_iter().find_map(|group| position(&group));
-        let Some((pending, last)) = ours else {
-            backlogs.push(Backlog { partition, lag: 1, pending: 0 });
-            continue;
-        };
-        let mut range = redis::cmd("XRANGE");
-        range.arg(&stream).arg(format!("({last}")).arg("+").arg("COUNT").arg(1000);
-        let waiting: Vec<Value> = range.query_async(&mut redis).await?;
-        let lag = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
+        let (lag, pending) = waiting(stores, &stream).await.unwrap_or((1, 0));
         backlogs.push(Backlog { partition, lag, pending });
     }
     Ok(backlogs)
+}
+
+async fn waiting(stores: &Stores, stream: &str) -> Result<(u64, u64)> {
+    let redis = &stores.redis;
+    let at = redis.master_of(stream).await?;
+    let groups: Vec<Vec<Value>> = redis.ask(at, &["XINFO", "GROUPS", stream]).await?;
+    let ours = groups.into_iter().find_map(|group| position(&group));
+    let (pending, last) = ours.context("the group is missing")?;
+    let range = ["XRANGE", stream, &format!("({last}"), "+", "COUNT", "1000"];
+    let waiting: Vec<Value> = redis.ask(at, &range).await?;
+    Ok((u64::try_from(waiting.len())?, pending))
 }
 
 /// How many entries are pending in the group of settlement, and up to which id it was handed some.

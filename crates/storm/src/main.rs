@@ -1,17 +1,20 @@
-//! The storm: real gateways and workers on a private Redis and PostgreSQL, under load, broken in
-//! every way from a seed; then every invariant is checked. How a sceptic convinces himself:
+//! The storm: real gateways and workers on private servers of Redis and PostgreSQL, under load, broken
+//! in every way from a seed; then every invariant is checked. How a sceptic convinces himself:
 //! docs/storm.md. Never touches a server that it did not start.
 
 mod args;
 mod bank;
 mod fault;
 mod ledger;
+mod nodes;
+mod pair;
 mod process;
 mod proxy;
 mod report;
 mod rest;
 mod site;
 mod stores;
+mod servers;
 mod watch;
 mod weather;
 
@@ -61,7 +64,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
     let length = Duration::from_secs(args.minutes * 60);
-    let faults = fault::plan(seed, length, &args.faults);
+    let faults = fault::plan(seed, length, args.topology, &args.faults)?;
     if args.plan {
         let line =
             |fault: &Fault| format!("{:?} {} {:?}\n", fault.at, fault.kind.name(), fault.lasts);
@@ -77,7 +80,6 @@ async fn run(args: Args) -> Result<bool> {
     let site = Arc::into_inner(site).context("somebody still holds the site")?;
     site.stores.stop().await?;
     let _removed_or_not = std::fs::remove_dir_all(folder.join("copies"));
-    paystream_dev::remove(&folder.join("servers")).await?;
     if report.held && !args.keep {
         std::fs::remove_dir_all(&folder)?;
     }

@@ -26,6 +26,24 @@ pub(crate) enum Way {
     Late(Duration),
 }
 
+/// A way from somebody to a store, which may have several servers.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    proxies: Vec<Proxy>,
+}
+
+impl Line {
+    pub(crate) fn new(name: String, proxies: Vec<Proxy>) -> Self {
+        Self { name, proxies }
+    }
+
+    pub(crate) fn set(&self, way: Way) {
+        for proxy in &self.proxies {
+            proxy.set(way);
+        }
+    }
+}
+
 /// Stands before a port of this machine. Dropped, it cuts everything.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
@@ -52,7 +70,7 @@ impl Proxy {
         Ok(Self { port, way, _listening: listening })
     }
 
-    pub(crate) fn set(&self, way: Way) {
+    fn set(&self, way: Way) {
         self.way.send_replace(way);
     }
 }

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    args::Args,
+    args::{Args, Topology},
     bank::{Api, Records},
     process::{Process, Program, beside},
-    proxy::Proxy,
+    proxy::{Line, Proxy},
     stores::{GATEWAY, MIGRATE, OPERATIONS, Stores, WORKER},
 };
 
@@ -29,19 +29,14 @@ pub(crate) const PARTITIONS: u16 = 8;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A process and its own ways to both stores.
-pub(crate) struct Part {
-    pub(crate) process: Process,
-    pub(crate) redis: Proxy,
-    pub(crate) postgres: Proxy,
-}
-
 pub(crate) struct Site {
     pub(crate) folder: PathBuf,
     pub(crate) stores: Stores,
     pub(crate) program: Program,
     /// Gateways first.
-    pub(crate) parts: Vec<Part>,
+    pub(crate) processes: Vec<Process>,
+    /// What of the network can be disturbed.
+    pub(crate) lines: Vec<Line>,
     pub(crate) api: Api,
     pub(crate) records: Records,
     pub(crate) began: Instant,
@@ -53,30 +48,28 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn build(args: &Args, seed: u64, folder: PathBuf) -> Result<Arc<Self>> {
-        let stores = Stores::start(args.topology, &folder).await?;
+        let (stores, mut lines) = Stores::start(args.topology, &folder, in_step(seed)).await?;
         let binary = args.binary.clone().map_or_else(beside, Ok)?.canonicalize()?;
-        let program = Program { binary, folder: folder.clone(), settings: settings(seed) };
-        let direct = (stores.redis_port, stores.postgres_port);
+        let settings = settings(seed, args.topology);
+        let program = Program { binary, folder: folder.clone(), settings };
         let partitions = PARTITIONS.to_string();
         let migrate = ["migrate", "--partitions", &partitions];
         // Streams are created by an operator, tables by their owner.
-        let mut urls = stores.urls(OPERATIONS, direct);
+        let mut urls = stores.direct_urls(OPERATIONS);
         urls.truncate(1);
-        urls.extend(stores.urls(MIGRATE, direct).into_iter().skip(1));
+        urls.extend(stores.direct_urls(MIGRATE).into_iter().skip(1));
         let migrated = program.run(&migrate, &urls).await?;
         if !migrated.status.success() {
             bail!("could not migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         }
-        let (mut parts, mut gateways) = (Vec::new(), Vec::new());
+        let (mut processes, mut gateways) = (Vec::new(), Vec::new());
         for number in 0..GATEWAYS + WORKERS {
-            let redis = Proxy::before(stores.redis_port).await?;
-            let postgres = Proxy::before(stores.postgres_port).await?;
-            let ports = (redis.port, postgres.port);
             let (role, name) = match number {
                 0..GATEWAYS => (GATEWAY, format!("gateway-{}", number + 1)),
                 _ => (WORKER, format!("worker-{}", number - GATEWAYS + 1)),
             };
-            let mut settings = stores.urls(role, ports);
+            let (mut settings, own_lines) = ways(&stores, role, &name).await?;
+            lines.extend(own_lines);
             if role == GATEWAY {
                 let address = format!("127.0.0.1:{}", free_port()?);
                 gateways.push(format!("http://{address}"));
@@ -85,15 +78,15 @@ impl Site {
             } else {
                 settings.push(("PAYSTREAM_WORKER_ID".to_owned(), name.clone()));
             }
-            let process = Process::start(&program, &name, &["serve", role], settings).await?;
-            parts.push(Part { process, redis, postgres });
+            processes.push(Process::start(&program, &name, &["serve", role], settings).await?);
         }
         let api = Api::new(gateways);
         let site = Arc::new(Self {
             folder,
             stores,
             program,
-            parts,
+            processes,
+            lines,
             api,
             records: Records::default(),
             began: Instant::now(),
@@ -105,12 +98,12 @@ impl Site {
         Ok(site)
     }
 
-    pub(crate) fn gateways(&self) -> &[Part] {
-        self.parts.get(..GATEWAYS).unwrap_or_default()
+    pub(crate) fn gateways(&self) -> &[Process] {
+        self.processes.get(..GATEWAYS).unwrap_or_default()
     }
 
-    pub(crate) fn workers(&self) -> &[Part] {
-        self.parts.get(GATEWAYS..).unwrap_or_default()
+    pub(crate) fn workers(&self) -> &[Process] {
+        self.processes.get(GATEWAYS..).unwrap_or_default()
     }
 
     /// Opens these accounts, so large that no payment is beyond them.
@@ -150,8 +143,7 @@ impl Site {
 
     /// An operator's command; its exit status and what it printed.
     pub(crate) async fn operate(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-        let direct = (self.stores.redis_port, self.stores.postgres_port);
-        let mut settings = self.stores.urls(OPERATIONS, direct);
+        let mut settings = self.stores.direct_urls(OPERATIONS);
         settings.push(("PAYSTREAM_ACTOR".to_owned(), "storm".to_owned()));
         let output = self.program.run(arguments, &settings).await?;
         let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -192,24 +184,59 @@ impl Site {
 
     /// Stops what runs; each process must end well.
     pub(crate) async fn stop(&self) {
-        for part in &self.parts {
-            if let Err(error) = part.process.lock().await.stop().await {
+        for process in &self.processes {
+            if let Err(error) = process.lock().await.stop().await {
                 self.trouble(format!("{error:#}"));
             }
         }
     }
 }
 
+/// A process's own ways to the stores: what it is told of them, and what can be disturbed.
+async fn ways(
+    stores: &Stores,
+    role: &str,
+    name: &str,
+) -> Result<(Vec<(String, String)>, Vec<Line>)> {
+    let mut lines = Vec::new();
+    let mut redis_port = stores.redis.all[0].port;
+    // Where it has several servers, all processes are told the same addresses by Redis.
+    if stores.redis.topology == Topology::Single {
+        let redis = Proxy::before(redis_port).await?;
+        redis_port = redis.port;
+        lines.push(Line::new(format!("{name} to Redis"), vec![redis]));
+    }
+    let [first, second] = stores.postgres_ports;
+    let proxies = [Proxy::before(first).await?, Proxy::before(second).await?];
+    let settings = stores.urls(role, redis_port, [proxies[0].port, proxies[1].port]);
+    lines.push(Line::new(format!("{name} to PostgreSQL"), proxies.into()));
+    Ok((settings, lines))
+}
+
+fn bit(seed: u64, place: u32) -> bool {
+    seed >> place & 1 == 1
+}
+
+/// Whether commits wait for PostgreSQL's standby.
+fn in_step(seed: u64) -> bool {
+    bit(seed, 4)
+}
+
 /// Settings of all processes that follow from the seed: what is remembered and kept only briefly
 /// shows other faults than what is kept for long.
-fn settings(seed: u64) -> Vec<(String, String)> {
-    let choose = |bit: u32, one: &'static str, other: &'static str| {
-        if seed >> bit & 1 == 0 { one } else { other }
+fn settings(seed: u64, topology: Topology) -> Vec<(String, String)> {
+    let choose = |place: u32, one: &'static str, other: &'static str| {
+        if bit(seed, place) { other } else { one }
+    };
+    let durability = match topology {
+        Topology::Single => "disk",
+        Topology::Sentinel | Topology::Cluster => choose(5, "replicated", "disk"),
     };
     let settings = [
         ("PAYSTREAM_DEDUPE_WINDOW", choose(0, "15m", "11s")),
         ("PAYSTREAM_LANES", choose(1, "4", "1")),
         ("PAYSTREAM_BATCH_MAX", choose(2, "2000", "20")),
+        ("PAYSTREAM_DURABILITY", durability),
         ("PAYSTREAM_TRIM_INTERVAL", choose(3, "2s", "200ms")),
         ("PAYSTREAM_LOG_FORMAT", "json"),
         ("PAYSTREAM_AUDIT_PACE", "0"),

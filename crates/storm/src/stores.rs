@@ -1,110 +1,84 @@
-//! Redis and PostgreSQL as the storm has them: private servers, with the users that
-//! docs/roles.md asks for, and a way past every fault for the storm itself. Never reads what
+//! Both stores as the storm has them: private servers, with the users that docs/roles.md asks
+//! for, and a way past every fault for the storm itself. Never reads what
 //! paystream wrote; that is the business of [`crate::ledger`].
 
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use paystream_dev::{DATABASE, PostgresServer, RedisServer};
-use redis::{AsyncConnectionConfig, FromRedisValue, aio::MultiplexedConnection};
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use anyhow::{Context as _, Result, ensure};
+use paystream_dev::DATABASE;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{process::Command, sync::Mutex};
 
-use crate::args::Topology;
+use crate::{args::Topology, nodes::Nodes, pair::Pair, proxy::Line};
 
 /// As shipped: each line `user NAME on >$PASSWORD RULES`.
 const REDIS_USERS: &str = include_str!("../../../redis/with-users.sh");
-/// How long the storm itself waits for a store that is there.
-const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const GATEWAY: &str = "gateway";
 pub(crate) const WORKER: &str = "worker";
 pub(crate) const OPERATIONS: &str = "operations";
 pub(crate) const MIGRATE: &str = "migrate";
 
-/// Both stores. Whoever does something to a server holds its lock.
+/// Both stores.
 pub(crate) struct Stores {
-    pub(crate) redis: Mutex<RedisServer>,
-    pub(crate) postgres: Mutex<PostgresServer>,
-    pub(crate) redis_port: u16,
-    pub(crate) postgres_port: u16,
-    redis_url: String,
-    postgres_password: String,
-    /// Of the superuser, past every proxy.
+    pub(crate) redis: Nodes,
+    pub(crate) postgres: Mutex<Pair>,
+    /// Ports of both servers of PostgreSQL, whichever is the primary.
+    pub(crate) postgres_ports: [u16; 2],
+    password: String,
+    /// Of the superuser at the primary, past every proxy.
     pub(crate) pool: PgPool,
     copies: PathBuf,
 }
 
 impl Stores {
-    pub(crate) async fn start(topology: Topology, folder: &Path) -> Result<Self> {
-        match topology {
-            Topology::Single => {}
-            Topology::Sentinel | Topology::Cluster => bail!(
-                "a storm over Redis Sentinel or Redis Cluster is not there yet: paystream does not \
-                 speak to either; run --topology single"
-            ),
-        }
+    /// Starts them; with the network before the servers of Redis where all processes share it.
+    /// `in_step`: a commit waits for the standby.
+    pub(crate) async fn start(
+        topology: Topology,
+        folder: &Path,
+        in_step: bool,
+    ) -> Result<(Self, Vec<Line>)> {
         let users: Vec<(&str, String)> = [GATEWAY, WORKER, OPERATIONS]
             .into_iter()
             .map(|user| Ok((user, redis_rules(user)?)))
             .collect::<Result<_>>()?;
-        let directory = folder.join("servers");
-        let redis = RedisServer::start(&directory, &users).await?;
-        let postgres = PostgresServer::start(&directory).await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(PATIENCE)
-            .connect_lazy(&postgres.url(DATABASE))?;
-        create_users(&pool, postgres.password()).await?;
-        Ok(Self {
-            redis_port: redis.port(),
-            postgres_port: postgres.port(),
-            redis_url: redis.url(),
-            postgres_password: postgres.password().to_owned(),
-            redis: Mutex::new(redis),
-            postgres: Mutex::new(postgres),
-            pool,
-            copies: folder.join("copies"),
-        })
+        let postgres = Pair::start(folder).await?;
+        let pool = postgres.pool();
+        let postgres_ports = [postgres.servers[0].port(), postgres.servers[1].port()];
+        let password = postgres.servers[0].password().to_owned();
+        create_users(&pool, &password).await?;
+        if in_step {
+            postgres.in_step().await?;
+        }
+        let (redis, lines) = Nodes::start(topology, folder, &users, &password).await?;
+        let postgres = Mutex::new(postgres);
+        let copies = folder.join("copies");
+        Ok((Self { redis, postgres, postgres_ports, password, pool, copies }, lines))
     }
 
-    /// The URLs of both stores, for a user and through these ports.
-    pub(crate) fn urls(&self, user: &str, ports: (u16, u16)) -> Vec<(String, String)> {
-        let at =
-            |url: &str, from: u16, to: u16| url.replace(&format!(":{from}/"), &format!(":{to}/"));
-        let redis = self.redis_url.replacen("redis://:", &format!("redis://{user}:"), 1);
-        let password = &self.postgres_password;
-        let (redis_port, postgres_port) = ports;
+    /// The URLs of both stores, for a user and through these ports; Redis is there only where
+    /// it has one server.
+    pub(crate) fn urls(&self, user: &str, redis: u16, postgres: [u16; 2]) -> Vec<(String, String)> {
+        let [first, second] = postgres;
         vec![
-            ("PAYSTREAM_REDIS_URL".to_owned(), at(&redis, self.redis_port, redis_port)),
+            ("PAYSTREAM_REDIS_URL".to_owned(), self.redis.url(user, redis)),
             (
                 "PAYSTREAM_DATABASE_URL".to_owned(),
                 format!(
-                    "postgres://paystream_{user}:{password}@127.0.0.1:{postgres_port}/{DATABASE}"
+                    "postgres://paystream_{user}:{}@127.0.0.1:{first},127.0.0.1:{second}/\
+                     {DATABASE}?target_session_attrs=read-write",
+                    self.password
                 ),
             ),
         ]
     }
 
-    /// A connection of the storm's own, as administrator.
-    pub(crate) async fn redis(&self) -> Result<MultiplexedConnection> {
-        let patient = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let client = redis::Client::open(self.redis_url.as_str())?;
-        let connection = client.get_multiplexed_async_connection_with_config(&patient).await;
-        connection.context("the storm could not connect to Redis")
-    }
-
-    /// The answer of Redis to a command.
-    pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T> {
-        let mut connection = self.redis().await?;
-        let (name, rest) = words.split_first().context("a command without words")?;
-        let answer = redis::cmd(name).arg(rest).query_async(&mut connection).await;
-        answer.with_context(|| format!("Redis refused {}", words.join(" ")))
+    /// The same, past every proxy that a process has for itself.
+    pub(crate) fn direct_urls(&self, user: &str) -> Vec<(String, String)> {
+        self.urls(user, self.redis.all[0].port, self.postgres_ports)
     }
 
     /// Statements of SQL, as the superuser.
@@ -126,9 +100,8 @@ impl Stores {
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
-        self.pool.close().await;
-        self.redis.into_inner().stop().await?;
-        self.postgres.into_inner().stop().await
+        let stopped = self.redis.stop().await;
+        self.postgres.into_inner().stop().await.and(stopped)
     }
 }
 

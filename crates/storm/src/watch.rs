@@ -66,8 +66,8 @@ impl Progress {
 pub(crate) async fn watch_processes(site: &Site) {
     loop {
         sleep(WATCH_EVERY).await;
-        for part in &site.parts {
-            match part.process.ended_by_itself().await {
+        for process in &site.processes {
+            match process.ended_by_itself().await {
                 Ok(None) => {}
                 Ok(Some(how)) => site.trouble(how),
                 Err(error) => site.trouble(format!("{error:#}")),

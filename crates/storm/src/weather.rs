@@ -1,25 +1,25 @@
 //! Makes the faults of a plan, each at its time and by itself. Whatever it breaks it also mends,
 //! so that after the last one everything can come to rest. Never judges what came of it.
 
-use std::{ops::DerefMut, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use paystream_dev::{PostgresServer, RedisServer, Server};
-use redis::Value;
 use rustix::process::Signal;
 use tokio::{
-    sync::{Mutex, watch},
+    sync::watch,
     task::JoinSet,
     time::{sleep, sleep_until},
 };
 
 use crate::{
+    args::Topology,
     bank::Bank,
     fault::{Fault, Kind},
     ledger,
-    process::send_family,
+    process::Process,
     proxy::Way,
-    site::{PARTITIONS, Part, Site},
+    servers::{self, Blow},
+    site::{PARTITIONS, Site},
 };
 
 /// Clients of a hot customer.
@@ -57,19 +57,9 @@ pub(crate) async fn make(site: &Arc<Site>, faults: Vec<Fault>) {
     }
 }
 
-fn pick<T>(of: &[T], draw: u32) -> Result<&T> {
+pub(crate) fn pick<T>(of: &[T], draw: u32) -> Result<&T> {
     let count = of.len().max(1);
     of.get(usize::try_from(draw)? % count).context("there is nothing to choose from")
-}
-
-/// What is done to a server.
-#[derive(Clone, Copy)]
-enum Blow {
-    Freeze,
-    Kill,
-    Restart,
-    /// An old copy is put back.
-    Old,
 }
 
 /// Makes one; says what was done to whom.
@@ -86,8 +76,8 @@ async fn make_one(site: &Arc<Site>, fault: &Fault, number: u32) -> Result<String
         Kind::FreezeGateway => freeze(site, gateway, fault).await,
         Kind::RollingRestart => {
             site.note(format!("rolling-restart, {lasts:?}"));
-            for part in site.parts.iter().rev() {
-                let mut hold = part.process.lock().await;
+            for process in site.processes.iter().rev() {
+                let mut hold = process.lock().await;
                 hold.stop().await?;
                 hold.begin()?;
                 drop(hold);
@@ -95,18 +85,6 @@ async fn make_one(site: &Arc<Site>, fault: &Fault, number: u32) -> Result<String
             }
             Ok("all processes".to_owned())
         }
-        Kind::FreezeRedis => strike(site, &site.stores.redis, fault, Blow::Freeze, number).await,
-        Kind::KillRedis => strike(site, &site.stores.redis, fault, Blow::Kill, number).await,
-        Kind::RestartRedis => strike(site, &site.stores.redis, fault, Blow::Restart, number).await,
-        Kind::OldRedis => strike(site, &site.stores.redis, fault, Blow::Old, number).await,
-        Kind::FreezePostgres => {
-            strike(site, &site.stores.postgres, fault, Blow::Freeze, number).await
-        }
-        Kind::KillPostgres => strike(site, &site.stores.postgres, fault, Blow::Kill, number).await,
-        Kind::RestartPostgres => {
-            strike(site, &site.stores.postgres, fault, Blow::Restart, number).await
-        }
-        Kind::OldPostgres => strike(site, &site.stores.postgres, fault, Blow::Old, number).await,
         Kind::Cut => disturb(site, fault, Way::Cut).await,
         Kind::HalfOpen => disturb(site, fault, Way::Dumb).await,
         Kind::Delay => {
@@ -119,6 +97,22 @@ async fn make_one(site: &Arc<Site>, fault: &Fault, number: u32) -> Result<String
         }
         Kind::Resize => resize(site, draws).await,
         Kind::EndSessions | Kind::ForeignLock => sessions(site, fault).await,
+        Kind::FreezePostgres => servers::postgres(site, fault, Blow::Freeze, number).await,
+        Kind::KillPostgres => servers::postgres(site, fault, Blow::Kill, number).await,
+        Kind::RestartPostgres => servers::postgres(site, fault, Blow::Restart, number).await,
+        Kind::OldPostgres => servers::postgres(site, fault, Blow::Old, number).await,
+        Kind::PromotePostgres => servers::promote_postgres(site, fault).await,
+        Kind::FreezeStandby => servers::freeze_standby(site, fault).await,
+        Kind::FreezeRedis => servers::redis(site, fault, Blow::Freeze, number).await,
+        Kind::KillRedis => servers::redis(site, fault, Blow::Kill, number).await,
+        Kind::RestartRedis => servers::redis(site, fault, Blow::Restart, number).await,
+        Kind::OldRedis => servers::redis(site, fault, Blow::Old, number).await,
+        Kind::FailOver => {
+            site.note(kind.name());
+            site.stores.redis.fail_over(draws[0]).await
+        }
+        Kind::PromoteLagging => servers::promote_lagging(site, fault).await,
+        Kind::MoveSlot => servers::move_slot(site, fault).await,
         Kind::ScriptFlush
         | Kind::FlushAll
         | Kind::DeleteStream
@@ -131,8 +125,7 @@ async fn make_one(site: &Arc<Site>, fault: &Fault, number: u32) -> Result<String
     }
 }
 
-async fn end(site: &Site, part: &Part, fault: &Fault, kills: bool) -> Result<String> {
-    let process = &part.process;
+async fn end(site: &Site, process: &Process, fault: &Fault, kills: bool) -> Result<String> {
     let mut hold = process.lock().await;
     site.note(format!("{} {}, {:?}", fault.kind.name(), process.name, fault.lasts));
     if kills {
@@ -145,90 +138,33 @@ async fn end(site: &Site, part: &Part, fault: &Fault, kills: bool) -> Result<Str
     Ok(process.name.clone())
 }
 
-async fn freeze(site: &Site, part: &Part, fault: &Fault) -> Result<String> {
-    let hold = part.process.lock().await;
-    site.note(format!("{} {}, {:?}", fault.kind.name(), part.process.name, fault.lasts));
+async fn freeze(site: &Site, process: &Process, fault: &Fault) -> Result<String> {
+    let hold = process.lock().await;
+    site.note(format!("{} {}, {:?}", fault.kind.name(), process.name, fault.lasts));
     hold.signal(Signal::STOP)?;
     sleep(fault.lasts).await;
     hold.signal(Signal::CONT)?;
-    Ok(part.process.name.clone())
+    Ok(process.name.clone())
 }
 
 async fn disturb(site: &Site, fault: &Fault, way: Way) -> Result<String> {
-    let Part { process, redis, postgres } = pick(&site.parts, fault.draws[0])?;
-    let of_redis = fault.draws[1].is_multiple_of(2);
-    let (proxy, store) = if of_redis { (redis, "Redis") } else { (postgres, "PostgreSQL") };
-    let what = format!("{} to {store}", process.name);
-    site.note(format!("{} {what}, {:?}", fault.kind.name(), fault.lasts));
-    proxy.set(way);
+    let line = pick(&site.lines, fault.draws[0])?;
+    site.note(format!("{} {}, {:?}", fault.kind.name(), line.name, fault.lasts));
+    line.set(way);
     sleep(fault.lasts).await;
-    proxy.set(Way::Open);
-    Ok(what)
-}
-
-/// A server that can be started again.
-trait Restart: DerefMut<Target = Server> {
-    fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send;
-}
-
-impl Restart for RedisServer {
-    fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send {
-        self.restart()
-    }
-}
-
-impl Restart for PostgresServer {
-    fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send {
-        self.restart()
-    }
-}
-
-async fn strike(
-    site: &Site,
-    server: &Mutex<impl Restart>,
-    Fault { kind, lasts, .. }: &Fault,
-    blow: Blow,
-    number: u32,
-) -> Result<String> {
-    let mut server = server.lock().await;
-    site.note(format!("{} for {lasts:?}", kind.name()));
-    match blow {
-        Blow::Freeze => {
-            send_family(server.pid(), Signal::STOP)?;
-            sleep(*lasts).await;
-            send_family(server.pid(), Signal::CONT)?;
-            return Ok("it goes on".to_owned());
-        }
-        Blow::Kill => {
-            server.kill().await?;
-            sleep(*lasts).await;
-        }
-        Blow::Restart => {
-            server.stop().await?;
-            sleep(*lasts).await;
-        }
-        Blow::Old => {
-            let (data, name) = (server.data_directory().to_owned(), format!("copy-{number}"));
-            server.stop().await?;
-            site.stores.copy(&data, &name, false).await?;
-            server.start_again().await?;
-            sleep(*lasts).await;
-            server.kill().await?;
-            site.stores.copy(&data, &name, true).await?;
-        }
-    }
-    server.start_again().await?;
-    Ok("it is back".to_owned())
+    line.set(Way::Open);
+    Ok(line.name.clone())
 }
 
 async fn commands(site: &Site, fault: &Fault) -> Result<String> {
     let Fault { kind, lasts, draws, .. } = fault;
-    // Nobody restarts it meanwhile.
-    let _redis = site.stores.redis.lock().await;
+    let redis = &site.stores.redis;
     let streams = ledger::streams(&site.stores).await?;
     let stream = pick(&streams, draws[0])?.as_str();
+    let at = redis.master_of(stream).await?;
+    // Nobody restarts it meanwhile.
+    let _server = redis.node(at)?.server.lock().await;
     site.note(format!("{} {stream}, {lasts:?}", kind.name()));
-    let stores = &site.stores;
     let counter = stream.replace(":stream", ":seq");
     let simple: &[(Kind, &[&str])] = &[
         (Kind::ScriptFlush, &["SCRIPT", "FLUSH"]),
@@ -239,28 +175,41 @@ async fn commands(site: &Site, fault: &Fault) -> Result<String> {
         (Kind::ShrinkRedis, &["CONFIG", "SET", "maxmemory", "1mb"]),
         (Kind::UnsafeRedis, &["CONFIG", "SET", "appendfsync", "no"]),
     ];
-    if let Some((_, words)) = simple.iter().find(|(simple, _)| simple == kind) {
-        stores.ask::<Value>(words).await?;
+    let made = if let Some((_, words)) = simple.iter().find(|(simple, _)| simple == kind) {
+        let made = redis.tell(at, words).await;
         sleep(*lasts).await;
         let back = ["maxmemory", "0", "appendfsync", "always"];
-        stores.ask::<Value>(&[&["CONFIG", "SET"], &back[..]].concat()).await?;
+        redis.tell(at, &[&["CONFIG", "SET"], &back[..]].concat()).await?;
+        made
     } else if *kind == Kind::DeleteEntries {
-        let count = (draws[1] % 6 + 1).to_string();
-        let range = ["XREVRANGE", stream, "+", "-", "COUNT", &count];
-        let entries: Vec<(String, Vec<String>)> = stores.ask(&range).await?;
-        let mut delete = vec!["XDEL", stream];
-        delete.extend(entries.iter().map(|(id, _)| id.as_str()));
-        if !entries.is_empty() {
-            stores.ask::<Value>(&delete).await?;
-        }
+        let count = draws[1] % 6 + 1;
+        delete_entries(site, at, stream, &count.to_string()).await
     } else {
-        for number in 0..=draws[1] % POISON_MAX {
-            let v = if number == 0 { "1" } else { "9" };
-            let add = ["XADD", stream, "*", "v", v, "payment", POISON, "received_at", "x"];
-            stores.ask::<Value>(&add).await?;
-        }
+        add_poison(site, at, stream, draws[1] % POISON_MAX + 1).await
+    };
+    match made {
+        // It may have become a replica a moment ago.
+        Err(error) if redis.topology != Topology::Single => Ok(format!("not made: {error:#}")),
+        made => made.map(|()| stream.to_owned()),
     }
-    Ok(stream.to_owned())
+}
+
+async fn delete_entries(site: &Site, at: usize, stream: &str, count: &str) -> Result<()> {
+    let redis = &site.stores.redis;
+    let range = ["XREVRANGE", stream, "+", "-", "COUNT", count];
+    let entries: Vec<(String, Vec<String>)> = redis.ask(at, &range).await?;
+    let mut delete = vec!["XDEL", stream];
+    delete.extend(entries.iter().map(|(id, _)| id.as_str()));
+    if entries.is_empty() { Ok(()) } else { redis.tell(at, &delete).await }
+}
+
+async fn add_poison(site: &Site, at: usize, stream: &str, count: u32) -> Result<()> {
+    for number in 1..=count {
+        let v = if number == 1 { "1" } else { "9" };
+        let add = ["XADD", stream, "*", "v", v, "payment", POISON, "received_at", "x"];
+        site.stores.redis.tell(at, &add).await?;
+    }
+    Ok(())
 }
 
 async fn sessions(site: &Site, fault: &Fault) -> Result<String> {
