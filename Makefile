@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check supply-chain lines observe load audit storm release install
+.PHONY: help run test check supply-chain lines observe load audit storm storms release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -15,6 +15,7 @@ run: install ## Start everything on this machine, with private Redis and Postgre
 test: ## Run every test, against servers and a browser that the tests start themselves
 	@./scripts/install.sh --browser --observe --front-door --openapi --kubernetes
 	$(CARGO) test --locked --tests
+	$(MAKE) storms
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories
 	@./scripts/install.sh --check-tools --observe
@@ -53,6 +54,12 @@ audit: install ## Recompute every account of a running paystream (ARGS="--json")
 storm: install ## Break a private service in every way from a seed, and check that no payment suffered (ARGS="--seed 7 --minutes 5")
 	$(CARGO) build --locked --bin paystream --bin paystream-storm
 	RUST_MIN_STACK=33554432 target/debug/paystream-storm $(ARGS)
+
+storms: install ## A minute of storm over each topology of Redis, with fresh seeds
+	$(CARGO) build --locked --bin paystream --bin paystream-storm
+	for topology in single sentinel cluster; do \
+		RUST_MIN_STACK=33554432 target/debug/paystream-storm --minutes 1 --topology $$topology || exit 1; \
+	done
 
 release: install ## Build the optimised binary, target/release/paystream
 	$(CARGO) build --locked --release

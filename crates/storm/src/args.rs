@@ -11,9 +11,9 @@ use crate::fault::Kind;
 pub(crate) enum Topology {
     /// One server.
     Single,
-    /// A primary with replicas, watched over by Redis Sentinel.
+    /// A master with a replica, watched over by Redis Sentinel.
     Sentinel,
-    /// Three primaries with replicas, which share the partitions.
+    /// Three masters with a replica each, which share the partitions.
     Cluster,
 }
 
