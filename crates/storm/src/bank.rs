@@ -252,14 +252,11 @@ impl Bank {
         places
     }
 
+    /// Whatever was taken is answered again after an answer that came too late.
     fn taken(&self, place: Place, is_new: bool) {
         let now = Instant::now();
         let mut records = self.records.hold();
-        if !is_new {
-            records.replayed += 1;
-            return;
-        }
-        records.accepted += 1;
+        *if is_new { &mut records.accepted } else { &mut records.replayed } += 1;
         if let Some(before) = records.taken_at.insert(place.partition, now)
             && now - before >= GAP_MIN
         {

@@ -146,6 +146,12 @@ pub(crate) async fn records(stores: &Stores) -> Result<Records> {
     })
 }
 
+/// Where sequences do not follow on each other, as rows of text.
+pub(crate) async fn jumps(stores: &Stores) -> Result<Vec<String>> {
+    let rows = sqlx::query_scalar("select jumps::text from sequence_jumps jumps order by jumps");
+    Ok(rows.fetch_all(&stores.pool).await?)
+}
+
 /// What lies aside although nobody sent anything that should: each as a sentence. `poison`: what
 /// the storm itself wrote into entries.
 pub(crate) async fn aside(stores: &Stores, poison: &str) -> Result<Vec<String>> {

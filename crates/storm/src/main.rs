@@ -154,6 +154,7 @@ async fn storm(
         faults: report::pauses(site.began, &faults, &progress.gaps(), &accepting),
         violations: violations.iter().map(ToString::to_string).collect(),
         troubles,
+        jumps: ledger::jumps(&site.stores).await?,
         folder: (!held).then(|| site.folder.clone()),
     };
     report::leave(site, &faults, &records, &violations, &report)?;

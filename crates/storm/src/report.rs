@@ -29,6 +29,9 @@ pub(crate) struct Report {
     pub(crate) faults: BTreeMap<String, Pauses>,
     pub(crate) violations: Vec<String>,
     pub(crate) troubles: Vec<String>,
+    /// Where sequences do not follow on each other, as the ledger has it.
+    #[serde(skip)]
+    pub(crate) jumps: Vec<String>,
     pub(crate) folder: Option<PathBuf>,
 }
 
@@ -159,6 +162,7 @@ pub(crate) fn leave(
         writeln!(concerned, "  {loss:?}")?;
     }
     for (name, text) in [
+        ("jumps.txt", report.jumps.join("\n")),
         ("timeline.txt", timeline),
         ("plan.txt", planned),
         ("violations.txt", concerned),
