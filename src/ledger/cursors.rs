@@ -44,13 +44,17 @@ pub(super) fn columns(fences: &[Fence]) -> (Vec<i32>, Vec<i64>) {
     fences.iter().map(|fence| (i32::from(fence.partition), fence.epoch)).unzip()
 }
 
+/// A condition that is met: makes the months of payments that are missing, before any is written.
+pub(super) const MONTHS: &str = "(select need_payment_months())";
+
 /// Locks the fence rows of a batch, in partition order.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],
 ) -> Result<Cursors, Error> {
-    let locked = read(connection, worker, fences, "order by partition for update").await?;
+    let lock = format!("and {MONTHS} order by partition for update");
+    let locked = read(connection, worker, fences, &lock).await?;
     if locked.len() == fences.len() { Ok(locked) } else { Err(Error::Fenced) }
 }
 
@@ -59,7 +63,7 @@ async fn read(
     connection: &mut PgConnection,
     worker: &str,
     fences: &[Fence],
-    lock: &'static str,
+    lock: &str,
 ) -> Result<Cursors, Error> {
     let (partitions, epochs) = columns(fences);
     let sql = format!(

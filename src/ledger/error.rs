@@ -107,6 +107,8 @@ impl From<sqlx::Error> for Error {
         let code = error.0.as_database_error().and_then(|error| error.code());
         match code.as_deref() {
             Some("23505") => return Self::Raced,
+            // No month has this payment: the clock went on between the look and the payment.
+            Some("23514") if is_without_constraint(&error.0) => return Self::Raced,
             Some("55P03" | "40P01") => return Self::Locked(error),
             Some("57014") => return Self::Slow(error),
             Some("42501" | "28000" | "28P01") => return Self::Forbidden(error),
@@ -136,4 +138,9 @@ impl From<sqlx::Error> for Error {
         );
         if unavailable { Self::Outage(error) } else { Self::Unexpected(error) }
     }
+}
+
+/// Whether PostgreSQL found no partition of a table for a row, and no constraint refused it.
+fn is_without_constraint(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.constraint().is_none())
 }

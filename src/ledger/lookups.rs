@@ -42,7 +42,7 @@ pub(super) async fn read_known(
 ) -> Result<Vec<((Reference, PaymentStatus), UsedReference)>, Error> {
     let rows = sqlx::query(
         "select transaction_reference, payment_status, payload_digest, partition, sequence
-         from taken_payments where transaction_reference = any($1) and takes_reference",
+         from used_references where transaction_reference = any($1)",
     )
     .bind(references)
     .fetch_all(connection)

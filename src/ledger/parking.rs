@@ -10,7 +10,6 @@ use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
     commit::commit,
-    cursors::Cursors,
     lookups,
     settling::{self, Settling},
 };
@@ -71,11 +70,8 @@ impl Parking {
             return Ok(Err(behind(customer, &letters)));
         }
         let deliveries = take_held(connection, customer).await?;
-        let stands = Cursors::new();
-        let mut settling = Settling::open(connection, epochs, stands, &deliveries).await?;
-        for delivery in &deliveries {
-            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Parked, -1);
-        }
+        let parked = PaymentState::Parked;
+        let settling = Settling::open_held(connection, epochs, &deliveries, parked).await?;
         settling.settle(connection, &deliveries).await?;
         let count = u64::try_from(deliveries.len()).unwrap_or(u64::MAX);
         let change = Change {

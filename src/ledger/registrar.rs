@@ -20,7 +20,7 @@ use super::{
     rows::{self, Epochs},
     settling::{self, Settling},
 };
-use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome};
+use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, PaymentState};
 
 const CHUNK: usize = 5_000;
 const NAMED_MAX: usize = 500;
@@ -237,7 +237,8 @@ async fn release<'a>(
     if deliveries.is_empty() {
         return Ok(released);
     }
-    let settling = Settling::open_held(connection, epochs, deliveries).await?;
+    let settling =
+        Settling::open_held(connection, epochs, deliveries, PaymentState::Suspense).await?;
     let (mut applied, mut conflicting) = (Vec::new(), Vec::new());
     for Decision { delivery, outcome } in settling.settle(connection, deliveries).await? {
         let reference = delivery.payment.reference.as_str();

@@ -15,7 +15,7 @@ pub const ROLES: [&str; 4] =
 /// Tables and views, and what each role may do with them, in the order of [`ROLES`]: read,
 /// insert, update, delete, lock, note. Opening an account settles what the customer paid before, so the
 /// gateway settles, too.
-pub const RIGHTS: [(&str, [&str; 4]); 25] = [
+pub const RIGHTS: [(&str, [&str; 4]); 28] = [
     ("_sqlx_migrations", ["r", "r", "r", "r"]),
     ("topology", ["r", "r", "ru", "r"]),
     ("past_topologies", ["r", "r", "riu", "r"]),
@@ -27,8 +27,10 @@ pub const RIGHTS: [(&str, [&str; 4]); 25] = [
     ("attempts", ["", "ri", "r", "r"]),
     ("sequence_jumps", ["r", "riu", "riu", "r"]),
     ("customer_accounts", ["riu", "ru", "ru", "r"]),
-    // Only the claim of a reference is deleted; a trigger refuses everything else.
+    // Only a claim of the release before is deleted; a trigger refuses everything else.
     ("processed_transactions", ["rid", "rid", "rid", "r"]),
+    ("payment_months", ["r", "r", "r", "r"]),
+    ("used_references", ["r", "ri", "ri", "r"]),
     ("suspense", ["ru", "ri", "riu", "r"]),
     ("parked", ["r", "ri", "riu", "r"]),
     ("conflicts", ["ri", "ri", "riu", "r"]),
@@ -42,6 +44,7 @@ pub const RIGHTS: [(&str, [&str; 4]); 25] = [
     ("taken_payments", ["r", "r", "r", "r"]),
     ("found_payments", ["r", "", "r", "r"]),
     ("payment_outcomes", ["r", "r", "r", "r"]),
+    ("unsettled_outcomes", ["r", "r", "r", "r"]),
 ];
 
 /// A letter of a right, as SQL has it.

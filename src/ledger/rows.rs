@@ -7,9 +7,7 @@ use rust_decimal::Decimal;
 use sqlx::PgConnection;
 
 use super::{Error, cursors::Cursors};
-use crate::domain::{
-    BalanceAfter, Book, Decision, Delivery, Evidence, Outcome, PaymentState, PaymentStatus,
-};
+use crate::domain::{BalanceAfter, Book, Decision, Delivery, Evidence, Outcome, PaymentState};
 
 /// Epochs of the locked fence rows, by partition.
 pub(super) type Epochs = BTreeMap<u16, i64>;
@@ -28,9 +26,6 @@ impl Tally {
 
 pub(super) type Tallies = BTreeMap<u16, Tally>;
 
-/// The stream id of a claim: a row that is deleted before its transaction ends.
-const CLAIM: &str = "claim";
-
 /// A row of `processed_transactions`.
 struct StatementRow<'a> {
     delivery: &'a Delivery,
@@ -40,24 +35,6 @@ struct StatementRow<'a> {
     /// Paid of what was outstanding, and beyond it.
     parts: (Decimal, Decimal),
     after: Option<BalanceAfter>,
-    is_claim: bool,
-}
-
-impl<'a> StatementRow<'a> {
-    /// Takes the key of a payment that is held, as `migrations/0014_one_place.sql`
-    /// does: here among all keys of the batch, in their order.
-    fn claim(delivery: &'a Delivery, epoch: i64) -> Self {
-        let (outcome, reason) = match delivery.payment.status {
-            PaymentStatus::Complete => ("rejected", Some("claimed")),
-            PaymentStatus::Pending | PaymentStatus::Failed => ("recorded", None),
-        };
-        let (parts, after) = (NOTHING, None);
-        Self { delivery, epoch, outcome, reason, parts, after, is_claim: true }
-    }
-
-    fn stream_id(&self) -> String {
-        if self.is_claim { CLAIM.to_owned() } else { self.delivery.stream_id.to_string() }
-    }
 }
 
 async fn insert_rows(
@@ -95,7 +72,7 @@ async fn insert_rows(
     .bind(column(rows, |row| row.after.map(|after| after.version)))
     .bind(column(rows, |row| i32::from(row.delivery.partition)))
     .bind(column(rows, |row| row.delivery.sequence))
-    .bind(column(rows, |row| row.stream_id()))
+    .bind(column(rows, |row| row.delivery.stream_id.to_string()))
     .bind(column(rows, |row| row.epoch))
     .bind(column(rows, |row| row.delivery.payment.date))
     .bind(column(rows, |row| row.delivery.received_at))
@@ -156,15 +133,15 @@ pub(super) async fn insert_decisions(
     decisions.sort_by_key(|decision| decision.delivery.payment.reference.as_str());
     keep_evidence(&mut *connection, &decisions).await?;
     let mut rows = Vec::with_capacity(decisions.len());
-    let mut aside = Vec::new();
-    for Decision { delivery, outcome } in decisions {
+    let (mut aside, mut holds) = (Vec::new(), false);
+    for Decision { delivery, outcome } in &decisions {
         let epoch = epochs.get(&delivery.partition).copied().ok_or(Error::Fenced)?;
         let (parts, reason, after) = match *outcome {
             Outcome::Applied { applied, excess, after } => ((applied, excess), None, Some(after)),
             Outcome::Recorded { after } => (NOTHING, None, after),
             Outcome::Rejected { reason, after } => (NOTHING, Some(reason.code()), Some(after)),
             Outcome::Suspense | Outcome::Parked => {
-                rows.push(StatementRow::claim(delivery, epoch));
+                holds = true;
                 let insert = if *outcome == Outcome::Parked { PARK } else { HOLD };
                 aside.push((delivery, epoch, outcome.state(), insert));
                 continue;
@@ -177,13 +154,16 @@ pub(super) async fn insert_decisions(
             Outcome::Redelivered => continue,
         };
         let (outcome, state) = (outcome.as_str(), outcome.state());
-        rows.push(StatementRow { delivery, epoch, outcome, reason, parts, after, is_claim: false });
+        rows.push(StatementRow { delivery, epoch, outcome, reason, parts, after });
         let tally = tallies.entry(delivery.partition).or_default();
         tally.add(state, 1);
         tally.amount += parts.0 + parts.1;
     }
+    if holds {
+        // What is held would take its key behind all others, out of the order.
+        use_references(&mut *connection, &decisions).await?;
+    }
     insert_rows(connection, &rows).await?;
-    drop_claims(connection, &rows).await?;
     // The rare ones go one by one.
     for (delivery, epoch, state, insert) in aside {
         if insert_aside(connection, insert, delivery, epoch).await? {
@@ -195,22 +175,32 @@ pub(super) async fn insert_decisions(
 
 const NOTHING: (Decimal, Decimal) = (Decimal::ZERO, Decimal::ZERO);
 
-/// Deletes claims; their keys stay taken until the transaction ends.
-async fn drop_claims(
+/// Takes the keys of a batch in their order, as the triggers of
+/// `migrations/0024_used_references.sql` do of payments that are settled or held one by one.
+async fn use_references(
     connection: &mut PgConnection,
-    rows: &[StatementRow<'_>],
+    decisions: &[&Decision<'_>],
 ) -> Result<(), Error> {
-    let claims = rows.iter().filter(|row| row.is_claim);
-    let claimed: Vec<_> = claims.map(|row| row.delivery.payment.reference.as_str()).collect();
-    if claimed.is_empty() {
-        return Ok(());
-    }
+    let uses = |decision: &&&Decision<'_>| match decision.outcome {
+        Outcome::Applied { .. }
+        | Outcome::Recorded { .. }
+        | Outcome::Rejected { .. }
+        | Outcome::Suspense
+        | Outcome::Parked => true,
+        Outcome::Conflict | Outcome::Duplicate | Outcome::Redelivered => false,
+    };
+    let users: Vec<&Delivery> =
+        decisions.iter().filter(uses).map(|decision| decision.delivery).collect();
     sqlx::query(
-        "delete from processed_transactions
-         where transaction_reference = any($1) and stream_id = $2",
+        "insert into used_references (transaction_reference, payment_status, payload_digest,
+             partition, sequence)
+         select * from unnest($1::text[], $2::text[], $3::bytea[], $4::int[], $5::bigint[])",
     )
-    .bind(claimed)
-    .bind(CLAIM)
+    .bind(users.iter().map(|one| one.payment.reference.as_str()).collect::<Vec<_>>())
+    .bind(users.iter().map(|one| one.payment.status.as_str()).collect::<Vec<_>>())
+    .bind(users.iter().map(|one| one.digest.0.as_slice()).collect::<Vec<_>>())
+    .bind(users.iter().map(|one| i32::from(one.partition)).collect::<Vec<_>>())
+    .bind(users.iter().map(|one| one.sequence).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -6,6 +6,8 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
+use tracing::info;
+
 use super::{Error, address::Address, commit::commit, reach};
 use crate::domain::{Currency, HASH_VERSION};
 
@@ -15,6 +17,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 const MISSING: &str = "42P01";
 /// This user lacks a right.
 const FORBIDDEN: &str = "42501";
+
+/// Payments whose references are not listed yet; an error where there is no ledger.
+const UNLISTED: &str = "select coalesce(sum(applied + recorded + rejected), 0)::bigint
+     from partition_totals where to_regclass('payment_months') is null";
 
 /// Partitions of a topology for which no number was given.
 const PARTITIONS: u16 = 32;
@@ -99,6 +105,10 @@ impl Schema {
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.address).await?;
+        let unlisted: i64 = sqlx::query_scalar(UNLISTED).fetch_one(&self.pool).await.unwrap_or(0);
+        if unlisted > 0 {
+            info!(payments = unlisted, "listing the references that are used, which takes a while");
+        }
         let migrated = MIGRATIONS.run(&self.pool).await;
         migrated.map_err(|error| {
             let refused = source(&error)
@@ -107,7 +117,14 @@ impl Schema {
             let advice = if refused { ": log in as the owner of the database" } else { "" };
             Error::Schema(format!("could not migrate: {error}{advice}"))
         })?;
-        Self::give_rights(&mut *self.pool.acquire().await?).await
+        Self::give_rights(&mut *self.pool.acquire().await?).await?;
+        sqlx::query(
+            "select make_payment_month(clock_timestamp() + ahead * interval '1 month')
+             from generate_series(0, 2) ahead",
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// The reason why this PostgreSQL could lose commits, if there is one.

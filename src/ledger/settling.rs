@@ -7,11 +7,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use futures_util::future::BoxFuture;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 use super::{
     Error, Topology, attempts,
-    cursors::Cursors,
+    cursors::{Cursors, MONTHS},
     lookups,
     rows::{self, Epochs, Tallies},
 };
@@ -71,12 +71,13 @@ impl Settling {
         Ok(Self { book, epochs, stands, buried, tallies: Tallies::new() })
     }
 
-    /// The same for deliveries that are held in suspense, which are no repetitions of
+    /// The same for deliveries that are held, in suspense or parked, which are no repetitions of
     /// themselves.
     pub(super) async fn open_held(
         connection: &mut PgConnection,
         epochs: Epochs,
         deliveries: &[Delivery],
+        held: PaymentState,
     ) -> Result<Self, Error> {
         // A ledger of an earlier release may have a reference elsewhere, too: only the
         // row that holds a delivery is passed over.
@@ -91,7 +92,7 @@ impl Settling {
         let mut settling =
             Self::open_beside(connection, epochs, stands, deliveries, is_own).await?;
         for delivery in deliveries {
-            settling.tallies.entry(delivery.partition).or_default().add(PaymentState::Suspense, -1);
+            settling.tallies.entry(delivery.partition).or_default().add(held, -1);
         }
         Ok(settling)
     }
@@ -154,15 +155,15 @@ pub(super) async fn lock(
 ) -> Result<Epochs, Error> {
     let home = |customer: &&CustomerId| partition_of(customer, topology.partitions);
     let homes: BTreeSet<u16> = customers.iter().map(home).collect();
-    let rows = sqlx::query(
+    let rows = sqlx::query(AssertSqlSafe(format!(
         "select partition, epoch, generation from partition_owners
-         where partition = any($1)
+         where {MONTHS} and (partition = any($1)
              or partition in
                  (select partition from suspense where customer_id = any($2) and state = 'held')
              or partition in
-                 (select partition from parked where customer_id = any($2) and state = 'held')
-         order by partition for update",
-    )
+                 (select partition from parked where customer_id = any($2) and state = 'held'))
+         order by partition for update"
+    )))
     .bind(homes.iter().chain(others).map(|partition| i32::from(*partition)).collect::<Vec<_>>())
     .bind(customers.iter().map(|customer| customer.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)

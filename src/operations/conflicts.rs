@@ -68,15 +68,9 @@ const CONFLICT: &str = "select c.partition, c.sequence, c.transaction_reference,
      c.resolved_at, f.customer_id as first_customer_id, f.amount as first_amount, \
      f.transaction_date as first_transaction_date \
      from conflicts c left join lateral ( \
-         select customer_id, amount, transaction_date from processed_transactions p \
-         where p.transaction_reference = c.transaction_reference \
-             and p.payment_status = c.payment_status \
-         union all select customer_id, amount, transaction_date from suspense s \
-         where s.transaction_reference = c.transaction_reference \
-             and c.payment_status = 'COMPLETE' and s.state in ('held', 'refund_marked') \
-         union all select customer_id, amount, transaction_date from parked k \
-         where k.transaction_reference = c.transaction_reference \
-             and k.payment_status = c.payment_status and k.state = 'held' \
+         select customer_id, amount, transaction_date from taken_payments t \
+         where t.transaction_reference = c.transaction_reference \
+             and t.payment_status = c.payment_status and takes_reference \
          limit 1) f on true";
 
 impl Operations {

@@ -232,6 +232,9 @@ kinds! {
         "nothing waits in earlier streams",
         "`paystream topology resize` again with the number there is: it gives them to the current \
          streams";
+    MONTHS = "payment_months_short", Warning, "months-of-payments-are-short", "months",
+        "there is a month for the payments of the next 31 days",
+        "`paystream migrate` as the owner of the tables makes them, or says what refuses it";
     OLD_STREAMS = "old_streams_left", Notice, "change-the-number-of-partitions", "topology", "",
         "when it has, run `paystream topology resize` again with the number there is";
 

@@ -46,6 +46,7 @@ mod faults;
 mod flow;
 mod gauges;
 mod groups;
+mod growth;
 mod health;
 mod held_money;
 mod hostile;

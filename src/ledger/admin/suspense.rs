@@ -10,7 +10,7 @@ use super::{
     audit_log::{Change, by_whom, note},
 };
 use crate::{
-    domain::{CustomerId, Delivery, Outcome, Payment, Reference, two_places},
+    domain::{CustomerId, Delivery, Outcome, Payment, PaymentState, Reference, two_places},
     ledger::{
         Error,
         commit::commit,
@@ -59,7 +59,8 @@ impl AdminStore {
         let sent = read_held(connection, reference).await?;
         let payment = Payment { customer: customer.clone(), ..sent.payment.clone() };
         let deliveries = [Delivery { payment, ..sent }];
-        let mut settling = Settling::open_held(connection, epochs, &deliveries).await?;
+        let mut settling =
+            Settling::open_held(connection, epochs, &deliveries, PaymentState::Suspense).await?;
         if settling.book.account(customer).is_none() {
             let customer = customer.as_str();
             let text = format!("no customer has the id {customer}: open the account first");

@@ -293,6 +293,15 @@ const CASES: &[(&str, &str)] = &[
          from past_topologies where removed_at is null having count(*) > 0",
     ),
     (
+        "payment_months_short",
+        "select 1::bigint as level, 'there is no month for payments of '
+             || to_char(ahead at time zone 'UTC', 'YYYY-MM-DD') || ': settling makes months ahead, and \
+                 has not done so' as sentence
+         from (select clock_timestamp() + interval '31 days' as ahead) a
+         where not exists (select from payment_months
+             where detached_at is null and starts_at <= ahead and ends_at > ahead)",
+    ),
+    (
         "account_damaged",
         "with dead as (
              select customer_id, count(*) as letters from (

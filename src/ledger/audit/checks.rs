@@ -23,10 +23,13 @@ pub(super) const CONTENT_CHANGED: &str = "content_changed";
 
 /// Every entry that has an outcome, for the relations that count them.
 pub(super) const ENTRIES: &str = "with entry as (
+     select partition, sequence, stream_id, outcome as kind,
+         case outcome when 'applied' then applied_amount + excess_amount end as amount
+     from processed_transactions
+     union all
      select partition, sequence, stream_id,
-         case state when 'redriven' then state else counted_as end as kind,
-         case state when 'applied' then applied_amount + excess_amount end as amount
-     from payment_outcomes where counted_as is not null)";
+         case state when 'redriven' then state else counted_as end, null
+     from unsettled_outcomes where counted_as is not null)";
 
 /// Accounts, each with what its statement comes to.
 pub(super) const ACCOUNT: Relation = Relation {

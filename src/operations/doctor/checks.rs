@@ -41,6 +41,7 @@ const CHECKS: &[(FindingKind, [i64; 3])] = &[
     (kind::RELEASE, [NEVER, 10 * SECOND + 1, NEVER]),
     (kind::RESIZE, [0, 300 * SECOND + 1, NEVER]),
     (kind::OLD_STREAMS, [1, NEVER, NEVER]),
+    (kind::MONTHS, [NEVER, 1, NEVER]),
     (kind::DEAD, [NEVER, 0, NEVER]),
     // Older ones were forgotten.
     (kind::SUSPENSE, [0, DAY + 1, NEVER]),
@@ -147,6 +148,7 @@ mod tests {
             ("release_ignored", 10_000, None, warning),
             ("resize_under_way", 300_000, notice, warning),
             ("old_streams_left", 0, None, notice),
+            ("payment_months_short", 0, None, warning),
             ("dead_letters_open", -1, None, warning),
             ("suspense_held", 86_400_000, notice, warning),
             ("conflicts_open", 86_400_000, notice, warning),
