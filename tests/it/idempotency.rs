@@ -211,7 +211,7 @@ async fn an_account_is_opened_although_a_held_reference_is_parked_too() {
     h.stores.succeed(&["parked", "release", "ADA", "--reason", "both were held"]).await;
     assert_eq!(h.api.balance(&unknown).await["total_paid"], "1.00");
     assert_eq!(h.api.balance("ADA").await["total_paid"], "0.00", "it is applied once");
-    assert_eq!(h.stores.count("select count(*) from conflicts").await, 1);
+    assert_eq!(h.stores.count("select count(*) from duplicates").await, 1);
 }
 
 /// The same where it moved another customer's money: neither opening nor assigning
