@@ -5,6 +5,10 @@ use sqlx::{FromRow, PgConnection};
 
 use super::Error;
 
+/// How far sequences jump after a loss, so that none is given out twice even
+/// if more was given out than anybody knows. A failover jumps as far.
+pub(super) const JUMP: i64 = 1_000_000;
+
 #[derive(Clone, Copy)]
 pub(super) enum JumpKind {
     /// The partition's state in Redis was gone or had gone back.
@@ -84,6 +88,12 @@ impl Jump {
             self.lost_last.map_or(self.after_sequence, |last| last.max(self.after_sequence)),
             self.resumes_at,
         )
+    }
+
+    /// Whether sequences go on so much further that nobody has reached that.
+    fn goes_on_behind_all(&self) -> bool {
+        [JumpKind::StateLost, JumpKind::Takeover, JumpKind::Twice].iter().any(|kind| self.is(*kind))
+            && self.resumes_at - self.after_sequence >= JUMP
     }
 
     pub(super) fn is(&self, kind: JumpKind) -> bool {
@@ -176,8 +186,12 @@ pub(super) async fn jumps(
     Ok(jumps.bind(i32::from(partition)).fetch_all(connection).await?)
 }
 
-/// What of a range that is told as lost was given out: sequences went past a jump inside it.
+/// What of a range that is told as lost may have been given out: sequences went past a jump inside
+/// it, or the ledger itself told it, which counts up to where a jump will go on.
 pub(super) fn given_out(jumps: &[Jump], (first, last): (i64, i64)) -> Vec<(i64, i64)> {
+    let ends_there = |jump: &Jump| jump.resumes_at == last + 1 && jump.goes_on_behind_all();
+    let is_bound = jumps.iter().any(ends_there);
+    let last = if is_bound { last.saturating_add(1) - JUMP } else { last };
     let inside =
         jumps.iter().filter(|jump| first <= jump.after_sequence + 1 && jump.resumes_at <= last);
     unlisted(first, last, inside.map(Jump::left_out))
@@ -268,5 +282,17 @@ mod tests {
         assert_eq!(part(&takeover, 1_004, (4, 5)), None, "listed");
         // Numbers that are given out again may be settled.
         assert_eq!(part(&jump(JumpKind::Twice, (3, 1_004), 0), 1_004, (2, 5)), None);
+    }
+
+    #[test]
+    fn what_the_ledger_counts_up_to_a_jump_was_not_given_out() {
+        let jumps = [jump(JumpKind::StateLost, (3_002_069, 4_002_078), 0)];
+        // 3,002,078 was the highest that anybody knew when it jumped.
+        assert_eq!(given_out(&jumps, (3_002_071, 4_002_077)), [(3_002_071, 3_002_078)]);
+        assert_eq!(given_out(&jumps, (3_002_079, 4_002_077)), []);
+        // A server that knew of no jump gave these out.
+        assert_eq!(given_out(&jumps, (3_002_071, 3_002_090)), [(3_002_071, 3_002_090)]);
+        let small = [jump(JumpKind::Lacking, (7, 10), 9)];
+        assert_eq!(given_out(&small, (8, 9)), [(8, 9)]);
     }
 }

@@ -12,16 +12,13 @@ use super::{
     cursors::{self, Cursor, Cursors},
     in_time,
     jumps::{
-        Jump, JumpFinding, JumpKind, given_out, jumps, of_jump, of_range, of_takeover, record,
-        unlisted,
+        JUMP, Jump, JumpFinding, JumpKind, given_out, jumps, of_jump, of_range, of_takeover,
+        record, unlisted,
     },
     lookups,
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
 
-/// How far sequences jump after a loss, so that none is given out twice even
-/// if more was given out than anybody knows.
-const JUMP: i64 = 1_000_000;
 /// Losses listed, or told to Redis again, at once.
 const LIST_MAX: i64 = 1_000;
 

@@ -82,7 +82,7 @@ struct Trait {
     weight: u32,
     /// How long it lasts, in milliseconds, from and to.
     lasts: (u64, u64),
-    /// Redis loses what it acknowledged.
+    /// Redis may lose what it acknowledged.
     loses: bool,
     /// A gateway ends, with all that it alone knows to have been given out.
     forgets: bool,
@@ -140,6 +140,21 @@ impl Kind {
         let needs_cluster = self == Self::MoveSlot;
         !(needs_replica && topology == Topology::Single
             || needs_cluster && topology != Topology::Cluster)
+    }
+
+    /// Whether sequences may be listed as lost after it. `in_step`: PostgreSQL's standby has
+    /// whatever its primary committed.
+    pub(crate) fn may_lose(self, topology: Topology, in_step: bool) -> bool {
+        let loses = matches!(
+            self,
+            Self::DeleteStream
+                | Self::DeleteCounter
+                | Self::DeleteEntries
+                | Self::UnsafeRedis
+                | Self::Poison
+                | Self::OldPostgres
+        );
+        loses || self.made(topology).loses || self == Self::PromotePostgres && !in_step
     }
 
     pub(crate) fn name(self) -> String {

@@ -29,13 +29,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use paystream_invariants::Records;
 use tokio::{
     sync::watch::channel,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
-use args::Args;
+use args::{Args, Topology};
 use bank::Bank;
 use fault::Fault;
 use report::Report;
@@ -134,6 +135,7 @@ async fn storm(
     watching.shutdown().await;
     let (records, violations) = rest::judge(site).await?;
     site.stop().await;
+    check_losses(args.topology, site, &faults, &records);
     let troubles = site.troubles();
     let accepting = site.records.hold().gaps.clone();
     let held = violations.is_empty() && troubles.is_empty() && rested;
@@ -159,6 +161,14 @@ async fn storm(
     };
     report::leave(site, &faults, &records, &violations, &report)?;
     Ok(report)
+}
+
+/// Nothing may be listed where no fault loses anything.
+fn check_losses(topology: Topology, site: &Site, faults: &[Fault], records: &Records) {
+    let may_lose = |fault: &Fault| fault.kind.may_lose(topology, site::in_step(site.seed));
+    if let Some(loss) = records.losses.first().filter(|_| !faults.iter().any(may_lose)) {
+        site.trouble(format!("{loss:?} is listed, although no fault loses anything"));
+    }
 }
 
 /// A line that says how far it is.

@@ -218,7 +218,7 @@ fn bit(seed: u64, place: u32) -> bool {
 }
 
 /// Whether commits wait for PostgreSQL's standby.
-fn in_step(seed: u64) -> bool {
+pub(crate) fn in_step(seed: u64) -> bool {
     bit(seed, 4)
 }
 
