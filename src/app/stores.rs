@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::{
     config::{LedgerConfig, StoreConfig},
     ledger::{self, Ledger, Topology},
-    operations::{open_ledger, open_served, open_streams},
+    operations::{open_ledger, open_streams, open_topology, refuse_left},
     stream::{self, RedisVitals, Streams},
 };
 
@@ -68,7 +68,10 @@ impl Stores {
         if !topology.provisioned {
             bail!("the streams have not been created: run `paystream migrate`");
         }
-        let streams = open_served(store, &topology).await?;
+        let streams = open_topology(store, &topology)?;
+        // Whoever served a Redis that was left would bring the partitions back there.
+        let left = || streams.were_moved();
+        refuse_left(patiently("Redis", left, stream::Error::is_outage).await?)?;
         let streams = streams.confirmed_by(schema.asking());
         let streams = match store.allow_unsafe_redis {
             true => streams,

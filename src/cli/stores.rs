@@ -10,7 +10,7 @@ use crate::{
     clock,
     config::{LedgerConfig, StoreConfig},
     ledger::{Ledger, Topology},
-    operations::{Operations, open_ledger, open_served, open_streams},
+    operations::{Operations, open_ledger, open_streams, open_topology, refuse_left},
     stream::Streams,
 };
 
@@ -24,7 +24,9 @@ pub(super) fn ledger_or(config: LedgerConfig, running: Running) -> anyhow::Resul
 pub(super) async fn open(store: &StoreConfig) -> anyhow::Result<(Streams, Ledger, Topology)> {
     let (ledger, topology) = ledger_and_topology(store).await?;
     ensure!(topology.provisioned, "the streams have not been created: run `paystream migrate`");
-    let streams = open_served(store, &topology).await?;
+    let streams = open_topology(store, &topology)?;
+    // While it cannot be asked, nothing can be done with it.
+    refuse_left(streams.were_moved().await.unwrap_or(false))?;
     Ok((streams, ledger, topology))
 }
 

@@ -17,7 +17,7 @@ use crate::{
     config::StoreConfig,
     domain::shown,
     ledger::Topology,
-    operations::{Act, DrainProgress, Operations, Signature, open_streams},
+    operations::{Act, DrainProgress, Operations, Signature, open_streams, under_way},
 };
 
 const SETTLING: &str = "{spinner} settling [{bar:40}] {human_pos}/{human_len} {msg}";
@@ -105,9 +105,8 @@ async fn show(mut store: StoreConfig, json: bool) -> anyhow::Result<()> {
         ),
         (false, None) => format!("{partitions} partitions, generation {generation}, in {currency}"),
         (false, Some(to)) => format!(
-            "{partitions} partitions, generation {generation}, in {currency}\na change to {to} \
-             partitions is under way: go on with `{}`, or give it up with --abort",
-            Act::Resize { to, drain_timeout: Duration::ZERO }.command()
+            "{partitions} partitions, generation {generation}, in {currency}\n{}",
+            under_way(partitions, to)
         ),
     };
     Ok(writeln!(stdout(), "{text}")?)

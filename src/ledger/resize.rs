@@ -38,7 +38,8 @@ impl Resize {
         let wish = sqlx::query(
             "with logged as (
                  insert into audit_log (actor, action, subject, reason, before, after)
-                 select $2, 'topology_resize_begun', 'topology', nullif($3, ''),
+                 select $2, case when partitions = $1 then 'topology_move_begun'
+                     else 'topology_resize_begun' end, 'topology', nullif($3, ''),
                      to_jsonb(partitions), to_jsonb($1) from topology where resizing_to is null)
              update topology set resizing_to = $1,
                  resize_started_at = coalesce(resize_started_at, clock_timestamp())
@@ -52,7 +53,8 @@ impl Resize {
         let forget = sqlx::query(
             "with logged as (
                  insert into audit_log (actor, action, subject, reason, before, after)
-                 select $1, 'topology_resize_aborted', 'topology', nullif($2, ''),
+                 select $1, case when partitions = resizing_to then 'topology_move_aborted'
+                     else 'topology_resize_aborted' end, 'topology', nullif($2, ''),
                      to_jsonb(resizing_to), to_jsonb(partitions)
                  from topology where resizing_to is not null)
              update topology set resizing_to = null, resize_started_at = null",
@@ -176,7 +178,8 @@ impl Resize {
         // Last, when nothing else is to be locked: see migrations/0019_audit_chain.sql.
         sqlx::query(
             "insert into audit_log (actor, action, subject, reason, before, after)
-             select $2, 'topology_resize', 'topology', nullif($3, ''), to_jsonb(partitions),
+             select $2, case when partitions = $4::int then 'topology_move'
+                     else 'topology_resize' end, 'topology', nullif($3, ''), to_jsonb(partitions),
                  to_jsonb($4::int) from past_topologies where generation = $1",
         )
         .bind(generation)

@@ -55,10 +55,10 @@ pub use page::{PAGE_MAX, Page};
 pub use pending::{PendingEntry, PendingFilter, PendingPage, PendingSummary};
 pub use perform::{Answer, Foretold, notice};
 pub use redrive::{BULK_MAX, LetterReport, Mend, MendSummary};
-pub use resize::DrainProgress;
+pub use resize::{DrainProgress, under_way};
 pub use shapes::{Money, counted, last_owners, span};
 pub use snapshot::{KeyFigures, PartitionLook, SystemSnapshot};
-pub use stores::{open_ledger, open_served, open_standby, open_streams};
+pub use stores::{open_ledger, open_standby, open_streams, open_topology, refuse_left};
 pub use suspense::{AssignReport, SuspenseFilter, SuspensePayment};
 pub use verdict::Verdict;
 

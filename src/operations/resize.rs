@@ -120,6 +120,22 @@ impl Operations {
     }
 }
 
+/// What a change that was interrupted is, and how it goes on. One to as many partitions as there
+/// are is a move.
+pub fn under_way(partitions: u16, to: u16) -> String {
+    let (what, go_on) = match to == partitions {
+        true => ("a move to another Redis".to_owned(), "paystream topology move".to_owned()),
+        false => {
+            let go_on = Act::Resize { to, drain_timeout: Duration::ZERO };
+            (format!("a change to {to} partitions"), go_on.command())
+        }
+    };
+    format!(
+        "{what} is under way: go on with `{go_on}`, or give it up with `paystream topology resize \
+         --abort`"
+    )
+}
+
 fn answered(ended: Result<Answer, Stop>) -> Result<Acted<Answer>, Error> {
     match ended {
         Ok(answer) => Ok(Ok(answer)),
@@ -164,15 +180,26 @@ impl Change<'_> {
         {
             return Err(Stop::Refused(format!("the new Redis {reason}; nothing was changed")));
         }
+        if resizing_to == Some(partitions) && self.operations.moving_to.is_none() {
+            return Err(Stop::Refused(under_way(partitions, partitions)));
+        }
+        self.refuse_used(to).await?;
         if self.right.wish(to, self.by).await.context("could not write down what is wanted")? {
             return Ok(());
         }
-        let to = resizing_to.unwrap_or(partitions);
-        let go_on = Act::Resize { to, drain_timeout: Duration::ZERO }.command();
-        Err(Stop::Refused(format!(
-            "a change to {to} partitions is under way: go on with `{go_on}`, or give it up with \
-             --abort"
-        )))
+        Err(Stop::Refused(under_way(partitions, resizing_to.unwrap_or(partitions))))
+    }
+
+    /// The streams of the next generation hold nothing before the switch.
+    async fn refuse_used(&self, to: u16) -> Result<(), Stop> {
+        let new = self.operations.next_streams().of_topology(to, self.from.generation + 1);
+        let are_empty = gates(&new).await?.are_empty().await;
+        if are_empty.context("could not look at the new streams, so nothing was changed")? {
+            return Ok(());
+        }
+        let used = "the new streams have entries that this ledger knows nothing of: another \
+                    paystream uses that Redis under this key prefix. Nothing was changed";
+        Err(Stop::Refused(used.to_owned()))
     }
 
     /// Closes the streams and waits until everything in them is settled; says the
@@ -224,12 +251,6 @@ impl Change<'_> {
         let groups = old.groups().await.context("could not see which groups there are")?;
         let begun = new.begin(highest, &groups).await;
         begun.context("could not create the new streams; run it again")?;
-        if !new.are_empty().await.context("could not look at the new streams; run it again")? {
-            let used = "the new streams have entries that this ledger knows nothing of: another \
-                        paystream uses that Redis under this key prefix. Give the change up with \
-                        `paystream topology resize --abort`";
-            return Err(Stop::Refused(used.to_owned()));
-        }
         old.seal().await.context("could not close the old streams for good; run it again")?;
         if self.operations.moving_to.is_some() {
             let noted = old.note_moved(generation + 1).await;

@@ -27,17 +27,21 @@ pub fn open_standby(config: &LedgerConfig, url: Option<&str>) -> anyhow::Result<
     Ok(Some(standby))
 }
 
-/// The streams of this topology. Of a Redis that they were moved away from, nothing is served.
-pub async fn open_served(store: &StoreConfig, topology: &Topology) -> anyhow::Result<Streams> {
+/// The streams of this topology. Whether they were moved away is for the caller to ask, and to
+/// [`refuse_left`].
+pub fn open_topology(store: &StoreConfig, topology: &Topology) -> anyhow::Result<Streams> {
     let streams = open_streams(store, topology.partitions, topology.generation)?;
     topology.clone().on_redis(streams.are_in_a_cluster())?;
-    // While it cannot be asked, nothing can be done with it.
-    let was_left = streams.were_moved().await.is_ok_and(|were_moved| were_moved);
+    Ok(streams)
+}
+
+/// Of a Redis that the streams were moved away from, nothing is served.
+pub fn refuse_left(was_left: bool) -> anyhow::Result<()> {
     ensure!(
         !was_left,
         "the payments were moved from this Redis to another one: set PAYSTREAM_REDIS_URL to that"
     );
-    Ok(streams)
+    Ok(())
 }
 
 pub fn open_streams(

@@ -116,7 +116,42 @@ async fn a_move_that_cannot_be_made_is_refused_and_payments_go_on() {
     add.arg(h.stores.key_of(2, 3, "stream")).arg("*").arg(&["v", "1"]);
     add.exec_async(&mut connection).await.unwrap();
     h.stores.run(&move_to(&url)).await.refused(&["another paystream uses that Redis"]);
-    h.stores.succeed(&["topology", "resize", "--abort"]).await;
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+    assert_eq!(keys, [h.stores.key_of(2, 3, "stream")], "nothing was begun there");
+    let given_up = h.stores.run(&["topology", "resize", "--abort"]).await;
+    given_up.refused(&["no change of the topology is under way"]);
     h.api.pay("r2", "ADA", "1").await;
     h.settled().await;
+}
+
+#[tokio::test]
+async fn a_move_that_was_interrupted_is_gone_on_with_as_a_move() {
+    let stores = Stores::new().await;
+    let mut process = Process::serve("all", &stores, &[]).await.account("ADA", "1000").await;
+    let directory = empty_directory("redis-interrupted").await;
+    let new = RedisServer::start(&directory, &redis_users()).await.unwrap();
+    let url = as_user(&new.url(), EVERYTHING);
+    // Somebody holds what a payment is to change, so that the move waits.
+    let mut holder = stores.session().await;
+    let hold = "begin; lock table customer_accounts in exclusive mode";
+    sqlx::raw_sql(hold).execute(&mut holder).await.unwrap();
+    process.api.pay("r1", "ADA", "1").await;
+    let mut running = operate(&stores, &move_to(&url)).spawn().unwrap();
+    stores.until(1, "select count(*) from topology where resizing_to = partitions").await;
+    running.kill().await.unwrap();
+    let goes_on = "a move to another Redis is under way: go on with `paystream topology move`";
+    assert!(stores.succeed(&["topology", "show"]).await.contains(goes_on));
+    let partitions = stores.count("select partitions::bigint from topology").await.to_string();
+    until("it is refused to go on with it as another change", async || {
+        let to = ["topology", "resize", "--partitions", &partitions];
+        stores.run(&to).await.stderr.contains(goes_on)
+    })
+    .await;
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    stores.succeed(&move_to(&url)).await;
+    let logged = "select action from audit_log where action like 'topology%' order by id";
+    let logged: Vec<String> = stores.values(logged).await;
+    assert_eq!(logged, ["topology_move_begun", "topology_move"]);
+    assert_ne!(process.ended().await, Some(0));
+    assert!(process.log().contains(LEFT), "{}", process.log());
 }
