@@ -1,12 +1,13 @@
 //! What each room is handed: its own part of the configuration, the halves of the
 //! stores that it may hold, and the circuit breakers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 use uuid::Uuid;
 
 use super::stores::{Stores, patiently};
@@ -20,7 +21,7 @@ use crate::{
     monitor::Monitor,
     operations::{Operations, open_standby},
     progress::Board,
-    stream::{self, AppendLimits},
+    stream::{self, AppendLimits, RedisMemory, Streams, payments_held},
     telemetry::Signals,
     worker::Worker,
 };
@@ -162,6 +163,7 @@ pub(super) async fn gateway(
     };
     let is_away = stream::Error::is_outage;
     let producer = patiently("Redis", || streams.producer(limits), is_away).await?;
+    tell_capacity(streams, config.dedupe_window).await;
     let cursors = patiently("PostgreSQL", || reader.cursors(), ledger::Error::is_outage).await?;
     // A Redis that counts on from below has lost something.
     for row in cursors {
@@ -186,4 +188,15 @@ pub(super) async fn gateway(
         sources: Arc::default(),
         clock: clock::system,
     })
+}
+
+/// Logs for how many payments a second the memory of Redis suffices, where it is limited.
+async fn tell_capacity(streams: &Streams, dedupe_window: Duration) {
+    let memory = async { streams.upkeep().await?.memory().await };
+    // A start does not depend on what is only logged.
+    let Ok::<RedisMemory, stream::Error>(memory) = memory.await else { return };
+    if memory.limit > 0 {
+        let payments_a_second = payments_held(memory.limit, dedupe_window);
+        info!(payments_a_second, maxmemory = memory.limit, "capacity of Redis computed");
+    }
 }

@@ -175,6 +175,9 @@ kinds! {
     REDIS_MEMORY = "redis_memory_low", Critical, "redis-is-full", "redis", "",
         "see whether payments wait (below, and `paystream partitions`) or a group pins trimming \
          (`paystream groups list`); else give it more memory";
+    REDIS_RATE = "redis_rate_high", Warning, "redis-is-full", "redis", "",
+        "give Redis more memory, or shorten PAYSTREAM_DEDUPE_WINDOW: later repetitions are accepted \
+         and have no effect";
     REDIS_CLIENTS = "redis_connections_low", Warning, "connections-run-out", "redis", "",
         "see who holds them with `redis-cli client list`, or raise maxclients";
 

@@ -17,6 +17,7 @@ use redis::{Pipeline, Value};
 
 use super::{
     Error, GROUP, GroupPosition, Keys, positions,
+    references::{self, Name, Tables},
     replies::{self, Entry},
     shared::SharedConnection,
     wire,
@@ -251,12 +252,12 @@ impl<'a> Search<'a> {
         const SHAPE: Error = Error::Shape("a ref key");
         let time: (u64, u64) =
             redis::cmd("TIME").query_async(&mut self.finder.connection.clone()).await?;
-        let mut found = Vec::new();
+        let mut found = self.ask_tables(references, ranges).await?;
         for references in references.chunks((KEYS_AT_ONCE / ranges.len()).max(1)) {
             let mut pipeline = Pipeline::with_capacity(ranges.len());
             for range in ranges {
                 let keys =
-                    references.iter().map(|r| self.finder.keys.reference(range.partition, r));
+                    references.iter().map(|r| self.finder.keys.old_reference(range.partition, r));
                 pipeline.cmd("MGET").arg(keys.collect::<Vec<_>>());
             }
             let replies: Vec<Vec<Option<String>>> = self.ask(&pipeline).await?;
@@ -264,13 +265,12 @@ impl<'a> Search<'a> {
                 // A line for each status: `status digest sequence stream-id`.
                 for line in remembered.iter().flatten().flat_map(|lines| lines.lines()) {
                     let id = line.rsplit(' ').next().unwrap_or(line);
-                    let id: StreamId = id.parse().map_err(|_| SHAPE)?;
-                    if id >= range.from {
-                        found.push((range.partition, id));
-                    }
+                    found.push((range.partition, id.parse().map_err(|_| SHAPE)?));
                 }
             }
         }
+        let begin: HashMap<_, _> = ranges.iter().map(|r| (r.partition, r.from)).collect();
+        found.retain(|(partition, id)| begin.get(partition).is_some_and(|from| id >= from));
         for found in found.chunks(KEYS_AT_ONCE) {
             let mut pipeline = Pipeline::with_capacity(found.len());
             for (partition, id) in found {
@@ -282,6 +282,46 @@ impl<'a> Search<'a> {
             }
         }
         Ok(time.0.saturating_mul(1_000).saturating_add(time.1 / 1_000))
+    }
+
+    /// The partitions and entries of references as the tables have them.
+    async fn ask_tables(
+        &self,
+        references: &[Reference],
+        ranges: &[Range],
+    ) -> Result<Vec<(u16, StreamId)>, Error> {
+        let refs = ranges.iter().map(|range| self.finder.keys.references(range.partition));
+        let refs: Vec<String> = refs.collect();
+        let mut pipeline = Pipeline::with_capacity(refs.len());
+        refs.iter().for_each(|refs| _ = pipeline.cmd("GET").arg(refs));
+        let tables: Vec<Option<String>> = self.ask(&pipeline).await?;
+        let tables = tables.into_iter().map(|text| Tables::parse(&text.unwrap_or_default()));
+        let places: Vec<_> = ranges.iter().zip(&refs).zip(tables).collect();
+        let each = places.iter().map(|(_, tables)| tables.count()).sum::<usize>().max(1);
+        let mut found = Vec::new();
+        for references in references.chunks((KEYS_AT_ONCE / each).max(1)) {
+            let (mut pipeline, mut asked) = (Pipeline::new(), Vec::new());
+            for name in references.iter().map(Name::of) {
+                for ((range, refs), tables) in &places {
+                    for hash in tables.hashes(refs, name) {
+                        pipeline.cmd("HMGET").arg(hash);
+                        name.fields().iter().for_each(|field| _ = pipeline.arg(field));
+                        asked.push(range.partition);
+                    }
+                }
+            }
+            if asked.is_empty() {
+                continue;
+            }
+            let replies: Vec<Vec<Option<Vec<u8>>>> = self.ask(&pipeline).await?;
+            for (partition, values) in asked.into_iter().zip(replies) {
+                for value in values.iter().flatten() {
+                    let id = references::entry_in(value).ok_or(Error::Shape("a reference"))?;
+                    found.push((partition, id));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Looks for references that are not found yet among entries that are older

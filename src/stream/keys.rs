@@ -112,13 +112,23 @@ impl Keys {
         self.of(partition, "settling")
     }
 
-    pub(super) fn reference(&self, partition: u16, reference: &Reference) -> String {
+    /// Of the tables of references; a table's hashes follow by number.
+    pub(super) fn references(&self, partition: u16) -> String {
+        self.of(partition, "refs")
+    }
+
+    /// The same for payments from streams of an earlier topology whose reference belongs to
+    /// another payment.
+    pub(super) fn references_beside(&self, partition: u16) -> String {
+        self.of(partition, "refs-beside")
+    }
+
+    /// Where the release before remembered a reference.
+    pub(super) fn old_reference(&self, partition: u16, reference: &Reference) -> String {
         [self.head(partition), "ref:", reference.as_str()].concat()
     }
 
-    /// Like `reference`, for payments from streams of an earlier topology whose reference
-    /// belongs to another payment.
-    pub(super) fn beside(&self, partition: u16, reference: &Reference) -> String {
+    pub(super) fn old_beside(&self, partition: u16, reference: &Reference) -> String {
         [self.head(partition), "beside:", reference.as_str()].concat()
     }
 

@@ -49,7 +49,7 @@ impl Producer {
     /// ledger to decide. It recognises only what it has appended itself.
     pub fn beside(&self) -> Self {
         let mut beside = self.clone();
-        beside.reference = Keys::beside;
+        beside.references = self.references.beside();
         beside
     }
 }

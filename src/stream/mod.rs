@@ -21,8 +21,10 @@
 //! | `paystream:{p07}:shares` | how many entries each source has in each stretch of sequences, where there are sources |
 //! | `paystream:{p07}:owner` | mirror of owner and epoch; the ledger holds the truth |
 //! | `paystream:{p07}:dead` | notices of entries that became dead letters |
-//! | `paystream:{p07}:ref:<reference>` | what a reference was recently sent as |
-//! | `paystream:{p07}:beside:<reference>` | the same of payments from an earlier topology whose reference stands for another payment |
+//! | `paystream:{p07}:refs` | the tables of references: when the newest ends, and which there are |
+//! | `paystream:{p07}:refs:<table>:<hash>` | for some references of a table, what each was recently sent as |
+//! | `paystream:{p07}:refs-beside`, `:refs-beside:<table>:<hash>` | the same of payments from an earlier topology whose reference stands for another payment |
+//! | `paystream:{p07}:ref:<reference>`, `:beside:<reference>` | what releases before remembered, a key each; only read |
 //! | `paystream:webhook:<source>:<id>` | which body came with the id of a webhook |
 //! | `paystream:{p07}:replicated` | nothing: written before replicas are waited for |
 //! | `paystream:{p07}:settling` | exists while a batch is being settled |
@@ -53,6 +55,7 @@ mod authority;
 mod shared;
 mod lineage;
 mod wire;
+mod references;
 mod replication;
 mod appended;
 mod producer;
@@ -67,6 +70,7 @@ mod gates;
 mod left_behind;
 mod inspector;
 mod vitals;
+mod capacity;
 mod webhooks;
 mod lifeline;
 pub mod permissions;
@@ -77,6 +81,7 @@ use futures_util::future::BoxFuture;
 
 pub use appended::{Appended, EntryPosition};
 pub use balances::{Balances, Lookup};
+pub use capacity::payments_held;
 pub use consumer::{Consumer, Delivered, Taken, TakenFrom};
 pub use error::Error;
 pub use finder::{Finder, Heads, Unsettled, UnsettledEntry};

@@ -6,7 +6,7 @@ pub const ROLES: [&str; 3] = ["gateway", "worker", "operations"];
 
 /// A command, and whether each role needs it. Redis asks for the rights of commands that a
 /// script calls, but cannot allow single scripts.
-pub const COMMANDS: [(&str, [bool; 3]); 49] = {
+pub const COMMANDS: [(&str, [bool; 3]); 51] = {
     const W: [bool; 3] = [false, true, false];
     const O: [bool; 3] = [false, false, true];
     const GO: [bool; 3] = [true, false, true];
@@ -29,13 +29,15 @@ pub const COMMANDS: [(&str, [bool; 3]); 49] = {
         ("hget", ALL),
         ("hincrby", GO),
         ("hkeys", GO),
+        ("hlen", GO),
         ("hmget", ALL),
-        ("hset", W),
+        ("hset", ALL),
         ("incr", GO),
         ("info", ALL),
         ("memory|usage", ALL),
         ("mget", ALL),
         ("persist", W),
+        ("pexpireat", GO),
         ("ping", ALL),
         ("pttl", O),
         ("pubsub|numsub", W),
@@ -67,7 +69,7 @@ pub const COMMANDS: [(&str, [bool; 3]); 49] = {
 
 /// What a gateway may write, and with which commands: it takes no partition, settles nothing and
 /// changes no entry. Everything else it only reads.
-const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 4] = [
+const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 5] = [
     ("evalsha", &["*"]),
     ("xadd", &["*:stream"]),
     (
@@ -78,6 +80,9 @@ const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 4] = [
             "*:lost",
             "*:lineage",
             "*:backlog",
+            "*:refs",
+            "*:refs-beside",
+            // As a gateway of the release before does, while it runs beside.
             "*:ref:*",
             "*:beside:*",
             "*:balance:*",
@@ -85,6 +90,7 @@ const WRITTEN_BY_GATEWAYS: [(&str, &[&str]); 4] = [
             "topology",
         ],
     ),
+    ("hset pexpireat", &["*:refs:*", "*:refs-beside:*"]),
     ("hincrby hdel", &["*:shares"]),
 ];
 

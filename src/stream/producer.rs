@@ -26,6 +26,7 @@ use super::{
     appended::{accept_our_own, read_appended},
     authority::Authority,
     lineage::{self, KnownSequences},
+    references::{Name, References, Tables},
     replication::Replication,
     scripts,
     server::Primary,
@@ -33,7 +34,7 @@ use super::{
     wire,
 };
 use crate::{
-    domain::{Evidence, Payment, Reference, TraceContext},
+    domain::{Evidence, Payment, TraceContext},
     telemetry::traceparent,
 };
 
@@ -83,8 +84,7 @@ pub struct Producer {
     pub(super) limits: AppendLimits,
     authority: Option<Authority>,
     replication: Option<Replication>,
-    /// Names what a reference was sent as.
-    pub(super) reference: fn(&Keys, u16, &Reference) -> String,
+    pub(super) references: References,
 }
 
 impl Producer {
@@ -101,7 +101,7 @@ impl Producer {
             limits,
             authority: streams.authority.clone(),
             replication: Replication::connect(streams, limits.deadline).await?,
-            reference: Keys::reference,
+            references: References::new(streams.keys.partitions, limits.dedupe_window),
         })
     }
 
@@ -262,8 +262,15 @@ impl Producer {
             self.verify(&mut line, partition).await?;
         }
         let known = self.known(partition).clone();
-        let command = self.command(partition, chunk, &known);
-        let reply = scripts::APPEND.ask(&command, &mut line.connection).await;
+        let mut tables = self.references.tables(partition);
+        let reply = loop {
+            let command = self.command(partition, chunk, (&known, &tables));
+            let reply = scripts::APPEND.ask(&command, &mut line.connection).await;
+            // Nothing was done; there are others now.
+            let Some(newer) = Tables::told(&reply) else { break reply };
+            tables = Arc::new(newer);
+            self.references.note(partition, &tables);
+        };
         if reply.as_ref().is_err_and(lineage::is_another) {
             self.known(partition).outdated(known.line());
         }
@@ -308,11 +315,12 @@ impl Producer {
 
     fn note(&self, partition: u16, appended: &[Result<Appended, Error>], server: &Arc<Primary>) {
         let accepted = appended.iter().rev().find_map(|result| match result {
-            Ok(Appended::Accepted(place)) => Some(place.sequence),
+            Ok(Appended::Accepted(place)) => Some(place),
             Ok(Appended::Duplicate(_) | Appended::Conflict(_)) | Err(_) => None,
         });
-        if let Some(sequence) = accepted {
-            self.known(partition).raise(sequence, Some(server));
+        if let Some(place) = accepted {
+            self.known(partition).raise(place.sequence, Some(server));
+            self.references.saw(partition, place.stream_id);
         }
     }
 
@@ -325,31 +333,53 @@ impl Producer {
         lock(&self.known[usize::from(partition)])
     }
 
-    fn command(&self, partition: u16, chunk: &[&ReceivedPayment], known: &KnownSequences) -> Cmd {
-        let mut keys = Vec::with_capacity(6 + chunk.len());
+    fn command(
+        &self,
+        partition: u16,
+        chunk: &[&ReceivedPayment],
+        (known, tables): (&KnownSequences, &Tables),
+    ) -> Cmd {
+        let (refs, old_key) =
+            ((self.references.key)(&self.keys, partition), self.references.old_key());
+        let mut keys = Vec::with_capacity(7 + chunk.len() * (tables.count() + 1));
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
         keys.push(self.keys.lost(partition));
         keys.push(self.keys.backlog(partition));
         keys.push(self.keys.lineage(partition));
         keys.push(self.keys.shares(partition));
-        for arrival in chunk {
-            keys.push((self.reference)(&self.keys, partition, &arrival.payment.reference));
+        keys.push(refs.clone());
+        let names = chunk.iter().map(|arrival| Name::of(&arrival.payment.reference));
+        let names: Vec<Name> = names.collect();
+        for (arrival, name) in chunk.iter().zip(&names) {
+            keys.extend(tables.hashes(&refs, *name));
+            keys.extend(old_key.map(|of| of(&self.keys, partition, &arrival.payment.reference)));
         }
+        let window = self.references.window_ms();
+        // Tables do not end in all partitions at the same time.
+        let shift = window / 2 * u64::from(partition) / u64::from(self.keys.partitions);
+        let may_be_due = self.references.may_be_due(partition, tables, known.sequence);
         let mut command = scripts::APPEND.on(&keys);
         command
             .arg(self.limits.backlog_max)
-            .arg(u64::try_from(self.limits.dedupe_window.as_millis()).unwrap_or(u64::MAX))
+            .arg(window)
             .arg(known.sequence)
             .arg(GROUP)
             .arg(known.line())
-            .arg(self.limits.share_max);
-        for ReceivedPayment { payment, received_at, trace, evidence } in chunk {
+            .arg(self.limits.share_max)
+            .arg(tables.text())
+            .arg(tables.count())
+            .arg(tables.end())
+            .arg(tables.window())
+            .arg(may_be_due.then(|| shift.to_string()).unwrap_or_default());
+        for (ReceivedPayment { payment, received_at, trace, evidence }, name) in
+            chunk.iter().zip(&names)
+        {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             let (version, source) = wire::version(&payment.reference);
             command
-                .arg(payment.status.as_str())
-                .arg(payment.digest().to_string())
+                .arg(&name.field(payment.status))
+                .arg(&payment.digest().0[..8])
                 .arg(version)
                 .arg(source.unwrap_or_default())
                 .arg(wire::encode(payment))

@@ -10,8 +10,9 @@ use redis::{
 
 const COUNTING: &str = include_str!("lua/entries_after.lua");
 const LOSING: &str = include_str!("lua/note_lost.lua");
+const REMEMBERING: &str = include_str!("lua/references.lua");
 
-pub(super) static APPEND: Lua = Lua::new(&[COUNTING, include_str!("lua/append.lua")]);
+pub(super) static APPEND: Lua = Lua::new(&[COUNTING, REMEMBERING, include_str!("lua/append.lua")]);
 pub(super) static BALANCE_FILL: Lua = Lua::new(&[include_str!("lua/balance_fill.lua")]);
 pub(super) static BALANCE_GET: Lua = Lua::new(&[include_str!("lua/balance_get.lua")]);
 pub(super) static BEGIN: Lua = Lua::new(&[include_str!("lua/begin.lua")]);
@@ -19,7 +20,8 @@ pub(super) static BURY: Lua = Lua::new(&[include_str!("lua/bury.lua")]);
 pub(super) static CLOSE: Lua = Lua::new(&[include_str!("lua/close.lua")]);
 pub(super) static CREATE_GROUP: Lua = Lua::new(&[include_str!("lua/create_group.lua")]);
 pub(super) static FORGET_CONSUMERS: Lua = Lua::new(&[include_str!("lua/forget_consumers.lua")]);
-pub(super) static FORGET_REFERENCE: Lua = Lua::new(&[include_str!("lua/forget_reference.lua")]);
+pub(super) static FORGET_REFERENCE: Lua =
+    Lua::new(&[REMEMBERING, include_str!("lua/forget_reference.lua")]);
 pub(super) static GATE: Lua = Lua::new(&[include_str!("lua/gate.lua")]);
 pub(super) static LINEAGE: Lua = Lua::new(&[LOSING, include_str!("lua/lineage.lua")]);
 pub(super) static LOSE: Lua = Lua::new(&[LOSING, include_str!("lua/lose.lua")]);

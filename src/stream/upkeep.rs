@@ -9,7 +9,10 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, GroupPosition, Keys, positions, replies::Entry, scripts, server,
+    Error, GROUP, GroupPosition, Keys, positions,
+    references::{Name, Tables},
+    replies::Entry,
+    scripts, server,
     shared::SharedConnection,
 };
 use crate::domain::{Reference, StreamId};
@@ -93,9 +96,18 @@ impl Upkeep {
         if partition >= self.keys.partitions {
             return Ok(());
         }
+        let mut connection = self.connection.clone();
+        let (refs, name) = (self.keys.references(partition), Name::of(reference));
+        let tables: Option<String> =
+            redis::cmd("GET").arg(&refs).query_async(&mut connection).await?;
+        let tables = Tables::parse(&tables.unwrap_or_default());
+        let mut keys = vec![self.keys.old_reference(partition, reference)];
+        keys.extend(tables.hashes(&refs, name));
         let script = &scripts::FORGET_REFERENCE;
-        let mut command = script.on(&[self.keys.reference(partition, reference)]);
-        Ok(script.ask(command.arg(entry), &mut self.connection.clone()).await?)
+        let mut command = script.on(&keys);
+        command.arg(entry);
+        name.fields().iter().for_each(|field| _ = command.arg(field));
+        Ok(script.ask(&command, &mut connection).await?)
     }
 
     /// Of all servers together.

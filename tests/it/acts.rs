@@ -38,7 +38,7 @@ async fn a_discarded_payment_is_accepted_when_it_is_sent_again_and_counts_once()
     let operations = operations(&h.stores).await;
     let report = operations.discard(letters[0], &signed("ada")).await.unwrap().unwrap();
     assert_eq!((report.can_be_sent_again, &*report.sentence), (Some(true), "discarded"));
-    let references = h.stores.keys("*:ref:POISON").await;
+    let references = h.stores.keys("*:refs:*").await;
     let left: i64 = h.stores.ask(&["PTTL", &references[0]]).await;
     assert!(left > 0, "what is left is forgotten in its time: {left}");
     assert_eq!(post("PENDING").await, 200, "the other one is a repetition still");

@@ -223,7 +223,7 @@ async fn payments_flow_over_all_masters_and_operators_see_them() {
     assert_eq!(gateway.api.payment("b7").await["status"], "applied");
     // Streams of each master are in use.
     for node in &cluster.nodes[..MASTERS] {
-        let keys: Vec<String> = ask(node, &["KEYS", "*:ref:*"]).await;
+        let keys: Vec<String> = ask(node, &["KEYS", "*:refs:*"]).await;
         assert!(!keys.is_empty());
     }
     for command in [

@@ -36,6 +36,7 @@ use reqwest::{
     redirect::Policy,
 };
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::{
     AssertSqlSafe, Connection, FromRow, PgConnection, PgPool,
     postgres::{PgPoolOptions, PgRow},
@@ -393,7 +394,20 @@ impl Stores {
 
     /// Forgets every reference, as Redis does once they are old.
     pub async fn forget(&self) -> usize {
-        self.delete_keys("*:ref:*").await
+        self.delete_keys("*:refs*").await
+    }
+
+    /// Forgets one reference, whatever its status.
+    pub async fn forget_reference(&self, reference: &str) {
+        let digest = Sha256::digest(reference);
+        let name = &digest[..15];
+        for table in self.keys("*:refs:*").await {
+            let fields: Vec<Vec<u8>> = self.ask(&["HKEYS", &table]).await;
+            for field in fields.iter().filter(|field| field.starts_with(name)) {
+                let mut delete = redis::cmd("HDEL");
+                delete.arg(&table).arg(field).exec_async(&mut self.redis.clone()).await.unwrap();
+            }
+        }
     }
 
     /// The answer of Redis to a command.

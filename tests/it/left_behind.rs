@@ -13,7 +13,7 @@ use crate::{
 async fn old(stores: &Stores, partitions: u16, generation: i32) -> Producer {
     let head = if generation == 1 { "{p*}".to_owned() } else { format!("{{g{generation}p*}}") };
     stores.delete_keys(&format!("{head}:seq")).await;
-    stores.delete_keys(&format!("{head}:ref:*")).await;
+    stores.delete_keys(&format!("{head}:refs*")).await;
     let old = Streams::new(&stores.redis_url, &stores.key_prefix, partitions, generation).unwrap();
     old.provision().await.unwrap();
     old.producer(AppendLimits { backlog_max: 10_000, share_max: 10_000, ..limits() }).await.unwrap()

@@ -170,7 +170,7 @@ async fn numbers_that_were_given_out_twice_are_listed_and_their_conflicts_kept()
     pay(&a.api, "r3").await;
     // Redis has forgotten a reference: its conflict is found by the ledger.
     let conflict = async |stores: &Stores, process: &Process, reference: &str| {
-        stores.delete_keys(&format!("*:ref:{reference}")).await;
+        stores.forget_reference(reference).await;
         let taken = process.api.post_payment(&payment(reference, "ADA", "7")).await;
         assert_eq!(taken.json()["sequence"], 4, "{}", taken.text);
     };

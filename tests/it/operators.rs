@@ -205,7 +205,7 @@ async fn held_money_and_conflicts_are_dealt_with_once() {
     // Another partition takes the same reference: a conflict for the ledger.
     h.api.pay("twice", "ADA", "1").await;
     h.settled().await;
-    h.stores.delete_keys("*:ref:twice").await;
+    h.stores.forget_reference("twice").await;
     h.api.post_payment(&payment("twice", "ADA", "2")).await;
     h.settled().await;
     let conflicts = get(&h.api, "/conflicts?reference=twice").await;

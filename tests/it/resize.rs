@@ -331,7 +331,7 @@ async fn what_is_left_in_streams_of_an_earlier_topology_is_named_and_settled_aft
     served(&process, 16).await;
     // As on a promoted replica that lacks the end of the change.
     stores.delete_keys("{p*}:seq").await;
-    stores.delete_keys("{p*}:ref:*").await;
+    stores.delete_keys("{p*}:refs*").await;
     let old = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     old.provision().await.unwrap();
     let producer = old.producer(limits()).await.unwrap();

@@ -63,6 +63,7 @@ impl Checkup {
 struct KnownSettings {
     unsafe_redis_allowed: bool,
     backlog_max: Option<u32>,
+    dedupe_window: Duration,
 }
 
 impl KnownSettings {
@@ -70,6 +71,7 @@ impl KnownSettings {
         Self {
             unsafe_redis_allowed: config.store.allow_unsafe_redis,
             backlog_max: Some(config.gateway.backlog_max),
+            dedupe_window: config.gateway.dedupe_window,
         }
     }
 }
@@ -84,7 +86,8 @@ struct Registry {
 impl Operations {
     /// Looks at everything.
     pub async fn checkup(&self) -> Checkup {
-        let findings = self.look(KnownSettings::default()).await;
+        let known = KnownSettings { dedupe_window: self.dedupe_window, ..KnownSettings::default() };
+        let findings = self.look(known).await;
         Checkup::of(findings, (self.clock)())
     }
 
@@ -100,6 +103,7 @@ impl Operations {
                 Ok(seen) => streams = Some(seen),
                 Err(error) => findings.push(redis_away(&error)),
             }
+            findings.extend(self.look_at_rate(known.dedupe_window).await);
         }
         let now = (self.clock)();
         if let Some((presence, standings)) = &streams {
@@ -128,6 +132,13 @@ impl Operations {
             findings.extend(self.look_for_progress(&cursors, &late).await);
         }
         findings
+    }
+
+    /// Nothing where Redis went away meanwhile, which others tell.
+    async fn look_at_rate(&self, dedupe_window: Duration) -> Option<Finding> {
+        let memory = self.looks().await.ok()?.upkeep.memory().await.ok()?;
+        let a_second = self.streams.payments_a_second().await.ok()?;
+        Some(streams::rate(memory.limit, dedupe_window, a_second))
     }
 
     /// What there is of each partition, and where every group stands; nobody

@@ -12,7 +12,7 @@ use crate::{
         finding::{self as kind, Finding, FindingKind},
         shapes::span,
     },
-    stream::{GROUP, GroupPosition, KEPT_MAX, Presence, RedisVitals},
+    stream::{GROUP, GroupPosition, KEPT_MAX, Presence, RedisVitals, payments_held},
 };
 
 /// Slower than this is no network of one place, or an overloaded machine.
@@ -104,6 +104,26 @@ fn memory(vitals: &RedisVitals) -> Finding {
     };
     let found = severity.map(|severity| (severity, format!("Redis {sentence}")));
     kind::REDIS_MEMORY.judge(found).or(sentence)
+}
+
+/// Whether the memory of Redis suffices for the references of as many payments as come.
+/// `memory`: what all of its servers may use, where that is limited.
+pub(super) fn rate(memory: u64, window: Duration, a_second: u64) -> Finding {
+    let held = payments_held(memory, window);
+    let window = span(window);
+    if memory == 0 {
+        let sentence = format!("{a_second} payments a second come; its memory has no limit");
+        return kind::REDIS_RATE.good().or(sentence);
+    }
+    let sentence = format!(
+        "its memory suffices for {held} payments a second (PAYSTREAM_DEDUPE_WINDOW {window}), and \
+         {a_second} come"
+    );
+    let many = format!(
+        "{a_second} payments a second come, and Redis has memory for {held}: at this rate it is \
+         full within the dedupe window ({window})"
+    );
+    kind::REDIS_RATE.judge((a_second > held).then_some((Warning, many))).or(sentence)
 }
 
 /// Whether every partition has its stream and our group.
@@ -290,6 +310,15 @@ mod tests {
         let loses = RedisVitals { unsafe_settings: loses, ..vitals(&[]) };
         assert_eq!(bad(server(&loses, false)), [("redis_loses", Critical)]);
         assert_eq!(bad(server(&loses, true)), [("redis_loses", Warning)]);
+    }
+
+    #[test]
+    fn more_payments_than_the_memory_suffices_for_are_told() {
+        let (memory, window) = (2 << 30, Duration::from_secs(900));
+        assert_eq!(bad([rate(memory, window, 27_962), rate(0, window, u64::MAX)]), []);
+        assert_eq!(bad([rate(memory, window, 27_963)]), [("redis_rate_high", Warning)]);
+        let told = rate(memory, window, 5).sentence;
+        assert!(told.contains("27962 payments a second"), "{told}");
     }
 
     #[test]

@@ -1,34 +1,47 @@
 -- Appends payments of one partition in their order, each once, as one step:
 -- all that this call does is in Redis and its file, or nothing of it.
 --
--- KEYS  stream, seq, lost, backlog, lineage, shares, ref of each payment's reference
+-- KEYS  stream, seq, lost, backlog, lineage, shares, refs; for each payment the hash of
+--       its reference in each table, the newest first, and while references of an
+--       earlier release count, its ref key
 -- ARGV  backlog limit, dedupe window in ms, highest sequence that the caller knows
 --       to have been given out, group, the lineage that it compared this with,
 --       how many unsettled entries one source may have, the limit where none has a
---       share; for each payment status, digest, entry version, source or nothing,
---       payment, received at in ms, traceparent or nothing, evidence or nothing
+--       share, what refs holds as far as the caller knows, how many tables that are,
+--       when the newest ends and its window, and if another may be due, how far the ends
+--       of this partition's tables are shifted in ms; for each payment field, digest,
+--       entry version, source or nothing, payment, received at in ms, traceparent or
+--       nothing, evidence or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
 -- first that cannot be taken is answered "refused CODE why" and ends the list:
 -- BACKPRESSURE, SHARE, NOSTREAM, or CLOSED with what seq holds in place of a number
 -- while the partition takes nothing new. A counter that has gone back, or is gone
 -- with its stream, is made such. The error LINEAGE says that another lineage has
--- begun: nothing was done, and what is known must be compared again. The ref key
--- holds one line for each status that the reference was sent with: "status digest
--- sequence stream-id".
-local FIRST, HEAD, EACH = 6, 6, 8
+-- begun: nothing was done, and what is known must be compared again. The only answer
+-- "tables" and what refs holds says that the tables are others: nothing was done.
+local FIRST, HEAD, EACH = 7, 11, 8
 local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
-local stream, seq = KEYS[1], KEYS[2]
-local limit, window, given_out = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local share = tonumber(ARGV[6])
+-- References in a hash as a rule; in a table that is full, for each of its hashes; most
+-- tables, and how many times the hashes of the one before a table has. Above 128 entries
+-- Redis keeps a hash at twice the memory.
+local FILL, FULL, TABLES_MAX, GROWTH_MAX = 40, 72, 12, 16
+local stream, seq, refs = KEYS[1], KEYS[2], KEYS[7]
+local limit, window, given_out = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local share, known_tables, tables = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local table_end, its_window = tonumber(ARGV[9]), tonumber(ARGV[10])
+local payments = (#ARGV - HEAD) / EACH
+local keys_of_each = (#KEYS - FIRST) / payments
 -- Below this many entries nobody can be refused.
 local crowded = math.min(limit, share)
 -- A source's entries are counted by stretches of this many sequences, so that those
 -- that are settled drop out of the count without anybody saying so.
 local STRETCH = math.max(1, math.floor(limit / 16))
 
-if redis.call('GETRANGE', KEYS[5], -#ARGV[5], -1) ~= ARGV[5] then
+local lineage, tables_now = unpack(redis.call('MGET', KEYS[5], refs))
+if string.sub(lineage or '', -#ARGV[5]) ~= ARGV[5] then
   return redis.error_reply('LINEAGE another server has given out sequences of ' .. stream)
 end
+if (tables_now or '') ~= known_tables then return { 'tables ' .. (tables_now or '') } end
 
 local function is_lost(sequence)
   for first, last in string.gmatch(redis.call('GET', KEYS[3]) or '', '(%d+) (%d+)\n') do
@@ -37,17 +50,89 @@ local function is_lost(sequence)
   return false
 end
 
--- What the payment was appended as before, or what its ref key keeps of others.
-local function look_up(ref, status, digest)
-  local seen = redis.call('GET', ref)
-  if not seen then return nil, '' end
-  for known, its_digest, sequence, id in string.gmatch(seen, '(%S+) (%S+) (%S+) (%S+)\n') do
-    if known == status then
-      if is_lost(tonumber(sequence)) then return nil, (string.gsub(seen, status .. ' [^\n]*\n', '')) end
-      return (its_digest == digest and 'duplicate ' or 'conflict ') .. sequence .. ' ' .. id
+local function answer_of(same, sequence, id)
+  return string.format('%s %.0f %s', same and 'duplicate' or 'conflict', sequence, id)
+end
+
+-- What an earlier release has remembered: a line "status digest sequence stream-id" for
+-- each status, which the last two bits of the field say.
+local function look_up_old(ref, field, digest)
+  local status = ({ 'COMPLETE', 'PENDING', 'FAILED' })[string.byte(field, 16) % 4 + 1]
+  local hex = string.gsub(digest, '.', function(byte)
+    return string.format('%02x', string.byte(byte))
+  end)
+  for known, its_digest, sequence, id in
+    string.gmatch(redis.call('GET', ref) or '', '(%S+) (%S+) (%S+) (%S+)\n')
+  do
+    if known == status and not is_lost(tonumber(sequence)) then
+      return answer_of(string.sub(its_digest, 1, #hex) == hex, sequence, id)
     end
   end
-  return nil, seen
+end
+
+-- What the payment was appended as before.
+local function look_up(at, field, digest)
+  for place = at + 1, at + tables do
+    local value = redis.call('HGET', KEYS[place], field)
+    if value then
+      local its_digest, sequence, id = recalled(value)
+      if not is_lost(sequence) then return answer_of(its_digest == digest, sequence, id) end
+    end
+  end
+  return keys_of_each > tables and look_up_old(KEYS[at + keys_of_each], field, digest)
+end
+
+-- Remembers a payment in the newest table. A hash is forgotten one window after the table
+-- ends, or after the last that came behind the end. Where it was found not to have ended,
+-- ids are ahead of the clock.
+local is_open = false
+local function remember(hash, field, digest, sequence, id)
+  local milliseconds, number = string.match(id, '^(%d+)-(%d+)$')
+  milliseconds = tonumber(milliseconds)
+  redis.call('HSET', hash, field, remembered(digest, sequence, milliseconds, number))
+  local last = is_open and table_end or math.max(milliseconds, table_end)
+  if last > table_end or redis.call('HLEN', hash) == 1 then
+    redis.call('PEXPIREAT', hash, last + its_window)
+  end
+end
+
+-- Begins another table once the newest one has served for half of the window, or is full;
+-- at once where the clock went back, or this caller's window is longer. Answers what refs
+-- then holds. Its first part is the window, when the newest began and when it ends, the
+-- sequence it began behind, and at which it is full; the others are, for each table, its
+-- number, its hashes, and when it is forgotten.
+local function next_table(shift)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local began, first, full = string.match(known_tables, '^%d+,(%d+),%d+,(%d+),(%d+);')
+  local number, hashes, expected = 0, 1 / GROWTH_MAX, 1
+  local width = math.max(1, math.floor(window / 2))
+  local new_end = now + width - (now + shift) % width
+  local head = tonumber(redis.call('GET', seq) or '') or given_out
+  if began then
+    began = tonumber(began)
+    local is_full = given_out >= tonumber(full) and tables < TABLES_MAX
+    if began <= now and now < table_end and window <= its_window and not is_full then
+      return nil
+    end
+    number, hashes = string.match(known_tables, ';(%d+),(%d+)')
+    -- As many as came since the newest began, for as long as this one is to serve.
+    local rate = math.max(0, head - first) / math.max(1, now - began)
+    expected = math.ceil(rate * (new_end - now) / FILL)
+  end
+  hashes = math.max(1, math.min(expected, hashes * GROWTH_MAX))
+  local parts = { string.format('%.0f,%.0f,%.0f,%.0f,%.0f;%.0f,%.0f,%.0f', window, now, new_end,
+    head, head + hashes * FULL, number + 1, hashes, new_end + window) }
+  for its_number, its_hashes, its_end in string.gmatch(known_tables, ';(%d+),(%d+),(%d+)') do
+    its_end = tonumber(its_end)
+    if its_number == number then its_end = math.max(its_end, now + its_window) end
+    if its_end > now then
+      parts[#parts + 1] = string.format('%s,%s,%.0f', its_number, its_hashes, its_end)
+    end
+  end
+  local text = table.concat(parts, ';')
+  redis.call('SET', refs, text)
+  return text
 end
 
 -- The first sequence of the stretch that this one is in.
@@ -140,8 +225,9 @@ local function missing()
 end
 
 -- The next sequence, for an entry of this source, or why there is none.
+local length
 local function next_sequence(source)
-  local length = redis.call('XLEN', stream)
+  length = length or redis.call('XLEN', stream)
   local why = length >= crowded and full(length, source)
   if why then return nil, 'refused ' .. why .. ' ' .. stream .. ' is full' end
   if length == 0 and redis.call('EXISTS', stream) == 0 then
@@ -158,12 +244,17 @@ local function next_sequence(source)
   return sequence
 end
 
-local answers = {}
-for number = 1, #KEYS - FIRST do
-  local at, ref = HEAD + (number - 1) * EACH, KEYS[FIRST + number]
-  local status, digest = ARGV[at + 1], ARGV[at + 2]
-  local answer, others = look_up(ref, status, digest)
+local answers, may_be_due = {}, ARGV[11] ~= ''
+for number = 1, payments do
+  local at, keys_at = HEAD + (number - 1) * EACH, FIRST + (number - 1) * keys_of_each
+  local field, digest = ARGV[at + 1], ARGV[at + 2]
+  local answer = look_up(keys_at, field, digest)
   if not answer then
+    if may_be_due then
+      local others = next_table(tonumber(ARGV[11]))
+      if others then return { 'tables ' .. others } end
+      may_be_due, is_open = false, true
+    end
     local sequence, refusal = next_sequence(ARGV[at + 4])
     if not sequence then
       answers[number] = refusal
@@ -178,10 +269,9 @@ for number = 1, #KEYS - FIRST do
       end
     end
     local id = redis.call('XADD', stream, '*', unpack(fields))
-    redis.call('SET', ref, others .. status .. ' ' .. digest .. ' ' .. sequence .. ' ' .. id .. '\n',
-      'PX', window)
+    remember(KEYS[keys_at + 1], field, digest, sequence, id)
     answer = 'appended ' .. sequence .. ' ' .. id
-    given_out = sequence
+    given_out, length = sequence, length + 1
   end
   answers[number] = answer
 end
