@@ -35,6 +35,8 @@ async fn producer(streams: &Streams, window: Duration) -> Producer {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// No table ends by its time while a test runs.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Appends payments of references `<label>-0` and so on.
 async fn append(producer: &Producer, label: &str, count: usize) {
@@ -124,11 +126,11 @@ async fn a_reference_is_known_for_the_window_and_forgotten_within_half_of_it_mor
 #[tokio::test]
 async fn hashes_outlive_what_is_in_them_by_the_window_and_no_more_than_half_of_it_beside() {
     let (stores, streams) = streams().await;
-    let producer = producer(&streams, 15 * MINUTE).await;
+    let producer = producer(&streams, MONTH).await;
     let place = accepted(&producer, &arrival("kept")).await;
     let [hash] = &*stores.keys("*:refs:*").await else { panic!("one reference, one hash") };
     let at = i64::try_from(place.stream_id.milliseconds).unwrap();
-    let window = 15 * 60 * 1_000;
+    let window = i64::try_from(MONTH.as_millis()).unwrap();
     let end: i64 = stores.ask(&["PEXPIRETIME", hash]).await;
     assert!((at + window..=at + window * 3 / 2).contains(&end), "{} ms", end - at);
 }
@@ -240,7 +242,7 @@ async fn tables_grow_with_the_rate_and_are_as_they_were_after_a_restart() {
     let (mut redis, mut stores) = Stores::on_own_redis("redis-references").await;
     let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     streams.provision().await.unwrap();
-    let producer = producer(&streams, 15 * MINUTE).await;
+    let producer = producer(&streams, MONTH).await;
     for few in 0..200 {
         accepted(&producer, &arrival(&format!("few-{few}"))).await;
     }
@@ -250,7 +252,7 @@ async fn tables_grow_with_the_rate_and_are_as_they_were_after_a_restart() {
     assert!(hashes.len() >= 3 && hashes.is_sorted_by(|a, b| a > b), "{before:?}");
     redis.restart().await.unwrap();
     stores.connect_again().await;
-    let producer = self::producer(&streams, 15 * MINUTE).await;
+    let producer = self::producer(&streams, MONTH).await;
     let again: Vec<_> = ["few-0", "few-199", "many-0", "many-1999"].map(arrival).into();
     for appended in producer.append_all(&again).await {
         assert!(matches!(appended, Ok(Appended::Duplicate(_))), "{appended:?}");
@@ -283,7 +285,7 @@ async fn at_the_limit_of_memory_a_table_that_is_due_is_refused_with_the_payment(
 #[tokio::test]
 async fn the_name_of_a_reference_is_a_digest_of_its_source_and_itself() {
     let (stores, streams) = streams().await;
-    let producer = producer(&streams, MINUTE).await;
+    let producer = producer(&streams, MONTH).await;
     accepted(&producer, &arrival("bank-a TX-1")).await;
     accepted(&producer, &arrival("TX-1")).await;
     let [hash] = &*stores.keys("*:refs:*").await else { panic!("two references, one hash") };
