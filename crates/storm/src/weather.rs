@@ -156,7 +156,18 @@ async fn disturb(site: &Site, fault: &Fault, way: Way) -> Result<String> {
     Ok(line.name.clone())
 }
 
+/// Where there are several servers, the one that is told may have ended, or become a replica, a
+/// moment ago: then nothing is done.
 async fn commands(site: &Site, fault: &Fault) -> Result<String> {
+    match command(site, fault).await {
+        Err(error) if site.stores.redis.topology != Topology::Single => {
+            Ok(format!("not made: {error:#}"))
+        }
+        made => made,
+    }
+}
+
+async fn command(site: &Site, fault: &Fault) -> Result<String> {
     let Fault { kind, lasts, draws, .. } = fault;
     let redis = &site.stores.redis;
     let streams = ledger::streams(&site.stores).await?;
@@ -187,11 +198,7 @@ async fn commands(site: &Site, fault: &Fault) -> Result<String> {
     } else {
         add_poison(site, at, stream, draws[1] % POISON_MAX + 1).await
     };
-    match made {
-        // It may have become a replica a moment ago.
-        Err(error) if redis.topology != Topology::Single => Ok(format!("not made: {error:#}")),
-        made => made.map(|()| stream.to_owned()),
-    }
+    made.map(|()| stream.to_owned())
 }
 
 async fn delete_entries(site: &Site, at: usize, stream: &str, count: &str) -> Result<()> {
