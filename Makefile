@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check supply-chain lines observe load audit storm storms release install
+.PHONY: help run test check supply-chain lines observe load audit storm storms storm-breakages release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ storms: install ## A minute of storm over each topology of Redis, with fresh see
 	for topology in single sentinel cluster; do \
 		RUST_MIN_STACK=33554432 target/debug/paystream-storm --minutes 1 --topology $$topology || exit 1; \
 	done
+
+storm-breakages: install ## Break each promise in a copy of the sources, and see that the storm notices (ARGS="no-fence")
+	@./scripts/storm-breakages.sh $(ARGS)
 
 release: install ## Build the optimised binary, target/release/paystream
 	$(CARGO) build --locked --release

@@ -424,3 +424,20 @@ fn every_attempt_names_a_test_that_tries_it() {
     }
     assert!(seen > 40, "{seen}");
 }
+
+#[tokio::test]
+async fn every_breakage_of_the_storm_fits_the_sources() {
+    let page = read("docs/storm.md");
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("crates/storm/breakages")).unwrap() {
+        let patch = entry.unwrap().path();
+        let mut check = tokio::process::Command::new("git");
+        check.args(["apply", "--check"]).arg(&patch).current_dir(root());
+        let checked = check.output().await.unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        let name = patch.file_stem().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("| `{name}` |")), "{name} is not in docs/storm.md");
+        seen += 1;
+    }
+    assert!(seen >= 6, "{seen}");
+}
