@@ -14,11 +14,16 @@ use futures_util::future::join_all;
 use sqlx::{
     Connection, FromRow, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
+    raw_sql,
 };
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::error::Cause;
+use super::{
+    error::Cause,
+    pool::Pool,
+    session::{Session, Terms},
+};
 
 /// Servers that a URL may name.
 const SERVERS_MAX: usize = 8;
@@ -35,6 +40,7 @@ const WRITES: [&str; 2] = ["read-write", "primary"];
 #[derive(Clone, Debug)]
 pub(super) struct Address {
     options: PgConnectOptions,
+    terms: Terms,
     servers: Arc<Servers>,
 }
 
@@ -59,7 +65,7 @@ struct Primary {
 
 impl Address {
     /// Reads `postgres://user:password@one:5432,two:5432/database?...`.
-    pub(super) fn parse(url: &str) -> Result<Self, Cause> {
+    pub(super) fn parse(url: &str, terms: Terms) -> Result<Self, Cause> {
         let (url, wanted) = without_attributes(url);
         if wanted.as_deref().is_some_and(|wanted| !WRITES.contains(&wanted)) {
             return Err(invalid(format!("{ATTRIBUTES} must be {}", WRITES.join(" or "))));
@@ -84,12 +90,32 @@ impl Address {
         let places = each.iter().map(|one| (one.get_host().to_owned(), one.get_port())).collect();
         let primary = Primary { place: 0, timeline: 0, cluster: None, since: Instant::now() };
         let servers = Servers { places, primary: Mutex::new(primary), pools: Mutex::default() };
-        Ok(Self { options, servers: Arc::new(servers) })
+        let options = match terms {
+            Terms::Session => options,
+            // A pooler refuses it.
+            Terms::Transaction(_) => options.extra_float_digits(None),
+        };
+        Ok(Self { options, terms, servers: Arc::new(servers) })
     }
 
-    /// The same servers, with other options.
+    /// The same servers, with other options of a connection.
     pub(super) fn with(&self, change: impl FnOnce(PgConnectOptions) -> PgConnectOptions) -> Self {
-        Self { options: change(self.options.clone()), servers: Arc::clone(&self.servers) }
+        Self { options: change(self.options.clone()), ..self.clone() }
+    }
+
+    /// The same servers, with these settings for every statement.
+    pub(super) fn set<const N: usize>(&self, settings: [(&str, String); N]) -> Self {
+        let terms = self.terms.with(&settings);
+        Self { terms, ..self.set_of_session(settings) }
+    }
+
+    /// The same servers, with these settings of the session, where there is one. A transaction
+    /// cannot have them.
+    pub(super) fn set_of_session<const N: usize>(&self, settings: [(&str, String); N]) -> Self {
+        match self.terms {
+            Terms::Session => self.with(|options| options.options(settings)),
+            Terms::Transaction(_) => self.clone(),
+        }
     }
 
     pub(super) fn options(&self) -> &PgConnectOptions {
@@ -104,7 +130,11 @@ impl Address {
     ///
     /// # Errors
     /// Where several servers are named, an outage when none of them takes writes.
-    pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    pub(super) async fn connect(&self) -> Result<Session, sqlx::Error> {
+        Ok(Session::own(self.connection().await?, self.terms.clone()))
+    }
+
+    async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
         if self.servers.places.len() == 1 {
             return PgConnection::connect_with(&self.options).await;
         }
@@ -181,7 +211,11 @@ impl Address {
     }
 
     /// A pool of connections to the primary, which connects when it is used.
-    pub(super) fn pool(&self, connections: u32, acquire_timeout: Duration) -> PgPool {
+    pub(super) fn pool(&self, connections: u32, acquire_timeout: Duration) -> Pool {
+        Pool::new(self.connections(connections, acquire_timeout), self.terms.clone())
+    }
+
+    fn connections(&self, connections: u32, acquire_timeout: Duration) -> PgPool {
         let options =
             PgPoolOptions::new().max_connections(connections).acquire_timeout(acquire_timeout);
         if self.servers.places.len() == 1 {
@@ -207,7 +241,7 @@ impl Address {
             return std::future::pending().await;
         }
         loop {
-            if let Ok(mut connection) = self.connect().await {
+            if let Ok(mut connection) = self.connection().await {
                 let mut asked = Ok(Ok(()));
                 while matches!(asked, Ok(Ok(_))) {
                     sleep(LOOK).await;
@@ -264,12 +298,13 @@ struct Found {
 }
 
 async fn look(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
-    let found = sqlx::query_as(
+    // Prepared by nobody: a pooler may send it to any server.
+    let found = raw_sql(
         "select case when not pg_is_in_recovery() then
              ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint end as timeline,
              (select system_identifier from pg_control_system()) as cluster",
     );
-    found.fetch_one(connection).await
+    Found::from_row(&found.fetch_one(connection).await?)
 }
 
 /// An outage where it does not.
@@ -318,13 +353,14 @@ mod tests {
     fn a_url_may_name_several_servers() {
         let url = "postgres://ada:p%40ss@one:5433,[::1]:5434,three/ledger\
                    ?target_session_attrs=read-write&sslmode=require";
-        let address = Address::parse(url).unwrap();
+        let address = Address::parse(url, Terms::Session).unwrap();
         assert_eq!(address.hosts().collect::<Vec<_>>(), ["one", "[::1]", "three"]);
         assert_eq!(address.servers.place(&address.options, 1).get_port(), 5434);
         assert_eq!(address.servers.place(&address.options, 2).get_port(), 5432);
         assert_eq!(address.options.get_username(), "ada");
         assert_eq!(address.options.get_database(), Some("ledger"));
-        let one = Address::parse("postgres:///ledger?host=/run/postgresql").unwrap();
+        let one =
+            Address::parse("postgres:///ledger?host=/run/postgresql", Terms::Session).unwrap();
         assert_eq!(one.servers.places.len(), 1);
     }
 
@@ -337,7 +373,7 @@ mod tests {
             ("postgres://one,two:port/ledger", "port"),
             ("postgres://one,%2Frun%2Fpostgresql/ledger", "a socket cannot be one of several"),
         ] {
-            let refused = Address::parse(url).unwrap_err().to_string();
+            let refused = Address::parse(url, Terms::Session).unwrap_err().to_string();
             assert!(refused.contains(told), "{url}: {refused}");
         }
     }

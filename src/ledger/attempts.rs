@@ -5,9 +5,9 @@
 
 use std::collections::HashSet;
 
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{FromRow, Row};
 
-use super::{Error, LaneWriter, in_time, lookups};
+use super::{Error, LaneWriter, in_time, lookups, session::Session};
 use crate::domain::{Fence, StreamId};
 
 /// Latest attempts of a partition among which an equal note is searched.
@@ -40,7 +40,8 @@ impl LaneWriter {
             "select first_stream_id, last_stream_id, attempts, error from partition_trials
              where partition = $1",
         );
-        let attempt = attempt.bind(i32::from(partition)).fetch_optional(&mut self.connection);
+        let attempt = attempt.bind(i32::from(partition));
+        let attempt = self.connection.ask(async |session| attempt.fetch_optional(session).await);
         in_time(self.patience, attempt).await
     }
 
@@ -79,8 +80,8 @@ impl LaneWriter {
         .bind(attempt.last.to_string())
         .bind(i32::try_from(attempt.attempts).unwrap_or(i32::MAX))
         .bind(attempt.error.as_deref())
-        .bind(RECENT)
-        .fetch_one(&mut self.connection);
+        .bind(RECENT);
+        let noting = self.connection.change(async |session| noting.fetch_one(session).await);
         let noted: i64 = in_time(self.patience, noting).await?;
         if noted == 1 { Ok(()) } else { Err(Error::Fenced) }
     }
@@ -91,15 +92,15 @@ impl LaneWriter {
         let ending =
             sqlx::query("delete from partition_trials where partition = $1 and epoch <= $2")
                 .bind(i32::from(fence.partition))
-                .bind(fence.epoch)
-                .execute(&mut self.connection);
+                .bind(fence.epoch);
+        let ending = self.connection.change(async |session| ending.execute(session).await);
         in_time(self.patience, ending).await.map(drop)
     }
 }
 
 /// Which of these entries are dead letters already.
 pub(super) async fn read_buried(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     entries: &[(u16, StreamId)],
 ) -> Result<HashSet<(u16, StreamId)>, Error> {
     let rows = sqlx::query(

@@ -4,16 +4,16 @@
 
 use std::{cell::RefCell, fmt, future::poll_fn, pin::pin, sync::LazyLock};
 
-use sqlx::{Postgres, Transaction};
 use tracing::{
     Dispatch, Event, Level, Metadata, Subscriber,
-    dispatcher::with_default,
+    dispatcher::{get_default, with_default},
     field::{Field, Visit},
     level_filters::LevelFilter,
     span::{Attributes, Id, Record},
+    subscriber::Interest,
 };
 
-use super::Error;
+use super::{Error, session::Transaction};
 
 /// Where sqlx reports notices and warnings of the server. It has no other way to them.
 const NOTICES: &str = "sqlx::postgres::notice";
@@ -21,6 +21,8 @@ const NOTICES: &str = "sqlx::postgres::notice";
 thread_local! {
     /// What was heard while this thread last polled a commit.
     static HEARD: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Who listens to everything else meanwhile.
+    static OTHERS: RefCell<Option<Dispatch>> = const { RefCell::new(None) };
 }
 
 /// The second is used by nobody. While there is one subscriber only, `tracing` asks whoever listens
@@ -31,26 +33,53 @@ static LISTENERS: LazyLock<[Dispatch; 2]> =
 /// Commits a transaction.
 ///
 /// # Errors
-/// [`Error::Unconfirmed`] where PostgreSQL warned: the fate is unknown, as after an outage. The
-/// next transaction on the same rows waits for the standby again, and so for this one as well.
-pub(super) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), Error> {
-    let mut committing = pin!(transaction.commit());
+/// As [`hearing`]. The next transaction on the same rows waits for the standby again, and so for
+/// this one as well.
+pub(super) async fn commit(transaction: Transaction<'_>) -> Result<(), Error> {
+    hearing(transaction.commit()).await
+}
+
+/// Does something that commits, and hears what PostgreSQL says about it.
+///
+/// # Errors
+/// [`Error::Unconfirmed`] where PostgreSQL warned: the fate is unknown, as after an outage.
+pub(super) async fn hearing<T, E>(doing: impl Future<Output = Result<T, E>>) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    let mut doing = pin!(doing);
     let mut warning = None;
-    poll_fn(|context| {
-        let polled = with_default(&LISTENERS[0], || committing.as_mut().poll(context));
+    let done = poll_fn(|context| {
+        let others = get_default(Clone::clone);
+        let others = OTHERS.replace(Some(others));
+        let polled = with_default(&LISTENERS[0], || doing.as_mut().poll(context));
+        OTHERS.set(others);
         warning = warning.take().or_else(|| HEARD.take());
         polled
     })
     .await?;
-    warning.map_or(Ok(()), |warning| Err(Error::Unconfirmed(warning)))
+    warning.map_or(Ok(done), |warning| Err(Error::Unconfirmed(warning)))
 }
 
-/// Hears warnings of the server, and nothing else.
+/// Hears warnings of the server, and passes on everything else, such as slow statements.
 struct Listener;
+
+fn is_warning(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == NOTICES && *metadata.level() <= Level::WARN
+}
+
+fn others<T>(tell: impl FnOnce(&Dispatch) -> T) -> Option<T> {
+    OTHERS.with_borrow(|others| others.as_ref().map(tell))
+}
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == NOTICES && *metadata.level() <= Level::WARN
+        is_warning(metadata) || others(|others| others.enabled(metadata)).unwrap_or(false)
+    }
+
+    /// What nobody else wants stays off.
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if is_warning(metadata) { Interest::always() } else { Interest::never() }
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -58,7 +87,11 @@ impl Subscriber for Listener {
     }
 
     fn event(&self, event: &Event<'_>) {
-        event.record(&mut Message);
+        if is_warning(event.metadata()) {
+            event.record(&mut Message);
+        } else {
+            others(|others| others.event(event));
+        }
     }
 
     // It enables no spans.

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow};
 
-use super::{Error, LaneWriter, in_time};
+use super::{Error, LaneWriter, in_time, session::Session};
 use crate::domain::{Fence, StreamId};
 
 /// How far the ledger has come with a partition.
@@ -49,7 +49,7 @@ pub(super) const MONTHS: &str = "(select need_payment_months())";
 
 /// Locks the fence rows of a batch, in partition order.
 pub(super) async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     worker: &str,
     fences: &[Fence],
 ) -> Result<Cursors, Error> {
@@ -60,7 +60,7 @@ pub(super) async fn lock(
 
 /// Cursors of those of these partitions that still have this owner and epoch.
 async fn read(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     worker: &str,
     fences: &[Fence],
     lock: &str,
@@ -78,7 +78,9 @@ async fn read(
 impl LaneWriter {
     /// Cursors of those of these partitions that are still ours.
     pub async fn cursors(&mut self, fences: &[Fence]) -> Result<Cursors, Error> {
-        in_time(self.patience, read(&mut self.connection, &self.worker, fences, "")).await
+        let Self { connection, worker, patience } = self;
+        let reading = async |session: &mut Session| read(session, worker, fences, "").await;
+        in_time(*patience, connection.ask(reading)).await
     }
 
     /// Notes the highest sequence that each stream is known to have given out.
@@ -107,7 +109,7 @@ impl LaneWriter {
         );
         let raised = sqlx::query(AssertSqlSafe(sql)).bind(&self.worker);
         let raised = raised.bind(partitions).bind(epochs).bind(numbers);
-        let raising = raised.execute(&mut self.connection);
+        let raising = self.connection.change(async |session| raised.execute(session).await);
         Ok(in_time(self.patience, raising).await?.rows_affected() > 0)
     }
 }

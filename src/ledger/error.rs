@@ -67,6 +67,12 @@ impl Error {
         )
     }
 
+    /// What PostgreSQL calls it.
+    pub(super) fn code(&self) -> Option<String> {
+        let cause = std::error::Error::source(self)?.downcast_ref::<Cause>()?;
+        Some(cause.0.as_database_error()?.code()?.into_owned())
+    }
+
     pub fn sentence(&self) -> String {
         let cause = std::error::Error::source(self);
         cause.map_or_else(|| self.to_string(), |cause| format!("{self}: {cause}"))

@@ -4,7 +4,7 @@
 use std::io;
 
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::AssertSqlSafe;
 
 use super::{Error, Ledger};
 use crate::domain::CustomerId;
@@ -42,8 +42,7 @@ impl Ledger {
         mut each: impl FnMut(&str, &str) -> io::Result<()>,
     ) -> Result<io::Result<u64>, Error> {
         let mut connection = self.address.connect().await?;
-        let begin = "begin isolation level repeatable read, read only";
-        let mut transaction = connection.begin_with(begin).await?;
+        let mut transaction = connection.snapshot().await?;
         let mut count = 0;
         for (table, about) in PARTS {
             let rows = format!("select to_jsonb(it)::text from {table} it where {about}");

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{
     Error, QUERY_TIMEOUT,
     cursors::{CURSORS, PartitionCursor},
     in_time,
+    pool::Pool,
 };
 use crate::domain::StreamId;
 
@@ -25,12 +26,12 @@ pub struct GroupRow {
 
 #[derive(Clone)]
 pub struct Groups {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
 }
 
 #[derive(Clone)]
 pub struct GroupRegistrar {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
 }
 
 impl Groups {
@@ -39,14 +40,14 @@ impl Groups {
         let rows = sqlx::query_as(
             "select name, starts_from, note, registered_at from consumer_groups order by name",
         );
-        in_time(QUERY_TIMEOUT, rows.fetch_all(&self.pool)).await
+        in_time(QUERY_TIMEOUT, self.pool.all(rows)).await
     }
 
     /// The highest entry of each partition whose fate the ledger knows, in a
     /// generation of the topology.
     pub async fn reached(&self, generation: i32) -> Result<BTreeMap<u16, StreamId>, Error> {
         let rows = sqlx::query_as(AssertSqlSafe(format!("{CURSORS} where generation = $1")));
-        let rows = in_time(QUERY_TIMEOUT, rows.bind(generation).fetch_all(&self.pool)).await?;
+        let rows = in_time(QUERY_TIMEOUT, self.pool.all(rows.bind(generation))).await?;
         let reached = |row: PartitionCursor| (row.partition, row.cursor.reached);
         Ok(rows.into_iter().map(reached).collect())
     }
@@ -71,8 +72,7 @@ impl GroupRegistrar {
                  (select it from added union all select it from before)",
         );
         let register = register.bind(name).bind(starts_from).bind(note).bind(actor);
-        register.execute(&self.pool).await?;
-        Ok(())
+        self.pool.change(async |session| register.execute(session).await).await.map(drop)
     }
 
     /// Removes a group from the registry and notes who did it, and how many
@@ -95,7 +95,6 @@ impl GroupRegistrar {
                  'unacknowledged', $5::bigint)",
         );
         let retire = retire.bind(name).bind(note).bind(actor).bind(unread).bind(unacknowledged);
-        retire.execute(&self.pool).await?;
-        Ok(())
+        self.pool.change(async |session| retire.execute(session).await).await.map(drop)
     }
 }

@@ -1,9 +1,9 @@
 //! Findings about a partition's sequences: their kinds, what of them is new, and the only
 //! statement that records them. Never decides whether something was lost.
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 
-use super::Error;
+use super::{Error, session::Session};
 
 /// How far sequences jump after a loss, so that none is given out twice even
 /// if more was given out than anybody knows. A failover jumps as far.
@@ -175,10 +175,7 @@ pub(super) fn of_range(
     (!jumps.iter().any(is_listed)).then_some(finding)
 }
 
-pub(super) async fn jumps(
-    connection: &mut PgConnection,
-    partition: u16,
-) -> Result<Vec<Jump>, Error> {
+pub(super) async fn jumps(connection: &mut Session, partition: u16) -> Result<Vec<Jump>, Error> {
     let jumps = sqlx::query_as(
         "select after_sequence, resumes_at, lost_first, lost_last, kinds from sequence_jumps
          where partition = $1 order by after_sequence",
@@ -217,7 +214,7 @@ pub(super) fn unlisted(
 /// The only writer of findings. One that begins where another does is added to it; a
 /// takeover that adds to a loss of another reason leaves it that.
 pub(super) async fn record(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     partition: u16,
     finding: &JumpFinding,
     detail: &str,

@@ -1,16 +1,16 @@
 //! Reads before a decision: accounts, used references, and deliveries in suspense or parked.
 //! Never changes or locks anything; the caller holds the fence rows.
 
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use sqlx::{Row, postgres::PgRow};
 
-use super::Error;
+use super::{Error, session::Session};
 use crate::domain::{
     Account, Amount, CustomerId, Delivery, Digest, Payment, PaymentStatus, Reference, TraceContext,
     TraceId, UsedReference,
 };
 
 pub(super) async fn read_accounts(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     customers: Vec<&str>,
 ) -> Result<Vec<Account>, Error> {
     let rows = sqlx::query(
@@ -37,7 +37,7 @@ pub(super) async fn read_accounts(
 
 /// The used ones among these references.
 pub(super) async fn read_known(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     references: Vec<&str>,
 ) -> Result<Vec<((Reference, PaymentStatus), UsedReference)>, Error> {
     let rows = sqlx::query(
@@ -62,10 +62,7 @@ pub(super) async fn read_known(
 
 /// The reason why changes of these accounts lose every race: a damaged account, or concurrent
 /// transactions.
-pub(super) async fn damage(
-    connection: &mut PgConnection,
-    customers: Vec<&str>,
-) -> Result<Error, Error> {
+pub(super) async fn damage(connection: &mut Session, customers: Vec<&str>) -> Result<Error, Error> {
     let damaged: Option<(String, i64, i64)> = sqlx::query_as(
         "select a.customer_id, a.version, s.last from customer_accounts a
          cross join lateral (select coalesce(max(account_version), 0) as last
@@ -82,10 +79,7 @@ pub(super) async fn damage(
 
 /// Whether another settled entry of this partition has the same payment and time of receipt:
 /// then this one is a copy. A payment that a client sends again has another time of receipt.
-pub(super) async fn is_copy(
-    connection: &mut PgConnection,
-    delivery: &Delivery,
-) -> Result<bool, Error> {
+pub(super) async fn is_copy(connection: &mut Session, delivery: &Delivery) -> Result<bool, Error> {
     let is_copy = sqlx::query_scalar(
         "select exists (select from taken_payments
              where transaction_reference = $1 and partition = $2 and stream_id <> $3
@@ -128,7 +122,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
 
 /// Whether a payment of this reference waits in the parking.
 pub(super) async fn is_parked(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     reference: &Reference,
 ) -> Result<bool, Error> {
     let parked = sqlx::query_scalar(

@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{Connection, FromRow, PgConnection, PgPool};
+use sqlx::FromRow;
 
 use super::{
     Error, LaneWriter,
@@ -16,6 +16,8 @@ use super::{
         record, unlisted,
     },
     lookups,
+    pool::Pool,
+    session::Session,
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
 
@@ -75,7 +77,7 @@ impl LaneWriter {
     async fn review<T>(
         &mut self,
         fence: Fence,
-        note: impl AsyncFnOnce(&mut PgConnection, Cursor) -> Result<T, Error>,
+        note: impl AsyncFnOnce(&mut Session, Cursor) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let noting = async {
             let mut transaction = self.connection.begin().await?;
@@ -259,8 +261,8 @@ impl LaneWriter {
              order by detected_at desc limit $2",
         )
         .bind(partitions.iter().map(|number| i32::from(*number)).collect::<Vec<_>>())
-        .bind(LIST_MAX)
-        .fetch_all(&mut self.connection);
+        .bind(LIST_MAX);
+        let listing = self.connection.ask(async |session| listing.fetch_all(session).await);
         let rows: Vec<(i32, i64, i64)> = in_time(self.patience, listing).await?;
         let gap = |(partition, first, last)| Ok((lookups::partition(partition)?, first, last));
         rows.into_iter().map(gap).collect()
@@ -270,7 +272,7 @@ impl LaneWriter {
 /// Notes sequences that are missing between what the ledger has and a batch,
 /// or within the batch, which is in stream order.
 pub(super) async fn note_gaps(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     stands: &Cursors,
     settled: &[Settled],
 ) -> Result<Vec<Gap>, Error> {
@@ -289,7 +291,7 @@ pub(super) async fn note_gaps(
 }
 
 async fn note_gap(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     partition: u16,
     (first, last): (i64, i64),
     (after, before): (StreamId, StreamId),
@@ -325,7 +327,7 @@ async fn note_gap(
 /// Notes numbers that decisions show to have been given out twice: they are
 /// settled already, under entries that came before.
 pub(super) async fn note_reuse(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     stands: &Cursors,
     decisions: &[Decision<'_>],
 ) -> Result<(), Error> {
@@ -343,7 +345,7 @@ pub(super) async fn note_reuse(
 /// Notes that these numbers were given out twice, and what is lost of them; says
 /// whether that is new.
 async fn note_twice(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     partition: u16,
     (first, last): (i64, i64),
     lost: Option<(i64, i64)>,
@@ -360,7 +362,7 @@ async fn note_twice(
 
 #[derive(Clone)]
 pub struct Losses {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
 }
 
 #[derive(Clone, Debug, FromRow, Serialize)]
@@ -389,7 +391,7 @@ impl Losses {
              from sequence_jumps where reason <> 'resize' and (state = 'open' or not $1)
              order by detected_at desc, partition limit $2",
         );
-        Ok(rows.bind(open).bind(LIST_MAX).fetch_all(&self.pool).await?)
+        self.pool.all(rows.bind(open).bind(LIST_MAX)).await
     }
 
     /// Accepts all open losses of a partition, or of every one; returns their number.
@@ -411,6 +413,7 @@ impl Losses {
              order by partition, after_sequence",
         );
         let accepted = accepted.bind(partition.map(i32::from)).bind(actor).bind(reason);
-        Ok(accepted.execute(&self.pool).await?.rows_affected())
+        let accepted = self.pool.change(async |session| accepted.execute(session).await).await?;
+        Ok(accepted.rows_affected())
     }
 }

@@ -30,6 +30,7 @@ mod cursors;
 mod parking;
 mod pool;
 mod commit;
+mod session;
 mod replica;
 mod reader;
 mod registrar;
@@ -38,9 +39,9 @@ mod sessions;
 mod admin;
 mod audit;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use sqlx::{Connection, PgPool, postgres::PgSslMode};
+use sqlx::postgres::PgSslMode;
 use tokio::time::timeout;
 
 use address::Address;
@@ -60,8 +61,7 @@ pub use lane::{LaneWriter, Writer};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};
 pub use parking::Parking;
-use pool::Pool;
-pub use pool::PoolUse;
+pub use pool::{Pool, PoolUse};
 pub use reader::{
     AccountRow, ConflictRow, CursorRow, CustomerCount, LedgerTotals, PaymentRow, Reader,
 };
@@ -70,6 +70,7 @@ use replica::Replica;
 pub use resize::Resize;
 pub use rights::{RIGHTS as TABLE_RIGHTS, ROLES as DATABASE_ROLES};
 pub use schema::{PastTopology, Schema, Topology};
+use session::Terms;
 pub use sessions::{EndedSessions, ListedSession, SessionRow, SessionStore};
 pub use settling::Races;
 pub use shapes::{Money, StateCounts};
@@ -89,7 +90,9 @@ const SLICE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All but the audit read by key. For a table that is still small, the planner would choose and
 /// cache a sequential scan.
-const BY_KEY: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+fn read_by_key() -> [(&'static str, String); 2] {
+    [("enable_seqscan", "off".to_owned()), ("jit", "off".to_owned())]
+}
 
 /// The address of the ledger; hands out its capabilities.
 #[derive(Clone, Debug)]
@@ -100,14 +103,22 @@ pub struct Ledger {
 impl Ledger {
     /// Reads the URL, which may name a primary and its standbys; does not connect.
     pub fn new(url: &str) -> Result<Self, Cause> {
-        let address = Address::parse(url)?.with(|options| {
-            options.application_name("paystream").options([
-                // What was acknowledged must be on disk, whatever the server's default is.
-                ("synchronous_commit", "on"),
-                // A migration or a right that is there already is nothing to tell.
-                ("client_min_messages", "warning"),
-            ])
-        });
+        Self::on(url, Terms::Session)
+    }
+
+    /// The same, through a connection pooler in transaction mode.
+    pub fn pooled(url: &str) -> Result<Self, Cause> {
+        Self::on(url, Terms::Transaction(Arc::from("")))
+    }
+
+    fn on(url: &str, terms: Terms) -> Result<Self, Cause> {
+        let address = Address::parse(url, terms)?;
+        let address = address.with(|options| options.application_name("paystream")).set([
+            // What was acknowledged must be on disk, whatever the server's default is.
+            ("synchronous_commit", "on".to_owned()),
+            // A migration or a right that is there already is nothing to tell.
+            ("client_min_messages", "warning".to_owned()),
+        ]);
         Ok(Self { address })
     }
 
@@ -144,7 +155,7 @@ impl Ledger {
     }
 
     pub fn reader(&self, connections: u32) -> Reader {
-        Reader { pool: Pool::new(self.pool(connections, QUERY_TIMEOUT)), replica: None }
+        Reader { pool: self.pool(connections, QUERY_TIMEOUT), replica: None }
     }
 
     /// The same, whose balances and statements are read from this standby while it is at most
@@ -153,7 +164,7 @@ impl Ledger {
         let Reader { pool, .. } = self.reader(connections);
         let reads = standby.by_key(QUERY_TIMEOUT);
         let reads = reads.with(|options| options.application_name("paystream reads"));
-        let reads = Pool::new(reads.pool(connections, replica::CONNECT_TIMEOUT));
+        let reads = reads.pool(connections, replica::CONNECT_TIMEOUT);
         Reader { replica: Some(Replica::new(&pool, reads, lag_max)), pool }
     }
 
@@ -175,9 +186,8 @@ impl Ledger {
     }
 
     /// The operators' part of the ledger, and the pool with which operations read.
-    pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, PgPool) {
-        let address = self.by_key(QUERY_TIMEOUT);
-        let address = address.with(|options| options.options([lock_wait(QUERY_TIMEOUT)]));
+    pub fn admin(&self, topology: &Topology, connections: u32) -> (AdminStore, Pool) {
+        let address = self.by_key(QUERY_TIMEOUT).set([lock_wait(QUERY_TIMEOUT)]);
         let pool = address.pool(connections, ACQUIRE_TIMEOUT);
         (AdminStore::new(pool.clone(), topology.clone()), pool)
     }
@@ -188,7 +198,7 @@ impl Ledger {
 
     /// With connections of its own: operators sign in however busy queries are.
     pub fn sessions(&self) -> SessionStore {
-        SessionStore { pool: Pool::new(self.pool(2, QUERY_TIMEOUT)) }
+        SessionStore { pool: self.pool(2, QUERY_TIMEOUT) }
     }
 
     pub fn groups(&self) -> Groups {
@@ -207,14 +217,13 @@ impl Ledger {
         Rounds::new(&self.by_key(SLICE_TIMEOUT))
     }
 
-    fn pool(&self, connections: u32, statement_timeout: Duration) -> PgPool {
+    fn pool(&self, connections: u32, statement_timeout: Duration) -> Pool {
         self.by_key(statement_timeout).pool(connections, ACQUIRE_TIMEOUT)
     }
 
     fn by_key(&self, statement_timeout: Duration) -> Address {
         let timeout = statement_timeout.as_millis().to_string();
-        self.address
-            .with(|options| options.options([("statement_timeout", timeout)]).options(BY_KEY))
+        self.address.set([("statement_timeout", timeout)]).set(read_by_key())
     }
 }
 

@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use sqlx::{
-    PgConnection, Postgres, Row,
+    Postgres, Row,
     postgres::{PgArguments, PgRow},
     query::Query,
 };
 
-use super::{Error, Ledger, address::Address, cursors::columns, in_time, lookups};
+use super::{
+    Error, Ledger, address::Address, cursors::columns, in_time, lookups, session::Session,
+};
 use crate::domain::Fence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub struct RegistrySnapshot {
 pub struct Ownership {
     address: Address,
     /// Dropped after any failure. A pool would keep a silent connection and wait for it.
-    connection: Option<PgConnection>,
+    connection: Option<Session>,
     worker: String,
     incarnation: String,
     lease_milliseconds: i64,
@@ -140,7 +142,8 @@ impl Ownership {
              order by partition, name",
         );
         let look = look.bind(self.lease_milliseconds).bind(self.generation);
-        let rows = self.fetch(look).await?;
+        let asking = async |session: &mut Session| look.fetch_all(session).await;
+        let rows = self.in_time(async |session| session.ask(asking).await).await?;
         let mut snapshot = RegistrySnapshot { workers: Vec::new(), partitions: Vec::new() };
         for row in rows {
             match row.try_get::<Option<i32>, _>("partition")? {
@@ -243,18 +246,23 @@ impl Ownership {
     }
 
     async fn execute(&mut self, query: Question) -> Result<u64, Error> {
-        self.in_time(async |connection| query.execute(connection).await)
-            .await
-            .map(|done| done.rows_affected())
+        self.in_time(async |session| {
+            session.change(async |session| query.execute(session).await).await
+        })
+        .await
+        .map(|done| done.rows_affected())
     }
 
     async fn fetch(&mut self, query: Question) -> Result<Vec<PgRow>, Error> {
-        self.in_time(async |connection| query.fetch_all(connection).await).await
+        self.in_time(async |session| {
+            session.change(async |session| query.fetch_all(session).await).await
+        })
+        .await
     }
 
     async fn in_time<T>(
         &mut self,
-        ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        ask: impl AsyncFnOnce(&mut Session) -> Result<T, Error>,
     ) -> Result<T, Error> {
         // Only a connection whose last answer came is used again.
         let kept = self.connection.take();
@@ -264,7 +272,7 @@ impl Ownership {
                 None => self.address.connect().await?,
             };
             let answer = ask(&mut connection).await?;
-            Ok::<_, sqlx::Error>((answer, connection))
+            Ok::<_, Error>((answer, connection))
         };
         let (answer, connection) = in_time(self.patience, asking).await?;
         self.connection = Some(connection);

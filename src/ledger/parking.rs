@@ -4,19 +4,20 @@
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use serde_json::json;
-use sqlx::{PgConnection, PgPool};
 
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
     commit::commit,
     lookups,
+    pool::Pool,
+    session::Session,
     settling::{self, Settling},
 };
 use crate::domain::{CustomerId, Delivery, PaymentState};
 
 pub struct Parking {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     pub(super) topology: Topology,
 }
 
@@ -88,10 +89,7 @@ impl Parking {
     }
 }
 
-async fn open_letters(
-    connection: &mut PgConnection,
-    customer: &CustomerId,
-) -> Result<Vec<i64>, Error> {
+async fn open_letters(connection: &mut Session, customer: &CustomerId) -> Result<Vec<i64>, Error> {
     let ids = sqlx::query_scalar(
         "select id from dead_letters where customer_id = $1 and state = 'dead' order by id",
     );
@@ -109,7 +107,7 @@ fn behind(customer: &CustomerId, letters: &[i64]) -> Refusal {
 }
 
 async fn take_held(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     customer: &CustomerId,
 ) -> Result<Vec<Delivery>, Error> {
     let rows = sqlx::query(

@@ -11,12 +11,14 @@ use std::{
 
 use sqlx::{
     FromRow, PgPool, Postgres,
-    pool::PoolConnection,
     postgres::{PgArguments, PgRow},
     query::QueryAs,
 };
 
-use super::Error;
+use super::{
+    Error,
+    session::{Session, Terms, Transaction},
+};
 use crate::telemetry::Signals;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,16 +30,17 @@ pub struct PoolUse {
 }
 
 #[derive(Clone)]
-pub(super) struct Pool {
+pub struct Pool {
     pool: PgPool,
+    terms: Terms,
     waiting: Arc<AtomicU32>,
     /// Its name in telemetry.
     told: Option<(&'static str, Signals)>,
 }
 
 impl Pool {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, waiting: Arc::default(), told: None }
+    pub(super) fn new(pool: PgPool, terms: Terms) -> Self {
+        Self { pool, terms, waiting: Arc::default(), told: None }
     }
 
     /// The same, which reports under this name how long queries wait.
@@ -45,8 +48,7 @@ impl Pool {
         Self { told: Some((name, signals)), ..self }
     }
 
-    /// A connection, for one query.
-    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, Error> {
+    pub(super) async fn acquire(&self) -> Result<Session, Error> {
         let asked = Instant::now();
         let waiting = Waiting::new(&self.waiting);
         let acquired = self.pool.acquire().await;
@@ -60,19 +62,56 @@ impl Pool {
             Err(sqlx::Error::PoolTimedOut) if self.usage().used >= self.usage().max => {
                 Err(Error::Busy)
             }
-            acquired => Ok(acquired?),
+            acquired => Ok(Session::pooled(acquired?, self.terms.clone())),
         }
     }
 
+    /// Asks something that changes nothing.
+    pub async fn ask<T, E>(
+        &self,
+        asking: impl AsyncFnOnce(&mut Session) -> Result<T, E>,
+    ) -> Result<T, Error>
+    where
+        Error: From<E>,
+    {
+        self.acquire().await?.ask(asking).await
+    }
+
+    /// Makes one change, which commits by itself.
+    pub(super) async fn change<T, E>(
+        &self,
+        changing: impl AsyncFnOnce(&mut Session) -> Result<T, E>,
+    ) -> Result<T, Error>
+    where
+        Error: From<E>,
+    {
+        self.acquire().await?.change(changing).await
+    }
+
+    pub(super) async fn begin(&self) -> Result<Transaction<'static>, Error> {
+        self.acquire().await?.into_transaction().await
+    }
+
     /// All rows of a query.
-    pub(super) async fn all<T>(
+    pub async fn all<T>(
         &self,
         query: QueryAs<'_, Postgres, T, PgArguments>,
     ) -> Result<Vec<T>, Error>
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        Ok(query.fetch_all(&mut *self.acquire().await?).await?)
+        self.ask(async |session| query.fetch_all(session).await).await
+    }
+
+    /// The row of a query, if it has one.
+    pub async fn maybe<T>(
+        &self,
+        query: QueryAs<'_, Postgres, T, PgArguments>,
+    ) -> Result<Option<T>, Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        self.ask(async |session| query.fetch_optional(session).await).await
     }
 
     /// The row of a query that has one.
@@ -83,7 +122,23 @@ impl Pool {
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        Ok(query.fetch_one(&mut *self.acquire().await?).await?)
+        self.ask(async |session| query.fetch_one(session).await).await
+    }
+
+    /// The connections themselves, for what needs sessions of PostgreSQL's own.
+    ///
+    /// # Errors
+    /// Where they are a pooler's.
+    pub(super) fn direct(&self) -> Result<&PgPool, Error> {
+        match self.terms {
+            Terms::Session => Ok(&self.pool),
+            Terms::Transaction(_) => Err(Error::Schema(
+                "migrations hold a lock of their session, which a pooler in transaction mode does \
+                 not keep: run `paystream migrate` with the address of PostgreSQL itself and \
+                 PAYSTREAM_DATABASE_POOLER=none"
+                    .to_owned(),
+            )),
+        }
     }
 
     pub(super) fn usage(&self) -> PoolUse {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sqlx::{
-    Connection, FromRow, Postgres,
+    FromRow, Postgres,
     postgres::{PgArguments, PgRow},
     query::QueryAs,
 };
@@ -367,8 +367,7 @@ impl Reader {
     /// Counts all customers, for five seconds at most. Reads every account: not
     /// to be asked often.
     pub async fn customers(&self) -> Result<CustomerCount, Error> {
-        let mut connection = self.pool.acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         sqlx::query(
             "select set_config('statement_timeout', $1, true),
                  set_config('enable_seqscan', 'on', true)",

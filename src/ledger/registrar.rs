@@ -10,14 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::FutureExt;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::Row;
 
 use super::{
     Error, Signature, Topology,
     admin::{Change, note},
     commit::commit,
     lookups,
+    pool::Pool,
     rows::{self, Epochs},
+    session::Session,
     settling::{self, Settling},
 };
 use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, PaymentState};
@@ -78,7 +80,7 @@ pub struct Opening {
 
 #[derive(Clone)]
 pub struct Registrar {
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
     pub(super) topology: Topology,
 }
 
@@ -158,7 +160,7 @@ impl Registrar {
     }
 }
 
-async fn note_seed(connection: &mut PgConnection, by: &Signature, count: u32) -> Result<(), Error> {
+async fn note_seed(connection: &mut Session, by: &Signature, count: u32) -> Result<(), Error> {
     let [first, last] = [1, count].map(|number| NewAccount::seeded(number).customer);
     let (first, last) = (first.as_str(), last.as_str());
     let change = Change {
@@ -171,7 +173,7 @@ async fn note_seed(connection: &mut PgConnection, by: &Signature, count: u32) ->
 }
 
 async fn note_opened(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     by: &Signature,
     account: &NewAccount,
     released: Option<&Released<'_>>,
@@ -192,7 +194,7 @@ async fn note_opened(
 }
 
 async fn insert_accounts(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     accounts: &[NewAccount],
     currency: Currency,
 ) -> Result<BTreeSet<String>, Error> {
@@ -212,7 +214,7 @@ async fn insert_accounts(
 
 /// Payments held for new accounts, in stream order.
 async fn held_for(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     opened: &BTreeSet<String>,
 ) -> Result<Vec<Delivery>, Error> {
     let rows = sqlx::query(
@@ -229,7 +231,7 @@ async fn held_for(
 
 /// Applies held payments; returns their references by customer.
 async fn release<'a>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     deliveries: &'a [Delivery],
     epochs: Epochs,
 ) -> Result<BTreeMap<&'a str, Released<'a>>, Error> {
@@ -258,7 +260,7 @@ async fn release<'a>(
 }
 
 async fn resolve(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     references: Vec<&str>,
     state: &str,
 ) -> Result<(), Error> {

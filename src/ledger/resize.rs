@@ -1,8 +1,6 @@
 //! A change of the number of partitions, in PostgreSQL: the request, the switch, and the removal
 //! of earlier topologies. Never touches a payment.
 
-use sqlx::{Connection, PgConnection};
-
 use super::{
     Error, Signature,
     address::Address,
@@ -10,6 +8,7 @@ use super::{
     jumps::{Jump, jumps, unlisted},
     lookups,
     schema::add_partitions,
+    session::Session,
 };
 
 /// Names the lock that lets one process at a time change the topology.
@@ -20,16 +19,14 @@ const SILENT_SECONDS: i32 = 30;
 /// The right to change the number of partitions, held by one process at a time
 /// and for as long as its connection lives.
 pub struct Resize {
-    connection: PgConnection,
+    connection: Session,
 }
 
 impl Resize {
     /// None while another process has the right.
     pub(super) async fn connect(address: &Address) -> Result<Option<Self>, Error> {
-        let mut connection = address.connect().await?;
-        let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)");
-        let locked: bool = locked.bind(LOCK).fetch_one(&mut connection).await?;
-        Ok(locked.then_some(Self { connection }))
+        let locked = address.connect().await?.locked(address, LOCK).await?;
+        Ok(locked.map(|connection| Self { connection }))
     }
 
     /// Records the wanted number; false when a change to another one is under way. Payments
@@ -46,7 +43,8 @@ impl Resize {
              where resizing_to is null or resizing_to = $1",
         );
         let wish = wish.bind(i32::from(partitions)).bind(&by.actor).bind(&by.reason);
-        Ok(wish.execute(&mut self.connection).await?.rows_affected() == 1)
+        let wished = self.connection.change(async |session| wish.execute(session).await).await?;
+        Ok(wished.rows_affected() == 1)
     }
 
     pub async fn forget(&mut self, by: &Signature) -> Result<(), Error> {
@@ -59,8 +57,8 @@ impl Resize {
                  from topology where resizing_to is not null)
              update topology set resizing_to = null, resize_started_at = null",
         );
-        forget.bind(&by.actor).bind(&by.reason).execute(&mut self.connection).await?;
-        Ok(())
+        let forget = forget.bind(&by.actor).bind(&by.reason);
+        self.connection.change(async |session| forget.execute(session).await).await.map(drop)
     }
 
     pub async fn has_workers(&mut self) -> Result<bool, Error> {
@@ -69,7 +67,8 @@ impl Resize {
              where beat_at between clock_timestamp() - $1 * interval '1 second'
                  and clock_timestamp() + $1 * interval '1 second')",
         );
-        Ok(live.bind(SILENT_SECONDS).fetch_one(&mut self.connection).await?)
+        let live = live.bind(SILENT_SECONDS);
+        self.connection.ask(async |session| live.fetch_one(session).await).await
     }
 
     /// Partitions whose drained stream has given out more sequences than the
@@ -84,11 +83,14 @@ impl Resize {
              join partition_owners on partition = number - 1
              where given > last_sequence order by partition",
         );
+        let ahead = ahead.bind(given);
         let ahead: Vec<(i32, i64, i64, i64)> =
-            ahead.bind(given).fetch_all(&mut self.connection).await?;
+            self.connection.ask(async |session| ahead.fetch_all(session).await).await?;
         let mut missing = Vec::new();
         for (partition, given, known, unread) in ahead {
-            let jumps = jumps(&mut self.connection, lookups::partition(partition)?).await?;
+            let number = lookups::partition(partition)?;
+            let asking = async |session: &mut Session| jumps(session, number).await;
+            let jumps = self.connection.ask(asking).await?;
             let behind = jumps.iter().filter(|jump| jump.after_sequence >= known);
             let unknown = unlisted(known + 1, given, behind.map(Jump::ends));
             if unknown.iter().map(|(first, last)| last - first + 1).sum::<i64>() > unread {
@@ -102,7 +104,7 @@ impl Resize {
         let highest = sqlx::query_scalar(
             "select coalesce(max(greatest(last_sequence, head_sequence)), 0) from partition_owners",
         );
-        Ok(highest.fetch_one(&mut self.connection).await?)
+        self.connection.ask(async |session| highest.fetch_one(session).await).await
     }
 
     /// Switches from `generation` to the next, whose sequences begin after
@@ -193,13 +195,11 @@ impl Resize {
 
     /// Remembers that the streams of an earlier topology are removed.
     pub async fn set_removed(&mut self, generation: i32) -> Result<(), Error> {
-        sqlx::query(
+        let removed = sqlx::query(
             "update past_topologies set removed_at = clock_timestamp()
              where generation = $1 and removed_at is null",
         )
-        .bind(generation)
-        .execute(&mut self.connection)
-        .await?;
-        Ok(())
+        .bind(generation);
+        self.connection.change(async |session| removed.execute(session).await).await.map(drop)
     }
 }

@@ -2,10 +2,10 @@
 //! rights and takes back every other; a process that starts checks that it has its own. Makes a
 //! role only where it is missing, never one that can log in, and never changes a password.
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::AssertSqlSafe;
 use tracing::info;
 
-use super::{Error, Schema};
+use super::{Error, Schema, session::Session};
 
 /// Roles of the database: who logs in as one of them, or as a member, may do what it may. The
 /// owner of the tables is none of them: it migrates, and nothing else.
@@ -114,7 +114,7 @@ pub(super) fn missing_rights() -> String {
 impl Schema {
     /// Gives each role that exists its rights in this database, and no other. Roles that are
     /// missing are made, if this user may.
-    pub(super) async fn give_rights(connection: &mut PgConnection) -> Result<(), Error> {
+    pub(super) async fn give_rights(connection: &mut Session) -> Result<(), Error> {
         let failed =
             |error| Error::Schema(format!("could not give the roles their rights: {error}"));
         let missing = MISSING_ROLES.replace("{roles}", &ROLES.join(" "));
@@ -165,16 +165,15 @@ impl Schema {
     /// Lets somebody log in who has all roles, with this password of letters and digits. For
     /// servers that nobody else uses.
     pub async fn make_member(&self, user: &str, password: &str) -> Result<(), Error> {
-        let is_there =
-            sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)");
-        let is_there: bool = is_there.bind(user).fetch_one(&self.pool).await?;
+        let is_there = sqlx::query_as("select exists (select from pg_roles where rolname = $1)");
+        let (is_there,): (bool,) = self.pool.one(is_there.bind(user)).await?;
         let verb = if is_there { "alter" } else { "create" };
         let statements = format!(
             "{verb} role {user} login password '{password}'; grant {}, pg_monitor to {user}",
             ROLES.join(", ")
         );
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&self.pool).await?;
-        Ok(())
+        let making = sqlx::raw_sql(AssertSqlSafe(statements));
+        self.pool.change(async |session| making.execute(session).await).await.map(drop)
     }
 
     /// Refuses a user of the database who may not do what these roles do.
@@ -185,11 +184,8 @@ impl Schema {
              from unnest($1::text[], $2::text[]) needed (name, word) where {} limit 1",
             LACKS.replace("{user}", "current_user")
         );
-        let missing: Option<(String, String)> = sqlx::query_as(AssertSqlSafe(missing))
-            .bind(tables)
-            .bind(words)
-            .fetch_optional(&self.pool)
-            .await?;
+        let missing = sqlx::query_as(AssertSqlSafe(missing)).bind(tables).bind(words);
+        let missing: Option<(String, String)> = self.pool.maybe(missing).await?;
         missing.map_or(Ok(()), |(user, what)| {
             let roles = roles.join(", ");
             Err(Error::Schema(format!(
@@ -203,6 +199,7 @@ impl Schema {
     /// The name of this user, if everything is allowed to it.
     pub async fn superuser(&self) -> Result<Option<String>, Error> {
         let name = "select rolname::text from pg_roles where rolname = current_user and rolsuper";
-        Ok(sqlx::query_scalar(name).fetch_optional(&self.pool).await?)
+        let name: Option<(String,)> = self.pool.maybe(sqlx::query_as(name)).await?;
+        Ok(name.map(|(name,)| name))
     }
 }

@@ -4,9 +4,8 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use rust_decimal::Decimal;
-use sqlx::PgConnection;
 
-use super::{Error, cursors::Cursors};
+use super::{Error, cursors::Cursors, session::Session};
 use crate::domain::{BalanceAfter, Book, Decision, Delivery, Evidence, Outcome, PaymentState};
 
 /// Epochs of the locked fence rows, by partition.
@@ -37,10 +36,7 @@ struct StatementRow<'a> {
     after: Option<BalanceAfter>,
 }
 
-async fn insert_rows(
-    connection: &mut PgConnection,
-    rows: &[StatementRow<'_>],
-) -> Result<(), Error> {
+async fn insert_rows(connection: &mut Session, rows: &[StatementRow<'_>]) -> Result<(), Error> {
     fn column<'a, T>(
         rows: &'a [StatementRow<'a>],
         value: impl Fn(&'a StatementRow<'a>) -> T,
@@ -84,10 +80,7 @@ async fn insert_rows(
 }
 
 /// Keeps what senders signed. A redelivery finds it kept.
-async fn keep_evidence(
-    connection: &mut PgConnection,
-    decisions: &[&Decision<'_>],
-) -> Result<(), Error> {
+async fn keep_evidence(connection: &mut Session, decisions: &[&Decision<'_>]) -> Result<(), Error> {
     let settled = decisions.iter().filter(|decision| decision.outcome != Outcome::Redelivered);
     let signed = settled.filter_map(|one| Some((one.delivery, one.delivery.evidence.as_deref()?)));
     let signed: Vec<(&Delivery, &Evidence)> = signed.collect();
@@ -123,7 +116,7 @@ async fn keep_evidence(
 /// Writes decisions and counts them. Accounts are written by
 /// [`update_accounts`].
 pub(super) async fn insert_decisions(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     decisions: &[Decision<'_>],
     epochs: &Epochs,
     tallies: &mut Tallies,
@@ -178,7 +171,7 @@ const NOTHING: (Decimal, Decimal) = (Decimal::ZERO, Decimal::ZERO);
 /// Takes the keys of a batch in their order, as the triggers of
 /// `migrations/0024_used_references.sql` do of payments that are settled or held one by one.
 async fn use_references(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     decisions: &[&Decision<'_>],
 ) -> Result<(), Error> {
     let uses = |decision: &&&Decision<'_>| match decision.outcome {
@@ -224,7 +217,7 @@ const REPEAT: &str = "insert into duplicates (partition, sequence, transaction_r
 
 /// False when the row exists: a redelivery wrote it before.
 async fn insert_aside(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     insert: &'static str,
     delivery: &Delivery,
     epoch: i64,
@@ -254,10 +247,7 @@ fn trace(delivery: &Delivery) -> Option<&[u8]> {
 
 /// Moves the accounts that the book changed; each must still have the version
 /// it was read with.
-pub(super) async fn update_accounts(
-    connection: &mut PgConnection,
-    book: &Book,
-) -> Result<(), Error> {
+pub(super) async fn update_accounts(connection: &mut Session, book: &Book) -> Result<(), Error> {
     let (mut customers, mut paid, mut credits) = (Vec::new(), Vec::new(), Vec::new());
     let (mut counts, mut versions, mut were) = (Vec::new(), Vec::new(), Vec::new());
     for (account, was) in book.touched() {
@@ -294,7 +284,7 @@ pub(super) async fn update_accounts(
 /// Adds what a batch did to its partitions' totals, and moves cursors. Their rows
 /// are locked: none goes back. Where no cursor moves, no right to move one is needed.
 pub(super) async fn advance(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     tallies: &Tallies,
     cursors: &Cursors,
 ) -> Result<(), Error> {

@@ -2,13 +2,13 @@
 
 use futures_util::future::BoxFuture;
 use sqlx::{
-    PgConnection, PgPool, Row,
+    Row,
     migrate::{MigrateError, Migrator},
 };
 
 use tracing::info;
 
-use super::{Error, address::Address, commit::commit, reach};
+use super::{Error, address::Address, commit::commit, pool::Pool, reach, session::Session};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -98,18 +98,19 @@ pub struct PastTopology {
 
 pub struct Schema {
     pub(super) address: Address,
-    pub(super) pool: PgPool,
+    pub(super) pool: Pool,
 }
 
 impl Schema {
     pub async fn migrate(&self) -> Result<(), Error> {
         // Connecting first tells an outage from a migration that is wrong.
         reach(&self.address).await?;
-        let unlisted: i64 = sqlx::query_scalar(UNLISTED).fetch_one(&self.pool).await.unwrap_or(0);
+        let pool = self.pool.direct()?;
+        let unlisted: i64 = sqlx::query_scalar(UNLISTED).fetch_one(pool).await.unwrap_or(0);
         if unlisted > 0 {
             info!(payments = unlisted, "listing the references that are used, which takes a while");
         }
-        let migrated = MIGRATIONS.run(&self.pool).await;
+        let migrated = MIGRATIONS.run(pool).await;
         migrated.map_err(|error| {
             let refused = source(&error)
                 .and_then(sqlx::Error::as_database_error)
@@ -117,26 +118,23 @@ impl Schema {
             let advice = if refused { ": log in as the owner of the database" } else { "" };
             Error::Schema(format!("could not migrate: {error}{advice}"))
         })?;
-        Self::give_rights(&mut *self.pool.acquire().await?).await?;
-        sqlx::query(
+        Self::give_rights(&mut self.pool.acquire().await?).await?;
+        let months = sqlx::query(
             "select make_payment_month(clock_timestamp() + ahead * interval '1 month')
              from generate_series(0, 2) ahead",
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        );
+        self.pool.change(async |session| months.execute(session).await).await.map(drop)
     }
 
     /// The reason why this PostgreSQL could lose commits, if there is one.
     pub async fn unsafe_setting(&self) -> Result<Option<String>, Error> {
         reach(&self.address).await?;
-        let off: Option<String> = sqlx::query_scalar(
+        let off = sqlx::query_as(
             "select name from unnest(array['fsync', 'full_page_writes']) as name
              where current_setting(name) = 'off' limit 1",
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(off.map(|name| {
+        );
+        let off: Option<(String,)> = self.pool.maybe(off).await?;
+        Ok(off.map(|(name,)| {
             format!(
                 "{name} is off: a crash of its machine could lose or damage payments that were \
                  settled. Set it to on"
@@ -147,14 +145,11 @@ impl Schema {
     /// Refuses a schema that is older or newer than this release.
     pub async fn check(&self) -> Result<(), Error> {
         reach(&self.address).await?;
-        let applied = sqlx::query_scalar("select max(version) from _sqlx_migrations where success");
-        let applied: Option<i64> = match applied.fetch_one(&self.pool).await {
-            Ok(applied) => applied,
-            Err(error) => match error.as_database_error().and_then(|error| error.code()).as_deref()
-            {
-                Some(MISSING) => None,
-                _ => return Err(error.into()),
-            },
+        let applied = sqlx::query_as("select max(version) from _sqlx_migrations where success");
+        let applied: Option<i64> = match self.pool.one(applied).await {
+            Ok((applied,)) => applied,
+            Err(error) if error.code().as_deref() == Some(MISSING) => None,
+            Err(error) => return Err(error),
         };
         let wanted = MIGRATIONS.iter().map(|migration| migration.version).max();
         match applied.cmp(&wanted) {
@@ -210,19 +205,20 @@ impl Schema {
         key_prefix: &str,
     ) -> Result<Topology, Error> {
         reach(&self.address).await?;
-        let mut connection = self.pool.acquire().await?;
-        Self::read(&mut connection, partitions, key_prefix).await
+        let reading =
+            async |session: &mut Session| Self::read(session, partitions, key_prefix).await;
+        self.pool.ask(reading).await
     }
 
     pub async fn generation(&self) -> Result<i32, Error> {
-        let generation = sqlx::query_scalar("select generation from topology");
-        Ok(generation.fetch_one(&self.pool).await?)
+        let generation = sqlx::query_as("select generation from topology");
+        self.pool.one(generation).await.map(|(generation,)| generation)
     }
 
     /// The secret under which traces name references, the same in every process.
     pub async fn trace_key(&self) -> Result<Vec<u8>, Error> {
-        let key = sqlx::query_scalar("select trace_key from topology");
-        Ok(key.fetch_one(&self.pool).await?)
+        let key = sqlx::query_as("select trace_key from topology");
+        self.pool.one(key).await.map(|(key,)| key)
     }
 
     /// Reads the current generation, and whether it is being changed; none while PostgreSQL is
@@ -233,7 +229,7 @@ impl Schema {
             let pool = pool.clone();
             Box::pin(async move {
                 let topology = "select generation, resizing_to is not null from topology";
-                sqlx::query_as(topology).fetch_one(&pool).await.ok()
+                pool.one(sqlx::query_as(topology)).await.ok()
             })
         }
     }
@@ -244,7 +240,8 @@ impl Schema {
             "select generation, partitions, removed_at is not null from past_topologies
              order by generation desc limit $1",
         );
-        let rows = rows.bind(PAST_MAX).fetch_all(&self.pool).await?;
+        let rows = rows.bind(PAST_MAX);
+        let rows = self.pool.ask(async |session| rows.fetch_all(session).await).await?;
         let read = |row: &sqlx::postgres::PgRow| {
             Ok(PastTopology {
                 generation: row.try_get(0)?,
@@ -257,14 +254,13 @@ impl Schema {
 
     /// Remembers that the streams in Redis exist from now on.
     pub async fn set_provisioned(&self) -> Result<(), Error> {
-        sqlx::query("update topology set provisioned_at = now() where provisioned_at is null")
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let provisioned =
+            sqlx::query("update topology set provisioned_at = now() where provisioned_at is null");
+        self.pool.change(async |session| provisioned.execute(session).await).await.map(drop)
     }
 
     async fn read(
-        connection: &mut PgConnection,
+        connection: &mut Session,
         wanted: Option<u16>,
         key_prefix: &str,
     ) -> Result<Topology, Error> {
@@ -314,10 +310,7 @@ impl Schema {
 }
 
 /// The rows of so many partitions, as far as they are missing.
-pub(super) async fn add_partitions(
-    connection: &mut PgConnection,
-    partitions: u16,
-) -> Result<(), Error> {
+pub(super) async fn add_partitions(connection: &mut Session, partitions: u16) -> Result<(), Error> {
     for table in [
         "insert into partition_owners (partition)
          select generate_series(0, $1 - 1) on conflict do nothing",

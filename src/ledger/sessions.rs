@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::{Connection, FromRow, Postgres, postgres::PgArguments, query::Query};
+use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 
 use super::{
     Acted, Error, REACH_TIMEOUT, Refusal, Signature,
@@ -119,11 +119,8 @@ impl SessionStore {
     }
 
     async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<(), Error> {
-        let executing = async {
-            query.execute(&mut *self.pool.acquire().await?).await?;
-            Ok::<_, Error>(())
-        };
-        in_time(REACH_TIMEOUT, executing).await
+        let executing = self.pool.change(async |session| query.execute(session).await);
+        in_time(REACH_TIMEOUT, executing).await.map(drop)
     }
 
     /// Ends these sessions; returns those that there were, with their operators.
@@ -131,7 +128,9 @@ impl SessionStore {
         let end = sqlx::query_as(
             "delete from console_sessions where digest = any($1) returning digest, operator",
         );
-        in_time(REACH_TIMEOUT, self.pool.all(end.bind(digests))).await
+        let end = end.bind(digests);
+        let ending = self.pool.change(async |session| end.fetch_all(session).await);
+        in_time(REACH_TIMEOUT, ending).await
     }
 
     /// The sessions that have not ended, the latest sign-in first.
@@ -155,8 +154,7 @@ impl SessionStore {
             EndedSessions::Operator(name) => (None, Some(name), name.clone()),
             EndedSessions::All => (None, None, "all sessions".to_owned()),
         };
-        let mut connection = self.pool.acquire().await?;
-        let mut transaction = connection.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         let ended: Vec<(String, String)> = sqlx::query_as(
             "delete from console_sessions
              where ($1::text is null or starts_with(encode(digest, 'hex'), $1))

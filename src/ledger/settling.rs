@@ -7,13 +7,15 @@
 use std::collections::{BTreeSet, HashSet};
 
 use futures_util::future::BoxFuture;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, Row};
 
 use super::{
     Error, Topology, attempts,
     cursors::{Cursors, MONTHS},
     lookups,
+    pool::Pool,
     rows::{self, Epochs, Tallies},
+    session::Session,
 };
 use crate::domain::{
     Book, CustomerId, Decision, Delivery, Outcome, PaymentState, Reference, StreamId,
@@ -35,7 +37,7 @@ pub(super) struct Settling {
 impl Settling {
     /// Reads all that the deliveries may touch; their fence rows are locked.
     pub(super) async fn open(
-        connection: &mut PgConnection,
+        connection: &mut Session,
         epochs: Epochs,
         stands: Cursors,
         deliveries: &[Delivery],
@@ -45,7 +47,7 @@ impl Settling {
 
     /// The same, ignoring the uses of references for which `is_none` holds.
     async fn open_beside(
-        connection: &mut PgConnection,
+        connection: &mut Session,
         epochs: Epochs,
         stands: Cursors,
         deliveries: &[Delivery],
@@ -74,7 +76,7 @@ impl Settling {
     /// The same for deliveries that are held, in suspense or parked, which are no repetitions of
     /// themselves.
     pub(super) async fn open_held(
-        connection: &mut PgConnection,
+        connection: &mut Session,
         epochs: Epochs,
         deliveries: &[Delivery],
         held: PaymentState,
@@ -116,7 +118,7 @@ impl Settling {
 
     pub(super) async fn write(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         decisions: &[Decision<'_>],
     ) -> Result<(), Error> {
         rows::insert_decisions(&mut *connection, decisions, &self.epochs, &mut self.tallies)
@@ -127,7 +129,7 @@ impl Settling {
     /// Settles what the ledger itself has kept: decides, writes and counts.
     pub(super) async fn settle<'a>(
         mut self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         deliveries: &'a [Delivery],
     ) -> Result<Vec<Decision<'a>>, Error> {
         let decisions = self.decide(deliveries)?;
@@ -148,7 +150,7 @@ pub(super) fn decided(decisions: &[Decision<'_>]) -> Result<Outcome, Error> {
 /// # Errors
 /// [`Error::Resized`] when a customer's partition is not of this generation.
 pub(super) async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     customers: &[&CustomerId],
     others: &[u16],
     topology: &Topology,
@@ -207,14 +209,14 @@ pub(super) async fn insist<'a, T>(
 
 /// The same for one account, with the reason if it lost every race.
 pub(super) async fn insist_on<'a, T>(
-    pool: &PgPool,
+    pool: &Pool,
     customer: &CustomerId,
     attempt: impl Fn() -> BoxFuture<'a, Result<T, Error>>,
 ) -> Result<T, Error> {
     match insist(attempt).await {
         Err(Error::Raced) => {
             let customers = vec![customer.as_str()];
-            Err(lookups::damage(&mut *pool.acquire().await?, customers).await?)
+            Err(pool.ask(async |session| lookups::damage(session, customers).await).await?)
         }
         result => result,
     }

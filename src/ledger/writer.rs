@@ -1,7 +1,7 @@
 //! Posts batches, each in one fenced transaction.
 
 use serde_json::{Map, Value};
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
+use sqlx::Row;
 
 use super::{
     Error, LaneWriter,
@@ -10,6 +10,8 @@ use super::{
     in_time, lookups,
     losses::{self, Gap, Settled},
     rows,
+    session::Session,
+    session::Transaction,
     settling::Settling,
 };
 use crate::domain::{
@@ -44,17 +46,19 @@ impl LaneWriter {
     /// their partition is locked, so one may not be what its statement says.
     pub async fn damage(&mut self, deliveries: &[Delivery]) -> Result<Error, Error> {
         let customers = deliveries.iter().map(|d| d.payment.customer.as_str()).collect();
-        in_time(self.patience, lookups::damage(&mut self.connection, customers)).await
+        let asking = async |session: &mut Session| lookups::damage(session, customers).await;
+        in_time(self.patience, self.connection.ask(asking)).await
     }
 
     pub async fn is_copy(&mut self, delivery: &Delivery) -> Result<bool, Error> {
-        in_time(self.patience, lookups::is_copy(&mut self.connection, delivery)).await
+        let asking = async |session: &mut Session| lookups::is_copy(session, delivery).await;
+        in_time(self.patience, self.connection.ask(asking)).await
     }
 }
 
 /// An open transaction that settles entries of the stream. Dropped, it rolls back.
 pub struct Batch<'a> {
-    transaction: Transaction<'a, Postgres>,
+    transaction: Transaction<'a>,
     settling: Settling,
     gone: Vec<(u16, StreamId)>,
     gaps: Vec<Gap>,
@@ -133,7 +137,7 @@ impl Batch<'_> {
 /// Decisions without those about copies of settled entries under settled sequences: a copy has
 /// no outcome of its own.
 async fn without_copies<'a>(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     stands: &Cursors,
     decisions: &[Decision<'a>],
 ) -> Result<Vec<Decision<'a>>, Error> {
@@ -152,7 +156,7 @@ async fn without_copies<'a>(
 
 /// False when a redelivery put it there before.
 async fn insert_dead_letter(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     burial: &Burial,
     epoch: i64,
 ) -> Result<bool, Error> {
@@ -184,7 +188,7 @@ async fn insert_dead_letter(
     Ok(inserted.is_some_and(|row| row.try_get::<i64, _>(0).is_ok()))
 }
 
-async fn park(connection: &mut PgConnection, customer: &CustomerId) -> Result<(), Error> {
+async fn park(connection: &mut Session, customer: &CustomerId) -> Result<(), Error> {
     sqlx::query(
         "update customer_accounts set parked_at = clock_timestamp()
          where customer_id = $1 and parked_at is null",

@@ -113,7 +113,7 @@ impl Operations {
             query.push(" and id < ").push_bind(before);
         }
         query.push(" order by id desc limit ").push_bind(limit);
-        let rows: Vec<AuditEntry> = query.build_query_as().fetch_all(&self.pool).await?;
+        let rows: Vec<AuditEntry> = self.pool.all(query.build_query_as()).await?;
         Ok(Page::new(rows, limit, |change| change.id))
     }
 
@@ -144,7 +144,7 @@ impl Operations {
              group by a.customer_id order by a.parked_at, a.customer_id limit $1",
         );
         let rows = rows.bind(LIST_MAX).bind(customer.map(CustomerId::as_str));
-        Ok(rows.fetch_all(&self.pool).await?)
+        Ok(self.pool.all(rows).await?)
     }
 
     /// Losses, the latest first; only those that nobody has dealt with, unless `all`.

@@ -92,7 +92,7 @@ impl Operations {
             query.push_bind(sequence).push(")");
         }
         query.push(" order by c.detected_at, c.partition, c.sequence limit ").push_bind(limit);
-        let mut rows: Vec<Conflict> = query.build_query_as().fetch_all(&self.pool).await?;
+        let mut rows: Vec<Conflict> = self.pool.all(query.build_query_as()).await?;
         for row in &mut rows {
             row.sentence = row.difference();
             let actions = [Act::Resolve { conflict: row.name() }].map(Act::action);

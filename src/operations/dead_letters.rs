@@ -163,7 +163,7 @@ impl Operations {
             query.push(" and id < ").push_bind(before);
         }
         query.push(" order by id desc limit ").push_bind(limit);
-        let rows: Vec<DeadLetter> = query.build_query_as().fetch_all(&self.pool).await?;
+        let rows: Vec<DeadLetter> = self.pool.all(query.build_query_as()).await?;
         let rows = rows.into_iter().map(DeadLetter::with_actions).collect();
         Ok(Page::new(rows, limit, |letter| letter.id))
     }
@@ -171,7 +171,7 @@ impl Operations {
     pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>, Error> {
         let mut query = QueryBuilder::new(LETTER);
         query.push(" where id = ").push_bind(id);
-        let row: Option<DeadLetter> = query.build_query_as().fetch_optional(&self.pool).await?;
+        let row: Option<DeadLetter> = self.pool.maybe(query.build_query_as()).await?;
         Ok(row.map(DeadLetter::with_actions))
     }
 }

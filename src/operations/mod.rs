@@ -36,7 +36,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::PgPool;
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -66,7 +65,7 @@ pub use crate::ledger::{Acted, COUNT_MAX as CASES_COUNTED_MAX, CustomerCount, Re
 use crate::{
     clock::Clock,
     domain::CustomerId,
-    ledger::{AdminStore, Groups, Ledger, Parking, Reader, Topology},
+    ledger::{AdminStore, Groups, Ledger, Parking, Pool, Reader, Topology},
     stream::{self, Balances, Finder, Inspector, Streams, Upkeep},
     telemetry::Signals,
 };
@@ -84,7 +83,7 @@ const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
 pub struct Operations {
     admin: AdminStore,
     /// Reads what operators look at; changes nothing.
-    pool: PgPool,
+    pool: Pool,
     parking: Parking,
     groups: Groups,
     reader: Reader,

@@ -114,7 +114,7 @@ impl Operations {
         filter.narrow(&mut query);
         let limit = i64::try_from(max.min(BULK_MAX)).unwrap_or(i64::MAX);
         query.push(" order by id limit ").push_bind(limit);
-        let rows: Vec<(i64, i64)> = query.build_query_as().fetch_all(&self.pool).await?;
+        let rows: Vec<(i64, i64)> = self.pool.all(query.build_query_as()).await?;
         let count = rows.first().map_or(0, |(_, count)| usize::try_from(*count).unwrap_or(0));
         Ok((rows.into_iter().map(|(id, _)| id).collect(), count))
     }

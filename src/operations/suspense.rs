@@ -87,7 +87,7 @@ impl Operations {
             query.push_bind(after).push(")");
         }
         query.push(" order by held_at, transaction_reference limit ").push_bind(limit);
-        let mut rows: Vec<SuspensePayment> = query.build_query_as().fetch_all(&self.pool).await?;
+        let mut rows: Vec<SuspensePayment> = self.pool.all(query.build_query_as()).await?;
         for row in &mut rows {
             row.sentence = row.reason();
             row.actions = row.actions();

@@ -58,6 +58,7 @@ const NEVER: &[(&str, &str)] = &[
 const OUTSIDE: &[(&str, &[&str])] = &[
     // Operations reads what it shows; only the ledger writes.
     ("sqlx", &["src/ledger/", "src/operations/"]),
+    ("sqlx_core", &["src/ledger/session.rs"]),
     ("redis", &["src/stream/"]),
     ("crc", &["src/stream/"]),
     ("axum", &["src/http/", "src/console/"]),

@@ -72,6 +72,18 @@ async fn a_commit_that_only_warns_is_of_unknown_fate() {
     h.stores.audit().await;
 }
 
+#[tokio::test]
+async fn a_statement_that_commits_by_itself_and_only_warns_is_of_unknown_fate() {
+    let (_postgres, stores) = Stores::on_own_postgres("warned-statement").await;
+    let groups = Ledger::new(&stores.database_url).unwrap().group_registrar();
+    await_nobody(&stores).await;
+    let registering = groups.register("fraud", "now", "reads along", "ada");
+    let waits = "wait_event = 'SyncRep' and query like '%register_group%'";
+    let (registered, _) = tokio::join!(registering, cancel(&stores, waits));
+    assert!(matches!(registered, Err(ledger::Error::Unconfirmed(_))), "{registered:?}");
+    stores.until(1, "select count(*) from consumer_groups").await;
+}
+
 /// A primary, a standby of it, and stores on the primary.
 struct Pair {
     primary: PostgresServer,

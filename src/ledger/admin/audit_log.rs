@@ -3,10 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 
 use super::{AdminStore, Signature};
-use crate::ledger::Error;
+use crate::ledger::{Error, session::Session};
 
 impl AdminStore {
     /// Notes a change of a gateway's log level.
@@ -22,7 +21,7 @@ impl AdminStore {
             before: json!({ "level": before }),
             after: json!({ "level": after }),
         };
-        note(&mut *self.pool.acquire().await?, by, &change).await
+        self.pool.change(async |session| note(session, by, &change).await).await
     }
 }
 
@@ -37,7 +36,7 @@ pub(in crate::ledger) struct Change<'a> {
 /// The last statement of its transaction: others that note something wait for it from here on, so
 /// it must not wait for them.
 pub(in crate::ledger) async fn note(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     signature: &Signature,
     change: &Change<'_>,
 ) -> Result<(), Error> {
@@ -59,7 +58,7 @@ pub(in crate::ledger) async fn note(
 /// Who made such a change last, and when, as the end of a sentence: `by ada at
 /// 2025-11-07 14:54:16 UTC`. `after` is what the change had noted, in part.
 pub(super) async fn by_whom(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     subject: &str,
     action: &str,
     after: &Value,

@@ -2,12 +2,13 @@
 
 use futures_util::FutureExt;
 use serde_json::json;
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 
 use super::{
     Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
+use crate::ledger::session::Session;
 use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
     ledger::{
@@ -166,7 +167,7 @@ impl Locked {
 }
 
 /// Locks a dead letter, unless somebody has dealt with it.
-async fn lock_letter(connection: &mut PgConnection, id: i64) -> Result<Acted<Locked>, Error> {
+async fn lock_letter(connection: &mut Session, id: i64) -> Result<Acted<Locked>, Error> {
     let letter: Option<Locked> = sqlx::query_as(
         "select partition, stream_id, transaction_reference, state, trace_id from dead_letters
          where id = $1 for update",

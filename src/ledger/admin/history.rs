@@ -107,7 +107,7 @@ impl AdminStore {
             "select scheme, key_id, signature, signature_base, body, received_at
              from payment_evidence where transaction_reference = $1 order by received_at limit 200",
         );
-        Ok(rows.bind(reference.as_str()).fetch_all(&self.pool).await?)
+        self.pool.all(rows.bind(reference.as_str())).await
     }
 
     /// Every row that the ledger has of a reference, the oldest first.
@@ -115,20 +115,17 @@ impl AdminStore {
         let rows = sqlx::query_as(
             "select * from payment_outcomes where transaction_reference = $1 order by at limit 200",
         );
-        Ok(rows.bind(reference.as_str()).fetch_all(&self.pool).await?)
+        self.pool.all(rows.bind(reference.as_str())).await
     }
 
     /// Attempts at one entry beside the ordinary, the oldest first, out of the
     /// last 500 of its partition.
     pub async fn attempts(&self, partition: i32, id: StreamId) -> Result<Vec<AttemptRow>, Error> {
-        let rows: Vec<AttemptRow> = sqlx::query_as(
+        let rows = sqlx::query_as(
             "select first_stream_id, last_stream_id, attempt, error, worker, epoch, at
              from attempts where partition = $1 order by id desc limit $2",
-        )
-        .bind(partition)
-        .bind(ATTEMPTS_MAX)
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let rows: Vec<AttemptRow> = self.pool.all(rows.bind(partition).bind(ATTEMPTS_MAX)).await?;
         let covers = |row: &AttemptRow| (row.first_stream_id..=row.last_stream_id).contains(&id);
         Ok(rows.into_iter().rev().filter(covers).collect())
     }
@@ -139,7 +136,7 @@ impl AdminStore {
             "select partition, first_stream_id, last_stream_id, attempts, error
              from partition_trials",
         );
-        let rows: Vec<PartitionAttempt> = rows.fetch_all(&self.pool).await?;
+        let rows: Vec<PartitionAttempt> = self.pool.all(rows).await?;
         Ok(rows.into_iter().map(|row| (row.partition, row.attempt)).collect())
     }
 
@@ -149,7 +146,7 @@ impl AdminStore {
             "select partition, epoch, owner, previous, acquired_at from partition_moves
              where partition = $1 and epoch = $2",
         );
-        Ok(row.bind(partition).bind(epoch).fetch_optional(&self.pool).await?)
+        self.pool.maybe(row.bind(partition).bind(epoch)).await
     }
 
     /// Which of these entries the ledger has settled, and what came of each.
@@ -171,9 +168,8 @@ impl AdminStore {
             .bind(entries.iter().map(|d| i32::from(d.partition)).collect::<Vec<_>>())
             .bind(entries.iter().map(|d| d.sequence).collect::<Vec<_>>())
             .bind(column(|d| d.stream_id.to_string()))
-            .bind(column(|d| d.payment.reference.as_str().to_owned()))
-            .fetch_all(&self.pool)
-            .await?;
+            .bind(column(|d| d.payment.reference.as_str().to_owned()));
+        let rows = self.pool.ask(async |session| rows.fetch_all(session).await).await?;
         let settled = |row: &PgRow| {
             let id = row.try_get::<&str, _>(1)?.parse().map_err(|_| Error::Corrupt("stream id"))?;
             Ok(((lookups::partition(row.try_get(0)?)?, id), row.try_get(2)?))

@@ -62,14 +62,13 @@ impl AdminStore {
             "{HOLDERS} {HOLDER} '{{}}'::text[] as accounts, '{{}}'::int[] as partitions
              from holders order by xact_start limit $1"
         );
-        let mut connection = self.pool.acquire().await?;
         let sessions = sqlx::query_as(AssertSqlSafe(sessions)).bind(HOLDERS_MAX);
-        let held: Vec<LockHolder> = sessions.fetch_all(&mut *connection).await?;
+        let held: Vec<LockHolder> = self.pool.all(sessions).await?;
         // A lock on a whole table explains all, and rows of that table cannot be read.
         if held.is_empty() || held.iter().any(|one| one.has_table) {
             return Ok(held);
         }
         let rows = sqlx::query_as(AssertSqlSafe(rows)).bind(HOLDERS_MAX).bind(customers);
-        Ok(rows.fetch_all(&mut *connection).await?)
+        self.pool.all(rows).await
     }
 }

@@ -13,7 +13,6 @@ mod vitals;
 mod workers;
 
 use rust_decimal::Decimal;
-use sqlx::PgPool;
 
 pub(super) use audit_log::{Change, note};
 pub use history::{AttemptRow, EvidenceRow, MoveRow, StoredPayment};
@@ -22,13 +21,14 @@ pub use vitals::{Symptom, Symptoms, Vitals};
 pub use workers::WorkerRow;
 
 use super::Topology;
+use crate::ledger::pool::Pool;
 
 /// Open cases are counted up to this number.
 pub const COUNT_MAX: i64 = 10_000;
 /// The part of the ledger that operators work with.
 #[derive(Clone)]
 pub struct AdminStore {
-    pool: PgPool,
+    pool: Pool,
     topology: Topology,
 }
 
@@ -75,7 +75,7 @@ pub struct SettledCase {
 }
 
 impl AdminStore {
-    pub(super) fn new(pool: PgPool, topology: Topology) -> Self {
+    pub(super) fn new(pool: Pool, topology: Topology) -> Self {
         Self { pool, topology }
     }
 }

@@ -3,12 +3,12 @@
 
 use futures_util::FutureExt;
 use serde_json::json;
-use sqlx::PgConnection;
 
 use super::{
     Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
+use crate::ledger::session::Session;
 use crate::{
     domain::{CustomerId, Delivery, Outcome, Payment, PaymentState, Reference, two_places},
     ledger::{
@@ -146,7 +146,7 @@ fn missing(reference: &Reference) -> Refusal {
 
 /// Whom the payment was sent for, and in which partition it was taken.
 async fn whose(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     reference: &Reference,
 ) -> Result<Option<(CustomerId, u16)>, Error> {
     let row: Option<(String, i32)> = sqlx::query_as(
@@ -162,7 +162,7 @@ async fn whose(
 /// Locks a payment that is held, unless somebody has dealt with it; says whom it
 /// was sent for.
 async fn lock_held(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     reference: &Reference,
 ) -> Result<Acted<String>, Error> {
     let row: Option<(String, String, Option<String>)> = sqlx::query_as(
@@ -196,10 +196,7 @@ async fn lock_held(
     Ok(Err(Refusal::Settled(format!("{} {what} {by}", reference.as_str()))))
 }
 
-async fn read_held(
-    connection: &mut PgConnection,
-    reference: &Reference,
-) -> Result<Delivery, Error> {
+async fn read_held(connection: &mut Session, reference: &Reference) -> Result<Delivery, Error> {
     let row = sqlx::query(
         "select transaction_reference, customer_id, amount, partition, sequence, stream_id,
              transaction_date, received_at, payload_digest, 'COMPLETE', trace_id

@@ -9,11 +9,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::{AdminStore, COUNT_MAX, locks};
 use crate::ledger::{
     ACQUIRE_TIMEOUT, Error, Ledger, QUERY_TIMEOUT, in_time, rights::missing_rights,
+    session::Session,
 };
 
 /// How often the way there is measured; the quickest counts.
@@ -350,7 +351,9 @@ impl Ledger {
         let mut latency = Duration::MAX;
         for _ in 0..QUESTIONS {
             let asked = Instant::now();
-            in_time(QUERY_TIMEOUT, sqlx::query("select 1").execute(&mut connection)).await?;
+            let asking =
+                async |session: &mut Session| sqlx::query("select 1").execute(session).await;
+            in_time(QUERY_TIMEOUT, connection.ask(asking)).await?;
             latency = latency.min(asked.elapsed());
         }
         let mut symptoms = Symptoms::new();
@@ -362,7 +365,8 @@ impl Ledger {
         }
         let place = "select clock_timestamp(),
              (select setting from pg_settings where name = 'data_directory')";
-        let place = sqlx::query_as(place).fetch_one(&mut connection);
+        let place = async |session: &mut Session| sqlx::query_as(place).fetch_one(session).await;
+        let place = connection.ask(place);
         let (now, directory) = in_time(QUERY_TIMEOUT, place).await?;
         connection.close().await?;
         Ok(Vitals { latency, now, directory, symptoms })
@@ -386,7 +390,7 @@ impl AdminStore {
         for (code, sql) in owners.chain(cases).chain(piles) {
             let rows = match self.pool.acquire().await {
                 Ok(mut connection) => ask(&mut connection, sql).await,
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
             match rows {
                 Ok(rows) => symptoms.insert(code, rows),
@@ -402,11 +406,13 @@ impl AdminStore {
             format!("(select count(*) from (select {rows} limit {COUNT_MAX}) rows)")
         });
         let sql = format!("select array[{}]", counts.collect::<Vec<_>>().join(", "));
-        let counts: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.pool).await?;
+        let (counts,): (Vec<i64>,) = self.pool.one(sqlx::query_as(AssertSqlSafe(sql))).await?;
         Ok(PILES.iter().map(|pile| pile.code).zip(counts).collect())
     }
 }
 
-async fn ask(connection: &mut PgConnection, sql: String) -> Result<Vec<Symptom>, Error> {
-    in_time(QUERY_TIMEOUT, sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection)).await
+async fn ask(connection: &mut Session, sql: String) -> Result<Vec<Symptom>, Error> {
+    let rows = sqlx::query_as(AssertSqlSafe(sql));
+    let rows = connection.ask(async |session| rows.fetch_all(session).await);
+    in_time(QUERY_TIMEOUT, rows).await
 }

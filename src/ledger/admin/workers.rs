@@ -3,13 +3,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use sqlx::{FromRow, PgConnection, Row};
+use sqlx::{FromRow, Row};
 
 use super::{
     Acted, AdminStore, Refusal, Signature,
     audit_log::{Change, note},
 };
-use crate::ledger::{Error, commit::commit};
+use crate::ledger::{Error, commit::commit, session::Session};
 
 /// How long a release waits for the owner's batch: longer than one may take.
 const LOCK_TIMEOUT: &str = "6s";
@@ -53,7 +53,7 @@ impl AdminStore {
                  clock_timestamp() as as_of
              from workers order by worker_id",
         );
-        Ok(rows.fetch_all(&self.pool).await?)
+        self.pool.all(rows).await
     }
 
     /// Asks the owner of a partition to hand it over at its next batch edge; who
@@ -104,7 +104,7 @@ impl AdminStore {
     /// batch of its owner that is under way is waited for.
     async fn owner_of(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Session,
         partition: u16,
     ) -> Result<Acted<Owned>, Error> {
         let row = sqlx::query(
@@ -150,7 +150,7 @@ impl AdminStore {
 }
 
 /// Locks the partition's fence row, unless a batch holds it for too long.
-async fn lock(connection: &mut PgConnection, partition: u16) -> Result<bool, Error> {
+async fn lock(connection: &mut Session, partition: u16) -> Result<bool, Error> {
     sqlx::query("select set_config('lock_timeout', $1, true)")
         .bind(LOCK_TIMEOUT)
         .execute(&mut *connection)
@@ -203,7 +203,7 @@ impl Owned {
 }
 
 /// Nobody owns the partition any more, and no batch begun before commits.
-async fn end_epoch(connection: &mut PgConnection, partition: u16) -> Result<(), Error> {
+async fn end_epoch(connection: &mut Session, partition: u16) -> Result<(), Error> {
     sqlx::query(
         "update partition_owners set owner = null, epoch = epoch + 1, draining_to = null,
              release_asked_at = null, moved_at = clock_timestamp()
@@ -217,7 +217,7 @@ async fn end_epoch(connection: &mut PgConnection, partition: u16) -> Result<(), 
 
 /// A worker that has missed two beats is not given what was just taken from it:
 /// it counts as leaving until it beats again.
-async fn set_aside(connection: &mut PgConnection, worker: &str) -> Result<(), Error> {
+async fn set_aside(connection: &mut Session, worker: &str) -> Result<(), Error> {
     sqlx::query(
         "update workers set leaving = true where worker_id = $1
          and beat_at not between clock_timestamp() - lease_ms * interval '0.4 milliseconds'

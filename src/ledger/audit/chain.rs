@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 
 use super::AuditReport;
-use crate::ledger::Error;
+use crate::ledger::{Error, session::Session};
 
 const CHAIN: &str = "log_chain";
 const GAP: &str = "log_gap";
@@ -99,14 +99,14 @@ fn positions(first: i64, last: i64) -> String {
     if first == last { format!("position {first}") } else { format!("positions {first} to {last}") }
 }
 
-async fn head(connection: &mut PgConnection) -> Result<Option<Head>, Error> {
+async fn head(connection: &mut Session) -> Result<Option<Head>, Error> {
     let head =
         sqlx::query_as("select ledger::text as ledger, position, digest from audit_log_head");
     Ok(head.fetch_optional(connection).await?)
 }
 
 /// The last row's place; none when it is not where the head says.
-pub(super) async fn end(connection: &mut PgConnection) -> Result<Option<LogPlace>, Error> {
+pub(super) async fn end(connection: &mut Session) -> Result<Option<LogPlace>, Error> {
     let last: Option<(i64, Vec<u8>)> =
         sqlx::query_as("select position, digest from audit_log order by position desc limit 1")
             .fetch_optional(&mut *connection)
@@ -119,7 +119,7 @@ pub(super) async fn end(connection: &mut PgConnection) -> Result<Option<LogPlace
 
 /// Looks at every row, in the order of positions.
 pub(super) async fn examine(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     checkpoints: &[Checkpoint],
     report: &mut AuditReport,
 ) -> Result<(), Error> {

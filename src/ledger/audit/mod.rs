@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use rust_decimal::Decimal;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row, postgres::PgRow};
 
 use self::checks::{
     ACCOUNT, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation, SEQUENCE,
@@ -25,6 +25,7 @@ pub use rounds::{Rounds, Slice};
 
 use super::{Error, address::Address};
 use crate::domain::{Digest, PaymentState};
+use crate::ledger::session::Session;
 
 /// Rows between two reports of progress.
 const PROGRESS_EVERY: u64 = 10_000;
@@ -113,8 +114,7 @@ impl FullAudit {
         on_event: impl FnMut(AuditProgress),
     ) -> Result<AuditReport, Error> {
         let mut connection = self.address.connect().await?;
-        let begin = "begin isolation level repeatable read, read only";
-        let mut transaction = connection.begin_with(begin).await?;
+        let mut transaction = connection.snapshot().await?;
         let mut report = look(&mut transaction, on_event).await?;
         chain::examine(&mut transaction, checkpoints, &mut report).await?;
         transaction.rollback().await?;
@@ -125,8 +125,7 @@ impl FullAudit {
     /// The end of the audit log; none when its last row is not the one that its head names.
     pub async fn log_end(&self) -> Result<Option<LogPlace>, Error> {
         let mut connection = self.address.connect().await?;
-        let begin = "begin isolation level repeatable read, read only";
-        let mut transaction = connection.begin_with(begin).await?;
+        let mut transaction = connection.snapshot().await?;
         let end = chain::end(&mut transaction).await?;
         transaction.rollback().await?;
         connection.close().await?;
@@ -135,7 +134,7 @@ impl FullAudit {
 }
 
 async fn look(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     mut on_event: impl FnMut(AuditProgress),
 ) -> Result<AuditReport, Error> {
     let mut report = AuditReport::empty();
@@ -166,7 +165,7 @@ async fn look(
     Ok(report)
 }
 
-async fn expected(connection: &mut PgConnection) -> Result<AuditProgress, Error> {
+async fn expected(connection: &mut Session) -> Result<AuditProgress, Error> {
     // A row of a statement is read twice: for its account, for its sequence.
     let totals: Vec<_> = PaymentState::counted().map(|(_, total)| total).collect();
     let sql = format!(
@@ -182,7 +181,7 @@ async fn expected(connection: &mut PgConnection) -> Result<AuditProgress, Error>
 /// Recomputes the accounts from the one customer on and before the other. Says of each
 /// account and of each row of a statement whose it is, and whether it is at fault.
 async fn statements(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     range: (&str, &str),
     report: &mut AuditReport,
     mut on_row: impl FnMut(&str, bool),
@@ -216,7 +215,7 @@ fn is_changed(row: &PgRow) -> Result<bool, Error> {
 
 /// Does every check of a relation on each of its rows.
 async fn examine(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     relation: &Relation,
     range: Option<(&str, &str)>,
     report: &mut AuditReport,

@@ -9,11 +9,11 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::ConnectOptions;
 use tokio::time::timeout;
 
 use super::{AuditReport, BEYOND_ALL, Error, statements};
-use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT, address::Address};
+use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT, address::Address, session::Session};
 
 const LOCK: i64 = 0x7061_7973_6175_6469;
 /// Rows of statements in one slice, as far as the accounts count them right; of
@@ -25,7 +25,7 @@ const DIFFERING_KEPT: usize = 1_000;
 /// Audits slice after slice, over a connection of its own.
 pub struct Rounds {
     address: Address,
-    connection: Option<PgConnection>,
+    connection: Option<Session>,
     from: String,
 }
 
@@ -72,32 +72,18 @@ impl Rounds {
         Ok(Some(slice))
     }
 
-    async fn locked(&mut self) -> Result<Option<PgConnection>, Error> {
+    async fn locked(&mut self) -> Result<Option<Session>, Error> {
         if let Some(connection) = self.connection.take() {
             return Ok(Some(connection));
         }
         self.from.clear();
-        let locking = async {
-            let mut connection = self.address.connect().await?;
-            let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK);
-            let locked: bool = locked.fetch_one(&mut connection).await?;
-            if locked {
-                return Ok(Some(connection));
-            }
-            connection.close().await?;
-            Ok(None)
-        };
+        let locking = async { self.address.connect().await?.locked(&self.address, LOCK).await };
         timeout(ACQUIRE_TIMEOUT, locking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))
     }
 }
 
-async fn slice(
-    connection: &mut PgConnection,
-    from: &str,
-    accounts_max: u32,
-) -> Result<Slice, Error> {
-    let begin = "begin isolation level repeatable read, read only";
-    let mut transaction = connection.begin_with(begin).await?;
+async fn slice(connection: &mut Session, from: &str, accounts_max: u32) -> Result<Slice, Error> {
+    let mut transaction = connection.snapshot().await?;
     let before = end(&mut transaction, from, accounts_max).await?;
     let range = (from, before.as_deref().unwrap_or(BEYOND_ALL));
     let (mut report, mut differing) = (AuditReport::empty(), BTreeSet::new());
@@ -119,7 +105,7 @@ async fn slice(
 /// The customer before whom a slice ends, by what it may have of accounts and
 /// of rows; nothing when it comes to the last.
 async fn end(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     from: &str,
     accounts_max: u32,
 ) -> Result<Option<String>, Error> {
