@@ -13,7 +13,7 @@ run: install ## Start everything on this machine, with private Redis and Postgre
 	$(CARGO) run --locked -- dev $(ARGS)
 
 test: ## Run every test, against servers and a browser that the tests start themselves
-	@./scripts/install.sh --browser --observe --front-door --openapi --kubernetes
+	@./scripts/install.sh --browser --observe --front-door --pooler --openapi --kubernetes
 	$(CARGO) test --locked --tests
 	$(MAKE) storms
 

@@ -6,6 +6,7 @@
 # with --observe also the Prometheus and Python that dashboards and alerts are
 # tested with, with --front-door also the nginx that stands before the gateways
 # and the openssl that makes keys of callers,
+# with --pooler also the pgbouncer that may stand before PostgreSQL,
 # with --openapi also the schemathesis that the API is tested with, and with --kubernetes
 # also the kubectl and the schemas that deploy/kubernetes is tested with, into target/.
 #
@@ -33,6 +34,7 @@ has_prometheus() { has prometheus && has promtool; }
 # With what makes virtual environments, which Debian packages apart.
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
+has_pgbouncer() { has pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
     has initdb && return 0
@@ -54,6 +56,7 @@ missing() {
     [ -z "$wants_observe$wants_openapi$wants_kubernetes" ] || has_python || printf 'python '
     [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
     [ -z "$wants_front_door" ] || has openssl || printf 'openssl '
+    [ -z "$wants_pooler" ] || has_pgbouncer || printf 'pgbouncer '
 }
 
 as_root() {
@@ -80,7 +83,7 @@ packages() {
             browser) printf '%s ' "$4" ;;
             prometheus) printf '%s ' "$5" ;;
             python) printf '%s ' "$6" ;;
-            nginx | openssl) printf '%s ' "$one" ;; # called so everywhere
+            nginx | openssl | pgbouncer) printf '%s ' "$one" ;; # called so everywhere
         esac
     done
 }
@@ -105,6 +108,7 @@ disable_services() {
             postgres) as_root systemctl disable --quiet postgresql || true ;;
             prometheus) as_root systemctl disable --quiet prometheus || true ;;
             nginx) as_root systemctl disable --quiet nginx || true ;;
+            pgbouncer) as_root systemctl disable --quiet pgbouncer || true ;;
         esac
     done
 }
@@ -172,7 +176,7 @@ install_missing() {
     else
         die "this system's package manager is unknown here; please install Redis" \
             "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
-            "chromium with its chromedriver, Prometheus with promtool, Python 3 and nginx yourself"
+            "chromium with its chromedriver, Prometheus with promtool, Python 3, nginx and pgbouncer yourself"
     fi
 }
 
@@ -203,6 +207,7 @@ install_from_pypi() {
 }
 
 wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_kubernetes=''
+wants_pooler=''
 wants_check_tools='' wants_supply_chain=''
 for argument in "$@"; do
     case $argument in
@@ -211,11 +216,12 @@ for argument in "$@"; do
         --browser) wants_browser=yes ;;
         --observe) wants_observe=yes ;;
         --front-door) wants_front_door=yes ;;
+        --pooler) wants_pooler=yes ;;
         --openapi) wants_openapi=yes ;;
         --kubernetes) wants_kubernetes=yes ;;
         *)
             die "unknown argument '$argument'; there are --check-tools, --supply-chain, --browser," \
-                "--observe, --front-door, --openapi and --kubernetes"
+                "--observe, --front-door, --pooler, --openapi and --kubernetes"
             ;;
     esac
 done

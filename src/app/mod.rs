@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     callers::{self, Sources, Tokens},
     cli,
-    config::{GatewayConfig, OperationsBind, ServeConfig},
+    config::{GatewayConfig, OperationsBind, Pooler, ServeConfig},
     console,
     http::{self, AppState, Door, Tls},
     ledger::{DATABASE_ROLES, Schema},
@@ -78,6 +78,7 @@ pub async fn dev(args: DevArgs, level: LogLevel) -> anyhow::Result<()> {
         // private.
         let (redis_url, database_url) = (servers.redis.url(), servers.postgres.url(DATABASE));
         config.store.replace(redis_url, database_url);
+        config.store.ledger.database_pooler = Pooler::None;
         cli::migrate::run(&config.store).await?;
         let ledger = open_ledger(&config.store.ledger)?;
         ledger.schema().make_member(DEV_USER, servers.postgres.password()).await?;

@@ -73,6 +73,16 @@ pub enum Durability {
     Replicated,
 }
 
+/// What is between us and PostgreSQL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Pooler {
+    /// Nothing that ends or shares a session.
+    #[default]
+    None,
+    /// A pooler that chooses a connection for each transaction.
+    Transaction,
+}
+
 /// The ledger alone.
 #[derive(Args, Clone, Debug)]
 pub struct LedgerConfig {
@@ -85,6 +95,12 @@ pub struct LedgerConfig {
     /// File that holds this URL, instead of --database-url.
     #[arg(long, env = "PAYSTREAM_DATABASE_URL_FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
+    /// Connection pooler that the URL is of. With `transaction`, as PgBouncer has
+    /// with pool_mode=transaction, nothing relies on a session: each transaction begins
+    /// with its timeouts, and no statement is kept prepared. `paystream migrate` needs
+    /// PostgreSQL itself.
+    #[arg(long, env = "PAYSTREAM_DATABASE_POOLER", value_enum, default_value_t)]
+    pub database_pooler: Pooler,
     /// Reach Redis and PostgreSQL on other machines without TLS: with redis://, or with
     /// postgres:// without sslmode=require, verify-ca or verify-full. Whoever is on the
     /// network between can then read payments and passwords, and change them.

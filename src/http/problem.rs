@@ -374,7 +374,8 @@ impl From<ledger::Error> for Problem {
             | ledger::Error::Unconfirmed(_)
             | ledger::Error::Locked(_)
             | ledger::Error::Slow(_)
-            | ledger::Error::Forbidden(_) => {
+            | ledger::Error::Forbidden(_)
+            | ledger::Error::Pooler(_) => {
                 warn!(cause = cause(&error), "{error}");
                 Self::new(
                     Code::LedgerUnavailable,

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::{
-    error::Cause,
+    error::{Cause, Error},
     pool::Pool,
     session::{Session, Terms},
 };
@@ -134,6 +134,18 @@ impl Address {
         Ok(Session::own(self.connection().await?, self.terms.clone()))
     }
 
+    /// A session that has this lock for its life; none while another has it.
+    pub(super) async fn lock(&self, lock: i64) -> Result<Option<Session>, Error> {
+        let holder = match self.terms {
+            Terms::Session => None,
+            Terms::Transaction(_) => {
+                let idle = ("idle_in_transaction_session_timeout", "0".to_owned());
+                Some(self.set([idle]).connect().await?)
+            }
+        };
+        self.connect().await?.locked(holder, lock).await
+    }
+
     async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
         if self.servers.places.len() == 1 {
             return PgConnection::connect_with(&self.options).await;
@@ -216,8 +228,12 @@ impl Address {
     }
 
     fn connections(&self, connections: u32, acquire_timeout: Duration) -> PgPool {
-        let options =
-            PgPoolOptions::new().max_connections(connections).acquire_timeout(acquire_timeout);
+        // What begins a transaction tries it anyway.
+        let is_tried = matches!(self.terms, Terms::Session);
+        let options = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(acquire_timeout)
+            .test_before_acquire(is_tried);
         if self.servers.places.len() == 1 {
             return options.connect_lazy_with(self.options.clone());
         }

@@ -1,4 +1,4 @@
-//! Commits, and hears what PostgreSQL says about one. Where the wait for a synchronous standby is
+//! Hears what PostgreSQL says about a commit. Where the wait for a synchronous standby is
 //! cancelled, `COMMIT` succeeds with a warning: the rows are here, and a promotion would lose
 //! them. Never takes such a commit for a durable one.
 
@@ -13,7 +13,7 @@ use tracing::{
     subscriber::Interest,
 };
 
-use super::{Error, session::Transaction};
+use super::Error;
 
 /// Where sqlx reports notices and warnings of the server. It has no other way to them.
 const NOTICES: &str = "sqlx::postgres::notice";
@@ -30,19 +30,11 @@ thread_local! {
 static LISTENERS: LazyLock<[Dispatch; 2]> =
     LazyLock::new(|| [Dispatch::new(Listener), Dispatch::new(Listener)]);
 
-/// Commits a transaction.
-///
-/// # Errors
-/// As [`hearing`]. The next transaction on the same rows waits for the standby again, and so for
-/// this one as well.
-pub(super) async fn commit(transaction: Transaction<'_>) -> Result<(), Error> {
-    hearing(transaction.commit()).await
-}
-
 /// Does something that commits, and hears what PostgreSQL says about it.
 ///
 /// # Errors
-/// [`Error::Unconfirmed`] where PostgreSQL warned: the fate is unknown, as after an outage.
+/// [`Error::Unconfirmed`] where PostgreSQL warned: the fate is unknown, as after an outage. The
+/// next transaction on the same rows waits for the standby again, and so for this one as well.
 pub(super) async fn hearing<T, E>(doing: impl Future<Output = Result<T, E>>) -> Result<T, Error>
 where
     Error: From<E>,
@@ -54,7 +46,8 @@ where
         let others = OTHERS.replace(Some(others));
         let polled = with_default(&LISTENERS[0], || doing.as_mut().poll(context));
         OTHERS.set(others);
-        warning = warning.take().or_else(|| HEARD.take());
+        let heard = HEARD.take();
+        warning = warning.take().or(heard);
         polled
     })
     .await?;

@@ -33,6 +33,12 @@ pub enum Error {
          owner of the tables"
     )]
     Forbidden(#[source] Cause),
+    /// Between us and PostgreSQL is what keeps no session, and we rely on one.
+    #[error(
+        "a connection pooler that keeps no session is before postgresql: set \
+         PAYSTREAM_DATABASE_POOLER=transaction, and no options in the URL"
+    )]
+    Pooler(#[source] Option<Cause>),
     /// No connection of the pool came free in time; PostgreSQL itself works.
     #[error("every connection to postgresql is in use")]
     Busy,
@@ -71,6 +77,11 @@ impl Error {
     pub(super) fn code(&self) -> Option<String> {
         let cause = std::error::Error::source(self)?.downcast_ref::<Cause>()?;
         Some(cause.0.as_database_error()?.code()?.into_owned())
+    }
+
+    /// Whether the connection is gone.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self, Self::Outage(Cause(sqlx::Error::Io(_))))
     }
 
     pub fn sentence(&self) -> String {
@@ -118,6 +129,15 @@ impl From<sqlx::Error> for Error {
             Some("55P03" | "40P01") => return Self::Locked(error),
             Some("57014") => return Self::Slow(error),
             Some("42501" | "28000" | "28P01") => return Self::Forbidden(error),
+            // A statement that is prepared elsewhere, or was prepared here by somebody else.
+            Some("26000" | "42P05") => return Self::Pooler(Some(error)),
+            Some("08P01") if error.to_string().contains("unsupported startup parameter") => {
+                return Self::Pooler(Some(error));
+            }
+            // As PgBouncer has it.
+            Some("08P01") if error.to_string().contains("authentication failed") => {
+                return Self::Forbidden(error);
+            }
             // Serialization, a standby, idle in transaction, shutting down, starting up, no
             // resources, IO.
             Some("40001" | "25006" | "25P03" | "57P01" | "57P02" | "57P03" | "57P05") => {

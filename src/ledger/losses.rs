@@ -8,7 +8,6 @@ use sqlx::FromRow;
 
 use super::{
     Error, LaneWriter,
-    commit::commit,
     cursors::{self, Cursor, Cursors},
     in_time,
     jumps::{
@@ -17,7 +16,7 @@ use super::{
     },
     lookups,
     pool::Pool,
-    session::Session,
+    session::{Session, commit},
 };
 use crate::domain::{Decision, Fence, Outcome, StreamId};
 

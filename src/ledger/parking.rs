@@ -8,10 +8,9 @@ use serde_json::json;
 use super::{
     Acted, Error, Refusal, Signature, Topology,
     admin::{Change, note},
-    commit::commit,
     lookups,
     pool::Pool,
-    session::Session,
+    session::{Session, commit},
     settling::{self, Settling},
 };
 use crate::domain::{CustomerId, Delivery, PaymentState};

@@ -74,7 +74,10 @@ impl Pool {
     where
         Error: From<E>,
     {
-        self.acquire().await?.ask(asking).await
+        match self.terms {
+            Terms::Session => self.acquire().await?.ask(asking).await,
+            Terms::Transaction(_) => self.begin().await?.ask(asking).await,
+        }
     }
 
     /// Makes one change, which commits by itself.
@@ -85,11 +88,24 @@ impl Pool {
     where
         Error: From<E>,
     {
-        self.acquire().await?.change(changing).await
+        match self.terms {
+            Terms::Session => self.acquire().await?.change(changing).await,
+            Terms::Transaction(_) => self.begin().await?.change(changing).await,
+        }
     }
 
     pub(super) async fn begin(&self) -> Result<Transaction<'static>, Error> {
-        self.acquire().await?.into_transaction().await
+        // Not tried when it was acquired, a connection may be one that a pooler has closed.
+        let mut untried = match self.terms {
+            Terms::Session => 0,
+            Terms::Transaction(_) => self.pool.num_idle(),
+        };
+        loop {
+            match self.acquire().await?.into_transaction().await {
+                Err(error) if untried > 0 && error.is_broken() => untried -= 1,
+                begun => return begun,
+            }
+        }
     }
 
     /// All rows of a query.

@@ -15,11 +15,10 @@ use sqlx::Row;
 use super::{
     Error, Signature, Topology,
     admin::{Change, note},
-    commit::commit,
     lookups,
     pool::Pool,
     rows::{self, Epochs},
-    session::Session,
+    session::{Session, commit},
     settling::{self, Settling},
 };
 use crate::domain::{Currency, CustomerId, Decision, Delivery, LEDGER_MAX, Outcome, PaymentState};

@@ -4,11 +4,10 @@
 use super::{
     Error, Signature,
     address::Address,
-    commit::commit,
     jumps::{Jump, jumps, unlisted},
     lookups,
     schema::add_partitions,
-    session::Session,
+    session::{Session, commit},
 };
 
 /// Names the lock that lets one process at a time change the topology.
@@ -25,7 +24,7 @@ pub struct Resize {
 impl Resize {
     /// None while another process has the right.
     pub(super) async fn connect(address: &Address) -> Result<Option<Self>, Error> {
-        let locked = address.connect().await?.locked(address, LOCK).await?;
+        let locked = address.lock(LOCK).await?;
         Ok(locked.map(|connection| Self { connection }))
     }
 

@@ -8,7 +8,13 @@ use sqlx::{
 
 use tracing::info;
 
-use super::{Error, address::Address, commit::commit, pool::Pool, reach, session::Session};
+use super::{
+    Error,
+    address::Address,
+    pool::Pool,
+    reach,
+    session::{Session, commit},
+};
 use crate::domain::{Currency, HASH_VERSION};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -145,9 +151,14 @@ impl Schema {
     /// Refuses a schema that is older or newer than this release.
     pub async fn check(&self) -> Result<(), Error> {
         reach(&self.address).await?;
-        let applied = sqlx::query_as("select max(version) from _sqlx_migrations where success");
+        // A pooler may take the settings of a session and forget them.
+        let applied = sqlx::query_as(
+            "select max(version), current_setting('enable_seqscan') = 'off'
+             from _sqlx_migrations where success",
+        );
         let applied: Option<i64> = match self.pool.one(applied).await {
-            Ok((applied,)) => applied,
+            Ok((_, false)) => return Err(Error::Pooler(None)),
+            Ok((applied, true)) => applied,
             Err(error) if error.code().as_deref() == Some(MISSING) => None,
             Err(error) => return Err(error),
         };

@@ -23,11 +23,7 @@ use sqlx::{
 };
 use sqlx_core::transaction::TransactionManager;
 
-use super::{
-    Error,
-    address::Address,
-    commit::{commit, hearing},
-};
+use super::{Error, commit::hearing};
 
 const BEGIN: &str = "begin";
 /// Sees one moment, and can change nothing.
@@ -96,12 +92,7 @@ impl Session {
     {
         match self.terms {
             Terms::Session => Ok(asking(self).await?),
-            Terms::Transaction(_) => {
-                let mut transaction = self.begin().await?;
-                let answer = asking(&mut transaction).await;
-                transaction.end().await;
-                Ok(answer?)
-            }
+            Terms::Transaction(_) => self.begin().await?.ask(asking).await,
         }
     }
 
@@ -118,42 +109,32 @@ impl Session {
     {
         match self.terms {
             Terms::Session => hearing(changing(self)).await,
-            Terms::Transaction(_) => {
-                let mut transaction = self.begin().await?;
-                match changing(&mut transaction).await {
-                    Ok(done) => commit(transaction).await.map(|()| done),
-                    Err(error) => {
-                        transaction.end().await;
-                        Err(error.into())
-                    }
-                }
-            }
+            Terms::Transaction(_) => self.begin().await?.change(changing).await,
         }
     }
 
     /// The session with this lock, which it holds for as long as it lives; none while another has
-    /// it. A session of a pooler holds it in a transaction of a second connection, which is open
-    /// for as long, has no snapshot and keeps nothing from being cleaned up.
+    /// it. A session of a pooler has it held in a transaction of `holder`, which is open for as
+    /// long, has no snapshot and keeps nothing from being cleaned up.
     ///
     /// # Errors
-    /// As asking; and later, whatever is asked, when the second connection has broken.
+    /// As asking; and later, whatever is asked, when the holder's connection has broken.
     pub(super) async fn locked(
         mut self,
-        address: &Address,
+        holder: Option<Self>,
         lock: i64,
     ) -> Result<Option<Self>, Error> {
-        let locked: bool = match self.terms {
-            Terms::Session => try_lock("select pg_try_advisory_lock($1)", lock, &mut self).await?,
-            Terms::Transaction(_) => {
-                let idle = ("idle_in_transaction_session_timeout", "0".to_owned());
-                let mut holder = address.set([idle]).connect().await?.into_transaction().await?;
+        let is_locked = match holder {
+            None => try_lock("select pg_try_advisory_lock($1)", lock, &mut self).await?,
+            Some(holder) => {
+                let mut holder = holder.into_transaction().await?;
                 let sql = "select pg_try_advisory_xact_lock($1)";
-                let locked = try_lock(sql, lock, &mut holder).await?;
+                let is_locked = try_lock(sql, lock, &mut holder).await?;
                 self.holder = Some(Box::new(holder));
-                locked
+                is_locked
             }
         };
-        if locked {
+        if is_locked {
             return Ok(Some(self));
         }
         self.close().await?;
@@ -307,6 +288,14 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unkept<E> {
     }
 }
 
+/// Commits a transaction.
+///
+/// # Errors
+/// As [`hearing`].
+pub(super) async fn commit(transaction: Transaction<'_>) -> Result<(), Error> {
+    hearing(transaction.commit()).await
+}
+
 /// A transaction. Dropped, it is rolled back when its connection is used next, or is back in its
 /// pool.
 pub(super) struct Transaction<'c> {
@@ -336,6 +325,36 @@ impl<'c> Transaction<'c> {
         Ok(transaction)
     }
 
+    /// Asks one thing, and ends.
+    pub(super) async fn ask<T, E>(
+        mut self,
+        asking: impl AsyncFnOnce(&mut Session) -> Result<T, E>,
+    ) -> Result<T, Error>
+    where
+        Error: From<E>,
+    {
+        let answer = asking(&mut self).await;
+        self.end().await;
+        Ok(answer?)
+    }
+
+    /// Makes one change, and commits.
+    pub(super) async fn change<T, E>(
+        mut self,
+        changing: impl AsyncFnOnce(&mut Session) -> Result<T, E>,
+    ) -> Result<T, Error>
+    where
+        Error: From<E>,
+    {
+        match changing(&mut self).await {
+            Ok(done) => commit(self).await.map(|()| done),
+            Err(error) => {
+                self.end().await;
+                Err(error.into())
+            }
+        }
+    }
+
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
         PgTransactionManager::commit(self.raw()).await?;
         self.stage = Stage::Over;
@@ -348,7 +367,7 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// Ends a transaction that has changed nothing. A pool does so by itself, while nobody waits;
+    /// Ends a transaction that shall change nothing. A pool does so by itself, while nobody waits;
     /// any other connection would hold its server until it is used next.
     async fn end(self) {
         if let Held::Own(_) = self.held {

@@ -9,9 +9,9 @@ use sqlx::{FromRow, Postgres, postgres::PgArguments, query::Query};
 use super::{
     Acted, Error, REACH_TIMEOUT, Refusal, Signature,
     admin::{Change, note},
-    commit::commit,
     in_time,
     pool::Pool,
+    session::commit,
 };
 
 /// Sessions of one operator; one more ends the oldest.

@@ -5,13 +5,11 @@ use sqlx::Row;
 
 use super::{
     Error, LaneWriter,
-    commit::commit,
     cursors::{self, Cursor, Cursors},
     in_time, lookups,
     losses::{self, Gap, Settled},
     rows,
-    session::Session,
-    session::Transaction,
+    session::{Session, Transaction, commit},
     settling::Settling,
 };
 use crate::domain::{

@@ -205,6 +205,10 @@ kinds! {
     POSTGRESQL_LOSES = "postgresql_loses", Critical, "postgresql-is-not-safe", "postgresql",
         "flushes commits to disk",
         "`alter system set … = on` for each, then `select pg_reload_conf()`";
+    POSTGRESQL_POOLER = "postgresql_pooler", Critical, "a-pooler-is-before-postgresql", "postgresql",
+        "settings of sessions and transactions hold",
+        "set PAYSTREAM_DATABASE_POOLER=transaction for every process, or have them connect to \
+         PostgreSQL itself";
     POSTGRESQL_READS = "postgresql_read_only", Critical, "postgresql-takes-no-writes",
         "postgresql", "takes writes",
         "point PAYSTREAM_DATABASE_URL to the primary, or set default_transaction_read_only to off; \

@@ -4,24 +4,31 @@
 use anyhow::{Context, ensure};
 
 use crate::{
-    config::{LedgerConfig, StoreConfig, is_this_machine},
-    ledger::{Ledger, Topology},
+    config::{LedgerConfig, Pooler, StoreConfig, is_this_machine},
+    ledger::{Cause, Ledger, Topology},
     stream::Streams,
 };
 
 pub fn open_ledger(config: &LedgerConfig) -> anyhow::Result<Ledger> {
-    let ledger = Ledger::new(&config.database_url()?)
+    let ledger = opened(config, &config.database_url()?)
         .context("PAYSTREAM_DATABASE_URL is not a valid URL")?;
     let remedy = "add sslmode=verify-full to it";
     config.refuse_plaintext("PAYSTREAM_DATABASE_URL", ledger.plaintext_host(), remedy)?;
     Ok(ledger)
 }
 
+fn opened(config: &LedgerConfig, url: &str) -> Result<Ledger, Cause> {
+    match config.database_pooler {
+        Pooler::None => Ledger::new(url),
+        Pooler::Transaction => Ledger::pooled(url),
+    }
+}
+
 /// The standby that is read from, if there is one.
 pub fn open_standby(config: &LedgerConfig, url: Option<&str>) -> anyhow::Result<Option<Ledger>> {
     let Some(url) = url else { return Ok(None) };
     let setting = "PAYSTREAM_DATABASE_READ_URL";
-    let standby = Ledger::new(url).with_context(|| format!("{setting} is not a valid URL"))?;
+    let standby = opened(config, url).with_context(|| format!("{setting} is not a valid URL"))?;
     ensure!(!standby.is_several(), "{setting} names several servers: name the one to read from");
     config.refuse_plaintext(setting, standby.plaintext_host(), "add sslmode=verify-full to it")?;
     Ok(Some(standby))

@@ -67,6 +67,7 @@ mod mending;
 mod moving;
 mod plaintext;
 mod poison;
+mod pooler;
 mod references;
 mod release;
 mod parked;

@@ -11,7 +11,7 @@ use crate::{losses::copy, prelude::*};
 const LANES: &str = "wait_event = 'SyncRep' and application_name = 'paystream tester'";
 
 /// Every commit waits for a standby from here on, and there is none.
-async fn await_nobody(stores: &Stores) {
+pub async fn await_nobody(stores: &Stores) {
     stores.sql("alter system set synchronous_standby_names = 'nobody'").await;
     stores.sql("select pg_reload_conf()").await;
     // The setting counts when a process of the server has read it.
@@ -27,7 +27,7 @@ async fn await_nobody(stores: &Stores) {
 }
 
 /// Waits for a session that waits for the standby, and has it wait no more.
-async fn cancel(stores: &Stores, which: &str) -> i64 {
+pub async fn cancel(stores: &Stores, which: &str) -> i64 {
     let waiting = format!("select pid::bigint from pg_stat_activity where {which}");
     let pid = eventually(&format!("one waits for the standby: {which}"), async || {
         stores.values::<i64>(&waiting).await.first().copied()

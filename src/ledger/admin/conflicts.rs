@@ -7,7 +7,7 @@ use super::{
     Acted, AdminStore, Refusal, Signature,
     audit_log::{Change, by_whom, note},
 };
-use crate::ledger::{Error, commit::commit};
+use crate::ledger::{Error, session::commit};
 
 const RESOLVED: &str = "conflict_resolved";
 

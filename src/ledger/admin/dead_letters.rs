@@ -8,14 +8,13 @@ use super::{
     Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
-use crate::ledger::session::Session;
 use crate::{
     domain::{Delivery, Outcome, StreamId, two_places},
     ledger::{
         Error,
-        commit::commit,
         cursors::Cursors,
         lookups,
+        session::{Session, commit},
         settling::{self, Settling, decided},
     },
 };

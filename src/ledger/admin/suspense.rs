@@ -8,13 +8,11 @@ use super::{
     Acted, AdminStore, Refusal, SettledCase, Signature,
     audit_log::{Change, by_whom, note},
 };
-use crate::ledger::session::Session;
 use crate::{
     domain::{CustomerId, Delivery, Outcome, Payment, PaymentState, Reference, two_places},
     ledger::{
-        Error,
-        commit::commit,
-        lookups,
+        Error, lookups,
+        session::{Session, commit},
         settling::{self, Settling, decided},
     },
 };

@@ -71,6 +71,12 @@ const SERVER: &[(&str, &str)] = &[
          having count(*) > 0",
     ),
     (
+        "postgresql_pooler",
+        "select 1::bigint as level, 'a connection pooler is before this PostgreSQL and forgets the \
+             settings of a session: timeouts of statements and locks do not hold' as sentence
+         where current_setting('enable_seqscan') = 'on'",
+    ),
+    (
         "postgresql_read_only",
         "select 1::bigint as level, 'this PostgreSQL takes no writes: '
              || case when pg_is_in_recovery() then 'it is a standby, which copies another PostgreSQL'
@@ -95,6 +101,8 @@ const SERVER: &[(&str, &str)] = &[
          from pg_stat_activity
          where datname = current_database() and backend_type = 'client backend'
              and xact_start is not null and pid <> pg_backend_pid()
+             -- One without a snapshot and without changes holds nothing up: see session.rs.
+             and (backend_xmin is not null or backend_xid is not null)
          order by xact_start limit 1",
     ),
 ];

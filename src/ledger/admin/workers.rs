@@ -9,7 +9,10 @@ use super::{
     Acted, AdminStore, Refusal, Signature,
     audit_log::{Change, note},
 };
-use crate::ledger::{Error, commit::commit, session::Session};
+use crate::ledger::{
+    Error,
+    session::{Session, commit},
+};
 
 /// How long a release waits for the owner's batch: longer than one may take.
 const LOCK_TIMEOUT: &str = "6s";

@@ -90,16 +90,15 @@ pub struct FullAudit {
 
 impl FullAudit {
     pub(super) fn new(address: &Address) -> Self {
-        let address = address.with(|options| {
-            let options = options.application_name("paystream audit").options([
-                ("statement_timeout", "0"),
+        // Slow by nature, and its answer says what matters.
+        let address = address
+            .with(|options| options.application_name("paystream audit").disable_statement_logging())
+            .set([
+                ("statement_timeout", "0".to_owned()),
                 // Sorting the whole ledger; more of it in memory is fewer passes.
-                ("work_mem", "64MB"),
-                ("jit", "off"),
+                ("work_mem", "64MB".to_owned()),
+                ("jit", "off".to_owned()),
             ]);
-            // Slow by nature, and its answer says what matters.
-            options.disable_statement_logging()
-        });
         Self { address }
     }
 

@@ -77,7 +77,7 @@ impl Rounds {
             return Ok(Some(connection));
         }
         self.from.clear();
-        let locking = async { self.address.connect().await?.locked(&self.address, LOCK).await };
+        let locking = self.address.lock(LOCK);
         timeout(ACQUIRE_TIMEOUT, locking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))
     }
 }

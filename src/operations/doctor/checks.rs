@@ -23,6 +23,7 @@ const CHECKS: &[(FindingKind, [i64; 3])] = &[
     (kind::POSTGRESQL_OLD, [NEVER, 1, NEVER]),
     (kind::POSTGRESQL_RIGHTS, [NEVER, NEVER, 1]),
     (kind::POSTGRESQL_LOSES, [NEVER, NEVER, 1]),
+    (kind::POSTGRESQL_POOLER, [NEVER, NEVER, 1]),
     (kind::POSTGRESQL_READS, [NEVER, NEVER, 1]),
     // Percent.
     (kind::POSTGRESQL_CLIENTS, [NEVER, 80, 95]),
@@ -134,6 +135,7 @@ mod tests {
             ("postgresql_too_old", 0, None, warning),
             ("postgresql_rights", 0, None, critical),
             ("postgresql_loses", 0, None, critical),
+            ("postgresql_pooler", 0, None, critical),
             ("postgresql_read_only", 0, None, critical),
             ("postgresql_connections_low", 79, None, warning),
             ("postgresql_connections_low", 94, warning, critical),

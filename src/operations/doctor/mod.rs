@@ -263,6 +263,8 @@ fn postgresql_away(error: &LedgerError) -> Finding {
         (kind::POSTGRESQL_LOCKS, true)
     } else if matches!(error, LedgerError::Slow(_)) {
         (kind::POSTGRESQL_SLOW, true)
+    } else if matches!(error, LedgerError::Pooler(_)) {
+        (kind::POSTGRESQL_POOLER, false)
     } else if error.is_outage() {
         (kind::POSTGRESQL_AWAY, false)
     } else {
