@@ -359,6 +359,7 @@ impl Producer {
         // Tables do not end in all partitions at the same time.
         let shift = window / 2 * u64::from(partition) / u64::from(self.keys.partitions);
         let may_be_due = self.references.may_be_due(partition, tables, known.sequence);
+        let shift = if may_be_due { shift.to_string() } else { String::new() };
         let mut command = scripts::APPEND.on(&keys);
         command
             .arg(self.limits.backlog_max)
@@ -371,7 +372,7 @@ impl Producer {
             .arg(tables.count())
             .arg(tables.end())
             .arg(tables.window())
-            .arg(may_be_due.then(|| shift.to_string()).unwrap_or_default());
+            .arg(shift);
         for (ReceivedPayment { payment, received_at, trace, evidence }, name) in
             chunk.iter().zip(&names)
         {
