@@ -332,7 +332,17 @@ pub(super) async fn note_reuse(
 ) -> Result<(), Error> {
     for Decision { delivery, outcome } in decisions {
         let Some(stand) = stands.get(&delivery.partition) else { continue };
-        let is_new = delivery.stream_id > stand.reached && *outcome != Outcome::Redelivered;
+        let is_new = match outcome {
+            Outcome::Redelivered => false,
+            // Those that were decided before come again, too.
+            Outcome::Duplicate | Outcome::Conflict => delivery.stream_id > stand.reached,
+            // A server came back that had not shown them while another gave out more.
+            Outcome::Applied { .. }
+            | Outcome::Recorded { .. }
+            | Outcome::Rejected { .. }
+            | Outcome::Suspense
+            | Outcome::Parked => true,
+        };
         if is_new && delivery.sequence <= stand.sequence {
             let range = (delivery.sequence, stand.sequence);
             note_twice(connection, delivery.partition, range, None).await?;

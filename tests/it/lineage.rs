@@ -247,6 +247,57 @@ async fn two_failovers_without_a_worker_in_between_list_each_loss_once() {
 }
 
 #[tokio::test]
+async fn what_a_restarted_primary_kept_is_lost_with_it_where_the_replica_lacks_it() {
+    let mut pair = Pair::on("kept", None).await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await.account("ADA", "1000").await;
+    assert_eq!(pay_each(&gateway.api, 1..=2).await, [1, 2]);
+    pair.in_step().await;
+    // From here on the replica hears nothing more.
+    tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert_eq!(pay_each(&gateway.api, 3..=4).await, [3, 4]);
+    pair.primary.restart().await.unwrap();
+    assert_eq!(pay_each(&gateway.api, 5..=6).await, [5, 6], "it kept all, under another name");
+    pair.promote().await;
+    pair.fail_over().await;
+    assert_eq!(pay_each(&gateway.api, 7..=7).await, [1_000_003]);
+    let worker = Process::serve("worker", &pair.stores, &[]).await;
+    pay_each(&gateway.api, 3..=6).await;
+    gateway.api.until_settled().await;
+    assert_eq!(lost(&pair.stores).await, [(3, 6)]);
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "7.00");
+    drop(worker);
+}
+
+#[tokio::test]
+async fn what_a_primary_that_comes_back_still_has_is_settled_late_and_on_record() {
+    let mut pair = Pair::on("late", None).await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await.account("ADA", "1000").await;
+    let worker = Process::serve("worker", &pair.stores, &[]).await;
+    pay_each(&gateway.api, 1..=1).await;
+    gateway.api.until_settled().await;
+    worker.stop().await;
+    pair.in_step().await;
+    tell(&pair.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    pay_each(&gateway.api, 2..=2).await;
+    pair.promote().await;
+    pair.fail_over().await;
+    pay_each(&gateway.api, 3..=3).await;
+    let worker = Process::serve("worker", &pair.stores, &[]).await;
+    gateway.api.settles_at("ADA", "2.00").await;
+    assert_eq!(lost(&pair.stores).await, [(2, 2)]);
+    // The second is where it was, and so is everybody.
+    pair.proxy.lead_to(&pair.primary.url());
+    pair.proxy.break_all().await;
+    pair.stores.connect_again().await;
+    pay_each(&gateway.api, 4..=4).await;
+    gateway.api.until_settled().await;
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "4.00");
+    pair.stores.accept_losses().await;
+    assert_eq!(drifts(&pair.stores).await, [""; 0]);
+    drop(worker);
+}
+
+#[tokio::test]
 async fn a_gateway_that_missed_a_resize_gives_nothing_to_old_streams_of_a_promoted_replica() {
     let mut pair = Pair::on("missed", None).await;
     let postgres = Proxy::before(&pair.stores.database_url).await;

@@ -170,8 +170,8 @@ impl Ledger {
                 self.effects.push(Effect { payment: entry.payment, partition, sequence, version });
                 self.used.insert(payment.reference, (partition, sequence));
             }
-            // `note_reuse`: a number that was settled under another entry.
-            let is_new = *id > stood.reached && !is_redelivered;
+            // `note_reuse`: a number that was settled under another entry, or comes late.
+            let is_new = !is_redelivered && (*id > stood.reached || !is_known);
             if is_new && entry.sequence <= stood.sequence {
                 reused.push(entry.sequence);
             }

@@ -219,6 +219,11 @@ impl Keys {
                 if forgotten {
                     last = last.max(oldest.0);
                 }
+                for line in &self.lineage {
+                    if line.after < last && last < line.first - 1 {
+                        last = line.after;
+                    }
+                }
                 for (number, line) in self.lineage.iter().enumerate() {
                     if line.identity == origin && (forgotten || line.first <= origin_first) {
                         last = self.lineage.get(number + 1).map_or(known, |next| next.after);

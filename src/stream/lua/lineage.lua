@@ -68,6 +68,10 @@ else
   -- Lines that were dropped, or lost, tell no more than that sequences went on.
   local forgotten = lines[1][3] > origin_first
   local last = forgotten and math.max(origin_first - 1, lines[1][2]) or origin_first - 1
+  -- What it had from others before its own first may be in a hole of this history.
+  for _, line in ipairs(lines) do
+    if line[2] < last and last < line[3] - 1 then last = line[2] end
+  end
   -- The lineage that it belongs to; a run may have had several.
   for i, line in ipairs(lines) do
     if is_of(line, origin) and (forgotten or line[3] <= origin_first) then
