@@ -103,7 +103,7 @@ impl RedisServer {
         let (place, password) = take(directory).await?;
         let lines = format!(
             "bind 127.0.0.1\nrequirepass {password}\nsentinel monitor {name} 127.0.0.1 {port} 2\n\
-             sentinel auth-pass {name} {password}\nsentinel down-after-milliseconds {name} 1000\n\
+             sentinel auth-pass {name} {password}\nsentinel down-after-milliseconds {name} 2000\n\
              sentinel failover-timeout {name} 5000\n"
         );
         let settings = vec!["--sentinel".into()];
