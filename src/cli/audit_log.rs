@@ -9,20 +9,20 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, ensure};
-use chrono::DateTime;
+use chrono::{DateTime, NaiveDate, NaiveTime};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Output, Running, keys, stores,
+    Output, Running, SignatureArgs, keys, stores,
     table::{Column, PageArgs, cell, instant, known, listing, number, up_to},
 };
 use crate::{
     callers::KeySet,
     clock,
     config::{LedgerConfig, StoreConfig},
-    ledger::{Checkpoint, LogPlace},
-    operations::{AuditEntry, AuditFilter},
+    ledger::{Checkpoint, Ledger, LogPlace},
+    operations::{AuditEntry, AuditFilter, Signature},
 };
 
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -37,6 +37,16 @@ pub enum AuditLogCommand {
         filter: AuditFilter,
         #[command(flatten)]
         list: PageArgs,
+    },
+    /// Remove the rows from before a date, as the owner of the tables; exits 1 when it is refused
+    Prune {
+        #[command(flatten)]
+        ledger: LedgerConfig,
+        /// From before when: 2025-01-31, in UTC.
+        #[arg(long)]
+        before: NaiveDate,
+        #[command(flatten)]
+        signature: SignatureArgs,
     },
     /// Print a signed line that says how far the log has come, to be kept off the database
     Checkpoint {
@@ -60,6 +70,10 @@ impl AuditLogCommand {
     pub(super) async fn run(self, running: Running) -> anyhow::Result<Output> {
         let text = match self {
             Self::List { store, filter, list } => show(store, filter, &list, running).await?,
+            Self::Prune { ledger, before, signature } => {
+                let by = signature.signed()?;
+                return prune(&stores::ledger_or(ledger, running)?, before, &by).await;
+            }
             Self::Checkpoint { ledger, key } => {
                 let key = keys::private(&key)?;
                 let ledger = stores::ledger_or(ledger, running)?;
@@ -98,6 +112,25 @@ async fn show(
         ("reason", &|change| known(change.reason.as_deref())),
     ];
     Ok(listing(&changes.await?, list.json, "no changes", columns))
+}
+
+/// What is pruned is checked before, for the last time.
+async fn prune(ledger: &Ledger, before: NaiveDate, by: &Signature) -> anyhow::Result<Output> {
+    ledger.schema().check().await.context("could not read the audit log")?;
+    let faults = ledger.audit().log_faults().await.context("could not read the audit log")?;
+    if faults > 0 {
+        let text = "the audit log is not as it was written, so nothing is removed: run \
+                    `paystream audit`\n";
+        return Ok((text.to_owned(), ExitCode::FAILURE));
+    }
+    let pruned = ledger.log_keeping().prune(before.and_time(NaiveTime::MIN).and_utc(), by).await;
+    Ok(match pruned.context("could not prune the audit log")? {
+        Ok((rows, position)) => {
+            let text = format!("{rows} rows were removed, up to position {position}\n");
+            (text, ExitCode::SUCCESS)
+        }
+        Err(refusal) => (format!("{}\n", refusal.sentence()), ExitCode::FAILURE),
+    })
 }
 
 /// Checkpoints that an audit compares the log with.

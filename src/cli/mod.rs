@@ -1,5 +1,6 @@
 //! Operators' commands, one file each. Never called by a room.
 
+pub mod archive;
 pub mod audit;
 pub mod audit_log;
 pub mod cases;
@@ -235,6 +236,9 @@ pub enum CaseCommand {
     /// List the changes that were made by hand, and sign how far their log has come
     #[command(subcommand)]
     AuditLog(audit_log::AuditLogCommand),
+    /// List the months of payments, and take old ones out of the ledger
+    #[command(subcommand)]
+    Archive(archive::ArchiveCommand),
     /// Show who is signed in to the console, and end sessions
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
@@ -268,6 +272,7 @@ impl CaseCommand {
                 act.make(&operations, Act::Release { partition, force, wait: true }).await
             }
             Self::AuditLog(command) => command.run(running).await,
+            Self::Archive(command) => command.run(running).await,
             Self::Groups(command) => command.run(running).await,
             Self::Sessions(command) => command.run(running).await,
         }

@@ -145,6 +145,12 @@ pub struct WorkerConfig {
     /// Redis's maxmemory, or one has 3 times PAYSTREAM_BACKLOG_MAX entries.
     #[arg(long, env = "PAYSTREAM_RETENTION", default_value = "15m", value_parser = parse_duration)]
     pub retention: Duration,
+    /// How long attempts at entries are kept for `paystream show`.
+    #[arg(long, env = "PAYSTREAM_ATTEMPTS_RETENTION", default_value = "90d", value_parser = parse_duration)]
+    pub attempts_retention: Duration,
+    /// How long it is kept who owned a partition, after another has acquired it.
+    #[arg(long, env = "PAYSTREAM_MOVES_RETENTION", default_value = "90d", value_parser = parse_duration)]
+    pub moves_retention: Duration,
     /// Longest time without progress before a worker with waiting entries counts as
     /// stalled.
     #[arg(long, env = "PAYSTREAM_STALL_LIMIT", default_value = "30s", value_parser = parse_duration)]

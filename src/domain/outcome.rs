@@ -151,6 +151,8 @@ states! {
         "Could not be settled; discarded by an operator";
     RefundMarked "refund_marked" "marked for refund" Operator None,
         "Was held and is to be sent back; will not be applied";
+    Archived "archived" "archived" Operator None,
+        "Was settled in a month that has left the ledger; its row is in the archive";
     #[default]
     Unknown "unknown" "unknown" Nobody None,
         "Neither the stream nor the ledger knows it";

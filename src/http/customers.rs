@@ -234,6 +234,9 @@ pub(super) struct StatementView {
     payments: Vec<PaymentRow>,
     /// Where the next page starts; none after the last.
     next_cursor: Option<i64>,
+    /// On the last page: the version up to which rows have left the ledger for the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archived_up_to: Option<i64>,
 }
 
 /// Show a customer's statement
@@ -265,7 +268,12 @@ pub(super) async fn statement(
     let full = i64::try_from(payments.len()).is_ok_and(|rows| rows == limit);
     let next_cursor = payments.last().and_then(|last| last.account_version);
     let next_cursor = next_cursor.filter(|version| full && *version > 1);
-    Ok(Json(StatementView { customer_id: customer.as_str().to_owned(), payments, next_cursor }))
+    let archived_up_to = match next_cursor {
+        Some(_) => None,
+        None => app.ask(app.gateway.reader.archived_up_to(&customer)).await?,
+    };
+    let customer_id = customer.as_str().to_owned();
+    Ok(Json(StatementView { customer_id, payments, next_cursor, archived_up_to }))
 }
 
 async fn account_of(app: &App, customer: &CustomerId) -> Result<AccountRow, Problem> {

@@ -37,7 +37,9 @@ mod registrar;
 mod groups;
 mod sessions;
 mod admin;
+mod archive;
 mod audit;
+mod keeping;
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,6 +51,7 @@ pub use admin::{
     Acted, AdminStore, AttemptRow, COUNT_MAX, EvidenceRow, LockHolder, MoveRow, Refusal,
     SettledCase, Signature, StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
 };
+pub use archive::{Archive, MonthRow};
 pub use attempts::Attempt;
 pub use audit::{
     AuditProgress, AuditReport, CheckCount, Checkpoint, Drift, FullAudit, LogPlace, Rounds, Slice,
@@ -57,6 +60,7 @@ pub use audit::{
 pub use cursors::Cursor;
 pub use error::{Cause, Error};
 pub use groups::{GroupRegistrar, GroupRow, Groups};
+pub use keeping::{Keeping, LogKeeping};
 pub use lane::{LaneWriter, Writer};
 pub use losses::{LossRow, Losses, Resumption, Rewound, Takeovers};
 pub use ownership::{Grant, LiveWorker, Ownership, PartitionOwner, RegistrySnapshot};

@@ -73,7 +73,9 @@ impl Batch<'_> {
             "select exists (select from payment_outcomes
                  where transaction_reference = $1 and partition = $2
                      and (stream_id = $4 or takes_reference and sequence = $3)
-                     and counted_as is distinct from 'dead_lettered')",
+                     and counted_as is distinct from 'dead_lettered')
+                 or exists (select from used_references
+                     where transaction_reference = $1 and partition = $2 and sequence = $3)",
         );
         let settled = settled.bind(delivery.payment.reference.as_str());
         let settled = settled.bind(i32::from(delivery.partition)).bind(delivery.sequence);

@@ -113,7 +113,7 @@ impl Conflict {
         let (Some(customer), Some(amount), Some(date)) =
             (&self.first_customer_id, self.first_amount, self.first_transaction_date)
         else {
-            return "the payment that has the reference is not settled yet".to_owned();
+            return "the payment that has the reference is not settled yet, or archived".to_owned();
         };
         let written = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         let was = [

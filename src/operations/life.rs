@@ -82,7 +82,10 @@ impl Operations {
             Err(error) => return Err(error),
         };
         if stored.is_empty() && waiting.is_empty() {
-            return if ledger_available { Ok(None) } else { Err(Error::LedgerAway) };
+            return match ledger_available {
+                true => self.archived(reference).await,
+                false => Err(Error::LedgerAway),
+            };
         }
         let mut stories = self.stories_of(&stored).await?;
         for entry in &waiting {
@@ -107,6 +110,28 @@ impl Operations {
         }
         life.pending = waiting.into_iter().find_map(|entry| entry.pending);
         Ok(Some(Life { moments: in_order(stories), ledger_available, ..life }))
+    }
+
+    /// What is still known of a payment whose month has left the ledger.
+    async fn archived(&self, reference: &Reference) -> Result<Option<Life>, Error> {
+        let rows = self.reader.payments(std::slice::from_ref(reference)).await?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        let sentence = "was settled in a month that has left the ledger; its row is in the archive";
+        let at = row.processed_at;
+        let changes = self.audit_log(&AuditFilter::of(reference.as_str())).await?;
+        let mut moments = vec![moment(at, row.state.as_str(), sentence.to_owned())];
+        moments.extend(in_order(changes.rows.iter().map(|change| vec![changed(change)]).collect()));
+        Ok(Some(Life {
+            transaction_reference: reference.as_str().to_owned(),
+            state: row.state.as_str().to_owned(),
+            sentence: sentence.to_owned(),
+            payment_status: row.payment_status,
+            partition: row.partition.and_then(|partition| u16::try_from(partition).ok()),
+            sequence: row.sequence,
+            moments,
+            evidence: self.admin.evidence(reference).await?,
+            ..of_waiting(None)
+        }))
     }
 
     /// Entries of a reference that our group has not acknowledged.

@@ -9,6 +9,7 @@ mod attempt;
 mod batch_size;
 mod error;
 mod held;
+mod keep;
 mod lane;
 mod lease;
 mod lifelines;
@@ -51,6 +52,7 @@ pub async fn run(worker: Worker, stop: CancellationToken) -> anyhow::Result<()> 
         tasks.spawn(lane.run(stop_lanes.clone()));
     }
     tasks.spawn(Trimmer::run(Arc::clone(&worker), stop_lanes.clone()));
+    tasks.spawn(keep::run(Arc::clone(&worker), stop_lanes.clone()));
 
     let (misses, reach) = reach::reach();
     let beat_interval = owner::beat_interval(worker.config.lease);

@@ -89,6 +89,8 @@ const TOOLS: &str = "
 /// suspense and a dead letter. Each entry has a thousand and its sequence for an id.
 const SOUND: &str = "
     set session_replication_role = replica;
+    truncate archived_sequences, opening_balances;
+    delete from payment_months where name = 'gone';
     truncate customer_accounts, processed_transactions, suspense, dead_letters, duplicates,
         conflicts, sequence_jumps, partition_totals;
     insert into customer_accounts (customer_id, asset_value, term_weeks, total_paid, credit,
@@ -112,6 +114,58 @@ const SOUND: &str = "
     update partition_owners set last_sequence = case partition when 7 then 5 else 0 end;
     insert into partition_totals (partition, applied, recorded, suspense, dead_letters, amount)
         values (7, 2, 1, 1, 1, 120);";
+
+/// The keys of whatever is settled.
+const USED: &str = "
+    truncate used_references;
+    insert into used_references (transaction_reference, payment_status, payload_digest, partition,
+            sequence, settled_at)
+        select transaction_reference, payment_status, payload_digest, partition, sequence, processed_at
+        from processed_transactions on conflict do nothing;";
+
+/// Damage to keys and to what is said of archived months, and what is found. The first row is archived.
+const ARCHIVES: &[(&[&str], &[&str])] = &[
+    (&[], &[]),
+    (&[ARCHIVED], &[]),
+    (&["delete from used_references where transaction_reference = 'r2'"], &["reference_unused r2"]),
+    (
+        &["update used_references set transaction_reference = 'r9' where sequence = 2"],
+        &["reference_unused r2", "reference_unused r9"],
+    ),
+    (
+        &["update used_references set sequence = 9 where sequence = 2"],
+        &["reference_unused r2", "reference_unused r2"],
+    ),
+    (
+        &[ARCHIVED, "update opening_balances set balance_after = 61"],
+        &["balance_after GIG1 version 2"],
+    ),
+    (&[ARCHIVED, "update opening_balances set applied = 39"], &["account_sum GIG1"]),
+    (
+        &[ARCHIVED, "delete from opening_balances"],
+        &[
+            "account_sum GIG1",
+            "account_count GIG1",
+            "version_gap GIG1 version 2",
+            "balance_after GIG1 version 2",
+        ],
+    ),
+    (
+        &[ARCHIVED, "delete from archived_sequences"],
+        &["sequence_gap partition 7 sequence 1", "totals partition 7"],
+    ),
+    (&[ARCHIVED, "update archived_sequences set amount = 41"], &["totals partition 7"]),
+    (
+        &[ARCHIVED, "update archived_sequences set sequences = '{[1,3)}'"],
+        &["archived_twice partition 7 of gone"],
+    ),
+];
+const ARCHIVED: &str = "
+    insert into payment_months values ('gone', '-infinity', '2000-01-01Z', now());
+    insert into opening_balances values ('GIG1', 1, 60, 40, 0, 1);
+    insert into archived_sequences values ('gone', 7, '{[1,2)}', 1, 0, 0, 40);
+    delete from processed_transactions where account_version = 1;
+    update used_references set settled_at = '1999-12-31Z' where transaction_reference = 'r1'";
 
 /// The second row was settled by an operator, later.
 const BY_HAND: &str = "
@@ -325,7 +379,7 @@ async fn each_kind_of_drift_is_seen_and_nothing_else() {
     unseen.retain(|check| !check.starts_with("log_"));
     for (of_sequences, cases) in [(false, STATEMENTS), (true, SEQUENCES)] {
         for (damage, wanted) in cases {
-            let sql = AssertSqlSafe(format!("{SOUND} {}", damage.join(";")));
+            let sql = AssertSqlSafe(format!("{SOUND} {}; {USED}", damage.join(";")));
             sqlx::raw_sql(sql).execute(&mut *connection).await.unwrap();
             let report = audit.run(&[], |_| ()).await.unwrap();
             for drift in &report.drifts {
@@ -345,6 +399,19 @@ async fn each_kind_of_drift_is_seen_and_nothing_else() {
             found.sort_by_key(at);
             assert_eq!(found, *wanted, "{damage:?}: {:?}", report.drifts);
         }
+    }
+    for (damage, wanted) in ARCHIVES {
+        let sql = AssertSqlSafe(format!("{SOUND} {USED} {}", damage.join(";")));
+        sqlx::raw_sql(sql).execute(&mut *connection).await.unwrap();
+        let report = audit.run(&[], |_| ()).await.unwrap();
+        unseen.retain(|check| report.drifts.iter().all(|drift| drift.check != *check));
+        let mut found: Vec<String> = report
+            .drifts
+            .iter()
+            .map(|drift| format!("{} {}", drift.check, drift.subject))
+            .collect();
+        found.sort_by_key(|one| wanted.iter().position(|wanted| wanted == one));
+        assert_eq!(found, *wanted, "{damage:?}: {:?}", report.drifts);
     }
     assert!(unseen.is_empty(), "nothing here is seen by {unseen:?}");
 }

@@ -321,3 +321,63 @@ async fn the_migration_chains_the_rows_that_are_there() {
     assert_eq!(rows, [(1, 1, true), (3, 2, true), (4, 3, true), (5, 4, false)]);
     assert_eq!(found(&ledger(&stores).audit()).await, [""; 0]);
 }
+
+#[tokio::test]
+async fn what_is_pruned_is_gone_and_the_chain_goes_on_behind_it() {
+    let stores = Stores::new().await;
+    stores.sql(ROWS).await;
+    let older = format!(
+        "set session_replication_role = replica;
+         update audit_log set at = '2020-01-01Z' where position <= 4; {REWRITTEN}
+         reset session_replication_role"
+    );
+    stores.sql(&older).await;
+    let audit = ledger(&stores).audit();
+    assert_eq!(found(&audit).await, [""; 0]);
+    let prune =
+        ["audit-log", "prune", "--before", "2021-01-01", "--reason", "seven years are over"];
+    stores.run(&prune).await.is(0, "4 rows were removed, up to position 4");
+    assert_eq!(found(&audit).await, [""; 0]);
+    let positions = "select position from audit_log order by position";
+    assert_eq!(stores.values::<i64>(positions).await, [5, 6, 7]);
+    stores.run(&prune).await.is(1, "no rows from before");
+    let mut owner = stores.session().await;
+    let refused = sqlx::query("delete from audit_log").execute(&mut owner).await.unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "23001", "{refused}");
+    // Whoever owns the database can prune, and cannot hide it.
+    for (damage, wanted) in [
+        (
+            "update audit_log_anchor set digest = 'x'",
+            &["log_chain position 5, id 5", "log_end audit_log_anchor"][..],
+        ),
+        (
+            "update audit_log_anchor set position = 6,
+                 digest = (select digest from audit_log where position = 6);
+             delete from audit_log where position < 7",
+            &["log_end audit_log_anchor"],
+        ),
+        (
+            "delete from audit_log where position = 7",
+            &["log_gap position 7", "log_end audit_log_anchor"],
+        ),
+    ] {
+        let damaged = format!(
+            "create table rows_before as select * from audit_log;
+             create table anchor_before as select * from audit_log_anchor;
+             set session_replication_role = replica; {damage}; reset session_replication_role"
+        );
+        stores.sql(&damaged).await;
+        let mut seen = found(&audit).await;
+        seen.sort_by_key(|one| wanted.iter().position(|wanted| wanted == one));
+        assert_eq!(seen, wanted, "{damage}");
+        stores.run(&prune).await.is(1, "is not as it was written");
+        let restored = "set session_replication_role = replica;
+             delete from audit_log; delete from audit_log_anchor;
+             insert into audit_log overriding system value select * from rows_before;
+             insert into audit_log_anchor select * from anchor_before;
+             drop table rows_before, anchor_before;
+             reset session_replication_role";
+        stores.sql(restored).await;
+    }
+    assert_eq!(found(&audit).await, [""; 0]);
+}

@@ -16,7 +16,7 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 18] = [
+const DOCUMENTS: [&str; 19] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
@@ -32,6 +32,7 @@ const DOCUMENTS: [&str; 18] = [
     "docs/personal-data.md",
     "docs/recovery.md",
     "docs/roles.md",
+    "docs/scaling.md",
     "docs/settings.md",
     "docs/storm.md",
     "docs/tracing.md",

@@ -1,6 +1,8 @@
 //! Proves that the ledger is kept by months: that a month is there when a payment needs it, that a
 //! reference is used once in all of them, that nothing in a month can be rewritten, and that an older
-//! ledger becomes one of months while processes of the release before go on.
+//! ledger becomes one of months while processes of the release before go on. That a month leaves the
+//! ledger while payments go on, and the audit adds up without it; and that what is kept for a while only
+//! goes.
 
 use crate::prelude::*;
 
@@ -255,4 +257,164 @@ async fn an_older_ledger_is_cut_while_the_release_before_goes_on() {
         Some("processed_transactions_first")
     );
     assert_eq!(stores.count("select count(*) from older.payment_months").await, 3);
+}
+
+/// The oldest month that is in the ledger.
+const OLDEST: &str = "select name from payment_months where detached_at is null
+     and exists (select from processed_transactions p
+         where p.tableoid = to_regclass(quote_ident(name))) order by starts_at limit 1";
+
+async fn detach(stores: &Stores, month: &str) -> Ended {
+    stores.run(&["archive", "detach", month, "--reason", "it is old"]).await
+}
+
+#[tokio::test]
+async fn a_month_leaves_the_ledger_and_everything_still_adds_up() {
+    let h = Harness::start().await;
+    let (ada, bob) = ("ADA".to_owned(), elsewhere("ADA"));
+    for customer in [&ada, &bob] {
+        h.api.open_account(customer, "10").await;
+    }
+    h.api.pay("old-1", &ada, "1").await;
+    h.api.pay("old-2", &ada, "2").await;
+    h.api.pay("old-3", &bob, "12").await;
+    h.api.pay("held", "NOBODY", "3").await;
+    h.api
+        .post_payment(&but(payment("old-4", &bob, "1"), json!({"payment_status": "FAILED"})))
+        .await;
+    h.settled().await;
+    age(&h.stores, 4).await;
+    h.api.pay("mid", &ada, "4").await;
+    h.settled().await;
+    age(&h.stores, 1).await;
+    h.api.pay("new", &ada, "1").await;
+    h.settled().await;
+    let months = h.stores.texts("select name from payment_months order by starts_at").await;
+    assert_eq!(months.len(), 5, "{months:?}");
+    detach(&h.stores, &months[1]).await.is(1, "is not the oldest month");
+    detach(&h.stores, "topology").await.is(1, "no month is called topology");
+    h.stores.forget().await;
+    h.api.pay("old-1", &ada, "9").await;
+    h.settled().await;
+    detach(&h.stores, &months[0]).await.is(1, "1 conflicts are open about its payments");
+    h.stores.succeed(&["conflicts", "list"]).await;
+    h.stores.sql("update conflicts set state = 'resolved', resolved_at = now()").await;
+    let other = h.stores.run(&["archive", "list"]).await;
+    assert!(other.stdout.contains("old") && other.stdout.contains("in use"), "{other:?}");
+
+    detach(&h.stores, &months[0]).await.is(0, "with 4 payments");
+    h.stores.succeed(&["audit"]).await;
+    detach(&h.stores, &months[0]).await.is(1, "is detached already");
+    let kept = format!("select count(*) from {}", months[0]);
+    assert_eq!(h.stores.count(&kept).await, 4, "its table is there");
+    // What is said of its payments.
+    assert_eq!(h.api.balance(&ada).await["total_paid"], "8.00");
+    assert_eq!(h.api.payment("old-1").await["status"], "archived");
+    assert_eq!(h.stores.show("old-2").await["state"], "archived");
+    let statement = h.api.get("/api/v1/customers/ADA/payments").await.json();
+    assert_eq!(statement["payments"].as_array().unwrap().len(), 2, "{statement}");
+    assert_eq!(statement["archived_up_to"], 2);
+    // Its references stay used, by the same and by others, and what is held is still held.
+    h.stores.forget().await;
+    h.api.pay("old-2", &ada, "2").await;
+    h.api.pay("old-3", &ada, "12").await;
+    h.api.pay("later", &bob, "1").await;
+    h.api.open_account("NOBODY", "10").await;
+    h.api.until_settled().await;
+    let totals = h.api.stats().await["totals"].clone();
+    let counts = ["applied", "duplicates", "conflicts"].map(|name| totals[name].clone());
+    assert_eq!(counts, [7, 1, 2].map(|count| json!(count)));
+    h.stores.succeed(&["audit"]).await;
+    h.stores.sql("update conflicts set state = 'resolved', resolved_at = now()").await;
+    detach(&h.stores, &months[1]).await.is(1, "days after its end");
+    age_more(&h.stores, &months[1]).await;
+    detach(&h.stores, &months[1]).await.is(0, "with 1 payments");
+    h.stores.succeed(&["audit"]).await;
+    let noted = "select count(*) from audit_log where action = 'month_detached'";
+    assert_eq!(h.stores.count(noted).await, 2);
+}
+
+/// As if a month had ended long ago, as far as it is judged by that.
+async fn age_more(stores: &Stores, month: &str) {
+    let sql = format!(
+        "update payment_months set ends_at = starts_at + interval '1 day' where name = '{month}';
+         set session_replication_role = replica;
+         update used_references set settled_at = m.starts_at
+             from payment_months m where name = '{month}' and settled_at >= m.starts_at
+                 and settled_at < m.starts_at + interval '1 month';
+         update {month} p set processed_at = m.starts_at
+             from payment_months m where name = '{month}';
+         reset session_replication_role"
+    );
+    stores.sql(&sql).await;
+}
+
+#[tokio::test]
+async fn payments_go_on_while_a_month_is_detached_and_an_interruption_is_gone_on_with() {
+    let h = Harness::start().await.account("ADA", "1000").await;
+    h.api.pay("old", "ADA", "1").await;
+    h.settled().await;
+    age(&h.stores, 3).await;
+    let month = h.stores.texts(OLDEST).await[0].clone();
+    // Somebody reads, and does not end: the month cannot go before.
+    let reader = lock(&h.stores, "processed_transactions", "access share").await;
+    let detaching = ["archive", "detach", &*month, "--reason", "it is old"];
+    let mut command = operate(&h.stores, &detaching);
+    let mut archive = command
+        .env("PAYSTREAM_ACTOR", "ada")
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let waits = "select count(*) from pg_stat_activity where application_name = 'paystream archive'
+         and wait_event_type = 'Lock' and datname = current_database()";
+    h.stores.until(1, waits).await;
+    for name in ["one", "two", "three"] {
+        h.api.pay(name, "ADA", "1").await;
+        h.api.until_is(name, "applied").await;
+    }
+    h.stores.succeed(&["audit"]).await;
+    assert_eq!(h.api.payment("old").await["status"], "archived", "for whoever comes now");
+    archive.kill().await.unwrap();
+    h.stores
+        .sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name = 'paystream archive' and datname = current_database()",
+        )
+        .await;
+    h.stores.until(0, waits).await;
+    drop(reader);
+    h.stores.succeed(&["audit"]).await;
+    detach(&h.stores, &month).await.is(0, "with 1 payments");
+    assert_eq!(h.api.payment("old").await["status"], "archived");
+    h.stores.succeed(&["audit"]).await;
+    let noted = "select count(*) from audit_log where action = 'month_detached'";
+    assert_eq!(h.stores.count(noted).await, 1);
+}
+
+#[tokio::test]
+async fn attempts_and_former_owners_go_after_their_retention() {
+    let stores = Stores::new().await;
+    stores
+        .sql(
+            "insert into attempts (partition, first_stream_id, last_stream_id, attempt, worker, epoch, at)
+                 select n % 8, '1-1', '1-1', 1, 'w', 1,
+                     now() - case when n < 12000 then interval '91 days' else interval '89 days' end
+                 from generate_series(0, 12004) n;
+             update partition_owners set epoch = 3;
+             insert into partition_moves (partition, epoch, owner, acquired_at)
+                 select n % 8, n / 8 + 1, 'w', now() - interval '91 days' * (2 - n / 8)
+                 from generate_series(0, 15) n",
+        )
+        .await;
+    let _worker = worker(&stores, "w", &[]).await;
+    stores.until(5, "select count(*) from attempts").await;
+    // Of each partition the owner it has now, and those of the last 90 days.
+    stores
+        .until(
+            0,
+            "select count(*) from partition_moves where acquired_at < now() - interval '90 days'",
+        )
+        .await;
+    assert_eq!(stores.count("select count(*) from partition_moves where epoch = 2").await, 0);
 }

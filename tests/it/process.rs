@@ -155,7 +155,7 @@ pub fn operate(stores: &Stores, arguments: &[&str]) -> Command {
         ["serve", "worker", ..] => "paystream_worker",
         ["serve", "operations", ..] => "paystream_operations",
         ["serve" | "seed", ..] => FRONT,
-        ["migrate", ..] => OWNER,
+        ["migrate" | "archive", ..] | ["audit-log", "prune", ..] => OWNER,
         ["audit", ..] => "paystream_auditor",
         _ => "paystream_operations",
     };

@@ -64,6 +64,13 @@ struct Row {
 }
 
 impl Row {
+    /// Whether it notes that the log was pruned up to there.
+    fn says_pruned(&self, (position, digest): &(i64, Vec<u8>)) -> bool {
+        let after = self.after.as_deref().map(serde_json::from_str::<serde_json::Value>);
+        let wanted = serde_json::json!({ "position": position, "digest": hexadecimal(digest) });
+        self.action == "audit_log_pruned" && matches!(after, Some(Ok(after)) if after == wanted)
+    }
+
     /// As `audit_log_digest` of the database makes it.
     fn digest(&self, position: i64, previous: &[u8]) -> Vec<u8> {
         let numbers = [position, self.id, self.at.timestamp_micros()].map(|one| one.to_string());
@@ -128,11 +135,23 @@ pub(super) async fn examine(
     // The digest before the next row, where it is known.
     let mut previous = head.as_ref().map(|head| Sha256::digest(&head.ledger).to_vec());
     let (mut last, mut number) = (0, 0);
+    // What was pruned is not there; the chain goes on behind it, and has the row that says so.
+    let anchor: Option<(i64, Vec<u8>)> =
+        sqlx::query_as("select position, digest from audit_log_anchor")
+            .fetch_optional(&mut *connection)
+            .await?;
+    let mut noted = anchor.is_none();
+    if let Some((position, digest)) = &anchor {
+        (last, previous) = (*position, Some(digest.clone()));
+        kept.forget_before(*position);
+    }
     kept.compare(last, previous.as_deref(), report);
     let mut rows = sqlx::query_as::<_, Row>(
         "select position, id, at, role, actor, action, subject, reason, before::text as before,
              after::text as after, digest
-         from audit_log order by position, id",
+         from audit_log
+         where position > coalesce((select position from audit_log_anchor), 0) or position is null
+         order by position, id",
     )
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
@@ -152,9 +171,32 @@ pub(super) async fn examine(
             report.add(CHAIN, &format!("position {position}, id {}", row.id), detail.to_owned());
         }
         kept.compare(position, Some(&row.digest), report);
+        noted |= anchor.as_ref().is_some_and(|anchor| row.says_pruned(anchor));
         (last, previous) = (position, Some(row.digest));
     }
     drop(rows);
+    if !noted {
+        let detail = "says that the log was pruned, and the log does not say so".to_owned();
+        report.add(END, "audit_log_anchor", detail);
+    }
+    end_where_the_head_says(head, last, previous.as_deref(), report);
+    kept.compare_no_more(last, report);
+    for line in report.checks.iter_mut().filter(|line| CHECKS.contains(&line.check)) {
+        line.looked_at = match line.check {
+            CHECKPOINT => checkpoints.len() as u64,
+            END => 1,
+            _ => number,
+        };
+    }
+    Ok(())
+}
+
+fn end_where_the_head_says(
+    head: Option<Head>,
+    last: i64,
+    previous: Option<&[u8]>,
+    report: &mut AuditReport,
+) {
     match head {
         None => report.add(END, "audit_log_head", "has no row".to_owned()),
         Some(head) if head.position > last => {
@@ -171,15 +213,6 @@ pub(super) async fn examine(
         }
         Some(_) => {}
     }
-    kept.compare_no_more(last, report);
-    for line in report.checks.iter_mut().filter(|line| CHECKS.contains(&line.check)) {
-        line.looked_at = match line.check {
-            CHECKPOINT => checkpoints.len() as u64,
-            END => 1,
-            _ => number,
-        };
-    }
-    Ok(())
 }
 
 /// Checkpoints that are still to be compared, by position: name and digest.
@@ -206,6 +239,11 @@ impl<'a> Kept<'a> {
             }
         }
         Self(kept)
+    }
+
+    /// What these are of was pruned: they were compared before.
+    fn forget_before(&mut self, position: i64) {
+        self.0.retain(|at, _| *at >= position);
     }
 
     fn compare(&mut self, position: i64, digest: Option<&[u8]>, report: &mut AuditReport) {

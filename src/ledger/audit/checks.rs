@@ -15,7 +15,8 @@ pub(super) struct Relation {
 }
 
 /// In the order in which they are looked at.
-pub(super) const RELATIONS: [Relation; 6] = [ACCOUNT, ROW, SEQUENCE, JUMP, PARTITION, HELD];
+pub(super) const RELATIONS: [Relation; 8] =
+    [ACCOUNT, ROW, SEQUENCE, JUMP, PARTITION, HELD, USED, ARCHIVED];
 
 /// A payment's content is what its digest stands for: compared in Rust, where digests
 /// are made.
@@ -25,7 +26,7 @@ pub(super) const CONTENT_CHANGED: &str = "content_changed";
 pub(super) const ENTRIES: &str = "with entry as (
      select partition, sequence, stream_id, outcome as kind,
          case outcome when 'applied' then applied_amount + excess_amount end as amount
-     from processed_transactions
+     from kept_transactions
      union all
      select partition, sequence, stream_id,
          case state when 'redriven' then state else counted_as end, null
@@ -40,10 +41,14 @@ pub(super) const ACCOUNT: Relation = Relation {
     from (select * from customer_accounts
         where customer_id >= $1 and customer_id < $2) a
     full join (select customer_id, sum(applied_amount) as applied,
-            sum(excess_amount) as excess, max(account_version) as last_version,
-            count(*) filter (where outcome = 'applied') as payments
-        from processed_transactions
-        where account_version is not null and customer_id >= $1 and customer_id < $2
+            sum(excess_amount) as excess, max(version) as last_version,
+            sum(payments)::bigint as payments
+        from (select customer_id, applied_amount, excess_amount, account_version as version,
+                (outcome = 'applied')::int::bigint as payments
+            from kept_transactions
+            where account_version is not null and customer_id >= $1 and customer_id < $2
+            union all select customer_id, applied, excess, version, payments
+            from opening_balances where customer_id >= $1 and customer_id < $2) r
         group by customer_id) s using (customer_id)",
     columns: ", customer_id, asset_value is not null as opened",
     checks: &[
@@ -83,7 +88,7 @@ pub(super) const ACCOUNT: Relation = Relation {
 /// Rows of statements, each with the row before it. What an operator settled later has
 /// no place in the stream's order, nor has what was given out twice. A
 /// resize moves customers, and sequences rise across it. Money that was assigned has the
-/// digest of what was sent.
+/// digest of what was sent. Rows that are archived are one, `opening`, which is not looked at itself.
 pub(super) const ROW: Relation = Relation {
     rows: "select customer_id || ' version ' || version as subject, *,
         case when version_before is null
@@ -111,7 +116,7 @@ pub(super) const ROW: Relation = Relation {
                 p.transaction_date, p.payload_digest,
                 coalesce(s.customer_id, p.customer_id) as sent_for,
                 s.customer_id is not null or d.id is not null as by_hand
-            from processed_transactions p
+            from kept_transactions p
             left join suspense s on s.assigned_to = p.customer_id
                 and s.state = 'applied' and p.payment_status = 'COMPLETE'
                 and (s.transaction_reference, s.partition, s.sequence)
@@ -119,9 +124,14 @@ pub(super) const ROW: Relation = Relation {
             left join dead_letters d on d.state = 'redriven'
                 and (d.partition, d.stream_id) = (p.partition, p.stream_id)
             where account_version is not null
-                and p.customer_id >= $1 and p.customer_id < $2) p
+                and p.customer_id >= $1 and p.customer_id < $2
+            union all
+            select customer_id, version, 'opening', balance_after, 0, 0, null, null, null, null,
+                null, null, customer_id, false
+            from opening_balances where customer_id >= $1 and customer_id < $2) p
         window statement as (partition by customer_id order by version),
-            ordered as (partition by customer_id, by_hand order by version)) r",
+            ordered as (partition by customer_id, by_hand order by version)) r
+    where outcome <> 'opening'",
     columns: ", customer_id, sent_for, payment_status, amount, transaction_date, payload_digest",
     checks: &[
         ("version_gap", "case when version <> coalesce(version_before, 0) + 1
@@ -179,8 +189,10 @@ pub(super) const SEQUENCE: Relation = Relation {
     cross join lateral (select coalesce(
         range_agg(int8range(after_sequence + 1, resumes_at)), '{}') as jumped
         from sequence_jumps j where j.partition = s.partition) j
+    cross join lateral (select coalesce(range_agg(one), '{}') as settled
+        from archived_sequences a, unnest(a.sequences) one where a.partition = s.partition) a
     cross join lateral (select
-        int8multirange(int8range(follows, greatest(follows, next))) - jumped
+        int8multirange(int8range(follows, greatest(follows, next))) - jumped - settled
         as holes) h
     cross join lateral (
         select sequence as first, sequence as last, false as missing
@@ -232,13 +244,19 @@ pub(super) const JUMP: Relation = Relation {
 
 /// Partitions, each with what was counted in it.
 pub(super) const PARTITION: Relation = Relation {
-    rows: "with counted as (
+    rows: "with each as (
         select partition, case kind when 'redriven' then 'dead_lettered' else kind end as kind,
             count(*)::numeric as number, count(sequence) as sequences,
             max(sequence) as highest, coalesce(sum(amount), 0) as amount,
             count(*) filter (where sequence > coalesce(last_sequence, 0)
                 and kind <> 'redriven') as beyond
-        from entry left join partition_owners using (partition) group by 1, 2),
+        from entry left join partition_owners using (partition) group by 1, 2
+        union all select partition, v.kind, v.number, v.number, null, v.amount, 0
+        from archived_sequences cross join lateral (values ('applied', applied, amount),
+            ('recorded', recorded, 0), ('rejected', rejected, 0)) v (kind, number, amount)),
+    counted as (select partition, kind, sum(number) as number, sum(sequences)::bigint as sequences,
+            max(highest) as highest, sum(amount) as amount, sum(beyond)::bigint as beyond
+        from each group by 1, 2),
     kept as (
         select partition, last_sequence, kind, name, coalesce(number, 0) as number
         from partition_owners left join partition_totals using (partition)
@@ -272,7 +290,7 @@ pub(super) const PARTITION: Relation = Relation {
 /// Payments in suspense, with what their references moved already.
 pub(super) const HELD: Relation = Relation {
     rows: "select transaction_reference as subject, s.state, p.outcome
-    from suspense s left join (select * from processed_transactions
+    from suspense s left join (select * from kept_transactions
         where payment_status = 'COMPLETE') p using (transaction_reference)
     where s.state in ('held', 'refund_marked')",
     columns: "",
@@ -281,4 +299,37 @@ pub(super) const HELD: Relation = Relation {
         "case when outcome is not null
              then format('is %s in suspense and %s in processed_transactions', state, outcome) end",
     )],
+};
+
+/// Payments that are not archived and the keys that they have, where these do not fit together.
+pub(super) const USED: Relation = Relation {
+    rows: "select coalesce(p.transaction_reference, u.transaction_reference) as subject,
+        u.transaction_reference is null as lacks_key, p.transaction_reference is null as lacks_payment
+    from (select * from kept_transactions) p
+    full join (select * from used_references
+        where settled_at is not null and not exists (select from payment_months
+            where detached_at is not null and settled_at >= starts_at and settled_at < ends_at)) u
+        on (p.transaction_reference, p.payment_status, p.processed_at)
+            = (u.transaction_reference, u.payment_status, u.settled_at)
+            and (p.partition, p.sequence, p.payload_digest)
+                = (u.partition, u.sequence, u.payload_digest)
+    where p.transaction_reference is null or u.transaction_reference is null",
+    columns: "",
+    checks: &[(
+        "reference_unused",
+        "case when lacks_key then 'is settled, and used_references does not say so'
+             when lacks_payment then 'is used by a payment that is not there' end",
+    )],
+};
+
+/// What is said of months that are archived, and whether their sequences came again.
+pub(super) const ARCHIVED: Relation = Relation {
+    rows: "select format('partition %s of %s', a.partition, month) as subject, count(*) as again
+    from archived_sequences a join entry e
+        on e.partition = a.partition and a.sequences @> e.sequence
+    where not exists (select from sequence_jumps j where 'twice' = any(kinds)
+        and j.partition = a.partition and e.sequence > after_sequence and e.sequence < resumes_at)
+    group by 1",
+    columns: "",
+    checks: &[("archived_twice", "format('%s of its sequences have another outcome', again)")],
 };

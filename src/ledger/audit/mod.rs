@@ -18,7 +18,8 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, ConnectOptions, Row, postgres::PgRow};
 
 use self::checks::{
-    ACCOUNT, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation, SEQUENCE,
+    ACCOUNT, ARCHIVED, CONTENT_CHANGED, ENTRIES, HELD, JUMP, PARTITION, RELATIONS, ROW, Relation,
+    SEQUENCE, USED,
 };
 pub use chain::{Checkpoint, LogPlace};
 pub use rounds::{Rounds, Slice};
@@ -121,6 +122,18 @@ impl FullAudit {
         Ok(report)
     }
 
+    /// How many faults the audit log has.
+    pub async fn log_faults(&self) -> Result<u64, Error> {
+        let mut connection = self.address.connect().await?;
+        let begin = "begin isolation level repeatable read, read only";
+        let mut transaction = connection.begin_with(begin).await?;
+        let mut report = AuditReport::empty();
+        chain::examine(&mut transaction, &[], &mut report).await?;
+        transaction.rollback().await?;
+        connection.close().await?;
+        Ok(report.drift_count)
+    }
+
     /// The end of the audit log; none when its last row is not the one that its head names.
     pub async fn log_end(&self) -> Result<Option<LogPlace>, Error> {
         let mut connection = self.address.connect().await?;
@@ -157,6 +170,8 @@ async fn look(
     })
     .await?;
     examine(connection, &HELD, None, &mut report, |_, _, _| Ok(())).await?;
+    examine(connection, &USED, None, &mut report, |_, _, _| Ok(())).await?;
+    examine(connection, &ARCHIVED, None, &mut report, |_, _, _| Ok(())).await?;
     // Only those at fault were read one by one.
     for line in report.checks.iter_mut().filter(|line| OF_SEQUENCES.contains(&line.check)) {
         line.looked_at = report.sequences;
