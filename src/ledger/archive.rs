@@ -5,13 +5,13 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Row};
+use sqlx::{AssertSqlSafe, FromRow, Row};
 
 use super::{
-    Acted, Error, Ledger, Refusal, Signature,
+    ACQUIRE_TIMEOUT, Acted, Error, Ledger, Refusal, Signature,
     address::Address,
     admin::{Change, note},
-    commit::commit,
+    session::{Session, commit},
 };
 
 /// One archive command at a time.
@@ -97,13 +97,12 @@ pub struct Archive {
 
 impl Ledger {
     pub fn archive(&self) -> Archive {
-        let address = self.address.with(|options| {
-            options.application_name("paystream archive").options([
-                ("statement_timeout", "0"),
-                ("jit", "off"),
-                ("work_mem", "64MB"),
-            ])
-        });
+        let address = self.address.with(|options| options.application_name("paystream archive"));
+        let address = address.set([
+            ("statement_timeout", "0".to_owned()),
+            ("jit", "off".to_owned()),
+            ("work_mem", "64MB".to_owned()),
+        ]);
         Archive { address }
     }
 }
@@ -111,20 +110,17 @@ impl Ledger {
 impl Archive {
     /// All months, the oldest first.
     pub async fn months(&self) -> Result<Vec<MonthRow>, Error> {
-        let mut connection = self.address.connect().await?;
-        let months = months(&mut connection).await?;
-        connection.close().await?;
-        Ok(months)
+        self.address.connect().await?.ask(months).await
     }
 
     /// Takes a month out of the ledger; says how many payments it has. Run again after it was
     /// interrupted, it goes on.
     pub async fn detach(&self, name: &str, by: &Signature) -> Result<Acted<i64>, Error> {
-        let mut connection = self.address.connect().await?;
-        let locked = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(LOCK);
-        if !locked.fetch_one(&mut connection).await? {
+        // Detaching is no part of a transaction: it takes a session of PostgreSQL's own.
+        self.address.pool(1, ACQUIRE_TIMEOUT).direct()?;
+        let Some(mut connection) = self.address.lock(LOCK).await? else {
             return Ok(Err(Refusal::Impossible("another archive command is at work".to_owned())));
-        }
+        };
         let known = months(&mut connection).await?;
         let Some(month) = known.iter().find(|month| month.name == name) else {
             let text = format!("no month is called {name}: see `paystream archive list`");
@@ -148,13 +144,13 @@ impl Archive {
     }
 }
 
-async fn months(connection: &mut PgConnection) -> Result<Vec<MonthRow>, Error> {
+async fn months(connection: &mut Session) -> Result<Vec<MonthRow>, Error> {
     Ok(sqlx::query_as(MONTHS).bind(AGE_DAYS).fetch_all(connection).await?)
 }
 
 /// Why a month must stay.
 async fn refusal(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     month: &MonthRow,
     known: &[MonthRow],
 ) -> Result<Option<String>, Error> {
@@ -189,11 +185,7 @@ fn about(sql: &str, month: &str) -> String {
 }
 
 /// Writes what stays of a month. From its commit on its payments are archived.
-async fn leave(
-    connection: &mut PgConnection,
-    month: &MonthRow,
-    by: &Signature,
-) -> Result<(), Error> {
+async fn leave(connection: &mut Session, month: &MonthRow, by: &Signature) -> Result<(), Error> {
     let mut transaction = connection.begin().await?;
     let name = &*month.name;
     sqlx::query(AssertSqlSafe(about(OPEN, name))).execute(&mut *transaction).await?;
@@ -217,7 +209,7 @@ async fn leave(
 }
 
 /// Waits for transactions that read or write payments, and keeps none waiting.
-async fn detach(connection: &mut PgConnection, name: &str) -> Result<(), Error> {
+async fn detach(connection: &mut Session, name: &str) -> Result<(), Error> {
     let pending = sqlx::query_scalar(
         "select inhdetachpending from pg_inherits where inhrelid = to_regclass(quote_ident($1))",
     );

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{
     Acted, Error, Ledger, QUERY_TIMEOUT, Refusal, Signature,
     address::Address,
     admin::{Change, note},
-    commit::commit,
+    pool::Pool,
+    session::{Session, commit},
 };
 
 /// Rows that one statement deletes.
@@ -33,7 +33,7 @@ const LOG: &str = "delete from audit_log where position in (
 
 /// Deletes what is older than its retention.
 pub struct Keeping {
-    pool: PgPool,
+    pool: Pool,
 }
 
 impl Ledger {
@@ -53,7 +53,8 @@ impl Keeping {
         let mut more = false;
         for (delete, retention) in [(ATTEMPTS, attempts), (MOVES, moves)] {
             let deleted = sqlx::query(delete).bind(retention.as_secs_f64()).bind(BATCH_MAX);
-            more |= deleted.execute(&self.pool).await?.rows_affected() >= BATCH_MAX.unsigned_abs();
+            let deleted = self.pool.change(async |session| deleted.execute(session).await).await?;
+            more |= deleted.rows_affected() >= BATCH_MAX.unsigned_abs();
         }
         Ok(more)
     }
@@ -79,7 +80,8 @@ impl LogKeeping {
         };
         let mut count = 0;
         loop {
-            let deleted = sqlx::query(LOG).bind(BATCH_MAX).execute(&mut connection).await?;
+            let delete = sqlx::query(LOG).bind(BATCH_MAX);
+            let deleted = connection.change(async |session| delete.execute(session).await).await?;
             count += deleted.rows_affected();
             if deleted.rows_affected() == 0 {
                 break;
@@ -92,7 +94,7 @@ impl LogKeeping {
 
 /// Moves the anchor to the last row from before `before`, and notes it; none when no row is left there.
 async fn anchor(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     before: DateTime<Utc>,
     by: &Signature,
 ) -> Result<Option<i64>, Error> {

@@ -290,8 +290,8 @@ impl Reader {
     /// The last version of a customer's statement that has left the ledger with its month.
     pub async fn archived_up_to(&self, customer: &CustomerId) -> Result<Option<i64>, Error> {
         let version = sqlx::query_as("select version from opening_balances where customer_id = $1");
-        let rows: Vec<(i64,)> = self.pool.all(version.bind(customer.as_str())).await?;
-        Ok(rows.first().map(|(version,)| *version))
+        let row: Option<(i64,)> = self.pool.maybe(version.bind(customer.as_str())).await?;
+        Ok(row.map(|(version,)| version))
     }
 
     /// All rows of a query, from the standby where it has all that the primary has shown.

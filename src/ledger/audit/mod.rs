@@ -125,8 +125,7 @@ impl FullAudit {
     /// How many faults the audit log has.
     pub async fn log_faults(&self) -> Result<u64, Error> {
         let mut connection = self.address.connect().await?;
-        let begin = "begin isolation level repeatable read, read only";
-        let mut transaction = connection.begin_with(begin).await?;
+        let mut transaction = connection.snapshot().await?;
         let mut report = AuditReport::empty();
         chain::examine(&mut transaction, &[], &mut report).await?;
         transaction.rollback().await?;
