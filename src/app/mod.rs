@@ -247,7 +247,8 @@ async fn serve_topology(
     } else if let Some(address) = config.worker.health_bind {
         tasks.spawn(http::serve_health(board, address, stop.clone()));
     }
-    tasks.spawn(monitor::run(monitor, stores.ledger.rounds(), stop.clone()));
+    let worker = monitor.worker.as_ref().map(|(id, _)| id.clone());
+    tasks.spawn(monitor::run(monitor, stores.ledger.rounds().of(worker), stop.clone()));
     let schema = stores.ledger.schema();
     let ended = tokio::select! {
         // Tasks that were told to stop may have ended by now.

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::{
-    error::{Cause, Error},
+    error::Cause,
     pool::Pool,
     session::{Session, Terms},
 };
@@ -134,16 +134,9 @@ impl Address {
         Ok(Session::own(self.connection().await?, self.terms.clone()))
     }
 
-    /// A session that has this lock for its life; none while another has it.
-    pub(super) async fn lock(&self, lock: i64) -> Result<Option<Session>, Error> {
-        let holder = match self.terms {
-            Terms::Session => None,
-            Terms::Transaction(_) => {
-                let idle = ("idle_in_transaction_session_timeout", "0".to_owned());
-                Some(self.set([idle]).connect().await?)
-            }
-        };
-        self.connect().await?.locked(holder, lock).await
+    /// Whether it is a pooler's.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.terms.are_of_a_pooler()
     }
 
     async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
@@ -229,7 +222,7 @@ impl Address {
 
     fn connections(&self, connections: u32, acquire_timeout: Duration) -> PgPool {
         // What begins a transaction tries it anyway.
-        let is_tried = matches!(self.terms, Terms::Session);
+        let is_tried = !self.is_pooled();
         let options = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(acquire_timeout)

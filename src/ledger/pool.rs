@@ -17,7 +17,7 @@ use sqlx::{
 
 use super::{
     Error,
-    session::{Session, Terms, Transaction},
+    session::{Session, Terms, Transaction, needs_a_session},
 };
 use crate::telemetry::Signals;
 
@@ -148,12 +148,7 @@ impl Pool {
     pub(super) fn direct(&self) -> Result<&PgPool, Error> {
         match self.terms {
             Terms::Session => Ok(&self.pool),
-            Terms::Transaction(_) => Err(Error::Schema(
-                "migrations hold a lock of their session, which a pooler in transaction mode does \
-                 not keep: run `paystream migrate` with the address of PostgreSQL itself and \
-                 PAYSTREAM_DATABASE_POOLER=none"
-                    .to_owned(),
-            )),
+            Terms::Transaction(_) => Err(needs_a_session("migrations hold")),
         }
     }
 

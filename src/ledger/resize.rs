@@ -24,8 +24,9 @@ pub struct Resize {
 impl Resize {
     /// None while another process has the right.
     pub(super) async fn connect(address: &Address) -> Result<Option<Self>, Error> {
-        let locked = address.lock(LOCK).await?;
-        Ok(locked.map(|connection| Self { connection }))
+        let mut connection = address.connect().await?;
+        let is_locked = connection.lock(LOCK).await?;
+        Ok(is_locked.then_some(Self { connection }))
     }
 
     /// Records the wanted number; false when a change to another one is under way. Payments

@@ -19,7 +19,6 @@ use sqlx::{
     SqlStr,
     pool::PoolConnection,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTransactionManager, PgTypeInfo},
-    raw_sql,
 };
 use sqlx_core::transaction::TransactionManager;
 
@@ -49,6 +48,10 @@ impl Terms {
         Self::Transaction(all.into())
     }
 
+    pub(super) fn are_of_a_pooler(&self) -> bool {
+        matches!(self, Self::Transaction(_))
+    }
+
     fn begin(&self, begin: &'static str) -> SqlStr {
         match self {
             Self::Session => SqlStr::from_static(begin),
@@ -64,8 +67,6 @@ impl Terms {
 pub struct Session {
     held: Held,
     terms: Terms,
-    /// Holds a lock for a session that can hold none.
-    holder: Option<Box<Transaction<'static>>>,
 }
 
 enum Held {
@@ -75,11 +76,11 @@ enum Held {
 
 impl Session {
     pub(super) fn own(connection: PgConnection, terms: Terms) -> Self {
-        Self { held: Held::Own(connection), terms, holder: None }
+        Self { held: Held::Own(connection), terms }
     }
 
     pub(super) fn pooled(connection: PoolConnection<Postgres>, terms: Terms) -> Self {
-        Self { held: Held::Pooled(connection), terms, holder: None }
+        Self { held: Held::Pooled(connection), terms }
     }
 
     /// Asks something that changes nothing.
@@ -113,40 +114,17 @@ impl Session {
         }
     }
 
-    /// The session with this lock, which it holds for as long as it lives; none while another has
-    /// it. A session of a pooler has it held in a transaction of `holder`, which is open for as
-    /// long, has no snapshot and keeps nothing from being cleaned up.
+    /// Takes this lock, which the session holds for as long as it lives; false while another has
+    /// it.
     ///
     /// # Errors
-    /// As asking; and later, whatever is asked, when the holder's connection has broken.
-    pub(super) async fn locked(
-        mut self,
-        holder: Option<Self>,
-        lock: i64,
-    ) -> Result<Option<Self>, Error> {
-        let is_locked = match holder {
-            None => try_lock("select pg_try_advisory_lock($1)", lock, &mut self).await?,
-            Some(holder) => {
-                let mut holder = holder.into_transaction().await?;
-                let sql = "select pg_try_advisory_xact_lock($1)";
-                let is_locked = try_lock(sql, lock, &mut holder).await?;
-                self.holder = Some(Box::new(holder));
-                is_locked
-            }
-        };
-        if is_locked {
-            return Ok(Some(self));
+    /// Where the session is a pooler's, which would give the lock to anybody.
+    pub(super) async fn lock(&mut self, lock: i64) -> Result<bool, Error> {
+        if self.terms.are_of_a_pooler() {
+            return Err(needs_a_session("a change of the topology holds"));
         }
-        self.close().await?;
-        Ok(None)
-    }
-
-    /// Fails when the lock that it was given is not held any more.
-    async fn check_lock(&mut self) -> Result<(), Error> {
-        if let Some(holder) = &mut self.holder {
-            raw_sql("select 1").execute(&mut ***holder).await?;
-        }
-        Ok(())
+        let locking = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(lock);
+        Ok(locking.fetch_one(self).await?)
     }
 
     pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, Error> {
@@ -186,7 +164,7 @@ impl Session {
 
     /// Refuses a statement that a pooler would send to any server.
     fn checked(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        let is_pooled = matches!(self.terms, Terms::Transaction(_));
+        let is_pooled = self.terms.are_of_a_pooler();
         let connection = self.raw();
         if is_pooled && !connection.is_in_transaction() {
             return Err(sqlx::Error::Configuration("a statement outside of a transaction".into()));
@@ -195,12 +173,12 @@ impl Session {
     }
 }
 
-async fn try_lock(
-    sql: &'static str,
-    lock: i64,
-    session: &mut Session,
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(sql).bind(lock).fetch_one(session).await
+/// Refuses what only a session of PostgreSQL's own can do.
+pub(super) fn needs_a_session(what: &str) -> Error {
+    Error::Schema(format!(
+        "{what} a lock of its session, which a pooler in transaction mode does not keep: run this \
+         command with the address of PostgreSQL itself and PAYSTREAM_DATABASE_POOLER=none"
+    ))
 }
 
 impl fmt::Debug for Session {
@@ -318,7 +296,6 @@ enum Stage {
 impl<'c> Transaction<'c> {
     async fn begin(of: Of<'c>, begin: &'static str) -> Result<Self, Error> {
         let mut transaction = Self { of, stage: Stage::Beginning };
-        transaction.check_lock().await?;
         let sql = transaction.terms.begin(begin);
         PgTransactionManager::begin(transaction.raw(), Some(sql)).await?;
         transaction.stage = Stage::Open;

@@ -1,6 +1,6 @@
 //! Proves what holds when a connection pooler in transaction mode, a real PgBouncer, is before
 //! PostgreSQL: payments, look-ups and changes need no session; deadlines and locks are bounded; a
-//! lock of one process stays one's; warnings are heard; what a paused pooler delays is not lost;
+//! lock of a session is done without; warnings are heard; what a paused pooler delays is not lost;
 //! and a pooler that no setting names is found.
 
 use std::{
@@ -232,27 +232,30 @@ async fn a_lock_is_waited_for_and_held_no_longer_than_without_a_pooler() {
 }
 
 #[tokio::test]
-async fn a_lock_of_one_process_stays_with_it() {
+async fn what_needs_a_lock_of_a_session_does_without_or_is_refused() {
     let stores = Stores::new().await;
     let pooler = Pooler::before(&stores, "").await;
     let ledger = pooler.ledger();
-    let mut first = ledger.resize().await.unwrap().expect("nobody has it");
-    assert!(ledger.resize().await.unwrap().is_none(), "one has it");
-    // The running audit has a lock of its own, and one slice after the other.
-    let (mut rounds, mut others) = (ledger.rounds(), ledger.rounds());
-    assert!(rounds.next(10).await.unwrap().is_some());
-    assert!(others.next(10).await.unwrap().is_none());
-    assert!(rounds.next(10).await.unwrap().is_some());
-    assert!(!first.has_workers().await.unwrap());
-    // Whoever has lost it does nothing more.
-    let holders = "select count(pg_terminate_backend(pid)) from pg_locks
-         where locktype = 'advisory' and database =
-             (select oid from pg_database where datname = current_database())";
-    assert_eq!(stores.count(holders).await, 2);
-    let refused = in_time("the lock is missed", first.has_workers()).await;
-    assert!(refused.unwrap_err().is_outage());
-    drop(first);
-    assert!(ledger.resize().await.unwrap().is_some(), "it is free");
+    let refused = ledger.resize().await.err().expect("a lock that is not kept").sentence();
+    assert!(refused.contains("PAYSTREAM_DATABASE_POOLER=none"), "{refused}");
+    // The first worker that lives audits, one slice after the other.
+    let beat = "insert into workers (worker_id, incarnation, lease_ms, attempts_max)
+         select name, gen_random_uuid(), 10000, 5 from unnest(array['ada', 'ben']) name";
+    stores.sql(beat).await;
+    let rounds = |worker: Option<&str>| ledger.rounds().of(worker.map(str::to_owned));
+    let (mut ada, mut ben) = (rounds(Some("ada")), rounds(Some("ben")));
+    for _ in 0..2 {
+        assert!(ada.next(10).await.unwrap().is_some());
+        assert!(ben.next(10).await.unwrap().is_none());
+    }
+    assert!(rounds(None).next(10).await.unwrap().is_none(), "a gateway alone does not");
+    let silent = "update workers set beat_at = clock_timestamp() - interval '1 minute'
+         where worker_id = 'ada'";
+    stores.sql(silent).await;
+    assert!(ada.next(10).await.unwrap().is_none());
+    assert!(ben.next(10).await.unwrap().is_some());
+    // Nothing of it keeps the pooler from being paused.
+    in_time("all transactions have ended", pooler.tell("pause")).await;
 }
 
 #[tokio::test]

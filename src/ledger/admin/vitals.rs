@@ -101,8 +101,6 @@ const SERVER: &[(&str, &str)] = &[
          from pg_stat_activity
          where datname = current_database() and backend_type = 'client backend'
              and xact_start is not null and pid <> pg_backend_pid()
-             -- One without a snapshot and without changes holds nothing up: see session.rs.
-             and (backend_xmin is not null or backend_xid is not null)
          order by xact_start limit 1",
     ),
 ];

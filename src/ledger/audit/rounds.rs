@@ -2,7 +2,8 @@
 //! after the other, round after round, with the statements and the checks of
 //! the whole audit.
 //!
-//! One process at a time does it, the one that holds an advisory lock. Each
+//! One process at a time does it, the one that holds an advisory lock; behind a pooler, which
+//! keeps no lock of a session, the first of the live workers. Each
 //! slice is one read-only transaction that sees one moment, so that accounts
 //! which are being changed do not seem to differ. Never remembers what it found:
 //! whoever asks for slices does.
@@ -16,6 +17,11 @@ use super::{AuditReport, BEYOND_ALL, Error, statements};
 use crate::ledger::{ACQUIRE_TIMEOUT, SLICE_TIMEOUT, address::Address, session::Session};
 
 const LOCK: i64 = 0x7061_7973_6175_6469;
+/// Whether this worker is the first of those that live.
+const FIRST: &str = "select coalesce($1 = (select worker_id from workers
+     where beat_at between clock_timestamp() - lease_ms * interval '1 millisecond'
+         and clock_timestamp() + lease_ms * interval '1 millisecond'
+     order by worker_id limit 1), false)";
 /// Rows of statements in one slice, as far as the accounts count them right; of
 /// one account, all.
 const SLICE_ROWS_MAX: i64 = 20_000;
@@ -25,6 +31,8 @@ const DIFFERING_KEPT: usize = 1_000;
 /// Audits slice after slice, over a connection of its own.
 pub struct Rounds {
     address: Address,
+    /// The process's own, if it is one.
+    worker: Option<String>,
     connection: Option<Session>,
     from: String,
 }
@@ -53,7 +61,13 @@ impl Rounds {
         let address = address.with(|options| {
             options.application_name("paystream running audit").disable_statement_logging()
         });
-        Self { address, connection: None, from: String::new() }
+        Self { address, worker: None, connection: None, from: String::new() }
+    }
+
+    /// The same, in the process of this worker.
+    #[must_use]
+    pub fn of(self, worker: Option<String>) -> Self {
+        Self { worker, ..self }
     }
 
     /// The next slice of at most so many accounts; nothing while another
@@ -62,7 +76,7 @@ impl Rounds {
     pub async fn next(&mut self, accounts_max: u32) -> Result<Option<Slice>, Error> {
         // Put back only when all went well: otherwise it is closed, and with it
         // goes the lock.
-        let Some(mut connection) = self.locked().await? else { return Ok(None) };
+        let Some(mut connection) = self.turn().await? else { return Ok(None) };
         let looking = slice(&mut connection, &self.from, accounts_max);
         // Accounts and rows have their time each; PostgreSQL may be gone without a word.
         let looked = timeout(3 * SLICE_TIMEOUT, looking).await;
@@ -72,13 +86,43 @@ impl Rounds {
         Ok(Some(slice))
     }
 
-    async fn locked(&mut self) -> Result<Option<Session>, Error> {
-        if let Some(connection) = self.connection.take() {
-            return Ok(Some(connection));
+    /// A connection, if it is this process's turn.
+    async fn turn(&mut self) -> Result<Option<Session>, Error> {
+        let kept = self.connection.take();
+        if self.address.is_pooled() {
+            let Some(worker) = self.worker.clone() else { return Ok(None) };
+            let first = sqlx::query_scalar(FIRST).bind(worker);
+            let asking = async |session: &mut Session| first.fetch_one(session).await;
+            return self.taken(kept, async |session| session.ask(asking).await).await;
         }
-        self.from.clear();
-        let locking = self.address.lock(LOCK);
-        timeout(ACQUIRE_TIMEOUT, locking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))
+        if kept.is_some() {
+            return Ok(kept);
+        }
+        self.taken(None, async |session| session.lock(LOCK).await).await
+    }
+
+    /// The connection that was kept, or a new one, if `take` says so. With a new one, the round
+    /// begins anew.
+    async fn taken(
+        &mut self,
+        kept: Option<Session>,
+        take: impl AsyncFnOnce(&mut Session) -> Result<bool, Error>,
+    ) -> Result<Option<Session>, Error> {
+        if kept.is_none() {
+            self.from.clear();
+        }
+        let taking = async {
+            let mut session = match kept {
+                Some(session) => session,
+                None => self.address.connect().await?,
+            };
+            if take(&mut session).await? {
+                return Ok(Some(session));
+            }
+            session.close().await?;
+            Ok(None)
+        };
+        timeout(ACQUIRE_TIMEOUT, taking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))
     }
 }
 
