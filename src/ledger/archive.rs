@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, FromRow, Row};
 
 use super::{
-    ACQUIRE_TIMEOUT, Acted, Error, Ledger, Refusal, Signature,
+    Acted, Error, Ledger, Refusal, Signature,
     address::Address,
     admin::{Change, note},
     session::{Session, commit},
@@ -116,11 +116,11 @@ impl Archive {
     /// Takes a month out of the ledger; says how many payments it has. Run again after it was
     /// interrupted, it goes on.
     pub async fn detach(&self, name: &str, by: &Signature) -> Result<Acted<i64>, Error> {
-        // Detaching is no part of a transaction: it takes a session of PostgreSQL's own.
-        self.address.pool(1, ACQUIRE_TIMEOUT).direct()?;
-        let Some(mut connection) = self.address.lock(LOCK).await? else {
+        let mut connection = self.address.connect().await?;
+        // Detaching is no part of a transaction either: it takes a session of PostgreSQL's own.
+        if !connection.lock(LOCK).await? {
             return Ok(Err(Refusal::Impossible("another archive command is at work".to_owned())));
-        };
+        }
         let known = months(&mut connection).await?;
         let Some(month) = known.iter().find(|month| month.name == name) else {
             let text = format!("no month is called {name}: see `paystream archive list`");

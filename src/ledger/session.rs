@@ -121,7 +121,7 @@ impl Session {
     /// Where the session is a pooler's, which would give the lock to anybody.
     pub(super) async fn lock(&mut self, lock: i64) -> Result<bool, Error> {
         if self.terms.are_of_a_pooler() {
-            return Err(needs_a_session("a change of the topology holds"));
+            return Err(needs_a_session("this command holds"));
         }
         let locking = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(lock);
         Ok(locking.fetch_one(self).await?)
