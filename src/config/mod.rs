@@ -97,8 +97,8 @@ pub struct LedgerConfig {
     pub database_url_file: Option<PathBuf>,
     /// Connection pooler that the URL is of. With `transaction`, as PgBouncer has
     /// with pool_mode=transaction, nothing relies on a session: each transaction begins
-    /// with its timeouts, and no statement is kept prepared. `paystream migrate` and
-    /// `paystream topology` need PostgreSQL itself.
+    /// with its timeouts, and no statement is kept prepared. `paystream migrate`,
+    /// `paystream topology` and `paystream archive` need PostgreSQL itself.
     #[arg(long, env = "PAYSTREAM_DATABASE_POOLER", value_enum, default_value_t)]
     pub database_pooler: Pooler,
     /// Reach Redis and PostgreSQL on other machines without TLS: with redis://, or with

@@ -148,7 +148,7 @@ impl Pool {
     pub(super) fn direct(&self) -> Result<&PgPool, Error> {
         match self.terms {
             Terms::Session => Ok(&self.pool),
-            Terms::Transaction(_) => Err(needs_a_session("migrations hold")),
+            Terms::Transaction(_) => Err(needs_a_session()),
         }
     }
 

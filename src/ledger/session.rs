@@ -121,7 +121,7 @@ impl Session {
     /// Where the session is a pooler's, which would give the lock to anybody.
     pub(super) async fn lock(&mut self, lock: i64) -> Result<bool, Error> {
         if self.terms.are_of_a_pooler() {
-            return Err(needs_a_session("this command holds"));
+            return Err(needs_a_session());
         }
         let locking = sqlx::query_scalar("select pg_try_advisory_lock($1)").bind(lock);
         Ok(locking.fetch_one(self).await?)
@@ -174,11 +174,12 @@ impl Session {
 }
 
 /// Refuses what only a session of PostgreSQL's own can do.
-pub(super) fn needs_a_session(what: &str) -> Error {
-    Error::Schema(format!(
-        "{what} a lock of its session, which a pooler in transaction mode does not keep: run this \
-         command with the address of PostgreSQL itself and PAYSTREAM_DATABASE_POOLER=none"
-    ))
+pub(super) fn needs_a_session() -> Error {
+    Error::Schema(
+        "this command holds a lock of its session, which a pooler in transaction mode does not keep: \
+         run it with the address of PostgreSQL itself and PAYSTREAM_DATABASE_POOLER=none"
+            .to_owned(),
+    )
 }
 
 impl fmt::Debug for Session {
