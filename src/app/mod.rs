@@ -209,8 +209,7 @@ async fn serve_topology(
     signals.hide_references(&stores.trace_key);
     let mut tasks = JoinSet::new();
     let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
-    let servers = u16::try_from(stores.streams.server_count()).unwrap_or(u16::MAX);
-    let lanes = config.worker.lanes.saturating_mul(servers);
+    let lanes = config.worker.lanes.saturating_mul(stores.server_count());
     let board = Arc::new(Board::new(lanes, config.worker.stall_limit, Instant::now()));
     let (streams, ended) = (stores.streams.clone(), stop.clone());
     tasks.spawn(async move {

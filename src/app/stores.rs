@@ -94,6 +94,11 @@ impl Stores {
         let config = store.ledger.clone();
         Ok(Self { streams, ledger, topology, trace_key, config })
     }
+
+    /// How many servers of Redis take commands.
+    pub(super) fn server_count(&self) -> u16 {
+        u16::try_from(self.streams.server_count()).unwrap_or(u16::MAX)
+    }
 }
 
 /// Asks again while something is away, for as long as a start may wait.
