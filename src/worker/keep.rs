@@ -12,7 +12,7 @@ use super::process::Worker;
 /// Between two rounds.
 const ROUND_WAIT: Duration = Duration::from_secs(30);
 
-/// Deletes until `stop`: a batch of each table a round, so that nobody waits for it.
+/// Deletes until `stop`, in batches, so that nobody waits for one.
 pub(super) async fn run(worker: Arc<Worker>, stop: CancellationToken) {
     let keeping = worker.ledger.keeping();
     let mut interval = interval(ROUND_WAIT);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use rand::{Rng, RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
@@ -170,6 +170,12 @@ pub(crate) struct Fault {
     pub(crate) lasts: Duration,
     /// Whoever makes it draws from these whom it hits.
     pub(crate) draws: [u32; 3],
+}
+
+/// Whom a draw hits.
+pub(crate) fn pick<T>(of: &[T], draw: u32) -> Result<&T> {
+    let count = of.len().max(1);
+    of.get(usize::try_from(draw)? % count).context("there is nothing to choose from")
 }
 
 /// The first fault comes when the load has settled in.

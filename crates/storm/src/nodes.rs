@@ -3,6 +3,7 @@
 //! every fault. Never reads what paystream wrote.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -131,7 +132,7 @@ impl Nodes {
         for sentinel in &self.sentinels {
             until("Sentinels know each other and the replica", async || {
                 let mut connection = connect(&sentinel.url(), PATIENCE).await?;
-                let known: std::collections::HashMap<String, String> = redis::cmd("SENTINEL")
+                let known: HashMap<String, String> = redis::cmd("SENTINEL")
                     .arg(&["MASTER", NAME])
                     .query_async(&mut connection)
                     .await?;
@@ -265,11 +266,15 @@ impl Nodes {
             Topology::Single | Topology::Sentinel => None,
             Topology::Cluster => Some(self.slot_of(key).await?),
         };
+        let takes = async |at| match slot {
+            None => true,
+            // One that does not answer has none.
+            Some(slot) => self.has(at, slot).await.unwrap_or(false),
+        };
         let end = Instant::now() + PATIENCE;
         loop {
             for at in self.masters().await? {
-                // One that does not answer is none.
-                if slot.is_none() || self.has(at, slot).await.unwrap_or(false) {
+                if takes(at).await {
                     return Ok(at);
                 }
             }
@@ -287,12 +292,12 @@ impl Nodes {
     }
 
     /// Whether a server says that it has this slot itself.
-    async fn has(&self, at: usize, slot: Option<u16>) -> Result<bool> {
+    async fn has(&self, at: usize, slot: u16) -> Result<bool> {
         let ranges: Vec<(u16, u16, Vec<Value>)> = self.ranges(at).await?;
         let own = self.node(at)?.announced;
         Ok(ranges.iter().any(|(first, last, server)| {
             let port = server.get(1).and_then(|port| u16::from_redis_value_ref(port).ok());
-            slot.is_some_and(|slot| (*first..=*last).contains(&slot)) && port == Some(own)
+            (*first..=*last).contains(&slot) && port == Some(own)
         }))
     }
 

@@ -11,7 +11,13 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{fault::Fault, ledger, nodes::Role, process::send_family, site::Site, weather::pick};
+use crate::{
+    fault::{Fault, pick},
+    ledger,
+    nodes::Role,
+    process::send_family,
+    site::Site,
+};
 
 /// How long a replica may take to be promoted.
 const PROMOTED_WITHIN: Duration = Duration::from_secs(20);

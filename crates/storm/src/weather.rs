@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 use tokio::{
     sync::watch,
@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     args::Topology,
     bank::Bank,
-    fault::{Fault, Kind},
+    fault::{Fault, Kind, pick},
     ledger,
     process::Process,
     proxy::Way,
@@ -55,11 +55,6 @@ pub(crate) async fn make(site: &Arc<Site>, faults: Vec<Fault>) {
             site.trouble(format!("a fault could not be made: {error}"));
         }
     }
-}
-
-pub(crate) fn pick<T>(of: &[T], draw: u32) -> Result<&T> {
-    let count = of.len().max(1);
-    of.get(usize::try_from(draw)? % count).context("there is nothing to choose from")
 }
 
 /// Makes one; says what was done to whom.
