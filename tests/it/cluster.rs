@@ -7,6 +7,7 @@ use std::ops::Range;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    doctor::doctor,
     failover::{ask, taken_anew, tell},
     harness::{EVERYTHING, redis_users},
     prelude::*,
@@ -229,7 +230,6 @@ async fn payments_flow_over_all_masters_and_operators_see_them() {
     for command in [
         &["partitions"][..],
         &["pending"],
-        &["doctor"],
         &["groups", "register", "reports", "--note", "for Ada"],
         &["groups", "list"],
         &["groups", "retire", "reports", "--yes"],
@@ -237,6 +237,8 @@ async fn payments_flow_over_all_masters_and_operators_see_them() {
     ] {
         stores.succeed(command).await;
     }
+    let said = doctor(stores).await;
+    assert!(said.bad().is_empty(), "{:?}", said.findings);
     let shown = stores.succeed(&["partitions"]).await;
     for node in &cluster.nodes[..MASTERS] {
         assert!(shown.contains(&format!("127.0.0.1:{}", node.port())), "{shown}");

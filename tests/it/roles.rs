@@ -11,7 +11,7 @@ use paystream::{
 use paystream_dev::{DATABASE, PostgresServer};
 use reqwest::Url;
 
-use crate::prelude::*;
+use crate::{doctor::Said, prelude::*};
 
 const PASSWORDS: [(&str, &str); 5] = [
     ("ADMIN_PASSWORD", "a-password-of-somebody"),
@@ -168,8 +168,7 @@ async fn each_role_may_do_its_part_and_nothing_else() {
     let assign = ["suspense", "assign", "lost-1", "--customer", "GIG00001", "--reason", "a slip"];
     deployed.said("operations", &assign).await.is(0, "");
     for arguments in [
-        &["doctor"][..],
-        &["partitions"],
+        &["partitions"][..],
         &["pending"],
         &["show", "r1"],
         &["audit"],
@@ -180,6 +179,8 @@ async fn each_role_may_do_its_part_and_nothing_else() {
         let ended = deployed.said("operations", arguments).await;
         assert!(ended.status.success(), "{arguments:?}: {ended:?}");
     }
+    let said = Said::from(deployed.said("operations", &["doctor", "--json"]).await);
+    assert!(said.bad().is_empty(), "{:?}", said.findings);
     let roles = "select distinct role from audit_log where subject like '%lost-1'";
     let roles = deployed.sql("operations", roles).await.unwrap();
     assert_eq!(roles, ["paystream_operations"], "the log has the session's user");
