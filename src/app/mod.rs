@@ -36,7 +36,7 @@ use crate::{
 };
 use capabilities::{Circuits, QUERIES};
 use shutdown::{drain, until_interrupted};
-use stores::Stores;
+use stores::{Stores, is_outage};
 
 /// Who does everything on the private servers that `paystream dev` starts.
 const DEV_USER: &str = "paystream_dev";
@@ -177,13 +177,21 @@ pub async fn serve_on(
         true => Known::default(),
         false => Known::read(&config.gateway)?,
     };
+    let mut has_served = false;
     while !stop.is_cancelled() {
         // Connections wait at the listener while the stores are opened anew.
         let clones = listeners
             .iter()
             .map(|(door, one)| Ok((*door, TcpListener::from_std(one.try_clone()?)?)))
             .collect::<io::Result<_>>()?;
-        serve_topology(role, &config, &known, &signals, clones, &stop).await?;
+        match serve_topology(role, &config, &known, &signals, clones, &stop).await {
+            Ok(()) => has_served = true,
+            // Whoever starts has perhaps named the wrong store; whoever has served waits for it.
+            Err(error) if has_served && is_outage(&error) => {
+                warn!("the new topology is not served yet: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

@@ -78,7 +78,8 @@ impl Stores {
             false => streams.insisting_on_safety(),
         };
         let (needed, vitals) = (u64::from(streams.replicas()), streams.vitals().await);
-        let there = vitals.ok().and_then(|servers| servers.iter().map(RedisVitals::replicas).min());
+        let answered = vitals.iter().flatten().filter_map(|(_, vitals)| vitals.as_ref().ok());
+        let there = answered.map(RedisVitals::replicas).min();
         let there = there.unwrap_or(needed);
         if there < needed {
             warn!(
@@ -101,6 +102,14 @@ impl Stores {
     }
 }
 
+/// Whether a store was away.
+pub(super) fn is_outage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref().is_some_and(stream::Error::is_outage)
+            || cause.downcast_ref().is_some_and(ledger::Error::is_outage)
+    })
+}
+
 /// Asks again while something is away, for as long as a start may wait.
 pub(super) async fn patiently<T, E, F, A>(
     what: &str,
@@ -120,4 +129,18 @@ where
     let notify = |error: &E, _| warn!("waiting for {what}: {error}");
     let asking = ask.retry(pauses).when(is_outage).notify(notify);
     asking.await.with_context(|| format!("could not start with this {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_outage_is_known_behind_what_was_asked() {
+        let ask = async || Err::<(), _>(ledger::Error::Fenced);
+        let refused = patiently("PostgreSQL", ask, ledger::Error::is_outage).await;
+        assert!(!is_outage(&refused.unwrap_err()));
+        let away = anyhow::Error::new(stream::Error::Deadline(START_PATIENCE));
+        assert!(is_outage(&away.context("could not start with this Redis")));
+    }
 }

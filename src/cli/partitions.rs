@@ -57,10 +57,12 @@ pub(super) async fn run(args: PartitionsArgs, running: Running) -> anyhow::Resul
 async fn look(operations: &Arc<Operations>) -> anyhow::Result<Arc<SystemSnapshot>> {
     let snapshot = operations.snapshot(Duration::ZERO).await;
     match (&snapshot.redis_trouble, &snapshot.ledger_trouble) {
-        (Some(trouble), _) => bail!("could not read the streams: {trouble}"),
-        (None, Some(trouble)) => bail!("could not read the ledger: {trouble}"),
+        (Some(trouble), _) if !snapshot.redis_available => {
+            bail!("could not read the streams: {trouble}")
+        }
+        (_, Some(trouble)) => bail!("could not read the ledger: {trouble}"),
         (None, None) if !snapshot.redis_available => bail!("Redis does not answer"),
-        (None, None) => Ok(snapshot),
+        (_, None) => Ok(snapshot),
     }
 }
 
@@ -122,13 +124,17 @@ impl View {
         json!({
             "workers": self.workers(),
             "ledger_available": self.look.ledger_available,
+            "redis_trouble": self.look.redis_trouble,
             "partitions": self.rows().map(row).collect::<Vec<_>>(),
         })
     }
 
     /// The table and its sum, as far as the screen has room for them.
     fn page(&self, screen: Option<Screen>) -> String {
-        partitions_table::page(self.rows().collect(), &self.summary(), screen)
+        let trouble = self.look.redis_trouble.as_ref();
+        let trouble = trouble.map_or_else(String::new, |trouble| format!("\n{trouble}"));
+        let summary = format!("{}{trouble}", self.summary());
+        partitions_table::page(self.rows().collect(), &summary, screen)
     }
 
     fn summary(&self) -> String {

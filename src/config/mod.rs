@@ -33,6 +33,17 @@ pub struct StoreConfig {
     /// File that holds this URL, instead of --redis-url.
     #[arg(long, env = "PAYSTREAM_REDIS_URL_FILE", conflicts_with = "redis_url")]
     pub redis_url_file: Option<PathBuf>,
+    /// PEM file with the authorities that the certificates of Redis and of Sentinels may come from.
+    /// Without it, public ones, whose roots are compiled in.
+    #[arg(long, env = "PAYSTREAM_REDIS_CA_FILE")]
+    pub redis_ca_file: Option<PathBuf>,
+    /// PEM file with the certificate that Redis is shown, which it asks for unless its
+    /// tls-auth-clients says otherwise.
+    #[arg(long, env = "PAYSTREAM_REDIS_CERTIFICATE_FILE", requires = "redis_key_file")]
+    pub redis_certificate_file: Option<PathBuf>,
+    /// PEM file with the private key of this certificate.
+    #[arg(long, env = "PAYSTREAM_REDIS_KEY_FILE", requires = "redis_certificate_file")]
+    pub redis_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub ledger: LedgerConfig,
     /// First part of every Redis key. Stored with the topology.
@@ -62,6 +73,9 @@ pub struct StoreConfig {
     #[arg(long, env = "PAYSTREAM_REPLICAS_MIN", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub replicas_min: u32,
 }
+
+/// Authorities, and a certificate with its key.
+pub type RedisCertificates = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
 
 /// What a payment that was answered with 202 outlives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -247,6 +261,7 @@ impl StoreConfig {
     /// Uses these addresses, whatever is set.
     pub fn replace(&mut self, redis_url: String, database_url: String) {
         (self.redis_url_file, self.ledger.database_url_file) = (None, None);
+        (self.redis_ca_file, self.redis_certificate_file, self.redis_key_file) = (None, None, None);
         self.redis_url = Some(redis_url.into());
         self.ledger.database_url = Some(database_url.into());
     }
@@ -257,6 +272,24 @@ impl StoreConfig {
             Durability::Disk => 0,
             Durability::Replicated => self.replicas_min,
         }
+    }
+
+    /// The authorities of Redis, and the certificate with its key that it is shown, in PEM.
+    pub fn redis_certificates(&self) -> anyhow::Result<RedisCertificates> {
+        let read = |file: &Option<PathBuf>, setting, is_there: fn(&str) -> bool| {
+            let Some(path) = file else { return Ok(None) };
+            let said = || format!("{setting}: could not read {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(said)?;
+            ensure!(is_there(&text), "{setting}: {} has none in PEM", path.display());
+            Ok(Some(text.into_bytes()))
+        };
+        let has_certificate = |text: &str| text.contains("-----BEGIN CERTIFICATE-----");
+        let has_key = |text: &str| text.contains(" PRIVATE KEY-----");
+        let authorities = read(&self.redis_ca_file, "PAYSTREAM_REDIS_CA_FILE", has_certificate)?;
+        let setting = "PAYSTREAM_REDIS_CERTIFICATE_FILE";
+        let certificate = read(&self.redis_certificate_file, setting, has_certificate)?;
+        let key = read(&self.redis_key_file, "PAYSTREAM_REDIS_KEY_FILE", has_key)?;
+        Ok((authorities, certificate.zip(key)))
     }
 
     pub fn redis_url(&self) -> anyhow::Result<String> {

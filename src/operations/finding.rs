@@ -221,6 +221,10 @@ kinds! {
         "postgresql", "no session of paystream waits for a lock",
         "end the session that holds the lock if nobody needs it: `select pg_terminate_backend(…)` \
          with that process; a batch that is ended so is settled again";
+    POSTGRESQL_STANDBY = "postgresql_standby_wait", Critical, "commits-wait-for-a-standby",
+        "postgresql", "",
+        "bring the standby back, or take it out of synchronous_standby_names (`alter system`, then \
+         `select pg_reload_conf()`): nothing is settled until then, and nothing is lost";
     POSTGRESQL_OPEN = "postgresql_transaction_open", Warning, "a-transaction-stays-open",
         "postgresql", "no transaction stays open",
         "ask its owner, or end it: `select pg_terminate_backend(…)` with that process";

@@ -76,6 +76,9 @@ const CONNECTIONS: u32 = 4;
 
 /// How long to wait for Redis to forget a balance or a reference.
 const FORGET_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server of Redis may take to answer whoever only looks: less than they wait in all, so
+/// that one that is away keeps nobody from what the others say.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How long gateways remember a reference unless they are told otherwise.
 const DEDUPE_WINDOW: Duration = Duration::from_secs(15 * 60);
@@ -168,11 +171,12 @@ impl Operations {
 
     async fn looks(&self) -> Result<&Looks, Error> {
         let connect = async || {
+            let streams = self.streams.clone().answering_within(LOOK_TIMEOUT);
             Ok(Looks {
-                inspector: self.streams.inspector().await?,
-                finder: self.streams.finder(self.dedupe_window).await?,
-                upkeep: self.streams.upkeep().await?,
-                balances: self.streams.balances(Duration::ZERO).await?,
+                inspector: streams.inspector().await?,
+                finder: streams.finder(self.dedupe_window).await?,
+                upkeep: streams.upkeep().await?,
+                balances: streams.balances(Duration::ZERO).await?,
             })
         };
         self.looks.get_or_try_init(connect).await

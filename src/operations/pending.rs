@@ -248,7 +248,7 @@ impl Operations {
     ) -> Result<PendingSummary, Error> {
         let looks = self.looks().await?;
         let counts = looks.inspector.counts().await?;
-        let lag = looks.upkeep.depths().await?.iter().map(|depth| depth.lag).sum::<i64>();
+        let lag = looks.upkeep.all_depths().await?.iter().map(|depth| depth.lag).sum::<i64>();
         let pending: u64 = counts.iter().map(|count| count.pending).sum();
         let mut ages = [0; BUCKETS.len() + 1];
         let mut looked_at = 0;

@@ -211,7 +211,7 @@ impl Change<'_> {
         let upkeep = streams.upkeep().await.context("could not reach Redis")?;
         let began = Instant::now();
         loop {
-            let depths = upkeep.depths().await;
+            let depths = upkeep.all_depths().await;
             let depths = depths.context("could not see what waits; run it again")?;
             let waiting: i64 = depths.iter().map(|depth| depth.lag + depth.pending).sum();
             if waiting == 0 {

@@ -16,11 +16,12 @@ use utoipa::ToSchema;
 
 use super::{
     Error, Operations,
+    doctor::words::numbered,
     finding::{self as kind, FindingKind},
 };
 use crate::{
     ledger::{CursorRow, CustomerCount, WorkerRow},
-    stream::{Contents, Depth, RedisMemory},
+    stream::{self, Contents, Depth, RedisMemory},
 };
 
 /// How long a store has to answer.
@@ -33,11 +34,11 @@ pub struct SystemSnapshot {
     pub at: Instant,
     pub began: Instant,
     pub as_of: DateTime<Utc>,
-    /// Whether Redis answered,
+    /// Whether Redis answered, or at least one of its servers,
     pub redis_available: bool,
     /// and PostgreSQL.
     pub ledger_available: bool,
-    /// What Redis has lost, if it has.
+    /// What Redis has lost, if it has, or which of its servers do not answer.
     pub redis_trouble: Option<String>,
     /// Why PostgreSQL, which answers, cannot be read.
     pub ledger_trouble: Option<String>,
@@ -163,7 +164,11 @@ impl Operations {
             answered(self.cases_now())
         );
         let as_of = (self.clock)();
-        let (redis_trouble, ledger_trouble) = (trouble(&streams), trouble(&ledger));
+        let redis_trouble = match &streams {
+            Ok(streams) => streams.trouble.clone(),
+            Err(_) => trouble(&streams),
+        };
+        let ledger_trouble = trouble(&ledger);
         let (streams, ledger, cases) = (streams.ok(), ledger.ok(), cases.ok());
         let partitions =
             partitions(self.topology.partitions, streams.as_ref(), ledger.as_ref(), as_of);
@@ -184,16 +189,27 @@ impl Operations {
         Ok(self.reader.customers().await?)
     }
 
+    /// As far as the servers of Redis answer: an error where none does.
     async fn streams_now(&self) -> Result<StreamsNow, Error> {
         let upkeep = &self.looks().await?.upkeep;
-        let (depths, contents, memory, owners) = tokio::try_join!(
-            upkeep.depths(),
-            upkeep.contents(),
-            upkeep.memory(),
-            upkeep.owners_told()
-        )?;
-        let servers = depths.iter().map(|depth| self.streams.server_of(depth.partition)).collect();
-        Ok(StreamsNow { depths, contents, memory, owners, servers })
+        let (found, contents, memory, owners) =
+            tokio::join!(upkeep.depths(), upkeep.contents(), upkeep.memory(), upkeep.owners_told());
+        let (mut depths, mut silent) = (Vec::new(), Silence::default());
+        for (partition, depth) in (0..).zip(found?) {
+            match depth {
+                Ok(depth) => depths.push(depth),
+                Err(error) if error.is_outage() => {
+                    silent.note(partition, self.streams.server_of(partition), &error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let partitions = 0..self.topology.partitions;
+        let servers = partitions.map(|partition| self.streams.server_of(partition)).collect();
+        let trouble = silent.sentence();
+        let (contents, memory) = (known(contents)?, known(memory)?);
+        let owners = known(owners)?.unwrap_or_default();
+        Ok(StreamsNow { depths, contents, memory, owners, servers, trouble })
     }
 
     async fn ledger_now(&self) -> Result<LedgerNow, Error> {
@@ -209,13 +225,43 @@ impl Operations {
 
 /// What Redis says.
 struct StreamsNow {
+    /// Of the partitions whose server answers.
     depths: Vec<Depth>,
-    contents: Contents,
-    memory: RedisMemory,
+    /// Nothing unless every server answers; so with the others.
+    contents: Option<Contents>,
+    memory: Option<RedisMemory>,
     /// Whom Redis was last told to own each partition.
     owners: Vec<Option<String>>,
     /// Which server has each partition, in a cluster.
     servers: Vec<Option<String>>,
+    /// Which servers do not answer, while others do.
+    trouble: Option<String>,
+}
+
+/// Partitions that nothing is known of, by what keeps it from being known.
+#[derive(Default)]
+struct Silence(BTreeMap<String, Vec<u16>>);
+
+impl Silence {
+    fn note(&mut self, partition: u16, server: Option<String>, error: &stream::Error) {
+        let server = server.unwrap_or_else(|| "redis".to_owned());
+        self.0.entry(format!("{server}: {error}")).or_default().push(partition);
+    }
+
+    fn sentence(&self) -> Option<String> {
+        let told = self.0.iter().map(|(why, partitions)| {
+            format!("{why}, so nothing is known of {}", numbered(partitions))
+        });
+        Some(told.collect::<Vec<_>>().join("; ")).filter(|told| !told.is_empty())
+    }
+}
+
+/// What was answered; nothing where a server is away.
+fn known<T>(answer: Result<T, stream::Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Err(error) if error.is_outage() => Ok(None),
+        answer => Ok(Some(answer?)),
+    }
 }
 
 /// Who owns what, in PostgreSQL.
@@ -257,15 +303,19 @@ fn figures(
     partitions: &[PartitionLook],
     now: DateTime<Utc>,
 ) -> KeyFigures {
-    let kept = streams.and_then(|streams| streams.contents.oldest);
+    let contents = streams.and_then(|streams| streams.contents);
+    let kept = contents.and_then(|contents| contents.oldest);
+    let memory = streams.and_then(|streams| streams.memory);
+    // What is not known of one partition is not known of all.
+    let all = streams.filter(|streams| streams.trouble.is_none());
     let workers = ledger.map(|ledger| &ledger.workers);
     let open = |kind: FindingKind| cases.as_ref()?.open.get(kind.code).copied();
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     KeyFigures {
-        appended: streams.map(|streams| streams.contents.appended),
+        appended: contents.map(|contents| contents.appended),
         settled: cases.as_ref().map(|cases| cases.settled),
-        lag: streams.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
-        pending: streams.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
+        lag: all.map(|streams| streams.depths.iter().map(|depth| depth.lag).sum()),
+        pending: all.map(|streams| streams.depths.iter().map(|depth| depth.pending).sum()),
         oldest_waiting_seconds: partitions
             .iter()
             .filter_map(|one| one.oldest_waiting_seconds)
@@ -278,8 +328,8 @@ fn figures(
         workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
         partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),
-        redis_memory_used: streams.map(|streams| streams.memory.used),
-        redis_memory_limit: streams.map(|streams| streams.memory.limit),
+        redis_memory_used: memory.map(|memory| memory.used),
+        redis_memory_limit: memory.map(|memory| memory.limit),
     }
 }
 

@@ -59,6 +59,14 @@ pub fn open_streams(
     let streams = Streams::new(&store.redis_url()?, &store.key_prefix, partitions, generation)
         .context("PAYSTREAM_REDIS_URL is not a valid URL")?
         .replicated_to(store.replicas());
+    let (authorities, certificate) = store.redis_certificates()?;
+    let streams = match authorities.is_some() || certificate.is_some() {
+        true => streams.with_certificates(authorities, certificate).context(
+            "PAYSTREAM_REDIS_CA_FILE and PAYSTREAM_REDIS_CERTIFICATE_FILE cannot be used with \
+             PAYSTREAM_REDIS_URL",
+        )?,
+        false => streams,
+    };
     let (ledger, remedy) = (&store.ledger, "begin it with rediss");
     for host in streams.plaintext_hosts() {
         ledger.refuse_plaintext("PAYSTREAM_REDIS_URL", Some(host), remedy)?;

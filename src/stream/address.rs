@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult, TlsCertificates,
+};
 
 use super::{Error, connecting::RESPONSE_TIMEOUT};
 
@@ -105,6 +107,27 @@ impl Address {
         };
         let kind = Kind::Sentinel { master, login: Box::new(logged_in(&of_sentinels)?) };
         Ok(Self { kind, nodes, info: logged_in(login)? })
+    }
+
+    /// The same, where these certificates count; refused where the URL is one without TLS.
+    pub(super) fn with_certificates(self, of: &TlsCertificates) -> Result<Self, Error> {
+        if self.is_plaintext() {
+            let why =
+                "it is reached without TLS, where no certificates are used: begin it with rediss";
+            return Err(Error::Address(why.to_owned()));
+        }
+        let with = |info: ConnectionInfo| {
+            let client = Client::build_with_tls(info, of.clone());
+            let client = client.map_err(|error| Error::Address(error.to_string()))?;
+            Ok::<_, Error>(client.get_connection_info().clone())
+        };
+        let kind = match self.kind {
+            Kind::Sentinel { master, login } => {
+                Kind::Sentinel { master, login: Box::new(with(*login)?) }
+            }
+            kind @ (Kind::Single | Kind::Cluster) => kind,
+        };
+        Ok(Self { kind, info: with(self.info)?, nodes: self.nodes })
     }
 
     /// What connects to this server.

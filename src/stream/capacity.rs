@@ -26,7 +26,7 @@ impl Streams {
     /// Payments a second on all partitions together, on each since its newest table of references
     /// began: in the last half of the dedupe window.
     pub async fn payments_a_second(&self) -> Result<u64, Error> {
-        let mut connection = self.connect("doctor").await?;
+        let mut connection = self.shared().await?;
         let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let mut pipeline = Pipeline::with_capacity(2 * usize::from(self.keys.partitions));
         for partition in 0..self.keys.partitions {

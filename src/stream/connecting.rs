@@ -8,10 +8,14 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for a reply. On purpose longer than a slow sync to disk,
 /// and never the client's default, which is shorter than a blocking read.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an append waits for a reply, and never more than half of the time
+/// that it may take in all: on a half-open connection there is time left for a
+/// new one.
+pub(super) const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_connection_timeout(Some(CONNECT_TIMEOUT.min(response_timeout)))
         .set_response_timeout(Some(response_timeout))
 }
 

@@ -177,7 +177,12 @@ pub(super) fn command(
     known: (i64, (&str, i64)),
 ) -> Cmd {
     let (sequence, (origin, origin_first)) = known;
-    let keys = [keys.sequence(partition), keys.lineage(partition), keys.lost(partition)];
+    let keys = [
+        keys.sequence(partition),
+        keys.lineage(partition),
+        keys.lost(partition),
+        keys.stream(partition),
+    ];
     let mut command = scripts::LINEAGE.on(&keys);
     command.arg(&server.identity).arg(i32::from(server.promoted)).arg(HOLE);
     command.arg(sequence).arg(origin).arg(origin_first);

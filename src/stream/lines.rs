@@ -71,9 +71,17 @@ impl Lines {
     }
 
     /// Connections to all servers, each by its name.
+    pub(super) fn by_name(
+        &self,
+    ) -> impl Iterator<Item = (String, impl Future<Output = RedisResult<&Line>>)> {
+        let names = self.layout.nodes.iter().map(ToString::to_string);
+        names.enumerate().map(|(place, name)| (name, self.at(place)))
+    }
+
+    /// The same, once all are made.
     pub(super) async fn each(&self) -> RedisResult<Vec<(String, &Line)>> {
-        let lines = try_join_all((0..self.lines.len()).map(|place| self.at(place))).await?;
-        Ok(self.layout.nodes.iter().map(ToString::to_string).zip(lines).collect())
+        let made = self.by_name().map(|(name, line)| async { Ok((name, line.await?)) });
+        try_join_all(made).await
     }
 
     /// Connects to whichever server answers first.
@@ -136,8 +144,8 @@ impl ConnectionLike for Lines {
             }
             let parts = routing::parts(pipeline, &self.layout, &self.opening.key_prefix)?;
             let sent = parts.iter().map(|(place, part)| self.send_all(*place, &part.pipeline));
-            let replies = try_join_all(sent).await?;
-            Ok(routing::together(pipeline.len(), parts.values().zip(replies)))
+            let replies = try_join_all(sent).await?.into_iter().map(Ok);
+            routing::together(pipeline.len(), parts.values().zip(replies))
         })
     }
 

@@ -77,7 +77,9 @@ pub mod permissions;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
+use redis::{ClientTlsConfig, TlsCertificates};
+use tracing::warn;
 
 pub use appended::{Appended, EntryPosition};
 pub use balances::{Balances, Lookup};
@@ -94,13 +96,13 @@ pub use other_groups::{OtherGroups, StartsFrom};
 pub use positions::GroupPosition;
 pub use producer::{AppendLimits, Producer, ReceivedPayment};
 pub use state::{Kept, PartitionState, Remains, Reopening};
-pub use upkeep::{Contents, Depth, RedisMemory, Trim, Upkeep};
-pub use vitals::{Presence, RedisVitals};
+pub use upkeep::{Contents, Depth, Presence, RedisMemory, Trim, Upkeep};
+pub use vitals::RedisVitals;
 pub use wire::{fields_of, read_fields};
 
 use address::Address;
 use authority::Authority;
-use connecting::RESPONSE_TIMEOUT;
+use connecting::{APPEND_TIMEOUT, RESPONSE_TIMEOUT};
 pub(crate) use keys::GROUP;
 use keys::Keys;
 use lines::Lines;
@@ -123,6 +125,7 @@ pub struct Streams {
     /// Says whether these streams are served.
     authority: Option<Authority>,
     generation: i32,
+    response_timeout: Duration,
 }
 
 impl Streams {
@@ -140,7 +143,30 @@ impl Streams {
             false => Keys::new(key_prefix, partitions, generation),
         };
         let (insists_on_safety, replicas, authority) = (false, 0, None);
-        Ok(Self { servers, keys, insists_on_safety, replicas, authority, generation })
+        let response_timeout = RESPONSE_TIMEOUT;
+        Ok(Self {
+            servers,
+            keys,
+            insists_on_safety,
+            replicas,
+            authority,
+            generation,
+            response_timeout,
+        })
+    }
+
+    /// The same, where servers must have a certificate of these authorities, in PEM, and are shown
+    /// this certificate with its key.
+    pub fn with_certificates(
+        self,
+        root_cert: Option<Vec<u8>>,
+        client: Option<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Self, Error> {
+        let client_tls =
+            client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        let certificates = TlsCertificates { client_tls, root_cert };
+        let address = self.servers.address().clone().with_certificates(&certificates)?;
+        Ok(Self { servers: Servers::new(address, |_| true), ..self })
     }
 
     /// The same, where servers at other hosts are reached with TLS only.
@@ -152,6 +178,11 @@ impl Streams {
     /// The same, where so many replicas must have a payment before it counts as appended.
     pub fn replicated_to(self, replicas: u32) -> Self {
         Self { replicas, ..self }
+    }
+
+    /// The same, where a server that has not answered within this counts as away.
+    pub fn answering_within(self, response_timeout: Duration) -> Self {
+        Self { response_timeout, ..self }
     }
 
     /// How many replicas must have a payment; none where the disk of the server is enough.
@@ -212,26 +243,41 @@ impl Streams {
         Some(layout.nodes[layout.server_of(self.keys.slot(partition))?].to_string())
     }
 
-    /// What is unsafe on any of the servers.
+    /// What is unsafe on any of the servers that answer. The others are asked when payments are
+    /// given to them.
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
-        let lines = self.connect("check").await?;
-        let mut all = Unsafe::default();
-        for (_, line) in lines.each().await? {
-            let in_cluster = self.servers.is_cluster();
-            let found = safety::unsafe_settings(&mut line.connection.clone(), in_cluster).await?;
-            all.replica = all.replica.or(found.replica);
-            all.evicts = all.evicts.or(found.evicts);
-            all.loses = all.loses.or(found.loses);
+        let lines = self.lines("check").await?;
+        let in_cluster = self.servers.is_cluster();
+        let asking = lines.by_name().map(|(server, line)| async move {
+            let ask = async {
+                safety::unsafe_settings(&mut line.await?.connection.clone(), in_cluster).await
+            };
+            (server, ask.await)
+        });
+        let (mut all, mut answered, mut failed) = (Unsafe::default(), false, None);
+        for (server, found) in join_all(asking).await {
+            match found {
+                Ok(found) => {
+                    answered = true;
+                    all.replica = all.replica.or(found.replica);
+                    all.evicts = all.evicts.or(found.evicts);
+                    all.loses = all.loses.or(found.loses);
+                }
+                Err(error) if error.is_outage() => {
+                    warn!(server, %error, "a server of Redis does not answer");
+                    failed = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(all)
+        failed.filter(|_| !answered).map_or(Ok(all), Err)
     }
 
     /// Whether a server takes a new connection and answers on it. One master of a cluster that is
     /// away must not keep a worker from what the others have.
     pub async fn reach(&self) -> Result<(), Error> {
         // Naming the connection is a question that is answered.
-        let lines = Lines::new(&self.servers, self.opening("reach")).await?;
-        Ok(lines.any().await?)
+        Ok(self.lines("reach").await?.any().await?)
     }
 
     /// Creates every stream with its group at id 0. Only for a topology whose
@@ -281,7 +327,7 @@ impl Streams {
     /// Notes how the streams are cut, for operators who look while the ledger is away.
     /// The ledger holds the truth; nothing but looking uses this.
     pub async fn note_topology(&self, generation: i32) -> Result<(), Error> {
-        let mut connection = self.connect("topology").await?;
+        let mut connection = self.lines("topology").await?;
         let note = format!("{generation} {}", self.keys.partitions);
         let mut set = redis::cmd("SET");
         set.arg(format!("{}:topology", self.keys.prefix())).arg(note);
@@ -290,7 +336,7 @@ impl Streams {
 
     /// Generation and number of partitions as they were noted last.
     pub async fn noted_topology(&self) -> Result<Option<(i32, u16)>, Error> {
-        let mut connection = self.connect("topology").await?;
+        let mut connection = self.lines("topology").await?;
         let note: Option<String> = redis::cmd("GET")
             .arg(format!("{}:topology", self.keys.prefix()))
             .query_async(&mut connection)
@@ -303,17 +349,21 @@ impl Streams {
 
     /// Whether this Redis was left: its streams are in another one.
     pub async fn were_moved(&self) -> Result<bool, Error> {
-        let mut connection = self.connect("topology").await?;
+        let mut connection = self.lines("topology").await?;
         let mut get = redis::cmd("GET");
         let note: Option<String> = get.arg(self.keys.moved()).query_async(&mut connection).await?;
         let from = note.and_then(|note| note.parse::<i32>().ok()).filter(|from| *from > 0);
         Ok(from.is_some_and(|from| from <= self.generation))
     }
 
-    /// Plain connections of its own, to every server: they never reconnect behind the back of
-    /// their user.
+    /// Plain connections of its own: they never reconnect behind the back of their user.
+    async fn lines(&self, name: &str) -> Result<Lines, Error> {
+        Ok(Lines::new(&self.servers, self.opening(name)).await?)
+    }
+
+    /// The same, for what needs every server.
     async fn connect(&self, name: &str) -> Result<Lines, Error> {
-        let lines = Lines::new(&self.servers, self.opening(name)).await?;
+        let lines = self.lines(name).await?;
         lines.each().await?;
         Ok(lines)
     }
@@ -322,7 +372,7 @@ impl Streams {
         Opening {
             name: name.to_owned(),
             key_prefix: self.keys.prefix().to_owned(),
-            response_timeout: RESPONSE_TIMEOUT,
+            response_timeout: self.response_timeout,
             insists_on_safety: false,
             scripts: &[],
         }
@@ -332,13 +382,14 @@ impl Streams {
         &self,
         append_deadline: Option<Duration>,
     ) -> Result<SharedConnection, Error> {
-        SharedConnection::connect(
-            self.servers.clone(),
-            self.keys.prefix(),
-            append_deadline,
-            self.insists_on_safety,
-        )
-        .await
+        let response_timeout = append_deadline
+            .map_or(self.response_timeout, |deadline| APPEND_TIMEOUT.min(deadline / 2));
+        let opening = Opening {
+            response_timeout,
+            insists_on_safety: append_deadline.is_some() && self.insists_on_safety,
+            ..self.opening("shared")
+        };
+        SharedConnection::connect(self.servers.clone(), opening).await
     }
 
     async fn shared(&self) -> Result<SharedConnection, Error> {

@@ -149,17 +149,15 @@ impl Producer {
 
     /// Whether Redis answers, and is still one that payments may be given to.
     pub async fn ping(&self) -> Result<(), Error> {
-        let line = self.connections[0].any_line().await?;
-        match &self.replication {
-            Some(replicas) => {
-                let partition = (0..self.keys.partitions).find(|partition| {
-                    self.connections[0].leads_to(self.keys.slot(*partition), &line)
-                });
-                let key = self.keys.replicated(partition.unwrap_or(0));
-                replicas.confirm(&key, &line.server).await
-            }
-            None => Ok(redis::cmd("PING").exec_async(&mut self.connections[0].clone()).await?),
-        }
+        let shared = &self.connections[0];
+        let Some(replicas) = &self.replication else { return Ok(shared.ping().await?) };
+        let confirm = async |line: ServerLine| {
+            let mut partitions = 0..self.keys.partitions;
+            let is_there = |one: &u16| shared.leads_to(self.keys.slot(*one), &line);
+            let key = self.keys.replicated(partitions.find(is_there).unwrap_or(0));
+            replicas.confirm(&key, &line.server).await
+        };
+        shared.first(confirm).await
     }
 
     async fn append_hand(

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use redis::{Arg, Cmd, Pipeline, RedisResult, Value};
+use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, Value};
 
 use super::{
     keys::slot_of,
     layout::{Layout, uncovered},
+    server,
 };
 
 /// Where a command goes.
@@ -73,18 +74,35 @@ pub(super) fn parts(
     Ok(parts)
 }
 
-/// The replies to a pipeline of so many commands.
+/// The replies to a pipeline of so many commands. What a server failed to answer is an error for
+/// each of its commands; the first failure counts where nobody answered.
 pub(super) fn together<'a>(
     count: usize,
-    replies: impl Iterator<Item = (&'a Part, Vec<Value>)>,
-) -> Vec<Value> {
-    let mut all = vec![Value::Nil; count];
+    replies: impl Iterator<Item = (&'a Part, RedisResult<Vec<Value>>)>,
+) -> RedisResult<Vec<Value>> {
+    let (mut all, mut failed, mut is_answered) = (vec![Value::Nil; count], None, false);
     for (part, replies) in replies {
+        is_answered |= replies.is_ok();
+        let replies = replies.unwrap_or_else(|error| {
+            let replies = vec![unanswered(&error); part.places.len()];
+            failed.get_or_insert(error);
+            replies
+        });
         for (place, reply) in part.places.iter().zip(replies) {
-            all[*place] = reply;
+            // A script that is loaded everywhere is loaded where somebody says so.
+            if all[*place] == Value::Nil || !matches!(reply, Value::ServerError(_)) {
+                all[*place] = reply;
+            }
         }
     }
-    all
+    failed.filter(|_| !is_answered).map_or(Ok(all), Err)
+}
+
+/// The reply to a command whose server did not give one.
+fn unanswered(error: &RedisError) -> Value {
+    let away = server::away(&error.to_string()).into_server_errors();
+    let away = away.as_deref().and_then(<[_]>::first).map(|(_, error)| error.clone());
+    away.map_or(Value::Nil, Value::ServerError)
 }
 
 #[cfg(test)]

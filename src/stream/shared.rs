@@ -6,11 +6,12 @@
 
 use std::{
     collections::HashMap,
+    future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join_all, select_ok};
 use redis::{
     Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -19,17 +20,13 @@ use redis::{
 use super::{
     Error,
     address::Node,
-    connecting::{RESPONSE_TIMEOUT, Reply, is_over},
+    connecting::{Reply, is_over},
     layout::{Layout, uncovered},
     routing::{self, Way},
     server::Primary,
     servers::{Opening, Servers},
 };
 
-/// How long an append waits for a reply, and never more than half of the time
-/// that it may take in all: on a half-open connection there is time left for a
-/// new one.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,25 +65,9 @@ impl ServerLine {
 }
 
 impl SharedConnection {
-    /// A connection for payments has the deadline of an append, and refuses a server that
-    /// does not keep what it acknowledges.
-    pub(super) async fn connect(
-        servers: Servers,
-        key_prefix: &str,
-        append_deadline: Option<Duration>,
-        insists_on_safety: bool,
-    ) -> Result<Self, Error> {
-        let response_timeout =
-            append_deadline.map_or(RESPONSE_TIMEOUT, |deadline| APPEND_TIMEOUT.min(deadline / 2));
-        let opening = Opening {
-            name: "shared".to_owned(),
-            key_prefix: key_prefix.to_owned(),
-            response_timeout,
-            insists_on_safety: append_deadline.is_some() && insists_on_safety,
-            scripts: &[],
-        };
+    pub(super) async fn connect(servers: Servers, opening: Opening) -> Result<Self, Error> {
         let shared = Self(Arc::new(Shared { servers, opening, places: Mutex::default() }));
-        shared.any_line().await?;
+        shared.first(|_| ready(RedisResult::Ok(()))).await?;
         Ok(shared)
     }
 
@@ -108,17 +89,28 @@ impl SharedConnection {
         self.line_to(&layout, server).await
     }
 
-    /// A connection to any server that can be reached.
-    pub(super) async fn any_line(&self) -> RedisResult<ServerLine> {
+    /// What the first server answers that answers well, of all that are asked at once.
+    pub(super) async fn first<T, E, A>(&self, ask: impl Fn(ServerLine) -> A) -> Result<T, E>
+    where
+        E: From<RedisError>,
+        A: Future<Output = Result<T, E>>,
+    {
         let layout = self.0.servers.layout().await?;
-        let mut found = Err(uncovered());
-        for server in 0..layout.nodes.len() {
-            found = self.line_to(&layout, server).await;
-            if found.is_ok() {
-                break;
-            }
+        let asking = (0..layout.nodes.len()).map(|server| {
+            let line = self.line_to(&layout, server);
+            Box::pin(async { ask(line.await?).await })
+        });
+        let asking: Vec<_> = asking.collect();
+        if asking.is_empty() {
+            return Err(uncovered().into());
         }
-        found
+        Ok(select_ok(asking).await?.0)
+    }
+
+    /// Whether any server answers.
+    pub(super) async fn ping(&self) -> RedisResult<()> {
+        let ping = redis::cmd("PING");
+        self.first(|line| async { self.send(line, &ping).await.map(drop) }).await
     }
 
     /// Connections to all servers that can be reached.
@@ -246,7 +238,7 @@ impl ConnectionLike for SharedConnection {
             }
             match routing::way(command, &self.0.opening.key_prefix) {
                 Way::Slot(slot) => self.send(self.line(slot).await?, command).await,
-                Way::Any => self.send(self.any_line().await?, command).await,
+                Way::Any => self.first(|line| self.send(line, command)).await,
                 Way::Each => {
                     let lines = self.lines().await?.into_iter();
                     let sent = join_all(lines.map(|line| self.send(line, command))).await;
@@ -271,8 +263,8 @@ impl ConnectionLike for SharedConnection {
             let sent = parts.iter().map(|(server, part)| async {
                 self.send_all(self.line_to(&layout, *server).await?, &part.pipeline).await
             });
-            let replies = try_join_all(sent).await?;
-            Ok(routing::together(pipeline.len(), parts.values().zip(replies)))
+            let replies = join_all(sent).await;
+            routing::together(pipeline.len(), parts.values().zip(replies))
         })
     }
 

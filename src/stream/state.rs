@@ -83,6 +83,7 @@ impl Consumer {
                 position => Some(position?),
             };
             let history = History::read(lineage.as_deref(), lost.as_deref());
+            self.has_jumped(fence.partition, &history);
             states.push(PartitionState {
                 position,
                 sequence: counted(counter.as_deref()),
@@ -90,6 +91,13 @@ impl Consumer {
             });
         }
         Ok(states)
+    }
+
+    /// Its counter was at the end of each jump, though nobody may have seen it there.
+    fn has_jumped(&mut self, partition: u16, history: &History) {
+        let ends = history.holes.iter().map(|(_, first)| first - 1);
+        let seen = self.counted.entry(partition).or_default();
+        *seen = ends.fold(*seen, i64::max);
     }
 
     /// The highest sequence that an entry of a partition may have: what its counter

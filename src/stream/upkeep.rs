@@ -43,6 +43,16 @@ pub struct RedisMemory {
     pub limit: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    pub partition: u16,
+    pub stream: bool,
+    /// Whether our group exists.
+    pub group: bool,
+    /// Entries in the stream, settled ones included.
+    pub length: i64,
+}
+
 #[derive(Debug)]
 pub struct Trim {
     pub partition: u16,
@@ -62,7 +72,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
+        Ok(self.connection.ping().await?)
     }
 
     /// Entries ever appended, and the oldest one kept, all partitions together.
@@ -123,19 +133,56 @@ impl Upkeep {
         Ok(all)
     }
 
-    pub async fn depths(&self) -> Result<Vec<Depth>, Error> {
-        let mut connection = self.connection.clone();
-        let mut pipeline = Pipeline::with_capacity(usize::from(self.keys.partitions));
+    /// Of each partition; an error where one server does not answer.
+    pub async fn all_depths(&self) -> Result<Vec<Depth>, Error> {
+        self.depths().await?.into_iter().collect()
+    }
+
+    /// Of each partition, or why its server does not say it.
+    pub async fn depths(&self) -> Result<Vec<Result<Depth, Error>>, Error> {
+        let mut pipeline = Pipeline::with_capacity(1 + 2 * usize::from(self.keys.partitions));
+        scripts::POSITIONS.load_in(&mut pipeline);
         for partition in 0..self.keys.partitions {
             pipeline.cmd("XLEN").arg(self.keys.stream(partition));
+            let stream = self.keys.stream(partition);
+            pipeline.add_command(positions::command(stream, Some(GROUP)));
         }
-        let lengths: Vec<i64> = pipeline.query_async(&mut connection).await?;
-        let positions = positions::ours(&self.keys, &mut connection).await?;
-        let depth = |(length, position): (i64, GroupPosition)| {
-            let GroupPosition { partition, lag, pending, oldest_waiting, .. } = position;
-            Depth { partition, length, lag, pending, oldest_waiting }
+        pipeline.ignore_errors();
+        let mut connection = self.connection.clone();
+        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
+        let mut replies = replies.into_iter().skip(1);
+        let depth = |partition| {
+            let missing = || Err(Error::Shape("XLEN"));
+            let (length, position) = replies.next().zip(replies.next()).map_or_else(missing, Ok)?;
+            let position = positions::our_position(&self.keys, partition, position)?;
+            let GroupPosition { lag, pending, oldest_waiting, .. } = position;
+            let length = redis::from_redis_value(length?)?;
+            Ok(Depth { partition, length, lag, pending, oldest_waiting })
         };
-        Ok(lengths.into_iter().zip(positions).map(depth).collect())
+        Ok((0..self.keys.partitions).map(depth).collect())
+    }
+
+    /// Presence of each partition, and the positions of all groups on it; of those whose server
+    /// answers.
+    pub async fn presence(&self) -> Result<Vec<(Presence, Vec<GroupPosition>)>, Error> {
+        let mut connection = self.connection.clone();
+        let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));
+        for partition in 0..self.keys.partitions {
+            lengths.cmd("XLEN").arg(self.keys.stream(partition));
+        }
+        lengths.ignore_errors();
+        let lengths: Vec<RedisResult<i64>> = lengths.query_async(&mut connection).await?;
+        let positions = positions::on_each(&self.keys, &mut connection, None).await?;
+        let one = |((partition, length), positions): (_, Result<Vec<GroupPosition>, _>)| {
+            let (stream, positions) = match positions {
+                Err(Error::StateLost(_)) => (false, Vec::new()),
+                positions => (true, positions?),
+            };
+            let group = positions.iter().any(|one| one.group == GROUP);
+            Ok((Presence { partition, stream, group, length: length? }, positions))
+        };
+        let all = (0..).zip(lengths).zip(positions).map(one);
+        all.filter(|one: &Result<_, Error>| !one.as_ref().is_err_and(Error::is_outage)).collect()
     }
 
     /// Owners as mirrored in Redis. The ledger holds the truth: an owner that has released a

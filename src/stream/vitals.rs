@@ -1,5 +1,5 @@
-//! Health of Redis: settings, clock, memory, disk, clients, and presence of the streams. Never
-//! changes anything, never scans keys.
+//! Health of Redis: settings, clock, memory, disk and clients. Never changes anything, never scans
+//! keys.
 
 use std::{
     collections::HashMap,
@@ -7,12 +7,15 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use redis::{Pipeline, aio::MultiplexedConnection};
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
 
-use super::{Error, GROUP, GroupPosition, Streams, Unsafe, positions, safety, server};
+use super::{Error, Streams, Unsafe, safety, server};
 
 /// Measurements of the latency; the smallest counts.
 const PINGS: usize = 3;
+/// Seconds after which a replica that has said nothing does not count.
+const REPLICA_SILENT: u64 = 5;
 
 /// Facts about Redis for `paystream doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,32 +43,37 @@ impl RedisVitals {
         self.text(name).parse().unwrap_or(0)
     }
 
-    /// Replicas that are connected.
+    /// Replicas that are in step: they have said within [`REPLICA_SILENT`] seconds how far they are, as
+    /// they do each second.
     pub fn replicas(&self) -> u64 {
-        self.number("connected_slaves")
+        let lines = self.info.iter().filter(|(name, _)| {
+            name.strip_prefix("slave").is_some_and(|number| number.parse::<u16>().is_ok())
+        });
+        let is_in_step = |line: &str| {
+            let field = |name: &str| line.split(',').find_map(|one| one.strip_prefix(name));
+            let lag = field("lag=").and_then(|lag| lag.parse::<u64>().ok());
+            field("state=") == Some("online") && lag.is_some_and(|lag| lag <= REPLICA_SILENT)
+        };
+        lines.map(|(_, line)| u64::from(is_in_step(line))).sum()
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Presence {
-    pub partition: u16,
-    pub stream: bool,
-    /// Whether our group exists.
-    pub group: bool,
-    /// Entries in the stream, settled ones included.
-    pub length: i64,
-}
-
 impl Streams {
-    /// Reads the facts of each server over a connection of its own.
-    pub async fn vitals(&self) -> Result<Vec<RedisVitals>, Error> {
-        let lines = self.connect("doctor").await?;
-        let mut all = Vec::new();
-        for (name, line) in lines.each().await? {
-            let server = self.servers.is_cluster().then_some(name);
-            all.push(self.vitals_of(server, line.connection.clone()).await?);
-        }
-        Ok(all)
+    /// Reads the facts of each server over a connection of its own, or why it does not answer; each
+    /// by its name where there are several.
+    pub async fn vitals(&self) -> Result<Vec<(Option<String>, Result<RedisVitals, Error>)>, Error> {
+        let lines = self.lines("doctor").await?;
+        let is_cluster = self.servers.is_cluster();
+        let asking = lines.by_name().map(|(name, line)| async move {
+            let server = is_cluster.then_some(name);
+            let vitals = async {
+                let connection = line.await?.connection.clone();
+                self.vitals_of(server.clone(), connection).await
+            };
+            let vitals = vitals.await;
+            (server, vitals)
+        });
+        Ok(join_all(asking).await)
     }
 
     async fn vitals_of(
@@ -93,32 +101,40 @@ impl Streams {
         })
     }
 
-    /// Presence of each partition, and the positions of all groups on it.
-    pub async fn presence(&self) -> Result<Vec<(Presence, Vec<GroupPosition>)>, Error> {
-        let mut connection = self.connect("doctor").await?;
-        let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            lengths.cmd("XLEN").arg(self.keys.stream(partition));
-        }
-        let lengths: Vec<i64> = lengths.query_async(&mut connection).await?;
-        let positions = positions::on_each(&self.keys, &mut connection, None).await?;
-        let one =
-            |((partition, length), positions): ((u16, i64), Result<Vec<GroupPosition>, _>)| {
-                let (stream, positions) = match positions {
-                    Err(Error::StateLost(_)) => (false, Vec::new()),
-                    positions => (true, positions?),
-                };
-                let group = positions.iter().any(|one| one.group == GROUP);
-                Ok((Presence { partition, stream, group, length }, positions))
-            };
-        (0..).zip(lengths).zip(positions).map(one).collect()
-    }
-
     /// Whether Redis is on this machine, as far as its address tells.
     pub fn is_local(&self) -> bool {
         self.servers.address().nodes.iter().all(|node| {
             // A socket has no port.
             node.port == 0 || matches!(node.host.as_str(), "localhost" | "127.0.0.1" | "::1")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_counts_while_it_is_online_and_says_how_far_it_is() {
+        let vitals = |lines: &[(&str, &str)]| RedisVitals {
+            server: None,
+            latency: Duration::ZERO,
+            now: DateTime::UNIX_EPOCH,
+            info: lines
+                .iter()
+                .map(|(name, line)| ((*name).to_owned(), (*line).to_owned()))
+                .collect(),
+            unsafe_settings: Unsafe::default(),
+            directory: None,
+        };
+        let line = |state: &str, lag: u64| {
+            format!("ip=127.0.0.1,port=7001,state={state},offset=42,lag={lag}")
+        };
+        let count = |state: &str, lag: u64| vitals(&[("slave0", &line(state, lag))]).replicas();
+        assert_eq!([count("online", 0), count("online", 5), count("online", 6)], [1, 1, 0]);
+        assert_eq!(count("wait_bgsave", 0), 0);
+        let two = [("slave0", &*line("online", 1)), ("slave10", &line("online", 1))];
+        assert_eq!(vitals(&two).replicas(), 2);
+        assert_eq!(vitals(&[("slave_read_only", "1"), ("connected_slaves", "3")]).replicas(), 0);
     }
 }

@@ -28,7 +28,7 @@ pub struct Cluster {
 
 async fn node(name: &str, number: usize) -> RedisServer {
     let directory = empty_directory(&format!("redis-{name}-node-{number}")).await;
-    RedisServer::cluster_node(&directory, &redis_users()).await.expect("a node starts")
+    RedisServer::cluster_node(&directory, &redis_users(), &[]).await.expect("a node starts")
 }
 
 async fn id(node: &RedisServer) -> String {
@@ -372,5 +372,86 @@ async fn a_node_that_is_named_as_a_single_server_is_refused() {
         let mut command = serve("gateway", &cluster.stores, &[]);
         command.env("PAYSTREAM_REDIS_URL", url);
         run(command).await.refused(&[sentence]);
+    }
+}
+
+#[tokio::test]
+async fn one_master_that_is_away_keeps_nobody_from_what_the_others_have() {
+    let cluster = Cluster::start("one-away").await;
+    let stores = &cluster.stores;
+    for node in &cluster.nodes {
+        tell(node, &["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+    }
+    let gateway = Process::serve("gateway", stores, &[]).await;
+    let worker = Process::serve("worker", stores, &[]).await;
+    gateway.api.seed(CLIENTS).await;
+    let mut partitions = BTreeMap::new();
+    for client in 1..=CLIENTS {
+        let taken =
+            gateway.api.pay(&format!("before-{client}"), &format!("GIG{client:05}"), "1").await;
+        partitions.insert(client, taken["partition"].as_u64().unwrap());
+    }
+    gateway.api.until_settled().await;
+    // The one that is met first of those that do not know whether the streams were moved, which a
+    // start must hear. Nobody takes over from it.
+    let moved = format!("{}:moved", stores.key_prefix);
+    let slot: usize = ask(&cluster.nodes[0], &["CLUSTER", "KEYSLOT", &moved]).await;
+    let knows = (slot * MASTERS + MASTERS - 1) / SLOTS;
+    let by_name = |at: &usize| format!("127.0.0.1:{}", cluster.nodes[*at].port());
+    let away = (0..MASTERS).filter(|at| *at != knows).min_by_key(by_name).unwrap();
+    let name = by_name(&away);
+    for at in [MASTERS + away, away] {
+        signal(cluster.nodes[at].pid(), "STOP").await;
+    }
+    let look = async || -> Value {
+        serde_json::from_str(&stores.succeed(&["partitions", "--json"]).await).unwrap()
+    };
+    let shown = look().await;
+    let rows = shown["partitions"].as_array().unwrap();
+    let silent: BTreeSet<u64> = rows
+        .iter()
+        .filter(|row| row["server"] == *name)
+        .map(|row| row["partition"].as_u64().unwrap())
+        .collect();
+    assert!(!silent.is_empty() && silent.len() < rows.len(), "{shown}");
+    for row in rows {
+        let is_silent = silent.contains(&row["partition"].as_u64().unwrap());
+        assert_eq!(row["lag"].is_null(), is_silent, "{row}");
+    }
+    let trouble = shown["redis_trouble"].as_str().unwrap();
+    assert!(trouble.starts_with(&name) && trouble.contains("nothing is known of"), "{trouble}");
+    let page = stores.succeed(&["partitions"]).await;
+    assert!(page.contains(trouble), "{page}");
+
+    // Processes that were there, and such that begin now.
+    let late = Process::serve("gateway", stores, &[]).await;
+    for api in [&gateway.api, &late.api] {
+        until("it is ready", async || api.get("/readyz").await.status == 200).await;
+    }
+    for (client, _) in partitions.iter().filter(|(_, on)| !silent.contains(on)) {
+        let api = if client % 2 == 0 { &gateway.api } else { &late.api };
+        let reference = format!("meanwhile-{client}");
+        api.pay(&reference, &format!("GIG{client:05}"), "1").await;
+        api.until_is(&reference, "applied").await;
+    }
+    let said = doctor(stores).await;
+    let found = said.find("redis_unreachable").unwrap();
+    assert_eq!(found["subject"], format!("redis {name}"));
+    said.tells("redis_unreachable", "critical", "one of 3 servers of the cluster");
+    assert!(said.findings.iter().any(|one| one["code"] == "backlog_deep"), "{:?}", said.findings);
+
+    for at in [away, MASTERS + away] {
+        signal(cluster.nodes[at].pid(), "CONT").await;
+    }
+    until("all is known again", async || look().await["redis_trouble"].is_null()).await;
+    for client in partitions.keys() {
+        let reference = format!("after-{client}");
+        gateway.api.pay(&reference, &format!("GIG{client:05}"), "1").await;
+    }
+    gateway.api.until_settled().await;
+    assert_eq!(stores.losses().await, [""; 0]);
+    stores.audit_ledger().await;
+    for process in [gateway, late, worker] {
+        process.stop().await;
     }
 }

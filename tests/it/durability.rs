@@ -1,7 +1,7 @@
 //! Proves what `PAYSTREAM_DURABILITY=replicated` promises: no 202 without replicas, an answer to
 //! whoever sends again once they are back, and nothing lost with a server that was promoted.
 
-use crate::{doctor::doctor_with, prelude::*, sentinel::Group};
+use crate::{doctor::doctor_with, prelude::*, process::signal, sentinel::Group};
 
 const REPLICATED: (&str, &str) = ("PAYSTREAM_DURABILITY", "replicated");
 
@@ -11,6 +11,15 @@ async fn without_its_replica_nothing_is_answered_for_and_with_it_all_is_once() {
     let settings = [REPLICATED, ("PAYSTREAM_APPEND_DEADLINE", "800ms")];
     let all = Process::serve("all", &pair.stores, &settings).await.account("ADA", "1000").await;
     pay(&all.api, "r1").await;
+    // One that is there and says nothing is as good as none.
+    signal(pair.replica.pid(), "STOP").await;
+    eventually("the doctor misses it", async || {
+        let said = doctor_with(&pair.stores, &[REPLICATED]).await;
+        said.find("redis_replicas_few").map(drop)
+    })
+    .await;
+    signal(pair.replica.pid(), "CONT").await;
+    all.api.until_ready().await;
     pair.replica.kill().await.unwrap();
     // Whether it is new or was there before.
     for reference in ["r2", "r1"] {

@@ -269,6 +269,34 @@ async fn what_a_restarted_primary_kept_is_lost_with_it_where_the_replica_lacks_i
 }
 
 #[tokio::test]
+async fn what_came_behind_a_jump_is_settled_though_the_counter_is_gone_before_anybody_looked() {
+    let mut pair = Pair::on("jumped", None).await;
+    let gateway = Process::serve("gateway", &pair.stores, &[]).await.account("ADA", "1000").await;
+    let worker = Process::serve("worker", &pair.stores, &[]).await;
+    assert_eq!(pay_each(&gateway.api, 1..=2).await, [1, 2]);
+    gateway.api.until_settled().await;
+    worker.stop().await;
+    // More than a worker has seen.
+    assert_eq!(pay_each(&gateway.api, 3..=5).await, [3, 4, 5]);
+    pair.in_step().await;
+    pair.promote().await;
+    pair.fail_over().await;
+    assert_eq!(pay_each(&gateway.api, 6..=7).await, [1_000_005, 1_000_006]);
+    for counter in pair.stores.keys("*:seq").await {
+        if ask::<i64>(&pair.replica, &["GET", &counter]).await > 0 {
+            tell(&pair.replica, &["DEL", &counter]).await;
+        }
+    }
+    let worker = Process::serve("worker", &pair.stores, &[]).await;
+    for number in 1..=7 {
+        gateway.api.until_is(&format!("r{number}"), "applied").await;
+    }
+    assert_eq!(lost(&pair.stores).await, []);
+    assert_eq!(gateway.api.balance("ADA").await["total_paid"], "7.00");
+    drop(worker);
+}
+
+#[tokio::test]
 async fn what_a_primary_that_comes_back_still_has_is_settled_late_and_on_record() {
     let mut pair = Pair::on("late", None).await;
     let gateway = Process::serve("gateway", &pair.stores, &[]).await.account("ADA", "1000").await;

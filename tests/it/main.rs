@@ -88,6 +88,7 @@ mod stuck;
 mod takeover;
 mod telemetry;
 mod tls;
+mod tls_stores;
 mod traces;
 mod runbook;
 mod webhooks;

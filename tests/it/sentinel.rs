@@ -37,7 +37,7 @@ impl Group {
         let mut sentinels = Vec::new();
         for number in 0..3 {
             let directory = directory("sentinel", number).await;
-            let sentinel = RedisServer::sentinel(&directory, NAME, port).await;
+            let sentinel = RedisServer::sentinel(&directory, NAME, port, &[]).await;
             sentinels.push(sentinel.expect("a Sentinel starts"));
         }
         let mut stores = Stores::on(&servers[0].url(), None).await;

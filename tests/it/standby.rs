@@ -64,6 +64,10 @@ async fn a_commit_that_only_warns_is_of_unknown_fate() {
     let stream = h.stores.key(partition, "stream");
     let pending: Vec<redis::Value> = h.stores.ask(&["XPENDING", &stream, "ledger"]).await;
     assert_eq!(pending[0], redis::Value::Int(1), "nothing is acknowledged");
+    let said = until_found(&h.stores, "postgresql_standby_wait").await;
+    let found = said.find("postgresql_standby_wait").unwrap();
+    let sentence = found["sentence"].as_str().unwrap();
+    assert!(sentence.contains("for the synchronous standby, the longest for "), "{sentence}");
 
     h.stores.sql("alter system reset synchronous_standby_names").await;
     h.stores.sql("select pg_reload_conf()").await;

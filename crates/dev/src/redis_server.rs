@@ -64,18 +64,32 @@ impl RedisServer {
     /// administrator it has these users, each with its rules as an ACL writes them, and the
     /// same password.
     pub async fn start(directory: &Path, users: &[(&str, String)]) -> Result<RedisServer> {
-        Self::start_with(directory, users, None).await
+        Self::start_with(directory, users, None, &[]).await
+    }
+
+    /// The same, with more of the settings of redis.conf.
+    pub async fn with_settings(
+        directory: &Path,
+        users: &[(&str, String)],
+        more: &[String],
+    ) -> Result<RedisServer> {
+        Self::start_with(directory, users, None, more).await
     }
 
     /// Starts a node of a cluster, which has no slots and knows no other node yet.
-    pub async fn cluster_node(directory: &Path, users: &[(&str, String)]) -> Result<RedisServer> {
-        Self::start_with(directory, users, Some("1500")).await
+    pub async fn cluster_node(
+        directory: &Path,
+        users: &[(&str, String)],
+        more: &[String],
+    ) -> Result<RedisServer> {
+        Self::start_with(directory, users, Some("1500"), more).await
     }
 
     async fn start_with(
         directory: &Path,
         users: &[(&str, String)],
         node_timeout: Option<&str>,
+        more: &[String],
     ) -> Result<RedisServer> {
         let (place, password) = take(directory).await?;
         // A replica has its primary's password, as anywhere.
@@ -83,6 +97,7 @@ impl RedisServer {
         for (user, rules) in users {
             lines.push_str(&format!("user {user} on >{password} {rules}\n"));
         }
+        lines.extend(more.iter().map(|line| format!("{line}\n")));
         let mut settings: Vec<OsString> = SETTINGS.iter().flatten().map(OsString::from).collect();
         let mut bus = None;
         if let Some(timeout) = node_timeout {
@@ -99,13 +114,19 @@ impl RedisServer {
 
     /// Starts a Sentinel, which knows the server at this port of this machine as the master
     /// `name` and agrees with two others. All have the password of `directory`.
-    pub async fn sentinel(directory: &Path, name: &str, port: u16) -> Result<RedisServer> {
+    pub async fn sentinel(
+        directory: &Path,
+        name: &str,
+        port: u16,
+        more: &[String],
+    ) -> Result<RedisServer> {
         let (place, password) = take(directory).await?;
-        let lines = format!(
+        let mut lines = format!(
             "bind 127.0.0.1\nrequirepass {password}\nsentinel monitor {name} 127.0.0.1 {port} 2\n\
              sentinel auth-pass {name} {password}\nsentinel down-after-milliseconds {name} 2000\n\
              sentinel failover-timeout {name} 5000\n"
         );
+        lines.extend(more.iter().map(|line| format!("{line}\n")));
         let settings = vec!["--sentinel".into()];
         Self::launch(place, password, &lines, settings, SENTINEL_READY).await
     }

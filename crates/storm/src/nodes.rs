@@ -87,7 +87,7 @@ impl Nodes {
         for number in 1..=count {
             let directory = take(folder, &format!("redis-{number}"), password)?;
             let server = match topology {
-                Topology::Cluster => RedisServer::cluster_node(&directory, users).await?,
+                Topology::Cluster => RedisServer::cluster_node(&directory, users, &[]).await?,
                 Topology::Single | Topology::Sentinel => {
                     RedisServer::start(&directory, users).await?
                 }
@@ -125,7 +125,7 @@ impl Nodes {
         }
         for number in 1..=SENTINELS {
             let directory = take(folder, &format!("sentinel-{number}"), &self.password)?;
-            self.sentinels.push(RedisServer::sentinel(&directory, NAME, master).await?);
+            self.sentinels.push(RedisServer::sentinel(&directory, NAME, master, &[]).await?);
             self.directories.push(directory);
         }
         let others = (SENTINELS - 1).to_string();

@@ -93,6 +93,16 @@ const SERVER: &[(&str, &str)] = &[
          cross join lateral format('%s of %s connections are in use', used, most) words",
     ),
     (
+        "postgresql_standby_wait",
+        "select coalesce(max(extract(epoch from clock_timestamp() - query_start) * 1000), 0)::bigint
+                 as level,
+             case count(*) when 1 then 'a commit waits' else count(*) || ' commits wait' end
+                 || ' for the synchronous standby, the longest for {age}' as sentence,
+             coalesce('commits wait for ' || nullif(current_setting('synchronous_standby_names'), ''),
+                 'commits wait for no standby') as good
+         from pg_stat_activity where datname = current_database() and wait_event = 'SyncRep'",
+    ),
+    (
         "postgresql_transaction_open",
         "select (extract(epoch from clock_timestamp() - xact_start) * 1000)::bigint as level,
              format('%s (process %s, %s) has had a transaction open for {age}: nothing that was \
@@ -306,7 +316,9 @@ const CASES: &[(&str, &str)] = &[
                  has not done so' as sentence
          from (select clock_timestamp() + interval '31 days' as ahead) a
          where not exists (select from payment_months
-             where detached_at is null and starts_at <= ahead and ends_at > ahead)",
+                 where detached_at is null and starts_at <= ahead and ends_at > ahead)
+             and exists (select from processed_transactions
+                 where processed_at > clock_timestamp() - interval '1 day')",
     ),
     (
         "account_damaged",

@@ -29,6 +29,8 @@ const CHECKS: &[(FindingKind, [i64; 3])] = &[
     (kind::POSTGRESQL_CLIENTS, [NEVER, 80, 95]),
     // Longer than a session takes its turn; longer than the deadline of a batch.
     (kind::POSTGRESQL_LOCKS, [NEVER, 2 * SECOND, 10 * SECOND]),
+    // Longer than a network is slow; longer than the deadline of a batch.
+    (kind::POSTGRESQL_STANDBY, [NEVER, 2 * SECOND, 10 * SECOND]),
     // What was deleted since cannot be cleaned up.
     (kind::POSTGRESQL_OPEN, [NEVER, 300 * SECOND, NEVER]),
     (kind::NO_WORKER, [NEVER, NEVER, 1]),
@@ -141,6 +143,8 @@ mod tests {
             ("postgresql_connections_low", 94, warning, critical),
             ("postgresql_lock_wait", 1_999, None, warning),
             ("postgresql_lock_wait", 9_999, warning, critical),
+            ("postgresql_standby_wait", 1_999, None, warning),
+            ("postgresql_standby_wait", 9_999, warning, critical),
             ("postgresql_transaction_open", 299_999, None, warning),
             ("no_worker", 0, None, critical),
             ("partition_unowned", 5_000, None, critical),

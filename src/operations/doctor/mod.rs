@@ -9,7 +9,7 @@ mod examine;
 mod groups;
 mod machine;
 mod streams;
-mod words;
+pub(super) mod words;
 
 use std::{path::Path, time::Duration};
 
@@ -32,7 +32,7 @@ use crate::{
     config::ServeConfig,
     ledger::{CursorRow, Error as LedgerError, GroupRow, Symptoms, Vitals},
     operations::{groups::groups, shapes::last_owners},
-    stream::{GroupPosition, Presence, RedisVitals, Streams},
+    stream::{GroupPosition, Presence, Streams},
 };
 
 /// Between two looks at whether a worker gets on with what waits.
@@ -126,9 +126,13 @@ impl Operations {
         if redis_answers {
             findings.extend(self.look_for_left_behind().await);
         }
-        if let Some((_, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
+        if let Some((seen, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
             let late = streams::waiting_long(&standings, now);
-            findings.extend(groups::judge(&groups(registered, standings, partitions, now), now));
+            // What is on a server that is away is not missing.
+            if seen.len() == usize::from(partitions) {
+                let all = groups(registered, standings, partitions, now);
+                findings.extend(groups::judge(&all, now));
+            }
             findings.extend(self.look_for_progress(&cursors, &late).await);
         }
         findings
@@ -145,7 +149,7 @@ impl Operations {
     /// stands anywhere while a stream or our group is missing.
     async fn look_at_streams(&self) -> Result<(Vec<Presence>, Vec<GroupPosition>), Error> {
         let (presence, mut standings): (Vec<_>, Vec<_>) =
-            self.streams.presence().await?.into_iter().unzip();
+            self.looks().await?.upkeep.presence().await?.into_iter().unzip();
         if !presence.iter().all(|one| one.stream && one.group) {
             standings.clear();
         }
@@ -210,11 +214,25 @@ async fn look_at_redis(
     clock: Clock,
 ) -> (Vec<Finding>, bool) {
     let before = clock();
-    let servers: Vec<RedisVitals> = match streams.vitals().await {
-        Ok(servers) => servers,
+    let asked = match streams.vitals().await {
+        Ok(asked) => asked,
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
-    let mut findings = vec![kind::REDIS_AWAY.good()];
+    let count = asked.len();
+    let (mut servers, mut away) = (Vec::new(), Vec::new());
+    for (server, vitals) in asked {
+        match vitals {
+            Ok(vitals) => servers.push(vitals),
+            Err(error) => away.push((server.unwrap_or_default(), Error::from(error))),
+        }
+    }
+    if let (true, Some((_, error))) = (servers.is_empty(), away.first()) {
+        return (vec![redis_away(error)], false);
+    }
+    let mut findings: Vec<Finding> = away.iter().map(|one| one_away(one, count)).collect();
+    if findings.is_empty() {
+        findings.push(kind::REDIS_AWAY.good());
+    }
     for vitals in &servers {
         let reading = ClockReading { there: vitals.now, before, after: clock() };
         let mut found = streams::server(vitals, known.unsafe_redis_allowed);
@@ -250,6 +268,16 @@ fn judge_ledger(
 fn disk(subject: &str, directory: Option<&str>, is_local: bool) -> Finding {
     let directory = directory.filter(|_| is_local);
     machine::disk(subject, directory.and_then(|directory| machine::space(Path::new(directory))))
+}
+
+/// One of several servers does not answer.
+fn one_away((server, error): &(String, Error), count: usize) -> Finding {
+    let away = redis_away(error);
+    let sentence = format!("one of {count} servers of the cluster: {}", away.sentence);
+    let advice = "bring it back with the data it had, or let a replica take over: until then \
+                  payments of its partitions are refused (`paystream partitions` names them), and \
+                  those of the others go on";
+    Finding { sentence, ..away }.about(format!("redis {server}")).advising(advice)
 }
 
 fn redis_away(error: &Error) -> Finding {

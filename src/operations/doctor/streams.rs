@@ -32,10 +32,10 @@ const VERY_OLD: Duration = Duration::from_secs(300);
 
 /// Whether as many replicas follow as payments need; none where its disk is enough.
 pub(super) fn replicas(there: u64, needed: u64) -> Finding {
-    let few = format!("{there} replicas follow Redis, and each payment needs {needed}");
+    let few = format!("{there} replicas are in step, and each payment needs {needed}");
     let finding = kind::REDIS_REPLICAS.judge((there < needed).then_some((Critical, few)));
     finding.or(match needed {
-        0 => format!("a 202 is on its disk; {there} replicas follow"),
+        0 => format!("a 202 is on its disk; {there} replicas are in step"),
         _ => format!("a 202 is on its disk and with {needed} of {there} replicas"),
     })
 }

@@ -5,7 +5,7 @@ const NAMED_MAX: usize = 5;
 
 /// `partition 7`, `partitions 1, 2 and 5`, `partitions 0, 1, 2, 3, 4 and 27
 /// more`.
-pub(super) fn numbered(partitions: &[u16]) -> String {
+pub(in crate::operations) fn numbered(partitions: &[u16]) -> String {
     let named: Vec<String> = partitions.iter().take(NAMED_MAX).map(u16::to_string).collect();
     match (named.as_slice(), partitions.len().saturating_sub(NAMED_MAX)) {
         ([one], _) => format!("partition {one}"),

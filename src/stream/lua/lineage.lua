@@ -9,7 +9,7 @@
 -- "run" or, of a promoted replica, "run:history", of which Redis forgets the
 -- history when nobody has followed for an hour.
 --
--- KEYS  seq, lineage, lost
+-- KEYS  seq, lineage, lost, stream
 -- ARGV  identity of the server, 1 if it was promoted, size of a hole, highest
 --       sequence that is known to have been given out, the identity it was
 --       given out under or "-", the first sequence of that lineage
@@ -42,6 +42,18 @@ local function is_of(line, name)
   return line[1] == name or string.match(line[1], '^[^:]*') == name
 end
 
+-- Without a counter: the last sequence up to this one that the stream had, by its end.
+local function has_up_to(most)
+  if redis.call('EXISTS', KEYS[1]) == 1 or redis.call('EXISTS', KEYS[4]) == 0 then return nil end
+  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)) do
+    for i = 1, #entry[2], 2 do
+      local sequence = entry[2][i] == 'seq' and string.match(entry[2][i + 1], '^%d+$')
+      sequence = sequence and tonumber(sequence)
+      if sequence and sequence <= most + 2 * hole then return math.min(sequence, most) end
+    end
+  end
+end
+
 local newest = lines[#lines]
 if not newest or not is_of(newest, identity) then
   local first = counted + 1
@@ -58,8 +70,10 @@ end
 -- The last sequence that this history shares with the one that gave out what is known.
 local shared = known
 if origin == '-' then
-  -- A counter that has gone back.
-  if gate and counted < known then shared = counted end
+  -- A counter that has gone back. One that is gone says nothing of what is there.
+  if gate and counted < known then
+    shared = has_up_to(known) or counted
+  end
   for _, line in ipairs(lines) do
     -- Until a sequence is given out behind a hole, the last of it is what is known.
     if line[2] < known and known < line[3] - 1 then shared = line[2] end
