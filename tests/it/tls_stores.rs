@@ -58,7 +58,7 @@ impl Signed {
         for number in 0..8 {
             all.api.pay(&format!("r{number}"), "ADA", "1").await;
         }
-        all.settled(stores).await;
+        all.api.until_settled().await;
         assert_eq!(all.api.balance("ADA").await["total_paid"], "8.00");
         let said = doctor_with(stores, &self.ours()).await;
         assert!(said.bad().is_empty(), "{:?}", said.findings);
