@@ -102,10 +102,12 @@ impl Stores {
     }
 }
 
-/// Whether a store was away.
+/// Whether a store was away, not one that does not do.
 pub(super) fn is_outage(error: &anyhow::Error) -> bool {
+    let is_away =
+        |error: &stream::Error| error.is_outage() && !matches!(error, stream::Error::Unfit(_));
     error.chain().any(|cause| {
-        cause.downcast_ref().is_some_and(stream::Error::is_outage)
+        cause.downcast_ref().is_some_and(is_away)
             || cause.downcast_ref().is_some_and(ledger::Error::is_outage)
     })
 }

@@ -30,7 +30,7 @@ pub struct PartitionsArgs {
 }
 
 /// Shows the partitions, once or until Ctrl-C. Exits, when looked at once, with 1
-/// when a partition has no living owner and with 2 when nobody knows.
+/// when a partition has no living owner and with 2 when nobody knows, or a server of Redis is away.
 pub(super) async fn run(args: PartitionsArgs, running: Running) -> anyhow::Result<ExitCode> {
     let (streams, ledger, topology, _) = stores::open_to_look(&args.store.or(running)).await?;
     streams.upkeep().await.context("could not reach Redis")?;
@@ -43,9 +43,9 @@ pub(super) async fn run(args: PartitionsArgs, running: Running) -> anyhow::Resul
             document: args.watch.document(&view.document())?,
             page: view.page(if args.watch.watch { screen() } else { None }),
             status: match view.is_served() {
-                Some(true) => 0,
                 Some(false) => 1,
-                None => 2,
+                Some(true) if view.look.redis_trouble.is_none() => 0,
+                Some(true) | None => 2,
             },
         };
         before = view.look;
@@ -139,8 +139,11 @@ impl View {
 
     fn summary(&self) -> String {
         let count = self.look.partitions.len();
-        let waits = self.rows().map(|(one, _)| (one.lag.unwrap_or(0), one.pending.unwrap_or(0)));
-        let (lag, pending) = waits.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let sum = |read: fn(&PartitionLook) -> Option<i64>| {
+            let sum: Option<i64> = self.rows().map(|(one, _)| read(one)).sum();
+            sum.map_or_else(|| "unknown".to_owned(), |sum| sum.to_string())
+        };
+        let (lag, pending) = (sum(|one| one.lag), sum(|one| one.pending));
         if !self.look.ledger_available {
             let told = self.rows().filter_map(|(one, _)| one.owner_told.as_deref());
             return format!(

@@ -281,6 +281,8 @@ impl StoreConfig {
             let said = || format!("{setting}: could not read {}", path.display());
             let text = std::fs::read_to_string(path).with_context(said)?;
             ensure!(is_there(&text), "{setting}: {} has none in PEM", path.display());
+            let is_locked = text.contains("ENCRYPTED");
+            ensure!(!is_locked, "{setting}: the key in {} is encrypted", path.display());
             Ok(Some(text.into_bytes()))
         };
         let has_certificate = |text: &str| text.contains("-----BEGIN CERTIFICATE-----");

@@ -41,6 +41,13 @@ pub(super) struct Point {
     pub(super) oldest: Option<i64>,
 }
 
+impl LiveFigures {
+    /// Which servers of Redis do not answer, while others do.
+    pub(super) fn redis_trouble(&self) -> Option<&str> {
+        self.snapshot.redis_trouble.as_deref().filter(|_| self.snapshot.redis_available)
+    }
+}
+
 #[derive(Default)]
 pub(super) struct FigureHistory {
     points: VecDeque<Point>,

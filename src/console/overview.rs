@@ -208,6 +208,10 @@ fn concerns(look: &LiveFigures) -> Vec<Concern> {
         let (advice, runbook) = (advice.to_owned(), String::new());
         concerns.push(Concern { mood, sentence, advice, path, runbook });
     };
+    if let Some(trouble) = look.redis_trouble() {
+        let advice = "Payments of these partitions are refused until it is back, or a replica is.";
+        add("bad", format!("{trouble}."), advice, "/console/partitions");
+    }
     if let Some(count) = figures.partitions_unserved.filter(|count| *count > 0) {
         let (what, advice) = match figures.workers_alive {
             Some(0) => ("no worker lives", "Start one; nothing is lost meanwhile."),

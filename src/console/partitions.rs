@@ -59,8 +59,15 @@ impl PartitionsLive<'_> {
         self.from.checked_add(ROWS).filter(|after| usize::from(*after) < all)
     }
 
-    /// Changes only when an owner does, so that it can be read aloud.
+    /// Changes only when an owner or a server of Redis does, so that it can be read aloud.
     fn summary(&self) -> String {
+        match self.look.redis_trouble() {
+            Some(trouble) => format!("{trouble}. {}", self.owners()),
+            None => self.owners(),
+        }
+    }
+
+    fn owners(&self) -> String {
         let snapshot = &self.look.snapshot;
         let figures = &snapshot.figures;
         let (Some(unserved), Some(alive)) = (figures.partitions_unserved, figures.workers_alive)

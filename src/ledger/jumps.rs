@@ -184,10 +184,16 @@ pub(super) async fn jumps(connection: &mut Session, partition: u16) -> Result<Ve
 }
 
 /// What of a range that is told as lost may have been given out: sequences went past a jump inside
-/// it, or the ledger itself told it, which counts up to where a jump will go on.
-pub(super) fn given_out(jumps: &[Jump], (first, last): (i64, i64)) -> Vec<(i64, i64)> {
+/// it, or the ledger itself told it, which counts up to where a jump will go on. A ledger that went
+/// back may have forgotten the jump, which `holes` of Redis' lineage still have.
+pub(super) fn given_out(
+    jumps: &[Jump],
+    holes: &[(i64, i64)],
+    (first, last): (i64, i64),
+) -> Vec<(i64, i64)> {
     let ends_there = |jump: &Jump| jump.resumes_at == last + 1 && jump.goes_on_behind_all();
-    let is_bound = jumps.iter().any(ends_there);
+    let goes_on_there = |(after, first): &(i64, i64)| *first == last + 1 && first - after >= JUMP;
+    let is_bound = jumps.iter().any(ends_there) || holes.iter().any(goes_on_there);
     let last = if is_bound { last.saturating_add(1) - JUMP } else { last };
     let inside =
         jumps.iter().filter(|jump| first <= jump.after_sequence + 1 && jump.resumes_at <= last);
@@ -285,11 +291,16 @@ mod tests {
     fn what_the_ledger_counts_up_to_a_jump_was_not_given_out() {
         let jumps = [jump(JumpKind::StateLost, (3_002_069, 4_002_078), 0)];
         // 3,002,078 was the highest that anybody knew when it jumped.
-        assert_eq!(given_out(&jumps, (3_002_071, 4_002_077)), [(3_002_071, 3_002_078)]);
-        assert_eq!(given_out(&jumps, (3_002_079, 4_002_077)), []);
+        let holes = [(3_002_070, 4_002_078)];
+        let cases: [(&[Jump], &[(i64, i64)]); 2] = [(&jumps, &[]), (&[], &holes)];
+        for (jumps, holes) in cases {
+            let of = |range| given_out(jumps, holes, range);
+            assert_eq!(of((3_002_071, 4_002_077)), [(3_002_071, 3_002_078)]);
+            assert_eq!(of((3_002_079, 4_002_077)), []);
+        }
         // A server that knew of no jump gave these out.
-        assert_eq!(given_out(&jumps, (3_002_071, 3_002_090)), [(3_002_071, 3_002_090)]);
+        assert_eq!(given_out(&jumps, &[], (3_002_071, 3_002_090)), [(3_002_071, 3_002_090)]);
         let small = [jump(JumpKind::Lacking, (7, 10), 9)];
-        assert_eq!(given_out(&small, (8, 9)), [(8, 9)]);
+        assert_eq!(given_out(&small, &[], (8, 9)), [(8, 9)]);
     }
 }

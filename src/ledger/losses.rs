@@ -158,8 +158,8 @@ impl LaneWriter {
             let is_in = |jump: &(i64, i64), lost: &(i64, i64)| jump.0 < lost.0 && lost.1 < jump.1;
             let mut found = Vec::new();
             let known = jumps(connection, fence.partition).await?;
-            let told: Vec<_> =
-                takeovers.lost.iter().flat_map(|lost| given_out(&known, *lost)).collect();
+            let given_out = |lost: &(i64, i64)| given_out(&known, takeovers.jumps, *lost);
+            let told: Vec<_> = takeovers.lost.iter().flat_map(given_out).collect();
             for lost in &told {
                 let known = jumps(connection, fence.partition).await?;
                 let Some(finding) = of_jump(&known, stand.sequence, *lost) else { continue };

@@ -22,13 +22,14 @@ pub(super) fn redis(snapshot: &SystemSnapshot) -> Vec<Sample> {
     };
     let figures = &snapshot.figures;
     let oldest = figures.oldest_waiting_seconds.unwrap_or(0);
+    let all_answer = snapshot.redis_available && snapshot.redis_trouble.is_none();
     let (used, limit) = (figures.redis_memory_used, figures.redis_memory_limit);
     let mut samples = known([
         (&catalog::QUEUE_DEPTH, sum(unsettled)),
         (&catalog::QUEUE_LAG, sum(|one| one.lag)),
         (&catalog::QUEUE_PENDING, sum(|one| one.pending)),
         (&catalog::QUEUE_LENGTH, sum(|one| one.depth)),
-        (&catalog::QUEUE_OLDEST, snapshot.redis_available.then(|| whole(oldest))),
+        (&catalog::QUEUE_OLDEST, all_answer.then(|| whole(oldest))),
         (&catalog::TRIM_AGE, figures.oldest_kept_seconds.map(whole)),
         (&catalog::REDIS_USED, used.map(whole)),
         (&catalog::REDIS_LIMIT, limit.map(whole)),

@@ -194,15 +194,19 @@ impl Operations {
         let upkeep = &self.looks().await?.upkeep;
         let (found, contents, memory, owners) =
             tokio::join!(upkeep.depths(), upkeep.contents(), upkeep.memory(), upkeep.owners_told());
-        let (mut depths, mut silent) = (Vec::new(), Silence::default());
+        let (mut depths, mut silent, mut failed) = (Vec::new(), Silence::default(), None);
         for (partition, depth) in (0..).zip(found?) {
             match depth {
                 Ok(depth) => depths.push(depth),
                 Err(error) if error.is_outage() => {
                     silent.note(partition, self.streams.server_of(partition), &error);
+                    failed = Some(error);
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+        if let Some(error) = failed.filter(|_| depths.is_empty()) {
+            return Err(error.into());
         }
         let partitions = 0..self.topology.partitions;
         let servers = partitions.map(|partition| self.streams.server_of(partition)).collect();

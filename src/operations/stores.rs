@@ -62,8 +62,8 @@ pub fn open_streams(
     let (authorities, certificate) = store.redis_certificates()?;
     let streams = match authorities.is_some() || certificate.is_some() {
         true => streams.with_certificates(authorities, certificate).context(
-            "PAYSTREAM_REDIS_CA_FILE and PAYSTREAM_REDIS_CERTIFICATE_FILE cannot be used with \
-             PAYSTREAM_REDIS_URL",
+            "could not use PAYSTREAM_REDIS_CA_FILE, PAYSTREAM_REDIS_CERTIFICATE_FILE or \
+             PAYSTREAM_REDIS_KEY_FILE",
         )?,
         false => streams,
     };

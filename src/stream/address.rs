@@ -109,12 +109,11 @@ impl Address {
         Ok(Self { kind, nodes, info: logged_in(login)? })
     }
 
-    /// The same, where these certificates count; refused where the URL is one without TLS.
+    /// The same, where these certificates count. Without TLS none do: streams may move from there to
+    /// where they do.
     pub(super) fn with_certificates(self, of: &TlsCertificates) -> Result<Self, Error> {
         if self.is_plaintext() {
-            let why =
-                "it is reached without TLS, where no certificates are used: begin it with rediss";
-            return Err(Error::Address(why.to_owned()));
+            return Ok(self);
         }
         let with = |info: ConnectionInfo| {
             let client = Client::build_with_tls(info, of.clone());

@@ -2,6 +2,8 @@
 
 use redis::{ErrorKind, ParsingError, RedisError, ServerError};
 
+use super::server;
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The partition holds as many entries as it may.
@@ -105,12 +107,14 @@ impl From<RedisError> for Error {
             Some(_) if detail().starts_with("The user executing the script can't run") => {
                 return Self::Forbidden(error);
             }
+            // One of many commands may have it, each with the same.
+            Some("AWAY") => return Self::Outage(server::away(&detail())),
             Some("MOVED" | "ASK" | "TRYAGAIN") => return Self::Moving(error),
             // MISCONF: the last write to disk failed. BUSY: a long script runs.
             // NOSCRIPT: connecting again also loads the scripts again.
             // LINEAGE: known sequences are compared again with this server's history.
             Some(
-                "AWAY" | "CLUSTERDOWN" | "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS"
+                "CLUSTERDOWN" | "NOSCRIPT" | "LINEAGE" | "MISCONF" | "BUSY" | "NOREPLICAS"
                 | "LOADING" | "MASTERDOWN" | "READONLY",
             ) => {
                 return Self::Outage(error);

@@ -150,14 +150,19 @@ impl Producer {
     /// Whether Redis answers, and is still one that payments may be given to.
     pub async fn ping(&self) -> Result<(), Error> {
         let shared = &self.connections[0];
-        let Some(replicas) = &self.replication else { return Ok(shared.ping().await?) };
-        let confirm = async |line: ServerLine| {
+        let ask = async |line: ServerLine| {
             let mut partitions = 0..self.keys.partitions;
             let is_there = |one: &u16| shared.leads_to(self.keys.slot(*one), &line);
-            let key = self.keys.replicated(partitions.find(is_there).unwrap_or(0));
-            replicas.confirm(&key, &line.server).await
+            let partition = partitions.find(is_there).unwrap_or(0);
+            let Some(replicas) = &self.replication else {
+                // A cluster that is down answers to a PING.
+                let mut get = redis::cmd("GET");
+                get.arg(self.keys.references(partition));
+                return Ok(shared.probe(line, get).await?);
+            };
+            replicas.confirm(&self.keys.replicated(partition), &line.server).await
         };
-        shared.first(confirm).await
+        shared.first(ask).await
     }
 
     async fn append_hand(

@@ -42,6 +42,8 @@ pub(super) fn way(command: &Cmd, key_prefix: &str) -> Way {
 pub(super) struct Part {
     pub(super) pipeline: Pipeline,
     places: Vec<usize>,
+    /// The name of the server.
+    server: String,
 }
 
 /// What names no key goes where the command before it went; scripts are loaded everywhere.
@@ -55,7 +57,8 @@ pub(super) fn parts(
     let mut parts: BTreeMap<usize, Part> = BTreeMap::new();
     for (_, (_, way)) in ways() {
         if let Way::Slot(slot) = way {
-            parts.entry(layout.server_of(slot).ok_or_else(uncovered)?).or_default();
+            let server = layout.server_of(slot).ok_or_else(uncovered)?;
+            parts.entry(server).or_default().server = layout.nodes[server].to_string();
         }
     }
     if parts.is_empty() {
@@ -84,7 +87,7 @@ pub(super) fn together<'a>(
     for (part, replies) in replies {
         is_answered |= replies.is_ok();
         let replies = replies.unwrap_or_else(|error| {
-            let replies = vec![unanswered(&error); part.places.len()];
+            let replies = vec![unanswered(&part.server, &error); part.places.len()];
             failed.get_or_insert(error);
             replies
         });
@@ -99,8 +102,8 @@ pub(super) fn together<'a>(
 }
 
 /// The reply to a command whose server did not give one.
-fn unanswered(error: &RedisError) -> Value {
-    let away = server::away(&error.to_string()).into_server_errors();
+fn unanswered(server: &str, error: &RedisError) -> Value {
+    let away = server::away(&format!("{server}: {error}")).into_server_errors();
     let away = away.as_deref().and_then(<[_]>::first).map(|(_, error)| error.clone());
     away.map_or(Value::Nil, Value::ServerError)
 }
@@ -127,9 +130,9 @@ mod tests {
         let replies = parts.values().map(|part| {
             let number = |place: &usize| Value::Int(i64::try_from(*place).unwrap());
             let numbers = part.places.iter().map(number);
-            (part, numbers.collect())
+            (part, Ok(numbers.collect()))
         });
-        let all = together(pipeline.len(), replies);
+        let all = together(pipeline.len(), replies).unwrap();
         assert!(all.into_iter().eq((0..6).map(Value::Int)));
     }
 }

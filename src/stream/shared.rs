@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::{join_all, select_ok};
+use futures_util::future::{join_all, select_ok, try_join_all};
 use redis::{
     Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -109,12 +109,26 @@ impl SharedConnection {
 
     /// Whether any server answers.
     pub(super) async fn ping(&self) -> RedisResult<()> {
-        let ping = redis::cmd("PING");
-        self.first(|line| async { self.send(line, &ping).await.map(drop) }).await
+        self.first(|line| self.probe(line, redis::cmd("PING"))).await
+    }
+
+    /// Asks this server. Of several, whose other answers nobody waits for, that is no sign of
+    /// silence.
+    pub(super) async fn probe(&self, line: ServerLine, command: Cmd) -> RedisResult<()> {
+        let mut connection = line.connection.clone();
+        let reply = connection.req_packed_command(&command);
+        let reply = if self.is_of_a_cluster() { reply.await } else { self.ask(&line, reply).await };
+        let _: Option<String> = redis::from_redis_value(reply?)?;
+        Ok(())
+    }
+
+    pub(super) async fn all_lines(&self) -> RedisResult<Vec<ServerLine>> {
+        let layout = self.0.servers.layout().await?;
+        try_join_all((0..layout.nodes.len()).map(|server| self.line_to(&layout, server))).await
     }
 
     /// Connections to all servers that can be reached.
-    pub(super) async fn lines(&self) -> RedisResult<Vec<ServerLine>> {
+    async fn lines(&self) -> RedisResult<Vec<ServerLine>> {
         let layout = self.0.servers.layout().await?;
         let lines = (0..layout.nodes.len()).map(|server| self.line_to(&layout, server));
         Ok(join_all(lines).await.into_iter().flatten().collect())

@@ -123,7 +123,7 @@ impl Upkeep {
     /// Of all servers together.
     pub async fn memory(&self) -> Result<RedisMemory, Error> {
         let mut all = RedisMemory { used: 0, limit: 0 };
-        for line in self.connection.lines().await? {
+        for line in self.connection.all_lines().await? {
             let info = server::info(&mut line.connection.clone(), &["memory"]).await?;
             let number = |name: &str| info.get(name)?.parse::<u64>().ok();
             let memory = number("used_memory").zip(number("maxmemory"));
@@ -163,7 +163,7 @@ impl Upkeep {
     }
 
     /// Presence of each partition, and the positions of all groups on it; of those whose server
-    /// answers.
+    /// answers, and an error where none does.
     pub async fn presence(&self) -> Result<Vec<(Presence, Vec<GroupPosition>)>, Error> {
         let mut connection = self.connection.clone();
         let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));
@@ -179,10 +179,17 @@ impl Upkeep {
                 positions => (true, positions?),
             };
             let group = positions.iter().any(|one| one.group == GROUP);
-            Ok((Presence { partition, stream, group, length: length? }, positions))
+            Ok::<_, Error>((Presence { partition, stream, group, length: length? }, positions))
         };
-        let all = (0..).zip(lengths).zip(positions).map(one);
-        all.filter(|one: &Result<_, Error>| !one.as_ref().is_err_and(Error::is_outage)).collect()
+        let (mut seen, mut failed) = (Vec::new(), None);
+        for one in (0..).zip(lengths).zip(positions).map(one) {
+            match one {
+                Ok(one) => seen.push(one),
+                Err(error) if error.is_outage() => failed = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        failed.filter(|_| seen.is_empty()).map_or(Ok(seen), Err)
     }
 
     /// Owners as mirrored in Redis. The ledger holds the truth: an owner that has released a

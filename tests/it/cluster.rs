@@ -403,9 +403,7 @@ async fn one_master_that_is_away_keeps_nobody_from_what_the_others_have() {
     for at in [MASTERS + away, away] {
         signal(cluster.nodes[at].pid(), "STOP").await;
     }
-    let look = async || -> Value {
-        serde_json::from_str(&stores.succeed(&["partitions", "--json"]).await).unwrap()
-    };
+    let look = async || stores.said(&["partitions"]).await;
     let shown = look().await;
     let rows = shown["partitions"].as_array().unwrap();
     let silent: BTreeSet<u64> = rows
@@ -420,8 +418,13 @@ async fn one_master_that_is_away_keeps_nobody_from_what_the_others_have() {
     }
     let trouble = shown["redis_trouble"].as_str().unwrap();
     assert!(trouble.starts_with(&name) && trouble.contains("nothing is known of"), "{trouble}");
-    let page = stores.succeed(&["partitions"]).await;
-    assert!(page.contains(trouble), "{page}");
+    let page = stores.run(&["partitions"]).await;
+    page.refused(&[]);
+    for text in [trouble, "lag unknown, pending unknown"] {
+        assert!(page.stdout.contains(text), "{text}\n{page:?}");
+    }
+    let console = gateway.api.get("/console").await.is(200);
+    assert!(console.text.contains("so nothing is known of"), "{}", console.text);
 
     // Processes that were there, and such that begin now.
     let late = Process::serve("gateway", stores, &[]).await;
@@ -437,13 +440,25 @@ async fn one_master_that_is_away_keeps_nobody_from_what_the_others_have() {
     let said = doctor(stores).await;
     let found = said.find("redis_unreachable").unwrap();
     assert_eq!(found["subject"], format!("redis {name}"));
-    said.tells("redis_unreachable", "critical", "one of 3 servers of the cluster");
-    assert!(said.findings.iter().any(|one| one["code"] == "backlog_deep"), "{:?}", said.findings);
+    said.tells("redis_unreachable", "critical", &format!("{name}, one of 3 servers"));
+    // Of streams that nobody sees, nothing good is told.
+    assert!(said.findings.iter().all(|one| one["code"] != "stream_missing"), "{:?}", said.findings);
+
+    // Where the rest of a cluster refuses everything as well, nothing is said to be well.
+    for at in (0..MASTERS).filter(|at| *at != away) {
+        tell(&cluster.nodes[at], &["CONFIG", "SET", "cluster-require-full-coverage", "yes"]).await;
+    }
+    until("nobody is ready", async || gateway.api.get("/readyz").await.status == 503).await;
+    stores.run(&["partitions"]).await.refused(&["Redis does not answer"]);
+    let said = doctor(stores).await;
+    said.has("redis_unreachable", "critical");
+    assert!(said.findings.iter().all(|one| one["code"] != "stream_missing"), "{:?}", said.findings);
 
     for at in [away, MASTERS + away] {
         signal(cluster.nodes[at].pid(), "CONT").await;
     }
-    until("all is known again", async || look().await["redis_trouble"].is_null()).await;
+    let look_again = async || stores.run(&["partitions"]).await.status.success();
+    until("all is known again", look_again).await;
     for client in partitions.keys() {
         let reference = format!("after-{client}");
         gateway.api.pay(&reference, &format!("GIG{client:05}"), "1").await;

@@ -111,6 +111,23 @@ impl Authority {
         self.make(name, &["-extensions", kind, "-CA", "ca.pem", "-CAkey", "ca.key"]).await;
     }
 
+    /// Puts the key of this certificate behind a password.
+    pub async fn encrypt(&self, name: &str) {
+        let key = format!("{name}.key");
+        self.openssl(&[
+            "pkey",
+            "-aes256",
+            "-passout",
+            "pass:secret",
+            "-in",
+            &key,
+            "-out",
+            "locked",
+        ])
+        .await;
+        fs::rename(self.path("locked"), self.path(&key)).unwrap();
+    }
+
     /// Writes its list of revoked certificates anew, with this one.
     async fn revoke(&self, name: &str) {
         let ours = ["ca", "-config", "settings", "-keyfile", "ca.key", "-cert", "ca.pem"];

@@ -110,10 +110,8 @@ async fn one_server_is_reached_over_tls_and_what_is_wrong_is_named() {
     let lone = operate(&stores, &["partitions"]).env(CERTIFICATE, &signed.certificate).output();
     let lone = lone.await.unwrap();
     assert!(String::from_utf8_lossy(&lone.stderr).contains("--redis-key-file"), "{lone:?}");
-    stores.redis_url = redis.url_of(EVERYTHING);
-    let mut command = operate(&stores, &["partitions"]);
-    command.env(CA, &signed.ca);
-    run(command).await.refused(&["it is reached without TLS"]);
+    signed.authority.encrypt("us").await;
+    refused(&signed.ours(), "PAYSTREAM_REDIS_KEY_FILE: ").await;
 }
 
 #[tokio::test]

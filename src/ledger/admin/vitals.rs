@@ -98,8 +98,11 @@ const SERVER: &[(&str, &str)] = &[
                  as level,
              case count(*) when 1 then 'a commit waits' else count(*) || ' commits wait' end
                  || ' for the synchronous standby, the longest for {age}' as sentence,
-             coalesce('commits wait for ' || nullif(current_setting('synchronous_standby_names'), ''),
-                 'commits wait for no standby') as good
+             case when not pg_has_role('pg_read_all_stats', 'usage')
+                     then 'whether commits wait for a standby is hidden: grant pg_monitor to this user'
+                 else coalesce('commits wait for the standby '
+                     || nullif(current_setting('synchronous_standby_names'), ''),
+                     'commits wait for no standby') end as good
          from pg_stat_activity where datname = current_database() and wait_event = 'SyncRep'",
     ),
     (

@@ -22,7 +22,7 @@ pub use examine::examine;
 
 use self::machine::ClockReading;
 use super::{
-    Error, Finding, Operations, Severity,
+    Error, Finding, LOOK_TIMEOUT, Operations, Severity,
     Severity::{Critical, Warning},
     chain,
     finding::{self as kind},
@@ -106,13 +106,18 @@ impl Operations {
             findings.extend(self.look_at_rate(known.dedupe_window).await);
         }
         let now = (self.clock)();
+        let partitions = self.topology.partitions;
+        // What is on a server that is away is neither missing nor well.
+        let is_whole =
+            streams.as_ref().is_some_and(|(seen, _)| seen.len() == usize::from(partitions));
         if let Some((presence, standings)) = &streams {
-            findings.extend(streams::missing(presence));
-            let waiting = streams::waiting(standings, presence, known.backlog_max, now);
-            match registry {
-                Some(_) => findings.extend(waiting),
-                None => findings.extend(waiting.into_iter().map(streams::without_ledger)),
+            let mut found = streams::waiting(standings, presence, known.backlog_max, now);
+            if registry.is_none() {
+                found = found.into_iter().map(streams::without_ledger).collect();
             }
+            found.extend(streams::missing(presence));
+            found.retain(|one| is_whole || one.severity > Severity::Good);
+            findings.extend(found);
         }
         let Some(Registry { symptoms, cursors, groups: registered }) = registry else {
             if redis_answers {
@@ -120,20 +125,19 @@ impl Operations {
             }
             return findings;
         };
-        let partitions = self.topology.partitions;
         findings.push(kind::TOPOLOGY.good().or(format!("{partitions} partitions")));
         findings.extend(checks::judge(&symptoms));
         if redis_answers {
             findings.extend(self.look_for_left_behind().await);
         }
-        if let Some((seen, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
+        if let Some((_, standings)) = streams.filter(|(_, standings)| !standings.is_empty()) {
             let late = streams::waiting_long(&standings, now);
-            // What is on a server that is away is not missing.
-            if seen.len() == usize::from(partitions) {
+            if is_whole {
                 let all = groups(registered, standings, partitions, now);
                 findings.extend(groups::judge(&all, now));
             }
-            findings.extend(self.look_for_progress(&cursors, &late).await);
+            let progress = self.look_for_progress(&cursors, &late).await;
+            findings.extend(progress.filter(|one| is_whole || one.severity > Severity::Good));
         }
         findings
     }
@@ -141,7 +145,8 @@ impl Operations {
     /// Nothing where Redis went away meanwhile, which others tell.
     async fn look_at_rate(&self, dedupe_window: Duration) -> Option<Finding> {
         let memory = self.looks().await.ok()?.upkeep.memory().await.ok()?;
-        let a_second = self.streams.payments_a_second().await.ok()?;
+        let streams = self.streams.clone().answering_within(LOOK_TIMEOUT);
+        let a_second = streams.payments_a_second().await.ok()?;
         Some(streams::rate(memory.limit, dedupe_window, a_second))
     }
 
@@ -214,7 +219,7 @@ async fn look_at_redis(
     clock: Clock,
 ) -> (Vec<Finding>, bool) {
     let before = clock();
-    let asked = match streams.vitals().await {
+    let asked = match streams.clone().answering_within(LOOK_TIMEOUT).vitals().await {
         Ok(asked) => asked,
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
@@ -273,10 +278,10 @@ fn disk(subject: &str, directory: Option<&str>, is_local: bool) -> Finding {
 /// One of several servers does not answer.
 fn one_away((server, error): &(String, Error), count: usize) -> Finding {
     let away = redis_away(error);
-    let sentence = format!("one of {count} servers of the cluster: {}", away.sentence);
+    let sentence = format!("{server}, one of {count} servers of the cluster: {}", away.sentence);
     let advice = "bring it back with the data it had, or let a replica take over: until then \
-                  payments of its partitions are refused (`paystream partitions` names them), and \
-                  those of the others go on";
+                  payments of its partitions are refused (`paystream partitions` names them); those \
+                  of the others go on where cluster-require-full-coverage is no";
     Finding { sentence, ..away }.about(format!("redis {server}")).advising(advice)
 }
 

@@ -17,7 +17,7 @@
 -- last sequence that are lost or 0}. What is lost is added to the lost key, so
 -- that it is accepted again. DEL comes first because it is allowed at
 -- maxmemory and makes what follows pass.
-local KEPT = 32
+local KEPT, LOOKED_AT = 32, 100
 local identity, hole = ARGV[1], tonumber(ARGV[3])
 local known, origin, origin_first = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local lines = {}
@@ -42,10 +42,11 @@ local function is_of(line, name)
   return line[1] == name or string.match(line[1], '^[^:]*') == name
 end
 
+local is_counted = redis.call('EXISTS', KEYS[1]) == 1
 -- Without a counter: the last sequence up to this one that the stream had, by its end.
 local function has_up_to(most)
-  if redis.call('EXISTS', KEYS[1]) == 1 or redis.call('EXISTS', KEYS[4]) == 0 then return nil end
-  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)) do
+  if is_counted or redis.call('EXISTS', KEYS[4]) == 0 then return nil end
+  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', LOOKED_AT)) do
     for i = 1, #entry[2], 2 do
       local sequence = entry[2][i] == 'seq' and string.match(entry[2][i + 1], '^%d+$')
       sequence = sequence and tonumber(sequence)
