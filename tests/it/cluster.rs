@@ -444,20 +444,27 @@ async fn one_master_that_is_away_keeps_nobody_from_what_the_others_have() {
     // Of streams that nobody sees, nothing good is told.
     assert!(said.findings.iter().all(|one| one["code"] != "stream_missing"), "{:?}", said.findings);
 
+    for at in [away, MASTERS + away] {
+        signal(cluster.nodes[at].pid(), "CONT").await;
+    }
+    let look_again = async || stores.run(&["partitions"]).await.status.success();
+    until("all is known again", look_again).await;
+
     // Where the rest of a cluster refuses everything as well, nothing is said to be well.
-    for at in (0..MASTERS).filter(|at| *at != away) {
-        tell(&cluster.nodes[at], &["CONFIG", "SET", "cluster-require-full-coverage", "yes"]).await;
+    for node in &cluster.nodes {
+        tell(node, &["CONFIG", "SET", "cluster-require-full-coverage", "yes"]).await;
+    }
+    for at in [MASTERS + away, away] {
+        signal(cluster.nodes[at].pid(), "STOP").await;
     }
     until("nobody is ready", async || gateway.api.get("/readyz").await.status == 503).await;
     stores.run(&["partitions"]).await.refused(&["Redis does not answer"]);
     let said = doctor(stores).await;
     said.has("redis_unreachable", "critical");
     assert!(said.findings.iter().all(|one| one["code"] != "stream_missing"), "{:?}", said.findings);
-
     for at in [away, MASTERS + away] {
         signal(cluster.nodes[at].pid(), "CONT").await;
     }
-    let look_again = async || stores.run(&["partitions"]).await.status.success();
     until("all is known again", look_again).await;
     for client in partitions.keys() {
         let reference = format!("after-{client}");
