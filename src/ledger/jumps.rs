@@ -292,8 +292,7 @@ mod tests {
         let jumps = [jump(JumpKind::StateLost, (3_002_069, 4_002_078), 0)];
         // 3,002,078 was the highest that anybody knew when it jumped.
         let holes = [(3_002_070, 4_002_078)];
-        let cases: [(&[Jump], &[(i64, i64)]); 2] = [(&jumps, &[]), (&[], &holes)];
-        for (jumps, holes) in cases {
+        for (jumps, holes) in [(jumps.as_slice(), [].as_slice()), (&[], &holes)] {
             let of = |range| given_out(jumps, holes, range);
             assert_eq!(of((3_002_071, 4_002_077)), [(3_002_071, 3_002_078)]);
             assert_eq!(of((3_002_079, 4_002_077)), []);

@@ -43,7 +43,7 @@ impl RedisVitals {
         self.text(name).parse().unwrap_or(0)
     }
 
-    /// Replicas that are in step: they have said within [`REPLICA_SILENT`] seconds how far they are, as
+    /// Replicas that are in step: they have said lately how far they are, as
     /// they do each second.
     pub fn replicas(&self) -> u64 {
         let lines = self.info.iter().filter(|(name, _)| {
