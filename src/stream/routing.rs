@@ -86,11 +86,14 @@ pub(super) fn together<'a>(
     let (mut all, mut failed, mut is_answered) = (vec![Value::Nil; count], None, false);
     for (part, replies) in replies {
         is_answered |= replies.is_ok();
-        let replies = replies.unwrap_or_else(|error| {
-            let replies = vec![unanswered(&part.server, &error); part.places.len()];
-            failed.get_or_insert(error);
-            replies
-        });
+        let replies = match replies {
+            Ok(replies) => replies,
+            Err(error) => {
+                let reply = unanswered(&part.server, &error).ok_or_else(|| error.clone())?;
+                failed.get_or_insert(error);
+                vec![reply; part.places.len()]
+            }
+        };
         for (place, reply) in part.places.iter().zip(replies) {
             // A script that is loaded everywhere is loaded where somebody says so.
             if all[*place] == Value::Nil || !matches!(reply, Value::ServerError(_)) {
@@ -101,11 +104,10 @@ pub(super) fn together<'a>(
     failed.filter(|_| !is_answered).map_or(Ok(all), Err)
 }
 
-/// The reply to a command whose server did not give one.
-fn unanswered(server: &str, error: &RedisError) -> Value {
-    let away = server::away(&format!("{server}: {error}")).into_server_errors();
-    let away = away.as_deref().and_then(<[_]>::first).map(|(_, error)| error.clone());
-    away.map_or(Value::Nil, Value::ServerError)
+/// The reply to a command whose server did not give one: an error, never nothing.
+fn unanswered(server: &str, error: &RedisError) -> Option<Value> {
+    let away = server::away(&format!("{server}: {error}")).into_server_errors()?;
+    away.first().map(|(_, error)| Value::ServerError(error.clone()))
 }
 
 #[cfg(test)]
@@ -134,5 +136,12 @@ mod tests {
         });
         let all = together(pipeline.len(), replies).unwrap();
         assert!(all.into_iter().eq((0..6).map(Value::Int)));
+
+        let failed = || Err(server::away("timed out"));
+        let replies = parts.values().zip([failed(), Ok(vec![Value::Int(1); 4])]);
+        let all = together(pipeline.len(), replies).unwrap();
+        let errors = all.iter().filter(|reply| matches!(reply, Value::ServerError(_)));
+        assert_eq!(errors.count(), 2, "what one server did not answer is neither nothing nor lost");
+        assert!(together(pipeline.len(), parts.values().map(|part| (part, failed()))).is_err());
     }
 }
