@@ -269,6 +269,9 @@ async fn resize(site: &Site, draws: &[u32; 3]) -> Result<String> {
     site.note(format!("resize to {size}"));
     let (status, said) = site.resize(&size).await?;
     finish_resize(site).await?;
+    // What there is no more takes nothing, and is not closed.
+    let count: u32 = size.parse()?;
+    site.records.hold().taken_at.retain(|partition, _| *partition < count);
     Ok(format!("{size} partitions, exit status {status:?}: {said}"))
 }
 
