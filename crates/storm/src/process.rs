@@ -24,7 +24,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long an operator's command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// So young, and some more on a busy machine, a process does not listen for signals yet.
-const YOUNG: Duration = Duration::from_secs(2);
+const YOUNG: Duration = Duration::from_secs(5);
 /// A process that has ended by itself is started again after this.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
