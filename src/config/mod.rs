@@ -276,21 +276,23 @@ impl StoreConfig {
 
     /// The authorities of Redis, and the certificate with its key that it is shown, in PEM.
     pub fn redis_certificates(&self) -> anyhow::Result<RedisCertificates> {
-        let read = |file: &Option<PathBuf>, setting, is_there: fn(&str) -> bool| {
+        const CERTIFICATE: &str = "CERTIFICATE";
+        let read = |file: &Option<PathBuf>, setting, what| {
             let Some(path) = file else { return Ok(None) };
-            let said = || format!("{setting}: could not read {}", path.display());
-            let text = std::fs::read_to_string(path).with_context(said)?;
-            ensure!(is_there(&text), "{setting}: {} has none in PEM", path.display());
-            let is_locked = text.contains("ENCRYPTED");
-            ensure!(!is_locked, "{setting}: the key in {} is encrypted", path.display());
+            let file = path.display();
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("{setting}: could not read {file}"))?;
+            ensure!(
+                text.contains(&format!("{what}-----")),
+                "{setting}: {file} has no {what} in PEM"
+            );
+            ensure!(!text.contains("ENCRYPTED"), "{setting}: the key in {file} is encrypted");
             Ok(Some(text.into_bytes()))
         };
-        let has_certificate = |text: &str| text.contains("-----BEGIN CERTIFICATE-----");
-        let has_key = |text: &str| text.contains(" PRIVATE KEY-----");
-        let authorities = read(&self.redis_ca_file, "PAYSTREAM_REDIS_CA_FILE", has_certificate)?;
+        let authorities = read(&self.redis_ca_file, "PAYSTREAM_REDIS_CA_FILE", CERTIFICATE)?;
         let setting = "PAYSTREAM_REDIS_CERTIFICATE_FILE";
-        let certificate = read(&self.redis_certificate_file, setting, has_certificate)?;
-        let key = read(&self.redis_key_file, "PAYSTREAM_REDIS_KEY_FILE", has_key)?;
+        let certificate = read(&self.redis_certificate_file, setting, CERTIFICATE)?;
+        let key = read(&self.redis_key_file, "PAYSTREAM_REDIS_KEY_FILE", "PRIVATE KEY")?;
         Ok((authorities, certificate.zip(key)))
     }
 

@@ -16,8 +16,8 @@ use utoipa::ToSchema;
 
 use super::{
     Error, Operations,
-    doctor::words::numbered,
     finding::{self as kind, FindingKind},
+    shapes::numbered,
 };
 use crate::{
     ledger::{CursorRow, CustomerCount, WorkerRow},

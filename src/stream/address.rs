@@ -109,8 +109,8 @@ impl Address {
         Ok(Self { kind, nodes, info: logged_in(login)? })
     }
 
-    /// The same, where these certificates count. Without TLS none do: streams may move from there to
-    /// where they do.
+    /// The same, with these certificates. An address without TLS ignores them: when streams move, they
+    /// may be those of the other Redis.
     pub(super) fn with_certificates(self, of: &TlsCertificates) -> Result<Self, Error> {
         if self.is_plaintext() {
             return Ok(self);

@@ -78,6 +78,21 @@ impl Error {
     }
 }
 
+/// What was answered of several, without those that are away; an error where all are.
+pub(super) fn answered<T>(
+    answers: impl IntoIterator<Item = Result<T, Error>>,
+) -> Result<Vec<T>, Error> {
+    let (mut answered, mut away) = (Vec::new(), None);
+    for answer in answers {
+        match answer {
+            Ok(answer) => answered.push(answer),
+            Err(error) if error.is_outage() => away = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    away.filter(|_| answered.is_empty()).map_or(Ok(answered), Err)
+}
+
 impl From<ParsingError> for Error {
     fn from(error: ParsingError) -> Self {
         Self::Unexpected(error.into())

@@ -78,7 +78,7 @@ pub mod permissions;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, join_all};
-use redis::{ClientTlsConfig, TlsCertificates};
+use redis::{ClientTlsConfig, TlsCertificates, aio::MultiplexedConnection};
 use tracing::warn;
 
 pub use appended::{Appended, EntryPosition};
@@ -103,6 +103,7 @@ pub use wire::{fields_of, read_fields};
 use address::Address;
 use authority::Authority;
 use connecting::{APPEND_TIMEOUT, RESPONSE_TIMEOUT};
+use error::answered;
 pub(crate) use keys::GROUP;
 use keys::Keys;
 use lines::Lines;
@@ -246,31 +247,20 @@ impl Streams {
     /// What is unsafe on any of the servers that answer. The others are asked when payments are
     /// given to them.
     pub async fn unsafe_settings(&self) -> Result<Unsafe, Error> {
-        let lines = self.lines("check").await?;
         let in_cluster = self.servers.is_cluster();
-        let asking = lines.by_name().map(|(server, line)| async move {
-            let ask = async {
-                safety::unsafe_settings(&mut line.await?.connection.clone(), in_cluster).await
-            };
-            (server, ask.await)
+        let ask = |mut connection| async move {
+            safety::unsafe_settings(&mut connection, in_cluster).await
+        };
+        let found = self.ask_each("check", ask).await?.into_iter().map(|(server, found)| {
+            found.inspect_err(|error| warn!(server, %error, "a server of Redis does not answer"))
         });
-        let (mut all, mut answered, mut failed) = (Unsafe::default(), false, None);
-        for (server, found) in join_all(asking).await {
-            match found {
-                Ok(found) => {
-                    answered = true;
-                    all.replica = all.replica.or(found.replica);
-                    all.evicts = all.evicts.or(found.evicts);
-                    all.loses = all.loses.or(found.loses);
-                }
-                Err(error) if error.is_outage() => {
-                    warn!(server, %error, "a server of Redis does not answer");
-                    failed = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
+        let mut all = Unsafe::default();
+        for found in answered(found)? {
+            all.replica = all.replica.or(found.replica);
+            all.evicts = all.evicts.or(found.evicts);
+            all.loses = all.loses.or(found.loses);
         }
-        failed.filter(|_| !answered).map_or(Ok(all), Err)
+        Ok(all)
     }
 
     /// Whether a server takes a new connection and answers on it. One master of a cluster that is
@@ -361,7 +351,24 @@ impl Streams {
         Ok(Lines::new(&self.servers, self.opening(name)).await?)
     }
 
-    /// The same, for what needs every server.
+    /// What each server says over a connection of its own, or why it does not, by its name.
+    async fn ask_each<T, A>(
+        &self,
+        name: &str,
+        ask: impl Fn(MultiplexedConnection) -> A,
+    ) -> Result<Vec<(String, Result<T, Error>)>, Error>
+    where
+        A: Future<Output = Result<T, Error>>,
+    {
+        let (lines, ask) = (self.lines(name).await?, &ask);
+        let asking = lines.by_name().map(|(server, line)| async move {
+            let asked = async { ask(line.await?.connection.clone()).await };
+            (server, asked.await)
+        });
+        Ok(join_all(asking).await)
+    }
+
+    /// Connections for what needs every server.
     async fn connect(&self, name: &str) -> Result<Lines, Error> {
         let lines = self.lines(name).await?;
         lines.each().await?;

@@ -83,7 +83,8 @@ fn our(
     found?.into_iter().next().ok_or_else(|| Error::StateLost(missing()))
 }
 
-fn read(partition: u16, reply: RedisResult<Value>) -> Result<Vec<GroupPosition>, Error> {
+/// The positions of all groups, out of a reply to [`command`].
+pub(super) fn read(partition: u16, reply: RedisResult<Value>) -> Result<Vec<GroupPosition>, Error> {
     /// Group, last id, lag, pending, first pending, next; an id is empty where there is none.
     type GroupReply = (String, StreamId, i64, i64, String, String);
     let rows: Vec<GroupReply> = redis::from_redis_value(reply?)?;

@@ -107,21 +107,16 @@ impl SharedConnection {
         Ok(select_ok(asking).await?.0)
     }
 
-    /// Whether any server answers.
-    pub(super) async fn ping(&self) -> RedisResult<()> {
-        self.first(|line| self.probe(line, redis::cmd("PING"))).await
+    /// Asks one server. In a cluster, where [`Self::first`] stops waiting for the slower ones, an
+    /// answer that nobody has waited for is no sign of silence.
+    pub(super) async fn probe(&self, line: ServerLine, command: &Cmd) -> RedisResult<Value> {
+        if !self.is_of_a_cluster() {
+            return self.send(line, command).await;
+        }
+        line.connection.clone().req_packed_command(command).await
     }
 
-    /// Asks this server. Of several, whose other answers nobody waits for, that is no sign of
-    /// silence.
-    pub(super) async fn probe(&self, line: ServerLine, command: Cmd) -> RedisResult<()> {
-        let mut connection = line.connection.clone();
-        let reply = connection.req_packed_command(&command);
-        let reply = if self.is_of_a_cluster() { reply.await } else { self.ask(&line, reply).await };
-        let _: Option<String> = redis::from_redis_value(reply?)?;
-        Ok(())
-    }
-
+    /// Connections to all servers.
     pub(super) async fn all_lines(&self) -> RedisResult<Vec<ServerLine>> {
         let layout = self.0.servers.layout().await?;
         try_join_all((0..layout.nodes.len()).map(|server| self.line_to(&layout, server))).await
@@ -252,7 +247,7 @@ impl ConnectionLike for SharedConnection {
             }
             match routing::way(command, &self.0.opening.key_prefix) {
                 Way::Slot(slot) => self.send(self.line(slot).await?, command).await,
-                Way::Any => self.first(|line| self.send(line, command)).await,
+                Way::Any => self.first(|line| self.probe(line, command)).await,
                 Way::Each => {
                     let lines = self.lines().await?.into_iter();
                     let sent = join_all(lines.map(|line| self.send(line, command))).await;

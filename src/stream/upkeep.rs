@@ -9,7 +9,9 @@ use std::{
 use redis::{FromRedisValue, Pipeline, RedisResult, Value, aio::ConnectionLike};
 
 use super::{
-    Error, GROUP, GroupPosition, Keys, positions,
+    Error, GROUP, GroupPosition, Keys,
+    error::answered,
+    positions,
     references::{Name, Tables},
     replies::Entry,
     scripts, server,
@@ -72,7 +74,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     pub async fn ping(&self) -> Result<(), Error> {
-        Ok(self.connection.ping().await?)
+        Ok(redis::cmd("PING").exec_async(&mut self.connection.clone()).await?)
     }
 
     /// Entries ever appended, and the oldest one kept, all partitions together.
@@ -140,56 +142,47 @@ impl Upkeep {
 
     /// Of each partition, or why its server does not say it.
     pub async fn depths(&self) -> Result<Vec<Result<Depth, Error>>, Error> {
-        let mut pipeline = Pipeline::with_capacity(1 + 2 * usize::from(self.keys.partitions));
-        scripts::POSITIONS.load_in(&mut pipeline);
-        for partition in 0..self.keys.partitions {
-            pipeline.cmd("XLEN").arg(self.keys.stream(partition));
-            let stream = self.keys.stream(partition);
-            pipeline.add_command(positions::command(stream, Some(GROUP)));
-        }
-        pipeline.ignore_errors();
-        let mut connection = self.connection.clone();
-        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
-        let mut replies = replies.into_iter().skip(1);
-        let depth = |partition| {
-            let missing = || Err(Error::Shape("XLEN"));
-            let (length, position) = replies.next().zip(replies.next()).map_or_else(missing, Ok)?;
+        let depth = |(partition, (length, position)): (u16, (RedisResult<Value>, _))| {
             let position = positions::our_position(&self.keys, partition, position)?;
             let GroupPosition { lag, pending, oldest_waiting, .. } = position;
             let length = redis::from_redis_value(length?)?;
             Ok(Depth { partition, length, lag, pending, oldest_waiting })
         };
-        Ok((0..self.keys.partitions).map(depth).collect())
+        Ok((0..).zip(self.lengths_and_positions(Some(GROUP)).await?).map(depth).collect())
+    }
+
+    /// Two replies for each partition, asked for at once: a server that is away costs its time once.
+    async fn lengths_and_positions(
+        &self,
+        group: Option<&str>,
+    ) -> Result<Vec<(RedisResult<Value>, RedisResult<Value>)>, Error> {
+        let mut pipeline = Pipeline::with_capacity(1 + 2 * usize::from(self.keys.partitions));
+        scripts::POSITIONS.load_in(&mut pipeline);
+        for partition in 0..self.keys.partitions {
+            let stream = self.keys.stream(partition);
+            pipeline.cmd("XLEN").arg(&stream);
+            pipeline.add_command(positions::command(stream, group));
+        }
+        pipeline.ignore_errors();
+        let mut connection = self.connection.clone();
+        let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut connection).await?;
+        let mut replies = replies.into_iter().skip(1);
+        Ok(std::iter::from_fn(|| replies.next().zip(replies.next())).collect())
     }
 
     /// Presence of each partition, and the positions of all groups on it; of those whose server
     /// answers, and an error where none does.
     pub async fn presence(&self) -> Result<Vec<(Presence, Vec<GroupPosition>)>, Error> {
-        let mut connection = self.connection.clone();
-        let mut lengths = Pipeline::with_capacity(usize::from(self.keys.partitions));
-        for partition in 0..self.keys.partitions {
-            lengths.cmd("XLEN").arg(self.keys.stream(partition));
-        }
-        lengths.ignore_errors();
-        let lengths: Vec<RedisResult<i64>> = lengths.query_async(&mut connection).await?;
-        let positions = positions::on_each(&self.keys, &mut connection, None).await?;
-        let one = |((partition, length), positions): (_, Result<Vec<GroupPosition>, _>)| {
-            let (stream, positions) = match positions {
+        let one = |(partition, (length, positions)): (u16, (RedisResult<Value>, _))| {
+            let (stream, positions) = match positions::read(partition, positions) {
                 Err(Error::StateLost(_)) => (false, Vec::new()),
                 positions => (true, positions?),
             };
             let group = positions.iter().any(|one| one.group == GROUP);
-            Ok::<_, Error>((Presence { partition, stream, group, length: length? }, positions))
+            let length = redis::from_redis_value(length?)?;
+            Ok((Presence { partition, stream, group, length }, positions))
         };
-        let (mut seen, mut failed) = (Vec::new(), None);
-        for one in (0..).zip(lengths).zip(positions).map(one) {
-            match one {
-                Ok(one) => seen.push(one),
-                Err(error) if error.is_outage() => failed = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        failed.filter(|_| seen.is_empty()).map_or(Ok(seen), Err)
+        answered((0..).zip(self.lengths_and_positions(None).await?).map(one))
     }
 
     /// Owners as mirrored in Redis. The ledger holds the truth: an owner that has released a

@@ -7,7 +7,6 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 
 use super::{Error, Streams, Unsafe, safety, server};
@@ -20,8 +19,6 @@ const REPLICA_SILENT: u64 = 5;
 /// Facts about Redis for `paystream doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisVitals {
-    /// The name of the server, where there are several.
-    pub server: Option<String>,
     /// The smallest of three round trips.
     pub latency: Duration,
     pub now: DateTime<Utc>,
@@ -43,8 +40,7 @@ impl RedisVitals {
         self.text(name).parse().unwrap_or(0)
     }
 
-    /// Replicas that are in step: they have said lately how far they are, as
-    /// they do each second.
+    /// Replicas that are in step: they have said lately how far they are, as they do each second.
     pub fn replicas(&self) -> u64 {
         let lines = self.info.iter().filter(|(name, _)| {
             name.strip_prefix("slave").is_some_and(|number| number.parse::<u16>().is_ok())
@@ -59,28 +55,13 @@ impl RedisVitals {
 }
 
 impl Streams {
-    /// Reads the facts of each server over a connection of its own, or why it does not answer; each
-    /// by its name where there are several.
-    pub async fn vitals(&self) -> Result<Vec<(Option<String>, Result<RedisVitals, Error>)>, Error> {
-        let lines = self.lines("doctor").await?;
-        let is_cluster = self.servers.is_cluster();
-        let asking = lines.by_name().map(|(name, line)| async move {
-            let server = is_cluster.then_some(name);
-            let vitals = async {
-                let connection = line.await?.connection.clone();
-                self.vitals_of(server.clone(), connection).await
-            };
-            let vitals = vitals.await;
-            (server, vitals)
-        });
-        Ok(join_all(asking).await)
+    /// Reads the facts of each server over a connection of its own, or why it does not answer, by its
+    /// name.
+    pub async fn vitals(&self) -> Result<Vec<(String, Result<RedisVitals, Error>)>, Error> {
+        self.ask_each("doctor", |line| self.vitals_of(line)).await
     }
 
-    async fn vitals_of(
-        &self,
-        server: Option<String>,
-        mut connection: MultiplexedConnection,
-    ) -> Result<RedisVitals, Error> {
+    async fn vitals_of(&self, mut connection: MultiplexedConnection) -> Result<RedisVitals, Error> {
         let mut latency = Duration::MAX;
         for _ in 0..PINGS {
             let asked = Instant::now();
@@ -92,7 +73,6 @@ impl Streams {
         let now = DateTime::from_timestamp(seconds, microseconds.saturating_mul(1_000));
         let in_cluster = self.servers.is_cluster();
         Ok(RedisVitals {
-            server,
             latency,
             now: now.ok_or(Error::Shape("TIME"))?,
             info: server::info(&mut connection, &[]).await?,
@@ -117,7 +97,6 @@ mod tests {
     #[test]
     fn a_replica_counts_while_it_is_online_and_says_how_far_it_is() {
         let vitals = |lines: &[(&str, &str)]| RedisVitals {
-            server: None,
             latency: Duration::ZERO,
             now: DateTime::UNIX_EPOCH,
             info: lines

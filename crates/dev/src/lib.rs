@@ -40,6 +40,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+pub use port::Port;
 pub use postgres_server::PostgresServer;
 pub use redis_server::RedisServer;
 pub use server::Server;

@@ -28,14 +28,14 @@ const EVERYBODY: u32 = 0o777;
 
 /// A port, ours while this value lives.
 #[derive(Debug)]
-pub(super) struct Port {
+pub struct Port {
     number: u16,
     _lock: Lock,
 }
 
 impl Port {
     /// `wanted` if it is free, else the first free one after where `seed` points.
-    pub(super) fn choose(wanted: Option<u16>, seed: u64) -> Result<Port> {
+    pub fn choose(wanted: Option<u16>, seed: u64) -> Result<Port> {
         let folder = std::env::temp_dir().join(LOCKS_FOLDER);
         fs::create_dir_all(&folder)
             .with_context(|| format!("could not make the directory {}", folder.display()))?;
@@ -52,7 +52,7 @@ impl Port {
         })
     }
 
-    pub(super) fn number(&self) -> u16 {
+    pub fn number(&self) -> u16 {
         self.number
     }
 }

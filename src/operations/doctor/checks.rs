@@ -3,13 +3,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::words::numbered;
 use crate::{
     ledger::{CursorRow, Symptom, Symptoms},
     operations::{
         Severity::{self, Critical, Good, Notice, Warning},
         finding::{self as kind, Finding, FindingKind},
-        shapes::span,
+        shapes::{numbered, span},
     },
 };
 

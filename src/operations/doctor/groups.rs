@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::words::numbered;
 use crate::{
     domain::argument,
     operations::{
         Severity::Warning,
         finding::{self as kind, Finding, FindingKind},
         groups::Group,
-        shapes::span,
+        shapes::{numbered, span},
     },
 };
 

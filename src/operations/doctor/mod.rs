@@ -9,7 +9,7 @@ mod examine;
 mod groups;
 mod machine;
 mod streams;
-pub(super) mod words;
+mod words;
 
 use std::{path::Path, time::Duration};
 
@@ -223,33 +223,35 @@ async fn look_at_redis(
         Ok(asked) => asked,
         Err(error) => return (vec![redis_away(&error.into())], false),
     };
-    let count = asked.len();
-    let (mut servers, mut away) = (Vec::new(), Vec::new());
+    let nobody = asked.iter().all(|(_, vitals)| vitals.is_err());
+    if let Some((_, Err(error))) = asked.first().filter(|_| nobody) {
+        return (vec![redis_away(&error.clone().into())], false);
+    }
+    let (count, in_cluster) = (asked.len(), streams.are_in_a_cluster());
+    let (mut findings, mut all_answer, mut is_loading) = (Vec::new(), true, false);
     for (server, vitals) in asked {
-        match vitals {
-            Ok(vitals) => servers.push(vitals),
-            Err(error) => away.push((server.unwrap_or_default(), Error::from(error))),
-        }
-    }
-    if let (true, Some((_, error))) = (servers.is_empty(), away.first()) {
-        return (vec![redis_away(error)], false);
-    }
-    let mut findings: Vec<Finding> = away.iter().map(|one| one_away(one, count)).collect();
-    if findings.is_empty() {
-        findings.push(kind::REDIS_AWAY.good());
-    }
-    for vitals in &servers {
+        let vitals = match vitals {
+            Ok(vitals) => vitals,
+            Err(error) => {
+                all_answer = false;
+                findings.push(one_away(&server, &error.into(), count));
+                continue;
+            }
+        };
+        is_loading |= vitals.number("loading") > 0;
         let reading = ClockReading { there: vitals.now, before, after: clock() };
-        let mut found = streams::server(vitals, known.unsafe_redis_allowed);
+        let mut found = streams::server(&vitals, known.unsafe_redis_allowed);
         found.push(streams::replicas(vitals.replicas(), u64::from(streams.replicas())));
         found.push(machine::clock("redis", reading));
         found.push(disk("redis", vitals.directory.as_deref(), streams.is_local()));
-        if let Some(server) = &vitals.server {
-            found = found.into_iter().map(|one| one.about(format!("redis {server}"))).collect();
-        }
-        findings.extend(found);
+        let about =
+            |one: Finding| if in_cluster { one.about(format!("redis {server}")) } else { one };
+        findings.extend(found.into_iter().map(about));
     }
-    (findings, servers.iter().all(|vitals| vitals.number("loading") == 0))
+    if all_answer {
+        findings.insert(0, kind::REDIS_AWAY.good());
+    }
+    (findings, !is_loading)
 }
 
 /// Everything about the server that can be seen without a topology.
@@ -276,7 +278,7 @@ fn disk(subject: &str, directory: Option<&str>, is_local: bool) -> Finding {
 }
 
 /// One of several servers does not answer.
-fn one_away((server, error): &(String, Error), count: usize) -> Finding {
+fn one_away(server: &str, error: &Error, count: usize) -> Finding {
     let away = redis_away(error);
     let sentence = format!("{server}, one of {count} servers of the cluster: {}", away.sentence);
     let advice = "bring it back with the data it had, or let a replica take over: until then \

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::words::{bytes, numbered, percent};
+use super::words::{bytes, percent};
 use crate::{
     operations::{
         Severity::{self, Critical, Good, Warning},
         finding::{self as kind, Finding, FindingKind},
-        shapes::span,
+        shapes::{numbered, span},
     },
     stream::{GROUP, GroupPosition, KEPT_MAX, Presence, RedisVitals, payments_held},
 };
@@ -262,7 +262,6 @@ mod tests {
         ];
         let fields = healthy.iter().chain(but);
         RedisVitals {
-            server: None,
             latency: SLOW,
             now: DateTime::UNIX_EPOCH,
             info: fields.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),

@@ -1,19 +1,5 @@
 //! How findings write numbers. Never rounds money.
 
-/// Partitions that one sentence names.
-const NAMED_MAX: usize = 5;
-
-/// `partition 7`, `partitions 1, 2 and 5`, `partitions 0, 1, 2, 3, 4 and 27
-/// more`.
-pub(in crate::operations) fn numbered(partitions: &[u16]) -> String {
-    let named: Vec<String> = partitions.iter().take(NAMED_MAX).map(u16::to_string).collect();
-    match (named.as_slice(), partitions.len().saturating_sub(NAMED_MAX)) {
-        ([one], _) => format!("partition {one}"),
-        ([before @ .., last], 0) => format!("partitions {} and {last}", before.join(", ")),
-        (all, more) => format!("partitions {} and {more} more", all.join(", ")),
-    }
-}
-
 /// How many percent of `most` are `used`, rounded down; of nothing, none.
 pub(super) fn percent(used: u64, most: u64) -> u64 {
     let share = u128::from(used) * 100 / u128::from(most).max(1);
@@ -43,10 +29,6 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!(numbered(&[7]), "partition 7");
-        assert_eq!(numbered(&[1, 5]), "partitions 1 and 5");
-        assert_eq!(numbered(&[0, 1, 2, 3, 4]), "partitions 0, 1, 2, 3 and 4");
-        assert_eq!(numbered(&[0, 1, 2, 3, 4, 9]), "partitions 0, 1, 2, 3, 4 and 1 more");
         assert_eq!(bytes(1023), "1023 bytes");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16777215.9 TiB");

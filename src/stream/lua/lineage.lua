@@ -42,10 +42,10 @@ local function is_of(line, name)
   return line[1] == name or string.match(line[1], '^[^:]*') == name
 end
 
+-- Without a counter, by the end of the stream: the last sequence up to `most` that it had.
 local is_counted = redis.call('EXISTS', KEYS[1]) == 1
--- Without a counter: the last sequence up to this one that the stream had, by its end.
-local function has_up_to(most)
-  if is_counted or redis.call('EXISTS', KEYS[4]) == 0 then return nil end
+local function last_up_to(most)
+  if is_counted then return nil end
   for _, entry in ipairs(redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', LOOKED_AT)) do
     for i = 1, #entry[2], 2 do
       local sequence = entry[2][i] == 'seq' and string.match(entry[2][i + 1], '^%d+$')
@@ -72,9 +72,7 @@ end
 local shared = known
 if origin == '-' then
   -- A counter that has gone back. One that is gone says nothing of what is there.
-  if gate and counted < known then
-    shared = has_up_to(known) or counted
-  end
+  if gate and counted < known then shared = last_up_to(known) or counted end
   for _, line in ipairs(lines) do
     -- Until a sequence is given out behind a hole, the last of it is what is known.
     if line[2] < known and known < line[3] - 1 then shared = line[2] end
