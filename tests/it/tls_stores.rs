@@ -1,7 +1,9 @@
 //! Proves that Redis, Sentinels and the nodes of a cluster are reached over TLS under an authority of
 //! our own, that they are shown the certificate they ask for, and that a wrong one is named.
 
-use std::{net::TcpListener, path::PathBuf};
+use std::path::PathBuf;
+
+use paystream_dev::Port;
 
 use crate::{
     doctor::doctor_with,
@@ -39,10 +41,10 @@ impl Signed {
 
     /// The settings of a server that takes TLS at this port beside the harness' own, and of those
     /// alone whom the authority has signed.
-    fn settings(&self, port: u16) -> Vec<String> {
+    fn settings(&self, port: &Port) -> Vec<String> {
         let file = |name: &str| self.authority.path(name);
         vec![
-            format!("tls-port {port}"),
+            format!("tls-port {}", port.number()),
             format!("tls-cert-file {}", file("redis.pem")),
             format!("tls-key-file {}", file("redis.key")),
             format!("tls-ca-cert-file {}", file("ca.pem")),
@@ -66,8 +68,9 @@ impl Signed {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port for TLS; nobody else's while it is kept.
+fn free_port() -> Port {
+    Port::choose(None, u64::from(std::process::id())).unwrap()
 }
 
 async fn directory(name: &str) -> PathBuf {
@@ -86,9 +89,9 @@ fn login(server: &RedisServer) -> String {
 #[tokio::test]
 async fn one_server_is_reached_over_tls_and_what_is_wrong_is_named() {
     let (signed, port) = (Signed::new().await, free_port());
-    let redis = server("one", &signed.settings(port)).await;
+    let redis = server("one", &signed.settings(&port)).await;
     let mut stores = Stores::on(&redis.url(), None).await;
-    stores.redis_url = format!("rediss://{}@127.0.0.1:{port}/", login(&redis));
+    stores.redis_url = format!("rediss://{}@127.0.0.1:{}/", login(&redis), port.number());
     signed.serve(&stores).await;
 
     let other = Signed::new().await;
@@ -106,29 +109,28 @@ async fn one_server_is_reached_over_tls_and_what_is_wrong_is_named() {
         run(command).await.refused(&[why]);
     };
     refused(&[(CA, "/nowhere.pem")], "PAYSTREAM_REDIS_CA_FILE: could not read /nowhere.pem").await;
-    refused(&[(CA, &signed.key)], "has none in PEM").await;
+    refused(&[(CA, &signed.key)], "has no CERTIFICATE in PEM").await;
     let lone = operate(&stores, &["partitions"]).env(CERTIFICATE, &signed.certificate).output();
     let lone = lone.await.unwrap();
     assert!(String::from_utf8_lossy(&lone.stderr).contains("--redis-key-file"), "{lone:?}");
     signed.authority.encrypt("us").await;
-    refused(&signed.ours(), "PAYSTREAM_REDIS_KEY_FILE: ").await;
+    refused(&signed.ours(), "us.key is encrypted").await;
 }
 
 #[tokio::test]
 async fn sentinels_and_the_master_that_they_name_are_reached_over_tls() {
     const NAME: &str = "pay";
     let (signed, port) = (Signed::new().await, free_port());
-    let settings = [signed.settings(port), vec!["tls-replication yes".to_owned()]].concat();
+    let settings = [signed.settings(&port), vec!["tls-replication yes".to_owned()]].concat();
     let redis = server("master", &settings).await;
-    let mut hosts = Vec::new();
-    let mut sentinels = Vec::new();
+    let (mut ports, mut sentinels) = (Vec::new(), Vec::new());
     for number in 0..3 {
         let at = free_port();
-        let settings = [signed.settings(at), vec!["tls-replication yes".to_owned()]].concat();
+        let settings = [signed.settings(&at), vec!["tls-replication yes".to_owned()]].concat();
         let place = directory(&format!("sentinel-{number}")).await;
-        let sentinel = RedisServer::sentinel(&place, NAME, port, &settings).await;
+        let sentinel = RedisServer::sentinel(&place, NAME, port.number(), &settings).await;
         sentinels.push(sentinel.expect("a Sentinel starts"));
-        hosts.push(format!("127.0.0.1:{at}"));
+        ports.push(at);
     }
     for sentinel in &sentinels {
         until("a Sentinel sees the master", async || {
@@ -138,6 +140,8 @@ async fn sentinels_and_the_master_that_they_name_are_reached_over_tls() {
         })
         .await;
     }
+    let hosts: Vec<String> =
+        ports.iter().map(|port| format!("127.0.0.1:{}", port.number())).collect();
     let mut stores = Stores::on(&redis.url(), None).await;
     stores.redis_url = format!(
         "rediss-sentinel://{}@{}/{NAME}?sentinel_password={}",
@@ -154,16 +158,16 @@ async fn all_nodes_of_a_cluster_are_reached_over_tls() {
     let (mut nodes, mut ports) = (Vec::new(), Vec::new());
     for (number, (first, last)) in [("0", "8191"), ("8192", "16383")].into_iter().enumerate() {
         let port = free_port();
-        let settings = [signed.settings(port), vec!["tls-cluster yes".to_owned()]].concat();
+        let settings = [signed.settings(&port), vec!["tls-cluster yes".to_owned()]].concat();
         let place = directory(&format!("node-{number}")).await;
         let node = RedisServer::cluster_node(&place, &redis_users(), &settings).await;
         let node = node.expect("a node starts");
         tell(&node, &["CLUSTER", "ADDSLOTSRANGE", first, last]).await;
-        ports.push(port.to_string());
+        ports.push(port);
         nodes.push(node);
     }
     let bus = nodes[1].bus_port().unwrap().to_string();
-    tell(&nodes[0], &["CLUSTER", "MEET", "127.0.0.1", &ports[1], &bus]).await;
+    tell(&nodes[0], &["CLUSTER", "MEET", "127.0.0.1", &ports[1].number().to_string(), &bus]).await;
     for node in &nodes {
         until("the cluster is whole", async || {
             let info: String = ask(node, &["CLUSTER", "INFO"]).await;
@@ -171,11 +175,11 @@ async fn all_nodes_of_a_cluster_are_reached_over_tls() {
         })
         .await;
     }
-    let url = |scheme: &str, port: &str| {
+    let url = |scheme: &str, port: u16| {
         format!("{scheme}-cluster://{}@127.0.0.1:{port}", login(&nodes[0]))
     };
-    let mut stores = Stores::on(&url("redis", &nodes[0].port().to_string()), None).await;
-    stores.redis_url = url("rediss", &ports[0]);
+    let mut stores = Stores::on(&url("redis", nodes[0].port()), None).await;
+    stores.redis_url = url("rediss", ports[0].number());
     signed.serve(&stores).await;
     for node in &nodes {
         let keys: Vec<String> = ask(node, &["KEYS", "*:stream"]).await;
