@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check supply-chain lines observe load audit storm storms storm-breakages release install
+.PHONY: help run test check supply-chain lines observe load audit storm storms storm-breakages bench bench-quick release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -16,6 +16,7 @@ test: ## Run every test, against servers and a browser that the tests start them
 	@./scripts/install.sh --browser --observe --front-door --pooler --openapi --kubernetes
 	$(CARGO) test --locked --tests
 	$(MAKE) storms
+	$(MAKE) bench-quick
 
 check: ## Format, lints, documentation, rooms and drift, licences and advisories
 	@./scripts/install.sh --check-tools --observe
@@ -63,6 +64,15 @@ storms: install ## A minute of storm over each topology of Redis, with fresh see
 
 storm-breakages: install ## Break each promise in a copy of the sources, and see that the storm notices (ARGS="no-fence")
 	@./scripts/storm-breakages.sh $(ARGS)
+
+bench: release ## Measure rates, latency and cost, beside what this machine can do (ARGS="growth --rounds 1")
+	$(CARGO) build --locked --release -p paystream-bench
+	target/release/paystream-bench $(ARGS)
+
+# That every measurement works; what it measures means nothing.
+bench-quick: install
+	$(CARGO) build --locked -p paystream -p paystream-bench
+	RUST_MIN_STACK=33554432 target/debug/paystream-bench --quick --rounds 1 --folder target/bench/quick
 
 release: install ## Build the optimised binary, target/release/paystream
 	$(CARGO) build --locked --release

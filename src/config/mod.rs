@@ -122,6 +122,9 @@ pub struct LedgerConfig {
     pub allow_plaintext_stores: bool,
 }
 
+/// Every payment may be so much later, and every hand-over of a partition.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+
 /// Settings of the worker, which settles payments in the ledger.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerConfig {
@@ -131,12 +134,16 @@ pub struct WorkerConfig {
     pub worker_id: Option<String>,
     /// Number of lanes, in a Redis Cluster for each master. Each settles its share of
     /// the partitions over its own connections, one batch at a time.
-    #[arg(long, env = "PAYSTREAM_LANES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, env = "PAYSTREAM_LANES", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub lanes: u16,
     /// Maximum payments in a batch, shared by the partitions that have some; at
     /// least one of each.
     #[arg(long, env = "PAYSTREAM_BATCH_MAX", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_max: u32,
+    /// How long after a batch that was not full a lane lets payments gather before it
+    /// takes the next. One that comes to an idle lane does not wait.
+    #[arg(long, env = "PAYSTREAM_LINGER", default_value = "10ms", value_parser = parse_duration)]
+    pub linger: Duration,
     /// Longest duration of a batch's transaction before it is rolled back.
     #[arg(long, env = "PAYSTREAM_BATCH_DEADLINE", default_value = "4s", value_parser = parse_duration)]
     pub batch_deadline: Duration,
@@ -398,6 +405,11 @@ impl WorkerConfig {
             self.batch_deadline >= Duration::from_millis(100),
             "PAYSTREAM_BATCH_DEADLINE ({:?}) must be at least 100ms",
             self.batch_deadline
+        );
+        ensure!(
+            self.linger <= LINGER_MAX,
+            "PAYSTREAM_LINGER ({:?}) must be at most {LINGER_MAX:?}",
+            self.linger
         );
         ensure!(
             self.trim_interval >= Duration::from_millis(100),

@@ -16,13 +16,14 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 19] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
     "SECURITY.md",
     "docs/access-tokens.md",
     "docs/attempts.md",
+    "docs/benchmarks.md",
     "docs/signatures.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",

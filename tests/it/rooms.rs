@@ -97,6 +97,7 @@ const LINES_MAX: usize = 460;
 
 /// What knows nothing of the service: crates of their own, below every room.
 const TOOLS: &[&str] = &[
+    "crates/bench/src",
     "crates/dev/src",
     "crates/invariants/src",
     "crates/load/src",

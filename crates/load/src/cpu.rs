@@ -129,11 +129,13 @@ pub(super) struct Process {
 
 /// All processes at one moment.
 #[derive(Debug, Clone)]
-pub(super) struct ProcessTimes(pub(super) Vec<Process>);
+pub struct ProcessTimes(pub(super) Vec<Process>);
 
 impl ProcessTimes {
+    /// # Errors
+    /// Where there is no `/proc`.
     #[cfg(target_os = "linux")]
-    fn take() -> anyhow::Result<Self> {
+    pub fn take() -> anyhow::Result<Self> {
         let all = procfs::process::all_processes().context("could not read /proc")?;
         // One that ends meanwhile is not there.
         let stats = all.filter_map(|one| one.ok()?.stat().ok());
@@ -151,8 +153,15 @@ impl ProcessTimes {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn take() -> anyhow::Result<Self> {
+    pub fn take() -> anyhow::Result<Self> {
         anyhow::bail!("CPU times need /proc, which is Linux's")
+    }
+
+    /// What this process, and all below it, have used since.
+    #[must_use]
+    pub fn used_by(&self, pid: u32, since: &Self) -> Duration {
+        let used = used(&Watched::Pids(vec![pid]), (since, self), process::id());
+        used.by_name.values().sum()
     }
 
     /// The parents of processes of another name than their own. What their ended children

@@ -21,6 +21,7 @@ mod tls;
 mod tests;
 
 pub use args::{Distribution, LoadArgs};
+pub use cpu::ProcessTimes;
 pub use tls::ClientTls;
 
 use std::{io::Write as _, process::ExitCode};
