@@ -62,6 +62,8 @@ pub(super) struct Launch {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<OsString>,
     pub(super) directory: PathBuf,
+    /// What the program has in its environment beside [`KEPT`], and the guardian has not.
+    pub(super) environment: Vec<(String, String)>,
     /// `None` means our own.
     pub(super) account: Option<SystemAccount>,
     /// The signal for a clean stop: "TERM", "INT".
@@ -83,7 +85,8 @@ impl Guarded {
         let mut command = Command::new("sh");
         clean(&mut command);
         command
-            .args(["-c", SCRIPT, GUARDIAN, launch.stop_signal])
+            .args(["-c", SCRIPT, GUARDIAN, launch.stop_signal, "env"])
+            .args(launch.environment.iter().map(|(name, value)| format!("{name}={value}")))
             .arg(&launch.program)
             .args(&launch.arguments)
             .current_dir(&launch.directory)

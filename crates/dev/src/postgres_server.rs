@@ -110,6 +110,7 @@ async fn prepare(directory: &Path) -> Result<(ServerFolder, Recipe, Cluster, Str
         program: cluster.program("postgres"),
         arguments,
         directory: cluster.data.clone(),
+        environment: Vec::new(),
         account: cluster.account,
         stop_signal: "INT",
     };

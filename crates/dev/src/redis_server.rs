@@ -149,6 +149,7 @@ impl RedisServer {
             program,
             arguments: std::iter::once(file.into_os_string()).chain(settings).collect(),
             directory: data,
+            environment: Vec::new(),
             account: None,
             stop_signal: "TERM",
         };

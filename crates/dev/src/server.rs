@@ -80,6 +80,16 @@ impl Server {
         self.running.pid()
     }
 
+    /// Whether it runs no more, whoever ended it.
+    pub fn has_ended(&self) -> bool {
+        self.running.ended().is_some()
+    }
+
+    /// From its next start on it has these in its environment.
+    pub fn set_environment(&mut self, variables: Vec<(String, String)>) {
+        self.recipe.launch.environment = variables;
+    }
+
     /// Stops it cleanly and waits for its end.
     pub async fn stop(&mut self) -> Result<()> {
         self.running.stop().await
