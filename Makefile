@@ -52,17 +52,20 @@ load: install ## Send payments to a running paystream and measure (ARGS="--rate 
 audit: install ## Recompute every account of a running paystream (ARGS="--json")
 	$(CARGO) run --locked -- audit $(ARGS)
 
-storm: install ## Break a private service in every way from a seed, and check that no payment suffered (ARGS="--seed 7 --minutes 5")
+storm: ## Break a private service in every way from a seed, and check that no payment suffered (ARGS="--seed 7 --minutes 5")
+	@./scripts/install.sh --storm
 	$(CARGO) build --locked --bin paystream --bin paystream-storm
 	RUST_MIN_STACK=33554432 target/debug/paystream-storm $(ARGS)
 
-storms: install ## A minute of storm over each topology of Redis, with fresh seeds
+storms: ## A minute of storm over each topology of Redis, with fresh seeds
+	@./scripts/install.sh --storm
 	$(CARGO) build --locked --bin paystream --bin paystream-storm
 	for topology in single sentinel cluster; do \
 		RUST_MIN_STACK=33554432 target/debug/paystream-storm --minutes 1 --topology $$topology || exit 1; \
 	done
 
-storm-breakages: install ## Break each promise in a copy of the sources, and see that the storm notices (ARGS="no-fence")
+storm-breakages: ## Break each promise in a copy of the sources, and see that the storm notices (ARGS="no-fence")
+	@./scripts/install.sh --storm
 	@./scripts/storm-breakages.sh $(ARGS)
 
 bench: release ## Measure rates, latency and cost, beside what this machine can do (ARGS="growth --rounds 1")

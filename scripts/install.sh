@@ -7,6 +7,7 @@
 # tested with, with --front-door also the nginx that stands before the gateways
 # and the openssl that makes keys of callers,
 # with --pooler also the pgbouncer that may stand before PostgreSQL,
+# with --storm also the libfaketime by which a storm has clocks step,
 # with --openapi also the schemathesis that the API is tested with, and with --kubernetes
 # also the kubectl and the schemas that deploy/kubernetes is tested with, into target/.
 #
@@ -35,6 +36,14 @@ has_prometheus() { has prometheus && has promtool; }
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
 has_pgbouncer() { has pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
+# Storms preload it, which only Linux does in this way.
+has_libfaketime() {
+    [ "$(uname)" = Linux ] || return 0
+    for library in /usr/lib/*/faketime /usr/lib/faketime /usr/lib64/faketime /usr/local/lib/faketime; do
+        [ ! -e "$library/libfaketimeMT.so.1" ] || return 0
+    done
+    return 1
+}
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
     has initdb && return 0
@@ -57,6 +66,7 @@ missing() {
     [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
     [ -z "$wants_front_door" ] || has openssl || printf 'openssl '
     [ -z "$wants_pooler" ] || has_pgbouncer || printf 'pgbouncer '
+    [ -z "$wants_storm" ] || has_libfaketime || printf 'libfaketime '
 }
 
 as_root() {
@@ -83,7 +93,7 @@ packages() {
             browser) printf '%s ' "$4" ;;
             prometheus) printf '%s ' "$5" ;;
             python) printf '%s ' "$6" ;;
-            nginx | openssl | pgbouncer) printf '%s ' "$one" ;; # called so everywhere
+            nginx | openssl | pgbouncer | libfaketime) printf '%s ' "$one" ;; # called so everywhere
         esac
     done
 }
@@ -176,7 +186,7 @@ install_missing() {
     else
         die "this system's package manager is unknown here; please install Redis" \
             "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
-            "chromium with its chromedriver, Prometheus with promtool, Python 3, nginx and pgbouncer yourself"
+            "chromium with its chromedriver, Prometheus with promtool, Python 3, nginx, pgbouncer and libfaketime yourself"
     fi
 }
 
@@ -207,7 +217,7 @@ install_from_pypi() {
 }
 
 wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_kubernetes=''
-wants_pooler=''
+wants_pooler='' wants_storm=''
 wants_check_tools='' wants_supply_chain=''
 for argument in "$@"; do
     case $argument in
@@ -217,11 +227,12 @@ for argument in "$@"; do
         --observe) wants_observe=yes ;;
         --front-door) wants_front_door=yes ;;
         --pooler) wants_pooler=yes ;;
+        --storm) wants_storm=yes ;;
         --openapi) wants_openapi=yes ;;
         --kubernetes) wants_kubernetes=yes ;;
         *)
             die "unknown argument '$argument'; there are --check-tools, --supply-chain, --browser," \
-                "--observe, --front-door, --pooler, --openapi and --kubernetes"
+                "--observe, --front-door, --pooler, --storm, --openapi and --kubernetes"
             ;;
     esac
 done

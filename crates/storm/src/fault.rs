@@ -74,6 +74,12 @@ pub(crate) enum Kind {
     /// The standby of PostgreSQL is promoted.
     PromotePostgres,
     FreezeStandby,
+    /// The disk of PostgreSQL's primary is full.
+    FillDiskPostgres,
+    /// The disk of a Redis is full.
+    FillDiskRedis,
+    /// The clock of one process or server is wrong for a while.
+    StepClock,
 }
 
 /// How a kind of fault takes part in a plan.
@@ -129,6 +135,10 @@ impl Kind {
             Self::MoveSlot => one(4, (0, 0)),
             Self::PromotePostgres => one(3, (0, 3_000)),
             Self::FreezeStandby => one(2, (300, 8_000)),
+            Self::FillDiskPostgres => one(2, (500, 8_000)),
+            Self::FillDiskRedis => redis(2, 6_000, 8_000),
+            // Whoever judges by it that a Redis is away has it replaced.
+            Self::StepClock => redis(3, 12_000, 12_000),
             Self::Resize => one(2, (0, 0)),
             Self::OldPostgres => one(2, (1_000, 6_000)),
         }

@@ -148,6 +148,12 @@ pub(crate) async fn records(stores: &Stores) -> Result<Records> {
     })
 }
 
+/// What PostgreSQL takes for the time, in seconds since 1970.
+pub(crate) async fn time(stores: &Stores) -> Result<i64> {
+    let time = sqlx::query_scalar("select extract(epoch from clock_timestamp())::bigint");
+    Ok(time.fetch_one(&stores.pool).await?)
+}
+
 /// Where sequences do not follow on each other, as rows of text.
 pub(crate) async fn jumps(stores: &Stores) -> Result<Vec<String>> {
     let rows = sqlx::query_scalar("select jumps::text from sequence_jumps jumps order by jumps");

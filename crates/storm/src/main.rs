@@ -4,6 +4,8 @@
 
 mod args;
 mod bank;
+mod clock;
+mod disk;
 mod fault;
 mod ledger;
 mod nodes;
@@ -19,6 +21,7 @@ mod watch;
 mod weather;
 
 use std::{
+    future::pending,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io::Write as _,
     process::ExitCode,
@@ -26,11 +29,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use paystream_invariants::Records;
 use tokio::{
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
     sync::watch::channel,
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -51,13 +58,27 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    let ran = tokio::select! {
+        ran = run(Args::parse()) => ran,
+        // What is dropped by it is stopped and unmounted.
+        () = interrupted() => Err(anyhow!("interrupted")),
+    };
+    match ran {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprintln!("paystream-storm: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// Returns when somebody wants it to end.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return pending().await };
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 
@@ -76,10 +97,12 @@ async fn run(args: Args) -> Result<bool> {
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("could not make {}", folder.display()))?;
     let folder = folder.canonicalize()?;
-    let site = Site::build(&args, seed, folder.clone()).await?;
+    let site = Site::build(&args, seed, folder.clone(), &faults).await?;
     let report = storm(&args, &site, length, faults).await?;
     let site = Arc::into_inner(site).context("somebody still holds the site")?;
-    site.stores.stop().await?;
+    let Site { stores, disks, clocks, .. } = site;
+    stores.stop().await?;
+    drop((disks, clocks));
     let _removed_or_not = std::fs::remove_dir_all(folder.join("copies"));
     if report.held && !args.keep {
         std::fs::remove_dir_all(&folder)?;

@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     args::Topology,
+    clock::Clocks,
     proxy::{Line, Proxy},
 };
 
@@ -77,21 +78,19 @@ impl Nodes {
         folder: &Path,
         users: &[(&str, String)],
         password: &str,
+        clocks: &Clocks,
     ) -> Result<(Self, Vec<Line>)> {
         let (mut all, mut lines, mut directories) = (Vec::new(), Vec::new(), Vec::new());
-        let count = match topology {
-            Topology::Single => 1,
-            Topology::Sentinel => 2,
-            Topology::Cluster => 2 * MASTERS,
-        };
-        for number in 1..=count {
-            let directory = take(folder, &format!("redis-{number}"), password)?;
-            let server = match topology {
+        for number in 1..=count(topology) {
+            let name = format!("redis-{number}");
+            let directory = take(folder, &name, password)?;
+            let mut server = match topology {
                 Topology::Cluster => RedisServer::cluster_node(&directory, users, &[]).await?,
                 Topology::Single | Topology::Sentinel => {
                     RedisServer::start(&directory, users).await?
                 }
             };
+            clocks.give(&name, &mut server).await?;
             directories.push(directory);
             let (port, url) = (server.port(), server.url());
             let mut announced = port;
@@ -232,6 +231,11 @@ impl Nodes {
         self.ask::<Value>(at, words).await.map(drop)
     }
 
+    /// What a server takes for the time, in seconds since 1970.
+    pub(crate) async fn time(&self, at: usize) -> Result<i64> {
+        self.ask::<(i64, i64)>(at, &["TIME"]).await.map(|(seconds, _)| seconds)
+    }
+
     /// What each of them is, by its own words.
     pub(crate) async fn roles(&self) -> Vec<Role> {
         let mut roles = Vec::new();
@@ -346,12 +350,21 @@ impl Nodes {
     }
 }
 
+/// How many servers of Redis there are.
+pub(crate) fn count(topology: Topology) -> usize {
+    match topology {
+        Topology::Single => 1,
+        Topology::Sentinel => 2,
+        Topology::Cluster => 2 * MASTERS,
+    }
+}
+
 /// Removes what stopped servers kept, but their logs.
 pub(crate) async fn discard(directories: &[PathBuf], server: &str) -> Result<()> {
     for directory in directories {
         let log = directory.with_extension("log");
-        // Where there is one.
-        let _kept_or_not = fs::rename(directory.join(server).join("log"), log);
+        // Where there is one. It may be on another disk.
+        let _kept_or_not = fs::copy(directory.join(server).join("log"), log);
         paystream_dev::remove(directory).await?;
     }
     Ok(())
@@ -376,7 +389,7 @@ async fn connect(url: &str, patience: Duration) -> Result<MultiplexedConnection>
     connection.context("the storm could not connect to Redis")
 }
 
-async fn role(url: &str) -> Result<Role> {
+pub(crate) async fn role(url: &str) -> Result<Role> {
     let mut connection = connect(url, ROLE_TIMEOUT).await?;
     let said: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
     let text = |at: usize| said.get(at).and_then(|word| String::from_redis_value_ref(word).ok());

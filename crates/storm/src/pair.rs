@@ -11,7 +11,7 @@ use paystream_dev::{DATABASE, PostgresServer};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::time::{Instant, sleep};
 
-use crate::nodes::discard;
+use crate::{clock::Clocks, nodes::discard};
 
 /// How long the storm itself waits for a server that is there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,11 +26,13 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) async fn start(folder: &Path) -> Result<Self> {
+    pub(crate) async fn start(folder: &Path, clocks: &Clocks) -> Result<Self> {
         let directories =
             ["postgres-1", "postgres-2"].map(|name| folder.join("servers").join(name));
-        let primary = PostgresServer::start(&directories[0]).await?;
-        let standby = PostgresServer::start(&directories[1]).await?;
+        let mut primary = PostgresServer::start(&directories[0]).await?;
+        let mut standby = PostgresServer::start(&directories[1]).await?;
+        clocks.give("postgres-1", &mut primary).await?;
+        clocks.give("postgres-2", &mut standby).await?;
         let pool = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(PATIENCE)

@@ -1,20 +1,25 @@
 //! Faults of whole servers: frozen, killed, restarted, replaced by an old copy or by another. Each
 //! mends what it broke. Never does anything to a server that another fault holds.
 
-use std::{ops::DerefMut, time::Duration};
+use std::{
+    ops::DerefMut,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use anyhow::{Context as _, Result, bail};
-use paystream_dev::{PostgresServer, RedisServer, Server};
+use anyhow::{Context as _, Result, anyhow, bail};
+use paystream_dev::{DATABASE, PostgresServer, RedisServer, Server};
 use rustix::process::Signal;
+use sqlx::{Connection as _, PgConnection};
 use tokio::{
     sync::MutexGuard,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
+    clock::SEEN_WITHIN,
     fault::{Fault, pick},
     ledger,
-    nodes::Role,
+    nodes::{Role, role},
     process::send_family,
     site::Site,
 };
@@ -23,22 +28,38 @@ use crate::{
 const PROMOTED_WITHIN: Duration = Duration::from_secs(20);
 /// How long a slot may take to move, whatever else happens.
 const MOVED_WITHIN: Duration = Duration::from_secs(60);
+/// How long a server may take to serve again once its disk has room.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// So wrong are clocks, in seconds, to either side.
+const STEPS: [i64; 6] = [2, 10, 60, 600, 3_600, 7_200];
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A server that can be started again.
-trait Restart: DerefMut<Target = Server> {
+trait Restart: DerefMut<Target = Server> + Sync {
     fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send;
+    /// Whether it answers a client now.
+    fn answers(&self) -> impl Future<Output = bool> + Send;
 }
 
 impl Restart for RedisServer {
     fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send {
         self.restart()
     }
+
+    async fn answers(&self) -> bool {
+        role(&self.url()).await.is_ok()
+    }
 }
 
 impl Restart for PostgresServer {
     fn start_again(&mut self) -> impl Future<Output = Result<()>> + Send {
         self.restart()
+    }
+
+    async fn answers(&self) -> bool {
+        let url = self.url(DATABASE);
+        timeout(ANSWERS_WITHIN, PgConnection::connect(&url)).await.is_ok_and(|it| it.is_ok())
     }
 }
 
@@ -121,6 +142,113 @@ pub(crate) async fn freeze_standby(site: &Site, fault: &Fault) -> Result<String>
     site.note(format!("{}, {:?}", fault.kind.name(), fault.lasts));
     freeze(pair.standby().pid(), fault.lasts).await?;
     Ok("it goes on".to_owned())
+}
+
+/// The disk of PostgreSQL's primary is full for a while: tables do not grow, or its log does not,
+/// and then it ends.
+pub(crate) async fn fill_postgres(site: &Site, fault: &Fault) -> Result<String> {
+    let mut pair = site.stores.postgres.lock().await;
+    let disk = match site.disks.of(pair.primary().data_directory()) {
+        Ok(disk) => disk,
+        Err(why) => return Ok(format!("not made: {why}")),
+    };
+    let ends_log = fault.draws[1].is_multiple_of(2);
+    let what = if ends_log { "its log" } else { "its tables" };
+    site.note(format!("{} under {what}, for {:?}", fault.kind.name(), fault.lasts));
+    disk.fill()?;
+    let over = sleep(fault.lasts);
+    let switches = async {
+        loop {
+            // It may have ended by it.
+            let _switched_or_not = site.stores.sql("select pg_switch_wal()".to_owned()).await;
+            sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = switches, if ends_log => {}
+    }
+    disk.make_room()?;
+    come_back(pair.primary()).await
+}
+
+/// The disk of one of Redis' servers is full for a while: it ends with the next write.
+pub(crate) async fn fill_redis(site: &Site, fault: &Fault) -> Result<String> {
+    let node = pick(&site.stores.redis.all, fault.draws[0])?;
+    let mut server = node.server.lock().await;
+    let disk = match site.disks.of(server.data_directory()) {
+        Ok(disk) => disk,
+        Err(why) => return Ok(format!("not made: {why}")),
+    };
+    let (name, is) = (fault.kind.name(), node.role().await);
+    site.note(format!("{name} of port {}, {is:?}, for {:?}", node.announced, fault.lasts));
+    disk.fill()?;
+    sleep(fault.lasts).await;
+    disk.make_room()?;
+    come_back(&mut *server).await
+}
+
+/// Waits until it serves again; if it has ended, it is started.
+async fn come_back(server: &mut impl Restart) -> Result<String> {
+    let end = Instant::now() + BACK_WITHIN;
+    loop {
+        if server.has_ended() {
+            server.start_again().await?;
+            return Ok("it had ended, and was started again".to_owned());
+        }
+        if server.answers().await {
+            return Ok("it went on by itself".to_owned());
+        }
+        if Instant::now() > end {
+            bail!("it has room again, and does not serve");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The clock of one process or server is wrong for a while. Nobody is held meanwhile: whatever else
+/// happens, happens by that clock.
+pub(crate) async fn step_clock(site: &Site, fault: &Fault) -> Result<String> {
+    let Fault { lasts, draws, .. } = fault;
+    if !site.clocks.exist() {
+        return Ok("not made: libfaketime is not installed".to_owned());
+    }
+    let ahead = pick(&STEPS, draws[2])? * if draws[2] & 1 << 16 == 0 { 1 } else { -1 };
+    let redis = usize::try_from(draws[1])? % site.stores.redis.all.len();
+    let owner = draws[0] % 4;
+    let name = match owner {
+        0 => pick(site.gateways(), draws[1])?.name.clone(),
+        1 => pick(site.workers(), draws[1])?.name.clone(),
+        2 => {
+            let port = site.stores.postgres.lock().await.primary().port();
+            let is_first = port == site.stores.postgres_ports[0];
+            format!("postgres-{}", if is_first { 1 } else { 2 })
+        }
+        _ => format!("redis-{}", redis + 1),
+    };
+    site.note(format!("{} of {name} by {ahead} s, for {lasts:?}", fault.kind.name()));
+    site.clocks.set(&name, ahead)?;
+    sleep(SEEN_WITHIN).await;
+    let told = match owner {
+        2 => timeout(ANSWERS_WITHIN, ledger::time(&site.stores)).await,
+        3 => timeout(ANSWERS_WITHIN, site.stores.redis.time(redis)).await,
+        _ => Ok(Err(anyhow!("nobody is asked"))),
+    };
+    // It may be away.
+    let told = told
+        .ok()
+        .and_then(Result::ok)
+        .map_or_else(String::new, |time| format!(": it told a time {} s ahead", time - now()));
+    sleep(*lasts).await;
+    site.clocks.set(&name, 0)?;
+    Ok(name + &told)
+}
+
+/// The machine's time, in seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "what is noted decides nothing")]
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or_default()
 }
 
 /// A fault of one of Redis' servers.

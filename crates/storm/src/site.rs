@@ -16,9 +16,12 @@ use tokio::time::{Instant, sleep};
 use crate::{
     args::{Args, Topology},
     bank::{Api, Records},
+    clock::Clocks,
+    disk::Disks,
+    fault::{Fault, Kind},
     process::{Process, Program, beside},
     proxy::{Line, Proxy},
-    stores::{GATEWAY, MIGRATE, OPERATIONS, Stores, WORKER},
+    stores::{GATEWAY, MIGRATE, OPERATIONS, Stores, WORKER, directories},
 };
 
 pub(crate) const GATEWAYS: usize = 2;
@@ -32,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Site {
     pub(crate) folder: PathBuf,
     pub(crate) stores: Stores,
+    pub(crate) disks: Disks,
+    pub(crate) clocks: Clocks,
     pub(crate) program: Program,
     /// Gateways first.
     pub(crate) processes: Vec<Process>,
@@ -47,8 +52,20 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) async fn build(args: &Args, seed: u64, folder: PathBuf) -> Result<Arc<Self>> {
-        let (stores, mut lines) = Stores::start(args.topology, &folder, in_step(seed)).await?;
+    /// Disks and clocks of their own are only where `faults` need them.
+    pub(crate) async fn build(
+        args: &Args,
+        seed: u64,
+        folder: PathBuf,
+        faults: &[Fault],
+    ) -> Result<Arc<Self>> {
+        let has = |kinds: &[Kind]| faults.iter().any(|fault| kinds.contains(&fault.kind));
+        let fills = has(&[Kind::FillDiskPostgres, Kind::FillDiskRedis]);
+        let directories = if fills { directories(args.topology, &folder) } else { Vec::new() };
+        let disks = Disks::mount(&directories);
+        let clocks = Clocks::find(&folder, has(&[Kind::StepClock]))?;
+        let (stores, mut lines) =
+            Stores::start(args.topology, &folder, in_step(seed), &clocks).await?;
         let binary = args.binary.clone().map_or_else(beside, Ok)?.canonicalize()?;
         let settings = settings(seed, args.topology);
         let program = Program { binary, folder: folder.clone(), settings };
@@ -78,12 +95,15 @@ impl Site {
             } else {
                 settings.push(("PAYSTREAM_WORKER_ID".to_owned(), name.clone()));
             }
+            settings.extend(clocks.environment(&name)?);
             processes.push(Process::start(&program, &name, &["serve", role], settings).await?);
         }
         let api = Api::new(gateways);
         let site = Arc::new(Self {
             folder,
             stores,
+            disks,
+            clocks,
             program,
             processes,
             lines,

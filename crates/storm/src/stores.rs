@@ -12,7 +12,13 @@ use paystream_dev::DATABASE;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{process::Command, sync::Mutex};
 
-use crate::{args::Topology, nodes::Nodes, pair::Pair, proxy::Line};
+use crate::{
+    args::Topology,
+    clock::Clocks,
+    nodes::{self, Nodes},
+    pair::Pair,
+    proxy::Line,
+};
 
 /// As shipped: each line `user NAME on >$PASSWORD RULES`.
 const REDIS_USERS: &str = include_str!("../../../redis/with-users.sh");
@@ -40,12 +46,13 @@ impl Stores {
         topology: Topology,
         folder: &Path,
         in_step: bool,
+        clocks: &Clocks,
     ) -> Result<(Self, Vec<Line>)> {
         let users: Vec<(&str, String)> = [GATEWAY, WORKER, OPERATIONS]
             .into_iter()
             .map(|user| Ok((user, redis_rules(user)?)))
             .collect::<Result<_>>()?;
-        let postgres = Pair::start(folder).await?;
+        let postgres = Pair::start(folder, clocks).await?;
         let pool = postgres.pool();
         let postgres_ports = [postgres.servers[0].port(), postgres.servers[1].port()];
         let password = postgres.servers[0].password().to_owned();
@@ -53,7 +60,7 @@ impl Stores {
         if in_step {
             postgres.in_step().await?;
         }
-        let (redis, lines) = Nodes::start(topology, folder, &users, &password).await?;
+        let (redis, lines) = Nodes::start(topology, folder, &users, &password, clocks).await?;
         let postgres = Mutex::new(postgres);
         let copies = folder.join("copies");
         Ok((Self { redis, postgres, postgres_ports, password, pool, copies }, lines))
@@ -103,6 +110,13 @@ impl Stores {
         let stopped = self.redis.stop().await;
         self.postgres.into_inner().stop().await.and(stopped)
     }
+}
+
+/// Where the servers that keep anything have it.
+pub(crate) fn directories(topology: Topology, folder: &Path) -> Vec<PathBuf> {
+    let postgres = (1..=2).map(|number| format!("postgres-{number}"));
+    let redis = (1..=nodes::count(topology)).map(|number| format!("redis-{number}"));
+    postgres.chain(redis).map(|name| folder.join("servers").join(name)).collect()
 }
 
 /// What this user may do, in the words of an ACL.

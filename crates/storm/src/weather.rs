@@ -102,6 +102,9 @@ async fn make_one(site: &Arc<Site>, fault: &Fault, number: u32) -> Result<String
         Kind::KillRedis => servers::redis(site, fault, Blow::Kill, number).await,
         Kind::RestartRedis => servers::redis(site, fault, Blow::Restart, number).await,
         Kind::OldRedis => servers::redis(site, fault, Blow::Old, number).await,
+        Kind::FillDiskPostgres => servers::fill_postgres(site, fault).await,
+        Kind::FillDiskRedis => servers::fill_redis(site, fault).await,
+        Kind::StepClock => servers::step_clock(site, fault).await,
         Kind::FailOver => {
             site.note(kind.name());
             site.stores.redis.fail_over(draws[0]).await

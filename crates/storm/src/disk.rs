@@ -1,0 +1,93 @@
+//! Small disks of their own for the servers of a storm, which can be full for a while. Each is a
+//! tmpfs over the server's directory, so only root gets them, and only on Linux. Never fills a disk
+//! that it did not mount, and leaves none behind unless the storm is killed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::statvfs;
+
+/// As large as a storm of some hours needs. It takes only the memory that is used.
+const SIZE: u64 = 4 << 30;
+/// What is used grows while it is asked for.
+const ATTEMPTS: usize = 20;
+
+/// The disks, or why there are none.
+pub(crate) struct Disks(Result<Vec<Disk>, String>);
+
+impl Disks {
+    /// Mounts one for each of these directories, all or none.
+    pub(crate) fn mount(directories: &[PathBuf]) -> Self {
+        let mounted = directories.iter().map(|directory| Disk::mount(directory));
+        Self(mounted.collect::<Result<_>>().map_err(|error| format!("{error:#}")))
+    }
+
+    /// The one that has this; or why none has.
+    pub(crate) fn of(&self, data: &Path) -> Result<&Disk, String> {
+        let disks = self.0.as_ref().map_err(Clone::clone)?;
+        let disk = disks.iter().find(|disk| data.starts_with(&disk.at));
+        disk.ok_or_else(|| format!("{} is on no disk of its own", data.display()))
+    }
+}
+
+/// One of them. Dropped, it is unmounted, whoever still uses it.
+pub(crate) struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    fn mount(at: &Path) -> Result<Self> {
+        fs::create_dir_all(at).with_context(|| format!("could not make {}", at.display()))?;
+        // PostgreSQL's account has to walk through.
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &format!("size={SIZE},mode=711"), "paystream-storm"],
+            at,
+        )?;
+        Ok(Self { at: at.to_owned() })
+    }
+
+    /// From now on nothing fits any more: it is as large as what it holds.
+    pub(crate) fn fill(&self) -> Result<()> {
+        let mut filled = Ok(());
+        for _ in 0..ATTEMPTS {
+            let space = statvfs(&self.at)?;
+            filled = self.resize((space.f_blocks - space.f_bfree) * space.f_frsize);
+            if filled.is_ok() {
+                break;
+            }
+        }
+        filled
+    }
+
+    /// There is room again.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        self.resize(SIZE)
+    }
+
+    fn resize(&self, size: u64) -> Result<()> {
+        run("mount", &["-o", &format!("remount,size={size}")], &self.at)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = run("umount", &["-l"], &self.at) {
+            eprintln!("paystream-storm: {error:#}");
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str], at: &Path) -> Result<()> {
+    let output = Command::new(program).args(arguments).arg(at).output();
+    let output = output.with_context(|| format!("could not run {program}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} of {}: {}", at.display(), said.trim());
+    }
+    Ok(())
+}
