@@ -87,7 +87,7 @@ fn run(program: &str, arguments: &[&str], at: &Path) -> Result<()> {
     let output = output.with_context(|| format!("could not run {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} of {}: {}", at.display(), said.trim());
+        bail!("{}", said.lines().next().unwrap_or(program));
     }
     Ok(())
 }

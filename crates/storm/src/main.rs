@@ -177,6 +177,7 @@ async fn storm(
         lost: report::lost(&records),
         rested_after_ms,
         faults: report::pauses(site.began, &faults, &progress.gaps(), &accepting),
+        not_made: report::not_made(&site.timeline()),
         violations: violations.iter().map(ToString::to_string).collect(),
         troubles,
         jumps: ledger::jumps(&site.stores).await?,

@@ -13,6 +13,8 @@ use crate::{fault::Fault, site::Site, watch::Gap};
 /// A gap belongs to the fault that began last before it was over, and not longer before it began.
 const BEFORE: Duration = Duration::from_millis(1_500);
 const SHOWN_MAX: usize = 20;
+/// What a timeline has between such a fault and the reason.
+const NOT_MADE: &str = " is over: not made: ";
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -27,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) lost: usize,
     pub(crate) rested_after_ms: Option<u128>,
     pub(crate) faults: BTreeMap<String, Pauses>,
+    /// Faults of the plan that could not be made, each with its reason, and how often.
+    pub(crate) not_made: BTreeMap<String, usize>,
     pub(crate) violations: Vec<String>,
     pub(crate) troubles: Vec<String>,
     /// Where sequences do not follow on each other, as the ledger has it.
@@ -69,6 +73,15 @@ pub(crate) fn pauses(
     pauses
 }
 
+/// The faults of a timeline that could not be made.
+pub(crate) fn not_made(timeline: &[(Duration, String)]) -> BTreeMap<String, usize> {
+    let mut reasons = BTreeMap::new();
+    for (fault, why) in timeline.iter().filter_map(|(_, what)| what.split_once(NOT_MADE)) {
+        *reasons.entry(format!("{fault}: {why}")).or_default() += 1;
+    }
+    reasons
+}
+
 /// Accepted payments without effect, all of them listed if nothing is violated.
 pub(crate) fn lost(records: &Records) -> usize {
     let effects: std::collections::BTreeSet<&str> =
@@ -103,6 +116,9 @@ impl Report {
         )?;
         for (fault, Pauses { times, settling_ms, accepting_ms }) in &self.faults {
             writeln!(text, "{fault:<18} {times:>5} {settling_ms:>13} ms {accepting_ms:>13} ms")?;
+        }
+        for (why, times) in self.not_made.iter().take(SHOWN_MAX) {
+            writeln!(text, "\nnot made, {times} times: {why}")?;
         }
         for (name, lines) in [("violated", &self.violations), ("trouble", &self.troubles)] {
             if !lines.is_empty() {
