@@ -2,6 +2,8 @@
 //! suspense, credit and the notices of one reference; and that the cache of
 //! balances is never older than what was reported, whatever happens to it.
 
+use std::time::Instant;
+
 use paystream::{
     operations::LetterFilter,
     stream::{Balances, Lookup},
@@ -27,6 +29,23 @@ async fn a_payment_walks_from_the_door_to_the_balance() {
         "outstanding_balance": "599.50", "credit": "0.00", "version": 1,
     });
     has(&h.api.balance("ADA").await, wanted);
+}
+
+#[tokio::test]
+async fn payments_gather_until_a_lane_has_lingered() {
+    let stores = Stores::new().await;
+    let settings = [("PAYSTREAM_LANES", "1"), ("PAYSTREAM_LINGER", "1s")];
+    let all = Process::serve("all", &stores, &settings).await;
+    all.api.seed(20).await;
+    // Then the lane has its partitions.
+    assert_eq!(all.api.pay_and_wait(&payment("first", "GIG00001", "1")).await.status, 200);
+    let began = Instant::now();
+    all.api.pay_seeded("r", 20, 20).await;
+    all.api.until_settled().await;
+    let batches = "select count(distinct xmin::text) from processed_transactions";
+    let batches = u64::try_from(stores.count(batches).await).unwrap();
+    let took = began.elapsed();
+    assert!(batches <= took.as_secs() + 3, "{batches} transactions in {took:?}");
 }
 
 #[tokio::test]
