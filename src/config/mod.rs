@@ -141,7 +141,7 @@ pub struct WorkerConfig {
     #[arg(long, env = "PAYSTREAM_BATCH_MAX", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub batch_max: u32,
     /// How long after a batch that was not full a lane lets payments gather before it
-    /// takes the next. One that comes to an idle lane does not wait.
+    /// takes the next, at most 1s. One that comes to an idle lane does not wait.
     #[arg(long, env = "PAYSTREAM_LINGER", default_value = "10ms", value_parser = parse_duration)]
     pub linger: Duration,
     /// Longest duration of a batch's transaction before it is rolled back.

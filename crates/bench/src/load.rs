@@ -14,6 +14,8 @@ use crate::{scenario::Scenario, site::Site};
 pub(crate) struct Load {
     pub(crate) sent_per_second: u64,
     pub(crate) accepted: u64,
+    /// Whether all that fell due was sent in time.
+    pub(crate) kept_rate: bool,
     /// From due to answered.
     pub(crate) accept: Percentiles,
 }
@@ -97,6 +99,7 @@ async fn run(binary: &Path, arguments: &[String]) -> Result<Load> {
     Ok(Load {
         sent_per_second: needed("/sending/achieved_per_second")?,
         accepted: needed("/sending/accepted")?,
+        kept_rate: report["sending"]["behind"].is_null() && needed("/sending/not_sent")? == 0,
         accept: serde_json::from_value(accept).context("no latency in the report")?,
     })
 }

@@ -10,16 +10,20 @@ mod report;
 mod scenario;
 mod site;
 
-use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
+use std::{future::pending, io::Write as _, path::Path, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
+};
 
 use crate::{
     args::Args,
     ceilings::Ceilings,
-    report::{Report, Row, leave},
+    report::{Report, leave},
     scenario::Scenario,
     site::Build,
 };
@@ -29,8 +33,16 @@ const CEILING: Duration = Duration::from_secs(4);
 const QUICK_CEILING: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    match runtime.context("could not start").and_then(|one| one.block_on(run(Args::parse()))) {
+    let ran = tokio::runtime::Runtime::new().context("could not start").and_then(|runtime| {
+        runtime.block_on(async {
+            tokio::select! {
+                ran = run(Args::parse()) => ran,
+                // What is dropped by it is killed.
+                () = interrupted() => Err(anyhow!("interrupted")),
+            }
+        })
+    });
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -39,16 +51,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Returns when somebody wants it to end.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return pending().await };
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
 async fn run(args: Args) -> Result<()> {
     std::fs::create_dir_all(&args.folder)
         .with_context(|| format!("could not make {}", args.folder.display()))?;
     let folder = args.folder.canonicalize()?;
     let builds = builds(&args)?;
+    for build in &builds {
+        build.check().await?;
+    }
     let scenarios = scenario::all(args.suite, args.quick, &args.only);
     ensure!(!scenarios.is_empty(), "--only leaves nothing: no name of a load has that in it");
-    let report = measure_all(&args, &folder, &builds, &scenarios).await?;
     let name = format!("{:?}", args.suite).to_lowercase();
-    leave(&folder, &format!("{name}.json"), &report.json()?)?;
+    let report = measure_all(&args, &folder.join(&name), builds, &scenarios).await?;
     leave(&folder, &format!("{name}.md"), &report.text())?;
     chart::draw(&report, &folder.join(format!("{name}.svg")))?;
     let text = if args.json { report.json()? + "\n" } else { report.text() };
@@ -79,11 +102,11 @@ fn builds(args: &Args) -> Result<Vec<Build>> {
 }
 
 /// In every round each scenario comes up once under each build, in turn, so that what else the
-/// machine does hits all alike.
+/// machine does hits all alike. `to`: where figures go, after each round.
 async fn measure_all(
     args: &Args,
-    folder: &Path,
-    builds: &[Build],
+    to: &Path,
+    builds: Vec<Build>,
     scenarios: &[Scenario],
 ) -> Result<Report> {
     let rounds = usize::try_from(args.rounds)?;
@@ -92,24 +115,15 @@ async fn measure_all(
     if args.json {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let servers = folder.join("servers");
+    let servers = to.with_file_name("servers");
     paystream_dev::remove(&servers).await?;
     std::fs::create_dir_all(&servers)?;
-    let mut rows: Vec<Row> = scenarios
-        .iter()
-        .flat_map(|scenario| builds.iter().map(move |build| (scenario, build.name)))
-        .map(|(scenario, build)| Row {
-            name: scenario.name,
-            at: scenario.at,
-            build,
-            rounds: Vec::new(),
-        })
-        .collect();
+    let mut report = Report::new(&builds, scenarios);
     let length = if args.quick { QUICK_CEILING } else { CEILING };
-    let mut ceilings = Vec::new();
     for round in 0..rounds {
         bar.set_message("what the machine can do");
-        ceilings.push(Ceilings::measure(&builds[0].binary, &servers, length).await?);
+        let binary = &builds.first().context("there is nothing to measure")?.binary;
+        report.ceilings.push(Ceilings::measure(binary, &servers, length).await?);
         bar.inc(1);
         for (place, scenario) in scenarios.iter().enumerate() {
             for turn in 0..builds.len() {
@@ -118,11 +132,12 @@ async fn measure_all(
                 let build = &builds[one];
                 bar.set_message(format!("{} ({})", scenario.name, build.name));
                 let measured = measure::measure(build, &servers, scenario).await?;
-                rows[place * builds.len() + one].rounds.push(measured);
+                report.rows[place * builds.len() + one].rounds.push(measured);
                 bar.inc(1);
             }
         }
+        std::fs::write(to.with_extension("json"), report.json()?)?;
     }
     bar.finish_and_clear();
-    Ok(Report::new(ceilings, rows))
+    Ok(report)
 }

@@ -19,7 +19,9 @@ const MICROSECONDS: u128 = 1_000_000;
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Measured {
-    pub(crate) accepted_per_second: Option<u64>,
+    pub(crate) sent_per_second: Option<u64>,
+    /// Where a rate was asked for.
+    pub(crate) rate_was_kept: Option<bool>,
     pub(crate) applied_per_second: Option<u64>,
     /// Processor time by process; in nanoseconds, so that what is small is no zero.
     pub(crate) cpu_ns_per_payment: BTreeMap<&'static str, u64>,
@@ -64,14 +66,17 @@ async fn load(site: &mut Site, scenario: &Scenario) -> Result<Measured> {
         load.accepted
     );
     let mut measured = Measured {
-        accepted_per_second: Some(load.sent_per_second),
+        sent_per_second: Some(load.sent_per_second),
         applied_per_second: Some(per_second(payments, u128::try_from(found.took_us)?)?),
         cpu_ns_per_payment: per_payment(used, payments)?,
         resident_bytes: site.resident()?,
         ..Measured::default()
     };
-    // Where as many come as are taken, latency says how many wait, and nothing else.
     if let Arrival::Rate(_) = scenario.arrival {
+        measured.rate_was_kept = Some(load.kept_rate);
+    }
+    // Where as many come as are taken, latency says how many wait, and nothing else.
+    if measured.rate_was_kept == Some(true) {
         measured.accept_p50_us = Some(load.accept.p50);
         measured.accept_p99_us = Some(load.accept.p99);
         measured.apply_p50_us = Some(u64::try_from(found.p50_us)?);
@@ -118,7 +123,7 @@ async fn idle(site: &mut Site, scenario: &Scenario) -> Result<Measured> {
     })
 }
 
-async fn warm_up(site: &Site, scenario: &Scenario) -> Result<()> {
+async fn warm_up(site: &mut Site, scenario: &Scenario) -> Result<()> {
     let since = site.mark().await?;
     let little = Load::of(site, &scenario.single_posts(), (WARM_UP_RATE, scenario.warm_up)).await?;
     site.settled(&since, little.accepted).await

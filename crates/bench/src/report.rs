@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::{ceilings::Ceilings, measure::Measured};
+use crate::{ceilings::Ceilings, measure::Measured, scenario::Scenario, site::Build};
 
 /// In the order of a payment's way.
 pub(crate) const PROCESSES: [&str; 4] = ["gateway", "worker", "Redis", "PostgreSQL"];
@@ -15,6 +15,7 @@ pub(crate) const PROCESSES: [&str; 4] = ["gateway", "worker", "Redis", "PostgreS
 pub(crate) struct Report {
     pub(crate) cores: usize,
     pub(crate) processor: String,
+    pub(crate) builds: Vec<Build>,
     /// One of each round.
     pub(crate) ceilings: Vec<Ceilings>,
     pub(crate) rows: Vec<Row>,
@@ -31,12 +32,23 @@ pub(crate) struct Row {
 }
 
 impl Report {
-    pub(crate) fn new(ceilings: Vec<Ceilings>, rows: Vec<Row>) -> Self {
+    /// One that has measured nothing yet: a row for each scenario and build.
+    pub(crate) fn new(builds: &[Build], scenarios: &[Scenario]) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let about = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = about.lines().find_map(|line| line.strip_prefix("model name"));
         let processor = model.unwrap_or_default().trim_start_matches(['\t', ' ', ':']).to_owned();
-        Self { cores, processor, ceilings, rows }
+        let pairs = scenarios
+            .iter()
+            .flat_map(|scenario| builds.iter().map(move |build| (scenario, build.name)));
+        let row = |(scenario, build): (&Scenario, &'static str)| Row {
+            name: scenario.name,
+            at: scenario.at,
+            build,
+            rounds: Vec::new(),
+        };
+        let (rows, builds) = (pairs.map(row).collect(), builds.to_vec());
+        Self { cores, processor, builds, ceilings: Vec::new(), rows }
     }
 
     pub(crate) fn json(&self) -> Result<String> {
@@ -90,11 +102,13 @@ impl Report {
         let applied = middle(&|one| one.applied_per_second);
         let share = applied.zip(at_best).map(|(is, best)| is.median * 100 / best.median.max(1));
         let is_idle = row.rounds.iter().any(|one| !one.thousandths_of_a_core.is_empty());
+        let was_not_kept = row.rounds.iter().any(|one| one.rate_was_kept == Some(false));
         let name = match row.at {
             Some(at) => format!("{}: {at}", row.name),
             None if is_idle => format!("{} (CPU in % of a core)", row.name),
             None => row.name.to_owned(),
         };
+        let name = if was_not_kept { name + ", not kept" } else { name };
         let mut cells = vec![
             name,
             row.build.to_owned(),
@@ -141,7 +155,8 @@ impl Middle {
     pub(crate) fn of(values: impl Iterator<Item = u64>) -> Option<Self> {
         let mut values: Vec<u64> = values.collect();
         values.sort_unstable();
-        let median = *values.get(values.len() / 2)?;
+        let (below, above) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+        let median = (values.get(below)? + values.get(above)?) / 2;
         Some(Self { median, least: *values.first()?, most: *values.last()? })
     }
 
@@ -193,7 +208,8 @@ mod tests {
         let rounds = vec![measured(300, 9_600), measured(100, 10_400), measured(200, 30_000)];
         let ceilings = vec![Ceilings { sync_us: 80, requests: 800, appends: 1, rows: 1 }];
         let row = Row { name: "x", at: None, build: "this", rounds };
-        let cells = Report::new(ceilings, Vec::new()).cells(&row);
+        let report = Report { ceilings, ..Report::new(&[], &[]) };
+        let cells = report.cells(&row);
         assert_eq!(cells[..6], ["x", "this", "200 (100 to 300)", "25", "12 (12 to 32)", "10"]);
     }
 
@@ -201,5 +217,6 @@ mod tests {
     fn nothing_has_no_median() {
         assert_eq!(Middle::of([].into_iter()), None);
         assert_eq!(Middle::of([5].into_iter()).unwrap().text(), "5");
+        assert_eq!(Middle::of([4, 1, 8, 6].into_iter()).unwrap().text(), "5 (1 to 8)");
     }
 }

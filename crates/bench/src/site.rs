@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use paystream_dev::{DATABASE, Servers};
 use paystream_load::ProcessTimes;
+use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use tokio::{
     process::{Child, Command},
@@ -29,12 +30,26 @@ const FILLED_AT_ONCE: u32 = 50_000;
 const KEPT: [&str; 2] = ["PATH", "RUST_MIN_STACK"];
 
 /// A program, and how it is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Build {
     /// In the report.
     pub(crate) name: &'static str,
     pub(crate) binary: PathBuf,
     pub(crate) settings: Vec<(String, String)>,
+}
+
+impl Build {
+    /// Refuses settings that the program does not have: they would change nothing.
+    pub(crate) async fn check(&self) -> Result<()> {
+        let help = Command::new(&self.binary).args(["serve", "all", "--help"]).output().await?;
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        for (name, _) in &self.settings {
+            let is_one = help.contains(&format!("[env: {name}="))
+                || help.contains(&format!("[env: {name}]"));
+            ensure!(is_one, "--setting {name}: `paystream serve` has no such setting");
+        }
+        Ok(())
+    }
 }
 
 pub(crate) struct Site {
@@ -79,7 +94,7 @@ impl Site {
         let mut command = process(build, folder, &servers)?;
         command.args(["serve", "gateway"]);
         command.env("PAYSTREAM_BIND", &address).env("PAYSTREAM_OPERATIONS_BIND", &operations);
-        let site = Self {
+        let mut site = Self {
             build: build.clone(),
             folder: folder.to_owned(),
             servers,
@@ -102,21 +117,32 @@ impl Site {
         Ok(())
     }
 
-    async fn until_ready(&self) -> Result<()> {
+    async fn until_ready(&mut self) -> Result<()> {
         let end = Instant::now() + READY_TIMEOUT;
-        let address = self.url.trim_start_matches("http://");
+        let address = self.url.trim_start_matches("http://").to_owned();
         loop {
             let mut probe = Command::new(&self.build.binary);
-            probe.args(["probe", address, "--path", "/readyz"]);
+            probe.args(["probe", &address, "--path", "/readyz"]);
             probe.stdout(Stdio::null()).stderr(Stdio::null());
             if probe.status().await?.success() {
                 return Ok(());
             }
+            self.still_run()?;
             if Instant::now() > end {
                 bail!("the gateway is not ready: see {}", self.folder.display());
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Fails when one of the processes has ended.
+    fn still_run(&mut self) -> Result<()> {
+        for process in self.workers.iter_mut().chain([&mut self.gateway]) {
+            if let Some(status) = process.try_wait()? {
+                bail!("a process ended with {status}: see {}", self.folder.display());
+            }
+        }
+        Ok(())
     }
 
     /// Puts payments into the ledger, of customers that pay nothing later.
@@ -154,7 +180,7 @@ impl Site {
     }
 
     /// Waits until the ledger has come past so many more.
-    pub(crate) async fn settled(&self, since: &Mark, payments: u64) -> Result<()> {
+    pub(crate) async fn settled(&mut self, since: &Mark, payments: u64) -> Result<()> {
         let wanted = since.entries + i64::try_from(payments)?;
         let (mut last, mut moved) = (since.entries, Instant::now());
         loop {
@@ -162,6 +188,7 @@ impl Site {
             if entries >= wanted {
                 return Ok(());
             }
+            self.still_run()?;
             if entries > last {
                 (last, moved) = (entries, Instant::now());
             }
@@ -236,10 +263,12 @@ fn process(build: &Build, folder: &Path, servers: &Servers) -> Result<Command> {
     let mut command = Command::new(&build.binary);
     command.env_clear();
     command.envs(std::env::vars_os().filter(|(name, _)| KEPT.iter().any(|kept| name == kept)));
+    // Whatever is set, the stores are these.
+    command.envs(build.settings.iter().cloned());
     command.env("PAYSTREAM_REDIS_URL", servers.redis.url());
     command.env("PAYSTREAM_DATABASE_URL", servers.postgres.url(DATABASE));
     command.env("PAYSTREAM_LOG", "warn");
-    command.envs(build.settings.iter().cloned());
+
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
     Ok(command)
 }

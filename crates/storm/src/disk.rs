@@ -1,6 +1,6 @@
 //! Small disks of their own for the servers of a storm, which can be full for a while. Each is a
 //! tmpfs over the server's directory, so only root gets them, and only on Linux. Never fills a disk
-//! that it did not mount, and leaves none behind unless the storm is killed.
+//! that it did not mount. What a storm leaves that is killed, the next one unmounts.
 
 use std::{
     fs,
@@ -13,6 +13,8 @@ use rustix::fs::statvfs;
 
 /// As large as a storm of some hours needs. It takes only the memory that is used.
 const SIZE: u64 = 4 << 30;
+/// Then comes the process.
+const NAME: &str = "paystream-storm-";
 /// What is used grows while it is asked for.
 const ATTEMPTS: usize = 20;
 
@@ -22,8 +24,13 @@ pub(crate) struct Disks(Result<Vec<Disk>, String>);
 impl Disks {
     /// Mounts one for each of these directories, all or none.
     pub(crate) fn mount(directories: &[PathBuf]) -> Self {
+        sweep();
         let mounted = directories.iter().map(|directory| Disk::mount(directory));
         Self(mounted.collect::<Result<_>>().map_err(|error| format!("{error:#}")))
+    }
+
+    pub(crate) fn exist(&self) -> bool {
+        self.0.is_ok()
     }
 
     /// The one that has this; or why none has.
@@ -43,11 +50,7 @@ impl Disk {
     fn mount(at: &Path) -> Result<Self> {
         fs::create_dir_all(at).with_context(|| format!("could not make {}", at.display()))?;
         // PostgreSQL's account has to walk through.
-        run(
-            "mount",
-            &["-t", "tmpfs", "-o", &format!("size={SIZE},mode=711"), "paystream-storm"],
-            at,
-        )?;
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={SIZE},mode=711"), &own_name()], at)?;
         Ok(Self { at: at.to_owned() })
     }
 
@@ -78,6 +81,24 @@ impl Drop for Disk {
     fn drop(&mut self) {
         if let Err(error) = run("umount", &["-l"], &self.at) {
             eprintln!("paystream-storm: {error:#}");
+        }
+    }
+}
+
+/// What a tmpfs of this storm is called in the list of mounts.
+fn own_name() -> String {
+    format!("{NAME}{}", std::process::id())
+}
+
+/// Unmounts what storms left that were killed.
+fn sweep() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        let (name, at) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let storm = name.strip_prefix(NAME);
+        if storm.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _unmounted_or_gone = run("umount", &["-l"], Path::new(at));
         }
     }
 }

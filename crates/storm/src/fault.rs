@@ -152,9 +152,7 @@ impl Kind {
             || needs_cluster && topology != Topology::Cluster)
     }
 
-    /// Whether sequences may be listed as lost after it. `in_step`: PostgreSQL's standby has
-    /// whatever its primary committed.
-    pub(crate) fn may_lose(self, topology: Topology, in_step: bool) -> bool {
+    fn may_lose(self, topology: Topology, in_step: bool) -> bool {
         let loses = matches!(
             self,
             Self::DeleteStream
@@ -180,6 +178,33 @@ pub(crate) struct Fault {
     pub(crate) lasts: Duration,
     /// Whoever makes it draws from these whom it hits.
     pub(crate) draws: [u32; 3],
+}
+
+/// Whose clock steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClockOwner {
+    Gateway,
+    Worker,
+    Postgres,
+    Redis,
+}
+
+impl Fault {
+    pub(crate) fn clock_owner(&self) -> ClockOwner {
+        match self.draws[0] % 4 {
+            0 => ClockOwner::Gateway,
+            1 => ClockOwner::Worker,
+            2 => ClockOwner::Postgres,
+            _ => ClockOwner::Redis,
+        }
+    }
+
+    /// Whether sequences may be listed as lost after it. `in_step`: PostgreSQL's standby has
+    /// whatever its primary committed.
+    pub(crate) fn may_lose(&self, topology: Topology, in_step: bool) -> bool {
+        let is_elsewhere = self.kind == Kind::StepClock && self.clock_owner() != ClockOwner::Redis;
+        self.kind.may_lose(topology, in_step) && !is_elsewhere
+    }
 }
 
 /// Whom a draw hits.

@@ -189,7 +189,9 @@ async fn storm(
 
 /// Nothing may be listed where no fault loses anything.
 fn check_losses(topology: Topology, site: &Site, faults: &[Fault], records: &Records) {
-    let may_lose = |fault: &Fault| fault.kind.may_lose(topology, site::in_step(site.seed));
+    let may_lose = |fault: &Fault| {
+        site.can_make(fault.kind) && fault.may_lose(topology, site::in_step(site.seed))
+    };
     if let Some(loss) = records.losses.first().filter(|_| !faults.iter().any(may_lose)) {
         site.trouble(format!("{loss:?} is listed, although no fault loses anything"));
     }

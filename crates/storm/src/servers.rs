@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     clock::SEEN_WITHIN,
-    fault::{Fault, pick},
+    fault::{ClockOwner, Fault, pick},
     ledger,
     nodes::{Role, role},
     process::send_family,
@@ -215,24 +215,24 @@ pub(crate) async fn step_clock(site: &Site, fault: &Fault) -> Result<String> {
     }
     let ahead = pick(&STEPS, draws[2])? * if draws[2] & 1 << 16 == 0 { 1 } else { -1 };
     let redis = usize::try_from(draws[1])? % site.stores.redis.all.len();
-    let owner = draws[0] % 4;
+    let owner = fault.clock_owner();
     let name = match owner {
-        0 => pick(site.gateways(), draws[1])?.name.clone(),
-        1 => pick(site.workers(), draws[1])?.name.clone(),
-        2 => {
+        ClockOwner::Gateway => pick(site.gateways(), draws[1])?.name.clone(),
+        ClockOwner::Worker => pick(site.workers(), draws[1])?.name.clone(),
+        ClockOwner::Postgres => {
             let port = site.stores.postgres.lock().await.primary().port();
             let is_first = port == site.stores.postgres_ports[0];
             format!("postgres-{}", if is_first { 1 } else { 2 })
         }
-        _ => format!("redis-{}", redis + 1),
+        ClockOwner::Redis => format!("redis-{}", redis + 1),
     };
     site.note(format!("{} of {name} by {ahead} s, for {lasts:?}", fault.kind.name()));
     site.clocks.set(&name, ahead)?;
     sleep(SEEN_WITHIN).await;
     let told = match owner {
-        2 => timeout(ANSWERS_WITHIN, ledger::time(&site.stores)).await,
-        3 => timeout(ANSWERS_WITHIN, site.stores.redis.time(redis)).await,
-        _ => Ok(Err(anyhow!("nobody is asked"))),
+        ClockOwner::Postgres => timeout(ANSWERS_WITHIN, ledger::time(&site.stores)).await,
+        ClockOwner::Redis => timeout(ANSWERS_WITHIN, site.stores.redis.time(redis)).await,
+        ClockOwner::Gateway | ClockOwner::Worker => Ok(Err(anyhow!("nobody is asked"))),
     };
     // It may be away.
     let told = told

@@ -118,6 +118,13 @@ impl Site {
         Ok(site)
     }
 
+    /// Whether this machine lets us have what such a fault needs.
+    pub(crate) fn can_make(&self, kind: Kind) -> bool {
+        let fills = matches!(kind, Kind::FillDiskPostgres | Kind::FillDiskRedis);
+        let is_clock = kind == Kind::StepClock;
+        (!fills || self.disks.exist()) && (!is_clock || self.clocks.exist())
+    }
+
     pub(crate) fn gateways(&self) -> &[Process] {
         self.processes.get(..GATEWAYS).unwrap_or_default()
     }

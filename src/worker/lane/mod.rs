@@ -289,6 +289,10 @@ impl Lane {
             })
             .collect();
         let busy = self.held.values().any(|h| matches!(h.phase, Phase::Taking { full: true, .. }));
+        // Each transaction costs PostgreSQL as much as some five payments in it.
+        if let Some(took_at) = self.took_at.filter(|_| !busy) {
+            sleep_until(took_at + self.worker.config.linger).await;
+        }
         // No longer than until an entry that failed is to be tried again.
         let now = Instant::now();
         let retries = self.held.values().filter_map(|held| held.retry_at);
@@ -296,10 +300,6 @@ impl Lane {
         if after.is_empty() {
             tokio::time::sleep(wait).await;
             return Ok(Step::Stuck);
-        }
-        // A transaction of one payment costs PostgreSQL nearly as much as one of twenty.
-        if let Some(took_at) = self.took_at.filter(|_| !busy) {
-            sleep_until(took_at + self.worker.config.linger).await;
         }
         let ready = link.consumer.wait(&after, (!busy).then_some(wait)).await?;
         if ready.is_empty() {
