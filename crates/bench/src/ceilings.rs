@@ -5,7 +5,7 @@ use std::{fs::File, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use axum::{Router, http::StatusCode, routing::post};
-use paystream_dev::{DATABASE, PostgresServer, RedisServer};
+use paystream_dev::{DATABASE, PostgresServer, RedisServer, Servers};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
@@ -35,18 +35,14 @@ pub(crate) struct Ceilings {
 
 impl Ceilings {
     pub(crate) async fn measure(binary: &Path, folder: &Path, length: Duration) -> Result<Self> {
-        let redis = RedisServer::start(folder, &[]).await?;
-        let postgres = PostgresServer::start(folder).await?;
+        let servers = Servers::start(folder, &[]).await?;
         let ceilings = Self {
             sync_us: sync(folder)?,
             requests: requests(binary, length).await?,
-            appends: appends(&redis, length).await?,
-            rows: rows(&postgres, length).await?,
+            appends: appends(&servers.redis, length).await?,
+            rows: rows(&servers.postgres, length).await?,
         };
-        let (mut redis, mut postgres) = (redis, postgres);
-        redis.stop().await?;
-        postgres.stop().await?;
-        drop((redis, postgres));
+        servers.stop().await?;
         paystream_dev::remove(folder).await?;
         Ok(ceilings)
     }

@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{scenario::Scenario, site::Site};
+use crate::{
+    scenario::{Arrival, SATURATED, Scenario},
+    site::Site,
+};
 
 /// What was answered.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +52,16 @@ impl Load {
 
     /// As many single posts as something at this address takes.
     pub(crate) async fn ceiling(binary: &Path, url: &str, length: Duration) -> Result<Self> {
-        let length = humantime::format_duration(length).to_string();
-        let arguments =
-            ["--url", url, "--rate", "150000", "--duration", &length, "--overrun", "0s"];
-        let more = ["--no-wait", "--seed-customers", "false"];
-        let arguments = [&arguments[..], &more[..]].concat();
-        run(binary, &arguments.into_iter().map(str::to_owned).collect::<Vec<_>>()).await
+        let mut arguments = [
+            words("url", &url),
+            words("rate", &SATURATED),
+            words("duration", &humantime::format_duration(length)),
+            words("overrun", &"0s"),
+            words("seed-customers", &false),
+        ]
+        .concat();
+        arguments.push("--no-wait".to_owned());
+        run(binary, &arguments).await
     }
 }
 
@@ -73,7 +80,11 @@ fn arguments(site: &Site, scenario: &Scenario, (rate, length): (u32, Duration)) 
         words("distribution", &distribution),
         words("connections", &scenario.connections),
         words("batch", &scenario.batch),
-        words("overrun", &"0s"),
+        // Of a backlog all is to wait, however long it takes to come.
+        words(
+            "overrun",
+            &if matches!(scenario.arrival, Arrival::Backlog(_)) { "60s" } else { "0s" },
+        ),
     ]
     .concat();
     arguments.push("--no-wait".to_owned());

@@ -10,15 +10,11 @@ mod report;
 mod scenario;
 mod site;
 
-use std::{future::pending, io::Write as _, path::Path, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::signal::{
-    ctrl_c,
-    unix::{SignalKind, signal},
-};
 
 use crate::{
     args::Args,
@@ -32,31 +28,19 @@ use crate::{
 const CEILING: Duration = Duration::from_secs(4);
 const QUICK_CEILING: Duration = Duration::from_millis(300);
 
-fn main() -> ExitCode {
-    let ran = tokio::runtime::Runtime::new().context("could not start").and_then(|runtime| {
-        runtime.block_on(async {
-            tokio::select! {
-                ran = run(Args::parse()) => ran,
-                // What is dropped by it is killed.
-                () = interrupted() => Err(anyhow!("interrupted")),
-            }
-        })
-    });
+#[tokio::main]
+async fn main() -> ExitCode {
+    let ran = tokio::select! {
+        ran = run(Args::parse()) => ran,
+        // What is dropped by it is killed.
+        () = paystream_dev::interrupted() => Err(anyhow!("interrupted")),
+    };
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("paystream-bench: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Returns when somebody wants it to end.
-async fn interrupted() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return pending().await };
-    tokio::select! {
-        _ = ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }
 
@@ -71,7 +55,7 @@ async fn run(args: Args) -> Result<()> {
     let scenarios = scenario::all(args.suite, args.quick, &args.only);
     ensure!(!scenarios.is_empty(), "--only leaves nothing: no name of a load has that in it");
     let name = format!("{:?}", args.suite).to_lowercase();
-    let report = measure_all(&args, &folder.join(&name), builds, &scenarios).await?;
+    let report = measure_all(&args, (&folder, &name), builds, &scenarios).await?;
     leave(&folder, &format!("{name}.md"), &report.text())?;
     chart::draw(&report, &folder.join(format!("{name}.svg")))?;
     let text = if args.json { report.json()? + "\n" } else { report.text() };
@@ -102,10 +86,10 @@ fn builds(args: &Args) -> Result<Vec<Build>> {
 }
 
 /// In every round each scenario comes up once under each build, in turn, so that what else the
-/// machine does hits all alike. `to`: where figures go, after each round.
+/// machine does hits all alike. Figures are left after each round.
 async fn measure_all(
     args: &Args,
-    to: &Path,
+    (folder, name): (&Path, &str),
     builds: Vec<Build>,
     scenarios: &[Scenario],
 ) -> Result<Report> {
@@ -115,7 +99,7 @@ async fn measure_all(
     if args.json {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    let servers = to.with_file_name("servers");
+    let servers = folder.join("servers");
     paystream_dev::remove(&servers).await?;
     std::fs::create_dir_all(&servers)?;
     let mut report = Report::new(&builds, scenarios);
@@ -136,7 +120,7 @@ async fn measure_all(
                 bar.inc(1);
             }
         }
-        std::fs::write(to.with_extension("json"), report.json()?)?;
+        leave(folder, &format!("{name}.json"), &report.json()?)?;
     }
     bar.finish_and_clear();
     Ok(report)

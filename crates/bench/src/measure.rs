@@ -14,6 +14,8 @@ use crate::{
 };
 
 const WARM_UP_RATE: u32 = 500;
+/// At which payments come that are to wait. Nothing is measured meanwhile.
+const BACKLOG_RATE: u32 = 20_000;
 const MICROSECONDS: u128 = 1_000_000;
 
 /// What came of it.
@@ -91,6 +93,11 @@ async fn drain(site: &mut Site, scenario: &Scenario, payments: u32) -> Result<Me
     let since = site.mark().await?;
     let length = Duration::from_secs(1) * payments / BACKLOG_RATE;
     let waiting = Load::of(site, scenario, (BACKLOG_RATE, length)).await?;
+    ensure!(
+        waiting.accepted == u64::from(payments),
+        "{payments} payments were to wait, and {} were accepted",
+        waiting.accepted
+    );
     let (before, began) = (ProcessTimes::take()?, Instant::now());
     site.start_workers(scenario.workers)?;
     site.settled(&since, waiting.accepted).await?;
@@ -103,9 +110,6 @@ async fn drain(site: &mut Site, scenario: &Scenario, payments: u32) -> Result<Me
         ..Measured::default()
     })
 }
-
-/// At which payments come that are to wait. Nothing is measured meanwhile.
-const BACKLOG_RATE: u32 = 20_000;
 
 async fn idle(site: &mut Site, scenario: &Scenario) -> Result<Measured> {
     site.start_workers(scenario.workers)?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::args::Suite;
 
 /// More than anything here keeps up with.
-const SATURATED: u32 = 150_000;
-/// More than one connection's batches keep up with.
+pub(crate) const SATURATED: u32 = 150_000;
+/// The same of payments in batches.
 const SATURATED_BY_BATCHES: u32 = 300_000;
 
 /// How payments come.

@@ -4,14 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use paystream_dev::{DATABASE, Servers};
+use paystream_dev::{DATABASE, Port, Servers};
 use paystream_load::ProcessTimes;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
@@ -60,6 +59,8 @@ pub(crate) struct Site {
     pub(crate) operations_url: String,
     gateway: Child,
     workers: Vec<Child>,
+    /// Where the gateway listens.
+    _ports: [Port; 2],
     /// The ledger, past paystream.
     ledger: PgPool,
 }
@@ -90,7 +91,10 @@ impl Site {
         command.args(["migrate", "--partitions", &scenario.partitions.to_string()]);
         ensure!(command.status().await?.success(), "could not migrate: see {}", folder.display());
         let ledger = PgPool::connect_lazy(&servers.postgres.url(DATABASE))?;
-        let (address, operations) = (free_address()?, free_address()?);
+        let seed = u64::from(std::process::id());
+        let ports = [Port::choose(None, seed)?, Port::choose(None, seed + 1)?];
+        let [address, operations] =
+            ports.each_ref().map(|one| format!("127.0.0.1:{}", one.number()));
         let mut command = process(build, folder, &servers)?;
         command.args(["serve", "gateway"]);
         command.env("PAYSTREAM_BIND", &address).env("PAYSTREAM_OPERATIONS_BIND", &operations);
@@ -102,6 +106,7 @@ impl Site {
             operations_url: format!("http://{operations}"),
             gateway: command.spawn().context("could not start a gateway")?,
             workers: Vec::new(),
+            _ports: ports,
             ledger,
         };
         site.until_ready().await?;
@@ -268,7 +273,6 @@ fn process(build: &Build, folder: &Path, servers: &Servers) -> Result<Command> {
     command.env("PAYSTREAM_REDIS_URL", servers.redis.url());
     command.env("PAYSTREAM_DATABASE_URL", servers.postgres.url(DATABASE));
     command.env("PAYSTREAM_LOG", "warn");
-
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
     Ok(command)
 }
@@ -279,9 +283,4 @@ fn resident(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
     Ok(kilobytes.context("/proc says nothing about memory")?.parse::<u64>()? * 1024)
-}
-
-/// That was free a moment ago.
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

@@ -33,12 +33,17 @@ mod postgres_server;
 mod tests;
 
 use std::fs;
+use std::future::pending;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
+};
 
 pub use port::Port;
 pub use postgres_server::PostgresServer;
@@ -138,6 +143,15 @@ pub async fn remove(directory: &Path) -> Result<()> {
     let file = directory.join(ADDRESSES_FILE);
     place::unless_missing(fs::remove_file(&file))
         .with_context(|| format!("could not remove {}", file.display()))
+}
+
+/// Returns when somebody wants this program to end, so that it can drop what it has started.
+pub async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return pending().await };
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 fn accepts(url: &str) -> bool {

@@ -21,7 +21,6 @@ mod watch;
 mod weather;
 
 use std::{
-    future::pending,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io::Write as _,
     process::ExitCode,
@@ -34,10 +33,6 @@ use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use paystream_invariants::Records;
 use tokio::{
-    signal::{
-        ctrl_c,
-        unix::{SignalKind, signal},
-    },
     sync::watch::channel,
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -61,7 +56,7 @@ async fn main() -> ExitCode {
     let ran = tokio::select! {
         ran = run(Args::parse()) => ran,
         // What is dropped by it is stopped and unmounted.
-        () = interrupted() => Err(anyhow!("interrupted")),
+        () = paystream_dev::interrupted() => Err(anyhow!("interrupted")),
     };
     match ran {
         Ok(true) => ExitCode::SUCCESS,
@@ -70,15 +65,6 @@ async fn main() -> ExitCode {
             eprintln!("paystream-storm: {error:#}");
             ExitCode::from(2)
         }
-    }
-}
-
-/// Returns when somebody wants it to end.
-async fn interrupted() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return pending().await };
-    tokio::select! {
-        _ = ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }
 

@@ -2,7 +2,6 @@
 //! noted of it all. Never makes a fault, and never judges.
 
 use std::{
-    net::TcpListener,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hyper::Method;
+use paystream_dev::Port;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -40,6 +40,8 @@ pub(crate) struct Site {
     pub(crate) program: Program,
     /// Gateways first.
     pub(crate) processes: Vec<Process>,
+    /// Where gateways listen, also after they have ended.
+    _ports: Vec<Port>,
     /// What of the network can be disturbed.
     pub(crate) lines: Vec<Line>,
     pub(crate) api: Api,
@@ -79,7 +81,7 @@ impl Site {
         if !migrated.status.success() {
             bail!("could not migrate: {}", String::from_utf8_lossy(&migrated.stderr));
         }
-        let (mut processes, mut gateways) = (Vec::new(), Vec::new());
+        let (mut processes, mut gateways, mut ports) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..GATEWAYS + WORKERS {
             let (role, name) = match number {
                 0..GATEWAYS => (GATEWAY, format!("gateway-{}", number + 1)),
@@ -88,7 +90,9 @@ impl Site {
             let (mut settings, own_lines) = ways(&stores, role, &name).await?;
             lines.extend(own_lines);
             if role == GATEWAY {
-                let address = format!("127.0.0.1:{}", free_port()?);
+                let port = Port::choose(None, seed.wrapping_add(u64::try_from(number)?))?;
+                let address = format!("127.0.0.1:{}", port.number());
+                ports.push(port);
                 gateways.push(format!("http://{address}"));
                 settings.push(("PAYSTREAM_BIND".to_owned(), address));
                 settings.push(("PAYSTREAM_OPERATIONS_BIND".to_owned(), "none".to_owned()));
@@ -106,6 +110,7 @@ impl Site {
             clocks,
             program,
             processes,
+            _ports: ports,
             lines,
             api,
             records: Records::default(),
@@ -269,11 +274,6 @@ fn settings(seed: u64, topology: Topology) -> Vec<(String, String)> {
         ("PAYSTREAM_AUDIT_PACE", "0"),
     ];
     settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
-}
-
-/// A port that was free a moment ago, and keeps its number across restarts.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// What `GET` of this path says, from any gateway that answers.
