@@ -21,7 +21,7 @@ use crate::{
     monitor::Monitor,
     operations::{Operations, open_standby},
     progress::Board,
-    stream::{self, AppendLimits, RedisMemory, Streams, payments_held},
+    stream::{self, AppendLimits, Gathering, RedisMemory, Streams, payments_held},
     telemetry::Signals,
     worker::Worker,
 };
@@ -172,6 +172,7 @@ pub(super) async fn gateway(
     let finder = patiently("Redis", || streams.finder(config.dedupe_window), is_away).await?;
     let balances = patiently("Redis", || streams.balances(config.balance_ttl), is_away).await?;
     Ok(Gateway {
+        gathering: Gathering::new(producer.clone(), config.append_linger),
         producer,
         finder,
         reader,

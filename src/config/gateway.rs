@@ -35,6 +35,9 @@ impl FromStr for OperationsBind {
     }
 }
 
+/// Every payment may be answered so much later.
+const APPEND_LINGER_MAX: Duration = Duration::from_millis(100);
+
 /// Settings of the gateway, which takes payments over HTTP.
 #[derive(Args, Clone, Debug)]
 pub struct GatewayConfig {
@@ -119,6 +122,10 @@ pub struct GatewayConfig {
     /// Longest wait of a request for its append, retries included, before 503.
     #[arg(long, env = "PAYSTREAM_APPEND_DEADLINE", default_value = "5s", value_parser = parse_duration)]
     pub append_deadline: Duration,
+    /// How long after an append payments that come one by one gather for the next, at most
+    /// 100ms. One that comes to an idle gateway does not wait.
+    #[arg(long, env = "PAYSTREAM_APPEND_LINGER", default_value = "1ms", value_parser = parse_duration)]
+    pub append_linger: Duration,
     /// Requests in progress at once; one more is answered 503.
     #[arg(long, env = "PAYSTREAM_REQUESTS_MAX", default_value_t = 10_000)]
     pub requests_max: usize,
@@ -270,6 +277,11 @@ impl GatewayConfig {
              ({:?}), or a request ends before its append does",
             self.append_deadline,
             self.request_timeout
+        );
+        ensure!(
+            self.append_linger <= APPEND_LINGER_MAX,
+            "PAYSTREAM_APPEND_LINGER ({:?}) must be at most {APPEND_LINGER_MAX:?}",
+            self.append_linger
         );
         ensure!(
             self.dedupe_window >= 2 * self.append_deadline,

@@ -1,7 +1,7 @@
 //! Accepts one payment: reads it, appends it, and, if the client prefers,
 //! waits for what becomes of it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -90,7 +90,7 @@ pub(super) async fn accept(
     let (payment, ignored) = intake::payment(&body, &app.rules(&caller.source, received_at))?;
     let sending = app.gateway.signals.sending(&trace);
     let (trace, evidence) = (sending.context, caller.evidence(&body));
-    let arrival = ReceivedPayment { payment, received_at, trace, evidence };
+    let arrival = Arc::new(ReceivedPayment { payment, received_at, trace, evidence });
     let payment = &arrival.payment;
     let (place, replayed) = append(&app, &arrival, sending).await?;
     let wait = preferences::wanted_wait(&headers);
@@ -116,10 +116,10 @@ pub(super) async fn accept(
 /// Where a payment is on disk, and whether it was there before.
 pub(super) async fn append(
     app: &App,
-    arrival: &ReceivedPayment,
+    arrival: &Arc<ReceivedPayment>,
     sending: SendSpan,
 ) -> Result<(EntryPosition, bool), Problem> {
-    let appended = app.call(app.gateway.producer.append(arrival)).await;
+    let appended = app.call(app.gateway.gathering.append(Arc::clone(arrival))).await;
     let appended = appended.map_err(Problem::of_append);
     let sent = sent(&arrival.payment, appended.as_ref());
     app.gateway.signals.sent([(sending, sent)].into_iter());

@@ -25,7 +25,7 @@ use crate::{
     ledger::{self, Reader, Registrar, SessionStore},
     operations::Operations,
     progress::Board,
-    stream::{self, Balances, Finder, Producer},
+    stream::{self, Balances, Finder, Gathering, Producer},
     telemetry::{Signals, Timestamp},
 };
 
@@ -39,6 +39,8 @@ const LOOK_UPS_MAX: usize = 2;
 
 pub(crate) struct Gateway {
     pub producer: Producer,
+    /// For payments that come one by one.
+    pub gathering: Gathering,
     pub finder: Finder,
     pub reader: Reader,
     pub registrar: Registrar,

@@ -94,6 +94,7 @@ pub(super) async fn take(
     let sending = app.gateway.signals.sending(&trace);
     let (context, evidence) = (sending.context, Some(Arc::new(evidence)));
     let arrival = ReceivedPayment { payment, received_at, trace: context, evidence };
+    let arrival = Arc::new(arrival);
     let (place, replayed) = payments::append(&app, &arrival, sending).await?;
     let view = AcceptedView::new(&arrival.payment, place);
     let view = axum::Json(WithIgnored { view, ignored: Vec::new() });

@@ -289,17 +289,11 @@ impl Consumer {
     /// After a batch has committed: acknowledges its entries, and lets balances be cached
     /// again. After an error the entries stay pending and are reclaimed.
     pub async fn conclude(&mut self, settled: &[(Fence, Vec<StreamId>)]) -> Result<(), Error> {
-        let mut pipeline = Pipeline::with_capacity(2 * settled.len());
+        let mut pipeline = Pipeline::with_capacity(settled.len());
         for (fence, ids) in settled {
-            if !ids.is_empty() {
-                let ack = pipeline.cmd("XACK").arg(self.keys.stream(fence.partition)).arg(GROUP);
-                for id in ids {
-                    ack.arg(id);
-                }
-            }
-            let keys = [self.keys.settling(fence.partition)];
-            let mut command = scripts::SETTLING_END.on(&keys);
-            command.arg(self.token(*fence));
+            let keys = [self.keys.settling(fence.partition), self.keys.stream(fence.partition)];
+            let mut command = scripts::SETTLED.on(&keys);
+            command.arg(self.token(*fence)).arg(GROUP).arg(ids);
             pipeline.add_command(command);
         }
         Ok(pipeline.exec_async(&mut self.reader).await?)

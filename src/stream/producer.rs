@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -38,15 +38,11 @@ use crate::{
     telemetry::traceparent,
 };
 
-/// Connections to Redis. In one turn Redis reads about 16 KiB from each, and
-/// syncs once for all that it read: one connection alone would bound how many
-/// payments share a sync.
-const CONNECTIONS: usize = 16;
-/// Appends on one connection before the next is used. While there are few, they
-/// share one connection and so its reads and writes.
-const APPENDS_PER_CONNECTION: usize = 24;
+/// Connections to Redis. In one turn Redis reads about 16 KiB from each, and syncs once for all
+/// that it read: one connection alone would bound how many payments share a sync.
+pub(super) const CONNECTIONS: usize = 16;
 /// Payments appended in one step, which takes Redis about 2 ms.
-const CHUNK_MAX: usize = 200;
+pub(super) const CHUNK_MAX: usize = 200;
 /// Pauses between attempts while Redis is away; they double.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -77,7 +73,6 @@ pub struct ReceivedPayment {
 #[derive(Clone)]
 pub struct Producer {
     pub(super) connections: Arc<[SharedConnection]>,
-    under_way: Arc<AtomicUsize>,
     /// For each partition what is known to have been given out.
     known: Arc<[Mutex<KnownSequences>]>,
     pub(super) keys: Keys,
@@ -95,7 +90,6 @@ impl Producer {
         }
         Ok(Self {
             connections: connections.into(),
-            under_way: Arc::default(),
             known: (0..streams.keys.partitions).map(|_| Mutex::default()).collect(),
             keys: streams.keys.clone(),
             limits,
@@ -117,11 +111,21 @@ impl Producer {
     /// payment may or may not be in the stream, and sending it again is safe.
     pub async fn append(&self, arrival: &ReceivedPayment) -> Result<Appended, Error> {
         let partition = self.keys.partition_of(&arrival.payment.customer);
-        let under_way = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let _under_way = UnderWay(Arc::clone(&self.under_way));
-        let shared = &self.connections[under_way / APPENDS_PER_CONNECTION % CONNECTIONS];
-        let mut appended = self.append_chunk(shared, partition, &[arrival]).await?;
+        let mut appended = self.append_each(partition, 0, &[arrival]).await;
         appended.pop().unwrap_or(Err(Error::Shape("append")))
+    }
+
+    /// Appends payments of one partition that have nothing to do with each other: one that is
+    /// refused stops none.
+    pub(super) async fn append_each(
+        &self,
+        partition: u16,
+        connection: usize,
+        chunk: &[&ReceivedPayment],
+    ) -> Vec<Result<Appended, Error>> {
+        let shared = &self.connections[connection];
+        let appended = self.append_chunk(shared, partition, (chunk, "1")).await;
+        appended.unwrap_or_else(|error| vec![Err(error); chunk.len()])
     }
 
     /// Appends many payments, those of one customer in their order; answers for
@@ -174,7 +178,7 @@ impl Producer {
         let shared = &self.connections[usize::from(partition) % CONNECTIONS];
         let mut results = Vec::with_capacity(hand.len());
         for chunk in hand.chunks(CHUNK_MAX) {
-            match self.append_chunk(shared, partition, chunk).await {
+            match self.append_chunk(shared, partition, (chunk, "")).await {
                 Ok(appended) => results.extend(appended),
                 Err(error) => results.push(Err(error)),
             }
@@ -189,17 +193,18 @@ impl Producer {
     }
 
     /// Appends payments of one partition in one step, and insists until it is
-    /// known what became of them. What follows a refusal is refused like it.
+    /// known what became of them. What follows a refusal is refused like it, unless they are
+    /// `apart`.
     async fn append_chunk(
         &self,
         shared: &SharedConnection,
         partition: u16,
-        chunk: &[&ReceivedPayment],
+        (chunk, apart): (&[&ReceivedPayment], &str),
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
         let (doubt, unreplicated) = (AtomicBool::new(false), Mutex::new(None));
         let attempt = || async {
             let began = Instant::now();
-            let (server, reply) = self.give(shared, partition, chunk).await?;
+            let (server, reply) = self.give(shared, partition, (chunk, apart)).await?;
             let mut appended = reply.map_err(Error::from).and_then(|reply| {
                 read_appended(redis::from_redis_value(reply)?, partition, chunk.len())
             });
@@ -242,7 +247,7 @@ impl Producer {
         &self,
         shared: &SharedConnection,
         partition: u16,
-        chunk: &[&ReceivedPayment],
+        chunk: (&[&ReceivedPayment], &str),
     ) -> RedisResult<(Arc<Primary>, RedisResult<Value>)> {
         let began = Instant::now();
         let slot = self.keys.slot(partition);
@@ -260,7 +265,7 @@ impl Producer {
         &self,
         mut line: ServerLine,
         partition: u16,
-        chunk: &[&ReceivedPayment],
+        chunk: (&[&ReceivedPayment], &str),
     ) -> RedisResult<Value> {
         if !self.known(partition).is_verified(&line.server) {
             self.verify(&mut line, partition).await?;
@@ -340,7 +345,7 @@ impl Producer {
     fn command(
         &self,
         partition: u16,
-        chunk: &[&ReceivedPayment],
+        (chunk, apart): (&[&ReceivedPayment], &str),
         (known, tables): (&KnownSequences, &Tables),
     ) -> Cmd {
         let (refs, old_key) =
@@ -376,7 +381,8 @@ impl Producer {
             .arg(tables.count())
             .arg(tables.end())
             .arg(tables.window())
-            .arg(shift);
+            .arg(shift)
+            .arg(apart);
         for (ReceivedPayment { payment, received_at, trace, evidence }, name) in
             chunk.iter().zip(&names)
         {
@@ -398,12 +404,4 @@ impl Producer {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct UnderWay(Arc<AtomicUsize>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

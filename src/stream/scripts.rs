@@ -32,8 +32,8 @@ pub(super) static RAISE_IDS: Lua = Lua::new(&[include_str!("lua/raise_ids.lua")]
 pub(super) static RECLAIM: Lua = Lua::new(&[include_str!("lua/reclaim.lua")]);
 pub(super) static REMOVE: Lua = Lua::new(&[COUNTING, include_str!("lua/remove.lua")]);
 pub(super) static REOPEN: Lua = Lua::new(&[LOSING, include_str!("lua/reopen.lua")]);
+pub(super) static SETTLED: Lua = Lua::new(&[include_str!("lua/settled.lua")]);
 pub(super) static SETTLING_BEGIN: Lua = Lua::new(&[include_str!("lua/settling_begin.lua")]);
-pub(super) static SETTLING_END: Lua = Lua::new(&[include_str!("lua/settling_end.lua")]);
 pub(super) static TAKE: Lua = Lua::new(&[include_str!("lua/take.lua")]);
 pub(super) static TRIM: Lua = Lua::new(&[include_str!("lua/trim.lua")]);
 
@@ -50,8 +50,8 @@ pub(super) static OF_A_LANE: [&Lua; 14] = [
     &RAISE_IDS,
     &RECLAIM,
     &REOPEN,
+    &SETTLED,
     &SETTLING_BEGIN,
-    &SETTLING_END,
     &TAKE,
 ];
 

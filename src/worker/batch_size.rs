@@ -23,6 +23,10 @@ impl BatchSize {
         self.now
     }
 
+    pub(super) fn is_half_full(&self, entries: usize) -> bool {
+        2 * entries >= usize::try_from(self.now).unwrap_or(usize::MAX)
+    }
+
     /// New entries of each of so many partitions; at least one.
     pub(super) fn share(&self, partitions: usize) -> u32 {
         (self.now / u32::try_from(partitions).unwrap_or(1)).max(1)

@@ -1,12 +1,13 @@
 //! The worker: settles the entries of its partitions in the ledger.
 //!
 //! The ownership loop (`owner.rs`) keeps the worker registered, acquires its share of the
-//! partitions (`assignment.rs`), deals them to the lanes and hands them over. Each lane settles
-//! its partitions on its own. Never knows HTTP, SQL or Redis commands.
+//! partitions (`assignment.rs`), deals them to lanes (`dealing.rs`) and hands them over. Each lane
+//! settles its partitions on its own. Never knows HTTP, SQL or Redis commands.
 
 mod assignment;
 mod attempt;
 mod batch_size;
+mod dealing;
 mod error;
 mod held;
 mod keep;

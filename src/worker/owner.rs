@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
+    dealing::{Dealer, Hands},
     lane::{LaneEvent, Order},
     lease::Keeper,
     lifelines::Lifelines,
@@ -52,6 +53,8 @@ struct OwnedPartition {
     lane: usize,
     /// Its lane was told to drop it.
     leaving: bool,
+    /// The lane that it goes to then; without one it is handed over.
+    next_lane: Option<usize>,
 }
 
 pub(super) struct Owner {
@@ -65,6 +68,7 @@ pub(super) struct Owner {
     leaving: Option<Instant>,
     held: BTreeMap<u16, OwnedPartition>,
     lanes: Vec<mpsc::UnboundedSender<Order>>,
+    dealer: Dealer,
     /// Workers that were alive at the last read. Partitions move after two equal reads: a
     /// worker that misses a heartbeat, or restarts, would move them twice.
     lived: Vec<String>,
@@ -94,6 +98,7 @@ impl Owner {
             joined: false,
             leaving: None,
             held: BTreeMap::new(),
+            dealer: Dealer::new(lanes.len(), Instant::now()),
             lanes,
             lived: Vec::new(),
             expecting: false,
@@ -250,10 +255,14 @@ impl Owner {
             self.ownership.release(&moves.abandon).await?;
         }
         self.order_releases(&moves.hand_over);
+        let moves = self.dealer.narrow(&self.hands(), Instant::now());
+        if !moves.is_empty() {
+            info!(partitions = moves.len(), "one lane less will do");
+        }
+        self.change_lanes(moves);
         Ok(())
     }
 
-    /// Deals new partitions to the lanes that have the fewest.
     fn deal(&mut self, grants: Vec<Grant>) {
         self.worker.signals.moved("acquired", grants.len());
         for grant in grants {
@@ -261,20 +270,32 @@ impl Owner {
             let idle_ms = u64::try_from(grant.since_moved.as_millis()).unwrap_or(u64::MAX);
             let previous = grant.previous.as_deref();
             info!(partition, epoch, previous, idle_ms, "partition acquired");
-            let count = |lane: &usize| self.held.values().filter(|held| held.lane == *lane).count();
-            // A server that is away holds up only lanes that have partitions of it.
-            let streams = &self.worker.streams;
-            let server = streams.server_of(partition);
-            let mixes = |lane: &usize| {
-                let mut of_lane = self.held.iter().filter(|(_, held)| held.lane == *lane);
-                of_lane.any(|(other, _)| streams.server_of(*other) != server)
-            };
-            let Some(lane) = (0..self.lanes.len()).min_by_key(|lane| (mixes(lane), count(lane)))
-            else {
-                return;
-            };
-            self.held.insert(partition, OwnedPartition { epoch, lane, leaving: false });
+            let server = self.worker.streams.server_of(partition);
+            let lane = self.dealer.lane_for(server.as_deref(), &self.hands());
+            let owned = OwnedPartition { epoch, lane, leaving: false, next_lane: None };
+            self.held.insert(partition, owned);
             self.send(lane, Order::Adopt(grant));
+        }
+    }
+
+    /// Where partitions are, or are going to be.
+    fn hands(&self) -> Hands {
+        let server_of = |partition| self.worker.streams.server_of(partition);
+        let lane_of = |held: &OwnedPartition| held.next_lane.unwrap_or(held.lane);
+        let hands = self.held.iter();
+        hands.map(|(one, held)| (*one, (lane_of(held), server_of(*one)))).collect()
+    }
+
+    /// Moves partitions from lane to lane. Those on their way are left alone.
+    fn change_lanes(&mut self, moves: Vec<(u16, usize)>) {
+        for (partition, lane) in moves {
+            let Some(held) = self.held.get_mut(&partition).filter(|held| !held.leaving) else {
+                continue;
+            };
+            (held.leaving, held.next_lane) = (true, Some(lane));
+            let from = held.lane;
+            debug!(partition, from, to = lane, "a partition changes lanes");
+            self.send(from, Order::Release(partition));
         }
     }
 
@@ -300,12 +321,12 @@ impl Owner {
     /// Tells lanes to drop partitions at their next batch edge.
     fn order_releases(&mut self, partitions: &BTreeSet<u16>) {
         for partition in partitions {
-            let Some(held) = self.held.get_mut(partition).filter(|held| !held.leaving) else {
-                continue;
-            };
-            held.leaving = true;
-            let lane = held.lane;
-            self.send(lane, Order::Release(*partition));
+            let Some(held) = self.held.get_mut(partition) else { continue };
+            let (lane, told) = (held.lane, held.leaving);
+            (held.leaving, held.next_lane) = (true, None);
+            if !told {
+                self.send(lane, Order::Release(*partition));
+            }
         }
     }
 
@@ -326,12 +347,23 @@ impl Owner {
                     self.worker.signals.moved("lost", before - self.held.len());
                     self.expecting = true;
                 }
-                // If it has been acquired again meanwhile, the epoch differs.
-                LaneEvent::Released(fence) if self.serves(fence) => {
-                    self.held.remove(&fence.partition);
-                    released.push(fence);
+                LaneEvent::Behind(lane) => {
+                    let lane = usize::from(lane);
+                    let moves = self.dealer.widen(lane, &self.hands(), Instant::now());
+                    if !moves.is_empty() {
+                        let partitions = moves.len();
+                        info!(lane, partitions, "a lane does not keep up; half goes to another");
+                    }
+                    self.change_lanes(moves);
                 }
-                LaneEvent::Released(_) => {}
+                // If it has been acquired again meanwhile, the epoch differs.
+                LaneEvent::Released(fence, sequence) if self.serves(fence) => {
+                    if !self.adopt_elsewhere(fence, sequence) {
+                        self.held.remove(&fence.partition);
+                        released.push(fence);
+                    }
+                }
+                LaneEvent::Released(..) => {}
             }
         }
         if released.is_empty() {
@@ -345,5 +377,15 @@ impl Owner {
             // The next look finds them listed as ours and served by no lane.
             Err(error) => warn!(%error, "could not release partitions; retrying"),
         }
+    }
+
+    /// Gives a partition that its lane has dropped to the lane that it was meant for, if to any.
+    fn adopt_elsewhere(&mut self, fence: Fence, sequence: i64) -> bool {
+        let Some(held) = self.held.get_mut(&fence.partition) else { return false };
+        let Some(lane) = held.next_lane.take() else { return false };
+        (held.lane, held.leaving) = (lane, false);
+        let grant = Grant { fence, sequence, previous: None, since_moved: Duration::ZERO };
+        self.send(lane, Order::Adopt(grant));
+        true
     }
 }

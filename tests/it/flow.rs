@@ -11,6 +11,8 @@ use paystream::{
 
 use crate::prelude::*;
 
+const LANE_IS_BEHIND: &str = "a lane does not keep up; half goes to another";
+
 #[tokio::test]
 async fn a_payment_walks_from_the_door_to_the_balance() {
     let mut h = Harness::gateway(&[]).await.account("ADA", "1000.00").await;
@@ -46,6 +48,20 @@ async fn payments_gather_until_a_lane_has_lingered() {
     let batches = u64::try_from(stores.count(batches).await).unwrap();
     let took = began.elapsed();
     assert!(batches <= took.as_secs() + 3, "{batches} transactions in {took:?}");
+}
+
+#[tokio::test]
+async fn a_lane_that_does_not_keep_up_shares_its_partitions() {
+    let (stores, gateway) = with_gateway().await;
+    let load = Load::start(&gateway.api, "behind");
+    let settings = [("PAYSTREAM_LANES", "3"), ("PAYSTREAM_BATCH_MAX", "1")];
+    let worker = worker(&stores, "a", &settings).await;
+    for lanes in 1..=2 {
+        until("another lane is used", async || worker.events(LANE_IS_BEHIND).len() >= lanes).await;
+    }
+    verify_after(&stores, &gateway.api, load).await;
+    let log = worker.log();
+    assert!(!log.contains("fenced") && !log.contains("reclaimed pending entries"), "{log}");
 }
 
 #[tokio::test]

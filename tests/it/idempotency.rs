@@ -124,13 +124,26 @@ pub fn elsewhere(customer: &str) -> String {
     customer_beside(customer, false)
 }
 
+/// A gateway, two workers, and a customer whom the other settles than the one that settles ADA.
+async fn two_workers(settings: &[(&str, &str)]) -> (Harness, [Process; 2], String) {
+    let h = Harness::gateway(&[]).await;
+    let (a, b) = tokio::join!(worker(&h.stores, "a", settings), worker(&h.stores, "b", settings));
+    until_spread(&h.stores, &["a", "b"]).await;
+    let owners = owners(&h.stores).await;
+    let owner = |name: &str| {
+        &owners[usize::from(partition_of(&CustomerId::parse(name).unwrap(), PARTITIONS))]
+    };
+    let mut names = (0..).map(|n| format!("OTHER{n}"));
+    let other = names.find(|name| owner(name) != owner("ADA")).unwrap();
+    (h, [a, b], other)
+}
+
 #[tokio::test]
 async fn one_reference_for_two_customers_at_once_pays_one_of_them() {
-    let h = Harness::with(&["--batch-max", "10"]).await;
-    let elsewhere = elsewhere("ADA");
+    let (h, _workers, elsewhere) = two_workers(&[("PAYSTREAM_BATCH_MAX", "10")]).await;
     h.api.open_account("ADA", "1000").await;
     h.api.open_account(&elsewhere, "1000").await;
-    // Lanes settle both partitions at once and meet at the key.
+    // Both partitions are settled at once, and meet at the key.
     let items = |customer: &str| {
         json!((0..200).map(|n| payment(&format!("r{n}"), customer, "1")).collect::<Vec<_>>())
     };
@@ -146,8 +159,7 @@ async fn one_reference_for_two_customers_at_once_pays_one_of_them() {
 /// Of one reference for a customer who is known and for one who is not, the one
 /// that comes second while the first is not committed yet has no effect.
 async fn one_place(first_is_known: bool) {
-    let h = Harness::with(&["--lanes", "8"]).await;
-    let unknown = elsewhere("ADA");
+    let (h, _workers, unknown) = two_workers(&[]).await;
     // Whoever is to be held up shares a batch with ADA's account, which is locked.
     let neighbour = customer_beside(&unknown, true);
     for customer in ["ADA", &neighbour] {

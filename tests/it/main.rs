@@ -44,6 +44,7 @@ mod drift;
 mod failover;
 mod faults;
 mod flow;
+mod gathering;
 mod gauges;
 mod groups;
 mod growth;

@@ -8,18 +8,18 @@
 --       to have been given out, group, the lineage that it compared this with,
 --       how many unsettled entries one source may have, the limit where none has a
 --       share, what refs holds as far as the caller knows, how many tables that are,
---       when the newest ends and its window, and if another may be due, how far the ends
---       of this partition's tables are shifted in ms; for each payment field, digest,
---       entry version, source or nothing, payment, received at in ms, traceparent or
---       nothing, evidence or nothing
--- Answers for each payment "appended|duplicate|conflict sequence stream-id". The
--- first that cannot be taken is answered "refused CODE why" and ends the list:
--- BACKPRESSURE, SHARE, NOSTREAM, or CLOSED with what seq holds in place of a number
--- while the partition takes nothing new. A counter that has gone back, or is gone
+--       when the newest ends and its window, if another may be due how far the ends of
+--       this partition's tables are shifted in ms, and 1 where the payments have nothing
+--       to do with each other; for each payment field, digest, entry version, source or
+--       nothing, payment, received at in ms, traceparent or nothing, evidence or nothing
+-- Answers for each payment "appended|duplicate|conflict sequence stream-id". One that
+-- cannot be taken is answered "refused CODE why" and ends the list, unless they have
+-- nothing to do with each other: BACKPRESSURE, SHARE, NOSTREAM, or CLOSED with what seq
+-- holds in place of a number while the partition takes nothing new. A counter that has gone back, or is gone
 -- with its stream, is made such. The error LINEAGE says that another lineage has
 -- begun: nothing was done, and what is known must be compared again. The only answer
 -- "tables" and what refs holds says that the tables are others: nothing was done.
-local FIRST, HEAD, EACH = 7, 11, 8
+local FIRST, HEAD, EACH = 7, 12, 8
 local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
 -- References in a hash as a rule; in a table that is full, for each of its hashes; most
 -- tables, and how many times the hashes of the one before a table has. Above 128 entries
@@ -57,13 +57,13 @@ end
 -- What an earlier release has remembered: a line "status digest sequence stream-id" for
 -- each status, which the last two bits of the field say.
 local function look_up_old(ref, field, digest)
+  local old = redis.call('GET', ref)
+  if not old then return nil end
   local status = ({ 'COMPLETE', 'PENDING', 'FAILED' })[string.byte(field, 16) % 4 + 1]
   local hex = string.gsub(digest, '.', function(byte)
     return string.format('%02x', string.byte(byte))
   end)
-  for known, its_digest, sequence, id in
-    string.gmatch(redis.call('GET', ref) or '', '(%S+) (%S+) (%S+) (%S+)\n')
-  do
+  for known, its_digest, sequence, id in string.gmatch(old, '(%S+) (%S+) (%S+) (%S+)\n') do
     if known == status and not is_lost(tonumber(sequence)) then
       return answer_of(string.sub(its_digest, 1, #hex) == hex, sequence, id)
     end
@@ -244,34 +244,44 @@ local function next_sequence(source)
   return sequence
 end
 
-local answers, may_be_due = {}, ARGV[11] ~= ''
+local function append(at, field, digest, hash, sequence)
+  -- Once: Redis and Lua write numbers by way of floating point.
+  local digits = string.format('%d', sequence)
+  local fields = { 'v', ARGV[at + 3], 'seq', digits }
+  for place, name in ipairs(FIELDS) do
+    local value = ARGV[at + 3 + place]
+    if value ~= '' then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
+  local id = redis.call('XADD', stream, '*', unpack(fields))
+  remember(hash, field, digest, sequence, id)
+  given_out, length = sequence, length + 1
+  return 'appended ' .. digits .. ' ' .. id
+end
+
+local answers, refused, may_be_due = {}, {}, ARGV[11] ~= ''
 for number = 1, payments do
   local at, keys_at = HEAD + (number - 1) * EACH, FIRST + (number - 1) * keys_of_each
-  local field, digest = ARGV[at + 1], ARGV[at + 2]
-  local answer = look_up(keys_at, field, digest)
+  local field, digest, source = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+  -- What is full for a source once stays so.
+  local answer = look_up(keys_at, field, digest) or refused[source]
   if not answer then
     if may_be_due then
       local others = next_table(tonumber(ARGV[11]))
       if others then return { 'tables ' .. others } end
       may_be_due, is_open = false, true
     end
-    local sequence, refusal = next_sequence(ARGV[at + 4])
-    if not sequence then
+    local sequence, refusal = next_sequence(source)
+    if sequence then
+      answer = append(at, field, digest, KEYS[keys_at + 1], sequence)
+    elseif ARGV[12] == '1' then
+      answer, refused[source] = refusal, refusal
+    else
       answers[number] = refusal
       return answers
     end
-    local fields = { 'v', ARGV[at + 3], 'seq', sequence }
-    for place, name in ipairs(FIELDS) do
-      local value = ARGV[at + 3 + place]
-      if value ~= '' then
-        fields[#fields + 1] = name
-        fields[#fields + 1] = value
-      end
-    end
-    local id = redis.call('XADD', stream, '*', unpack(fields))
-    remember(KEYS[keys_at + 1], field, digest, sequence, id)
-    answer = 'appended ' .. sequence .. ' ' .. id
-    given_out, length = sequence, length + 1
   end
   answers[number] = answer
 end

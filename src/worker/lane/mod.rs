@@ -42,6 +42,10 @@ use crate::{
 /// How long a lane waits for an entry before it inspects its partitions.
 const WAIT: Duration = Duration::from_millis(250);
 
+/// How long every batch must have been at least half full before a lane counts as one that does
+/// not keep up.
+const BEHIND: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) enum Order {
     Adopt(Grant),
@@ -52,8 +56,11 @@ pub(super) enum Order {
 pub(super) enum LaneEvent {
     /// This lane was fenced and has dropped its partitions.
     Lost(u16),
-    /// This lane has dropped this partition as ordered; no batch of it is running.
-    Released(Fence),
+    /// This lane has dropped this partition as ordered, of which sequences up to this one were
+    /// given out; no batch of it is running.
+    Released(Fence, i64),
+    /// For a while each batch of this lane was at least half full.
+    Behind(u16),
 }
 
 enum Step {
@@ -79,6 +86,8 @@ pub(super) struct Lane {
     looked_at: Option<Instant>,
     /// When entries were last taken.
     took_at: Option<Instant>,
+    /// Since when every batch was at least half full.
+    full_since: Option<Instant>,
     batch: BatchSize,
 }
 
@@ -102,6 +111,7 @@ impl Lane {
             watch: Watch::new(worker.signals.clone(), &worker.id),
             looked_at: None,
             took_at: None,
+            full_since: None,
             batch: BatchSize::new(worker.config.batch_max),
         }
     }
@@ -154,8 +164,8 @@ impl Lane {
                 self.held.insert(grant.fence.partition, Held::new(grant));
             }
             Order::Release(partition) => {
-                if let Some(Held { fence, .. }) = self.held.remove(&partition) {
-                    self.tell(LaneEvent::Released(fence));
+                if let Some(Held { fence, sequence, .. }) = self.held.remove(&partition) {
+                    self.tell(LaneEvent::Released(fence, sequence));
                 }
             }
         }
@@ -327,12 +337,24 @@ impl Lane {
         let entries = batch.iter().map(|(_, from)| from.taken.len()).sum();
         link.watch.took(entries, 0);
         settle::settle(link, batch).await?;
+        self.note_fullness(self.batch.is_half_full(entries));
         for (partition, last_id, full) in moved {
             if let Some(last_id) = last_id {
                 self.enter(partition, Phase::Taking { last_id, full });
             }
         }
         Ok(Step::Settled(entries))
+    }
+
+    /// Says that this lane does not keep up, while that is so.
+    fn note_fullness(&mut self, is_full: bool) {
+        let since = self.full_since.filter(|_| is_full);
+        let is_behind = since.is_some_and(|since| since.elapsed() >= BEHIND);
+        if is_behind {
+            self.tell(LaneEvent::Behind(self.number));
+        }
+        let now = is_full.then(Instant::now);
+        self.full_since = if is_behind { now } else { since.or(now) };
     }
 
     fn moved(&self) {

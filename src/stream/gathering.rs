@@ -1,0 +1,188 @@
+//! Gathers payments that come one by one: those that come while an append of their partition is
+//! under way, or shortly after another, go together. Redis then looks once for many of them, and
+//! syncs once. Never makes one wait where nothing was sent just before, never changes their order.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    Appended, Error, Producer, ReceivedPayment,
+    producer::{CHUNK_MAX, CONNECTIONS},
+};
+
+/// How long an append keeps those that came after it waiting: longer than one takes that Redis
+/// answers, as a rule. Behind one that is sent again they go by themselves.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Payments that go together over one connection: what Redis reads in one turn.
+const PAYMENTS_OF_A_CONNECTION: usize = 24;
+
+/// A producer for payments that have nothing to do with each other.
+#[derive(Clone)]
+pub struct Gathering(Arc<Shared>);
+
+struct Shared {
+    producer: Producer,
+    linger: Duration,
+    waiting: Mutex<AllWaiting>,
+    /// One for each departure whose payments are not all answered.
+    departures: Mutex<JoinSet<()>>,
+}
+
+/// Payments that are not sent yet. Bounded by the requests under way.
+struct AllWaiting {
+    queues: Vec<Queue>,
+    /// Partitions of which some wait and none is under way.
+    ready: Vec<u16>,
+    /// Whether a departure will take those that are ready.
+    departs: bool,
+    /// The last departure, and its first connection.
+    departed: Option<Instant>,
+    connection: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    is_under_way: bool,
+}
+
+struct Waiting {
+    arrival: Arc<ReceivedPayment>,
+    answer: oneshot::Sender<Result<Appended, Error>>,
+}
+
+/// Payments of one partition that go together.
+struct Chunk {
+    partition: u16,
+    connection: usize,
+    payments: Vec<Waiting>,
+}
+
+impl Gathering {
+    /// `linger`: how long after a departure payments gather for the next.
+    pub fn new(producer: Producer, linger: Duration) -> Self {
+        let queues = (0..producer.keys.partitions).map(|_| Queue::default()).collect();
+        let (ready, departs, departed, connection) = (Vec::new(), false, None, 0);
+        let waiting = AllWaiting { queues, ready, departs, departed, connection };
+        let (waiting, departures) = (Mutex::new(waiting), Mutex::default());
+        Self(Arc::new(Shared { producer, linger, waiting, departures }))
+    }
+
+    /// Appends one payment; it is on disk, and where replicas count with them, when this returns.
+    /// Takes no more than 200 ms longer than the deadline.
+    ///
+    /// # Errors
+    /// As [`Producer::append`].
+    pub async fn append(&self, arrival: Arc<ReceivedPayment>) -> Result<Appended, Error> {
+        let partition = self.0.producer.keys.partition_of(&arrival.payment.customer);
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut all = self.waiting();
+            let queue = &mut all.queues[usize::from(partition)];
+            queue.waiting.push_back(Waiting { arrival, answer });
+            if !queue.is_under_way && queue.waiting.len() == 1 {
+                all.ready.push(partition);
+                self.depart_if_ready(&mut all);
+            }
+        }
+        answered.await.unwrap_or(Err(Error::Shape("append")))
+    }
+
+    fn depart_if_ready(&self, all: &mut AllWaiting) {
+        if all.ready.is_empty() || mem::replace(&mut all.departs, true) {
+            return;
+        }
+        let due = all.departed.map(|at| at + self.0.linger);
+        let mut departures = lock(&self.0.departures);
+        while departures.try_join_next().is_some() {}
+        departures.spawn(self.clone().depart(due));
+    }
+
+    /// Sends what is ready at that time: at once, so that Redis reads it at once.
+    async fn depart(self, due: Option<Instant>) {
+        if let Some(due) = due.filter(|due| *due > Instant::now()) {
+            sleep_until(due).await;
+        }
+        let chunks = self.waiting().take_ready();
+        join_all(chunks.into_iter().map(|chunk| self.send(chunk))).await;
+    }
+
+    async fn send(&self, chunk: Chunk) {
+        let Chunk { partition, connection, payments } = chunk;
+        let under_way = UnderWay { gathering: self, partition };
+        let (arrivals, answers): (Vec<_>, Vec<_>) =
+            payments.into_iter().map(|one| (one.arrival, one.answer)).unzip();
+        let arrivals: Vec<&ReceivedPayment> = arrivals.iter().map(Arc::as_ref).collect();
+        let appending = self.0.producer.append_each(partition, connection, &arrivals);
+        tokio::pin!(appending);
+        let in_time = timeout(PATIENCE, &mut appending).await;
+        drop(under_way);
+        let appended = match in_time {
+            Ok(appended) => appended,
+            Err(_) => appending.await,
+        };
+        for (answer, appended) in answers.into_iter().zip(appended) {
+            // Whoever has gone does not hear it.
+            let _ = answer.send(appended);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, AllWaiting> {
+        lock(&self.0.waiting)
+    }
+}
+
+impl AllWaiting {
+    fn take_ready(&mut self) -> Vec<Chunk> {
+        (self.departs, self.departed) = (false, Some(Instant::now()));
+        self.connection += 1;
+        let (mut sent, mut chunks) = (0, Vec::with_capacity(self.ready.len()));
+        for partition in mem::take(&mut self.ready) {
+            let queue = &mut self.queues[usize::from(partition)];
+            // Whoever has gone knows that it is not known what became of it.
+            queue.waiting.retain(|one| !one.answer.is_closed());
+            let count = queue.waiting.len().min(CHUNK_MAX);
+            if count > 0 {
+                queue.is_under_way = true;
+                let connection = (self.connection + sent / PAYMENTS_OF_A_CONNECTION) % CONNECTIONS;
+                let payments = queue.waiting.drain(..count).collect();
+                chunks.push(Chunk { partition, connection, payments });
+                sent += count;
+            }
+        }
+        chunks
+    }
+}
+
+/// Payments of a partition are under way; when this is dropped, the next may follow.
+struct UnderWay<'a> {
+    gathering: &'a Gathering,
+    partition: u16,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut all = self.gathering.waiting();
+        let queue = &mut all.queues[usize::from(self.partition)];
+        queue.is_under_way = false;
+        if !queue.waiting.is_empty() {
+            all.ready.push(self.partition);
+            self.gathering.depart_if_ready(&mut all);
+        }
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
