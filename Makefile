@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check supply-chain lines observe load audit storm storms storm-breakages bench bench-quick release install
+.PHONY: help run test check supply-chain lines observe load audit storm storms storm-breakages bench bench-quick micro release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,9 @@ bench: release ## Measure rates, latency and cost, beside what this machine can 
 bench-quick: install
 	$(CARGO) build --locked -p paystream -p paystream-bench
 	RUST_MIN_STACK=33554432 target/debug/paystream-bench --quick --rounds 1 --folder target/bench/quick
+
+micro: install ## Measure single steps of a payment, in memory (ARGS="decide --min-time 2")
+	$(CARGO) bench --locked --bench micro -- $(ARGS)
 
 release: install ## Build the optimised binary, target/release/paystream
 	$(CARGO) build --locked --release

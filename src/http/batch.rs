@@ -207,7 +207,7 @@ impl ItemView {
 }
 
 /// The items of a batch as they stand in its text.
-fn split(body: &TypedBody) -> Result<Vec<&[u8]>, Problem> {
+pub(super) fn split(body: &TypedBody) -> Result<Vec<&[u8]>, Problem> {
     let items: Vec<&[u8]> = match body.media_type {
         MediaType::Json => {
             let items: Vec<&RawValue> = intake::parse(&body.bytes, Code::InvalidRequest)?;

@@ -15,6 +15,8 @@ mod guard;
 mod health;
 pub(crate) mod intake;
 mod lookup;
+#[doc(hidden)]
+pub mod measured;
 mod observe;
 mod operator;
 mod payments;

@@ -42,7 +42,7 @@ pub(super) fn accept_our_own(appended: &mut [Result<Appended, Error>]) {
 
 /// One result for each payment: the script's list ends at the first refusal,
 /// and what follows it was not tried.
-pub(super) fn read_appended(
+pub fn read_appended(
     reply: Vec<String>,
     partition: u16,
     wanted: usize,

@@ -75,6 +75,8 @@ mod capacity;
 mod webhooks;
 mod lifeline;
 pub mod permissions;
+#[doc(hidden)]
+pub mod measured;
 
 use std::{sync::Arc, time::Duration};
 

@@ -102,12 +102,12 @@ impl Tables {
 
 /// What a reference is called in the tables.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Name([u8; 16]);
+pub struct Name([u8; 16]);
 
 impl Name {
     /// No other reference has the same, also where somebody looks for one: what is taken for
     /// another payment is not appended.
-    pub(super) fn of(reference: &Reference) -> Self {
+    pub fn of(reference: &Reference) -> Self {
         let digest = Sha256::digest(reference.as_str());
         let mut name = [0; 16];
         name.copy_from_slice(&digest[..16]);

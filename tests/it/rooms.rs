@@ -295,6 +295,16 @@ fn nobody_holds_the_other_half() {
 }
 
 #[test]
+fn what_is_open_for_benchmarks_is_named_by_nobody_else() {
+    let mut open = 0;
+    for file in sources() {
+        open += usize::from(file.name.ends_with("/measured.rs"));
+        assert!(!file.code.contains("measured::"), "{} names what is measured", file.name);
+    }
+    assert!(open > 0);
+}
+
+#[test]
 fn each_outside_crate_is_known_to_its_room_only() {
     let mut wrong = Vec::new();
     for file in sources() {
