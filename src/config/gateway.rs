@@ -271,6 +271,27 @@ impl GatewayConfig {
             "PAYSTREAM_OPERATOR_TOKENS holds a token that was published with compose.yaml: make \
              your own with `openssl rand -hex 32`"
         );
+        self.check_appends()?;
+        ensure!(
+            self.jwt_issuer.as_ref().is_none_or(|issuer| !issuer.is_empty())
+                && !self.jwt_audience.is_empty(),
+            "PAYSTREAM_JWT_ISSUER and PAYSTREAM_JWT_AUDIENCE must not be empty"
+        );
+        ensure!(
+            self.jwt_lifetime_max >= Duration::from_secs(1),
+            "PAYSTREAM_JWT_LIFETIME_MAX must be at least 1s"
+        );
+        ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
+        ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");
+        ensure!(
+            self.connections_max > 0 && self.connections_per_address_max > 0,
+            "PAYSTREAM_CONNECTIONS_MAX and PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX must be at least 1"
+        );
+        ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
+        Ok(())
+    }
+
+    fn check_appends(&self) -> anyhow::Result<()> {
         ensure!(
             self.append_deadline < self.request_timeout,
             "PAYSTREAM_APPEND_DEADLINE ({:?}) must be shorter than PAYSTREAM_REQUEST_TIMEOUT \
@@ -290,22 +311,6 @@ impl GatewayConfig {
             self.dedupe_window,
             self.append_deadline
         );
-        ensure!(
-            self.jwt_issuer.as_ref().is_none_or(|issuer| !issuer.is_empty())
-                && !self.jwt_audience.is_empty(),
-            "PAYSTREAM_JWT_ISSUER and PAYSTREAM_JWT_AUDIENCE must not be empty"
-        );
-        ensure!(
-            self.jwt_lifetime_max >= Duration::from_secs(1),
-            "PAYSTREAM_JWT_LIFETIME_MAX must be at least 1s"
-        );
-        ensure!(self.backlog_max > 0, "PAYSTREAM_BACKLOG_MAX must be at least 1");
-        ensure!(self.requests_max > 0, "PAYSTREAM_REQUESTS_MAX must be at least 1");
-        ensure!(
-            self.connections_max > 0 && self.connections_per_address_max > 0,
-            "PAYSTREAM_CONNECTIONS_MAX and PAYSTREAM_CONNECTIONS_PER_ADDRESS_MAX must be at least 1"
-        );
-        ensure!(self.query_connections > 0, "PAYSTREAM_QUERY_CONNECTIONS must be at least 1");
         Ok(())
     }
 

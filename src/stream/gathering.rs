@@ -24,7 +24,8 @@ use super::{
 /// How long an append keeps those that came after it waiting: longer than one takes that Redis
 /// answers, as a rule. Behind one that is sent again they go by themselves.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Payments that go together over one connection: what Redis reads in one turn.
+/// Payments under way on one connection before the next is used: what Redis reads in one turn.
+/// While there are few, they share one connection and so its reads and writes.
 const PAYMENTS_OF_A_CONNECTION: usize = 24;
 
 /// A producer for payments that have nothing to do with each other.
@@ -46,9 +47,10 @@ struct AllWaiting {
     ready: Vec<u16>,
     /// Whether a departure will take those that are ready.
     departs: bool,
-    /// The last departure, and its first connection.
+    /// The last departure.
     departed: Option<Instant>,
-    connection: usize,
+    /// Payments that are sent and not answered, but for those that are late.
+    under_way: usize,
 }
 
 #[derive(Default)]
@@ -73,8 +75,8 @@ impl Gathering {
     /// `linger`: how long after a departure payments gather for the next.
     pub fn new(producer: Producer, linger: Duration) -> Self {
         let queues = (0..producer.keys.partitions).map(|_| Queue::default()).collect();
-        let (ready, departs, departed, connection) = (Vec::new(), false, None, 0);
-        let waiting = AllWaiting { queues, ready, departs, departed, connection };
+        let (ready, departs, departed, under_way) = (Vec::new(), false, None, 0);
+        let waiting = AllWaiting { queues, ready, departs, departed, under_way };
         let (waiting, departures) = (Mutex::new(waiting), Mutex::default());
         Self(Arc::new(Shared { producer, linger, waiting, departures }))
     }
@@ -120,7 +122,7 @@ impl Gathering {
 
     async fn send(&self, chunk: Chunk) {
         let Chunk { partition, connection, payments } = chunk;
-        let under_way = UnderWay { gathering: self, partition };
+        let under_way = UnderWay { gathering: self, partition, count: payments.len() };
         let (arrivals, answers): (Vec<_>, Vec<_>) =
             payments.into_iter().map(|one| (one.arrival, one.answer)).unzip();
         let arrivals: Vec<&ReceivedPayment> = arrivals.iter().map(Arc::as_ref).collect();
@@ -146,8 +148,7 @@ impl Gathering {
 impl AllWaiting {
     fn take_ready(&mut self) -> Vec<Chunk> {
         (self.departs, self.departed) = (false, Some(Instant::now()));
-        self.connection += 1;
-        let (mut sent, mut chunks) = (0, Vec::with_capacity(self.ready.len()));
+        let mut chunks = Vec::with_capacity(self.ready.len());
         for partition in mem::take(&mut self.ready) {
             let queue = &mut self.queues[usize::from(partition)];
             // Whoever has gone knows that it is not known what became of it.
@@ -155,10 +156,10 @@ impl AllWaiting {
             let count = queue.waiting.len().min(CHUNK_MAX);
             if count > 0 {
                 queue.is_under_way = true;
-                let connection = (self.connection + sent / PAYMENTS_OF_A_CONNECTION) % CONNECTIONS;
+                let connection = self.under_way / PAYMENTS_OF_A_CONNECTION % CONNECTIONS;
                 let payments = queue.waiting.drain(..count).collect();
                 chunks.push(Chunk { partition, connection, payments });
-                sent += count;
+                self.under_way += count;
             }
         }
         chunks
@@ -169,11 +170,13 @@ impl AllWaiting {
 struct UnderWay<'a> {
     gathering: &'a Gathering,
     partition: u16,
+    count: usize,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let mut all = self.gathering.waiting();
+        all.under_way -= self.count;
         let queue = &mut all.queues[usize::from(self.partition)];
         queue.is_under_way = false;
         if !queue.waiting.is_empty() {

@@ -14,12 +14,17 @@ use crate::{
 };
 
 const LINGER: Duration = Duration::from_millis(100);
+/// No table of references ends by its time while a test runs.
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 async fn producer() -> (RedisServer, Stores, Producer) {
     let (redis, stores) = Stores::on_own_redis("gathering").await;
     let streams = Streams::new(&stores.redis_url, &stores.key_prefix, PARTITIONS, 1).unwrap();
     streams.provision().await.unwrap();
-    let producer = streams.producer(AppendLimits { share_max: 60, ..limits() }).await.unwrap();
+    let producer = streams
+        .producer(AppendLimits { share_max: 65, dedupe_window: MONTH, ..limits() })
+        .await
+        .unwrap();
     (redis, stores, producer)
 }
 
@@ -62,7 +67,7 @@ async fn payments_that_come_together_are_appended_together_in_their_order() {
 #[tokio::test]
 async fn one_that_is_refused_stops_no_other() {
     let (_redis, stores, producer) = producer().await;
-    let many: Vec<_> = (0..60).map(|n| of("bank-a", &format!("r-{n}"))).collect();
+    let many: Vec<_> = (0..65).map(|n| of("bank-a", &format!("r-{n}"))).collect();
     for appended in producer.append_all(&many).await {
         assert!(matches!(appended, Ok(Appended::Accepted(_))), "{appended:?}");
     }

@@ -276,6 +276,7 @@ impl Lane {
                     held.phase = Phase::Reclaiming(settled_to.or(after));
                 }
             }
+            self.note_fullness(self.batch.is_half_full(entries));
             return Ok(Step::Settled(entries));
         }
         (held.suspects, held.retry_at) = (None, None);
