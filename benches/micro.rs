@@ -17,7 +17,7 @@ use paystream::{
         Account, Amount, Book, Delivery, Outcome, Payment, Source, StreamId, parse_date,
         partition_of,
     },
-    http::measured::{Reading, accepted},
+    http::measured::{BodyReader, accepted},
     stream::{
         Appended, EntryPosition, fields_of,
         measured::{Name, read_appended},
@@ -63,7 +63,7 @@ fn json_array(count: usize) -> Bytes {
 }
 
 fn payments(count: usize) -> Vec<Payment> {
-    let payments = Reading::new(&Source::default(), &config(), now()).batch(&json_array(count));
+    let payments = BodyReader::new(&Source::default(), &config(), now()).batch(&json_array(count));
     assert_eq!(payments.len(), count);
     payments
 }
@@ -100,7 +100,7 @@ fn parse_date_of(text: &str) -> DateTime<Utc> {
 fn parse_payment(bencher: Bencher<'_, '_>) {
     let (source, config, json) = (Source::default(), config(), json(0));
     bencher.bench_local(|| {
-        let reading = Reading::new(&source, &config, now());
+        let reading = BodyReader::new(&source, &config, now());
         reading.payment(black_box(json.as_bytes())).unwrap()
     });
 }
@@ -110,7 +110,7 @@ fn parse_batch(bencher: Bencher<'_, '_>, count: usize) {
     let (source, config, json) = (Source::default(), config(), json_array(count));
     bencher
         .counter(ItemsCount::new(count))
-        .bench_local(|| Reading::new(&source, &config, now()).batch(black_box(&json)));
+        .bench_local(|| BodyReader::new(&source, &config, now()).batch(black_box(&json)));
 }
 
 #[bench]

@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// Reads bodies of one source.
-pub struct Reading<'a>(Rules<'a>);
+pub struct BodyReader<'a>(Rules<'a>);
 
-impl<'a> Reading<'a> {
+impl<'a> BodyReader<'a> {
     pub fn new(source: &'a Source, config: &GatewayConfig, now: DateTime<Utc>) -> Self {
         Self(Rules::new(source, config, Currency::DEFAULT, now))
     }

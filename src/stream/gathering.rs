@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Appended, Error, Producer, ReceivedPayment,
     producer::{CHUNK_MAX, CONNECTIONS},
+    shared::lock,
 };
 
 /// How long an append keeps those that came after it waiting: longer than one takes that Redis
@@ -30,19 +31,19 @@ const PAYMENTS_OF_A_CONNECTION: usize = 24;
 
 /// A producer for payments that have nothing to do with each other.
 #[derive(Clone)]
-pub struct Gathering(Arc<Shared>);
+pub struct Gathering(Arc<GatheringState>);
 
-struct Shared {
+struct GatheringState {
     producer: Producer,
     linger: Duration,
-    waiting: Mutex<AllWaiting>,
+    queues: Mutex<Queues>,
     /// One for each departure whose payments are not all answered.
     departures: Mutex<JoinSet<()>>,
 }
 
 /// Payments that are not sent yet. Bounded by the requests under way.
-struct AllWaiting {
-    queues: Vec<Queue>,
+struct Queues {
+    of_partitions: Vec<Queue>,
     /// Partitions of which some wait and none is under way.
     ready: Vec<u16>,
     /// Whether a departure will take those that are ready.
@@ -55,34 +56,35 @@ struct AllWaiting {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<QueuedPayment>,
     is_under_way: bool,
 }
 
-struct Waiting {
+struct QueuedPayment {
     arrival: Arc<ReceivedPayment>,
     answer: oneshot::Sender<Result<Appended, Error>>,
 }
 
 /// Payments of one partition that go together.
-struct Chunk {
+struct Departing {
     partition: u16,
     connection: usize,
-    payments: Vec<Waiting>,
+    payments: Vec<QueuedPayment>,
 }
 
 impl Gathering {
     /// `linger`: how long after a departure payments gather for the next.
     pub fn new(producer: Producer, linger: Duration) -> Self {
-        let queues = (0..producer.keys.partitions).map(|_| Queue::default()).collect();
+        let of_partitions = (0..producer.keys.partitions).map(|_| Queue::default()).collect();
         let (ready, departs, departed, under_way) = (Vec::new(), false, None, 0);
-        let waiting = AllWaiting { queues, ready, departs, departed, under_way };
-        let (waiting, departures) = (Mutex::new(waiting), Mutex::default());
-        Self(Arc::new(Shared { producer, linger, waiting, departures }))
+        let queues = Queues { of_partitions, ready, departs, departed, under_way };
+        let (queues, departures) = (Mutex::new(queues), Mutex::default());
+        Self(Arc::new(GatheringState { producer, linger, queues, departures }))
     }
 
     /// Appends one payment; it is on disk, and where replicas count with them, when this returns.
-    /// Takes no more than 200 ms longer than the deadline.
+    /// Beyond the deadline it takes as long as payments of its partition wait before it: 200 ms, and
+    /// 100 ms more for each 200 of them.
     ///
     /// # Errors
     /// As [`Producer::append`].
@@ -90,9 +92,9 @@ impl Gathering {
         let partition = self.0.producer.keys.partition_of(&arrival.payment.customer);
         let (answer, answered) = oneshot::channel();
         {
-            let mut all = self.waiting();
-            let queue = &mut all.queues[usize::from(partition)];
-            queue.waiting.push_back(Waiting { arrival, answer });
+            let mut all = self.queues();
+            let queue = &mut all.of_partitions[usize::from(partition)];
+            queue.waiting.push_back(QueuedPayment { arrival, answer });
             if !queue.is_under_way && queue.waiting.len() == 1 {
                 all.ready.push(partition);
                 self.depart_if_ready(&mut all);
@@ -101,7 +103,7 @@ impl Gathering {
         answered.await.unwrap_or(Err(Error::Shape("append")))
     }
 
-    fn depart_if_ready(&self, all: &mut AllWaiting) {
+    fn depart_if_ready(&self, all: &mut Queues) {
         if all.ready.is_empty() || mem::replace(&mut all.departs, true) {
             return;
         }
@@ -116,12 +118,12 @@ impl Gathering {
         if let Some(due) = due.filter(|due| *due > Instant::now()) {
             sleep_until(due).await;
         }
-        let chunks = self.waiting().take_ready();
-        join_all(chunks.into_iter().map(|chunk| self.send(chunk))).await;
+        let departing = self.queues().take_ready();
+        join_all(departing.into_iter().map(|one| self.send(one))).await;
     }
 
-    async fn send(&self, chunk: Chunk) {
-        let Chunk { partition, connection, payments } = chunk;
+    async fn send(&self, departing: Departing) {
+        let Departing { partition, connection, payments } = departing;
         let under_way = UnderWay { gathering: self, partition, count: payments.len() };
         let (arrivals, answers): (Vec<_>, Vec<_>) =
             payments.into_iter().map(|one| (one.arrival, one.answer)).unzip();
@@ -140,17 +142,17 @@ impl Gathering {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, AllWaiting> {
-        lock(&self.0.waiting)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        lock(&self.0.queues)
     }
 }
 
-impl AllWaiting {
-    fn take_ready(&mut self) -> Vec<Chunk> {
+impl Queues {
+    fn take_ready(&mut self) -> Vec<Departing> {
         (self.departs, self.departed) = (false, Some(Instant::now()));
-        let mut chunks = Vec::with_capacity(self.ready.len());
+        let mut departing = Vec::with_capacity(self.ready.len());
         for partition in mem::take(&mut self.ready) {
-            let queue = &mut self.queues[usize::from(partition)];
+            let queue = &mut self.of_partitions[usize::from(partition)];
             // Whoever has gone knows that it is not known what became of it.
             queue.waiting.retain(|one| !one.answer.is_closed());
             let count = queue.waiting.len().min(CHUNK_MAX);
@@ -158,11 +160,11 @@ impl AllWaiting {
                 queue.is_under_way = true;
                 let connection = self.under_way / PAYMENTS_OF_A_CONNECTION % CONNECTIONS;
                 let payments = queue.waiting.drain(..count).collect();
-                chunks.push(Chunk { partition, connection, payments });
+                departing.push(Departing { partition, connection, payments });
                 self.under_way += count;
             }
         }
-        chunks
+        departing
     }
 }
 
@@ -175,17 +177,13 @@ struct UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let mut all = self.gathering.waiting();
+        let mut all = self.gathering.queues();
         all.under_way -= self.count;
-        let queue = &mut all.queues[usize::from(self.partition)];
+        let queue = &mut all.of_partitions[usize::from(self.partition)];
         queue.is_under_way = false;
         if !queue.waiting.is_empty() {
             all.ready.push(self.partition);
             self.gathering.depart_if_ready(&mut all);
         }
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

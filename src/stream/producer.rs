@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -30,7 +30,7 @@ use super::{
     replication::Replication,
     scripts,
     server::Primary,
-    shared::{ServerLine, SharedConnection},
+    shared::{ServerLine, SharedConnection, lock},
     wire,
 };
 use crate::{
@@ -82,6 +82,15 @@ pub struct Producer {
     pub(super) references: References,
 }
 
+/// Payments of one partition that are appended in one step.
+#[derive(Clone, Copy)]
+struct Chunk<'a> {
+    partition: u16,
+    payments: &'a [&'a ReceivedPayment],
+    /// They have nothing to do with each other: one that is refused stops none.
+    are_apart: bool,
+}
+
 impl Producer {
     pub(super) async fn connect(streams: &Streams, limits: AppendLimits) -> Result<Self, Error> {
         let mut connections = Vec::with_capacity(CONNECTIONS);
@@ -121,11 +130,11 @@ impl Producer {
         &self,
         partition: u16,
         connection: usize,
-        chunk: &[&ReceivedPayment],
+        payments: &[&ReceivedPayment],
     ) -> Vec<Result<Appended, Error>> {
-        let shared = &self.connections[connection];
-        let appended = self.append_chunk(shared, partition, (chunk, "1")).await;
-        appended.unwrap_or_else(|error| vec![Err(error); chunk.len()])
+        let chunk = Chunk { partition, payments, are_apart: true };
+        let appended = self.append_chunk(&self.connections[connection], chunk).await;
+        appended.unwrap_or_else(|error| vec![Err(error); payments.len()])
     }
 
     /// Appends many payments, those of one customer in their order; answers for
@@ -177,8 +186,9 @@ impl Producer {
     ) -> Vec<Result<Appended, Error>> {
         let shared = &self.connections[usize::from(partition) % CONNECTIONS];
         let mut results = Vec::with_capacity(hand.len());
-        for chunk in hand.chunks(CHUNK_MAX) {
-            match self.append_chunk(shared, partition, (chunk, "")).await {
+        for payments in hand.chunks(CHUNK_MAX) {
+            let chunk = Chunk { partition, payments, are_apart: false };
+            match self.append_chunk(shared, chunk).await {
                 Ok(appended) => results.extend(appended),
                 Err(error) => results.push(Err(error)),
             }
@@ -192,21 +202,20 @@ impl Producer {
         results
     }
 
-    /// Appends payments of one partition in one step, and insists until it is
-    /// known what became of them. What follows a refusal is refused like it, unless they are
-    /// `apart`.
+    /// Appends payments and insists until it is known what became of them. What follows a
+    /// refusal is refused like it, unless they are apart.
     async fn append_chunk(
         &self,
         shared: &SharedConnection,
-        partition: u16,
-        (chunk, apart): (&[&ReceivedPayment], &str),
+        chunk: Chunk<'_>,
     ) -> Result<Vec<Result<Appended, Error>>, Error> {
+        let partition = chunk.partition;
         let (doubt, unreplicated) = (AtomicBool::new(false), Mutex::new(None));
         let attempt = || async {
             let began = Instant::now();
-            let (server, reply) = self.give(shared, partition, (chunk, apart)).await?;
+            let (server, reply) = self.give(shared, chunk).await?;
             let mut appended = reply.map_err(Error::from).and_then(|reply| {
-                read_appended(redis::from_redis_value(reply)?, partition, chunk.len())
+                read_appended(redis::from_redis_value(reply)?, partition, chunk.payments.len())
             });
             if let (Ok(_), Some(replicas)) = (&appended, &self.replication) {
                 // What was appended before must be with them, too.
@@ -246,34 +255,29 @@ impl Producer {
     async fn give(
         &self,
         shared: &SharedConnection,
-        partition: u16,
-        chunk: (&[&ReceivedPayment], &str),
+        chunk: Chunk<'_>,
     ) -> RedisResult<(Arc<Primary>, RedisResult<Value>)> {
         let began = Instant::now();
-        let slot = self.keys.slot(partition);
+        let slot = self.keys.slot(chunk.partition);
         let mut line = shared.line(slot).await?;
-        let mut reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
+        let mut reply = shared.ask(&line, self.try_append(line.clone(), chunk)).await;
         if reply.as_ref().is_err_and(lineage::is_another) {
             self.leave(began);
             line = shared.line(slot).await?;
-            reply = shared.ask(&line, self.try_append(line.clone(), partition, chunk)).await;
+            reply = shared.ask(&line, self.try_append(line.clone(), chunk)).await;
         }
         Ok((line.server, reply))
     }
 
-    async fn try_append(
-        &self,
-        mut line: ServerLine,
-        partition: u16,
-        chunk: (&[&ReceivedPayment], &str),
-    ) -> RedisResult<Value> {
+    async fn try_append(&self, mut line: ServerLine, chunk: Chunk<'_>) -> RedisResult<Value> {
+        let partition = chunk.partition;
         if !self.known(partition).is_verified(&line.server) {
             self.verify(&mut line, partition).await?;
         }
         let known = self.known(partition).clone();
         let mut tables = self.references.tables(partition);
         let reply = loop {
-            let command = self.command(partition, chunk, (&known, &tables));
+            let command = self.command(chunk, &known, &tables);
             let reply = scripts::APPEND.ask(&command, &mut line.connection).await;
             // Nothing was done; there are others now.
             let Some(newer) = Tables::told(&reply) else { break reply };
@@ -342,15 +346,11 @@ impl Producer {
         lock(&self.known[usize::from(partition)])
     }
 
-    fn command(
-        &self,
-        partition: u16,
-        (chunk, apart): (&[&ReceivedPayment], &str),
-        (known, tables): (&KnownSequences, &Tables),
-    ) -> Cmd {
+    fn command(&self, chunk: Chunk<'_>, known: &KnownSequences, tables: &Tables) -> Cmd {
+        let Chunk { partition, payments, are_apart } = chunk;
         let (refs, old_key) =
             ((self.references.key)(&self.keys, partition), self.references.old_key());
-        let mut keys = Vec::with_capacity(7 + chunk.len() * (tables.count() + 1));
+        let mut keys = Vec::with_capacity(7 + payments.len() * (tables.count() + 1));
         keys.push(self.keys.stream(partition));
         keys.push(self.keys.sequence(partition));
         keys.push(self.keys.lost(partition));
@@ -358,9 +358,9 @@ impl Producer {
         keys.push(self.keys.lineage(partition));
         keys.push(self.keys.shares(partition));
         keys.push(refs.clone());
-        let names = chunk.iter().map(|arrival| Name::of(&arrival.payment.reference));
+        let names = payments.iter().map(|arrival| Name::of(&arrival.payment.reference));
         let names: Vec<Name> = names.collect();
-        for (arrival, name) in chunk.iter().zip(&names) {
+        for (arrival, name) in payments.iter().zip(&names) {
             keys.extend(tables.hashes(&refs, *name));
             keys.extend(old_key.map(|of| of(&self.keys, partition, &arrival.payment.reference)));
         }
@@ -382,9 +382,9 @@ impl Producer {
             .arg(tables.end())
             .arg(tables.window())
             .arg(shift)
-            .arg(apart);
+            .arg(if are_apart { "1" } else { "" });
         for (ReceivedPayment { payment, received_at, trace, evidence }, name) in
-            chunk.iter().zip(&names)
+            payments.iter().zip(&names)
         {
             let traceparent = trace.as_ref().and_then(traceparent::write);
             let (version, source) = wire::version(&payment.reference);
@@ -400,8 +400,4 @@ impl Producer {
         }
         command
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,12 +10,11 @@ use paystream::{
 
 use crate::{
     prelude::*,
+    references::MONTH,
     resize::{arrival, limits},
 };
 
 const LINGER: Duration = Duration::from_millis(100);
-/// No table of references ends by its time while a test runs.
-const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 async fn producer() -> (RedisServer, Stores, Producer) {
     let (redis, stores) = Stores::on_own_redis("gathering").await;

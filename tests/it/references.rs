@@ -36,7 +36,7 @@ async fn producer(streams: &Streams, window: Duration) -> Producer {
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// No table ends by its time while a test runs.
-const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+pub const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Appends payments of references `<label>-0` and so on.
 async fn append(producer: &Producer, label: &str, count: usize) {

@@ -15,10 +15,10 @@
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". One that
 -- cannot be taken is answered "refused CODE why" and ends the list, unless they have
 -- nothing to do with each other: BACKPRESSURE, SHARE, NOSTREAM, or CLOSED with what seq
--- holds in place of a number while the partition takes nothing new. A counter that has gone back, or is gone
--- with its stream, is made such. The error LINEAGE says that another lineage has
--- begun: nothing was done, and what is known must be compared again. The only answer
--- "tables" and what refs holds says that the tables are others: nothing was done.
+-- holds in place of a number while the partition takes nothing new. A counter that has
+-- gone back, or is gone with its stream, is made such. The error LINEAGE says that another
+-- lineage has begun: nothing was done, and what is known must be compared again. The only
+-- answer "tables" and what refs holds says that the tables are others: nothing was done.
 local FIRST, HEAD, EACH = 7, 12, 8
 local FIELDS = { 'source', 'payment', 'received_at', 'traceparent', 'evidence' }
 -- References in a hash as a rule; in a table that is full, for each of its hashes; most
