@@ -122,8 +122,8 @@ pub struct GatewayConfig {
     /// Longest wait of a request for its append, retries included, before 503.
     #[arg(long, env = "PAYSTREAM_APPEND_DEADLINE", default_value = "5s", value_parser = parse_duration)]
     pub append_deadline: Duration,
-    /// How long after an append payments that come one by one gather for the next, at most
-    /// 100ms. One that comes to an idle gateway does not wait.
+    /// How long after an append the gateway gathers single payments for the next one, at
+    /// most 100ms. A payment that comes later than that does not wait.
     #[arg(long, env = "PAYSTREAM_APPEND_LINGER", default_value = "1ms", value_parser = parse_duration)]
     pub append_linger: Duration,
     /// Requests in progress at once; one more is answered 503.

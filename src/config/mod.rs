@@ -132,8 +132,9 @@ pub struct WorkerConfig {
     /// host name and the first ordinal that is free on this machine.
     #[arg(long, env = "PAYSTREAM_WORKER_ID")]
     pub worker_id: Option<String>,
-    /// Most lanes, in a Redis Cluster for each master. Each settles its share of the
-    /// partitions over its own connections, one batch at a time; as many are used as keep up.
+    /// The most lanes it uses, in a Redis Cluster for each master. Each settles its share of the
+    /// partitions over its own connections, one batch at a time. Only as many are used as
+    /// are needed to keep up.
     #[arg(long, env = "PAYSTREAM_LANES", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub lanes: u16,
     /// Maximum payments in a batch, shared by the partitions that have some; at

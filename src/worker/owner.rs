@@ -257,7 +257,10 @@ impl Owner {
         self.order_releases(&moves.hand_over);
         let moves = self.dealer.narrow(&self.hands(), Instant::now());
         if !moves.is_empty() {
-            info!(partitions = moves.len(), "one lane less will do");
+            info!(
+                partitions = moves.len(),
+                "one lane less is enough; its partitions go to the others"
+            );
         }
         self.change_lanes(moves);
         Ok(())
@@ -352,7 +355,11 @@ impl Owner {
                     let moves = self.dealer.widen(lane, &self.hands(), Instant::now());
                     if !moves.is_empty() {
                         let partitions = moves.len();
-                        info!(lane, partitions, "a lane does not keep up; half goes to another");
+                        info!(
+                            lane,
+                            partitions,
+                            "a lane does not keep up; half of its partitions go to another"
+                        );
                     }
                     self.change_lanes(moves);
                 }
