@@ -96,7 +96,7 @@ pub(super) async fn accept(
     let wait = preferences::wanted_wait(&headers);
     if !wait.is_zero()
         && let Some(_share) = app.shares.wait(caller.share(Surface::Api))
-        && let Some(outcome) = wait_for(&app, payment, place, wait).await?
+        && let Some(outcome) = Box::pin(wait_for(&app, payment, place, wait)).await?
     {
         let view = caller.sees(outcome);
         let mut response =

@@ -43,7 +43,16 @@ pub(super) async fn holder(
     if !matches!(surface, Surface::Console | Surface::Live) || access::bearer(headers).is_some() {
         return None;
     }
-    let id = shown(headers, peer?)?;
+    // In a box: most requests have none, and would carry the room for it.
+    Box::pin(known(app, surface, shown(headers, peer?)?, peer)).await
+}
+
+async fn known(
+    app: &AppState,
+    surface: Surface,
+    id: SessionId,
+    peer: Option<Peer>,
+) -> Option<Principal> {
     let row = app.sessions.look(app, id.digest(), peer).await?;
     let Some(principal) = access::holder(&app.gateway, &id, &row, peer) else {
         app.security_log.session_ended(&row.operator, "its token or key is gone", peer);
