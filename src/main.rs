@@ -3,8 +3,10 @@
 use std::{
     io::{self, ErrorKind},
     process::ExitCode,
+    thread,
 };
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use paystream::{
     app::{self, DevArgs, Role},
@@ -12,6 +14,7 @@ use paystream::{
     config::{ServeConfig, TelemetryConfig},
     telemetry,
 };
+use tokio::runtime::Builder;
 
 /// Requests and batches allocate much and briefly; the system's allocator stood
 /// out in the profile.
@@ -46,10 +49,26 @@ enum Command {
     Operate(Box<cli::OperatorCommand>),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+impl Command {
+    /// Threads that run tasks. Half of the processors by default: Redis and PostgreSQL need some,
+    /// and a task that wakes another of the same thread is cheap.
+    fn threads(&self) -> usize {
+        let asked = match self {
+            Self::Dev(args) => args.config.threads,
+            Self::Serve { config, .. } => config.threads,
+            Self::Operate(_) => None,
+        };
+        let half = || thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
+        asked.map_or_else(half, |threads| usize::from(threads.get()))
+    }
+}
+
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli).await {
+    let mut runtime = Builder::new_multi_thread();
+    runtime.worker_threads(cli.command.threads()).enable_all();
+    let ran = runtime.build().context("threads could not be started");
+    match ran.and_then(|runtime| runtime.block_on(run(cli))) {
         Ok(code) => code,
         // Whoever read the answer has heard enough: as after SIGPIPE.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(141),

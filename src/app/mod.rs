@@ -64,7 +64,7 @@ pub struct DevArgs {
     #[arg(long, env = "PAYSTREAM_DEV_CUSTOMERS", default_value_t = 500)]
     pub customers: u32,
     #[command(flatten)]
-    pub(crate) config: ServeConfig,
+    pub config: ServeConfig,
 }
 
 /// Runs everything on this machine, with private servers, until interrupted.

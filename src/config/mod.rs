@@ -9,6 +9,7 @@ mod tls;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     path::PathBuf,
     time::Duration,
 };
@@ -201,6 +202,10 @@ pub struct ServeConfig {
     /// finished.
     #[arg(long, env = "PAYSTREAM_SHUTDOWN_GRACE", default_value = "25s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+    /// Threads that do the work; those for files and names come on top. Without it, half of the
+    /// processors that the process may use, at least 1.
+    #[arg(long, env = "PAYSTREAM_THREADS")]
+    pub threads: Option<NonZeroU16>,
 }
 
 /// Telemetry export. Its target is set by the variables of the OpenTelemetry

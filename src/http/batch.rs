@@ -3,6 +3,7 @@
 use axum::{Extension, Json, extract::State};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::task::coop::consume_budget;
 use utoipa::ToSchema;
 
 use super::{
@@ -97,6 +98,8 @@ pub(super) async fn accept_batch(
     let mut results: Vec<Result<Vec<String>, Problem>> = Vec::with_capacity(items.len());
     let rules = app.rules(&caller.source, received_at);
     for item in items {
+        // Others must not wait for all of a large batch.
+        consume_budget().await;
         let payment = intake::payment(item, &rules);
         results.push(payment.map(|(payment, ignored)| {
             let sending = signals.sending(&trace);

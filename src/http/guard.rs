@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::{
     BoxError,
     body::{Body, Bytes, HttpBody},
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -39,11 +39,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const BULK: [&str; 2] = ["/api/v1/payments/batch", "/api/v1/payments/lookup"];
 
 pub(super) async fn guard(
-    State((app, door)): State<(App, Door)>,
+    app: &App,
+    door: Door,
+    surface: Surface,
     request: Request,
     next: Next,
 ) -> Response {
-    let surface = door.surface(request.uri().path());
     let peer = request.extensions().get::<Peer>().copied();
     // Where another address serves a part of the paths, whoever asks for one that is not here
     // is answered 404: such a path differs in nothing from one that nobody serves.
@@ -51,9 +52,9 @@ pub(super) async fn guard(
         && surface == Surface::Api
         && request.extensions().get::<MatchedPath>().is_none();
     let surface = if is_missing { Surface::Open } else { surface };
-    let session = sessions::holder(&app, surface, request.headers(), peer).await;
-    let answer = match enter(&app, door, surface, (&request, session), peer) {
-        Ok(caller) => pass(&app, door, surface, caller, request, next).await,
+    let session = sessions::holder(app, surface, request.headers(), peer).await;
+    let answer = match enter(app, door, surface, (&request, session), peer) {
+        Ok(caller) => pass(app, door, surface, caller, request, next).await,
         Err(problem) => problem.into_response(),
     };
     if let Some(problem) = answer.extensions().get::<Problem>().filter(|one| one.is_refusal()) {

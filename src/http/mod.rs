@@ -11,6 +11,7 @@ mod batch;
 mod connection;
 mod customers;
 mod description;
+mod entrance;
 mod guard;
 mod health;
 pub(crate) mod intake;

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Extension,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -17,7 +17,7 @@ use super::{
     intake,
     intake::TypedBody,
     operator::Principal,
-    preferences::{self, REPLAYED},
+    preferences::{REPLAYED, Wait},
     problem::{self, Code, Problem},
     shapes,
     state::App,
@@ -81,7 +81,7 @@ pub(super) async fn accept(
     State(app): State<App>,
     Extension(trace): Extension<RequestTrace>,
     caller: Principal,
-    headers: HeaderMap,
+    Wait(wait): Wait,
     body: TypedBody,
 ) -> Result<Response, Problem> {
     app.quotas.take(&caller, 1)?;
@@ -93,7 +93,6 @@ pub(super) async fn accept(
     let arrival = Arc::new(ReceivedPayment { payment, received_at, trace, evidence });
     let payment = &arrival.payment;
     let (place, replayed) = append(&app, &arrival, sending).await?;
-    let wait = preferences::wanted_wait(&headers);
     if !wait.is_zero()
         && let Some(_share) = app.shares.wait(caller.share(Surface::Api))
         && let Some(outcome) = Box::pin(wait_for(&app, payment, place, wait)).await?

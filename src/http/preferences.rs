@@ -1,11 +1,11 @@
 //! What headers say of one payment: how long its client waits for the outcome, and
 //! whether it was taken before.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    extract::Request,
-    http::{HeaderMap, HeaderName, Method},
+    extract::{FromRequestParts, Request},
+    http::{HeaderMap, HeaderName, Method, request::Parts},
 };
 
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -20,8 +20,19 @@ pub(super) fn wait_of(request: &Request) -> Duration {
     if honoured { wanted_wait(request.headers()) } else { Duration::ZERO }
 }
 
-/// How long the client prefers to wait for an outcome (RFC 7240), bounded.
-pub(super) fn wanted_wait(headers: &HeaderMap) -> Duration {
+/// How long the client prefers to wait for an outcome, bounded.
+pub(super) struct Wait(pub(super) Duration);
+
+impl<S: Send + Sync> FromRequestParts<S> for Wait {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(wanted_wait(&parts.headers)))
+    }
+}
+
+/// As RFC 7240 has it.
+fn wanted_wait(headers: &HeaderMap) -> Duration {
     let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let mut waits = preferences
         .flat_map(|value| value.split([',', ';']))

@@ -6,16 +6,13 @@ use std::any::Any;
 
 use axum::{
     body::Body,
-    extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    middleware::Next,
     response::{Html, IntoResponse, Response},
 };
 use serde::Serialize;
 use tracing::{error, warn};
 use utoipa::ToSchema;
 
-use super::surface::Door;
 use crate::{circuit_breaker, domain::Invalid, ledger, operations, stream};
 
 /// What went wrong with one field.
@@ -222,7 +219,7 @@ impl Problem {
         )
     }
 
-    fn document(&self, request_id: Option<&str>) -> Response {
+    pub(super) fn document(&self, request_id: Option<&str>) -> Response {
         let status = self.code.status();
         let document = ProblemDocument {
             kind: format!("urn:paystream:problem:{}", self.code.as_str()),
@@ -261,7 +258,7 @@ pub(super) fn counted_as(status: StatusCode) -> &'static str {
 }
 
 impl IntoResponse for Problem {
-    /// Without its document; [`render`] writes that, knowing the request.
+    /// Without its document; that is written at the entrance, which knows the request.
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();
         response.extensions_mut().insert(self);
@@ -405,26 +402,6 @@ fn cause(error: &dyn std::error::Error) -> String {
 /// Completes an answer of the console: a problem becomes a page. Is told where the
 /// request went, and by which id it is found in the log.
 pub(crate) type Finish = fn(Response, Option<Problem>, &Uri, Option<&str>) -> Response;
-
-/// Writes the document of a problem that a handler answered with; a page, where
-/// a person reads it.
-pub(super) async fn render(
-    State((finish, door)): State<(Finish, Door)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let request_id = request.headers().get(REQUEST_ID).cloned();
-    let is_page = door.surface(request.uri().path()).is_console();
-    let page = is_page.then(|| request.uri().clone());
-    let mut response = next.run(request).await;
-    let problem = response.extensions_mut().remove::<Problem>();
-    let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
-    match (page, problem) {
-        (Some(uri), problem) => finish(response, problem, &uri, request_id),
-        (None, Some(problem)) => problem.document(request_id),
-        (None, None) => response,
-    }
-}
 
 pub(super) async fn no_route() -> Problem {
     Problem::new(Code::RouteNotFound, "see /docs for what there is")

@@ -8,17 +8,12 @@ use axum::{
     middleware,
     routing::get,
 };
-use tower::ServiceBuilder;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    admin, batch, customers, description as shared, guard, health, intake::Segment, lookup,
-    observe, operator::Principal, payments, problem, state::App, surface::Door, webhooks,
+    admin, batch, customers, description as shared, entrance::{self, Entrance}, health,
+    intake::Segment, lookup, operator::Principal, payments, problem, state::App, surface::Door, webhooks,
 };
 use crate::domain::Currency;
 
@@ -81,21 +76,11 @@ pub(super) fn router(shared: App, pages: Pages, door: Door) -> Router {
     if door.has_operations() {
         routes = routes.merge(pages.routes);
     }
-    let entered = (Arc::clone(&shared), door);
+    let entrance = Arc::new(Entrance { app: Arc::clone(&shared), door, finish: pages.finish });
     routes
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
-        // One stack: each layer of a router of its own would cost a request a
-        // box and a clone of everything below it.
-        .layer(
-            ServiceBuilder::new()
-                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-                .layer(PropagateRequestIdLayer::x_request_id())
-                .layer(middleware::from_fn_with_state(entered.clone(), observe::observe))
-                .layer(middleware::from_fn_with_state((pages.finish, door), problem::render))
-                .layer(CatchPanicLayer::custom(problem::panicked))
-                .layer(middleware::from_fn_with_state(entered, guard::guard)),
-        )
+        .layer(middleware::from_fn_with_state(entrance, entrance::pass))
         .with_state(shared)
 }

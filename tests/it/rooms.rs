@@ -64,7 +64,6 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("axum", &["src/http/", "src/console/"]),
     ("askama", &["src/console/"]),
     ("tower", &["src/http/"]),
-    ("tower_http", &["src/http/"]),
     // What clients and operators see has one shape, from the ledger to the API.
     ("utoipa", &["src/http/", "src/operations/", "src/ledger/"]),
     ("utoipa_axum", &["src/http/"]),

@@ -1,0 +1,75 @@
+//! The one way in and out: a request gets an id, is measured, and passes the guard; its
+//! answer tells the id, and has a document where something is wrong. A handler that panics
+//! fails its own request only. Never decides who may come in.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue},
+    middleware::Next,
+    response::Response,
+};
+use futures_util::FutureExt;
+use tracing::{Level, debug, enabled};
+use uuid::Uuid;
+
+use super::{
+    guard,
+    observe::Observed,
+    problem::{self, Finish, Problem, REQUEST_ID},
+    state::App,
+    surface::Door,
+};
+use crate::telemetry;
+
+pub(super) struct Entrance {
+    pub(super) app: App,
+    pub(super) door: Door,
+    /// Completes answers of the console.
+    pub(super) finish: Finish,
+}
+
+/// One step for all of it: each layer of a stack would cost a request boxes and copies.
+pub(super) async fn pass(
+    State(entrance): State<Arc<Entrance>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Entrance { app, door, finish } = &*entrance;
+    let surface = door.surface(request.uri().path());
+    let id = id_of(request.headers_mut());
+    let observed = Observed::begin(app, surface, &mut request);
+    let page = surface.is_console().then(|| request.uri().clone());
+    let path = enabled!(Level::DEBUG).then(|| request.uri().path().to_owned());
+    let text = id.to_str().ok();
+    let answering = async {
+        let answering = guard::guard(app, *door, surface, request, next);
+        let answered = AssertUnwindSafe(answering).catch_unwind().await;
+        let mut response = answered.unwrap_or_else(problem::panicked);
+        let problem = response.extensions_mut().remove::<Problem>();
+        let response = match (page, problem) {
+            (Some(uri), problem) => finish(response, problem, &uri, text),
+            (None, Some(problem)) => problem.document(text),
+            (None, None) => response,
+        };
+        debug!(method = observed.method, path, status = response.status().as_u16(), "answered");
+        response
+    };
+    let answering = telemetry::within(observed.trace, text.map(str::to_owned), answering);
+    let mut response = answering.await;
+    observed.end(&mut response);
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    response
+}
+
+/// The id that the request came with, or gets.
+fn id_of(headers: &mut HeaderMap) -> HeaderValue {
+    let new = || {
+        let mut text = Uuid::encode_buffer();
+        let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+        // It has hexadecimal digits and hyphens only.
+        HeaderValue::from_str(text).unwrap_or(const { HeaderValue::from_static("none") })
+    };
+    headers.entry(REQUEST_ID).or_insert_with(new).clone()
+}
