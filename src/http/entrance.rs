@@ -73,3 +73,25 @@ fn id_of(headers: &mut HeaderMap) -> HeaderValue {
     };
     headers.entry(REQUEST_ID).or_insert_with(new).clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::payments;
+
+    fn size_of_pass<F>(_: impl Fn(State<Arc<Entrance>>, Request, Next) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_handler<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is moved about several times: what few requests need belongs in a box.
+    #[test]
+    fn the_future_of_a_payment_is_small() {
+        assert!(size_of_pass(pass) <= 4_096, "{}", size_of_pass(pass));
+        let accept = size_of_handler(payments::accept);
+        assert!(accept <= 4_096, "{accept}");
+    }
+}

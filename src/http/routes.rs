@@ -12,8 +12,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::{
-    admin, batch, customers, description as shared, entrance::{self, Entrance}, health,
-    intake::Segment, lookup, operator::Principal, payments, problem, state::App, surface::Door, webhooks,
+    admin, batch, customers, description as shared,
+    entrance::{self, Entrance},
+    health,
+    intake::Segment,
+    lookup,
+    operator::Principal,
+    payments, problem,
+    state::App,
+    surface::Door,
+    webhooks,
 };
 use crate::domain::Currency;
 

@@ -34,12 +34,12 @@ task_local! {
 }
 
 /// Runs the handler of a request; its log lines carry the request's id and trace.
-pub async fn within<T>(
+pub fn within<T>(
     trace: RequestTrace,
     request_id: Option<String>,
     answering: impl Future<Output = T>,
-) -> T {
-    REQUEST.scope((trace, request_id), answering).await
+) -> impl Future<Output = T> {
+    REQUEST.scope((trace, request_id), answering)
 }
 
 /// The request that is being answered here, if any.
