@@ -3,10 +3,8 @@
 use std::{
     io::{self, ErrorKind},
     process::ExitCode,
-    thread,
 };
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use paystream::{
     app::{self, DevArgs, Role},
@@ -14,7 +12,6 @@ use paystream::{
     config::{ServeConfig, TelemetryConfig},
     telemetry,
 };
-use tokio::runtime::Builder;
 
 /// Requests and batches allocate much and briefly; the system's allocator stood
 /// out in the profile.
@@ -49,26 +46,14 @@ enum Command {
     Operate(Box<cli::OperatorCommand>),
 }
 
-impl Command {
-    /// Threads that run tasks. Half of the processors by default: Redis and PostgreSQL need some,
-    /// and a task that wakes another of the same thread is cheap.
-    fn threads(&self) -> usize {
-        let asked = match self {
-            Self::Dev(args) => args.config.threads,
-            Self::Serve { config, .. } => config.threads,
-            Self::Operate(_) => None,
-        };
-        let half = || thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
-        asked.map_or_else(half, |threads| usize::from(threads.get()))
-    }
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mut runtime = Builder::new_multi_thread();
-    runtime.worker_threads(cli.command.threads()).enable_all();
-    let ran = runtime.build().context("threads could not be started");
-    match ran.and_then(|runtime| runtime.block_on(run(cli))) {
+    let threads = match &cli.command {
+        Command::Dev(args) => args.config.threads,
+        Command::Serve { config, .. } => config.threads,
+        Command::Operate(_) => None,
+    };
+    match app::runtime(threads).and_then(|runtime| runtime.block_on(run(cli))) {
         Ok(code) => code,
         // Whoever read the answer has heard enough: as after SIGPIPE.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(141),

@@ -5,13 +5,14 @@ mod capabilities;
 mod shutdown;
 mod stores;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration, time::Instant};
+use std::{io, num::NonZeroU16, path::PathBuf, sync::Arc, thread, time::Duration, time::Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use paystream_dev::DATABASE;
 use tokio::{
     net::TcpListener,
+    runtime::{Builder, Runtime},
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
@@ -65,6 +66,15 @@ pub struct DevArgs {
     pub customers: u32,
     #[command(flatten)]
     pub config: ServeConfig,
+}
+
+/// What runs tasks, on so many threads. Half of the processors by default: Redis and PostgreSQL need
+/// some, and a task that wakes another of the same thread is cheap.
+pub fn runtime(threads: Option<NonZeroU16>) -> anyhow::Result<Runtime> {
+    let half = || thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
+    let threads = threads.map_or_else(half, |threads| usize::from(threads.get()));
+    let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    runtime.context("the threads of PAYSTREAM_THREADS could not be started")
 }
 
 /// Runs everything on this machine, with private servers, until interrupted.

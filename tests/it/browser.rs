@@ -122,9 +122,9 @@ async fn a_poison_entry_is_found_explained_and_redriven() {
     refuse_poison(&h.stores).await;
     h.api.pay("sound1", "ADA", "10").await;
     h.api.pay("POISON1", "ADA", "250").await;
-    h.start_worker();
     let browser = Browser::open(&h.api.url).await;
-    // Found while it is tried.
+    // Found while it is tried, for some seconds.
+    h.start_worker();
     until("it is on the page of stuck work", async || {
         browser.go("/console/stuck").await;
         let text = browser.text().await;
