@@ -23,6 +23,9 @@ use super::{
 };
 use crate::telemetry;
 
+/// Longest id that a client may give a request, in bytes.
+const REQUEST_ID_MAX: usize = 128;
+
 pub(super) struct Entrance {
     pub(super) app: App,
     pub(super) door: Door,
@@ -38,40 +41,42 @@ pub(super) async fn pass(
 ) -> Response {
     let Entrance { app, door, finish } = &*entrance;
     let surface = door.surface(request.uri().path());
-    let id = id_of(request.headers_mut());
+    let id = id_of(request.headers());
     let observed = Observed::begin(app, surface, &mut request);
     let page = surface.is_console().then(|| request.uri().clone());
     let path = enabled!(Level::DEBUG).then(|| request.uri().path().to_owned());
-    let text = id.to_str().ok();
+    let text = id.to_str().unwrap_or_default();
     let answering = async {
         let answering = guard::guard(app, *door, surface, request, next);
         let answered = AssertUnwindSafe(answering).catch_unwind().await;
         let mut response = answered.unwrap_or_else(problem::panicked);
         let problem = response.extensions_mut().remove::<Problem>();
         let response = match (page, problem) {
-            (Some(uri), problem) => finish(response, problem, &uri, text),
-            (None, Some(problem)) => problem.document(text),
+            (Some(uri), problem) => finish(response, problem, &uri, Some(text)),
+            (None, Some(problem)) => problem.document(Some(text)),
             (None, None) => response,
         };
         debug!(method = observed.method, path, status = response.status().as_u16(), "answered");
         response
     };
-    let answering = telemetry::within(observed.trace, text.map(str::to_owned), answering);
+    let answering = telemetry::within(observed.trace, text.to_owned(), answering);
     let mut response = answering.await;
     observed.end(&mut response);
     response.headers_mut().entry(REQUEST_ID).or_insert(id);
     response
 }
 
-/// The id that the request came with, or gets.
-fn id_of(headers: &mut HeaderMap) -> HeaderValue {
-    let new = || {
-        let mut text = Uuid::encode_buffer();
-        let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
-        // It has hexadecimal digits and hyphens only.
-        HeaderValue::from_str(text).unwrap_or(const { HeaderValue::from_static("none") })
-    };
-    headers.entry(REQUEST_ID).or_insert_with(new).clone()
+/// The id that the request came with, or gets. What is no text, or long, names nothing in a log.
+fn id_of(headers: &HeaderMap) -> HeaderValue {
+    let is_fit =
+        |id: &&HeaderValue| id.to_str().is_ok_and(|id| (1..=REQUEST_ID_MAX).contains(&id.len()));
+    if let Some(given) = headers.get(REQUEST_ID).filter(is_fit) {
+        return given.clone();
+    }
+    let mut text = Uuid::encode_buffer();
+    let text = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+    // It has hexadecimal digits and hyphens only.
+    HeaderValue::from_str(text).unwrap_or(const { HeaderValue::from_static("none") })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Errors of Redis, classified where they arise. Never decides what to do about one.
 
-use redis::{ErrorKind, ParsingError, RedisError, ServerError};
+use redis::{ErrorKind, ParsingError, RedisError, ServerError, ServerErrorKind};
 
 use super::server;
 
@@ -59,6 +59,10 @@ impl Error {
         match code {
             "BACKPRESSURE" => Self::BacklogFull(partition),
             "SHARE" => Self::ShareFull(partition),
+            "MEMORY" => {
+                let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+                Self::MemoryFull((kind, "OOM", why.to_owned()).into())
+            }
             "CLOSED" if why.starts_with("resize") => Self::Resizing,
             "CLOSED" | "NOSTREAM" => Self::StateLost(why.to_owned()),
             _ => Self::Shape("append"),

@@ -41,7 +41,8 @@ struct GatheringState {
     departures: Mutex<JoinSet<()>>,
 }
 
-/// Payments that are not sent yet. Bounded by the requests under way.
+/// Payments that are not sent yet. Bounded by the requests under way; of those whose clients have
+/// gone, until the next departure of their partition.
 struct Queues {
     of_partitions: Vec<Queue>,
     /// Partitions of which some wait and none is under way.
@@ -66,10 +67,11 @@ struct QueuedPayment {
 }
 
 /// Payments of one partition that go together.
-struct Departing {
-    partition: u16,
+struct Departing<'a> {
     connection: usize,
     payments: Vec<QueuedPayment>,
+    /// From the beginning: whatever becomes of this, the next may follow.
+    under_way: UnderWay<'a>,
 }
 
 impl Gathering {
@@ -118,13 +120,35 @@ impl Gathering {
         if let Some(due) = due.filter(|due| *due > Instant::now()) {
             sleep_until(due).await;
         }
-        let departing = self.queues().take_ready();
+        let departing = self.take_ready();
         join_all(departing.into_iter().map(|one| self.send(one))).await;
     }
 
-    async fn send(&self, departing: Departing) {
-        let Departing { partition, connection, payments } = departing;
-        let under_way = UnderWay { gathering: self, partition, count: payments.len() };
+    fn take_ready(&self) -> Vec<Departing<'_>> {
+        let mut all = self.queues();
+        let all = &mut *all;
+        (all.departs, all.departed) = (false, Some(Instant::now()));
+        let mut departing = Vec::with_capacity(all.ready.len());
+        for partition in mem::take(&mut all.ready) {
+            let queue = &mut all.of_partitions[usize::from(partition)];
+            // Whoever has gone knows that it is not known what became of it.
+            queue.waiting.retain(|one| !one.answer.is_closed());
+            let count = queue.waiting.len().min(CHUNK_MAX);
+            if count > 0 {
+                queue.is_under_way = true;
+                let connection = all.under_way / PAYMENTS_OF_A_CONNECTION % CONNECTIONS;
+                let payments = queue.waiting.drain(..count).collect();
+                let under_way = UnderWay { gathering: self, partition, count };
+                departing.push(Departing { connection, payments, under_way });
+                all.under_way += count;
+            }
+        }
+        departing
+    }
+
+    async fn send(&self, departing: Departing<'_>) {
+        let Departing { connection, payments, under_way } = departing;
+        let partition = under_way.partition;
         let (arrivals, answers): (Vec<_>, Vec<_>) =
             payments.into_iter().map(|one| (one.arrival, one.answer)).unzip();
         let arrivals: Vec<&ReceivedPayment> = arrivals.iter().map(Arc::as_ref).collect();
@@ -144,27 +168,6 @@ impl Gathering {
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
         lock(&self.0.queues)
-    }
-}
-
-impl Queues {
-    fn take_ready(&mut self) -> Vec<Departing> {
-        (self.departs, self.departed) = (false, Some(Instant::now()));
-        let mut departing = Vec::with_capacity(self.ready.len());
-        for partition in mem::take(&mut self.ready) {
-            let queue = &mut self.of_partitions[usize::from(partition)];
-            // Whoever has gone knows that it is not known what became of it.
-            queue.waiting.retain(|one| !one.answer.is_closed());
-            let count = queue.waiting.len().min(CHUNK_MAX);
-            if count > 0 {
-                queue.is_under_way = true;
-                let connection = self.under_way / PAYMENTS_OF_A_CONNECTION % CONNECTIONS;
-                let payments = queue.waiting.drain(..count).collect();
-                departing.push(Departing { partition, connection, payments });
-                self.under_way += count;
-            }
-        }
-        departing
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     fmt,
     io::IsTerminal,
+    iter,
     sync::{Mutex, PoisonError},
 };
 
@@ -26,17 +27,14 @@ use tracing_subscriber::{
 use super::spans::RequestTrace;
 use crate::config::{LogFormat, TelemetryConfig};
 
-/// Characters of a request's id that are logged: clients may choose it.
-const REQUEST_ID_MAX: usize = 128;
-
 task_local! {
-    static REQUEST: (RequestTrace, Option<String>);
+    static REQUEST: (RequestTrace, String);
 }
 
 /// Runs the handler of a request; its log lines carry the request's id and trace.
 pub fn within<T>(
     trace: RequestTrace,
-    request_id: Option<String>,
+    request_id: String,
     answering: impl Future<Output = T>,
 ) -> impl Future<Output = T> {
     REQUEST.scope((trace, request_id), answering)
@@ -50,12 +48,9 @@ pub(super) fn current_request() -> Option<RequestTrace> {
 /// Fields of the current request, values as JSON.
 fn request_fields() -> Vec<(&'static str, String)> {
     let fields = REQUEST.try_with(|(trace, request_id)| {
-        let request_id = request_id.as_ref().map(|id| {
-            let id: String = id.chars().take(REQUEST_ID_MAX).collect();
-            ("request_id", serde_json::Value::from(id).to_string())
-        });
+        let request_id = ("request_id", serde_json::Value::from(request_id.as_str()).to_string());
         let trace_id = trace.trace_id().map(|id| ("trace_id", format!("\"{id}\"")));
-        request_id.into_iter().chain(trace_id).collect()
+        iter::once(request_id).chain(trace_id).collect()
     });
     fields.unwrap_or_default()
 }

@@ -43,14 +43,19 @@ impl Dealer {
     /// What goes to another lane because this one does not keep up: half of its partitions, if a
     /// lane is free.
     pub(super) fn widen(&mut self, lane: usize, hands: &Hands, now: Instant) -> Vec<(u16, usize)> {
-        self.narrow_at = now + self.calm;
+        self.put_off(now);
         let Some(empty) = self.empty(hands) else { return Vec::new() };
         let moves: Vec<_> = on(lane, hands).skip(1).step_by(2).map(|one| (one, empty)).collect();
         if !moves.is_empty() {
             self.calm = (2 * self.calm).min(CALM_MAX);
-            self.narrow_at = now + self.calm;
+            self.put_off(now);
         }
         moves
+    }
+
+    /// Nothing was learnt of how many lanes are needed.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        self.narrow_at = now + self.calm;
     }
 
     /// What goes to another lane because all have kept up for long: the partitions of one.

@@ -255,7 +255,13 @@ impl Owner {
             self.ownership.release(&moves.abandon).await?;
         }
         self.order_releases(&moves.hand_over);
-        let moves = self.dealer.narrow(&self.hands(), Instant::now());
+        let now = Instant::now();
+        let worker = &self.worker;
+        // While a store is away, no lane can show that it is needed.
+        if worker.redis.check(now).is_err() || worker.postgresql.check(now).is_err() {
+            self.dealer.put_off(now);
+        }
+        let moves = self.dealer.narrow(&self.hands(), now);
         if !moves.is_empty() {
             info!(
                 partitions = moves.len(),

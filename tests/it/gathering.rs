@@ -84,4 +84,10 @@ async fn one_that_is_refused_stops_no_other() {
     assert!(matches!(other, Ok(Appended::Accepted(_))), "{other:?}");
     assert!(matches!(known, Ok(Appended::Duplicate(_))), "{known:?}");
     assert!(matches!(full_again, Err(Error::ShareFull(_))), "{full_again:?}");
+    // Redis has no memory for what is new, and still knows what is not.
+    stores.tell(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let both = [of("bank-b", "newest"), many[0].clone()];
+    let [new, known] = <[_; 2]>::try_from(together(&producer, both).await).unwrap();
+    assert!(matches!(new, Err(Error::MemoryFull(_))), "{new:?}");
+    assert!(matches!(known, Ok(Appended::Duplicate(_))), "{known:?}");
 }

@@ -284,6 +284,11 @@ async fn every_request_has_an_id_that_comes_back() {
         assert!(made.len() >= 32 && seen.insert(made.clone()), "{path} {made}");
         let given = h.api.request(Method::GET, path).header("x-request-id", "from-the-client-7");
         assert_eq!(send(given).await.header("x-request-id"), "from-the-client-7");
+        for unfit in [b"\xff\xfe".to_vec(), Vec::new(), vec![b'x'; 129]] {
+            let given = h.api.request(Method::GET, path).header("x-request-id", unfit);
+            let made = send(given).await.header("x-request-id").to_owned();
+            assert!(made.len() == 36 && seen.insert(made.clone()), "{path} {made}");
+        }
     }
 }
 

@@ -143,7 +143,7 @@ fn growth() -> Vec<Scenario> {
     for customers in [10, 1_000, 100_000] {
         all.push(Scenario { customers, ..brief("customers", customers) });
     }
-    for ledger_rows in [1, 1_000_000, 3_000_000] {
+    for ledger_rows in [1, 1_000_000, 10_000_000] {
         all.push(Scenario { ledger_rows, ..brief("payments in the ledger", ledger_rows) });
     }
     all

@@ -207,11 +207,13 @@ impl Site {
         }
     }
 
-    /// What became of the payments that came since; all of them were settled.
+    /// What became of the payments that came since; all of them were settled. Their times are in
+    /// whole milliseconds.
     pub(crate) async fn found(&self, since: &Mark) -> Result<Settled> {
         let sql = "with settled as (
                  select received_at, processed_at from processed_transactions
-                 where outcome = 'applied' and received_at >= $1::timestamptz)
+                 where outcome = 'applied'
+                     and received_at >= date_trunc('milliseconds', $1::timestamptz))
              select count(*) as payments,
                  (1e6 * extract(epoch from max(processed_at) - min(received_at)))::bigint as took_us,
                  (1e6 * extract(epoch from percentile_cont(0.5) within group

@@ -14,7 +14,7 @@
 --       nothing, payment, received at in ms, traceparent or nothing, evidence or nothing
 -- Answers for each payment "appended|duplicate|conflict sequence stream-id". One that
 -- cannot be taken is answered "refused CODE why" and ends the list, unless they have
--- nothing to do with each other: BACKPRESSURE, SHARE, NOSTREAM, or CLOSED with what seq
+-- nothing to do with each other: BACKPRESSURE, SHARE, MEMORY, NOSTREAM, or CLOSED with what seq
 -- holds in place of a number while the partition takes nothing new. A counter that has
 -- gone back, or is gone with its stream, is made such. The error LINEAGE says that another
 -- lineage has begun: nothing was done, and what is known must be compared again. The only
@@ -236,6 +236,9 @@ local function next_sequence(source)
   local sequence = redis.pcall('INCR', seq)
   if type(sequence) == 'table' then
     local why = closed()
+    if not why and string.find(sequence.err, 'OOM', 1, true) then
+      why = 'refused MEMORY ' .. stream .. ' has no memory left'
+    end
     if not why then error(sequence) end
     return nil, why
   end
