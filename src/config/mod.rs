@@ -202,8 +202,8 @@ pub struct ServeConfig {
     /// finished.
     #[arg(long, env = "PAYSTREAM_SHUTDOWN_GRACE", default_value = "25s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
-    /// Threads that do the work; those for files and names come on top. Without it, half of the
-    /// processors that the process may use, at least 1.
+    /// Threads that do the work. More are started to read files and look up names. Without
+    /// it, half of the processors that the process may use, at least 1.
     #[arg(long, env = "PAYSTREAM_THREADS")]
     pub threads: Option<NonZeroU16>,
 }

@@ -121,10 +121,11 @@ impl Monitor {
     /// Says how the process fares; needs the reading before, for how much
     /// processor time it used since.
     async fn look_at_process(&self, before: Option<Reading>) -> Option<Reading> {
-        let reading = spawn_blocking(process::read).await.ok();
+        let runtime = tokio::runtime::Handle::current().metrics();
+        let threads = runtime.num_workers();
+        let reading = spawn_blocking(move || process::read(threads)).await.ok();
         let mut seen = samples::process(before.as_ref(), reading.as_ref());
-        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-        seen.push(Sample::count(&catalog::TASKS, tasks));
+        seen.push(Sample::count(&catalog::TASKS, runtime.num_alive_tasks()));
         for (dependency, circuit) in
             [(circuit_breaker::REDIS, &self.redis), (circuit_breaker::POSTGRESQL, &self.postgresql)]
         {

@@ -30,8 +30,8 @@ impl Reading {
     }
 }
 
-/// Reads what there is; touches files.
-pub(super) fn read() -> Reading {
+/// Reads what there is, of a process that works on so many threads; touches files.
+pub(super) fn read(threads: usize) -> Reading {
     let nothing = Reading {
         at: Instant::now(),
         cpu: None,
@@ -41,7 +41,7 @@ pub(super) fn read() -> Reading {
         files: None,
     };
     #[cfg(target_os = "linux")]
-    let nothing = linux::read(nothing);
+    let nothing = linux::read(nothing, threads);
     nothing
 }
 
@@ -66,7 +66,7 @@ mod linux {
     /// Where control groups are, in the newer version.
     const GROUPS: &str = "/sys/fs/cgroup";
 
-    pub(super) fn read(nothing: Reading) -> Reading {
+    pub(super) fn read(nothing: Reading, threads: usize) -> Reading {
         let process = Process::myself().ok();
         let process = process.as_ref();
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -74,7 +74,7 @@ mod linux {
         let machine = Meminfo::current().ok().map(|memory| memory.mem_total);
         Reading {
             cpu: process.and_then(cpu),
-            quota: quotas(&groups).chain(processors()).reduce(Quota::min),
+            quota: quotas(&groups).chain(processors(threads)).reduce(Quota::min),
             memory: process
                 .and_then(|it| it.status().ok()?.vmrss)
                 .map(|kilobytes| kilobytes * 1024),
@@ -90,8 +90,8 @@ mod linux {
         Some(Duration::from_millis(milliseconds))
     }
 
-    fn processors() -> Option<Quota> {
-        let processors = thread::available_parallelism().ok()?.get();
+    fn processors(threads: usize) -> Option<Quota> {
+        let processors = thread::available_parallelism().ok()?.get().min(threads);
         u64::try_from(processors).ok().map(Quota::of)
     }
 
@@ -135,8 +135,10 @@ pub(super) mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_can_be_read() {
-        let reading = read();
-        assert!(reading.cpu.is_some() && reading.quota.is_some());
+        let reading = read(1);
+        let second = Duration::from_secs(1);
+        assert!(reading.quota.is_some_and(|quota| quota.within(second) <= second), "one thread");
+        assert!(reading.cpu.is_some());
         assert!(reading.memory.is_some_and(|bytes| bytes > 1 << 20), "{reading:?}");
         assert!(reading.memory_limit > reading.memory, "{reading:?}");
         assert!(reading.files.is_some_and(|files| files >= 3), "{reading:?}");

@@ -227,7 +227,7 @@ metrics! {
     // The process.
     CPU = "process.cpu.utilization", Gauge, "1",
         [],
-        "CPU use of this process, as a share of the processors available to it.";
+        "CPU use of this process, as a share of the processors that its threads can use.";
     MEMORY = "process.memory.usage", Gauge, "By",
         [],
         "Memory used by this process.";
