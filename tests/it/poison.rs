@@ -125,7 +125,8 @@ async fn an_entry_that_ends_its_worker_each_time_is_buried_at_the_limit() {
     let buried = "select count(*) from dead_letters";
     let mut deaths = 0;
     let _worker = loop {
-        let worker = Process::serve("worker", &h.stores, &settings).await;
+        // Not until it is ready: a worker whose every payment waits for a lock is not.
+        let worker = Process::listening(serve("worker", &h.stores, &settings)).await;
         let dies = eventually("it tries the entry, or gives it up", async || {
             let waits = h.stores.count(WAITING).await > 0;
             (waits || h.stores.count(buried).await > 0).then_some(waits)
