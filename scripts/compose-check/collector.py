@@ -1,0 +1,115 @@
+"""Stands in for the OpenTelemetry collector. Reads the mounted configuration, refuses components
+that are named and not defined, paths that do not exist, and receivers and exporters that it does
+not know; takes OTLP over gRPC and HTTP, hands spans on to Tempo, and shows metrics to Prometheus
+under the collector's names, which otlp_receiver of examples/ makes. Never keeps anything, and is
+not the collector: whether the collector takes this configuration, it does not say."""
+
+import os
+import subprocess
+import threading
+
+import grpc
+
+from common import METRICS, TRACES, ask, fail, option, read, serve_grpc, serve_http
+from common import until_stopped, values
+
+RECEIVER_GRPC, RECEIVER_HTTP = "127.0.0.1:14317", "127.0.0.1:14318"
+
+
+def kind(component):
+    return component.partition("/")[0]
+
+
+config = read(option("config"))
+for path in values(config, lambda key: key == "root_path" or key.endswith("_file")):
+    if not os.path.exists(path):
+        fail(f"the configuration names {path}, which does not exist")
+service = config["service"]
+for name in service.get("extensions", []):
+    if name not in config.get("extensions", {}):
+        fail(f"the extension {name} is not defined")
+used = {"receivers": set(), "processors": set(), "exporters": set()}
+for pipeline, parts in service["pipelines"].items():
+    for part, names in parts.items():
+        for name in names:
+            if name not in (config.get(part) or {}):
+                fail(f"pipeline {pipeline}: {name} of its {part} is not defined")
+            used[part].add(name)
+
+# Names and labels are made by the program that the tests have.
+receiver = subprocess.Popen(
+    ["/stand-ins/otlp_receiver", "--grpc", RECEIVER_GRPC, "--metrics", RECEIVER_HTTP]
+)
+threading.Thread(target=lambda: os._exit(receiver.wait() or 1), daemon=True).start()
+made = grpc.insecure_channel(RECEIVER_GRPC)
+
+forward, failed = {}, {}
+
+
+def take(method, request):
+    made.unary_unary(method)(request, timeout=5, wait_for_ready=True)
+    if method == TRACES:
+        for name, channel in forward.items():
+            try:
+                channel.unary_unary(method)(request, timeout=5)
+            except grpc.RpcError:
+                # The collector would try again later.
+                failed[name] += 1
+
+
+def page(own):
+    """Series of the collector itself, or all the others."""
+    lines = ask(f"http://{RECEIVER_HTTP}/metrics").splitlines()
+
+    def family(line):
+        return line.split(" ")[2] if line.startswith("#") else line
+
+    shown = [line for line in lines if family(line).startswith("otelcol_") == own]
+    if own:
+        shown += [f'stand_in_forward_failures{{exporter="{name}"}} {n}' for name, n in failed.items()]
+    return "\n".join(shown) + "\n"
+
+
+for name in used["exporters"]:
+    settings = config["exporters"][name] or {}
+    match kind(name):
+        case "otlp_grpc" | "otlp":
+            if not settings.get("tls", {}).get("insecure"):
+                fail(f"{name}: this stand-in speaks no TLS")
+            forward[name], failed[name] = grpc.insecure_channel(settings["endpoint"]), 0
+        case "prometheus":
+            serve_http(settings["endpoint"], lambda path: page(False) if path == "/metrics" else None)
+        case "debug" | "nop":
+            pass
+        case _:
+            fail(f"there is no stand-in for the exporter {name}")
+
+for reader in service.get("telemetry", {}).get("metrics", {}).get("readers", []):
+    at = reader["pull"]["exporter"]["prometheus"]
+    serve_http(
+        f"{at['host']}:{at['port']}", lambda path: page(True) if path == "/metrics" else None
+    )
+
+
+def take_http(path, body, headers):
+    if path not in ("/v1/traces", "/v1/metrics"):
+        return None
+    kept = ("Content-Type", "Content-Encoding")
+    passed = {name: headers[name] for name in kept if name in headers}
+    return ask(f"http://{RECEIVER_HTTP}{path}", body, passed)
+
+
+servers = []
+for name in used["receivers"]:
+    settings = config["receivers"][name] or {}
+    match kind(name):
+        case "otlp":
+            protocols = settings["protocols"]
+            if "grpc" in protocols:
+                servers.append(serve_grpc(protocols["grpc"]["endpoint"], take))
+            if "http" in protocols:
+                serve_http(protocols["http"]["endpoint"], lambda _: None, take_http)
+        case _:
+            fail(f"there is no stand-in for the receiver {name}")
+
+until_stopped()
