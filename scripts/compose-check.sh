@@ -64,7 +64,9 @@ passed() {
     current=''
 }
 record() { outcomes+="$(printf '%-6s %4d s  %s' "$1" $((SECONDS - begun)) "$current")"$'\n'; }
-wrong() { say "  $*"; exit 1; }
+reason=''
+# wrong <sentence>: ends the run.
+wrong() { reason=$*; exit 1; }
 
 sender='' engine=''
 finish() {
@@ -74,9 +76,9 @@ finish() {
     set +e
     if [ $status -ne 0 ] && [ -n "$current" ]; then
         record FAILED
-        say "FAILED: $current"
-        tail -n 25 logs/check.log | sed 's/^/    /' >&3
+        tail -n 12 logs/check.log | sed 's/^/    /' >&3
         show_ailing
+        say "FAILED: $current: ${reason:-see above}"
     fi
     [ -z "$sender" ] || kill "$sender"
     if [ -n "$engine" ]; then
@@ -85,6 +87,8 @@ finish() {
         done
         clear_engine
         kill "$engine" && wait "$engine"
+        # A mount that it leaves behind.
+        umount run/netns/default
     fi
     printf '\n%s\n' "$outcomes" >&3
     if [ $status -eq 0 ]; then
@@ -95,8 +99,8 @@ finish() {
     exit $status
 }
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'reason=interrupted; exit 130' INT
+trap 'reason=terminated; exit 143' TERM HUP
 
 # Logs of containers that are not as they should be.
 show_ailing() {
@@ -119,11 +123,12 @@ clear_engine() {
 }
 
 start_engine() {
-    # Without a bridge and rules of its own: neither are needed, and this machine keeps what it has.
+    # Without a bridge, forwarding and rules of a firewall: nothing here needs them, and this machine
+    # keeps its own.
     # In a session of its own, which Ctrl-C does not reach: containers go before it does.
     setsid dockerd --host "$DOCKER_HOST" --data-root "$folder/engine" --exec-root "$folder/run" \
-        --pidfile "$folder/dockerd.pid" --bridge=none --iptables=false --ip6tables=false \
-        >logs/dockerd.log 2>&1 3>&- 9>&- &
+        --pidfile "$folder/dockerd.pid" --bridge=none --ip-forward=false --iptables=false \
+        --ip6tables=false >logs/dockerd.log 2>&1 3>&- 9>&- &
     engine=$!
     for _ in $(seq 300); do
         docker version >/dev/null 2>&1 && return 0
@@ -149,11 +154,12 @@ bootstrap() {
 
 # The toolchain that rust-toolchain.toml names, without its documentation.
 import_toolchain() {
-    has_image stand-in/toolchain && return 0
+    has_image "stand-in/toolchain:$1" && return 0
     tar --create --dereference --exclude ./share --exclude ./lib/rustlib/src \
         --directory "$(cd "$source" && rustc --print sysroot)" . \
         --directory /etc/ssl/certs ca-certificates.crt |
         docker import - stand-in/toolchain
+    docker tag stand-in/toolchain "stand-in/toolchain:$1"
 }
 
 # stand_in <image>: makes and tags it.
@@ -163,6 +169,7 @@ stand_in() {
     if [ "$repository" = debian ]; then
         local suite=${image#*:}
         bootstrap "${suite%-slim}" "$image"
+        say "  $image: made with debootstrap"
         return
     fi
     grep -q " AS $stage\$" context/Dockerfile ||
@@ -232,7 +239,8 @@ prometheus() {
 for one in json.load(sys.stdin)["data"]["result"]:
     print(*one["metric"].values(), one["value"][1])'
 }
-# counts <query>: all of it is above zero.
+# none <query>: it answers, with no series. counts <query>: all of it is above zero.
+none() { [ -z "$(prometheus "$1" || echo failed)" ]; }
 counts() { [ "$(prometheus "min($1) > bool 0")" = 1 ]; }
 
 # The address of a service's container in a network, which this machine reaches.
@@ -295,7 +303,7 @@ wanted_rust=$(sed -n 's/^FROM rust:\([0-9.]*\)-.*/\1/p' tree/Dockerfile)
 (cd "$source" && rustc --version) | grep -qF "rustc $wanted_rust " ||
     wrong "the Dockerfile wants Rust $wanted_rust, this machine has $(cd "$source" && rustc --version)"
 bootstrap $SUITE "stand-in/debian:$SUITE"
-import_toolchain
+import_toolchain "$wanted_rust"
 images=$(awk '/^FROM / { print $2 }' tree/Dockerfile | sort
     awk '$1 == "image:" && $2 !~ /^paystream:/ { print $2 }' config.yaml | sort -u)
 for image in $images; do stand_in "$image"; done
@@ -348,6 +356,9 @@ collector_http() {
         "http://$(address otel-collector telemetry):4318/v1/traces"
 }
 wait_true "the collector takes OTLP over HTTP" collector_http
+wait_true "the collector reaches hosts and stores, as far as it asks them" none 'stand_in_collected == 0'
+[ "$(running alertmanager)" -eq 0 ] ||
+    wait_true "Prometheus finds Alertmanager" counts prometheus_notifications_alertmanagers_discovered
 wait_true "each data source of Grafana answers" data_sources
 outcome="$(prometheus 'count(up)') targets, $(prometheus 'count(target_info)') processes, $(prometheus 'sum(otelcol_receiver_accepted_spans)') spans, $(rules) rules, alerts that fire: $(alerts)"
 
@@ -385,6 +396,7 @@ starts() {
     compose exec -T tempo cat /var/tempo/wal/stand-in | wc -l
 }
 starts=$(starts)
+no_restarts
 compose down
 [ -z "$(docker ps -aq)" ] || wrong "containers are left after down"
 compose up --detach

@@ -1,18 +1,24 @@
 """Stands in for the OpenTelemetry collector. Reads the mounted configuration, refuses components
 that are named and not defined, paths that do not exist, and receivers and exporters that it does
 not know; takes OTLP over gRPC and HTTP, hands spans on to Tempo, and shows metrics to Prometheus
-under the collector's names, which otlp_receiver of examples/ makes. Never keeps anything, and is
-not the collector: whether the collector takes this configuration, it does not say."""
+under the collector's names, which otlp_receiver of examples/ makes. Of hosts and stores it tells
+only whether what the receiver would ask is answered. Never keeps anything, and is not the
+collector: whether the collector takes this configuration, it does not say."""
 
 import os
 import subprocess
 import threading
+import time
 
 import grpc
+import psycopg
+import redis
 
 from common import METRICS, TRACES, ask, fail, option, read, serve_grpc, serve_http
 from common import until_stopped, values
 
+# How often hosts and stores are asked.
+PAUSE = 10
 RECEIVER_GRPC, RECEIVER_HTTP = "127.0.0.1:14317", "127.0.0.1:14318"
 
 
@@ -43,7 +49,7 @@ receiver = subprocess.Popen(
 threading.Thread(target=lambda: os._exit(receiver.wait() or 1), daemon=True).start()
 made = grpc.insecure_channel(RECEIVER_GRPC)
 
-forward, failed = {}, {}
+forward, failed, collected = {}, {}, {}
 
 
 def take(method, request):
@@ -66,7 +72,11 @@ def page(own):
 
     shown = [line for line in lines if family(line).startswith("otelcol_") == own]
     if own:
-        shown += [f'stand_in_forward_failures{{exporter="{name}"}} {n}' for name, n in failed.items()]
+        for metric, label, values_of in (
+            ("stand_in_forward_failures", "exporter", failed),
+            ("stand_in_collected", "receiver", collected),
+        ):
+            shown += [f'{metric}{{{label}="{name}"}} {n}' for name, n in values_of.items()]
     return "\n".join(shown) + "\n"
 
 
@@ -99,6 +109,71 @@ def take_http(path, body, headers):
     return ask(f"http://{RECEIVER_HTTP}{path}", body, passed)
 
 
+def ask_redis(settings):
+    host, port = settings["endpoint"].rsplit(":", 1)
+    login = {name: settings.get(name) for name in ("username", "password")}
+    redis.Redis(host, int(port), socket_timeout=5, **login).info("all")
+
+
+def ask_postgresql(settings):
+    host, port = settings["endpoint"].rsplit(":", 1)
+    tls = "disable" if settings.get("tls", {}).get("insecure") else "require"
+    for database in settings.get("databases") or ["postgres"]:
+        with psycopg.connect(
+            host=host,
+            port=port,
+            user=settings["username"],
+            password=settings["password"],
+            dbname=database,
+            sslmode=tls,
+            connect_timeout=5,
+        ) as connection:
+            for view in ("activity", "database", "bgwriter", "replication", "user_tables"):
+                connection.execute(f"select count(*) from pg_stat_{view}")
+            connection.execute("select pg_database_size(current_database()), count(*) from pg_locks")
+
+
+def ask_host(settings):
+    root = settings.get("root_path", "/")
+    for file in ("stat", "meminfo", "self/mountinfo"):
+        open(f"{root}/proc/{file}").close()
+
+
+def ask_pages(settings):
+    for target in settings["targets"]:
+        for url in target.get("endpoints", []) + [target.get("endpoint")]:
+            if url:
+                ask(url)
+
+
+ASKS = {
+    "redis": ask_redis,
+    "postgresql": ask_postgresql,
+    "nginx": lambda settings: ask(settings["endpoint"]),
+    "hostmetrics": ask_host,
+    "host_metrics": ask_host,
+    "httpcheck": ask_pages,
+    "http_check": ask_pages,
+}
+
+
+def collect(name, settings):
+    while True:
+        try:
+            ASKS[kind(name)](settings)
+            collected[name] = 1
+        except (OSError, redis.RedisError, psycopg.Error) as error:
+            print(f"stand-in: receiver {name}: {error}")
+            collected[name] = 0
+        time.sleep(PAUSE)
+
+
+for name in service.get("extensions", []):
+    settings = config["extensions"][name] or {}
+    if kind(name) != "health_check":
+        fail(f"there is no stand-in for the extension {name}")
+    serve_http(settings.get("endpoint", "localhost:13133"), lambda _: "well\n")
+
 servers = []
 for name in used["receivers"]:
     settings = config["receivers"][name] or {}
@@ -109,6 +184,9 @@ for name in used["receivers"]:
                 servers.append(serve_grpc(protocols["grpc"]["endpoint"], take))
             if "http" in protocols:
                 serve_http(protocols["http"]["endpoint"], lambda _: None, take_http)
+        case asked if asked in ASKS:
+            collected[name] = 0
+            threading.Thread(target=collect, args=(name, settings), daemon=True).start()
         case _:
             fail(f"there is no stand-in for the receiver {name}")
 

@@ -20,6 +20,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     export PGHOST=/var/run/postgresql
     [ "$POSTGRES_DB" = postgres ] ||
         createdb --username "$POSTGRES_USER" --no-password --maintenance-db postgres "$POSTGRES_DB"
+    # shellcheck disable=SC1090
     for file in /docker-entrypoint-initdb.d/*; do
         case $file in
             # What may not be executed is read, in a shell of its own.
