@@ -6,6 +6,7 @@ only whether what the receiver would ask is answered. Never keeps anything, and 
 collector: whether the collector takes this configuration, it does not say."""
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -133,10 +134,34 @@ def ask_postgresql(settings):
             connection.execute("select pg_database_size(current_database()), count(*) from pg_locks")
 
 
+def ask_sql(settings):
+    if settings["driver"] != "postgres":
+        fail(f"there is no stand-in for the driver {settings['driver']}")
+    with psycopg.connect(settings["datasource"]) as connection:
+        for query in settings["queries"]:
+            answer = connection.execute(query["sql"])
+            columns = {column.name for column in answer.description}
+            for metric in query["metrics"]:
+                missing = {metric["value_column"], *metric.get("attribute_columns", [])} - columns
+                if missing:
+                    raise psycopg.Error(f"the answer has no {missing}")
+            if not answer.fetchall():
+                raise psycopg.Error(f"no row: {query['sql']}")
+
+
 def ask_host(settings):
     root = settings.get("root_path", "/")
-    for file in ("stat", "meminfo", "self/mountinfo"):
+    for file in ("stat", "meminfo", "loadavg"):
         open(f"{root}/proc/{file}").close()
+    with open(f"{root}/proc/self/mountinfo") as file:
+        mounts = [line.split(" ")[4] for line in file]
+    filesystem = settings["scrapers"].get("filesystem") or {}
+    for pattern in filesystem.get("include_mount_points", {}).get("mount_points", []):
+        found = [mount for mount in mounts if re.search(pattern, mount)]
+        if not found:
+            raise OSError(f"nothing is mounted at {pattern}")
+        for mount in found:
+            os.statvfs(mount)
 
 
 def ask_pages(settings):
@@ -149,6 +174,7 @@ def ask_pages(settings):
 ASKS = {
     "redis": ask_redis,
     "postgresql": ask_postgresql,
+    "sqlquery": ask_sql,
     "nginx": lambda settings: ask(settings["endpoint"]),
     "hostmetrics": ask_host,
     "host_metrics": ask_host,
