@@ -33,7 +33,7 @@ use crate::{
     stream::permissions,
     telemetry::{LogLevel, Service, Signals, Telemetry},
     worker,
-    worker_name::{self, WorkerName},
+    worker_name::WorkerName,
 };
 use capabilities::{Circuits, QUERIES};
 use shutdown::{drain, until_interrupted};
@@ -54,6 +54,17 @@ pub enum Role {
     Operations,
     /// Settles payments in the ledger.
     Worker,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Gateway => "gateway",
+            Self::Operations => "operations",
+            Self::Worker => "worker",
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -128,9 +139,11 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
         Role::Operations => "paystream-operations",
         Role::Worker => "paystream-worker",
     };
-    let instance = format!("{}-{}", worker_name::host(), std::process::id());
+    // New at each start: host and process id come again, and in containers all are 1.
+    let instance = Uuid::now_v7().to_string();
     let (_, seed) = Uuid::now_v7().as_u64_pair();
-    Telemetry::start(&config.export, Service { name, instance }, level, seed)
+    let places = stores::places(&config.store)?;
+    Telemetry::start(&config.export, Service { name, instance }, places, level, seed)
 }
 
 /// Who may call, and what is shown to them, for as long as the process lives.
@@ -234,7 +247,7 @@ async fn serve_topology(
         ended.run_until_cancelled(streams.follow()).await;
         Ok(())
     });
-    let mut monitor = capabilities::monitor(config, &stores, &circuits, signals);
+    let mut monitor = capabilities::monitor(role, config, &stores, &circuits, signals);
     // Its name stays taken for as long as it works.
     let mut identity = None;
     if works {

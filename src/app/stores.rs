@@ -12,10 +12,21 @@ use crate::{
     ledger::{self, Ledger, Topology},
     operations::{open_ledger, open_streams, open_topology, refuse_left},
     stream::{self, RedisVitals, Streams},
+    telemetry::StorePlaces,
 };
 
 /// How long a start waits for Redis and PostgreSQL.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where both are, as spans tell it; asks neither.
+pub(super) fn places(store: &StoreConfig) -> anyhow::Result<StorePlaces> {
+    let (ledger, streams) = (open_ledger(&store.ledger)?, open_streams(store, 1, 1)?);
+    Ok(StorePlaces {
+        redis: streams.only_server(),
+        postgresql: ledger.only_server(),
+        database: ledger.database().map(str::to_owned),
+    })
+}
 
 pub(super) struct Stores {
     pub(super) streams: Streams,

@@ -5,12 +5,14 @@
 //! decides which become spans and where they are exported.
 
 mod attempts;
+mod batches;
 pub mod catalog;
 mod export;
 mod gateway;
 mod gauges;
 mod logs;
 mod meters;
+mod sampling;
 mod signals;
 mod spans;
 pub mod traceparent;
@@ -28,7 +30,7 @@ pub use gauges::{GaugeSource, Sample};
 pub use logs::{LogLevel, within};
 pub use signals::Signals;
 use spans::Spans;
-pub use spans::{RequestTrace, Timestamp};
+pub use spans::{RequestTrace, StorePlaces, Timestamp};
 pub use worker::{BatchFailure, Buried, Earlier, Steps, Tried};
 
 use crate::config::{ExportConfig, TelemetryConfig};
@@ -52,6 +54,7 @@ impl Telemetry {
     pub fn start(
         config: &ExportConfig,
         service: Service,
+        places: StorePlaces,
         level: LogLevel,
         seed: u64,
     ) -> anyhow::Result<Self> {
@@ -65,7 +68,7 @@ impl Telemetry {
         let resource = export::resource(service, ratio);
         let processor = export::spans(&resource).context("telemetry cannot be exported")?;
         let metrics = export::metrics(resource).context("telemetry cannot be exported")?;
-        let spans = Spans::new(processor, ratio, config.trace_slow, seed);
+        let spans = Spans::new(processor, places, ratio, config.trace_slow, seed);
         Ok(Self {
             signals: Signals::new(&metrics, spans, Some(level), true),
             metrics: Some(metrics),
