@@ -17,6 +17,8 @@ use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 #[derive(Clone, Copy)]
 struct Place {
     parent: TraceContext,
+    /// The caller's span, where the trace is not its own.
+    caller: Option<TraceContext>,
     weight: Weight,
 }
 
@@ -96,7 +98,7 @@ impl Signals {
     }
 
     /// Where an entry's span belongs, if one is written. An unsampled attempt that stands out gets
-    /// a trace, the same one for all attempts at its entry.
+    /// a trace, the same one for all attempts at its entry in this process.
     fn place(
         &self,
         entry: (u16, StreamId),
@@ -106,13 +108,14 @@ impl Signals {
     ) -> Option<Place> {
         let spans = &self.0.spans;
         if let Some(parent) = trace.filter(TraceContext::is_recorded) {
-            return Some(Place { parent, weight: Weight::OfTrace });
+            return Some(Place { parent, caller: None, weight: Weight::OfTrace });
         }
         let is_written = stands_out && spans.allows_late(at);
-        let known = || spans.attempts(entry).first().copied().or(trace);
         is_written.then(|| {
-            let parent = known().unwrap_or_else(|| spans.new_trace()).unparented();
-            Place { parent, weight: Weight::Nothing }
+            let known = spans.attempts(entry).first().copied();
+            let parent = known.unwrap_or_else(|| spans.new_trace()).unparented();
+            let caller = trace.filter(|trace| trace.span_id.is_some());
+            Place { parent, caller, weight: Weight::Nothing }
         })
     }
 
@@ -129,6 +132,7 @@ impl Signals {
         let earlier = tried.earlier.get(&entry(delivery));
         let attempt = earlier.map_or(1, |earlier| earlier.deliveries);
         let mut links = vec![batch];
+        links.extend(place.caller);
         links.extend(spans.attempts(entry(delivery)).last());
         if let Some(earlier) = earlier.filter(|earlier| earlier.lost) {
             links.push(self.write_lost(tried, delivery, place, earlier));

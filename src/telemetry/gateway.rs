@@ -106,8 +106,9 @@ impl Signals {
     /// A payment is about to be appended.
     pub fn sending(&self, trace: &RequestTrace) -> SendSpan {
         let recorded = trace.recorded();
-        // Without a span here, the entry continues that of a trusted caller.
-        let context = recorded.map(|own| self.0.spans.below(&own)).or(trace.parent);
+        // Without a span here, the entry names the caller's.
+        let context =
+            recorded.map(|own| self.0.spans.below(&own)).or(trace.parent).or(trace.caller);
         SendSpan {
             context,
             parent: recorded.and_then(|own| own.span_id),

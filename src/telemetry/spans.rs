@@ -62,7 +62,8 @@ impl Timestamp {
 pub struct RequestTrace {
     /// The span of a caller that is trusted; the request continues its trace.
     pub(super) parent: Option<TraceContext>,
-    /// The span of any other caller; the request has a trace of its own, with a link to it.
+    /// The span of any other caller, as if it were unsampled; the request has a trace of its own,
+    /// with a link to it.
     pub(super) caller: Option<TraceContext>,
     /// The span of the request itself; none while no traces are exported.
     pub(super) own: Option<TraceContext>,
@@ -226,7 +227,8 @@ impl Spans {
     /// A `trusted` caller decides whether its request is recorded; what any other one says is only
     /// linked to, lest a stranger has everything recorded, or all in one trace.
     pub(super) fn request(&self, inbound: Option<TraceContext>, trusted: bool) -> RequestTrace {
-        let (parent, caller) = if trusted { (inbound, None) } else { (None, inbound) };
+        let unsampled = inbound.map(|inbound| TraceContext { sampled: false, ..inbound });
+        let (parent, caller) = if trusted { (inbound, None) } else { (None, unsampled) };
         if !self.is_on() {
             return RequestTrace { parent, caller, own: None };
         }

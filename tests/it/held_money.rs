@@ -220,8 +220,7 @@ async fn a_conflict_is_shown_beside_the_first_payment_and_resolved_once() {
 
 #[tokio::test]
 async fn the_trace_of_a_payment_is_kept_wherever_it_ends() {
-    let settings = ["--park-customer", "--attempts-max=1", "--trace-trusted=127.0.0.0/8"];
-    let mut h = Harness::gateway(&settings).await;
+    let mut h = Harness::gateway(&["--park-customer", "--attempts-max=1"]).await;
     h.api.open_account("ADA", "100").await;
     refuse_poison(&h.stores).await;
     let traced = async |name: &str, customer: &str, amount: &str, trace: u128| {

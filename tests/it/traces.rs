@@ -247,7 +247,10 @@ async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
     let attempts = [("PAYSTREAM_ATTEMPTS_MAX", "3")];
     let (gateway, ada) = both(&stores, &sink.url(), "0", &attempts).await;
     gateway.api.open_account("ADA", "100").await;
-    let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
+    let stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = gateway.api.request(Method::POST, "/api/v1/payments");
+    let request = request.header("traceparent", stranger).json(&payment("POISON", "ADA", "10"));
+    let reply = send(request).await;
     assert_eq!(reply.header("traceparent"), "", "nobody knew that it would fail");
     until_buried(&sink).await;
     ada.stop().await;
@@ -257,6 +260,10 @@ async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
     assert_dead_letter(&Trace(sink.trace(&bury.trace_id)));
     let not_of_batches: Vec<_> =
         spans.iter().filter(|it| [PROCESS, BURY].contains(&&*it.name)).collect();
+    assert!(!stranger.contains(&bury.trace_id), "one that nobody else can name");
+    for attempt in spans.iter().filter(|span| span.name == PROCESS) {
+        assert!(links(attempt).contains(&"b7ad6b7169203331"), "{attempt:#?}");
+    }
     assert!(not_of_batches.iter().all(|it| it.trace_id == bury.trace_id), "one trace: {spans:#?}");
     assert!(!spans.iter().any(|span| span.name == INSERT), "nothing was committed");
     for span in &spans {
