@@ -1,15 +1,16 @@
 //! Proves that the boards cannot mislead: missing telemetry is never drawn as a
 //! value, every link leads somewhere that a viewer may go, every variable is
-//! there, and the home board stays small. Reads files; knows nothing of how
-//! Grafana draws.
+//! there, and the home board stays small. Reads files, and asks promtool; knows
+//! nothing of how Grafana draws.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use serde_json::{Value, json};
 
 use super::{
     headings, parsed,
-    queries::{is_nan_when_idle, uses},
+    queries::{Use, is_nan_when_idle, uses},
+    rules::{promtool, told},
     sources::{self, Language, Panel, boards, filled_in, panels, read, yaml},
 };
 use crate::runbook::anchor;
@@ -83,6 +84,95 @@ fn figures_are_of_now_and_say_what_is_missing() {
         seen += 1;
     }
     assert!(seen > 20);
+}
+
+/// What a metric reports, as series of promtool's with the values of a state.
+fn series(one: &Use, values: &str) -> Vec<Value> {
+    let labels = one.labels.iter().filter(|(label, _)| *label != "le");
+    let labels = labels.map(|(label, values)| {
+        format!("{label}=\"{}\"", values.first().map_or("any", String::as_str))
+    });
+    let labels: Vec<String> = labels.collect();
+    let bounds: &[&str] =
+        if one.metric.ends_with("_bucket") { &["le=\"1.0\"", "le=\"+Inf\""] } else { &[""] };
+    let named = bounds.iter().map(|bound| {
+        let labels = labels.iter().map(String::as_str).chain([*bound]);
+        let labels: Vec<&str> = labels.filter(|label| !label.is_empty()).collect();
+        json!({"series": format!("{}{{{}}}", one.metric, labels.join(",")), "values": values})
+    });
+    named.collect()
+}
+
+/// Whether promtool, fed with what the queries name in some state, counts so many answers to
+/// each. Samples are 15 s apart.
+fn answers(queries: &[String], counts: &str, at: &str, expected: usize, values: Values) {
+    let uses = queries.iter().flat_map(|query| uses(&parsed(query)));
+    let series: BTreeSet<String> = uses
+        .filter_map(|one| Some(series(&one, values(&one.metric)?)))
+        .flatten()
+        .map(|series| series.to_string())
+        .collect();
+    let series: Vec<Value> =
+        series.iter().map(|series| serde_json::from_str(series).unwrap()).collect();
+    let samples: &[Value] = &[json!({"labels": "{}", "value": 1})];
+    let asked: Vec<Value> = queries
+        .iter()
+        .map(|query| {
+            let expr = counts.replace('_', query);
+            json!({"expr": expr, "eval_time": at, "exp_samples": &samples[..expected]})
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let test = json!({"tests": [{
+        "interval": "15s", "input_series": series, "promql_expr_test": asked,
+    }]});
+    fs::write(folder.path().join("test.yml"), test.to_string()).unwrap();
+    let output = promtool(&["test", "rules", "test.yml"], folder.path());
+    assert!(output.status.success(), "{}", told(&output));
+}
+
+/// What a metric reports; nothing when it is not there.
+type Values = fn(&str) -> Option<&'static str>;
+
+fn counts_up(metric: &str) -> bool {
+    ["_total", "_bucket", "_count", "_sum"].iter().any(|end| metric.ends_with(end))
+}
+
+/// Values of rules, which outlive what they are made of.
+fn is_recorded(metric: &str) -> bool {
+    metric.contains(':')
+}
+
+#[test]
+fn figures_of_the_home_board_have_no_value_when_telemetry_is_dead() {
+    let of_home = |panel: &Panel| panel.board == "Payments operations" && !panel.closed;
+    let figures: Vec<Panel> =
+        panels().into_iter().filter(|panel| panel.kind == "stat" && of_home(panel)).collect();
+    let all = figures.iter().flat_map(|panel| &panel.queries);
+    let all: Vec<String> = all.map(|query| filled_in(&query.text, "1m", "1h")).collect();
+    assert!(all.len() > 12);
+
+    let live: Values = |metric| Some(if counts_up(metric) { "0+10x60" } else { "1+0x60" });
+    answers(&all, "count(_)", "9m", 1, live);
+
+    // The last sample is at 10 minutes. The rules go on; the collector is away as well.
+    let dead: Values = |metric| match metric {
+        "paystream:front_up" => None,
+        _ if is_recorded(metric) => Some("1+0x60"),
+        _ => Some("0+10x40 stale"),
+    };
+    answers(&all, "count(_)", "11m30s", 0, dead);
+
+    // NaN is the one value that is not what it is.
+    let idle: Values = |metric| match metric {
+        _ if is_recorded(metric) => None,
+        _ if counts_up(metric) => Some("5+0x60"),
+        _ => Some("1+0x60"),
+    };
+    let shares = all.into_iter().filter(|query| is_nan_when_idle(&parsed(query)));
+    let shares: Vec<String> = shares.collect();
+    assert!(shares.len() > 1);
+    answers(&shares, "count((_) != (_))", "9m", 1, idle);
 }
 
 #[test]
