@@ -21,8 +21,9 @@ def quantile(metric, by):
 ONE = row(
     "One trace",
     trace("Trace",
-          "The trace whose id is above, from the request to the commit. Links of tables and of dots in heatmaps put it "
-          "there; so can you, with the `trace_id` of a log line. RUNBOOK: Redis or PostgreSQL is slow.", "trace"),
+          "The trace whose id is above. Links of tables and of dots in heatmaps put it there; so can you, with the "
+          "`trace_id` of a log line. A payment's trace ends with `process payments`, which links to the trace of its batch. "
+          "RUNBOOK: Redis or PostgreSQL is slow.", "trace"),
 )
 
 SEARCHES = row(
