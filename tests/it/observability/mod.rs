@@ -11,6 +11,7 @@ use std::{
 
 use paystream::telemetry::catalog::{Instrument, METRICS, Metric};
 
+mod boards;
 mod queries;
 mod rules;
 mod sources;
@@ -23,6 +24,19 @@ pub use sources::{files, read};
 /// Metrics of others, and the labels that we rely on.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("up", &[]),
+    (
+        "ALERTS",
+        &["alertname", "alertstate", "severity", "paystream_worker", "paystream_dependency"],
+    ),
+    ("target_info", &["service_version"]),
+    // To be recorded by the rules.
+    ("paystream:front_up", &[]),
+    ("paystream:availability_errors:ratio_rate5m", &[]),
+    ("paystream:availability_errors:ratio_rate1h", &[]),
+    ("paystream:availability_budget_left:ratio30d", &[]),
+    ("paystream:freshness_late:ratio_rate5m", &[]),
+    ("paystream:freshness_late:ratio_rate1h", &[]),
+    ("paystream:freshness_budget_left:ratio30d", &[]),
     ("otelcol_receiver_accepted_spans", &[]),
     ("otelcol_receiver_refused_spans", &[]),
     ("otelcol_exporter_sent_spans", &[]),
@@ -75,12 +89,17 @@ pub fn catalogued(name: &str) -> Option<&'static Metric> {
 /// Every query of Prometheus with where it stands and its legend.
 fn prometheus_queries() -> Vec<(String, String, String)> {
     let mut found = Vec::new();
-    for panel in panels() {
-        let place = format!("{}: {}", panel.board, panel.title);
-        let ours = panel.queries.into_iter().filter(|query| query.language == Language::PromQl);
+    let mut add = |place: String, queries: Vec<Query>| {
+        let ours = queries.into_iter().filter(|query| query.language == Language::PromQl);
         found.extend(ours.map(|Query { text, legend, .. }| {
             (place.clone(), filled_in(&text, "1m", "1h"), legend)
         }));
+    };
+    for board in sources::boards() {
+        board.panels.into_iter().for_each(|panel| {
+            add(format!("{}: {}", panel.board, panel.title), panel.queries);
+        });
+        add(format!("{}: annotations", board.title), board.annotations);
     }
     found.extend(sources::rules().into_iter().map(|rule| (rule.name, rule.expr, String::new())));
     assert!(found.len() > 100, "queries are found");
@@ -218,7 +237,7 @@ fn every_panel_says_what_it_shows_and_what_to_do() {
     let runbook = read("RUNBOOK.md");
     let headings = headings(&runbook);
     let (mut titles, mut named) = (BTreeSet::new(), 0);
-    for Panel { board, title, description, unit, queries, kind } in panels() {
+    for Panel { board, title, description, unit, queries, kind, .. } in panels() {
         let place = format!("{board}: {title}");
         assert!(!title.is_empty() && !unit.is_empty() && !queries.is_empty(), "{place} ({kind})");
         assert!(

@@ -16,13 +16,13 @@ use super::{
     sources::{RULES, files, yaml},
 };
 
-fn promtool(arguments: &[&str], folder: &Path) -> Output {
+pub(super) fn promtool(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new("promtool");
     command.args(arguments).current_dir(folder);
     command.output().expect("promtool runs; scripts/install.sh --observe installs it")
 }
 
-fn told(output: &Output) -> String {
+pub(super) fn told(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }
 
