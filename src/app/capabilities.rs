@@ -11,7 +11,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    Role,
+    role::Role,
     stores::{Stores, patiently},
 };
 use crate::{
@@ -105,14 +105,13 @@ pub(super) fn monitor(
     let operations = Operations::new(streams, ledger, topology, clock::system)
         .with_dedupe_window(config.gateway.dedupe_window)
         .with_signals(signals.clone());
-    let takes_payments = matches!(role, Role::All | Role::Gateway);
     Monitor {
         operations: Arc::new(operations),
         queries: None,
         redis: Arc::clone(&circuits.redis),
         postgresql: Arc::clone(&circuits.postgresql),
         worker: None,
-        backlog_max: takes_payments.then_some(config.gateway.backlog_max),
+        backlog_max: role.takes_payments().then_some(config.gateway.backlog_max),
         role: role.as_str(),
         audit_pace: config.audit_pace,
         signals: signals.clone(),

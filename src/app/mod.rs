@@ -2,13 +2,14 @@
 //! tasks of a role and drains them. Never decides anything about a payment.
 
 mod capabilities;
+mod role;
 mod shutdown;
 mod stores;
 
 use std::{io, num::NonZeroU16, path::PathBuf, sync::Arc, thread, time::Duration, time::Instant};
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use paystream_dev::DATABASE;
 use tokio::{
     net::TcpListener,
@@ -36,6 +37,7 @@ use crate::{
     worker_name::WorkerName,
 };
 use capabilities::{Circuits, QUERIES};
+pub use role::Role;
 use shutdown::{drain, until_interrupted};
 use stores::{Stores, is_outage};
 
@@ -43,29 +45,6 @@ use stores::{Stores, is_outage};
 const DEV_USER: &str = "paystream_dev";
 /// Between two checks whether the topology is still the one served.
 const TOPOLOGY_CHECK_EVERY: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    /// Gateway and worker in one process.
-    All,
-    /// Takes payments over HTTP.
-    Gateway,
-    /// Serves operators: the console and their API.
-    Operations,
-    /// Settles payments in the ledger.
-    Worker,
-}
-
-impl Role {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Gateway => "gateway",
-            Self::Operations => "operations",
-            Self::Worker => "worker",
-        }
-    }
-}
 
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
@@ -133,12 +112,7 @@ pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::
 }
 
 fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
-    let name = match role {
-        Role::All => "paystream",
-        Role::Gateway => "paystream-gateway",
-        Role::Operations => "paystream-operations",
-        Role::Worker => "paystream-worker",
-    };
+    let name = role.service_name();
     // New at each start: host and process id come again, and in containers all are 1.
     let instance = Uuid::now_v7().to_string();
     let (_, seed) = Uuid::now_v7().as_u64_pair();
@@ -228,7 +202,7 @@ async fn serve_topology(
     listeners: Vec<(Door, TcpListener)>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let works = matches!(role, Role::All | Role::Worker);
+    let works = role.settles();
     let doors: Vec<Door> = listeners.iter().map(|(door, _)| *door).collect();
     let roles = database_roles(works, &doors);
     let opening = Stores::open(&config.store, &roles);
