@@ -1,37 +1,24 @@
-"""The alerts and the headings of the RUNBOOK that they name, and addresses of the RUNBOOK.
+"""The alerts with the sections of the RUNBOOK that they link to.
 
-Reads prometheus/paystream.rules.yml, in which every alert has a line
-`- alert: Name` and, below it, `runbook: Heading`. Knows nothing else of YAML.
+Reads prometheus/paystream.rules.yml, in which every alert has a line `- alert: Name`
+and, below it, `runbook_url: address#section`. Knows nothing else of YAML.
 """
 
 import pathlib
 import re
 
-# Where the RUNBOOK is read in a browser. The rules' `runbook_url` begin with it, too.
-RUNBOOK = "https://github.com/paystream/paystream/blob/main/RUNBOOK.md"
-
 _RULES = pathlib.Path(__file__).resolve().parents[2] / "prometheus" / "paystream.rules.yml"
+_LINES = r"^ *- alert: (\w+)$(?:(?!\n *- ).)*?^ *runbook_url: (\S+)#(\S+)$"
+_FOUND = re.findall(_LINES, _RULES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
+# The section of each alert, by its anchor.
+SECTIONS = {name: section for name, _, section in _FOUND}
 
-def anchor(heading):
-    """The anchor of a heading, as those who show Markdown make it."""
-    return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+# Where the RUNBOOK is read in a browser.
+RUNBOOK = _FOUND[0][1]
 
 
 def runbook(heading):
-    """Where a heading of the RUNBOOK is read."""
-    return f"{RUNBOOK}#{anchor(heading)}"
-
-
-def _headings():
-    name, named = None, {}
-    for line in _RULES.read_text(encoding="utf-8").splitlines():
-        if found := re.match(r" *- alert: (\w+)$", line):
-            name = found[1]
-        elif found := re.match(r" *runbook: (.+)$", line):
-            named[name] = found[1]
-    return named
-
-
-# Of each alert.
-HEADINGS = _headings()
+    """Where a section of the RUNBOOK is read; anchors are as those who show Markdown make them."""
+    section = re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+    return f"{RUNBOOK}#{section}"

@@ -1,4 +1,4 @@
-"""Infrastructure: processes, PostgreSQL, Redis, and the way of the telemetry itself."""
+"""Infrastructure: processes, PostgreSQL, Redis, the host, and the way of the telemetry itself."""
 
 from common import ANNOTATIONS, COLLECTOR, INSTANCE, INSTANCES, PROCESS, RATE, or_idle, quantile
 from panels import PER_SECOND, below, course, dashboard, figure, limits, query, row
@@ -96,6 +96,52 @@ REDIS = row(
                   "{{paystream_dependency}} {{instance}}")], "none", below(1), max=1),
 )
 
+RECEIVERS = "the collector's receivers report nothing"
+
+# What the collector's receivers ask (otel-collector.yaml), so that our processes measure no host.
+HOST = row(
+    "Host and stores",
+    course("Fullness of disks",
+           "Used share of each file system that the collector sees. Above 90 % an alert fires; when it is full, Redis takes "
+           "no writes and PostgreSQL stops. RUNBOOK: A disk is filling up.",
+           [query('1 - sum by (mountpoint) (system_filesystem_usage_bytes{state="free"})'
+                  " / sum by (mountpoint) (system_filesystem_usage_bytes)", "{{mountpoint}}")],
+           "percentunit", below(0.9), max=1, width=8, missing=RECEIVERS),
+    course("Memory of the host", "By what it is used for. RUNBOOK: A process runs short.",
+           [query("sum by (state) (system_memory_usage_bytes)", "{{state}}")], "bytes", stacked=True, width=8,
+           missing=RECEIVERS),
+    course("Load of the host",
+           "Tasks that run or wait for a processor or a disk, over a minute. RUNBOOK: A process runs short.",
+           [query("max(system_cpu_load_average_1m)", "load")], "short", width=8, missing=RECEIVERS),
+    course("Fullness of PostgreSQL's connections",
+           "Connections of all clients, as a share of `max_connections`. Above 80 % for 5 minutes an alert fires. "
+           "RUNBOOK: Connections run out.",
+           [query("sum(postgresql_backends) / max(postgresql_connection_max)", "in use")], "percentunit", below(0.8), max=1,
+           width=8, missing=RECEIVERS),
+    course("Longest wait for a lock",
+           "Of a session of PostgreSQL. Above 30 s an alert fires. RUNBOOK: A session waits for a lock.",
+           [query("max(postgresql_lock_wait_age_seconds)", "wait")], "s", below(30), width=8, missing=RECEIVERS),
+    course("Transactions of PostgreSQL",
+           "Committed, rolled back, and ended by a deadlock. RUNBOOK: Redis or PostgreSQL is slow.",
+           [query(f"sum(rate(postgresql_commits_total[{RATE}]))", "committed"),
+            query(f"sum(rate(postgresql_rollbacks_total[{RATE}]))", "rolled back"),
+            query(f"sum(rate(postgresql_deadlocks_total[{RATE}]))", "deadlocks")], PER_SECOND, width=8, missing=RECEIVERS),
+    course("Lag of replicas",
+           "What a promotion would lose now. Above 64 MiB for 5 minutes an alert fires. RUNBOOK: A replica lags.",
+           [query("max(redis_replication_offset_bytes) - min(redis_replication_replica_offset_bytes)", "Redis"),
+            query("max by (replication_client) (postgresql_replication_data_delay_bytes)",
+                  "PostgreSQL {{replication_client}}")], "bytes", below(67108864), width=8,
+           missing="no replica reports"),
+    course("Clients and replicas of Redis",
+           "Connections that Redis has. RUNBOOK: Too few replicas; Connections run out.",
+           [query("max(redis_clients_connected)", "clients"), query("max(redis_slaves_connected)", "replicas")], "short",
+           width=8, missing=RECEIVERS),
+    course("Connections to nginx",
+           "Active connections of clients, and of these those that are read, written or idle. "
+           "RUNBOOK: Refused in front of the gateways.",
+           [query("sum by (state) (nginx_connections_current)", "{{state}}")], "short", width=8, missing=RECEIVERS),
+)
+
 TELEMETRY = row(
     "Telemetry",
     figure("Targets that answer Prometheus",
@@ -122,5 +168,5 @@ TELEMETRY = row(
 
 BOARD = dashboard(
     "paystream-infrastructure", "Infrastructure",
-    "What the services stand on: processors, memory, PostgreSQL, Redis, and the telemetry's own way.",
-    PROCESSES, POSTGRESQL, REDIS, TELEMETRY, variables=[INSTANCES], annotations=ANNOTATIONS)
+    "What the services stand on: processors, memory, PostgreSQL, Redis, the host, and the telemetry's own way.",
+    PROCESSES, POSTGRESQL, REDIS, HOST, TELEMETRY, variables=[INSTANCES], annotations=ANNOTATIONS)

@@ -195,17 +195,17 @@ def table(title, description, queries, columns, missing, labels=(), hidden=(), w
 
 
 def firing(title, description, expr, hidden, missing, width=12, height=8):
-    """A table of alerts: their severity, their name, where, and the heading of the RUNBOOK."""
+    """A table of alerts: their severity, their name, where, and the section of the RUNBOOK."""
     made = _rows(title, description, [{**now(expr), "format": "table"}], PROMETHEUS, missing, width, height)
     _columns(made, ["severity", "alertname", "where", "runbook"], ["Value", *hidden], {"alertname": "alert"})
-    severities = [("critical", "critical", "red"), ("warning", "warning", "orange")]
-    anchors = [(name, alerts.anchor(heading), None) for name, heading in alerts.HEADINGS.items()]
-    # The cell has the alert's name, and shows the anchor; the link takes what is shown.
+    severities = [("critical", "critical", "red"), ("warning", "warning", "orange"), ("none", "none", GREY)]
+    sections = [(name, section, None) for name, section in alerts.SECTIONS.items()]
+    # The cell has the alert's name, and shows the section; the link takes what is shown.
     address = alerts.RUNBOOK + "#${__value.text}"
     made["fieldConfig"]["overrides"] = [
         _by_name("severity", ("mappings", _values(*severities)),
                  ("custom.cellOptions", {"type": "color-background", "mode": "basic"})),
-        _by_name("runbook", ("mappings", _values(*anchors)),
+        _by_name("runbook", ("mappings", _values(*sections)),
                  ("links", [{"title": "RUNBOOK", "url": address, "targetBlank": True}]))]
     return made
 

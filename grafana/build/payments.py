@@ -15,6 +15,10 @@ WAITING = limits(("green", None), ("orange", 1))
 END_TO_END = "paystream_payment_end_to_end_duration_seconds"
 QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 DEPTH = "max(paystream_queue_depth)"
+# Labels that tell one alert from another of its name.
+WHERE = ["job", "instance", "paystream_worker", "paystream_dependency", "mountpoint", "exporter", "receiver",
+         "replication_client"]
+QUOTED = ", ".join(f'"{label}"' for label in WHERE)
 RECEIVED_NOW = f"sum(rate({RECEIVED}[{RATE}]))"
 PROCESSED_NOW = f"sum(rate({PROCESSED}[{RATE}]))"
 
@@ -29,7 +33,7 @@ NOW = row(
     "Now",
     figure("Front door",
            "Whether the collector's probe, once in 10 seconds, reaches a gateway through nginx. "
-           "RUNBOOK: Refused in front of the gateways.",
+           "RUNBOOK: The front does not answer.",
            "paystream:front_up", "none", "not probed: is the collector up?",
            mappings=[(0, "down", "red"), (1, "up", "green")]),
     figure("Payments accepted",
@@ -80,13 +84,11 @@ NOW = row(
             ("parked customers", "max(paystream_customers_parked)")],
            "short", PROCESS, WAITING, width=8),
     firing("Firing alerts",
-           "Alerts of Prometheus that fire now. The last column opens the section of the RUNBOOK that says what to do. "
-           "RUNBOOK: What the alerts say.",
-           'label_replace(label_join(max by (severity, alertname, instance, paystream_worker, paystream_dependency) '
-           '(ALERTS{alertstate="firing"}), "where", " ", "instance", "paystream_worker", "paystream_dependency"), '
-           '"runbook", "$1", "alertname", "(.*)")',
-           ["instance", "paystream_worker", "paystream_dependency"],
-           "no alert fires"),
+           "Alerts of Prometheus that fire now; the last column opens the section of the RUNBOOK that says what to do. "
+           "PaystreamWatchdog always fires: without it no alert would. RUNBOOK: What the alerts say.",
+           f'label_replace(label_join(max by (severity, alertname, {", ".join(WHERE)}) (ALERTS{{alertstate="firing"}}), '
+           f'"where", " ", {QUOTED}), "runbook", "$1", "alertname", "(.*)")',
+           WHERE, "no watchdog: does Prometheus evaluate its rules?"),
     course("Payments received and settled",
            "Received over HTTP, and settled by workers. While received is above settled, the queue grows: start more "
            "workers, up to one for each partition. The line is the target of 1,667/s. "

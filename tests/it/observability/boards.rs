@@ -11,12 +11,10 @@ use super::{
     headings, parsed,
     queries::{Use, is_nan_when_idle, uses},
     rules::{promtool, told},
-    sources::{self, Language, Panel, boards, filled_in, panels, read, yaml},
+    sources::{self, Language, Panel, RUNBOOK_URL, boards, filled_in, panels, read, yaml},
 };
 use crate::runbook::anchor;
 
-/// Where links to the RUNBOOK lead; the same in grafana/build/alerts.py.
-const RUNBOOK_URL: &str = "https://github.com/paystream/paystream/blob/main/RUNBOOK.md";
 /// The first glance takes no more than this.
 const HOME_PANELS: usize = 16;
 /// Not known, and no fault (panels.py).
@@ -196,12 +194,20 @@ fn every_firing_alert_leads_to_its_heading() {
     let runbook = read("RUNBOOK.md");
     let known: BTreeSet<String> = headings(&runbook).into_iter().map(anchor).collect();
     let alerts = sources::rules().into_iter().filter_map(|rule| Some((rule.name, rule.alert?)));
-    let wanted: BTreeSet<(String, String)> =
-        alerts.map(|(name, alert)| (name, anchor(&alert.runbook))).collect();
+    let (mut wanted, mut labels) = (BTreeSet::new(), BTreeSet::new());
+    for (name, alert) in alerts {
+        let told = alert.summary + &alert.description;
+        let named = told.split("$labels.").skip(1).filter_map(|rest| rest.split([' ', '}']).next());
+        labels.extend(named.map(str::to_owned));
+        wanted.insert((name, alert.section));
+    }
     assert!(wanted.iter().all(|(_, anchor)| known.contains(anchor)));
 
     let shows = |panel: &Panel| panel.kind == "table" && panel.queries[0].text.contains("ALERTS");
     let panel = panels().into_iter().find(shows).unwrap();
+    let query = &panel.queries[0].text;
+    let told = |label: &String| query.contains(&format!("\"{label}\""));
+    assert!(labels.len() > 3 && labels.iter().all(told), "{query} leaves one out of {labels:?}");
     let overrides = panel.json["fieldConfig"]["overrides"].as_array().unwrap();
     let column = overrides.iter().find(|one| one["matcher"]["options"] == "runbook").unwrap();
     let property = |id: &str| {

@@ -8,6 +8,8 @@ use serde_json::Value;
 /// What a variable puts in for "All".
 pub const ALL: &str = ".+";
 pub const RULES: &str = "prometheus/paystream.rules.yml";
+/// Where links to the RUNBOOK lead.
+pub const RUNBOOK_URL: &str = "https://github.com/paystream/paystream/blob/main/RUNBOOK.md";
 
 pub struct Board {
     pub file: String,
@@ -58,7 +60,8 @@ pub struct Alert {
     pub severity: String,
     pub summary: String,
     pub description: String,
-    pub runbook: String,
+    /// The anchor of its section of the RUNBOOK.
+    pub section: String,
 }
 
 pub fn read(name: &str) -> String {
@@ -161,7 +164,10 @@ fn rule(rule: &Value) -> Rule {
         severity: text(&rule["labels"]["severity"]),
         summary: text(&said["summary"]),
         description: text(&said["description"]),
-        runbook: text(&said["runbook"]),
+        section: text(&said["runbook_url"])
+            .strip_prefix(&format!("{RUNBOOK_URL}#"))
+            .unwrap_or_else(|| panic!("{rule}: no address of the RUNBOOK"))
+            .to_owned(),
     });
     let name = rule.get("alert").or_else(|| rule.get("record")).unwrap();
     Rule { name: text(name), expr: text(&rule["expr"]), alert }
