@@ -13,6 +13,7 @@ use paystream::telemetry::catalog::{Instrument, METRICS, Metric};
 
 mod alertmanager;
 mod boards;
+mod collector;
 mod queries;
 mod rules;
 mod sources;
@@ -20,7 +21,7 @@ mod sources;
 pub use queries::parsed;
 use queries::{Use, uses};
 use sources::{Language, Panel, Query, Rule, filled_in, panels};
-pub use sources::{files, read};
+pub use sources::{files, read, yaml};
 
 /// Metrics of others, and the labels that we rely on.
 const FOREIGN: &[(&str, &[&str])] = &[
