@@ -30,14 +30,19 @@ PROCESSES = row(
     course("Tasks",
            "Tasks of the runtime: connections, requests and loops. Above 10,000 an alert fires: requests pile up. "
            "RUNBOOK: A process runs short.",
-           each(f"paystream_runtime_alive_tasks{INSTANCE}"), "short", below(10000), width=8),
+           each(f"paystream_runtime_alive_tasks{INSTANCE}"), "short", below(10000), width=6),
     course("Memory",
            "In bytes, beside the share above. RUNBOOK: A process runs short.",
-           each(f"process_memory_usage_bytes{INSTANCE}"), "bytes", width=8),
+           each(f"process_memory_usage_bytes{INSTANCE}"), "bytes", width=6),
     course("Open files",
            "Connections are files. When it only grows, something is not closed; the system's limit is `ulimit -n`. "
            "RUNBOOK: A process runs short.",
-           each(f"process_open_file_descriptor_count{INSTANCE}"), "short", width=8),
+           each(f"process_open_file_descriptor_count{INSTANCE}"), "short", width=6),
+    course("Uptime",
+           "Time since the start of each process, by its role. A line that begins at 0 is a start, or a restart. "
+           "RUNBOOK: A process runs short.",
+           [query(f"max by (job, instance, paystream_role) (process_uptime_seconds{INSTANCE})",
+                  "{{paystream_role}} {{instance}}")], "s", width=6),
 )
 
 POSTGRESQL = row(
@@ -78,14 +83,19 @@ REDIS = row(
            or_idle("max(paystream_redis_memory_used_bytes) / (max(paystream_redis_memory_limit_bytes) > 0)",
                    "max(paystream_redis_memory_limit_bytes)"),
            "percentunit", PROCESS, below(0.85, 0.7), decimals=1, idle="no limit is set"),
+    figure("Append-only file of Redis",
+           "Whether Redis's last write and rewrite of its append-only file went well. When they fail, the disk is full or "
+           "broken, and Redis takes no writes. RUNBOOK: Redis takes no writes; A disk is filling up.",
+           "max(paystream_redis_aof_failed)", "none", PROCESS,
+           mappings=[(0, "written", "green"), (1, "failed", "red")]),
     course("Memory of Redis",
            "Used, and the limit (0 is no limit). RUNBOOK: Redis is full.",
            [query("max(paystream_redis_memory_used_bytes)", "used"),
-            query("max(paystream_redis_memory_limit_bytes)", "limit")], "bytes", width=10),
+            query("max(paystream_redis_memory_limit_bytes)", "limit")], "bytes", width=8),
     course("Time of operations of Redis, p99",
            "An append waits for one sync of Redis's disk. RUNBOOK: Redis or PostgreSQL is slow.",
            [query(quantile(0.99, "messaging_client_operation_duration_seconds", "le, messaging_operation_name"),
-                  "{{messaging_operation_name}}")], "s", width=10),
+                  "{{messaging_operation_name}}")], "s", width=8),
     course("Failed operations of Redis",
            "All operations, and those that failed by kind. RUNBOOK: Redis is away; Redis takes no writes.",
            failures("messaging_client_operation_duration_seconds"), PER_SECOND),

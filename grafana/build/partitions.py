@@ -1,6 +1,6 @@
 """Partitions and workers: who owns what, what waits where, what changed hands."""
 
-from common import ANNOTATIONS, PARTITION, PARTITIONS, PROCESS, RATE, WORKER
+from common import ANNOTATIONS, GATEWAY, PARTITION, PARTITIONS, PROCESS, RATE, WORKER
 from panels import GREY, PER_SECOND, below, course, dashboard, figure, limits, now, query, row, states, table
 
 HELD = f"max by (paystream_partition, paystream_worker) (paystream_partition_held{PARTITION})"
@@ -81,9 +81,12 @@ WAITING = row(
            "The five partitions with most entries that are taken and not acknowledged. One that stands still has an entry "
            "that is stuck. RUNBOOK: An entry is stuck.",
            worst("paystream_partition_pending"), "short"),
-    course("Most waiting payments",
-           "Lag and pending of the five deepest partitions. At `PAYSTREAM_BACKLOG_MAX` the gateway answers 503. "
-           "RUNBOOK: Payments are refused with 503.", worst("paystream_partition_depth"), "short"),
+    course("Fullest partitions",
+           "Waiting payments of the five fullest partitions, as a share of those that a partition may have. At 100 % its "
+           "payments are answered 503. RUNBOOK: Payments are refused with 503; Payments wait and are not applied.",
+           [query(f"topk(5, {of_each('paystream_partition_depth')} / on () group_left () "
+                  "max(paystream_partition_backlog_limit))", "{{paystream_partition}}")],
+           "percentunit", below(1, 0.8), missing=GATEWAY),
     course("Oldest waiting entries",
            "Of the five partitions that wait longest. A straight line upwards is a partition that stands still. "
            "RUNBOOK: An entry is stuck.", worst("paystream_partition_oldest_age_seconds"), "s", below(60)),

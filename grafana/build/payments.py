@@ -206,7 +206,12 @@ OUTCOMES = row(
            "Batches and appends that failed and were repeated. An outage shows which store; `entry` is an entry that fails. "
            "RUNBOOK: An entry fails again and again; Redis is away; PostgreSQL is away.",
            [query(f"sum by (paystream_retry_reason) (rate(paystream_retries_total[{RATE}]))", "{{paystream_retry_reason}}"),
-            query(f"sum(rate(paystream_redeliveries_total[{RATE}]))", "entries delivered again")], PER_SECOND, width=16),
+            query(f"sum(rate(paystream_redeliveries_total[{RATE}]))", "entries delivered again")], PER_SECOND, width=8),
+    course("Oldest cases that wait for a decision",
+           "Time since the first open conflict was found, and since the first parked customer was parked; 0 without one. "
+           "RUNBOOK: A payment is in conflict; Payments are parked.",
+           [query("max(paystream_conflicts_oldest_age_seconds)", "conflict"),
+            query("max(paystream_parked_oldest_age_seconds)", "parked customer")], "s", width=8),
     figure("Accounts that differ from their payments",
            "Found by the running audit. Anything but 0 is a bug or a change by hand. RUNBOOK: The audit reports drift.",
            "max(paystream_audit_drift)", "short", PROCESS, below(1), width=8),
