@@ -116,8 +116,7 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     // New at each start: host and process id come again, and in containers all are 1.
     let instance = Uuid::now_v7().to_string();
     let (_, seed) = Uuid::now_v7().as_u64_pair();
-    let places = stores::places(&config.store)?;
-    Telemetry::start(&config.export, Service { name, instance }, places, level, seed)
+    Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
 
 /// Who may call, and what is shown to them, for as long as the process lives.
@@ -211,7 +210,7 @@ async fn serve_topology(
     };
     let stop = stop.child_token();
     let stores = stores?;
-    signals.hide_references(&stores.trace_key);
+    stores.are_told_to(signals);
     let mut tasks = JoinSet::new();
     let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
     let lanes = config.worker.lanes.saturating_mul(stores.server_count());

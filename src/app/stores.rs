@@ -12,31 +12,31 @@ use crate::{
     ledger::{self, Ledger, Topology},
     operations::{open_ledger, open_streams, open_topology, refuse_left},
     stream::{self, RedisVitals, Streams},
-    telemetry::StorePlaces,
+    telemetry::{Signals, StorePlaces},
 };
 
 /// How long a start waits for Redis and PostgreSQL.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where both are, as spans tell it; asks neither.
-pub(super) fn places(store: &StoreConfig) -> anyhow::Result<StorePlaces> {
-    let (ledger, streams) = (open_ledger(&store.ledger)?, open_streams(store, 1, 1)?);
-    Ok(StorePlaces {
-        redis: streams.only_server(),
-        postgresql: ledger.only_server(),
-        database: ledger.database().map(str::to_owned),
-    })
-}
-
 pub(super) struct Stores {
     pub(super) streams: Streams,
     pub(super) ledger: Ledger,
     pub(super) topology: Topology,
-    pub(super) trace_key: Vec<u8>,
+    trace_key: Vec<u8>,
     pub(super) config: LedgerConfig,
 }
 
 impl Stores {
+    /// From now on spans say where both are, and name references under the ledger's key.
+    pub(super) fn are_told_to(&self, signals: &Signals) {
+        signals.know_stores(StorePlaces {
+            redis: self.streams.only_server(),
+            postgresql: self.ledger.only_server(),
+            database: self.ledger.database().map(str::to_owned),
+        });
+        signals.hide_references(&self.trace_key);
+    }
+
     /// Waits until both stores answer, at most [`START_PATIENCE`], and refuses one that
     /// could lose payments, or whose user may not do what these roles of the database do.
     pub(super) async fn open(store: &StoreConfig, roles: &[&str]) -> anyhow::Result<Self> {

@@ -147,17 +147,18 @@ impl Signals {
         let Steps { committed, acknowledged, .. } = tried.steps;
         let committed = committed.map(|(_, at)| ("committed", at.wall));
         let acknowledged = acknowledged.map(|at| ("acknowledged", at.wall));
-        let start = match place.parent.span_id {
-            Some(_) => tried.steps.taken.wall,
-            // No other span shows how long it waited.
-            None => delivery.received_at.into(),
+        let (kind, start) = match place.parent.span_id {
+            Some(_) => (SpanKind::Consumer, tried.steps.taken.wall),
+            // No other span shows how long it waited. Graphs of services would draw a consumer
+            // without a producer as one that users call.
+            None => (SpanKind::Internal, delivery.received_at.into()),
         };
         spans.write(Span {
             weight: place.weight,
             links,
             events: committed.into_iter().chain(acknowledged).collect(),
             error: failure.map(|failure| failure.text.clone()),
-            ..Span::step(PROCESS, SpanKind::Consumer, below, (start, ended.wall), attributes)
+            ..Span::step(PROCESS, kind, below, (start, ended.wall), attributes)
         });
         match failure {
             Some(_) => spans.remember(entry(delivery), below.0),

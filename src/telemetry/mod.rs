@@ -54,7 +54,6 @@ impl Telemetry {
     pub fn start(
         config: &ExportConfig,
         service: Service,
-        places: StorePlaces,
         level: LogLevel,
         seed: u64,
     ) -> anyhow::Result<Self> {
@@ -68,7 +67,7 @@ impl Telemetry {
         let resource = export::resource(service, ratio);
         let processor = export::spans(&resource).context("telemetry cannot be exported")?;
         let metrics = export::metrics(resource).context("telemetry cannot be exported")?;
-        let spans = Spans::new(processor, places, ratio, config.trace_slow, seed);
+        let spans = Spans::new(processor, ratio, config.trace_slow, seed);
         Ok(Self {
             signals: Signals::new(&metrics, spans, Some(level), true),
             metrics: Some(metrics),

@@ -15,7 +15,7 @@ use super::{
     gauges::{GaugeSource, Gauges, Sample},
     logs::LogLevel,
     meters::Meters,
-    spans::Spans,
+    spans::{Spans, StorePlaces},
     words,
 };
 use crate::domain::Reference;
@@ -60,6 +60,11 @@ impl Signals {
     /// When the process began, as far as telemetry knows.
     pub fn began(&self) -> Instant {
         self.0.began
+    }
+
+    /// From now on spans say where the stores are.
+    pub fn know_stores(&self, places: StorePlaces) {
+        self.0.spans.places.get_or_init(|| places);
     }
 
     /// From now on spans name references under this key.

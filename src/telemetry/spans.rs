@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -188,7 +188,8 @@ impl Span {
 
 pub(super) struct Spans {
     processor: Option<BatchSpanProcessor>,
-    places: StorePlaces,
+    /// Known once the stores are open.
+    pub(super) places: OnceLock<StorePlaces>,
     pub(super) sampled: Share,
     pub(super) slow: Duration,
     random: Mutex<SmallRng>,
@@ -198,20 +199,19 @@ pub(super) struct Spans {
 
 impl Spans {
     pub(super) fn off() -> Self {
-        Self::new(None, StorePlaces::default(), 0.0, Duration::MAX, 0)
+        Self::new(None, 0.0, Duration::MAX, 0)
     }
 
     /// Records `ratio` of all traces, 0 to 1.
     pub(super) fn new(
         processor: Option<BatchSpanProcessor>,
-        places: StorePlaces,
         ratio: f64,
         slow: Duration,
         seed: u64,
     ) -> Self {
         Self {
             processor,
-            places,
+            places: OnceLock::new(),
             sampled: Share::new(ratio),
             slow,
             random: Mutex::new(SmallRng::seed_from_u64(seed)),
@@ -282,12 +282,15 @@ impl Spans {
     pub(super) fn write(&self, span: Span) {
         let Some(processor) = &self.processor else { return };
         let mut attributes = span.attributes;
-        attributes.extend(span.store.into_iter().flat_map(|store| self.places.of(store)));
-        attributes.extend(match span.weight {
-            Weight::OfTrace if self.sampled.has(&span.context.trace_id) => None,
-            Weight::Of(share) => Some(KeyValue::new(SAMPLE_RATIO, share.ratio)),
-            Weight::OfTrace | Weight::Nothing => Some(KeyValue::new(UNSAMPLED, true)),
-        });
+        let places = self.places.get().zip(span.store);
+        attributes.extend(places.into_iter().flat_map(|(places, store)| places.of(store)));
+        match span.weight {
+            Weight::OfTrace if self.sampled.has(&span.context.trace_id) => {}
+            Weight::Of(share) => attributes.push(KeyValue::new(SAMPLE_RATIO, share.ratio)),
+            // Where it cannot be left out, as in Tempo's graph of services, it counts for itself.
+            Weight::OfTrace | Weight::Nothing => attributes
+                .extend([KeyValue::new(UNSAMPLED, true), KeyValue::new(SAMPLE_RATIO, 1.0)]),
+        }
         let mut data = SpanData {
             span_context: linked(&span.context),
             parent_span_id: span.parent.map_or(trace::SpanId::INVALID, of_span),

@@ -77,7 +77,9 @@ fn named(matcher: &str) -> Vec<String> {
     let of_names = matchers.iter().filter(|one| one.name == "alertname");
     let names = of_names.flat_map(|one| match one.op {
         MatchOp::Equal => vec![one.value.clone()],
-        _ => one.value.split('|').map(str::to_owned).collect(),
+        MatchOp::NotEqual | MatchOp::Re(_) | MatchOp::NotRe(_) => {
+            one.value.split('|').map(str::to_owned).collect()
+        }
     });
     names.collect()
 }
