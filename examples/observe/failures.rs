@@ -54,7 +54,7 @@ impl Failure {
     async fn begin(
         self,
         deployment: &mut Deployment,
-        monitoring: &mut Monitoring,
+        monitoring: &Monitoring,
     ) -> anyhow::Result<()> {
         match self {
             Self::TelemetryDead => {
@@ -97,7 +97,7 @@ pub async fn try_all(
         monitoring = monitoring.anew(&folder).await?;
         let mut load = deployment.payments(rate, 3_600)?;
         sleep(BEFORE).await;
-        case.failure.begin(deployment, &mut monitoring).await?;
+        case.failure.begin(deployment, &monitoring).await?;
         faults += case.judge(&name, &monitoring, &mut table).await?;
         load.kill().await?;
         case.failure.end(deployment).await?;

@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Share of traces that are sampled.
-    #[arg(long, default_value = "0.1")]
+    #[arg(long, default_value = "0.25")]
     trace_ratio: String,
     /// Break nothing.
     #[arg(long)]
@@ -76,7 +76,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     let monitoring = Monitoring::start(&folder).await?;
     let ratio = &arguments.trace_ratio;
-    let mut deployment = Deployment::start(&binary, &folder, &monitoring.otlp_url(), ratio).await?;
+    let mut deployment = Deployment::start(&binary, &folder, &monitoring.sink.url(), ratio).await?;
     deployment.load(arguments.rate, arguments.seconds).await?;
     // Exported, scraped, and evaluated by every rule.
     sleep(Duration::from_secs(10)).await;

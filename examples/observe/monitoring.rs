@@ -27,9 +27,7 @@ pub const FASTER: u64 = 10;
 const ROUTES: &str = "alertmanager/alertmanager.yml";
 
 pub struct Monitoring {
-    pub sink: Option<otlp::Sink>,
-    /// Where it listens, also while it is away.
-    listens: [SocketAddr; 2],
+    pub sink: otlp::Sink,
     pub prometheus: Api,
     pub alertmanager: Api,
     _children: [Child; 2],
@@ -43,38 +41,26 @@ pub struct Api {
 
 impl Monitoring {
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
-        Self::at([SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); 2], folder).await
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::around(otlp::Sink::listen(any, any).await?, folder).await
     }
 
-    /// The same, at the same addresses, knowing nothing of what was before.
+    /// The same receiver, and a Prometheus and an Alertmanager that know nothing of what was before.
     pub async fn anew(self, folder: &Path) -> anyhow::Result<Self> {
-        let listens = self.listens;
-        drop(self);
-        Self::at(listens, folder).await
+        let Self { sink, .. } = self;
+        sink.answer(otlp::Manner::Prompt);
+        Self::around(sink, folder).await
     }
 
-    async fn at(listens: [SocketAddr; 2], folder: &Path) -> anyhow::Result<Self> {
-        let sink = otlp::Sink::listen(listens[0], listens[1]).await?;
-        let address = |url: String| url.trim_start_matches("http://").parse::<SocketAddr>();
-        let listens = [address(sink.url())?, address(sink.http_url())?];
+    async fn around(sink: otlp::Sink, folder: &Path) -> anyhow::Result<Self> {
         let (alertmanager, routing) = start_alertmanager(folder).await?;
-        let (prometheus, asking) = start_prometheus(folder, listens[1], &alertmanager).await?;
-        Ok(Self {
-            sink: Some(sink),
-            listens,
-            prometheus,
-            alertmanager,
-            _children: [routing, asking],
-        })
-    }
-
-    pub fn otlp_url(&self) -> String {
-        format!("http://{}", self.listens[0])
+        let (prometheus, asking) = start_prometheus(folder, &sink, &alertmanager).await?;
+        Ok(Self { sink, prometheus, alertmanager, _children: [routing, asking] })
     }
 
     /// Nothing is received any more, and Prometheus gets no answer.
-    pub fn lose_telemetry(&mut self) {
-        self.sink = None;
+    pub fn lose_telemetry(&self) {
+        self.sink.answer(otlp::Manner::Gone);
     }
 
     /// The series that a query answers now.
@@ -99,11 +85,12 @@ impl Api {
 
 async fn start_prometheus(
     folder: &Path,
-    sink: SocketAddr,
+    sink: &otlp::Sink,
     alertmanager: &Api,
 ) -> anyhow::Result<(Api, Child)> {
     fs::write(folder.join("rules.yml"), faster(&sources::read(sources::RULES)))?;
-    let manager = alertmanager.url.trim_start_matches("http://");
+    let (sink, manager) = (sink.http_url(), &alertmanager.url);
+    let [sink, manager] = [&sink, manager].map(|url| url.trim_start_matches("http://"));
     // JSON is YAML, too.
     let configuration = json!({
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": "2s"},
@@ -112,7 +99,7 @@ async fn start_prometheus(
         "scrape_configs": [{
             "job_name": "paystream",
             "honor_labels": true,
-            "static_configs": [{"targets": [sink.to_string()]}],
+            "static_configs": [{"targets": [sink]}],
         }],
     });
     fs::write(folder.join("prometheus.yml"), configuration.to_string())?;
