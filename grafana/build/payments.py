@@ -16,8 +16,8 @@ END_TO_END = "paystream_payment_end_to_end_duration_seconds"
 QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 DEPTH = "max(paystream_queue_depth)"
 # Labels that tell one alert from another of its name.
-WHERE = ["job", "instance", "paystream_worker", "paystream_dependency", "mountpoint", "exporter", "receiver",
-         "replication_client"]
+WHERE = ["job", "instance", "paystream_role", "paystream_worker", "paystream_partition", "paystream_dependency",
+         "mountpoint", "exporter", "receiver", "replication_client"]
 QUOTED = ", ".join(f'"{label}"' for label in WHERE)
 RECEIVED_NOW = f"sum(rate({RECEIVED}[{RATE}]))"
 PROCESSED_NOW = f"sum(rate({PROCESSED}[{RATE}]))"

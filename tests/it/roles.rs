@@ -274,14 +274,17 @@ async fn the_collector_reads_statistics_and_nothing_else() {
     };
     let mut held = holds.begin().await.unwrap();
     sqlx::query(lock).execute(&mut *held).await.unwrap();
-    let waiting = tokio::spawn(async move {
+    let seconds = async || deployed.sql("monitor", &asked[0]).await.unwrap()[0].parse::<f64>();
+    let wait = async {
         let mut waiting = waits.begin().await.unwrap();
         sqlx::query(lock).execute(&mut *waiting).await.unwrap();
-    });
-    let seconds = async || deployed.sql("monitor", &asked[0]).await.unwrap()[0].parse::<f64>();
-    until("the wait is seen", async || seconds().await.unwrap() > 0.0).await;
-    held.rollback().await.unwrap();
-    waiting.await.unwrap();
+        waiting.rollback().await.unwrap();
+    };
+    let look = async {
+        until("the wait is seen", async || seconds().await.unwrap() > 0.0).await;
+        held.rollback().await.unwrap();
+    };
+    tokio::join!(wait, look);
     assert_eq!(seconds().await.unwrap(), 0.0);
 
     for statement in [

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    task::JoinSet,
 };
 
 use super::{
@@ -110,6 +111,7 @@ struct Alertmanager {
     url: String,
     client: reqwest::Client,
     _child: Child,
+    _reading: JoinSet<()>,
     _folder: TempDir,
 }
 
@@ -134,9 +136,11 @@ impl Alertmanager {
             }
         };
         // A pipe that nobody reads would stop it.
-        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        let mut reading = JoinSet::new();
+        reading.spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         let url = format!("http://{address}/api/v2/alerts");
-        Self { url, client: reqwest::Client::new(), _child: child, _folder: folder }
+        let client = reqwest::Client::new();
+        Self { url, client, _child: child, _reading: reading, _folder: folder }
     }
 
     async fn receives(&self, alerts: &[Value]) {
