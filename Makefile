@@ -42,7 +42,7 @@ supply-chain: ## For a release: refuse known vulnerabilities, and write what is 
 lines: ## Print how long each room is, and its budget
 	@./scripts/lines.sh
 
-observe: ## Load a private service for a minute and ask Prometheus every query of the dashboards and alerts
+observe: ## Ask Prometheus every query of dashboards and alerts under load, then break things and see what is told
 	@./scripts/install.sh --observe
 	@./scripts/check-dashboards.sh
 	$(CARGO) build --locked --bin paystream

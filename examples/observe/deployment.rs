@@ -10,9 +10,9 @@ use tokio::process::{Child, Command};
 
 use super::programs::{answers, free_port, start};
 
-/// What makes a batch take long enough for its payments to be late.
+/// What makes a batch take almost as long as it may, so that most of its payments are late.
 const SLOW: &str = "create or replace function slow() returns trigger language plpgsql as $$
-     begin perform pg_sleep(4); return null; end $$;
+     begin perform pg_sleep(3.5); return null; end $$;
      create trigger slow after insert on processed_transactions for each statement
      execute function slow()";
 const FAST: &str = "drop trigger slow on processed_transactions";
