@@ -8,11 +8,16 @@ how a panel looks.
 
 import json
 import pathlib
+import re
 import sys
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
+
+# Prometheus's own keys of an annotation: Grafana reads them (packages/grafana-prometheus/src/annotations.ts),
+# and the types leave them out.
+UNTYPED = re.compile(r"\.annotations\.list\[\d+\]\.(step|titleFormat|textFormat)")
 
 
 def leaves(value, place=""):
@@ -36,7 +41,7 @@ def main():
         back = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
         kept = dict(leaves(back))
         for place, value in leaves(board):
-            if kept.get(place) != value:
+            if kept.get(place) != value and not UNTYPED.fullmatch(place):
                 print(f"{path.name}: {place} = {value!r} came back as {kept.get(place)!r}", file=sys.stderr)
                 faults += 1
     if faults or not boards:

@@ -3,8 +3,8 @@
 # and a C compiler; with --check-tools also what `make check` needs, with
 # --supply-chain also what lists all that is built in, with
 # --browser also the chromium and chromedriver that the console is tested in,
-# with --observe also the Prometheus and Python that dashboards and alerts are
-# tested with, with --front-door also the nginx that stands before the gateways
+# with --observe also the Prometheus, Alertmanager and Python that dashboards and alerts
+# are tested with, with --front-door also the nginx that stands before the gateways
 # and the openssl that makes keys of callers,
 # with --pooler also the pgbouncer that may stand before PostgreSQL,
 # with --storm also the libfaketime by which a storm has clocks step,
@@ -31,8 +31,10 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 has_redis() { has redis-server || [ -x /opt/homebrew/bin/redis-server ]; }
 has_browser() { { has chromium || has chromium-browser || has google-chrome; } && has chromedriver; }
-# Whatever packages it, promtool comes with it.
-has_prometheus() { has prometheus && has promtool; }
+# Whatever packages them, promtool comes with Prometheus and amtool with Alertmanager.
+has_prometheus() {
+    has prometheus && has promtool && has amtool && { has prometheus-alertmanager || has alertmanager; }
+}
 # With what makes virtual environments, which Debian packages apart.
 has_python() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
@@ -124,7 +126,7 @@ disable_services() {
         case $one in
             redis) as_root systemctl disable --quiet redis-server || true ;;
             postgres) as_root systemctl disable --quiet postgresql || true ;;
-            prometheus) as_root systemctl disable --quiet prometheus || true ;;
+            prometheus) as_root systemctl disable --quiet prometheus prometheus-alertmanager || true ;;
             nginx) as_root systemctl disable --quiet nginx || true ;;
             pgbouncer) as_root systemctl disable --quiet pgbouncer || true ;;
             engine) as_root systemctl disable --quiet docker docker.socket containerd || true ;;
@@ -145,7 +147,7 @@ apt_update() {
 install_with_apt() {
     needs_root
     wanted=$(packages redis-server postgresql 'gcc libc6-dev' 'chromium chromium-driver' \
-        prometheus 'python3 python3-venv' docker.io)
+        'prometheus prometheus-alertmanager' 'python3 python3-venv' docker.io)
     say "installing with apt-get: $wanted"
     quiet_services
     # shellcheck disable=SC2086 # a list of words
@@ -173,7 +175,7 @@ install_with() {
 
 install_with_brew() {
     has_compiler || die "there is no C compiler: run 'xcode-select --install'"
-    wanted=$(packages redis postgresql@17 '' chromedriver prometheus python '')
+    wanted=$(packages redis postgresql@17 '' chromedriver 'prometheus alertmanager' python '')
     say "installing: brew install $wanted"
     # shellcheck disable=SC2086 # a list of words; brew refuses to run as root
     brew install $wanted >&2
@@ -186,16 +188,18 @@ install_missing() {
         install_with_brew
     elif has dnf; then
         install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc \
-            'chromium chromedriver' golang-github-prometheus python3 moby-engine
+            'chromium chromedriver' \
+            'golang-github-prometheus golang-github-prometheus-alertmanager' python3 moby-engine
     elif has apk; then
         install_with 'apk add' redis 'postgresql postgresql-client' 'gcc musl-dev' \
-            'chromium chromium-chromedriver' prometheus python3 docker
+            'chromium chromium-chromedriver' 'prometheus alertmanager' python3 docker
     elif has pacman; then
-        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc chromium prometheus python docker
+        install_with 'pacman -S --noconfirm --needed' redis postgresql gcc chromium \
+            'prometheus alertmanager' python docker
     else
         die "this system's package manager is unknown here; please install Redis" \
             "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
-            "chromium with its chromedriver, Prometheus with promtool, Python 3, nginx, pgbouncer and libfaketime yourself"
+            "chromium with its chromedriver, Prometheus with promtool, Alertmanager with amtool, Python 3, nginx, pgbouncer and libfaketime yourself"
     fi
 }
 

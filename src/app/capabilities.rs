@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 
-use super::stores::{Stores, patiently};
+use super::{
+    role::Role,
+    stores::{Stores, patiently},
+};
 use crate::{
     callers::{KeySet, Sources, TokenRules, Tokens},
     circuit_breaker::{self, CircuitBreaker},
@@ -21,7 +24,7 @@ use crate::{
     monitor::Monitor,
     operations::{Operations, open_standby},
     progress::Board,
-    stream::{self, AppendLimits, Gathering, RedisMemory, Streams, payments_held},
+    stream::{self, AppendLimits, Gathering, RedisInfo, Streams, payments_held},
     telemetry::Signals,
     worker::Worker,
 };
@@ -93,6 +96,7 @@ pub(super) fn worker(
 }
 
 pub(super) fn monitor(
+    role: Role,
     config: &ServeConfig,
     Stores { streams, ledger, topology, .. }: &Stores,
     circuits: &Circuits,
@@ -107,6 +111,8 @@ pub(super) fn monitor(
         redis: Arc::clone(&circuits.redis),
         postgresql: Arc::clone(&circuits.postgresql),
         worker: None,
+        backlog_max: role.takes_payments().then_some(config.gateway.backlog_max),
+        role: role.as_str(),
         audit_pace: config.audit_pace,
         signals: signals.clone(),
     }
@@ -193,9 +199,9 @@ pub(super) async fn gateway(
 
 /// Logs for how many payments a second the memory of Redis suffices, where it is limited.
 async fn tell_capacity(streams: &Streams, dedupe_window: Duration) {
-    let memory = async { streams.upkeep().await?.memory().await };
+    let memory = async { streams.upkeep().await?.redis_info().await };
     // A start does not depend on what is only logged.
-    let Ok::<RedisMemory, stream::Error>(memory) = memory.await else { return };
+    let Ok::<RedisInfo, stream::Error>(memory) = memory.await else { return };
     if memory.limit > 0 {
         let payments_a_second = payments_held(memory.limit, dedupe_window);
         info!(payments_a_second, maxmemory = memory.limit, "capacity of Redis computed");

@@ -2,13 +2,14 @@
 //! tasks of a role and drains them. Never decides anything about a payment.
 
 mod capabilities;
+mod role;
 mod shutdown;
 mod stores;
 
 use std::{io, num::NonZeroU16, path::PathBuf, sync::Arc, thread, time::Duration, time::Instant};
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use paystream_dev::DATABASE;
 use tokio::{
     net::TcpListener,
@@ -33,9 +34,10 @@ use crate::{
     stream::permissions,
     telemetry::{LogLevel, Service, Signals, Telemetry},
     worker,
-    worker_name::{self, WorkerName},
+    worker_name::WorkerName,
 };
 use capabilities::{Circuits, QUERIES};
+pub use role::Role;
 use shutdown::{drain, until_interrupted};
 use stores::{Stores, is_outage};
 
@@ -43,18 +45,6 @@ use stores::{Stores, is_outage};
 const DEV_USER: &str = "paystream_dev";
 /// Between two checks whether the topology is still the one served.
 const TOPOLOGY_CHECK_EVERY: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    /// Gateway and worker in one process.
-    All,
-    /// Takes payments over HTTP.
-    Gateway,
-    /// Serves operators: the console and their API.
-    Operations,
-    /// Settles payments in the ledger.
-    Worker,
-}
 
 #[derive(Args, Clone, Debug)]
 pub struct DevArgs {
@@ -122,13 +112,9 @@ pub async fn serve(role: Role, config: ServeConfig, level: LogLevel) -> anyhow::
 }
 
 fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow::Result<Telemetry> {
-    let name = match role {
-        Role::All => "paystream",
-        Role::Gateway => "paystream-gateway",
-        Role::Operations => "paystream-operations",
-        Role::Worker => "paystream-worker",
-    };
-    let instance = format!("{}-{}", worker_name::host(), std::process::id());
+    let name = role.service_name();
+    // New at each start: host and process id come again, and in containers all are 1.
+    let instance = Uuid::now_v7().to_string();
     let (_, seed) = Uuid::now_v7().as_u64_pair();
     Telemetry::start(&config.export, Service { name, instance }, level, seed)
 }
@@ -215,7 +201,7 @@ async fn serve_topology(
     listeners: Vec<(Door, TcpListener)>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let works = matches!(role, Role::All | Role::Worker);
+    let works = role.settles();
     let doors: Vec<Door> = listeners.iter().map(|(door, _)| *door).collect();
     let roles = database_roles(works, &doors);
     let opening = Stores::open(&config.store, &roles);
@@ -224,7 +210,7 @@ async fn serve_topology(
     };
     let stop = stop.child_token();
     let stores = stores?;
-    signals.hide_references(&stores.trace_key);
+    stores.are_told_to(signals);
     let mut tasks = JoinSet::new();
     let circuits = Circuits::keep(&mut tasks, &stores, &stop).await?;
     let lanes = config.worker.lanes.saturating_mul(stores.server_count());
@@ -234,7 +220,7 @@ async fn serve_topology(
         ended.run_until_cancelled(streams.follow()).await;
         Ok(())
     });
-    let mut monitor = capabilities::monitor(config, &stores, &circuits, signals);
+    let mut monitor = capabilities::monitor(role, config, &stores, &circuits, signals);
     // Its name stays taken for as long as it works.
     let mut identity = None;
     if works {

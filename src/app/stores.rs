@@ -12,6 +12,7 @@ use crate::{
     ledger::{self, Ledger, Topology},
     operations::{open_ledger, open_streams, open_topology, refuse_left},
     stream::{self, RedisVitals, Streams},
+    telemetry::{Signals, StorePlaces},
 };
 
 /// How long a start waits for Redis and PostgreSQL.
@@ -21,11 +22,21 @@ pub(super) struct Stores {
     pub(super) streams: Streams,
     pub(super) ledger: Ledger,
     pub(super) topology: Topology,
-    pub(super) trace_key: Vec<u8>,
+    trace_key: Vec<u8>,
     pub(super) config: LedgerConfig,
 }
 
 impl Stores {
+    /// From now on spans say where both are, and name references under the ledger's key.
+    pub(super) fn are_told_to(&self, signals: &Signals) {
+        signals.know_stores(StorePlaces {
+            redis: self.streams.only_server(),
+            postgresql: self.ledger.only_server(),
+            database: self.ledger.database().map(str::to_owned),
+        });
+        signals.hide_references(&self.trace_key);
+    }
+
     /// Waits until both stores answer, at most [`START_PATIENCE`], and refuses one that
     /// could lose payments, or whose user may not do what these roles of the database do.
     pub(super) async fn open(store: &StoreConfig, roles: &[&str]) -> anyhow::Result<Self> {

@@ -167,8 +167,8 @@ pub struct GatewayConfig {
     )]
     pub trusted_proxies: Vec<IpNet>,
     /// Networks whose callers decide by their traceparent whether a request is
-    /// traced, such as 10.0.0.0/8,192.0.2.7/32. Traces of other callers are
-    /// continued, and sampled by PAYSTREAM_TRACE_RATIO.
+    /// traced, such as 10.0.0.0/8,192.0.2.7/32. Other callers' requests
+    /// have traces of their own with a link, and are sampled by PAYSTREAM_TRACE_RATIO.
     #[arg(long, env = "PAYSTREAM_TRACE_TRUSTED", value_delimiter = ',')]
     pub trace_trusted: Vec<IpNet>,
     /// Time to live of cached balances.

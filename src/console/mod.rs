@@ -83,7 +83,7 @@ fn finish(
     mut response: Response,
     problem: Option<Problem>,
     uri: &Uri,
-    request_id: Option<&str>,
+    request_id: &str,
 ) -> Response {
     if let Some(problem) = problem {
         let place = uri.path_and_query().map_or(CONSOLE, |place| place.as_str());

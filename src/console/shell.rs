@@ -181,7 +181,7 @@ struct ProblemPage<'a> {
     title: &'a str,
     detail: &'a str,
     code: &'a str,
-    request_id: Option<&'a str>,
+    request_id: &'a str,
 }
 
 #[derive(Template)]
@@ -199,11 +199,7 @@ fn remembered(headers: &HeaderMap) -> String {
 }
 
 /// The page of a problem; who has not signed in is asked to.
-pub(super) fn problem_page(
-    problem: &Problem,
-    path_and_query: &str,
-    request_id: Option<&str>,
-) -> String {
+pub(super) fn problem_page(problem: &Problem, path_and_query: &str, request_id: &str) -> String {
     let code = problem.code();
     let page = if code == Code::Unauthorized {
         let refused = path_and_query.starts_with(SIGN_IN);

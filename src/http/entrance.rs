@@ -52,8 +52,8 @@ pub(super) async fn pass(
         let mut response = answered.unwrap_or_else(problem::panicked);
         let problem = response.extensions_mut().remove::<Problem>();
         let response = match (page, problem) {
-            (Some(uri), problem) => finish(response, problem, &uri, Some(text)),
-            (None, Some(problem)) => problem.document(Some(text)),
+            (Some(uri), problem) => finish(response, problem, &uri, text),
+            (None, Some(problem)) => problem.document(text),
             (None, None) => response,
         };
         debug!(method = observed.method, path, status = response.status().as_u16(), "answered");

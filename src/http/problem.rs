@@ -55,7 +55,7 @@ pub(super) struct ProblemDocument<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
     /// Names this request in our logs.
-    request_id: Option<&'a str>,
+    request_id: &'a str,
 }
 
 #[derive(Clone, Debug)]
@@ -219,7 +219,7 @@ impl Problem {
         )
     }
 
-    pub(super) fn document(&self, request_id: Option<&str>) -> Response {
+    pub(super) fn document(&self, request_id: &str) -> Response {
         let status = self.code.status();
         let document = ProblemDocument {
             kind: format!("urn:paystream:problem:{}", self.code.as_str()),
@@ -401,7 +401,7 @@ fn cause(error: &dyn std::error::Error) -> String {
 
 /// Completes an answer of the console: a problem becomes a page. Is told where the
 /// request went, and by which id it is found in the log.
-pub(crate) type Finish = fn(Response, Option<Problem>, &Uri, Option<&str>) -> Response;
+pub(crate) type Finish = fn(Response, Option<Problem>, &Uri, &str) -> Response;
 
 pub(super) async fn no_route() -> Problem {
     Problem::new(Code::RouteNotFound, "see /docs for what there is")

@@ -48,7 +48,7 @@ use tokio::time::timeout;
 
 use address::Address;
 pub use admin::{
-    Acted, AdminStore, AttemptRow, COUNT_MAX, EvidenceRow, LockHolder, MoveRow, Refusal,
+    Acted, AdminStore, AttemptRow, COUNT_MAX, EvidenceRow, LockHolder, MoveRow, OpenCases, Refusal,
     SettledCase, Signature, StoredPayment, Symptom, Symptoms, Vitals, WorkerRow,
 };
 pub use archive::{Archive, MonthRow};
@@ -140,6 +140,18 @@ impl Ledger {
     /// Whether several servers are named, of which the primary is used.
     pub fn is_several(&self) -> bool {
         self.address.hosts().count() > 1
+    }
+
+    /// Host and port, where one server is named and it is no socket.
+    pub fn only_server(&self) -> Option<(String, u16)> {
+        let options = self.address.options();
+        let is_remote = options.get_socket().is_none() && !options.get_host().starts_with('/');
+        let is_only = is_remote && !self.is_several();
+        is_only.then(|| (options.get_host().to_owned(), options.get_port()))
+    }
+
+    pub fn database(&self) -> Option<&str> {
+        self.address.options().get_database()
     }
 
     /// Whether PostgreSQL accepts a new connection within two seconds, as a primary where

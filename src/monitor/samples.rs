@@ -33,6 +33,7 @@ pub(super) fn redis(snapshot: &SystemSnapshot) -> Vec<Sample> {
         (&catalog::TRIM_AGE, figures.oldest_kept_seconds.map(whole)),
         (&catalog::REDIS_USED, used.map(whole)),
         (&catalog::REDIS_LIMIT, limit.map(whole)),
+        (&catalog::REDIS_AOF_FAILED, figures.redis_aof_failed.map(i64::from)),
     ]);
     for one in &snapshot.partitions {
         // Where a stream is known and no entry waits, it waits for no time.
@@ -64,7 +65,9 @@ pub(super) fn postgresql(snapshot: &SystemSnapshot) -> Vec<Sample> {
         (&catalog::DEAD_LETTERS, figures.dead_letters),
         (&catalog::SUSPENSE, figures.suspense),
         (&catalog::CONFLICTS, figures.conflicts),
+        (&catalog::CONFLICTS_OLDEST, figures.conflicts_oldest_seconds),
         (&catalog::PARKED, figures.parked),
+        (&catalog::PARKED_OLDEST, figures.parked_oldest_seconds),
         (&catalog::LOSSES, figures.losses),
     ]);
     for one in &snapshot.partitions {
@@ -93,6 +96,17 @@ pub(super) fn process(before: Option<&Reading>, reading: Option<&Reading>) -> Ve
     let cpu = cpu.filter(|(_, allowed)| !allowed.is_zero());
     samples.extend(cpu.map(|(used, allowed)| Sample::share(&catalog::CPU, used, allowed)));
     samples
+}
+
+/// What the process is, since when, and what it lets wait in a partition.
+pub(super) fn standing(
+    role: &'static str,
+    began: Instant,
+    backlog_max: Option<u32>,
+) -> impl Iterator<Item = Sample> {
+    let uptime = Sample::since(&catalog::UPTIME, began).by(words::ROLE, role);
+    let limit = backlog_max.map(|max| Sample::count(&catalog::BACKLOG_LIMIT, max));
+    std::iter::once(uptime).chain(limit)
 }
 
 /// Whether the circuit of a dependency is open.
@@ -172,7 +186,9 @@ mod tests {
             dead_letters: Some(1),
             suspense: Some(2),
             conflicts: Some(3),
+            conflicts_oldest_seconds: Some(30),
             parked: Some(4),
+            parked_oldest_seconds: Some(40),
             losses: Some(5),
             workers_alive: Some(6),
             partitions_unserved: Some(1),
@@ -180,6 +196,7 @@ mod tests {
             oldest_kept_seconds: Some(7),
             redis_memory_used: Some(8),
             redis_memory_limit: Some(0),
+            redis_aof_failed: Some(true),
             ..KeyFigures::default()
         };
         SystemSnapshot {
@@ -206,6 +223,7 @@ mod tests {
         samples.extend(pool("queries", usage));
         samples.extend(worker("ada", [(0, true), (1, false)], Duration::from_millis(1_500)));
         samples.push(circuit("redis", true));
+        samples.extend(standing("gateway", start, Some(900)));
         samples.push(Sample::count(&catalog::TASKS, 8));
         samples
     }
@@ -250,6 +268,10 @@ mod tests {
             (&postgresql, &catalog::PARTITION_EPOCH, &[8.0, 8.0]),
             (&postgresql, &catalog::LOSSES, &[5.0]),
             (&process, &catalog::CPU, &[0.3]),
+            (&redis, &catalog::REDIS_AOF_FAILED, &[1.0]),
+            (&postgresql, &catalog::CONFLICTS_OLDEST, &[30.0]),
+            (&postgresql, &catalog::PARKED_OLDEST, &[40.0]),
+            (&process, &catalog::BACKLOG_LIMIT, &[900.0]),
             (&process, &catalog::PROGRESS_AGE, &[1.5]),
             (&process, &catalog::HELD, &[1.0, 0.0]),
         ] {

@@ -20,8 +20,8 @@ use super::{
     shapes::numbered,
 };
 use crate::{
-    ledger::{CursorRow, CustomerCount, WorkerRow},
-    stream::{self, Contents, Depth, RedisMemory},
+    ledger::{CursorRow, CustomerCount, OpenCases, WorkerRow},
+    stream::{self, Contents, Depth, RedisInfo},
 };
 
 /// How long a store has to answer.
@@ -68,8 +68,12 @@ pub struct KeyFigures {
     pub suspense: Option<i64>,
     /// payments under a used reference,
     pub conflicts: Option<i64>,
+    /// and how long the first of them has waited,
+    pub conflicts_oldest_seconds: Option<i64>,
     /// customers whose payments are parked,
     pub parked: Option<i64>,
+    /// and how long the first of them has waited,
+    pub parked_oldest_seconds: Option<i64>,
     /// and losses of Redis.
     pub losses: Option<i64>,
     /// Workers whose lease runs.
@@ -82,6 +86,8 @@ pub struct KeyFigures {
     pub redis_memory_used: Option<u64>,
     /// and may use; 0 is no limit.
     pub redis_memory_limit: Option<u64>,
+    /// Whether the last write or rewrite of its append-only file failed.
+    pub redis_aof_failed: Option<bool>,
 }
 
 /// A partition at a glance.
@@ -192,8 +198,12 @@ impl Operations {
     /// As far as the servers of Redis answer: an error where none does.
     async fn streams_now(&self) -> Result<StreamsNow, Error> {
         let upkeep = &self.looks().await?.upkeep;
-        let (found, contents, memory, owners) =
-            tokio::join!(upkeep.depths(), upkeep.contents(), upkeep.memory(), upkeep.owners_told());
+        let (found, contents, redis, owners) = tokio::join!(
+            upkeep.depths(),
+            upkeep.contents(),
+            upkeep.redis_info(),
+            upkeep.owners_told()
+        );
         let (mut depths, mut silent, mut failed) = (Vec::new(), Silence::default(), None);
         for (partition, depth) in (0..).zip(found?) {
             match depth {
@@ -211,9 +221,9 @@ impl Operations {
         let partitions = 0..self.topology.partitions;
         let servers = partitions.map(|partition| self.streams.server_of(partition)).collect();
         let trouble = silent.sentence();
-        let (contents, memory) = (known(contents)?, known(memory)?);
+        let (contents, redis) = (known(contents)?, known(redis)?);
         let owners = known(owners)?.unwrap_or_default();
-        Ok(StreamsNow { depths, contents, memory, owners, servers, trouble })
+        Ok(StreamsNow { depths, contents, redis, owners, servers, trouble })
     }
 
     async fn ledger_now(&self) -> Result<LedgerNow, Error> {
@@ -233,7 +243,7 @@ struct StreamsNow {
     depths: Vec<Depth>,
     /// Nothing unless every server answers; so with the others.
     contents: Option<Contents>,
-    memory: Option<RedisMemory>,
+    redis: Option<RedisInfo>,
     /// Whom Redis was last told to own each partition.
     owners: Vec<Option<String>>,
     /// Which server has each partition, in a cluster.
@@ -278,7 +288,7 @@ struct LedgerNow {
 struct CasesNow {
     settled: i64,
     /// By the code of the doctor's check.
-    open: BTreeMap<&'static str, i64>,
+    open: BTreeMap<&'static str, OpenCases>,
 }
 
 /// What a store answered in time; no error when it did not answer at all.
@@ -309,11 +319,13 @@ fn figures(
 ) -> KeyFigures {
     let contents = streams.and_then(|streams| streams.contents);
     let kept = contents.and_then(|contents| contents.oldest);
-    let memory = streams.and_then(|streams| streams.memory);
+    let redis = streams.and_then(|streams| streams.redis);
     // What is not known of one partition is not known of all.
     let all = streams.filter(|streams| streams.trouble.is_none());
     let workers = ledger.map(|ledger| &ledger.workers);
-    let open = |kind: FindingKind| cases.as_ref()?.open.get(kind.code).copied();
+    let open = |kind: FindingKind| cases.as_ref()?.open.get(kind.code);
+    let count = |kind: FindingKind| open(kind).map(|open| open.count);
+    let oldest = |kind: FindingKind| open(kind).map(|open| open.oldest_seconds);
     let unserved = |one: &&PartitionLook| one.owner_alive != Some(true);
     KeyFigures {
         appended: contents.map(|contents| contents.appended),
@@ -324,16 +336,19 @@ fn figures(
             .iter()
             .filter_map(|one| one.oldest_waiting_seconds)
             .max(),
-        dead_letters: open(kind::DEAD),
-        suspense: open(kind::SUSPENSE),
-        conflicts: open(kind::CONFLICTS),
-        parked: open(kind::PARKED),
-        losses: open(kind::LOSSES),
+        dead_letters: count(kind::DEAD),
+        suspense: count(kind::SUSPENSE),
+        conflicts: count(kind::CONFLICTS),
+        conflicts_oldest_seconds: oldest(kind::CONFLICTS),
+        parked: count(kind::PARKED),
+        parked_oldest_seconds: oldest(kind::PARKED),
+        losses: count(kind::LOSSES),
         workers_alive: workers.map(|all| all.iter().filter(|worker| worker.is_alive()).count()),
         partitions_unserved: ledger.map(|_| partitions.iter().filter(unserved).count()),
         oldest_kept_seconds: kept.map(|id| id.age_seconds(now)),
-        redis_memory_used: memory.map(|memory| memory.used),
-        redis_memory_limit: memory.map(|memory| memory.limit),
+        redis_memory_used: redis.map(|redis| redis.used),
+        redis_memory_limit: redis.map(|redis| redis.limit),
+        redis_aof_failed: redis.map(|redis| redis.aof_failed),
     }
 }
 

@@ -100,11 +100,11 @@ pub use other_groups::{OtherGroups, StartsFrom};
 pub use positions::GroupPosition;
 pub use producer::{AppendLimits, Producer, ReceivedPayment};
 pub use state::{Kept, PartitionState, Remains, Reopening};
-pub use upkeep::{Contents, Depth, Presence, RedisMemory, Trim, Upkeep};
+pub use upkeep::{Contents, Depth, Presence, RedisInfo, Trim, Upkeep};
 pub use vitals::RedisVitals;
 pub use wire::{fields_of, read_fields};
 
-use address::Address;
+use address::{Address, Kind};
 use authority::Authority;
 use connecting::{APPEND_TIMEOUT, RESPONSE_TIMEOUT};
 use error::answered;
@@ -200,6 +200,13 @@ impl Streams {
         let address = self.servers.address();
         let nodes = address.nodes.iter().filter(|_| address.is_plaintext());
         nodes.map(|node| node.host.as_str())
+    }
+
+    /// Host and port, where one server is named and no others can take its place.
+    pub fn only_server(&self) -> Option<(String, u16)> {
+        let address = self.servers.address();
+        let node = address.nodes.first().filter(|_| matches!(address.kind, Kind::Single))?;
+        Some((node.host.clone(), node.port))
     }
 
     /// Notices when another server takes over. Runs for ever.

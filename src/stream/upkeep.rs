@@ -39,10 +39,12 @@ pub struct Contents {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RedisMemory {
+pub struct RedisInfo {
     pub used: u64,
     /// What it may use; 0 is no limit.
     pub limit: u64,
+    /// Whether the last write or rewrite of its append-only file failed.
+    pub aof_failed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,14 +125,22 @@ impl Upkeep {
     }
 
     /// Of all servers together.
-    pub async fn memory(&self) -> Result<RedisMemory, Error> {
-        let mut all = RedisMemory { used: 0, limit: 0 };
+    pub async fn redis_info(&self) -> Result<RedisInfo, Error> {
+        let mut all = RedisInfo { used: 0, limit: 0, aof_failed: false };
         for line in self.connection.all_lines().await? {
-            let info = server::info(&mut line.connection.clone(), &["memory"]).await?;
+            let info =
+                server::info(&mut line.connection.clone(), &["memory", "persistence"]).await?;
             let number = |name: &str| info.get(name)?.parse::<u64>().ok();
             let memory = number("used_memory").zip(number("maxmemory"));
             let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
-            all = RedisMemory { used: all.used + used, limit: all.limit + limit };
+            let failed = |name: &str| info.get(name).is_some_and(|status| status != "ok");
+            all = RedisInfo {
+                used: all.used + used,
+                limit: all.limit + limit,
+                aof_failed: all.aof_failed
+                    || failed("aof_last_write_status")
+                    || failed("aof_last_bgrewrite_status"),
+            };
         }
         Ok(all)
     }

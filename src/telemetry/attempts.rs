@@ -1,28 +1,33 @@
-//! The spans of a batch: receiving, each attempt at a payment, the transaction and the
-//! acknowledgement. One attempt span for each payment whose trace is recorded, and for each
-//! failed or slow one; spans of the whole batch once, in the first payment's trace, with links
-//! to the others. Never decides anything about a payment.
+//! The spans of payments at a worker: each attempt, its end as a dead letter, its redrive. One
+//! span for each payment whose trace is recorded, and for each failed or slow one. Spans of whole
+//! batches are in `batches`. Never decides anything about a payment.
 
 use opentelemetry::{KeyValue, trace::SpanKind};
 
 use super::{
     Signals,
     logs::current_request,
-    spans::{SAMPLE_RATIO, Span, Timestamp},
-    words::{self, ACK, BURY, LEDGER, PROCESS, RECEIVE},
+    spans::{Span, Timestamp, Weight},
+    words::{self, BURY, LEDGER, PROCESS},
     worker::{Buried, Earlier, Steps, Tried, since},
 };
 use crate::domain::{Delivery, Outcome, StreamId, TraceContext};
 
-const LINKS_MAX: usize = 128;
-const TABLE: &str = "processed_transactions";
+/// What a span of a payment is below, and what it stands for.
+#[derive(Clone, Copy)]
+struct Place {
+    parent: TraceContext,
+    /// The caller's span, where the trace is not its own.
+    caller: Option<TraceContext>,
+    weight: Weight,
+}
 
 impl Signals {
     /// An entry became a dead letter.
     pub fn buried(&self, buried: &Buried<'_>) {
         self.processed("dead_lettered", 1);
         let (spans, at) = (&self.0.spans, Timestamp::now());
-        let Some(parent) = self.parent(buried.entry, buried.trace, true, at) else { return };
+        let Some(place) = self.place(buried.entry, buried.trace, true, at) else { return };
         let attempts = spans.attempts(buried.entry);
         spans.forget(buried.entry);
         let (partition, stream_id) = buried.entry;
@@ -32,53 +37,51 @@ impl Signals {
             KeyValue::new(words::MESSAGE_ID, stream_id.to_string()),
             KeyValue::new(words::OUTCOME, "dead_lettered"),
             KeyValue::new(words::ERROR, buried.code),
-            KeyValue::new(SAMPLE_RATIO, 1.0),
         ];
-        let (place, took) = (spans.place(&parent), (at.wall, Timestamp::now().wall));
+        let (below, took) = (spans.place(&place.parent), (at.wall, Timestamp::now().wall));
         spans.write(Span {
+            weight: place.weight,
             links: attempts,
             error: Some(buried.reason.to_owned()),
-            ..Span::step(BURY, SpanKind::Client, place, took, attributes)
+            ..Span::step(BURY, SpanKind::Client, below, took, attributes)
         });
     }
 
     /// A dead letter was redriven and is settled.
     pub fn redriven(&self, delivery: &Delivery, outcome: &str, started: Timestamp) {
         let (spans, ended) = (&self.0.spans, Timestamp::now());
-        let parent = self.parent(entry(delivery), delivery.trace, true, ended);
-        let Some(parent) = parent else { return };
+        let place = self.place(entry(delivery), delivery.trace, true, ended);
+        let Some(place) = place else { return };
         let mut links = spans.attempts(entry(delivery));
         links.extend(current_request().and_then(|request| request.recorded()));
         let mut attributes = process_attributes(self, delivery);
         attributes.push(KeyValue::new(words::OUTCOME, outcome.to_owned()));
-        attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
-        let (place, took) = (spans.place(&parent), (started.wall, ended.wall));
+        let (below, took) = (spans.place(&place.parent), (started.wall, ended.wall));
         spans.write(Span {
+            weight: place.weight,
             links,
             events: vec![("redriven", ended.wall)],
-            ..Span::step(PROCESS, SpanKind::Consumer, place, took, attributes)
+            ..Span::step(PROCESS, SpanKind::Consumer, below, took, attributes)
         });
     }
 
-    pub(super) fn trace(&self, tried: &Tried<'_>, ended: Timestamp) {
-        let traces = tried.deliveries.iter().filter_map(|delivery| delivery.trace);
-        let recorded = traces.filter(TraceContext::is_recorded);
-        let links: Vec<TraceContext> = recorded.take(LINKS_MAX).collect();
-        let receive = links.first().map(|first| self.write_receive(tried, *first, &links));
-        let mut first = None;
+    /// Writes the spans of the batch's payments; `batch` is the span of the whole. Answers those
+    /// that were written.
+    pub(super) fn trace_payments(
+        &self,
+        tried: &Tried<'_>,
+        batch: TraceContext,
+        ended: Timestamp,
+    ) -> Vec<TraceContext> {
+        let mut written = Vec::new();
         for (index, delivery) in tried.deliveries.iter().enumerate() {
             let outcome = tried.outcomes.get(index);
             let stands_out = self.stands_out(tried, delivery);
-            let parent = self.parent(entry(delivery), delivery.trace, stands_out, ended);
-            let Some(parent) = parent else { continue };
-            let span = self.write_process(tried, (delivery, outcome), parent, receive, ended);
-            if first.is_none() && is_recorded(delivery) {
-                first = Some(span);
-            }
+            let place = self.place(entry(delivery), delivery.trace, stands_out, ended);
+            let Some(place) = place else { continue };
+            written.push(self.write_process(tried, (delivery, outcome), place, batch, ended));
         }
-        if let Some(first) = first {
-            self.write_posting(tried, &first, &links);
-        }
+        written
     }
 
     /// Whether the attempt is traced whatever the sampling: it failed by its own fault, or was
@@ -94,60 +97,45 @@ impl Signals {
         }
     }
 
-    /// The parent of an entry's span, if one is written. An unsampled attempt that stands out
-    /// gets a trace, the same one for all attempts at its entry.
-    fn parent(
+    /// Where an entry's span belongs, if one is written. An unsampled attempt that stands out gets
+    /// a trace, the same one for all attempts at its entry in this process.
+    fn place(
         &self,
         entry: (u16, StreamId),
         trace: Option<TraceContext>,
         stands_out: bool,
         at: Timestamp,
-    ) -> Option<TraceContext> {
+    ) -> Option<Place> {
         let spans = &self.0.spans;
-        if trace.is_some_and(|trace| trace.is_recorded()) {
-            return trace;
+        if let Some(parent) = trace.filter(TraceContext::is_recorded) {
+            return Some(Place { parent, caller: None, weight: Weight::OfTrace });
         }
         let is_written = stands_out && spans.allows_late(at);
-        let known = || spans.attempts(entry).first().copied().or(trace);
-        is_written.then(|| known().unwrap_or_else(|| spans.new_trace()).unparented())
-    }
-
-    fn write_receive(
-        &self,
-        tried: &Tried<'_>,
-        parent: TraceContext,
-        links: &[TraceContext],
-    ) -> TraceContext {
-        let place = self.0.spans.place(&parent);
-        let attributes = [
-            KeyValue::new(words::OPERATION_TYPE, RECEIVE),
-            KeyValue::new(words::GROUP, LEDGER),
-            KeyValue::new(words::BATCH_COUNT, number(tried.deliveries.len())),
-        ];
-        let took = (tried.steps.asked.wall, tried.steps.taken.wall);
-        self.0.spans.write(Span {
-            links: links.to_vec(),
-            ..Span::step(RECEIVE, SpanKind::Client, place, took, attributes)
-        });
-        place.0
+        is_written.then(|| {
+            let known = spans.attempts(entry).first().copied();
+            let parent = known.unwrap_or_else(|| spans.new_trace()).unparented();
+            let caller = trace.filter(|trace| trace.span_id.is_some());
+            Place { parent, caller, weight: Weight::Nothing }
+        })
     }
 
     fn write_process(
         &self,
         tried: &Tried<'_>,
         (delivery, outcome): (&Delivery, Option<&Outcome>),
-        parent: TraceContext,
-        receive: Option<TraceContext>,
+        place: Place,
+        batch: TraceContext,
         ended: Timestamp,
     ) -> TraceContext {
         let spans = &self.0.spans;
-        let place = spans.place(&parent);
+        let below = spans.place(&place.parent);
         let earlier = tried.earlier.get(&entry(delivery));
         let attempt = earlier.map_or(1, |earlier| earlier.deliveries);
-        let mut links: Vec<TraceContext> = receive.into_iter().collect();
+        let mut links = vec![batch];
+        links.extend(place.caller);
         links.extend(spans.attempts(entry(delivery)).last());
         if let Some(earlier) = earlier.filter(|earlier| earlier.lost) {
-            links.push(self.write_lost(tried, delivery, parent, earlier));
+            links.push(self.write_lost(tried, delivery, place, earlier));
         }
         let mut attributes = process_attributes(self, delivery);
         attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
@@ -156,29 +144,28 @@ impl Signals {
         // Without a commit, no outcome counts.
         let outcome = outcome.filter(|_| failure.is_none());
         attributes.extend(outcome.map(|outcome| KeyValue::new(words::OUTCOME, outcome.as_str())));
-        if self.stands_out(tried, delivery) {
-            attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
-        }
         let Steps { committed, acknowledged, .. } = tried.steps;
         let committed = committed.map(|(_, at)| ("committed", at.wall));
         let acknowledged = acknowledged.map(|at| ("acknowledged", at.wall));
-        let start = match parent.span_id {
-            Some(_) => tried.steps.taken.wall,
-            // No other span shows how long it waited.
-            None => delivery.received_at.into(),
+        let (kind, start) = match place.parent.span_id {
+            Some(_) => (SpanKind::Consumer, tried.steps.taken.wall),
+            // No other span shows how long it waited. Graphs of services would draw a consumer
+            // without a producer as one that users call.
+            None => (SpanKind::Internal, delivery.received_at.into()),
         };
         spans.write(Span {
+            weight: place.weight,
             links,
             events: committed.into_iter().chain(acknowledged).collect(),
             error: failure.map(|failure| failure.text.clone()),
-            ..Span::step(PROCESS, SpanKind::Consumer, place, (start, ended.wall), attributes)
+            ..Span::step(PROCESS, kind, below, (start, ended.wall), attributes)
         });
         match failure {
-            Some(_) => spans.remember(entry(delivery), place.0),
+            Some(_) => spans.remember(entry(delivery), below.0),
             None if earlier.is_some() => spans.forget(entry(delivery)),
             None => {}
         }
-        place.0
+        below.0
     }
 
     /// The attempt of a worker that ended before it could report it.
@@ -186,10 +173,10 @@ impl Signals {
         &self,
         tried: &Tried<'_>,
         delivery: &Delivery,
-        parent: TraceContext,
+        place: Place,
         earlier: &Earlier,
     ) -> TraceContext {
-        let place = self.0.spans.place(&parent);
+        let below = self.0.spans.place(&place.parent);
         let attempt = earlier.deliveries.saturating_sub(1).max(1);
         let mut attributes = process_attributes(self, delivery);
         attributes.push(KeyValue::new(words::ATTEMPT, i64::from(attempt)));
@@ -198,40 +185,11 @@ impl Signals {
         let taken = tried.steps.taken;
         let took = (taken.before(earlier.ago), taken.wall);
         self.0.spans.write(Span {
+            weight: place.weight,
             error: Some(format!("{} took the entry and ended before settling it", earlier.worker)),
-            ..Span::step(PROCESS, SpanKind::Consumer, place, took, attributes)
+            ..Span::step(PROCESS, SpanKind::Consumer, below, took, attributes)
         });
-        place.0
-    }
-
-    /// The transaction and the acknowledgement, once for the whole batch.
-    fn write_posting(&self, tried: &Tried<'_>, parent: &TraceContext, links: &[TraceContext]) {
-        let Some((begun, committed)) = tried.steps.committed else { return };
-        let others: Vec<TraceContext> = links.iter().skip(1).copied().collect();
-        let step = |from: Timestamp, to: Timestamp, attributes| Span {
-            links: others.clone(),
-            ..Span::step(
-                ACK,
-                SpanKind::Client,
-                self.0.spans.place(parent),
-                (from.wall, to.wall),
-                attributes,
-            )
-        };
-        let mut attributes = words::ledger("INSERT").to_vec();
-        attributes.push(KeyValue::new(words::DB_TABLE, TABLE));
-        attributes.push(KeyValue::new(words::DB_BATCH, number(tried.deliveries.len())));
-        self.0.spans.write(Span {
-            name: format!("INSERT {TABLE}").into(),
-            attributes,
-            ..step(begun, committed, Vec::new())
-        });
-        let Some(acknowledged) = tried.steps.acknowledged else { return };
-        let attributes = vec![
-            KeyValue::new(words::OPERATION_TYPE, "settle"),
-            KeyValue::new(words::GROUP, LEDGER),
-        ];
-        self.0.spans.write(step(committed, acknowledged, attributes));
+        below.0
     }
 }
 
@@ -248,12 +206,4 @@ fn process_attributes(signals: &Signals, delivery: &Delivery) -> Vec<KeyValue> {
 
 fn entry(delivery: &Delivery) -> (u16, StreamId) {
     (delivery.partition, delivery.stream_id)
-}
-
-fn is_recorded(delivery: &Delivery) -> bool {
-    delivery.trace.is_some_and(|trace| trace.is_recorded())
-}
-
-fn number(length: usize) -> i64 {
-    i64::try_from(length).unwrap_or(i64::MAX)
 }

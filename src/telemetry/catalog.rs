@@ -179,6 +179,9 @@ metrics! {
     PARTITION_PENDING = "paystream.partition.pending", Gauge, "{message}",
         ["paystream.partition"],
         "Entries of a partition taken and not acknowledged.";
+    BACKLOG_LIMIT = "paystream.partition.backlog.limit", Gauge, "{message}",
+        [],
+        "Payments that may wait in one partition; more are refused. By gateways.";
     PARTITION_OLDEST = "paystream.partition.oldest.age", Gauge, "s",
         ["paystream.partition"],
         "Age of the oldest entry of a partition that is not settled.";
@@ -197,9 +200,15 @@ metrics! {
     CONFLICTS = "paystream.conflicts", Gauge, "{payment}",
         [],
         "Open conflicts: payments under a used reference with other content.";
+    CONFLICTS_OLDEST = "paystream.conflicts.oldest.age", Gauge, "s",
+        [],
+        "Time since the first open conflict was found; 0 without one.";
     PARKED = "paystream.customers.parked", Gauge, "{customer}",
         [],
         "Customers whose payments wait behind a dead letter.";
+    PARKED_OLDEST = "paystream.parked.oldest.age", Gauge, "s",
+        [],
+        "Time since the first parked customer was parked; 0 without one.";
     LOSSES = "paystream.losses", Gauge, "{loss}",
         [],
         "Open losses: sequences that Redis or PostgreSQL has lost.";
@@ -212,6 +221,9 @@ metrics! {
     REDIS_LIMIT = "paystream.redis.memory.limit", Gauge, "By",
         [],
         "Memory limit of Redis; 0 is no limit.";
+    REDIS_AOF_FAILED = "paystream.redis.aof.failed", Gauge, "{failure}",
+        [],
+        "1 while the last write or rewrite of Redis's append-only file failed.";
     CUSTOMERS = "paystream.customers", Gauge, "{customer}",
         [],
         "Customers with an account.";
@@ -225,6 +237,9 @@ metrics! {
         [],
         "Seconds since the last full pass of the running audit.";
     // The process.
+    UPTIME = "process.uptime", Gauge, "s",
+        ["paystream.role"],
+        "Time since the process started, by its role: all, gateway, operations or worker.";
     CPU = "process.cpu.utilization", Gauge, "1",
         [],
         "CPU use of this process, as a share of the processors that its threads can use.";

@@ -7,7 +7,7 @@ use opentelemetry::{KeyValue, trace::SpanKind};
 
 use super::{
     Signals,
-    spans::{RequestTrace, SAMPLE_RATIO, Span, Timestamp},
+    spans::{RequestTrace, Span, Timestamp, Weight},
     words::{self, SEND},
 };
 use crate::domain::{Reference, SpanId, StreamId, TraceContext};
@@ -17,6 +17,9 @@ pub struct Exchange<'a> {
     /// The method; `_OTHER` for an unusual one.
     pub method: &'static str,
     pub route: Option<&'a str>,
+    pub is_https: bool,
+    /// What the client calls this server, without its port.
+    pub host: Option<&'a str>,
     pub status: u16,
     pub started: Timestamp,
     /// The client asked to wait for the outcome, so a long answer is not slow.
@@ -53,8 +56,7 @@ impl Drop for Active<'_> {
 }
 
 impl Signals {
-    /// The trace of a request that arrived with this `traceparent`. Only a `trusted` caller
-    /// decides whether its request is recorded.
+    /// The trace of a request that arrived with this `traceparent`.
     pub fn request(&self, inbound: Option<TraceContext>, trusted: bool) -> RequestTrace {
         self.0.spans.request(inbound, trusted)
     }
@@ -67,7 +69,7 @@ impl Signals {
 
     /// Measures a request that was answered; its span, if one is written.
     pub fn answered(&self, trace: &RequestTrace, exchange: &Exchange<'_>) -> Option<TraceContext> {
-        let Exchange { method, route, status, started, waits } = *exchange;
+        let Exchange { method, route, is_https, host, status, started, waits } = *exchange;
         let ended = Timestamp::now();
         let took = started.until(ended);
         let mut attributes = vec![
@@ -78,27 +80,25 @@ impl Signals {
         self.0.meters.http_duration.record(took.as_secs_f64(), &attributes);
         let spans = &self.0.spans;
         let failed = status >= 500;
-        let stands_out = failed || (!waits && took >= spans.slow);
         let sampled = trace.own.is_some_and(|own| own.sampled);
+        let stands_out = failed || (!waits && took >= spans.slow);
         let is_written = sampled || (stands_out && spans.allows_late(ended));
         let own = TraceContext { sampled: true, ..trace.own.filter(|_| is_written)? };
-        attributes.push(KeyValue::new(words::SCHEME, "http"));
-        if stands_out {
-            attributes.push(KeyValue::new(SAMPLE_RATIO, 1.0));
-        }
+        attributes.push(KeyValue::new(words::SCHEME, if is_https { "https" } else { "http" }));
+        // References and customers are in paths: the route stands for those that have some.
+        let path = route.map_or(words::REDACTED.to_owned(), str::to_owned);
+        attributes.push(KeyValue::new(words::PATH, path));
+        attributes.extend(host.map(|host| KeyValue::new(words::SERVER, host.to_owned())));
         let error = failed.then(|| status.to_string());
         attributes.extend(error.clone().map(|status| KeyValue::new(words::ERROR, status)));
+        let name = route.map_or(Cow::Borrowed(method), |route| format!("{method} {route}").into());
+        let place = (own, trace.parent.and_then(|parent| parent.span_id));
+        let took = (started.wall, ended.wall);
         spans.write(Span {
-            context: own,
-            parent: trace.inbound.and_then(|inbound| inbound.span_id),
-            kind: SpanKind::Server,
-            name: route.map_or(Cow::Borrowed(method), |route| format!("{method} {route}").into()),
-            start: started.wall,
-            end: ended.wall,
-            attributes,
-            links: Vec::new(),
-            events: Vec::new(),
+            weight: if sampled { Weight::OfTrace } else { Weight::Nothing },
+            links: trace.caller.into_iter().collect(),
             error,
+            ..Span::new(name, SpanKind::Server, place, took, attributes)
         });
         Some(own)
     }
@@ -106,8 +106,9 @@ impl Signals {
     /// A payment is about to be appended.
     pub fn sending(&self, trace: &RequestTrace) -> SendSpan {
         let recorded = trace.recorded();
-        // Without a span here, the entry continues the caller's own span.
-        let context = recorded.map(|own| self.0.spans.below(&own)).or(trace.inbound);
+        // Without a span here, the entry names the caller's.
+        let context =
+            recorded.map(|own| self.0.spans.below(&own)).or(trace.parent).or(trace.caller);
         SendSpan {
             context,
             parent: recorded.and_then(|own| own.span_id),

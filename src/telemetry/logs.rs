@@ -49,8 +49,9 @@ pub(super) fn current_request() -> Option<RequestTrace> {
 fn request_fields() -> Vec<(&'static str, String)> {
     let fields = REQUEST.try_with(|(trace, request_id)| {
         let request_id = ("request_id", serde_json::Value::from(request_id.as_str()).to_string());
-        let trace_id = trace.trace_id().map(|id| ("trace_id", format!("\"{id}\"")));
-        iter::once(request_id).chain(trace_id).collect()
+        let ids = [("trace_id", trace.trace_id()), ("caller_trace_id", trace.caller_trace_id())];
+        let ids = ids.into_iter().filter_map(|(name, id)| Some((name, format!("\"{}\"", id?))));
+        iter::once(request_id).chain(ids).collect()
     });
     fields.unwrap_or_default()
 }

@@ -5,12 +5,14 @@
 //! decides which become spans and where they are exported.
 
 mod attempts;
+mod batches;
 pub mod catalog;
 mod export;
 mod gateway;
 mod gauges;
 mod logs;
 mod meters;
+mod sampling;
 mod signals;
 mod spans;
 pub mod traceparent;
@@ -28,7 +30,7 @@ pub use gauges::{GaugeSource, Sample};
 pub use logs::{LogLevel, within};
 pub use signals::Signals;
 use spans::Spans;
-pub use spans::{RequestTrace, Timestamp};
+pub use spans::{RequestTrace, StorePlaces, Timestamp};
 pub use worker::{BatchFailure, Buried, Earlier, Steps, Tried};
 
 use crate::config::{ExportConfig, TelemetryConfig};

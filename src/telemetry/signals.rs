@@ -15,7 +15,7 @@ use super::{
     gauges::{GaugeSource, Gauges, Sample},
     logs::LogLevel,
     meters::Meters,
-    spans::Spans,
+    spans::{Spans, StorePlaces},
     words,
 };
 use crate::domain::Reference;
@@ -34,6 +34,7 @@ pub(super) struct Inner {
     level: Option<LogLevel>,
     /// Whether metrics are exported.
     heard: bool,
+    began: Instant,
     /// What hides references in spans; until it is known, they have none.
     trace_key: OnceLock<hmac::Key>,
 }
@@ -47,13 +48,23 @@ impl Signals {
     ) -> Self {
         let meter = provider.meter("paystream");
         let (meters, gauges) = (Meters::new(&meter), Gauges::register(&meter));
-        let trace_key = OnceLock::new();
-        Self(Arc::new(Inner { meters, gauges, spans, level, heard, trace_key }))
+        let (began, trace_key) = (Instant::now(), OnceLock::new());
+        Self(Arc::new(Inner { meters, gauges, spans, level, heard, began, trace_key }))
     }
 
     /// Whether telemetry is exported, so that taking samples is worth it.
     pub fn are_heard(&self) -> bool {
         self.0.heard
+    }
+
+    /// When the process began, as far as telemetry knows.
+    pub fn began(&self) -> Instant {
+        self.0.began
+    }
+
+    /// From now on spans say where the stores are.
+    pub fn know_stores(&self, places: StorePlaces) {
+        self.0.spans.places.get_or_init(|| places);
     }
 
     /// From now on spans name references under this key.

@@ -1,11 +1,12 @@
 //! Writes spans when they have ended. Sampling is decided when a trace begins, so an
 //! unsampled one costs nothing; failed and slow spans are written all the same, at most 20 a
-//! second. Never waits: spans that do not fit the exporter's queue are dropped.
+//! second, and count for nothing in figures made of spans. Never waits: spans that do not fit the
+//! exporter's queue are dropped.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,7 +17,10 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::words::{self, DESTINATION};
+use super::{
+    sampling::Share,
+    words::{self, DESTINATION},
+};
 use crate::domain::{SpanId, StreamId, TraceContext, TraceId};
 
 /// Failed or slow spans of unsampled traces that are written in a second.
@@ -25,8 +29,11 @@ const LATE_MAX: u32 = 20;
 const REMEMBERED_MAX: usize = 1024;
 /// Attempts at an entry that are remembered.
 const ATTEMPTS_MAX: usize = 16;
-/// Overrides the sample ratio of the process, for spans that are always written.
+/// The share of spans that is written: of a process, or where a span has it, of spans like it.
 pub(super) const SAMPLE_RATIO: &str = "paystream.trace.sample_ratio";
+/// True where a span was written although the sampler had not chosen its trace. Tempo leaves it
+/// out of what it counts.
+const UNSAMPLED: &str = "paystream.trace.unsampled";
 
 /// One moment on two clocks: the wall clock's for spans, the monotonic one for durations.
 #[derive(Clone, Copy, Debug)]
@@ -53,15 +60,27 @@ impl Timestamp {
 /// The trace of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestTrace {
-    /// From the request's `traceparent`; sampled only when the caller is trusted with that.
-    pub(super) inbound: Option<TraceContext>,
+    /// The span of a caller that is trusted; the request continues its trace.
+    pub(super) parent: Option<TraceContext>,
+    /// The span of any other caller, as if it were unsampled; the request has a trace of its own,
+    /// with a link to it.
+    pub(super) caller: Option<TraceContext>,
     /// The span of the request itself; none while no traces are exported.
     pub(super) own: Option<TraceContext>,
 }
 
 impl RequestTrace {
     pub fn trace_id(&self) -> Option<TraceId> {
-        self.own.or(self.inbound).map(|context| context.trace_id)
+        self.own.or(self.parent).map(|context| context.trace_id)
+    }
+
+    /// Whether a span of the request may be written.
+    pub fn is_on(&self) -> bool {
+        self.own.is_some()
+    }
+
+    pub(super) fn caller_trace_id(&self) -> Option<TraceId> {
+        self.caller.map(|context| context.trace_id)
     }
 
     /// The request's own span, when it is recorded.
@@ -70,8 +89,54 @@ impl RequestTrace {
     }
 }
 
+/// How many spans like it one stands for, in figures made of spans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Weight {
+    /// As the process's ratio says, if the sampler has chosen its trace; none otherwise.
+    OfTrace,
+    /// One of this share.
+    Of(Share),
+    /// None: it is written because it failed, was slow, or belongs to one that is written.
+    Nothing,
+}
+
+/// The store that a span is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Store {
+    Redis,
+    Postgresql,
+}
+
+/// Where the stores are, for spans; nothing where one of several servers is meant.
+#[derive(Clone, Debug, Default)]
+pub struct StorePlaces {
+    /// Host and port.
+    pub redis: Option<(String, u16)>,
+    pub postgresql: Option<(String, u16)>,
+    /// The database of the ledger.
+    pub database: Option<String>,
+}
+
+impl StorePlaces {
+    fn of(&self, store: Store) -> impl Iterator<Item = KeyValue> {
+        let (server, database) = match store {
+            Store::Redis => (&self.redis, &None),
+            Store::Postgresql => (&self.postgresql, &self.database),
+        };
+        let server = server.iter().flat_map(|(host, port)| {
+            [
+                KeyValue::new(words::SERVER, host.clone()),
+                KeyValue::new(words::PORT, i64::from(*port)),
+            ]
+        });
+        server.chain(database.iter().map(|name| KeyValue::new(words::DB_NAME, name.clone())))
+    }
+}
+
 pub(super) struct Span {
     pub(super) context: TraceContext,
+    pub(super) weight: Weight,
+    pub(super) store: Option<Store>,
     pub(super) parent: Option<SpanId>,
     pub(super) kind: SpanKind,
     pub(super) name: Cow<'static, str>,
@@ -84,32 +149,48 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// A span of an operation on the streams; its attributes begin with the operation's.
-    pub(super) fn step(
-        operation: &'static str,
+    pub(super) fn new(
+        name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
         (context, parent): (TraceContext, Option<SpanId>),
         (start, end): (SystemTime, SystemTime),
-        attributes: impl IntoIterator<Item = KeyValue>,
+        attributes: Vec<KeyValue>,
     ) -> Self {
         Self {
             context,
+            weight: Weight::OfTrace,
+            store: None,
             parent,
             kind,
-            name: format!("{operation} {DESTINATION}").into(),
+            name: name.into(),
             start,
             end,
-            attributes: words::messaging(operation).into_iter().chain(attributes).collect(),
+            attributes,
             links: Vec::new(),
             events: Vec::new(),
             error: None,
         }
     }
+
+    /// A span of an operation on the streams; its attributes begin with the operation's.
+    pub(super) fn step(
+        operation: &'static str,
+        kind: SpanKind,
+        place: (TraceContext, Option<SpanId>),
+        took: (SystemTime, SystemTime),
+        attributes: impl IntoIterator<Item = KeyValue>,
+    ) -> Self {
+        let attributes = words::messaging(operation).into_iter().chain(attributes).collect();
+        let name = format!("{operation} {DESTINATION}");
+        Self { store: Some(Store::Redis), ..Self::new(name, kind, place, took, attributes) }
+    }
 }
 
 pub(super) struct Spans {
     processor: Option<BatchSpanProcessor>,
-    ratio: f64,
+    /// Known once the stores are open.
+    pub(super) places: OnceLock<StorePlaces>,
+    pub(super) sampled: Share,
     pub(super) slow: Duration,
     random: Mutex<SmallRng>,
     late: Mutex<(Instant, u32)>,
@@ -121,7 +202,7 @@ impl Spans {
         Self::new(None, 0.0, Duration::MAX, 0)
     }
 
-    /// Records `ratio` of all traces.
+    /// Records `ratio` of all traces, 0 to 1.
     pub(super) fn new(
         processor: Option<BatchSpanProcessor>,
         ratio: f64,
@@ -130,7 +211,8 @@ impl Spans {
     ) -> Self {
         Self {
             processor,
-            ratio,
+            places: OnceLock::new(),
+            sampled: Share::new(ratio),
             slow,
             random: Mutex::new(SmallRng::seed_from_u64(seed)),
             late: Mutex::new((Instant::now(), 0)),
@@ -142,23 +224,22 @@ impl Spans {
         self.processor.is_some()
     }
 
+    /// A `trusted` caller decides whether its request is recorded; what any other one says is only
+    /// linked to, lest a stranger has everything recorded, or all in one trace.
     pub(super) fn request(&self, inbound: Option<TraceContext>, trusted: bool) -> RequestTrace {
-        let inbound =
-            inbound.map(|context| TraceContext { sampled: context.sampled && trusted, ..context });
+        let unsampled = inbound.map(|inbound| TraceContext { sampled: false, ..inbound });
+        let (parent, caller) = if trusted { (inbound, None) } else { (None, unsampled) };
         if !self.is_on() {
-            return RequestTrace { inbound, own: None };
+            return RequestTrace { parent, caller, own: None };
         }
-        let sampled = match inbound {
-            Some(context) if trusted => context.sampled,
-            Some(_) | None => self.samples(),
+        let own = match parent {
+            Some(parent) => TraceContext { sampled: parent.sampled, ..self.below(&parent) },
+            None => {
+                let own = self.new_trace();
+                TraceContext { sampled: self.sampled.has(&own.trace_id), ..own }
+            }
         };
-        let own = inbound.map_or_else(|| self.new_trace(), |parent| self.below(&parent));
-        RequestTrace { inbound, own: Some(TraceContext { sampled, ..own }) }
-    }
-
-    /// Whether a trace that begins here is recorded.
-    fn samples(&self) -> bool {
-        self.is_on() && self.random(|random| random.random_bool(self.ratio))
+        RequestTrace { parent, caller, own: Some(own) }
     }
 
     /// Whether one more span of an unsampled trace may be written in this second.
@@ -200,6 +281,16 @@ impl Spans {
 
     pub(super) fn write(&self, span: Span) {
         let Some(processor) = &self.processor else { return };
+        let mut attributes = span.attributes;
+        let places = self.places.get().zip(span.store);
+        attributes.extend(places.into_iter().flat_map(|(places, store)| places.of(store)));
+        match span.weight {
+            Weight::OfTrace if self.sampled.has(&span.context.trace_id) => {}
+            Weight::Of(share) => attributes.push(KeyValue::new(SAMPLE_RATIO, share.ratio)),
+            // Where it cannot be left out, as in Tempo's graph of services, it counts for itself.
+            Weight::OfTrace | Weight::Nothing => attributes
+                .extend([KeyValue::new(UNSAMPLED, true), KeyValue::new(SAMPLE_RATIO, 1.0)]),
+        }
         let mut data = SpanData {
             span_context: linked(&span.context),
             parent_span_id: span.parent.map_or(trace::SpanId::INVALID, of_span),
@@ -208,7 +299,7 @@ impl Spans {
             name: span.name,
             start_time: span.start,
             end_time: span.end.max(span.start),
-            attributes: span.attributes,
+            attributes,
             dropped_attributes_count: 0,
             events: Default::default(),
             links: Default::default(),

@@ -86,7 +86,7 @@ impl Trimmer {
     }
 
     async fn keep_within_memory(&mut self) -> Result<(), crate::stream::Error> {
-        let limit = self.upkeep.memory().await?.limit;
+        let limit = self.upkeep.redis_info().await?.limit;
         let used = if limit == 0 { 0 } else { self.upkeep.streams_memory().await? };
         let keeps = keeps(self.worker.config.retention, self.keeps, used, limit);
         if self.keeps == self.worker.config.retention && keeps < self.keeps {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -70,6 +70,7 @@ fn configure(folder: &Path, address: SocketAddr, gateways: &[&str]) {
     let text = replaced(&text, &format!("server gateway:8081 resolve{rest}"), &servers.join("\n"));
     let listens = format!("listen {address} default_server");
     let text = replaced(&text, "listen 80 default_server", &listens);
+    let text = replaced(&text, "listen 8080;", &format!("listen unix:{};", place("status")));
     // One address in front of it ends TLS.
     let text = replaced(
         &text,
@@ -291,6 +292,33 @@ async fn what_is_published_is_what_the_tokens_open() {
     is_problem(&front.get("/api/v1/customers", "").await, 503, "gateway_unavailable");
     let answer = front.post("/api/v1/payments", &headers, &sent).await;
     is_problem(&answer, 503, "gateway_unavailable");
+}
+
+/// What the collector asks: nginx how many connections it has, and through nginx whether
+/// payments are taken.
+#[tokio::test]
+async fn the_collector_is_told_of_nginx_and_of_gateways() {
+    let h = gateway().await;
+    let front = Front::before(&h.api.url).await;
+    let own = async |path: &str| {
+        let mut stream = UnixStream::connect(front.folder.path().join("status")).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let told = own("/status").await;
+    assert!(status(&told) == 200 && told.contains("Active connections: "), "{told}");
+    assert_eq!(status(&own("/readyz").await), 404, "it leads to no gateway");
+    assert_eq!(status(&front.get("/status", "").await), 401, "the gateway is asked");
+    // As the collector calls it.
+    let probe = async || {
+        let answer = front.raw("GET /readyz HTTP/1.1\r\nHost: nginx\r\nConnection: close\r\n\r\n");
+        status(&answer.await.unwrap())
+    };
+    assert_eq!(probe().await, 200);
+    h.stop().await;
+    assert_eq!(probe().await, 503);
 }
 
 #[tokio::test]

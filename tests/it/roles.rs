@@ -11,14 +11,15 @@ use paystream::{
 use paystream_dev::{DATABASE, PostgresServer};
 use reqwest::Url;
 
-use crate::{doctor::Said, prelude::*};
+use crate::{doctor::Said, observability::yaml, prelude::*};
 
-const PASSWORDS: [(&str, &str); 5] = [
+const PASSWORDS: [(&str, &str); 6] = [
     ("ADMIN_PASSWORD", "a-password-of-somebody"),
     ("MIGRATE_PASSWORD", "a-password-to-migrate"),
     ("GATEWAY_PASSWORD", "a-password-of-gateways"),
     ("WORKER_PASSWORD", "a-password-of-workers"),
     ("OPERATIONS_PASSWORD", "a-password-of-operators"),
+    ("MONITOR_PASSWORD", "a-password-of-the-collector"),
 ];
 
 /// The servers as compose.yaml sets them up.
@@ -246,6 +247,64 @@ async fn each_role_may_do_its_part_and_nothing_else() {
     }
     for process in [gateway, operations, worker] {
         process.stop().await;
+    }
+}
+
+/// What the telemetry collector asks, and what it must not.
+#[tokio::test]
+async fn the_collector_reads_statistics_and_nothing_else() {
+    let deployed = Deployed::start("roles-monitor").await;
+    deployed.said("migrate", &["migrate"]).await.is(0, "");
+    let asked = yaml("otel-collector.yaml")["receivers"]["sqlquery"]["queries"].clone();
+    let asked = asked.as_array().unwrap().iter().map(|query| query["sql"].as_str().unwrap());
+    let asked: Vec<String> =
+        asked.map(|sql| format!("select q.seconds::text from ({sql}) q")).collect();
+    assert_eq!(deployed.sql("monitor", &asked[0]).await.unwrap(), ["0"]);
+    let of_others = "select count(*)::text from pg_stat_activity
+                     where usename <> current_user and backend_type = 'client backend' and query <> ''";
+    let mut other = PgConnection::connect(&deployed.urls("operations")[1]).await.unwrap();
+    sqlx::query("select from topology").execute(&mut other).await.unwrap();
+    assert_eq!(deployed.sql("monitor", of_others).await.unwrap(), ["1"]);
+
+    // Somebody waits for a lock.
+    let lock = "lock table topology in access exclusive mode";
+    let [mut holds, mut waits] = {
+        let owner = deployed.urls("migrate")[1].clone();
+        [PgConnection::connect(&owner).await.unwrap(), PgConnection::connect(&owner).await.unwrap()]
+    };
+    let mut held = holds.begin().await.unwrap();
+    sqlx::query(lock).execute(&mut *held).await.unwrap();
+    let seconds = async || deployed.sql("monitor", &asked[0]).await.unwrap()[0].parse::<f64>();
+    let wait = async {
+        let mut waiting = waits.begin().await.unwrap();
+        sqlx::query(lock).execute(&mut *waiting).await.unwrap();
+        waiting.rollback().await.unwrap();
+    };
+    let look = async {
+        until("the wait is seen", async || seconds().await.unwrap() > 0.0).await;
+        held.rollback().await.unwrap();
+    };
+    tokio::join!(wait, look);
+    assert_eq!(seconds().await.unwrap(), 0.0);
+
+    for statement in [
+        "select currency from topology",
+        "select action from audit_log",
+        "create table mine (a text)",
+    ] {
+        let refused = deployed.sql("monitor", statement).await.unwrap_err();
+        let code = refused.as_database_error().and_then(|error| error.code());
+        assert!(["42501", "25006"].map(Some).contains(&code.as_deref()), "{statement}: {refused}");
+    }
+    let client = redis::Client::open(deployed.urls("monitor")[0].as_str()).unwrap();
+    let mut user = client.get_multiplexed_async_connection().await.unwrap();
+    let info: String = redis::cmd("INFO").arg("all").query_async(&mut user).await.unwrap();
+    assert!(info.contains("role:master") && info.contains("aof_enabled:1"), "{info}");
+    for words in ["GET paystream:topology", "KEYS *", "CONFIG GET maxmemory", "CLIENT LIST", "PING"]
+    {
+        let words: Vec<&str> = words.split(' ').collect();
+        let refused = redis::cmd(words[0]).arg(&words[1..]).exec_async(&mut user).await;
+        assert_eq!(refused.unwrap_err().code(), Some("NOPERM"), "{words:?}");
     }
 }
 

@@ -6,13 +6,16 @@ use std::time::Instant;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
 use crate::{
+    otlp::received::Span,
     prelude::*,
     telemetry::{Trace, assert_has, both, exporting, named_by, sink},
-    traces::{POST, PROCESS, SEND, SPANS, until_posted},
+    traces::{POST, PROCESS, SEND, SPANS, SPANS_OF_BATCH, until_posted},
 };
 
 /// Spans a second that a process may send unasked.
 const LATE_MAX: u64 = 20;
+/// Marks spans that stand for nothing in figures made of spans.
+const UNSAMPLED: &str = "paystream.trace.unsampled";
 /// A caller's trace, and its span.
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 const SPAN_ID: &str = "b7ad6b7169203331";
@@ -47,17 +50,32 @@ async fn a_caller_has_its_requests_traced_only_where_it_is_trusted() {
         stores.until(1, &settled).await;
         if traced {
             let (trace_id, span_id) = named_by(reply.header("traceparent"));
-            assert_eq!(trace_id, TRACE_ID, "{what}");
-            let trace = Trace::of(&sink, TRACE_ID, SPANS).await;
-            assert_eq!(trace.only(POST).span_id, span_id, "{what}");
-            assert_eq!(trace.only(POST).parent_id, SPAN_ID, "{what}");
+            let trace = Trace::of(&sink, &trace_id, SPANS).await;
+            let post = trace.only(POST);
+            assert_eq!(post.span_id, span_id, "{what}");
             assert_eq!(trace.only(PROCESS).parent_id, trace.only(SEND).span_id, "{what}");
+            let links: Vec<_> = post.links.iter().map(|it| (&*it.trace_id, &*it.span_id)).collect();
+            if trusted == caller_is_here {
+                assert_eq!((&*trace_id, &*post.parent_id), (TRACE_ID, SPAN_ID), "{what}");
+                assert_eq!(links, [], "{what}");
+            } else {
+                // A stranger's trace is not continued, whatever it says.
+                assert_ne!(trace_id, TRACE_ID, "{what}");
+                assert_eq!(post.parent_id, "", "{what}");
+                assert_eq!(links, [(TRACE_ID, SPAN_ID)], "{what}");
+            }
+            // What the sampler has not chosen must not be multiplied.
+            let unsampled = (ratio == "0").then_some(&Value::Bool(true));
+            for span in &trace.0 {
+                assert_eq!(span.attributes.get(UNSAMPLED), unsampled, "{what}: {span:?}");
+            }
         }
         gateway.stop().await;
         ada.stop().await;
         if !traced {
             assert_eq!(reply.header("traceparent"), "", "{what}");
-            assert!(sink.spans().is_empty(), "{what}: {:#?}", sink.spans());
+            let of_it = |span: &Span| [POST, SEND, PROCESS].contains(&span.name.as_str());
+            assert!(!sink.spans().iter().any(of_it), "{what}: {:#?}", sink.spans());
         }
     }
 }
@@ -74,13 +92,14 @@ async fn send_nothing_but_these_spans(protocol: &str) {
         let reply = gateway.api.pay_and_wait(&payment(&format!("p{n}"), "ADA", "1")).await.is(200);
         let (trace_id, _) = named_by(reply.header("traceparent"));
         // It is acknowledged, so the next one has a batch of its own.
-        Trace::of(&sink, &trace_id, SPANS).await;
+        let payment = Trace::of(&sink, &trace_id, SPANS).await;
+        payment.batch(&sink).await;
     }
     ada.stop().await;
     gateway.stop().await;
     let spans = sink.spans();
     let opened = spans.iter().filter(|span| span.name == "POST /api/v1/customers").count();
-    assert_eq!((opened, spans.len()), (1, 1 + PAYMENTS * SPANS), "{spans:#?}");
+    assert_eq!((opened, spans.len()), (1, 1 + PAYMENTS * (SPANS + SPANS_OF_BATCH)), "{spans:#?}");
     let over = if protocol == "grpc" { "grpc" } else { "http" };
     assert_eq!(sink.counted("accepted_spans"), [(over, spans.len() as u64)].into());
 }
@@ -116,7 +135,7 @@ async fn what_is_not_to_be_traced_is_not_unless_it_fails_and_then_within_bounds(
         assert_has(
             &span.attributes,
             &json!({"http.response.status_code": 503, "error.type": "503",
-                "paystream.trace.sample_ratio": 1.0}),
+                "paystream.trace.unsampled": true}),
         );
     }
     let refused =
@@ -143,6 +162,6 @@ async fn what_is_slow_is_traced_although_it_was_not_to_be() {
     ada.stop().await;
     gateway.stop().await;
     for span in sink.spans() {
-        assert_has(&span.attributes, &json!({"paystream.trace.sample_ratio": 1.0}));
+        assert_has(&span.attributes, &json!({"paystream.trace.unsampled": true}));
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         received::{Attributes, Span},
     },
     prelude::*,
+    traces::{PROCESS, SPANS_OF_BATCH},
 };
 
 /// Said when it begins.
@@ -54,6 +55,12 @@ impl Trace {
             (trace.len() >= spans).then_some(Self(trace))
         })
         .await
+    }
+
+    /// The batch that a payment was settled in, which its attempt links to.
+    pub async fn batch(&self, sink: &Sink) -> Self {
+        let attempt = self.named(PROCESS).pop().expect("a worker tried it");
+        Self::of(sink, &attempt.links[0].trace_id, SPANS_OF_BATCH).await
     }
 
     /// Those of this name, in the order in which they began.

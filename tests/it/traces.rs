@@ -3,6 +3,7 @@
 //! workers that were killed and of operators included.
 
 use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode};
+use uuid::Uuid;
 
 use crate::{
     otlp::{
@@ -21,8 +22,11 @@ const INSERT: &str = "INSERT processed_transactions";
 const ACK: &str = "ack payments";
 const BURY: &str = "bury payments";
 const REFERENCE: &str = "a-reference-that-no-trace-tells";
-/// Spans of a payment that is alone in its batch.
-pub const SPANS: usize = 6;
+const BATCH: &str = "settle batch";
+/// Spans of a payment: its request, its way into the stream and out of it.
+pub const SPANS: usize = 3;
+/// Spans of a batch that was settled.
+pub const SPANS_OF_BATCH: usize = 4;
 /// The ids of the spans that it links to.
 fn links(span: &Span) -> Vec<&str> {
     span.links.iter().map(|link| link.span_id.as_str()).collect()
@@ -34,51 +38,54 @@ pub async fn until_posted(stores: &Stores, rows: i64) {
 }
 
 #[tokio::test]
-async fn a_posted_payment_is_one_trace_of_six_spans_over_two_processes() {
+async fn a_posted_payment_is_one_trace_over_two_processes_and_reaches_its_batch() {
     let (stores, sink) = (Stores::new().await, sink().await);
     let (gateway, ada) = both(&stores, &sink.url(), "1", &[]).await;
     gateway.api.open_account("ADA", "100").await;
     let reply = gateway.api.post_payment(&payment(REFERENCE, "ADA", "10")).await.is(202);
     let (trace_id, answered) = named_by(reply.header("traceparent"));
-    Trace::of(&sink, &trace_id, SPANS).await;
+    Trace::of(&sink, &trace_id, SPANS).await.batch(&sink).await;
     ada.stop().await;
     gateway.stop().await;
     let trace = Trace(sink.trace(&trace_id));
-    assert_eq!(trace.0.len(), SPANS, "{:#?}", trace.0);
+    let batch = trace.batch(&sink).await;
+    assert_eq!((trace.0.len(), batch.0.len()), (SPANS, SPANS_OF_BATCH), "{:#?}", trace.0);
 
-    let [post, send, receive] = [POST, SEND, RECEIVE].map(|name| trace.only(name));
-    let [process, insert, ack] = [PROCESS, INSERT, ACK].map(|name| trace.only(name));
+    let [post, send, process] = [POST, SEND, PROCESS].map(|name| trace.only(name));
+    let [settle, receive, insert, ack] = [BATCH, RECEIVE, INSERT, ACK].map(|name| batch.only(name));
     assert_eq!(post.span_id, answered, "the answer names the request's span");
-    let shape: Vec<_> = [post, send, receive, process, insert, ack]
+    let shape: Vec<_> = [post, send, process, settle, receive, insert, ack]
         .map(|span| (span.kind, span.parent_id.as_str(), span.service(), links(span)))
         .into();
     let (gateway, worker) = ("paystream-gateway", "paystream-worker");
     let (sent, processed) = (send.span_id.as_str(), process.span_id.as_str());
+    let root = settle.span_id.as_str();
     assert_eq!(
         shape,
         [
             (SpanKind::Server, "", gateway, vec![]),
             (SpanKind::Producer, answered.as_str(), gateway, vec![]),
-            (SpanKind::Client, sent, worker, vec![sent]),
-            (SpanKind::Consumer, sent, worker, vec![receive.span_id.as_str()]),
-            (SpanKind::Client, processed, worker, vec![]),
-            (SpanKind::Client, processed, worker, vec![]),
+            (SpanKind::Consumer, sent, worker, vec![root]),
+            (SpanKind::Internal, "", worker, vec![processed]),
+            (SpanKind::Client, root, worker, vec![sent]),
+            (SpanKind::Client, root, worker, vec![]),
+            (SpanKind::Client, root, worker, vec![]),
         ]
     );
-    for span in &trace.0 {
+    for span in trace.0.iter().chain(&batch.0) {
         assert!(span.start > 0 && span.end >= span.start, "{span:?}");
         assert_eq!(span.status, StatusCode::Unset, "{span:?}");
-        assert!(span.links.iter().all(|link| link.trace_id == trace_id), "{span:?}");
         assert_has(
             &span.resource,
             &json!({"service.namespace": "payments", "paystream.trace.sample_ratio": 1.0}),
         );
-        assert!(!text(&span.resource, "service.instance.id").is_empty());
         assert_eq!(text(&span.resource, "service.version"), env!("CARGO_PKG_VERSION"));
     }
+    let instance = |span: &Span| text(&span.resource, "service.instance.id").parse::<Uuid>();
+    assert_ne!(instance(post).unwrap(), instance(process).unwrap(), "one of each start");
     let hidden = hidden(&stores, REFERENCE).await;
-    assert_attributes(&trace, &reply, &hidden);
-    let told = format!("{:?}", trace.0);
+    assert_attributes(&stores, &Trace([trace.0, batch.0].concat()), &reply, &hidden);
+    let told = format!("{:?}", sink.spans());
     assert!(!told.contains(REFERENCE) && !told.contains("ADA"), "{told}");
 }
 
@@ -91,18 +98,26 @@ async fn hidden(stores: &Stores, reference: &str) -> String {
 }
 
 /// As the conventions have them, with what the answer said.
-fn assert_attributes(trace: &Trace, reply: &Reply, hidden: &str) {
+fn assert_attributes(stores: &Stores, trace: &Trace, reply: &Reply, hidden: &str) {
+    let address = |url: &str| {
+        let url = reqwest::Url::parse(url).unwrap();
+        json!({"server.address": url.host_str(), "server.port": url.port()})
+    };
     let place = reply.json();
     let partition = place["partition"].to_string();
     let common = json!({"messaging.system": "redis", "messaging.destination.name": "payments"});
     for name in [SEND, RECEIVE, PROCESS, ACK] {
         assert_has(&trace.only(name).attributes, &common);
+        assert_has(&trace.only(name).attributes, &address(&stores.redis_url));
     }
+    assert_has(&trace.only(INSERT).attributes, &address(&stores.database_url));
+    let database = stores.database_url.rsplit('/').next().unwrap();
     let wanted = [
         (
             POST,
             json!({"http.request.method": "POST", "http.route": "/api/v1/payments",
-                "http.response.status_code": 202, "url.scheme": "http"}),
+                "http.response.status_code": 202, "url.scheme": "http",
+                "url.path": "/api/v1/payments", "server.address": "127.0.0.1"}),
         ),
         (
             SEND,
@@ -124,7 +139,8 @@ fn assert_attributes(trace: &Trace, reply: &Reply, hidden: &str) {
         ),
         (
             INSERT,
-            json!({"db.system.name": "postgresql", "db.operation.name": "INSERT",
+            json!({"db.system.name": "postgresql", "db.namespace": database,
+                "db.operation.name": "INSERT",
                 "db.collection.name": "processed_transactions", "db.operation.batch.size": 1}),
         ),
         (ACK, json!({"messaging.operation.name": "ack", "messaging.operation.type": "settle"})),
@@ -154,7 +170,7 @@ async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
     drop(held);
     let bob = worker(&stores, "bob", &[&exporting(&url, "1")[..], &lease].concat()).await;
     until_posted(&stores, 1).await;
-    Trace::of(&sink, &trace_id, SPANS + 1).await;
+    let batch = Trace::of(&sink, &trace_id, SPANS + 1).await.batch(&sink).await;
     bob.stop().await;
     gateway.stop().await;
     let trace = Trace(sink.trace(&trace_id));
@@ -168,10 +184,9 @@ async fn a_payment_whose_worker_was_killed_shows_both_attempts() {
         &json!({"error.type": "worker_lost", "paystream.worker": "ada", "paystream.attempt": 1}),
     );
     assert_has(&done.attributes, &json!({"paystream.outcome": "applied", "paystream.attempt": 2}));
-    let receive = trace.only(RECEIVE);
-    assert_eq!(links(done), [&receive.span_id, &lost.span_id]);
+    assert_eq!(links(done), [&batch.only(BATCH).span_id, &lost.span_id]);
     assert!(lost.start < done.start);
-    assert_eq!(trace.only(INSERT).parent_id, done.span_id);
+    assert_eq!(links(batch.only(BATCH)), [&done.span_id]);
 }
 
 /// A dead letter's attempts, in the order in which they were made, and its end.
@@ -191,11 +206,7 @@ fn assert_dead_letter(trace: &Trace) {
     let all: Vec<&str> = attempts.iter().map(|span| span.span_id.as_str()).collect();
     assert_eq!(links(bury), all);
     assert_eq!(bury.status, StatusCode::Error);
-    assert_has(
-        &bury.attributes,
-        &json!({"paystream.outcome": "dead_lettered", "paystream.trace.sample_ratio": 1.0}),
-    );
-    assert_eq!(trace.named(INSERT).len(), 0, "nothing was committed");
+    assert_has(&bury.attributes, &json!({"paystream.outcome": "dead_lettered"}));
 }
 
 #[tokio::test]
@@ -236,18 +247,28 @@ async fn a_dead_letter_that_was_not_to_be_traced_is_one_trace_all_the_same() {
     let attempts = [("PAYSTREAM_ATTEMPTS_MAX", "3")];
     let (gateway, ada) = both(&stores, &sink.url(), "0", &attempts).await;
     gateway.api.open_account("ADA", "100").await;
-    let reply = gateway.api.post_payment(&payment("POISON", "ADA", "10")).await;
+    let stranger = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = gateway.api.request(Method::POST, "/api/v1/payments");
+    let request = request.header("traceparent", stranger).json(&payment("POISON", "ADA", "10"));
+    let reply = send(request).await;
     assert_eq!(reply.header("traceparent"), "", "nobody knew that it would fail");
     until_buried(&sink).await;
     ada.stop().await;
     gateway.stop().await;
     let spans = sink.spans();
-    let trace = Trace(sink.trace(&spans[0].trace_id));
-    assert_eq!(trace.0.len(), spans.len(), "one trace: {spans:#?}");
-    assert_dead_letter(&trace);
+    let bury = spans.iter().find(|span| span.name == BURY).unwrap();
+    assert_dead_letter(&Trace(sink.trace(&bury.trace_id)));
+    let not_of_batches: Vec<_> =
+        spans.iter().filter(|it| [PROCESS, BURY].contains(&&*it.name)).collect();
+    assert!(!stranger.contains(&bury.trace_id), "one that nobody else can name");
+    for attempt in spans.iter().filter(|span| span.name == PROCESS) {
+        assert!(links(attempt).contains(&"b7ad6b7169203331"), "{attempt:#?}");
+    }
+    assert!(not_of_batches.iter().all(|it| it.trace_id == bury.trace_id), "one trace: {spans:#?}");
+    assert!(!spans.iter().any(|span| span.name == INSERT), "nothing was committed");
     for span in &spans {
         assert_has(&span.resource, &json!({"paystream.trace.sample_ratio": 0.0}));
-        assert_has(&span.attributes, &json!({"paystream.trace.sample_ratio": 1.0}));
+        assert_has(&span.attributes, &json!({"paystream.trace.unsampled": true}));
     }
 }
 

@@ -17,7 +17,7 @@ use rust_decimal::Decimal;
 pub(super) use audit_log::{Change, note};
 pub use history::{AttemptRow, EvidenceRow, MoveRow, StoredPayment};
 pub use locks::LockHolder;
-pub use vitals::{Symptom, Symptoms, Vitals};
+pub use vitals::{OpenCases, Symptom, Symptoms, Vitals};
 pub use workers::WorkerRow;
 
 use super::Topology;

@@ -239,6 +239,14 @@ struct Pile {
     advice: &'static str,
 }
 
+/// What waits for an operator, of one kind; at most [`COUNT_MAX`] rows are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenCases {
+    pub count: i64,
+    /// How long the oldest has waited; 0 where there is none.
+    pub oldest_seconds: i64,
+}
+
 const PILES: [Pile; 5] = [
     Pile {
         code: "dead_letters_open",
@@ -422,13 +430,23 @@ impl AdminStore {
     }
 
     /// How much waits for an operator, by the code of its check, each up to 10,000.
-    pub async fn open_cases(&self) -> Result<BTreeMap<&'static str, i64>, Error> {
-        let counts = PILES.iter().map(|Pile { rows, .. }| {
-            format!("(select count(*) from (select {rows} limit {COUNT_MAX}) rows)")
+    pub async fn open_cases(&self) -> Result<BTreeMap<&'static str, OpenCases>, Error> {
+        let counts = PILES.iter().map(|Pile { code, rows, .. }| {
+            format!(
+                "select '{code}' as code, count(*) as count, greatest(coalesce(
+                     extract(epoch from clock_timestamp() - min(at)), 0), 0)::bigint as oldest
+                 from (select {rows} limit {COUNT_MAX}) rows"
+            )
         });
-        let sql = format!("select array[{}]", counts.collect::<Vec<_>>().join(", "));
-        let (counts,): (Vec<i64>,) = self.pool.one(sqlx::query_as(AssertSqlSafe(sql))).await?;
-        Ok(PILES.iter().map(|pile| pile.code).zip(counts).collect())
+        let sql = counts.collect::<Vec<_>>().join(" union all ");
+        let rows: Vec<(String, i64, i64)> =
+            self.pool.all(sqlx::query_as(AssertSqlSafe(sql))).await?;
+        let of = |code: &str| rows.iter().find(|(found, ..)| found == code);
+        let cases = PILES.iter().filter_map(|pile| {
+            let (_, count, oldest_seconds) = *of(pile.code)?;
+            Some((pile.code, OpenCases { count, oldest_seconds }))
+        });
+        Ok(cases.collect())
     }
 }
 

@@ -144,7 +144,7 @@ impl Operations {
 
     /// Nothing where Redis went away meanwhile, which others tell.
     async fn look_at_rate(&self, dedupe_window: Duration) -> Option<Finding> {
-        let memory = self.looks().await.ok()?.upkeep.memory().await.ok()?;
+        let memory = self.looks().await.ok()?.upkeep.redis_info().await.ok()?;
         let streams = self.streams.clone().answering_within(LOOK_TIMEOUT);
         let a_second = streams.payments_a_second().await.ok()?;
         Some(streams::rate(memory.limit, dedupe_window, a_second))

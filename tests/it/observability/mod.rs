@@ -1,7 +1,7 @@
 //! Proves that the dashboards and alerts say what the services report: every
 //! metric, label and value they name is in the catalogue, every metric of the
 //! catalogue is looked at somewhere, every panel and alert says what to do, and
-//! the RUNBOOK knows it. Starts nothing but python3 and promtool.
+//! the RUNBOOK knows it. Starts nothing but python3, promtool, amtool and Alertmanager.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +11,9 @@ use std::{
 
 use paystream::telemetry::catalog::{Instrument, METRICS, Metric};
 
+mod alertmanager;
+mod boards;
+mod collector;
 mod queries;
 mod rules;
 mod sources;
@@ -18,17 +21,54 @@ mod sources;
 pub use queries::parsed;
 use queries::{Use, uses};
 use sources::{Language, Panel, Query, Rule, filled_in, panels};
-pub use sources::{files, read};
+pub use sources::{files, read, yaml};
 
 /// Metrics of others, and the labels that we rely on.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("up", &[]),
+    (
+        "ALERTS",
+        &[
+            "alertname",
+            "alertstate",
+            "severity",
+            "paystream_role",
+            "paystream_worker",
+            "paystream_partition",
+            "paystream_dependency",
+            "mountpoint",
+            "exporter",
+            "receiver",
+            "replication_client",
+        ],
+    ),
+    ("target_info", &["service_version"]),
+    // Of the collector's receivers.
+    ("httpcheck_status", &["http_url", "http_status_class"]),
+    ("nginx_connections_current", &["state"]),
+    ("redis_replication_offset_bytes", &[]),
+    ("redis_replication_replica_offset_bytes", &[]),
+    ("redis_slaves_connected", &[]),
+    ("redis_clients_connected", &[]),
+    ("postgresql_backends", &[]),
+    ("postgresql_connection_max", &[]),
+    ("postgresql_commits_total", &[]),
+    ("postgresql_rollbacks_total", &[]),
+    ("postgresql_deadlocks_total", &[]),
+    ("postgresql_replication_data_delay_bytes", &["replication_client"]),
+    ("postgresql_lock_wait_age_seconds", &[]),
+    ("system_filesystem_usage_bytes", &["device", "mountpoint", "state", "type", "mode"]),
+    ("system_cpu_load_average_1m", &[]),
+    ("system_memory_usage_bytes", &["state"]),
+    // Of the collector itself.
     ("otelcol_receiver_accepted_spans", &[]),
-    ("otelcol_receiver_refused_spans", &[]),
+    ("otelcol_receiver_refused_spans", &["receiver"]),
     ("otelcol_exporter_sent_spans", &[]),
-    ("otelcol_exporter_send_failed_spans", &[]),
-    ("otelcol_exporter_queue_size", &[]),
-    ("otelcol_exporter_queue_capacity", &[]),
+    ("otelcol_exporter_send_failed_spans", &["exporter"]),
+    ("otelcol_exporter_queue_size", &["exporter"]),
+    ("otelcol_exporter_queue_capacity", &["exporter"]),
+    ("otelcol_scraper_scraped_metric_points", &["receiver", "scraper"]),
+    // Of Tempo.
     ("traces_spanmetrics_calls_total", &["service", "span_name", "span_kind", "status_code"]),
     (
         "traces_spanmetrics_latency_bucket",
@@ -75,12 +115,17 @@ pub fn catalogued(name: &str) -> Option<&'static Metric> {
 /// Every query of Prometheus with where it stands and its legend.
 fn prometheus_queries() -> Vec<(String, String, String)> {
     let mut found = Vec::new();
-    for panel in panels() {
-        let place = format!("{}: {}", panel.board, panel.title);
-        let ours = panel.queries.into_iter().filter(|query| query.language == Language::PromQl);
+    let mut add = |place: String, queries: Vec<Query>| {
+        let ours = queries.into_iter().filter(|query| query.language == Language::PromQl);
         found.extend(ours.map(|Query { text, legend, .. }| {
             (place.clone(), filled_in(&text, "1m", "1h"), legend)
         }));
+    };
+    for board in sources::boards() {
+        board.panels.into_iter().for_each(|panel| {
+            add(format!("{}: {}", panel.board, panel.title), panel.queries);
+        });
+        add(format!("{}: annotations", board.title), board.annotations);
     }
     found.extend(sources::rules().into_iter().map(|rule| (rule.name, rule.expr, String::new())));
     assert!(found.len() > 100, "queries are found");
@@ -154,6 +199,16 @@ fn every_metric_is_looked_at() {
     assert!(unused.is_empty(), "no panel and no rule looks at {unused:?}");
 }
 
+#[test]
+fn every_metric_of_others_that_is_listed_is_looked_at() {
+    let queries = prometheus_queries();
+    let used = queries.iter().flat_map(|(_, query, _)| uses(&parsed(query)));
+    let used: BTreeSet<String> = used.map(|one| one.metric).collect();
+    let unused: Vec<&str> =
+        FOREIGN.iter().map(|(name, _)| *name).filter(|name| !used.contains(*name)).collect();
+    assert!(unused.is_empty(), "no panel and no rule looks at {unused:?}");
+}
+
 /// What `prometheus_name` makes of a metric is what the collector makes of it, as long as
 /// units and names are of these kinds.
 #[test]
@@ -218,7 +273,7 @@ fn every_panel_says_what_it_shows_and_what_to_do() {
     let runbook = read("RUNBOOK.md");
     let headings = headings(&runbook);
     let (mut titles, mut named) = (BTreeSet::new(), 0);
-    for Panel { board, title, description, unit, queries, kind } in panels() {
+    for Panel { board, title, description, unit, queries, kind, .. } in panels() {
         let place = format!("{board}: {title}");
         assert!(!title.is_empty() && !unit.is_empty() && !queries.is_empty(), "{place} ({kind})");
         assert!(
@@ -252,11 +307,12 @@ fn every_alert_is_in_the_runbook() {
     let mut rows = BTreeMap::new();
     for Rule { name, alert, .. } in sources::rules() {
         let Some(alert) = alert else { continue };
-        assert!(["critical", "warning"].contains(&alert.severity.as_str()), "{name}");
+        assert!(["critical", "warning", "none"].contains(&alert.severity.as_str()), "{name}");
         assert!(!alert.summary.is_empty() && alert.description.ends_with('.'), "{name}");
-        assert!(headings.contains(alert.runbook.as_str()), "{name}: no {}", alert.runbook);
-        let anchor = crate::runbook::anchor(&alert.runbook);
-        let row = format!("| `{name}` | {} | [{}](#{anchor}) |", alert.severity, alert.runbook);
+        let section = alert.section;
+        let heading = headings.iter().find(|one| crate::runbook::anchor(one) == section);
+        let heading = heading.unwrap_or_else(|| panic!("{name}: the RUNBOOK has no {section}"));
+        let row = format!("| `{name}` | {} | [{heading}](#{section}) |", alert.severity);
         assert!(rows.insert(name.clone(), row).is_none(), "{name} is there twice");
     }
     let table = runbook.split("\n## What the alerts say\n").nth(1).unwrap();

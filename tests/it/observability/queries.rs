@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use promql_parser::{
     label::{MatchOp, Matchers},
-    parser::{self, AggregateExpr, BinaryExpr, Expr, ParenExpr, VectorSelector},
+    parser::{self, AggregateExpr, BinaryExpr, Expr, ParenExpr, VectorSelector, token},
 };
 
 /// A metric as a query names it.
@@ -61,11 +61,35 @@ fn used(selector: &VectorSelector, by: &BTreeSet<String>) -> Use {
             MatchOp::Equal | MatchOp::NotEqual => vec![matcher.value.as_str()],
             MatchOp::Re(_) | MatchOp::NotRe(_) => matcher.value.split('|').collect(),
         };
-        let values = values.into_iter().filter(|value| !value.is_empty()).map(str::to_owned);
+        let told = values.into_iter().filter(|value| !["", ".+"].contains(value));
+        let values = told.map(str::to_owned);
         labels.entry(matcher.name.clone()).or_default().extend(values);
     }
     let metric = selector.name.clone().unwrap_or_else(|| panic!("{selector:?} has no name"));
     Use { metric, labels }
+}
+
+/// Whether the answer is NaN where nothing happens: a share or a quantile of nothing.
+pub fn is_nan_when_idle(expr: &Expr) -> bool {
+    match expr {
+        Expr::Binary(BinaryExpr { op, lhs, rhs, .. }) => {
+            let measured = !matches!(rhs.as_ref(), Expr::NumberLiteral(_));
+            (op.id() == token::T_DIV && measured) || is_nan_when_idle(lhs) || is_nan_when_idle(rhs)
+        }
+        Expr::Call(call) => {
+            let args = &call.args.args;
+            call.func.name == "histogram_quantile" || args.iter().any(|one| is_nan_when_idle(one))
+        }
+        Expr::Aggregate(aggregate) => is_nan_when_idle(&aggregate.expr),
+        Expr::Unary(unary) => is_nan_when_idle(&unary.expr),
+        Expr::Paren(paren) => is_nan_when_idle(&paren.expr),
+        Expr::Subquery(query) => is_nan_when_idle(&query.expr),
+        Expr::VectorSelector(_)
+        | Expr::MatrixSelector(_)
+        | Expr::NumberLiteral(_)
+        | Expr::StringLiteral(_)
+        | Expr::Extension(_) => false,
+    }
 }
 
 /// What a rule looks at: the left sides of its comparisons, the innermost where

@@ -16,13 +16,13 @@ use super::{
     sources::{RULES, files, yaml},
 };
 
-fn promtool(arguments: &[&str], folder: &Path) -> Output {
+pub(super) fn promtool(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new("promtool");
     command.args(arguments).current_dir(folder);
     command.output().expect("promtool runs; scripts/install.sh --observe installs it")
 }
 
-fn told(output: &Output) -> String {
+pub(super) fn told(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }
 
@@ -74,11 +74,18 @@ struct Mutant {
     rules: Value,
 }
 
-/// The group of one alert, with that alert alone: recorded rules stay.
+/// One alert, and what is recorded for it in its group.
 fn around(group: &Value, alert: &Value) -> Value {
-    let all = group["rules"].as_array().unwrap().iter();
-    let kept: Vec<&Value> =
-        all.filter(|rule| rule.get("record").is_some() || *rule == alert).collect();
+    let mut kept = vec![alert];
+    let recorded = group["rules"].as_array().unwrap().iter().rev();
+    for rule in recorded.filter(|rule| rule.get("record").is_some()) {
+        let name = rule["record"].as_str().unwrap();
+        // A rule is recorded before those that use it.
+        if kept.iter().any(|other| other["expr"].as_str().unwrap().contains(name)) {
+            kept.push(rule);
+        }
+    }
+    kept.reverse();
     json!({"groups": [{"name": group["name"], "rules": kept}]})
 }
 
@@ -98,9 +105,10 @@ fn cases() -> (Vec<Mutant>, Vec<Mutant>) {
             let expr = alert["expr"].as_str().unwrap();
             as_they_are.push(case("expr", expr.to_owned()));
             changed.extend(mutants(&parsed(expr)).iter().map(|one| case("expr", one.to_string())));
-            if let Some(wait) = alert.get("for") {
+            for key in ["for", "keep_firing_for"] {
+                let Some(wait) = alert.get(key) else { continue };
                 let wait = humantime::parse_duration(wait.as_str().unwrap()).unwrap().as_secs();
-                changed.extend([wait - 15, wait + 15].map(|wait| case("for", format!("{wait}s"))));
+                changed.extend([wait - 15, wait + 15].map(|wait| case(key, format!("{wait}s"))));
             }
         }
     }
@@ -120,6 +128,13 @@ fn misjudged(cases: &[Mutant], should_pass: bool) -> Vec<String> {
         wrong.extend(running.join().unwrap());
         wrong
     })
+}
+
+#[test]
+fn shares_and_budgets_are_recorded_where_payments_come_and_nowhere_else() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("prometheus");
+    let output = promtool(&["test", "rules", "paystream.records.test.yml"], &folder);
+    assert!(output.status.success(), "{}", told(&output));
 }
 
 #[test]

@@ -28,6 +28,8 @@ const DIMENSIONS: [&str; 6] = [
 ];
 /// Says which share of the spans was kept.
 const RATIO: &str = "paystream.trace.sample_ratio";
+/// Says that a span stands for nothing.
+const UNSAMPLED: &str = "paystream.trace.unsampled";
 /// How long a half waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Halves that are kept; more are not counted.
@@ -67,6 +69,9 @@ fn is_client(span: &Span) -> bool {
 impl Generator {
     /// Counts a span.
     pub fn add(&mut self, span: &Span, now: Instant) {
+        if span.attributes.get(UNSAMPLED).is_some_and(|unsampled| *unsampled == true) {
+            return;
+        }
         let mut labels = shown::origin(&span.resource);
         labels.extend(shown::labels([
             ("service", span.service()),

@@ -39,6 +39,8 @@ pub enum Manner {
     Refusing,
     /// Never; it takes nothing.
     Hanging,
+    /// That it is unavailable, to Prometheus as well.
+    Gone,
 }
 
 /// Everything that was received.

@@ -76,14 +76,14 @@ async fn take(sent: impl Into<Sent>, transport: &'static str, shared: &Shared) -
     shared.kept().count("requests", transport, 1);
     let manner = *shared.manner();
     match manner {
-        Manner::Prompt | Manner::Refusing => {}
+        Manner::Prompt | Manner::Refusing | Manner::Gone => {}
         Manner::Slow(pause) => {
             // As a busy service would.
             let _ = timeout(pause, pending::<()>()).await;
         }
         Manner::Hanging => pending().await,
     }
-    let taken = !matches!(manner, Manner::Refusing);
+    let taken = !matches!(manner, Manner::Refusing | Manner::Gone);
     let (sent, mut kept) = (sent.into(), shared.kept());
     let (what, count) = sent.size();
     let fate = if taken { "accepted" } else { "refused" };
@@ -171,6 +171,9 @@ where
 }
 
 async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
+    if matches!(*shared.manner(), Manner::Gone) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let text = shown::page(&mut shared.kept());
     ([(CONTENT_TYPE, shown::CONTENT_TYPE)], text).into_response()
 }
