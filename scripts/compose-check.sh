@@ -10,7 +10,7 @@
 # Grafana, Tempo and the collector; without rules of a firewall, internal networks are not closed.
 #
 # Usage: scripts/compose-check.sh
-# Ports are those of compose.yaml; HTTP_ADDRESS and the others of .env.example move them. What it
+# Ports are those of compose.yaml; variables of .env.example, such as HTTP_ADDRESS, move them. What it
 # makes is in target/compose-check, layers of images included: the next run takes minutes less.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -280,7 +280,7 @@ compose config >config.yaml
 outcome="profiles: ${COMPOSE_PROFILES:-none}; services: $(compose config --services | paste -sd' ')"
 
 step "find every port free"
-python3 - config.yaml <<'PYTHON' || wrong "stop what listens there, or set HTTP_ADDRESS, OPERATIONS_ADDRESS, GRAFANA_ADDRESS or PROMETHEUS_ADDRESS"
+python3 - config.yaml <<'PYTHON' || wrong "stop what listens there, or set another address: .env.example has their names"
 import re, socket, sys
 taken = 0
 for host, port in re.findall(r"- ([\d.]+):(\d+):\d+/tcp", open(sys.argv[1]).read()):
@@ -294,7 +294,7 @@ for host, port in re.findall(r"- ([\d.]+):(\d+):\d+/tcp", open(sys.argv[1]).read
 sys.exit(taken > 0)
 PYTHON
 
-step "build what names metrics as the collector does"
+step "build examples/otlp_receiver.rs for the stand-in of the collector"
 (cd "$source" && "${CARGO:-cargo}" build --quiet --locked --example otlp_receiver)
 cp "$source/target/debug/examples/otlp_receiver" context
 

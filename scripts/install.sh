@@ -47,7 +47,6 @@ has_libfaketime() {
     done
     return 1
 }
-# All that `make compose-check` calls; containers of Linux need Linux.
 has_engine() { has dockerd && has docker; }
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
@@ -103,7 +102,10 @@ packages() {
             prometheus) printf '%s ' "$5" ;;
             python) printf '%s ' "$6" ;;
             engine) printf '%s ' "$7" ;;
-            nginx | openssl | pgbouncer | libfaketime | docker-compose | debootstrap | curl) printf '%s ' "$one" ;; # called so everywhere
+            # Called so everywhere.
+            nginx | openssl | pgbouncer | libfaketime | docker-compose | debootstrap | curl)
+                printf '%s ' "$one"
+                ;;
         esac
     done
 }
