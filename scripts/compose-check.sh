@@ -49,11 +49,11 @@ say() { echo "compose-check: $*" >&3; }
 
 # --- steps -------------------------------------------------------------------------------------
 
-current='' outcomes='' begun=0 outcome=''
-# step <title>: the one before held.
+current='' concerned='' outcomes='' begun=0 outcome=''
+# step <title> [<services that it asks>]: the one before held.
 step() {
     passed
-    current=$1 begun=$SECONDS outcome=''
+    current=$1 concerned=${2:-} begun=$SECONDS outcome=''
     printf 'compose-check: %s ...\n' "$1" >&3
     printf '\n== %s\n' "$1"
 }
@@ -77,7 +77,7 @@ finish() {
     if [ $status -ne 0 ] && [ -n "$current" ]; then
         record FAILED
         tail -n 12 logs/check.log | sed 's/^/    /' >&3
-        show_ailing
+        show_logs
         say "FAILED: $current: ${reason:-see above}"
     fi
     [ -z "$sender" ] || kill "$sender"
@@ -102,12 +102,17 @@ trap finish EXIT
 trap 'reason=interrupted; exit 130' INT
 trap 'reason=terminated; exit 143' TERM HUP
 
-# Logs of containers that are not as they should be.
-show_ailing() {
+# Logs of containers that are not as they should be, or else of those that the step asks.
+show_logs() {
     [ -n "$engine" ] || return 0
-    for name in $(ailing | cut -d' ' -f1); do
+    local names
+    names=$(ailing | cut -d' ' -f1)
+    [ -n "$names" ] || names=$(for service in $concerned; do
+        docker ps --format '{{.Names}}' --filter "label=com.docker.compose.service=$service"
+    done)
+    for name in $names; do
         say "the last that $name wrote:"
-        docker logs --tail 40 "$name" 2>&1 | sed 's/^/    /' >&3
+        docker logs --tail 15 "$name" 2>&1 | sed 's/^/    /' >&3
     done
 }
 
@@ -323,12 +328,12 @@ outcome="$(docker ps -q | wc -l) containers, healthy where they say"
 step "open accounts: docker-compose run --rm migrate seed --count 500"
 compose run --rm -T migrate seed --count 500
 
-step "send the payment of the README to $front"
+step "send the payment of the README to $front" "nginx gateway worker"
 readme >readme.sh
 is_applied() { sh -eu readme.sh | tr -d ' ' | grep '"status":"applied"'; }
 wait_true "the README's payment is applied" is_applied
 
-step "docker-compose up --scale gateway=2 --scale worker=3"
+step "docker-compose up --scale gateway=2 --scale worker=3" "worker"
 compose up --detach --scale gateway=2 --scale worker=3
 wait_healthy
 [ "$(running gateway) $(running worker)" = "2 3" ] || wrong "there are not 2 gateways and 3 workers"
@@ -343,7 +348,8 @@ all_own() {
 }
 wait_true "each worker owns partitions" all_own
 
-step "telemetry: everything is scraped, processes and spans arrive, data sources answer"
+step "telemetry: everything is scraped, processes and spans arrive, data sources answer" \
+    "otel-collector tempo prometheus grafana"
 wait_true "Prometheus reaches every target" scraped
 for service in gateway worker operations; do
     wait_true "metrics of each $service arrive" arrives "$service"
@@ -378,7 +384,7 @@ wait $sender
 sender=''
 outcome=$(cat sent.txt)
 
-step "every payment that was accepted is applied once"
+step "every payment that was accepted is applied once" "gateway worker"
 outcome=$(settled)
 
 step "paystream audit and paystream doctor find nothing"
@@ -387,7 +393,7 @@ well() { compose exec -T operations paystream doctor; }
 wait_true "the doctor finds no warning" well
 outcome=$(compose exec -T operations paystream doctor | tail -n 1)
 
-step "down and up again: volumes keep the data"
+step "down and up again: volumes keep the data" "redis postgres gateway worker"
 before=$(date +%s)
 docker volume ls -q >volumes.txt
 # The stand-ins of Grafana and Tempo write a line to their volumes at each start.
