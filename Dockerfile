@@ -8,14 +8,14 @@ WORKDIR /build
 # Dependencies first: this layer stays until one of these files changes.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY crates crates
-RUN mkdir src && touch src/lib.rs \
-    && cargo build --locked --profile "$PROFILE" --lib
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \
+    && cargo build --locked --profile "$PROFILE" --package paystream
 COPY migrations migrations
 COPY templates templates
 COPY src src
 # Cargo goes by times of change, and these files may be older than that layer.
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --locked --profile "$PROFILE" --bin paystream \
+    && cargo build --locked --profile "$PROFILE" --package paystream \
     && cp "target/$(echo "$PROFILE" | sed 's/^dev$/debug/')/paystream" /paystream
 
 FROM debian:bookworm-slim

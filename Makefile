@@ -4,7 +4,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check supply-chain lines observe load audit storm storms storm-breakages bench bench-quick micro release install
+.PHONY: help run test check supply-chain lines observe load audit compose-check storm storms storm-breakages bench bench-quick micro release install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,9 @@ load: install ## Send payments to a running paystream and measure (ARGS="--rate 
 
 audit: install ## Recompute every account of a running paystream (ARGS="--json")
 	$(CARGO) run --locked -- audit $(ARGS)
+
+compose-check: ## Bring up compose.yaml with stand-in images, pay, scale, restart each service (as root; not part of `make test`)
+	@./scripts/compose-check.sh
 
 storm: ## Break a private service in every way from a seed, and check that no payment suffered (ARGS="--seed 7 --minutes 5")
 	@./scripts/install.sh --storm

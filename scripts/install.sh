@@ -9,7 +9,8 @@
 # with --pooler also the pgbouncer that may stand before PostgreSQL,
 # with --storm also the libfaketime by which a storm has clocks step,
 # with --openapi also the schemathesis that the API is tested with, and with --kubernetes
-# also the kubectl and the schemas that deploy/kubernetes is tested with, into target/.
+# also the kubectl and the schemas that deploy/kubernetes is tested with, into target/,
+# and with --compose also the container engine that compose.yaml is tried with.
 #
 # Silent when nothing is missing. paystream starts private servers of its own,
 # so what is installed here is never started as a service: neither used by us
@@ -46,6 +47,8 @@ has_libfaketime() {
     done
     return 1
 }
+# All that `make compose-check` calls; containers of Linux need Linux.
+has_engine() { has dockerd && has docker; }
 has_compiler() { has cc || has gcc || has clang; }
 has_postgres() {
     has initdb && return 0
@@ -64,11 +67,15 @@ missing() {
     has_compiler || printf 'compiler '
     [ -z "$wants_browser" ] || has_browser || printf 'browser '
     [ -z "$wants_observe" ] || has_prometheus || printf 'prometheus '
-    [ -z "$wants_observe$wants_openapi$wants_kubernetes" ] || has_python || printf 'python '
+    [ -z "$wants_observe$wants_openapi$wants_kubernetes$wants_compose" ] || has_python || printf 'python '
     [ -z "$wants_front_door" ] || has_nginx || printf 'nginx '
     [ -z "$wants_front_door" ] || has openssl || printf 'openssl '
     [ -z "$wants_pooler" ] || has_pgbouncer || printf 'pgbouncer '
     [ -z "$wants_storm" ] || has_libfaketime || printf 'libfaketime '
+    [ -z "$wants_compose" ] || has_engine || printf 'engine '
+    for one in docker-compose debootstrap curl; do
+        [ -z "$wants_compose" ] || has $one || printf '%s ' $one
+    done
 }
 
 as_root() {
@@ -84,7 +91,7 @@ needs_root() {
         die "installing needs root, and there is no sudo: run scripts/install.sh as root once"
 }
 
-# packages <redis> <postgres> <compiler> <browser> <prometheus> <python>: this
+# packages <redis> <postgres> <compiler> <browser> <prometheus> <python> <engine>: this
 # system's names of what is missing.
 packages() {
     for one in $lacking; do
@@ -95,7 +102,8 @@ packages() {
             browser) printf '%s ' "$4" ;;
             prometheus) printf '%s ' "$5" ;;
             python) printf '%s ' "$6" ;;
-            nginx | openssl | pgbouncer | libfaketime) printf '%s ' "$one" ;; # called so everywhere
+            engine) printf '%s ' "$7" ;;
+            nginx | openssl | pgbouncer | libfaketime | docker-compose | debootstrap | curl) printf '%s ' "$one" ;; # called so everywhere
         esac
     done
 }
@@ -121,6 +129,7 @@ disable_services() {
             prometheus) as_root systemctl disable --quiet prometheus prometheus-alertmanager || true ;;
             nginx) as_root systemctl disable --quiet nginx || true ;;
             pgbouncer) as_root systemctl disable --quiet pgbouncer || true ;;
+            engine) as_root systemctl disable --quiet docker docker.socket containerd || true ;;
         esac
     done
 }
@@ -138,7 +147,7 @@ apt_update() {
 install_with_apt() {
     needs_root
     wanted=$(packages redis-server postgresql 'gcc libc6-dev' 'chromium chromium-driver' \
-        'prometheus prometheus-alertmanager' 'python3 python3-venv')
+        'prometheus prometheus-alertmanager' 'python3 python3-venv' docker.io)
     say "installing with apt-get: $wanted"
     quiet_services
     # shellcheck disable=SC2086 # a list of words
@@ -153,7 +162,7 @@ install_with_apt() {
     disable_services
 }
 
-# install_with <command> <redis> <postgres> <compiler> <browser> <prometheus> <python>
+# install_with <command> <redis> <postgres> <compiler> <browser> <prometheus> <python> <engine>
 install_with() {
     needs_root
     command=$1
@@ -166,7 +175,7 @@ install_with() {
 
 install_with_brew() {
     has_compiler || die "there is no C compiler: run 'xcode-select --install'"
-    wanted=$(packages redis postgresql@17 '' chromedriver 'prometheus alertmanager' python)
+    wanted=$(packages redis postgresql@17 '' chromedriver 'prometheus alertmanager' python '')
     say "installing: brew install $wanted"
     # shellcheck disable=SC2086 # a list of words; brew refuses to run as root
     brew install $wanted >&2
@@ -180,13 +189,13 @@ install_missing() {
     elif has dnf; then
         install_with 'dnf install -y' redis 'postgresql-server postgresql' gcc \
             'chromium chromedriver' \
-            'golang-github-prometheus golang-github-prometheus-alertmanager' python3
+            'golang-github-prometheus golang-github-prometheus-alertmanager' python3 moby-engine
     elif has apk; then
         install_with 'apk add' redis 'postgresql postgresql-client' 'gcc musl-dev' \
-            'chromium chromium-chromedriver' 'prometheus alertmanager' python3
+            'chromium chromium-chromedriver' 'prometheus alertmanager' python3 docker
     elif has pacman; then
         install_with 'pacman -S --noconfirm --needed' redis postgresql gcc chromium \
-            'prometheus alertmanager' python
+            'prometheus alertmanager' python docker
     else
         die "this system's package manager is unknown here; please install Redis" \
             "(redis-server), PostgreSQL (initdb, postgres), a C compiler and, for the tests," \
@@ -221,7 +230,7 @@ install_from_pypi() {
 }
 
 wants_browser='' wants_observe='' wants_front_door='' wants_openapi='' wants_kubernetes=''
-wants_pooler='' wants_storm=''
+wants_pooler='' wants_storm='' wants_compose=''
 wants_check_tools='' wants_supply_chain=''
 for argument in "$@"; do
     case $argument in
@@ -234,9 +243,10 @@ for argument in "$@"; do
         --storm) wants_storm=yes ;;
         --openapi) wants_openapi=yes ;;
         --kubernetes) wants_kubernetes=yes ;;
+        --compose) wants_compose=yes ;;
         *)
             die "unknown argument '$argument'; there are --check-tools, --supply-chain, --browser," \
-                "--observe, --front-door, --pooler, --storm, --openapi and --kubernetes"
+                "--observe, --front-door, --pooler, --storm, --openapi, --kubernetes and --compose"
             ;;
     esac
 done

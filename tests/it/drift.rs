@@ -16,7 +16,7 @@ use crate::{
     process::{paystream, run},
 };
 
-const DOCUMENTS: [&str; 20] = [
+const DOCUMENTS: [&str; 21] = [
     "README.md",
     "ARCHITECTURE.md",
     "RUNBOOK.md",
@@ -25,6 +25,7 @@ const DOCUMENTS: [&str; 20] = [
     "docs/attempts.md",
     "docs/benchmarks.md",
     "docs/signatures.md",
+    "docs/compose.md",
     "docs/consumer-groups.md",
     "docs/decisions.md",
     "docs/kubernetes.md",
