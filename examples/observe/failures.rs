@@ -63,6 +63,7 @@ const CASES: [Case; 4] = [
             "PaystreamAvailabilityBurnsSlowly",
             "PaystreamCircuitOpen",
             "PaystreamErrorRateHigh",
+            "PaystreamTelemetryMissing",
         ],
         shown: &[
             ("Refused by our fault", "red"),
@@ -74,7 +75,12 @@ const CASES: [Case; 4] = [
     Case {
         failure: Failure::WorkersDead,
         told: &["PaystreamNoWorker", WATCHDOG],
-        inhibited: &["PaystreamOldestWaitingLong", "PaystreamPartitionOwnerless"],
+        inhibited: &[
+            "PaystreamOldestWaitingLong",
+            "PaystreamPartitionOwnerless",
+            "PaystreamQueueDepthHigh",
+            "PaystreamTelemetryMissing",
+        ],
         shown: &[
             ("Refused by our fault", "green"),
             ("Oldest waiting payment", "red"),
