@@ -84,7 +84,7 @@ REDIS = row(
                    "max(paystream_redis_memory_limit_bytes)"),
            "percentunit", PROCESS, below(0.85, 0.7), decimals=1, idle="no limit is set"),
     figure("Append-only file of Redis",
-           "Whether Redis's last write and rewrite of its append-only file went well. When they fail, the disk is full or "
+           "Whether Redis's last write to its append-only file went well. When it fails, the disk is full or "
            "broken, and Redis takes no writes. RUNBOOK: Redis takes no writes; A disk is filling up.",
            "max(paystream_redis_aof_failed)", "none", PROCESS,
            mappings=[(0, "written", "green"), (1, "failed", "red")]),

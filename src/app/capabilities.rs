@@ -112,7 +112,6 @@ pub(super) fn monitor(
         postgresql: Arc::clone(&circuits.postgresql),
         worker: None,
         backlog_max: role.takes_payments().then_some(config.gateway.backlog_max),
-        role: role.as_str(),
         audit_pace: config.audit_pace,
         signals: signals.clone(),
     }

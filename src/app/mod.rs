@@ -34,7 +34,7 @@ use crate::{
     stream::permissions,
     telemetry::{LogLevel, Service, Signals, Telemetry},
     worker,
-    worker_name::WorkerName,
+    worker_name::{self, WorkerName},
 };
 use capabilities::{Circuits, QUERIES};
 pub use role::Role;
@@ -116,7 +116,11 @@ fn start_telemetry(config: &ServeConfig, role: Role, level: LogLevel) -> anyhow:
     // New at each start: host and process id come again, and in containers all are 1.
     let instance = Uuid::now_v7().to_string();
     let (_, seed) = Uuid::now_v7().as_u64_pair();
-    Telemetry::start(&config.export, Service { name, instance }, level, seed)
+    let host = worker_name::host();
+    let telemetry =
+        Telemetry::start(&config.export, Service { name, instance, host }, level, seed)?;
+    telemetry.signals.begins(role.as_str(), Instant::now());
+    Ok(telemetry)
 }
 
 /// Who may call, and what is shown to them, for as long as the process lives.

@@ -24,8 +24,6 @@ use crate::{
 };
 
 const HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
-/// Bytes of a host's name, as DNS has it, and a port.
-const HOST_MAX: usize = 260;
 /// Routes that take one payment.
 const TAKING: [&str; 2] = ["/api/v1/payments", "/api/v1/webhooks/{source}"];
 
@@ -37,7 +35,6 @@ pub(super) struct Observed<'a> {
     started: Timestamp,
     pub(super) method: &'static str,
     route: Option<MatchedPath>,
-    host: Option<HeaderValue>,
     is_https: bool,
     waits: bool,
     _active: Active<'a>,
@@ -63,13 +60,12 @@ impl<'a> Observed<'a> {
             | Surface::Console
             | Surface::Doorstep => signals.request(inbound, trusted),
         };
-        let host = trace.is_on().then(|| request.headers().get(header::HOST).cloned()).flatten();
         let is_https = peer.is_some_and(|peer| peer.is_https);
         let waits = !preferences::wait_of(request).is_zero() || surface == Surface::Live;
         request.extensions_mut().insert(trace);
         peer.and_then(|peer| request.extensions_mut().insert(peer));
         let _active = signals.active(method);
-        Self { trace, signals, surface, started, method, route, host, is_https, waits, _active }
+        Self { trace, signals, surface, started, method, route, is_https, waits, _active }
     }
 
     pub(super) fn end(self, response: &mut Response) {
@@ -84,8 +80,7 @@ impl<'a> Observed<'a> {
             self.signals.received(outcome(response), 1);
         }
         let Self { started, waits, is_https, .. } = self;
-        let host = self.host.as_ref().and_then(without_port);
-        let exchange = Exchange { method, route, is_https, host, status, started, waits };
+        let exchange = Exchange { method, route, is_https, status, started, waits };
         let written =
             self.signals.answered(&self.trace, &exchange).as_ref().and_then(traceparent::write);
         if let Some(Ok(value)) = written.map(HeaderValue::try_from) {
@@ -96,15 +91,6 @@ impl<'a> Observed<'a> {
 
 fn inbound(headers: &HeaderMap) -> Option<TraceContext> {
     traceparent::parse(headers.get(HEADER)?.to_str().ok()?)
-}
-
-/// The host of a `Host` header, if it is of a usual length.
-fn without_port(host: &HeaderValue) -> Option<&str> {
-    let host = host.to_str().ok().filter(|host| host.len() <= HOST_MAX)?;
-    match host.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(host),
-        Some(_) | None => Some(host),
-    }
 }
 
 fn peer_of(app: &App, request: &Request) -> Option<Peer> {

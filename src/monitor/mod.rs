@@ -55,8 +55,6 @@ pub struct Monitor {
     pub worker: Option<(String, Arc<Board>)>,
     /// What a gateway lets wait in a partition; none where payments are not taken.
     pub backlog_max: Option<u32>,
-    /// What this process does.
-    pub role: &'static str,
     /// Accounts a second that the running audit may recompute.
     pub audit_pace: u32,
     /// Where it is put down.
@@ -130,7 +128,7 @@ impl Monitor {
         let reading = spawn_blocking(move || process::read(threads)).await.ok();
         let mut seen = samples::process(before.as_ref(), reading.as_ref());
         seen.push(Sample::count(&catalog::TASKS, runtime.num_alive_tasks()));
-        seen.extend(samples::standing(self.role, self.signals.began(), self.backlog_max));
+        seen.extend(self.backlog_max.map(|max| Sample::count(&catalog::BACKLOG_LIMIT, max)));
         for (dependency, circuit) in
             [(circuit_breaker::REDIS, &self.redis), (circuit_breaker::POSTGRESQL, &self.postgresql)]
         {

@@ -86,7 +86,7 @@ pub struct KeyFigures {
     pub redis_memory_used: Option<u64>,
     /// and may use; 0 is no limit.
     pub redis_memory_limit: Option<u64>,
-    /// Whether the last write or rewrite of its append-only file failed.
+    /// Whether its last write to its append-only file failed.
     pub redis_aof_failed: Option<bool>,
 }
 

@@ -43,7 +43,8 @@ pub struct RedisInfo {
     pub used: u64,
     /// What it may use; 0 is no limit.
     pub limit: u64,
-    /// Whether the last write or rewrite of its append-only file failed.
+    /// Whether the last write to the append-only file of a server failed. A failed rewrite stops no
+    /// payment, and stands until the next one; the doctor tells of it.
     pub aof_failed: bool,
 }
 
@@ -133,13 +134,11 @@ impl Upkeep {
             let number = |name: &str| info.get(name)?.parse::<u64>().ok();
             let memory = number("used_memory").zip(number("maxmemory"));
             let (used, limit) = memory.ok_or(Error::Shape("INFO"))?;
-            let failed = |name: &str| info.get(name).is_some_and(|status| status != "ok");
+            let failed = info.get("aof_last_write_status").is_some_and(|status| status != "ok");
             all = RedisInfo {
                 used: all.used + used,
                 limit: all.limit + limit,
-                aof_failed: all.aof_failed
-                    || failed("aof_last_write_status")
-                    || failed("aof_last_bgrewrite_status"),
+                aof_failed: all.aof_failed || failed,
             };
         }
         Ok(all)

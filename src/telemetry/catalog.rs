@@ -223,7 +223,7 @@ metrics! {
         "Memory limit of Redis; 0 is no limit.";
     REDIS_AOF_FAILED = "paystream.redis.aof.failed", Gauge, "{failure}",
         [],
-        "1 while the last write or rewrite of Redis's append-only file failed.";
+        "1 while Redis's last write to its append-only file failed.";
     CUSTOMERS = "paystream.customers", Gauge, "{customer}",
         [],
         "Customers with an account.";

@@ -46,6 +46,7 @@ pub struct Service {
     pub name: &'static str,
     /// Distinguishes processes of one name.
     pub instance: String,
+    pub host: String,
 }
 
 /// Whether an endpoint is configured.
@@ -79,6 +80,7 @@ pub(super) fn resource(service: Service, ratio: f64) -> Resource {
         KeyValue::new("service.name", service.name),
         KeyValue::new("service.namespace", "payments"),
         KeyValue::new("service.instance.id", service.instance),
+        KeyValue::new("host.name", service.host),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new(SAMPLE_RATIO, ratio),
     ];

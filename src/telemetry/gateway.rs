@@ -18,8 +18,6 @@ pub struct Exchange<'a> {
     pub method: &'static str,
     pub route: Option<&'a str>,
     pub is_https: bool,
-    /// What the client calls this server, without its port.
-    pub host: Option<&'a str>,
     pub status: u16,
     pub started: Timestamp,
     /// The client asked to wait for the outcome, so a long answer is not slow.
@@ -69,7 +67,7 @@ impl Signals {
 
     /// Measures a request that was answered; its span, if one is written.
     pub fn answered(&self, trace: &RequestTrace, exchange: &Exchange<'_>) -> Option<TraceContext> {
-        let Exchange { method, route, is_https, host, status, started, waits } = *exchange;
+        let Exchange { method, route, is_https, status, started, waits } = *exchange;
         let ended = Timestamp::now();
         let took = started.until(ended);
         let mut attributes = vec![
@@ -88,7 +86,8 @@ impl Signals {
         // References and customers are in paths: the route stands for those that have some.
         let path = route.map_or(words::REDACTED.to_owned(), str::to_owned);
         attributes.push(KeyValue::new(words::PATH, path));
-        attributes.extend(host.map(|host| KeyValue::new(words::SERVER, host.to_owned())));
+        // What the client calls us is the client's word, and may be anything.
+        attributes.push(KeyValue::new(words::SERVER, self.0.host.clone()));
         let error = failed.then(|| status.to_string());
         attributes.extend(error.clone().map(|status| KeyValue::new(words::ERROR, status)));
         let name = route.map_or(Cow::Borrowed(method), |route| format!("{method} {route}").into());

@@ -64,12 +64,13 @@ impl Telemetry {
             Some(ratio) => ratio,
             None => export::ratio_of_the_environment()?.unwrap_or(DEFAULT_RATIO),
         };
+        let host = service.host.clone();
         let resource = export::resource(service, ratio);
         let processor = export::spans(&resource).context("telemetry cannot be exported")?;
         let metrics = export::metrics(resource).context("telemetry cannot be exported")?;
         let spans = Spans::new(processor, ratio, config.trace_slow, seed);
         Ok(Self {
-            signals: Signals::new(&metrics, spans, Some(level), true),
+            signals: Signals::new(&metrics, spans, Some(level), true, host),
             metrics: Some(metrics),
         })
     }

@@ -11,7 +11,8 @@ const RANDOM_BITS: u32 = 56;
 pub(super) struct Share {
     /// From 0 to 1.
     pub(super) ratio: f64,
-    /// Traces are in the share whose random bits are below this.
+    /// Traces are in the share whose random bits are this or more, as samplers of W3C's level 2
+    /// keep them.
     threshold: u64,
 }
 
@@ -24,7 +25,8 @@ impl Share {
     )]
     pub(super) fn new(ratio: f64) -> Self {
         let ratio = ratio.clamp(0.0, 1.0);
-        Self { ratio, threshold: (ratio * (1_u64 << RANDOM_BITS) as f64) as u64 }
+        let all = 1_u64 << RANDOM_BITS;
+        Self { ratio, threshold: all - (ratio * all as f64) as u64 }
     }
 
     /// The share of batches that have at least one payment of this share, where each payment has
@@ -37,7 +39,7 @@ impl Share {
 
     pub(super) fn has(self, trace_id: &TraceId) -> bool {
         let id = u128::from_be_bytes(*trace_id.as_bytes());
-        id & ((1 << RANDOM_BITS) - 1) < u128::from(self.threshold)
+        id & ((1 << RANDOM_BITS) - 1) >= u128::from(self.threshold)
     }
 }
 
@@ -54,11 +56,11 @@ mod tests {
     #[test]
     fn all_none_or_a_share_of_traces_are_chosen() {
         let last = (1 << RANDOM_BITS) - 1;
-        assert!(Share::new(1.0).has(&id(last)) && Share::new(7.0).has(&id(last)));
-        assert!(!Share::new(0.0).has(&id(0)) && !Share::new(-1.0).has(&id(0)));
+        assert!(Share::new(1.0).has(&id(0)) && Share::new(7.0).has(&id(0)));
+        assert!(!Share::new(0.0).has(&id(last)) && !Share::new(-1.0).has(&id(last)));
         let half = Share::new(0.5);
-        assert!(half.has(&id(last / 2)) && !half.has(&id(last / 2 + 1)));
-        assert!(half.has(&id(last + 1)), "bits above the random ones do not count");
+        assert!(!half.has(&id(last / 2)) && half.has(&id(last / 2 + 1)));
+        assert!(!half.has(&id(last + 1)), "bits above the random ones do not count");
         let mut random = SmallRng::seed_from_u64(7);
         let tenth = Share::new(0.1);
         let chosen = (0..10_000).filter(|_| tenth.has(&id(random.random::<u128>() >> 1))).count();

@@ -12,6 +12,7 @@ use ring::hmac;
 use tracing::{error, warn};
 
 use super::{
+    catalog,
     gauges::{GaugeSource, Gauges, Sample},
     logs::LogLevel,
     meters::Meters,
@@ -34,7 +35,8 @@ pub(super) struct Inner {
     level: Option<LogLevel>,
     /// Whether metrics are exported.
     heard: bool,
-    began: Instant,
+    /// Of this machine.
+    pub(super) host: String,
     /// What hides references in spans; until it is known, they have none.
     trace_key: OnceLock<hmac::Key>,
 }
@@ -45,11 +47,12 @@ impl Signals {
         spans: Spans,
         level: Option<LogLevel>,
         heard: bool,
+        host: String,
     ) -> Self {
         let meter = provider.meter("paystream");
         let (meters, gauges) = (Meters::new(&meter), Gauges::register(&meter));
-        let (began, trace_key) = (Instant::now(), OnceLock::new());
-        Self(Arc::new(Inner { meters, gauges, spans, level, heard, began, trace_key }))
+        let trace_key = OnceLock::new();
+        Self(Arc::new(Inner { meters, gauges, spans, level, heard, host, trace_key }))
     }
 
     /// Whether telemetry is exported, so that taking samples is worth it.
@@ -57,9 +60,10 @@ impl Signals {
         self.0.heard
     }
 
-    /// When the process began, as far as telemetry knows.
-    pub fn began(&self) -> Instant {
-        self.0.began
+    /// The process has begun, in this role. Said from now on, whether it can serve or not.
+    pub fn begins(&self, role: &'static str, now: Instant) {
+        let uptime = Sample::since(&catalog::UPTIME, now).by(words::ROLE, role);
+        self.saw(GaugeSource::Start, now, vec![uptime]);
     }
 
     /// From now on spans say where the stores are.
@@ -120,7 +124,7 @@ impl Signals {
 
     /// Signals with metrics only, for this provider.
     pub fn measuring(provider: &SdkMeterProvider) -> Self {
-        Self::new(provider, Spans::off(), None, true)
+        Self::new(provider, Spans::off(), None, true, String::new())
     }
 
     /// Signals that go nowhere.
@@ -129,6 +133,6 @@ impl Signals {
     }
 
     pub(super) fn unheard(level: Option<LogLevel>) -> Self {
-        Self::new(&SdkMeterProvider::default(), Spans::off(), level, false)
+        Self::new(&SdkMeterProvider::default(), Spans::off(), level, false, String::new())
     }
 }

@@ -74,11 +74,6 @@ impl RequestTrace {
         self.own.or(self.parent).map(|context| context.trace_id)
     }
 
-    /// Whether a span of the request may be written.
-    pub fn is_on(&self) -> bool {
-        self.own.is_some()
-    }
-
     pub(super) fn caller_trace_id(&self) -> Option<TraceId> {
         self.caller.map(|context| context.trace_id)
     }

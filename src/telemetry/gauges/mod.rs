@@ -20,6 +20,8 @@ use super::{
 /// Where samples come from; new ones replace all earlier ones of the same source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GaugeSource {
+    /// What holds from the start of the process to its end.
+    Start,
     Redis,
     Postgresql,
     Customers,
@@ -31,6 +33,7 @@ impl GaugeSource {
     /// How long its samples are exported: expensive ones are taken less often.
     fn fresh_for(self) -> Duration {
         match self {
+            Self::Start => Duration::MAX,
             Self::Redis | Self::Postgresql | Self::Process => Duration::from_secs(30),
             Self::Customers | Self::Audit => Duration::from_secs(180),
         }
@@ -142,7 +145,7 @@ impl Gauges {
     }
 
     pub(super) fn clear(&self) {
-        self.lock().clear();
+        self.lock().retain(|source, _| *source == GaugeSource::Start);
     }
 
     fn lock(&self) -> MutexGuard<'_, Samples> {
