@@ -158,6 +158,17 @@ fn assert_said_once(message: &str, level: &str, processes: [&Process; 2]) {
 }
 
 #[tokio::test]
+async fn a_process_that_cannot_serve_tells_that_it_has_begun() {
+    let (stores, sink) = (Stores::new().await, sink().await);
+    let nowhere = [("PAYSTREAM_REDIS_URL", "redis://127.0.0.1:1/")];
+    let url = sink.url();
+    let settings = [exporting(&url, "1"), nowhere.to_vec()].concat();
+    let _running = serve("worker", &stores, &settings).spawn().unwrap();
+    let role = [("paystream.role", json!("worker"))];
+    until("it tells", async || sink.total("process.uptime", &role) > 0.0).await;
+}
+
+#[tokio::test]
 async fn payments_go_on_while_nobody_listens() {
     let any = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = any.local_addr().unwrap();
